@@ -1,0 +1,4 @@
+//! gridkv
+mod clock;
+mod entry;
+mod types;

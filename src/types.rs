@@ -1,0 +1,180 @@
+//! The small nouns of the system, each its own type so that none is taken for another.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
+
+/// How many partitions the key space has. A constant of the protocol: every node of every cluster
+/// agrees on it, and the handshake refuses a peer that does not.
+pub(crate) const PARTITIONS: u16 = 4096;
+
+/// The longest node id and cluster name, in bytes. Both travel in one small handshake frame.
+pub const MAX_NAME_BYTES: usize = 255;
+
+/// The longest key, in bytes (64 KiB − 1): its length fits in 16 bits of an entry's header.
+pub const MAX_KEY_BYTES: usize = u16::MAX as usize;
+
+/// The largest value, in bytes (16 MiB). A value crosses the network in one frame, and a frame is held
+/// whole in memory on both sides.
+pub const MAX_VALUE_BYTES: usize = 16 << 20;
+
+/// The most cores one engine may run.
+pub const MAX_CORES: usize = 256;
+
+/// The most copies of a key that can be asked for.
+pub const MAX_REPLICAS: usize = 16;
+
+/// The name of a node: what the app passed to [`Config::new`](crate::Config::new). Cheap to clone.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NodeId(Arc<str>);
+
+impl NodeId {
+    pub(crate) fn new(name: &str) -> Self {
+        Self(name.into())
+    }
+
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for NodeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for NodeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", &*self.0)
+    }
+}
+
+impl PartialEq<str> for NodeId {
+    fn eq(&self, other: &str) -> bool {
+        &*self.0 == other
+    }
+}
+
+impl PartialEq<&str> for NodeId {
+    fn eq(&self, other: &&str) -> bool {
+        &*self.0 == *other
+    }
+}
+
+/// The hash of a cluster's name. It seeds every other hash, so that two clusters place the same key and
+/// the same node differently, and it opens every datagram, so that a stray one is dropped unread.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct ClusterHash(pub(crate) u64);
+
+impl ClusterHash {
+    pub(crate) fn of(name: &str) -> Self {
+        Self(xxh3_64(name.as_bytes()))
+    }
+}
+
+/// The hash of a node's id: the node's name inside the protocol. It stays the same over restarts, so a
+/// node that comes back takes the partitions that it held.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct NodeHash(pub(crate) u64);
+
+impl NodeHash {
+    pub(crate) fn of(cluster: ClusterHash, id: &str) -> Self {
+        Self(xxh3_64_with_seed(id.as_bytes(), cluster.0))
+    }
+}
+
+impl fmt::Debug for NodeHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "n{:04x}", self.0 >> 48)
+    }
+}
+
+/// One core thread of this node, counted from zero.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) struct CoreId(pub(crate) u16);
+
+/// The one hash that a key has: XXH3-64, seeded by the cluster.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct KeyHash(pub(crate) u64);
+
+impl KeyHash {
+    pub(crate) fn of(cluster: ClusterHash, key: &[u8]) -> Self {
+        Self(xxh3_64_with_seed(key, cluster.0))
+    }
+
+    /// The partition: the top 12 bits.
+    pub(crate) fn partition(self) -> Partition {
+        Partition((self.0 >> 52) as u16)
+    }
+}
+
+impl fmt::Debug for KeyHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "k{:016x}", self.0)
+    }
+}
+
+/// One 4096th of the key space: the unit in which data is owned by cores, placed on nodes and moved.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub(crate) struct Partition(u16);
+
+impl Partition {
+    /// `None` when `index` is not below [`PARTITIONS`], as a number from the network may not be.
+    pub(crate) fn new(index: u16) -> Option<Self> {
+        (index < PARTITIONS).then_some(Self(index))
+    }
+
+    pub(crate) fn all() -> impl Iterator<Item = Self> {
+        (0..PARTITIONS).map(Self)
+    }
+
+    pub(crate) fn index(self) -> u16 {
+        self.0
+    }
+
+    /// The core that owns this partition on a node with `cores` cores.
+    pub(crate) fn core(self, cores: u16) -> CoreId {
+        CoreId(self.0 % cores)
+    }
+}
+
+/// Which life of a node's memory: milliseconds of wall time at its start. A newer boot of the same node
+/// remembers nothing of the older one.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub(crate) struct Boot(pub(crate) u64);
+
+/// A member as the protocol names it: which node, which life of it, and where it is reached. At most 37
+/// bytes on the wire.
+///
+/// Two identities with one `node` are the same node at different times: a higher `boot` means that its
+/// memory was lost in between, a higher `returns` that it was declared dead while it lived.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Identity {
+    pub(crate) node: NodeHash,
+    pub(crate) boot: Boot,
+    /// How often it came back from being declared dead, its memory intact.
+    pub(crate) returns: u16,
+    pub(crate) addr: SocketAddr,
+}
+
+impl Identity {
+    /// Whether `self` is a later life of the node than `other`.
+    pub(crate) fn is_later_than(&self, other: &Self) -> bool {
+        (self.boot, self.returns) > (other.boot, other.returns)
+    }
+
+    /// An order over identities that every node agrees on.
+    pub(crate) fn sort_key(&self) -> (NodeHash, Boot, u16) {
+        (self.node, self.boot, self.returns)
+    }
+}
+
+impl fmt::Debug for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}@{}/b{}r{}", self.node, self.addr, self.boot.0, self.returns)
+    }
+}
