@@ -50,7 +50,8 @@ impl Placement {
         let mut scored = Vec::with_capacity(active.len());
         for partition in Partition::all() {
             scored.clear();
-            scored.extend(active.iter().map(|&at| (score(members[at as usize].identity.node, partition), at)));
+            scored
+                .extend(active.iter().map(|&at| (score(members[at as usize].identity.node, partition), at)));
             if per_partition > 0 && per_partition < scored.len() {
                 scored.select_nth_unstable_by(per_partition - 1, |a, b| b.cmp(a));
                 scored.truncate(per_partition);

@@ -1,0 +1,792 @@
+//! The bytes of each message: `rkyv` archives, checked, then read where they lie.
+//!
+//! A frame's type selects one struct; there is no enum at the root, so that a new, larger message never
+//! changes the size of an old one. rkyv's layout *is* the protocol: a published struct never changes, and
+//! the sizes of all of them are asserted below, so that neither an edit nor a feature that another crate
+//! turns on can change the wire unseen.
+//!
+//! Keys travel without their hash: the receiver computes it, so that no peer can put a key where it does
+//! not belong. A value is copied once, from the receive buffer into its entry.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::num::NonZeroU64;
+use std::sync::Arc;
+
+use rkyv::api::high;
+use rkyv::rancor::{Failure, Panic};
+use rkyv::with::InlineAsBox;
+use rkyv::{Archive, Serialize};
+
+use super::frame::{self, Encoded, FrameError, Header};
+use super::message::*;
+use crate::clock::Version;
+use crate::entry::{Content, Entry};
+use crate::membership::{Record, State};
+use crate::placement::{List, ListRef};
+use crate::types::{Boot, ClusterHash, CoreId, Identity, KeyHash, MAX_REPLICAS, NodeHash};
+
+/// The frame types. Numbers are never reused.
+mod kind {
+    pub(super) const HELLO: u8 = 1;
+    pub(super) const WELCOME: u8 = 2;
+    pub(super) const REFUSED: u8 = 3;
+    pub(super) const ASK_MEMBERS: u8 = 4;
+    pub(super) const MEMBERS: u8 = 5;
+    pub(super) const STATUS: u8 = 6;
+    pub(super) const WRITE: u8 = 16;
+    pub(super) const READ: u8 = 17;
+    pub(super) const ASK_LIST: u8 = 18;
+    pub(super) const ADOPT: u8 = 19;
+    pub(super) const FETCH: u8 = 20;
+    pub(super) const RECEIPT: u8 = 21;
+    pub(super) const WRITTEN: u8 = 32;
+    pub(super) const FOUND: u8 = 33;
+    pub(super) const OTHER_LIST: u8 = 34;
+    pub(super) const LISTED: u8 = 35;
+    pub(super) const CHUNK: u8 = 36;
+    pub(super) const RECEIVED: u8 = 37;
+}
+
+#[derive(Archive, Serialize, Clone, Copy)]
+struct WireIdentity {
+    node: u64,
+    boot: u64,
+    ip: [u8; 16],
+    port: u16,
+    returns: u16,
+}
+
+#[derive(Archive, Serialize)]
+struct WireHello<'a> {
+    identity: WireIdentity,
+    expects_node: u64,
+    expects_boot: u64,
+    protocol_min: u16,
+    protocol_max: u16,
+    cores: u16,
+    partitions: u16,
+    channel: u16,
+    replicas: u8,
+    write_quorum: u8,
+    expects: bool,
+    #[rkyv(with = InlineAsBox)]
+    cluster: &'a str,
+    #[rkyv(with = InlineAsBox)]
+    node_id: &'a str,
+}
+
+#[derive(Archive, Serialize)]
+struct WireRefusal<'a> {
+    reason: u16,
+    #[rkyv(with = InlineAsBox)]
+    text: &'a str,
+}
+
+#[derive(Archive, Serialize, Clone, Copy)]
+struct WireRecord {
+    identity: WireIdentity,
+    state: u8,
+    leaving: bool,
+}
+
+#[derive(Archive, Serialize)]
+struct WireMembers {
+    records: Vec<WireRecord>,
+}
+
+#[derive(Archive, Serialize)]
+struct WireStatus {
+    members_digest: u64,
+    born_digest: u64,
+    origin: u8,
+}
+
+#[derive(Archive, Serialize, Clone, Copy)]
+struct WireListRef {
+    number: u64,
+    digest: u64,
+}
+
+#[derive(Archive, Serialize)]
+struct WireList {
+    number: u64,
+    members: Vec<WireIdentity>,
+}
+
+#[derive(Archive, Serialize)]
+struct WireEntry<'a> {
+    version: u64,
+    expires_at_ms: u64,
+    content_hash: u32,
+    content: u8,
+    #[rkyv(with = InlineAsBox)]
+    key: &'a [u8],
+    #[rkyv(with = InlineAsBox)]
+    value: &'a [u8],
+}
+
+#[derive(Archive, Serialize)]
+struct WireWrite<'a> {
+    list: WireListRef,
+    entry: WireEntry<'a>,
+}
+
+#[derive(Archive, Serialize)]
+struct WireRead<'a> {
+    list: WireListRef,
+    version_only: bool,
+    #[rkyv(with = InlineAsBox)]
+    key: &'a [u8],
+}
+
+#[derive(Archive, Serialize)]
+struct WireFetch {
+    after: u64,
+    since: u64,
+    digest: u64,
+    from_start: bool,
+}
+
+#[derive(Archive, Serialize)]
+struct WireReceipt {
+    list: WireListRef,
+    covers: u64,
+}
+
+#[derive(Archive, Serialize)]
+struct WireWritten {
+    superseded_by: u64,
+    synced: bool,
+}
+
+#[derive(Archive, Serialize)]
+struct WireFound<'a> {
+    version: u64,
+    entry: Option<WireEntry<'a>>,
+    absent: bool,
+    synced: bool,
+}
+
+#[derive(Archive, Serialize)]
+struct WireListed {
+    list: Option<WireList>,
+    synced: bool,
+    holds: bool,
+}
+
+#[derive(Archive, Serialize)]
+struct WireChunk<'a> {
+    sequence: u64,
+    next: u64,
+    done: bool,
+    entries: Vec<WireEntry<'a>>,
+}
+
+#[derive(Archive, Serialize)]
+struct WireReceived {
+    covered: bool,
+}
+
+const _: () = {
+    assert!(size_of::<ArchivedWireIdentity>() == 40);
+    assert!(size_of::<ArchivedWireHello>() == 88);
+    assert!(size_of::<ArchivedWireRefusal>() == 12);
+    assert!(size_of::<ArchivedWireRecord>() == 48);
+    assert!(size_of::<ArchivedWireMembers>() == 8);
+    assert!(size_of::<ArchivedWireStatus>() == 24);
+    assert!(size_of::<ArchivedWireList>() == 16);
+    assert!(size_of::<ArchivedWireEntry>() == 40);
+    assert!(size_of::<ArchivedWireWrite>() == 56);
+    assert!(size_of::<ArchivedWireRead>() == 32);
+    assert!(size_of::<ArchivedWireFetch>() == 32);
+    assert!(size_of::<ArchivedWireReceipt>() == 24);
+    assert!(size_of::<ArchivedWireWritten>() == 16);
+    assert!(size_of::<ArchivedWireFound>() == 64);
+    assert!(size_of::<ArchivedWireListed>() == 32);
+    assert!(size_of::<ArchivedWireChunk>() == 32);
+    assert!(size_of::<ArchivedWireReceived>() == 1);
+};
+
+pub(crate) fn encode(frame: &Frame) -> Encoded {
+    let (kind, bytes) = match &frame.message {
+        Message::Hello(hello) => (kind::HELLO, archive(&wire_hello(hello))),
+        Message::Welcome(hello) => (kind::WELCOME, archive(&wire_hello(hello))),
+        Message::Refused(Refusal { reason, text }) => {
+            (kind::REFUSED, archive(&WireRefusal { reason: reason_number(*reason), text }))
+        }
+        Message::Control(message) => encode_control(message),
+        Message::Request(request) => encode_request(request),
+        Message::Answer(answer) => encode_answer(answer),
+    };
+    frame::finish(bytes, kind, frame.partition, frame.request_id)
+}
+
+fn encode_control(message: &ControlMessage) -> (u8, Encoded) {
+    match message {
+        ControlMessage::AskMembers => (kind::ASK_MEMBERS, frame::begin()),
+        ControlMessage::Members(records) => {
+            let records = records.iter().map(wire_record).collect();
+            (kind::MEMBERS, archive(&WireMembers { records }))
+        }
+        ControlMessage::Status(Status { members_digest, origin }) => {
+            let (origin, born_digest) = match origin {
+                Origin::Unborn => (0, 0),
+                Origin::Born { members_digest } => (1, *members_digest),
+                Origin::Joined => (2, 0),
+            };
+            (kind::STATUS, archive(&WireStatus { members_digest: *members_digest, born_digest, origin }))
+        }
+    }
+}
+
+fn encode_request(request: &Request) -> (u8, Encoded) {
+    match request {
+        Request::Write { list, entry } => {
+            (kind::WRITE, archive(&WireWrite { list: wire_ref(*list), entry: wire_entry(entry) }))
+        }
+        Request::Read { list, key, want } => {
+            let version_only = *want == Want::Version;
+            (kind::READ, archive(&WireRead { list: wire_ref(*list), version_only, key }))
+        }
+        Request::AskList => (kind::ASK_LIST, frame::begin()),
+        Request::Adopt { list } => (kind::ADOPT, archive(&wire_list(list))),
+        Request::Fetch(Fetch { after, since, digest }) => {
+            let from_start = after.is_none();
+            let after = after.map_or(0, |hash| hash.0);
+            (kind::FETCH, archive(&WireFetch { after, since: *since, digest: *digest, from_start }))
+        }
+        Request::Receipt { list, covers } => {
+            (kind::RECEIPT, archive(&WireReceipt { list: wire_ref(*list), covers: *covers }))
+        }
+    }
+}
+
+fn encode_answer(answer: &Answer) -> (u8, Encoded) {
+    match answer {
+        Answer::Written { superseded_by, synced } => {
+            let superseded_by = superseded_by.map_or(0, |version| version.0);
+            (kind::WRITTEN, archive(&WireWritten { superseded_by, synced: *synced }))
+        }
+        Answer::Found { found, synced } => {
+            let (version, entry) = match found {
+                Found::Absent => (0, None),
+                Found::Version(version) => (version.0, None),
+                Found::Entry(entry) => (entry.version.0, Some(wire_entry(entry))),
+            };
+            let absent = matches!(found, Found::Absent);
+            (kind::FOUND, archive(&WireFound { version, entry, absent, synced: *synced }))
+        }
+        Answer::OtherList { list } => (
+            kind::OTHER_LIST,
+            archive(&WireListed { list: list.as_deref().map(wire_list), synced: false, holds: false }),
+        ),
+        Answer::Listed(Listed { list, synced, holds }) => (
+            kind::LISTED,
+            archive(&WireListed { list: list.as_deref().map(wire_list), synced: *synced, holds: *holds }),
+        ),
+        Answer::Chunk(Chunk { entries, next, sequence }) => {
+            let entries = entries.iter().map(|entry| wire_entry(entry)).collect();
+            let done = next.is_none();
+            let next = next.map_or(0, |hash| hash.0);
+            (kind::CHUNK, archive(&WireChunk { sequence: *sequence, next, done, entries }))
+        }
+        Answer::Received { covered } => (kind::RECEIVED, archive(&WireReceived { covered: *covered })),
+    }
+}
+
+/// Appends the archive of `value` to a new frame. Bodies are bounded far below the 2 GiB that relative
+/// pointers reach, and memory is the only other thing that can be missing.
+fn archive(
+    value: &impl for<'a> Serialize<high::HighSerializer<Encoded, rkyv::ser::allocator::ArenaHandle<'a>, Panic>>,
+) -> Encoded {
+    high::to_bytes_in::<_, Panic>(value, frame::begin()).unwrap_or_else(|never| match never {})
+}
+
+/// Reads a received frame. `cluster` seeds the hash of the keys in it.
+pub(crate) fn decode(cluster: ClusterHash, header: Header, body: &[u8]) -> Result<Frame, FrameError> {
+    let reader = Reader { cluster, kind: header.kind, body };
+    let message = match header.kind {
+        kind::HELLO => Message::Hello(reader.hello()?),
+        kind::WELCOME => Message::Welcome(reader.hello()?),
+        kind::REFUSED => Message::Refused(reader.refusal()?),
+        kind::ASK_MEMBERS => Message::Control(ControlMessage::AskMembers),
+        kind::MEMBERS => Message::Control(ControlMessage::Members(reader.members()?)),
+        kind::STATUS => Message::Control(ControlMessage::Status(reader.status()?)),
+        kind::WRITE..=kind::RECEIPT => Message::Request(reader.request()?),
+        kind::WRITTEN..=kind::RECEIVED => Message::Answer(reader.answer()?),
+        unknown => return Err(FrameError::UnknownType(unknown)),
+    };
+    Ok(Frame { partition: header.partition, request_id: header.request_id, message })
+}
+
+struct Reader<'a> {
+    cluster: ClusterHash,
+    kind: u8,
+    body: &'a [u8],
+}
+
+impl<'a> Reader<'a> {
+    /// The checked archive in the body.
+    fn archive<T>(&self) -> Result<&'a T, FrameError>
+    where
+        T: rkyv::Portable + for<'b> rkyv::bytecheck::CheckBytes<high::HighValidator<'b, Failure>>,
+    {
+        high::access::<T, Failure>(self.body).map_err(|_| self.bad("not a valid archive"))
+    }
+
+    fn bad(&self, why: &'static str) -> FrameError {
+        FrameError::BadBody { kind: self.kind, why }
+    }
+
+    fn hello(&self) -> Result<Hello, FrameError> {
+        let wire = self.archive::<ArchivedWireHello>()?;
+        let expects = (NodeHash(wire.expects_node.to_native()), Boot(wire.expects_boot.to_native()));
+        Ok(Hello {
+            protocol: (wire.protocol_min.to_native(), wire.protocol_max.to_native()),
+            cluster: wire.cluster.to_string(),
+            node_id: wire.node_id.to_string(),
+            identity: identity(&wire.identity),
+            cores: wire.cores.to_native(),
+            partitions: wire.partitions.to_native(),
+            replicas: wire.replicas,
+            write_quorum: wire.write_quorum,
+            channel: match wire.channel.to_native() {
+                u16::MAX => Channel::Control,
+                core => Channel::Core(CoreId(core)),
+            },
+            expects: wire.expects.then_some(expects),
+        })
+    }
+
+    fn refusal(&self) -> Result<Refusal, FrameError> {
+        let wire = self.archive::<ArchivedWireRefusal>()?;
+        Ok(Refusal { reason: reason(wire.reason.to_native()), text: wire.text.to_string() })
+    }
+
+    fn members(&self) -> Result<Vec<Record>, FrameError> {
+        let record = |wire: &ArchivedWireRecord| {
+            let state = match wire.state {
+                0 => State::Alive,
+                1 => State::Suspect,
+                2 => State::Dead,
+                3 => State::Left,
+                _ => return Err(self.bad("an unknown member state")),
+            };
+            Ok(Record { identity: identity(&wire.identity), state, leaving: wire.leaving })
+        };
+        self.archive::<ArchivedWireMembers>()?.records.iter().map(record).collect()
+    }
+
+    fn status(&self) -> Result<Status, FrameError> {
+        let wire = self.archive::<ArchivedWireStatus>()?;
+        let origin = match wire.origin {
+            0 => Origin::Unborn,
+            1 => Origin::Born { members_digest: wire.born_digest.to_native() },
+            2 => Origin::Joined,
+            _ => return Err(self.bad("an unknown origin")),
+        };
+        Ok(Status { members_digest: wire.members_digest.to_native(), origin })
+    }
+
+    fn request(&self) -> Result<Request, FrameError> {
+        Ok(match self.kind {
+            kind::WRITE => {
+                let wire = self.archive::<ArchivedWireWrite>()?;
+                Request::Write { list: list_ref(&wire.list), entry: self.entry(&wire.entry)? }
+            }
+            kind::READ => {
+                let wire = self.archive::<ArchivedWireRead>()?;
+                let want = if wire.version_only { Want::Version } else { Want::Entry };
+                Request::Read { list: list_ref(&wire.list), key: self.key(&wire.key)?, want }
+            }
+            kind::ASK_LIST => Request::AskList,
+            kind::ADOPT => Request::Adopt { list: self.list(self.archive::<ArchivedWireList>()?)? },
+            kind::FETCH => {
+                let wire = self.archive::<ArchivedWireFetch>()?;
+                let after = (!wire.from_start).then_some(KeyHash(wire.after.to_native()));
+                let (since, digest) = (wire.since.to_native(), wire.digest.to_native());
+                Request::Fetch(Fetch { after, since, digest })
+            }
+            kind::RECEIPT => {
+                let wire = self.archive::<ArchivedWireReceipt>()?;
+                Request::Receipt { list: list_ref(&wire.list), covers: wire.covers.to_native() }
+            }
+            unknown => return Err(FrameError::UnknownType(unknown)),
+        })
+    }
+
+    fn answer(&self) -> Result<Answer, FrameError> {
+        Ok(match self.kind {
+            kind::WRITTEN => {
+                let wire = self.archive::<ArchivedWireWritten>()?;
+                let version = wire.superseded_by.to_native();
+                Answer::Written {
+                    superseded_by: (version > 0).then_some(Version(version)),
+                    synced: wire.synced,
+                }
+            }
+            kind::FOUND => {
+                let wire = self.archive::<ArchivedWireFound>()?;
+                let found = match wire.entry.as_ref() {
+                    Some(entry) => Found::Entry(self.entry(entry)?),
+                    None if wire.absent => Found::Absent,
+                    None => Found::Version(Version(wire.version.to_native())),
+                };
+                Answer::Found { found, synced: wire.synced }
+            }
+            kind::OTHER_LIST => {
+                let wire = self.archive::<ArchivedWireListed>()?;
+                Answer::OtherList { list: wire.list.as_ref().map(|list| self.list(list)).transpose()? }
+            }
+            kind::LISTED => {
+                let wire = self.archive::<ArchivedWireListed>()?;
+                let list = wire.list.as_ref().map(|list| self.list(list)).transpose()?;
+                Answer::Listed(Listed { list, synced: wire.synced, holds: wire.holds })
+            }
+            kind::CHUNK => {
+                let wire = self.archive::<ArchivedWireChunk>()?;
+                Answer::Chunk(Chunk {
+                    entries: wire.entries.iter().map(|entry| self.entry(entry)).collect::<Result<_, _>>()?,
+                    next: (!wire.done).then_some(KeyHash(wire.next.to_native())),
+                    sequence: wire.sequence.to_native(),
+                })
+            }
+            kind::RECEIVED => Answer::Received { covered: self.archive::<ArchivedWireReceived>()?.covered },
+            unknown => return Err(FrameError::UnknownType(unknown)),
+        })
+    }
+
+    fn key(&self, key: &[u8]) -> Result<Box<[u8]>, FrameError> {
+        if key.len() > crate::types::MAX_KEY_BYTES {
+            return Err(self.bad("a key over the limit"));
+        }
+        Ok(key.into())
+    }
+
+    fn entry(&self, wire: &ArchivedWireEntry<'_>) -> Result<Arc<Entry>, FrameError> {
+        if wire.value.len() > crate::types::MAX_VALUE_BYTES {
+            return Err(self.bad("a value over the limit"));
+        }
+        let content = match wire.content {
+            0 => Content::Value(Arc::from(&*wire.value)),
+            1 => Content::Tombstone,
+            2 => Content::Husk(wire.content_hash.to_native()),
+            _ => return Err(self.bad("an unknown kind of content")),
+        };
+        Ok(Arc::new(Entry {
+            hash: KeyHash::of(self.cluster, &wire.key),
+            version: Version(wire.version.to_native()),
+            expires_at_ms: NonZeroU64::new(wire.expires_at_ms.to_native()),
+            key: self.key(&wire.key)?,
+            content,
+        }))
+    }
+
+    fn list(&self, wire: &ArchivedWireList) -> Result<Arc<List>, FrameError> {
+        if wire.members.len() > MAX_REPLICAS {
+            return Err(self.bad("a list longer than N can be"));
+        }
+        Ok(List::new(wire.number.to_native(), wire.members.iter().map(identity)))
+    }
+}
+
+fn wire_hello(hello: &Hello) -> WireHello<'_> {
+    let (expects_node, expects_boot) = hello.expects.map_or((0, 0), |(node, boot)| (node.0, boot.0));
+    WireHello {
+        identity: wire_identity(&hello.identity),
+        expects_node,
+        expects_boot,
+        protocol_min: hello.protocol.0,
+        protocol_max: hello.protocol.1,
+        cores: hello.cores,
+        partitions: hello.partitions,
+        channel: match hello.channel {
+            Channel::Control => u16::MAX,
+            Channel::Core(core) => core.0,
+        },
+        replicas: hello.replicas,
+        write_quorum: hello.write_quorum,
+        expects: hello.expects.is_some(),
+        cluster: &hello.cluster,
+        node_id: &hello.node_id,
+    }
+}
+
+fn wire_identity(identity: &Identity) -> WireIdentity {
+    let ip = match identity.addr.ip() {
+        IpAddr::V4(ip) => ip.to_ipv6_mapped().octets(),
+        IpAddr::V6(ip) => ip.octets(),
+    };
+    WireIdentity {
+        node: identity.node.0,
+        boot: identity.boot.0,
+        ip,
+        port: identity.addr.port(),
+        returns: identity.returns,
+    }
+}
+
+fn identity(wire: &ArchivedWireIdentity) -> Identity {
+    let ip = match wire.ip {
+        [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d] => IpAddr::V4(Ipv4Addr::new(a, b, c, d)),
+        octets => IpAddr::V6(octets.into()),
+    };
+    Identity {
+        node: NodeHash(wire.node.to_native()),
+        boot: Boot(wire.boot.to_native()),
+        returns: wire.returns.to_native(),
+        addr: SocketAddr::new(ip, wire.port.to_native()),
+    }
+}
+
+fn wire_record(record: &Record) -> WireRecord {
+    let state = match record.state {
+        State::Alive => 0,
+        State::Suspect => 1,
+        State::Dead => 2,
+        State::Left => 3,
+    };
+    WireRecord { identity: wire_identity(&record.identity), state, leaving: record.leaving }
+}
+
+fn wire_ref(list: ListRef) -> WireListRef {
+    WireListRef { number: list.number, digest: list.digest }
+}
+
+fn list_ref(wire: &ArchivedWireListRef) -> ListRef {
+    ListRef { number: wire.number.to_native(), digest: wire.digest.to_native() }
+}
+
+fn wire_list(list: &List) -> WireList {
+    WireList { number: list.number(), members: list.members().iter().map(wire_identity).collect() }
+}
+
+fn wire_entry(entry: &Entry) -> WireEntry<'_> {
+    let (content, content_hash, value): (_, _, &[u8]) = match &entry.content {
+        Content::Value(value) => (0, 0, value),
+        Content::Tombstone => (1, 0, &[]),
+        Content::Husk(hash) => (2, *hash, &[]),
+    };
+    WireEntry {
+        version: entry.version.0,
+        expires_at_ms: entry.expires_at_ms.map_or(0, NonZeroU64::get),
+        content_hash,
+        content,
+        key: &entry.key,
+        value,
+    }
+}
+
+fn reason_number(reason: RefusalReason) -> u16 {
+    match reason {
+        RefusalReason::Other => 0,
+        RefusalReason::Protocol => 1,
+        RefusalReason::Cluster => 2,
+        RefusalReason::Quorums => 3,
+        RefusalReason::DuplicateId => 4,
+        RefusalReason::NotMe => 5,
+        RefusalReason::NoSuchCore => 6,
+        RefusalReason::Stopping => 7,
+    }
+}
+
+fn reason(number: u16) -> RefusalReason {
+    match number {
+        1 => RefusalReason::Protocol,
+        2 => RefusalReason::Cluster,
+        3 => RefusalReason::Quorums,
+        4 => RefusalReason::DuplicateId,
+        5 => RefusalReason::NotMe,
+        6 => RefusalReason::NoSuchCore,
+        7 => RefusalReason::Stopping,
+        _ => RefusalReason::Other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::types::Partition;
+    use crate::wire::frame::FrameBuffer;
+
+    const CLUSTER: ClusterHash = ClusterHash(42);
+
+    fn an_identity() -> impl Strategy<Value = Identity> {
+        (any::<u64>(), any::<u64>(), any::<u16>(), any::<bool>(), any::<u16>()).prop_map(
+            |(node, boot, returns, v6, port)| Identity {
+                node: NodeHash(node),
+                boot: Boot(boot),
+                returns,
+                addr: SocketAddr::new(
+                    if v6 { "fe80::17".parse().unwrap() } else { "10.1.2.3".parse().unwrap() },
+                    port,
+                ),
+            },
+        )
+    }
+
+    fn an_entry() -> impl Strategy<Value = Arc<Entry>> {
+        let content = prop_oneof![
+            Just(Content::Tombstone),
+            any::<u32>().prop_map(Content::Husk),
+            prop::collection::vec(any::<u8>(), 0..200).prop_map(|value| Content::Value(value.into())),
+        ];
+        (prop::collection::vec(any::<u8>(), 0..40), any::<u64>(), any::<u64>(), content).prop_map(
+            |(key, version, expiry, content)| {
+                Arc::new(Entry {
+                    hash: KeyHash::of(CLUSTER, &key),
+                    version: Version(version),
+                    expires_at_ms: NonZeroU64::new(expiry),
+                    key: key.into(),
+                    content,
+                })
+            },
+        )
+    }
+
+    fn a_list() -> impl Strategy<Value = Arc<List>> {
+        (any::<u64>(), prop::collection::vec(an_identity(), 0..5)).prop_map(|(n, m)| List::new(n, m))
+    }
+
+    fn a_ref() -> impl Strategy<Value = ListRef> {
+        (any::<u64>(), any::<u64>()).prop_map(|(number, digest)| ListRef { number, digest })
+    }
+
+    fn a_hello() -> impl Strategy<Value = Hello> {
+        let channel = prop_oneof![Just(Channel::Control), (0u16..256).prop_map(|c| Channel::Core(CoreId(c)))];
+        (".{0,30}", ".{0,30}", an_identity(), channel, prop::option::of((any::<u64>(), any::<u64>())))
+            .prop_map(|(cluster, node_id, identity, channel, expects)| Hello {
+                protocol: (1, 2),
+                cluster,
+                node_id,
+                identity,
+                cores: 3,
+                partitions: 4096,
+                replicas: 3,
+                write_quorum: 2,
+                channel,
+                expects: expects.map(|(node, boot)| (NodeHash(node), Boot(boot))),
+            })
+    }
+
+    fn a_request() -> impl Strategy<Value = Request> {
+        prop_oneof![
+            (a_ref(), an_entry()).prop_map(|(list, entry)| Request::Write { list, entry }),
+            (a_ref(), prop::collection::vec(any::<u8>(), 0..40), any::<bool>()).prop_map(|(list, key, v)| {
+                Request::Read { list, key: key.into(), want: if v { Want::Version } else { Want::Entry } }
+            }),
+            Just(Request::AskList),
+            a_list().prop_map(|list| Request::Adopt { list }),
+            (prop::option::of(any::<u64>()), any::<u64>(), any::<u64>()).prop_map(
+                |(after, since, digest)| {
+                    Request::Fetch(Fetch { after: after.map(KeyHash), since, digest })
+                }
+            ),
+            (a_ref(), any::<u64>()).prop_map(|(list, covers)| Request::Receipt { list, covers }),
+        ]
+    }
+
+    fn an_answer() -> impl Strategy<Value = Answer> {
+        let found = prop_oneof![
+            Just(Found::Absent),
+            any::<u64>().prop_map(|version| Found::Version(Version(version))),
+            an_entry().prop_map(Found::Entry),
+        ];
+        prop_oneof![
+            (prop::option::of(1u64..), any::<bool>())
+                .prop_map(|(v, synced)| Answer::Written { superseded_by: v.map(Version), synced }),
+            (found, any::<bool>()).prop_map(|(found, synced)| Answer::Found { found, synced }),
+            prop::option::of(a_list()).prop_map(|list| Answer::OtherList { list }),
+            (prop::option::of(a_list()), any::<bool>(), any::<bool>())
+                .prop_map(|(list, synced, holds)| Answer::Listed(Listed { list, synced, holds })),
+            (prop::collection::vec(an_entry(), 0..5), prop::option::of(any::<u64>()), any::<u64>()).prop_map(
+                |(entries, next, sequence)| {
+                    Answer::Chunk(Chunk { entries, next: next.map(KeyHash), sequence })
+                }
+            ),
+            any::<bool>().prop_map(|covered| Answer::Received { covered }),
+        ]
+    }
+
+    fn a_control_message() -> impl Strategy<Value = ControlMessage> {
+        let state =
+            prop_oneof![Just(State::Alive), Just(State::Suspect), Just(State::Dead), Just(State::Left)];
+        let record = (an_identity(), state, any::<bool>()).prop_map(|(identity, state, leaving)| Record {
+            identity,
+            state,
+            leaving,
+        });
+        let origin = prop_oneof![
+            Just(Origin::Unborn),
+            Just(Origin::Joined),
+            any::<u64>().prop_map(|members_digest| Origin::Born { members_digest }),
+        ];
+        prop_oneof![
+            Just(ControlMessage::AskMembers),
+            prop::collection::vec(record, 0..5).prop_map(ControlMessage::Members),
+            (any::<u64>(), origin).prop_map(|(members_digest, origin)| ControlMessage::Status(Status {
+                members_digest,
+                origin
+            })),
+        ]
+    }
+
+    fn a_frame() -> impl Strategy<Value = Frame> {
+        let message = prop_oneof![
+            a_hello().prop_map(Message::Hello),
+            a_hello().prop_map(Message::Welcome),
+            (0u16..9, ".{0,60}")
+                .prop_map(|(number, text)| Message::Refused(Refusal { reason: reason(number), text })),
+            a_control_message().prop_map(Message::Control),
+            a_request().prop_map(Message::Request),
+            an_answer().prop_map(Message::Answer),
+        ];
+        (0u16..4096, any::<u64>(), message).prop_map(|(partition, request_id, message)| Frame {
+            partition: Partition::new(partition).unwrap(),
+            request_id,
+            message,
+        })
+    }
+
+    fn receive(bytes: &[u8]) -> Result<Option<Frame>, FrameError> {
+        let mut buffer = FrameBuffer::new();
+        buffer.raise_limit();
+        let space = buffer.space();
+        space[..bytes.len()].copy_from_slice(bytes);
+        buffer.received(bytes.len());
+        buffer.next()?.map(|(header, body)| decode(CLUSTER, header, body)).transpose()
+    }
+
+    proptest! {
+        #[test]
+        fn every_message_arrives_as_it_was_sent(frame in a_frame()) {
+            let received = receive(&encode(&frame)).unwrap().unwrap();
+            prop_assert_eq!(received, frame);
+        }
+
+        #[test]
+        fn damaged_frames_are_errors_or_other_messages_but_never_a_panic(
+            frame in a_frame(),
+            flips in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
+            cut in any::<prop::sample::Index>(),
+        ) {
+            let mut bytes = encode(&frame).to_vec();
+            for (at, with) in flips {
+                let at = at.index(bytes.len());
+                bytes[at] = with;
+            }
+            let _ = receive(&bytes);
+            bytes.truncate(cut.index(bytes.len()));
+            let _ = receive(&bytes);
+        }
+
+        #[test]
+        fn random_bodies_of_every_type_never_panic(kind: u8, body in prop::collection::vec(any::<u8>(), 0..200)) {
+            let mut bytes = frame::begin();
+            bytes.extend_from_slice(&body);
+            let _ = receive(&frame::finish(bytes, kind, Partition::new(0).unwrap(), 0));
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! Who may talk to whom: what the acceptor of a connection checks in a HELLO, and the opener in the
+//! WELCOME. Both refuse with a reason and a text that names both sides' settings, so that whoever is
+//! paged reads the cause on either side.
+
+use std::ops::RangeInclusive;
+
+use super::message::{Channel, Hello, Refusal, RefusalReason};
+use crate::types::{Boot, Identity, MAX_CORES, NodeHash, PARTITIONS};
+
+/// The protocol versions this build speaks.
+pub(crate) const PROTOCOL: RangeInclusive<u16> = 1..=1;
+
+/// What this node says of itself, and holds others to.
+#[derive(Clone, Debug)]
+pub(crate) struct Local {
+    pub(crate) cluster: String,
+    pub(crate) node_id: String,
+    pub(crate) cores: u16,
+    pub(crate) replicas: u8,
+    pub(crate) write_quorum: u8,
+}
+
+impl Local {
+    pub(crate) fn hello(
+        &self,
+        identity: Identity,
+        channel: Channel,
+        expects: Option<(NodeHash, Boot)>,
+    ) -> Hello {
+        Hello {
+            protocol: (*PROTOCOL.start(), *PROTOCOL.end()),
+            cluster: self.cluster.clone(),
+            node_id: self.node_id.clone(),
+            identity,
+            cores: self.cores,
+            partitions: PARTITIONS,
+            replicas: self.replicas,
+            write_quorum: self.write_quorum,
+            channel,
+            expects,
+        }
+    }
+
+    /// What the acceptor, `identity`, answers to a HELLO.
+    pub(crate) fn judge_hello(&self, identity: Identity, hello: &Hello) -> Result<Hello, Refusal> {
+        self.judge(identity, hello)?;
+        if hello.expects.is_some_and(|(node, boot)| (node, boot) != (identity.node, identity.boot)) {
+            return refuse(
+                RefusalReason::NotMe,
+                format!("another node, or an earlier life of {:?}, was here before", self.node_id),
+            );
+        }
+        if let Channel::Core(core) = hello.channel
+            && core.0 >= self.cores
+        {
+            return refuse(
+                RefusalReason::NoSuchCore,
+                format!("core {} of {} was asked for", core.0, self.cores),
+            );
+        }
+        Ok(self.hello(identity, hello.channel, None))
+    }
+
+    /// What the opener, `identity`, makes of the WELCOME, given whom it wanted to reach.
+    pub(crate) fn judge_welcome(
+        &self,
+        identity: Identity,
+        expects: Option<(NodeHash, Boot)>,
+        welcome: &Hello,
+    ) -> Result<(), Refusal> {
+        self.judge(identity, welcome)?;
+        let is = (welcome.identity.node, welcome.identity.boot);
+        if expects.is_some_and(|expected| expected != is) {
+            return refuse(RefusalReason::NotMe, format!("{:?} answered in its place", welcome.node_id));
+        }
+        Ok(())
+    }
+
+    /// What both sides hold the other to.
+    fn judge(&self, identity: Identity, other: &Hello) -> Result<(), Refusal> {
+        let (oldest, newest) = other.protocol;
+        if oldest > *PROTOCOL.end() || newest < *PROTOCOL.start() {
+            return refuse(
+                RefusalReason::Protocol,
+                format!(
+                    "{:?} speaks protocol {}..={}, {:?} speaks {oldest}..={newest}: upgrade one version at a time",
+                    self.node_id,
+                    PROTOCOL.start(),
+                    PROTOCOL.end(),
+                    other.node_id
+                ),
+            );
+        }
+        if other.cluster != self.cluster {
+            return refuse(
+                RefusalReason::Cluster,
+                format!(
+                    "{:?} is of cluster {:?}, {:?} of cluster {:?}: give both the same Config::cluster, or other seeds",
+                    self.node_id, self.cluster, other.node_id, other.cluster
+                ),
+            );
+        }
+        let mine = (PARTITIONS, self.replicas, self.write_quorum);
+        let theirs = (other.partitions, other.replicas, other.write_quorum);
+        if mine != theirs {
+            return refuse(
+                RefusalReason::Quorums,
+                format!(
+                    "{:?} has (partitions, N, W) = {mine:?}, {:?} has {theirs:?}: replicas and write_quorum must be \
+                     the same on every node",
+                    self.node_id, other.node_id
+                ),
+            );
+        }
+        if other.cores == 0 || usize::from(other.cores) > MAX_CORES {
+            return refuse(RefusalReason::Other, format!("{:?} has {} cores", other.node_id, other.cores));
+        }
+        if other.identity.node == identity.node && other.identity.addr != identity.addr {
+            return refuse(
+                RefusalReason::DuplicateId,
+                format!(
+                    "the node id {:?} is in use at {} and at {}: every node needs an id of its own",
+                    self.node_id, identity.addr, other.identity.addr
+                ),
+            );
+        }
+        Ok(())
+    }
+}
+
+fn refuse<T>(reason: RefusalReason, text: String) -> Result<T, Refusal> {
+    Err(Refusal { reason, text })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::{ClusterHash, CoreId};
+
+    fn local(id: &str) -> Local {
+        Local { cluster: "shop".into(), node_id: id.into(), cores: 2, replicas: 3, write_quorum: 2 }
+    }
+
+    fn identity(id: &str, port: u16) -> Identity {
+        Identity {
+            node: NodeHash::of(ClusterHash::of("shop"), id),
+            boot: Boot(5),
+            returns: 0,
+            addr: ([127, 0, 0, 1], port).into(),
+        }
+    }
+
+    fn hello() -> Hello {
+        local("b").hello(identity("b", 2), Channel::Core(CoreId(1)), None)
+    }
+
+    fn refusal(hello: &Hello) -> RefusalReason {
+        local("a").judge_hello(identity("a", 1), hello).unwrap_err().reason
+    }
+
+    #[test]
+    fn alike_nodes_welcome_each_other() {
+        let welcome = local("a").judge_hello(identity("a", 1), &hello()).unwrap();
+        let expects = Some((identity("a", 1).node, Boot(5)));
+        local("b").judge_welcome(identity("b", 2), expects, &welcome).unwrap();
+    }
+
+    #[test]
+    fn each_difference_is_refused_with_its_reason() {
+        assert_eq!(refusal(&Hello { protocol: (2, 3), ..hello() }), RefusalReason::Protocol);
+        assert_eq!(refusal(&Hello { cluster: "other".into(), ..hello() }), RefusalReason::Cluster);
+        assert_eq!(refusal(&Hello { replicas: 2, ..hello() }), RefusalReason::Quorums);
+        assert_eq!(refusal(&Hello { write_quorum: 3, ..hello() }), RefusalReason::Quorums);
+        assert_eq!(refusal(&Hello { partitions: 1024, ..hello() }), RefusalReason::Quorums);
+        assert_eq!(refusal(&Hello { cores: 0, ..hello() }), RefusalReason::Other);
+        assert_eq!(refusal(&Hello { identity: identity("a", 3), ..hello() }), RefusalReason::DuplicateId);
+        assert_eq!(
+            refusal(&Hello { channel: Channel::Core(CoreId(2)), ..hello() }),
+            RefusalReason::NoSuchCore
+        );
+        let expects = Some((identity("a", 1).node, Boot(4)));
+        assert_eq!(refusal(&Hello { expects, ..hello() }), RefusalReason::NotMe);
+    }
+
+    #[test]
+    fn an_opener_refuses_whoever_answers_in_anothers_place() {
+        let welcome = local("c").hello(identity("c", 1), Channel::Control, None);
+        let expects = Some((identity("a", 1).node, Boot(5)));
+        let refusal = local("b").judge_welcome(identity("b", 2), expects, &welcome).unwrap_err();
+        assert_eq!(refusal.reason, RefusalReason::NotMe);
+    }
+}

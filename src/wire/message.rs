@@ -1,0 +1,226 @@
+//! Every message between nodes, told as the protocol's story.
+//!
+//! Connections have a direction: the opener asks, the acceptor answers. Each answer carries the request
+//! id of its question. A node asks over connections that it opened itself, so two nodes that talk both
+//! ways hold two connections, never wait for each other, and never dial "the same" one twice.
+//!
+//! **Opening.** Control thread and cores all open the same way; the acceptor's control thread judges.
+//!
+//! ```text
+//! opener ──[Hello: who I am, which cluster, which core I want]──▶ control thread of the acceptor
+//! opener ◀──[Welcome: who I am]── …and the socket moves to the wanted core
+//! opener ◀──[Refused: why]──      …and both sides close
+//! ```
+//!
+//! **Between control threads**, which hold one connection each way for as long as both live. Its loss is
+//! the first sign of a crash.
+//!
+//! ```text
+//! A ──[AskMembers]──▶ B    A ◀──[Members: everybody B knows]── B      a joiner learns the cluster at once
+//! A ──[Status: who I think is here, have I been born]──▶ B            until the first lists are born
+//! A ◀──[Status]── B
+//! ```
+//!
+//! **Between cores**, always about one partition, named by the frame's header. Each request of the data
+//! path names the list in which its sender counts; a replica that serves another list answers
+//! [`Answer::OtherList`], and is not counted.
+//!
+//! ```text
+//! coordinator ──[Write: entry]──▶ replica      ◀──[Written]           after it was applied
+//! coordinator ──[Read: key]──▶ replica         ◀──[Found]             value, or only its version
+//! ```
+//!
+//! Changing a partition's list, driven by a node that should hold it and does not yet:
+//!
+//! ```text
+//! newcomer ──[AskList]──▶ every member         ◀──[Listed]            which list, what do you hold?
+//! newcomer ──[Fetch]──▶ a source               ◀──[Chunk]…            bulk copy, the old list still counts
+//! newcomer ──[Adopt: new list]──▶ old and new  ◀──[Listed]            from here only the new list counts
+//! newcomer ──[Fetch: what changed]──▶ sources  ◀──[Chunk]…            now it holds all: synced
+//! newcomer ──[Receipt: I hold your last change]──▶ old ◀──[Received]  a replica that left may drop its copy
+//! ```
+//!
+//! A published message never changes: a new need is a new message (`codec` says why).
+
+use std::sync::Arc;
+
+use crate::clock::Version;
+use crate::entry::Entry;
+use crate::membership::Record;
+use crate::placement::{List, ListRef};
+use crate::types::{CoreId, Identity, KeyHash, NodeHash, Partition};
+
+/// One message with its frame's addressing.
+#[derive(Clone, PartialEq, Debug)]
+pub(crate) struct Frame {
+    /// Partition zero where a message is not about one.
+    pub(crate) partition: Partition,
+    /// Chosen by the asker, repeated by the answer; unique on its connection.
+    pub(crate) request_id: u64,
+    pub(crate) message: Message,
+}
+
+#[derive(Clone, PartialEq, Debug)]
+pub(crate) enum Message {
+    Hello(Hello),
+    Welcome(Hello),
+    Refused(Refusal),
+    Control(ControlMessage),
+    Request(Request),
+    Answer(Answer),
+}
+
+/// The first frame of each side.
+#[derive(Clone, PartialEq, Debug)]
+pub(crate) struct Hello {
+    /// The oldest and newest protocol version that the sender speaks.
+    pub(crate) protocol: (u16, u16),
+    pub(crate) cluster: String,
+    pub(crate) node_id: String,
+    pub(crate) identity: Identity,
+    pub(crate) cores: u16,
+    pub(crate) partitions: u16,
+    /// N and W: what a quorum means must be the same everywhere.
+    pub(crate) replicas: u8,
+    pub(crate) write_quorum: u8,
+    pub(crate) channel: Channel,
+    /// Whom the opener wants to reach, where it knows: an address may have passed to another node.
+    pub(crate) expects: Option<(NodeHash, crate::types::Boot)>,
+}
+
+/// Which thread of the acceptor a connection is for.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) enum Channel {
+    Control,
+    Core(CoreId),
+}
+
+/// Why a connection was refused. The text is for people: it names both sides' settings and what to do.
+#[derive(Clone, PartialEq, Debug)]
+pub(crate) struct Refusal {
+    pub(crate) reason: RefusalReason,
+    pub(crate) text: String,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum RefusalReason {
+    Protocol,
+    Cluster,
+    Quorums,
+    /// The node id is in use at another address.
+    DuplicateId,
+    /// The opener wanted another node, or another life of this one.
+    NotMe,
+    NoSuchCore,
+    Stopping,
+    /// A reason that a newer version knows.
+    Other,
+}
+
+/// Between control threads.
+#[derive(Clone, PartialEq, Debug)]
+pub(crate) enum ControlMessage {
+    AskMembers,
+    Members(Vec<Record>),
+    /// Also its own answer.
+    Status(Status),
+}
+
+/// What a node tells the others until the cluster's first lists are born.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Status {
+    /// [`Placement::digest`](crate::placement::Placement::digest) of the members it sees.
+    pub(crate) members_digest: u64,
+    pub(crate) origin: Origin,
+}
+
+/// How a node came to hold lists, if it does.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Origin {
+    /// It has never been synced for anything.
+    Unborn,
+    /// It was there when the first lists were born, among the members of this digest.
+    Born { members_digest: u64 },
+    /// It joined a cluster that held data already.
+    Joined,
+}
+
+/// A question about one partition, from core to core.
+#[derive(Clone, PartialEq, Debug)]
+pub(crate) enum Request {
+    Write { list: ListRef, entry: Arc<Entry> },
+    Read { list: ListRef, key: Box<[u8]>, want: Want },
+    AskList,
+    Adopt { list: Arc<List> },
+    Fetch(Fetch),
+    Receipt { list: ListRef, covers: u64 },
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Want {
+    Entry,
+    Version,
+}
+
+/// "Give me your entries of this partition", a chunk at a time, in the order of their hashes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Fetch {
+    /// Where the previous chunk ended.
+    pub(crate) after: Option<KeyHash>,
+    /// Only entries that the source stored after this point of its sequence.
+    pub(crate) since: u64,
+    /// The asker's digest: equal contents need no transfer. Only looked at in a first chunk.
+    pub(crate) digest: u64,
+}
+
+#[derive(Clone, PartialEq, Debug)]
+pub(crate) enum Answer {
+    /// The entry, or a newer one (then its version), is stored here. A replica that is not `synced` must
+    /// not be counted.
+    Written {
+        superseded_by: Option<Version>,
+        synced: bool,
+    },
+    Found {
+        found: Found,
+        synced: bool,
+    },
+    /// This node serves another list of the partition, or none.
+    OtherList {
+        list: Option<Arc<List>>,
+    },
+    Listed(Listed),
+    Chunk(Chunk),
+    /// Whether the receipt covers the last change.
+    Received {
+        covered: bool,
+    },
+}
+
+#[derive(Clone, PartialEq, Debug)]
+pub(crate) enum Found {
+    Absent,
+    /// Only asked for: a value's version, or a tombstone's.
+    Version(Version),
+    Entry(Arc<Entry>),
+}
+
+/// What a node knows of a partition.
+#[derive(Clone, PartialEq, Debug)]
+pub(crate) struct Listed {
+    /// The highest list it adopted or heard of.
+    pub(crate) list: Option<Arc<List>>,
+    pub(crate) synced: bool,
+    /// It has entries, synced or not.
+    pub(crate) holds: bool,
+}
+
+/// Some entries of a partition.
+#[derive(Clone, PartialEq, Debug)]
+pub(crate) struct Chunk {
+    pub(crate) entries: Vec<Arc<Entry>>,
+    /// Where to go on; `None` after the last.
+    pub(crate) next: Option<KeyHash>,
+    /// The source's sequence when it answered: a receipt for it covers everything before.
+    pub(crate) sequence: u64,
+}
