@@ -1,0 +1,362 @@
+//! [`Config`]: everything an engine is told, every default with its reason, checked before anything
+//! starts.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use crate::error::ConfigError;
+use crate::types::{MAX_CORES, MAX_NAME_BYTES, MAX_REPLICAS};
+
+/// How an engine is started. Options return the configuration, so that they can be chained; mistakes are
+/// reported by [`Engine::start`](crate::Engine::start).
+///
+/// ```
+/// use gridkv::Config;
+///
+/// let config = Config::new("app-1", "10.0.0.1:8001")
+///     .cluster("shop")
+///     .seeds(["10.0.0.2:8001", "10.0.0.3:8001"])
+///     .replicas(3)
+///     .write_quorum(2);
+/// # let _ = config;
+/// ```
+#[derive(Clone, Debug)]
+pub struct Config {
+    node_id: String,
+    /// `None`: standalone.
+    address: Option<String>,
+    cluster: Option<String>,
+    seeds: Vec<String>,
+    replicas: Option<usize>,
+    write_quorum: Option<usize>,
+    read_quorum: Option<usize>,
+    cores: usize,
+    request_timeout: Duration,
+    probe_period: Duration,
+    suspicion_timeout: Duration,
+}
+
+/// A configuration that was checked.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    pub(crate) node_id: String,
+    pub(crate) address: Option<SocketAddr>,
+    pub(crate) cluster: String,
+    pub(crate) seeds: Vec<SocketAddr>,
+    pub(crate) replicas: usize,
+    pub(crate) write_quorum: usize,
+    pub(crate) read_quorum: usize,
+    pub(crate) cores: u16,
+    pub(crate) request_timeout: Duration,
+    pub(crate) probe_period: Duration,
+    pub(crate) suspicion_timeout: Duration,
+}
+
+/// Three copies survive one death and keep two while the third is restored.
+const DEFAULT_REPLICAS: usize = 3;
+/// Two acknowledgements: a write survives the death of any one node.
+const DEFAULT_WRITE_QUORUM: usize = 2;
+/// A local copy answers alone: reads at memory speed.
+const DEFAULT_READ_QUORUM: usize = 1;
+const DEFAULT_CLUSTER: &str = "gridkv";
+/// Longer than noticing a silent host takes, so that a call outlives one death.
+const DEFAULT_REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
+/// Each member probes one other this often. With the suspicion timeout, a silent host is dead to the
+/// others within about a second, at some 1 KB/s of gossip a node.
+const DEFAULT_PROBE_PERIOD: Duration = Duration::from_millis(200);
+/// Two probe periods for the accused to refute.
+const DEFAULT_SUSPICION_TIMEOUT: Duration = Duration::from_millis(400);
+
+const MOST_REQUEST_TIMEOUT: Duration = Duration::from_secs(3600);
+const LEAST_PROBE_PERIOD: Duration = Duration::from_millis(20);
+const MOST_PROBE_PERIOD: Duration = Duration::from_secs(60);
+
+impl Config {
+    /// A node of a cluster, named `node_id`, that listens on `address` (an IP address and a port) over
+    /// TCP and UDP. Other nodes reach it at the same address. Port 0 takes a free one, which
+    /// [`Engine::address`](crate::Engine::address) tells.
+    ///
+    /// The id must be this node's own, at most 255 bytes, and should stay the same over restarts: the
+    /// node then takes back the partitions that it held.
+    pub fn new(node_id: impl Into<String>, address: impl Into<String>) -> Self {
+        Self { address: Some(address.into()), ..Self::standalone(node_id) }
+    }
+
+    /// One instance on its own: one copy of each key, no network, ready at once.
+    pub fn standalone(node_id: impl Into<String>) -> Self {
+        Self {
+            node_id: node_id.into(),
+            address: None,
+            cluster: None,
+            seeds: Vec::new(),
+            replicas: None,
+            write_quorum: None,
+            read_quorum: None,
+            cores: 1,
+            request_timeout: DEFAULT_REQUEST_TIMEOUT,
+            probe_period: DEFAULT_PROBE_PERIOD,
+            suspicion_timeout: DEFAULT_SUSPICION_TIMEOUT,
+        }
+    }
+
+    /// The cluster's name, at most 255 bytes; default `"gridkv"`. Nodes of different names refuse each
+    /// other, so that a recycled address never merges two clusters.
+    pub fn cluster(mut self, name: impl Into<String>) -> Self {
+        self.cluster = Some(name.into());
+        self
+    }
+
+    /// Addresses of nodes to find the cluster through; default none. One that runs is enough; naming this
+    /// node itself is harmless, so every node can be given the same list. Seeds are asked again for ever,
+    /// so the order of starting does not matter.
+    pub fn seeds<S: Into<String>>(mut self, seeds: impl IntoIterator<Item = S>) -> Self {
+        self.seeds = seeds.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// N: on how many nodes each key is kept; default 3, at most 16. The same on every node.
+    pub fn replicas(mut self, replicas: usize) -> Self {
+        self.replicas = Some(replicas);
+        self
+    }
+
+    /// W: how many replicas must have applied a write before it is acknowledged; default 2, or N where N
+    /// is less. The same on every node. An acknowledged write survives the death of any W − 1 nodes.
+    pub fn write_quorum(mut self, write_quorum: usize) -> Self {
+        self.write_quorum = Some(write_quorum);
+        self
+    }
+
+    /// R: how many replicas must answer a read; default 1. With 1 a local copy answers alone and may be
+    /// briefly old. With 2 or more, where W + R > N and 2 W > N, each key is linearizable while the
+    /// replicas do not change.
+    pub fn read_quorum(mut self, read_quorum: usize) -> Self {
+        self.read_quorum = Some(read_quorum);
+        self
+    }
+
+    /// How many core threads share the keys of this node; default 1, at most 256.
+    pub fn cores(mut self, cores: usize) -> Self {
+        self.cores = cores;
+        self
+    }
+
+    /// How long a call may take where it names no timeout of its own; default 2 s, at most an hour.
+    pub fn request_timeout(mut self, timeout: Duration) -> Self {
+        self.request_timeout = timeout;
+        self
+    }
+
+    /// How often this node probes another member; default 200 ms, from 20 ms to a minute.
+    pub fn probe_period(mut self, period: Duration) -> Self {
+        self.probe_period = period;
+        self
+    }
+
+    /// How long a member that does not answer probes may refute before it is declared dead; default
+    /// 400 ms, from 20 ms to a minute. Longer tolerates longer pauses of the process.
+    pub fn suspicion_timeout(mut self, timeout: Duration) -> Self {
+        self.suspicion_timeout = timeout;
+        self
+    }
+
+    pub(crate) fn check(&self) -> Result<Settings, ConfigError> {
+        check_name(&self.node_id, ConfigError::EmptyNodeId, |length| ConfigError::NodeIdTooLong { length })?;
+        let cluster = self.cluster.as_deref().unwrap_or(DEFAULT_CLUSTER);
+        check_name(cluster, ConfigError::EmptyClusterName, |length| ConfigError::ClusterNameTooLong {
+            length,
+        })?;
+        if self.cores == 0 || self.cores > MAX_CORES {
+            return Err(ConfigError::BadCores { cores: self.cores });
+        }
+        let (replicas, write_quorum, read_quorum) = self.check_quorums()?;
+        let millisecond = Duration::from_millis(1);
+        check_duration("request_timeout", self.request_timeout, millisecond, MOST_REQUEST_TIMEOUT)?;
+        check_duration("probe_period", self.probe_period, LEAST_PROBE_PERIOD, MOST_PROBE_PERIOD)?;
+        check_duration("suspicion_timeout", self.suspicion_timeout, LEAST_PROBE_PERIOD, MOST_PROBE_PERIOD)?;
+        Ok(Settings {
+            node_id: self.node_id.clone(),
+            address: self.address.as_deref().map(check_address).transpose()?,
+            cluster: cluster.to_owned(),
+            seeds: self.seeds.iter().map(|seed| check_seed(seed)).collect::<Result<_, _>>()?,
+            replicas,
+            write_quorum,
+            read_quorum,
+            cores: self.cores as u16,
+            request_timeout: self.request_timeout,
+            probe_period: self.probe_period,
+            suspicion_timeout: self.suspicion_timeout,
+        })
+    }
+
+    /// N, W and R.
+    fn check_quorums(&self) -> Result<(usize, usize, usize), ConfigError> {
+        if self.address.is_none() {
+            for (option, is_set) in [
+                ("cluster", self.cluster.is_some()),
+                ("seeds", !self.seeds.is_empty()),
+                ("replicas", self.replicas.is_some()),
+                ("write_quorum", self.write_quorum.is_some()),
+                ("read_quorum", self.read_quorum.is_some()),
+            ] {
+                if is_set {
+                    return Err(ConfigError::Standalone { option });
+                }
+            }
+            return Ok((1, 1, 1));
+        }
+        let replicas = self.replicas.unwrap_or(DEFAULT_REPLICAS);
+        if replicas == 0 || replicas > MAX_REPLICAS {
+            return Err(ConfigError::BadReplicas { replicas });
+        }
+        let write_quorum = self.write_quorum.unwrap_or(DEFAULT_WRITE_QUORUM.min(replicas));
+        if write_quorum == 0 || write_quorum > replicas {
+            return Err(ConfigError::BadWriteQuorum { write_quorum, replicas });
+        }
+        let read_quorum = self.read_quorum.unwrap_or(DEFAULT_READ_QUORUM);
+        if read_quorum == 0 || read_quorum > replicas {
+            return Err(ConfigError::BadReadQuorum { read_quorum, replicas });
+        }
+        let overlap = write_quorum + read_quorum > replicas && 2 * write_quorum > replicas;
+        if read_quorum >= 2 && !overlap {
+            return Err(ConfigError::QuorumsDoNotOverlap { read_quorum, write_quorum, replicas });
+        }
+        Ok((replicas, write_quorum, read_quorum))
+    }
+}
+
+fn check_name(
+    name: &str,
+    empty: ConfigError,
+    too_long: impl Fn(usize) -> ConfigError,
+) -> Result<(), ConfigError> {
+    match name.len() {
+        0 => Err(empty),
+        length if length > MAX_NAME_BYTES => Err(too_long(length)),
+        _ => Ok(()),
+    }
+}
+
+fn check_address(address: &str) -> Result<SocketAddr, ConfigError> {
+    let parsed = parse(address).ok_or_else(|| ConfigError::BadAddress { address: address.to_owned() })?;
+    if parsed.ip().is_unspecified() {
+        return Err(ConfigError::UnspecifiedAddress { address: parsed });
+    }
+    Ok(parsed)
+}
+
+fn check_seed(seed: &str) -> Result<SocketAddr, ConfigError> {
+    parse(seed)
+        .filter(|parsed| parsed.port() != 0 && !parsed.ip().is_unspecified())
+        .ok_or_else(|| ConfigError::BadSeed { seed: seed.to_owned() })
+}
+
+/// An IPv4 address that was written as an IPv6 one becomes IPv4: one node, one spelling.
+fn parse(address: &str) -> Option<SocketAddr> {
+    let parsed: SocketAddr = address.parse().ok()?;
+    Some(SocketAddr::new(parsed.ip().to_canonical(), parsed.port()))
+}
+
+fn check_duration(
+    option: &'static str,
+    value: Duration,
+    least: Duration,
+    most: Duration,
+) -> Result<(), ConfigError> {
+    if value < least || value > most {
+        return Err(ConfigError::BadDuration { option, value, least, most });
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn valid() -> Config {
+        Config::new("a", "127.0.0.1:0")
+    }
+
+    fn error(config: Config) -> ConfigError {
+        config.check().unwrap_err()
+    }
+
+    #[test]
+    fn defaults_are_three_two_one() {
+        let settings = valid().check().unwrap();
+        assert_eq!((settings.replicas, settings.write_quorum, settings.read_quorum), (3, 2, 1));
+        let settings = valid().replicas(1).check().unwrap();
+        assert_eq!((settings.replicas, settings.write_quorum, settings.read_quorum), (1, 1, 1));
+        let settings = Config::standalone("a").cores(2).check().unwrap();
+        assert_eq!((settings.replicas, settings.address), (1, None));
+    }
+
+    #[test]
+    fn each_mistake_has_its_own_error() {
+        assert_eq!(error(Config::new("", "127.0.0.1:0")), ConfigError::EmptyNodeId);
+        assert_eq!(
+            error(Config::new("x".repeat(256), "127.0.0.1:0")),
+            ConfigError::NodeIdTooLong { length: 256 }
+        );
+        assert_eq!(error(valid().cluster("")), ConfigError::EmptyClusterName);
+        assert_eq!(error(valid().cluster("x".repeat(300))), ConfigError::ClusterNameTooLong { length: 300 });
+        for address in ["localhost:80", "127.0.0.1", "", "127.0.0.1:99999"] {
+            assert_eq!(error(Config::new("a", address)), ConfigError::BadAddress { address: address.into() });
+        }
+        for address in ["0.0.0.0:80", "[::]:80"] {
+            let parsed = address.parse().unwrap();
+            assert_eq!(error(Config::new("a", address)), ConfigError::UnspecifiedAddress { address: parsed });
+        }
+        for seed in ["nowhere", "10.0.0.1:0", "0.0.0.0:8000"] {
+            assert_eq!(error(valid().seeds([seed])), ConfigError::BadSeed { seed: seed.into() });
+        }
+        assert_eq!(error(valid().replicas(0)), ConfigError::BadReplicas { replicas: 0 });
+        assert_eq!(error(valid().replicas(17)), ConfigError::BadReplicas { replicas: 17 });
+        for write_quorum in [0, 4] {
+            assert_eq!(
+                error(valid().write_quorum(write_quorum)),
+                ConfigError::BadWriteQuorum { write_quorum, replicas: 3 }
+            );
+        }
+        for read_quorum in [0, 4] {
+            assert_eq!(
+                error(valid().read_quorum(read_quorum)),
+                ConfigError::BadReadQuorum { read_quorum, replicas: 3 }
+            );
+        }
+        assert_eq!(
+            error(valid().write_quorum(1).read_quorum(3)),
+            ConfigError::QuorumsDoNotOverlap { read_quorum: 3, write_quorum: 1, replicas: 3 }
+        );
+        for cores in [0, 257] {
+            assert_eq!(error(valid().cores(cores)), ConfigError::BadCores { cores });
+        }
+        assert!(matches!(
+            error(valid().request_timeout(Duration::ZERO)),
+            ConfigError::BadDuration { option: "request_timeout", .. }
+        ));
+        assert!(matches!(
+            error(valid().probe_period(Duration::from_millis(1))),
+            ConfigError::BadDuration { option: "probe_period", .. }
+        ));
+        assert!(matches!(
+            error(valid().suspicion_timeout(Duration::from_secs(61))),
+            ConfigError::BadDuration { option: "suspicion_timeout", .. }
+        ));
+        for (config, option) in [
+            (Config::standalone("a").cluster("b"), "cluster"),
+            (Config::standalone("a").seeds(["127.0.0.1:1"]), "seeds"),
+            (Config::standalone("a").replicas(3), "replicas"),
+            (Config::standalone("a").write_quorum(1), "write_quorum"),
+            (Config::standalone("a").read_quorum(1), "read_quorum"),
+        ] {
+            assert_eq!(error(config), ConfigError::Standalone { option });
+        }
+    }
+
+    #[test]
+    fn a_mapped_address_is_the_ipv4_one() {
+        let settings = Config::new("a", "[::ffff:127.0.0.1]:80").check().unwrap();
+        assert_eq!(settings.address, Some("127.0.0.1:80".parse().unwrap()));
+    }
+}

@@ -1,0 +1,343 @@
+//! One error type per kind of call. Those of writes say whether the write may have happened.
+//!
+//! All of them convert into [`Error`] for apps that want a single type.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use thiserror::Error;
+
+use crate::types::{MAX_CORES, MAX_KEY_BYTES, MAX_NAME_BYTES, MAX_REPLICAS, MAX_VALUE_BYTES};
+
+/// Any error of this crate.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The engine did not start.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// The cluster was not ready in time.
+    #[error(transparent)]
+    NotReady(#[from] NotReady),
+    /// A write failed.
+    #[error(transparent)]
+    Write(#[from] WriteError),
+    /// A read failed.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// The data was not handed over in time.
+    #[error(transparent)]
+    Leave(#[from] LeaveError),
+}
+
+/// A mistake in a [`Config`](crate::Config), found before anything was started.
+#[derive(Debug, Error, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// The node id has no characters.
+    #[error("the node id is empty: give every node a name of its own, such as its host name")]
+    EmptyNodeId,
+    /// The node id is too long.
+    #[error("the node id has {length} bytes, the most is {MAX_NAME_BYTES}")]
+    NodeIdTooLong {
+        /// Its length in bytes.
+        length: usize,
+    },
+    /// The cluster's name has no characters.
+    #[error("the cluster name is empty: leave Config::cluster out for the default")]
+    EmptyClusterName,
+    /// The cluster's name is too long.
+    #[error("the cluster name has {length} bytes, the most is {MAX_NAME_BYTES}")]
+    ClusterNameTooLong {
+        /// Its length in bytes.
+        length: usize,
+    },
+    /// The address is not an IP address and a port.
+    #[error(
+        "the address {address:?} is not an IP address and a port, such as \"10.0.0.1:8001\" or \"[::1]:8001\""
+    )]
+    BadAddress {
+        /// What was given.
+        address: String,
+    },
+    /// The address means "any of mine": nothing that others could connect to.
+    #[error(
+        "the address {address} names no interface: other nodes connect to this address, so give the one they reach"
+    )]
+    UnspecifiedAddress {
+        /// What was given.
+        address: SocketAddr,
+    },
+    /// A seed is not an IP address and a port.
+    #[error("the seed {seed:?} is not an IP address and a port, such as \"10.0.0.2:8001\"")]
+    BadSeed {
+        /// What was given.
+        seed: String,
+    },
+    /// A standalone engine talks to nobody.
+    #[error("a standalone engine has no {option}: use Config::new for a node of a cluster")]
+    Standalone {
+        /// The option that only a node of a cluster has.
+        option: &'static str,
+    },
+    /// N is out of range.
+    #[error("replicas is {replicas}; it must be from 1 to {MAX_REPLICAS}")]
+    BadReplicas {
+        /// What was given.
+        replicas: usize,
+    },
+    /// W is out of range.
+    #[error("write_quorum is {write_quorum}; it must be from 1 to replicas, which is {replicas}")]
+    BadWriteQuorum {
+        /// What was given.
+        write_quorum: usize,
+        /// N.
+        replicas: usize,
+    },
+    /// R is out of range.
+    #[error("read_quorum is {read_quorum}; it must be from 1 to replicas, which is {replicas}")]
+    BadReadQuorum {
+        /// What was given.
+        read_quorum: usize,
+        /// N.
+        replicas: usize,
+    },
+    /// R ≥ 2 asks for linearizable keys, and two writes must then share a replica.
+    #[error(
+        "read_quorum {read_quorum} promises linearizable keys, which needs write_quorum + read_quorum > replicas and \
+         2 × write_quorum > replicas; write_quorum is {write_quorum} and replicas {replicas}"
+    )]
+    QuorumsDoNotOverlap {
+        /// R.
+        read_quorum: usize,
+        /// W.
+        write_quorum: usize,
+        /// N.
+        replicas: usize,
+    },
+    /// The number of core threads is out of range.
+    #[error("cores is {cores}; it must be from 1 to {MAX_CORES}")]
+    BadCores {
+        /// What was given.
+        cores: usize,
+    },
+    /// A time is zero, or too long to count with.
+    #[error("{option} is {value:?}; it must be from {least:?} to {most:?}")]
+    BadDuration {
+        /// Which option.
+        option: &'static str,
+        /// What was given.
+        value: Duration,
+        /// The least that is allowed.
+        least: Duration,
+        /// The most that is allowed.
+        most: Duration,
+    },
+}
+
+/// Why [`Engine::start`](crate::Engine::start) started nothing. No thread and no socket is left behind.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The configuration has a mistake.
+    #[error("configuration: {0}")]
+    Config(#[from] ConfigError),
+    /// Another process, or another engine, listens there.
+    #[error(
+        "{address} is in use: another process or engine listens there; give another port, or 0 for a free one"
+    )]
+    AddressInUse {
+        /// The address that was asked for.
+        address: SocketAddr,
+    },
+    /// This machine does not have the address.
+    #[error("{address} is not an address of this machine")]
+    AddressNotAvailable {
+        /// The address that was asked for.
+        address: SocketAddr,
+    },
+    /// The system did not allow the address.
+    #[error("no permission to listen on {address}: ports below 1024 need it, or a firewall rule forbids it")]
+    PermissionDenied {
+        /// The address that was asked for.
+        address: SocketAddr,
+    },
+    /// The system refused a socket, a thread or a poll.
+    #[error("{what}: {source}")]
+    System {
+        /// What was being done.
+        what: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// Why a write was not acknowledged, and whether it may have happened.
+#[derive(Debug, Error, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum WriteError {
+    /// Nothing was applied and nothing was sent: it did not happen and will not. Safe to try again.
+    #[error("not applied: {0}")]
+    NotApplied(#[from] NotApplied),
+    /// Some replicas may have applied it, fewer than were asked for: it may be visible, and may take
+    /// effect later, at most once. Read the key, or write it again.
+    #[error("may have happened: {acked} of the {needed} replicas needed acknowledged it in time")]
+    Indeterminate {
+        /// How many replicas acknowledged it.
+        acked: usize,
+        /// How many were needed.
+        needed: usize,
+    },
+}
+
+/// Why a write did not happen.
+#[derive(Debug, Error, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum NotApplied {
+    /// The key is too long.
+    #[error("the key has {length} bytes, the most is {MAX_KEY_BYTES}")]
+    KeyTooLong {
+        /// Its length in bytes.
+        length: usize,
+    },
+    /// The value is too long.
+    #[error("the value has {length} bytes, the most is {MAX_VALUE_BYTES}")]
+    ValueTooLong {
+        /// Its length in bytes.
+        length: usize,
+    },
+    /// A time to live of zero, or one that ends beyond the calendar.
+    #[error(
+        "a time to live of {ttl:?} cannot be kept: it must be at least a millisecond and end before the year 10000"
+    )]
+    BadTtl {
+        /// What was given.
+        ttl: Duration,
+    },
+    /// A call may ask for more copies than W, never for fewer, and for no more than N.
+    #[error(
+        "the call asks for {asked} acknowledgements; from {write_quorum} (write_quorum) to {replicas} (replicas) can be had"
+    )]
+    BadQuorum {
+        /// What the call asked for.
+        asked: usize,
+        /// W.
+        write_quorum: usize,
+        /// N.
+        replicas: usize,
+    },
+    /// Fewer replicas are alive than must acknowledge the write.
+    #[error(
+        "{needed} replicas must acknowledge the write and {alive} are alive: start more nodes or wait for them \
+         (Engine::wait_ready), or run one node with Config::standalone"
+    )]
+    NotEnoughReplicas {
+        /// How many nodes can hold the key now.
+        alive: usize,
+        /// How many must acknowledge.
+        needed: usize,
+    },
+    /// No replica could take the write before the deadline.
+    #[error("no replica of the key could be reached in time")]
+    Unavailable,
+    /// The engine had no room for the call before the deadline.
+    #[error("overloaded: the core's mailbox stayed full until the deadline")]
+    Overloaded,
+    /// The engine has stopped, or is stopping.
+    #[error("the engine has stopped")]
+    ShutDown,
+}
+
+/// Why a read has no answer. A read changes nothing: it is always safe to try again.
+#[derive(Debug, Error, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ReadError {
+    /// The key is too long, so it cannot exist.
+    #[error("the key has {length} bytes, the most is {MAX_KEY_BYTES}")]
+    KeyTooLong {
+        /// Its length in bytes.
+        length: usize,
+    },
+    /// The call asks for no answer, or for more than there are replicas.
+    #[error("the call asks for {asked} answers; from 1 to {replicas} (replicas) can be had")]
+    BadQuorum {
+        /// What the call asked for.
+        asked: usize,
+        /// N.
+        replicas: usize,
+    },
+    /// Fewer replicas are alive than must answer.
+    #[error(
+        "{needed} replicas must answer the read and {alive} are alive: start more nodes or wait for them"
+    )]
+    NotEnoughReplicas {
+        /// How many nodes can hold the key now.
+        alive: usize,
+        /// How many must answer.
+        needed: usize,
+    },
+    /// This node holds no current copy of the key, and the call allowed no other.
+    #[error("this node holds no copy of the key, and ReadOptions::local asks no other")]
+    NotLocal,
+    /// Too few replicas answered before the deadline.
+    #[error("{answered} of the {needed} replicas needed answered in time")]
+    TimedOut {
+        /// How many answered.
+        answered: usize,
+        /// How many were needed.
+        needed: usize,
+    },
+    /// The engine had no room for the call before the deadline.
+    #[error("overloaded: the core's mailbox stayed full until the deadline")]
+    Overloaded,
+    /// The engine has stopped, or is stopping.
+    #[error("the engine has stopped")]
+    ShutDown,
+}
+
+/// Why [`Engine::wait_ready`](crate::Engine::wait_ready) gave up. The engine runs on and keeps trying.
+#[derive(Debug, Error, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum NotReady {
+    /// Too few members so far.
+    #[error(
+        "{members} members are here and {needed} are needed{}: check that the seeds are right and running",
+        .refused.as_ref().map(|why| format!("; a node refused this one: {why}")).unwrap_or_default()
+    )]
+    TooFewMembers {
+        /// How many members this node sees, itself included.
+        members: usize,
+        /// How many the quorums need.
+        needed: usize,
+        /// What the last node that refused this one said, if one did.
+        refused: Option<String>,
+    },
+    /// The members are here and have not yet agreed on who holds what.
+    #[error("{members} members are here and have not yet agreed on their partitions")]
+    Settling {
+        /// How many members this node sees, itself included.
+        members: usize,
+    },
+    /// The engine has stopped, or is stopping.
+    #[error("the engine has stopped")]
+    ShutDown,
+}
+
+/// Why [`Engine::leave`](crate::Engine::leave) could not hand everything over.
+#[derive(Debug, Error, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum LeaveError {
+    /// Time ran out. The node has stopped all the same: the others treat it as dead and restore its
+    /// copies from their own.
+    #[error(
+        "{partitions} partitions were not handed over in time; the node has stopped, the others restore its copies"
+    )]
+    TimedOut {
+        /// How many partitions were left.
+        partitions: usize,
+    },
+    /// The engine had stopped before.
+    #[error("the engine has stopped")]
+    ShutDown,
+}
