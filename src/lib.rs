@@ -6,5 +6,7 @@ pub mod error;
 mod membership;
 mod placement;
 mod store;
+mod replication;
+mod shard;
 mod types;
 mod wire;

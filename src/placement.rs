@@ -33,12 +33,13 @@ pub(crate) struct Placement {
     table: Vec<u16>,
     per_partition: usize,
     digest: u64,
+    generation: u64,
 }
 
 impl Placement {
     /// Places every partition on `replicas` of the members that are not leaving, or on all of them where
     /// they are fewer. One entry per node: of two lives of a node the later counts.
-    pub(crate) fn new(mut members: Vec<Member>, replicas: usize) -> Self {
+    pub(crate) fn new(mut members: Vec<Member>, replicas: usize, generation: u64) -> Self {
         members.sort_by_key(|member| member.identity.sort_key());
         members.reverse();
         members.dedup_by_key(|member| member.identity.node);
@@ -60,7 +61,7 @@ impl Placement {
             table.extend(scored.iter().map(|&(_, at)| at));
         }
         let digest = members_digest(members.iter().filter(|m| !m.leaving).map(|m| &m.identity));
-        Self { members, table, per_partition, digest }
+        Self { members, table, per_partition, digest, generation }
     }
 
     /// The preference list of `partition`, best first.
@@ -87,6 +88,11 @@ impl Placement {
     /// Whether this very life of the node is a member that is not dead.
     pub(crate) fn is_alive(&self, identity: &Identity) -> bool {
         self.member(identity.node).is_some_and(|member| member.identity == *identity)
+    }
+
+    /// Counts this node's placements, so that it is known which one a core has seen.
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation
     }
 
     /// Equal for equal sets of active members.
@@ -216,7 +222,7 @@ mod tests {
     fn shares_are_within_ten_percent_up_to_sixteen_nodes_in_95_percent_of_node_sets() {
         for count in [4, 8, 12, 16] {
             let within = (0..200)
-                .filter(|&salt| worst_imbalance(&Placement::new(members(&names(count, salt)), 3)) <= 0.10)
+                .filter(|&salt| worst_imbalance(&Placement::new(members(&names(count, salt)), 3, 1)) <= 0.10)
                 .count();
             assert!(within >= 190, "{count} nodes: only {within} of 200 node sets are within 10 %");
         }
@@ -225,7 +231,7 @@ mod tests {
     #[test]
     fn shares_are_within_a_quarter_up_to_fifty_nodes() {
         for salt in 0..40 {
-            let worst = worst_imbalance(&Placement::new(members(&names(50, salt)), 3));
+            let worst = worst_imbalance(&Placement::new(members(&names(50, salt)), 3, 1));
             assert!(worst <= 0.25, "node set {salt}: a node is {worst:.2} off its share");
         }
     }
@@ -237,9 +243,9 @@ mod tests {
         fn a_join_moves_only_what_the_newcomer_takes(count in 1usize..20, salt: u64) {
             let mut all = members(&names(count + 1, salt));
             let newcomer = all.pop().unwrap();
-            let before = Placement::new(all.clone(), 3);
+            let before = Placement::new(all.clone(), 3, 1);
             all.push(newcomer.clone());
-            let after = Placement::new(all, 3);
+            let after = Placement::new(all, 3, 1);
             let mut taken = 0;
             for partition in Partition::all() {
                 let old: Vec<_> = before.replicas(partition).map(|m| m.identity).collect();
@@ -259,9 +265,9 @@ mod tests {
         #[test]
         fn the_order_of_members_does_not_matter(count in 1usize..12, salt: u64) {
             let mut all = members(&names(count, salt));
-            let one = Placement::new(all.clone(), 3);
+            let one = Placement::new(all.clone(), 3, 1);
             all.reverse();
-            let other = Placement::new(all, 3);
+            let other = Placement::new(all, 3, 1);
             prop_assert_eq!(&one.table, &other.table);
             prop_assert_eq!(one.digest(), other.digest());
         }
@@ -274,7 +280,7 @@ mod tests {
         let mut reborn = all[2].clone();
         reborn.identity.boot = Boot(2);
         all.push(reborn.clone());
-        let placement = Placement::new(all.clone(), 3);
+        let placement = Placement::new(all.clone(), 3, 1);
         assert_eq!(placement.members().len(), 4);
         for partition in Partition::all() {
             assert!(placement.replicas(partition).all(|m| m.identity != all[1].identity));
@@ -284,7 +290,7 @@ mod tests {
 
     #[test]
     fn a_thousand_nodes_compile() {
-        let placement = Placement::new(members(&names(1000, 0)), 3);
+        let placement = Placement::new(members(&names(1000, 0)), 3, 1);
         assert_eq!(placement.table.len(), 3 * 4096);
     }
 }

@@ -119,7 +119,7 @@ impl fmt::Debug for KeyHash {
 }
 
 /// One 4096th of the key space: the unit in which data is owned by cores, placed on nodes and moved.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub(crate) struct Partition(u16);
 
 impl Partition {

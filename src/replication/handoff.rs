@@ -1,0 +1,387 @@
+//! Moving a partition to its new replicas: one machine per partition and node, driven by the node that
+//! should hold the partition and does not yet.
+//!
+//! ```text
+//! Survey   ask every member which list counts and who holds what
+//! Copy     fetch everything from one source; the old list goes on counting
+//! Adopt    make the new list, one number higher, known to old and new replicas: from then on a replica
+//!          counts for the new list only, so no quorum can form in the old one any more
+//! Merge    fetch from every living replica of the old list what was missed: now every write that the old
+//!          list acknowledged is here, and this replica is synced
+//! Receipts tell the replicas that are no longer in the list that their last change is held here
+//! ```
+//!
+//! Two newcomers that saw the same old list make the same new one (its number and members determine its
+//! id), so they need not agree on who drives. Where a death leaves nobody to come in, the first replica
+//! of the shorter list drives. A replica that stays in the list stays synced, and runs Merge and Receipts
+//! too: it closes the gaps that a dead coordinator left, and lets a leaving node go.
+//!
+//! Any failure on the way starts again with a survey, after a pause. What was merged stays merged, and
+//! equal digests skip what is there, so starting again is cheap.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::clock::Instant;
+use crate::entry::Entry;
+use crate::placement::List;
+use crate::types::{Identity, KeyHash};
+use crate::wire::message::{Answer, Chunk, Listed, Request};
+
+/// The pause before starting again.
+const BACKOFF: Duration = Duration::from_millis(50);
+
+/// How often in a row nobody may know a list before the partition counts as lost. The first lists of a
+/// cluster reach the cores of its nodes at slightly different times.
+const LOST_AFTER_SURVEYS: u32 = 20;
+
+pub(crate) struct Handoff {
+    me: Identity,
+    /// The members that the new list should have. Empty where only a merge is to be done.
+    target: Vec<Identity>,
+    /// The list that was adopted already, where only a merge is to be done.
+    merging: Option<Arc<List>>,
+    phase: Phase,
+    /// Whom to merge from, in order.
+    sources: Vec<Source>,
+    fruitless_surveys: u32,
+    wake: Option<Instant>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+struct Source {
+    replica: Identity,
+    /// Up to where of its sequence its entries are here.
+    merged_to: u64,
+    /// The sequence that the fetch under way will have covered.
+    covers: Option<u64>,
+}
+
+#[derive(Debug)]
+enum Phase {
+    Backoff,
+    Survey { unanswered: Vec<Identity>, reports: Vec<(Identity, Listed)> },
+    Copy { list: Arc<List>, tell: Vec<Identity> },
+    Adopt { list: Arc<List>, unanswered: Vec<Identity> },
+    Merge { list: Arc<List>, at: usize },
+    Receipts { list: Arc<List>, unanswered: Vec<Identity> },
+}
+
+#[derive(Debug, PartialEq)]
+pub(crate) enum HandoffAction {
+    Ask {
+        to: Identity,
+        request: Request,
+    },
+    /// Fetch from `to`: the shard fills in the digest of what it holds.
+    Fetch {
+        to: Identity,
+        after: Option<KeyHash>,
+        since: u64,
+    },
+    Apply(Vec<Arc<Entry>>),
+    /// This node serves this list from now on.
+    Adopt(Arc<List>),
+    /// This node holds everything that was acknowledged before the list.
+    Synced(Arc<List>),
+    /// Nobody alive knows anything of the partition: what it held is gone.
+    Lost,
+    Finished,
+}
+
+impl Handoff {
+    /// Brings about a list of these members, this node among them.
+    pub(crate) fn change(
+        me: Identity,
+        target: Vec<Identity>,
+        others: Vec<Identity>,
+        mine: &Listed,
+        now: Instant,
+        actions: &mut Vec<HandoffAction>,
+    ) -> Self {
+        let mut handoff = Self::idle(me, target);
+        handoff.survey(others, actions);
+        handoff.decide(mine, now, actions);
+        handoff
+    }
+
+    /// Merges what these replicas hold, the list being adopted already.
+    pub(crate) fn merge(
+        me: Identity,
+        list: Arc<List>,
+        sources: Vec<Identity>,
+        actions: &mut Vec<HandoffAction>,
+    ) -> Self {
+        let mut handoff = Self::idle(me, Vec::new());
+        handoff.merging = Some(list.clone());
+        sources.into_iter().for_each(|source| handoff.add_source(source));
+        handoff.merge_from(list, 0, actions);
+        handoff
+    }
+
+    fn idle(me: Identity, target: Vec<Identity>) -> Self {
+        Self {
+            me,
+            target,
+            merging: None,
+            phase: Phase::Backoff,
+            sources: Vec::new(),
+            fruitless_surveys: 0,
+            wake: None,
+        }
+    }
+
+    /// The members it brings about; `None` where it only merges.
+    pub(crate) fn target(&self) -> Option<&[Identity]> {
+        self.merging.is_none().then_some(&self.target)
+    }
+
+    /// Whom it has not merged, or not told, yet.
+    pub(crate) fn open_sources(&self) -> Vec<Identity> {
+        match &self.phase {
+            Phase::Receipts { unanswered, .. } => unanswered.clone(),
+            Phase::Merge { at, .. } => self.sources[*at..].iter().map(|source| source.replica).collect(),
+            _ => self.sources.iter().map(|source| source.replica).collect(),
+        }
+    }
+
+    /// Whether the answer of any of these is being waited for, now or later.
+    pub(crate) fn involves(&self, gone: impl Fn(&Identity) -> bool) -> bool {
+        let waits_for = match &self.phase {
+            Phase::Backoff => false,
+            Phase::Survey { unanswered, .. }
+            | Phase::Adopt { unanswered, .. }
+            | Phase::Receipts { unanswered, .. } => unanswered.iter().any(&gone),
+            Phase::Copy { tell, .. } => tell.iter().any(&gone),
+            Phase::Merge { .. } => false,
+        };
+        waits_for || self.open_sources().iter().any(gone)
+    }
+
+    /// A giver asks to be merged (again).
+    pub(crate) fn also_from(&mut self, source: Identity) {
+        if matches!(self.phase, Phase::Copy { .. } | Phase::Adopt { .. } | Phase::Merge { .. }) {
+            self.add_source(source);
+        }
+    }
+
+    fn add_source(&mut self, replica: Identity) {
+        if replica != self.me && self.sources.iter().all(|source| source.replica != replica) {
+            self.sources.push(Source { replica, merged_to: 0, covers: None });
+        }
+    }
+
+    fn survey(&mut self, others: Vec<Identity>, actions: &mut Vec<HandoffAction>) {
+        self.wake = None;
+        self.sources.clear();
+        for &to in &others {
+            actions.push(HandoffAction::Ask { to, request: Request::AskList });
+        }
+        self.phase = Phase::Survey { unanswered: others, reports: Vec::new() };
+    }
+
+    fn back_off(&mut self, now: Instant) {
+        self.phase = Phase::Backoff;
+        self.wake = Some(now + BACKOFF);
+    }
+
+    pub(crate) fn wake(&self) -> Option<Instant> {
+        self.wake
+    }
+
+    /// The pause is over. `others` is every member that is not dead but this node; `mine` what this node
+    /// itself knows.
+    pub(crate) fn resume(
+        &mut self,
+        others: Vec<Identity>,
+        mine: &Listed,
+        now: Instant,
+        actions: &mut Vec<HandoffAction>,
+    ) {
+        if self.wake.is_none_or(|at| at > now) {
+            return;
+        }
+        if let Some(list) = self.merging.clone() {
+            self.wake = None;
+            self.sources.retain(|source| others.contains(&source.replica));
+            self.merge_from(list, 0, actions);
+        } else {
+            self.survey(others, actions);
+            self.decide(mine, now, actions);
+        }
+    }
+
+    /// The connection to `from` failed: starts again, unless it was not being waited for.
+    pub(crate) fn lost(&mut self, from: Identity, now: Instant) {
+        if self.involves(|replica| *replica == from) {
+            self.back_off(now);
+        }
+    }
+
+    /// After the survey's first call, and after every answer: whether all have answered. `mine` is what
+    /// this node itself knows.
+    pub(crate) fn decide(&mut self, mine: &Listed, now: Instant, actions: &mut Vec<HandoffAction>) {
+        let Phase::Survey { unanswered, reports } = &mut self.phase else { return };
+        if !unanswered.is_empty() {
+            return;
+        }
+        let reports = std::mem::take(reports);
+        let lists = reports.iter().map(|(_, listed)| listed).chain([mine]).filter_map(|l| l.list.clone());
+        let Some(old) = lists.max_by_key(|list| list.reference()) else {
+            return self.nobody_knows(now, actions);
+        };
+        let list = if old.has_members(&self.target) {
+            old.clone()
+        } else {
+            List::new(old.number() + 1, self.target.iter().copied())
+        };
+        let alive = |replica: &&Identity| reports.iter().any(|(from, _)| from == *replica);
+        // Best source first: the copy comes from it.
+        for (from, _) in reports.iter().filter(|(_, listed)| listed.synced) {
+            self.add_source(*from);
+        }
+        for (from, _) in reports.iter().filter(|(_, listed)| listed.holds) {
+            self.add_source(*from);
+        }
+        old.members().iter().filter(alive).for_each(|replica| self.add_source(*replica));
+        let mut tell: Vec<Identity> = self.sources.iter().map(|source| source.replica).collect();
+        for member in list.members().iter().filter(alive) {
+            if !tell.contains(member) {
+                tell.push(*member);
+            }
+        }
+        match self.sources.first() {
+            Some(source) if !mine.synced => {
+                actions.push(HandoffAction::Fetch { to: source.replica, after: None, since: 0 });
+                self.phase = Phase::Copy { list, tell };
+            }
+            _ => self.adopt(list, tell, actions),
+        }
+    }
+
+    fn nobody_knows(&mut self, now: Instant, actions: &mut Vec<HandoffAction>) {
+        self.fruitless_surveys += 1;
+        if self.fruitless_surveys < LOST_AFTER_SURVEYS {
+            return self.back_off(now);
+        }
+        actions.push(HandoffAction::Lost);
+        let list = List::new(1, self.target.iter().copied());
+        let tell = self.target.iter().copied().filter(|member| *member != self.me).collect();
+        self.adopt(list, tell, actions);
+    }
+
+    fn adopt(&mut self, list: Arc<List>, tell: Vec<Identity>, actions: &mut Vec<HandoffAction>) {
+        actions.push(HandoffAction::Adopt(list.clone()));
+        for &to in &tell {
+            actions.push(HandoffAction::Ask { to, request: Request::Adopt { list: list.clone() } });
+        }
+        if tell.is_empty() {
+            self.merge_from(list, 0, actions);
+        } else {
+            self.phase = Phase::Adopt { list, unanswered: tell };
+        }
+    }
+
+    fn merge_from(&mut self, list: Arc<List>, at: usize, actions: &mut Vec<HandoffAction>) {
+        if let Some(source) = self.sources.get(at) {
+            let (to, since) = (source.replica, source.merged_to);
+            actions.push(HandoffAction::Fetch { to, after: None, since });
+            self.phase = Phase::Merge { list, at };
+            return;
+        }
+        actions.push(HandoffAction::Synced(list.clone()));
+        let givers = self.sources.iter().filter(|source| !list.contains(&source.replica));
+        let mut unanswered = Vec::new();
+        for giver in givers {
+            let request = Request::Receipt { list: list.reference(), covers: giver.merged_to };
+            actions.push(HandoffAction::Ask { to: giver.replica, request });
+            unanswered.push(giver.replica);
+        }
+        self.phase = Phase::Receipts { list, unanswered };
+        self.finish_if_told(actions);
+    }
+
+    fn finish_if_told(&self, actions: &mut Vec<HandoffAction>) {
+        if let Phase::Receipts { unanswered, .. } = &self.phase
+            && unanswered.is_empty()
+        {
+            actions.push(HandoffAction::Finished);
+        }
+    }
+
+    pub(crate) fn answered(
+        &mut self,
+        from: Identity,
+        answer: Answer,
+        mine: &Listed,
+        now: Instant,
+        actions: &mut Vec<HandoffAction>,
+    ) {
+        match (&mut self.phase, answer) {
+            (Phase::Survey { unanswered, reports }, Answer::Listed(listed)) => {
+                if take(unanswered, &from) {
+                    reports.push((from, listed));
+                    self.decide(mine, now, actions);
+                }
+            }
+            (Phase::Adopt { list, unanswered }, Answer::Listed(listed)) => {
+                let adopted = listed.list.as_ref().map(|list| list.reference());
+                if adopted != Some(list.reference()) {
+                    self.back_off(now);
+                } else if take(unanswered, &from) && unanswered.is_empty() {
+                    let list = list.clone();
+                    self.merge_from(list, 0, actions);
+                }
+            }
+            (Phase::Copy { .. } | Phase::Merge { .. }, Answer::Chunk(chunk)) => {
+                self.chunk(from, chunk, actions);
+            }
+            (Phase::Receipts { list, unanswered }, Answer::Received { covered }) => {
+                let list = list.clone();
+                if covered {
+                    take(unanswered, &from);
+                    self.finish_if_told(actions);
+                } else if let Some(at) = self.sources.iter().position(|source| source.replica == from) {
+                    // It changed once more before it stopped counting.
+                    self.merge_from(list, at, actions);
+                }
+            }
+            // The giver serves a newer list, which has a handoff of its own.
+            (Phase::Receipts { unanswered, .. }, Answer::OtherList { .. }) => {
+                take(unanswered, &from);
+                self.finish_if_told(actions);
+            }
+            _ => {}
+        }
+    }
+
+    fn chunk(&mut self, from: Identity, chunk: Chunk, actions: &mut Vec<HandoffAction>) {
+        let at = match &self.phase {
+            Phase::Merge { at, .. } => *at,
+            _ => 0,
+        };
+        let Some(source) = self.sources.get_mut(at).filter(|source| source.replica == from) else { return };
+        let since = source.merged_to;
+        // What changes while the chunks come is behind the first one's sequence, so it is fetched again.
+        let covers = *source.covers.get_or_insert(chunk.sequence);
+        actions.push(HandoffAction::Apply(chunk.entries));
+        if chunk.next.is_some() {
+            actions.push(HandoffAction::Fetch { to: from, after: chunk.next, since });
+            return;
+        }
+        source.merged_to = covers;
+        source.covers = None;
+        match std::mem::replace(&mut self.phase, Phase::Backoff) {
+            Phase::Copy { list, tell } => self.adopt(list, tell, actions),
+            Phase::Merge { list, at } => self.merge_from(list, at + 1, actions),
+            other => self.phase = other,
+        }
+    }
+}
+
+/// Removes `member`; whether it was there.
+fn take(members: &mut Vec<Identity>, member: &Identity) -> bool {
+    let before = members.len();
+    members.retain(|other| other != member);
+    members.len() < before
+}

@@ -1,0 +1,297 @@
+//! A read: ask replicas of one list until the answer may be given.
+//!
+//! With R = 1 a value from one synced replica is the answer, a hedge asking the next when it is slow. A
+//! miss, or a tombstone, is only believed when f = N − W further replicas confirm it: an acknowledged
+//! write is missing on at most f of them, so nothing that was acknowledged is ever "not found".
+//!
+//! With R ≥ 2 all are asked, R answers are awaited, the newest wins, and before it is returned W replicas
+//! are known to hold it, writing it back where they do not: the read phase of the ABD register. Without
+//! the write-back, a value that only a few hold could be read now and be gone from a later read.
+//!
+//! Either way replicas that turned out stale are healed with what was found.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{AskState, Asked, RETRY_AFTER};
+use crate::clock::{Instant, Now};
+use crate::entry::Entry;
+use crate::placement::List;
+use crate::types::Identity;
+use crate::wire::message::{Answer, Found, Request, Want};
+
+/// How long one replica may take before the next is asked too. Above what a healthy LAN needs.
+const HEDGE_AFTER: Duration = Duration::from_millis(10);
+
+/// What the reads of an engine go by.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rules {
+    /// R.
+    pub(crate) needed: usize,
+    /// W: how many must hold what a strong read returns.
+    pub(crate) write_quorum: usize,
+    /// f: how many further replicas must confirm a miss.
+    pub(crate) confirmations: usize,
+}
+
+pub(crate) struct Read {
+    key: Box<[u8]>,
+    rules: Rules,
+    list: Option<Arc<List>>,
+    /// In the order in which they are asked.
+    replicas: Vec<Asked<Option<Arc<Entry>>>>,
+    newest: Option<Arc<Entry>>,
+    /// How many replicas to have asked by now.
+    goal: usize,
+    hedge_at: Option<Instant>,
+    /// Who acknowledged the newest state when it was written back; only in that phase.
+    writing_back: Option<Vec<Asked<bool>>>,
+}
+
+#[derive(Debug, PartialEq)]
+pub(crate) enum ReadAction {
+    Ask { to: Identity, request: Request },
+    /// The answer: the newest state, if there is one. The read is over.
+    Done(Option<Arc<Entry>>),
+}
+
+impl Read {
+    pub(crate) fn new(key: Box<[u8]>, rules: Rules) -> Self {
+        Self {
+            key,
+            rules,
+            list: None,
+            replicas: Vec::new(),
+            newest: None,
+            goal: 0,
+            hedge_at: None,
+            writing_back: None,
+        }
+    }
+
+    pub(crate) fn key(&self) -> &[u8] {
+        &self.key
+    }
+
+    /// Counts in `list` from now on, starting anew. `order` is all of its members, best first.
+    pub(crate) fn enter(
+        &mut self,
+        list: Arc<List>,
+        order: Vec<Identity>,
+        alive: impl Fn(&Identity) -> bool,
+        now: Now,
+        actions: &mut Vec<ReadAction>,
+    ) {
+        self.replicas = order.into_iter().map(|member| Asked::new(member, alive(&member))).collect();
+        self.list = Some(list);
+        self.writing_back = None;
+        self.goal = if self.is_strong() { self.replicas.len() } else { 1 };
+        self.hedge_at = Some(now.instant + HEDGE_AFTER);
+        self.ask_due(now, actions);
+    }
+
+    pub(crate) fn answered(
+        &mut self,
+        from: Identity,
+        answer: Answer,
+        now: Now,
+        actions: &mut Vec<ReadAction>,
+    ) {
+        match (answer, &mut self.writing_back) {
+            (Answer::Found { found, synced }, None) => {
+                let found = match found {
+                    Found::Entry(entry) => Some(entry),
+                    Found::Absent | Found::Version(_) => None,
+                };
+                self.note(from, found, synced, now);
+                self.decide(now, actions);
+            }
+            (Answer::Written { synced, .. }, Some(asked)) => {
+                if let Some(asked) = asked.iter_mut().find(|asked| asked.replica == from) {
+                    asked.state = AskState::Answered(synced);
+                }
+                self.finish_write_back(actions);
+            }
+            _ => {}
+        }
+    }
+
+    fn note(&mut self, from: Identity, found: Option<Arc<Entry>>, synced: bool, now: Now) {
+        let Some(asked) = self.replicas.iter_mut().find(|asked| asked.replica == from) else { return };
+        if !synced {
+            asked.state = AskState::RetryAt(now.instant + RETRY_AFTER);
+            return;
+        }
+        if let Some(entry) = &found
+            && self.newest.as_ref().is_none_or(|newest| entry.wins_over(newest))
+        {
+            self.newest = Some(entry.clone());
+        }
+        asked.state = AskState::Answered(found);
+    }
+
+    /// Ends the read where the answers suffice, asks more replicas where they do not.
+    fn decide(&mut self, now: Now, actions: &mut Vec<ReadAction>) {
+        let answers = self.answers();
+        if self.is_strong() {
+            if answers >= self.rules.needed {
+                self.write_back(actions);
+            }
+            return;
+        }
+        let is_live = self.newest.as_ref().is_some_and(|newest| newest.live_value(now.wall).is_some());
+        let needed = self.confirmed_by();
+        if answers > 0 && (is_live || answers >= needed) {
+            self.heal_first(actions);
+            actions.push(ReadAction::Done(self.newest.clone()));
+            return;
+        }
+        if answers > 0 {
+            self.goal = self.goal.max(needed);
+        }
+        self.ask_due(now, actions);
+    }
+
+    /// How many answers a miss needs: one, and f of the others that are alive.
+    fn confirmed_by(&self) -> usize {
+        let others = self.replicas.iter().filter(|asked| asked.state != AskState::Dead).count();
+        1 + self.rules.confirmations.min(others.saturating_sub(1))
+    }
+
+    /// Gives the newest state to the replica that was asked first, as that is where the next read will
+    /// look, and to nobody else: a weak read is one replica's answer.
+    fn heal_first(&self, actions: &mut Vec<ReadAction>) {
+        if let Some(asked) = self.replicas.first()
+            && let Some(held) = asked.answer()
+            && held.as_ref() != self.newest.as_ref()
+        {
+            self.ask_to_write(asked.replica, actions);
+        }
+    }
+
+    fn ask_to_write(&self, to: Identity, actions: &mut Vec<ReadAction>) {
+        if let (Some(newest), Some(list)) = (&self.newest, &self.list) {
+            let request = Request::Write { list: list.reference(), entry: newest.clone() };
+            actions.push(ReadAction::Ask { to, request });
+        }
+    }
+
+    /// Makes sure that W replicas hold the newest state.
+    fn write_back(&mut self, actions: &mut Vec<ReadAction>) {
+        let Some(newest) = &self.newest else {
+            actions.push(ReadAction::Done(None));
+            return;
+        };
+        let held = |asked: &Asked<Option<Arc<Entry>>>| Asked {
+            replica: asked.replica,
+            state: match &asked.state {
+                AskState::Dead => AskState::Dead,
+                AskState::Answered(Some(entry)) if !newest.wins_over(entry) => AskState::Answered(true),
+                _ => AskState::Waiting,
+            },
+        };
+        let holders: Vec<Asked<bool>> = self.replicas.iter().map(held).collect();
+        for stale in holders.iter().filter(|asked| asked.state == AskState::Waiting) {
+            self.ask_to_write(stale.replica, actions);
+        }
+        self.writing_back = Some(holders);
+        self.finish_write_back(actions);
+    }
+
+    fn finish_write_back(&self, actions: &mut Vec<ReadAction>) {
+        let held = self.writing_back.iter().flatten().filter(|asked| asked.answer() == Some(&true)).count();
+        if held >= self.rules.write_quorum {
+            actions.push(ReadAction::Done(self.newest.clone()));
+        }
+    }
+
+    /// The connection to `from` failed, or it serves another list.
+    pub(crate) fn lost(&mut self, from: Identity, now: Now, actions: &mut Vec<ReadAction>) {
+        let at = now.instant + RETRY_AFTER;
+        if let Some(asked) =
+            self.writing_back.iter_mut().flatten().find(|asked| asked.replica == from && asked.answer().is_none())
+        {
+            asked.state = AskState::RetryAt(at);
+        }
+        if let Some(asked) = self.replicas.iter_mut().find(|asked| asked.replica == from)
+            && asked.state == AskState::Waiting
+        {
+            asked.state = AskState::RetryAt(at);
+            self.ask_due(now, actions);
+        }
+    }
+
+    /// `from` serves an older list than this read counts in.
+    pub(crate) fn behind(&mut self, from: Identity, now: Now, actions: &mut Vec<ReadAction>) {
+        if let Some(list) = &self.list {
+            actions.push(ReadAction::Ask { to: from, request: Request::Adopt { list: list.clone() } });
+        }
+        self.lost(from, now, actions);
+    }
+
+    /// Asks as many replicas as the goal wants, those due to be asked again, and one more when a hedge is
+    /// due.
+    pub(crate) fn ask_due(&mut self, now: Now, actions: &mut Vec<ReadAction>) {
+        let Some(list) = &self.list else { return };
+        let list = list.reference();
+        if self.hedge_at.is_some_and(|at| at <= now.instant) {
+            self.goal += 1;
+            let any_left = self.replicas.iter().any(|asked| asked.state == AskState::Idle);
+            self.hedge_at = any_left.then_some(now.instant + HEDGE_AFTER);
+        }
+        let is_open = |asked: &&Asked<_>| matches!(asked.state, AskState::Waiting | AskState::Answered(_));
+        let mut open = self.replicas.iter().filter(is_open).count();
+        for asked in &mut self.replicas {
+            let wanted = asked.state == AskState::Idle && open < self.goal;
+            if wanted || asked.is_due(now.instant) {
+                asked.state = AskState::Waiting;
+                open += 1;
+                let request = Request::Read { list, key: self.key.clone(), want: Want::Entry };
+                actions.push(ReadAction::Ask { to: asked.replica, request });
+            }
+        }
+        let mut again = Vec::new();
+        for asked in self.writing_back.iter_mut().flatten().filter(|asked| asked.is_due(now.instant)) {
+            asked.state = AskState::Waiting;
+            again.push(asked.replica);
+        }
+        again.into_iter().for_each(|to| self.ask_to_write(to, actions));
+    }
+
+    /// Members died: they are neither asked nor waited for.
+    pub(crate) fn members_changed(
+        &mut self,
+        alive: impl Fn(&Identity) -> bool,
+        now: Now,
+        actions: &mut Vec<ReadAction>,
+    ) {
+        for asked in &mut self.replicas {
+            if !alive(&asked.replica) && asked.answer().is_none() {
+                asked.state = AskState::Dead;
+            }
+        }
+        if self.list.is_some() && self.writing_back.is_none() {
+            self.decide(now, actions);
+        }
+    }
+
+    pub(crate) fn next_wake(&self) -> Option<Instant> {
+        let retries = self.replicas.iter().filter_map(Asked::retry_at);
+        let writes = self.writing_back.iter().flatten().filter_map(Asked::retry_at);
+        retries.chain(writes).chain(self.hedge_at).min()
+    }
+
+    /// How many synced replicas have answered.
+    pub(crate) fn answers(&self) -> usize {
+        self.replicas.iter().filter(|asked| asked.answer().is_some()).count()
+    }
+
+    /// How many answers this read needs, given what it found so far.
+    pub(crate) fn needed(&self) -> usize {
+        if self.is_strong() { self.rules.needed } else { self.confirmed_by() }
+    }
+
+    fn is_strong(&self) -> bool {
+        self.rules.needed >= 2
+    }
+}

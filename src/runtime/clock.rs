@@ -1,0 +1,38 @@
+//! The operating system's clocks, read here and nowhere else.
+
+use std::time::{Duration, Instant as OsInstant, SystemTime, UNIX_EPOCH};
+
+use crate::clock::{Instant, Now, WallTime};
+
+/// One engine's clock. Wall time is read once, at the start, and then advances with the monotonic clock:
+/// a step of the system's clock expires no key and stops no version from growing.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Clock {
+    start: OsInstant,
+    wall_at_start: WallTime,
+}
+
+impl Clock {
+    #[expect(clippy::disallowed_methods, reason = "this is the one place that reads the clock")]
+    pub(crate) fn start() -> Self {
+        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Self { start: OsInstant::now(), wall_at_start: WallTime::from_micros(since_epoch.as_micros() as u64) }
+    }
+
+    pub(crate) fn now(&self) -> Now {
+        let elapsed = self.start.elapsed();
+        Now {
+            instant: Instant::from_nanos(elapsed.as_nanos() as u64),
+            wall: WallTime::from_micros(self.wall_at_start.micros() + elapsed.as_micros() as u64),
+        }
+    }
+
+    pub(crate) fn instant(&self) -> Instant {
+        Instant::from_nanos(self.start.elapsed().as_nanos() as u64)
+    }
+
+    /// The same moment on the operating system's scale.
+    pub(crate) fn to_os(self, instant: Instant) -> OsInstant {
+        self.start + Duration::from_nanos(instant.nanos())
+    }
+}

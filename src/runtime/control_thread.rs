@@ -1,0 +1,319 @@
+//! The control thread: one [`Control`], one poll, the listener and the datagram socket. It accepts every
+//! connection, has `Control` judge it, and hands it to the core that its opener wants.
+
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use crossbeam::channel::Receiver;
+use mio::net::TcpListener;
+use mio::{Events, Poll, Token};
+
+use super::clock::Clock;
+use super::core_thread::{FIRST_CONNECTION, Order};
+use super::mailbox::Outbox;
+use super::net::datagram::Datagrams;
+use super::net::{ConnectionId, LossCause, Net, NetEvent, Target};
+use crate::clock::Instant;
+use crate::control::{Control, ControlAction, ControlEvent, Link, LinkEnd, Readiness};
+use crate::events::{Event, MemberInfo, Subscriber};
+use crate::types::Partition;
+use crate::wire::message::{Channel, Frame, Message};
+
+/// How many messages of cores and handles may wait.
+pub(crate) const MESSAGES_CAPACITY: usize = 1024;
+
+pub(crate) const LISTENER: Token = Token(1);
+pub(crate) const DATAGRAMS: Token = Token(2);
+
+/// What the control thread is told by cores and by the engine's handle.
+pub(crate) enum ToControl {
+    Progress { core: usize, generation: u64, pending: usize, giving: usize },
+    DataLost { partitions: usize },
+    Leave,
+    /// With `farewell` the others are told, without they find out.
+    Stop { farewell: bool },
+}
+
+/// What the control thread lets the app's threads see.
+#[derive(Default)]
+pub(crate) struct Shared {
+    state: Mutex<SharedState>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+pub(crate) struct SharedState {
+    pub(crate) members: Vec<MemberInfo>,
+    pub(crate) readiness: Readiness,
+    /// How many partitions each core has still to give away.
+    pub(crate) giving: Vec<usize>,
+    pub(crate) has_left: bool,
+    pub(crate) is_stopped: bool,
+    pub(crate) subscribers: Vec<Subscriber>,
+}
+
+impl Shared {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, SharedState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn update(&self, change: impl FnOnce(&mut SharedState)) {
+        change(&mut self.lock());
+        self.changed.notify_all();
+    }
+
+    /// Waits until `done` gives a result, or the time is up.
+    pub(crate) fn wait<T>(
+        &self,
+        timeout: Duration,
+        mut done: impl FnMut(&SharedState) -> Option<T>,
+    ) -> Option<T> {
+        let mut result = None;
+        let waited = self.changed.wait_timeout_while(self.lock(), timeout, |state| {
+            result = done(state);
+            result.is_none()
+        });
+        drop(waited);
+        result
+    }
+}
+
+pub(crate) struct ControlThread {
+    pub(crate) poll: Poll,
+    pub(crate) clock: Clock,
+    pub(crate) control: Control,
+    pub(crate) net: Net,
+    pub(crate) listener: TcpListener,
+    pub(crate) datagrams: Datagrams,
+    pub(crate) messages: Receiver<ToControl>,
+    pub(crate) cores: Vec<Outbox<Order>>,
+    pub(crate) shared: Arc<Shared>,
+}
+
+struct Turn {
+    thread: ControlThread,
+    actions: Vec<ControlAction>,
+    net_events: Vec<NetEvent>,
+    next_request: u64,
+    stopping: bool,
+}
+
+/// Runs until it is told to stop.
+pub(crate) fn run(thread: ControlThread) {
+    let mut events = Events::with_capacity(256);
+    let mut turn =
+        Turn { thread, actions: Vec::new(), net_events: Vec::new(), next_request: 1, stopping: false };
+    let now = turn.thread.clock.instant();
+    turn.thread.control.start(now, &mut turn.actions);
+    turn.perform(now);
+    let mut is_behind = true;
+    while !turn.stopping {
+        let timeout = if is_behind { Some(Duration::ZERO) } else { turn.until_deadline() };
+        if let Err(error) = turn.thread.poll.poll(&mut events, timeout)
+            && error.kind() != std::io::ErrorKind::Interrupted
+        {
+            log::error!("control: poll failed, the node leaves the cluster: {error}");
+            break;
+        }
+        is_behind = turn.run(&events);
+    }
+}
+
+impl Turn {
+    fn until_deadline(&self) -> Option<Duration> {
+        let now = self.thread.clock.instant();
+        let net = self.thread.net.deadline();
+        self.thread.control.deadline().into_iter().chain(net).min().map(|at| at.since(now))
+    }
+
+    /// One turn. Whether there is more to do at once.
+    fn run(&mut self, events: &Events) -> bool {
+        let now = self.thread.clock.instant();
+        self.take_messages(now);
+        let mut is_behind = self.read_datagrams(now);
+        is_behind |= self.read_sockets(now, events);
+        if self.thread.control.deadline().is_some_and(|at| at <= now) {
+            self.thread.control.handle_timers(now, &mut self.actions);
+        }
+        self.perform(now);
+        self.thread.net.flush(&mut self.net_events);
+        is_behind |= !self.net_events.is_empty();
+        for core in &mut self.thread.cores {
+            is_behind |= core.flush();
+        }
+        is_behind
+    }
+
+    fn take_messages(&mut self, now: Instant) {
+        while let Ok(message) = self.thread.messages.try_recv() {
+            let event = match message {
+                ToControl::Progress { core, generation, pending, giving } => {
+                    self.thread.shared.update(|state| {
+                        if let Some(held) = state.giving.get_mut(core) {
+                            *held = giving;
+                        }
+                    });
+                    ControlEvent::Progress { core, generation, pending, giving }
+                }
+                ToControl::DataLost { partitions } => ControlEvent::DataLost { partitions },
+                ToControl::Leave => ControlEvent::Leave,
+                ToControl::Stop { farewell } => {
+                    self.stopping = true;
+                    if !farewell {
+                        continue;
+                    }
+                    ControlEvent::Stop
+                }
+            };
+            self.tell(now, event);
+        }
+    }
+
+    fn read_datagrams(&mut self, now: Instant) -> bool {
+        let (control, actions) = (&mut self.thread.control, &mut self.actions);
+        self.thread.datagrams.receive(|from, bytes| {
+            if let Err(error) = control.handle_datagram(now, from, bytes, actions) {
+                log::debug!("a datagram from {from} was dropped: {error}");
+            }
+        })
+    }
+
+    fn read_sockets(&mut self, now: Instant, events: &Events) -> bool {
+        for event in events {
+            match event.token() {
+                LISTENER => self.thread.net.accept_all(now, &self.thread.listener),
+                Token(number) if number >= FIRST_CONNECTION => {
+                    self.thread.net.ready(now, event, &mut self.net_events);
+                }
+                _ => {}
+            }
+        }
+        let is_behind = self.thread.net.resume(now, &mut self.net_events);
+        self.thread.net.handle_timers(now, &mut self.net_events);
+        for event in std::mem::take(&mut self.net_events) {
+            self.network(now, event);
+        }
+        is_behind
+    }
+
+    fn network(&mut self, now: Instant, event: NetEvent) {
+        match event {
+            NetEvent::Opened { target, welcome } => {
+                self.tell(now, ControlEvent::LinkUp { link: link(&target), welcome });
+            }
+            NetEvent::Lost { target, cause } => {
+                let end = match cause {
+                    LossCause::ConnectRefused => LinkEnd::ConnectRefused,
+                    LossCause::Unreachable(_) => LinkEnd::Unreachable,
+                    LossCause::Refused(refusal) => LinkEnd::Refused(refusal),
+                    LossCause::Ended => LinkEnd::Ended,
+                };
+                self.tell(now, ControlEvent::LinkDown { link: link(&target), end });
+            }
+            NetEvent::Answer { target, frame } => match frame.message {
+                Message::Control(message) => {
+                    self.tell(now, ControlEvent::Answer { link: link(&target), message });
+                }
+                _ => {
+                    log::warn!("{}: its control thread answered with something else, closing", target.addr);
+                    self.thread.net.close(target);
+                    self.tell(now, ControlEvent::LinkDown { link: link(&target), end: LinkEnd::Ended });
+                }
+            },
+            NetEvent::Greeted { connection, hello } => {
+                self.tell(now, ControlEvent::Greeted { via: connection.number(), hello });
+            }
+            NetEvent::Request { connection, frame } => match frame.message {
+                Message::Control(message) => {
+                    let (via, request_id) = (connection.number(), frame.request_id);
+                    self.tell(now, ControlEvent::Request { via, request_id, message });
+                }
+                _ => {
+                    log::warn!("closing a connection: not a request for the control thread");
+                    self.thread.net.close_accepted(connection);
+                }
+            },
+            NetEvent::Closed { .. } => {}
+        }
+    }
+
+    fn tell(&mut self, now: Instant, event: ControlEvent) {
+        self.thread.control.handle(now, event, &mut self.actions);
+        self.perform(now);
+    }
+
+    fn perform(&mut self, now: Instant) {
+        for action in std::mem::take(&mut self.actions) {
+            match action {
+                ControlAction::Datagram { to, bytes } => self.thread.datagrams.send(to, &bytes),
+                ControlAction::Open(link) => self.thread.net.open(now, target(link)),
+                ControlAction::Close(link) => self.thread.net.close(target(link)),
+                ControlAction::Ask { link, message } => {
+                    let request_id = self.next_request;
+                    self.next_request += 1;
+                    let frame = control_frame(request_id, Message::Control(message));
+                    self.thread.net.send(now, target(link), &frame);
+                }
+                ControlAction::Answer { via, request_id, message } => {
+                    let frame = control_frame(request_id, Message::Control(message));
+                    self.thread.net.answer(ConnectionId::from_number(via), &frame);
+                }
+                ControlAction::Welcome { via, welcome, peer } => {
+                    let connection = ConnectionId::from_number(via);
+                    match welcome.channel {
+                        Channel::Control => self.thread.net.welcome(connection, welcome),
+                        Channel::Core(core) => {
+                            if let Some(handover) = self.thread.net.hand_over(connection, welcome) {
+                                let order = Order::Adopt { handover: Box::new(handover), peer };
+                                self.thread.cores[usize::from(core.0)].send(order);
+                            }
+                        }
+                    }
+                }
+                ControlAction::Refuse { via, refusal } => {
+                    self.thread.net.refuse(ConnectionId::from_number(via), refusal);
+                }
+                ControlAction::Publish { placement, stage } => {
+                    for core in &mut self.thread.cores {
+                        core.send(Order::Place { placement: placement.clone(), stage });
+                    }
+                }
+                ControlAction::Returned { identity } => {
+                    log::warn!("the other nodes took this one for dead; it is back and fetches what it missed");
+                    self.thread.net.set_identity(identity);
+                    for core in &mut self.thread.cores {
+                        core.send(Order::Returned { identity });
+                    }
+                }
+                ControlAction::Notify(event) => self.notify(&event),
+                ControlAction::Members(members) => {
+                    self.thread.shared.update(|state| state.members = members);
+                }
+                ControlAction::Readiness(readiness) => {
+                    self.thread.shared.update(|state| state.readiness = readiness);
+                }
+                ControlAction::Left => self.thread.shared.update(|state| state.has_left = true),
+            }
+        }
+    }
+
+    fn notify(&self, event: &Event) {
+        match event {
+            Event::Refused { .. } | Event::DataLost { .. } | Event::Died { .. } => log::warn!("{event:?}"),
+            _ => log::info!("{event:?}"),
+        }
+        self.thread.shared.lock().subscribers.retain(|subscriber| subscriber.notify(event));
+    }
+}
+
+fn control_frame(request_id: u64, message: Message) -> Frame {
+    Frame { partition: Partition::default(), request_id, message }
+}
+
+fn target(link: Link) -> Target {
+    Target { addr: link.addr, expects: link.expects, channel: Channel::Control }
+}
+
+fn link(target: &Target) -> Link {
+    Link { addr: target.addr, expects: target.expects }
+}

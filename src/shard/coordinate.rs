@@ -1,0 +1,622 @@
+//! The app's calls, from the message that brings one to its reply. Any node can coordinate a call: the
+//! core that owns the key's partition there does it, whether or not it holds a replica.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Action, Asker, Shard, Stage, Timer, expires_at_ms, not_enough};
+use crate::clock::{Instant, Now, Version};
+use crate::entry::{Content, Entry};
+use crate::error::{NotApplied, ReadError, WriteError};
+use crate::placement::List;
+use crate::replication::read::{Read, ReadAction};
+use crate::replication::write::{Write, WriteAction};
+use crate::types::{Identity, KeyHash, Partition};
+use crate::wire::message::{Answer, Request};
+
+/// How often a call that knows no list, or only one that seems outdated, asks for it.
+const LOCATE_PERIOD: Duration = Duration::from_millis(50);
+
+/// How long an acknowledged write is offered to the replicas that have not acknowledged it.
+const OWED_FOR: Duration = Duration::from_secs(30);
+
+/// How many acknowledged writes one core remembers for replicas that lack them. Beyond it the oldest is
+/// forgotten; the next change of the list, or a read, heals what it leaves behind.
+const MAX_OWED: usize = 10_000;
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) struct OpId(u64);
+
+/// What an app asks of a core.
+#[derive(Debug)]
+pub(crate) enum Call {
+    Write(WriteCall),
+    Read(ReadCall),
+    Keys(KeysCall),
+    Counts,
+}
+
+#[derive(Debug)]
+pub(crate) struct WriteCall {
+    pub(crate) key: Box<[u8]>,
+    pub(crate) hash: KeyHash,
+    /// `None` deletes the key.
+    pub(crate) value: Option<Arc<[u8]>>,
+    pub(crate) ttl: Option<Duration>,
+    pub(crate) quorum: usize,
+    pub(crate) deadline: Instant,
+}
+
+#[derive(Debug)]
+pub(crate) struct ReadCall {
+    pub(crate) key: Box<[u8]>,
+    pub(crate) hash: KeyHash,
+    pub(crate) quorum: usize,
+    /// Only what this node holds.
+    pub(crate) local: bool,
+    pub(crate) deadline: Instant,
+}
+
+/// A step of a walk over this core's keys.
+#[derive(Debug)]
+pub(crate) struct KeysCall {
+    pub(crate) prefix: Box<[u8]>,
+    pub(crate) from: Cursor,
+}
+
+/// Where a walk is: a partition, and how far into it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Cursor {
+    partition: Partition,
+    after: Option<KeyHash>,
+}
+
+/// How many bytes of entries one step of a walk looks at.
+const KEYS_STEP_BYTES: usize = 64 << 10;
+
+#[derive(Debug)]
+pub(crate) enum Outcome {
+    Written(Result<(), WriteError>),
+    Read(Result<Option<Arc<[u8]>>, ReadError>),
+    Keys(Listing),
+    Counts(Counts),
+}
+
+/// What one core holds and does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Counts {
+    /// Keys that have a value here.
+    pub(crate) keys: usize,
+    pub(crate) bytes: usize,
+    pub(crate) synced_partitions: usize,
+    pub(crate) pending_partitions: usize,
+    pub(crate) giving_partitions: usize,
+    /// Calls that have no answer yet.
+    pub(crate) calls_in_flight: usize,
+    /// Acknowledged writes that some replica has not confirmed yet.
+    pub(crate) writes_owed: usize,
+}
+
+#[derive(Debug)]
+pub(crate) struct Listing {
+    pub(crate) keys: Vec<Box<[u8]>>,
+    /// Where the next step goes on; `None` after the last.
+    pub(crate) next: Option<Cursor>,
+}
+
+/// A call under way.
+pub(super) struct Op<C> {
+    partition: Partition,
+    hash: KeyHash,
+    /// Gone once it was answered.
+    caller: Option<C>,
+    /// The list it counts in.
+    list: Option<Arc<List>>,
+    machine: Machine,
+    requests: Vec<u64>,
+    /// Until when the caller waits; then, of a write, until when it is owed to the replicas without it.
+    deadline: Instant,
+    locate_at: Instant,
+    wake: Instant,
+}
+
+enum Machine {
+    Write(Write),
+    Read(Read),
+}
+
+impl<C> Shard<C> {
+    pub(super) fn call(&mut self, now: Now, call: Call, caller: C, actions: &mut Vec<Action<C>>) {
+        match call {
+            Call::Write(call) => self.write(now, call, caller, actions),
+            Call::Read(call) => self.read(now, call, caller, actions),
+            Call::Keys(call) => {
+                let outcome = Outcome::Keys(self.keys(now, &call));
+                actions.push(Action::Reply { caller, outcome });
+            }
+            Call::Counts => {
+                actions.push(Action::Reply { caller, outcome: Outcome::Counts(self.counts()) });
+            }
+        }
+    }
+
+    fn write(&mut self, now: Now, call: WriteCall, caller: C, actions: &mut Vec<Action<C>>) {
+        let alive = self.placement.replicas_per_partition();
+        if alive < call.quorum {
+            let outcome = Outcome::Written(Err(not_enough(self.members_for_errors(alive), call.quorum).0));
+            return actions.push(Action::Reply { caller, outcome });
+        }
+        let entry = Entry {
+            hash: call.hash,
+            version: Version::ZERO,
+            expires_at_ms: expires_at_ms(now, call.ttl),
+            key: call.key,
+            content: call.value.map_or(Content::Tombstone, Content::Value),
+        };
+        let strong = self.config.read_quorum >= 2;
+        let versions_needed = if strong { self.config.read_quorum.max(self.tolerated() + 1) } else { 0 };
+        let machine = Machine::Write(Write::new(entry, call.quorum, versions_needed));
+        self.begin(now, call.hash, machine, call.deadline, caller, actions);
+    }
+
+    fn read(&mut self, now: Now, call: ReadCall, caller: C, actions: &mut Vec<Action<C>>) {
+        let partition = call.hash.partition();
+        let replica = self.replica(partition);
+        let is_local = replica.serves_synced(&self.me);
+        if is_local && (call.quorum == 1 || call.local) {
+            let held = self.store.get(call.hash, &call.key);
+            let value = held.and_then(|entry| entry.live_value(now.wall)).cloned();
+            if value.is_some() || call.local {
+                return actions.push(Action::Reply { caller, outcome: Outcome::Read(Ok(value)) });
+            }
+        }
+        let alive = self.placement.replicas_per_partition();
+        let error = if call.local {
+            Some(ReadError::NotLocal)
+        } else if alive < call.quorum {
+            Some(not_enough(self.members_for_errors(alive), call.quorum).1)
+        } else {
+            None
+        };
+        if let Some(error) = error {
+            return actions.push(Action::Reply { caller, outcome: Outcome::Read(Err(error)) });
+        }
+        let machine = Machine::Read(Read::new(call.key, self.rules(call.quorum)));
+        self.begin(now, call.hash, machine, call.deadline, caller, actions);
+    }
+
+    /// A node that has not heard of anybody still counts itself.
+    fn members_for_errors(&self, alive: usize) -> usize {
+        if self.placement.members().is_empty() { 1 } else { alive }
+    }
+
+    fn begin(
+        &mut self,
+        now: Now,
+        hash: KeyHash,
+        machine: Machine,
+        deadline: Instant,
+        caller: C,
+        actions: &mut Vec<Action<C>>,
+    ) {
+        let id = OpId(self.next_id);
+        self.next_id += 1;
+        let partition = hash.partition();
+        let op = Op {
+            partition,
+            hash,
+            caller: Some(caller),
+            list: None,
+            machine,
+            requests: Vec::new(),
+            deadline,
+            locate_at: now.instant,
+            wake: deadline,
+        };
+        self.ops_of.insert((partition, id));
+        match self.replica(partition).list().cloned() {
+            Some(list) => self.enter(now, id, op, list, actions),
+            None => self.finish_step(now, id, op, actions),
+        }
+    }
+
+    /// Lets an op count in `list`, forgetting what it asked before.
+    fn enter(
+        &mut self,
+        now: Now,
+        id: OpId,
+        mut op: Op<C>,
+        list: Arc<List>,
+        actions: &mut Vec<Action<C>>,
+    ) {
+        self.forget_requests(&mut op);
+        op.list = Some(list.clone());
+        let placement = self.placement.clone();
+        let alive = |member: &Identity| placement.is_alive(member) || *member == self.me;
+        match &mut op.machine {
+            Machine::Write(write) => {
+                let mut todo = Vec::new();
+                write.enter(list, alive, &mut todo);
+                self.perform_write(now, id, &mut op, todo, actions);
+            }
+            Machine::Read(read) => {
+                let order = self.read_order(&list, op.hash);
+                let mut todo = Vec::new();
+                read.enter(list, order, alive, now, &mut todo);
+                self.perform_read(now, id, &mut op, todo, actions);
+            }
+        }
+        self.finish_step(now, id, op, actions);
+    }
+
+    /// This node first, then whoever acknowledged this node's own latest write of the key, then the
+    /// others, a different one first for different keys.
+    fn read_order(&self, list: &List, hash: KeyHash) -> Vec<Identity> {
+        let latest = self.recent_writes.get(&hash).and_then(|op| self.ops.get(op));
+        let has_own_write = |member: &Identity| match latest.map(|op| &op.machine) {
+            Some(Machine::Write(write)) => write.is_held_by(member),
+            _ => false,
+        };
+        let mut order = list.members().to_vec();
+        if !order.is_empty() {
+            let shift = (hash.0 % order.len() as u64) as usize;
+            order.rotate_left(shift);
+        }
+        order.sort_by_key(|member| (*member != self.me, !has_own_write(member)));
+        order
+    }
+
+    pub(super) fn op_answered(
+        &mut self,
+        now: Now,
+        id: OpId,
+        request_id: u64,
+        from: Identity,
+        answer: Answer,
+        actions: &mut Vec<Action<C>>,
+    ) {
+        let Some(op) = self.ops.get_mut(&id) else { return };
+        op.requests.retain(|request| *request != request_id);
+        let (partition, mine) = (op.partition, op.list.as_ref().map(|list| list.reference()));
+        let (list, is_other) = match &answer {
+            Answer::OtherList { list } => (list.clone(), true),
+            Answer::Listed(listed) => (listed.list.clone(), true),
+            _ => (None, false),
+        };
+        let theirs = list.as_ref().map(|list| list.reference());
+        if let Some(list) = list {
+            self.learn(now, partition, list, actions);
+        }
+        // Learning a higher list made the op enter it already.
+        if is_other {
+            if mine.is_some() && theirs < mine {
+                self.step(now, id, actions, |op, todo, now| match (&mut op.machine, todo) {
+                    (Machine::Write(write), Todo::Write(todo)) => write.behind(from, now.instant, todo),
+                    (Machine::Read(read), Todo::Read(todo)) => read.behind(from, now, todo),
+                    _ => {}
+                });
+            } else if theirs == mine {
+                // It serves the list but is not among its members as it sees them: ask again later.
+                self.op_lost(now, id, request_id, from, actions);
+            }
+            return;
+        }
+        self.step(now, id, actions, |op, todo, now| match (&mut op.machine, todo) {
+            (Machine::Write(write), Todo::Write(todo)) => write.answered(from, answer, now.instant, todo),
+            (Machine::Read(read), Todo::Read(todo)) => read.answered(from, answer, now, todo),
+            _ => {}
+        });
+    }
+
+    pub(super) fn op_lost(
+        &mut self,
+        now: Now,
+        id: OpId,
+        request_id: u64,
+        from: Identity,
+        actions: &mut Vec<Action<C>>,
+    ) {
+        self.step(now, id, actions, |op, todo, now| {
+            op.requests.retain(|request| *request != request_id);
+            match (&mut op.machine, todo) {
+                (Machine::Write(write), _) => write.lost(from, now.instant),
+                (Machine::Read(read), Todo::Read(todo)) => read.lost(from, now, todo),
+                _ => {}
+            }
+        });
+    }
+
+    pub(super) fn wake_op(&mut self, now: Now, id: OpId, actions: &mut Vec<Action<C>>) {
+        if self.ops.get(&id).is_none_or(|op| op.wake > now.instant) {
+            return;
+        }
+        self.step(now, id, actions, |op, todo, now| match (&mut op.machine, todo) {
+            (Machine::Write(write), Todo::Write(todo)) => write.ask_due(now.instant, todo),
+            (Machine::Read(read), Todo::Read(todo)) => read.ask_due(now, todo),
+            _ => {}
+        });
+    }
+
+    /// The members changed.
+    pub(super) fn ops_placed(&mut self, now: Now, actions: &mut Vec<Action<C>>) {
+        let placement = self.placement.clone();
+        let me = self.me;
+        let alive = |member: &Identity| placement.is_alive(member) || *member == me;
+        let ids: Vec<OpId> = self.ops.keys().copied().collect();
+        for id in ids {
+            self.step(now, id, actions, |op, todo, now| match (&mut op.machine, todo) {
+                (Machine::Write(write), _) => write.members_changed(alive),
+                (Machine::Read(read), Todo::Read(todo)) => read.members_changed(alive, now, todo),
+                _ => {}
+            });
+        }
+    }
+
+    /// The partition has a new list: its calls count in that from now on.
+    pub(super) fn ops_relisted(&mut self, now: Now, list: &Arc<List>, partition: Partition, actions: &mut Vec<Action<C>>) {
+        let of_partition = (partition, OpId(0))..=(partition, OpId(u64::MAX));
+        let ids: Vec<OpId> = self.ops_of.range(of_partition).map(|&(_, id)| id).collect();
+        for id in ids {
+            // Not there: the op that is being worked on, which enters the list itself.
+            if let Some(op) = self.ops.remove(&id) {
+                self.enter(now, id, op, list.clone(), actions);
+            }
+        }
+    }
+
+    /// Takes an op, lets `change` work on it, carries out what that asks for, and puts it back.
+    fn step(
+        &mut self,
+        now: Now,
+        id: OpId,
+        actions: &mut Vec<Action<C>>,
+        change: impl FnOnce(&mut Op<C>, Todo<'_>, Now),
+    ) {
+        let Some(mut op) = self.ops.remove(&id) else { return };
+        if let Machine::Write(_) = op.machine {
+            let mut todo = Vec::new();
+            change(&mut op, Todo::Write(&mut todo), now);
+            self.perform_write(now, id, &mut op, todo, actions);
+        } else {
+            let mut todo = Vec::new();
+            change(&mut op, Todo::Read(&mut todo), now);
+            self.perform_read(now, id, &mut op, todo, actions);
+        }
+        self.finish_step(now, id, op, actions);
+    }
+
+    fn perform_write(
+        &mut self,
+        now: Now,
+        id: OpId,
+        op: &mut Op<C>,
+        todo: Vec<WriteAction>,
+        actions: &mut Vec<Action<C>>,
+    ) {
+        for action in todo {
+            match action {
+                WriteAction::Ask { to, request } => self.ask_for(now, id, op, to, request, actions),
+                WriteAction::Stamp { above } => {
+                    self.forget_requests(op);
+                    let Machine::Write(write) = &mut op.machine else { return };
+                    let entry = write.entry();
+                    let held = self.store.get(entry.hash, &entry.key).map_or(Version::ZERO, |e| e.version);
+                    let version = self.clock.stamp_above(above.max(held), now.wall);
+                    let mut todo = Vec::new();
+                    write.stamped(version, &mut todo);
+                    self.recent_writes.insert(op.hash, id);
+                    self.perform_write(now, id, op, todo, actions);
+                }
+            }
+        }
+    }
+
+    fn perform_read(
+        &mut self,
+        now: Now,
+        id: OpId,
+        op: &mut Op<C>,
+        todo: Vec<ReadAction>,
+        actions: &mut Vec<Action<C>>,
+    ) {
+        for action in todo {
+            match action {
+                ReadAction::Ask { to, request } => self.ask_for(now, id, op, to, request, actions),
+                ReadAction::Done(found) => {
+                    let value = found.and_then(|entry| entry.live_value(now.wall).cloned());
+                    if let Some(caller) = op.caller.take() {
+                        actions.push(Action::Reply { caller, outcome: Outcome::Read(Ok(value)) });
+                    }
+                }
+            }
+        }
+    }
+
+    fn ask_for(
+        &mut self,
+        now: Now,
+        id: OpId,
+        op: &mut Op<C>,
+        to: Identity,
+        request: Request,
+        actions: &mut Vec<Action<C>>,
+    ) {
+        let is_courtesy = matches!(request, Request::Adopt { .. });
+        let asker = if is_courtesy { Asker::List(op.partition) } else { Asker::Op(id) };
+        match self.ask(to, op.partition, request, asker, actions) {
+            Some(request_id) if !is_courtesy => op.requests.push(request_id),
+            Some(_) => {}
+            None => match &mut op.machine {
+                Machine::Write(write) => write.lost(to, now.instant),
+                // Asks the next at once; the ring of retries ends where all wait for their time.
+                Machine::Read(read) => {
+                    let mut todo = Vec::new();
+                    read.lost(to, now, &mut todo);
+                    self.perform_read(now, id, op, todo, actions);
+                }
+            },
+        }
+    }
+
+    fn forget_requests(&mut self, op: &mut Op<C>) {
+        for request in op.requests.drain(..) {
+            self.outstanding.remove(&request);
+        }
+    }
+
+    /// Replies where it is time to, then puts the op back, or ends it.
+    fn finish_step(&mut self, now: Now, id: OpId, mut op: Op<C>, actions: &mut Vec<Action<C>>) {
+        let is_late = now.instant >= op.deadline;
+        let is_over = match &mut op.machine {
+            Machine::Write(write) => {
+                if write.is_acknowledged() {
+                    if let Some(caller) = op.caller.take() {
+                        op.deadline = now.instant + OWED_FOR;
+                        actions.push(Action::Reply { caller, outcome: Outcome::Written(Ok(())) });
+                    }
+                    write.is_everywhere() || now.instant >= op.deadline
+                } else {
+                    // Acknowledged once, but counting anew in a later list: it stays owed.
+                    if is_late && let Some(caller) = op.caller.take() {
+                        let outcome = Outcome::Written(Err(write_error(write)));
+                        actions.push(Action::Reply { caller, outcome });
+                    }
+                    is_late
+                }
+            }
+            Machine::Read(read) => {
+                if is_late && let Some(caller) = op.caller.take() {
+                    let (answered, needed) = (read.answers(), read.needed());
+                    let error = ReadError::TimedOut { answered, needed };
+                    actions.push(Action::Reply { caller, outcome: Outcome::Read(Err(error)) });
+                }
+                op.caller.is_none()
+            }
+        };
+        if is_over {
+            return self.end(id, op);
+        }
+        self.locate(now, &mut op, actions);
+        let retry = match &op.machine {
+            Machine::Write(write) => write.next_retry(),
+            Machine::Read(read) => read.next_wake(),
+        };
+        let locate = op.caller.is_some().then_some(op.locate_at);
+        self.timers.remove(&(op.wake, Timer::Op(id)));
+        op.wake = retry.into_iter().chain(locate).fold(op.deadline, Instant::min);
+        self.timers.insert((op.wake, Timer::Op(id)));
+        let is_owed = op.caller.is_none();
+        self.ops.insert(id, op);
+        if is_owed {
+            self.forget_oldest_owed();
+        }
+    }
+
+    fn end(&mut self, id: OpId, mut op: Op<C>) {
+        self.forget_requests(&mut op);
+        self.ops_of.remove(&(op.partition, id));
+        self.timers.remove(&(op.wake, Timer::Op(id)));
+        if self.recent_writes.get(&op.hash) == Some(&id) {
+            self.recent_writes.remove(&op.hash);
+        }
+    }
+
+    fn forget_oldest_owed(&mut self) {
+        if self.ops.len() > MAX_OWED
+            && let Some(id) = self.ops.iter().find(|(_, op)| op.caller.is_none()).map(|(&id, _)| id)
+            && let Some(op) = self.ops.remove(&id)
+        {
+            self.end(id, op);
+        }
+    }
+
+    /// A call that knows no list, or one that this node is not in and whose members are not who should
+    /// hold the partition, asks those for theirs.
+    fn locate(&mut self, now: Now, op: &mut Op<C>, actions: &mut Vec<Action<C>>) {
+        if op.caller.is_none() || now.instant < op.locate_at {
+            return;
+        }
+        op.locate_at = now.instant + LOCATE_PERIOD;
+        let target = self.target(op.partition);
+        let is_known = op.list.as_ref().is_some_and(|list| list.contains(&self.me) || list.has_members(&target));
+        if is_known || self.stage == Stage::Forming {
+            return;
+        }
+        let me = self.me;
+        for to in target.into_iter().filter(|member| *member != me) {
+            // The answer's list is learned, which makes the partition's calls enter it.
+            self.ask(to, op.partition, Request::AskList, Asker::List(op.partition), actions);
+        }
+    }
+
+    /// Answers every call that is under way.
+    pub(super) fn stop(&mut self, actions: &mut Vec<Action<C>>) {
+        for (_, mut op) in std::mem::take(&mut self.ops) {
+            let outcome = match &op.machine {
+                Machine::Write(write) if write.may_have_happened() => Outcome::Written(Err(write_error(write))),
+                Machine::Write(_) => Outcome::Written(Err(NotApplied::ShutDown.into())),
+                Machine::Read(_) => Outcome::Read(Err(ReadError::ShutDown)),
+            };
+            if let Some(caller) = op.caller.take() {
+                actions.push(Action::Reply { caller, outcome });
+            }
+        }
+    }
+
+    fn counts(&self) -> Counts {
+        let (_, pending, giving) = self.progress;
+        let in_flight = self.ops.values().filter(|op| op.caller.is_some()).count();
+        Counts {
+            keys: self.store.live(),
+            bytes: self.store.bytes(),
+            synced_partitions: self.synced_partitions(),
+            pending_partitions: pending,
+            giving_partitions: giving,
+            calls_in_flight: in_flight,
+            writes_owed: self.ops.len() - in_flight,
+        }
+    }
+
+    /// One step of a walk over the keys that have a value here, synced or not.
+    fn keys(&self, now: Now, call: &KeysCall) -> Listing {
+        let Cursor { partition, after } = call.from;
+        let part = self.store.part(partition, after, 0, KEYS_STEP_BYTES);
+        let wanted = |entry: &&Arc<Entry>| {
+            entry.key.starts_with(&call.prefix) && entry.live_value(now.wall).is_some()
+        };
+        let keys = part.entries.iter().filter(wanted).map(|entry| entry.key.clone()).collect();
+        let next = match part.next {
+            Some(after) => Some(Cursor { partition, after: Some(after) }),
+            None => self.next_partition(partition).map(|partition| Cursor { partition, after: None }),
+        };
+        Listing { keys, next }
+    }
+
+    /// The next partition of this core that holds anything.
+    fn next_partition(&self, behind: Partition) -> Option<Partition> {
+        let step = self.config.cores;
+        let indexes = (behind.index()..).step_by(usize::from(step)).skip(1);
+        indexes.map_while(Partition::new).find(|partition| !self.store.is_empty(*partition))
+    }
+}
+
+impl Cursor {
+    /// Where a walk over the keys of `core` begins.
+    pub(crate) fn start(core: crate::types::CoreId) -> Option<Self> {
+        Partition::new(core.0).map(|partition| Self { partition, after: None })
+    }
+}
+
+/// Where a machine's wishes go.
+enum Todo<'a> {
+    Write(&'a mut Vec<WriteAction>),
+    Read(&'a mut Vec<ReadAction>),
+}
+
+fn write_error(write: &Write) -> WriteError {
+    if write.may_have_happened() {
+        WriteError::Indeterminate { acked: write.acked(), needed: write.needed() }
+    } else {
+        WriteError::NotApplied(NotApplied::Unavailable)
+    }
+}

@@ -1,0 +1,348 @@
+//! [`Shard`]: what one core owns, and the joint between its store and replication.
+//!
+//! A shard is told events and returns actions; it has no thread, socket or clock. It does three things,
+//! one file each:
+//!
+//! - [`coordinate`]: runs the app's calls, as their coordinator, to their end;
+//! - [`replicate`]: answers the requests of other coordinators, and of itself: the coordinator's own
+//!   replica is asked like every other one, without the network;
+//! - [`lists`]: keeps each partition's list, and hands partitions over when the placement changes.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::num::NonZeroU64;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::clock::{HybridClock, Instant, Now};
+use crate::error::{NotApplied, ReadError, WriteError};
+use crate::placement::Placement;
+use crate::replication::read::Rules;
+use crate::store::{Deletes, Store};
+use crate::types::{Boot, ClusterHash, CoreId, Identity, KeyHash, NodeHash, PARTITIONS, Partition};
+use crate::wire::message::{Answer, Listed, Request};
+
+mod coordinate;
+mod lists;
+mod replicate;
+
+pub(crate) use coordinate::{Call, Counts, Cursor, KeysCall, Listing, Outcome, ReadCall, WriteCall};
+use coordinate::{Op, OpId};
+use lists::Replica;
+
+/// How far a replica's clock may be ahead and still be followed by versions given here.
+const MAX_CLOCK_SKEW: Duration = Duration::from_secs(60);
+
+/// How many expired keys one turn frees; the rest wait for the next, so that no turn is long.
+const EXPIRE_BUDGET: usize = 256;
+
+/// How often expired keys are looked for, at the most.
+const EXPIRE_PERIOD: Duration = Duration::from_millis(50);
+
+#[derive(Clone, Debug)]
+pub(crate) struct ShardConfig {
+    pub(crate) cluster: ClusterHash,
+    pub(crate) core: CoreId,
+    pub(crate) cores: u16,
+    pub(crate) me: Identity,
+    pub(crate) replicas: usize,
+    pub(crate) write_quorum: usize,
+    pub(crate) read_quorum: usize,
+    pub(crate) standalone: bool,
+}
+
+/// What a shard is told. `C` stands for whoever made a call, opaque to the shard.
+pub(crate) enum Event<C> {
+    Call { call: Call, caller: C },
+    /// A peer's core asks, over the accepted connection `via`.
+    Request { via: u64, from: Identity, partition: Partition, request_id: u64, request: Request },
+    /// A peer's core answers what this shard asked.
+    Answer { request_id: u64, answer: Answer },
+    /// The connection to this life of a node failed: what was asked over it stays unanswered.
+    Lost { node: NodeHash, boot: Boot },
+    /// The members changed.
+    Placement { placement: Arc<Placement>, stage: Stage },
+    /// This node was declared dead while it lived, and is back under this identity.
+    Returned { me: Identity },
+    /// The engine stops: every call gets its answer now.
+    Stop,
+}
+
+/// How far the cluster is with its first lists, as this node sees it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Stage {
+    /// The members have not agreed yet; no lists are made.
+    Forming,
+    /// The members have agreed, none of them ever held data: lists of this placement are born synced.
+    Born,
+    /// The cluster has data; whatever this node should hold it must fetch.
+    Joined,
+}
+
+/// What a shard wants done.
+#[derive(Debug)]
+pub(crate) enum Action<C> {
+    Ask { to: Identity, core: CoreId, partition: Partition, request_id: u64, request: Request },
+    Answer { via: u64, partition: Partition, request_id: u64, answer: Answer },
+    /// The peer broke the protocol: close its connection.
+    Violation { via: u64, why: &'static str },
+    Reply { caller: C, outcome: Outcome },
+    /// Under the placement of this generation: how many partitions this shard should hold and does not
+    /// yet, and how many it holds and must give.
+    Progress { generation: u64, pending: usize, giving: usize },
+    /// Every replica of the partition died before it could be copied.
+    DataLost { partition: Partition },
+}
+
+pub(crate) struct Shard<C> {
+    config: ShardConfig,
+    me: Identity,
+    clock: HybridClock,
+    store: Store,
+    placement: Arc<Placement>,
+    stage: Stage,
+    /// One for each partition of this core.
+    replicas: Vec<Replica>,
+    /// Partitions that want a handoff and have none yet.
+    wanted: BTreeSet<Partition>,
+    handoffs: usize,
+    /// Merges to be started again, without a member that died.
+    remerge: Vec<(Partition, Vec<Identity>)>,
+    /// The partition whose handoff is adopting a list itself.
+    is_driving: Option<Partition>,
+    ops: BTreeMap<OpId, Op<C>>,
+    ops_of: BTreeSet<(Partition, OpId)>,
+    /// The latest write of a key that is still owed to some replica.
+    recent_writes: BTreeMap<KeyHash, OpId>,
+    /// Who waits for the answer to which request.
+    outstanding: BTreeMap<u64, Outstanding>,
+    /// Requests to this shard itself.
+    to_self: VecDeque<(u64, Partition, Request)>,
+    timers: BTreeSet<(Instant, Timer)>,
+    /// The earliest expiry timer.
+    expire_at: Option<Instant>,
+    next_id: u64,
+    progress: (u64, usize, usize),
+    progress_changed: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Outstanding {
+    to: Identity,
+    asker: Asker,
+}
+
+/// Who asked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Asker {
+    Op(OpId),
+    Handoff(Partition),
+    /// Whoever wants to know this partition's list.
+    List(Partition),
+}
+
+/// Checked against its owner when it fires: late and repeated ones are harmless.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+enum Timer {
+    Op(OpId),
+    Handoff(Partition),
+    Giver(Partition),
+    Expire,
+}
+
+impl<C> Shard<C> {
+    pub(crate) fn new(config: ShardConfig) -> Self {
+        let deletes = if config.standalone { Deletes::Forget } else { Deletes::Keep };
+        let owned = PARTITIONS.div_ceil(config.cores);
+        Self {
+            me: config.me,
+            clock: HybridClock::new(MAX_CLOCK_SKEW),
+            store: Store::new(config.cores, deletes),
+            placement: Arc::new(Placement::new(Vec::new(), config.replicas, 0)),
+            stage: Stage::Forming,
+            replicas: (0..owned).map(|_| Replica::default()).collect(),
+            wanted: BTreeSet::new(),
+            handoffs: 0,
+            remerge: Vec::new(),
+            is_driving: None,
+            ops: BTreeMap::new(),
+            ops_of: BTreeSet::new(),
+            recent_writes: BTreeMap::new(),
+            outstanding: BTreeMap::new(),
+            to_self: VecDeque::new(),
+            timers: BTreeSet::new(),
+            expire_at: None,
+            next_id: 1,
+            progress: (0, 0, 0),
+            progress_changed: false,
+            config,
+        }
+    }
+
+    pub(crate) fn handle(&mut self, now: Now, event: Event<C>, actions: &mut Vec<Action<C>>) {
+        match event {
+            Event::Call { call, caller } => self.call(now, call, caller, actions),
+            Event::Request { via, from, partition, request_id, request } => {
+                match self.check(partition, &request) {
+                    Ok(()) => {
+                        let answer = self.serve(now, from, partition, request, actions);
+                        actions.push(Action::Answer { via, partition, request_id, answer });
+                    }
+                    Err(why) => actions.push(Action::Violation { via, why }),
+                }
+            }
+            Event::Answer { request_id, answer } => self.answered(now, request_id, answer, actions),
+            Event::Lost { node, boot } => self.lost(now, (node, boot), actions),
+            Event::Placement { placement, stage } => self.placed(now, placement, stage, actions),
+            Event::Returned { me } => self.returned(now, me),
+            Event::Stop => return self.stop(actions),
+        }
+        self.settle(now, actions);
+    }
+
+    /// Fires what is due.
+    pub(crate) fn handle_timers(&mut self, now: Now, actions: &mut Vec<Action<C>>) {
+        while let Some(&(at, timer)) = self.timers.first()
+            && at <= now.instant
+        {
+            self.timers.pop_first();
+            match timer {
+                Timer::Op(op) => self.wake_op(now, op, actions),
+                Timer::Handoff(partition) => self.resume_handoff(now, partition, actions),
+                Timer::Giver(partition) => self.remind_receivers(now, partition, actions),
+                Timer::Expire => {
+                    self.expire_at = None;
+                    self.store.expire(now.wall, EXPIRE_BUDGET);
+                }
+            }
+        }
+        self.settle(now, actions);
+    }
+
+    /// When [`handle_timers`](Self::handle_timers) wants to be called next.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.timers.first().map(|&(at, _)| at)
+    }
+
+    /// Answers this shard's own requests, and reports what that changed.
+    fn settle(&mut self, now: Now, actions: &mut Vec<Action<C>>) {
+        loop {
+            while let Some((request_id, partition, request)) = self.to_self.pop_front() {
+                let answer = self.serve(now, self.me, partition, request, actions);
+                self.answered(now, request_id, answer, actions);
+            }
+            self.start_handoffs(now, actions);
+            if self.to_self.is_empty() {
+                break;
+            }
+        }
+        self.schedule_expiry(now);
+        self.report_progress(actions);
+    }
+
+    /// Asks `to`, which may be this node itself. One that is not a member (any more) is treated as a
+    /// connection that failed.
+    fn ask(
+        &mut self,
+        to: Identity,
+        partition: Partition,
+        request: Request,
+        asker: Asker,
+        actions: &mut Vec<Action<C>>,
+    ) -> Option<u64> {
+        let request_id = self.next_id;
+        self.next_id += 1;
+        if to == self.me {
+            self.outstanding.insert(request_id, Outstanding { to, asker });
+            self.to_self.push_back((request_id, partition, request));
+            return Some(request_id);
+        }
+        let member = self.placement.member(to.node).filter(|member| member.identity == to)?;
+        let core = partition.core(member.cores);
+        self.outstanding.insert(request_id, Outstanding { to, asker });
+        actions.push(Action::Ask { to, core, partition, request_id, request });
+        Some(request_id)
+    }
+
+    fn answered(&mut self, now: Now, request_id: u64, answer: Answer, actions: &mut Vec<Action<C>>) {
+        let Some(Outstanding { to, asker }) = self.outstanding.remove(&request_id) else { return };
+        match asker {
+            Asker::Op(op) => self.op_answered(now, op, request_id, to, answer, actions),
+            Asker::Handoff(partition) => self.handoff_answered(now, partition, to, answer, actions),
+            Asker::List(partition) => {
+                if let Answer::Listed(Listed { list: Some(list), .. }) = answer {
+                    self.learn(now, partition, list, actions);
+                }
+            }
+        }
+    }
+
+    fn lost(&mut self, now: Now, peer: (NodeHash, Boot), actions: &mut Vec<Action<C>>) {
+        let lost: Vec<(u64, Outstanding)> = self
+            .outstanding
+            .iter()
+            .filter(|(_, waiting)| (waiting.to.node, waiting.to.boot) == peer)
+            .map(|(&id, waiting)| (id, *waiting))
+            .collect();
+        for (request_id, Outstanding { to, asker }) in lost {
+            // One of those before may have made it moot.
+            if self.outstanding.remove(&request_id).is_none() {
+                continue;
+            }
+            match asker {
+                Asker::Op(op) => self.op_lost(now, op, request_id, to, actions),
+                Asker::Handoff(partition) => self.handoff_lost(now, partition, to),
+                Asker::List(_) => {}
+            }
+        }
+    }
+
+    /// Keeps a timer for the key that expires first.
+    fn schedule_expiry(&mut self, now: Now) {
+        let Some(at_ms) = self.store.next_expiry_ms() else { return };
+        let wait = Duration::from_millis(at_ms.saturating_sub(now.wall.millis())).max(EXPIRE_PERIOD);
+        let due = now.instant + wait;
+        if self.expire_at.is_none_or(|at| due < at) {
+            self.expire_at = Some(due);
+            self.timers.insert((due, Timer::Expire));
+        }
+    }
+
+    fn replica(&self, partition: Partition) -> &Replica {
+        &self.replicas[usize::from(partition.index() / self.config.cores)]
+    }
+
+    fn replica_mut(&mut self, partition: Partition) -> &mut Replica {
+        &mut self.replicas[usize::from(partition.index() / self.config.cores)]
+    }
+
+    fn owns(&self, partition: Partition) -> bool {
+        partition.core(self.config.cores) == self.config.core
+    }
+
+    fn partitions(&self) -> impl Iterator<Item = Partition> + use<C> {
+        let (core, cores) = (self.config.core, self.config.cores);
+        Partition::all().filter(move |partition| partition.core(cores) == core)
+    }
+
+    /// f = N − W: on how many replicas an acknowledged write may be missing.
+    fn tolerated(&self) -> usize {
+        self.config.replicas - self.config.write_quorum
+    }
+
+    fn rules(&self, needed: usize) -> Rules {
+        Rules { needed, write_quorum: self.config.write_quorum, confirmations: self.tolerated() }
+    }
+}
+
+/// A deadline in milliseconds of wall time, from a time to live that was checked.
+fn expires_at_ms(now: Now, ttl: Option<Duration>) -> Option<NonZeroU64> {
+    ttl.and_then(|ttl| NonZeroU64::new(now.wall.millis().saturating_add(ttl.as_millis() as u64)))
+}
+
+/// Which of these errors a call gets that finds too few members.
+fn not_enough(alive: usize, needed: usize) -> (WriteError, ReadError) {
+    (
+        WriteError::NotApplied(NotApplied::NotEnoughReplicas { alive, needed }),
+        ReadError::NotEnoughReplicas { alive, needed },
+    )
+}

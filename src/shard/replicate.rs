@@ -1,0 +1,106 @@
+//! What this node does as a replica: it answers requests about one partition, each in one step.
+
+use std::sync::Arc;
+
+use super::{Action, Shard};
+use crate::clock::Now;
+use crate::placement::ListRef;
+use crate::store::Applied;
+use crate::types::{Identity, Partition};
+use crate::wire::frame::CHUNK_BYTES;
+use crate::wire::message::{Answer, Chunk, Fetch, Found, Listed, Request, Want};
+
+impl<C> Shard<C> {
+    /// Whether a peer's request makes sense at all.
+    pub(super) fn check(&self, partition: Partition, request: &Request) -> Result<(), &'static str> {
+        if !self.owns(partition) {
+            return Err("a request for a partition of another core");
+        }
+        match request {
+            Request::Write { entry, .. } if entry.hash.partition() != partition => {
+                Err("a key that is not of the partition")
+            }
+            Request::Adopt { list } if list.number() == 0 || list.members().is_empty() => {
+                Err("a list without number or members")
+            }
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) fn serve(
+        &mut self,
+        now: Now,
+        from: Identity,
+        partition: Partition,
+        request: Request,
+        actions: &mut Vec<Action<C>>,
+    ) -> Answer {
+        match request {
+            Request::Write { list, entry } => {
+                if let Some(other) = self.other_list(partition, list) {
+                    return other;
+                }
+                self.clock.witness(entry.version, now.wall);
+                let superseded_by = match self.store.apply(entry) {
+                    Applied::Stored => None,
+                    Applied::Superseded(version) => Some(version),
+                };
+                Answer::Written { superseded_by, synced: self.replica(partition).is_synced() }
+            }
+            Request::Read { list, key, want } => {
+                if let Some(other) = self.other_list(partition, list) {
+                    return other;
+                }
+                let hash = crate::types::KeyHash::of(self.config.cluster, &key);
+                let found = match (self.store.get(hash, &key), want) {
+                    (None, _) => Found::Absent,
+                    (Some(entry), Want::Version) => Found::Version(entry.version),
+                    (Some(entry), Want::Entry) => Found::Entry(entry.clone()),
+                };
+                Answer::Found { found, synced: self.replica(partition).is_synced() }
+            }
+            Request::AskList => Answer::Listed(self.listed(partition)),
+            Request::Adopt { list } => {
+                self.learn(now, partition, list.clone(), actions);
+                self.giver_calls(now, partition, from, list.reference(), actions);
+                Answer::Listed(self.listed(partition))
+            }
+            Request::Fetch(fetch) => self.fetch(partition, fetch),
+            Request::Receipt { list, covers } => self.receipt(partition, from, list, covers),
+        }
+    }
+
+    /// The answer to a request that counts in a list which this node does not serve.
+    fn other_list(&self, partition: Partition, asked: ListRef) -> Option<Answer> {
+        let replica = self.replica(partition);
+        let serves = replica.list().is_some_and(|list| list.reference() == asked && list.contains(&self.me));
+        (!serves).then(|| Answer::OtherList { list: replica.list().cloned() })
+    }
+
+    /// What this node knows of a partition.
+    pub(super) fn listed(&self, partition: Partition) -> Listed {
+        let replica = self.replica(partition);
+        Listed {
+            list: replica.list().cloned(),
+            synced: replica.serves_synced(&self.me),
+            holds: !self.store.is_empty(partition),
+        }
+    }
+
+    fn fetch(&self, partition: Partition, fetch: Fetch) -> Answer {
+        let sequence = self.store.sequence(partition);
+        if fetch.after.is_none() && fetch.digest == self.store.digest(partition) {
+            return Answer::Chunk(Chunk { entries: Vec::new(), next: None, sequence });
+        }
+        let part = self.store.part(partition, fetch.after, fetch.since, CHUNK_BYTES);
+        Answer::Chunk(Chunk { entries: part.entries, next: part.next, sequence })
+    }
+
+    /// Merges what another node holds.
+    pub(super) fn merge(&mut self, now: Now, partition: Partition, entries: Vec<Arc<crate::entry::Entry>>) {
+        for entry in entries.into_iter().filter(|entry| entry.hash.partition() == partition) {
+            self.clock.witness(entry.version, now.wall);
+            self.store.apply(entry);
+        }
+    }
+}
