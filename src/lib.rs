@@ -1,4 +1,5 @@
 //! gridkv
 mod clock;
 mod entry;
+mod membership;
 mod types;
