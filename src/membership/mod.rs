@@ -1,15 +1,349 @@
-//! temporary
-use crate::types::Identity;
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum State {
-    Alive,
-    Suspect,
-    Dead,
-    Left,
-}
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Record {
+//! Who is in the cluster: SWIM, and the little that it lacks.
+//!
+//! SWIM (Das, Gupta, Motivala, "SWIM: Scalable Weakly-consistent Infection-style Process Group Membership
+//! Protocol", DSN '02) finds a dead member in constant time and at a constant cost per member, whatever
+//! the size of the cluster. Every member probes one other per period. No ack in time: it asks a few others
+//! to probe the silent one indirectly. Still none: the member is *suspected*, and gossip, piggybacked on
+//! the probes, tells everybody, the suspect too, which refutes by raising its incarnation. A suspicion
+//! that is not refuted in time becomes a death, and a death is final: who comes back has a new identity.
+//!
+//! ```text
+//!            first heard of          no ack, direct or indirect         not refuted in time
+//!                 ──────────▶ Alive ─────────────────────────▶ Suspect ────────────────────▶ Dead
+//!                               │  ◀─────────────────────────    │                            ▲ │
+//!                               │     refuted: incarnation + 1   │      our own probe failed  │ │
+//!                               ├────────────────────────────────┼────────────────────────────┘ │
+//!                               │ "I have left"                  │ "I have left"                │ its last
+//!                               └───────────────▶ Left ◀─────────┘                              │ word came
+//!                                                  ▲────────────────────────────────────────────┘ late
+//!
+//!   A later life (boot + n, returns + n) at the same address replaces any of these and starts as Alive.
+//! ```
+//!
+//! `foca` is that protocol without I/O. It decides whom to probe, what to gossip and when a suspicion
+//! ends. [`Membership`] gives it time, datagrams and an identity, and adds what it does not have:
+//!
+//! - **Identity.** A node that is declared dead while it lives returns under a renewed identity
+//!   (`returns + 1`) and says so; a restarted one has a newer `boot`. Both replace the old life at once.
+//! - **Claims** ([`claims`]): "I am leaving" and "I have left", because a node that handed its data over
+//!   need not be waited for, and a dead one may be.
+//! - **Own pings** ([`pings`]): foca probes on its own schedule and does not say how long an answer took. A
+//!   broken connection wants one member probed now, and reads want to know who is near. A ping that the
+//!   caller finds unanswered may become [`Membership::declare_dead`].
+//! - **Changes** ([`roster`]): what happened, suspicions included, in one list.
+//! - **An envelope** ([`codec`]): version and cluster, so that a stray datagram is dropped unread.
+//!
+//! Pure: time and datagrams come in as arguments, actions go out, chance comes from a seed. Feed waiting
+//! datagrams before timers: after a pause of this process, the acks that lie in the socket are what keeps
+//! its timers from accusing everybody.
+
+pub(crate) mod claims;
+pub(crate) mod codec;
+mod drive;
+mod pings;
+mod roster;
+mod swim;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use foca::Member;
+
+use self::claims::{Claim, ClaimKind, SharedClaims};
+use self::codec::Datagram;
+use self::pings::Pings;
+use self::roster::Roster;
+use self::swim::{Swim, Wishes, new_swim};
+use crate::clock::Instant;
+use crate::types::{ClusterHash, Identity};
+
+pub(crate) use self::codec::DatagramError;
+pub(crate) use self::roster::{Change, Record, State};
+
+/// Probe period at the defaults: a silent member is found by whoever probes it next.
+pub(crate) const PROBE_PERIOD: Duration = Duration::from_millis(200);
+
+/// How long a suspect has to refute, at the defaults: two probe periods, so that the suspicion reaches it
+/// and its answer comes back also when a few datagrams are lost.
+pub(crate) const SUSPICION_TIMEOUT: Duration = Duration::from_millis(400);
+
+/// How often a leaving member says so again, for those whom the gossip missed.
+const LEAVING_PERIOD: Duration = Duration::from_secs(1);
+
+/// What a membership is made from. The durations are above zero.
+#[derive(Debug, Clone)]
+pub(crate) struct MembershipConfig {
+    pub(crate) cluster: ClusterHash,
     pub(crate) identity: Identity,
-    pub(crate) state: State,
-    pub(crate) leaving: bool,
+    pub(crate) probe_period: Duration,
+    pub(crate) suspicion_timeout: Duration,
+    /// Where all chance comes from: equal seeds and equal inputs give equal actions.
+    pub(crate) seed: u64,
+}
+
+/// What the caller is to do, in order.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum MembershipAction {
+    Send { to: SocketAddr, datagram: Vec<u8> },
+    Changed(Change),
+}
+
+#[derive(Debug)]
+enum Timer {
+    Swim(foca::Timer<Identity>),
+    RepeatLeaving,
+}
+
+/// One node's part in SWIM: what it knows of the others, and what it says of itself.
+pub(crate) struct Membership {
+    cluster: ClusterHash,
+    swim: Swim,
+    /// Our identity as last reported; foca renews its own.
+    own: Identity,
+    renewed_at: Option<Instant>,
+    probe_period: Duration,
+    claims: SharedClaims,
+    roster: Roster,
+    pings: Pings,
+    /// By time, then in the order they were asked for.
+    timers: BTreeMap<(Instant, u64), Timer>,
+    timers_set: u64,
+    leaving: bool,
+    /// How we ended, once we have. From then on nothing is believed or answered: foca would take the
+    /// echo of its own death for a false accusation, and return.
+    ended: Option<State>,
+}
+
+impl Membership {
+    /// Knows nobody and has no deadline until it [learns](Self::learn) of somebody, or is spoken to.
+    pub(crate) fn new(config: MembershipConfig) -> Self {
+        // Scope and flow of an IPv6 address mean something on this node only, and do not travel.
+        let addr = SocketAddr::new(config.identity.addr.ip(), config.identity.addr.port());
+        let own = Identity { addr, ..config.identity };
+        let claims = SharedClaims::default();
+        Self {
+            cluster: config.cluster,
+            swim: new_swim(&config, own, claims.clone()),
+            own,
+            renewed_at: None,
+            probe_period: config.probe_period,
+            claims,
+            roster: Roster::default(),
+            // Not foca's stream of chance, and not a nonce that a former life used.
+            pings: Pings::new(config.seed.rotate_left(32) ^ own.boot.0),
+            timers: BTreeMap::new(),
+            timers_set: 0,
+            leaving: false,
+            ended: None,
+        }
+    }
+
+    /// Who we are now: as configured, with `returns` raised by every [`Change::Returned`].
+    pub(crate) fn identity(&self) -> Identity {
+        self.own
+    }
+
+    /// Every other member ever heard of, by address, the dead ones for a day: who, how, and whether it
+    /// announced that it is leaving.
+    pub(crate) fn members(&self) -> impl Iterator<Item = (Identity, State, bool)> {
+        self.roster.iter().map(|record| (record.identity, record.state, record.leaving))
+    }
+
+    /// What a joiner is told: everybody known, ourselves included, in the order of
+    /// [`Identity::sort_key`].
+    pub(crate) fn records(&self) -> Vec<Record> {
+        let state = self.ended.unwrap_or(State::Alive);
+        let own = Record { identity: self.own, state, leaving: self.leaving };
+        let mut records: Vec<_> = self.roster.iter().copied().chain([own]).collect();
+        records.sort_unstable_by_key(|record| record.identity.sort_key());
+        records
+    }
+
+    /// Takes up a list that a member gave us over a connection. Only the living and the leaving are
+    /// believed, and nothing about ourselves: a death is spread by those who found it, and a list may be
+    /// older than our return.
+    pub(crate) fn learn(&mut self, now: Instant, records: &[Record], actions: &mut Vec<MembershipAction>) {
+        let is_own = |identity: &Identity| identity.node == self.own.node && identity.addr == self.own.addr;
+        let others = records.iter().filter(|record| !is_own(&record.identity));
+        let mut members = Vec::new();
+        for Record { identity, state, leaving } in others.copied() {
+            match state {
+                State::Alive => members.push(Member::new(identity, 0, foca::State::Alive)),
+                // Spread on, so that the suspect hears of it: the accuser may be gone by now.
+                State::Suspect => members.push(Member::new(identity, 0, foca::State::Suspect)),
+                State::Dead | State::Left => {}
+            }
+            if state == State::Left {
+                self.claims.lock().note(Claim { identity, kind: ClaimKind::Left });
+            } else if leaving {
+                self.claims.lock().note(Claim { identity, kind: ClaimKind::Leaving });
+            }
+        }
+        self.drive(now, actions, |swim, wishes| swim.apply_many(members.into_iter(), true, wishes));
+    }
+
+    /// Introduces us to `member`, which answers with some of the members that it knows.
+    pub(crate) fn announce_to(
+        &mut self,
+        now: Instant,
+        member: Identity,
+        actions: &mut Vec<MembershipAction>,
+    ) {
+        self.drive(now, actions, |swim, wishes| swim.announce(member, wishes));
+    }
+
+    /// Acts on what arrived from `from`. Whatever the bytes are, this does not panic; the error says what
+    /// was wrong with them and whether anything changed.
+    pub(crate) fn handle_datagram(
+        &mut self,
+        now: Instant,
+        from: SocketAddr,
+        bytes: &[u8],
+        actions: &mut Vec<MembershipAction>,
+    ) -> Result<(), DatagramError> {
+        let datagram = Datagram::decode(self.cluster, bytes)?;
+        if self.ended.is_some() {
+            return Ok(());
+        }
+        match datagram {
+            Datagram::Swim(packet) => return self.handle_packet(now, packet, actions),
+            Datagram::Ping { nonce, target } if target == self.own => {
+                let pong = Datagram::Pong { nonce, from: self.own };
+                actions.push(MembershipAction::Send { to: from, datagram: pong.encode(self.cluster) });
+            }
+            // Meant for another life of ours, or for whoever had this address before.
+            Datagram::Ping { .. } => {}
+            Datagram::Pong { nonce, from: identity } => {
+                if let Some(round_trip) = self.pings.finish(now, nonce, &identity) {
+                    actions.push(MembershipAction::Changed(Change::Probed { identity, round_trip }));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn handle_packet(
+        &mut self,
+        now: Instant,
+        packet: &[u8],
+        actions: &mut Vec<MembershipAction>,
+    ) -> Result<(), DatagramError> {
+        // Where another identity holds our address with a better right, each return is answered by the
+        // next "you are dead": at the pace of the network, unless it is slowed down here.
+        let renewed_lately = self.renewed_at.is_some_and(|at| now.since(at) < self.probe_period);
+        if renewed_lately && codec::is_turn_undead(packet) {
+            return Ok(());
+        }
+        self.try_drive(now, actions, |swim, wishes| swim.handle_data(packet, wishes))
+            .map_err(drive::datagram_error)
+    }
+
+    /// When [`handle_timers`](Self::handle_timers) next has something to do.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.timers.first_key_value().map(|((at, _), _)| *at)
+    }
+
+    /// Does what is due. Early, late and repeated calls are harmless.
+    pub(crate) fn handle_timers(&mut self, now: Instant, actions: &mut Vec<MembershipAction>) {
+        let mut due_swim = Vec::new();
+        let mut repeat_leaving = false;
+        while let Some(entry) = self.timers.first_entry().filter(|entry| entry.key().0 <= now) {
+            match entry.remove() {
+                Timer::Swim(timer) => due_swim.push(timer),
+                Timer::RepeatLeaving => repeat_leaving = true,
+            }
+        }
+        // foca's order for timers that are late together; a stable sort keeps ours among equals.
+        due_swim.sort();
+        for timer in due_swim {
+            if self.is_moot(&timer) {
+                continue;
+            }
+            self.drive(now, actions, |swim, wishes| swim.handle_timer(timer, wishes));
+        }
+        if repeat_leaving {
+            self.claim_leaving(now, actions);
+        }
+    }
+
+    /// Whether this ends a suspicion that was refuted. foca 2.0 declares nobody dead then, but it still
+    /// tells the member that it is dead, which that member has to believe.
+    fn is_moot(&self, timer: &foca::Timer<Identity>) -> bool {
+        let foca::Timer::ChangeSuspectToDown { member_id, incarnation, .. } = timer else { return false };
+        let suspicion = Member::new(*member_id, *incarnation, foca::State::Suspect);
+        !self.swim.iter_members().any(|member| *member == suspicion)
+    }
+
+    /// Sends `member` a ping of our own; its answer is a [`Change::Probed`]. Only that very life answers.
+    pub(crate) fn ping(&mut self, now: Instant, member: Identity, actions: &mut Vec<MembershipAction>) {
+        let nonce = self.pings.start(now, member);
+        let ping = Datagram::Ping { nonce, target: member };
+        actions.push(MembershipAction::Send { to: member.addr, datagram: ping.encode(self.cluster) });
+    }
+
+    /// Declares `member` dead and tells the others, after a probe of our own failed. If it lives, it
+    /// returns.
+    pub(crate) fn declare_dead(
+        &mut self,
+        now: Instant,
+        member: Identity,
+        actions: &mut Vec<MembershipAction>,
+    ) {
+        if member.addr != self.own.addr {
+            let dead = [Member::down(member)].into_iter();
+            self.drive(now, actions, |swim, wishes| swim.apply_many(dead, true, wishes));
+        }
+    }
+
+    /// Says that we are leaving: at once, and again until we have left or die.
+    pub(crate) fn announce_leaving(&mut self, now: Instant, actions: &mut Vec<MembershipAction>) {
+        if !self.leaving && self.ended.is_none() {
+            self.leaving = true;
+            self.claim_leaving(now, actions);
+        }
+    }
+
+    /// Says that we have left: everything has been handed over. Called again, it says so again, to other
+    /// members: worth it where datagrams get lost, for who does not hear of it finds us dead.
+    pub(crate) fn announce_left(&mut self, now: Instant, actions: &mut Vec<MembershipAction>) {
+        self.leaving = true;
+        let left = Claim { identity: self.own, kind: ClaimKind::Left }.encode();
+        self.end(now, State::Left, actions, |swim, mut wishes| {
+            swim.add_broadcast(&left)?;
+            swim.gossip(&mut wishes)?;
+            swim.leave_cluster(wishes)
+        });
+    }
+
+    /// Says that we are dead: we stop without having handed our data over. It spares the others the time
+    /// to find out.
+    pub(crate) fn announce_dead(&mut self, now: Instant, actions: &mut Vec<MembershipAction>) {
+        self.end(now, State::Dead, actions, |swim, wishes| swim.leave_cluster(wishes));
+    }
+
+    fn end(
+        &mut self,
+        now: Instant,
+        state: State,
+        actions: &mut Vec<MembershipAction>,
+        say: impl FnOnce(&mut Swim, &mut Wishes) -> Result<(), foca::Error>,
+    ) {
+        let result = self.try_drive(now, actions, say);
+        self.log_failure(result);
+        self.ended = Some(state);
+        self.timers.clear();
+    }
+
+    fn claim_leaving(&mut self, now: Instant, actions: &mut Vec<MembershipAction>) {
+        let leaving = Claim { identity: self.own, kind: ClaimKind::Leaving }.encode();
+        self.drive(now, actions, |swim, wishes| {
+            swim.add_broadcast(&leaving)?;
+            swim.gossip(wishes)
+        });
+        self.timers.retain(|_, timer| !matches!(timer, Timer::RepeatLeaving));
+        self.set_timer(now + LEAVING_PERIOD, Timer::RepeatLeaving);
+    }
 }

@@ -1,0 +1,139 @@
+//! What members say about themselves that SWIM has no word for: "I am leaving", "I have left".
+//!
+//! SWIM knows one way to go: dead. The rest of the engine must tell a member that hands its data over and
+//! then leaves from one that crashed: the first is never waited for again, the second may come back. So a
+//! member *claims* its leaving, and foca carries the claim as a custom broadcast beside its own gossip.
+//!
+//! At most one claim is kept per node, the newest; an older or equal one is dropped, which is also what
+//! makes gossip stop.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::BufMut;
+use foca::{BroadcastHandler, Invalidates};
+
+use super::codec::{MAX_IDENTITY_BYTES, WireError, end_of, put_identity, take_identity, take_u8};
+use crate::types::{Boot, Identity, NodeHash};
+
+/// The most nodes whose claims are kept: far above the largest cluster, so that only a forger meets it.
+/// Claims about further nodes are dropped; those nodes then count as dead once they are silent.
+const MAX_CLAIMS: usize = 1 << 14;
+
+/// Ordered: a member that has left was leaving before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum ClaimKind {
+    /// It hands its data over and will be gone; it still counts until then.
+    Leaving,
+    /// It has handed everything over. That very life of it never comes back.
+    Left,
+}
+
+/// One member's word about one life of itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Claim {
+    pub(crate) identity: Identity,
+    pub(crate) kind: ClaimKind,
+}
+
+impl Claim {
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(1 + MAX_IDENTITY_BYTES);
+        bytes.put_u8(match self.kind {
+            ClaimKind::Leaving => 1,
+            ClaimKind::Left => 2,
+        });
+        put_identity(&mut bytes, &self.identity);
+        bytes
+    }
+
+    pub(crate) fn decode(mut bytes: &[u8]) -> Result<Self, WireError> {
+        let kind = match take_u8(&mut bytes)? {
+            1 => ClaimKind::Leaving,
+            2 => ClaimKind::Left,
+            tag => return Err(WireError::UnknownTag(tag)),
+        };
+        let identity = take_identity(&mut bytes)?;
+        end_of(bytes)?;
+        Ok(Self { identity, kind })
+    }
+
+    /// A later life first, then the later word of one life.
+    fn age(&self) -> (Boot, u16, ClaimKind) {
+        (self.identity.boot, self.identity.returns, self.kind)
+    }
+}
+
+/// A claim that is being gossiped replaces those of its node that are not newer.
+impl Invalidates for Claim {
+    fn invalidates(&self, other: &Self) -> bool {
+        self.identity.node == other.identity.node && self.age() >= other.age()
+    }
+}
+
+/// The newest claim of every node.
+#[derive(Debug, Default)]
+pub(crate) struct Claims {
+    by_node: BTreeMap<NodeHash, Claim>,
+}
+
+impl Claims {
+    /// Keeps `claim` if it is news, and says whether it was.
+    pub(crate) fn note(&mut self, claim: Claim) -> bool {
+        let node = claim.identity.node;
+        match self.by_node.get(&node) {
+            Some(known) if known.age() >= claim.age() => return false,
+            None if self.by_node.len() >= MAX_CLAIMS => return false,
+            _ => {}
+        }
+        self.by_node.insert(node, claim);
+        true
+    }
+
+    /// What exactly this life of a member has claimed.
+    pub(crate) fn about(&self, identity: &Identity) -> Option<ClaimKind> {
+        let claim = self.by_node.get(&identity.node)?;
+        (claim.identity == *identity).then_some(claim.kind)
+    }
+
+    /// Drops what a life claimed, once the member itself is forgotten.
+    pub(crate) fn forget(&mut self, identity: &Identity) {
+        if self.about(identity).is_some() {
+            self.by_node.remove(&identity.node);
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.by_node.is_empty()
+    }
+}
+
+/// The claims as both sides hold them: foca owns its [`ClaimHandler`] and does not give it back, so the
+/// claims lie beside it. The lock is never contended: one thread at a time drives a membership.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct SharedClaims(Arc<Mutex<Claims>>);
+
+impl SharedClaims {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Claims> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Where foca hands over the claims that arrive.
+#[derive(Debug)]
+pub(crate) struct ClaimHandler {
+    pub(crate) claims: SharedClaims,
+}
+
+impl BroadcastHandler<Identity> for ClaimHandler {
+    type Key = Claim;
+    type Error = WireError;
+
+    /// `Some` makes foca pass the claim on. That is right for news, and for our own words even when they
+    /// are old (`sender` is `None`): a leaver repeats itself.
+    fn receive_item(&mut self, data: &[u8], sender: Option<&Identity>) -> Result<Option<Claim>, WireError> {
+        let claim = Claim::decode(data)?;
+        let is_news = self.claims.lock().note(claim);
+        Ok((is_news || sender.is_none()).then_some(claim))
+    }
+}

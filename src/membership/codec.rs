@@ -1,0 +1,318 @@
+//! What a membership datagram looks like, byte by byte.
+//!
+//! ```text
+//! version u8 · cluster hash u64 · kind u8 · body        (integers little-endian, at most 1200 bytes)
+//!
+//! kind 0  SWIM   a foca packet: header, updates, claims
+//! kind 1  ping   nonce u64 · the identity that is meant
+//! kind 2  pong   nonce u64 · the identity that answers
+//!
+//! identity       tag u8 (4 or 6) · ip · port u16 · boot u64 · returns u16 · node u64     25 or 37 bytes
+//! header         source · its incarnation u16 · destination · message
+//! member         identity · incarnation u16 · state u8
+//! message        tag u8 · (probe number u8) · (a third identity)
+//! ```
+//!
+//! Written by hand, not derived: the limit on a packet is the limit on how much gossip it carries, and
+//! whatever arrives here comes from anybody. Every read is checked; bytes that make no sense are a typed
+//! error and leave no trace.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use bytes::{Buf, BufMut};
+use foca::{Header, Member, Message};
+
+use crate::types::{Boot, ClusterHash, Identity, NodeHash};
+
+/// The largest datagram sent or accepted: it fits into one unfragmented packet on every path that IPv6
+/// allows (1280 bytes), with room for tunnels.
+pub(crate) const MAX_DATAGRAM_BYTES: usize = 1200;
+
+/// What comes before the body.
+const ENVELOPE_BYTES: usize = 1 + 8 + 1;
+
+/// The largest packet that foca may make.
+pub(crate) const MAX_SWIM_BYTES: usize = MAX_DATAGRAM_BYTES - ENVELOPE_BYTES;
+
+/// The largest identity: one with an IPv6 address.
+pub(crate) const MAX_IDENTITY_BYTES: usize = 1 + 16 + 2 + 8 + 2 + 8;
+
+/// A header with three of the largest identities must leave most of the packet to gossip.
+const _: () = assert!(3 * MAX_IDENTITY_BYTES + 4 < MAX_SWIM_BYTES / 2);
+
+/// The first byte of every datagram. Another version is refused, never guessed at.
+const VERSION: u8 = 1;
+
+const KIND_SWIM: u8 = 0;
+const KIND_PING: u8 = 1;
+const KIND_PONG: u8 = 2;
+
+/// Why bytes are not what they should be. Nothing changed because of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum WireError {
+    #[error("it ends too early")]
+    Truncated,
+    #[error("bytes follow its end")]
+    Trailing,
+    #[error("tag {0} has no meaning here")]
+    UnknownTag(u8),
+    #[error("no node can be reached at the address {0}")]
+    Unreachable(SocketAddr),
+    /// Only when encoding: foca then leaves the item for the next packet.
+    #[error("there is no room for it")]
+    NoRoom,
+}
+
+/// Why a datagram was not, or not wholly, acted upon.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum DatagramError {
+    /// Nothing changed.
+    #[error("a datagram of {bytes} bytes is above the limit of {MAX_DATAGRAM_BYTES}")]
+    TooLarge { bytes: usize },
+    /// Nothing changed.
+    #[error("a datagram of protocol version {0}; this node speaks version {VERSION}")]
+    WrongVersion(u8),
+    /// Nothing changed.
+    #[error("a datagram of another cluster")]
+    WrongCluster,
+    /// Nothing changed.
+    #[error("a malformed datagram: {0}")]
+    Malformed(#[from] WireError),
+    /// Two nodes advertise one address, or the network reflects what we send. Nothing changed.
+    #[error("a datagram that names this node's own address as its sender")]
+    FromOurselves,
+    /// The header and the updates were sound and took effect; what came after them did not.
+    #[error("a datagram that was acted upon in part: {0}")]
+    Partial(String),
+}
+
+/// A datagram, its envelope checked.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Datagram<'a> {
+    Swim(&'a [u8]),
+    Ping { nonce: u64, target: Identity },
+    Pong { nonce: u64, from: Identity },
+}
+
+impl<'a> Datagram<'a> {
+    pub(crate) fn decode(cluster: ClusterHash, mut bytes: &'a [u8]) -> Result<Self, DatagramError> {
+        if bytes.len() > MAX_DATAGRAM_BYTES {
+            return Err(DatagramError::TooLarge { bytes: bytes.len() });
+        }
+        let version = take_u8(&mut bytes)?;
+        if version != VERSION {
+            return Err(DatagramError::WrongVersion(version));
+        }
+        if take_u64(&mut bytes)? != cluster.0 {
+            return Err(DatagramError::WrongCluster);
+        }
+        let datagram = match take_u8(&mut bytes)? {
+            KIND_SWIM => return Ok(Self::Swim(bytes)),
+            KIND_PING => Self::Ping { nonce: take_u64(&mut bytes)?, target: take_identity(&mut bytes)? },
+            KIND_PONG => Self::Pong { nonce: take_u64(&mut bytes)?, from: take_identity(&mut bytes)? },
+            tag => return Err(WireError::UnknownTag(tag).into()),
+        };
+        end_of(bytes)?;
+        Ok(datagram)
+    }
+
+    pub(crate) fn encode(&self, cluster: ClusterHash) -> Vec<u8> {
+        let body_bytes = match self {
+            Self::Swim(packet) => packet.len(),
+            Self::Ping { .. } | Self::Pong { .. } => 8 + MAX_IDENTITY_BYTES,
+        };
+        let mut bytes = Vec::with_capacity(ENVELOPE_BYTES + body_bytes);
+        bytes.put_u8(VERSION);
+        bytes.put_u64_le(cluster.0);
+        match self {
+            Self::Swim(packet) => {
+                bytes.put_u8(KIND_SWIM);
+                bytes.put_slice(packet);
+            }
+            Self::Ping { nonce, target: identity } | Self::Pong { nonce, from: identity } => {
+                let is_ping = matches!(self, Self::Ping { .. });
+                bytes.put_u8(if is_ping { KIND_PING } else { KIND_PONG });
+                bytes.put_u64_le(*nonce);
+                put_identity(&mut bytes, identity);
+            }
+        }
+        bytes
+    }
+}
+
+/// Whether a SWIM packet tells its receiver that it counts as dead.
+pub(crate) fn is_turn_undead(packet: &[u8]) -> bool {
+    let header = foca::Codec::decode_header(&mut Codec, packet);
+    header.is_ok_and(|header| header.message == Message::TurnUndead)
+}
+
+/// What foca writes and reads with. It has no state.
+#[derive(Debug)]
+pub(crate) struct Codec;
+
+impl foca::Codec<Identity> for Codec {
+    type Error = WireError;
+
+    fn encode_header(&mut self, header: &Header<Identity>, mut buf: impl BufMut) -> Result<(), WireError> {
+        let third = message_identity(&header.message);
+        let identities = [Some(&header.src), Some(&header.dst), third];
+        let identity_bytes: usize = identities.into_iter().flatten().map(identity_bytes).sum();
+        // The largest message: a tag, a probe number, and the identity counted above.
+        if buf.remaining_mut() < identity_bytes + 2 + 2 {
+            return Err(WireError::NoRoom);
+        }
+        put_identity(&mut buf, &header.src);
+        buf.put_u16_le(header.src_incarnation);
+        put_identity(&mut buf, &header.dst);
+        put_message(&mut buf, &header.message);
+        Ok(())
+    }
+
+    fn decode_header(&mut self, mut buf: impl Buf) -> Result<Header<Identity>, WireError> {
+        Ok(Header {
+            src: take_identity(&mut buf)?,
+            src_incarnation: take_u16(&mut buf)?,
+            dst: take_identity(&mut buf)?,
+            message: take_message(&mut buf)?,
+        })
+    }
+
+    fn encode_member(&mut self, member: &Member<Identity>, mut buf: impl BufMut) -> Result<(), WireError> {
+        if buf.remaining_mut() < identity_bytes(member.id()) + 2 + 1 {
+            return Err(WireError::NoRoom);
+        }
+        put_identity(&mut buf, member.id());
+        buf.put_u16_le(member.incarnation());
+        buf.put_u8(match member.state() {
+            foca::State::Alive => 0,
+            foca::State::Suspect => 1,
+            foca::State::Down => 2,
+        });
+        Ok(())
+    }
+
+    fn decode_member(&mut self, mut buf: impl Buf) -> Result<Member<Identity>, WireError> {
+        let identity = take_identity(&mut buf)?;
+        let incarnation = take_u16(&mut buf)?;
+        let state = match take_u8(&mut buf)? {
+            0 => foca::State::Alive,
+            1 => foca::State::Suspect,
+            2 => foca::State::Down,
+            tag => return Err(WireError::UnknownTag(tag)),
+        };
+        Ok(Member::new(identity, incarnation, state))
+    }
+}
+
+/// The identity that a message names besides its sender and its receiver.
+fn message_identity(message: &Message<Identity>) -> Option<&Identity> {
+    match message {
+        Message::PingReq { target: identity, .. }
+        | Message::IndirectPing { origin: identity, .. }
+        | Message::IndirectAck { target: identity, .. }
+        | Message::ForwardedAck { origin: identity, .. } => Some(identity),
+        _ => None,
+    }
+}
+
+fn put_message(buf: &mut impl BufMut, message: &Message<Identity>) {
+    let (tag, probe_number) = match message {
+        Message::Ping(number) => (0, Some(number)),
+        Message::Ack(number) => (1, Some(number)),
+        Message::PingReq { probe_number, .. } => (2, Some(probe_number)),
+        Message::IndirectPing { probe_number, .. } => (3, Some(probe_number)),
+        Message::IndirectAck { probe_number, .. } => (4, Some(probe_number)),
+        Message::ForwardedAck { probe_number, .. } => (5, Some(probe_number)),
+        Message::Announce => (6, None),
+        Message::Feed => (7, None),
+        Message::Gossip => (8, None),
+        Message::Broadcast => (9, None),
+        Message::TurnUndead => (10, None),
+    };
+    buf.put_u8(tag);
+    if let Some(number) = probe_number {
+        buf.put_u8(*number);
+    }
+    if let Some(identity) = message_identity(message) {
+        put_identity(buf, identity);
+    }
+}
+
+fn take_message(buf: &mut impl Buf) -> Result<Message<Identity>, WireError> {
+    // The probe number comes before the identity, and fields are evaluated in the order written.
+    Ok(match take_u8(buf)? {
+        0 => Message::Ping(take_u8(buf)?),
+        1 => Message::Ack(take_u8(buf)?),
+        2 => Message::PingReq { probe_number: take_u8(buf)?, target: take_identity(buf)? },
+        3 => Message::IndirectPing { probe_number: take_u8(buf)?, origin: take_identity(buf)? },
+        4 => Message::IndirectAck { probe_number: take_u8(buf)?, target: take_identity(buf)? },
+        5 => Message::ForwardedAck { probe_number: take_u8(buf)?, origin: take_identity(buf)? },
+        6 => Message::Announce,
+        7 => Message::Feed,
+        8 => Message::Gossip,
+        9 => Message::Broadcast,
+        10 => Message::TurnUndead,
+        tag => return Err(WireError::UnknownTag(tag)),
+    })
+}
+
+fn identity_bytes(identity: &Identity) -> usize {
+    if identity.addr.is_ipv4() { MAX_IDENTITY_BYTES - 12 } else { MAX_IDENTITY_BYTES }
+}
+
+/// Writes at most [`MAX_IDENTITY_BYTES`]; the caller has made sure that there is room.
+pub(crate) fn put_identity(buf: &mut impl BufMut, identity: &Identity) {
+    match identity.addr.ip() {
+        IpAddr::V4(ip) => {
+            buf.put_u8(4);
+            buf.put_slice(&ip.octets());
+        }
+        IpAddr::V6(ip) => {
+            buf.put_u8(6);
+            buf.put_slice(&ip.octets());
+        }
+    }
+    buf.put_u16_le(identity.addr.port());
+    buf.put_u64_le(identity.boot.0);
+    buf.put_u16_le(identity.returns);
+    buf.put_u64_le(identity.node.0);
+}
+
+/// Refuses an address that nobody can be reached at: a member that is believed in is sent to.
+pub(crate) fn take_identity(buf: &mut impl Buf) -> Result<Identity, WireError> {
+    let ip = match take_u8(buf)? {
+        4 => IpAddr::V4(Ipv4Addr::from(take_array::<4>(buf)?)),
+        6 => IpAddr::V6(Ipv6Addr::from(take_array::<16>(buf)?)),
+        tag => return Err(WireError::UnknownTag(tag)),
+    };
+    let addr = SocketAddr::new(ip, take_u16(buf)?);
+    if addr.port() == 0 || ip.is_unspecified() || ip.is_multicast() {
+        return Err(WireError::Unreachable(addr));
+    }
+    let boot = Boot(take_u64(buf)?);
+    let returns = take_u16(buf)?;
+    let node = NodeHash(take_u64(buf)?);
+    Ok(Identity { node, boot, returns, addr })
+}
+
+pub(crate) fn take_u8(buf: &mut impl Buf) -> Result<u8, WireError> {
+    buf.try_get_u8().map_err(|_| WireError::Truncated)
+}
+
+fn take_u16(buf: &mut impl Buf) -> Result<u16, WireError> {
+    buf.try_get_u16_le().map_err(|_| WireError::Truncated)
+}
+
+fn take_u64(buf: &mut impl Buf) -> Result<u64, WireError> {
+    buf.try_get_u64_le().map_err(|_| WireError::Truncated)
+}
+
+fn take_array<const N: usize>(buf: &mut impl Buf) -> Result<[u8; N], WireError> {
+    let mut array = [0; N];
+    buf.try_copy_to_slice(&mut array).map_err(|_| WireError::Truncated)?;
+    Ok(array)
+}
+
+pub(crate) fn end_of(bytes: &[u8]) -> Result<(), WireError> {
+    if bytes.is_empty() { Ok(()) } else { Err(WireError::Trailing) }
+}

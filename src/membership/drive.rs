@@ -1,0 +1,134 @@
+//! One interaction with foca, from what is asked of it to what follows from it.
+//!
+//! Every interaction, be it a datagram, a timer or a wish of the caller, may make foca send, set timers,
+//! change its members or renew our identity. So all of them go through one place, which also does what
+//! foca leaves undone.
+
+use std::net::SocketAddr;
+
+use foca::Member;
+
+use super::claims::{Claim, ClaimKind};
+use super::codec::{Datagram, DatagramError, WireError};
+use super::swim::{Swim, Wishes};
+use super::{Change, Membership, MembershipAction, Timer};
+use crate::clock::Instant;
+use crate::types::Identity;
+
+impl Membership {
+    /// [`try_drive`](Self::try_drive) where an error tells the caller nothing. What foca complains about
+    /// here is a timer that came too late to be of use, and it goes on by itself. Nothing happens once we
+    /// have ended.
+    pub(super) fn drive(
+        &mut self,
+        now: Instant,
+        actions: &mut Vec<MembershipAction>,
+        act: impl FnOnce(&mut Swim, &mut Wishes) -> Result<(), foca::Error>,
+    ) {
+        if self.ended.is_none() {
+            let result = self.try_drive(now, actions, act);
+            self.log_failure(result);
+        }
+    }
+
+    pub(super) fn log_failure(&self, result: Result<(), foca::Error>) {
+        if let Err(error) = result {
+            log::debug!("membership of {:?}: {error}", self.own);
+        }
+    }
+
+    /// One interaction with foca. What it wishes and what changed become actions also when it fails: it
+    /// may have done part of the work.
+    pub(super) fn try_drive(
+        &mut self,
+        now: Instant,
+        actions: &mut Vec<MembershipAction>,
+        act: impl FnOnce(&mut Swim, &mut Wishes) -> Result<(), foca::Error>,
+    ) -> Result<(), foca::Error> {
+        let mut wishes = Wishes::default();
+        let result = act(&mut self.swim, &mut wishes);
+        let follow_up = self.bury_the_left(&mut wishes);
+        let returned = *self.swim.identity() != self.own;
+        let reconnected = if returned { self.come_back(now, &mut wishes) } else { Ok(()) };
+        self.fulfil(now, wishes, actions);
+        if returned {
+            actions.push(MembershipAction::Changed(Change::Returned(self.own)));
+        }
+        self.report_changes(actions);
+        result.and(follow_up).and(reconnected)
+    }
+
+    /// A member that says it has left is believed at once: the news of its end, which foca spreads apart
+    /// from the claim, may be lost.
+    fn bury_the_left(&mut self, wishes: &mut Wishes) -> Result<(), foca::Error> {
+        let claims = self.claims.lock();
+        if claims.is_empty() {
+            return Ok(());
+        }
+        let has_left = |id: &Identity| id.addr != self.own.addr && claims.about(id) == Some(ClaimKind::Left);
+        let active = self.swim.iter_members().map(|member| *member.id());
+        let left: Vec<_> = active.filter(has_left).map(Member::down).collect();
+        drop(claims);
+        if left.is_empty() {
+            return Ok(());
+        }
+        self.swim.apply_many(left.into_iter(), true, wishes)
+    }
+
+    /// After foca renewed our identity. It then waits for somebody to speak to it, all its timers void: if
+    /// the datagrams that announce the new identity are lost, for ever. Having it look at its members
+    /// again starts its timers at once.
+    fn come_back(&mut self, now: Instant, wishes: &mut Wishes) -> Result<(), foca::Error> {
+        self.own = *self.swim.identity();
+        self.renewed_at = Some(now);
+        if self.leaving {
+            let leaving = Claim { identity: self.own, kind: ClaimKind::Leaving };
+            self.swim.add_broadcast(&leaving.encode())?;
+        }
+        self.swim.apply_many(std::iter::empty(), true, wishes)
+    }
+
+    fn fulfil(&mut self, now: Instant, wishes: Wishes, actions: &mut Vec<MembershipAction>) {
+        for (to, packet) in wishes.packets {
+            // foca greets the dead, and our own former lives are among them.
+            if to.addr != self.own.addr {
+                let datagram = Datagram::Swim(&packet).encode(self.cluster);
+                actions.push(MembershipAction::Send { to: to.addr, datagram });
+            }
+        }
+        for (after, timer) in wishes.timers {
+            if let foca::Timer::RemoveDown(dead) = &timer {
+                self.cancel_removal_at(dead.addr);
+            }
+            self.set_timer(now + after, Timer::Swim(timer));
+        }
+    }
+
+    /// A member that dies often would otherwise leave a day-long timer behind each time.
+    fn cancel_removal_at(&mut self, addr: SocketAddr) {
+        self.timers.retain(
+            |_, timer| !matches!(timer, Timer::Swim(foca::Timer::RemoveDown(dead)) if dead.addr == addr),
+        );
+    }
+
+    pub(super) fn set_timer(&mut self, at: Instant, timer: Timer) {
+        self.timers_set += 1;
+        self.timers.insert((at, self.timers_set), timer);
+    }
+
+    fn report_changes(&mut self, actions: &mut Vec<MembershipAction>) {
+        let report = |change| actions.push(MembershipAction::Changed(change));
+        self.roster.update(&self.swim, &mut self.claims.lock(), report);
+    }
+}
+
+pub(super) fn datagram_error(error: foca::Error) -> DatagramError {
+    match error {
+        foca::Error::DataFromOurselves => DatagramError::FromOurselves,
+        foca::Error::Decode(cause) => match cause.downcast_ref::<WireError>() {
+            Some(cause) => DatagramError::Malformed(*cause),
+            None => DatagramError::Partial(cause.to_string()),
+        },
+        error => DatagramError::Partial(error.to_string()),
+    }
+}

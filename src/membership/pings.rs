@@ -1,0 +1,60 @@
+//! Our own pings: a probe of one member, now, and how long the answer took.
+//!
+//! foca probes whom and when its cycle says. A connection that broke wants an answer about *this* member
+//! at once, and a quorum wants to know which replica is near; neither may disturb the cycle, so these
+//! pings are none of SWIM's.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use crate::clock::Instant;
+use crate::types::Identity;
+
+/// The most pings in flight. At the limit the oldest is given up: its answer, if it comes, is ignored.
+const MAX_IN_FLIGHT: usize = 4096;
+
+/// An answer later than this says nothing about the network, only that somebody slept.
+const MAX_ROUND_TRIP: Duration = Duration::from_secs(5);
+
+#[derive(Debug)]
+struct Ping {
+    nonce: u64,
+    target: Identity,
+    sent_at: Instant,
+}
+
+/// The pings that have not been answered, oldest first.
+#[derive(Debug)]
+pub(super) struct Pings {
+    in_flight: VecDeque<Ping>,
+    next_nonce: u64,
+}
+
+impl Pings {
+    /// Nonces count up from `first_nonce`; a random one tells a pong to an earlier life from one to this.
+    pub(super) fn new(first_nonce: u64) -> Self {
+        Self { in_flight: VecDeque::new(), next_nonce: first_nonce }
+    }
+
+    /// Notes a ping that is sent now, and returns its nonce.
+    pub(super) fn start(&mut self, now: Instant, target: Identity) -> u64 {
+        while self.in_flight.front().is_some_and(|oldest| now.since(oldest.sent_at) > MAX_ROUND_TRIP) {
+            self.in_flight.pop_front();
+        }
+        if self.in_flight.len() >= MAX_IN_FLIGHT {
+            self.in_flight.pop_front();
+        }
+        let nonce = self.next_nonce;
+        self.next_nonce = nonce.wrapping_add(1);
+        self.in_flight.push_back(Ping { nonce, target, sent_at: now });
+        nonce
+    }
+
+    /// The round-trip time, if this answers a ping and comes from whom it was meant for. Once per ping.
+    pub(super) fn finish(&mut self, now: Instant, nonce: u64, from: &Identity) -> Option<Duration> {
+        let is_answered = |ping: &Ping| ping.nonce == nonce && ping.target == *from;
+        let at = self.in_flight.iter().position(is_answered)?;
+        let ping = self.in_flight.remove(at)?;
+        Some(now.since(ping.sent_at)).filter(|round_trip| *round_trip <= MAX_ROUND_TRIP)
+    }
+}

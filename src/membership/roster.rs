@@ -1,0 +1,167 @@
+//! What is known of every other member, and what changed since it was last looked at.
+//!
+//! foca tells of members that come and go, but not of suspicions, and knows nothing of claims. So its
+//! members and the claims are compared with what was last reported, after every interaction, and each
+//! difference becomes a [`Change`].
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use foca::Member;
+
+use super::claims::{ClaimKind, Claims};
+use super::swim::Swim;
+use crate::types::Identity;
+
+/// What a member is to the others; see the diagram in [the module](super).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum State {
+    Alive,
+    /// It missed a probe. It counts as alive until it has had time to refute that.
+    Suspect,
+    Dead,
+    /// It handed its data over and went: unlike a dead one, it is not waited for.
+    Left,
+}
+
+impl State {
+    /// Whether the member takes part.
+    pub(crate) fn is_active(self) -> bool {
+        matches!(self, Self::Alive | Self::Suspect)
+    }
+}
+
+/// What one node tells another about a member, in the list that a joiner fetches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Record {
+    pub(crate) identity: Identity,
+    pub(crate) state: State,
+    /// Whether it announced that it is leaving (or has left).
+    pub(crate) leaving: bool,
+}
+
+/// Something became known about a member. Every change of a state is reported once, in order.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Change {
+    Up(Identity),
+    Suspected(Identity),
+    /// It was suspected and answered.
+    Refuted(Identity),
+    /// Also for a member that is first heard of when it is already dead.
+    Down(Identity),
+    /// A later life of a member was seen at its address: the old one is dead, whatever it was. What the new
+    /// one is follows, as for a new member. (A later life at *another* address replaces nothing: both are
+    /// members until one is declared dead, which is for the caller to find out.)
+    Replaced {
+        old: Identity,
+        new: Identity,
+    },
+    Leaving(Identity),
+    /// Also after `Down`, when a member was found dead before its last word arrived.
+    Left(Identity),
+    /// *We* were declared dead and live: this is our identity from now on.
+    Returned(Identity),
+    /// A member answered our own ping.
+    Probed {
+        identity: Identity,
+        round_trip: Duration,
+    },
+}
+
+/// Every other member, as last reported. One per address, as in foca.
+#[derive(Debug, Default)]
+pub(super) struct Roster {
+    by_addr: BTreeMap<SocketAddr, Record>,
+}
+
+impl Roster {
+    /// Takes up what foca and the claims now say, and tells what is different. This runs after every
+    /// datagram: where nothing changed it costs one look-up per member and no allocation.
+    pub(super) fn update(&mut self, swim: &Swim, claims: &mut Claims, mut report: impl FnMut(Change)) {
+        let mut known = 0;
+        let mut changed = Vec::new();
+        for member in others(swim) {
+            known += 1;
+            let new = record(member, claims);
+            let old = self.by_addr.get(&new.identity.addr).copied();
+            if old != Some(new) {
+                changed.push((old, new));
+            }
+        }
+        // foca keeps its members shuffled.
+        changed.sort_unstable_by_key(|(_, new)| new.identity.sort_key());
+        for (old, new) in changed {
+            self.by_addr.insert(new.identity.addr, new);
+            report_change(old, new, &mut report);
+        }
+        if self.by_addr.len() > known {
+            self.forget_what_foca_forgot(swim, claims);
+        }
+    }
+
+    /// foca forgets a dead member after a day; then so do we, claims included.
+    fn forget_what_foca_forgot(&mut self, swim: &Swim, claims: &mut Claims) {
+        let kept: BTreeSet<SocketAddr> = others(swim).map(|member| member.id().addr).collect();
+        self.by_addr.retain(|addr, record| {
+            let is_kept = kept.contains(addr);
+            if !is_kept {
+                claims.forget(&record.identity);
+            }
+            is_kept
+        });
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Record> {
+        self.by_addr.values()
+    }
+}
+
+/// foca's members without those at our own address: these are our former lives.
+fn others(swim: &Swim) -> impl Iterator<Item = &Member<Identity>> {
+    let own = swim.identity().addr;
+    swim.iter_membership_state().filter(move |member| member.id().addr != own)
+}
+
+fn record(member: &Member<Identity>, claims: &Claims) -> Record {
+    let identity = *member.id();
+    let claim = claims.about(&identity);
+    let state = match member.state() {
+        foca::State::Alive => State::Alive,
+        foca::State::Suspect => State::Suspect,
+        foca::State::Down if claim == Some(ClaimKind::Left) => State::Left,
+        foca::State::Down => State::Dead,
+    };
+    Record { identity, state, leaving: claim.is_some() }
+}
+
+fn report_change(old: Option<Record>, new: Record, report: &mut impl FnMut(Change)) {
+    let same_life = old.filter(|old| old.identity == new.identity);
+    if let Some(old) = old
+        && same_life.is_none()
+    {
+        if old.identity.node == new.identity.node {
+            report(Change::Replaced { old: old.identity, new: new.identity });
+        } else if old.state.is_active() {
+            // Another node was given its address.
+            report(Change::Down(old.identity));
+        }
+    }
+    let identity = new.identity;
+    match (same_life.map(|old| old.state), new.state) {
+        (Some(before), after) if before == after => {}
+        (Some(State::Suspect), State::Alive) => report(Change::Refuted(identity)),
+        (_, State::Alive) => report(Change::Up(identity)),
+        (Some(State::Alive), State::Suspect) => report(Change::Suspected(identity)),
+        (_, State::Suspect) => {
+            report(Change::Up(identity));
+            report(Change::Suspected(identity));
+        }
+        (_, State::Dead) => report(Change::Down(identity)),
+        (_, State::Left) => report(Change::Left(identity)),
+    }
+    let was_leaving = same_life.is_some_and(|old| old.leaving);
+    if new.leaving && !was_leaving && new.state.is_active() {
+        report(Change::Leaving(identity));
+    }
+}

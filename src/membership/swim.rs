@@ -1,0 +1,105 @@
+//! What foca asks of us: an identity, its settings, and somewhere to put its wishes.
+
+use std::num::{NonZeroU8, NonZeroUsize};
+use std::time::Duration;
+
+use foca::{Config, Notification, PeriodicParams, Timer};
+
+use rand::SeedableRng;
+use rand::rngs::SmallRng;
+
+use super::MembershipConfig;
+use super::claims::{ClaimHandler, SharedClaims};
+use super::codec::{Codec, MAX_SWIM_BYTES};
+use crate::types::Identity;
+
+/// foca, with everything that it leaves open filled in.
+pub(super) type Swim = foca::Foca<Identity, Codec, SmallRng, ClaimHandler>;
+
+pub(super) fn new_swim(config: &MembershipConfig, identity: Identity, claims: SharedClaims) -> Swim {
+    let random = SmallRng::seed_from_u64(config.seed);
+    Swim::with_custom_broadcast(identity, foca_config(config), random, Codec, ClaimHandler { claims })
+}
+
+impl foca::Identity for Identity {
+    /// foca keeps one member per address.
+    type Addr = std::net::SocketAddr;
+
+    /// The same memory, one return later. `None` after 65535 returns: the node then stays dead until it is
+    /// started again.
+    fn renew(&self) -> Option<Self> {
+        Some(Self { returns: self.returns.checked_add(1)?, ..*self })
+    }
+
+    fn addr(&self) -> Self::Addr {
+        self.addr
+    }
+
+    /// Of one node, the later life. Of two nodes at one address (it was given to another), the one that
+    /// started later, and if they started in the same millisecond the one with the higher hash: a total
+    /// order, so that every member keeps the same one.
+    fn win_addr_conflict(&self, adversary: &Self) -> bool {
+        if self.node == adversary.node {
+            self.is_later_than(adversary)
+        } else {
+            (self.boot, self.node) > (adversary.boot, adversary.node)
+        }
+    }
+}
+
+/// For how long a dead member is remembered. Only a member that comes back under its very identity is kept
+/// out by that, and members renew theirs; forgetting early would instead let late gossip revive the dead.
+const REMEMBER_DEAD: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// How often a member asks another one for members, in case gossip passed it by.
+const ANNOUNCE_PERIOD: Duration = Duration::from_secs(30);
+
+/// How often a dead member is greeted. It heals a split cluster within two of these, because the answer to
+/// the greeting tells one side that it is thought dead, and it returns.
+const ANNOUNCE_TO_DEAD_PERIOD: Duration = Duration::from_secs(5);
+
+/// How often a member passes a change on. Told by eight others, each choosing at random, a member misses
+/// it with a probability of e^-8; it then learns it when it next meets somebody concerned.
+const MAX_TRANSMISSIONS: NonZeroU8 = NonZeroU8::new(8).unwrap();
+
+/// Receivers of a round of gossip, and members asked for an indirect probe.
+const FAN_OUT: NonZeroUsize = NonZeroUsize::new(3).unwrap();
+
+fn foca_config(config: &MembershipConfig) -> Config {
+    let to_one = |frequency| Some(PeriodicParams { frequency, num_members: NonZeroUsize::MIN });
+    Config {
+        probe_period: config.probe_period,
+        // Direct probe 3/10 of the period, indirect probe 7/10: the latter takes four hops instead of two.
+        probe_rtt: config.probe_period * 3 / 10,
+        num_indirect_probes: FAN_OUT,
+        max_transmissions: MAX_TRANSMISSIONS,
+        suspect_to_down_after: config.suspicion_timeout,
+        remove_down_after: Some(REMEMBER_DEAD),
+        max_packet_size: NonZeroUsize::new(MAX_SWIM_BYTES).expect("a constant above zero"),
+        notify_down_members: true,
+        periodic_announce: to_one(ANNOUNCE_PERIOD),
+        periodic_announce_to_down_members: to_one(ANNOUNCE_TO_DEAD_PERIOD),
+        periodic_gossip: Some(PeriodicParams { frequency: config.probe_period / 2, num_members: FAN_OUT }),
+    }
+}
+
+/// What foca wished for during one interaction.
+#[derive(Debug, Default)]
+pub(super) struct Wishes {
+    pub(super) packets: Vec<(Identity, Vec<u8>)>,
+    pub(super) timers: Vec<(Duration, Timer<Identity>)>,
+}
+
+impl foca::Runtime<Identity> for Wishes {
+    /// Not used: foca has no notification of a suspicion, and what it has can be told from its members.
+    /// One mechanism for all changes is simpler than two.
+    fn notify(&mut self, _: Notification<'_, Identity>) {}
+
+    fn send_to(&mut self, to: Identity, packet: &[u8]) {
+        self.packets.push((to, packet.to_vec()));
+    }
+
+    fn submit_after(&mut self, timer: Timer<Identity>, after: Duration) {
+        self.timers.push((after, timer));
+    }
+}

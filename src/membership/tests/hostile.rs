@@ -1,0 +1,143 @@
+//! Bytes from anybody: what is written is read, and nothing that arrives does harm.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use foca::{Codec as _, Header, Member, Message};
+use proptest::prelude::*;
+
+use super::net::{Net, addr, first_life};
+use crate::membership::MembershipAction;
+use crate::membership::claims::{Claim, ClaimKind};
+use crate::membership::codec::{self, Datagram, WireError};
+use crate::types::{Boot, ClusterHash, Identity, NodeHash};
+
+fn identities() -> impl Strategy<Value = Identity> {
+    let ip = prop_oneof![any::<Ipv4Addr>().prop_map(IpAddr::from), any::<Ipv6Addr>().prop_map(IpAddr::from)];
+    let reachable = ip.prop_filter("reachable", |ip| !ip.is_unspecified() && !ip.is_multicast());
+    (reachable, 1u16.., any::<(u64, u16, u64)>()).prop_map(|(ip, port, (boot, returns, node))| Identity {
+        node: NodeHash(node),
+        boot: Boot(boot),
+        returns,
+        addr: SocketAddr::new(ip, port),
+    })
+}
+
+/// Datagrams that really went to node 1, of every kind.
+fn real_datagrams() -> Vec<Vec<u8>> {
+    let mut net = Net::joined(4, 16);
+    net.act(2, |membership, now, actions| {
+        membership.announce_leaving(now, actions);
+        membership.ping(now, first_life(1), actions);
+    });
+    net.act(1, |membership, now, actions| membership.ping(now, first_life(2), actions));
+    net.act(3, |membership, now, actions| membership.declare_dead(now, first_life(4), actions));
+    net.cut_off.insert(addr(3));
+    net.run(Duration::from_secs(2));
+    let sent = net.trace.into_iter().filter_map(|(_, action)| match action {
+        MembershipAction::Send { to, datagram } if to == addr(1) => Some(datagram),
+        _ => None,
+    });
+    sent.collect()
+}
+
+/// Feeds all of it to a node that knows others, and lets it run on.
+fn survives(datagrams: &[Vec<u8>]) {
+    let mut net = Net::joined(3, 17);
+    for datagram in datagrams {
+        net.act(1, |membership, now, actions| {
+            let _ = membership.handle_datagram(now, addr(7), datagram, actions);
+        });
+        net.run(Duration::from_millis(30));
+    }
+    net.run(Duration::from_secs(1));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn random_bytes_do_no_harm(
+        bodies in prop::collection::vec((0u8..4, prop::collection::vec(any::<u8>(), 0..200)), 1..50),
+        bare in prop::collection::vec(any::<u8>(), 0..1300),
+    ) {
+        let mut datagrams = vec![bare];
+        for (kind, body) in bodies {
+            let mut datagram = Datagram::Swim(&body).encode(ClusterHash::of("test"));
+            datagram[9] = kind;
+            datagrams.push(datagram);
+        }
+        survives(&datagrams);
+    }
+
+    #[test]
+    fn mutated_datagrams_do_no_harm(
+        mutations in prop::collection::vec(
+            (any::<prop::sample::Index>(), prop::collection::vec(any::<(prop::sample::Index, u8)>(), 0..4),
+             prop::option::of(any::<prop::sample::Index>()), prop::collection::vec(any::<u8>(), 0..4)),
+            1..60,
+        )
+    ) {
+        let real = real_datagrams();
+        let mutated = mutations.into_iter().map(|(which, flips, cut, tail)| {
+            let mut datagram = which.get(&real).clone();
+            for (at, bits) in flips {
+                // The envelope stays: behind it is what we want to reach.
+                let at = 9 + at.index(datagram.len() - 9);
+                datagram[at] ^= bits;
+            }
+            if let Some(cut) = cut {
+                datagram.truncate(cut.index(datagram.len() + 1));
+            }
+            datagram.extend(tail);
+            datagram
+        });
+        survives(&mutated.collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn what_is_written_is_read(identity in identities(), nonce: u64, tag in 0u8..11, number: u8, state in 0u8..3) {
+        let cluster = ClusterHash(nonce);
+        for datagram in [Datagram::Ping { nonce, target: identity }, Datagram::Pong { nonce, from: identity }] {
+            let bytes = datagram.encode(cluster);
+            prop_assert_eq!(Datagram::decode(cluster, &bytes), Ok(datagram));
+        }
+        for kind in [ClaimKind::Leaving, ClaimKind::Left] {
+            let claim = Claim { identity, kind };
+            prop_assert!(claim.encode().len() <= 1 + codec::MAX_IDENTITY_BYTES);
+            prop_assert_eq!(Claim::decode(&claim.encode()), Ok(claim));
+        }
+        let state = [foca::State::Alive, foca::State::Suspect, foca::State::Down][usize::from(state)];
+        let member = Member::new(identity, 7, state);
+        let mut bytes = Vec::new();
+        codec::Codec.encode_member(&member, &mut bytes).expect("room");
+        prop_assert_eq!(codec::Codec.decode_member(&bytes[..]), Ok(member.clone()));
+        let mut short = [0; 20];
+        prop_assert_eq!(codec::Codec.encode_member(&member, &mut short[..]), Err(WireError::NoRoom));
+        prop_assert_eq!(short, [0; 20]);
+        let header = Header { src: identity, src_incarnation: 3, dst: first_life(1), message: message(tag, number, identity) };
+        let mut bytes = Vec::new();
+        codec::Codec.encode_header(&header, &mut bytes).expect("room");
+        prop_assert_eq!(codec::is_turn_undead(&bytes), tag == 10);
+        prop_assert_eq!(codec::Codec.decode_header(&bytes[..]), Ok(header));
+        for end in 0..bytes.len() {
+            prop_assert_eq!(codec::Codec.decode_header(&bytes[..end]), Err(WireError::Truncated));
+        }
+    }
+}
+
+fn message(tag: u8, probe_number: u8, identity: Identity) -> Message<Identity> {
+    match tag {
+        0 => Message::Ping(probe_number),
+        1 => Message::Ack(probe_number),
+        2 => Message::PingReq { target: identity, probe_number },
+        3 => Message::IndirectPing { origin: identity, probe_number },
+        4 => Message::IndirectAck { target: identity, probe_number },
+        5 => Message::ForwardedAck { origin: identity, probe_number },
+        6 => Message::Announce,
+        7 => Message::Feed,
+        8 => Message::Gossip,
+        9 => Message::Broadcast,
+        _ => Message::TurnUndead,
+    }
+}

@@ -1,0 +1,278 @@
+//! Several memberships in virtual time, on a network that delivers, delays and loses as told.
+
+mod hostile;
+mod net;
+
+use self::net::{Net, SEND_TIME, addr, config, first_life};
+use super::*;
+use crate::membership::codec::WireError;
+use crate::types::Boot;
+
+#[test]
+fn three_nodes_that_join_see_each_other() {
+    let net = Net::joined(3, 1);
+    for node in 1..=3 {
+        for other in (1..=3).filter(|other| *other != node) {
+            assert_eq!(net.state(node, first_life(other)), Some(State::Alive));
+            let up = net.changes(node).into_iter().filter(|c| *c == Change::Up(first_life(other))).count();
+            assert_eq!(up, 1);
+        }
+        assert_eq!(net.changes(node).len(), 2, "nothing but the two joins happened");
+        let expected: Vec<_> = (1..=3).map(first_life).collect();
+        let known: Vec<_> = net.at(node).records().iter().map(|record| record.identity).collect();
+        assert_eq!(known, expected);
+    }
+    assert_eq!(net.errors, []);
+}
+
+#[test]
+fn a_silent_member_is_dead_to_all_within_one_and_a_half_seconds() {
+    for (count, seed) in [3, 5].into_iter().flat_map(|count| (0..20).map(move |seed| (count, seed))) {
+        let mut net = Net::joined(count, seed);
+        net.cut_off.insert(addr(count));
+        net.run(Duration::from_millis(1500));
+        for node in 1..count {
+            net.assert_state(&[node], first_life(count), State::Dead);
+            let changes = net.changes(node);
+            let at = |change| changes.iter().position(|other| *other == change);
+            assert!(at(Change::Suspected(first_life(count))) <= at(Change::Down(first_life(count))));
+        }
+    }
+}
+
+/// foca tells a suspect that it counts as dead when its time is over, also when it refuted in time. The
+/// suspect believed it and returned, so that every refuted suspicion ended like a death.
+#[test]
+fn a_suspicion_that_is_refuted_has_no_consequence() {
+    for seed in 0..20 {
+        let mut net = Net::joined(4, seed);
+        net.cut_off.insert(addr(4));
+        let suspected = |change: &Change| matches!(change, Change::Suspected(_));
+        net.run_until(|net| (1..=4).any(|at| net.changes(at).iter().any(suspected)));
+        net.cut_off.clear();
+        net.run(Duration::from_secs(2));
+        for node in 1..=4 {
+            assert_eq!(net.at(node).identity(), first_life(node));
+            assert!(net.at(node).members().all(|(_, state, _)| state == State::Alive));
+            let changes = net.changes(node);
+            assert!(
+                !changes.iter().any(|change| matches!(change, Change::Down(_) | Change::Replaced { .. }))
+            );
+        }
+        assert!((1..=4).any(|at| net.changes(at).iter().any(|change| matches!(change, Change::Refuted(_)))));
+    }
+}
+
+#[test]
+fn a_member_falsely_declared_dead_returns() {
+    let mut net = Net::joined(3, 2);
+    net.act(1, |membership, now, actions| membership.declare_dead(now, first_life(3), actions));
+    net.run(Duration::from_secs(3));
+    let renewed = Identity { returns: 1, ..first_life(3) };
+    assert_eq!(net.at(3).identity(), renewed);
+    assert!(net.changes(3).contains(&Change::Returned(renewed)));
+    net.assert_state(&[1, 2], renewed, State::Alive);
+    let changes = net.changes(1);
+    let down = changes.iter().position(|change| *change == Change::Down(first_life(3))).expect("declared");
+    let replaced = Change::Replaced { old: first_life(3), new: renewed };
+    assert_eq!(changes[down + 1..], [replaced, Change::Up(renewed)]);
+}
+
+/// foca renews an identity and then waits to be spoken to. If its one round of gossip is lost, nobody
+/// speaks to it: the others greet only whom they know.
+#[test]
+fn a_return_whose_announcement_is_lost_still_happens() {
+    let mut net = Net::joined(2, 3);
+    net.act(1, |membership, now, actions| membership.declare_dead(now, first_life(2), actions));
+    net.run_until(|net| net.at(2).identity().returns == 1);
+    net.in_flight.clear();
+    net.run(Duration::from_secs(1));
+    net.assert_state(&[1], Identity { returns: 1, ..first_life(2) }, State::Alive);
+}
+
+#[test]
+fn a_restarted_node_replaces_its_former_life() {
+    let mut net = Net::joined(3, 4);
+    let restarted = Identity { boot: Boot(2000), ..first_life(3) };
+    net.start(restarted);
+    net.join(3, 1);
+    net.run(Duration::from_secs(1));
+    for node in [1, 2] {
+        net.assert_state(&[node], restarted, State::Alive);
+        let replaced = Change::Replaced { old: first_life(3), new: restarted };
+        assert_eq!(net.changes(node)[2..], [replaced, Change::Up(restarted)]);
+    }
+    assert_eq!(net.at(3).identity(), restarted);
+    assert_eq!(net.at(3).records().len(), 3, "its former life is no member of its own");
+}
+
+#[test]
+fn a_split_cluster_heals() {
+    let mut net = Net::joined(4, 5);
+    // Each of the two is separated from everybody.
+    net.cut_off.extend([addr(3), addr(4)]);
+    net.run(Duration::from_secs(3));
+    net.assert_state(&[1, 2], first_life(3), State::Dead);
+    net.cut_off.clear();
+    net.run(Duration::from_secs(30));
+    for node in 1..=4 {
+        assert!(net.at(node).members().all(|(_, state, _)| state == State::Alive));
+        assert_eq!(net.at(node).members().count(), 3);
+    }
+}
+
+#[test]
+fn leaving_then_left_is_seen_by_all_and_never_as_dead() {
+    for seed in 0..20 {
+        let mut net = Net::joined(5, seed);
+        net.act(5, |membership, now, actions| membership.announce_leaving(now, actions));
+        net.run(Duration::from_secs(1));
+        for node in 1..5 {
+            let members: Vec<_> = net.at(node).members().collect();
+            assert!(members.contains(&(first_life(5), State::Alive, true)));
+        }
+        net.act(5, |membership, now, actions| membership.announce_left(now, actions));
+        net.run(Duration::from_secs(3));
+        net.assert_state(&[1, 2, 3, 4], first_life(5), State::Left);
+        for node in 1..5 {
+            let changes = net.changes(node);
+            assert_eq!(changes[4..], [Change::Leaving(first_life(5)), Change::Left(first_life(5))]);
+        }
+        assert_eq!(net.at(5).deadline(), None);
+        assert_eq!(net.at(5).identity(), first_life(5), "the echo of its end does not bring it back");
+    }
+}
+
+#[test]
+fn who_leaves_learns_nothing_new_and_a_joiner_learns_who_is_leaving() {
+    let mut net = Net::joined(3, 6);
+    net.act(2, |membership, now, actions| membership.announce_leaving(now, actions));
+    // Long after gossip about it has ended.
+    net.run(Duration::from_secs(20));
+    net.start(first_life(4));
+    let records = net.at(3).records();
+    net.act(4, |membership, now, actions| membership.learn(now, &records, actions));
+    assert!(net.at(4).members().any(|member| member == (first_life(2), State::Alive, true)));
+    // A leaver that is declared dead and returns is still leaving.
+    net.act(1, |membership, now, actions| membership.declare_dead(now, first_life(2), actions));
+    net.run(Duration::from_secs(3));
+    let renewed = Identity { returns: 1, ..first_life(2) };
+    for node in [1, 3, 4] {
+        assert!(net.at(node).members().any(|member| member == (renewed, State::Alive, true)));
+    }
+}
+
+#[test]
+fn a_leaver_that_stops_without_a_last_word_is_dead() {
+    let mut net = Net::joined(3, 7);
+    net.act(2, |membership, now, actions| membership.announce_leaving(now, actions));
+    net.run(Duration::from_secs(1));
+    net.act(2, |membership, now, actions| membership.announce_dead(now, actions));
+    net.run(Duration::from_millis(50));
+    net.assert_state(&[1, 3], first_life(2), State::Dead);
+    assert_eq!(net.at(1).records()[1], Record { identity: first_life(2), state: State::Dead, leaving: true });
+}
+
+#[test]
+fn declaring_a_member_dead_spreads() {
+    let mut net = Net::joined(5, 8);
+    net.cut_off.insert(addr(5));
+    net.act(1, |membership, now, actions| membership.declare_dead(now, first_life(5), actions));
+    net.run(PROBE_PERIOD);
+    net.assert_state(&[1, 2, 3, 4], first_life(5), State::Dead);
+}
+
+#[test]
+fn a_list_that_says_we_are_dead_or_another_life_is_not_believed() {
+    let mut net = Net::joined(2, 9);
+    let states = [State::Dead, State::Left, State::Suspect, State::Alive];
+    for (state, returns) in states.into_iter().flat_map(|state| [(state, 0), (state, 1)]) {
+        let own = Record { identity: Identity { returns, ..first_life(1) }, state, leaving: true };
+        net.act(1, |membership, now, actions| membership.learn(now, &[own], actions));
+    }
+    net.run(Duration::from_secs(1));
+    assert_eq!(net.at(1).identity(), first_life(1));
+    assert_eq!(net.changes(1), [Change::Up(first_life(2))]);
+    assert_eq!(net.at(1).records()[0].state, State::Alive);
+}
+
+#[test]
+fn a_ping_is_answered_by_the_life_it_is_meant_for() {
+    let mut net = Net::joined(2, 10);
+    net.act(1, |membership, now, actions| membership.ping(now, first_life(2), actions));
+    let other_life = Identity { returns: 1, ..first_life(2) };
+    net.act(1, |membership, now, actions| membership.ping(now, other_life, actions));
+    net.run(Duration::from_millis(10));
+    let probed = Change::Probed { identity: first_life(2), round_trip: 2 * SEND_TIME };
+    assert_eq!(net.changes(1)[1..], [probed]);
+}
+
+#[test]
+fn another_node_at_an_old_address_replaces_its_member() {
+    let mut net = Net::joined(3, 11);
+    let newcomer = Identity { boot: Boot(3000), addr: addr(3), ..first_life(9) };
+    net.start(newcomer);
+    net.join(3, 1);
+    net.run(Duration::from_secs(1));
+    net.assert_state(&[1, 2], newcomer, State::Alive);
+    assert_eq!(net.changes(2)[2..], [Change::Down(first_life(3)), Change::Up(newcomer)]);
+}
+
+/// Somebody else has a better right to our address, so that every return of ours is in vain. It must not
+/// run through the 65535 returns of a life at the pace of the network.
+#[test]
+fn returning_in_vain_is_slow() {
+    let mut net = Net::joined(3, 12);
+    let rival = Record {
+        identity: Identity { boot: Boot(9000), addr: addr(3), ..first_life(9) },
+        state: State::Alive,
+        leaving: false,
+    };
+    for node in [1, 2] {
+        net.act(node, |membership, now, actions| membership.learn(now, &[rival], actions));
+    }
+    net.run(Duration::from_secs(10));
+    assert!(net.at(3).identity().returns <= 51, "{:?}", net.at(3).identity());
+}
+
+#[test]
+fn strangers_are_refused() {
+    let mut net = Net::joined(2, 13);
+    let mut other =
+        Membership::new(MembershipConfig { cluster: ClusterHash::of("another"), ..config(first_life(3), 0) });
+    let mut actions = Vec::new();
+    other.announce_to(net.now, first_life(1), &mut actions);
+    let [MembershipAction::Send { datagram, .. }] = &actions[..] else { panic!("{actions:?}") };
+    let mut receive = |datagram: &[u8]| {
+        let mut result = Ok(());
+        net.act(1, |membership, now, actions| {
+            result = membership.handle_datagram(now, addr(3), datagram, actions);
+            assert_eq!(*actions, []);
+        });
+        result
+    };
+    assert_eq!(receive(datagram), Err(DatagramError::WrongCluster));
+    let mut newer = datagram.clone();
+    newer[0] = 2;
+    assert_eq!(receive(&newer), Err(DatagramError::WrongVersion(2)));
+    assert_eq!(receive(&[]), Err(DatagramError::Malformed(WireError::Truncated)));
+    assert_eq!(receive(&[1; 1201]), Err(DatagramError::TooLarge { bytes: 1201 }));
+}
+
+#[test]
+fn equal_seeds_give_equal_actions() {
+    let trace = |seed| {
+        let mut net = Net::joined(5, seed);
+        net.cut_off.insert(addr(5));
+        net.run(Duration::from_secs(3));
+        net.trace
+    };
+    assert_eq!(trace(14), trace(14));
+    assert_ne!(trace(14), trace(15));
+}
+
+#[test]
+fn a_membership_may_move_to_another_thread() {
+    fn is_send<T: Send>() {}
+    is_send::<Membership>();
+}
