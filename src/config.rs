@@ -52,6 +52,13 @@ pub(crate) struct Settings {
     pub(crate) suspicion_timeout: Duration,
 }
 
+impl Settings {
+    /// How many members calls need.
+    pub(crate) fn quorum_members(&self) -> usize {
+        self.write_quorum.max(self.read_quorum)
+    }
+}
+
 /// Three copies survive one death and keep two while the third is restored.
 const DEFAULT_REPLICAS: usize = 3;
 /// Two acknowledgements: a write survives the death of any one node.

@@ -22,7 +22,7 @@ use std::time::Duration;
 use crate::clock::Instant;
 use crate::events::{Event, MemberInfo, MemberState};
 use crate::membership::{Change, DatagramError, Membership, MembershipAction, MembershipConfig, State};
-use crate::placement::{Member, Placement};
+use crate::placement::{Gone, Member, Placement};
 use crate::shard::Stage;
 use crate::types::{Boot, ClusterHash, Identity, NodeHash, NodeId};
 use crate::wire::handshake::Local;
@@ -137,6 +137,7 @@ pub(crate) struct Control {
     status_at: Instant,
     placement: Arc<Placement>,
     generation: u64,
+    gone: Gone,
     stage: Stage,
     leaving: Leaving,
     progress: BTreeMap<usize, Progress>,
@@ -230,8 +231,9 @@ impl Control {
             origin: Origin::Unborn,
             statuses: BTreeMap::new(),
             status_at: Instant::default(),
-            placement: Arc::new(Placement::new(Vec::new(), config.local.replicas.into(), 0)),
+            placement: Arc::new(Placement::new(Vec::new(), config.local.replicas.into(), 0, Gone::new())),
             generation: 0,
+            gone: Gone::new(),
             stage: Stage::Forming,
             leaving: Leaving::No,
             progress: BTreeMap::new(),
@@ -249,6 +251,12 @@ impl Control {
 
     pub(crate) fn identity(&self) -> Identity {
         self.membership.identity()
+    }
+
+    /// How far the cluster is with its first lists.
+    #[cfg(feature = "sim")]
+    pub(crate) fn stage(&self) -> Stage {
+        self.stage
     }
 
     pub(crate) fn handle_datagram(
@@ -555,6 +563,9 @@ impl Control {
     fn answered(&mut self, now: Instant, link: Link, message: ControlMessage, actions: &mut Actions) {
         match message {
             ControlMessage::Members(records) => {
+                for known in records.iter().filter(|known| !known.state.is_active()) {
+                    bury(&mut self.gone, &known.identity);
+                }
                 self.swim(now, actions, |membership, todo| membership.learn(now, &records, todo));
                 if link.expects.is_none() {
                     actions.push(ControlAction::Close(link));
@@ -656,7 +667,7 @@ impl Control {
         let all_agree =
             others().all(|member| status_of(member).is_some_and(|status| status.members_digest == digest));
         let members = self.placement.members().len();
-        let all_known = self.membership.members().filter(|member| is_active(member.state)).count() == members;
+        let all_known = self.membership.records().iter().filter(|known| known.state.is_active()).count() == members;
         let is_here = |node: &NodeHash| self.placement.member(*node).is_some();
         let seeds_settled = self.seeds.iter().all(|seed| seed.settled && seed.node.iter().all(is_here));
         let enough = members >= usize::from(self.config.local.write_quorum);
@@ -694,10 +705,12 @@ impl Control {
     fn settle(&mut self, now: Instant, actions: &mut Actions) {
         let members = self.placeable();
         let old_stage = self.stage;
-        let members_changed = members != self.placement.members();
+        self.note_gone();
+        let members_changed = members != self.placement.members() || self.gone != *self.placement.gone();
         if members_changed {
             self.generation += 1;
-            let placement = Placement::new(members, self.config.local.replicas.into(), self.generation);
+            let replicas = self.config.local.replicas.into();
+            let placement = Placement::new(members, replicas, self.generation, self.gone.clone());
             self.notify_joined(&placement, actions);
             self.placement = Arc::new(placement);
         }
@@ -710,6 +723,15 @@ impl Control {
         }
         self.publish_members(actions);
         self.finish_leave(now, actions);
+    }
+
+    /// Remembers whose lives are over.
+    fn note_gone(&mut self) {
+        for known in self.membership.records() {
+            if !known.state.is_active() {
+                bury(&mut self.gone, &known.identity);
+            }
+        }
     }
 
     /// The members that partitions can be placed on or fetched from: alive, and known by name.
@@ -729,8 +751,11 @@ impl Control {
             Some(Member { identity: known.identity, id, cores, leaving })
         };
         let mut members: Vec<Member> =
-            self.membership.members().filter(|member| is_active(member.state)).filter_map(member).collect();
-        members.sort_by_key(|member| member.identity.sort_key());
+            self.membership.records().into_iter().filter(|known| known.state.is_active()).filter_map(member).collect();
+        // Of two lives of a node, the later.
+        members.sort_by_key(|member| std::cmp::Reverse(member.identity.sort_key()));
+        members.dedup_by_key(|member| member.identity.node);
+        members.reverse();
         members
     }
 
@@ -770,7 +795,7 @@ impl Control {
                 is_self,
             })
         };
-        let mut members: Vec<MemberInfo> = self.membership.members().filter_map(info).collect();
+        let mut members: Vec<MemberInfo> = self.membership.records().into_iter().filter_map(info).collect();
         members.sort_by(|a, b| a.id.cmp(&b.id));
         if members != self.members {
             self.members = members.clone();
@@ -789,8 +814,10 @@ impl Control {
     }
 }
 
-fn is_active(state: State) -> bool {
-    matches!(state, State::Alive | State::Suspect)
+fn bury(gone: &mut Gone, identity: &Identity) {
+    let life = (identity.boot, identity.returns);
+    let known = gone.entry(identity.node).or_insert(life);
+    *known = life.max(*known);
 }
 
 fn member_link(identity: &Identity) -> Link {

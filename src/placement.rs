@@ -8,12 +8,13 @@
 //! The table says who *should* hold a partition. Who does hold it, and in which list quorums are
 //! counted, is what the replicas of the partition have agreed on: a [`List`].
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::types::{Identity, NodeHash, NodeId, PARTITIONS, Partition};
+use crate::types::{Boot, Identity, NodeHash, NodeId, PARTITIONS, Partition};
 
 /// A member with what its handshake told about it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -34,16 +35,17 @@ pub(crate) struct Placement {
     per_partition: usize,
     digest: u64,
     generation: u64,
+    gone: Gone,
 }
+
+/// The latest life of each node that is known to be over.
+pub(crate) type Gone = BTreeMap<NodeHash, (Boot, u16)>;
 
 impl Placement {
     /// Places every partition on `replicas` of the members that are not leaving, or on all of them where
-    /// they are fewer. One entry per node: of two lives of a node the later counts.
-    pub(crate) fn new(mut members: Vec<Member>, replicas: usize, generation: u64) -> Self {
+    /// they are fewer. One life of a node at the most.
+    pub(crate) fn new(mut members: Vec<Member>, replicas: usize, generation: u64, gone: Gone) -> Self {
         members.sort_by_key(|member| member.identity.sort_key());
-        members.reverse();
-        members.dedup_by_key(|member| member.identity.node);
-        members.reverse();
         let active: Vec<u16> =
             (0..members.len() as u16).filter(|&at| !members[at as usize].leaving).collect();
         let per_partition = replicas.min(active.len());
@@ -61,7 +63,7 @@ impl Placement {
             table.extend(scored.iter().map(|&(_, at)| at));
         }
         let digest = members_digest(members.iter().filter(|m| !m.leaving).map(|m| &m.identity));
-        Self { members, table, per_partition, digest, generation }
+        Self { members, table, per_partition, digest, generation, gone }
     }
 
     /// The preference list of `partition`, best first.
@@ -88,6 +90,18 @@ impl Placement {
     /// Whether this very life of the node is a member that is not dead.
     pub(crate) fn is_alive(&self, identity: &Identity) -> bool {
         self.member(identity.node).is_some_and(|member| member.identity == *identity)
+    }
+
+    /// Whether this life of the node is known to be over. One that was never heard of is neither alive nor
+    /// dead.
+    pub(crate) fn is_dead(&self, identity: &Identity) -> bool {
+        let life = (identity.boot, identity.returns);
+        self.gone.get(&identity.node).is_some_and(|gone| *gone >= life)
+            || self.member(identity.node).is_some_and(|member| member.identity.is_later_than(identity))
+    }
+
+    pub(crate) fn gone(&self) -> &Gone {
+        &self.gone
     }
 
     /// Counts this node's placements, so that it is known which one a core has seen.
@@ -169,6 +183,14 @@ impl List {
     }
 }
 
+impl fmt::Debug for Placement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let leaving = |member: &Member| if member.leaving { "-" } else { "" };
+        let members = self.members.iter().map(|m| format!("{:?}{}", m.identity.node, leaving(m)));
+        write!(f, "placement {} of {:?}", self.generation, members.collect::<Vec<_>>())
+    }
+}
+
 impl fmt::Debug for ListRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "#{}.{:04x}", self.number, self.digest >> 48)
@@ -186,7 +208,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::types::{Boot, ClusterHash};
+    use crate::types::ClusterHash;
 
     fn members(names: &[String]) -> Vec<Member> {
         let cluster = ClusterHash::of("test");
@@ -222,7 +244,7 @@ mod tests {
     fn shares_are_within_ten_percent_up_to_sixteen_nodes_in_95_percent_of_node_sets() {
         for count in [4, 8, 12, 16] {
             let within = (0..200)
-                .filter(|&salt| worst_imbalance(&Placement::new(members(&names(count, salt)), 3, 1)) <= 0.10)
+                .filter(|&salt| worst_imbalance(&Placement::new(members(&names(count, salt)), 3, 1, Gone::new())) <= 0.10)
                 .count();
             assert!(within >= 190, "{count} nodes: only {within} of 200 node sets are within 10 %");
         }
@@ -231,7 +253,7 @@ mod tests {
     #[test]
     fn shares_are_within_a_quarter_up_to_fifty_nodes() {
         for salt in 0..40 {
-            let worst = worst_imbalance(&Placement::new(members(&names(50, salt)), 3, 1));
+            let worst = worst_imbalance(&Placement::new(members(&names(50, salt)), 3, 1, Gone::new()));
             assert!(worst <= 0.25, "node set {salt}: a node is {worst:.2} off its share");
         }
     }
@@ -243,9 +265,9 @@ mod tests {
         fn a_join_moves_only_what_the_newcomer_takes(count in 1usize..20, salt: u64) {
             let mut all = members(&names(count + 1, salt));
             let newcomer = all.pop().unwrap();
-            let before = Placement::new(all.clone(), 3, 1);
+            let before = Placement::new(all.clone(), 3, 1, Gone::new());
             all.push(newcomer.clone());
-            let after = Placement::new(all, 3, 1);
+            let after = Placement::new(all, 3, 1, Gone::new());
             let mut taken = 0;
             for partition in Partition::all() {
                 let old: Vec<_> = before.replicas(partition).map(|m| m.identity).collect();
@@ -265,32 +287,31 @@ mod tests {
         #[test]
         fn the_order_of_members_does_not_matter(count in 1usize..12, salt: u64) {
             let mut all = members(&names(count, salt));
-            let one = Placement::new(all.clone(), 3, 1);
+            let one = Placement::new(all.clone(), 3, 1, Gone::new());
             all.reverse();
-            let other = Placement::new(all, 3, 1);
+            let other = Placement::new(all, 3, 1, Gone::new());
             prop_assert_eq!(&one.table, &other.table);
             prop_assert_eq!(one.digest(), other.digest());
         }
     }
 
     #[test]
-    fn a_leaving_member_holds_nothing_new_and_of_two_lives_the_later_counts() {
+    fn a_leaving_member_holds_nothing_new_and_another_life_is_not_alive() {
         let mut all = members(&names(4, 0));
         all[1].leaving = true;
         let mut reborn = all[2].clone();
         reborn.identity.boot = Boot(2);
-        all.push(reborn.clone());
-        let placement = Placement::new(all.clone(), 3, 1);
+        let placement = Placement::new(all.clone(), 3, 1, Gone::new());
         assert_eq!(placement.members().len(), 4);
         for partition in Partition::all() {
             assert!(placement.replicas(partition).all(|m| m.identity != all[1].identity));
         }
-        assert!(placement.is_alive(&reborn.identity) && !placement.is_alive(&all[2].identity));
+        assert!(placement.is_alive(&all[2].identity) && !placement.is_alive(&reborn.identity));
     }
 
     #[test]
     fn a_thousand_nodes_compile() {
-        let placement = Placement::new(members(&names(1000, 0)), 3, 1);
+        let placement = Placement::new(members(&names(1000, 0)), 3, 1, Gone::new());
         assert_eq!(placement.table.len(), 3 * 4096);
     }
 }

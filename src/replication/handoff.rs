@@ -31,6 +31,10 @@ use crate::wire::message::{Answer, Chunk, Listed, Request};
 /// The pause before starting again.
 const BACKOFF: Duration = Duration::from_millis(50);
 
+/// How often in a row a list may have members that this node has never heard of, before they are taken
+/// for dead. Such a list was made by a node that knows more; its members are heard of soon.
+const UNKNOWN_FOR_SURVEYS: u32 = 100;
+
 /// How often in a row nobody may know a list before the partition counts as lost. The first lists of a
 /// cluster reach the cores of its nodes at slightly different times.
 const LOST_AFTER_SURVEYS: u32 = 20;
@@ -45,7 +49,16 @@ pub(crate) struct Handoff {
     /// Whom to merge from, in order.
     sources: Vec<Source>,
     fruitless_surveys: u32,
+    surveys_with_unknown: u32,
     wake: Option<Instant>,
+}
+
+/// What this node itself knows.
+pub(crate) struct Mine<'a> {
+    /// Of the partition.
+    pub(crate) listed: Listed,
+    /// Of a member: that this life of it is over.
+    pub(crate) is_dead: &'a dyn Fn(&Identity) -> bool,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -95,7 +108,7 @@ impl Handoff {
         me: Identity,
         target: Vec<Identity>,
         others: Vec<Identity>,
-        mine: &Listed,
+        mine: &Mine<'_>,
         now: Instant,
         actions: &mut Vec<HandoffAction>,
     ) -> Self {
@@ -127,6 +140,7 @@ impl Handoff {
             phase: Phase::Backoff,
             sources: Vec::new(),
             fruitless_surveys: 0,
+            surveys_with_unknown: 0,
             wake: None,
         }
     }
@@ -194,7 +208,7 @@ impl Handoff {
     pub(crate) fn resume(
         &mut self,
         others: Vec<Identity>,
-        mine: &Listed,
+        mine: &Mine<'_>,
         now: Instant,
         actions: &mut Vec<HandoffAction>,
     ) {
@@ -220,22 +234,31 @@ impl Handoff {
 
     /// After the survey's first call, and after every answer: whether all have answered. `mine` is what
     /// this node itself knows.
-    pub(crate) fn decide(&mut self, mine: &Listed, now: Instant, actions: &mut Vec<HandoffAction>) {
+    fn decide(&mut self, mine: &Mine<'_>, now: Instant, actions: &mut Vec<HandoffAction>) {
         let Phase::Survey { unanswered, reports } = &mut self.phase else { return };
         if !unanswered.is_empty() {
             return;
         }
         let reports = std::mem::take(reports);
-        let lists = reports.iter().map(|(_, listed)| listed).chain([mine]).filter_map(|l| l.list.clone());
+        let listed = reports.iter().map(|(_, listed)| listed).chain([&mine.listed]);
+        let lists = listed.filter_map(|listed| listed.list.clone());
         let Some(old) = lists.max_by_key(|list| list.reference()) else {
             return self.nobody_knows(now, actions);
         };
+        let alive = |replica: &&Identity| reports.iter().any(|(from, _)| from == *replica);
+        let is_unknown = |member: &Identity| {
+            !alive(&member) && *member != self.me && !(mine.is_dead)(member)
+        };
+        if old.members().iter().any(is_unknown) && self.surveys_with_unknown < UNKNOWN_FOR_SURVEYS {
+            self.surveys_with_unknown += 1;
+            return self.back_off(now);
+        }
+        self.surveys_with_unknown = 0;
         let list = if old.has_members(&self.target) {
             old.clone()
         } else {
             List::new(old.number() + 1, self.target.iter().copied())
         };
-        let alive = |replica: &&Identity| reports.iter().any(|(from, _)| from == *replica);
         // Best source first: the copy comes from it.
         for (from, _) in reports.iter().filter(|(_, listed)| listed.synced) {
             self.add_source(*from);
@@ -251,7 +274,7 @@ impl Handoff {
             }
         }
         match self.sources.first() {
-            Some(source) if !mine.synced => {
+            Some(source) if !mine.listed.synced => {
                 actions.push(HandoffAction::Fetch { to: source.replica, after: None, since: 0 });
                 self.phase = Phase::Copy { list, tell };
             }
@@ -313,7 +336,7 @@ impl Handoff {
         &mut self,
         from: Identity,
         answer: Answer,
-        mine: &Listed,
+        mine: &Mine<'_>,
         now: Instant,
         actions: &mut Vec<HandoffAction>,
     ) {

@@ -17,7 +17,7 @@ use std::time::Duration;
 use super::{Action, Asker, Shard, Stage, Timer};
 use crate::clock::Now;
 use crate::placement::{List, ListRef, Placement};
-use crate::replication::handoff::{Handoff, HandoffAction};
+use crate::replication::handoff::{Handoff, HandoffAction, Mine};
 use crate::types::{Identity, Partition};
 use crate::wire::message::{Answer, Fetch, Request};
 
@@ -254,9 +254,11 @@ impl<C> Shard<C> {
                 continue;
             }
             let Some(target) = self.change_wanted(partition) else { continue };
-            let (others, mine) = (self.others(), self.listed(partition));
+            let placement = self.placement.clone();
+            let is_dead = |member: &Identity| placement.is_dead(member);
+            let mine = Mine { listed: self.listed(partition), is_dead: &is_dead };
             let mut todo = Vec::new();
-            let handoff = Handoff::change(self.me, target, others, &mine, now.instant, &mut todo);
+            let handoff = Handoff::change(self.me, target, self.others(), &mine, now.instant, &mut todo);
             self.drive(now, partition, Box::new(handoff), todo, actions);
         }
         self.wanted.extend(skipped);
@@ -359,12 +361,23 @@ impl<C> Shard<C> {
         answer: Answer,
         actions: &mut Vec<Action<C>>,
     ) {
-        // A higher list than is known here is worth knowing, whatever becomes of the handoff.
-        let Some(mut handoff) = self.take_handoff(partition) else { return };
-        let mine = self.listed(partition);
-        let mut todo = Vec::new();
-        handoff.answered(from, answer, &mine, now.instant, &mut todo);
-        self.drive(now, partition, handoff, todo, actions);
+        let list = match &answer {
+            Answer::OtherList { list } => list.clone(),
+            Answer::Listed(listed) => listed.list.clone(),
+            _ => None,
+        };
+        if let Some(mut handoff) = self.take_handoff(partition) {
+            let placement = self.placement.clone();
+            let is_dead = |member: &Identity| placement.is_dead(member);
+            let mine = Mine { listed: self.listed(partition), is_dead: &is_dead };
+            let mut todo = Vec::new();
+            handoff.answered(from, answer, &mine, now.instant, &mut todo);
+            self.drive(now, partition, handoff, todo, actions);
+        }
+        // A higher list than is known here counts, whatever becomes of the handoff.
+        if let Some(list) = list {
+            self.learn(now, partition, list, actions);
+        }
     }
 
     pub(super) fn handoff_lost(&mut self, now: Now, partition: Partition, from: Identity) {
@@ -379,9 +392,11 @@ impl<C> Shard<C> {
 
     pub(super) fn resume_handoff(&mut self, now: Now, partition: Partition, actions: &mut Vec<Action<C>>) {
         let Some(mut handoff) = self.take_handoff(partition) else { return };
-        let (others, mine) = (self.others(), self.listed(partition));
+        let placement = self.placement.clone();
+        let is_dead = |member: &Identity| placement.is_dead(member);
+        let mine = Mine { listed: self.listed(partition), is_dead: &is_dead };
         let mut todo = Vec::new();
-        handoff.resume(others, &mine, now.instant, &mut todo);
+        handoff.resume(self.others(), &mine, now.instant, &mut todo);
         self.drive(now, partition, handoff, todo, actions);
     }
 
@@ -479,5 +494,20 @@ impl<C> Shard<C> {
     /// How many partitions this node serves, synced.
     pub(super) fn synced_partitions(&self) -> usize {
         self.partitions().filter(|partition| self.replica(*partition).serves_synced(&self.me)).count()
+    }
+}
+
+impl<C> Shard<C> {
+    pub(crate) fn debug_giving(&self) -> String {
+        let mut out = String::new();
+        for partition in self.partitions() {
+            let replica = self.replica(partition);
+            let should_hold = self.placement.replicas(partition).any(|member| member.identity == self.me);
+            let is_listed = replica.list.as_ref().is_some_and(|list| list.contains(&self.me));
+            if !should_hold && (is_listed || !self.store.is_empty(partition)) {
+                out += &format!("  p{} list {:?} target {:?} standing {:?} empty {} seq {} receipts {:?} handoff {}\n", partition.index(), replica.list, self.target(partition).iter().map(|m| m.node).collect::<Vec<_>>(), replica.standing, self.store.is_empty(partition), self.store.sequence(partition), replica.receipts, replica.handoff.is_some());
+            }
+        }
+        out
     }
 }

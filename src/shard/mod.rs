@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use crate::clock::{HybridClock, Instant, Now};
 use crate::error::{NotApplied, ReadError, WriteError};
-use crate::placement::Placement;
+use crate::placement::{Gone, Placement};
 use crate::replication::read::Rules;
 use crate::store::{Deletes, Store};
 use crate::types::{Boot, ClusterHash, CoreId, Identity, KeyHash, NodeHash, PARTITIONS, Partition};
@@ -157,7 +157,7 @@ impl<C> Shard<C> {
             me: config.me,
             clock: HybridClock::new(MAX_CLOCK_SKEW),
             store: Store::new(config.cores, deletes),
-            placement: Arc::new(Placement::new(Vec::new(), config.replicas, 0)),
+            placement: Arc::new(Placement::new(Vec::new(), config.replicas, 0, Gone::new())),
             stage: Stage::Forming,
             replicas: (0..owned).map(|_| Replica::default()).collect(),
             wanted: BTreeSet::new(),
@@ -221,6 +221,14 @@ impl<C> Shard<C> {
     /// When [`handle_timers`](Self::handle_timers) wants to be called next.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         self.timers.first().map(|&(at, _)| at)
+    }
+
+    /// The value that this node would answer as a synced replica.
+    #[cfg(feature = "sim")]
+    pub(crate) fn peek(&self, now: Now, hash: KeyHash, key: &[u8]) -> Option<Arc<[u8]>> {
+        let is_synced = self.replica(hash.partition()).serves_synced(&self.me);
+        let entry = self.store.get(hash, key).filter(|_| is_synced)?;
+        entry.live_value(now.wall).cloned()
     }
 
     /// Answers this shard's own requests, and reports what that changed.

@@ -1,0 +1,494 @@
+//! [`Engine`]: the handle that an app holds.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::config::{Config, Settings};
+use crate::error::{LeaveError, NotApplied, NotReady, ReadError, StartError, WriteError};
+use crate::events::{Events, MemberInfo, subscription};
+use crate::options::{Quorum, ReadOptions, WriteOptions};
+use crate::runtime::Runtime;
+use crate::runtime::mailbox::SendError;
+use crate::runtime::reply::{Answers, NoReply, ReplyTo, Replies};
+use crate::shard::{Call, Counts, Cursor, KeysCall, Listing, Outcome, ReadCall, WriteCall};
+use crate::types::{CoreId, KeyHash, MAX_KEY_BYTES, MAX_VALUE_BYTES};
+
+/// A running engine. Cloning gives another handle to the same one; it stops, and its threads are joined,
+/// when the last handle is dropped.
+///
+/// Every method may be called from any number of threads. Calls wait for their answer, at most as long
+/// as their timeout ([`Config::request_timeout`] where they name none).
+#[derive(Clone)]
+pub struct Engine {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    settings: Settings,
+    runtime: Runtime,
+}
+
+/// Beyond a call's own timeout, how long to wait for the core to say how far it got.
+const LAST_WORD: Duration = Duration::from_millis(50);
+
+/// How long one step of a walk over the keys may take.
+const STEP_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The end of the calendar for a time to live: the year 10000, in milliseconds since 1970.
+const CALENDAR_END_MS: u128 = 253_402_300_800_000;
+
+impl Engine {
+    /// Checks `config` and starts the engine's threads. A node of a cluster looks for the others in the
+    /// background: [`wait_ready`](Self::wait_ready) waits for them.
+    ///
+    /// # Errors
+    ///
+    /// [`StartError`] says what to change; no thread and no socket is left behind.
+    pub fn start(config: Config) -> Result<Self, StartError> {
+        let settings = config.check()?;
+        let runtime = Runtime::start(&settings)?;
+        Ok(Self { inner: Arc::new(Inner { settings, runtime }) })
+    }
+
+    /// Waits until enough members are here for calls to succeed: W and R of them, with their partitions
+    /// agreed on.
+    ///
+    /// # Errors
+    ///
+    /// [`NotReady`] says what is missing. The engine goes on trying.
+    pub fn wait_ready(&self, timeout: Duration) -> Result<(), NotReady> {
+        self.inner.runtime.wait_ready(timeout, self.inner.settings.quorum_members())
+    }
+
+    /// Stores `value` under `key`. Acknowledged by W replicas, each after it has applied it.
+    ///
+    /// # Errors
+    ///
+    /// [`WriteError`] says whether the write may have happened.
+    pub fn set(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<(), WriteError> {
+        self.set_with(key, value, &WriteOptions::new())
+    }
+
+    /// [`set`](Self::set) with a time to live, a quorum or a timeout of its own.
+    ///
+    /// # Errors
+    ///
+    /// As [`set`](Self::set).
+    pub fn set_with(
+        &self,
+        key: impl AsRef<[u8]>,
+        value: impl AsRef<[u8]>,
+        options: &WriteOptions,
+    ) -> Result<(), WriteError> {
+        let value = value.as_ref();
+        if value.len() > MAX_VALUE_BYTES {
+            return Err(NotApplied::ValueTooLong { length: value.len() }.into());
+        }
+        self.write(key.as_ref(), Some(value.into()), options)
+    }
+
+    /// Deletes `key`, whether or not it exists. The delete is versioned like a write: no replica that
+    /// missed it brings the key back.
+    ///
+    /// # Errors
+    ///
+    /// As [`set`](Self::set).
+    pub fn delete(&self, key: impl AsRef<[u8]>) -> Result<(), WriteError> {
+        self.delete_with(key, &WriteOptions::new())
+    }
+
+    /// [`delete`](Self::delete) with a quorum or a timeout of its own. A time to live means nothing here.
+    ///
+    /// # Errors
+    ///
+    /// As [`set`](Self::set).
+    pub fn delete_with(&self, key: impl AsRef<[u8]>, options: &WriteOptions) -> Result<(), WriteError> {
+        self.write(key.as_ref(), None, &WriteOptions { ttl: None, ..options.clone() })
+    }
+
+    /// The value of `key`; `None` where it does not exist, was deleted or has expired.
+    ///
+    /// # Errors
+    ///
+    /// [`ReadError`]; a read can always be tried again.
+    pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Vec<u8>>, ReadError> {
+        self.get_with(key, &ReadOptions::new())
+    }
+
+    /// [`get`](Self::get) with a quorum or a timeout of its own, or from this node alone.
+    ///
+    /// # Errors
+    ///
+    /// As [`get`](Self::get).
+    pub fn get_with(
+        &self,
+        key: impl AsRef<[u8]>,
+        options: &ReadOptions,
+    ) -> Result<Option<Vec<u8>>, ReadError> {
+        Ok(self.fetch(key.as_ref(), options)?.map(|value| value.to_vec()))
+    }
+
+    /// Lets `look` see the value of `key` without copying it; `None` where there is none.
+    ///
+    /// # Errors
+    ///
+    /// As [`get`](Self::get).
+    pub fn read<T>(
+        &self,
+        key: impl AsRef<[u8]>,
+        look: impl FnOnce(&[u8]) -> T,
+    ) -> Result<Option<T>, ReadError> {
+        Ok(self.fetch(key.as_ref(), &ReadOptions::new())?.map(|value| look(&value)))
+    }
+
+    /// Whether `key` has a value.
+    ///
+    /// # Errors
+    ///
+    /// As [`get`](Self::get).
+    pub fn contains(&self, key: impl AsRef<[u8]>) -> Result<bool, ReadError> {
+        Ok(self.fetch(key.as_ref(), &ReadOptions::new())?.is_some())
+    }
+
+    /// The values of `keys`, in their order, asked for all at once.
+    ///
+    /// # Errors
+    ///
+    /// As [`get`](Self::get), the first error there is.
+    pub fn get_many<K: AsRef<[u8]>>(&self, keys: &[K]) -> Result<Vec<Option<Vec<u8>>>, ReadError> {
+        let options = ReadOptions::new();
+        let replies = Replies::new(keys.len());
+        for (index, key) in keys.iter().enumerate() {
+            let (core, call) = self.read_call(key.as_ref(), &options)?;
+            self.send(core, Call::Read(call), replies.reply_to(index), self.timeout(options.timeout))
+                .map_err(NotSent::into_read_error)?;
+        }
+        let answers = replies.sent();
+        let mut values = vec![None; keys.len()];
+        for _ in keys {
+            let (index, outcome) = self.await_read(&answers, options.timeout)?;
+            values[index] = outcome?.map(|value| value.to_vec());
+        }
+        Ok(values)
+    }
+
+    /// The keys with this prefix of which this node holds a value: its own copies, current or not, not
+    /// the whole cluster's keys. Walks in bounded steps beside whatever else goes on; a key written or
+    /// deleted meanwhile may or may not be seen, every other one is seen once.
+    pub fn local_keys(&self, prefix: impl AsRef<[u8]>) -> LocalKeys {
+        LocalKeys {
+            engine: self.clone(),
+            prefix: prefix.as_ref().into(),
+            core: 0,
+            next: Cursor::start(CoreId(0)),
+            found: Vec::new().into_iter(),
+        }
+    }
+
+    /// Every node that this one knows, itself included, by name. Nodes that died or left are kept for a
+    /// day.
+    pub fn members(&self) -> Vec<MemberInfo> {
+        self.inner.runtime.members()
+    }
+
+    /// Where this node listens, with the port that it was given where the configuration said 0; `None`
+    /// where the engine is standalone.
+    pub fn address(&self) -> Option<std::net::SocketAddr> {
+        self.inner.runtime.address()
+    }
+
+    /// What happens in the cluster from now on.
+    pub fn events(&self) -> Events {
+        let (subscriber, events) = subscription();
+        self.inner.runtime.subscribe(subscriber);
+        events
+    }
+
+    /// What this node holds and does, as of now.
+    ///
+    /// # Errors
+    ///
+    /// [`ReadError::ShutDown`] or [`ReadError::Overloaded`].
+    pub fn stats(&self) -> Result<Stats, ReadError> {
+        let mut total = Stats::default();
+        for core in 0..self.inner.settings.cores {
+            if let Outcome::Counts(counts) = self.ask(CoreId(core), Call::Counts)? {
+                total.add(&counts);
+            }
+        }
+        Ok(total)
+    }
+
+    /// Hands this node's data over to the others, tells them, and stops. Other handles get
+    /// [`ShutDown`](NotApplied::ShutDown) from then on. The last node of a cluster leaves at once, and
+    /// the data is gone.
+    ///
+    /// # Errors
+    ///
+    /// [`LeaveError::TimedOut`]: it has stopped all the same, as if it had died.
+    pub fn leave(&self, timeout: Duration) -> Result<(), LeaveError> {
+        self.inner.runtime.leave(timeout)
+    }
+
+    /// Stops in silence, as a crash would: the others find out by themselves. For tests.
+    pub fn abort(&self) {
+        self.inner.runtime.stop(false);
+    }
+
+    fn write(
+        &self,
+        key: &[u8],
+        value: Option<Arc<[u8]>>,
+        options: &WriteOptions,
+    ) -> Result<(), WriteError> {
+        let timeout = self.timeout(options.timeout);
+        let (core, call) = self.write_call(key, value, options, timeout)?;
+        let needed = call.quorum;
+        let replies = Replies::new(1);
+        self.send(core, Call::Write(call), replies.reply_to(0), timeout)
+            .map_err(NotSent::into_write_error)?;
+        let deadline = self.inner.runtime.os_deadline(timeout + LAST_WORD);
+        match replies.sent().next_before(deadline) {
+            Ok((_, Outcome::Written(result))) => result,
+            Ok((_, Outcome::Read(_) | Outcome::Keys(_) | Outcome::Counts(_))) => {
+                Err(NotApplied::ShutDown.into())
+            }
+            Err(NoReply::TimedOut | NoReply::Gone) => Err(WriteError::Indeterminate { acked: 0, needed }),
+        }
+    }
+
+    fn write_call(
+        &self,
+        key: &[u8],
+        value: Option<Arc<[u8]>>,
+        options: &WriteOptions,
+        timeout: Duration,
+    ) -> Result<(CoreId, WriteCall), NotApplied> {
+        if key.len() > MAX_KEY_BYTES {
+            return Err(NotApplied::KeyTooLong { length: key.len() });
+        }
+        let Settings { replicas, write_quorum, .. } = self.inner.settings;
+        let quorum = options.quorum.count(write_quorum, replicas);
+        if quorum < write_quorum || quorum > replicas {
+            return Err(NotApplied::BadQuorum { asked: quorum, write_quorum, replicas });
+        }
+        let now = self.inner.runtime.clock().now();
+        if let Some(ttl) = options.ttl
+            && (ttl < Duration::from_millis(1)
+                || ttl.as_millis() + u128::from(now.wall.millis()) >= CALENDAR_END_MS)
+        {
+            return Err(NotApplied::BadTtl { ttl });
+        }
+        let (core, hash) = self.place(key);
+        let deadline = now.instant + timeout;
+        Ok((core, WriteCall { key: key.into(), hash, value, ttl: options.ttl, quorum, deadline }))
+    }
+
+    fn fetch(&self, key: &[u8], options: &ReadOptions) -> Result<Option<Arc<[u8]>>, ReadError> {
+        let (core, call) = self.read_call(key, options)?;
+        let replies = Replies::new(1);
+        self.send(core, Call::Read(call), replies.reply_to(0), self.timeout(options.timeout))
+            .map_err(NotSent::into_read_error)?;
+        self.await_read(&replies.sent(), options.timeout)?.1
+    }
+
+    fn read_call(&self, key: &[u8], options: &ReadOptions) -> Result<(CoreId, ReadCall), ReadError> {
+        if key.len() > MAX_KEY_BYTES {
+            return Err(ReadError::KeyTooLong { length: key.len() });
+        }
+        let Settings { replicas, read_quorum, .. } = self.inner.settings;
+        let quorum = options.quorum.count(read_quorum, replicas);
+        if quorum == 0 || quorum > replicas {
+            return Err(ReadError::BadQuorum { asked: quorum, replicas });
+        }
+        let (core, hash) = self.place(key);
+        let deadline = self.inner.runtime.clock().instant() + self.timeout(options.timeout);
+        Ok((core, ReadCall { key: key.into(), hash, quorum, local: options.local, deadline }))
+    }
+
+    /// The next answer of a read, with its number.
+    #[expect(clippy::type_complexity, reason = "an answer with its number, or none")]
+    fn await_read(
+        &self,
+        answers: &Answers,
+        timeout: Option<Duration>,
+    ) -> Result<(usize, Result<Option<Arc<[u8]>>, ReadError>), ReadError> {
+        let deadline = self.inner.runtime.os_deadline(self.timeout(timeout) + LAST_WORD);
+        match answers.next_before(deadline) {
+            Ok((index, Outcome::Read(result))) => Ok((index, result)),
+            Err(NoReply::TimedOut) => {
+                Err(ReadError::TimedOut { answered: 0, needed: self.inner.settings.read_quorum })
+            }
+            Ok(_) | Err(NoReply::Gone) => Err(ReadError::ShutDown),
+        }
+    }
+
+    /// Asks a core for something that is not about a key.
+    fn ask(&self, core: CoreId, call: Call) -> Result<Outcome, ReadError> {
+        let replies = Replies::new(1);
+        self.send(core, call, replies.reply_to(0), STEP_TIMEOUT).map_err(NotSent::into_read_error)?;
+        match replies.sent().next_before(self.inner.runtime.os_deadline(STEP_TIMEOUT)) {
+            Ok((_, Outcome::Read(Err(error)))) => Err(error),
+            Ok((_, outcome)) => Ok(outcome),
+            Err(NoReply::TimedOut) => Err(ReadError::Overloaded),
+            Err(NoReply::Gone) => Err(ReadError::ShutDown),
+        }
+    }
+
+    fn send(&self, core: CoreId, call: Call, reply_to: ReplyTo, timeout: Duration) -> Result<(), NotSent> {
+        self.inner.runtime.call(core, call, reply_to, timeout)
+    }
+
+    fn place(&self, key: &[u8]) -> (CoreId, KeyHash) {
+        let hash = KeyHash::of(self.inner.runtime.cluster(), key);
+        (hash.partition().core(self.inner.settings.cores), hash)
+    }
+
+    fn timeout(&self, timeout: Option<Duration>) -> Duration {
+        timeout.unwrap_or(self.inner.settings.request_timeout)
+    }
+}
+
+impl std::fmt::Debug for Engine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Engine")
+            .field("node", &self.inner.settings.node_id)
+            .field("address", &self.address())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.runtime.stop(true);
+    }
+}
+
+/// A call that no core took: nothing happened.
+#[derive(Debug)]
+pub(crate) enum NotSent {
+    Full,
+    Closed,
+}
+
+impl<T> From<SendError<T>> for NotSent {
+    fn from(error: SendError<T>) -> Self {
+        match error {
+            SendError::Full(_) => Self::Full,
+            SendError::Closed(_) => Self::Closed,
+        }
+    }
+}
+
+impl NotSent {
+    fn into_write_error(self) -> WriteError {
+        WriteError::NotApplied(match self {
+            Self::Full => NotApplied::Overloaded,
+            Self::Closed => NotApplied::ShutDown,
+        })
+    }
+
+    fn into_read_error(self) -> ReadError {
+        match self {
+            Self::Full => ReadError::Overloaded,
+            Self::Closed => ReadError::ShutDown,
+        }
+    }
+}
+
+/// What one node holds and does: [`Engine::stats`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Keys of which this node holds a value.
+    pub keys: usize,
+    /// Roughly how many bytes they take, tombstones included.
+    pub bytes: usize,
+    /// Partitions, of 4096, that this node holds completely.
+    pub synced_partitions: usize,
+    /// Partitions that it should hold and is still fetching.
+    pub pending_partitions: usize,
+    /// Partitions that it holds and is handing over.
+    pub giving_partitions: usize,
+    /// Calls that have no answer yet.
+    pub calls_in_flight: usize,
+    /// Acknowledged writes that some replica has not confirmed yet.
+    pub writes_owed: usize,
+}
+
+impl Stats {
+    fn add(&mut self, core: &Counts) {
+        self.keys += core.keys;
+        self.bytes += core.bytes;
+        self.synced_partitions += core.synced_partitions;
+        self.pending_partitions += core.pending_partitions;
+        self.giving_partitions += core.giving_partitions;
+        self.calls_in_flight += core.calls_in_flight;
+        self.writes_owed += core.writes_owed;
+    }
+}
+
+/// A walk over this node's keys: [`Engine::local_keys`].
+#[derive(Debug)]
+pub struct LocalKeys {
+    engine: Engine,
+    prefix: Box<[u8]>,
+    core: u16,
+    next: Option<Cursor>,
+    found: std::vec::IntoIter<Box<[u8]>>,
+}
+
+impl LocalKeys {
+    /// Takes the next step, or moves on to the next core. Breaks when there is none.
+    fn step(&mut self) -> Result<ControlFlow<()>, ReadError> {
+        let Some(from) = self.next else {
+            self.core += 1;
+            if self.core >= self.engine.inner.settings.cores {
+                return Ok(ControlFlow::Break(()));
+            }
+            self.next = Cursor::start(CoreId(self.core));
+            return Ok(ControlFlow::Continue(()));
+        };
+        let call = Call::Keys(KeysCall { prefix: self.prefix.clone(), from });
+        if let Outcome::Keys(Listing { keys, next }) = self.engine.ask(CoreId(self.core), call)? {
+            self.found = keys.into_iter();
+            self.next = next;
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+}
+
+impl Iterator for LocalKeys {
+    /// A key, or why the walk ended before its end.
+    type Item = Result<Vec<u8>, ReadError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            if let Some(key) = self.found.next() {
+                return Some(Ok(key.into_vec()));
+            }
+            match self.step() {
+                Ok(ControlFlow::Continue(())) => {}
+                Ok(ControlFlow::Break(())) => return None,
+                Err(error) => {
+                    self.next = None;
+                    self.core = self.engine.inner.settings.cores;
+                    return Some(Err(error));
+                }
+            }
+        }
+    }
+}
+
+impl Quorum {
+    /// How many replicas this means.
+    fn count(self, configured: usize, replicas: usize) -> usize {
+        match self {
+            Self::Configured => configured,
+            Self::Majority => configured.max(replicas / 2 + 1),
+            Self::All => replicas,
+            Self::Count(count) => count,
+        }
+    }
+}

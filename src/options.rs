@@ -1,0 +1,87 @@
+//! What a single call may ask for differently from the configuration.
+
+use std::time::Duration;
+
+/// How many replicas a call waits for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Quorum {
+    /// W for a write, R for a read.
+    #[default]
+    Configured,
+    /// More than half of N, and no fewer than configured.
+    Majority,
+    /// All N.
+    All,
+    /// Exactly so many. A write may ask for more than W, never for fewer.
+    Count(usize),
+}
+
+/// For [`Engine::set_with`](crate::Engine::set_with) and [`Engine::delete_with`](crate::Engine::delete_with).
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct WriteOptions {
+    pub(crate) ttl: Option<Duration>,
+    pub(crate) quorum: Quorum,
+    pub(crate) timeout: Option<Duration>,
+}
+
+impl WriteOptions {
+    /// As configured: no expiry, W, the configured timeout.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The value disappears after this time, counted in whole milliseconds, at least one.
+    pub fn ttl(mut self, ttl: Duration) -> Self {
+        self.ttl = Some(ttl);
+        self
+    }
+
+    /// How many replicas must have applied the write. Not fewer than W.
+    pub fn quorum(mut self, quorum: Quorum) -> Self {
+        self.quorum = quorum;
+        self
+    }
+
+    /// How long the call may take.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self
+    }
+}
+
+/// For [`Engine::get_with`](crate::Engine::get_with).
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct ReadOptions {
+    pub(crate) quorum: Quorum,
+    pub(crate) timeout: Option<Duration>,
+    pub(crate) local: bool,
+}
+
+impl ReadOptions {
+    /// As configured: R, the configured timeout.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// How many replicas must answer.
+    pub fn quorum(mut self, quorum: Quorum) -> Self {
+        self.quorum = quorum;
+        self
+    }
+
+    /// How long the call may take.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self
+    }
+
+    /// Only what this node holds: never waits for the network, and a miss is not confirmed by others.
+    /// Fails with [`NotLocal`](crate::ReadError::NotLocal) where this node holds no current copy.
+    pub fn local(mut self) -> Self {
+        self.local = true;
+        self
+    }
+}

@@ -1,0 +1,390 @@
+//! The only home of threads, sockets and the operating system's clock.
+//!
+//! [`Runtime`] starts and stops an engine's threads: [`core_thread`] runs one shard each,
+//! [`control_thread`] runs membership and accepts connections. They talk to each other and to the app's
+//! threads through [`mailbox`]es; an answer comes back through a [`reply`]. [`net`] has the sockets.
+
+pub(crate) mod clock;
+pub(crate) mod control_thread;
+pub(crate) mod core_thread;
+pub(crate) mod mailbox;
+pub(crate) mod net;
+pub(crate) mod reply;
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant as OsInstant};
+
+use mio::{Interest, Poll, Waker};
+
+use self::clock::Clock;
+use self::control_thread::{ControlThread, DATAGRAMS, LISTENER, MESSAGES_CAPACITY, Shared, ToControl};
+use self::core_thread::{
+    CALLS_CAPACITY, CallMessage, CoreThread, FIRST_CONNECTION, ORDERS_CAPACITY, Order, WAKE,
+};
+use self::mailbox::{Outbox, Sender, mailbox};
+use self::net::Net;
+use self::net::bind::{BindError, Bound, bind};
+use self::net::datagram::Datagrams;
+use self::reply::ReplyTo;
+use crate::config::Settings;
+use crate::control::{Control, ControlConfig};
+use crate::engine::NotSent;
+use crate::error::{LeaveError, NotReady, StartError};
+use crate::events::{MemberInfo, MemberState, Subscriber};
+use crate::placement::{Gone, Member, Placement};
+use crate::shard::{Call, Shard, ShardConfig, Stage};
+use crate::types::{Boot, ClusterHash, CoreId, Identity, NodeHash, NodeId};
+use crate::wire::handshake::Local;
+
+/// An engine's threads, and the ways to them.
+pub(crate) struct Runtime {
+    clock: Clock,
+    cluster: ClusterHash,
+    address: Option<SocketAddr>,
+    calls: Vec<Sender<CallMessage>>,
+    orders: Vec<Sender<Order>>,
+    control: Option<Sender<ToControl>>,
+    shared: Arc<Shared>,
+    is_closed: AtomicBool,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+/// A thread that is ready to be started.
+struct Prepared {
+    name: String,
+    run: Box<dyn FnOnce() + Send>,
+}
+
+impl Runtime {
+    pub(crate) fn start(settings: &Settings) -> Result<Self, StartError> {
+        let clock = Clock::start();
+        let cluster = ClusterHash::of(&settings.cluster);
+        let bound = settings.address.map(bind).transpose().map_err(start_error)?;
+        let address = bound.as_ref().map(|bound| bound.addr);
+        let identity = Identity {
+            node: NodeHash::of(cluster, &settings.node_id),
+            boot: Boot(clock.now().wall.millis()),
+            returns: 0,
+            // A standalone engine is nobody's peer.
+            addr: address.unwrap_or_else(|| SocketAddr::from(([0, 0, 0, 0], 0))),
+        };
+        let shared = Arc::new(Shared::default());
+        let mut runtime = Self {
+            clock,
+            cluster,
+            address,
+            calls: Vec::new(),
+            orders: Vec::new(),
+            control: None,
+            shared,
+            is_closed: AtomicBool::new(false),
+            threads: Mutex::new(Vec::new()),
+        };
+        let prepared = runtime.prepare(settings, identity, bound)?;
+        runtime.spawn(prepared)?;
+        Ok(runtime)
+    }
+
+    /// Makes everything that can fail before the first thread is started.
+    fn prepare(
+        &mut self,
+        settings: &Settings,
+        identity: Identity,
+        bound: Option<Bound>,
+    ) -> Result<Vec<Prepared>, StartError> {
+        let poll_failed = |source| StartError::System { what: "creating a poll", source };
+        let control = match bound {
+            Some(bound) => {
+                let poll = Poll::new().map_err(poll_failed)?;
+                let waker = Arc::new(Waker::new(poll.registry(), WAKE).map_err(poll_failed)?);
+                let (sender, messages) = mailbox(MESSAGES_CAPACITY, waker);
+                self.control = Some(sender);
+                Some((bound, poll, messages))
+            }
+            None => None,
+        };
+        let mut prepared = Vec::new();
+        for core in (0..settings.cores).map(CoreId) {
+            prepared.push(self.prepare_core(settings, identity, core)?);
+        }
+        match control {
+            Some((bound, poll, messages)) => {
+                let thread = self.prepare_control(settings, identity, bound, poll, messages)?;
+                let name = "gridkv-control".to_owned();
+                prepared.push(Prepared { name, run: Box::new(move || control_thread::run(thread)) });
+            }
+            None => self.place_standalone(settings, identity),
+        }
+        Ok(prepared)
+    }
+
+    fn prepare_core(
+        &mut self,
+        settings: &Settings,
+        identity: Identity,
+        core: CoreId,
+    ) -> Result<Prepared, StartError> {
+        let poll_failed = |source| StartError::System { what: "creating a poll", source };
+        let poll = Poll::new().map_err(poll_failed)?;
+        let waker = Arc::new(Waker::new(poll.registry(), WAKE).map_err(poll_failed)?);
+        let (call_sender, calls) = mailbox(CALLS_CAPACITY, waker.clone());
+        let (order_sender, orders) = mailbox(ORDERS_CAPACITY, waker);
+        self.calls.push(call_sender);
+        self.orders.push(order_sender);
+        let net = match &self.control {
+            Some(_) => Some(self.net(&poll, settings, identity)?),
+            None => None,
+        };
+        let control = self.control.clone().map(Outbox::new);
+        let clock = self.clock;
+        let shard_config = ShardConfig {
+            cluster: self.cluster,
+            core,
+            cores: settings.cores,
+            me: identity,
+            replicas: settings.replicas,
+            write_quorum: settings.write_quorum,
+            read_quorum: settings.read_quorum,
+            standalone: settings.address.is_none(),
+        };
+        let run = Box::new(move || {
+            // Made on its own thread, so that the memory is of that thread's processor.
+            let shard = Shard::new(shard_config);
+            core_thread::run(CoreThread { core, poll, clock, shard, calls, orders, net, control });
+        });
+        Ok(Prepared { name: format!("gridkv-core-{}", core.0), run })
+    }
+
+    fn prepare_control(
+        &mut self,
+        settings: &Settings,
+        identity: Identity,
+        bound: Bound,
+        poll: Poll,
+        messages: crossbeam::channel::Receiver<ToControl>,
+    ) -> Result<ControlThread, StartError> {
+        let net = self.net(&poll, settings, identity)?;
+        let failed = |source| StartError::System { what: "registering a socket", source };
+        let Bound { mut listener, mut datagrams, .. } = bound;
+        poll.registry().register(&mut listener, LISTENER, Interest::READABLE).map_err(failed)?;
+        poll.registry().register(&mut datagrams, DATAGRAMS, Interest::READABLE).map_err(failed)?;
+        let control = Control::new(ControlConfig {
+            cluster: self.cluster,
+            identity,
+            local: local(settings),
+            seeds: settings.seeds.clone(),
+            read_quorum: settings.read_quorum,
+            probe_period: settings.probe_period,
+            suspicion_timeout: settings.suspicion_timeout,
+            seed: random(),
+        });
+        self.shared.lock().giving = vec![0; usize::from(settings.cores)];
+        Ok(ControlThread {
+            poll,
+            clock: self.clock,
+            control,
+            net,
+            listener,
+            datagrams: Datagrams::new(datagrams),
+            messages,
+            cores: self.orders.iter().cloned().map(Outbox::new).collect(),
+            shared: self.shared.clone(),
+        })
+    }
+
+    fn net(&self, poll: &Poll, settings: &Settings, identity: Identity) -> Result<Net, StartError> {
+        let registry = poll
+            .registry()
+            .try_clone()
+            .map_err(|source| StartError::System { what: "cloning a poll's registry", source })?;
+        let mut net = Net::new(registry, FIRST_CONNECTION, self.cluster, local(settings));
+        net.set_identity(identity);
+        Ok(net)
+    }
+
+    /// A cluster of one, born at once.
+    fn place_standalone(&self, settings: &Settings, identity: Identity) {
+        let id = NodeId::new(&settings.node_id);
+        let member = Member { identity, id: id.clone(), cores: settings.cores, leaving: false };
+        let placement = Arc::new(Placement::new(vec![member], 1, 1, Gone::new()));
+        for orders in &self.orders {
+            // The queue is new, so there is room.
+            let _ = orders.try_send(Order::Place { placement: placement.clone(), stage: Stage::Born });
+        }
+        self.shared.update(|state| {
+            state.readiness.members = 1;
+            state.readiness.has_lists = true;
+            state.members = vec![MemberInfo {
+                id,
+                address: identity.addr,
+                state: MemberState::Alive,
+                leaving: false,
+                is_self: true,
+            }];
+        });
+    }
+
+    fn spawn(&self, prepared: Vec<Prepared>) -> Result<(), StartError> {
+        for Prepared { name, run } in prepared {
+            match thread::Builder::new().name(name).spawn(run) {
+                Ok(thread) => self.lock_threads().push(thread),
+                Err(source) => {
+                    self.stop(false);
+                    return Err(StartError::System { what: "starting a thread", source });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn call(
+        &self,
+        core: CoreId,
+        call: Call,
+        reply_to: ReplyTo,
+        timeout: Duration,
+    ) -> Result<(), NotSent> {
+        if self.is_closed.load(Ordering::Acquire) {
+            return Err(NotSent::Closed);
+        }
+        let message = CallMessage { call, reply_to };
+        self.calls[usize::from(core.0)].send_until(message, self.os_deadline(timeout))?;
+        Ok(())
+    }
+
+    pub(crate) fn wait_ready(&self, timeout: Duration, needed: usize) -> Result<(), NotReady> {
+        let ready = self.shared.wait(timeout, |state| {
+            let readiness = &state.readiness;
+            let is_ready = readiness.has_lists && readiness.members >= needed;
+            (state.is_stopped || is_ready).then_some(!state.is_stopped)
+        });
+        match ready {
+            Some(true) => Ok(()),
+            Some(false) => Err(NotReady::ShutDown),
+            None => {
+                let readiness = self.shared.lock().readiness.clone();
+                Err(if readiness.members < needed {
+                    let members = readiness.members.max(1);
+                    NotReady::TooFewMembers { members, needed, refused: readiness.refused }
+                } else {
+                    NotReady::Settling { members: readiness.members }
+                })
+            }
+        }
+    }
+
+    pub(crate) fn leave(&self, timeout: Duration) -> Result<(), LeaveError> {
+        if self.is_closed.load(Ordering::Acquire) {
+            return Err(LeaveError::ShutDown);
+        }
+        let Some(control) = &self.control else {
+            self.stop(true);
+            return Ok(());
+        };
+        let deadline = self.os_deadline(timeout);
+        let asked = control.send_until(ToControl::Leave, deadline);
+        let left = match asked {
+            Ok(()) => self.shared.wait(timeout, |state| {
+                (state.has_left || state.is_stopped).then_some(state.has_left)
+            }),
+            Err(_) => None,
+        };
+        let partitions = self.shared.lock().giving.iter().sum();
+        self.stop(left != Some(true));
+        match left {
+            Some(true) => Ok(()),
+            Some(false) => Err(LeaveError::ShutDown),
+            None => Err(LeaveError::TimedOut { partitions }),
+        }
+    }
+
+    /// Stops and joins the threads. With `farewell` the other nodes are told; without, they find out.
+    /// Called again, it waits for nothing. Called on one of the engine's own threads, it does not join.
+    pub(crate) fn stop(&self, farewell: bool) {
+        self.is_closed.store(true, Ordering::Release);
+        let threads = std::mem::take(&mut *self.lock_threads());
+        if threads.is_empty() {
+            return;
+        }
+        let deadline = self.os_deadline(Duration::from_secs(5));
+        if let Some(control) = &self.control {
+            let _ = control.send_until(ToControl::Stop { farewell }, deadline);
+        }
+        for core in &self.orders {
+            let _ = core.send_until(Order::Stop, deadline);
+        }
+        let is_engine_thread = threads.iter().any(|thread| thread.thread().id() == thread::current().id());
+        if !is_engine_thread {
+            for thread in threads {
+                let name = thread.thread().name().unwrap_or_default().to_owned();
+                if thread.join().is_err() {
+                    log::error!("{name} had panicked");
+                }
+            }
+        }
+        self.shared.update(|state| {
+            state.is_stopped = true;
+            state.subscribers.clear();
+        });
+    }
+
+    pub(crate) fn members(&self) -> Vec<MemberInfo> {
+        self.shared.lock().members.clone()
+    }
+
+    pub(crate) fn subscribe(&self, subscriber: Subscriber) {
+        let mut state = self.shared.lock();
+        if !state.is_stopped {
+            state.subscribers.push(subscriber);
+        }
+    }
+
+    pub(crate) fn address(&self) -> Option<SocketAddr> {
+        self.address
+    }
+
+    pub(crate) fn cluster(&self) -> ClusterHash {
+        self.cluster
+    }
+
+    pub(crate) fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    /// `timeout` from now, on the operating system's scale.
+    pub(crate) fn os_deadline(&self, timeout: Duration) -> OsInstant {
+        self.clock.to_os(self.clock.instant() + timeout)
+    }
+
+    fn lock_threads(&self) -> std::sync::MutexGuard<'_, Vec<JoinHandle<()>>> {
+        self.threads.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn local(settings: &Settings) -> Local {
+    Local {
+        cluster: settings.cluster.clone(),
+        node_id: settings.node_id.clone(),
+        cores: settings.cores,
+        replicas: settings.replicas as u8,
+        write_quorum: settings.write_quorum as u8,
+    }
+}
+
+fn start_error(error: BindError) -> StartError {
+    match error {
+        BindError::AddressInUse { addr } => StartError::AddressInUse { address: addr },
+        BindError::AddressNotAvailable { addr } => StartError::AddressNotAvailable { address: addr },
+        BindError::PermissionDenied { addr } => StartError::PermissionDenied { address: addr },
+        BindError::Other { source, .. } => StartError::System { what: "opening a socket", source },
+    }
+}
+
+/// A number that differs from run to run: the standard library's own source of it.
+fn random() -> u64 {
+    use std::hash::{BuildHasher, Hasher};
+    std::hash::RandomState::new().build_hasher().finish()
+}

@@ -1,0 +1,366 @@
+//! A deterministic cluster in one thread: virtual time, network and clocks. One seed, one history.
+//!
+//! Every node is the real [`Control`](crate::control::Control) and the real
+//! [`Shard`](crate::shard::Shard)s, and every message passes, encoded, through the real decoding. The
+//! simulator decides when a message arrives, which one is lost, and when a node dies; it decides no
+//! acknowledgement, list or death.
+//!
+//! ```
+//! use std::time::Duration;
+//! use gridkv::sim::{Outcome, SimCluster};
+//!
+//! let mut cluster = SimCluster::new(7);
+//! for _ in 0..3 {
+//!     cluster.start_node();
+//! }
+//! assert!(cluster.run_until(Duration::from_secs(5), |cluster| cluster.is_settled()));
+//! let call = cluster.set(0, "key", "value");
+//! assert!(cluster.run_until(Duration::from_secs(2), |cluster| cluster.outcome(call).is_some()));
+//! assert_eq!(cluster.outcome(call), Some(&Outcome::Written(Ok(()))));
+//! ```
+
+mod network;
+mod node;
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
+
+use self::network::{Connection, ConnectionKey, Event};
+use self::node::Node;
+use crate::clock::{Instant, Now};
+use crate::error::{ReadError, WriteError};
+use crate::events::MemberState;
+use crate::shard::{Call, ReadCall, WriteCall};
+use crate::types::{CoreId, KeyHash};
+
+/// What the simulated network and nodes are like.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct SimOptions {
+    /// N.
+    pub replicas: usize,
+    /// W.
+    pub write_quorum: usize,
+    /// R.
+    pub read_quorum: usize,
+    /// Cores of each node.
+    pub cores: u16,
+    /// Of a thousand datagrams, how many are lost.
+    pub datagrams_lost_per_mille: u32,
+    /// Of a thousand frames, how many break the connection that carries them.
+    pub connections_broken_per_mille: u32,
+    /// The shortest and longest time that a message takes.
+    pub delay: (Duration, Duration),
+    /// How far each node's wall clock is off, at the most, either way.
+    pub clock_skew: Duration,
+    /// Keep every event as a line of [`SimCluster::trace`].
+    pub keep_trace: bool,
+}
+
+impl Default for SimOptions {
+    /// A LAN without faults, N = 3, W = 2, R = 1, two cores.
+    fn default() -> Self {
+        Self {
+            replicas: 3,
+            write_quorum: 2,
+            read_quorum: 1,
+            cores: 2,
+            datagrams_lost_per_mille: 0,
+            connections_broken_per_mille: 0,
+            delay: (Duration::from_micros(50), Duration::from_millis(1)),
+            clock_skew: Duration::ZERO,
+            keep_trace: false,
+        }
+    }
+}
+
+/// A call that was made: ask for its [`outcome`](SimCluster::outcome) later.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct CallId(u64);
+
+/// How a call ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// A write was acknowledged, or failed.
+    Written(Result<(), WriteError>),
+    /// A read found a value, found none, or failed.
+    Read(Result<Option<Vec<u8>>, ReadError>),
+}
+
+/// A cluster of simulated nodes, numbered in the order of their first start.
+pub struct SimCluster {
+    options: SimOptions,
+    now: Instant,
+    rng: SmallRng,
+    nodes: Vec<Node>,
+    queue: BinaryHeap<Reverse<(Instant, u64)>>,
+    events: BTreeMap<u64, Event>,
+    next_event: u64,
+    connections: BTreeMap<ConnectionKey, Connection>,
+    next_connection: u64,
+    outcomes: BTreeMap<CallId, Outcome>,
+    next_call: u64,
+    trace: String,
+    trace_hash: u64,
+    events_handled: u64,
+}
+
+/// When the simulated world begins, in wall time.
+const EPOCH_MICROS: u64 = 1_700_000_000_000_000;
+
+/// How long a simulated call may take.
+const CALL_TIMEOUT: Duration = Duration::from_secs(2);
+
+impl SimCluster {
+    /// An empty cluster with the default options.
+    pub fn new(seed: u64) -> Self {
+        Self::with_options(seed, SimOptions::default())
+    }
+
+    /// An empty cluster.
+    pub fn with_options(seed: u64, options: SimOptions) -> Self {
+        Self {
+            options,
+            now: Instant::from_nanos(1_000_000_000),
+            rng: SmallRng::seed_from_u64(seed),
+            nodes: Vec::new(),
+            queue: BinaryHeap::new(),
+            events: BTreeMap::new(),
+            next_event: 0,
+            connections: BTreeMap::new(),
+            next_connection: 1,
+            outcomes: BTreeMap::new(),
+            next_call: 0,
+            trace: String::new(),
+            trace_hash: 0,
+            events_handled: 0,
+        }
+    }
+
+    /// Starts a new node; its number. Its seed is node 0.
+    pub fn start_node(&mut self) -> usize {
+        let number = self.nodes.len();
+        let skew = self.options.clock_skew.as_micros() as i64;
+        let offset = if skew > 0 { self.rng.random_range(-skew..=skew) } else { 0 };
+        self.nodes.push(Node::new(number, EPOCH_MICROS.saturating_add_signed(offset)));
+        self.restart_node(number);
+        number
+    }
+
+    /// Starts a node that was crashed or has left, at its old address, with empty memory.
+    ///
+    /// # Panics
+    ///
+    /// When the node runs.
+    pub fn restart_node(&mut self, node: usize) {
+        assert!(!self.nodes[node].is_running(), "node {node} is running");
+        let seed = self.rng.random();
+        self.note(|| format!("start n{node}"));
+        let now = self.now_of(node);
+        self.nodes[node].start(&self.options, now, seed);
+        self.act(node);
+    }
+
+    /// Kills a node: its memory is gone, its connections break.
+    pub fn crash_node(&mut self, node: usize) {
+        self.note(|| format!("crash n{node}"));
+        self.nodes[node].crash();
+        self.break_connections(node);
+    }
+
+    /// Asks a node to hand over its data and go; [`is_running`](Self::is_running) tells when it has.
+    pub fn leave(&mut self, node: usize) {
+        self.note(|| format!("leave n{node}"));
+        self.nodes[node].leave(self.now);
+        self.act(node);
+    }
+
+    /// Whether the node was started and has neither crashed nor left.
+    pub fn is_running(&self, node: usize) -> bool {
+        self.nodes[node].is_running()
+    }
+
+    /// Changes what the network loses from here on, per mille of datagrams and of frames.
+    pub fn set_loss(&mut self, datagrams_per_mille: u32, connections_per_mille: u32) {
+        self.options.datagrams_lost_per_mille = datagrams_per_mille;
+        self.options.connections_broken_per_mille = connections_per_mille;
+    }
+
+    /// Writes `value` under `key` through `node`.
+    pub fn set(&mut self, node: usize, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> CallId {
+        self.write(node, key.as_ref(), Some(value.as_ref().into()))
+    }
+
+    /// Deletes `key` through `node`.
+    pub fn delete(&mut self, node: usize, key: impl AsRef<[u8]>) -> CallId {
+        self.write(node, key.as_ref(), None)
+    }
+
+    fn write(&mut self, node: usize, key: &[u8], value: Option<Arc<[u8]>>) -> CallId {
+        let call = WriteCall {
+            key: key.into(),
+            hash: KeyHash::of(node::cluster(), key),
+            value,
+            ttl: None,
+            quorum: self.options.write_quorum,
+            deadline: self.now + CALL_TIMEOUT,
+        };
+        self.call(node, call.hash, Call::Write(call))
+    }
+
+    /// Reads `key` through `node`.
+    pub fn get(&mut self, node: usize, key: impl AsRef<[u8]>) -> CallId {
+        let key = key.as_ref();
+        let call = ReadCall {
+            key: key.into(),
+            hash: KeyHash::of(node::cluster(), key),
+            quorum: self.options.read_quorum,
+            local: false,
+            deadline: self.now + CALL_TIMEOUT,
+        };
+        self.call(node, call.hash, Call::Read(call))
+    }
+
+    fn call(&mut self, node: usize, hash: KeyHash, call: Call) -> CallId {
+        let id = CallId(self.next_call);
+        self.next_call += 1;
+        self.note(|| format!("call n{node} {id:?} {call:?}"));
+        let core = hash.partition().core(self.options.cores);
+        let now = self.now_of(node);
+        self.nodes[node].call(now, core, call, id);
+        self.act(node);
+        id
+    }
+
+    /// How the call ended; `None` while it is under way, and for ever where its node crashed meanwhile.
+    pub fn outcome(&self, call: CallId) -> Option<&Outcome> {
+        self.outcomes.get(&call)
+    }
+
+    /// The values that the running nodes hold for `key` as synced replicas, by node.
+    pub fn copies(&self, key: impl AsRef<[u8]>) -> Vec<(usize, Vec<u8>)> {
+        let key = key.as_ref();
+        let hash = KeyHash::of(node::cluster(), key);
+        let core = hash.partition().core(self.options.cores);
+        let held = |number: usize| {
+            let value = self.nodes[number].peek(self.now_of(number), core, hash, key)?;
+            Some((number, value.to_vec()))
+        };
+        (0..self.nodes.len()).filter_map(held).collect()
+    }
+
+    /// Whether the running nodes see exactly each other, hold everything that they should, and have
+    /// nothing to give away.
+    pub fn is_settled(&self) -> bool {
+        let running: Vec<&Node> = self.nodes.iter().filter(|node| node.is_running()).collect();
+        running.iter().all(|node| node.sees_alive() == running.len() && node.is_settled())
+    }
+
+    /// Whether every running node but `node` takes `node` for dead or gone.
+    pub fn is_gone(&self, node: usize) -> bool {
+        let states = |observer: &Node| {
+            observer.sees(node).is_none_or(|s| matches!(s, MemberState::Dead | MemberState::Left))
+        };
+        self.nodes.iter().enumerate().filter(|(n, it)| *n != node && it.is_running()).all(|(_, it)| states(it))
+    }
+
+    /// Each node in a line: what it sees and what it still has to fetch and to give.
+    pub fn describe(&self) -> String {
+        self.nodes.iter().map(|node| format!("{}\n", node.describe())).collect()
+    }
+
+    /// Virtual time since the start.
+    pub fn elapsed(&self) -> Duration {
+        self.now.since(Instant::from_nanos(1_000_000_000))
+    }
+
+    /// How many events were handled so far.
+    pub fn events_handled(&self) -> u64 {
+        self.events_handled
+    }
+
+    /// Lets `time` pass.
+    pub fn run_for(&mut self, time: Duration) {
+        let until = self.now + time;
+        while self.step(until) {}
+        self.now = until;
+    }
+
+    /// Lets time pass until `done`, or for `limit`. Whether it was done.
+    pub fn run_until(&mut self, limit: Duration, done: impl Fn(&Self) -> bool) -> bool {
+        let until = self.now + limit;
+        let mut steps = 0u32;
+        loop {
+            // What is waited for hardly ever changes with a single event, and asking costs.
+            if steps.is_multiple_of(16) && done(self) {
+                return true;
+            }
+            steps += 1;
+            if !self.step(until) {
+                self.now = until;
+                return done(self);
+            }
+        }
+    }
+
+    /// Handles the next event that is due before `until`; whether there was one.
+    fn step(&mut self, until: Instant) -> bool {
+        match self.queue.peek() {
+            Some(Reverse((at, _))) if *at <= until => {}
+            _ => return false,
+        }
+        let Some(Reverse((at, id))) = self.queue.pop() else { return false };
+        self.now = self.now.max(at);
+        if let Some(event) = self.events.remove(&id) {
+            self.events_handled += 1;
+            self.note(|| format!("{event:?}"));
+            self.handle(event);
+        }
+        true
+    }
+
+    fn schedule(&mut self, after: Duration, event: Event) {
+        let id = self.next_event;
+        self.next_event += 1;
+        self.queue.push(Reverse((self.now + after, id)));
+        self.events.insert(id, event);
+    }
+
+    fn now_of(&self, node: usize) -> Now {
+        Now { instant: self.now, wall: self.nodes[node].wall(self.now) }
+    }
+
+    /// A core's number as an index.
+    fn index(core: CoreId) -> usize {
+        usize::from(core.0)
+    }
+
+    /// Everything that happened, a line each, where [`SimOptions::keep_trace`] asks for it.
+    pub fn trace(&self) -> &str {
+        &self.trace
+    }
+
+    /// A hash of the trace, whether or not it is kept: equal for equal histories.
+    pub fn trace_hash(&self) -> u64 {
+        self.trace_hash
+    }
+
+    fn note(&mut self, line: impl FnOnce() -> String) {
+        if self.options.keep_trace {
+            let line = format!("{:>12} {}\n", self.now.nanos() / 1000, line());
+            self.trace_hash = xxhash_rust::xxh3::xxh3_64_with_seed(line.as_bytes(), self.trace_hash);
+            self.trace.push_str(&line);
+        }
+    }
+}
+
+impl std::fmt::Debug for SimCluster {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SimCluster").field("now", &self.now).field("nodes", &self.nodes.len()).finish()
+    }
+}

@@ -1,0 +1,506 @@
+//! Virtual network: datagrams that may be lost, and connections that deliver in order until they break.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use rand::RngExt;
+
+use super::{Outcome, SimCluster, node};
+use crate::clock::Instant;
+use crate::control::{ControlAction, ControlEvent, Link, LinkEnd};
+use crate::shard::{Action, Event as ShardEvent, Outcome as ShardOutcome};
+use crate::types::{Boot, CoreId, Identity, NodeHash, Partition};
+use crate::wire::codec;
+use crate::wire::frame::{Encoded, FrameBuffer};
+use crate::wire::message::{Channel, Frame, Hello, Message};
+
+/// An opener's end: which node, which of its threads, and whom it opens to.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) struct ConnectionKey {
+    opener: usize,
+    from: Channel,
+    addr: SocketAddr,
+    expects: Option<(NodeHash, Boot)>,
+    to: Channel,
+}
+
+pub(super) struct Connection {
+    id: u64,
+    opener_life: u32,
+    /// The acceptor, once it was reached, and what the opener said of itself.
+    acceptor: Option<(usize, u32)>,
+    peer: Option<Identity>,
+    is_open: bool,
+    /// Frames that wait for it to open.
+    waiting: Vec<Encoded>,
+    /// Nothing is delivered before what was sent before it, in either direction.
+    last_there: Instant,
+    last_back: Instant,
+}
+
+/// What is scheduled.
+pub(super) enum Event {
+    Wake { node: usize, life: u32, at: Instant },
+    Datagram { to: SocketAddr, from: SocketAddr, bytes: Vec<u8> },
+    Dial { key: ConnectionKey, id: u64 },
+    Welcomed { key: ConnectionKey, id: u64, bytes: Encoded },
+    ToAcceptor { key: ConnectionKey, id: u64, bytes: Encoded },
+    ToOpener { key: ConnectionKey, id: u64, bytes: Encoded },
+    Broken { key: ConnectionKey, id: u64, end: LinkEnd },
+    /// The control thread's word to a core, and a core's to the control thread.
+    Order { node: usize, life: u32, core: CoreId, event: Box<ShardEvent<super::CallId>> },
+    Report { node: usize, life: u32, event: ControlEvent },
+}
+
+impl fmt::Debug for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let hash = |bytes: &[u8]| xxhash_rust::xxh3::xxh3_64(bytes) as u32;
+        match self {
+            Self::Wake { node, .. } => write!(f, "wake n{node}"),
+            Self::Datagram { to, from, bytes } => write!(f, "datagram {from}->{to} {:08x}", hash(bytes)),
+            Self::Dial { key, id } => write!(f, "dial {key:?} #{id}"),
+            Self::Welcomed { id, .. } => write!(f, "welcomed #{id}"),
+            Self::ToAcceptor { id, bytes, .. } => write!(f, "frame #{id} ->  {}", describe(bytes)),
+            Self::ToOpener { id, bytes, .. } => write!(f, "frame #{id} <-  {}", describe(bytes)),
+            Self::Broken { id, end, .. } => write!(f, "broken #{id} {end:?}"),
+            Self::Order { node, core, event, .. } => match &**event {
+                ShardEvent::Placement { placement, stage } => {
+                    write!(f, "order n{node}/{} {placement:?} {stage:?}", core.0)
+                }
+                ShardEvent::Returned { me } => write!(f, "order n{node}/{} returned {me:?}", core.0),
+                _ => write!(f, "order n{node}/{}", core.0),
+            },
+            Self::Report { node, event, .. } => write!(f, "report n{node} {event:?}"),
+        }
+    }
+}
+
+fn describe(bytes: &[u8]) -> String {
+    match decode(bytes) {
+        Some(Frame { partition, request_id, message }) => {
+            format!("p{} r{request_id} {message:?}", partition.index())
+        }
+        None => "undecodable".into(),
+    }
+}
+
+/// Through the production receive buffer and decoding.
+fn decode(bytes: &[u8]) -> Option<Frame> {
+    let mut buffer = FrameBuffer::new();
+    buffer.raise_limit();
+    let mut rest = bytes;
+    while !rest.is_empty() {
+        let space = buffer.space();
+        let count = space.len().min(rest.len());
+        space[..count].copy_from_slice(&rest[..count]);
+        buffer.received(count);
+        rest = &rest[count..];
+    }
+    let (header, body) = buffer.next().ok()??;
+    codec::decode(node::cluster(), header, body).ok()
+}
+
+/// How long a message between two threads of one node takes.
+const HOP: Duration = Duration::from_micros(5);
+
+impl SimCluster {
+    /// Carries out what a node wants done, and sees to its next wake-up.
+    pub(super) fn act(&mut self, number: usize) {
+        loop {
+            let Some(running) = self.nodes[number].running() else { return };
+            let control_actions = std::mem::take(&mut running.control_actions);
+            let shard_actions = std::mem::take(&mut running.shard_actions);
+            if control_actions.is_empty() && shard_actions.is_empty() {
+                break;
+            }
+            for action in control_actions {
+                self.control_action(number, action);
+            }
+            for (core, action) in shard_actions {
+                self.shard_action(number, core, action);
+            }
+        }
+        let (deadline, life) = (self.nodes[number].deadline(), self.nodes[number].life);
+        if let Some(at) = deadline
+            && self.nodes[number].wake_at.is_none_or(|wake| at < wake)
+        {
+            self.nodes[number].wake_at = Some(at);
+            self.schedule(at.since(self.now), Event::Wake { node: number, life, at });
+        }
+    }
+
+    fn control_action(&mut self, number: usize, action: ControlAction) {
+        let life = self.nodes[number].life;
+        match action {
+            ControlAction::Datagram { to, bytes } => self.send_datagram(number, to, bytes),
+            ControlAction::Open(link) => self.open(control_key(number, link)),
+            ControlAction::Close(link) => {
+                self.connections.remove(&control_key(number, link));
+            }
+            ControlAction::Ask { link, message } => {
+                let Some(running) = self.nodes[number].running() else { return };
+                let request_id = running.next_request;
+                running.next_request += 1;
+                let frame =
+                    Frame { partition: Partition::default(), request_id, message: Message::Control(message) };
+                self.send_frame(control_key(number, link), &frame);
+            }
+            ControlAction::Welcome { via, welcome, peer } => self.welcome(via, Message::Welcome(welcome), Some(peer)),
+            ControlAction::Refuse { via, refusal } => self.welcome(via, Message::Refused(refusal), None),
+            ControlAction::Answer { via, request_id, message } => {
+                let message = Message::Control(message);
+                self.answer(via, &Frame { partition: Partition::default(), request_id, message });
+            }
+            ControlAction::Publish { placement, stage } => {
+                for core in (0..self.options.cores).map(CoreId) {
+                    let event = ShardEvent::Placement { placement: placement.clone(), stage };
+                    self.schedule(HOP, Event::Order { node: number, life, core, event: Box::new(event) });
+                }
+            }
+            ControlAction::Returned { identity } => {
+                if let Some(running) = self.nodes[number].running() {
+                    running.identity = identity;
+                }
+                for core in (0..self.options.cores).map(CoreId) {
+                    let event = ShardEvent::Returned { me: identity };
+                    self.schedule(HOP, Event::Order { node: number, life, core, event: Box::new(event) });
+                }
+            }
+            ControlAction::Members(members) => {
+                if let Some(running) = self.nodes[number].running() {
+                    running.set_members(members);
+                }
+            }
+            ControlAction::Notify(event) => self.note(|| format!("event n{number} {event:?}")),
+            ControlAction::Readiness(_) => {}
+            ControlAction::Left => {
+                self.note(|| format!("left n{number}"));
+                self.nodes[number].crash();
+                self.break_connections(number);
+            }
+        }
+    }
+
+    fn shard_action(&mut self, number: usize, core: CoreId, action: Action<super::CallId>) {
+        let life = self.nodes[number].life;
+        match action {
+            Action::Ask { to, core: remote, partition, request_id, request } => {
+                let key = ConnectionKey {
+                    opener: number,
+                    from: Channel::Core(core),
+                    addr: to.addr,
+                    expects: Some((to.node, to.boot)),
+                    to: Channel::Core(remote),
+                };
+                let frame = Frame { partition, request_id, message: Message::Request(request) };
+                self.send_frame(key, &frame);
+            }
+            Action::Answer { via, partition, request_id, answer } => {
+                self.answer(via, &Frame { partition, request_id, message: Message::Answer(answer) });
+            }
+            Action::Reply { caller, outcome } => {
+                let outcome = match outcome {
+                    ShardOutcome::Written(result) => Outcome::Written(result),
+                    ShardOutcome::Read(result) => Outcome::Read(result.map(|v| v.map(|v| v.to_vec()))),
+                    ShardOutcome::Keys(_) | ShardOutcome::Counts(_) => return,
+                };
+                self.note(|| format!("reply n{number} {caller:?} {outcome:?}"));
+                self.outcomes.insert(caller, outcome);
+            }
+            Action::Progress { generation, pending, giving } => {
+                if let Some(running) = self.nodes[number].running() {
+                    running.set_progress(core, pending, giving);
+                }
+                let event = ControlEvent::Progress { core: Self::index(core), generation, pending, giving };
+                self.schedule(HOP, Event::Report { node: number, life, event });
+            }
+            Action::DataLost { .. } => {
+                self.note(|| format!("data lost n{number}"));
+                let event = ControlEvent::DataLost { partitions: 1 };
+                self.schedule(HOP, Event::Report { node: number, life, event });
+            }
+            Action::Violation { via, why } => panic!("a real node broke the protocol over {via}: {why}"),
+        }
+    }
+
+    pub(super) fn handle(&mut self, event: Event) {
+        match event {
+            Event::Wake { node, life, at } => {
+                // One that an earlier wake-up superseded is not the one that is waited for.
+                if self.nodes[node].life == life && self.nodes[node].wake_at == Some(at) {
+                    self.nodes[node].wake_at = None;
+                    let now = self.now_of(node);
+                    self.nodes[node].wake(now);
+                    self.act(node);
+                }
+            }
+            Event::Datagram { to, from, bytes } => {
+                if let Some(node) = self.node_at(to) {
+                    self.nodes[node].datagram(self.now, from, &bytes);
+                    self.act(node);
+                }
+            }
+            Event::Dial { key, id } => self.dial(key, id),
+            Event::Welcomed { key, id, bytes } => self.welcomed(key, id, &bytes),
+            Event::ToAcceptor { key, id, bytes } => self.at_acceptor(key, id, &bytes),
+            Event::ToOpener { key, id, bytes } => self.at_opener(key, id, &bytes),
+            Event::Broken { key, id, end } => self.broken(key, id, end),
+            Event::Order { node, life, core, event } => {
+                if self.nodes[node].life == life {
+                    let now = self.now_of(node);
+                    self.nodes[node].shard(now, core, *event);
+                    self.act(node);
+                }
+            }
+            Event::Report { node, life, event } => {
+                if self.nodes[node].life == life {
+                    self.nodes[node].control(self.now, event);
+                    self.act(node);
+                }
+            }
+        }
+    }
+
+    fn node_at(&self, addr: SocketAddr) -> Option<usize> {
+        (0..self.nodes.len()).find(|&number| node::address(number) == addr && self.nodes[number].is_running())
+    }
+
+    fn delay(&mut self) -> Duration {
+        let (least, most) = self.options.delay;
+        self.rng.random_range(least..=most)
+    }
+
+    fn happens(&mut self, per_mille: u32) -> bool {
+        per_mille > 0 && self.rng.random_range(0..1000) < per_mille
+    }
+
+    fn send_datagram(&mut self, from: usize, to: SocketAddr, bytes: Vec<u8>) {
+        if !self.happens(self.options.datagrams_lost_per_mille) {
+            let delay = self.delay();
+            self.schedule(delay, Event::Datagram { to, from: node::address(from), bytes });
+        }
+    }
+
+    fn open(&mut self, key: ConnectionKey) {
+        if self.connections.contains_key(&key) {
+            return;
+        }
+        let id = self.next_connection;
+        self.next_connection += 1;
+        let connection = Connection {
+            id,
+            opener_life: self.nodes[key.opener].life,
+            acceptor: None,
+            peer: None,
+            is_open: false,
+            waiting: Vec::new(),
+            last_there: self.now,
+            last_back: self.now,
+        };
+        self.connections.insert(key, connection);
+        let delay = self.delay();
+        self.schedule(delay, Event::Dial { key, id });
+    }
+
+    fn send_frame(&mut self, key: ConnectionKey, frame: &Frame) {
+        self.open(key);
+        let bytes = codec::encode(frame);
+        match self.connections.get_mut(&key) {
+            Some(connection) if !connection.is_open => connection.waiting.push(bytes),
+            Some(_) => self.carry(key, bytes),
+            None => {}
+        }
+    }
+
+    /// Sends a frame over an open connection, which may break under it.
+    fn carry(&mut self, key: ConnectionKey, bytes: Encoded) {
+        let delay = self.delay();
+        let breaks = self.happens(self.options.connections_broken_per_mille);
+        let Some(connection) = self.connections.get_mut(&key) else { return };
+        let id = connection.id;
+        connection.last_there = connection.last_there.max(self.now + delay);
+        let at = connection.last_there.since(self.now);
+        if breaks {
+            self.schedule(at, Event::Broken { key, id, end: LinkEnd::Ended });
+        } else {
+            self.schedule(at, Event::ToAcceptor { key, id, bytes });
+        }
+    }
+
+    fn answer(&mut self, via: u64, frame: &Frame) {
+        let Some(key) = self.key_of(via) else { return };
+        let delay = self.delay();
+        let breaks = self.happens(self.options.connections_broken_per_mille);
+        let Some(connection) = self.connections.get_mut(&key) else { return };
+        connection.last_back = connection.last_back.max(self.now + delay);
+        let at = connection.last_back.since(self.now);
+        let bytes = codec::encode(frame);
+        if breaks {
+            self.schedule(at, Event::Broken { key, id: via, end: LinkEnd::Ended });
+        } else {
+            self.schedule(at, Event::ToOpener { key, id: via, bytes });
+        }
+    }
+
+    fn key_of(&self, id: u64) -> Option<ConnectionKey> {
+        self.connections.iter().find(|(_, connection)| connection.id == id).map(|(key, _)| *key)
+    }
+
+    fn is_current(&self, key: &ConnectionKey, id: u64) -> bool {
+        self.connections.get(key).is_some_and(|connection| {
+            connection.id == id && self.nodes[key.opener].life == connection.opener_life
+        })
+    }
+
+    /// The opener's HELLO arrives, or there is nobody.
+    fn dial(&mut self, key: ConnectionKey, id: u64) {
+        if !self.is_current(&key, id) {
+            return;
+        }
+        let Some(acceptor) = self.node_at(key.addr) else {
+            let end = LinkEnd::ConnectRefused;
+            return self.schedule(HOP, Event::Broken { key, id, end });
+        };
+        let Some(opener) = self.nodes[key.opener].running() else { return };
+        let hello = opener.local.hello(opener.identity, key.to, key.expects);
+        let life = self.nodes[acceptor].life;
+        if let Some(connection) = self.connections.get_mut(&key) {
+            connection.acceptor = Some((acceptor, life));
+        }
+        let Some(hello) = through_the_wire(Message::Hello(hello)) else { return };
+        self.nodes[acceptor].control(self.now, ControlEvent::Greeted { via: id, hello });
+        self.act(acceptor);
+    }
+
+    /// The acceptor's verdict goes back.
+    fn welcome(&mut self, via: u64, message: Message, peer: Option<Identity>) {
+        let Some(key) = self.key_of(via) else { return };
+        if let Some(connection) = self.connections.get_mut(&key) {
+            connection.peer = peer;
+        }
+        let delay = self.delay();
+        let frame = Frame { partition: Partition::default(), request_id: 0, message };
+        self.schedule(delay, Event::Welcomed { key, id: via, bytes: codec::encode(&frame) });
+    }
+
+    fn welcomed(&mut self, key: ConnectionKey, id: u64, bytes: &[u8]) {
+        if !self.is_current(&key, id) {
+            return;
+        }
+        let Some(opener) = self.nodes[key.opener].running() else { return };
+        let verdict = match decode(bytes).map(|frame| frame.message) {
+            Some(Message::Welcome(welcome)) => {
+                opener.local.judge_welcome(opener.identity, key.expects, &welcome).map(|()| welcome)
+            }
+            Some(Message::Refused(refusal)) => Err(refusal),
+            _ => return,
+        };
+        match verdict {
+            Ok(welcome) => self.opened(key, welcome),
+            Err(refusal) => self.broken(key, id, LinkEnd::Refused(refusal)),
+        }
+    }
+
+    fn opened(&mut self, key: ConnectionKey, welcome: Hello) {
+        let Some(connection) = self.connections.get_mut(&key) else { return };
+        connection.is_open = true;
+        for bytes in std::mem::take(&mut connection.waiting) {
+            self.carry(key, bytes);
+        }
+        if key.from == Channel::Control {
+            let link = Link { addr: key.addr, expects: key.expects };
+            self.nodes[key.opener].control(self.now, ControlEvent::LinkUp { link, welcome });
+            self.act(key.opener);
+        }
+    }
+
+    fn at_acceptor(&mut self, key: ConnectionKey, id: u64, bytes: &[u8]) {
+        let Some(connection) = self.connections.get(&key).filter(|_| self.is_current(&key, id)) else { return };
+        let (Some((acceptor, life)), Some(peer)) = (connection.acceptor, connection.peer) else { return };
+        if self.nodes[acceptor].life != life {
+            return;
+        }
+        let Some(Frame { partition, request_id, message }) = decode(bytes) else { return };
+        match (message, key.to) {
+            (Message::Request(request), Channel::Core(core)) => {
+                let now = self.now_of(acceptor);
+                let event = ShardEvent::Request { via: id, from: peer, partition, request_id, request };
+                self.nodes[acceptor].shard(now, core, event);
+            }
+            (Message::Control(message), Channel::Control) => {
+                let event = ControlEvent::Request { via: id, request_id, message };
+                self.nodes[acceptor].control(self.now, event);
+            }
+            (message, channel) => panic!("{message:?} was sent to {channel:?}"),
+        }
+        self.act(acceptor);
+    }
+
+    fn at_opener(&mut self, key: ConnectionKey, id: u64, bytes: &[u8]) {
+        if !self.is_current(&key, id) {
+            return;
+        }
+        let Some(Frame { request_id, message, .. }) = decode(bytes) else { return };
+        match (message, key.from) {
+            (Message::Answer(answer), Channel::Core(core)) => {
+                let now = self.now_of(key.opener);
+                self.nodes[key.opener].shard(now, core, ShardEvent::Answer { request_id, answer });
+            }
+            (Message::Control(message), Channel::Control) => {
+                let link = Link { addr: key.addr, expects: key.expects };
+                self.nodes[key.opener].control(self.now, ControlEvent::Answer { link, message });
+            }
+            (message, channel) => panic!("{message:?} was answered to {channel:?}"),
+        }
+        self.act(key.opener);
+    }
+
+    fn broken(&mut self, key: ConnectionKey, id: u64, end: LinkEnd) {
+        if !self.is_current(&key, id) {
+            return;
+        }
+        self.connections.remove(&key);
+        match key.from {
+            Channel::Control => {
+                let link = Link { addr: key.addr, expects: key.expects };
+                self.nodes[key.opener].control(self.now, ControlEvent::LinkDown { link, end });
+            }
+            Channel::Core(core) => {
+                if let Some((node, boot)) = key.expects {
+                    let now = self.now_of(key.opener);
+                    self.nodes[key.opener].shard(now, core, ShardEvent::Lost { node, boot });
+                }
+            }
+        }
+        self.act(key.opener);
+    }
+
+    /// A node is gone: whoever had a connection to it will notice.
+    pub(super) fn break_connections(&mut self, gone: usize) {
+        self.connections.retain(|key, _| key.opener != gone);
+        let to_it: Vec<(ConnectionKey, u64)> = self
+            .connections
+            .iter()
+            .filter(|(_, connection)| connection.acceptor.is_some_and(|(acceptor, _)| acceptor == gone))
+            .map(|(key, connection)| (*key, connection.id))
+            .collect();
+        for (key, id) in to_it {
+            let delay = self.delay();
+            self.schedule(delay, Event::Broken { key, id, end: LinkEnd::Ended });
+        }
+    }
+}
+
+fn control_key(opener: usize, link: Link) -> ConnectionKey {
+    let Link { addr, expects } = link;
+    ConnectionKey { opener, from: Channel::Control, addr, expects, to: Channel::Control }
+}
+
+fn through_the_wire(message: Message) -> Option<Hello> {
+    let frame = Frame { partition: Partition::default(), request_id: 0, message };
+    match decode(&codec::encode(&frame))?.message {
+        Message::Hello(hello) => Some(hello),
+        _ => None,
+    }
+}

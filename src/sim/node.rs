@@ -1,0 +1,220 @@
+//! One simulated node: a `Control`, its shards, and a clock of its own.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{CallId, SimOptions};
+use crate::clock::{Instant, Now, WallTime};
+use crate::control::{Control, ControlAction, ControlConfig, ControlEvent};
+use crate::events::{MemberInfo, MemberState};
+use crate::shard::{Action, Call, Event, Shard, ShardConfig};
+use crate::types::{Boot, ClusterHash, CoreId, Identity, KeyHash, NodeHash, NodeId};
+use crate::wire::handshake::Local;
+
+const CLUSTER: &str = "sim";
+
+pub(super) fn cluster() -> ClusterHash {
+    ClusterHash::of(CLUSTER)
+}
+
+fn name(number: usize) -> String {
+    format!("n{number}")
+}
+
+pub(super) fn address(number: usize) -> SocketAddr {
+    SocketAddr::from(([10, 0, (number >> 8) as u8, number as u8 + 1], 7000))
+}
+
+pub(super) struct Node {
+    number: usize,
+    epoch_micros: u64,
+    /// Counts its starts, so that what was meant for an earlier life is not delivered to a later one.
+    pub(super) life: u32,
+    running: Option<Running>,
+    /// When it is to be woken; an earlier wake-up supersedes it.
+    pub(super) wake_at: Option<Instant>,
+}
+
+pub(super) struct Running {
+    pub(super) control: Control,
+    pub(super) shards: Vec<Shard<CallId>>,
+    pub(super) identity: Identity,
+    pub(super) local: Local,
+    pub(super) control_actions: Vec<ControlAction>,
+    /// Each with the core that wants it.
+    pub(super) shard_actions: VecDeque<(CoreId, Action<CallId>)>,
+    members: Vec<MemberInfo>,
+    progress: Vec<(usize, usize)>,
+    pub(super) next_request: u64,
+}
+
+impl Node {
+    pub(super) fn new(number: usize, epoch_micros: u64) -> Self {
+        Self { number, epoch_micros, life: 0, running: None, wake_at: None }
+    }
+
+    pub(super) fn wall(&self, now: Instant) -> WallTime {
+        WallTime::from_micros(self.epoch_micros + now.nanos() / 1000)
+    }
+
+    pub(super) fn is_running(&self) -> bool {
+        self.running.is_some()
+    }
+
+    pub(super) fn running(&mut self) -> Option<&mut Running> {
+        self.running.as_mut()
+    }
+
+    pub(super) fn start(&mut self, options: &SimOptions, now: Now, seed: u64) {
+        self.life += 1;
+        self.wake_at = None;
+        let identity = Identity {
+            node: NodeHash::of(cluster(), &name(self.number)),
+            boot: Boot(now.wall.millis()),
+            returns: 0,
+            addr: address(self.number),
+        };
+        let local = Local {
+            cluster: CLUSTER.into(),
+            node_id: name(self.number),
+            cores: options.cores,
+            replicas: options.replicas as u8,
+            write_quorum: options.write_quorum as u8,
+        };
+        let mut control = Control::new(ControlConfig {
+            cluster: cluster(),
+            identity,
+            local: local.clone(),
+            seeds: vec![address(0)],
+            read_quorum: options.read_quorum,
+            probe_period: Duration::from_millis(200),
+            suspicion_timeout: Duration::from_millis(400),
+            seed,
+        });
+        let mut control_actions = Vec::new();
+        control.start(now.instant, &mut control_actions);
+        let shard = |core| {
+            Shard::new(ShardConfig {
+                cluster: cluster(),
+                core: CoreId(core),
+                cores: options.cores,
+                me: identity,
+                replicas: options.replicas,
+                write_quorum: options.write_quorum,
+                read_quorum: options.read_quorum,
+                standalone: false,
+            })
+        };
+        self.running = Some(Running {
+            control,
+            shards: (0..options.cores).map(shard).collect(),
+            identity,
+            local,
+            control_actions,
+            shard_actions: VecDeque::new(),
+            members: Vec::new(),
+            progress: vec![(0, 0); usize::from(options.cores)],
+            next_request: 1,
+        });
+    }
+
+    pub(super) fn crash(&mut self) {
+        self.running = None;
+    }
+
+    pub(super) fn leave(&mut self, now: Instant) {
+        self.control(now, ControlEvent::Leave);
+    }
+
+    pub(super) fn control(&mut self, now: Instant, event: ControlEvent) {
+        if let Some(running) = &mut self.running {
+            running.control.handle(now, event, &mut running.control_actions);
+        }
+    }
+
+    pub(super) fn datagram(&mut self, now: Instant, from: SocketAddr, bytes: &[u8]) {
+        if let Some(running) = &mut self.running {
+            let _ = running.control.handle_datagram(now, from, bytes, &mut running.control_actions);
+        }
+    }
+
+    pub(super) fn shard(&mut self, now: Now, core: CoreId, event: Event<CallId>) {
+        if let Some(running) = &mut self.running {
+            let mut actions = Vec::new();
+            running.shards[usize::from(core.0)].handle(now, event, &mut actions);
+            running.shard_actions.extend(actions.into_iter().map(|action| (core, action)));
+        }
+    }
+
+    pub(super) fn call(&mut self, now: Now, core: CoreId, call: Call, id: CallId) {
+        self.shard(now, core, Event::Call { call, caller: id });
+    }
+
+    /// Fires every timer that is due.
+    pub(super) fn wake(&mut self, now: Now) {
+        let Some(running) = &mut self.running else { return };
+        if running.control.deadline().is_some_and(|at| at <= now.instant) {
+            running.control.handle_timers(now.instant, &mut running.control_actions);
+        }
+        for (core, shard) in (0..).map(CoreId).zip(&mut running.shards) {
+            if shard.deadline().is_some_and(|at| at <= now.instant) {
+                let mut actions = Vec::new();
+                shard.handle_timers(now, &mut actions);
+                running.shard_actions.extend(actions.into_iter().map(|action| (core, action)));
+            }
+        }
+    }
+
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        let running = self.running.as_ref()?;
+        running.shards.iter().filter_map(Shard::deadline).chain(running.control.deadline()).min()
+    }
+
+    pub(super) fn peek(&self, now: Now, core: CoreId, hash: KeyHash, key: &[u8]) -> Option<Arc<[u8]>> {
+        self.running.as_ref()?.shards[usize::from(core.0)].peek(now, hash, key)
+    }
+
+    pub(super) fn sees_alive(&self) -> usize {
+        let members = self.running.iter().flat_map(|running| &running.members);
+        members.filter(|m| matches!(m.state, MemberState::Alive | MemberState::Suspect)).count()
+    }
+
+    pub(super) fn sees(&self, number: usize) -> Option<MemberState> {
+        let id = NodeId::new(&name(number));
+        self.running.as_ref()?.members.iter().find(|member| member.id == id).map(|member| member.state)
+    }
+
+    pub(super) fn describe(&self) -> String {
+        let Some(running) = &self.running else { return format!("n{} is down", self.number) };
+        let members = running.members.iter().map(|member| {
+            let leaving = if member.leaving { ", leaving" } else { "" };
+            format!("{} {:?}{leaving}", member.id, member.state)
+        });
+        format!(
+            "n{} {:?}: sees {:?}, (pending, giving) {:?}",
+            self.number,
+            running.control.stage(),
+            members.collect::<Vec<_>>(),
+            running.progress
+        ) + &running.shards.iter().map(|s| s.debug_giving()).collect::<String>()
+    }
+
+    pub(super) fn is_settled(&self) -> bool {
+        self.running.as_ref().is_some_and(|running| {
+            running.control.stage() != crate::shard::Stage::Forming
+                && running.progress.iter().all(|progress| *progress == (0, 0))
+        })
+    }
+}
+
+impl Running {
+    pub(super) fn set_members(&mut self, members: Vec<MemberInfo>) {
+        self.members = members;
+    }
+
+    pub(super) fn set_progress(&mut self, core: CoreId, pending: usize, giving: usize) {
+        self.progress[usize::from(core.0)] = (pending, giving);
+    }
+}

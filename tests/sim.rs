@@ -1,0 +1,260 @@
+//! The cluster under the simulator: real shards and real control, virtual time.
+
+use std::time::Duration;
+
+use gridkv::sim::{CallId, Outcome, SimCluster, SimOptions};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn started(seed: u64, nodes: usize, options: SimOptions) -> SimCluster {
+    let mut cluster = SimCluster::with_options(seed, options);
+    for _ in 0..nodes {
+        cluster.start_node();
+    }
+    assert!(cluster.run_until(20 * SECOND, SimCluster::is_settled), "seed {seed}: the nodes did not settle");
+    cluster
+}
+
+fn outcome(cluster: &mut SimCluster, call: CallId) -> Outcome {
+    assert!(cluster.run_until(3 * SECOND, |cluster| cluster.outcome(call).is_some()), "a call got no answer");
+    cluster.outcome(call).unwrap().clone()
+}
+
+#[test]
+fn three_nodes_write_and_read_through_each_other() {
+    let mut cluster = started(1, 3, SimOptions::default());
+    for key in 0..50 {
+        let call = cluster.set(key % 3, format!("key-{key}"), format!("value-{key}"));
+        assert_eq!(outcome(&mut cluster, call), Outcome::Written(Ok(())), "key {key}");
+    }
+    for node in 0..3 {
+        for key in 0..50 {
+            let call = cluster.get(node, format!("key-{key}"));
+            let value = Some(format!("value-{key}").into_bytes());
+            assert_eq!(outcome(&mut cluster, call), Outcome::Read(Ok(value)), "key {key} through {node}");
+        }
+    }
+}
+
+/// What one key went through. Its writes come one after the other.
+#[derive(Default, Clone)]
+struct Key {
+    acknowledged: Option<Vec<u8>>,
+    /// Writes that may have happened: each may show at any time.
+    indeterminate: Vec<Vec<u8>>,
+    writing: Option<(CallId, Vec<u8>)>,
+    reading: Option<CallId>,
+}
+
+impl Key {
+    fn may_be(&self, value: &[u8]) -> bool {
+        self.acknowledged.as_deref() == Some(value) || self.indeterminate.iter().any(|other| other == value)
+    }
+}
+
+/// Random calls through random nodes, and what they prove.
+struct Workload {
+    seed: u64,
+    random: u64,
+    keys: Vec<Key>,
+    acknowledged: usize,
+    failed: usize,
+    reads: usize,
+}
+
+impl Workload {
+    fn new(seed: u64, keys: usize) -> Self {
+        let keys = vec![Key::default(); keys];
+        Self { seed, random: seed, keys, acknowledged: 0, failed: 0, reads: 0 }
+    }
+
+    /// A number below `limit`: SplitMix64.
+    fn pick(&mut self, limit: usize) -> usize {
+        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.random;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((z ^ (z >> 31)) % limit as u64) as usize
+    }
+
+    fn running(cluster: &SimCluster, nodes: usize) -> Vec<usize> {
+        (0..nodes).filter(|&node| cluster.is_running(node)).collect()
+    }
+
+    /// Makes calls for `time`, and notes how those before ended.
+    fn run(&mut self, cluster: &mut SimCluster, nodes: usize, time: Duration) {
+        let until = cluster.elapsed() + time;
+        while cluster.elapsed() < until {
+            let at = self.pick(self.keys.len());
+            self.note(cluster, at);
+            let running = Self::running(cluster, nodes);
+            let node = running[self.pick(running.len())];
+            if self.pick(3) > 0 && self.keys[at].writing.is_none() {
+                let value = format!("{at}:{}", self.pick(1 << 40)).into_bytes();
+                let call = cluster.set(node, format!("key-{at}"), &value);
+                self.keys[at].writing = Some((call, value));
+            } else if self.keys[at].reading.is_none() && self.keys[at].writing.is_none() {
+                self.keys[at].reading = Some(cluster.get(node, format!("key-{at}")));
+            }
+            cluster.run_for(Duration::from_millis(2));
+        }
+    }
+
+    fn note(&mut self, cluster: &SimCluster, at: usize) {
+        let key = &mut self.keys[at];
+        if let Some((call, value)) = key.writing.clone() {
+            match cluster.outcome(call) {
+                Some(Outcome::Written(Ok(()))) => {
+                    key.acknowledged = Some(value);
+                    self.acknowledged += 1;
+                    key.writing = None;
+                }
+                Some(Outcome::Written(Err(gridkv::WriteError::NotApplied(_)))) => {
+                    self.failed += 1;
+                    key.writing = None;
+                }
+                Some(_) => {
+                    key.indeterminate.push(value);
+                    self.failed += 1;
+                    key.writing = None;
+                }
+                None => {}
+            }
+        }
+        if let Some(call) = key.reading
+            && let Some(outcome) = cluster.outcome(call)
+        {
+            key.reading = None;
+            match outcome {
+                Outcome::Read(Ok(Some(value))) => self.reads += usize::from(!value.is_empty()),
+                Outcome::Read(Ok(None)) => {
+                    assert!(key.acknowledged.is_none(), "seed {}: key {at} was not found", self.seed);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Waits for the calls that are under way. Those through a node that crashed have no answer.
+    fn drain(&mut self, cluster: &mut SimCluster) {
+        cluster.run_for(3 * SECOND);
+        for at in 0..self.keys.len() {
+            self.note(cluster, at);
+            let key = &mut self.keys[at];
+            key.reading = None;
+            if let Some((_, value)) = key.writing.take() {
+                key.indeterminate.push(value);
+            }
+        }
+    }
+
+    /// Every acknowledged write is there, through every node, and on N of them.
+    fn check(&mut self, cluster: &mut SimCluster, nodes: usize, copies: usize) {
+        self.drain(cluster);
+        let seed = self.seed;
+        for node in Self::running(cluster, nodes) {
+            let calls: Vec<CallId> =
+                (0..self.keys.len()).map(|at| cluster.get(node, format!("key-{at}"))).collect();
+            cluster.run_for(3 * SECOND);
+            for (at, call) in calls.into_iter().enumerate() {
+                let key = &self.keys[at];
+                match cluster.outcome(call) {
+                    Some(Outcome::Read(Ok(Some(value)))) => {
+                        assert!(key.may_be(value), "seed {seed}: key {at} through {node} is {value:?}");
+                    }
+                    Some(Outcome::Read(Ok(None))) if key.acknowledged.is_none() => {}
+                    other => panic!("seed {seed}: key {at} through {node}: {other:?}"),
+                }
+            }
+        }
+        for (at, key) in self.keys.iter().enumerate() {
+            if key.acknowledged.is_some() {
+                let held = cluster.copies(format!("key-{at}"));
+                assert!(held.len() == copies, "seed {seed}: key {at} has {} copies: {held:?}", held.len());
+            }
+        }
+    }
+}
+
+fn settle(cluster: &mut SimCluster, seed: u64, after: &str) {
+    let settled = cluster.run_until(40 * SECOND, SimCluster::is_settled);
+    if !settled && let Ok(path) = std::env::var("GRIDKV_TRACE") {
+        std::fs::write(path, cluster.trace()).unwrap();
+    }
+    assert!(settled, "seed {seed}: not settled after {after}:\n{}", cluster.describe());
+}
+
+fn lossy() -> SimOptions {
+    let mut options = SimOptions::default();
+    options.datagrams_lost_per_mille = 30;
+    options.connections_broken_per_mille = 1;
+    options.clock_skew = Duration::from_secs(5);
+    options
+}
+
+/// One thing at a time: a crash, a newcomer, a leave, a restart, each among calls, each settled before
+/// the next.
+fn one_thing_at_a_time(seed: u64, options: SimOptions) -> SimCluster {
+    let mut workload = Workload::new(seed, 60);
+    let start = 3 + workload.pick(2);
+    let mut cluster = started(seed, start, options);
+    let mut nodes = start;
+    workload.run(&mut cluster, nodes, SECOND);
+    for _ in 0..4 {
+        let running = Workload::running(&cluster, nodes);
+        let victim = running[workload.pick(running.len())];
+        let down: Vec<usize> = (0..nodes).filter(|node| !running.contains(node)).collect();
+        let after = match workload.pick(4) {
+            0 if running.len() > 3 => {
+                cluster.leave(victim);
+                "leave"
+            }
+            1 if nodes < 6 => {
+                cluster.start_node();
+                nodes += 1;
+                "join"
+            }
+            2 if !down.is_empty() => {
+                let node = down[workload.pick(down.len())];
+                cluster.restart_node(node);
+                "restart"
+            }
+            _ if running.len() > 2 => {
+                cluster.crash_node(victim);
+                "crash"
+            }
+            _ => continue,
+        };
+        workload.run(&mut cluster, nodes, 2 * SECOND);
+        settle(&mut cluster, seed, after);
+    }
+    cluster.set_loss(0, 0);
+    settle(&mut cluster, seed, "healing");
+    cluster.run_for(2 * SECOND);
+    let copies = Workload::running(&cluster, nodes).len().min(3);
+    workload.check(&mut cluster, nodes, copies);
+    assert!(workload.acknowledged > workload.failed, "seed {seed}: {} writes failed", workload.failed);
+    cluster
+}
+
+#[test]
+fn nothing_acknowledged_is_lost_when_one_thing_happens_at_a_time() {
+    let number = |name| std::env::var(name).ok().and_then(|number| number.parse().ok());
+    let (from, seeds) = (number("GRIDKV_SEED").unwrap_or(0), number("GRIDKV_SEEDS").unwrap_or(30));
+    let mut options = lossy();
+    options.keep_trace = std::env::var("GRIDKV_TRACE").is_ok();
+    for seed in from..from + seeds {
+        one_thing_at_a_time(seed, options.clone());
+    }
+}
+
+#[test]
+fn one_seed_is_one_history() {
+    let mut options = lossy();
+    options.keep_trace = true;
+    let one = one_thing_at_a_time(11, options.clone());
+    let other = one_thing_at_a_time(11, options);
+    assert!(one.events_handled() > 10_000, "only {} events", one.events_handled());
+    assert!(one.trace() == other.trace(), "the same seed gave two histories");
+    assert_eq!(one.trace_hash(), other.trace_hash());
+}
