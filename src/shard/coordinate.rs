@@ -564,14 +564,13 @@ impl<C> Shard<C> {
     }
 
     fn counts(&self) -> Counts {
-        let (_, pending, giving) = self.progress;
         let in_flight = self.ops.values().filter(|op| op.caller.is_some()).count();
         Counts {
             keys: self.store.live(),
             bytes: self.store.bytes(),
             synced_partitions: self.synced_partitions(),
-            pending_partitions: pending,
-            giving_partitions: giving,
+            pending_partitions: self.pending,
+            giving_partitions: self.giving,
             calls_in_flight: in_flight,
             writes_owed: self.ops.len() - in_flight,
         }

@@ -37,6 +37,16 @@ pub(super) struct Replica {
     handoff: Option<Box<Handoff>>,
     /// As a giver: who holds its last change, of this sequence.
     receipts: (u64, Vec<Identity>),
+    progress: Progress,
+}
+
+/// Whether this node should hold the partition and does not yet, or holds it and must give it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+enum Progress {
+    #[default]
+    Done,
+    Pending,
+    Giving,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -87,9 +97,9 @@ impl<C> Shard<C> {
             }
             self.review_handoff(partition);
             self.review(partition);
+            self.recount(partition);
         }
         self.ops_placed(now, actions);
-        self.progress_changed = true;
     }
 
     /// The first list of a partition. Nothing was ever written, so its replicas are synced and empty.
@@ -117,8 +127,10 @@ impl<C> Shard<C> {
             }
         }
         self.outstanding.retain(|_, waiting| !matches!(waiting.asker, Asker::Handoff(_)));
-        self.wanted.extend(self.partitions());
-        self.progress_changed = true;
+        for partition in self.partitions() {
+            self.wanted.insert(partition);
+            self.recount(partition);
+        }
     }
 
     /// A list was heard of. A higher one than is known counts from now on.
@@ -152,7 +164,7 @@ impl<C> Shard<C> {
             self.merge_from(now, partition, list, others, actions);
         }
         self.review(partition);
-        self.progress_changed = true;
+        self.recount(partition);
     }
 
     /// Merges what these replicas hold, as this replica stays in the list and they may not. A handoff
@@ -349,7 +361,7 @@ impl<C> Shard<C> {
             && replica.standing == Standing::Pending
         {
             replica.standing = Standing::Synced;
-            self.progress_changed = true;
+            self.recount(partition);
         }
     }
 
@@ -448,7 +460,7 @@ impl<C> Shard<C> {
         let all = known.members().iter().all(|member| replica.receipts.1.contains(member));
         if all && !known.contains(&me) && replica.standing == Standing::Outside {
             self.store.drop_partition(partition);
-            self.progress_changed = true;
+            self.recount(partition);
         }
         Answer::Received { covered: true }
     }
@@ -471,22 +483,30 @@ impl<C> Shard<C> {
         self.timers.insert((now.instant + REMIND_PERIOD, Timer::Giver(partition)));
     }
 
+    /// Counts the partition anew, after anything about it changed.
+    fn recount(&mut self, partition: Partition) {
+        let me = self.me;
+        let replica = self.replica(partition);
+        let should_hold = self.placement.replicas(partition).any(|member| member.identity == me);
+        let is_listed = replica.list.as_ref().is_some_and(|list| list.contains(&me));
+        let progress = match should_hold {
+            true if replica.standing != Standing::Synced => Progress::Pending,
+            false if is_listed || !self.store.is_empty(partition) => Progress::Giving,
+            _ => Progress::Done,
+        };
+        let old = std::mem::replace(&mut self.replica_mut(partition).progress, progress);
+        self.pending = self.pending + usize::from(progress == Progress::Pending)
+            - usize::from(old == Progress::Pending);
+        self.giving =
+            self.giving + usize::from(progress == Progress::Giving) - usize::from(old == Progress::Giving);
+    }
+
     /// Says how far the handoffs are, when that has changed.
     pub(super) fn report_progress(&mut self, actions: &mut Vec<Action<C>>) {
-        if !std::mem::take(&mut self.progress_changed) {
-            return;
-        }
-        let (mut pending, mut giving) = (0, 0);
-        for partition in self.partitions() {
-            let replica = self.replica(partition);
-            let should_hold = self.placement.replicas(partition).any(|member| member.identity == self.me);
-            pending += usize::from(should_hold && replica.standing != Standing::Synced);
-            let is_listed = replica.list.as_ref().is_some_and(|list| list.contains(&self.me));
-            giving += usize::from(!should_hold && (is_listed || !self.store.is_empty(partition)));
-        }
-        let generation = self.placement.generation();
-        if self.progress != (generation, pending, giving) {
-            self.progress = (generation, pending, giving);
+        let progress = (self.placement.generation(), self.pending, self.giving);
+        if self.reported != progress {
+            self.reported = progress;
+            let (generation, pending, giving) = progress;
             actions.push(Action::Progress { generation, pending, giving });
         }
     }
@@ -494,20 +514,5 @@ impl<C> Shard<C> {
     /// How many partitions this node serves, synced.
     pub(super) fn synced_partitions(&self) -> usize {
         self.partitions().filter(|partition| self.replica(*partition).serves_synced(&self.me)).count()
-    }
-}
-
-impl<C> Shard<C> {
-    pub(crate) fn debug_giving(&self) -> String {
-        let mut out = String::new();
-        for partition in self.partitions() {
-            let replica = self.replica(partition);
-            let should_hold = self.placement.replicas(partition).any(|member| member.identity == self.me);
-            let is_listed = replica.list.as_ref().is_some_and(|list| list.contains(&self.me));
-            if !should_hold && (is_listed || !self.store.is_empty(partition)) {
-                out += &format!("  p{} list {:?} target {:?} standing {:?} empty {} seq {} receipts {:?} handoff {}\n", partition.index(), replica.list, self.target(partition).iter().map(|m| m.node).collect::<Vec<_>>(), replica.standing, self.store.is_empty(partition), self.store.sequence(partition), replica.receipts, replica.handoff.is_some());
-            }
-        }
-        out
     }
 }

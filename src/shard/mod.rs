@@ -121,8 +121,11 @@ pub(crate) struct Shard<C> {
     /// The earliest expiry timer.
     expire_at: Option<Instant>,
     next_id: u64,
-    progress: (u64, usize, usize),
-    progress_changed: bool,
+    /// How many partitions are to be fetched, and to be given away.
+    pending: usize,
+    giving: usize,
+    /// What was last said of that, and under which placement.
+    reported: (u64, usize, usize),
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -172,8 +175,9 @@ impl<C> Shard<C> {
             timers: BTreeSet::new(),
             expire_at: None,
             next_id: 1,
-            progress: (0, 0, 0),
-            progress_changed: false,
+            pending: 0,
+            giving: 0,
+            reported: (0, 0, 0),
             config,
         }
     }

@@ -37,6 +37,7 @@ use crate::error::{ReadError, WriteError};
 use crate::events::MemberState;
 use crate::shard::{Call, ReadCall, WriteCall};
 use crate::types::{CoreId, KeyHash};
+use crate::wire::frame::FrameBuffer;
 
 /// What the simulated network and nodes are like.
 #[derive(Clone, Debug)]
@@ -103,6 +104,8 @@ pub struct SimCluster {
     next_event: u64,
     connections: BTreeMap<ConnectionKey, Connection>,
     next_connection: u64,
+    /// The receive buffer that every frame passes through.
+    received: FrameBuffer,
     outcomes: BTreeMap<CallId, Outcome>,
     next_call: u64,
     trace: String,
@@ -134,6 +137,7 @@ impl SimCluster {
             next_event: 0,
             connections: BTreeMap::new(),
             next_connection: 1,
+            received: FrameBuffer::new(),
             outcomes: BTreeMap::new(),
             next_call: 0,
             trace: String::new(),
@@ -142,7 +146,7 @@ impl SimCluster {
         }
     }
 
-    /// Starts a new node; its number. Its seed is node 0.
+    /// Starts a new node; its number. Its seeds are the nodes that were started before.
     pub fn start_node(&mut self) -> usize {
         let number = self.nodes.len();
         let skew = self.options.clock_skew.as_micros() as i64;
@@ -162,7 +166,8 @@ impl SimCluster {
         let seed = self.rng.random();
         self.note(|| format!("start n{node}"));
         let now = self.now_of(node);
-        self.nodes[node].start(&self.options, now, seed);
+        let nodes = self.nodes.len();
+        self.nodes[node].start(&self.options, nodes, now, seed);
         self.act(node);
     }
 

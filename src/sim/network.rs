@@ -77,7 +77,7 @@ impl fmt::Debug for Event {
 }
 
 fn describe(bytes: &[u8]) -> String {
-    match decode(bytes) {
+    match decode(&mut FrameBuffer::new(), bytes) {
         Some(Frame { partition, request_id, message }) => {
             format!("p{} r{request_id} {message:?}", partition.index())
         }
@@ -86,8 +86,7 @@ fn describe(bytes: &[u8]) -> String {
 }
 
 /// Through the production receive buffer and decoding.
-fn decode(bytes: &[u8]) -> Option<Frame> {
-    let mut buffer = FrameBuffer::new();
+fn decode(buffer: &mut FrameBuffer, bytes: &[u8]) -> Option<Frame> {
     buffer.raise_limit();
     let mut rest = bytes;
     while !rest.is_empty() {
@@ -368,7 +367,7 @@ impl SimCluster {
         if let Some(connection) = self.connections.get_mut(&key) {
             connection.acceptor = Some((acceptor, life));
         }
-        let Some(hello) = through_the_wire(Message::Hello(hello)) else { return };
+        let Some(hello) = self.through_the_wire(Message::Hello(hello)) else { return };
         self.nodes[acceptor].control(self.now, ControlEvent::Greeted { via: id, hello });
         self.act(acceptor);
     }
@@ -388,8 +387,9 @@ impl SimCluster {
         if !self.is_current(&key, id) {
             return;
         }
+        let message = decode(&mut self.received, bytes);
         let Some(opener) = self.nodes[key.opener].running() else { return };
-        let verdict = match decode(bytes).map(|frame| frame.message) {
+        let verdict = match message.map(|frame| frame.message) {
             Some(Message::Welcome(welcome)) => {
                 opener.local.judge_welcome(opener.identity, key.expects, &welcome).map(|()| welcome)
             }
@@ -421,7 +421,7 @@ impl SimCluster {
         if self.nodes[acceptor].life != life {
             return;
         }
-        let Some(Frame { partition, request_id, message }) = decode(bytes) else { return };
+        let Some(Frame { partition, request_id, message }) = decode(&mut self.received, bytes) else { return };
         match (message, key.to) {
             (Message::Request(request), Channel::Core(core)) => {
                 let now = self.now_of(acceptor);
@@ -441,7 +441,7 @@ impl SimCluster {
         if !self.is_current(&key, id) {
             return;
         }
-        let Some(Frame { request_id, message, .. }) = decode(bytes) else { return };
+        let Some(Frame { request_id, message, .. }) = decode(&mut self.received, bytes) else { return };
         match (message, key.from) {
             (Message::Answer(answer), Channel::Core(core)) => {
                 let now = self.now_of(key.opener);
@@ -490,17 +490,17 @@ impl SimCluster {
             self.schedule(delay, Event::Broken { key, id, end: LinkEnd::Ended });
         }
     }
+
+    fn through_the_wire(&mut self, message: Message) -> Option<Hello> {
+        let frame = Frame { partition: Partition::default(), request_id: 0, message };
+        match decode(&mut self.received, &codec::encode(&frame))?.message {
+            Message::Hello(hello) => Some(hello),
+            _ => None,
+        }
+    }
 }
 
 fn control_key(opener: usize, link: Link) -> ConnectionKey {
     let Link { addr, expects } = link;
     ConnectionKey { opener, from: Channel::Control, addr, expects, to: Channel::Control }
-}
-
-fn through_the_wire(message: Message) -> Option<Hello> {
-    let frame = Frame { partition: Partition::default(), request_id: 0, message };
-    match decode(&codec::encode(&frame))?.message {
-        Message::Hello(hello) => Some(hello),
-        _ => None,
-    }
 }

@@ -67,7 +67,7 @@ impl Node {
         self.running.as_mut()
     }
 
-    pub(super) fn start(&mut self, options: &SimOptions, now: Now, seed: u64) {
+    pub(super) fn start(&mut self, options: &SimOptions, nodes: usize, now: Now, seed: u64) {
         self.life += 1;
         self.wake_at = None;
         let identity = Identity {
@@ -87,7 +87,7 @@ impl Node {
             cluster: cluster(),
             identity,
             local: local.clone(),
-            seeds: vec![address(0)],
+            seeds: (0..nodes).map(address).collect(),
             read_quorum: options.read_quorum,
             probe_period: Duration::from_millis(200),
             suspicion_timeout: Duration::from_millis(400),
@@ -198,7 +198,7 @@ impl Node {
             running.control.stage(),
             members.collect::<Vec<_>>(),
             running.progress
-        ) + &running.shards.iter().map(|s| s.debug_giving()).collect::<String>()
+        )
     }
 
     pub(super) fn is_settled(&self) -> bool {
