@@ -3,5 +3,6 @@ mod clock;
 mod entry;
 mod membership;
 mod placement;
+mod runtime;
 mod types;
 mod wire;
