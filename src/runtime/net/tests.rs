@@ -493,8 +493,11 @@ fn strangers_are_bounded_in_number_and_time() {
         strangers.push(raw(&b));
         until(&mut b, |b| (b.net.counters().accepted == accepted).then_some(()));
     }
-    // The bound itself would need more descriptors than a test may have.
-    assert_eq!(b.net.strangers.len(), 40);
+    assert_eq!(b.net.strangers.len(), MAX_STRANGERS);
+    assert_eq!(strangers[7].read(&mut [0; 1]).unwrap(), 0, "the oldest are closed");
+    strangers[8].set_nonblocking(true).unwrap();
+    assert!(strangers[8].read(&mut [0; 1]).is_err(), "the others are still heard");
+    strangers[8].set_nonblocking(false).unwrap();
     assert_eq!(b.net.deadline(), Some(NOW + HELLO_TIMEOUT));
     b.net.handle_timers(NOW + HELLO_TIMEOUT, &mut b.events);
     assert!(b.net.links.is_empty() && b.net.strangers.is_empty() && b.net.timers.is_empty());
