@@ -1,0 +1,300 @@
+//! One TCP connection's bytes: in, out, and nothing of what they mean.
+//!
+//! The poll is edge-triggered: it reports a socket once, and again only after a call returned
+//! `WouldBlock`. Whoever stops earlier (a budget, back-pressure) must come back by itself; [`Filled`] says
+//! so, and [`Net`](super::Net) keeps the list.
+
+#![forbid(unsafe_code)]
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice, Read, Write};
+use std::net::{Shutdown, SocketAddr};
+use std::time::Duration;
+
+use mio::net::TcpStream;
+use mio::{Interest, Registry, Token};
+use socket2::{SockRef, TcpKeepalive};
+
+use crate::types::ClusterHash;
+use crate::wire::codec;
+use crate::wire::frame::{Encoded, FrameBuffer, FrameError};
+use crate::wire::message::Frame;
+
+/// Slices of one vectored write. Beyond this many, another system call is a small part of the cost.
+const SLICES: usize = 64;
+
+/// A small frame still occupies an allocation of about this size, and is counted as such.
+const FRAME_COST_BYTES: usize = 256;
+
+/// An idle connection is probed after this long, so that one whose other end vanished does not stay.
+const KEEPALIVE: Duration = Duration::from_secs(15);
+
+/// Unacknowledged bytes end a connection after this long: the system's own limit is about 15 minutes.
+#[cfg(target_os = "linux")]
+const USER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Why reading stopped.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Filled {
+    /// Nothing is left: the poll reports the next bytes.
+    Drained,
+    /// The budget is used up: the poll reports nothing, come back.
+    Stopped,
+    /// The other end closed (`UnexpectedEof`) or the connection failed.
+    Ended(io::ErrorKind),
+}
+
+/// A stream, what was received and not yet looked at, and what is not yet written.
+pub(crate) struct Connection {
+    stream: TcpStream,
+    peer: SocketAddr,
+    buffer: FrameBuffer,
+    queue: VecDeque<Encoded>,
+    /// The cost of all frames in `queue`.
+    queued_bytes: usize,
+    /// Bytes of the first frame that are written already.
+    offset: usize,
+}
+
+impl Connection {
+    pub(crate) fn new(stream: TcpStream, peer: SocketAddr) -> Self {
+        let buffer = FrameBuffer::new();
+        Self { stream, peer, buffer, queue: VecDeque::new(), queued_bytes: 0, offset: 0 }
+    }
+
+    pub(crate) fn peer(&self) -> SocketAddr {
+        self.peer
+    }
+
+    pub(crate) fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
+        registry.register(&mut self.stream, token, Interest::READABLE | Interest::WRITABLE)
+    }
+
+    pub(crate) fn deregister(&mut self, registry: &Registry) {
+        if let Err(error) = registry.deregister(&mut self.stream) {
+            log::debug!("deregistering the connection to {}: {error}", self.peer);
+        }
+    }
+
+    /// Whether the dial is done: `Ok(false)` while it still goes on, the cause when it failed.
+    pub(crate) fn is_connected(&self) -> io::Result<bool> {
+        if let Some(error) = self.stream.take_error()? {
+            return Err(error);
+        }
+        match self.stream.peer_addr() {
+            // A dial to a port of this machine where nobody listens can meet itself, when the system
+            // picks that very port for its own end.
+            Ok(peer) if self.stream.local_addr()? == peer => Err(io::ErrorKind::ConnectionRefused.into()),
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Options of an established connection. None of them decides whether it works.
+    pub(crate) fn tune(&self) {
+        let socket = SockRef::from(&self.stream);
+        let keepalive = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE / 3);
+        // Frames are written together already; to wait for more would only delay answers.
+        let tuned = socket.set_tcp_nodelay(true).and_then(|()| socket.set_tcp_keepalive(&keepalive));
+        #[cfg(target_os = "linux")]
+        let tuned = tuned.and_then(|()| socket.set_tcp_user_timeout(Some(USER_TIMEOUT)));
+        if let Err(error) = tuned {
+            log::debug!("tuning the connection to {}: {error}", self.peer);
+        }
+    }
+
+    /// Reads until nothing is left or `budget` bytes came; says how many came.
+    pub(crate) fn fill(&mut self, budget: usize) -> (usize, Filled) {
+        let mut count = 0;
+        while count < budget {
+            let space = self.buffer.space();
+            let most = space.len().min(budget - count);
+            match self.stream.read(&mut space[..most]) {
+                Ok(0) => return (count, Filled::Ended(io::ErrorKind::UnexpectedEof)),
+                Ok(read) => {
+                    self.buffer.received(read);
+                    count += read;
+                }
+                Err(error) => match error.kind() {
+                    io::ErrorKind::Interrupted => {}
+                    io::ErrorKind::WouldBlock => return (count, Filled::Drained),
+                    kind => return (count, Filled::Ended(kind)),
+                },
+            }
+        }
+        (count, Filled::Stopped)
+    }
+
+    /// Reads and forgets, so that closing does not turn unread bytes into a reset.
+    pub(crate) fn discard(&mut self, budget: usize) -> Filled {
+        let mut bytes = [0; 4 << 10];
+        for _ in 0..budget.div_ceil(bytes.len()) {
+            match self.stream.read(&mut bytes) {
+                Ok(0) => return Filled::Ended(io::ErrorKind::UnexpectedEof),
+                Ok(_) => {}
+                Err(error) => match error.kind() {
+                    io::ErrorKind::Interrupted => {}
+                    io::ErrorKind::WouldBlock => return Filled::Drained,
+                    kind => return Filled::Ended(kind),
+                },
+            }
+        }
+        Filled::Stopped
+    }
+
+    /// The next whole frame of what was read.
+    pub(crate) fn next_frame(&mut self, cluster: ClusterHash) -> Result<Option<Frame>, FrameError> {
+        match self.buffer.next()? {
+            Some((header, body)) => codec::decode(cluster, header, body).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// The handshake is done: frames of full size may come.
+    pub(crate) fn raise_limit(&mut self) {
+        self.buffer.raise_limit();
+    }
+
+    pub(crate) fn queue(&mut self, frame: Encoded) {
+        self.queued_bytes += cost(&frame);
+        self.queue.push_back(frame);
+    }
+
+    /// About how much memory the unwritten frames take.
+    pub(crate) fn queued_bytes(&self) -> usize {
+        self.queued_bytes
+    }
+
+    /// Writes until nothing is queued or the socket takes no more; says how many bytes went out.
+    pub(crate) fn flush(&mut self) -> io::Result<usize> {
+        let mut count = 0;
+        while !self.queue.is_empty() {
+            let mut slices = [IoSlice::new(&[]); SLICES];
+            let mut used = 0;
+            for (slice, frame) in slices.iter_mut().zip(&self.queue) {
+                let from = if used == 0 { self.offset } else { 0 };
+                *slice = IoSlice::new(&frame[from..]);
+                used += 1;
+            }
+            match self.stream.write_vectored(&slices[..used]) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(written) => {
+                    self.written(written);
+                    count += written;
+                }
+                Err(error) => match error.kind() {
+                    io::ErrorKind::Interrupted => {}
+                    io::ErrorKind::WouldBlock => break,
+                    _ => return Err(error),
+                },
+            }
+        }
+        Ok(count)
+    }
+
+    /// Drops the frames that `count` more bytes complete, and remembers how far the next one is.
+    fn written(&mut self, count: usize) {
+        self.offset += count;
+        while let Some(first) = self.queue.front()
+            && self.offset >= first.len()
+        {
+            self.offset -= first.len();
+            self.queued_bytes -= cost(first);
+            self.queue.pop_front();
+        }
+    }
+
+    /// Forgets what is not written: there is nobody left to write it to.
+    pub(crate) fn drop_queue(&mut self) {
+        self.queue.clear();
+        self.queued_bytes = 0;
+        self.offset = 0;
+    }
+
+    /// Says that nothing more will be written, and lets the other end read what was.
+    pub(crate) fn finish_writing(&self) {
+        if let Err(error) = self.stream.shutdown(Shutdown::Write) {
+            log::debug!("ending the connection to {}: {error}", self.peer);
+        }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn stream(&self) -> &TcpStream {
+        &self.stream
+    }
+}
+
+pub(crate) fn cost(frame: &Encoded) -> usize {
+    frame.len().max(FRAME_COST_BYTES)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn pair() -> (Connection, std::net::TcpStream) {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (other, _) = listener.accept().unwrap();
+        client.set_nonblocking(true).unwrap();
+        let peer = client.peer_addr().unwrap();
+        (Connection::new(TcpStream::from_std(client), peer), other)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(12))]
+        #[test]
+        fn what_is_queued_arrives_once_and_in_order_whatever_the_socket_takes(
+            sizes in prop::collection::vec(prop_oneof![16usize..600, 16usize..300_000], 50..150),
+            step in 5000usize..100_000,
+        ) {
+            let (mut connection, mut other) = pair();
+            connection.tune();
+            let mut expected = Vec::new();
+            for (number, size) in sizes.iter().enumerate() {
+                let mut frame = Encoded::new();
+                frame.extend_from_slice(&(0..*size).map(|byte| (byte * 31 + number * 7) as u8).collect::<Vec<_>>());
+                expected.extend_from_slice(&frame);
+                connection.queue(frame);
+            }
+            let mut got = Vec::new();
+            let mut chunk = vec![0; step];
+            while got.len() < expected.len() {
+                connection.flush().unwrap();
+                let read = other.read(&mut chunk).unwrap();
+                got.extend_from_slice(&chunk[..read]);
+            }
+            prop_assert!(got == expected);
+            connection.flush().unwrap();
+            prop_assert_eq!((connection.queued_bytes, connection.offset, connection.queue.len()), (0, 0, 0));
+        }
+    }
+
+    #[test]
+    fn a_budget_stops_reading_and_what_is_left_comes_later() {
+        let (mut connection, mut other) = pair();
+        other.write_all(&[0; 1000]).unwrap();
+        drop(other);
+        let mut total = 0;
+        let mut stops = 0;
+        loop {
+            let (count, filled) = connection.fill(300);
+            total += count;
+            assert!(count <= 300);
+            match filled {
+                Filled::Stopped => stops += 1,
+                Filled::Drained => {}
+                Filled::Ended(kind) => {
+                    assert_eq!(kind, io::ErrorKind::UnexpectedEof);
+                    break;
+                }
+            }
+        }
+        assert_eq!((total, stops), (1000, 3));
+    }
+}

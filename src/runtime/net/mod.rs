@@ -1,0 +1,390 @@
+//! One thread's connections: those it opened and those that were given to it.
+//!
+//! ```text
+//! thread                         Net                              the other node's Net
+//!   send(target, request) ──▶ dial, HELLO ───────────────▶ Greeted ─▶ control thread judges
+//!                                                              │ welcome: stays with it
+//!   Opened ◀────────────────── WELCOME ◀───────────────────────┤ hand_over ─▶ adopt, on a core
+//!            what waited goes out ─────────────────────────▶ Request ─▶ …
+//!   Answer ◀────────────────────────────────────────────────── answer(connection, frame)
+//! ```
+//!
+//! A loop around a `Net` does, in every turn: poll, at most until [`deadline`](Net::deadline);
+//! [`ready`](Net::ready) for each event with a token of its own; [`resume`](Net::resume);
+//! [`handle_timers`](Net::handle_timers); act on the events; [`flush`](Net::flush), whose events are acted
+//! on too.
+//!
+//! **Back-pressure.** Memory is bounded per connection in both directions. A peer that takes no answers
+//! gets no more of its requests read; a peer that takes no requests loses the connection, since nobody here
+//! can be told to wait. Answers are always read: to leave them would stop the two ends on each other.
+//!
+//! **Whatever arrives**, the worst outcome is the end of the connection it arrived on, one line in the log
+//! and a counter.
+
+#![forbid(unsafe_code)]
+
+mod accepted;
+pub(crate) mod bind;
+mod connection;
+pub(crate) mod datagram;
+mod outgoing;
+#[cfg(test)]
+mod tests;
+mod turn;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use mio::event::Event;
+use mio::{Registry, Token};
+
+use self::connection::Connection;
+use crate::clock::Instant;
+use crate::types::{Boot, ClusterHash, Identity, NodeHash, Partition};
+use crate::wire::codec;
+use crate::wire::frame::Encoded;
+use crate::wire::handshake::Local;
+use crate::wire::message::{Channel, Frame, Hello, Message, Refusal};
+
+/// From the dial to the welcome. Longer than a lost SYN takes to be sent again (1 s), and no longer than a
+/// write would wait.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// An accepted connection says HELLO within this time.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// A refused opener gets this long to read why, and to close.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// Accepted connections that are not welcome yet. A cluster that restarts stays below it; a flood of
+/// strangers costs this many descriptors and receive buffers, and pushes out its own oldest. (A test process
+/// may not have the descriptors to reach it.)
+const MAX_STRANGERS: usize = if cfg!(test) { 32 } else { 1024 };
+
+/// Bytes read from one socket in one turn: four receive buffers, some 30 µs, so that one busy peer does
+/// not make the others wait.
+const READ_BUDGET_BYTES: usize = 256 << 10;
+
+/// Requests given out in one turn of an accepted connection. Their answers are queued before the next
+/// turn looks at the queue, so this is how far beyond its mark a queue can get.
+const REQUESTS_PER_TURN: usize = 64;
+
+/// Requests that wait for one peer: the writes of about a second at half a gigabit, or four of the
+/// largest. A peer that is further behind is better served by hints.
+const OUT_LIMIT_BYTES: usize = 64 << 20;
+
+/// Unread answers above which an accepted connection's requests are no longer read; below half of it they
+/// are again. Far above what the sockets themselves hold, so that a peer that keeps up never notices.
+const ANSWERS_HIGH_BYTES: usize = 8 << 20;
+
+/// Whom to open a connection to: the key of an outgoing connection.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) struct Target {
+    pub(crate) addr: SocketAddr,
+    /// Which life of which node, where that is known: an address may have passed to another.
+    pub(crate) expects: Option<(NodeHash, Boot)>,
+    pub(crate) channel: Channel,
+}
+
+/// An accepted connection, as its [`Net`] names it. Never used again for another one.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) struct ConnectionId(u64);
+
+/// What a [`Net`] reports.
+#[derive(Debug)]
+pub(crate) enum NetEvent {
+    /// Our connection was welcomed; what waited for that is on its way.
+    Opened { target: Target, welcome: Hello },
+    /// Something came over a connection that we opened: an answer, a control message.
+    Answer { target: Target, frame: Frame },
+    /// Our connection failed or ended. What was sent over it and not answered is lost, in the sense that
+    /// nobody knows whether it arrived.
+    Lost { target: Target, cause: LossCause },
+    /// An accepted connection's first frame. It waits for `welcome`, `hand_over` or `refuse`.
+    Greeted { connection: ConnectionId, hello: Hello },
+    /// Something came over an accepted connection that was welcomed.
+    Request { connection: ConnectionId, frame: Frame },
+    /// An accepted connection that was reported before ended by itself.
+    Closed { connection: ConnectionId },
+}
+
+/// Why an outgoing connection was lost.
+#[derive(Clone, PartialEq, Debug)]
+pub(crate) enum LossCause {
+    /// Nobody listens at that address: the process is gone.
+    ConnectRefused,
+    /// It did not get as far as a welcome: no route, no answer in time, or no sense in the answer.
+    Unreachable(io::ErrorKind),
+    /// One side does not want the other.
+    Refused(Refusal),
+    /// It was open, and ended: closed, reset, nonsense received, or too far behind.
+    Ended,
+}
+
+/// What a [`Net`] counted since it was made.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct NetCounters {
+    pub(crate) bytes_in: u64,
+    pub(crate) bytes_out: u64,
+    pub(crate) frames_in: u64,
+    pub(crate) frames_out: u64,
+    /// Connections ended for what came over them.
+    pub(crate) protocol_errors: u64,
+    /// Our connections that were welcomed.
+    pub(crate) opened: u64,
+    /// Connections accepted from the listener, welcome or not.
+    pub(crate) accepted: u64,
+}
+
+/// A welcomed connection on its way to the thread that will serve it, with everything it has read and not
+/// yet written. Dropping it closes the connection.
+pub(crate) struct Handover {
+    connection: Connection,
+}
+
+impl fmt::Debug for Handover {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Handover").field("peer", &self.connection.peer()).finish_non_exhaustive()
+    }
+}
+
+/// A connection and how far it has come.
+struct Link {
+    connection: Connection,
+    stage: Stage,
+    /// Where `timers` has it.
+    deadline: Option<Instant>,
+}
+
+#[derive(Debug)]
+enum Stage {
+    /// We opened it.
+    Outgoing(Outgoing),
+    /// Accepted, and not heard yet.
+    Stranger,
+    /// Its HELLO is being judged. Nothing is read meanwhile.
+    Greeted,
+    /// Welcomed. Paused: its answers pile up, so its requests are not read.
+    Serving { paused: bool },
+    /// The refusal is on its way. Finished: it is written, and the other end may close.
+    Refusing { finished: bool },
+}
+
+#[derive(Debug)]
+struct Outgoing {
+    target: Target,
+    step: Step,
+    /// Sent before the welcome, to be written after it.
+    waiting: Vec<Encoded>,
+    waiting_bytes: usize,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Step {
+    Dialling,
+    /// HELLO is sent.
+    Greeting,
+    Open,
+    /// Writing failed; what can still be read is, since it may answer or explain.
+    Broken,
+}
+
+/// The connections of one thread.
+pub(crate) struct Net {
+    registry: Registry,
+    first_token: usize,
+    cluster: ClusterHash,
+    local: Local,
+    identity: Option<Identity>,
+    /// The latest time that was told.
+    now: Instant,
+    /// Numbers links. A link's token is its number above `first_token`, and neither is used twice: an
+    /// event that comes late finds nobody.
+    next: u64,
+    links: BTreeMap<u64, Link>,
+    targets: BTreeMap<Target, u64>,
+    /// Accepted links that are not heard yet, or refused; the oldest first.
+    strangers: BTreeSet<u64>,
+    timers: BTreeSet<(Instant, u64)>,
+    /// Something was queued since the last flush.
+    dirty: BTreeSet<u64>,
+    /// To be read: the poll said so, or it will not say so again, since a budget, a pause or a verdict
+    /// held it back.
+    unread: BTreeSet<u64>,
+    /// Lost where there was no list of events at hand.
+    lost: BTreeMap<Target, LossCause>,
+    counters: NetCounters,
+}
+
+impl Net {
+    /// Uses the tokens from `first_token` upwards. [`set_identity`](Self::set_identity) comes before the
+    /// first dial.
+    pub(crate) fn new(registry: Registry, first_token: usize, cluster: ClusterHash, local: Local) -> Self {
+        Self {
+            registry,
+            first_token,
+            cluster,
+            local,
+            identity: None,
+            now: Instant::default(),
+            next: 0,
+            links: BTreeMap::new(),
+            targets: BTreeMap::new(),
+            strangers: BTreeSet::new(),
+            timers: BTreeSet::new(),
+            dirty: BTreeSet::new(),
+            unread: BTreeSet::new(),
+            lost: BTreeMap::new(),
+            counters: NetCounters::default(),
+        }
+    }
+
+    /// Who this node is, from now on: goes into every HELLO and into the judgement of every WELCOME.
+    pub(crate) fn set_identity(&mut self, identity: Identity) {
+        self.identity = Some(identity);
+    }
+
+    pub(crate) fn counters(&self) -> NetCounters {
+        self.counters
+    }
+
+    /// Takes up what the poll reported for one of this `Net`'s sockets: what may be read is left to
+    /// [`resume`](Self::resume), so that no socket gets more than its share of a turn.
+    pub(crate) fn ready(&mut self, now: Instant, event: &Event, events: &mut Vec<NetEvent>) {
+        self.now = now;
+        let Some(id) = event.token().0.checked_sub(self.first_token).map(|id| id as u64) else { return };
+        self.finish_dial(id, events);
+        if event.is_writable() || event.is_write_closed() || event.is_error() {
+            self.write_turn(id, events);
+        }
+        if self.links.contains_key(&id) && (event.is_readable() || event.is_read_closed() || event.is_error())
+        {
+            self.unread.insert(id);
+        }
+    }
+
+    /// Reads, one share each, what the poll reported and what a budget or back-pressure held back. Once
+    /// per turn, after the poll's events. Whether there is still more: then the poll must not wait
+    /// ([`deadline`](Self::deadline) says so too).
+    pub(crate) fn resume(&mut self, now: Instant, events: &mut Vec<NetEvent>) -> bool {
+        self.now = now;
+        for id in std::mem::take(&mut self.unread) {
+            self.read_turn(id, events);
+        }
+        self.owes()
+    }
+
+    /// Whether there is work that no poll will report again.
+    pub(crate) fn owes(&self) -> bool {
+        !self.unread.is_empty() || !self.lost.is_empty()
+    }
+
+    /// Writes what was queued since the last call, many frames at a time, and reports what was lost in
+    /// between. Once per turn, after everything was sent.
+    pub(crate) fn flush(&mut self, events: &mut Vec<NetEvent>) {
+        for id in std::mem::take(&mut self.dirty) {
+            self.write_turn(id, events);
+        }
+        for (target, cause) in std::mem::take(&mut self.lost) {
+            events.push(NetEvent::Lost { target, cause });
+        }
+    }
+
+    /// When to come back at the latest: in the past while work is [owed](Self::owes).
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        if self.owes() {
+            return Some(Instant::default());
+        }
+        self.timers.first().map(|(at, _)| *at)
+    }
+
+    /// Gives up what did not shake hands in time.
+    pub(crate) fn handle_timers(&mut self, now: Instant, events: &mut Vec<NetEvent>) {
+        self.now = now;
+        while let Some((at, id)) = self.timers.first().copied()
+            && at <= now
+        {
+            self.end(id, io::ErrorKind::TimedOut, events);
+        }
+    }
+
+    /// Takes up a stream: registered, numbered, timed.
+    fn insert(
+        &mut self,
+        mut connection: Connection,
+        stage: Stage,
+        deadline: Option<Instant>,
+    ) -> io::Result<u64> {
+        let id = self.next;
+        connection.register(&self.registry, Token(self.first_token + id as usize))?;
+        self.next += 1;
+        self.links.insert(id, Link { connection, stage, deadline: None });
+        self.set_deadline(id, deadline);
+        Ok(id)
+    }
+
+    /// Forgets a link everywhere. The poll forgets it too.
+    fn remove(&mut self, id: u64) -> Option<Link> {
+        self.set_deadline(id, None);
+        let mut link = self.links.remove(&id)?;
+        self.strangers.remove(&id);
+        self.dirty.remove(&id);
+        self.unread.remove(&id);
+        if let Stage::Outgoing(outgoing) = &link.stage {
+            self.targets.remove(&outgoing.target);
+        }
+        link.connection.deregister(&self.registry);
+        Some(link)
+    }
+
+    fn set_deadline(&mut self, id: u64, deadline: Option<Instant>) {
+        let Some(link) = self.links.get_mut(&id) else { return };
+        if let Some(old) = std::mem::replace(&mut link.deadline, deadline) {
+            self.timers.remove(&(old, id));
+        }
+        if let Some(new) = deadline {
+            self.timers.insert((new, id));
+        }
+    }
+
+    /// Ends a link and reports it to whoever knows of it.
+    fn end(&mut self, id: u64, kind: io::ErrorKind, events: &mut Vec<NetEvent>) {
+        let Some(link) = self.remove(id) else { return };
+        log::debug!("the connection with {} ended in {:?}: {kind}", link.connection.peer(), link.stage);
+        match link.stage {
+            Stage::Outgoing(Outgoing { target, step, .. }) => {
+                events.push(NetEvent::Lost { target, cause: outgoing::cause(step, kind) });
+            }
+            Stage::Greeted | Stage::Serving { .. } => {
+                events.push(NetEvent::Closed { connection: ConnectionId(id) });
+            }
+            Stage::Stranger | Stage::Refusing { .. } => {}
+        }
+    }
+
+    /// Ends a link for what came over it.
+    fn end_for(&mut self, id: u64, why: &dyn fmt::Display, events: &mut Vec<NetEvent>) {
+        let Some(link) = self.links.get(&id) else { return };
+        log::warn!("ending the connection with {}: {why}", link.connection.peer());
+        self.counters.protocol_errors += 1;
+        self.end(id, io::ErrorKind::InvalidData, events);
+    }
+
+    /// Queues a frame for the next flush.
+    fn queue(&mut self, id: u64, frame: Encoded) {
+        if let Some(link) = self.links.get_mut(&id) {
+            link.connection.queue(frame);
+            self.counters.frames_out += 1;
+            self.dirty.insert(id);
+        }
+    }
+}
+
+/// A handshake frame: about no partition, answering no question.
+fn handshake(message: Message) -> Encoded {
+    let partition = Partition::new(0).expect("there is a partition zero");
+    codec::encode(&Frame { partition, request_id: 0, message })
+}

@@ -1,0 +1,102 @@
+//! One link's share of a turn: what it reads, what it writes, and when it must come back.
+
+#![forbid(unsafe_code)]
+
+use std::io;
+
+use super::connection::Filled;
+use super::{ANSWERS_HIGH_BYTES, Net, NetEvent, Outgoing, READ_BUDGET_BYTES, REQUESTS_PER_TURN, Stage, Step};
+use crate::wire::message::Frame;
+
+impl Net {
+    /// Reads one link until nothing is left or its share of the turn is used up. What is in the buffer
+    /// goes first, so that the buffer holds no more than one turn's bytes beyond a frame.
+    pub(super) fn read_turn(&mut self, id: u64, events: &mut Vec<NetEvent>) {
+        let mut filled = None;
+        let mut requests = 0;
+        loop {
+            let Some(link) = self.links.get_mut(&id) else { return };
+            let mut broken = false;
+            match &link.stage {
+                Stage::Outgoing(Outgoing { step: Step::Dialling, .. }) => return,
+                Stage::Outgoing(Outgoing { step, .. }) => broken = *step == Step::Broken,
+                Stage::Greeted | Stage::Serving { paused: true } => return,
+                Stage::Refusing { .. } => return self.linger(id),
+                Stage::Stranger | Stage::Serving { .. } => requests += 1,
+            }
+            if requests > REQUESTS_PER_TURN {
+                self.unread.insert(id);
+                return;
+            }
+            match link.connection.next_frame(self.cluster) {
+                Ok(Some(frame)) => {
+                    self.counters.frames_in += 1;
+                    self.received(id, frame, events);
+                }
+                Err(error) => return self.end_for(id, &error, events),
+                Ok(None) => match filled {
+                    None => {
+                        let (count, end) = link.connection.fill(READ_BUDGET_BYTES);
+                        self.counters.bytes_in += count as u64;
+                        filled = Some(end);
+                    }
+                    Some(Filled::Drained) if broken => {
+                        return self.end(id, io::ErrorKind::BrokenPipe, events);
+                    }
+                    Some(Filled::Drained) => return,
+                    Some(Filled::Stopped) => {
+                        self.unread.insert(id);
+                        return;
+                    }
+                    Some(Filled::Ended(kind)) => return self.end(id, kind, events),
+                },
+            }
+        }
+    }
+
+    fn received(&mut self, id: u64, frame: Frame, events: &mut Vec<NetEvent>) {
+        match self.links.get(&id).map(|link| &link.stage) {
+            Some(Stage::Outgoing(outgoing)) => {
+                let (target, step) = (outgoing.target, outgoing.step);
+                self.received_answer(id, target, step, frame, events);
+            }
+            Some(stage) => {
+                let first = matches!(stage, Stage::Stranger);
+                self.received_request(id, first, frame, events);
+            }
+            None => {}
+        }
+    }
+
+    /// Writes what one link has queued, and takes up what waited for that.
+    pub(super) fn write_turn(&mut self, id: u64, events: &mut Vec<NetEvent>) {
+        let Some(link) = self.links.get_mut(&id) else { return };
+        if matches!(&link.stage, Stage::Outgoing(Outgoing { step: Step::Dialling, .. })) {
+            return;
+        }
+        let written = link.connection.flush();
+        let left = link.connection.queued_bytes();
+        match (written, &mut link.stage) {
+            (Ok(count), stage) => {
+                self.counters.bytes_out += count as u64;
+                match stage {
+                    Stage::Serving { paused } if *paused && left < ANSWERS_HIGH_BYTES / 2 => {
+                        *paused = false;
+                        self.unread.insert(id);
+                    }
+                    Stage::Refusing { finished } if !*finished && left == 0 => {
+                        *finished = true;
+                        link.connection.finish_writing();
+                    }
+                    _ => {}
+                }
+            }
+            (Err(_), Stage::Outgoing(outgoing)) => {
+                outgoing.step = outgoing.step.broken();
+                link.connection.drop_queue();
+                self.unread.insert(id);
+            }
+            (Err(error), _) => self.end(id, error.kind(), events),
+        }
+    }
+}
