@@ -313,7 +313,7 @@ impl Control {
             LinkState::Opening | LinkState::Up => None,
         });
         let seeds = self.seeds.iter().filter_map(|seed| match seed.state {
-            SeedState::Idle { until } if !self.is_member_at(seed.addr) => Some(until),
+            SeedState::Idle { until } if self.asks_seed(seed) => Some(until),
             _ => None,
         });
         let status = (self.origin == Origin::Unborn).then_some(self.status_at);
@@ -511,19 +511,20 @@ impl Control {
     /// Asks the seeds that are due and are no members: for ever, so that nodes that were started together
     /// or split apart find each other.
     fn wake_seeds(&mut self, now: Instant, actions: &mut Actions) {
-        if self.leaving != Leaving::No {
-            return;
-        }
         for at in 0..self.seeds.len() {
-            let addr = self.seeds[at].addr;
             if let SeedState::Idle { until } = self.seeds[at].state
                 && until <= now
-                && !self.is_member_at(addr)
+                && self.asks_seed(&self.seeds[at])
             {
                 self.seeds[at].state = SeedState::Trying;
-                actions.push(ControlAction::Open(Link { addr, expects: None }));
+                actions.push(ControlAction::Open(Link { addr: self.seeds[at].addr, expects: None }));
             }
         }
+    }
+
+    /// One that is a member has nothing new to say, and whoever leaves finds nobody any more.
+    fn asks_seed(&self, seed: &Seed) -> bool {
+        self.leaving == Leaving::No && !self.is_member_at(seed.addr)
     }
 
     fn seed_answered(&mut self, now: Instant, link: Link, welcome: &Hello, actions: &mut Actions) {

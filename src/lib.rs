@@ -7,15 +7,11 @@ mod error;
 mod events;
 mod membership;
 mod placement;
-<<<<<<< HEAD
 mod replication;
 mod shard;
 #[cfg(feature = "sim")]
 pub mod sim;
 mod store;
-=======
-mod runtime;
->>>>>>> net
 mod types;
 mod wire;
 pub use config::Config;

@@ -6,8 +6,35 @@ use gridkv::sim::{CallId, Outcome, SimCluster, SimOptions};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-fn started(seed: u64, nodes: usize, options: SimOptions) -> SimCluster {
-    let mut cluster = SimCluster::with_options(seed, options);
+/// A cluster that writes its trace to the file that `GRIDKV_TRACE` names when a test fails.
+struct Traced(SimCluster);
+
+impl std::ops::Deref for Traced {
+    type Target = SimCluster;
+
+    fn deref(&self) -> &SimCluster {
+        &self.0
+    }
+}
+
+impl std::ops::DerefMut for Traced {
+    fn deref_mut(&mut self) -> &mut SimCluster {
+        &mut self.0
+    }
+}
+
+impl Drop for Traced {
+    fn drop(&mut self) {
+        if std::thread::panicking()
+            && let Ok(path) = std::env::var("GRIDKV_TRACE")
+        {
+            let _ = std::fs::write(path, self.trace());
+        }
+    }
+}
+
+fn started(seed: u64, nodes: usize, options: SimOptions) -> Traced {
+    let mut cluster = Traced(SimCluster::with_options(seed, options));
     for _ in 0..nodes {
         cluster.start_node();
     }
@@ -178,9 +205,6 @@ impl Workload {
 
 fn settle(cluster: &mut SimCluster, seed: u64, after: &str) {
     let settled = cluster.run_until(40 * SECOND, SimCluster::is_settled);
-    if !settled && let Ok(path) = std::env::var("GRIDKV_TRACE") {
-        std::fs::write(path, cluster.trace()).unwrap();
-    }
     assert!(settled, "seed {seed}: not settled after {after}:\n{}", cluster.describe());
 }
 
@@ -194,7 +218,7 @@ fn lossy() -> SimOptions {
 
 /// One thing at a time: a crash, a newcomer, a leave, a restart, each among calls, each settled before
 /// the next.
-fn one_thing_at_a_time(seed: u64, options: SimOptions) -> SimCluster {
+fn one_thing_at_a_time(seed: u64, options: SimOptions) -> Traced {
     let mut workload = Workload::new(seed, 60);
     let start = 3 + workload.pick(2);
     let mut cluster = started(seed, start, options);

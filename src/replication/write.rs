@@ -7,7 +7,8 @@
 //! above the highest: the write phase of the ABD register (Attiya, Bar-Noy & Dolev, 1995).
 //!
 //! The machine lives on after the acknowledgement until every replica has the entry or it is given up:
-//! until then it is owed to the others, over lost connections and changes of the list.
+//! until then it is owed to the others, over lost connections and changes of the list. Then it is never
+//! stamped anew: what is newer was written later.
 
 use std::sync::Arc;
 
@@ -28,6 +29,8 @@ pub(crate) struct Write {
     replicas: Vec<Asked<Acked>>,
     phase: Phase,
     restamped: bool,
+    /// From then on a newer state of the key is a later write, which this one must not overtake.
+    was_acknowledged: bool,
     may_have_happened: bool,
 }
 
@@ -61,6 +64,7 @@ impl Write {
             replicas: Vec::new(),
             phase: Phase::AwaitingStamp,
             restamped: false,
+            was_acknowledged: false,
             may_have_happened: false,
         }
     }
@@ -133,12 +137,14 @@ impl Write {
                 if let Some(newer) = superseded_by
                     && self.versions_needed == 0
                     && !self.restamped
+                    && !self.was_acknowledged
                 {
                     self.restamped = true;
                     self.phase = Phase::AwaitingStamp;
                     actions.push(WriteAction::Stamp { above: newer });
                 } else {
                     settle(&mut self.replicas, from, Ok(Acked { counts: synced }));
+                    self.was_acknowledged |= self.is_acknowledged();
                 }
             }
             _ => {}

@@ -111,10 +111,14 @@ pub struct SimCluster {
     trace: String,
     trace_hash: u64,
     events_handled: u64,
+    at_this_instant: u32,
 }
 
 /// When the simulated world begins, in wall time.
 const EPOCH_MICROS: u64 = 1_700_000_000_000_000;
+
+/// More events than this in one instant are a loop: a deadline that handling it does not move.
+const MOST_AT_ONCE: u32 = 100_000;
 
 /// How long a simulated call may take.
 const CALL_TIMEOUT: Duration = Duration::from_secs(2);
@@ -143,6 +147,7 @@ impl SimCluster {
             trace: String::new(),
             trace_hash: 0,
             events_handled: 0,
+            at_this_instant: 0,
         }
     }
 
@@ -320,6 +325,8 @@ impl SimCluster {
             _ => return false,
         }
         let Some(Reverse((at, id))) = self.queue.pop() else { return false };
+        self.at_this_instant = if at > self.now { 0 } else { self.at_this_instant + 1 };
+        assert!(self.at_this_instant < MOST_AT_ONCE, "time stands still: {}", self.describe());
         self.now = self.now.max(at);
         if let Some(event) = self.events.remove(&id) {
             self.events_handled += 1;
