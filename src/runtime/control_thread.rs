@@ -22,6 +22,10 @@ use crate::wire::message::{Channel, Frame, Message};
 /// How many messages of cores and handles may wait.
 pub(crate) const MESSAGES_CAPACITY: usize = 1024;
 
+/// How many datagrams one turn takes: more than a cluster's gossip brings, so that a flood of them leaves
+/// the connections and timers their turn.
+const DATAGRAMS_PER_TURN: usize = 256;
+
 pub(crate) const LISTENER: Token = Token(1);
 pub(crate) const DATAGRAMS: Token = Token(2);
 
@@ -171,7 +175,7 @@ impl Turn {
 
     fn read_datagrams(&mut self, now: Instant) -> bool {
         let (control, actions) = (&mut self.thread.control, &mut self.actions);
-        self.thread.datagrams.receive(|from, bytes| {
+        self.thread.datagrams.receive(DATAGRAMS_PER_TURN, |from, bytes| {
             if let Err(error) = control.handle_datagram(now, from, bytes, actions) {
                 log::debug!("a datagram from {from} was dropped: {error}");
             }
@@ -245,7 +249,7 @@ impl Turn {
     fn perform(&mut self, now: Instant) {
         for action in std::mem::take(&mut self.actions) {
             match action {
-                ControlAction::Datagram { to, bytes } => self.thread.datagrams.send(to, &bytes),
+                ControlAction::Datagram { to, bytes } => self.thread.datagrams.send_to(&bytes, to),
                 ControlAction::Open(link) => self.thread.net.open(now, target(link)),
                 ControlAction::Close(link) => self.thread.net.close(target(link)),
                 ControlAction::Ask { link, message } => {

@@ -168,9 +168,10 @@ impl Runtime {
     ) -> Result<ControlThread, StartError> {
         let net = self.net(&poll, settings, identity)?;
         let failed = |source| StartError::System { what: "registering a socket", source };
-        let Bound { mut listener, mut datagrams, .. } = bound;
+        let Bound { mut listener, datagrams, .. } = bound;
+        let mut datagrams = Datagrams::new(datagrams).map_err(failed)?;
         poll.registry().register(&mut listener, LISTENER, Interest::READABLE).map_err(failed)?;
-        poll.registry().register(&mut datagrams, DATAGRAMS, Interest::READABLE).map_err(failed)?;
+        poll.registry().register(datagrams.source(), DATAGRAMS, Interest::READABLE).map_err(failed)?;
         let control = Control::new(ControlConfig {
             cluster: self.cluster,
             identity,
@@ -188,7 +189,7 @@ impl Runtime {
             control,
             net,
             listener,
-            datagrams: Datagrams::new(datagrams),
+            datagrams,
             messages,
             cores: self.orders.iter().cloned().map(Outbox::new).collect(),
             shared: self.shared.clone(),

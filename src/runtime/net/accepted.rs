@@ -9,7 +9,7 @@ use mio::net::{TcpListener, TcpStream};
 
 use super::connection::{Connection, Filled};
 use super::{
-    ANSWERS_HIGH_BYTES, ConnectionId, HELLO_TIMEOUT, Handover, LINGER, MAX_STRANGERS, Net, NetEvent,
+    ANSWERS_HIGH_BYTES, ConnectionId, HELLO_TIMEOUT, Handover, LINGER, Link, MAX_STRANGERS, Net, NetEvent,
     READ_BUDGET_BYTES, Stage, handshake,
 };
 use crate::clock::Instant;
@@ -127,6 +127,14 @@ impl Net {
         self.queue(connection.0, handshake(Message::Refused(Refusal { reason, text })));
         self.unread.insert(connection.0);
         self.add_stranger(connection.0);
+    }
+
+    /// Closes an accepted connection at once. Nothing more is reported of it.
+    pub(crate) fn close_accepted(&mut self, connection: ConnectionId) {
+        let is_accepted = |link: &Link| !matches!(link.stage, Stage::Outgoing(_));
+        if self.links.get(&connection.0).is_some_and(is_accepted) {
+            self.remove(connection.0);
+        }
     }
 
     /// Reads and forgets what a refused opener still sends, until it closes: closing with unread bytes

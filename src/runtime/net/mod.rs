@@ -93,6 +93,18 @@ pub(crate) struct Target {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) struct ConnectionId(u64);
 
+impl ConnectionId {
+    /// As the pure code names it, which knows no connections.
+    pub(crate) fn number(self) -> u64 {
+        self.0
+    }
+
+    /// What [`number`](Self::number) gave.
+    pub(crate) fn from_number(number: u64) -> Self {
+        Self(number)
+    }
+}
+
 /// What a [`Net`] reports.
 #[derive(Debug)]
 pub(crate) enum NetEvent {
@@ -243,8 +255,16 @@ impl Net {
     }
 
     /// Who this node is, from now on: goes into every HELLO and into the judgement of every WELCOME.
+    /// Connections that it opened as somebody else end and are reported lost, since the other ends would
+    /// go on taking it for that one.
     pub(crate) fn set_identity(&mut self, identity: Identity) {
-        self.identity = Some(identity);
+        if self.identity.replace(identity).is_none_or(|old| old == identity) {
+            return;
+        }
+        for (target, id) in std::mem::take(&mut self.targets) {
+            self.remove(id);
+            self.lost.insert(target, LossCause::Ended);
+        }
     }
 
     pub(crate) fn counters(&self) -> NetCounters {
