@@ -48,7 +48,6 @@ pub(crate) struct ControlConfig {
     pub(crate) identity: Identity,
     pub(crate) local: Local,
     pub(crate) seeds: Vec<SocketAddr>,
-    pub(crate) read_quorum: usize,
     pub(crate) probe_period: Duration,
     pub(crate) suspicion_timeout: Duration,
     /// Seeds the choices of whom to probe and gossip to.
@@ -84,8 +83,8 @@ pub(crate) enum ControlEvent {
     Greeted { via: u64, hello: Hello },
     /// A request over an accepted connection.
     Request { via: u64, request_id: u64, message: ControlMessage },
-    /// How far a core is with its handoffs, under the placement of this generation.
-    Progress { core: usize, generation: u64, pending: usize, giving: usize },
+    /// How many partitions a core has yet to give away, under the placement of this generation.
+    Progress { core: usize, generation: u64, giving: usize },
     /// Some of a core's partitions are gone for good.
     DataLost { partitions: usize },
     /// Hand everything over, then [`ControlAction::Left`].
@@ -282,7 +281,7 @@ impl Control {
             ControlEvent::Request { via, request_id, message } => {
                 self.requested(via, request_id, message, actions);
             }
-            ControlEvent::Progress { core, generation, pending: _, giving } => {
+            ControlEvent::Progress { core, generation, giving } => {
                 self.progress.insert(core, Progress { generation, giving });
             }
             ControlEvent::DataLost { partitions } => {

@@ -150,11 +150,6 @@ pub(crate) struct ListRef {
     pub(crate) digest: u64,
 }
 
-impl ListRef {
-    /// Below every list: "I know none".
-    pub(crate) const NONE: Self = Self { number: 0, digest: 0 };
-}
-
 impl List {
     pub(crate) fn new(number: u64, members: impl IntoIterator<Item = Identity>) -> Arc<Self> {
         let members: Box<[Identity]> = members.into_iter().collect();

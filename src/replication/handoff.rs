@@ -342,10 +342,9 @@ impl Handoff {
     ) {
         match (&mut self.phase, answer) {
             (Phase::Survey { unanswered, reports }, Answer::Listed(listed)) => {
-                if take(unanswered, &from) {
-                    reports.push((from, listed));
-                    self.decide(mine, now, actions);
-                }
+                take(unanswered, &from);
+                reports.push((from, listed));
+                self.decide(mine, now, actions);
             }
             (Phase::Adopt { list, unanswered }, Answer::Listed(listed)) => {
                 let adopted = listed.list.as_ref().map(|list| list.reference());

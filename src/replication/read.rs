@@ -69,10 +69,6 @@ impl Read {
         }
     }
 
-    pub(crate) fn key(&self) -> &[u8] {
-        &self.key
-    }
-
     /// Counts in `list` from now on, starting anew. `order` is all of its members, best first.
     pub(crate) fn enter(
         &mut self,

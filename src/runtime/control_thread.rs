@@ -31,7 +31,7 @@ pub(crate) const DATAGRAMS: Token = Token(2);
 
 /// What the control thread is told by cores and by the engine's handle.
 pub(crate) enum ToControl {
-    Progress { core: usize, generation: u64, pending: usize, giving: usize },
+    Progress { core: usize, generation: u64, giving: usize },
     DataLost { partitions: usize },
     Leave,
     /// With `farewell` the others are told, without they find out.
@@ -151,13 +151,13 @@ impl Turn {
     fn take_messages(&mut self, now: Instant) {
         while let Ok(message) = self.thread.messages.try_recv() {
             let event = match message {
-                ToControl::Progress { core, generation, pending, giving } => {
+                ToControl::Progress { core, generation, giving } => {
                     self.thread.shared.update(|state| {
                         if let Some(held) = state.giving.get_mut(core) {
                             *held = giving;
                         }
                     });
-                    ControlEvent::Progress { core, generation, pending, giving }
+                    ControlEvent::Progress { core, generation, giving }
                 }
                 ToControl::DataLost { partitions } => ControlEvent::DataLost { partitions },
                 ToControl::Leave => ControlEvent::Leave,

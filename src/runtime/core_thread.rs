@@ -222,9 +222,9 @@ impl Turn {
                     }
                 }
                 Action::Violation { via, why } => self.close_accepted(ConnectionId::from_number(via), why),
-                Action::Progress { generation, pending, giving } => {
+                Action::Progress { generation, giving, .. } => {
                     let core = usize::from(self.thread.core.0);
-                    self.report(ToControl::Progress { core, generation, pending, giving });
+                    self.report(ToControl::Progress { core, generation, giving });
                 }
                 Action::DataLost { partition } => {
                     log::error!("partition {}: every replica died, its keys are gone", partition.index());

@@ -3,10 +3,10 @@
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::{CallId, SimOptions};
 use crate::clock::{Instant, Now, WallTime};
+use crate::config::{DEFAULT_PROBE_PERIOD, DEFAULT_SUSPICION_TIMEOUT};
 use crate::control::{Control, ControlAction, ControlConfig, ControlEvent};
 use crate::events::{MemberInfo, MemberState};
 use crate::shard::{Action, Call, Event, Shard, ShardConfig};
@@ -88,9 +88,8 @@ impl Node {
             identity,
             local: local.clone(),
             seeds: (0..nodes).map(address).collect(),
-            read_quorum: options.read_quorum,
-            probe_period: Duration::from_millis(200),
-            suspicion_timeout: Duration::from_millis(400),
+            probe_period: DEFAULT_PROBE_PERIOD,
+            suspicion_timeout: DEFAULT_SUSPICION_TIMEOUT,
             seed,
         });
         let mut control_actions = Vec::new();

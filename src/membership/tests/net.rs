@@ -22,8 +22,8 @@ pub(super) fn config(identity: Identity, seed: u64) -> MembershipConfig {
     MembershipConfig {
         cluster: ClusterHash::of("test"),
         identity,
-        probe_period: PROBE_PERIOD,
-        suspicion_timeout: SUSPICION_TIMEOUT,
+        probe_period: DEFAULT_PROBE_PERIOD,
+        suspicion_timeout: DEFAULT_SUSPICION_TIMEOUT,
         seed: seed ^ identity.node.0,
     }
 }
