@@ -40,7 +40,7 @@ const LINK_BACKOFF: Duration = Duration::from_millis(250);
 
 /// A member where nobody listens gets this many pings, this far apart, and as long again to answer.
 const PINGS: u32 = 3;
-const PING_PERIOD: Duration = Duration::from_millis(30);
+const PING_PERIOD: Duration = Duration::from_millis(20);
 
 #[derive(Clone, Debug)]
 pub(crate) struct ControlConfig {
@@ -75,18 +75,40 @@ pub(crate) enum LinkEnd {
 #[derive(Debug)]
 pub(crate) enum ControlEvent {
     /// A link that this node opened was welcomed.
-    LinkUp { link: Link, welcome: Hello },
-    LinkDown { link: Link, end: LinkEnd },
+    LinkUp {
+        link: Link,
+        welcome: Hello,
+    },
+    LinkDown {
+        link: Link,
+        end: LinkEnd,
+    },
     /// An answer over a link.
-    Answer { link: Link, message: ControlMessage },
+    Answer {
+        link: Link,
+        message: ControlMessage,
+    },
     /// The first frame of an accepted connection.
-    Greeted { via: u64, hello: Hello },
+    Greeted {
+        via: u64,
+        hello: Hello,
+    },
     /// A request over an accepted connection.
-    Request { via: u64, request_id: u64, message: ControlMessage },
+    Request {
+        via: u64,
+        request_id: u64,
+        message: ControlMessage,
+    },
     /// How many partitions a core has yet to give away, under the placement of this generation.
-    Progress { core: usize, generation: u64, giving: usize },
+    Progress {
+        core: usize,
+        generation: u64,
+        giving: usize,
+    },
     /// Some of a core's partitions are gone for good.
-    DataLost { partitions: usize },
+    DataLost {
+        partitions: usize,
+    },
     /// Hand everything over, then [`ControlAction::Left`].
     Leave,
     /// Stopping without handing over: tell the others not to wait.
@@ -95,18 +117,40 @@ pub(crate) enum ControlEvent {
 
 #[derive(Debug)]
 pub(crate) enum ControlAction {
-    Datagram { to: SocketAddr, bytes: Vec<u8> },
+    Datagram {
+        to: SocketAddr,
+        bytes: Vec<u8>,
+    },
     Open(Link),
     Close(Link),
-    Ask { link: Link, message: ControlMessage },
+    Ask {
+        link: Link,
+        message: ControlMessage,
+    },
     /// Accept the connection; where it is for a core, hand it over.
-    Welcome { via: u64, welcome: Hello, peer: Identity },
-    Refuse { via: u64, refusal: Refusal },
-    Answer { via: u64, request_id: u64, message: ControlMessage },
+    Welcome {
+        via: u64,
+        welcome: Hello,
+        peer: Identity,
+    },
+    Refuse {
+        via: u64,
+        refusal: Refusal,
+    },
+    Answer {
+        via: u64,
+        request_id: u64,
+        message: ControlMessage,
+    },
     /// For every core.
-    Publish { placement: Arc<Placement>, stage: Stage },
+    Publish {
+        placement: Arc<Placement>,
+        stage: Stage,
+    },
     /// For every core and connection: this node's identity is another one now.
-    Returned { identity: Identity },
+    Returned {
+        identity: Identity,
+    },
     /// For the app.
     Notify(Event),
     Members(Vec<MemberInfo>),
@@ -162,9 +206,14 @@ enum LinkState {
     Opening,
     Up,
     /// Dialled again at this time.
-    Down { until: Instant },
+    Down {
+        until: Instant,
+    },
     /// Nobody listens there: pinged, and declared dead when no ping is answered.
-    Probing { pings: u32, next: Instant },
+    Probing {
+        pings: u32,
+        next: Instant,
+    },
 }
 
 #[derive(Clone, Debug)]
@@ -180,7 +229,9 @@ struct Seed {
 
 #[derive(Clone, Copy, PartialEq, Debug)]
 enum SeedState {
-    Idle { until: Instant },
+    Idle {
+        until: Instant,
+    },
     Trying,
     /// It is this node itself.
     Myself,
@@ -190,7 +241,9 @@ enum SeedState {
 enum Leaving {
     No,
     /// Until every core has given everything away under a placement of this generation or later.
-    Since { generation: u64 },
+    Since {
+        generation: u64,
+    },
     Done,
 }
 
@@ -667,7 +720,8 @@ impl Control {
         let all_agree =
             others().all(|member| status_of(member).is_some_and(|status| status.members_digest == digest));
         let members = self.placement.members().len();
-        let all_known = self.membership.records().iter().filter(|known| known.state.is_active()).count() == members;
+        let all_known =
+            self.membership.records().iter().filter(|known| known.state.is_active()).count() == members;
         let is_here = |node: &NodeHash| self.placement.member(*node).is_some();
         let seeds_settled = self.seeds.iter().all(|seed| seed.settled && seed.node.iter().all(is_here));
         let enough = members >= usize::from(self.config.local.write_quorum);
@@ -750,8 +804,13 @@ impl Control {
             let leaving = known.leaving || known.identity == me && self.leaving != Leaving::No;
             Some(Member { identity: known.identity, id, cores, leaving })
         };
-        let mut members: Vec<Member> =
-            self.membership.records().into_iter().filter(|known| known.state.is_active()).filter_map(member).collect();
+        let mut members: Vec<Member> = self
+            .membership
+            .records()
+            .into_iter()
+            .filter(|known| known.state.is_active())
+            .filter_map(member)
+            .collect();
         // Of two lives of a node, the later.
         members.sort_by_key(|member| std::cmp::Reverse(member.identity.sort_key()));
         members.dedup_by_key(|member| member.identity.node);
@@ -777,11 +836,8 @@ impl Control {
         let me = self.identity();
         let info = |known: crate::membership::Record| {
             let is_self = known.identity.node == me.node;
-            let id = if is_self {
-                NodeId::new(&self.config.local.node_id)
-            } else {
-                self.name(&known.identity)?
-            };
+            let id =
+                if is_self { NodeId::new(&self.config.local.node_id) } else { self.name(&known.identity)? };
             Some(MemberInfo {
                 id,
                 address: known.identity.addr,

@@ -80,7 +80,10 @@ fn store_and_replication_meet_in_the_shard_alone() {
 
 #[test]
 fn sockets_know_neither_shard_nor_store() {
-    assert_absent(&["runtime/net"], &["crate::shard", "crate::store", "crate::control", "crate::replication"]);
+    assert_absent(
+        &["runtime/net"],
+        &["crate::shard", "crate::store", "crate::control", "crate::replication"],
+    );
 }
 
 #[test]

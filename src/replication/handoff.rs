@@ -246,9 +246,7 @@ impl Handoff {
             return self.nobody_knows(now, actions);
         };
         let alive = |replica: &&Identity| reports.iter().any(|(from, _)| from == *replica);
-        let is_unknown = |member: &Identity| {
-            !alive(&member) && *member != self.me && !(mine.is_dead)(member)
-        };
+        let is_unknown = |member: &Identity| !alive(&member) && *member != self.me && !(mine.is_dead)(member);
         if old.members().iter().any(is_unknown) && self.surveys_with_unknown < UNKNOWN_FOR_SURVEYS {
             self.surveys_with_unknown += 1;
             return self.back_off(now);
@@ -368,10 +366,21 @@ impl Handoff {
                     self.merge_from(list, at, actions);
                 }
             }
-            // The giver serves a newer list, which has a handoff of its own.
-            (Phase::Receipts { unanswered, .. }, Answer::OtherList { .. }) => {
-                take(unanswered, &from);
-                self.finish_if_told(actions);
+            (Phase::Receipts { list, unanswered }, Answer::OtherList { list: theirs }) => {
+                let (ours, theirs) = (list.reference(), theirs.map(|list| list.reference()));
+                if theirs > Some(ours) {
+                    // Which has a handoff of its own.
+                    take(unanswered, &from);
+                    self.finish_if_told(actions);
+                } else if let Some(giver) = self.sources.iter().find(|source| source.replica == from) {
+                    // It has not heard of the list yet.
+                    let receipt = Request::Receipt { list: ours, covers: giver.merged_to };
+                    actions.push(HandoffAction::Ask {
+                        to: from,
+                        request: Request::Adopt { list: list.clone() },
+                    });
+                    actions.push(HandoffAction::Ask { to: from, request: receipt });
+                }
             }
             _ => {}
         }

@@ -50,7 +50,10 @@ pub(crate) struct Read {
 
 #[derive(Debug, PartialEq)]
 pub(crate) enum ReadAction {
-    Ask { to: Identity, request: Request },
+    Ask {
+        to: Identity,
+        request: Request,
+    },
     /// The answer: the newest state, if there is one. The read is over.
     Done(Option<Arc<Entry>>),
 }
@@ -204,8 +207,11 @@ impl Read {
     /// The connection to `from` failed, or it serves another list.
     pub(crate) fn lost(&mut self, from: Identity, now: Now, actions: &mut Vec<ReadAction>) {
         let at = now.instant + RETRY_AFTER;
-        if let Some(asked) =
-            self.writing_back.iter_mut().flatten().find(|asked| asked.replica == from && asked.answer().is_none())
+        if let Some(asked) = self
+            .writing_back
+            .iter_mut()
+            .flatten()
+            .find(|asked| asked.replica == from && asked.answer().is_none())
         {
             asked.state = AskState::RetryAt(at);
         }

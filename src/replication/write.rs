@@ -49,9 +49,14 @@ struct Acked {
 
 #[derive(Debug, PartialEq)]
 pub(crate) enum WriteAction {
-    Ask { to: Identity, request: Request },
+    Ask {
+        to: Identity,
+        request: Request,
+    },
     /// Needs a version above this one: call [`Write::stamped`].
-    Stamp { above: Version },
+    Stamp {
+        above: Version,
+    },
 }
 
 impl Write {

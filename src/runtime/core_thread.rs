@@ -41,10 +41,18 @@ pub(crate) struct CallMessage {
 
 /// From the control thread, or the engine's handle.
 pub(crate) enum Order {
-    Place { placement: Arc<Placement>, stage: Stage },
-    Returned { identity: Identity },
+    Place {
+        placement: Arc<Placement>,
+        stage: Stage,
+    },
+    Returned {
+        identity: Identity,
+    },
     /// An accepted connection whose opener wants this core.
-    Adopt { handover: Box<Handover>, peer: Identity },
+    Adopt {
+        handover: Box<Handover>,
+        peer: Identity,
+    },
     Stop,
 }
 
@@ -72,13 +80,8 @@ struct Turn {
 /// Runs until it is told to stop.
 pub(crate) fn run(thread: CoreThread) {
     let mut events = Events::with_capacity(256);
-    let mut turn = Turn {
-        thread,
-        peers: BTreeMap::new(),
-        actions: Vec::new(),
-        net_events: Vec::new(),
-        stopping: false,
-    };
+    let mut turn =
+        Turn { thread, peers: BTreeMap::new(), actions: Vec::new(), net_events: Vec::new(), stopping: false };
     let mut is_behind = false;
     while !turn.stopping {
         let timeout = if is_behind { Some(Duration::ZERO) } else { turn.until_deadline() };

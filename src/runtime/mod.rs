@@ -287,9 +287,9 @@ impl Runtime {
         let deadline = self.os_deadline(timeout);
         let asked = control.send_until(ToControl::Leave, deadline);
         let left = match asked {
-            Ok(()) => self.shared.wait(timeout, |state| {
-                (state.has_left || state.is_stopped).then_some(state.has_left)
-            }),
+            Ok(()) => self
+                .shared
+                .wait(timeout, |state| (state.has_left || state.is_stopped).then_some(state.has_left)),
             Err(_) => None,
         };
         let partitions = self.shared.lock().giving.iter().sum();

@@ -276,7 +276,11 @@ impl SimCluster {
         let states = |observer: &Node| {
             observer.sees(node).is_none_or(|s| matches!(s, MemberState::Dead | MemberState::Left))
         };
-        self.nodes.iter().enumerate().filter(|(n, it)| *n != node && it.is_running()).all(|(_, it)| states(it))
+        self.nodes
+            .iter()
+            .enumerate()
+            .filter(|(n, it)| *n != node && it.is_running())
+            .all(|(_, it)| states(it))
     }
 
     /// Each node in a line: what it sees and what it still has to fetch and to give.

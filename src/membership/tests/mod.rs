@@ -5,6 +5,7 @@ mod net;
 
 use self::net::{Net, SEND_TIME, addr, config, first_life};
 use super::*;
+use crate::config::DEFAULT_PROBE_PERIOD;
 use crate::membership::codec::WireError;
 use crate::types::Boot;
 

@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use crate::clock::Instant;
+use crate::config::{DEFAULT_PROBE_PERIOD, DEFAULT_SUSPICION_TIMEOUT};
 use crate::membership::*;
 use crate::types::{Boot, ClusterHash, Identity, NodeHash};
 
