@@ -4,6 +4,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::clock::Instant;
 use crate::config::{Config, Settings};
 use crate::error::{LeaveError, NotApplied, NotReady, ReadError, StartError, WriteError};
 use crate::events::{Events, MemberInfo, subscription};
@@ -159,15 +160,16 @@ impl Engine {
     pub fn get_many<K: AsRef<[u8]>>(&self, keys: &[K]) -> Result<Vec<Option<Vec<u8>>>, ReadError> {
         let options = ReadOptions::new();
         let replies = Replies::new(keys.len());
+        let deadline = self.deadline(options.timeout);
         for (index, key) in keys.iter().enumerate() {
-            let (core, call) = self.read_call(key.as_ref(), &options)?;
-            self.send(core, Call::Read(call), replies.reply_to(index), self.timeout(options.timeout))
+            let (core, call) = self.read_call(key.as_ref(), &options, deadline)?;
+            self.send(core, Call::Read(call), replies.reply_to(index), deadline)
                 .map_err(NotSent::into_read_error)?;
         }
         let answers = replies.sent();
         let mut values = vec![None; keys.len()];
         for _ in keys {
-            let (index, outcome) = self.await_read(&answers, options.timeout)?;
+            let (index, outcome) = self.await_read(&answers, deadline)?;
             values[index] = outcome?.map(|value| value.to_vec());
         }
         Ok(values)
@@ -236,20 +238,22 @@ impl Engine {
         self.inner.runtime.stop(false);
     }
 
-    fn write(&self, key: &[u8], value: Option<Arc<[u8]>>, options: &WriteOptions) -> Result<(), WriteError> {
-        let timeout = self.timeout(options.timeout);
-        let (core, call) = self.write_call(key, value, options, timeout)?;
+    fn write(
+        &self,
+        key: &[u8],
+        value: Option<Arc<[u8]>>,
+        options: &WriteOptions,
+    ) -> Result<(), WriteError> {
+        let deadline = self.deadline(options.timeout);
+        let (core, call) = self.write_call(key, value, options, deadline)?;
         let needed = call.quorum;
         let replies = Replies::new(1);
-        self.send(core, Call::Write(call), replies.reply_to(0), timeout)
+        self.send(core, Call::Write(call), replies.reply_to(0), deadline)
             .map_err(NotSent::into_write_error)?;
-        let deadline = self.inner.runtime.os_deadline(timeout + LAST_WORD);
-        match replies.sent().next_before(deadline) {
+        match replies.sent().next_before(self.last_word(deadline)) {
             Ok((_, Outcome::Written(result))) => result,
-            Ok((_, Outcome::Read(_) | Outcome::Keys(_) | Outcome::Counts(_))) => {
-                Err(NotApplied::ShutDown.into())
-            }
-            Err(NoReply::TimedOut | NoReply::Gone) => Err(WriteError::Indeterminate { acked: 0, needed }),
+            Ok((_, Outcome::Read(_) | Outcome::Keys(_) | Outcome::Counts(_)))
+            | Err(NoReply::TimedOut | NoReply::Gone) => Err(WriteError::Indeterminate { acked: 0, needed }),
         }
     }
 
@@ -258,7 +262,7 @@ impl Engine {
         key: &[u8],
         value: Option<Arc<[u8]>>,
         options: &WriteOptions,
-        timeout: Duration,
+        deadline: Instant,
     ) -> Result<(CoreId, WriteCall), NotApplied> {
         if key.len() > MAX_KEY_BYTES {
             return Err(NotApplied::KeyTooLong { length: key.len() });
@@ -268,27 +272,30 @@ impl Engine {
         if quorum < write_quorum || quorum > replicas {
             return Err(NotApplied::BadQuorum { asked: quorum, write_quorum, replicas });
         }
-        let now = self.inner.runtime.clock().now();
+        let now_ms = u128::from(self.inner.runtime.clock().now().wall.millis());
         if let Some(ttl) = options.ttl
-            && (ttl < Duration::from_millis(1)
-                || ttl.as_millis() + u128::from(now.wall.millis()) >= CALENDAR_END_MS)
+            && (ttl < Duration::from_millis(1) || ttl.as_millis() + now_ms >= CALENDAR_END_MS)
         {
             return Err(NotApplied::BadTtl { ttl });
         }
         let (core, hash) = self.place(key);
-        let deadline = now.instant + timeout;
         Ok((core, WriteCall { key: key.into(), hash, value, ttl: options.ttl, quorum, deadline }))
     }
 
     fn fetch(&self, key: &[u8], options: &ReadOptions) -> Result<Option<Arc<[u8]>>, ReadError> {
-        let (core, call) = self.read_call(key, options)?;
+        let deadline = self.deadline(options.timeout);
+        let (core, call) = self.read_call(key, options, deadline)?;
         let replies = Replies::new(1);
-        self.send(core, Call::Read(call), replies.reply_to(0), self.timeout(options.timeout))
-            .map_err(NotSent::into_read_error)?;
-        self.await_read(&replies.sent(), options.timeout)?.1
+        self.send(core, Call::Read(call), replies.reply_to(0), deadline).map_err(NotSent::into_read_error)?;
+        self.await_read(&replies.sent(), deadline)?.1
     }
 
-    fn read_call(&self, key: &[u8], options: &ReadOptions) -> Result<(CoreId, ReadCall), ReadError> {
+    fn read_call(
+        &self,
+        key: &[u8],
+        options: &ReadOptions,
+        deadline: Instant,
+    ) -> Result<(CoreId, ReadCall), ReadError> {
         if key.len() > MAX_KEY_BYTES {
             return Err(ReadError::KeyTooLong { length: key.len() });
         }
@@ -298,7 +305,6 @@ impl Engine {
             return Err(ReadError::BadQuorum { asked: quorum, replicas });
         }
         let (core, hash) = self.place(key);
-        let deadline = self.inner.runtime.clock().instant() + self.timeout(options.timeout);
         Ok((core, ReadCall { key: key.into(), hash, quorum, local: options.local, deadline }))
     }
 
@@ -307,10 +313,9 @@ impl Engine {
     fn await_read(
         &self,
         answers: &Answers,
-        timeout: Option<Duration>,
+        deadline: Instant,
     ) -> Result<(usize, Result<Option<Arc<[u8]>>, ReadError>), ReadError> {
-        let deadline = self.inner.runtime.os_deadline(self.timeout(timeout) + LAST_WORD);
-        match answers.next_before(deadline) {
+        match answers.next_before(self.last_word(deadline)) {
             Ok((index, Outcome::Read(result))) => Ok((index, result)),
             Err(NoReply::TimedOut) => {
                 Err(ReadError::TimedOut { answered: 0, needed: self.inner.settings.read_quorum })
@@ -322,8 +327,9 @@ impl Engine {
     /// Asks a core for something that is not about a key.
     fn ask(&self, core: CoreId, call: Call) -> Result<Outcome, ReadError> {
         let replies = Replies::new(1);
-        self.send(core, call, replies.reply_to(0), STEP_TIMEOUT).map_err(NotSent::into_read_error)?;
-        match replies.sent().next_before(self.inner.runtime.os_deadline(STEP_TIMEOUT)) {
+        let deadline = self.deadline(Some(STEP_TIMEOUT));
+        self.send(core, call, replies.reply_to(0), deadline).map_err(NotSent::into_read_error)?;
+        match replies.sent().next_before(self.last_word(deadline)) {
             Ok((_, Outcome::Read(Err(error)))) => Err(error),
             Ok((_, outcome)) => Ok(outcome),
             Err(NoReply::TimedOut) => Err(ReadError::Overloaded),
@@ -331,8 +337,8 @@ impl Engine {
         }
     }
 
-    fn send(&self, core: CoreId, call: Call, reply_to: ReplyTo, timeout: Duration) -> Result<(), NotSent> {
-        self.inner.runtime.call(core, call, reply_to, timeout)
+    fn send(&self, core: CoreId, call: Call, reply_to: ReplyTo, deadline: Instant) -> Result<(), NotSent> {
+        self.inner.runtime.call(core, call, reply_to, deadline)
     }
 
     fn place(&self, key: &[u8]) -> (CoreId, KeyHash) {
@@ -340,8 +346,13 @@ impl Engine {
         (hash.partition().core(self.inner.settings.cores), hash)
     }
 
-    fn timeout(&self, timeout: Option<Duration>) -> Duration {
-        timeout.unwrap_or(self.inner.settings.request_timeout)
+    fn deadline(&self, timeout: Option<Duration>) -> Instant {
+        self.inner.runtime.clock().instant() + timeout.unwrap_or(self.inner.settings.request_timeout)
+    }
+
+    /// Until when a call with this deadline waits.
+    fn last_word(&self, deadline: Instant) -> std::time::Instant {
+        self.inner.runtime.clock().to_os(deadline + LAST_WORD)
     }
 }
 

@@ -1,6 +1,8 @@
 //! The control thread: one [`Control`], one poll, the listener and the datagram socket. It accepts every
 //! connection, has `Control` judge it, and hands it to the core that its opener wants.
 
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -49,6 +51,7 @@ pub(crate) enum ToControl {
 /// What the control thread lets the app's threads see.
 #[derive(Default)]
 pub(crate) struct Shared {
+    is_closed: AtomicBool,
     state: Mutex<SharedState>,
     changed: Condvar,
 }
@@ -65,6 +68,24 @@ pub(crate) struct SharedState {
 }
 
 impl Shared {
+    /// Lets no more calls in.
+    pub(crate) fn close(&self) {
+        self.is_closed.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.is_closed.load(Ordering::Acquire)
+    }
+
+    /// Nothing will happen any more: whoever waits is told.
+    pub(crate) fn set_stopped(&self) {
+        self.close();
+        self.update(|state| {
+            state.is_stopped = true;
+            state.subscribers.clear();
+        });
+    }
+
     pub(crate) fn lock(&self) -> MutexGuard<'_, SharedState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -111,7 +132,11 @@ struct Turn {
 }
 
 /// Runs until it is told to stop.
-pub(crate) fn run(thread: ControlThread) {
+///
+/// # Errors
+///
+/// The poll's, which end the thread.
+pub(crate) fn run(thread: ControlThread) -> io::Result<()> {
     let mut events = Events::with_capacity(256);
     let mut turn =
         Turn { thread, actions: Vec::new(), net_events: Vec::new(), next_request: 1, stopping: false };
@@ -121,14 +146,17 @@ pub(crate) fn run(thread: ControlThread) {
     let mut is_behind = true;
     while !turn.stopping {
         let timeout = if is_behind { Some(Duration::ZERO) } else { turn.until_deadline() };
-        if let Err(error) = turn.thread.poll.poll(&mut events, timeout)
-            && error.kind() != std::io::ErrorKind::Interrupted
-        {
-            log::error!("control: poll failed, the node leaves the cluster: {error}");
-            break;
+        match turn.thread.poll.poll(&mut events, timeout) {
+            Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
+            // Interrupted, it has not filled in any events.
+            Err(_) => events.clear(),
+            Ok(()) => {}
         }
         is_behind = turn.run(&events);
     }
+    let ControlThread { net, datagrams, .. } = &turn.thread;
+    log::debug!("the control thread stops: {:?}, {:?}", net.counters(), datagrams.counters());
+    Ok(())
 }
 
 impl Turn {
@@ -142,6 +170,11 @@ impl Turn {
     fn run(&mut self, events: &Events) -> bool {
         let now = self.thread.clock.instant();
         self.take_messages(now);
+        if self.stopping {
+            // The farewell is on its way. Whatever is read from here on could only be answered wrongly.
+            self.thread.net.flush(&mut self.net_events);
+            return false;
+        }
         let mut is_behind = self.read_datagrams(now);
         is_behind |= self.read_sockets(now, events);
         if self.thread.control.deadline().is_some_and(|at| at <= now) {

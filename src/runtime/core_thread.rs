@@ -2,6 +2,7 @@
 //! lets the shard work on them, carries out what it asks for, and writes each connection once.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use mio::{Events, Poll, Token};
 
 use super::clock::Clock;
 use super::control_thread::ToControl;
-use super::mailbox::Outbox;
+use super::mailbox::{SendError, Sender};
 use super::net::{ConnectionId, Handover, Net, NetEvent, Target};
 use super::reply::ReplyTo;
 use crate::clock::Now;
@@ -33,10 +34,32 @@ pub(crate) const WAKE: Token = Token(0);
 /// Below this, tokens belong to the thread; from here on to its connections.
 pub(crate) const FIRST_CONNECTION: usize = 16;
 
-/// From an app.
+/// From an app. Dropped before a core took it, it answers that the engine has stopped: whatever becomes
+/// of the queue, its caller is told.
 pub(crate) struct CallMessage {
-    pub(crate) call: Call,
-    pub(crate) reply_to: ReplyTo,
+    /// `None` once it was taken.
+    content: Option<(Call, ReplyTo)>,
+}
+
+impl CallMessage {
+    pub(crate) fn new(call: Call, reply_to: ReplyTo) -> Self {
+        Self { content: Some((call, reply_to)) }
+    }
+
+    fn take(mut self) -> Option<(Call, ReplyTo)> {
+        self.content.take()
+    }
+}
+
+impl Drop for CallMessage {
+    fn drop(&mut self) {
+        if let Some((call, reply_to)) = self.content.take() {
+            reply_to.send(match call {
+                Call::Write(_) => Outcome::Written(Err(NotApplied::ShutDown.into())),
+                Call::Read(_) | Call::Keys(_) | Call::Counts => Outcome::Read(Err(ReadError::ShutDown)),
+            });
+        }
+    }
 }
 
 /// From the control thread, or the engine's handle.
@@ -65,35 +88,56 @@ pub(crate) struct CoreThread {
     pub(crate) orders: Receiver<Order>,
     /// Both `None` where the engine is standalone.
     pub(crate) net: Option<Net>,
-    pub(crate) control: Option<Outbox<ToControl>>,
+    pub(crate) control: Option<Sender<ToControl>>,
 }
 
 /// The state of the loop.
 struct Turn {
     thread: CoreThread,
+    /// Who is at the other end of the accepted connections.
     peers: BTreeMap<ConnectionId, Identity>,
     actions: Vec<Action<ReplyTo>>,
     net_events: Vec<NetEvent>,
+    /// What the control thread has not been told yet, because its queue was full.
+    unreported: Report,
     stopping: bool,
 }
 
+/// The latest of what a core tells the control thread: what is older does not matter any more.
+#[derive(Default)]
+struct Report {
+    progress: Option<ToControl>,
+    partitions_lost: usize,
+}
+
 /// Runs until it is told to stop.
-pub(crate) fn run(thread: CoreThread) {
+///
+/// # Errors
+///
+/// The poll's, which end the thread.
+pub(crate) fn run(thread: CoreThread) -> io::Result<()> {
     let mut events = Events::with_capacity(256);
-    let mut turn =
-        Turn { thread, peers: BTreeMap::new(), actions: Vec::new(), net_events: Vec::new(), stopping: false };
+    let mut turn = Turn {
+        thread,
+        peers: BTreeMap::new(),
+        actions: Vec::new(),
+        net_events: Vec::new(),
+        unreported: Report::default(),
+        stopping: false,
+    };
     let mut is_behind = false;
     while !turn.stopping {
         let timeout = if is_behind { Some(Duration::ZERO) } else { turn.until_deadline() };
-        if let Err(error) = turn.thread.poll.poll(&mut events, timeout)
-            && error.kind() != std::io::ErrorKind::Interrupted
-        {
-            log::error!("core {}: poll failed, the core stops: {error}", turn.thread.core.0);
-            break;
+        match turn.thread.poll.poll(&mut events, timeout) {
+            Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
+            // Interrupted, it has not filled in any events.
+            Err(_) => events.clear(),
+            Ok(()) => {}
         }
         is_behind = turn.run(&events);
     }
     turn.stop();
+    Ok(())
 }
 
 impl Turn {
@@ -106,8 +150,8 @@ impl Turn {
     /// One turn. Whether there is more to do at once.
     fn run(&mut self, events: &Events) -> bool {
         let now = self.thread.clock.now();
-        let mut is_behind = self.take_orders(now);
-        is_behind |= self.read_sockets(now, events);
+        self.take_orders(now);
+        let mut is_behind = self.read_sockets(now, events);
         is_behind |= self.take_calls(now);
         if self.thread.shard.deadline().is_some_and(|at| at <= now.instant) {
             self.thread.shard.handle_timers(now, &mut self.actions);
@@ -118,13 +162,10 @@ impl Turn {
             // What the flush lost is handled in the next turn.
             is_behind |= !self.net_events.is_empty();
         }
-        if let Some(control) = &mut self.thread.control {
-            is_behind |= control.flush();
-        }
-        is_behind
+        is_behind | self.report()
     }
 
-    fn take_orders(&mut self, now: Now) -> bool {
+    fn take_orders(&mut self, now: Now) {
         while let Ok(order) = self.thread.orders.try_recv() {
             match order {
                 Order::Place { placement, stage } => self.tell(now, Event::Placement { placement, stage }),
@@ -143,7 +184,6 @@ impl Turn {
                 Order::Stop => self.stopping = true,
             }
         }
-        false
     }
 
     fn read_sockets(&mut self, now: Now, events: &Events) -> bool {
@@ -193,8 +233,16 @@ impl Turn {
 
     fn take_calls(&mut self, now: Now) -> bool {
         for _ in 0..CALLS_PER_TURN {
-            let Ok(CallMessage { call, reply_to }) = self.thread.calls.try_recv() else { return false };
-            self.tell(now, Event::Call { call, caller: reply_to });
+            let Ok(message) = self.thread.calls.try_recv() else { return false };
+            // The caller may have been told of a change that this core has not looked at yet.
+            self.take_orders(now);
+            match message.take() {
+                Some((Call::Write(call), caller)) if call.deadline <= now.instant => {
+                    caller.send(Outcome::Written(Err(NotApplied::Overloaded.into())));
+                }
+                Some((call, caller)) => self.tell(now, Event::Call { call, caller }),
+                None => {}
+            }
         }
         !self.thread.calls.is_empty()
     }
@@ -227,20 +275,34 @@ impl Turn {
                 Action::Violation { via, why } => self.close_accepted(ConnectionId::from_number(via), why),
                 Action::Progress { generation, giving, .. } => {
                     let core = usize::from(self.thread.core.0);
-                    self.report(ToControl::Progress { core, generation, giving });
+                    let progress = ToControl::Progress { core, generation, giving };
+                    self.unreported.progress = Some(progress);
                 }
                 Action::DataLost { partition } => {
                     log::error!("partition {}: every replica died, its keys are gone", partition.index());
-                    self.report(ToControl::DataLost { partitions: 1 });
+                    self.unreported.partitions_lost += 1;
                 }
             }
         }
     }
 
-    fn report(&mut self, message: ToControl) {
-        if let Some(control) = &mut self.thread.control {
-            control.send(message);
+    /// Tells the control thread what is new, as far as it has room. Whether something is left to tell.
+    fn report(&mut self) -> bool {
+        let (Some(control), Report { progress, partitions_lost }) =
+            (&self.thread.control, &mut self.unreported)
+        else {
+            return false;
+        };
+        if let Some(message) = progress.take()
+            && let Err(SendError::Full(message)) = control.try_send(message)
+        {
+            *progress = Some(message);
         }
+        let lost = ToControl::DataLost { partitions: *partitions_lost };
+        if *partitions_lost > 0 && !matches!(control.try_send(lost), Err(SendError::Full(_))) {
+            *partitions_lost = 0;
+        }
+        progress.is_some() || *partitions_lost > 0
     }
 
     fn close(&mut self, now: Now, target: Target) {
@@ -260,16 +322,13 @@ impl Turn {
         }
     }
 
-    /// Answers whoever waits, those in the queue included.
+    /// Answers whoever waits. Who waits in the queue is answered when that is dropped.
     fn stop(mut self) {
         let now = self.thread.clock.now();
         self.tell(now, Event::Stop);
         self.perform(now);
-        while let Ok(CallMessage { call, reply_to }) = self.thread.calls.try_recv() {
-            reply_to.send(match call {
-                Call::Write(_) => Outcome::Written(Err(NotApplied::ShutDown.into())),
-                _ => Outcome::Read(Err(ReadError::ShutDown)),
-            });
+        if let Some(net) = &self.thread.net {
+            log::debug!("core {} stops: {:?}", self.thread.core.0, net.counters());
         }
     }
 }

@@ -71,6 +71,9 @@ impl<T> Sender<T> {
 }
 
 /// What an engine thread sends to another one, in order, without ever waiting.
+///
+/// It holds what does not fit into the queue, without a bound of its own: every message stands for a
+/// change of the members or for an open connection, and those are bounded.
 pub(crate) struct Outbox<T> {
     sender: Sender<T>,
     overflow: VecDeque<T>,

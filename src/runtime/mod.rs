@@ -11,11 +11,11 @@ pub(crate) mod mailbox;
 pub(crate) mod net;
 pub(crate) mod reply;
 
+use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant as OsInstant};
+use std::time::Duration;
 
 use mio::{Interest, Poll, Waker};
 
@@ -24,11 +24,12 @@ use self::control_thread::{ControlThread, DATAGRAMS, LISTENER, MESSAGES_CAPACITY
 use self::core_thread::{
     CALLS_CAPACITY, CallMessage, CoreThread, FIRST_CONNECTION, ORDERS_CAPACITY, Order, WAKE,
 };
-use self::mailbox::{Outbox, Sender, mailbox};
+use self::mailbox::{Outbox, SendError, Sender, mailbox};
 use self::net::Net;
 use self::net::bind::{BindError, Bound, bind};
 use self::net::datagram::Datagrams;
 use self::reply::ReplyTo;
+use crate::clock::Instant;
 use crate::config::Settings;
 use crate::control::{Control, ControlConfig};
 use crate::engine::NotSent;
@@ -39,6 +40,11 @@ use crate::shard::{Call, Shard, ShardConfig, Stage};
 use crate::types::{Boot, ClusterHash, CoreId, Identity, NodeHash, NodeId};
 use crate::wire::handshake::Local;
 
+const CONTROL_NAME: &str = "gridkv-control";
+
+/// How long stopping waits for room in a thread's queue.
+const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// An engine's threads, and the ways to them.
 pub(crate) struct Runtime {
     clock: Clock,
@@ -48,14 +54,22 @@ pub(crate) struct Runtime {
     orders: Vec<Sender<Order>>,
     control: Option<Sender<ToControl>>,
     shared: Arc<Shared>,
-    is_closed: AtomicBool,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
 /// A thread that is ready to be started.
 struct Prepared {
     name: String,
-    run: Box<dyn FnOnce() + Send>,
+    run: Box<dyn FnOnce() -> io::Result<()> + Send>,
+}
+
+/// Ends the whole engine when one of its threads ends by itself, by an error or a panic: an engine that
+/// answers for some of its keys only would be taken for a healthy one by the other nodes.
+struct OneForAll {
+    shared: Arc<Shared>,
+    control: Option<Sender<ToControl>>,
+    orders: Vec<Sender<Order>>,
+    was_told_to_stop: bool,
 }
 
 impl Runtime {
@@ -80,7 +94,6 @@ impl Runtime {
             orders: Vec::new(),
             control: None,
             shared,
-            is_closed: AtomicBool::new(false),
             threads: Mutex::new(Vec::new()),
         };
         let prepared = runtime.prepare(settings, identity, bound)?;
@@ -113,7 +126,7 @@ impl Runtime {
         match control {
             Some((bound, poll, messages)) => {
                 let thread = self.prepare_control(settings, identity, bound, poll, messages)?;
-                let name = "gridkv-control".to_owned();
+                let name = CONTROL_NAME.to_owned();
                 prepared.push(Prepared { name, run: Box::new(move || control_thread::run(thread)) });
             }
             None => self.place_standalone(settings, identity),
@@ -138,7 +151,7 @@ impl Runtime {
             Some(_) => Some(self.net(&poll, settings, identity)?),
             None => None,
         };
-        let control = self.control.clone().map(Outbox::new);
+        let control = self.control.clone();
         let clock = self.clock;
         let shard_config = ShardConfig {
             cluster: self.cluster,
@@ -153,7 +166,7 @@ impl Runtime {
         let run = Box::new(move || {
             // Made on its own thread, so that the memory is of that thread's processor.
             let shard = Shard::new(shard_config);
-            core_thread::run(CoreThread { core, poll, clock, shard, calls, orders, net, control });
+            core_thread::run(CoreThread { core, poll, clock, shard, calls, orders, net, control })
         });
         Ok(Prepared { name: format!("gridkv-core-{}", core.0), run })
     }
@@ -229,7 +242,13 @@ impl Runtime {
 
     fn spawn(&self, prepared: Vec<Prepared>) -> Result<(), StartError> {
         for Prepared { name, run } in prepared {
-            match thread::Builder::new().name(name).spawn(run) {
+            let one_for_all = OneForAll {
+                shared: self.shared.clone(),
+                control: self.control.clone(),
+                orders: self.orders.clone(),
+                was_told_to_stop: false,
+            };
+            match thread::Builder::new().name(name).spawn(move || one_for_all.watch(run)) {
                 Ok(thread) => self.lock_threads().push(thread),
                 Err(source) => {
                     self.stop(false);
@@ -240,18 +259,19 @@ impl Runtime {
         Ok(())
     }
 
+    /// Gives a core a call, waiting for room until `deadline`.
     pub(crate) fn call(
         &self,
         core: CoreId,
         call: Call,
         reply_to: ReplyTo,
-        timeout: Duration,
+        deadline: Instant,
     ) -> Result<(), NotSent> {
-        if self.is_closed.load(Ordering::Acquire) {
+        if self.shared.is_closed() {
             return Err(NotSent::Closed);
         }
-        let message = CallMessage { call, reply_to };
-        self.calls[usize::from(core.0)].send_until(message, self.os_deadline(timeout))?;
+        let message = CallMessage::new(call, reply_to);
+        self.calls[usize::from(core.0)].send_until(message, self.clock.to_os(deadline))?;
         Ok(())
     }
 
@@ -277,20 +297,20 @@ impl Runtime {
     }
 
     pub(crate) fn leave(&self, timeout: Duration) -> Result<(), LeaveError> {
-        if self.is_closed.load(Ordering::Acquire) {
+        if self.shared.is_closed() {
             return Err(LeaveError::ShutDown);
         }
         let Some(control) = &self.control else {
             self.stop(true);
             return Ok(());
         };
-        let deadline = self.os_deadline(timeout);
-        let asked = control.send_until(ToControl::Leave, deadline);
-        let left = match asked {
-            Ok(()) => self
-                .shared
-                .wait(timeout, |state| (state.has_left || state.is_stopped).then_some(state.has_left)),
-            Err(_) => None,
+        let deadline = self.clock.to_os(self.clock.instant() + timeout);
+        let left = match control.send_until(ToControl::Leave, deadline) {
+            Ok(()) => self.shared.wait(timeout, |state| {
+                (state.has_left || state.is_stopped).then_some(state.has_left)
+            }),
+            Err(SendError::Full(_)) => None,
+            Err(SendError::Closed(_)) => Some(false),
         };
         let partitions = self.shared.lock().giving.iter().sum();
         self.stop(left != Some(true));
@@ -304,12 +324,12 @@ impl Runtime {
     /// Stops and joins the threads. With `farewell` the other nodes are told; without, they find out.
     /// Called again, it waits for nothing. Called on one of the engine's own threads, it does not join.
     pub(crate) fn stop(&self, farewell: bool) {
-        self.is_closed.store(true, Ordering::Release);
+        self.shared.close();
         let threads = std::mem::take(&mut *self.lock_threads());
         if threads.is_empty() {
             return;
         }
-        let deadline = self.os_deadline(Duration::from_secs(5));
+        let deadline = self.clock.to_os(self.clock.instant() + STOP_TIMEOUT);
         if let Some(control) = &self.control {
             let _ = control.send_until(ToControl::Stop { farewell }, deadline);
         }
@@ -325,10 +345,7 @@ impl Runtime {
                 }
             }
         }
-        self.shared.update(|state| {
-            state.is_stopped = true;
-            state.subscribers.clear();
-        });
+        self.shared.set_stopped();
     }
 
     pub(crate) fn members(&self) -> Vec<MemberInfo> {
@@ -354,13 +371,33 @@ impl Runtime {
         &self.clock
     }
 
-    /// `timeout` from now, on the operating system's scale.
-    pub(crate) fn os_deadline(&self, timeout: Duration) -> OsInstant {
-        self.clock.to_os(self.clock.instant() + timeout)
-    }
-
     fn lock_threads(&self) -> std::sync::MutexGuard<'_, Vec<JoinHandle<()>>> {
         self.threads.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl OneForAll {
+    fn watch(mut self, run: impl FnOnce() -> io::Result<()>) {
+        match run() {
+            Ok(()) => self.was_told_to_stop = true,
+            Err(error) => log::error!("the engine stops: polling failed: {error}"),
+        }
+    }
+}
+
+impl Drop for OneForAll {
+    fn drop(&mut self) {
+        if self.was_told_to_stop {
+            return;
+        }
+        self.shared.set_stopped();
+        // Whoever has no room for it or is gone already finds the engine closed.
+        if let Some(control) = &self.control {
+            let _ = control.try_send(ToControl::Stop { farewell: true });
+        }
+        for core in &self.orders {
+            let _ = core.try_send(Order::Stop);
+        }
     }
 }
 

@@ -373,7 +373,7 @@ impl Net {
     /// Ends a link and reports it to whoever knows of it.
     fn end(&mut self, id: u64, kind: io::ErrorKind, events: &mut Vec<NetEvent>) {
         let Some(link) = self.remove(id) else { return };
-        log::debug!("the connection with {} ended in {:?}: {kind}", link.connection.peer(), link.stage);
+        log::debug!("{} with {} ended: {kind}", link.stage, link.connection.peer());
         match link.stage {
             Stage::Outgoing(Outgoing { target, step, .. }) => {
                 events.push(NetEvent::Lost { target, cause: outgoing::cause(step, kind) });
