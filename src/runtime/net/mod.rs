@@ -171,7 +171,6 @@ struct Link {
     deadline: Option<Instant>,
 }
 
-#[derive(Debug)]
 enum Stage {
     /// We opened it.
     Outgoing(Outgoing),
@@ -185,7 +184,20 @@ enum Stage {
     Refusing { finished: bool },
 }
 
-#[derive(Debug)]
+/// For the log: what a link was, without what it carried.
+impl fmt::Display for Stage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Outgoing(Outgoing { target, step, .. }) => {
+                write!(f, "the connection to {:?} ({step:?})", target.channel)
+            }
+            Self::Stranger | Self::Greeted => f.write_str("a connection that had not shaken hands"),
+            Self::Serving { .. } => f.write_str("an accepted connection"),
+            Self::Refusing { .. } => f.write_str("a refused connection"),
+        }
+    }
+}
+
 struct Outgoing {
     target: Target,
     step: Step,
