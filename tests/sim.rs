@@ -108,7 +108,7 @@ impl Workload {
     }
 
     fn running(cluster: &SimCluster, nodes: usize) -> Vec<usize> {
-        (0..nodes).filter(|&node| cluster.is_running(node)).collect()
+        (0..nodes).filter(|&node| cluster.is_running(node) && !cluster.is_paused(node)).collect()
     }
 
     /// Makes calls for `time`, and notes how those before ended.
@@ -229,8 +229,8 @@ fn lossy() -> SimOptions {
     options
 }
 
-/// One thing at a time: a crash, a newcomer, a leave, a restart, each among calls, each settled before
-/// the next.
+/// One thing at a time: a crash, a newcomer, a leave, a restart, a pause with or without a false death,
+/// each among calls, each settled before the next.
 fn one_thing_at_a_time(seed: u64, options: SimOptions) -> Traced {
     let mut workload = Workload::new(seed, 60);
     let start = 3 + workload.pick(2);
@@ -241,7 +241,12 @@ fn one_thing_at_a_time(seed: u64, options: SimOptions) -> Traced {
         let running = Workload::running(&cluster, nodes);
         let victim = running[workload.pick(running.len())];
         let down: Vec<usize> = (0..nodes).filter(|node| !running.contains(node)).collect();
-        let after = match workload.pick(4) {
+        let after = match workload.pick(5) {
+            4 if running.len() > 2 => {
+                // Some are shorter than a death takes to be noticed, some longer.
+                cluster.pause_node(victim, Duration::from_millis(300 + workload.pick(3000) as u64));
+                "pause"
+            }
             0 if running.len() > 3 => {
                 cluster.leave(victim);
                 "leave"
@@ -263,6 +268,7 @@ fn one_thing_at_a_time(seed: u64, options: SimOptions) -> Traced {
             _ => continue,
         };
         workload.run(&mut cluster, nodes, 2 * SECOND);
+        cluster.run_for(2 * SECOND);
         settle(&mut cluster, seed, after);
     }
     cluster.set_loss(0, 0);

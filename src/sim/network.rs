@@ -261,7 +261,26 @@ impl SimCluster {
         }
     }
 
+    /// The node that an event happens at.
+    fn place_of(&self, event: &Event) -> Option<usize> {
+        match event {
+            Event::Wake { node, .. } | Event::Order { node, .. } | Event::Report { node, .. } => Some(*node),
+            Event::Datagram { to, .. } => self.node_at(*to),
+            Event::Dial { key, .. } => self.node_at(key.addr),
+            Event::ToAcceptor { key, .. } => self.connections.get(key)?.acceptor.map(|(node, _)| node),
+            Event::Welcomed { key, .. } | Event::ToOpener { key, .. } | Event::Broken { key, .. } => {
+                Some(key.opener)
+            }
+        }
+    }
+
     pub(super) fn handle(&mut self, event: Event) {
+        if let Some(node) = self.place_of(&event)
+            && let Some(until) = self.nodes[node].paused_until
+            && until > self.now
+        {
+            return self.schedule(until.since(self.now), event);
+        }
         match event {
             Event::Wake { node, life, at } => {
                 // One that an earlier wake-up superseded is not the one that is waited for.

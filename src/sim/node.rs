@@ -35,6 +35,7 @@ pub(super) struct Node {
     running: Option<Running>,
     /// When it is to be woken; an earlier wake-up supersedes it.
     pub(super) wake_at: Option<Instant>,
+    pub(super) paused_until: Option<Instant>,
 }
 
 pub(super) struct Running {
@@ -52,7 +53,7 @@ pub(super) struct Running {
 
 impl Node {
     pub(super) fn new(number: usize, epoch_micros: u64) -> Self {
-        Self { number, epoch_micros, life: 0, running: None, wake_at: None }
+        Self { number, epoch_micros, life: 0, running: None, wake_at: None, paused_until: None }
     }
 
     pub(super) fn wall(&self, now: Instant) -> WallTime {
@@ -70,6 +71,7 @@ impl Node {
     pub(super) fn start(&mut self, options: &SimOptions, nodes: usize, now: Now, seed: u64) {
         self.life += 1;
         self.wake_at = None;
+        self.paused_until = None;
         let identity = Identity {
             node: NodeHash::of(cluster(), &name(self.number)),
             boot: Boot(now.wall.millis()),
