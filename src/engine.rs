@@ -238,12 +238,7 @@ impl Engine {
         self.inner.runtime.stop(false);
     }
 
-    fn write(
-        &self,
-        key: &[u8],
-        value: Option<Arc<[u8]>>,
-        options: &WriteOptions,
-    ) -> Result<(), WriteError> {
+    fn write(&self, key: &[u8], value: Option<Arc<[u8]>>, options: &WriteOptions) -> Result<(), WriteError> {
         let deadline = self.deadline(options.timeout);
         let (core, call) = self.write_call(key, value, options, deadline)?;
         let needed = call.quorum;

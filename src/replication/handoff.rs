@@ -416,3 +416,101 @@ fn take(members: &mut Vec<Identity>, member: &Identity) -> bool {
     members.retain(|other| other != member);
     members.len() < before
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::replication::tests::{list, node};
+
+    const NOW: Instant = Instant::from_nanos(1);
+
+    fn listed(list: Option<Arc<List>>, synced: bool) -> Answer {
+        Answer::Listed(Listed { list, synced, holds: synced })
+    }
+
+    /// Node 3 comes in for node 0, while nodes 1 and 2 stay; it has asked all of them for their list.
+    struct Newcomer {
+        handoff: Handoff,
+        actions: Vec<HandoffAction>,
+    }
+
+    impl Newcomer {
+        fn surveying(others: &[u64]) -> Self {
+            let mut actions = Vec::new();
+            let others = others.iter().map(|other| node(*other)).collect();
+            let target = vec![node(1), node(2), node(3)];
+            let mine = Mine { listed: nothing(), is_dead: &|_| false };
+            let handoff = Handoff::change(node(3), target, others, &mine, NOW, &mut actions);
+            Self { handoff, actions }
+        }
+
+        fn answer(&mut self, from: u64, answer: Answer) -> &[HandoffAction] {
+            let mine = Mine { listed: nothing(), is_dead: &|_| false };
+            self.actions.clear();
+            self.handoff.answered(node(from), answer, &mine, NOW, &mut self.actions);
+            &self.actions
+        }
+    }
+
+    fn nothing() -> Listed {
+        Listed { list: None, synced: false, holds: false }
+    }
+
+    fn chunk(sequence: u64) -> Answer {
+        Answer::Chunk(Chunk { entries: Vec::new(), next: None, sequence })
+    }
+
+    #[test]
+    fn a_newcomer_surveys_copies_adopts_merges_and_relieves_the_giver() {
+        let mut newcomer = Newcomer::surveying(&[0, 1, 2]);
+        assert_eq!(newcomer.actions.len(), 3);
+        let old = list(4, 0..3);
+        for from in [0, 1] {
+            assert_eq!(newcomer.answer(from, listed(Some(old.clone()), true)), []);
+        }
+        let copy = HandoffAction::Fetch { to: node(0), after: None, since: 0 };
+        assert_eq!(newcomer.answer(2, listed(Some(old), true)), [copy]);
+
+        let new = list(5, 1..4);
+        let actions = newcomer.answer(0, chunk(7));
+        assert_eq!(actions[1], HandoffAction::Adopt(new.clone()));
+        assert_eq!(actions.len(), 5, "old and new replicas are told: {actions:?}");
+        for from in [0, 1] {
+            assert_eq!(newcomer.answer(from, listed(Some(new.clone()), false)), []);
+        }
+        let delta = HandoffAction::Fetch { to: node(0), after: None, since: 7 };
+        assert_eq!(newcomer.answer(2, listed(Some(new.clone()), false)), [delta]);
+        assert!(matches!(newcomer.answer(0, chunk(9)), [_, HandoffAction::Fetch { since: 0, .. }]));
+        assert!(matches!(newcomer.answer(1, chunk(3)), [_, HandoffAction::Fetch { since: 0, .. }]));
+        let receipt = Request::Receipt { list: new.reference(), covers: 9 };
+        assert_eq!(
+            newcomer.answer(2, chunk(3))[1..],
+            [
+                HandoffAction::Synced(new.clone()),
+                HandoffAction::Ask { to: node(0), request: receipt.clone() }
+            ]
+        );
+        // The giver has not heard of the list: it is told, and asked again.
+        let behind = Answer::OtherList { list: Some(list(4, 0..3)) };
+        assert_eq!(
+            newcomer.answer(0, behind),
+            [
+                HandoffAction::Ask { to: node(0), request: Request::Adopt { list: new } },
+                HandoffAction::Ask { to: node(0), request: receipt }
+            ]
+        );
+        assert_eq!(newcomer.answer(0, Answer::Received { covered: true }), [HandoffAction::Finished]);
+    }
+
+    /// Found by the simulator (seed 0): five nodes started at once. One of them had not heard of a fifth
+    /// that was already in the partition's list, took it for dead, and brought about a list without it.
+    /// Nobody told the fifth, which went on serving the old list for ever.
+    #[test]
+    fn a_list_with_a_member_never_heard_of_is_not_replaced() {
+        let mut newcomer = Newcomer::surveying(&[0, 1]);
+        let old = list(4, 0..3);
+        newcomer.answer(0, listed(Some(old.clone()), true));
+        assert_eq!(newcomer.answer(1, listed(Some(old), true)), []);
+        assert_eq!(newcomer.handoff.wake(), Some(NOW + BACKOFF), "it surveys again when it knows more");
+    }
+}
