@@ -73,7 +73,8 @@ fn run(folder: &Path) -> Result<()> {
     println!("\nnode   keys    bytes  complete partitions");
     for engine in &engines {
         let stats = engine.stats()?;
-        let name = engine.members().into_iter().find(|member| member.is_self).ok_or("a node without itself")?;
+        let name =
+            engine.members().into_iter().find(|member| member.is_self).ok_or("a node without itself")?;
         println!("{:4} {:6} {:8} {:20}", name.id, stats.keys, stats.bytes, stats.synced_partitions);
     }
     Ok(())

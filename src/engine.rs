@@ -11,7 +11,7 @@ use crate::events::{Events, MemberInfo, subscription};
 use crate::options::{Quorum, ReadOptions, WriteOptions};
 use crate::runtime::Runtime;
 use crate::runtime::mailbox::SendError;
-use crate::runtime::reply::{Answers, NoReply, ReplyTo, Replies};
+use crate::runtime::reply::{Answers, NoReply, Replies, ReplyTo};
 use crate::shard::{Call, Counts, Cursor, KeysCall, Listing, Outcome, ReadCall, WriteCall};
 use crate::types::{CoreId, KeyHash, MAX_KEY_BYTES, MAX_VALUE_BYTES};
 
@@ -238,12 +238,7 @@ impl Engine {
         self.inner.runtime.stop(false);
     }
 
-    fn write(
-        &self,
-        key: &[u8],
-        value: Option<Arc<[u8]>>,
-        options: &WriteOptions,
-    ) -> Result<(), WriteError> {
+    fn write(&self, key: &[u8], value: Option<Arc<[u8]>>, options: &WriteOptions) -> Result<(), WriteError> {
         let deadline = self.deadline(options.timeout);
         let (core, call) = self.write_call(key, value, options, deadline)?;
         let needed = call.quorum;

@@ -33,11 +33,20 @@ pub(crate) const DATAGRAMS: Token = Token(2);
 
 /// What the control thread is told by cores and by the engine's handle.
 pub(crate) enum ToControl {
-    Progress { core: usize, generation: u64, pending: usize, giving: usize },
-    DataLost { partitions: usize },
+    Progress {
+        core: usize,
+        generation: u64,
+        pending: usize,
+        giving: usize,
+    },
+    DataLost {
+        partitions: usize,
+    },
     Leave,
     /// With `farewell` the others are told, without they find out.
-    Stop { farewell: bool },
+    Stop {
+        farewell: bool,
+    },
 }
 
 /// What the control thread lets the app's threads see.
@@ -316,7 +325,9 @@ impl Turn {
                     }
                 }
                 ControlAction::Returned { identity } => {
-                    log::warn!("the other nodes took this one for dead; it is back and fetches what it missed");
+                    log::warn!(
+                        "the other nodes took this one for dead; it is back and fetches what it missed"
+                    );
                     self.thread.net.set_identity(identity);
                     for core in &mut self.thread.cores {
                         core.send(Order::Returned { identity });

@@ -64,10 +64,18 @@ impl Drop for CallMessage {
 
 /// From the control thread, or the engine's handle.
 pub(crate) enum Order {
-    Place { placement: Arc<Placement>, stage: Stage },
-    Returned { identity: Identity },
+    Place {
+        placement: Arc<Placement>,
+        stage: Stage,
+    },
+    Returned {
+        identity: Identity,
+    },
     /// An accepted connection whose opener wants this core.
-    Adopt { handover: Box<Handover>, peer: Identity },
+    Adopt {
+        handover: Box<Handover>,
+        peer: Identity,
+    },
     Stop,
 }
 

@@ -307,9 +307,9 @@ impl Runtime {
         };
         let deadline = self.clock.to_os(self.clock.instant() + timeout);
         let left = match control.send_until(ToControl::Leave, deadline) {
-            Ok(()) => self.shared.wait(timeout, |state| {
-                (state.has_left || state.is_stopped).then_some(state.has_left)
-            }),
+            Ok(()) => self
+                .shared
+                .wait(timeout, |state| (state.has_left || state.is_stopped).then_some(state.has_left)),
             Err(SendError::Full(_)) => None,
             Err(SendError::Closed(_)) => Some(false),
         };
