@@ -1,0 +1,666 @@
+//! Every call and every error of the public interface, on one engine and on clusters over loopback.
+#![allow(clippy::disallowed_methods, reason = "tests are apps: they start threads, and wait")]
+
+mod support;
+
+use std::net::{TcpListener, UdpSocket};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use gridkv::{
+    Config, ConfigError, Engine, Error, Event, LeaveError, MAX_KEY_BYTES, MAX_VALUE_BYTES, MemberState,
+    NotApplied, NotReady, Quorum, ReadError, ReadOptions, StartError, WriteError, WriteOptions,
+};
+use support::{LATE, address, alive, cluster, node, start, wait_event, wait_settled, wait_until};
+
+fn standalone() -> Engine {
+    start(Config::standalone("solo"))
+}
+
+fn not_applied(error: NotApplied) -> Result<(), WriteError> {
+    Err(WriteError::NotApplied(error))
+}
+
+/// Which keys a node holds, sorted.
+fn keys(engine: &Engine, prefix: &str) -> Vec<String> {
+    let keys = engine.local_keys(prefix).map(|key| String::from_utf8(key.unwrap()).unwrap());
+    let mut keys: Vec<String> = keys.collect();
+    keys.sort();
+    keys
+}
+
+// ── one engine ──────────────────────────────────────────────────────────────────────────────────────────
+
+#[test]
+fn a_handle_can_be_shared() {
+    fn is_shared<T: Clone + Send + Sync + 'static>(_: &T) {}
+    is_shared(&standalone());
+}
+
+#[test]
+fn standalone_serves_every_call_at_once() {
+    let engine = standalone();
+    engine.wait_ready(Duration::ZERO).unwrap();
+    assert_eq!(engine.get("k").unwrap(), None);
+    engine.set("k", "v").unwrap();
+    assert_eq!(engine.get("k").unwrap().as_deref(), Some(&b"v"[..]));
+    assert_eq!(engine.read("k", <[u8]>::len).unwrap(), Some(1));
+    assert_eq!(engine.read("none", <[u8]>::len).unwrap(), None);
+    assert!(engine.contains("k").unwrap());
+    assert_eq!(engine.get_with("k", &ReadOptions::new().local()).unwrap().as_deref(), Some(&b"v"[..]));
+    assert_eq!(engine.get_with("none", &ReadOptions::new().local()).unwrap(), None);
+    engine.set("k", "w").unwrap();
+    assert_eq!(engine.get("k").unwrap().as_deref(), Some(&b"w"[..]));
+    let stats = engine.stats().unwrap();
+    assert_eq!((stats.keys, stats.synced_partitions, stats.pending_partitions), (1, 4096, 0));
+    assert!(stats.bytes > 0);
+    engine.delete("k").unwrap();
+    engine.delete("k").unwrap();
+    engine.delete_with("never", &WriteOptions::new().quorum(Quorum::All)).unwrap();
+    assert!(!engine.contains("k").unwrap());
+    assert_eq!(engine.stats().unwrap().keys, 0);
+    assert_eq!(engine.address(), None);
+    let members = engine.members();
+    assert_eq!(members.len(), 1);
+    assert!(members[0].id == *"solo" && members[0].is_self && members[0].state == MemberState::Alive);
+    assert!(format!("{engine:?}").contains("solo"));
+    engine.leave(LATE).unwrap();
+}
+
+#[test]
+fn keys_and_values_may_be_empty_binary_and_as_long_as_the_limits() {
+    let engine = standalone();
+    let long_key = vec![7; MAX_KEY_BYTES];
+    let long_value: Vec<u8> = (0..MAX_VALUE_BYTES).map(|n| (n * 31 >> 3) as u8).collect();
+    engine.set("", "").unwrap();
+    engine.set([0, 255, 10], [255, 0]).unwrap();
+    engine.set(&long_key, &long_value).unwrap();
+    assert_eq!(engine.get("").unwrap(), Some(Vec::new()));
+    assert!(engine.contains("").unwrap());
+    assert_eq!(engine.get([0, 255, 10]).unwrap(), Some(vec![255, 0]));
+    assert_eq!(engine.read(&long_key, |value| value == long_value).unwrap(), Some(true));
+}
+
+#[test]
+fn what_is_too_long_is_refused_by_every_call() {
+    let engine = standalone();
+    let length = MAX_KEY_BYTES + 1;
+    let key = vec![0; length];
+    assert_eq!(engine.set(&key, "v"), not_applied(NotApplied::KeyTooLong { length }));
+    assert_eq!(engine.delete(&key), not_applied(NotApplied::KeyTooLong { length }));
+    assert_eq!(engine.get(&key), Err(ReadError::KeyTooLong { length }));
+    assert_eq!(engine.contains(&key), Err(ReadError::KeyTooLong { length }));
+    assert_eq!(engine.read(&key, <[u8]>::len), Err(ReadError::KeyTooLong { length }));
+    assert_eq!(engine.get_many(&[b"a".to_vec(), key]), Err(ReadError::KeyTooLong { length }));
+    let length = MAX_VALUE_BYTES + 1;
+    assert_eq!(engine.set("k", vec![0; length]), not_applied(NotApplied::ValueTooLong { length }));
+    assert_eq!(engine.get("k").unwrap(), None);
+}
+
+#[test]
+fn options_that_cannot_be_kept_are_refused() {
+    let engine = standalone();
+    for ttl in [Duration::ZERO, Duration::from_micros(999), Duration::MAX] {
+        let options = WriteOptions::new().ttl(ttl);
+        assert_eq!(engine.set_with("k", "v", &options), not_applied(NotApplied::BadTtl { ttl }));
+    }
+    for asked in [0, 2] {
+        let write = WriteOptions::new().quorum(Quorum::Count(asked));
+        let error = NotApplied::BadQuorum { asked, write_quorum: 1, replicas: 1 };
+        assert_eq!(engine.set_with("k", "v", &write), not_applied(error.clone()));
+        assert_eq!(engine.delete_with("k", &write), not_applied(error));
+        let read = ReadOptions::new().quorum(Quorum::Count(asked));
+        assert_eq!(engine.get_with("k", &read), Err(ReadError::BadQuorum { asked, replicas: 1 }));
+    }
+    let no_time = WriteOptions::new().timeout(Duration::ZERO);
+    assert_eq!(engine.set_with("k", "v", &no_time), not_applied(NotApplied::Overloaded));
+    assert_eq!(engine.get("k").unwrap(), None, "what is refused has not happened");
+    let all_the_time = WriteOptions::new().timeout(Duration::MAX).ttl(Duration::from_secs(3600));
+    engine.set_with("k", "v", &all_the_time).unwrap();
+    let all_the_time = ReadOptions::new().timeout(Duration::MAX).quorum(Quorum::Majority);
+    assert_eq!(engine.get_with("k", &all_the_time).unwrap().as_deref(), Some(&b"v"[..]));
+}
+
+#[test]
+fn a_value_lives_as_long_as_its_time_to_live() {
+    let engine = standalone();
+    let ttl = Duration::from_millis(60);
+    let start = Instant::now();
+    let options = WriteOptions::new().ttl(ttl);
+    engine.set_with("short", "v", &options).unwrap();
+    engine.set_with("overwritten", "v", &options).unwrap();
+    engine.set("overwritten", "w").unwrap();
+    engine.set_with("long", "v", &WriteOptions::new().ttl(Duration::from_secs(3600))).unwrap();
+    wait_until("it has expired", || engine.get("short").unwrap().is_none());
+    assert!(start.elapsed() >= ttl - Duration::from_millis(1), "it lived for {:?}", start.elapsed());
+    assert!(!engine.contains("short").unwrap());
+    assert_eq!(keys(&engine, ""), ["long", "overwritten"]);
+    wait_until("its memory is free", || engine.stats().unwrap().keys == 2);
+    engine.set("short", "again").unwrap();
+    assert!(engine.contains("short").unwrap());
+}
+
+#[test]
+fn one_handle_serves_eight_threads() {
+    let engine = start(Config::standalone("solo").cores(2));
+    thread::scope(|scope| {
+        for thread in 0..8u32 {
+            let engine = engine.clone();
+            scope.spawn(move || {
+                for n in 0..500u32 {
+                    let key = format!("{thread}:{n}");
+                    engine.set(&key, n.to_le_bytes()).unwrap();
+                    assert_eq!(engine.get(&key).unwrap(), Some(n.to_le_bytes().to_vec()));
+                    engine.set("shared", &key).unwrap();
+                }
+            });
+        }
+    });
+    assert_eq!(engine.stats().unwrap().keys, 8 * 500 + 1);
+    let last = String::from_utf8(engine.get("shared").unwrap().unwrap()).unwrap();
+    assert!(last.ends_with(":499"), "{last} was not the last that its thread wrote");
+}
+
+#[test]
+fn many_keys_are_read_in_their_order_with_their_misses() {
+    let engine = start(Config::standalone("solo").cores(3));
+    // More than fit into a core's queue.
+    let all: Vec<String> = (0..20_000).map(|n| format!("k{n}")).collect();
+    for key in all.iter().step_by(2) {
+        engine.set(key, key).unwrap();
+    }
+    let values = engine.get_many(&all).unwrap();
+    assert_eq!(values.len(), all.len());
+    for (n, (key, value)) in all.iter().zip(values).enumerate() {
+        assert_eq!(value, (n % 2 == 0).then(|| key.clone().into_bytes()), "{key}");
+    }
+    assert_eq!(engine.get_many(&["k0", "k1", "k0"]).unwrap(), [Some(b"k0".to_vec()), None, Some(b"k0".to_vec())]);
+    assert_eq!(engine.get_many::<&str>(&[]).unwrap(), []);
+}
+
+#[test]
+fn local_keys_walks_all_cores_and_sees_only_the_prefix() {
+    let engine = start(Config::standalone("solo").cores(4));
+    let mut users = Vec::new();
+    for n in 0..5000 {
+        users.push(format!("user:{n}"));
+        engine.set(&users[n], "v").unwrap();
+        engine.set(format!("session:{n}"), "v").unwrap();
+    }
+    for n in 0..100 {
+        engine.delete(format!("session:{n}")).unwrap();
+    }
+    users.sort();
+    assert_eq!(keys(&engine, "user:"), users);
+    assert_eq!(keys(&engine, "session:").len(), 4900);
+    assert_eq!(keys(&engine, "").len(), 9900);
+    assert_eq!(keys(&engine, "nothing"), [""; 0]);
+    // A walk goes on after the handle that began it, and beside writes.
+    let mut walk = engine.local_keys("user:");
+    walk.next().unwrap().unwrap();
+    engine.set("user:new", "v").unwrap();
+    drop(engine);
+    assert!(walk.map(Result::unwrap).count() >= 4999);
+}
+
+#[test]
+fn two_engines_in_one_process_are_two() {
+    let (a, b) = (standalone(), standalone());
+    a.set("k", "a").unwrap();
+    assert_eq!(b.get("k").unwrap(), None);
+    b.set("k", "b").unwrap();
+    drop(b);
+    assert_eq!(a.get("k").unwrap().as_deref(), Some(&b"a"[..]));
+}
+
+#[test]
+fn the_last_handle_stops_the_engine_whichever_it_is() {
+    let first = standalone();
+    let second = first.clone();
+    let third = second.clone();
+    let events = third.events();
+    drop(first);
+    third.set("k", "v").unwrap();
+    drop(third);
+    assert_eq!(second.get("k").unwrap().as_deref(), Some(&b"v"[..]));
+    assert_eq!(events.try_next(), None);
+    drop(second);
+    assert_eq!(events.count(), 0, "the end of the engine is the end of its events");
+}
+
+// ── starting ────────────────────────────────────────────────────────────────────────────────────────────
+
+#[test]
+fn a_port_in_use_is_named_whichever_protocol_uses_it() {
+    let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = tcp.local_addr().unwrap();
+    let error = Engine::start(Config::new("a", address.to_string())).unwrap_err();
+    assert!(matches!(error, StartError::AddressInUse { address: named } if named == address));
+    assert!(error.to_string().contains(&address.to_string()), "{error}");
+
+    let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let address = udp.local_addr().unwrap();
+    let error = Engine::start(Config::new("a", address.to_string())).unwrap_err();
+    assert!(matches!(error, StartError::AddressInUse { address: named } if named == address));
+
+    let engine = start(node("a"));
+    let error = Engine::start(Config::new("b", support::address(&engine))).unwrap_err();
+    assert!(matches!(error, StartError::AddressInUse { .. }));
+    let address = support::address(&engine);
+    drop(engine);
+    start(Config::new("b", address));
+}
+
+#[test]
+fn an_address_of_another_machine_is_named() {
+    let error = Engine::start(Config::new("a", "192.0.2.1:0")).unwrap_err();
+    assert!(matches!(error, StartError::AddressNotAvailable { .. }), "{error:?}");
+}
+
+#[test]
+fn a_mistake_in_the_configuration_starts_nothing() {
+    let error = Engine::start(Config::new("", "127.0.0.1:0")).unwrap_err();
+    assert!(matches!(error, StartError::Config(ConfigError::EmptyNodeId)));
+    assert!(error.to_string().contains("give every node a name"), "{error}");
+}
+
+#[test]
+fn every_error_converts_into_one_type() {
+    fn run() -> Result<(), Error> {
+        let engine = Engine::start(Config::standalone("solo"))?;
+        engine.wait_ready(LATE)?;
+        engine.set("k", "v")?;
+        engine.get("k")?;
+        engine.leave(LATE)?;
+        engine.leave(LATE)?;
+        Ok(())
+    }
+    let error = run().unwrap_err();
+    assert!(matches!(error, Error::Leave(LeaveError::ShutDown)), "{error:?}");
+}
+
+// ── stopping ────────────────────────────────────────────────────────────────────────────────────────────
+
+fn assert_shut_down(engine: &Engine) {
+    assert_eq!(engine.set("k", "v"), not_applied(NotApplied::ShutDown));
+    assert_eq!(engine.delete("k"), not_applied(NotApplied::ShutDown));
+    assert_eq!(engine.get("k"), Err(ReadError::ShutDown));
+    assert_eq!(engine.read("k", <[u8]>::len), Err(ReadError::ShutDown));
+    assert_eq!(engine.contains("k"), Err(ReadError::ShutDown));
+    assert_eq!(engine.get_many(&["k"]), Err(ReadError::ShutDown));
+    assert_eq!(engine.stats(), Err(ReadError::ShutDown));
+    assert_eq!(engine.wait_ready(LATE), Err(NotReady::ShutDown));
+    assert_eq!(engine.leave(LATE), Err(LeaveError::ShutDown));
+    assert_eq!(engine.local_keys("").collect::<Vec<_>>(), [Err(ReadError::ShutDown)]);
+    assert_eq!(engine.events().next_within(LATE), None);
+    engine.abort();
+}
+
+#[test]
+fn after_the_end_every_call_says_so() {
+    for config in [Config::standalone("solo"), node("a").replicas(1)] {
+        let left = start(config.clone());
+        let other = left.clone();
+        left.leave(LATE).unwrap();
+        assert_shut_down(&left);
+        assert_shut_down(&other);
+
+        let aborted = start(config);
+        aborted.abort();
+        assert_shut_down(&aborted);
+    }
+}
+
+#[test]
+fn callers_who_wait_when_the_engine_stops_are_told() {
+    // It never gets a second member, and its seed takes connections and says nothing.
+    let hole = TcpListener::bind("127.0.0.1:0").unwrap();
+    let seed = hole.local_addr().unwrap().to_string();
+    let engine = start(node("a").seeds([seed]).write_quorum(1).request_timeout(LATE));
+    let begun = Instant::now();
+    thread::scope(|scope| {
+        let write = scope.spawn(|| engine.set("k", "v"));
+        let read = scope.spawn(|| engine.get("k"));
+        let ready = scope.spawn(|| engine.wait_ready(LATE));
+        wait_until("both calls have arrived", || engine.stats().unwrap().calls_in_flight == 2);
+        engine.abort();
+        assert_eq!(write.join().unwrap(), not_applied(NotApplied::ShutDown));
+        assert_eq!(read.join().unwrap(), Err(ReadError::ShutDown));
+        assert_eq!(ready.join().unwrap(), Err(NotReady::ShutDown));
+    });
+    assert!(begun.elapsed() < LATE / 2);
+}
+
+#[test]
+fn calls_that_race_with_the_stop_end_and_say_how() {
+    for round in 0..20 {
+        let engine = start(Config::standalone("solo").cores(2));
+        thread::scope(|scope| {
+            for thread in 0..4 {
+                let engine = engine.clone();
+                scope.spawn(move || {
+                    for n in 0u32.. {
+                        match engine.set(format!("{thread}:{n}"), "v") {
+                            Ok(()) => {}
+                            error => return assert_eq!(error, not_applied(NotApplied::ShutDown)),
+                        }
+                    }
+                });
+            }
+            wait_until("they are under way", || engine.stats().unwrap().keys > round * 10);
+            engine.abort();
+        });
+    }
+}
+
+#[test]
+fn nodes_can_be_dropped_in_any_order() {
+    for order in [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]] {
+        let mut engines: Vec<Option<Engine>> = cluster(3, |config| config).into_iter().map(Some).collect();
+        engines[order[0]].as_ref().unwrap().set("k", "v").unwrap();
+        for (gone, &index) in order.iter().enumerate() {
+            engines[index] = None;
+            if let Some(engine) = engines.iter().flatten().next() {
+                let left = 2 - gone;
+                wait_until("the others have noticed", || alive(engine) == left);
+            }
+        }
+    }
+}
+
+// ── a cluster ───────────────────────────────────────────────────────────────────────────────────────────
+
+#[test]
+fn a_lone_node_refuses_writes_and_says_what_is_missing() {
+    let engine = start(node("a"));
+    let alone = NotApplied::NotEnoughReplicas { alive: 1, needed: 2 };
+    assert_eq!(engine.set("k", "v"), not_applied(alone.clone()));
+    assert_eq!(engine.delete("k"), not_applied(alone));
+    let text = engine.set("k", "v").unwrap_err().to_string();
+    assert!(text.contains("start more nodes") && text.contains("Config::standalone"), "{text}");
+    let all = WriteOptions::new().quorum(Quorum::All);
+    let error = NotApplied::NotEnoughReplicas { alive: 1, needed: 3 };
+    assert_eq!(engine.set_with("k", "v", &all), not_applied(error));
+    let two = ReadOptions::new().quorum(Quorum::Count(2));
+    assert_eq!(engine.get_with("k", &two), Err(ReadError::NotEnoughReplicas { alive: 1, needed: 2 }));
+    assert_eq!(engine.get_with("k", &ReadOptions::new().local()), Err(ReadError::NotLocal));
+    let soon = ReadOptions::new().timeout(Duration::from_millis(20));
+    assert_eq!(engine.get_with("k", &soon), Err(ReadError::TimedOut { answered: 0, needed: 1 }));
+    let error = NotReady::TooFewMembers { members: 1, needed: 2, refused: None };
+    assert_eq!(engine.wait_ready(Duration::from_millis(20)), Err(error));
+    assert_eq!(keys(&engine, ""), [""; 0]);
+    engine.leave(LATE).unwrap();
+}
+
+#[test]
+fn a_node_that_cannot_tell_whether_there_is_data_waits() {
+    // The seed takes connections and says nothing: it may know of a cluster.
+    let hole = TcpListener::bind("127.0.0.1:0").unwrap();
+    let seed = hole.local_addr().unwrap().to_string();
+    let engine = start(node("a").seeds([seed]).write_quorum(1));
+    let soon = Duration::from_millis(50);
+    assert_eq!(engine.wait_ready(soon), Err(NotReady::Settling { members: 1 }));
+    let result = engine.set_with("k", "v", &WriteOptions::new().timeout(soon));
+    assert_eq!(result, not_applied(NotApplied::Unavailable));
+    let result = engine.get_with("k", &ReadOptions::new().timeout(soon));
+    assert_eq!(result, Err(ReadError::TimedOut { answered: 0, needed: 1 }));
+}
+
+#[test]
+fn two_of_three_write_and_read() {
+    let engines = cluster(2, |config| config);
+    engines[0].set("k", "v").unwrap();
+    assert_eq!(engines[1].get("k").unwrap().as_deref(), Some(&b"v"[..]));
+    let all = WriteOptions::new().quorum(Quorum::All);
+    let error = NotApplied::NotEnoughReplicas { alive: 2, needed: 3 };
+    assert_eq!(engines[0].set_with("k", "v", &all), not_applied(error));
+    engines[1].delete("k").unwrap();
+    assert_eq!(engines[0].get("k").unwrap(), None);
+}
+
+#[test]
+fn three_nodes_keep_three_copies_whatever_their_cores() {
+    let cores = |config: Config, id: &str| config.cores(if id == "n1" { 3 } else { 1 });
+    let first = start(cores(node("n0"), "n0"));
+    let seeds = [address(&first)];
+    let engines = [first, start(cores(node("n1").seeds(&seeds), "n1")), start(node("n2").seeds(&seeds))];
+    wait_settled(&engines);
+    let all = WriteOptions::new().quorum(Quorum::All);
+    for n in 0..300 {
+        engines[n % 3].set_with(format!("k{n}"), n.to_string(), &all).unwrap();
+    }
+    let wanted: Vec<String> = (0..300).map(|n| format!("k{n}")).collect();
+    let mut sorted = wanted.clone();
+    sorted.sort();
+    for engine in &engines {
+        assert_eq!(keys(engine, "k"), sorted);
+        let values = engine.get_many(&wanted).unwrap();
+        for (n, value) in values.into_iter().enumerate() {
+            assert_eq!(value, Some(n.to_string().into_bytes()));
+        }
+        assert_eq!(engine.members().len(), 3);
+        assert_eq!(engine.members().iter().filter(|member| member.is_self).count(), 1);
+    }
+}
+
+#[test]
+fn more_nodes_than_copies_share_the_keys_and_answer_for_all() {
+    let engines = cluster(4, |config| config.replicas(2).cores(2));
+    for n in 0..400 {
+        let all = WriteOptions::new().quorum(Quorum::All);
+        engines[n % 4].set_with(format!("k{n}"), n.to_string(), &all).unwrap();
+    }
+    let copies: usize = engines.iter().map(|engine| keys(engine, "k").len()).sum();
+    assert_eq!(copies, 800);
+    for engine in &engines {
+        assert!(keys(engine, "k").len() > 100, "the keys are spread");
+        for n in 0..400 {
+            assert_eq!(engine.get(format!("k{n}")).unwrap(), Some(n.to_string().into_bytes()));
+        }
+        let local = ReadOptions::new().local();
+        let elsewhere = (0..400).filter(|n| engine.get_with(format!("k{n}"), &local) == Err(ReadError::NotLocal));
+        assert_eq!(elsewhere.count(), 400 - keys(engine, "k").len());
+    }
+}
+
+#[test]
+fn a_read_of_two_sees_every_write_from_anywhere() {
+    let engines = cluster(3, |config| config.read_quorum(2));
+    for n in 0..200usize {
+        engines[n % 3].set("k", n.to_string()).unwrap();
+        let value = engines[(n + 1) % 3].get("k").unwrap();
+        assert_eq!(value, Some(n.to_string().into_bytes()));
+    }
+    engines[0].delete("k").unwrap();
+    assert_eq!(engines[1].get("k").unwrap(), None);
+    for quorum in [Quorum::All, Quorum::Majority, Quorum::Count(3), Quorum::Configured] {
+        engines[0].set_with("q", "v", &WriteOptions::new().quorum(quorum)).unwrap();
+        let value = engines[2].get_with("q", &ReadOptions::new().quorum(quorum)).unwrap();
+        assert_eq!(value.as_deref(), Some(&b"v"[..]));
+    }
+    let error = NotApplied::BadQuorum { asked: 1, write_quorum: 2, replicas: 3 };
+    let one = WriteOptions::new().quorum(Quorum::Count(1));
+    assert_eq!(engines[0].set_with("q", "v", &one), not_applied(error));
+}
+
+#[test]
+fn a_time_to_live_ends_on_every_node() {
+    let engines = cluster(3, |config| config);
+    let options = WriteOptions::new().ttl(Duration::from_millis(200)).quorum(Quorum::All);
+    engines[0].set_with("k", "v", &options).unwrap();
+    for engine in &engines {
+        wait_until("it has expired here too", || engine.get("k").unwrap().is_none());
+    }
+}
+
+#[test]
+fn the_largest_value_reaches_every_node() {
+    let engines = cluster(3, |config| config.request_timeout(LATE));
+    let value: Vec<u8> = (0..MAX_VALUE_BYTES).map(|n| (n * 131 >> 5) as u8).collect();
+    let all = WriteOptions::new().quorum(Quorum::All);
+    engines[0].set_with("big", &value, &all).unwrap();
+    for engine in &engines {
+        assert_eq!(engine.read("big", |found| found == value).unwrap(), Some(true));
+    }
+    let everybody = ReadOptions::new().quorum(Quorum::All);
+    assert!(engines[1].get_with("big", &everybody).unwrap().is_some_and(|found| found == value));
+}
+
+#[test]
+fn eight_threads_write_through_three_nodes() {
+    let engines = cluster(3, |config| config.cores(2));
+    thread::scope(|scope| {
+        for thread in 0..8 {
+            let engine = engines[thread % 3].clone();
+            scope.spawn(move || {
+                for n in 0..100 {
+                    engine.set(format!("{thread}:{n}"), n.to_string()).unwrap();
+                }
+            });
+        }
+    });
+    for engine in &engines {
+        for thread in 0..8 {
+            for n in 0..100 {
+                let value = engine.get(format!("{thread}:{n}")).unwrap();
+                assert_eq!(value, Some(n.to_string().into_bytes()));
+            }
+        }
+    }
+}
+
+// ── who comes and goes ──────────────────────────────────────────────────────────────────────────────────
+
+#[test]
+fn events_tell_who_joined_died_and_left() {
+    let first = start(node("n0"));
+    let events = first.events();
+    let seeds = [address(&first)];
+    let second = start(node("n1").seeds(&seeds));
+    let third = start(node("n2").seeds(&seeds));
+    for (name, engine) in [("n1", &second), ("n2", &third)] {
+        let at = engine.address().unwrap();
+        let all = first.events();
+        // It may have joined before this line.
+        if !first.members().iter().any(|member| member.id == *name) {
+            wait_event(&all, "joined", |event| {
+                matches!(event, Event::Joined { node, .. } if *node == *name).then_some(())
+            });
+        }
+        wait_until("it is a member", || {
+            first.members().iter().any(|member| member.id == *name && member.address == at)
+        });
+    }
+    wait_settled(&[first.clone(), second.clone(), third.clone()]);
+    third.leave(LATE).unwrap();
+    wait_event(&events, "born", |event| matches!(event, Event::Born { .. }).then_some(()));
+    wait_event(&events, "left", |event| matches!(event, Event::Left { node } if *node == *"n2").then_some(()));
+    second.abort();
+    wait_event(&events, "died", |event| matches!(event, Event::Died { node } if *node == *"n1").then_some(()));
+    let states: Vec<MemberState> = first.members().iter().map(|member| member.state).collect();
+    assert_eq!(states, [MemberState::Alive, MemberState::Dead, MemberState::Left]);
+    assert_eq!(events.dropped(), 0);
+    drop(first);
+    assert_eq!(events.try_next(), None);
+}
+
+#[test]
+fn whoever_leaves_takes_nothing_along() {
+    let engines = cluster(3, |config| config.replicas(2));
+    for n in 0..200 {
+        engines[n % 3].set(format!("k{n}"), n.to_string()).unwrap();
+    }
+    engines[2].leave(LATE).unwrap();
+    let left = &engines[..2];
+    wait_settled(left);
+    for engine in left {
+        assert_eq!(keys(engine, "k").len(), 200, "with two nodes and two copies each holds all");
+        for n in 0..200 {
+            assert_eq!(engine.get(format!("k{n}")).unwrap(), Some(n.to_string().into_bytes()));
+        }
+    }
+    left[0].leave(LATE).unwrap();
+    left[1].leave(LATE).unwrap();
+}
+
+#[test]
+fn leaving_without_time_is_dying() {
+    let engines = cluster(3, |config| config.replicas(2));
+    for n in 0..100 {
+        engines[n % 3].set(format!("k{n}"), "v").unwrap();
+    }
+    let error = engines[2].leave(Duration::ZERO).unwrap_err();
+    assert!(matches!(error, LeaveError::TimedOut { .. }), "{error:?}");
+    assert_shut_down(&engines[2]);
+    wait_settled(&engines[..2]);
+    for engine in &engines[..2] {
+        assert_eq!(keys(engine, "k").len(), 100);
+    }
+}
+
+#[test]
+fn after_a_death_the_copies_are_restored() {
+    let mut engines = cluster(3, |config| config.replicas(2).cores(2));
+    for n in 0..500 {
+        engines[n % 3].set(format!("k{n}"), n.to_string()).unwrap();
+    }
+    engines.pop().unwrap().abort();
+    wait_settled(&engines);
+    for engine in &engines {
+        assert_eq!(keys(engine, "k").len(), 500, "each of two nodes holds one of two copies");
+    }
+    engines.push(start(node("n3").seeds([address(&engines[1])]).replicas(2)));
+    wait_settled(&engines);
+    let copies: usize = engines.iter().map(|engine| keys(engine, "k").len()).sum();
+    assert_eq!(copies, 1000);
+    for n in 0..500 {
+        assert_eq!(engines[2].get(format!("k{n}")).unwrap(), Some(n.to_string().into_bytes()));
+    }
+}
+
+#[test]
+fn what_only_the_dead_had_is_reported_lost() {
+    let engines = cluster(2, |config| config.replicas(1));
+    for n in 0..50 {
+        engines[0].set(format!("k{n}"), "v").unwrap();
+    }
+    let events = engines[0].events();
+    let held = keys(&engines[0], "k").len();
+    engines[1].abort();
+    let lost = wait_event(&events, "data lost", |event| match event {
+        Event::DataLost { partitions } => Some(*partitions),
+        _ => None,
+    });
+    assert!(lost > 0);
+    wait_settled(&engines[..1]);
+    let found = (0..50).filter(|n| engines[0].contains(format!("k{n}")).unwrap()).count();
+    assert_eq!(found, held);
+}
+
+#[test]
+fn a_node_that_does_not_fit_is_refused_on_both_sides() {
+    let engines = cluster(2, |config| config.cluster("shop"));
+    let seeds = [address(&engines[0])];
+    let there = engines[0].events();
+    for (stranger, text) in [
+        (node("x").cluster("stock"), "of cluster \"stock\""),
+        (node("x").cluster("shop").replicas(2), "replicas and write_quorum must be the same"),
+        (node("x").cluster("shop").write_quorum(3), "replicas and write_quorum must be the same"),
+        (node("n0").cluster("shop"), "the node id \"n0\" is in use"),
+    ] {
+        let stranger = start(stranger.seeds(&seeds));
+        let refused = |event: &Event| match event {
+            Event::Refused { reason, .. } if reason.contains(text) => Some(()),
+            _ => None,
+        };
+        wait_event(&there, text, refused);
+        wait_until("the one outside knows why", || {
+            match stranger.wait_ready(Duration::from_millis(1)) {
+                Err(error @ NotReady::TooFewMembers { refused: Some(_), .. }) => error.to_string().contains(text),
+                _ => false,
+            }
+        });
+        assert_eq!(alive(&engines[0]), 2);
+    }
+    engines[0].set("k", "v").unwrap();
+}
