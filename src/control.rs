@@ -777,6 +777,8 @@ impl Control {
         }
         self.publish_members(actions);
         self.finish_leave(now, actions);
+        // Whoever hears of something finds it so: members and readiness are published before.
+        actions.sort_by_key(|action| matches!(action, ControlAction::Notify(_)));
     }
 
     /// Remembers whose lives are over.

@@ -174,7 +174,10 @@ fn many_keys_are_read_in_their_order_with_their_misses() {
     for (n, (key, value)) in all.iter().zip(values).enumerate() {
         assert_eq!(value, (n % 2 == 0).then(|| key.clone().into_bytes()), "{key}");
     }
-    assert_eq!(engine.get_many(&["k0", "k1", "k0"]).unwrap(), [Some(b"k0".to_vec()), None, Some(b"k0".to_vec())]);
+    assert_eq!(
+        engine.get_many(&["k0", "k1", "k0"]).unwrap(),
+        [Some(b"k0".to_vec()), None, Some(b"k0".to_vec())]
+    );
     assert_eq!(engine.get_many::<&str>(&[]).unwrap(), []);
 }
 
@@ -458,7 +461,8 @@ fn more_nodes_than_copies_share_the_keys_and_answer_for_all() {
             assert_eq!(engine.get(format!("k{n}")).unwrap(), Some(n.to_string().into_bytes()));
         }
         let local = ReadOptions::new().local();
-        let elsewhere = (0..400).filter(|n| engine.get_with(format!("k{n}"), &local) == Err(ReadError::NotLocal));
+        let elsewhere =
+            (0..400).filter(|n| engine.get_with(format!("k{n}"), &local) == Err(ReadError::NotLocal));
         assert_eq!(elsewhere.count(), 400 - keys(engine, "k").len());
     }
 }
@@ -554,9 +558,13 @@ fn events_tell_who_joined_died_and_left() {
     wait_settled(&[first.clone(), second.clone(), third.clone()]);
     third.leave(LATE).unwrap();
     wait_event(&events, "born", |event| matches!(event, Event::Born { .. }).then_some(()));
-    wait_event(&events, "left", |event| matches!(event, Event::Left { node } if *node == *"n2").then_some(()));
+    wait_event(&events, "left", |event| {
+        matches!(event, Event::Left { node } if *node == *"n2").then_some(())
+    });
     second.abort();
-    wait_event(&events, "died", |event| matches!(event, Event::Died { node } if *node == *"n1").then_some(()));
+    wait_event(&events, "died", |event| {
+        matches!(event, Event::Died { node } if *node == *"n1").then_some(())
+    });
     let states: Vec<MemberState> = first.members().iter().map(|member| member.state).collect();
     assert_eq!(states, [MemberState::Alive, MemberState::Dead, MemberState::Left]);
     assert_eq!(events.dropped(), 0);
@@ -654,11 +662,9 @@ fn a_node_that_does_not_fit_is_refused_on_both_sides() {
             _ => None,
         };
         wait_event(&there, text, refused);
-        wait_until("the one outside knows why", || {
-            match stranger.wait_ready(Duration::from_millis(1)) {
-                Err(error @ NotReady::TooFewMembers { refused: Some(_), .. }) => error.to_string().contains(text),
-                _ => false,
-            }
+        wait_until("the one outside knows why", || match stranger.wait_ready(Duration::from_millis(1)) {
+            Err(error @ NotReady::TooFewMembers { refused: Some(_), .. }) => error.to_string().contains(text),
+            _ => false,
         });
         assert_eq!(alive(&engines[0]), 2);
     }

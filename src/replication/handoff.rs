@@ -97,7 +97,7 @@ pub(crate) enum HandoffAction {
     Adopt(Arc<List>),
     /// This node holds everything that was acknowledged before the list.
     Synced(Arc<List>),
-    /// Nobody alive knows anything of the partition: what it held is gone.
+    /// No replica of the last list lives and nobody holds anything: what the partition held is gone.
     Lost,
     Finished,
 }
@@ -252,6 +252,11 @@ impl Handoff {
             return self.back_off(now);
         }
         self.surveys_with_unknown = 0;
+        let someone_holds = reports.iter().any(|(_, listed)| listed.holds) || mine.listed.holds;
+        let a_member_lives = old.members().iter().any(|member| alive(&member) || *member == self.me);
+        if !someone_holds && !a_member_lives {
+            actions.push(HandoffAction::Lost);
+        }
         let list = if old.has_members(&self.target) {
             old.clone()
         } else {
