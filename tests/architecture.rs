@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 /// Where logic is pure: it takes time, events and chance as arguments and returns actions.
 const PURE: &[&str] = &[
     "clock.rs",
-    "control.rs",
+    "control",
     "entry.rs",
     "membership",
     "placement.rs",
