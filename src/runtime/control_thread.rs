@@ -123,7 +123,8 @@ pub(crate) struct ControlThread {
     pub(crate) shared: Arc<Shared>,
 }
 
-struct Turn {
+/// The control thread's loop, begun and not yet running.
+pub(crate) struct Turn {
     thread: ControlThread,
     actions: Vec<ControlAction>,
     net_events: Vec<NetEvent>,
@@ -131,18 +132,23 @@ struct Turn {
     stopping: bool,
 }
 
-/// Runs until it is told to stop.
-///
-/// # Errors
-///
-/// The poll's, which end the thread.
-pub(crate) fn run(thread: ControlThread) -> io::Result<()> {
-    let mut events = Events::with_capacity(256);
+/// Gives every core its first placement, so that the first call finds one.
+pub(crate) fn begin(thread: ControlThread) -> Turn {
     let mut turn =
         Turn { thread, actions: Vec::new(), net_events: Vec::new(), next_request: 1, stopping: false };
     let now = turn.thread.clock.instant();
     turn.thread.control.start(now, &mut turn.actions);
     turn.perform(now);
+    turn
+}
+
+/// Runs until it is told to stop.
+///
+/// # Errors
+///
+/// The poll's, which end the thread.
+pub(crate) fn run(mut turn: Turn) -> io::Result<()> {
+    let mut events = Events::with_capacity(256);
     let mut is_behind = true;
     while !turn.stopping {
         let timeout = if is_behind { Some(Duration::ZERO) } else { turn.until_deadline() };
@@ -288,6 +294,7 @@ impl Turn {
     }
 
     fn perform(&mut self, now: Instant) {
+        let mut happened = Vec::new();
         for action in std::mem::take(&mut self.actions) {
             match action {
                 ControlAction::Datagram { to, bytes } => self.thread.datagrams.send_to(&bytes, to),
@@ -332,7 +339,7 @@ impl Turn {
                         core.send(Order::Returned { identity });
                     }
                 }
-                ControlAction::Notify(event) => self.notify(&event),
+                ControlAction::Notify(event) => happened.push(event),
                 ControlAction::Members(members) => {
                     self.thread.shared.update(|state| state.members = members);
                 }
@@ -341,6 +348,10 @@ impl Turn {
                 }
                 ControlAction::Left => self.thread.shared.update(|state| state.has_left = true),
             }
+        }
+        // Whoever hears of it finds the members as it says.
+        for event in happened {
+            self.notify(&event);
         }
     }
 

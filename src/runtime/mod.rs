@@ -127,7 +127,8 @@ impl Runtime {
             Some((bound, poll, messages)) => {
                 let thread = self.prepare_control(settings, identity, bound, poll, messages)?;
                 let name = CONTROL_NAME.to_owned();
-                prepared.push(Prepared { name, run: Box::new(move || control_thread::run(thread)) });
+                let turn = control_thread::begin(thread);
+                prepared.push(Prepared { name, run: Box::new(move || control_thread::run(turn)) });
             }
             None => self.place_standalone(settings, identity),
         }

@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 use gridkv::{Config, Engine, Event, Events, MemberState};
 
 /// Longer than anything takes, on a machine that is busy with other tests too.
-pub const LATE: Duration = Duration::from_secs(30);
+pub(crate) const LATE: Duration = Duration::from_secs(30);
 
 /// Waits for a condition, looking every few milliseconds, and fails the test when it does not come.
-pub fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
+pub(crate) fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
     let start = Instant::now();
     while !is_so() {
         assert!(start.elapsed() < LATE, "still not so after {LATE:?}: {what}");
@@ -19,23 +19,23 @@ pub fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
 
 /// A node on a port of the system's choice. Silence is no sign of death for a while: the tests share
 /// their processors.
-pub fn node(id: &str) -> Config {
+pub(crate) fn node(id: &str) -> Config {
     Config::new(id, "127.0.0.1:0")
         .suspicion_timeout(Duration::from_secs(5))
         .request_timeout(Duration::from_secs(10))
 }
 
-pub fn start(config: Config) -> Engine {
+pub(crate) fn start(config: Config) -> Engine {
     Engine::start(config).expect("the engine starts")
 }
 
-pub fn address(engine: &Engine) -> String {
+pub(crate) fn address(engine: &Engine) -> String {
     engine.address().expect("a node of a cluster has an address").to_string()
 }
 
 /// Nodes `n0`, `n1`, …, that all see each other and hold everything that they should. The first one is
 /// the others' only seed.
-pub fn cluster(nodes: usize, options: impl Fn(Config) -> Config) -> Vec<Engine> {
+pub(crate) fn cluster(nodes: usize, options: impl Fn(Config) -> Config) -> Vec<Engine> {
     let mut engines: Vec<Engine> = Vec::new();
     for number in 0..nodes {
         let seeds: Vec<String> = engines.first().map(address).into_iter().collect();
@@ -46,7 +46,7 @@ pub fn cluster(nodes: usize, options: impl Fn(Config) -> Config) -> Vec<Engine> 
 }
 
 /// Waits until these are all the nodes that there are, and no copy is missing or too many.
-pub fn wait_settled(engines: &[Engine]) {
+pub(crate) fn wait_settled(engines: &[Engine]) {
     for engine in engines {
         wait_until("the living members are these, and no handoff is left", || {
             let stats = engine.stats().expect("it runs");
@@ -58,13 +58,13 @@ pub fn wait_settled(engines: &[Engine]) {
 }
 
 /// How many members live, as this one sees it.
-pub fn alive(engine: &Engine) -> usize {
+pub(crate) fn alive(engine: &Engine) -> usize {
     let members = engine.members();
     members.iter().filter(|m| matches!(m.state, MemberState::Alive | MemberState::Suspect)).count()
 }
 
 /// The next event that `wanted` picks; others are passed over.
-pub fn wait_event<T>(events: &Events, what: &str, wanted: impl Fn(&Event) -> Option<T>) -> T {
+pub(crate) fn wait_event<T>(events: &Events, what: &str, wanted: impl Fn(&Event) -> Option<T>) -> T {
     let start = Instant::now();
     let mut seen = Vec::new();
     while start.elapsed() < LATE {
