@@ -389,3 +389,20 @@ fn one_seed_is_one_history() {
     assert!(one.trace() == other.trace(), "the same seed gave two histories");
     assert_eq!(one.trace_hash(), other.trace_hash());
 }
+
+/// Whoever comes while the cluster is being born, with every number of copies.
+#[test]
+fn nodes_that_start_together_settle() {
+    for seed in 0..40 {
+        let mut options = SimOptions::default();
+        options.replicas = 1 + seed as usize % 3;
+        options.write_quorum = options.replicas.min(2);
+        let mut cluster = Traced(SimCluster::with_options(seed, options));
+        for node in 0..5u64 {
+            cluster.start_node();
+            cluster.run_for(Duration::from_micros(seed * node * 700));
+        }
+        let settled = cluster.run_until(20 * SECOND, SimCluster::is_settled);
+        assert!(settled, "seed {seed}:\n{}", cluster.describe());
+    }
+}

@@ -257,7 +257,12 @@ impl Handoff {
         if !someone_holds && !a_member_lives {
             actions.push(HandoffAction::Lost);
         }
-        let list = if old.has_members(&self.target) {
+        // Two lists of one number were made by nodes that did not know of each other.
+        let is_disputed = |listed: &Listed| {
+            listed.list.as_ref().is_some_and(|list| list.number() == old.number() && *list != old)
+        };
+        let is_disputed = reports.iter().any(|(_, listed)| is_disputed(listed)) || is_disputed(&mine.listed);
+        let list = if old.has_members(&self.target) && !is_disputed {
             old.clone()
         } else {
             List::new(old.number() + 1, self.target.iter().copied())
@@ -271,7 +276,11 @@ impl Handoff {
         }
         old.members().iter().filter(alive).for_each(|replica| self.add_source(*replica));
         let mut tell: Vec<Identity> = self.sources.iter().map(|source| source.replica).collect();
-        for member in list.members().iter().filter(alive) {
+        let believers = reports
+            .iter()
+            .filter(|(from, listed)| listed.list.as_ref().is_some_and(|list| list.contains(from)));
+        let believers = believers.map(|(from, _)| from);
+        for member in list.members().iter().filter(alive).chain(believers) {
             if !tell.contains(member) {
                 tell.push(*member);
             }
@@ -297,11 +306,11 @@ impl Handoff {
     }
 
     fn adopt(&mut self, list: Arc<List>, tell: Vec<Identity>, actions: &mut Vec<HandoffAction>) {
-        actions.push(HandoffAction::Adopt(list.clone()));
         for &to in &tell {
             actions.push(HandoffAction::Ask { to, request: Request::Adopt { list: list.clone() } });
         }
         if tell.is_empty() {
+            actions.push(HandoffAction::Adopt(list.clone()));
             self.merge_from(list, 0, actions);
         } else {
             self.phase = Phase::Adopt { list, unanswered: tell };
@@ -354,7 +363,9 @@ impl Handoff {
                 if adopted != Some(list.reference()) {
                     self.back_off(now);
                 } else if take(unanswered, &from) && unanswered.is_empty() {
+                    // This node last: it must not serve a list that others turn down.
                     let list = list.clone();
+                    actions.push(HandoffAction::Adopt(list.clone()));
                     self.merge_from(list, 0, actions);
                 }
             }
@@ -372,8 +383,9 @@ impl Handoff {
                 }
             }
             (Phase::Receipts { list, unanswered }, Answer::OtherList { list: theirs }) => {
-                let (ours, theirs) = (list.reference(), theirs.map(|list| list.reference()));
-                if theirs > Some(ours) {
+                let ours = list.reference();
+                let is_behind = theirs.is_none_or(|theirs| theirs.number() < list.number());
+                if !is_behind {
                     // Which has a handoff of its own.
                     take(unanswered, &from);
                     self.finish_if_told(actions);
@@ -478,13 +490,13 @@ mod tests {
 
         let new = list(5, 1..4);
         let actions = newcomer.answer(0, chunk(7));
-        assert_eq!(actions[1], HandoffAction::Adopt(new.clone()));
-        assert_eq!(actions.len(), 5, "old and new replicas are told: {actions:?}");
+        assert_eq!(actions.len(), 4, "old and new replicas are told: {actions:?}");
         for from in [0, 1] {
             assert_eq!(newcomer.answer(from, listed(Some(new.clone()), false)), []);
         }
         let delta = HandoffAction::Fetch { to: node(0), after: None, since: 7 };
-        assert_eq!(newcomer.answer(2, listed(Some(new.clone()), false)), [delta]);
+        let adopt = HandoffAction::Adopt(new.clone());
+        assert_eq!(newcomer.answer(2, listed(Some(new.clone()), false)), [adopt, delta]);
         assert!(matches!(newcomer.answer(0, chunk(9)), [_, HandoffAction::Fetch { since: 0, .. }]));
         assert!(matches!(newcomer.answer(1, chunk(3)), [_, HandoffAction::Fetch { since: 0, .. }]));
         let receipt = Request::Receipt { list: new.reference(), covers: 9 };
@@ -505,6 +517,30 @@ mod tests {
             ]
         );
         assert_eq!(newcomer.answer(0, Answer::Received { covered: true }), [HandoffAction::Finished]);
+    }
+
+    /// Found by four real nodes on busy processors: two of them brought about lists of one number, each
+    /// without having seen the other's. The one whose digest was lower was replaced at the others, and went
+    /// on serving its own.
+    #[test]
+    fn a_list_that_others_turn_down_is_not_served_and_a_dispute_ends_with_a_higher_number() {
+        let mut newcomer = Newcomer::surveying(&[0, 1, 2]);
+        let old = list(4, 0..3);
+        for from in [0, 1, 2] {
+            newcomer.answer(from, listed(Some(old.clone()), true));
+        }
+        newcomer.answer(0, chunk(7));
+        let other = List::new(5, [node(1), node(2), node(9)]);
+        assert_eq!(newcomer.answer(1, listed(Some(other.clone()), true)), [], "nothing is adopted here");
+        assert_eq!(newcomer.handoff.wake(), Some(NOW + BACKOFF));
+
+        let mut newcomer = Newcomer::surveying(&[1, 2, 9]);
+        newcomer.answer(1, listed(Some(other), true));
+        newcomer.answer(2, listed(Some(list(5, 1..4)), false));
+        newcomer.answer(9, listed(Some(list(4, 0..3)), false));
+        newcomer.answer(1, chunk(1));
+        let adopts_higher = |action: &HandoffAction| matches!(action, HandoffAction::Ask { request: Request::Adopt { list }, .. } if list.number() == 6);
+        assert!(newcomer.actions[1..].iter().all(adopts_higher), "{:?}", newcomer.actions);
     }
 
     /// Found by the simulator (seed 0): five nodes started at once. One of them had not heard of a fifth

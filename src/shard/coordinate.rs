@@ -276,20 +276,22 @@ impl<C> Shard<C> {
             Answer::Listed(listed) => (listed.list.clone(), true),
             _ => (None, false),
         };
-        let theirs = list.as_ref().map(|list| list.reference());
-        if let Some(list) = list {
-            self.learn(now, partition, list, actions);
-        }
-        // Learning a higher list made the op enter it already.
         if is_other {
-            if mine.is_some() && theirs < mine {
+            let theirs = list.as_ref().map_or(0, |list| list.number());
+            if let Some(list) = list {
+                self.learn(now, partition, list, actions);
+            }
+            let entered = self.ops.get(&id).and_then(|op| op.list.as_ref()).map(|list| list.reference());
+            if entered != mine {
+                // Learning a higher list made the op enter that.
+            } else if mine.is_some_and(|mine| theirs < mine.number) {
                 self.step(now, id, actions, |op, todo, now| match (&mut op.machine, todo) {
                     (Machine::Write(write), Todo::Write(todo)) => write.behind(from, now.instant, todo),
                     (Machine::Read(read), Todo::Read(todo)) => read.behind(from, now, todo),
                     _ => {}
                 });
-            } else if theirs == mine {
-                // It serves the list but is not among its members as it sees them: ask again later.
+            } else {
+                // It serves another list of that number, or is not in it as it sees itself: ask again later.
                 self.op_lost(now, id, request_id, from, actions);
             }
             return;

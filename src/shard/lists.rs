@@ -133,7 +133,9 @@ impl<C> Shard<C> {
         }
     }
 
-    /// A list was heard of. A higher one than is known counts from now on.
+    /// A list was heard of. One with a higher number than is known counts from now on. Of two with one
+    /// number the first stays: whoever made the other had not seen it, finds it now, and makes a higher one
+    /// that is told to the replicas of both.
     pub(super) fn learn(
         &mut self,
         now: Now,
@@ -144,7 +146,7 @@ impl<C> Shard<C> {
         let me = self.me;
         let replica = self.replica_mut(partition);
         let old = match &replica.list {
-            Some(known) if known.reference() >= list.reference() => return,
+            Some(known) if known.number() >= list.number() => return,
             _ => replica.list.replace(list.clone()),
         };
         let was_synced = replica.standing == Standing::Synced;
@@ -217,13 +219,7 @@ impl<C> Shard<C> {
         let replica = self.replica(partition);
         let target = self.target(partition);
         if !target.contains(&self.me) {
-            // Not for long in the list, but until then it should count.
-            let list = replica.list.as_ref().filter(|_| replica.standing == Standing::Pending)?;
-            return list
-                .members()
-                .iter()
-                .all(|m| self.placement.is_alive(m))
-                .then(|| list.members().to_vec());
+            return None;
         }
         if replica.standing != Standing::Synced {
             return Some(target);

@@ -25,6 +25,10 @@ use crate::membership::{Record, State};
 use crate::placement::{List, ListRef};
 use crate::types::{Boot, ClusterHash, CoreId, Identity, KeyHash, MAX_REPLICAS, NodeHash};
 
+/// Versions and list numbers above this come from no node that works: the year 2094, or as many changes of
+/// a list. Refused, so that what is counted up from them never wraps around.
+const MOST: u64 = u64::MAX - (1 << 60);
+
 /// The frame types. Numbers are never reused.
 mod kind {
     pub(super) const HELLO: u8 = 1;
@@ -420,17 +424,16 @@ impl<'a> Reader<'a> {
             kind::WRITTEN => {
                 let wire = self.archive::<ArchivedWireWritten>()?;
                 let version = wire.superseded_by.to_native();
-                Answer::Written {
-                    superseded_by: (version > 0).then_some(Version(version)),
-                    synced: wire.synced,
-                }
+                let version = self.version(version)?;
+                let superseded_by = (version > Version::ZERO).then_some(version);
+                Answer::Written { superseded_by, synced: wire.synced }
             }
             kind::FOUND => {
                 let wire = self.archive::<ArchivedWireFound>()?;
                 let found = match wire.entry.as_ref() {
                     Some(entry) => Found::Entry(self.entry(entry)?),
                     None if wire.absent => Found::Absent,
-                    None => Found::Version(Version(wire.version.to_native())),
+                    None => Found::Version(self.version(wire.version.to_native())?),
                 };
                 Answer::Found { found, synced: wire.synced }
             }
@@ -456,6 +459,10 @@ impl<'a> Reader<'a> {
         })
     }
 
+    fn version(&self, version: u64) -> Result<Version, FrameError> {
+        if version > MOST { Err(self.bad("a version beyond the calendar")) } else { Ok(Version(version)) }
+    }
+
     fn key(&self, key: &[u8]) -> Result<Box<[u8]>, FrameError> {
         if key.len() > crate::types::MAX_KEY_BYTES {
             return Err(self.bad("a key over the limit"));
@@ -475,7 +482,7 @@ impl<'a> Reader<'a> {
         };
         Ok(Arc::new(Entry {
             hash: KeyHash::of(self.cluster, &wire.key),
-            version: Version(wire.version.to_native()),
+            version: self.version(wire.version.to_native())?,
             expires_at_ms: NonZeroU64::new(wire.expires_at_ms.to_native()),
             key: self.key(&wire.key)?,
             content,
@@ -485,6 +492,9 @@ impl<'a> Reader<'a> {
     fn list(&self, wire: &ArchivedWireList) -> Result<Arc<List>, FrameError> {
         if wire.members.len() > MAX_REPLICAS {
             return Err(self.bad("a list longer than N can be"));
+        }
+        if wire.number.to_native() > MOST {
+            return Err(self.bad("a list number beyond counting"));
         }
         Ok(List::new(wire.number.to_native(), wire.members.iter().map(identity)))
     }
@@ -633,7 +643,7 @@ mod tests {
             any::<u32>().prop_map(Content::Husk),
             prop::collection::vec(any::<u8>(), 0..200).prop_map(|value| Content::Value(value.into())),
         ];
-        (prop::collection::vec(any::<u8>(), 0..40), any::<u64>(), any::<u64>(), content).prop_map(
+        (prop::collection::vec(any::<u8>(), 0..40), 0..=MOST, any::<u64>(), content).prop_map(
             |(key, version, expiry, content)| {
                 Arc::new(Entry {
                     hash: KeyHash::of(CLUSTER, &key),
@@ -647,7 +657,7 @@ mod tests {
     }
 
     fn a_list() -> impl Strategy<Value = Arc<List>> {
-        (any::<u64>(), prop::collection::vec(an_identity(), 0..5)).prop_map(|(n, m)| List::new(n, m))
+        (0..=MOST, prop::collection::vec(an_identity(), 0..5)).prop_map(|(n, m)| List::new(n, m))
     }
 
     fn a_ref() -> impl Strategy<Value = ListRef> {
@@ -691,11 +701,11 @@ mod tests {
     fn an_answer() -> impl Strategy<Value = Answer> {
         let found = prop_oneof![
             Just(Found::Absent),
-            any::<u64>().prop_map(|version| Found::Version(Version(version))),
+            (0..=MOST).prop_map(|version| Found::Version(Version(version))),
             an_entry().prop_map(Found::Entry),
         ];
         prop_oneof![
-            (prop::option::of(1u64..), any::<bool>())
+            (prop::option::of(1..=MOST), any::<bool>())
                 .prop_map(|(v, synced)| Answer::Written { superseded_by: v.map(Version), synced }),
             (found, any::<bool>()).prop_map(|(found, synced)| Answer::Found { found, synced }),
             prop::option::of(a_list()).prop_map(|list| Answer::OtherList { list }),
