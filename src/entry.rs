@@ -47,6 +47,15 @@ impl Entry {
         self.expires_at_ms.is_some_and(|at| at.get() <= wall.millis())
     }
 
+    /// The bytes of key and value.
+    pub(crate) fn bytes(&self) -> usize {
+        let value = match &self.content {
+            Content::Value(value) => value.len(),
+            Content::Tombstone | Content::Husk(_) => 0,
+        };
+        self.key.len() + value
+    }
+
     /// A hash of the content, expiry left out. Equal for a value and its husk.
     pub(crate) fn content_hash(&self) -> u32 {
         match &self.content {

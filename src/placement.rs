@@ -36,6 +36,7 @@ pub(crate) struct Placement {
     digest: u64,
     generation: u64,
     gone: Gone,
+    is_complete: bool,
 }
 
 /// The latest life of each node that is known to be over.
@@ -63,7 +64,7 @@ impl Placement {
             table.extend(scored.iter().map(|&(_, at)| at));
         }
         let digest = members_digest(members.iter().filter(|m| !m.leaving).map(|m| &m.identity));
-        Self { members, table, per_partition, digest, generation, gone }
+        Self { members, table, per_partition, digest, generation, gone, is_complete: true }
     }
 
     /// The preference list of `partition`, best first.
@@ -98,6 +99,16 @@ impl Placement {
         let life = (identity.boot, identity.returns);
         self.gone.get(&identity.node).is_some_and(|gone| *gone >= life)
             || self.member(identity.node).is_some_and(|member| member.identity.is_later_than(identity))
+    }
+
+    /// Notes that there are members which are alive and cannot be reached yet.
+    pub(crate) fn incomplete(self) -> Self {
+        Self { is_complete: false, ..self }
+    }
+
+    /// Whether every member that is alive can be reached.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.is_complete
     }
 
     pub(crate) fn gone(&self) -> &Gone {

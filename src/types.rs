@@ -173,6 +173,18 @@ impl Identity {
     }
 }
 
+impl Ord for Identity {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (self.sort_key(), self.addr).cmp(&(other.sort_key(), other.addr))
+    }
+}
+
+impl PartialOrd for Identity {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
 impl fmt::Debug for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:?}@{}/b{}r{}", self.node, self.addr, self.boot.0, self.returns)

@@ -58,8 +58,7 @@ impl Control {
         let all_agree =
             others().all(|member| status_of(member).is_some_and(|status| status.members_digest == digest));
         let members = self.placement.members().len();
-        let all_known =
-            self.membership.records().iter().filter(|known| known.state.is_active()).count() == members;
+        let all_known = self.placement.is_complete();
         let is_here = |node: &NodeHash| self.placement.member(*node).is_some();
         let seeds_settled = self.seeds.iter().all(|seed| seed.settled && seed.node.iter().all(is_here));
         let enough = members >= usize::from(self.config.local.write_quorum);

@@ -15,6 +15,9 @@ use crate::wire::message::{ControlMessage, Hello, Origin, Refusal, RefusalReason
 /// A link that failed is dialled again after this.
 const LINK_BACKOFF: Duration = Duration::from_millis(250);
 
+/// Of how many addresses it is remembered what was refused, so that it is said once.
+const MOST_REFUSALS: usize = 64;
+
 /// A member where nobody listens gets this many pings, this far apart, and as long again to answer.
 const PINGS: u32 = 3;
 const PING_PERIOD: Duration = Duration::from_millis(20);
@@ -71,6 +74,7 @@ impl Control {
         }
         if let Some(member) = self.links.values_mut().find(|member| member_link(&member.identity) == link) {
             member.state = LinkState::Up;
+            self.refused_by = None;
             if self.origin == Origin::Unborn {
                 let message = ControlMessage::Status(self.status());
                 actions.push(ControlAction::Ask { link, message });
@@ -81,6 +85,9 @@ impl Control {
     pub(super) fn link_down(&mut self, now: Instant, link: Link, end: LinkEnd, actions: &mut Actions) {
         if let LinkEnd::Refused(refusal) = &end {
             self.refused(link.addr, refusal, actions);
+            if !is_passing(refusal) {
+                self.refused_by = Some(refusal.text.clone());
+            }
         }
         if link.expects.is_none() {
             return self.seed_failed(now, link.addr);
@@ -154,16 +161,21 @@ impl Control {
     }
 
     pub(super) fn refused(&mut self, address: SocketAddr, refusal: &Refusal, actions: &mut Actions) {
-        if matches!(refusal.reason, RefusalReason::NotMe | RefusalReason::Stopping) {
+        let reason = &refusal.text;
+        if is_passing(refusal) || self.refusals.get(&address) == Some(reason) {
             return;
         }
-        let reason = refusal.text.clone();
-        if self.readiness.refused.as_ref() != Some(&reason) {
-            actions.push(ControlAction::Notify(Event::Refused { address, reason: reason.clone() }));
-            self.readiness.refused = Some(reason);
-            actions.push(ControlAction::Readiness(self.readiness.clone()));
+        if self.refusals.len() >= MOST_REFUSALS {
+            self.refusals.clear();
         }
+        self.refusals.insert(address, reason.clone());
+        actions.push(ControlAction::Notify(Event::Refused { address, reason: reason.clone() }));
     }
+}
+
+/// Says nothing about a configuration.
+fn is_passing(refusal: &Refusal) -> bool {
+    matches!(refusal.reason, RefusalReason::NotMe | RefusalReason::Stopping)
 }
 
 pub(super) fn member_link(identity: &Identity) -> Link {

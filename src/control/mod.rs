@@ -165,6 +165,10 @@ pub(crate) struct Control {
     progress: BTreeMap<usize, Progress>,
     members: Vec<MemberInfo>,
     readiness: Readiness,
+    /// What the last node that refused this one said, unless another has welcomed it since.
+    refused_by: Option<String>,
+    /// What was refused at which address, either way.
+    refusals: BTreeMap<SocketAddr, String>,
 }
 
 #[derive(Clone, Debug)]
@@ -217,6 +221,8 @@ impl Control {
             progress: BTreeMap::new(),
             members: Vec::new(),
             readiness: Readiness::default(),
+            refused_by: None,
+            refusals: BTreeMap::new(),
             config,
         }
     }
@@ -246,8 +252,11 @@ impl Control {
     ) -> Result<(), DatagramError> {
         let mut todo = Vec::new();
         let result = self.membership.handle_datagram(now, from, bytes, &mut todo);
+        let is_news = todo.iter().any(|action| matches!(action, MembershipAction::Changed(_)));
         self.perform(now, todo, actions);
-        self.settle(now, actions);
+        if is_news {
+            self.settle(now, actions);
+        }
         result
     }
 
@@ -370,6 +379,7 @@ impl Control {
                 }
                 self.swim(now, actions, |membership, todo| membership.learn(now, &records, todo));
                 if link.expects.is_none() {
+                    self.seed_is_done(now, link.addr);
                     actions.push(ControlAction::Close(link));
                 }
             }
@@ -454,11 +464,18 @@ impl Control {
         let members = self.placeable();
         let old_stage = self.stage;
         self.note_gone();
-        let members_changed = members != self.placement.members() || self.gone != *self.placement.gone();
+        let alive = self.membership.records().iter().filter(|known| known.state.is_active()).count();
+        let is_complete = members.len() == alive;
+        let members_changed = members != self.placement.members()
+            || self.gone != *self.placement.gone()
+            || is_complete != self.placement.is_complete();
         if members_changed {
             self.generation += 1;
             let replicas = self.config.local.replicas.into();
-            let placement = Placement::new(members, replicas, self.generation, self.gone.clone());
+            let mut placement = Placement::new(members, replicas, self.generation, self.gone.clone());
+            if !is_complete {
+                placement = placement.incomplete();
+            }
             self.notify_joined(&placement, actions);
             self.placement = Arc::new(placement);
         }
@@ -466,8 +483,10 @@ impl Control {
         if members_changed || self.stage != old_stage {
             let placement = self.placement.clone();
             actions.push(ControlAction::Publish { placement, stage: self.stage });
-            // The others wait for this node's word.
-            self.tell_status(now, actions);
+            if old_stage == Stage::Forming {
+                // The others wait for this node's word.
+                self.tell_status(now, actions);
+            }
         }
         self.publish_members(actions);
         self.finish_leave(now, actions);

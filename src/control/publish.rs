@@ -99,7 +99,7 @@ impl Control {
         let readiness = Readiness {
             members: active,
             has_lists: self.stage != Stage::Forming,
-            refused: self.readiness.refused.clone(),
+            refused: self.refused_by.clone(),
         };
         if readiness != self.readiness {
             self.readiness = readiness.clone();

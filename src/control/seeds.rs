@@ -91,6 +91,15 @@ impl Control {
         }
     }
 
+    /// It has told whom it knows, however late.
+    pub(super) fn seed_is_done(&mut self, now: Instant, addr: SocketAddr) {
+        for seed in self.seeds.iter_mut().filter(|seed| seed.addr == addr) {
+            if seed.state == SeedState::Trying {
+                seed.state = SeedState::Idle { until: now + SEED_BACKOFF_MOST };
+            }
+        }
+    }
+
     pub(super) fn seed_failed(&mut self, now: Instant, addr: SocketAddr) {
         for seed in self.seeds.iter_mut().filter(|seed| seed.addr == addr) {
             if seed.state == SeedState::Trying {

@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use crate::clock::Instant;
 use crate::entry::Entry;
-use crate::placement::List;
+use crate::placement::{List, Placement};
 use crate::types::{Identity, KeyHash};
 use crate::wire::message::{Answer, Chunk, Listed, Request};
 
@@ -57,8 +57,8 @@ pub(crate) struct Handoff {
 pub(crate) struct Mine<'a> {
     /// Of the partition.
     pub(crate) listed: Listed,
-    /// Of a member: that this life of it is over.
-    pub(crate) is_dead: &'a dyn Fn(&Identity) -> bool,
+    /// Of the members.
+    pub(crate) placement: &'a Placement,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -243,12 +243,13 @@ impl Handoff {
         let listed = reports.iter().map(|(_, listed)| listed).chain([&mine.listed]);
         let lists = listed.filter_map(|listed| listed.list.clone());
         let Some(old) = lists.max_by_key(|list| list.reference()) else {
-            return self.nobody_knows(now, actions);
+            return self.nobody_knows(mine, now, actions);
         };
         let alive = |replica: &&Identity| reports.iter().any(|(from, _)| from == *replica);
-        let is_unknown = |member: &Identity| !alive(&member) && *member != self.me && !(mine.is_dead)(member);
+        let is_unknown =
+            |member: &Identity| !alive(&member) && *member != self.me && !mine.placement.is_dead(member);
         if old.members().iter().any(is_unknown) && self.surveys_with_unknown < UNKNOWN_FOR_SURVEYS {
-            self.surveys_with_unknown += 1;
+            self.surveys_with_unknown += u32::from(mine.placement.is_complete());
             return self.back_off(now);
         }
         self.surveys_with_unknown = 0;
@@ -294,8 +295,9 @@ impl Handoff {
         }
     }
 
-    fn nobody_knows(&mut self, now: Instant, actions: &mut Vec<HandoffAction>) {
-        self.fruitless_surveys += 1;
+    fn nobody_knows(&mut self, mine: &Mine<'_>, now: Instant, actions: &mut Vec<HandoffAction>) {
+        // A member that could not be asked yet may know.
+        self.fruitless_surveys += u32::from(mine.placement.is_complete());
         if self.fruitless_surveys < LOST_AFTER_SURVEYS {
             return self.back_off(now);
         }
@@ -437,6 +439,7 @@ fn take(members: &mut Vec<Identity>, member: &Identity) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::placement::Gone;
     use crate::replication::tests::{list, node};
 
     const NOW: Instant = Instant::from_nanos(1);
@@ -456,17 +459,21 @@ mod tests {
             let mut actions = Vec::new();
             let others = others.iter().map(|other| node(*other)).collect();
             let target = vec![node(1), node(2), node(3)];
-            let mine = Mine { listed: nothing(), is_dead: &|_| false };
+            let mine = Mine { listed: nothing(), placement: &nobody() };
             let handoff = Handoff::change(node(3), target, others, &mine, NOW, &mut actions);
             Self { handoff, actions }
         }
 
         fn answer(&mut self, from: u64, answer: Answer) -> &[HandoffAction] {
-            let mine = Mine { listed: nothing(), is_dead: &|_| false };
+            let mine = Mine { listed: nothing(), placement: &nobody() };
             self.actions.clear();
             self.handoff.answered(node(from), answer, &mine, NOW, &mut self.actions);
             &self.actions
         }
+    }
+
+    fn nobody() -> Placement {
+        Placement::new(Vec::new(), 3, 0, Gone::new())
     }
 
     fn nothing() -> Listed {

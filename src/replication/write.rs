@@ -1,7 +1,7 @@
 //! A write: stamp it, send it to every replica of one list, acknowledge when W of them have applied it.
 //!
-//! With R = 1 the coordinator stamps at once. When a replica holds something newer, the write is stamped
-//! above it, once; a second time it counts as done, since the newer write is then a concurrent one (and
+//! With R = 1 the coordinator stamps at once. When replicas hold something newer, the write is stamped above
+//! the highest of them, once, when W have spoken; a second time it counts as done, since the newer write is then a concurrent one (and
 //! stamping again and again would let two coordinators chase each other). With R ≥ 2 the coordinator
 //! first asks enough replicas for the key's version that no acknowledged write escapes it, and stamps
 //! above the highest: the write phase of the ABD register (Attiya, Bar-Noy & Dolev, 1995).
@@ -29,6 +29,8 @@ pub(crate) struct Write {
     replicas: Vec<Asked<Acked>>,
     phase: Phase,
     restamped: bool,
+    /// The highest version that a replica held against this write, before it was stamped anew.
+    overtaken_by: Version,
     /// From then on a newer state of the key is a later write, which this one must not overtake.
     was_acknowledged: bool,
     may_have_happened: bool,
@@ -40,9 +42,11 @@ enum Phase {
     Replicating,
 }
 
-/// A replica has the entry, or a newer one.
+/// A replica has applied the write.
 #[derive(Debug, PartialEq, Eq)]
 struct Acked {
+    /// Not where it held something newer, which this write is about to be stamped above.
+    has_it: bool,
     /// It is synced: it counts.
     counts: bool,
 }
@@ -69,6 +73,7 @@ impl Write {
             replicas: Vec::new(),
             phase: Phase::AwaitingStamp,
             restamped: false,
+            overtaken_by: Version::ZERO,
             was_acknowledged: false,
             may_have_happened: false,
         }
@@ -139,20 +144,31 @@ impl Write {
                 }
             }
             (Phase::Replicating, Answer::Written { superseded_by, synced }) => {
-                if let Some(newer) = superseded_by
-                    && self.versions_needed == 0
-                    && !self.restamped
-                    && !self.was_acknowledged
-                {
-                    self.restamped = true;
-                    self.phase = Phase::AwaitingStamp;
-                    actions.push(WriteAction::Stamp { above: newer });
-                } else {
-                    settle(&mut self.replicas, from, Ok(Acked { counts: synced }));
-                    self.was_acknowledged |= self.is_acknowledged();
+                let may_restamp = self.versions_needed == 0 && !self.restamped && !self.was_acknowledged;
+                match superseded_by.filter(|_| may_restamp) {
+                    Some(newer) => {
+                        self.overtaken_by = self.overtaken_by.max(newer);
+                        settle(&mut self.replicas, from, Ok(Acked { counts: synced, has_it: false }));
+                    }
+                    None => settle(&mut self.replicas, from, Ok(Acked { counts: synced, has_it: true })),
                 }
+                self.was_acknowledged |= self.is_acknowledged();
+                self.restamp_if_overtaken(actions);
             }
             _ => {}
+        }
+    }
+
+    /// Once enough replicas have spoken that every acknowledged write was heard of, stamps above the highest
+    /// that any of them holds.
+    fn restamp_if_overtaken(&mut self, actions: &mut Vec<WriteAction>) {
+        let spoken = self.replicas.iter().filter_map(Asked::answer).filter(|acked| acked.counts).count();
+        let is_open = self.replicas.iter().any(Asked::state_is_open);
+        if self.overtaken_by > Version::ZERO && !self.was_acknowledged && (spoken >= self.needed || !is_open)
+        {
+            self.restamped = true;
+            self.phase = Phase::AwaitingStamp;
+            actions.push(WriteAction::Stamp { above: std::mem::take(&mut self.overtaken_by) });
         }
     }
 
@@ -175,6 +191,9 @@ impl Write {
 
     /// Asks whoever was not asked yet, or is due to be asked again.
     pub(crate) fn ask_due(&mut self, now: Instant, actions: &mut Vec<WriteAction>) {
+        if matches!(self.phase, Phase::Replicating) {
+            self.restamp_if_overtaken(actions);
+        }
         let Some(list) = &self.list else { return };
         let list = list.reference();
         match &mut self.phase {
@@ -213,7 +232,8 @@ impl Write {
 
     /// How many replicas that count have it.
     pub(crate) fn acked(&self) -> usize {
-        self.replicas.iter().filter_map(Asked::answer).filter(|acked| acked.counts).count()
+        let answers = self.replicas.iter().filter_map(Asked::answer);
+        answers.filter(|acked| acked.counts && acked.has_it).count()
     }
 
     pub(crate) fn needed(&self) -> usize {
@@ -333,8 +353,9 @@ mod tests {
     #[test]
     fn a_newer_state_makes_it_stamp_above_once_and_then_counts() {
         let mut write = asked();
+        assert_eq!(written(&mut write, 0, Some(Version(15)), true), [], "another may hold a higher one");
         assert_eq!(
-            written(&mut write, 0, Some(Version(20)), true),
+            written(&mut write, 1, Some(Version(20)), true),
             [WriteAction::Stamp { above: Version(20) }]
         );
         write.stamped(Version(21), &mut Vec::new());

@@ -20,9 +20,11 @@ const LOCATE_PERIOD: Duration = Duration::from_millis(50);
 /// How long an acknowledged write is offered to the replicas that have not acknowledged it.
 const OWED_FOR: Duration = Duration::from_secs(30);
 
-/// How many acknowledged writes one core remembers for replicas that lack them. Beyond it the oldest is
-/// forgotten; the next change of the list, or a read, heals what it leaves behind.
+/// How many acknowledged writes, and how many bytes of them, one core remembers for replicas that lack
+/// them. Beyond it the oldest is forgotten; the next change of members, or a read, heals what it leaves
+/// behind.
 const MAX_OWED: usize = 10_000;
+const MAX_OWED_BYTES: usize = 64 << 20;
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) struct OpId(u64);
@@ -118,6 +120,16 @@ pub(super) struct Op<C> {
     deadline: Instant,
     locate_at: Instant,
     wake: Instant,
+}
+
+impl<C> Op<C> {
+    /// How much memory it keeps for those who lack it.
+    fn bytes(&self) -> usize {
+        match &self.machine {
+            Machine::Write(write) => write.entry().bytes(),
+            Machine::Read(_) => 0,
+        }
+    }
 }
 
 enum Machine {
@@ -225,7 +237,8 @@ impl<C> Shard<C> {
         self.forget_requests(&mut op);
         op.list = Some(list.clone());
         let placement = self.placement.clone();
-        let alive = |member: &Identity| placement.is_alive(member) || *member == self.me;
+        // One that is not linked yet is asked again until it is.
+        let alive = |member: &Identity| !placement.is_dead(member);
         match &mut op.machine {
             Machine::Write(write) => {
                 let mut todo = Vec::new();
@@ -335,8 +348,7 @@ impl<C> Shard<C> {
     /// The members changed.
     pub(super) fn ops_placed(&mut self, now: Now, actions: &mut Vec<Action<C>>) {
         let placement = self.placement.clone();
-        let me = self.me;
-        let alive = |member: &Identity| placement.is_alive(member) || *member == me;
+        let alive = |member: &Identity| !placement.is_dead(member);
         let ids: Vec<OpId> = self.ops.keys().copied().collect();
         for id in ids {
             self.step(now, id, actions, |op, todo, now| match (&mut op.machine, todo) {
@@ -402,6 +414,7 @@ impl<C> Shard<C> {
                     let Machine::Write(write) = &mut op.machine else { return };
                     let entry = write.entry();
                     let held = self.store.get(entry.hash, &entry.key).map_or(Version::ZERO, |e| e.version);
+                    self.clock.witness(above, now.wall);
                     let version = self.clock.stamp_above(above.max(held), now.wall);
                     let mut todo = Vec::new();
                     write.stamped(version, &mut todo);
@@ -506,16 +519,19 @@ impl<C> Shard<C> {
         self.timers.remove(&(op.wake, Timer::Op(id)));
         op.wake = retry.into_iter().chain(locate).fold(op.deadline, Instant::min);
         self.timers.insert((op.wake, Timer::Op(id)));
-        let is_owed = op.caller.is_none();
-        self.ops.insert(id, op);
-        if is_owed {
-            self.forget_oldest_owed();
+        if op.caller.is_none() && self.owed.insert(id) {
+            self.owed_bytes += op.bytes();
         }
+        self.ops.insert(id, op);
+        self.forget_oldest_owed();
     }
 
     fn end(&mut self, id: OpId, mut op: Op<C>) {
         self.forget_requests(&mut op);
         self.ops_of.remove(&(op.partition, id));
+        if self.owed.remove(&id) {
+            self.owed_bytes -= op.bytes();
+        }
         self.timers.remove(&(op.wake, Timer::Op(id)));
         if self.recent_writes.get(&op.hash) == Some(&id) {
             self.recent_writes.remove(&op.hash);
@@ -523,11 +539,11 @@ impl<C> Shard<C> {
     }
 
     fn forget_oldest_owed(&mut self) {
-        if self.ops.len() > MAX_OWED
-            && let Some(id) = self.ops.iter().find(|(_, op)| op.caller.is_none()).map(|(&id, _)| id)
-            && let Some(op) = self.ops.remove(&id)
-        {
-            self.end(id, op);
+        while self.owed.len() > MAX_OWED || self.owed_bytes > MAX_OWED_BYTES {
+            let Some(op) = self.owed.first().copied().and_then(|id| Some((id, self.ops.remove(&id)?))) else {
+                return;
+            };
+            self.end(op.0, op.1);
         }
     }
 
@@ -576,7 +592,7 @@ impl<C> Shard<C> {
             pending_partitions: self.pending,
             giving_partitions: self.giving,
             calls_in_flight: in_flight,
-            writes_owed: self.ops.len() - in_flight,
+            writes_owed: self.owed.len(),
         }
     }
 

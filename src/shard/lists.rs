@@ -11,6 +11,7 @@
 //! A *giver* is outside its list and still holds data: it counts for nothing, is a source for others, and
 //! drops its copy when each replica of the list has confirmed to hold its last change.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,7 +20,7 @@ use crate::clock::Now;
 use crate::placement::{List, ListRef, Placement};
 use crate::replication::handoff::{Handoff, HandoffAction, Mine};
 use crate::types::{Identity, Partition};
-use crate::wire::message::{Answer, Fetch, Request};
+use crate::wire::message::{Answer, Fetch, Listed, Request};
 
 /// How many partitions one core hands over at a time: enough to hide round trips, few enough that
 /// foreground requests, which share the connections, hardly wait.
@@ -35,6 +36,10 @@ pub(super) struct Replica {
     list: Option<Arc<List>>,
     standing: Standing,
     handoff: Option<Box<Handoff>>,
+    /// What the handoff asked and has no answer to.
+    requests: Vec<u64>,
+    /// Whether a reminder is due some time.
+    has_reminder: bool,
     /// As a giver: who holds its last change, of this sequence.
     receipts: (u64, Vec<Identity>),
     progress: Progress,
@@ -88,7 +93,8 @@ impl<C> Shard<C> {
         stage: Stage,
         actions: &mut Vec<Action<C>>,
     ) {
-        self.placement = placement;
+        let old = std::mem::replace(&mut self.placement, placement);
+        let somebody_went = old.members().iter().any(|member| !self.placement.is_alive(&member.identity));
         let is_birth = stage == Stage::Born && self.stage == Stage::Forming;
         self.stage = stage;
         for partition in self.partitions() {
@@ -96,10 +102,24 @@ impl<C> Shard<C> {
                 self.bear(now, partition, actions);
             }
             self.review_handoff(partition);
-            self.review(partition);
+            if somebody_went {
+                self.compare_with_others(partition);
+            }
+            self.review(now, partition);
             self.recount(partition);
         }
         self.ops_placed(now, actions);
+    }
+
+    /// Whoever went may have coordinated writes that not every replica has, and owes them no more: those
+    /// that stay compare what they hold.
+    fn compare_with_others(&mut self, partition: Partition) {
+        let me = self.me;
+        let replica = self.replica(partition);
+        if let Some(list) = replica.list.clone().filter(|_| replica.is_synced()) {
+            let others = list.members().iter().filter(|m| **m != me && self.placement.is_alive(m)).copied();
+            self.queue_merge(partition, others.collect());
+        }
     }
 
     /// The first list of a partition. Nothing was ever written, so its replicas are synced and empty.
@@ -116,20 +136,26 @@ impl<C> Shard<C> {
     /// stays, for itself and as a source.
     pub(super) fn returned(&mut self, now: Now, me: Identity) {
         self.me = me;
-        for partition in self.partitions().filter(|partition| !self.store.is_empty(*partition)) {
-            self.timers.insert((now.instant + REMIND_PERIOD, Timer::Giver(partition)));
-        }
-        for replica in &mut self.replicas {
-            replica.standing = Standing::Outside;
-            replica.receipts = (0, Vec::new());
-            if replica.handoff.take().is_some() {
-                self.handoffs -= 1;
-            }
-        }
-        self.outstanding.retain(|_, waiting| !matches!(waiting.asker, Asker::Handoff(_)));
         for partition in self.partitions() {
+            self.take_handoff(partition);
+            self.forget_handoff_requests(partition);
+            let replica = self.replica_mut(partition);
+            let is_listed = replica.list.as_ref().is_some_and(|list| list.contains(&me));
+            replica.standing = if is_listed { Standing::Pending } else { Standing::Outside };
+            replica.receipts = (0, Vec::new());
+            if !self.store.is_empty(partition) {
+                self.remind_later(now, partition);
+            }
             self.wanted.insert(partition);
             self.recount(partition);
+        }
+        self.merges.clear();
+    }
+
+    /// Sees to it that whoever should take over the partition is told again.
+    fn remind_later(&mut self, now: Now, partition: Partition) {
+        if !std::mem::replace(&mut self.replica_mut(partition).has_reminder, true) {
+            self.timers.insert((now.instant + REMIND_PERIOD, Timer::Remind(partition)));
         }
     }
 
@@ -157,57 +183,49 @@ impl<C> Shard<C> {
         };
         let stays = was_synced && replica.standing == Standing::Synced;
         if replica.standing == Standing::Outside && !self.store.is_empty(partition) {
-            self.timers.insert((now.instant + REMIND_PERIOD, Timer::Giver(partition)));
+            self.remind_later(now, partition);
         }
         self.ops_relisted(now, &list, partition, actions);
         if stays && let Some(old) = old {
-            let placement = self.placement.clone();
-            let others =
-                old.members().iter().filter(|m| **m != me && placement.is_alive(m)).copied().collect();
-            self.merge_from(now, partition, list, others, actions);
+            let others = old.members().iter().filter(|m| **m != me && self.placement.is_alive(m)).copied();
+            self.queue_merge(partition, others.collect());
         }
-        self.review(partition);
+        self.review(now, partition);
         self.recount(partition);
     }
 
-    /// Merges what these replicas hold, as this replica stays in the list and they may not. A handoff
-    /// that changes the list does so itself.
-    fn merge_from(
-        &mut self,
-        now: Now,
-        partition: Partition,
-        list: Arc<List>,
-        mut sources: Vec<Identity>,
-        actions: &mut Vec<Action<C>>,
-    ) {
-        match self.take_handoff(partition) {
-            Some(handoff) if handoff.target().is_some() => return self.put_handoff(partition, handoff),
-            // Whom the merge before this one was not done with.
-            Some(handoff) => {
-                for source in handoff.open_sources() {
-                    if self.placement.is_alive(&source) && !sources.contains(&source) {
-                        sources.push(source);
-                    }
-                }
-            }
-            None if self.is_driving == Some(partition) => return,
-            None => {}
+    /// Wants to merge what these replicas hold, as this replica stays in the list and they may not, or may
+    /// hold what it missed.
+    fn queue_merge(&mut self, partition: Partition, sources: Vec<Identity>) {
+        if !sources.is_empty() {
+            let wanted = self.merges.entry(partition).or_default();
+            wanted.extend(sources);
         }
-        if sources.is_empty() {
-            return;
-        }
-        self.forget_handoff_requests(partition);
-        let mut todo = Vec::new();
-        let handoff = Handoff::merge(self.me, list, sources, &mut todo);
-        self.drive(now, partition, Box::new(handoff), todo, actions);
     }
 
-    /// Notes whether the partition wants a handoff.
-    fn review(&mut self, partition: Partition) {
+    /// Notes whether the partition wants a handoff, or somebody else must be told that it does.
+    fn review(&mut self, now: Now, partition: Partition) {
         if self.change_wanted(partition).is_some() {
             self.wanted.insert(partition);
         } else {
             self.wanted.remove(&partition);
+        }
+        if !self.to_be_told(partition).is_empty() {
+            self.remind_later(now, partition);
+        }
+        self.drop_if_given(partition);
+    }
+
+    /// Who should know this node's list and may not: those who should hold the partition, are not in the
+    /// list, and would drive the change if they knew.
+    fn to_be_told(&self, partition: Partition) -> Vec<Identity> {
+        let replica = self.replica(partition);
+        match &replica.list {
+            Some(list) if replica.is_synced() => {
+                let comes_in = |member: &Identity| !list.contains(member);
+                self.target(partition).into_iter().filter(comes_in).collect()
+            }
+            _ => Vec::new(),
         }
     }
 
@@ -241,40 +259,55 @@ impl<C> Shard<C> {
             None => false,
         };
         if is_off_target || handoff.involves(gone) {
-            let is_merge = handoff.target().is_none();
-            let remaining: Vec<Identity> = handoff.open_sources().into_iter().filter(|s| !gone(s)).collect();
+            // What is left of a merge, or of a change that is over but for the receipts.
+            let is_merge = handoff.target().is_none() || self.replica(partition).is_synced();
+            let remaining = handoff.open_sources().into_iter().filter(|source| !gone(source)).collect();
             self.take_handoff(partition);
             self.forget_handoff_requests(partition);
-            if is_merge && !remaining.is_empty() {
-                self.remerge.push((partition, remaining));
+            if is_merge {
+                self.queue_merge(partition, remaining);
             }
         }
     }
 
-    /// Starts the handoffs that are wanted, as far as there is room.
+    /// Starts the handoffs that are wanted, as far as there is room: changes first.
     pub(super) fn start_handoffs(&mut self, now: Now, actions: &mut Vec<Action<C>>) {
-        for (partition, sources) in std::mem::take(&mut self.remerge) {
-            if let Some(list) = self.replica(partition).list.clone() {
-                self.merge_from(now, partition, list, sources, actions);
-            }
-        }
-        let mut skipped = Vec::new();
+        let mut busy = Vec::new();
         while self.handoffs < MAX_HANDOFFS
             && let Some(partition) = self.wanted.pop_first()
         {
             if self.replica(partition).handoff.is_some() {
-                skipped.push(partition);
+                busy.push(partition);
                 continue;
             }
             let Some(target) = self.change_wanted(partition) else { continue };
-            let placement = self.placement.clone();
-            let is_dead = |member: &Identity| placement.is_dead(member);
-            let mine = Mine { listed: self.listed(partition), is_dead: &is_dead };
+            let (listed, placement) = (self.listed(partition), self.placement.clone());
+            let mine = mine(listed, &placement);
             let mut todo = Vec::new();
             let handoff = Handoff::change(self.me, target, self.others(), &mine, now.instant, &mut todo);
             self.drive(now, partition, Box::new(handoff), todo, actions);
         }
-        self.wanted.extend(skipped);
+        self.wanted.extend(busy.drain(..));
+        let mut waiting = BTreeMap::new();
+        while self.handoffs < MAX_HANDOFFS
+            && let Some((partition, sources)) = self.merges.pop_first()
+        {
+            if self.replica(partition).handoff.is_some() {
+                waiting.insert(partition, sources);
+                continue;
+            }
+            let sources: Vec<Identity> =
+                sources.into_iter().filter(|source| self.placement.is_alive(source)).collect();
+            if let Some(list) = self.replica(partition).list.clone()
+                && self.replica(partition).is_synced()
+                && !sources.is_empty()
+            {
+                let mut todo = Vec::new();
+                let handoff = Handoff::merge(self.me, list, sources, &mut todo);
+                self.drive(now, partition, Box::new(handoff), todo, actions);
+            }
+        }
+        self.merges.append(&mut waiting);
     }
 
     /// Every member that is not dead, but this node.
@@ -298,7 +331,9 @@ impl<C> Shard<C> {
     }
 
     fn forget_handoff_requests(&mut self, partition: Partition) {
-        self.outstanding.retain(|_, waiting| waiting.asker != Asker::Handoff(partition));
+        for request in std::mem::take(&mut self.replica_mut(partition).requests) {
+            self.outstanding.remove(&request);
+        }
     }
 
     /// Carries out what a handoff asks for, then puts it back, or ends it.
@@ -322,11 +357,7 @@ impl<C> Shard<C> {
                     self.ask_for_handoff(now, partition, &mut handoff, to, request, actions);
                 }
                 HandoffAction::Apply(entries) => self.merge(now, partition, entries),
-                HandoffAction::Adopt(list) => {
-                    self.is_driving = Some(partition);
-                    self.learn(now, partition, list, actions);
-                    self.is_driving = None;
-                }
+                HandoffAction::Adopt(list) => self.learn(now, partition, list, actions),
                 HandoffAction::Synced(list) => self.synced(partition, &list),
                 HandoffAction::Lost => actions.push(Action::DataLost { partition }),
                 HandoffAction::Finished => is_finished = true,
@@ -334,8 +365,12 @@ impl<C> Shard<C> {
         }
         if is_finished {
             self.forget_handoff_requests(partition);
-            self.review(partition);
+            self.review(now, partition);
         } else {
+            if handoff.wake().is_some() {
+                // It starts again; what comes late belongs to the attempt before.
+                self.forget_handoff_requests(partition);
+            }
             self.put_handoff(partition, handoff);
         }
     }
@@ -349,8 +384,9 @@ impl<C> Shard<C> {
         request: Request,
         actions: &mut Vec<Action<C>>,
     ) {
-        if self.ask(to, partition, request, Asker::Handoff(partition), actions).is_none() {
-            handoff.lost(to, now.instant);
+        match self.ask(to, partition, request, Asker::Handoff(partition), actions) {
+            Some(request_id) => self.replica_mut(partition).requests.push(request_id),
+            None => handoff.lost(to, now.instant),
         }
     }
 
@@ -370,19 +406,20 @@ impl<C> Shard<C> {
         &mut self,
         now: Now,
         partition: Partition,
+        request_id: u64,
         from: Identity,
         answer: Answer,
         actions: &mut Vec<Action<C>>,
     ) {
+        self.replica_mut(partition).requests.retain(|request| *request != request_id);
         let list = match &answer {
             Answer::OtherList { list } => list.clone(),
             Answer::Listed(listed) => listed.list.clone(),
             _ => None,
         };
         if let Some(mut handoff) = self.take_handoff(partition) {
-            let placement = self.placement.clone();
-            let is_dead = |member: &Identity| placement.is_dead(member);
-            let mine = Mine { listed: self.listed(partition), is_dead: &is_dead };
+            let (listed, placement) = (self.listed(partition), self.placement.clone());
+            let mine = mine(listed, &placement);
             let mut todo = Vec::new();
             handoff.answered(from, answer, &mine, now.instant, &mut todo);
             self.drive(now, partition, handoff, todo, actions);
@@ -405,33 +442,24 @@ impl<C> Shard<C> {
 
     pub(super) fn resume_handoff(&mut self, now: Now, partition: Partition, actions: &mut Vec<Action<C>>) {
         let Some(mut handoff) = self.take_handoff(partition) else { return };
-        let placement = self.placement.clone();
-        let is_dead = |member: &Identity| placement.is_dead(member);
-        let mine = Mine { listed: self.listed(partition), is_dead: &is_dead };
+        let (listed, placement) = (self.listed(partition), self.placement.clone());
+        let mine = mine(listed, &placement);
         let mut todo = Vec::new();
         handoff.resume(self.others(), &mine, now.instant, &mut todo);
         self.drive(now, partition, handoff, todo, actions);
     }
 
     /// A node that is not in the list told it to this one: it holds data and wants to be relieved of it.
-    pub(super) fn giver_calls(
-        &mut self,
-        now: Now,
-        partition: Partition,
-        from: Identity,
-        list: ListRef,
-        actions: &mut Vec<Action<C>>,
-    ) {
+    pub(super) fn giver_calls(&mut self, partition: Partition, from: Identity, list: ListRef) {
         let me = self.me;
         let replica = self.replica_mut(partition);
         let Some(known) = replica.list.clone().filter(|known| known.reference() == list) else { return };
         if known.contains(&from) || !known.contains(&me) {
             return;
         }
-        if let Some(handoff) = &mut replica.handoff {
-            handoff.also_from(from);
-        } else if replica.standing == Standing::Synced {
-            self.merge_from(now, partition, known, vec![from], actions);
+        match &mut replica.handoff {
+            Some(handoff) if handoff.target().is_some() => handoff.also_from(from),
+            _ => self.queue_merge(partition, vec![from]),
         }
     }
 
@@ -459,29 +487,49 @@ impl<C> Shard<C> {
             replica.receipts.1.push(from);
         }
         let all = known.members().iter().all(|member| replica.receipts.1.contains(member));
-        if all && !known.contains(&me) && replica.standing == Standing::Outside {
-            self.store.drop_partition(partition);
-            self.recount(partition);
-        }
+        self.drop_if_given(partition);
         Answer::Received { covered: true }
     }
 
-    /// As a giver: tells the list again to its replicas that have not confirmed.
-    pub(super) fn remind_receivers(&mut self, now: Now, partition: Partition, actions: &mut Vec<Action<C>>) {
+    /// As a giver: drops the copy once every replica of the list holds its last change. Not where this node
+    /// is to hold the partition again, and builds on what it has.
+    fn drop_if_given(&mut self, partition: Partition) {
         let replica = self.replica(partition);
-        let Some(list) = replica.list.clone().filter(|list| !list.contains(&self.me)) else { return };
-        if self.store.is_empty(partition) {
+        let Some(list) = &replica.list else { return };
+        let is_needed = replica.standing != Standing::Outside
+            || replica.handoff.is_some()
+            || list.contains(&self.me)
+            || self.target(partition).contains(&self.me);
+        let (sequence, confirmed) = &replica.receipts;
+        let is_given = *sequence == self.store.sequence(partition)
+            && list.members().iter().all(|member| confirmed.contains(member));
+        if !is_needed && is_given && !self.store.is_empty(partition) {
+            self.store.drop_partition(partition);
+            self.recount(partition);
+        }
+    }
+
+    /// Tells the list again to those who have something to do: as a giver, to its replicas that have not
+    /// confirmed; as a synced replica, to whoever should be in it.
+    pub(super) fn remind(&mut self, now: Now, partition: Partition, actions: &mut Vec<Action<C>>) {
+        self.replica_mut(partition).has_reminder = false;
+        let mut to_tell = self.to_be_told(partition);
+        let replica = self.replica(partition);
+        let Some(list) = replica.list.clone() else { return };
+        if !list.contains(&self.me) && !self.store.is_empty(partition) {
+            let (sequence, confirmed) = &replica.receipts;
+            let is_current = *sequence == self.store.sequence(partition);
+            let is_open = |member: &&Identity| !(is_current && confirmed.contains(member));
+            to_tell.extend(list.members().iter().filter(is_open));
+        }
+        if to_tell.is_empty() {
             return;
         }
-        let (sequence, confirmed) = &replica.receipts;
-        let is_current = *sequence == self.store.sequence(partition);
-        let has_confirmed = |member: &Identity| is_current && confirmed.contains(member);
-        let open: Vec<Identity> = list.members().iter().filter(|m| !has_confirmed(m)).copied().collect();
-        for to in open {
+        for to in to_tell {
             let request = Request::Adopt { list: list.clone() };
             self.ask(to, partition, request, Asker::List(partition), actions);
         }
-        self.timers.insert((now.instant + REMIND_PERIOD, Timer::Giver(partition)));
+        self.remind_later(now, partition);
     }
 
     /// Counts the partition anew, after anything about it changed.
@@ -516,4 +564,9 @@ impl<C> Shard<C> {
     pub(super) fn synced_partitions(&self) -> usize {
         self.partitions().filter(|partition| self.replica(*partition).serves_synced(&self.me)).count()
     }
+}
+
+/// What this node itself knows, for its handoff.
+fn mine(listed: Listed, placement: &Placement) -> Mine<'_> {
+    Mine { listed, placement }
 }

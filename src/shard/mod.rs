@@ -149,14 +149,15 @@ pub(crate) struct Shard<C> {
     /// Partitions that want a handoff and have none yet.
     wanted: BTreeSet<Partition>,
     handoffs: usize,
-    /// Merges to be started again, without a member that died.
-    remerge: Vec<(Partition, Vec<Identity>)>,
-    /// The partition whose handoff is adopting a list itself.
-    is_driving: Option<Partition>,
+    /// From whom a partition that this node holds is to be merged, when there is room.
+    merges: BTreeMap<Partition, BTreeSet<Identity>>,
     ops: BTreeMap<OpId, Op<C>>,
     ops_of: BTreeSet<(Partition, OpId)>,
     /// The latest write of a key that is still owed to some replica.
     recent_writes: BTreeMap<KeyHash, OpId>,
+    /// Acknowledged writes that some replica lacks, oldest first, and their bytes.
+    owed: BTreeSet<OpId>,
+    owed_bytes: usize,
     /// Who waits for the answer to which request.
     outstanding: BTreeMap<u64, Outstanding>,
     /// Requests to this shard itself.
@@ -192,7 +193,7 @@ enum Asker {
 enum Timer {
     Op(OpId),
     Handoff(Partition),
-    Giver(Partition),
+    Remind(Partition),
     Expire,
 }
 
@@ -209,11 +210,12 @@ impl<C> Shard<C> {
             replicas: (0..owned).map(|_| Replica::default()).collect(),
             wanted: BTreeSet::new(),
             handoffs: 0,
-            remerge: Vec::new(),
-            is_driving: None,
+            merges: BTreeMap::new(),
             ops: BTreeMap::new(),
             ops_of: BTreeSet::new(),
             recent_writes: BTreeMap::new(),
+            owed: BTreeSet::new(),
+            owed_bytes: 0,
             outstanding: BTreeMap::new(),
             to_self: VecDeque::new(),
             timers: BTreeSet::new(),
@@ -256,10 +258,15 @@ impl<C> Shard<C> {
             match timer {
                 Timer::Op(op) => self.wake_op(now, op, actions),
                 Timer::Handoff(partition) => self.resume_handoff(now, partition, actions),
-                Timer::Giver(partition) => self.remind_receivers(now, partition, actions),
+                Timer::Remind(partition) => self.remind(now, partition, actions),
                 Timer::Expire => {
                     self.expire_at = None;
-                    self.store.expire(now.wall, EXPIRE_BUDGET);
+                    if self.store.expire(now.wall, EXPIRE_BUDGET) == EXPIRE_BUDGET {
+                        // More are due: at once, but not in this turn.
+                        let soon = now.instant + Duration::from_nanos(1);
+                        self.expire_at = Some(soon);
+                        self.timers.insert((soon, Timer::Expire));
+                    }
                 }
             }
         }
@@ -323,7 +330,9 @@ impl<C> Shard<C> {
         let Some(Outstanding { to, asker }) = self.outstanding.remove(&request_id) else { return };
         match asker {
             Asker::Op(op) => self.op_answered(now, op, request_id, to, answer, actions),
-            Asker::Handoff(partition) => self.handoff_answered(now, partition, to, answer, actions),
+            Asker::Handoff(partition) => {
+                self.handoff_answered(now, partition, request_id, to, answer, actions);
+            }
             Asker::List(partition) => {
                 if let Answer::Listed(Listed { list: Some(list), .. }) = answer {
                     self.learn(now, partition, list, actions);

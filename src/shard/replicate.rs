@@ -20,9 +20,6 @@ impl<C> Shard<C> {
             Request::Write { entry, .. } if entry.hash.partition() != partition => {
                 Err("a key that is not of the partition")
             }
-            Request::Adopt { list } if list.number() == 0 || list.members().is_empty() => {
-                Err("a list without number or members")
-            }
             _ => Ok(()),
         }
     }
@@ -62,7 +59,7 @@ impl<C> Shard<C> {
             Request::AskList => Answer::Listed(self.listed(partition)),
             Request::Adopt { list } => {
                 self.learn(now, partition, list.clone(), actions);
-                self.giver_calls(now, partition, from, list.reference(), actions);
+                self.giver_calls(partition, from, list.reference());
                 Answer::Listed(self.listed(partition))
             }
             Request::Fetch(fetch) => self.fetch(partition, fetch),

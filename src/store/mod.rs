@@ -19,8 +19,8 @@ use crate::types::{KeyHash, PARTITIONS, Partition};
 pub(crate) struct Store {
     cores: u16,
     tables: Vec<Table>,
-    /// Which entries expire when, in milliseconds of wall time. A key that was overwritten since leaves
-    /// its old line behind; it is checked when it comes due.
+    /// Which entries expire when, in milliseconds of wall time. A line is checked when it comes due: its
+    /// partition may have been dropped since.
     expiries: BTreeSet<(u64, KeyHash)>,
     deletes: Deletes,
     live: usize,
@@ -124,8 +124,19 @@ impl Store {
         };
         if let Some(old) = old {
             self.uncount(at, &old);
+            self.forget_expiry(at, &old);
         }
         Applied::Stored
+    }
+
+    /// Takes back the line of an entry that is gone, unless another key of its hash shares it.
+    fn forget_expiry(&mut self, at: usize, old: &Entry) {
+        let Some(expires_at_ms) = old.expires_at_ms else { return };
+        let shares =
+            |slot: &Slot| slot.entry.hash == old.hash && slot.entry.expires_at_ms == old.expires_at_ms;
+        if self.tables[at].slots.find(old.hash.0, shares).is_none() {
+            self.expiries.remove(&(expires_at_ms.get(), old.hash));
+        }
     }
 
     fn uncount(&mut self, at: usize, entry: &Entry) {
@@ -250,11 +261,7 @@ fn is_value(entry: &Entry) -> bool {
 }
 
 fn cost(entry: &Entry) -> usize {
-    let value = match &entry.content {
-        Content::Value(value) => value.len(),
-        Content::Tombstone | Content::Husk(_) => 0,
-    };
-    entry.key.len() + value + ENTRY_OVERHEAD_BYTES
+    entry.bytes() + ENTRY_OVERHEAD_BYTES
 }
 
 #[cfg(test)]

@@ -493,8 +493,8 @@ impl<'a> Reader<'a> {
         if wire.members.len() > MAX_REPLICAS {
             return Err(self.bad("a list longer than N can be"));
         }
-        if wire.number.to_native() > MOST {
-            return Err(self.bad("a list number beyond counting"));
+        if wire.members.is_empty() || !(1..=MOST).contains(&wire.number.to_native()) {
+            return Err(self.bad("a list without members, or with a number out of range"));
         }
         Ok(List::new(wire.number.to_native(), wire.members.iter().map(identity)))
     }
@@ -657,7 +657,7 @@ mod tests {
     }
 
     fn a_list() -> impl Strategy<Value = Arc<List>> {
-        (0..=MOST, prop::collection::vec(an_identity(), 0..5)).prop_map(|(n, m)| List::new(n, m))
+        (1..=MOST, prop::collection::vec(an_identity(), 1..5)).prop_map(|(n, m)| List::new(n, m))
     }
 
     fn a_ref() -> impl Strategy<Value = ListRef> {

@@ -5,7 +5,7 @@
 use std::ops::RangeInclusive;
 
 use super::message::{Channel, Hello, Refusal, RefusalReason};
-use crate::types::{Boot, Identity, MAX_CORES, NodeHash, PARTITIONS};
+use crate::types::{Boot, ClusterHash, Identity, MAX_CORES, NodeHash, PARTITIONS};
 
 /// The protocol versions this build speaks.
 pub(crate) const PROTOCOL: RangeInclusive<u16> = 1..=1;
@@ -112,6 +112,9 @@ impl Local {
                 ),
             );
         }
+        if other.identity.node != NodeHash::of(ClusterHash::of(&self.cluster), &other.node_id) {
+            return refuse(RefusalReason::Other, format!("the identity is not that of {:?}", other.node_id));
+        }
         if other.cores == 0 || usize::from(other.cores) > MAX_CORES {
             return refuse(RefusalReason::Other, format!("{:?} has {} cores", other.node_id, other.cores));
         }
@@ -135,7 +138,7 @@ fn refuse<T>(reason: RefusalReason, text: String) -> Result<T, Refusal> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::types::{ClusterHash, CoreId};
+    use crate::types::CoreId;
 
     fn local(id: &str) -> Local {
         Local { cluster: "shop".into(), node_id: id.into(), cores: 2, replicas: 3, write_quorum: 2 }
@@ -173,7 +176,9 @@ mod tests {
         assert_eq!(refusal(&Hello { write_quorum: 3, ..hello() }), RefusalReason::Quorums);
         assert_eq!(refusal(&Hello { partitions: 1024, ..hello() }), RefusalReason::Quorums);
         assert_eq!(refusal(&Hello { cores: 0, ..hello() }), RefusalReason::Other);
-        assert_eq!(refusal(&Hello { identity: identity("a", 3), ..hello() }), RefusalReason::DuplicateId);
+        let twin = Hello { identity: identity("a", 3), node_id: "a".into(), ..hello() };
+        assert_eq!(refusal(&twin), RefusalReason::DuplicateId);
+        assert_eq!(refusal(&Hello { identity: identity("z", 3), ..hello() }), RefusalReason::Other);
         assert_eq!(
             refusal(&Hello { channel: Channel::Core(CoreId(2)), ..hello() }),
             RefusalReason::NoSuchCore
