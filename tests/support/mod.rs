@@ -47,14 +47,26 @@ pub(crate) fn cluster(nodes: usize, options: impl Fn(Config) -> Config) -> Vec<E
 
 /// Waits until these are all the nodes that there are, and no copy is missing or too many.
 pub(crate) fn wait_settled(engines: &[Engine]) {
-    for engine in engines {
-        wait_until("the living members are these, and no handoff is left", || {
-            let stats = engine.stats().expect("it runs");
-            alive(engine) == engines.len()
-                && engine.wait_ready(Duration::ZERO).is_ok()
-                && (stats.pending_partitions, stats.giving_partitions) == (0, 0)
-        });
+    let is_settled = |engine: &Engine| {
+        let stats = engine.stats().expect("it runs");
+        alive(engine) == engines.len()
+            && engine.wait_ready(Duration::ZERO).is_ok()
+            && (stats.pending_partitions, stats.giving_partitions) == (0, 0)
+    };
+    let start = Instant::now();
+    while !engines.iter().all(is_settled) {
+        assert!(start.elapsed() < LATE, "not settled after {LATE:?}: {}", describe(engines));
+        std::thread::sleep(Duration::from_millis(2));
     }
+}
+
+/// What each node sees and holds.
+fn describe(engines: &[Engine]) -> String {
+    let one = |engine: &Engine| {
+        let ready = engine.wait_ready(Duration::ZERO);
+        format!("\n{engine:?}: {ready:?}, {:?}, {:#?}", engine.stats(), engine.members())
+    };
+    engines.iter().map(one).collect()
 }
 
 /// How many members live, as this one sees it.
