@@ -70,9 +70,9 @@ const DEFAULT_CLUSTER: &str = "gridkv";
 const DEFAULT_REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
 /// Each member probes one other this often. With the suspicion timeout, a silent host is dead to the
 /// others within about a second, at some 1 KB/s of gossip a node.
-const DEFAULT_PROBE_PERIOD: Duration = Duration::from_millis(200);
+pub(crate) const DEFAULT_PROBE_PERIOD: Duration = Duration::from_millis(200);
 /// Two probe periods for the accused to refute.
-const DEFAULT_SUSPICION_TIMEOUT: Duration = Duration::from_millis(400);
+pub(crate) const DEFAULT_SUSPICION_TIMEOUT: Duration = Duration::from_millis(400);
 
 const MOST_REQUEST_TIMEOUT: Duration = Duration::from_secs(3600);
 const LEAST_PROBE_PERIOD: Duration = Duration::from_millis(20);

@@ -150,11 +150,6 @@ pub(crate) struct ListRef {
     pub(crate) digest: u64,
 }
 
-impl ListRef {
-    /// Below every list: "I know none".
-    pub(crate) const NONE: Self = Self { number: 0, digest: 0 };
-}
-
 impl List {
     pub(crate) fn new(number: u64, members: impl IntoIterator<Item = Identity>) -> Arc<Self> {
         let members: Box<[Identity]> = members.into_iter().collect();
@@ -244,7 +239,9 @@ mod tests {
     fn shares_are_within_ten_percent_up_to_sixteen_nodes_in_95_percent_of_node_sets() {
         for count in [4, 8, 12, 16] {
             let within = (0..200)
-                .filter(|&salt| worst_imbalance(&Placement::new(members(&names(count, salt)), 3, 1, Gone::new())) <= 0.10)
+                .filter(|&salt| {
+                    worst_imbalance(&Placement::new(members(&names(count, salt)), 3, 1, Gone::new())) <= 0.10
+                })
                 .count();
             assert!(within >= 190, "{count} nodes: only {within} of 200 node sets are within 10 %");
         }

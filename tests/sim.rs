@@ -70,7 +70,8 @@ struct Key {
     /// Writes that may have happened: each may show at any time.
     indeterminate: Vec<Vec<u8>>,
     writing: Option<(CallId, Vec<u8>)>,
-    reading: Option<CallId>,
+    /// With whether a write had been acknowledged before it began.
+    reading: Option<(CallId, bool)>,
 }
 
 impl Key {
@@ -82,6 +83,8 @@ impl Key {
 /// Random calls through random nodes, and what they prove.
 struct Workload {
     seed: u64,
+    /// R ≥ 2: a read must see what was acknowledged before it.
+    strong: bool,
     random: u64,
     keys: Vec<Key>,
     acknowledged: usize,
@@ -92,7 +95,7 @@ struct Workload {
 impl Workload {
     fn new(seed: u64, keys: usize) -> Self {
         let keys = vec![Key::default(); keys];
-        Self { seed, random: seed, keys, acknowledged: 0, failed: 0, reads: 0 }
+        Self { seed, strong: false, random: seed, keys, acknowledged: 0, failed: 0, reads: 0 }
     }
 
     /// A number below `limit`: SplitMix64.
@@ -105,7 +108,7 @@ impl Workload {
     }
 
     fn running(cluster: &SimCluster, nodes: usize) -> Vec<usize> {
-        (0..nodes).filter(|&node| cluster.is_running(node)).collect()
+        (0..nodes).filter(|&node| cluster.is_running(node) && !cluster.is_paused(node)).collect()
     }
 
     /// Makes calls for `time`, and notes how those before ended.
@@ -116,12 +119,14 @@ impl Workload {
             self.note(cluster, at);
             let running = Self::running(cluster, nodes);
             let node = running[self.pick(running.len())];
-            if self.pick(3) > 0 && self.keys[at].writing.is_none() {
+            let must_wait = self.strong && self.keys[at].reading.is_some();
+            if self.pick(3) > 0 && self.keys[at].writing.is_none() && !must_wait {
                 let value = format!("{at}:{}", self.pick(1 << 40)).into_bytes();
                 let call = cluster.set(node, format!("key-{at}"), &value);
                 self.keys[at].writing = Some((call, value));
             } else if self.keys[at].reading.is_none() && self.keys[at].writing.is_none() {
-                self.keys[at].reading = Some(cluster.get(node, format!("key-{at}")));
+                let call = cluster.get(node, format!("key-{at}"));
+                self.keys[at].reading = Some((call, self.keys[at].acknowledged.is_some()));
             }
             cluster.run_for(Duration::from_millis(2));
         }
@@ -148,14 +153,22 @@ impl Workload {
                 None => {}
             }
         }
-        if let Some(call) = key.reading
+        if let Some((call, must_exist)) = key.reading
             && let Some(outcome) = cluster.outcome(call)
         {
             key.reading = None;
             match outcome {
-                Outcome::Read(Ok(Some(value))) => self.reads += usize::from(!value.is_empty()),
+                Outcome::Read(Ok(Some(value))) => {
+                    self.reads += 1;
+                    assert!(
+                        !self.strong || key.may_be(value),
+                        "seed {}: key {at} was read as {value:?} after {:?} was acknowledged",
+                        self.seed,
+                        key.acknowledged
+                    );
+                }
                 Outcome::Read(Ok(None)) => {
-                    assert!(key.acknowledged.is_none(), "seed {}: key {at} was not found", self.seed);
+                    assert!(!must_exist, "seed {}: key {at} was not found", self.seed);
                 }
                 _ => {}
             }
@@ -216,8 +229,8 @@ fn lossy() -> SimOptions {
     options
 }
 
-/// One thing at a time: a crash, a newcomer, a leave, a restart, each among calls, each settled before
-/// the next.
+/// One thing at a time: a crash, a newcomer, a leave, a restart, a pause with or without a false death,
+/// each among calls, each settled before the next.
 fn one_thing_at_a_time(seed: u64, options: SimOptions) -> Traced {
     let mut workload = Workload::new(seed, 60);
     let start = 3 + workload.pick(2);
@@ -228,7 +241,12 @@ fn one_thing_at_a_time(seed: u64, options: SimOptions) -> Traced {
         let running = Workload::running(&cluster, nodes);
         let victim = running[workload.pick(running.len())];
         let down: Vec<usize> = (0..nodes).filter(|node| !running.contains(node)).collect();
-        let after = match workload.pick(4) {
+        let after = match workload.pick(5) {
+            4 if running.len() > 2 => {
+                // Some are shorter than a death takes to be noticed, some longer.
+                cluster.pause_node(victim, Duration::from_millis(300 + workload.pick(3000) as u64));
+                "pause"
+            }
             0 if running.len() > 3 => {
                 cluster.leave(victim);
                 "leave"
@@ -250,6 +268,7 @@ fn one_thing_at_a_time(seed: u64, options: SimOptions) -> Traced {
             _ => continue,
         };
         workload.run(&mut cluster, nodes, 2 * SECOND);
+        cluster.run_for(2 * SECOND);
         settle(&mut cluster, seed, after);
     }
     cluster.set_loss(0, 0);
@@ -269,6 +288,94 @@ fn nothing_acknowledged_is_lost_when_one_thing_happens_at_a_time() {
     options.keep_trace = std::env::var("GRIDKV_TRACE").is_ok();
     for seed in from..from + seeds {
         one_thing_at_a_time(seed, options.clone());
+    }
+}
+
+/// Coordinators whose clocks are ten seconds apart take turns in writing a key: with R = 1 and with R = 2
+/// the later write is the newer one, and with R = 2 every read sees it, lost connections or not.
+#[test]
+fn strong_reads_see_every_acknowledged_write() {
+    for seed in 0..15 {
+        let mut options = lossy();
+        options.connections_broken_per_mille = 5;
+        options.read_quorum = 2;
+        let mut cluster = started(seed, 4, options);
+        let mut workload = Workload::new(seed, 8);
+        workload.strong = true;
+        workload.run(&mut cluster, 4, 10 * SECOND);
+        cluster.set_loss(0, 0);
+        cluster.run_for(5 * SECOND);
+        workload.drain(&mut cluster);
+        assert!(workload.reads > 200 && workload.acknowledged > 400, "{} reads", workload.reads);
+    }
+}
+
+/// A delete is versioned: a replica that missed it does not bring the key back, whoever is asked.
+#[test]
+fn a_deleted_key_stays_deleted_when_a_replica_missed_the_delete() {
+    let mut cluster = started(3, 4, SimOptions::default());
+    for key in 0..40 {
+        let key = format!("key-{key}");
+        let call = cluster.set(0, &key, "value");
+        assert_eq!(outcome(&mut cluster, call), Outcome::Written(Ok(())));
+    }
+    cluster.set_loss(0, 300);
+    let deletes: Vec<CallId> = (0..40).map(|key| cluster.delete(key % 4, format!("key-{key}"))).collect();
+    cluster.run_for(SECOND);
+    cluster.set_loss(0, 0);
+    cluster.run_for(3 * SECOND);
+    for (key, call) in deletes.into_iter().enumerate() {
+        if cluster.outcome(call) != Some(&Outcome::Written(Ok(()))) {
+            continue;
+        }
+        for node in 0..4 {
+            let call = cluster.get(node, format!("key-{key}"));
+            assert_eq!(outcome(&mut cluster, call), Outcome::Read(Ok(None)), "key {key} through {node}");
+        }
+    }
+}
+
+/// With one node of three gone for good, two copies must answer for W = 2, and no third is waited for.
+#[test]
+fn three_nodes_go_on_as_two() {
+    let mut cluster = started(5, 3, SimOptions::default());
+    let call = cluster.set(0, "key", "before");
+    assert_eq!(outcome(&mut cluster, call), Outcome::Written(Ok(())));
+    cluster.crash_node(2);
+    let noticed = cluster.elapsed();
+    assert!(cluster.run_until(2 * SECOND, |cluster| cluster.is_gone(2)));
+    let took = cluster.elapsed() - noticed;
+    assert!(took < Duration::from_millis(300), "a crash was noticed after {took:?}");
+    for node in 0..2 {
+        let call = cluster.get(node, "key");
+        assert_eq!(outcome(&mut cluster, call), Outcome::Read(Ok(Some(b"before".to_vec()))));
+        let call = cluster.set(node, format!("key-{node}"), "after");
+        assert_eq!(outcome(&mut cluster, call), Outcome::Written(Ok(())));
+    }
+    assert!(cluster.run_until(5 * SECOND, SimCluster::is_settled), "{}", cluster.describe());
+}
+
+/// Alone, a node must not take its empty memory for the cluster's: it refuses until it finds the others.
+#[test]
+fn a_restarted_node_holds_nothing_until_it_has_fetched_it() {
+    let mut cluster = started(9, 3, SimOptions::default());
+    for key in 0..30 {
+        let call = cluster.set(0, format!("key-{key}"), "value");
+        assert_eq!(outcome(&mut cluster, call), Outcome::Written(Ok(())));
+    }
+    for node in [0, 1, 2, 0] {
+        cluster.crash_node(node);
+        cluster.run_for(Duration::from_millis(20));
+        cluster.restart_node(node);
+        for key in 0..30 {
+            let call = cluster.get(node, format!("key-{key}"));
+            let found = outcome(&mut cluster, call);
+            assert!(!matches!(found, Outcome::Read(Ok(None))), "key {key} was not found through {node}");
+        }
+        assert!(cluster.run_until(10 * SECOND, SimCluster::is_settled), "{}", cluster.describe());
+    }
+    for key in 0..30 {
+        assert_eq!(cluster.copies(format!("key-{key}")).len(), 3, "key {key}");
     }
 }
 

@@ -63,13 +63,6 @@ use crate::types::{ClusterHash, Identity};
 pub(crate) use self::codec::DatagramError;
 pub(crate) use self::roster::{Change, Record, State};
 
-/// Probe period at the defaults: a silent member is found by whoever probes it next.
-pub(crate) const PROBE_PERIOD: Duration = Duration::from_millis(200);
-
-/// How long a suspect has to refute, at the defaults: two probe periods, so that the suspicion reaches it
-/// and its answer comes back also when a few datagrams are lost.
-pub(crate) const SUSPICION_TIMEOUT: Duration = Duration::from_millis(400);
-
 /// How often a leaving member says so again, for those whom the gossip missed.
 const LEAVING_PERIOD: Duration = Duration::from_secs(1);
 
@@ -148,7 +141,8 @@ impl Membership {
 
     /// Every other member ever heard of, by address, the dead ones for a day: who, how, and whether it
     /// announced that it is leaving.
-    pub(crate) fn members(&self) -> impl Iterator<Item = (Identity, State, bool)> {
+    #[cfg(test)]
+    fn members(&self) -> impl Iterator<Item = (Identity, State, bool)> {
         self.roster.iter().map(|record| (record.identity, record.state, record.leaving))
     }
 

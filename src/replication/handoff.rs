@@ -97,7 +97,7 @@ pub(crate) enum HandoffAction {
     Adopt(Arc<List>),
     /// This node holds everything that was acknowledged before the list.
     Synced(Arc<List>),
-    /// Nobody alive knows anything of the partition: what it held is gone.
+    /// No replica of the last list lives and nobody holds anything: what the partition held is gone.
     Lost,
     Finished,
 }
@@ -246,14 +246,17 @@ impl Handoff {
             return self.nobody_knows(now, actions);
         };
         let alive = |replica: &&Identity| reports.iter().any(|(from, _)| from == *replica);
-        let is_unknown = |member: &Identity| {
-            !alive(&member) && *member != self.me && !(mine.is_dead)(member)
-        };
+        let is_unknown = |member: &Identity| !alive(&member) && *member != self.me && !(mine.is_dead)(member);
         if old.members().iter().any(is_unknown) && self.surveys_with_unknown < UNKNOWN_FOR_SURVEYS {
             self.surveys_with_unknown += 1;
             return self.back_off(now);
         }
         self.surveys_with_unknown = 0;
+        let someone_holds = reports.iter().any(|(_, listed)| listed.holds) || mine.listed.holds;
+        let a_member_lives = old.members().iter().any(|member| alive(&member) || *member == self.me);
+        if !someone_holds && !a_member_lives {
+            actions.push(HandoffAction::Lost);
+        }
         let list = if old.has_members(&self.target) {
             old.clone()
         } else {
@@ -342,10 +345,9 @@ impl Handoff {
     ) {
         match (&mut self.phase, answer) {
             (Phase::Survey { unanswered, reports }, Answer::Listed(listed)) => {
-                if take(unanswered, &from) {
-                    reports.push((from, listed));
-                    self.decide(mine, now, actions);
-                }
+                take(unanswered, &from);
+                reports.push((from, listed));
+                self.decide(mine, now, actions);
             }
             (Phase::Adopt { list, unanswered }, Answer::Listed(listed)) => {
                 let adopted = listed.list.as_ref().map(|list| list.reference());
@@ -369,10 +371,21 @@ impl Handoff {
                     self.merge_from(list, at, actions);
                 }
             }
-            // The giver serves a newer list, which has a handoff of its own.
-            (Phase::Receipts { unanswered, .. }, Answer::OtherList { .. }) => {
-                take(unanswered, &from);
-                self.finish_if_told(actions);
+            (Phase::Receipts { list, unanswered }, Answer::OtherList { list: theirs }) => {
+                let (ours, theirs) = (list.reference(), theirs.map(|list| list.reference()));
+                if theirs > Some(ours) {
+                    // Which has a handoff of its own.
+                    take(unanswered, &from);
+                    self.finish_if_told(actions);
+                } else if let Some(giver) = self.sources.iter().find(|source| source.replica == from) {
+                    // It has not heard of the list yet.
+                    let receipt = Request::Receipt { list: ours, covers: giver.merged_to };
+                    actions.push(HandoffAction::Ask {
+                        to: from,
+                        request: Request::Adopt { list: list.clone() },
+                    });
+                    actions.push(HandoffAction::Ask { to: from, request: receipt });
+                }
             }
             _ => {}
         }
@@ -407,4 +420,102 @@ fn take(members: &mut Vec<Identity>, member: &Identity) -> bool {
     let before = members.len();
     members.retain(|other| other != member);
     members.len() < before
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::replication::tests::{list, node};
+
+    const NOW: Instant = Instant::from_nanos(1);
+
+    fn listed(list: Option<Arc<List>>, synced: bool) -> Answer {
+        Answer::Listed(Listed { list, synced, holds: synced })
+    }
+
+    /// Node 3 comes in for node 0, while nodes 1 and 2 stay; it has asked all of them for their list.
+    struct Newcomer {
+        handoff: Handoff,
+        actions: Vec<HandoffAction>,
+    }
+
+    impl Newcomer {
+        fn surveying(others: &[u64]) -> Self {
+            let mut actions = Vec::new();
+            let others = others.iter().map(|other| node(*other)).collect();
+            let target = vec![node(1), node(2), node(3)];
+            let mine = Mine { listed: nothing(), is_dead: &|_| false };
+            let handoff = Handoff::change(node(3), target, others, &mine, NOW, &mut actions);
+            Self { handoff, actions }
+        }
+
+        fn answer(&mut self, from: u64, answer: Answer) -> &[HandoffAction] {
+            let mine = Mine { listed: nothing(), is_dead: &|_| false };
+            self.actions.clear();
+            self.handoff.answered(node(from), answer, &mine, NOW, &mut self.actions);
+            &self.actions
+        }
+    }
+
+    fn nothing() -> Listed {
+        Listed { list: None, synced: false, holds: false }
+    }
+
+    fn chunk(sequence: u64) -> Answer {
+        Answer::Chunk(Chunk { entries: Vec::new(), next: None, sequence })
+    }
+
+    #[test]
+    fn a_newcomer_surveys_copies_adopts_merges_and_relieves_the_giver() {
+        let mut newcomer = Newcomer::surveying(&[0, 1, 2]);
+        assert_eq!(newcomer.actions.len(), 3);
+        let old = list(4, 0..3);
+        for from in [0, 1] {
+            assert_eq!(newcomer.answer(from, listed(Some(old.clone()), true)), []);
+        }
+        let copy = HandoffAction::Fetch { to: node(0), after: None, since: 0 };
+        assert_eq!(newcomer.answer(2, listed(Some(old), true)), [copy]);
+
+        let new = list(5, 1..4);
+        let actions = newcomer.answer(0, chunk(7));
+        assert_eq!(actions[1], HandoffAction::Adopt(new.clone()));
+        assert_eq!(actions.len(), 5, "old and new replicas are told: {actions:?}");
+        for from in [0, 1] {
+            assert_eq!(newcomer.answer(from, listed(Some(new.clone()), false)), []);
+        }
+        let delta = HandoffAction::Fetch { to: node(0), after: None, since: 7 };
+        assert_eq!(newcomer.answer(2, listed(Some(new.clone()), false)), [delta]);
+        assert!(matches!(newcomer.answer(0, chunk(9)), [_, HandoffAction::Fetch { since: 0, .. }]));
+        assert!(matches!(newcomer.answer(1, chunk(3)), [_, HandoffAction::Fetch { since: 0, .. }]));
+        let receipt = Request::Receipt { list: new.reference(), covers: 9 };
+        assert_eq!(
+            newcomer.answer(2, chunk(3))[1..],
+            [
+                HandoffAction::Synced(new.clone()),
+                HandoffAction::Ask { to: node(0), request: receipt.clone() }
+            ]
+        );
+        // The giver has not heard of the list: it is told, and asked again.
+        let behind = Answer::OtherList { list: Some(list(4, 0..3)) };
+        assert_eq!(
+            newcomer.answer(0, behind),
+            [
+                HandoffAction::Ask { to: node(0), request: Request::Adopt { list: new } },
+                HandoffAction::Ask { to: node(0), request: receipt }
+            ]
+        );
+        assert_eq!(newcomer.answer(0, Answer::Received { covered: true }), [HandoffAction::Finished]);
+    }
+
+    /// Found by the simulator (seed 0): five nodes started at once. One of them had not heard of a fifth
+    /// that was already in the partition's list, took it for dead, and brought about a list without it.
+    /// Nobody told the fifth, which went on serving the old list for ever.
+    #[test]
+    fn a_list_with_a_member_never_heard_of_is_not_replaced() {
+        let mut newcomer = Newcomer::surveying(&[0, 1]);
+        let old = list(4, 0..3);
+        newcomer.answer(0, listed(Some(old.clone()), true));
+        assert_eq!(newcomer.answer(1, listed(Some(old), true)), []);
+        assert_eq!(newcomer.handoff.wake(), Some(NOW + BACKOFF), "it surveys again when it knows more");
+    }
 }

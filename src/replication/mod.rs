@@ -58,3 +58,20 @@ impl<T> Asked<T> {
         self.retry_at().is_some_and(|at| at <= now)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::ops::Range;
+    use std::sync::Arc;
+
+    use crate::placement::List;
+    use crate::types::{Boot, Identity, NodeHash};
+
+    pub(super) fn node(number: u64) -> Identity {
+        Identity { node: NodeHash(number), boot: Boot(1), returns: 0, addr: ([127, 0, 0, 1], 1).into() }
+    }
+
+    pub(super) fn list(number: u64, members: Range<u64>) -> Arc<List> {
+        List::new(number, members.map(node))
+    }
+}

@@ -50,7 +50,10 @@ pub(crate) struct Read {
 
 #[derive(Debug, PartialEq)]
 pub(crate) enum ReadAction {
-    Ask { to: Identity, request: Request },
+    Ask {
+        to: Identity,
+        request: Request,
+    },
     /// The answer: the newest state, if there is one. The read is over.
     Done(Option<Arc<Entry>>),
 }
@@ -67,10 +70,6 @@ impl Read {
             hedge_at: None,
             writing_back: None,
         }
-    }
-
-    pub(crate) fn key(&self) -> &[u8] {
-        &self.key
     }
 
     /// Counts in `list` from now on, starting anew. `order` is all of its members, best first.
@@ -208,8 +207,11 @@ impl Read {
     /// The connection to `from` failed, or it serves another list.
     pub(crate) fn lost(&mut self, from: Identity, now: Now, actions: &mut Vec<ReadAction>) {
         let at = now.instant + RETRY_AFTER;
-        if let Some(asked) =
-            self.writing_back.iter_mut().flatten().find(|asked| asked.replica == from && asked.answer().is_none())
+        if let Some(asked) = self
+            .writing_back
+            .iter_mut()
+            .flatten()
+            .find(|asked| asked.replica == from && asked.answer().is_none())
         {
             asked.state = AskState::RetryAt(at);
         }
@@ -293,5 +295,115 @@ impl Read {
 
     fn is_strong(&self) -> bool {
         self.rules.needed >= 2
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::{Version, WallTime};
+    use crate::entry::Content;
+    use crate::replication::tests::{list, node};
+    use crate::types::KeyHash;
+
+    const NOW: Now = Now { instant: Instant::from_nanos(1), wall: WallTime::from_micros(1) };
+
+    fn entry(version: u64, value: Option<&str>) -> Arc<Entry> {
+        Arc::new(Entry {
+            hash: KeyHash(1),
+            version: Version(version),
+            expires_at_ms: None,
+            key: b"key".as_slice().into(),
+            content: value.map_or(Content::Tombstone, |value| Content::Value(value.as_bytes().into())),
+        })
+    }
+
+    /// A read in a list of three, and whom it asked.
+    fn asked(needed: usize) -> (Read, Vec<Identity>) {
+        let mut read =
+            Read::new(b"key".as_slice().into(), Rules { needed, write_quorum: 2, confirmations: 1 });
+        let mut actions = Vec::new();
+        let list = list(1, 0..3);
+        read.enter(list.clone(), list.members().to_vec(), |_| true, NOW, &mut actions);
+        (read, whom(&actions))
+    }
+
+    fn whom(actions: &[ReadAction]) -> Vec<Identity> {
+        let asked = actions.iter().map(|action| match action {
+            ReadAction::Ask { to, .. } => *to,
+            ReadAction::Done(_) => panic!("it is done: {actions:?}"),
+        });
+        asked.collect()
+    }
+
+    fn found(read: &mut Read, from: u64, entry: Option<Arc<Entry>>, synced: bool) -> Vec<ReadAction> {
+        let found = entry.map_or(Found::Absent, Found::Entry);
+        let mut actions = Vec::new();
+        read.answered(node(from), Answer::Found { found, synced }, NOW, &mut actions);
+        actions
+    }
+
+    #[test]
+    fn one_synced_replica_answers_a_hit() {
+        let (mut read, asked) = asked(1);
+        assert_eq!(asked, [node(0)]);
+        let value = entry(1, Some("v"));
+        assert_eq!(found(&mut read, 0, Some(value.clone()), true), [ReadAction::Done(Some(value))]);
+    }
+
+    #[test]
+    fn a_miss_and_a_tombstone_are_confirmed_by_f_further_replicas() {
+        for first in [None, Some(entry(5, None))] {
+            let (mut read, _) = asked(1);
+            assert_eq!(whom(&found(&mut read, 0, first.clone(), true)), [node(1)]);
+            assert_eq!(found(&mut read, 1, first.clone(), true), [ReadAction::Done(first)]);
+        }
+    }
+
+    #[test]
+    fn a_newer_state_found_while_confirming_heals_the_replica_that_missed_it() {
+        let (mut read, _) = asked(1);
+        found(&mut read, 0, None, true);
+        let value = entry(5, Some("v"));
+        let actions = found(&mut read, 1, Some(value.clone()), true);
+        assert!(
+            matches!(&actions[0], ReadAction::Ask { to, request: Request::Write { .. } } if *to == node(0))
+        );
+        assert_eq!(actions[1..], [ReadAction::Done(Some(value))]);
+    }
+
+    #[test]
+    fn a_pending_replica_is_not_believed() {
+        let (mut read, _) = asked(1);
+        assert_eq!(whom(&found(&mut read, 0, None, false)), [node(1)]);
+        assert_eq!(whom(&found(&mut read, 1, None, true)), [node(2)]);
+        assert_eq!(found(&mut read, 2, None, true), [ReadAction::Done(None)]);
+    }
+
+    #[test]
+    fn a_slow_replica_is_hedged_and_a_lost_one_replaced_at_once() {
+        let (mut read, _) = asked(1);
+        let later = Now { instant: NOW.instant + HEDGE_AFTER, ..NOW };
+        let mut actions = Vec::new();
+        read.ask_due(later, &mut actions);
+        assert_eq!(whom(&actions), [node(1)]);
+        actions.clear();
+        read.lost(node(1), later, &mut actions);
+        assert_eq!(whom(&actions), [node(2)]);
+    }
+
+    #[test]
+    fn a_strong_read_returns_the_newest_once_w_replicas_hold_it() {
+        let (mut read, asked) = asked(2);
+        assert_eq!(asked.len(), 3);
+        assert_eq!(found(&mut read, 0, Some(entry(1, Some("old"))), true), []);
+        let newest = entry(2, Some("new"));
+        let actions = found(&mut read, 1, Some(newest.clone()), true);
+        assert_eq!(whom(&actions), [node(0), node(2)], "only one holds it: it is written back");
+        let mut actions = Vec::new();
+        read.answered(node(2), Answer::Written { superseded_by: None, synced: false }, NOW, &mut actions);
+        assert_eq!(actions, [], "a pending replica does not count");
+        read.answered(node(0), Answer::Written { superseded_by: None, synced: true }, NOW, &mut actions);
+        assert_eq!(actions, [ReadAction::Done(Some(newest))]);
     }
 }

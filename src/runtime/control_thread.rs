@@ -36,7 +36,6 @@ pub(crate) enum ToControl {
     Progress {
         core: usize,
         generation: u64,
-        pending: usize,
         giving: usize,
     },
     DataLost {
@@ -199,13 +198,13 @@ impl Turn {
     fn take_messages(&mut self, now: Instant) {
         while let Ok(message) = self.thread.messages.try_recv() {
             let event = match message {
-                ToControl::Progress { core, generation, pending, giving } => {
+                ToControl::Progress { core, generation, giving } => {
                     self.thread.shared.update(|state| {
                         if let Some(held) = state.giving.get_mut(core) {
                             *held = giving;
                         }
                     });
-                    ControlEvent::Progress { core, generation, pending, giving }
+                    ControlEvent::Progress { core, generation, giving }
                 }
                 ToControl::DataLost { partitions } => ControlEvent::DataLost { partitions },
                 ToControl::Leave => ControlEvent::Leave,

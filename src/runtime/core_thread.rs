@@ -273,9 +273,9 @@ impl Turn {
                     }
                 }
                 Action::Violation { via, why } => self.close_accepted(ConnectionId::from_number(via), why),
-                Action::Progress { generation, pending, giving } => {
+                Action::Progress { generation, giving, .. } => {
                     let core = usize::from(self.thread.core.0);
-                    let progress = ToControl::Progress { core, generation, pending, giving };
+                    let progress = ToControl::Progress { core, generation, giving };
                     self.unreported.progress = Some(progress);
                 }
                 Action::DataLost { partition } => {

@@ -191,7 +191,6 @@ impl Runtime {
             identity,
             local: local(settings),
             seeds: settings.seeds.clone(),
-            read_quorum: settings.read_quorum,
             probe_period: settings.probe_period,
             suspicion_timeout: settings.suspicion_timeout,
             seed: random(),

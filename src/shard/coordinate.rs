@@ -221,14 +221,7 @@ impl<C> Shard<C> {
     }
 
     /// Lets an op count in `list`, forgetting what it asked before.
-    fn enter(
-        &mut self,
-        now: Now,
-        id: OpId,
-        mut op: Op<C>,
-        list: Arc<List>,
-        actions: &mut Vec<Action<C>>,
-    ) {
+    fn enter(&mut self, now: Now, id: OpId, mut op: Op<C>, list: Arc<List>, actions: &mut Vec<Action<C>>) {
         self.forget_requests(&mut op);
         op.list = Some(list.clone());
         let placement = self.placement.clone();
@@ -353,7 +346,13 @@ impl<C> Shard<C> {
     }
 
     /// The partition has a new list: its calls count in that from now on.
-    pub(super) fn ops_relisted(&mut self, now: Now, list: &Arc<List>, partition: Partition, actions: &mut Vec<Action<C>>) {
+    pub(super) fn ops_relisted(
+        &mut self,
+        now: Now,
+        list: &Arc<List>,
+        partition: Partition,
+        actions: &mut Vec<Action<C>>,
+    ) {
         let of_partition = (partition, OpId(0))..=(partition, OpId(u64::MAX));
         let ids: Vec<OpId> = self.ops_of.range(of_partition).map(|&(_, id)| id).collect();
         for id in ids {
@@ -538,7 +537,8 @@ impl<C> Shard<C> {
         }
         op.locate_at = now.instant + LOCATE_PERIOD;
         let target = self.target(op.partition);
-        let is_known = op.list.as_ref().is_some_and(|list| list.contains(&self.me) || list.has_members(&target));
+        let is_known =
+            op.list.as_ref().is_some_and(|list| list.contains(&self.me) || list.has_members(&target));
         if is_known || self.stage == Stage::Forming {
             return;
         }
@@ -553,7 +553,9 @@ impl<C> Shard<C> {
     pub(super) fn stop(&mut self, actions: &mut Vec<Action<C>>) {
         for (_, mut op) in std::mem::take(&mut self.ops) {
             let outcome = match &op.machine {
-                Machine::Write(write) if write.may_have_happened() => Outcome::Written(Err(write_error(write))),
+                Machine::Write(write) if write.may_have_happened() => {
+                    Outcome::Written(Err(write_error(write)))
+                }
                 Machine::Write(_) => Outcome::Written(Err(NotApplied::ShutDown.into())),
                 Machine::Read(_) => Outcome::Read(Err(ReadError::ShutDown)),
             };
@@ -580,9 +582,8 @@ impl<C> Shard<C> {
     fn keys(&self, now: Now, call: &KeysCall) -> Listing {
         let Cursor { partition, after } = call.from;
         let part = self.store.part(partition, after, 0, KEYS_STEP_BYTES);
-        let wanted = |entry: &&Arc<Entry>| {
-            entry.key.starts_with(&call.prefix) && entry.live_value(now.wall).is_some()
-        };
+        let wanted =
+            |entry: &&Arc<Entry>| entry.key.starts_with(&call.prefix) && entry.live_value(now.wall).is_some();
         let keys = part.entries.iter().filter(wanted).map(|entry| entry.key.clone()).collect();
         let next = match part.next {
             Some(after) => Some(Cursor { partition, after: Some(after) }),

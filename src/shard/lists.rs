@@ -160,7 +160,8 @@ impl<C> Shard<C> {
         self.ops_relisted(now, &list, partition, actions);
         if stays && let Some(old) = old {
             let placement = self.placement.clone();
-            let others = old.members().iter().filter(|m| **m != me && placement.is_alive(m)).copied().collect();
+            let others =
+                old.members().iter().filter(|m| **m != me && placement.is_alive(m)).copied().collect();
             self.merge_from(now, partition, list, others, actions);
         }
         self.review(partition);
@@ -218,7 +219,11 @@ impl<C> Shard<C> {
         if !target.contains(&self.me) {
             // Not for long in the list, but until then it should count.
             let list = replica.list.as_ref().filter(|_| replica.standing == Standing::Pending)?;
-            return list.members().iter().all(|m| self.placement.is_alive(m)).then(|| list.members().to_vec());
+            return list
+                .members()
+                .iter()
+                .all(|m| self.placement.is_alive(m))
+                .then(|| list.members().to_vec());
         }
         if replica.standing != Standing::Synced {
             return Some(target);
@@ -495,8 +500,8 @@ impl<C> Shard<C> {
             _ => Progress::Done,
         };
         let old = std::mem::replace(&mut self.replica_mut(partition).progress, progress);
-        self.pending = self.pending + usize::from(progress == Progress::Pending)
-            - usize::from(old == Progress::Pending);
+        self.pending =
+            self.pending + usize::from(progress == Progress::Pending) - usize::from(old == Progress::Pending);
         self.giving =
             self.giving + usize::from(progress == Progress::Giving) - usize::from(old == Progress::Giving);
     }

@@ -52,17 +52,37 @@ pub(crate) struct ShardConfig {
 
 /// What a shard is told. `C` stands for whoever made a call, opaque to the shard.
 pub(crate) enum Event<C> {
-    Call { call: Call, caller: C },
+    Call {
+        call: Call,
+        caller: C,
+    },
     /// A peer's core asks, over the accepted connection `via`.
-    Request { via: u64, from: Identity, partition: Partition, request_id: u64, request: Request },
+    Request {
+        via: u64,
+        from: Identity,
+        partition: Partition,
+        request_id: u64,
+        request: Request,
+    },
     /// A peer's core answers what this shard asked.
-    Answer { request_id: u64, answer: Answer },
+    Answer {
+        request_id: u64,
+        answer: Answer,
+    },
     /// The connection to this life of a node failed: what was asked over it stays unanswered.
-    Lost { node: NodeHash, boot: Boot },
+    Lost {
+        node: NodeHash,
+        boot: Boot,
+    },
     /// The members changed.
-    Placement { placement: Arc<Placement>, stage: Stage },
+    Placement {
+        placement: Arc<Placement>,
+        stage: Stage,
+    },
     /// This node was declared dead while it lived, and is back under this identity.
-    Returned { me: Identity },
+    Returned {
+        me: Identity,
+    },
     /// The engine stops: every call gets its answer now.
     Stop,
 }
@@ -81,16 +101,40 @@ pub(crate) enum Stage {
 /// What a shard wants done.
 #[derive(Debug)]
 pub(crate) enum Action<C> {
-    Ask { to: Identity, core: CoreId, partition: Partition, request_id: u64, request: Request },
-    Answer { via: u64, partition: Partition, request_id: u64, answer: Answer },
+    Ask {
+        to: Identity,
+        core: CoreId,
+        partition: Partition,
+        request_id: u64,
+        request: Request,
+    },
+    Answer {
+        via: u64,
+        partition: Partition,
+        request_id: u64,
+        answer: Answer,
+    },
     /// The peer broke the protocol: close its connection.
-    Violation { via: u64, why: &'static str },
-    Reply { caller: C, outcome: Outcome },
+    Violation {
+        via: u64,
+        why: &'static str,
+    },
+    Reply {
+        caller: C,
+        outcome: Outcome,
+    },
     /// Under the placement of this generation: how many partitions this shard should hold and does not
     /// yet, and how many it holds and must give.
-    Progress { generation: u64, pending: usize, giving: usize },
+    #[cfg_attr(not(feature = "sim"), expect(dead_code, reason = "only the simulator looks at `pending`"))]
+    Progress {
+        generation: u64,
+        pending: usize,
+        giving: usize,
+    },
     /// Every replica of the partition died before it could be copied.
-    DataLost { partition: Partition },
+    DataLost {
+        partition: Partition,
+    },
 }
 
 pub(crate) struct Shard<C> {

@@ -183,6 +183,18 @@ impl SimCluster {
         self.break_connections(node);
     }
 
+    /// Stops a node for `time`, as a long pause of its process would: it handles nothing, then everything
+    /// that came meanwhile.
+    pub fn pause_node(&mut self, node: usize, time: Duration) {
+        self.note(|| format!("pause n{node} for {time:?}"));
+        self.nodes[node].paused_until = Some(self.now + time);
+    }
+
+    /// Whether the node is stopped by [`pause_node`](Self::pause_node).
+    pub fn is_paused(&self, node: usize) -> bool {
+        self.nodes[node].paused_until.is_some_and(|until| until > self.now)
+    }
+
     /// Asks a node to hand over its data and go; [`is_running`](Self::is_running) tells when it has.
     pub fn leave(&mut self, node: usize) {
         self.note(|| format!("leave n{node}"));
@@ -276,7 +288,11 @@ impl SimCluster {
         let states = |observer: &Node| {
             observer.sees(node).is_none_or(|s| matches!(s, MemberState::Dead | MemberState::Left))
         };
-        self.nodes.iter().enumerate().filter(|(n, it)| *n != node && it.is_running()).all(|(_, it)| states(it))
+        self.nodes
+            .iter()
+            .enumerate()
+            .filter(|(n, it)| *n != node && it.is_running())
+            .all(|(_, it)| states(it))
     }
 
     /// Each node in a line: what it sees and what it still has to fetch and to give.

@@ -41,16 +41,52 @@ pub(super) struct Connection {
 
 /// What is scheduled.
 pub(super) enum Event {
-    Wake { node: usize, life: u32, at: Instant },
-    Datagram { to: SocketAddr, from: SocketAddr, bytes: Vec<u8> },
-    Dial { key: ConnectionKey, id: u64 },
-    Welcomed { key: ConnectionKey, id: u64, bytes: Encoded },
-    ToAcceptor { key: ConnectionKey, id: u64, bytes: Encoded },
-    ToOpener { key: ConnectionKey, id: u64, bytes: Encoded },
-    Broken { key: ConnectionKey, id: u64, end: LinkEnd },
+    Wake {
+        node: usize,
+        life: u32,
+        at: Instant,
+    },
+    Datagram {
+        to: SocketAddr,
+        from: SocketAddr,
+        bytes: Vec<u8>,
+    },
+    Dial {
+        key: ConnectionKey,
+        id: u64,
+    },
+    Welcomed {
+        key: ConnectionKey,
+        id: u64,
+        bytes: Encoded,
+    },
+    ToAcceptor {
+        key: ConnectionKey,
+        id: u64,
+        bytes: Encoded,
+    },
+    ToOpener {
+        key: ConnectionKey,
+        id: u64,
+        bytes: Encoded,
+    },
+    Broken {
+        key: ConnectionKey,
+        id: u64,
+        end: LinkEnd,
+    },
     /// The control thread's word to a core, and a core's to the control thread.
-    Order { node: usize, life: u32, core: CoreId, event: Box<ShardEvent<super::CallId>> },
-    Report { node: usize, life: u32, event: ControlEvent },
+    Order {
+        node: usize,
+        life: u32,
+        core: CoreId,
+        event: Box<ShardEvent<super::CallId>>,
+    },
+    Report {
+        node: usize,
+        life: u32,
+        event: ControlEvent,
+    },
 }
 
 impl fmt::Debug for Event {
@@ -145,7 +181,9 @@ impl SimCluster {
                     Frame { partition: Partition::default(), request_id, message: Message::Control(message) };
                 self.send_frame(control_key(number, link), &frame);
             }
-            ControlAction::Welcome { via, welcome, peer } => self.welcome(via, Message::Welcome(welcome), Some(peer)),
+            ControlAction::Welcome { via, welcome, peer } => {
+                self.welcome(via, Message::Welcome(welcome), Some(peer))
+            }
             ControlAction::Refuse { via, refusal } => self.welcome(via, Message::Refused(refusal), None),
             ControlAction::Answer { via, request_id, message } => {
                 let message = Message::Control(message);
@@ -211,7 +249,7 @@ impl SimCluster {
                 if let Some(running) = self.nodes[number].running() {
                     running.set_progress(core, pending, giving);
                 }
-                let event = ControlEvent::Progress { core: Self::index(core), generation, pending, giving };
+                let event = ControlEvent::Progress { core: Self::index(core), generation, giving };
                 self.schedule(HOP, Event::Report { node: number, life, event });
             }
             Action::DataLost { .. } => {
@@ -223,7 +261,26 @@ impl SimCluster {
         }
     }
 
+    /// The node that an event happens at.
+    fn place_of(&self, event: &Event) -> Option<usize> {
+        match event {
+            Event::Wake { node, .. } | Event::Order { node, .. } | Event::Report { node, .. } => Some(*node),
+            Event::Datagram { to, .. } => self.node_at(*to),
+            Event::Dial { key, .. } => self.node_at(key.addr),
+            Event::ToAcceptor { key, .. } => self.connections.get(key)?.acceptor.map(|(node, _)| node),
+            Event::Welcomed { key, .. } | Event::ToOpener { key, .. } | Event::Broken { key, .. } => {
+                Some(key.opener)
+            }
+        }
+    }
+
     pub(super) fn handle(&mut self, event: Event) {
+        if let Some(node) = self.place_of(&event)
+            && let Some(until) = self.nodes[node].paused_until
+            && until > self.now
+        {
+            return self.schedule(until.since(self.now), event);
+        }
         match event {
             Event::Wake { node, life, at } => {
                 // One that an earlier wake-up superseded is not the one that is waited for.
@@ -416,12 +473,16 @@ impl SimCluster {
     }
 
     fn at_acceptor(&mut self, key: ConnectionKey, id: u64, bytes: &[u8]) {
-        let Some(connection) = self.connections.get(&key).filter(|_| self.is_current(&key, id)) else { return };
+        let Some(connection) = self.connections.get(&key).filter(|_| self.is_current(&key, id)) else {
+            return;
+        };
         let (Some((acceptor, life)), Some(peer)) = (connection.acceptor, connection.peer) else { return };
         if self.nodes[acceptor].life != life {
             return;
         }
-        let Some(Frame { partition, request_id, message }) = decode(&mut self.received, bytes) else { return };
+        let Some(Frame { partition, request_id, message }) = decode(&mut self.received, bytes) else {
+            return;
+        };
         match (message, key.to) {
             (Message::Request(request), Channel::Core(core)) => {
                 let now = self.now_of(acceptor);

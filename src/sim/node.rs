@@ -3,10 +3,10 @@
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::{CallId, SimOptions};
 use crate::clock::{Instant, Now, WallTime};
+use crate::config::{DEFAULT_PROBE_PERIOD, DEFAULT_SUSPICION_TIMEOUT};
 use crate::control::{Control, ControlAction, ControlConfig, ControlEvent};
 use crate::events::{MemberInfo, MemberState};
 use crate::shard::{Action, Call, Event, Shard, ShardConfig};
@@ -35,6 +35,7 @@ pub(super) struct Node {
     running: Option<Running>,
     /// When it is to be woken; an earlier wake-up supersedes it.
     pub(super) wake_at: Option<Instant>,
+    pub(super) paused_until: Option<Instant>,
 }
 
 pub(super) struct Running {
@@ -52,7 +53,7 @@ pub(super) struct Running {
 
 impl Node {
     pub(super) fn new(number: usize, epoch_micros: u64) -> Self {
-        Self { number, epoch_micros, life: 0, running: None, wake_at: None }
+        Self { number, epoch_micros, life: 0, running: None, wake_at: None, paused_until: None }
     }
 
     pub(super) fn wall(&self, now: Instant) -> WallTime {
@@ -70,6 +71,7 @@ impl Node {
     pub(super) fn start(&mut self, options: &SimOptions, nodes: usize, now: Now, seed: u64) {
         self.life += 1;
         self.wake_at = None;
+        self.paused_until = None;
         let identity = Identity {
             node: NodeHash::of(cluster(), &name(self.number)),
             boot: Boot(now.wall.millis()),
@@ -88,9 +90,8 @@ impl Node {
             identity,
             local: local.clone(),
             seeds: (0..nodes).map(address).collect(),
-            read_quorum: options.read_quorum,
-            probe_period: Duration::from_millis(200),
-            suspicion_timeout: Duration::from_millis(400),
+            probe_period: DEFAULT_PROBE_PERIOD,
+            suspicion_timeout: DEFAULT_SUSPICION_TIMEOUT,
             seed,
         });
         let mut control_actions = Vec::new();

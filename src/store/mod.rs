@@ -258,6 +258,7 @@ fn cost(entry: &Entry) -> usize {
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_types, reason = "the model is looked up, never walked in order")]
 mod tests {
     use std::collections::HashMap;
 

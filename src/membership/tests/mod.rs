@@ -5,6 +5,7 @@ mod net;
 
 use self::net::{Net, SEND_TIME, addr, config, first_life};
 use super::*;
+use crate::config::DEFAULT_PROBE_PERIOD;
 use crate::membership::codec::WireError;
 use crate::types::Boot;
 
@@ -178,7 +179,7 @@ fn declaring_a_member_dead_spreads() {
     let mut net = Net::joined(5, 8);
     net.cut_off.insert(addr(5));
     net.act(1, |membership, now, actions| membership.declare_dead(now, first_life(5), actions));
-    net.run(PROBE_PERIOD);
+    net.run(DEFAULT_PROBE_PERIOD);
     net.assert_state(&[1, 2, 3, 4], first_life(5), State::Dead);
 }
 

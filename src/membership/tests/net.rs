@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use crate::clock::Instant;
+use crate::config::{DEFAULT_PROBE_PERIOD, DEFAULT_SUSPICION_TIMEOUT};
 use crate::membership::*;
 use crate::types::{Boot, ClusterHash, Identity, NodeHash};
 
@@ -22,8 +23,8 @@ pub(super) fn config(identity: Identity, seed: u64) -> MembershipConfig {
     MembershipConfig {
         cluster: ClusterHash::of("test"),
         identity,
-        probe_period: PROBE_PERIOD,
-        suspicion_timeout: SUSPICION_TIMEOUT,
+        probe_period: DEFAULT_PROBE_PERIOD,
+        suspicion_timeout: DEFAULT_SUSPICION_TIMEOUT,
         seed: seed ^ identity.node.0,
     }
 }

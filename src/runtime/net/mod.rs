@@ -171,7 +171,6 @@ struct Link {
     deadline: Option<Instant>,
 }
 
-#[derive(Debug)]
 enum Stage {
     /// We opened it.
     Outgoing(Outgoing),
@@ -185,7 +184,20 @@ enum Stage {
     Refusing { finished: bool },
 }
 
-#[derive(Debug)]
+/// For the log: what a link was, without what it carried.
+impl fmt::Display for Stage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Outgoing(Outgoing { target, step, .. }) => {
+                write!(f, "the connection to {:?} ({step:?})", target.channel)
+            }
+            Self::Stranger | Self::Greeted => f.write_str("a connection that had not shaken hands"),
+            Self::Serving { .. } => f.write_str("an accepted connection"),
+            Self::Refusing { .. } => f.write_str("a refused connection"),
+        }
+    }
+}
+
 struct Outgoing {
     target: Target,
     step: Step,
@@ -373,7 +385,7 @@ impl Net {
     /// Ends a link and reports it to whoever knows of it.
     fn end(&mut self, id: u64, kind: io::ErrorKind, events: &mut Vec<NetEvent>) {
         let Some(link) = self.remove(id) else { return };
-        log::debug!("the connection with {} ended in {:?}: {kind}", link.connection.peer(), link.stage);
+        log::debug!("{} with {} ended: {kind}", link.stage, link.connection.peer());
         match link.stage {
             Stage::Outgoing(Outgoing { target, step, .. }) => {
                 events.push(NetEvent::Lost { target, cause: outgoing::cause(step, kind) });

@@ -1,0 +1,171 @@
+//! Links: the connections between control threads, one each way for as long as both live.
+//!
+//! The end of a link is the first sign of a crash. That alone kills nobody: the link is dialled again, and
+//! only where nobody listens any more, and the member's own port answers no ping, is it declared dead.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use super::{Actions, Control, ControlAction, Link, LinkEnd};
+use crate::clock::Instant;
+use crate::events::Event;
+use crate::types::Identity;
+use crate::wire::message::{ControlMessage, Hello, Origin, Refusal, RefusalReason};
+
+/// A link that failed is dialled again after this.
+const LINK_BACKOFF: Duration = Duration::from_millis(250);
+
+/// A member where nobody listens gets this many pings, this far apart, and as long again to answer.
+const PINGS: u32 = 3;
+const PING_PERIOD: Duration = Duration::from_millis(20);
+
+#[derive(Clone, Debug)]
+pub(super) struct MemberLink {
+    pub(super) identity: Identity,
+    pub(super) state: LinkState,
+}
+
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub(super) enum LinkState {
+    Opening,
+    Up,
+    /// Dialled again at this time.
+    Down {
+        until: Instant,
+    },
+    /// Nobody listens there: pinged, and declared dead when no ping is answered.
+    Probing {
+        pings: u32,
+        next: Instant,
+    },
+}
+
+impl Control {
+    pub(super) fn open_link(&mut self, identity: Identity, actions: &mut Actions) {
+        let known = self.links.insert(identity.node, MemberLink { identity, state: LinkState::Opening });
+        match known {
+            // Only its `returns` changed: the connection stays.
+            Some(old) if member_link(&old.identity) == member_link(&identity) => {
+                self.links.insert(identity.node, MemberLink { identity, ..old });
+            }
+            Some(old) => {
+                actions.push(ControlAction::Close(member_link(&old.identity)));
+                actions.push(ControlAction::Open(member_link(&identity)));
+            }
+            None => actions.push(ControlAction::Open(member_link(&identity))),
+        }
+    }
+
+    pub(super) fn close_link(&mut self, identity: &Identity, actions: &mut Actions) {
+        if self.links.get(&identity.node).is_some_and(|link| link.identity == *identity) {
+            self.links.remove(&identity.node);
+            self.statuses.remove(&identity.node);
+            actions.push(ControlAction::Close(member_link(identity)));
+        }
+    }
+
+    pub(super) fn link_up(&mut self, now: Instant, link: Link, welcome: &Hello, actions: &mut Actions) {
+        self.note_details(welcome);
+        if link.expects.is_none() {
+            return self.seed_answered(now, link, welcome, actions);
+        }
+        if let Some(member) = self.links.values_mut().find(|member| member_link(&member.identity) == link) {
+            member.state = LinkState::Up;
+            if self.origin == Origin::Unborn {
+                let message = ControlMessage::Status(self.status());
+                actions.push(ControlAction::Ask { link, message });
+            }
+        }
+    }
+
+    pub(super) fn link_down(&mut self, now: Instant, link: Link, end: LinkEnd, actions: &mut Actions) {
+        if let LinkEnd::Refused(refusal) = &end {
+            self.refused(link.addr, refusal, actions);
+        }
+        if link.expects.is_none() {
+            return self.seed_failed(now, link.addr);
+        }
+        let Some(member) = self.links.values_mut().find(|member| member_link(&member.identity) == link)
+        else {
+            return;
+        };
+        let is_gone = match &end {
+            LinkEnd::ConnectRefused => true,
+            LinkEnd::Refused(refusal) => refusal.reason == RefusalReason::NotMe,
+            LinkEnd::Ended | LinkEnd::Unreachable => false,
+        };
+        if is_gone {
+            member.state = LinkState::Probing { pings: 0, next: now };
+            self.wake_links(now, actions);
+        } else if end == LinkEnd::Ended && member.state == LinkState::Up {
+            member.state = LinkState::Opening;
+            actions.push(ControlAction::Open(link));
+        } else {
+            member.state = LinkState::Down { until: now + LINK_BACKOFF };
+        }
+    }
+
+    pub(super) fn links_deadline(&self) -> Option<Instant> {
+        let due = self.links.values().filter_map(|link| match link.state {
+            LinkState::Down { until } => Some(until),
+            LinkState::Probing { next, .. } => Some(next),
+            LinkState::Opening | LinkState::Up => None,
+        });
+        due.min()
+    }
+
+    /// A member where nobody listened answered a ping: it lives.
+    pub(super) fn probe_answered(&mut self, now: Instant, identity: &Identity) {
+        if let Some(link) = self.links.get_mut(&identity.node)
+            && matches!(link.state, LinkState::Probing { .. })
+        {
+            link.state = LinkState::Down { until: now + LINK_BACKOFF };
+        }
+    }
+
+    pub(super) fn wake_links(&mut self, now: Instant, actions: &mut Actions) {
+        let mut to_ping = Vec::new();
+        let mut to_bury = Vec::new();
+        for link in self.links.values_mut() {
+            match &mut link.state {
+                LinkState::Down { until } if *until <= now => {
+                    link.state = LinkState::Opening;
+                    actions.push(ControlAction::Open(member_link(&link.identity)));
+                }
+                LinkState::Probing { pings, next } if *next <= now => {
+                    if *pings < PINGS {
+                        *pings += 1;
+                        *next = now + PING_PERIOD;
+                        to_ping.push(link.identity);
+                    } else {
+                        link.state = LinkState::Down { until: now + LINK_BACKOFF };
+                        to_bury.push(link.identity);
+                    }
+                }
+                _ => {}
+            }
+        }
+        for identity in to_ping {
+            self.swim(now, actions, |membership, todo| membership.ping(now, identity, todo));
+        }
+        for identity in to_bury {
+            self.swim(now, actions, |membership, todo| membership.declare_dead(now, identity, todo));
+        }
+    }
+
+    pub(super) fn refused(&mut self, address: SocketAddr, refusal: &Refusal, actions: &mut Actions) {
+        if matches!(refusal.reason, RefusalReason::NotMe | RefusalReason::Stopping) {
+            return;
+        }
+        let reason = refusal.text.clone();
+        if self.readiness.refused.as_ref() != Some(&reason) {
+            actions.push(ControlAction::Notify(Event::Refused { address, reason: reason.clone() }));
+            self.readiness.refused = Some(reason);
+            actions.push(ControlAction::Readiness(self.readiness.clone()));
+        }
+    }
+}
+
+pub(super) fn member_link(identity: &Identity) -> Link {
+    Link { addr: identity.addr, expects: Some((identity.node, identity.boot)) }
+}

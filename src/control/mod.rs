@@ -1,0 +1,477 @@
+//! [`Control`]: from membership to placement. What the control thread does, without the thread.
+//!
+//! It keeps a connection, a *link*, to every member's control thread; finds members through the seeds;
+//! turns what SWIM says into placements for the cores; and decides the one thing that must be agreed on
+//! before there is any data: that the cluster is new.
+//!
+//! [`links`] says how a crash is found, [`seeds`] how a cluster is, [`birth`] when lists are made, and
+//! [`publish`] what cores and app are told.
+
+mod birth;
+mod links;
+mod publish;
+mod seeds;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use self::links::{LinkState, MemberLink, member_link};
+pub(crate) use self::publish::Readiness;
+use self::publish::bury;
+use self::seeds::Seed;
+use crate::clock::Instant;
+use crate::events::{Event, MemberInfo};
+use crate::membership::{Change, DatagramError, Membership, MembershipAction, MembershipConfig};
+use crate::placement::{Gone, Placement};
+use crate::shard::Stage;
+use crate::types::{Boot, ClusterHash, Identity, NodeHash, NodeId};
+use crate::wire::handshake::Local;
+use crate::wire::message::{ControlMessage, Hello, Origin, Refusal, RefusalReason, Status};
+
+#[derive(Clone, Debug)]
+pub(crate) struct ControlConfig {
+    pub(crate) cluster: ClusterHash,
+    pub(crate) identity: Identity,
+    pub(crate) local: Local,
+    pub(crate) seeds: Vec<SocketAddr>,
+    pub(crate) probe_period: Duration,
+    pub(crate) suspicion_timeout: Duration,
+    /// Seeds the choices of whom to probe and gossip to.
+    pub(crate) seed: u64,
+}
+
+/// Whom a link goes to: a seed, known by its address alone, or a certain life of a node.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) struct Link {
+    pub(crate) addr: SocketAddr,
+    pub(crate) expects: Option<(NodeHash, Boot)>,
+}
+
+/// Why a link ended, or did not come about.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum LinkEnd {
+    /// Nobody listens there.
+    ConnectRefused,
+    Unreachable,
+    Refused(Refusal),
+    Ended,
+}
+
+/// What the control thread is told, datagrams aside.
+#[derive(Debug)]
+pub(crate) enum ControlEvent {
+    /// A link that this node opened was welcomed.
+    LinkUp {
+        link: Link,
+        welcome: Hello,
+    },
+    LinkDown {
+        link: Link,
+        end: LinkEnd,
+    },
+    /// An answer over a link.
+    Answer {
+        link: Link,
+        message: ControlMessage,
+    },
+    /// The first frame of an accepted connection.
+    Greeted {
+        via: u64,
+        hello: Hello,
+    },
+    /// A request over an accepted connection.
+    Request {
+        via: u64,
+        request_id: u64,
+        message: ControlMessage,
+    },
+    /// How many partitions a core has yet to give away, under the placement of this generation.
+    Progress {
+        core: usize,
+        generation: u64,
+        giving: usize,
+    },
+    /// Some of a core's partitions are gone for good.
+    DataLost {
+        partitions: usize,
+    },
+    /// Hand everything over, then [`ControlAction::Left`].
+    Leave,
+    /// Stopping without handing over: tell the others not to wait.
+    Stop,
+}
+
+#[derive(Debug)]
+pub(crate) enum ControlAction {
+    Datagram {
+        to: SocketAddr,
+        bytes: Vec<u8>,
+    },
+    Open(Link),
+    Close(Link),
+    Ask {
+        link: Link,
+        message: ControlMessage,
+    },
+    /// Accept the connection; where it is for a core, hand it over.
+    Welcome {
+        via: u64,
+        welcome: Hello,
+        peer: Identity,
+    },
+    Refuse {
+        via: u64,
+        refusal: Refusal,
+    },
+    Answer {
+        via: u64,
+        request_id: u64,
+        message: ControlMessage,
+    },
+    /// For every core.
+    Publish {
+        placement: Arc<Placement>,
+        stage: Stage,
+    },
+    /// For every core and connection: this node's identity is another one now.
+    Returned {
+        identity: Identity,
+    },
+    /// For the app.
+    Notify(Event),
+    Members(Vec<MemberInfo>),
+    Readiness(Readiness),
+    /// Everything was handed over, and the others know that this node is gone.
+    Left,
+}
+
+pub(crate) struct Control {
+    config: ControlConfig,
+    membership: Membership,
+    /// What nodes told of themselves when they shook hands.
+    details: BTreeMap<NodeHash, Details>,
+    links: BTreeMap<NodeHash, MemberLink>,
+    seeds: Vec<Seed>,
+    origin: Origin,
+    statuses: BTreeMap<NodeHash, (Identity, Status)>,
+    status_at: Instant,
+    placement: Arc<Placement>,
+    generation: u64,
+    gone: Gone,
+    stage: Stage,
+    leaving: Leaving,
+    progress: BTreeMap<usize, Progress>,
+    members: Vec<MemberInfo>,
+    readiness: Readiness,
+}
+
+#[derive(Clone, Debug)]
+struct Details {
+    boot: Boot,
+    id: NodeId,
+    cores: u16,
+}
+
+#[derive(Clone, Copy, PartialEq, Debug)]
+enum Leaving {
+    No,
+    /// Until every core has given everything away under a placement of this generation or later.
+    Since {
+        generation: u64,
+    },
+    Done,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Progress {
+    generation: u64,
+    giving: usize,
+}
+
+type Actions = Vec<ControlAction>;
+
+impl Control {
+    pub(crate) fn new(config: ControlConfig) -> Self {
+        let membership = Membership::new(MembershipConfig {
+            cluster: config.cluster,
+            identity: config.identity,
+            probe_period: config.probe_period,
+            suspicion_timeout: config.suspicion_timeout,
+            seed: config.seed,
+        });
+        Self {
+            membership,
+            details: BTreeMap::new(),
+            links: BTreeMap::new(),
+            seeds: config.seeds.iter().map(|&addr| Seed::new(addr, config.identity.addr)).collect(),
+            origin: Origin::Unborn,
+            statuses: BTreeMap::new(),
+            status_at: Instant::default(),
+            placement: Arc::new(Placement::new(Vec::new(), config.local.replicas.into(), 0, Gone::new())),
+            generation: 0,
+            gone: Gone::new(),
+            stage: Stage::Forming,
+            leaving: Leaving::No,
+            progress: BTreeMap::new(),
+            members: Vec::new(),
+            readiness: Readiness::default(),
+            config,
+        }
+    }
+
+    /// Publishes the first placement, of this node alone, and asks the seeds.
+    pub(crate) fn start(&mut self, now: Instant, actions: &mut Actions) {
+        self.settle(now, actions);
+        self.handle_timers(now, actions);
+    }
+
+    pub(crate) fn identity(&self) -> Identity {
+        self.membership.identity()
+    }
+
+    /// How far the cluster is with its first lists.
+    #[cfg(feature = "sim")]
+    pub(crate) fn stage(&self) -> Stage {
+        self.stage
+    }
+
+    pub(crate) fn handle_datagram(
+        &mut self,
+        now: Instant,
+        from: SocketAddr,
+        bytes: &[u8],
+        actions: &mut Actions,
+    ) -> Result<(), DatagramError> {
+        let mut todo = Vec::new();
+        let result = self.membership.handle_datagram(now, from, bytes, &mut todo);
+        self.perform(now, todo, actions);
+        self.settle(now, actions);
+        result
+    }
+
+    pub(crate) fn handle(&mut self, now: Instant, event: ControlEvent, actions: &mut Actions) {
+        match event {
+            ControlEvent::LinkUp { link, welcome } => self.link_up(now, link, &welcome, actions),
+            ControlEvent::LinkDown { link, end } => self.link_down(now, link, end, actions),
+            ControlEvent::Answer { link, message } => self.answered(now, link, message, actions),
+            ControlEvent::Greeted { via, hello } => self.greeted(via, hello, actions),
+            ControlEvent::Request { via, request_id, message } => {
+                self.requested(via, request_id, message, actions);
+            }
+            ControlEvent::Progress { core, generation, giving } => {
+                self.progress.insert(core, Progress { generation, giving });
+            }
+            ControlEvent::DataLost { partitions } => {
+                actions.push(ControlAction::Notify(Event::DataLost { partitions }));
+            }
+            ControlEvent::Leave => self.leave(now, actions),
+            ControlEvent::Stop => {
+                self.swim(now, actions, |membership, todo| membership.announce_dead(now, todo));
+            }
+        }
+        self.settle(now, actions);
+    }
+
+    pub(crate) fn handle_timers(&mut self, now: Instant, actions: &mut Actions) {
+        self.swim(now, actions, |membership, todo| membership.handle_timers(now, todo));
+        self.wake_links(now, actions);
+        self.wake_seeds(now, actions);
+        if self.origin == Origin::Unborn && self.status_at <= now {
+            self.tell_status(now, actions);
+        }
+        self.settle(now, actions);
+    }
+
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        let status = (self.origin == Origin::Unborn).then_some(self.status_at);
+        let ours = [self.links_deadline(), self.seeds_deadline(), status, self.membership.deadline()];
+        ours.into_iter().flatten().min()
+    }
+
+    /// Lets membership work, and follows what that changed.
+    fn swim(
+        &mut self,
+        now: Instant,
+        actions: &mut Actions,
+        work: impl FnOnce(&mut Membership, &mut Vec<MembershipAction>),
+    ) {
+        let mut todo = Vec::new();
+        work(&mut self.membership, &mut todo);
+        self.perform(now, todo, actions);
+    }
+
+    fn perform(&mut self, now: Instant, todo: Vec<MembershipAction>, actions: &mut Actions) {
+        for action in todo {
+            match action {
+                MembershipAction::Send { to, datagram } => {
+                    actions.push(ControlAction::Datagram { to, bytes: datagram });
+                }
+                MembershipAction::Changed(change) => self.changed(now, change, actions),
+            }
+        }
+    }
+
+    fn changed(&mut self, now: Instant, change: Change, actions: &mut Actions) {
+        let event = match change {
+            Change::Up(identity) => {
+                self.open_link(identity, actions);
+                None
+            }
+            Change::Replaced { old, new: _ } | Change::Down(old) => {
+                self.close_link(&old, actions);
+                self.name(&old).map(|node| Event::Died { node })
+            }
+            Change::Left(identity) => {
+                self.close_link(&identity, actions);
+                self.name(&identity).map(|node| Event::Left { node })
+            }
+            Change::Suspected(identity) => self.name(&identity).map(|node| Event::Suspected { node }),
+            Change::Refuted(identity) => self.name(&identity).map(|node| Event::Refuted { node }),
+            Change::Leaving(_) => None,
+            Change::Returned(identity) => {
+                actions.push(ControlAction::Returned { identity });
+                Some(Event::Returned)
+            }
+            Change::Probed { identity, .. } => {
+                self.probe_answered(now, &identity);
+                None
+            }
+        };
+        actions.extend(event.map(ControlAction::Notify));
+    }
+
+    /// The node's name, where that life of it has told it.
+    fn name(&self, identity: &Identity) -> Option<NodeId> {
+        self.details.get(&identity.node).filter(|it| it.boot == identity.boot).map(|it| it.id.clone())
+    }
+
+    fn note_details(&mut self, hello: &Hello) {
+        let Hello { identity, node_id, cores, .. } = hello;
+        if identity.node == self.config.identity.node
+            || self.details.get(&identity.node).is_some_and(|known| known.boot > identity.boot)
+        {
+            return;
+        }
+        let details = Details { boot: identity.boot, id: NodeId::new(node_id), cores: *cores };
+        self.details.insert(identity.node, details);
+    }
+
+    fn is_member_at(&self, addr: SocketAddr) -> bool {
+        self.links.values().any(|link| link.identity.addr == addr && link.state == LinkState::Up)
+    }
+
+    fn answered(&mut self, now: Instant, link: Link, message: ControlMessage, actions: &mut Actions) {
+        match message {
+            ControlMessage::Members(records) => {
+                for known in records.iter().filter(|known| !known.state.is_active()) {
+                    bury(&mut self.gone, &known.identity);
+                }
+                self.swim(now, actions, |membership, todo| membership.learn(now, &records, todo));
+                if link.expects.is_none() {
+                    actions.push(ControlAction::Close(link));
+                }
+            }
+            ControlMessage::Status(status) => {
+                let from = self.links.values().find(|member| member_link(&member.identity) == link);
+                if let Some(from) = from.map(|member| member.identity) {
+                    self.statuses.insert(from.node, (from, status));
+                }
+            }
+            ControlMessage::AskMembers => {}
+        }
+    }
+
+    fn greeted(&mut self, via: u64, hello: Hello, actions: &mut Actions) {
+        let judged = if self.leaving == Leaving::Done {
+            let text = format!("{:?} is stopping", self.config.local.node_id);
+            Err(Refusal { reason: RefusalReason::Stopping, text })
+        } else {
+            self.config.local.judge_hello(self.identity(), &hello).and_then(|welcome| {
+                self.check_duplicate(&hello)?;
+                Ok(welcome)
+            })
+        };
+        match judged {
+            Ok(welcome) => {
+                self.note_details(&hello);
+                actions.push(ControlAction::Welcome { via, welcome, peer: hello.identity });
+            }
+            Err(refusal) => {
+                self.refused(hello.identity.addr, &refusal, actions);
+                actions.push(ControlAction::Refuse { via, refusal });
+            }
+        }
+    }
+
+    /// Two nodes of one id would take turns in replacing each other.
+    fn check_duplicate(&self, hello: &Hello) -> Result<(), Refusal> {
+        let other = hello.identity;
+        let known = self.links.get(&other.node).filter(|link| link.state == LinkState::Up);
+        match known {
+            Some(link) if link.identity.addr != other.addr => {
+                let text = format!(
+                    "the node id {:?} is in use at {} and at {}: every node needs an id of its own",
+                    hello.node_id, link.identity.addr, other.addr
+                );
+                Err(Refusal { reason: RefusalReason::DuplicateId, text })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn requested(&mut self, via: u64, request_id: u64, message: ControlMessage, actions: &mut Actions) {
+        let message = match message {
+            ControlMessage::AskMembers => ControlMessage::Members(self.membership.records()),
+            ControlMessage::Status(_) => ControlMessage::Status(self.status()),
+            ControlMessage::Members(_) => return,
+        };
+        actions.push(ControlAction::Answer { via, request_id, message });
+    }
+
+    fn leave(&mut self, now: Instant, actions: &mut Actions) {
+        if self.leaving == Leaving::No {
+            self.leaving = Leaving::Since { generation: self.generation + 1 };
+            self.swim(now, actions, |membership, todo| membership.announce_leaving(now, todo));
+        }
+    }
+
+    fn finish_leave(&mut self, now: Instant, actions: &mut Actions) {
+        let Leaving::Since { generation } = self.leaving else { return };
+        let is_last = self.placement.members().iter().all(|member| member.leaving);
+        let cores = usize::from(self.config.local.cores);
+        let given = |progress: &&Progress| progress.generation >= generation && progress.giving == 0;
+        if is_last || self.progress.values().filter(given).count() == cores {
+            self.leaving = Leaving::Done;
+            self.swim(now, actions, |membership, todo| membership.announce_left(now, todo));
+            actions.push(ControlAction::Left);
+        }
+    }
+
+    /// Publishes what has changed.
+    fn settle(&mut self, now: Instant, actions: &mut Actions) {
+        let members = self.placeable();
+        let old_stage = self.stage;
+        self.note_gone();
+        let members_changed = members != self.placement.members() || self.gone != *self.placement.gone();
+        if members_changed {
+            self.generation += 1;
+            let replicas = self.config.local.replicas.into();
+            let placement = Placement::new(members, replicas, self.generation, self.gone.clone());
+            self.notify_joined(&placement, actions);
+            self.placement = Arc::new(placement);
+        }
+        self.consider_birth(actions);
+        if members_changed || self.stage != old_stage {
+            let placement = self.placement.clone();
+            actions.push(ControlAction::Publish { placement, stage: self.stage });
+            // The others wait for this node's word.
+            self.tell_status(now, actions);
+        }
+        self.publish_members(actions);
+        self.finish_leave(now, actions);
+        // Whoever hears of something finds it so: members and readiness are published before.
+        actions.sort_by_key(|action| matches!(action, ControlAction::Notify(_)));
+    }
+}

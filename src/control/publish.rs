@@ -1,0 +1,115 @@
+//! What follows from membership: whom partitions can be placed on, and what the app sees.
+
+use super::{Actions, Control, ControlAction, Leaving};
+use crate::events::{Event, MemberInfo, MemberState};
+use crate::membership::{Record, State};
+use crate::placement::{Gone, Member, Placement};
+use crate::shard::Stage;
+use crate::types::{Identity, NodeId};
+
+/// Whether calls can be expected to succeed.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub(crate) struct Readiness {
+    pub(crate) members: usize,
+    pub(crate) has_lists: bool,
+    /// What the last node that refused this one said.
+    pub(crate) refused: Option<String>,
+}
+
+impl Control {
+    /// Remembers whose lives are over.
+    pub(super) fn note_gone(&mut self) {
+        for known in self.membership.records() {
+            if !known.state.is_active() {
+                bury(&mut self.gone, &known.identity);
+            }
+        }
+    }
+
+    /// The members that partitions can be placed on or fetched from: alive, and known by name.
+    pub(super) fn placeable(&self) -> Vec<Member> {
+        let me = self.identity();
+        let member = |known: Record| {
+            let (id, cores) = if known.identity.node == me.node {
+                (NodeId::new(&self.config.local.node_id), self.config.local.cores)
+            } else {
+                let details = self.details.get(&known.identity.node)?;
+                if details.boot != known.identity.boot {
+                    return None;
+                }
+                (details.id.clone(), details.cores)
+            };
+            let leaving = known.leaving || known.identity == me && self.leaving != Leaving::No;
+            Some(Member { identity: known.identity, id, cores, leaving })
+        };
+        let mut members: Vec<Member> = self
+            .membership
+            .records()
+            .into_iter()
+            .filter(|known| known.state.is_active())
+            .filter_map(member)
+            .collect();
+        // Of two lives of a node, the later.
+        members.sort_by_key(|member| std::cmp::Reverse(member.identity.sort_key()));
+        members.dedup_by_key(|member| member.identity.node);
+        members.reverse();
+        members
+    }
+
+    pub(super) fn notify_joined(&self, new: &Placement, actions: &mut Actions) {
+        let me = self.config.identity.node;
+        for member in new.members().iter().filter(|member| member.identity.node != me) {
+            let was_here = self
+                .placement
+                .member(member.identity.node)
+                .is_some_and(|old| old.identity.boot == member.identity.boot);
+            if !was_here {
+                let (node, address) = (member.id.clone(), member.identity.addr);
+                actions.push(ControlAction::Notify(Event::Joined { node, address }));
+            }
+        }
+    }
+
+    pub(super) fn publish_members(&mut self, actions: &mut Actions) {
+        let me = self.identity();
+        let info = |known: Record| {
+            let is_self = known.identity.node == me.node;
+            let id =
+                if is_self { NodeId::new(&self.config.local.node_id) } else { self.name(&known.identity)? };
+            Some(MemberInfo {
+                id,
+                address: known.identity.addr,
+                state: match known.state {
+                    State::Alive => MemberState::Alive,
+                    State::Suspect => MemberState::Suspect,
+                    State::Dead => MemberState::Dead,
+                    State::Left => MemberState::Left,
+                },
+                leaving: known.leaving,
+                is_self,
+            })
+        };
+        let mut members: Vec<MemberInfo> = self.membership.records().into_iter().filter_map(info).collect();
+        members.sort_by(|a, b| a.id.cmp(&b.id));
+        if members != self.members {
+            self.members = members.clone();
+            actions.push(ControlAction::Members(members));
+        }
+        let active = self.placement.members().iter().filter(|member| !member.leaving).count();
+        let readiness = Readiness {
+            members: active,
+            has_lists: self.stage != Stage::Forming,
+            refused: self.readiness.refused.clone(),
+        };
+        if readiness != self.readiness {
+            self.readiness = readiness.clone();
+            actions.push(ControlAction::Readiness(readiness));
+        }
+    }
+}
+
+pub(super) fn bury(gone: &mut Gone, identity: &Identity) {
+    let life = (identity.boot, identity.returns);
+    let known = gone.entry(identity.node).or_insert(life);
+    *known = life.max(*known);
+}
