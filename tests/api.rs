@@ -632,7 +632,6 @@ fn after_a_death_the_copies_are_restored() {
 }
 
 #[test]
-#[ignore = "a handoff that finds every replica of a known list dead does not say so yet"]
 fn what_only_the_dead_had_is_reported_lost() {
     let engines = cluster(2, |config| config.replicas(1));
     for n in 0..50 {
