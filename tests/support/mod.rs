@@ -55,14 +55,18 @@ pub(crate) fn wait_settled(engines: &[Engine]) {
     };
     let start = Instant::now();
     while !engines.iter().all(is_settled) {
-        let state = |engine: &Engine| {
-            let ready = engine.wait_ready(Duration::ZERO);
-            format!("{:?} {:?} {ready:?}\n", engine.members(), engine.stats())
-        };
-        let states = || engines.iter().map(state).collect::<String>();
-        assert!(start.elapsed() < LATE, "not settled after {LATE:?}:\n{}", states());
+        assert!(start.elapsed() < LATE, "not settled after {LATE:?}: {}", describe(engines));
         std::thread::sleep(Duration::from_millis(2));
     }
+}
+
+/// What each node sees and holds.
+fn describe(engines: &[Engine]) -> String {
+    let one = |engine: &Engine| {
+        let ready = engine.wait_ready(Duration::ZERO);
+        format!("\n{engine:?}: {ready:?}, {:?}, {:#?}", engine.stats(), engine.members())
+    };
+    engines.iter().map(one).collect()
 }
 
 /// How many members live, as this one sees it.
