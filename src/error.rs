@@ -152,7 +152,7 @@ pub enum StartError {
         address: SocketAddr,
     },
     /// This machine does not have the address.
-    #[error("{address} is not an address of this machine")]
+    #[error("{address} is not an address of this machine: give one of its own, which other nodes can reach")]
     AddressNotAvailable {
         /// The address that was asked for.
         address: SocketAddr,
@@ -241,8 +241,8 @@ pub enum NotApplied {
     /// No replica could take the write before the deadline.
     #[error("no replica of the key could be reached in time")]
     Unavailable,
-    /// The engine had no room for the call before the deadline.
-    #[error("overloaded: the core's mailbox stayed full until the deadline")]
+    /// No core took the call before the deadline.
+    #[error("overloaded: no core took the call before its deadline; call less, or give it more time")]
     Overloaded,
     /// The engine has stopped, or is stopping.
     #[error("the engine has stopped")]
@@ -288,8 +288,8 @@ pub enum ReadError {
         /// How many were needed.
         needed: usize,
     },
-    /// The engine had no room for the call before the deadline.
-    #[error("overloaded: the core's mailbox stayed full until the deadline")]
+    /// No core took the call before the deadline.
+    #[error("overloaded: no core took the call before its deadline; call less, or give it more time")]
     Overloaded,
     /// The engine has stopped, or is stopping.
     #[error("the engine has stopped")]

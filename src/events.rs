@@ -116,6 +116,11 @@ pub(crate) fn subscription() -> (Subscriber, Events) {
 
 impl Subscriber {
     /// Whether anybody still listens.
+    pub(crate) fn is_heard(&self) -> bool {
+        !self.sender.is_disconnected()
+    }
+
+    /// Whether anybody still listens.
     pub(crate) fn notify(&self, event: &Event) -> bool {
         match self.sender.try_send(event.clone()) {
             Ok(()) => true,

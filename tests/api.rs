@@ -675,3 +675,35 @@ fn a_node_that_does_not_fit_is_refused_on_both_sides() {
     }
     engines[0].set("k", "v").unwrap();
 }
+
+/// More bytes at once than the queue to one peer takes: they are sent one after the other, and no
+/// connection is given up for it.
+#[test]
+fn many_large_writes_at_once_all_arrive() {
+    let engines = cluster(3, |config| config);
+    let value = vec![7; MAX_VALUE_BYTES];
+    thread::scope(|scope| {
+        for writer in 0..6 {
+            let (engine, value) = (&engines[0], &value);
+            scope.spawn(move || {
+                let options = WriteOptions::new().timeout(LATE);
+                engine.set_with(format!("k{writer}"), value, &options).unwrap();
+            });
+        }
+    });
+    for writer in 0..6 {
+        let length = engines[1].read(format!("k{writer}"), <[u8]>::len).unwrap();
+        assert_eq!(length, Some(MAX_VALUE_BYTES));
+    }
+}
+
+#[test]
+fn expired_keys_give_their_memory_back_as_fast_as_they_come() {
+    let engine = standalone();
+    let options = WriteOptions::new().ttl(Duration::from_millis(20));
+    for n in 0..20_000 {
+        engine.set_with(format!("k{n}"), "v", &options).unwrap();
+    }
+    wait_until("all have expired", || engine.stats().unwrap().bytes == 0);
+    assert_eq!(engine.stats().unwrap().keys, 0);
+}

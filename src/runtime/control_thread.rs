@@ -304,7 +304,8 @@ impl Turn {
                     let request_id = self.next_request;
                     self.next_request += 1;
                     let frame = control_frame(request_id, Message::Control(message));
-                    self.thread.net.send(now, target(link), &frame);
+                    // A status or a question: asked again.
+                    let _ = self.thread.net.send(now, target(link), &frame);
                 }
                 ControlAction::Answer { via, request_id, message } => {
                     let frame = control_frame(request_id, Message::Control(message));

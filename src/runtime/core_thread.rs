@@ -10,7 +10,7 @@ use crossbeam::channel::Receiver;
 use mio::{Events, Poll, Token};
 
 use super::clock::Clock;
-use super::control_thread::ToControl;
+use super::control_thread::{Shared, ToControl};
 use super::mailbox::{SendError, Sender};
 use super::net::{ConnectionId, Handover, Net, NetEvent, Target};
 use super::reply::ReplyTo;
@@ -86,6 +86,7 @@ pub(crate) struct CoreThread {
     pub(crate) shard: Shard<ReplyTo>,
     pub(crate) calls: Receiver<CallMessage>,
     pub(crate) orders: Receiver<Order>,
+    pub(crate) shared: Arc<Shared>,
     /// Both `None` where the engine is standalone.
     pub(crate) net: Option<Net>,
     pub(crate) control: Option<Sender<ToControl>>,
@@ -98,6 +99,8 @@ struct Turn {
     peers: BTreeMap<ConnectionId, Identity>,
     actions: Vec<Action<ReplyTo>>,
     net_events: Vec<NetEvent>,
+    /// Requests that their peer's connection had no room for.
+    unsent: Vec<u64>,
     /// What the control thread has not been told yet, because its queue was full.
     unreported: Report,
     stopping: bool,
@@ -122,11 +125,13 @@ pub(crate) fn run(thread: CoreThread) -> io::Result<()> {
         peers: BTreeMap::new(),
         actions: Vec::new(),
         net_events: Vec::new(),
+        unsent: Vec::new(),
         unreported: Report::default(),
         stopping: false,
     };
     let mut is_behind = false;
-    while !turn.stopping {
+    // Whoever stops the engine closes it first: the order to stop is only there to wake this thread.
+    while !turn.stopping && !turn.thread.shared.is_closed() {
         let timeout = if is_behind { Some(Duration::ZERO) } else { turn.until_deadline() };
         match turn.thread.poll.poll(&mut events, timeout) {
             Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
@@ -162,6 +167,10 @@ impl Turn {
             // What the flush lost is handled in the next turn.
             is_behind |= !self.net_events.is_empty();
         }
+        for request_id in std::mem::take(&mut self.unsent) {
+            self.tell(now, Event::Unsent { request_id });
+        }
+        is_behind |= !self.actions.is_empty();
         is_behind | self.report()
     }
 
@@ -240,6 +249,9 @@ impl Turn {
                 Some((Call::Write(call), caller)) if call.deadline <= now.instant => {
                     caller.send(Outcome::Written(Err(NotApplied::Overloaded.into())));
                 }
+                Some((Call::Read(call), caller)) if call.deadline <= now.instant => {
+                    caller.send(Outcome::Read(Err(ReadError::Overloaded)));
+                }
                 Some((call, caller)) => self.tell(now, Event::Call { call, caller }),
                 None => {}
             }
@@ -263,7 +275,9 @@ impl Turn {
                     };
                     let frame = Frame { partition, request_id, message: Message::Request(request) };
                     if let Some(net) = &mut self.thread.net {
-                        net.send(now.instant, target, &frame);
+                        if !net.send(now.instant, target, &frame) {
+                            self.unsent.push(request_id);
+                        }
                     }
                 }
                 Action::Answer { via, partition, request_id, answer } => {
@@ -279,7 +293,7 @@ impl Turn {
                     self.unreported.progress = Some(progress);
                 }
                 Action::DataLost { partition } => {
-                    log::error!("partition {}: every replica died, its keys are gone", partition.index());
+                    log::debug!("partition {}: every replica died, its keys are gone", partition.index());
                     self.unreported.partitions_lost += 1;
                 }
             }

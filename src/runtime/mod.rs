@@ -153,7 +153,7 @@ impl Runtime {
             None => None,
         };
         let control = self.control.clone();
-        let clock = self.clock;
+        let (clock, shared) = (self.clock, self.shared.clone());
         let shard_config = ShardConfig {
             cluster: self.cluster,
             core,
@@ -167,7 +167,7 @@ impl Runtime {
         let run = Box::new(move || {
             // Made on its own thread, so that the memory is of that thread's processor.
             let shard = Shard::new(shard_config);
-            core_thread::run(CoreThread { core, poll, clock, shard, calls, orders, net, control })
+            core_thread::run(CoreThread { core, poll, clock, shard, calls, orders, shared, net, control })
         });
         Ok(Prepared { name: format!("gridkv-core-{}", core.0), run })
     }
@@ -356,6 +356,7 @@ impl Runtime {
     pub(crate) fn subscribe(&self, subscriber: Subscriber) {
         let mut state = self.shared.lock();
         if !state.is_stopped {
+            state.subscribers.retain(Subscriber::is_heard);
             state.subscribers.push(subscriber);
         }
     }

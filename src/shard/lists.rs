@@ -472,11 +472,10 @@ impl<C> Shard<C> {
         covers: u64,
     ) -> Answer {
         let sequence = self.store.sequence(partition);
-        let me = self.me;
         let replica = self.replica_mut(partition);
-        let Some(known) = replica.list.clone().filter(|known| known.reference() == list) else {
+        if replica.list.as_ref().is_none_or(|known| known.reference() != list) {
             return Answer::OtherList { list: replica.list.clone() };
-        };
+        }
         if covers < sequence {
             return Answer::Received { covered: false };
         }
@@ -486,7 +485,6 @@ impl<C> Shard<C> {
         if !replica.receipts.1.contains(&from) {
             replica.receipts.1.push(from);
         }
-        let all = known.members().iter().all(|member| replica.receipts.1.contains(member));
         self.drop_if_given(partition);
         Answer::Received { covered: true }
     }

@@ -74,6 +74,10 @@ pub(crate) enum Event<C> {
         node: NodeHash,
         boot: Boot,
     },
+    /// There was no room to send this request.
+    Unsent {
+        request_id: u64,
+    },
     /// The members changed.
     Placement {
         placement: Arc<Placement>,
@@ -242,6 +246,7 @@ impl<C> Shard<C> {
             }
             Event::Answer { request_id, answer } => self.answered(now, request_id, answer, actions),
             Event::Lost { node, boot } => self.lost(now, (node, boot), actions),
+            Event::Unsent { request_id } => self.unanswered(now, request_id, actions),
             Event::Placement { placement, stage } => self.placed(now, placement, stage, actions),
             Event::Returned { me } => self.returned(now, me),
             Event::Stop => return self.stop(actions),
@@ -342,22 +347,21 @@ impl<C> Shard<C> {
     }
 
     fn lost(&mut self, now: Now, peer: (NodeHash, Boot), actions: &mut Vec<Action<C>>) {
-        let lost: Vec<(u64, Outstanding)> = self
-            .outstanding
-            .iter()
-            .filter(|(_, waiting)| (waiting.to.node, waiting.to.boot) == peer)
-            .map(|(&id, waiting)| (id, *waiting))
-            .collect();
-        for (request_id, Outstanding { to, asker }) in lost {
-            // One of those before may have made it moot.
-            if self.outstanding.remove(&request_id).is_none() {
-                continue;
-            }
-            match asker {
-                Asker::Op(op) => self.op_lost(now, op, request_id, to, actions),
-                Asker::Handoff(partition) => self.handoff_lost(now, partition, to),
-                Asker::List(_) => {}
-            }
+        let is_to_peer = |waiting: &Outstanding| (waiting.to.node, waiting.to.boot) == peer;
+        let lost: Vec<u64> =
+            self.outstanding.iter().filter(|(_, waiting)| is_to_peer(waiting)).map(|(&id, _)| id).collect();
+        for request_id in lost {
+            self.unanswered(now, request_id, actions);
+        }
+    }
+
+    /// A request will have no answer. (One before it may have made it moot.)
+    fn unanswered(&mut self, now: Now, request_id: u64, actions: &mut Vec<Action<C>>) {
+        let Some(Outstanding { to, asker }) = self.outstanding.remove(&request_id) else { return };
+        match asker {
+            Asker::Op(op) => self.op_lost(now, op, request_id, to, actions),
+            Asker::Handoff(partition) => self.handoff_lost(now, partition, to),
+            Asker::List(_) => {}
         }
     }
 

@@ -66,11 +66,6 @@ impl Datagrams {
         true
     }
 
-    /// Whether a budget ended the last [`receive`](Self::receive).
-    pub(crate) fn owes(&self) -> bool {
-        self.stopped
-    }
-
     /// Sends now or not at all.
     pub(crate) fn send_to(&mut self, bytes: &[u8], to: SocketAddr) {
         let reachable = match to.ip() {

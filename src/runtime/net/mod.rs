@@ -70,10 +70,10 @@ const READ_BUDGET_BYTES: usize = 256 << 10;
 
 /// Requests given out in one turn of an accepted connection. Their answers are queued before the next
 /// turn looks at the queue, so this is how far beyond its mark a queue can get.
-const REQUESTS_PER_TURN: usize = 64;
+const REQUESTS_PER_TURN: usize = 16;
 
-/// Requests that wait for one peer: the writes of about a second at half a gigabit, or four of the
-/// largest. A peer that is further behind is better served by hints.
+/// When so many bytes of requests wait for one peer, the writes of about a second at half a gigabit, no
+/// more are taken: they are owed to it and offered again. So it holds this much and one frame more.
 const OUT_LIMIT_BYTES: usize = 64 << 20;
 
 /// Unread answers above which an accepted connection's requests are no longer read; below half of it they

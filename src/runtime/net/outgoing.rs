@@ -32,19 +32,17 @@ pub(super) fn cause(step: Step, kind: io::ErrorKind) -> LossCause {
 
 impl Net {
     /// Queues a frame, and dials where there is no connection yet; it goes out with the first
-    /// [`flush`](Net::flush) after the welcome. When the queue is full the connection is lost, and this
-    /// frame with it: the peer has not kept up for long, and memory must not pay for that.
-    pub(crate) fn send(&mut self, now: Instant, target: Target, frame: &Frame) {
-        let Some(id) = self.connection_to(now, target) else { return };
-        let Some(link) = self.links.get_mut(&id) else { return };
-        let Stage::Outgoing(outgoing) = &mut link.stage else { return };
-        let frame = codec::encode(frame);
-        if link.connection.queued_bytes() + outgoing.waiting_bytes + cost(&frame) > OUT_LIMIT_BYTES {
-            log::warn!("{} is {OUT_LIMIT_BYTES} bytes behind: dropping the connection to it", target.addr);
-            self.remove(id);
-            self.lost.insert(target, LossCause::Ended);
-            return;
+    /// [`flush`](Net::flush) after the welcome. Whether it was taken: the peer may be so far behind that
+    /// memory must not pay for more. (Not taken for a connection that was lost: its `Lost` covers the frame.)
+    #[must_use]
+    pub(crate) fn send(&mut self, now: Instant, target: Target, frame: &Frame) -> bool {
+        let Some(id) = self.connection_to(now, target) else { return true };
+        let Some(link) = self.links.get_mut(&id) else { return true };
+        let Stage::Outgoing(outgoing) = &mut link.stage else { return true };
+        if link.connection.queued_bytes() + outgoing.waiting_bytes > OUT_LIMIT_BYTES {
+            return false;
         }
+        let frame = codec::encode(frame);
         match outgoing.step {
             Step::Dialling | Step::Greeting => {
                 outgoing.waiting_bytes += cost(&frame);
@@ -54,6 +52,7 @@ impl Net {
             // Its loss is about to be reported, and includes this frame.
             Step::Broken => {}
         }
+        true
     }
 
     /// Dials, where there is no connection yet.

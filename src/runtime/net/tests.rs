@@ -192,13 +192,13 @@ fn raw(to: &Node) -> std::net::TcpStream {
 fn a_request_waits_for_the_welcome_and_is_answered() {
     let (mut a, mut b) = (node("a"), node("b"));
     let target = b.target(Channel::Control);
-    a.net.send(NOW, target, &read(1));
+    assert!(a.net.send(NOW, target, &read(1)));
     let (connection, hello) = until_both(&mut a, &mut b, |_, b| b.greeted());
     assert_eq!(hello.identity, a.identity);
     assert_eq!(hello.expects, target.expects);
     let welcome = b.verdict(&hello).unwrap();
     b.net.welcome(connection, welcome);
-    a.net.send(NOW, target, &read(2));
+    assert!(a.net.send(NOW, target, &read(2)));
     assert_eq!(until_both(&mut a, &mut b, |_, b| b.request()), (connection, read(1)));
     assert_eq!(until_both(&mut a, &mut b, |_, b| b.request()), (connection, read(2)));
     assert_eq!(a.opened().unwrap().identity, b.identity);
@@ -258,7 +258,7 @@ fn a_connection_moves_to_a_core_with_what_was_read_and_not_yet_written() {
 fn a_refusal_reaches_the_opener_with_its_text() {
     let (mut a, mut b) = (node_of("other", "a"), node("b"));
     // Its requests, sent ahead of any welcome, do not reset the connection before the text is read.
-    a.net.send(NOW, b.target(Channel::Control), &read(1));
+    assert!(a.net.send(NOW, b.target(Channel::Control), &read(1)));
     let (connection, hello) = until_both(&mut a, &mut b, |_, b| b.greeted());
     let refusal = b.verdict(&hello).unwrap_err();
     assert_eq!(refusal.reason, RefusalReason::Cluster);
@@ -291,10 +291,10 @@ fn nobody_listening_is_told_from_a_silent_host() {
     let (mut a, b) = (node("a"), node("b"));
     let silent = b.target(Channel::Control);
     let gone = node("c").target(Channel::Control);
-    a.net.send(NOW, gone, &read(1));
+    assert!(a.net.send(NOW, gone, &read(1)));
     assert_eq!(until(&mut a, Node::lost), LossCause::ConnectRefused);
 
-    a.net.send(NOW, silent, &read(1));
+    assert!(a.net.send(NOW, silent, &read(1)));
     a.turn();
     assert_eq!(a.net.deadline(), Some(NOW + OPEN_TIMEOUT));
     a.net.handle_timers(NOW + OPEN_TIMEOUT, &mut a.events);
@@ -311,10 +311,10 @@ fn each_side_learns_that_the_other_closed() {
     assert_eq!(a.lost(), None, "who closes is not told");
 
     let (target, _) = connect(&mut a, &mut b);
-    a.net.send(NOW, target, &read(1));
+    assert!(a.net.send(NOW, target, &read(1)));
     drop(b);
     assert_eq!(until(&mut a, Node::lost), LossCause::Ended);
-    a.net.send(NOW, target, &read(2));
+    assert!(a.net.send(NOW, target, &read(2)));
     assert_eq!(until(&mut a, Node::lost), LossCause::ConnectRefused);
 }
 
@@ -328,7 +328,7 @@ fn the_largest_value_crosses_small_socket_buffers() {
             socket.set_send_buffer_size(64 << 10).unwrap();
         }
     }
-    a.net.send(NOW, target, &read(1));
+    assert!(a.net.send(NOW, target, &read(1)));
     until_both(&mut a, &mut b, |_, b| b.request());
     b.net.answer(connection, &found(1, 16 << 20));
     b.net.answer(connection, &found(2, 5));
@@ -383,7 +383,7 @@ fn nonsense_ends_its_connection_is_counted_and_disturbs_nobody() {
     assert_eq!(b.net.counters().protocol_errors, errors);
 
     assert!(b.events.is_empty(), "{:?}", b.events);
-    a.net.send(NOW, target, &read(9));
+    assert!(a.net.send(NOW, target, &read(9)));
     assert_eq!(until_both(&mut a, &mut b, |_, b| b.request()), (connection, read(9)));
 }
 
@@ -428,7 +428,7 @@ fn a_peer_that_takes_no_answers_gets_no_more_requests_read_until_it_does() {
     let (mut a, mut b) = (node("a"), node("b"));
     let (target, connection) = connect(&mut a, &mut b);
     for id in 0..2000 {
-        a.net.send(NOW, target, &read(id));
+        assert!(a.net.send(NOW, target, &read(id)));
     }
     a.net.flush(&mut a.events);
     // From here `a` does nothing, so nobody takes the answers of `b`.
@@ -468,7 +468,7 @@ fn a_peer_that_takes_no_requests_loses_the_connection_and_memory_does_not_pay() 
     let (target, connection) = connect(&mut a, &mut b);
     let large = found(1, 1 << 20);
     for _ in 0..70 {
-        a.net.send(NOW, target, &large);
+        assert!(a.net.send(NOW, target, &large));
     }
     assert!(a.net.links.is_empty());
     assert!(a.net.owes() && a.net.deadline() == Some(Instant::default()));
@@ -479,7 +479,7 @@ fn a_peer_that_takes_no_requests_loses_the_connection_and_memory_does_not_pay() 
 
     // The same while the welcome is still awaited.
     for _ in 0..70 {
-        a.net.send(NOW, b.target(Channel::Control), &large);
+        assert!(a.net.send(NOW, b.target(Channel::Control), &large));
     }
     a.net.flush(&mut a.events);
     assert_eq!(a.lost(), Some(LossCause::Ended));
