@@ -1,6 +1,6 @@
 //! One error type per kind of call. Those of writes say whether the write may have happened.
 //!
-//! All of them convert into [`Error`] for apps that want a single type.
+//! All of them convert into [`enum@Error`] for apps that want a single type.
 
 use std::io;
 use std::net::SocketAddr;

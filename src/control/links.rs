@@ -15,8 +15,10 @@ use crate::wire::message::{ControlMessage, Hello, Origin, Refusal, RefusalReason
 /// A link that failed is dialled again after this.
 const LINK_BACKOFF: Duration = Duration::from_millis(250);
 
-/// Of how many addresses it is remembered what was refused, so that it is said once.
+/// Of how many addresses it is remembered what was refused, so that it is not said each time, and after how
+/// long it is said again.
 const MOST_REFUSALS: usize = 64;
+const REFUSAL_REPEAT: Duration = Duration::from_secs(5);
 
 /// A member where nobody listens gets this many pings, this far apart, and as long again to answer.
 const PINGS: u32 = 3;
@@ -84,7 +86,7 @@ impl Control {
 
     pub(super) fn link_down(&mut self, now: Instant, link: Link, end: LinkEnd, actions: &mut Actions) {
         if let LinkEnd::Refused(refusal) = &end {
-            self.refused(link.addr, refusal, actions);
+            self.refused(now, link.addr, refusal, actions);
             if !is_passing(refusal) {
                 self.refused_by = Some(refusal.text.clone());
             }
@@ -160,15 +162,22 @@ impl Control {
         }
     }
 
-    pub(super) fn refused(&mut self, address: SocketAddr, refusal: &Refusal, actions: &mut Actions) {
+    pub(super) fn refused(
+        &mut self,
+        now: Instant,
+        address: SocketAddr,
+        refusal: &Refusal,
+        actions: &mut Actions,
+    ) {
         let reason = &refusal.text;
-        if is_passing(refusal) || self.refusals.get(&address) == Some(reason) {
+        let was_said = |(said, until): &(String, Instant)| said == reason && *until > now;
+        if is_passing(refusal) || self.refusals.get(&address).is_some_and(was_said) {
             return;
         }
         if self.refusals.len() >= MOST_REFUSALS {
             self.refusals.clear();
         }
-        self.refusals.insert(address, reason.clone());
+        self.refusals.insert(address, (reason.clone(), now + REFUSAL_REPEAT));
         actions.push(ControlAction::Notify(Event::Refused { address, reason: reason.clone() }));
     }
 }

@@ -167,8 +167,8 @@ pub(crate) struct Control {
     readiness: Readiness,
     /// What the last node that refused this one said, unless another has welcomed it since.
     refused_by: Option<String>,
-    /// What was refused at which address, either way.
-    refusals: BTreeMap<SocketAddr, String>,
+    /// What was refused at which address, either way, and until when that need not be said again.
+    refusals: BTreeMap<SocketAddr, (String, Instant)>,
 }
 
 #[derive(Clone, Debug)]
@@ -265,7 +265,7 @@ impl Control {
             ControlEvent::LinkUp { link, welcome } => self.link_up(now, link, &welcome, actions),
             ControlEvent::LinkDown { link, end } => self.link_down(now, link, end, actions),
             ControlEvent::Answer { link, message } => self.answered(now, link, message, actions),
-            ControlEvent::Greeted { via, hello } => self.greeted(via, hello, actions),
+            ControlEvent::Greeted { via, hello } => self.greeted(now, via, hello, actions),
             ControlEvent::Request { via, request_id, message } => {
                 self.requested(via, request_id, message, actions);
             }
@@ -393,7 +393,7 @@ impl Control {
         }
     }
 
-    fn greeted(&mut self, via: u64, hello: Hello, actions: &mut Actions) {
+    fn greeted(&mut self, now: Instant, via: u64, hello: Hello, actions: &mut Actions) {
         let judged = if self.leaving == Leaving::Done {
             let text = format!("{:?} is stopping", self.config.local.node_id);
             Err(Refusal { reason: RefusalReason::Stopping, text })
@@ -409,7 +409,7 @@ impl Control {
                 actions.push(ControlAction::Welcome { via, welcome, peer: hello.identity });
             }
             Err(refusal) => {
-                self.refused(hello.identity.addr, &refusal, actions);
+                self.refused(now, hello.identity.addr, &refusal, actions);
                 actions.push(ControlAction::Refuse { via, refusal });
             }
         }

@@ -274,10 +274,10 @@ impl Turn {
                         channel: Channel::Core(core),
                     };
                     let frame = Frame { partition, request_id, message: Message::Request(request) };
-                    if let Some(net) = &mut self.thread.net {
-                        if !net.send(now.instant, target, &frame) {
-                            self.unsent.push(request_id);
-                        }
+                    if let Some(net) = &mut self.thread.net
+                        && !net.send(now.instant, target, &frame)
+                    {
+                        self.unsent.push(request_id);
                     }
                 }
                 Action::Answer { via, partition, request_id, answer } => {

@@ -2,7 +2,7 @@
 //!
 //! [`Runtime`] starts and stops an engine's threads: [`core_thread`] runs one shard each,
 //! [`control_thread`] runs membership and accepts connections. They talk to each other and to the app's
-//! threads through [`mailbox`]es; an answer comes back through a [`reply`]. [`net`] has the sockets.
+//! threads through [mailboxes](mod@mailbox); an answer comes back through a [`reply`]. [`net`] has the sockets.
 
 pub(crate) mod clock;
 pub(crate) mod control_thread;

@@ -1,7 +1,7 @@
 //! A deterministic cluster in one thread: virtual time, network and clocks. One seed, one history.
 //!
-//! Every node is the real [`Control`](crate::control::Control) and the real
-//! [`Shard`](crate::shard::Shard)s, and every message passes, encoded, through the real decoding. The
+//! Every node is the real `Control` and the real
+//! `Shard`s, and every message passes, encoded, through the real decoding. The
 //! simulator decides when a message arrives, which one is lost, and when a node dies; it decides no
 //! acknowledgement, list or death.
 //!

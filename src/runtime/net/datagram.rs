@@ -117,7 +117,7 @@ mod tests {
             if got.len() >= wanted {
                 break;
             }
-            let wait = if to.owes() { Duration::ZERO } else { Duration::from_millis(50) };
+            let wait = if to.stopped { Duration::ZERO } else { Duration::from_millis(50) };
             poll.poll(&mut events, Some(wait)).unwrap();
         }
         got
@@ -132,12 +132,12 @@ mod tests {
         }
         let mut got = Vec::new();
         assert!(b.receive(4, |_, bytes| got.push(bytes[0])));
-        assert!(b.owes());
+        assert!(b.stopped);
         assert_eq!(got, [0, 1, 2, 3]);
         let rest = receive_all(&mut b, 4, 6);
         assert_eq!(rest.iter().map(|(_, bytes)| bytes[0]).collect::<Vec<_>>(), [4, 5, 6, 7, 8, 9]);
         assert!(rest.iter().all(|(sender, _)| *sender == from));
-        assert!(!b.receive(4, |_, _| panic!("nothing is left")) && !b.owes());
+        assert!(!b.receive(4, |_, _| panic!("nothing is left")) && !b.stopped);
         assert_eq!((a.counters().sent, b.counters().received), (10, 10));
     }
 

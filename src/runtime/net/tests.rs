@@ -230,7 +230,8 @@ fn a_connection_moves_to_a_core_with_what_was_read_and_not_yet_written() {
     assert!(control.net.hand_over(connection, welcome).is_none());
     stream.write_all(&bytes[half..]).unwrap();
 
-    let handover = std::thread::spawn(move || handover).join().unwrap();
+    let thread = std::thread::Builder::new().spawn(move || handover).unwrap();
+    let handover = thread.join().unwrap();
     let connection = core.net.adopt(NOW, handover, &mut core.events);
     for id in 0..200 {
         assert_eq!(until(&mut core, Node::request), (connection, read(id)));
@@ -463,26 +464,19 @@ fn a_peer_that_takes_no_answers_gets_no_more_requests_read_until_it_does() {
 }
 
 #[test]
-fn a_peer_that_takes_no_requests_loses_the_connection_and_memory_does_not_pay() {
+fn a_peer_that_takes_no_requests_gets_no_more_and_keeps_its_connection() {
     let (mut a, mut b) = (node("a"), node("b"));
-    let (target, connection) = connect(&mut a, &mut b);
+    let (target, _) = connect(&mut a, &mut b);
     let large = found(1, 1 << 20);
-    for _ in 0..70 {
-        assert!(a.net.send(NOW, target, &large));
-    }
-    assert!(a.net.links.is_empty());
-    assert!(a.net.owes() && a.net.deadline() == Some(Instant::default()));
-    a.net.flush(&mut a.events);
-    assert_eq!(a.lost(), Some(LossCause::Ended));
-    assert!(a.lost().is_none() && a.net.deadline().is_none());
-    assert_eq!(until(&mut b, Node::closed), connection);
+    let taken = (0..70).filter(|_| a.net.send(NOW, target, &large)).count();
+    assert_eq!(taken, 64, "what does not fit is handed back");
+    assert!(a.net.targets.contains_key(&target) && !a.net.owes());
 
     // The same while the welcome is still awaited.
-    for _ in 0..70 {
-        assert!(a.net.send(NOW, b.target(Channel::Control), &large));
-    }
-    a.net.flush(&mut a.events);
-    assert_eq!(a.lost(), Some(LossCause::Ended));
+    let other = Target { channel: Channel::Core(CoreId(0)), ..target };
+    let taken = (0..70).filter(|_| a.net.send(NOW, other, &large)).count();
+    assert_eq!(taken, 64);
+    assert_eq!(a.lost(), None);
 }
 
 #[test]
