@@ -66,7 +66,9 @@ impl ReadOptions {
         Self::default()
     }
 
-    /// How many replicas must answer.
+    /// How many replicas must answer. A single read of two or more sees the newest of those; that it sees
+    /// every acknowledged write takes a [`Config::read_quorum`](crate::Config::read_quorum) of two or more,
+    /// by which writes go too.
     pub fn quorum(mut self, quorum: Quorum) -> Self {
         self.quorum = quorum;
         self
