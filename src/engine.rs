@@ -9,9 +9,8 @@ use crate::config::{Config, Settings};
 use crate::error::{LeaveError, NotApplied, NotReady, ReadError, StartError, WriteError};
 use crate::events::{Events, MemberInfo, subscription};
 use crate::options::{Quorum, ReadOptions, WriteOptions};
-use crate::runtime::Runtime;
-use crate::runtime::mailbox::SendError;
 use crate::runtime::reply::{Answers, NoReply, Replies, ReplyTo};
+use crate::runtime::{NotSent, Runtime};
 use crate::shard::{Call, Counts, Cursor, KeysCall, Listing, Outcome, ReadCall, WriteCall};
 use crate::types::{CoreId, KeyHash, MAX_KEY_BYTES, MAX_VALUE_BYTES};
 
@@ -363,38 +362,6 @@ impl std::fmt::Debug for Engine {
 impl Drop for Inner {
     fn drop(&mut self) {
         self.runtime.stop(true);
-    }
-}
-
-/// A call that no core took: nothing happened.
-#[derive(Debug)]
-pub(crate) enum NotSent {
-    Full,
-    Closed,
-}
-
-impl<T> From<SendError<T>> for NotSent {
-    fn from(error: SendError<T>) -> Self {
-        match error {
-            SendError::Full(_) => Self::Full,
-            SendError::Closed(_) => Self::Closed,
-        }
-    }
-}
-
-impl NotSent {
-    fn into_write_error(self) -> WriteError {
-        WriteError::NotApplied(match self {
-            Self::Full => NotApplied::Overloaded,
-            Self::Closed => NotApplied::ShutDown,
-        })
-    }
-
-    fn into_read_error(self) -> ReadError {
-        match self {
-            Self::Full => ReadError::Overloaded,
-            Self::Closed => ReadError::ShutDown,
-        }
     }
 }
 

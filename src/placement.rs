@@ -153,8 +153,8 @@ pub(crate) struct List {
     members: Box<[Identity]>,
 }
 
-/// A list's number and the digest of its members: what a request carries. Ordered, so that of two lists
-/// every replica prefers the same one, even when two were made under one number.
+/// A list's number and the digest of its members: what a request carries. Nodes that do not know of each
+/// other may make two lists under one number; the digest tells them apart.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub(crate) struct ListRef {
     pub(crate) number: u64,

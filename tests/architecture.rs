@@ -94,6 +94,14 @@ fn nothing_but_the_simulator_names_the_simulator() {
 }
 
 #[test]
+fn nothing_names_the_engine() {
+    let is_below = |file: &PathBuf| !file.ends_with("engine.rs") && !file.ends_with("lib.rs");
+    for file in files(&source()).into_iter().filter(is_below) {
+        assert!(!code(&file).contains("crate::engine"), "{} names the engine", file.display());
+    }
+}
+
+#[test]
 fn there_is_no_unsafe_code_yet() {
     for file in files(&source()) {
         let unsafe_code = code(&file).lines().any(|line| {

@@ -12,7 +12,10 @@
 //! ```
 //!
 //! Two newcomers that saw the same old list make the same new one (its number and members determine its
-//! id), so they need not agree on who drives. Where a death leaves nobody to come in, the first replica
+//! id), so they need not agree on who drives. Where they saw different members, two lists may be made under
+//! one number: the first that reaches a replica stays there, whoever made the other is turned down, surveys
+//! again, and goes one number higher. A driver adopts its own list last, so that it never serves one that was
+//! turned down. Where a death leaves nobody to come in, the first replica
 //! of the shorter list drives. A replica that stays in the list stays synced, and runs Merge and Receipts
 //! too: it closes the gaps that a dead coordinator left, and lets a leaving node go.
 //!

@@ -32,8 +32,7 @@ use self::reply::ReplyTo;
 use crate::clock::Instant;
 use crate::config::Settings;
 use crate::control::{Control, ControlConfig};
-use crate::engine::NotSent;
-use crate::error::{LeaveError, NotReady, StartError};
+use crate::error::{LeaveError, NotApplied, NotReady, ReadError, StartError, WriteError};
 use crate::events::{MemberInfo, MemberState, Subscriber};
 use crate::placement::{Gone, Member, Placement};
 use crate::shard::{Call, Shard, ShardConfig, Stage};
@@ -55,6 +54,38 @@ pub(crate) struct Runtime {
     control: Option<Sender<ToControl>>,
     shared: Arc<Shared>,
     threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+/// A call that no core took: nothing happened.
+#[derive(Debug)]
+pub(crate) enum NotSent {
+    Full,
+    Closed,
+}
+
+impl<T> From<SendError<T>> for NotSent {
+    fn from(error: SendError<T>) -> Self {
+        match error {
+            SendError::Full(_) => Self::Full,
+            SendError::Closed(_) => Self::Closed,
+        }
+    }
+}
+
+impl NotSent {
+    pub(crate) fn into_write_error(self) -> WriteError {
+        WriteError::NotApplied(match self {
+            Self::Full => NotApplied::Overloaded,
+            Self::Closed => NotApplied::ShutDown,
+        })
+    }
+
+    pub(crate) fn into_read_error(self) -> ReadError {
+        match self {
+            Self::Full => ReadError::Overloaded,
+            Self::Closed => ReadError::ShutDown,
+        }
+    }
 }
 
 /// A thread that is ready to be started.
