@@ -6,12 +6,11 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crossbeam::channel::Receiver;
 use mio::{Events, Poll, Token};
 
 use super::clock::Clock;
 use super::control_thread::ToControl;
-use super::mailbox::{SendError, Sender};
+use super::mailbox::{Inbox, SendError, Sender};
 use super::net::{ConnectionId, Handover, Net, NetEvent, Target};
 use super::reply::ReplyTo;
 use crate::clock::Now;
@@ -84,8 +83,8 @@ pub(crate) struct CoreThread {
     pub(crate) poll: Poll,
     pub(crate) clock: Clock,
     pub(crate) shard: Shard<ReplyTo>,
-    pub(crate) calls: Receiver<CallMessage>,
-    pub(crate) orders: Receiver<Order>,
+    pub(crate) calls: Inbox<CallMessage>,
+    pub(crate) orders: Inbox<Order>,
     /// Both `None` where the engine is standalone.
     pub(crate) net: Option<Net>,
     pub(crate) control: Option<Sender<ToControl>>,
@@ -166,7 +165,7 @@ impl Turn {
     }
 
     fn take_orders(&mut self, now: Now) {
-        while let Ok(order) = self.thread.orders.try_recv() {
+        while let Some(order) = self.thread.orders.try_recv() {
             match order {
                 Order::Place { placement, stage } => self.tell(now, Event::Placement { placement, stage }),
                 Order::Returned { identity } => {
@@ -233,7 +232,7 @@ impl Turn {
 
     fn take_calls(&mut self, now: Now) -> bool {
         for _ in 0..CALLS_PER_TURN {
-            let Ok(message) = self.thread.calls.try_recv() else { return false };
+            let Some(message) = self.thread.calls.try_recv() else { return false };
             // The caller may have been told of a change that this core has not looked at yet.
             self.take_orders(now);
             match message.take() {
@@ -330,5 +329,28 @@ impl Turn {
         if let Some(net) = &self.thread.net {
             log::debug!("core {} stops: {:?}", self.thread.core.0, net.counters());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant as OsInstant;
+
+    use mio::Waker;
+
+    use super::*;
+    use crate::runtime::mailbox::mailbox;
+    use crate::runtime::reply::Replies;
+
+    #[test]
+    #[allow(clippy::disallowed_methods, reason = "tests wait by the clock of the system")]
+    fn a_call_that_no_core_took_is_answered_when_its_queue_is_dropped() {
+        let poll = Poll::new().unwrap();
+        let (sender, calls) = mailbox(4, Arc::new(Waker::new(poll.registry(), WAKE).unwrap()));
+        let replies = Replies::new(1);
+        assert!(sender.try_send(CallMessage::new(Call::Counts, replies.reply_to(0))).is_ok());
+        drop(calls);
+        let answer = replies.sent().next_before(OsInstant::now() + Duration::from_secs(30));
+        assert!(matches!(answer, Ok((0, Outcome::Read(Err(ReadError::ShutDown))))), "{answer:?}");
     }
 }

@@ -24,7 +24,7 @@ use self::control_thread::{ControlThread, DATAGRAMS, LISTENER, MESSAGES_CAPACITY
 use self::core_thread::{
     CALLS_CAPACITY, CallMessage, CoreThread, FIRST_CONNECTION, ORDERS_CAPACITY, Order, WAKE,
 };
-use self::mailbox::{Outbox, SendError, Sender, mailbox};
+use self::mailbox::{Inbox, Outbox, SendError, Sender, mailbox};
 use self::net::Net;
 use self::net::bind::{BindError, Bound, bind};
 use self::net::datagram::Datagrams;
@@ -178,7 +178,7 @@ impl Runtime {
         identity: Identity,
         bound: Bound,
         poll: Poll,
-        messages: crossbeam::channel::Receiver<ToControl>,
+        messages: Inbox<ToControl>,
     ) -> Result<ControlThread, StartError> {
         let net = self.net(&poll, settings, identity)?;
         let failed = |source| StartError::System { what: "registering a socket", source };
@@ -425,4 +425,54 @@ fn start_error(error: BindError) -> StartError {
 fn random() -> u64 {
     use std::hash::{BuildHasher, Hasher};
     std::hash::RandomState::new().build_hasher().finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+    use crate::events::subscription;
+
+    fn started() -> Runtime {
+        Runtime::start(&Config::new("a", "127.0.0.1:0").cores(2).check().unwrap()).unwrap()
+    }
+
+    fn watch(runtime: &Runtime, run: impl FnOnce() -> io::Result<()> + Send + 'static) {
+        let one_for_all = OneForAll {
+            shared: runtime.shared.clone(),
+            control: runtime.control.clone(),
+            orders: runtime.orders.clone(),
+            was_told_to_stop: false,
+        };
+        let thread = thread::Builder::new().spawn(move || one_for_all.watch(run)).unwrap();
+        let _ = thread.join();
+    }
+
+    #[test]
+    fn a_thread_that_fails_or_panics_ends_all_of_them() {
+        let failures: [fn() -> io::Result<()>; 2] =
+            [|| Err(io::ErrorKind::Other.into()), || panic!("this panic belongs to the test")];
+        for failure in failures {
+            let runtime = started();
+            let (subscriber, mut events) = subscription();
+            runtime.subscribe(subscriber);
+            watch(&runtime, failure);
+            assert!(runtime.shared.is_closed());
+            assert_eq!(events.next(), None);
+            assert!(matches!(runtime.wait_ready(Duration::from_secs(30), 1), Err(NotReady::ShutDown)));
+            // They have been told already: this joins them, and would wait for ever otherwise.
+            for thread in std::mem::take(&mut *runtime.lock_threads()) {
+                thread.join().unwrap();
+            }
+        }
+    }
+
+    #[test]
+    fn a_thread_that_was_told_to_stop_ends_nothing_else() {
+        let runtime = started();
+        watch(&runtime, || Ok(()));
+        assert!(!runtime.shared.is_closed());
+        runtime.stop(true);
+        assert!(runtime.shared.is_closed());
+    }
 }

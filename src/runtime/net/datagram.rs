@@ -67,6 +67,7 @@ impl Datagrams {
     }
 
     /// Whether a budget ended the last [`receive`](Self::receive).
+    #[cfg(test)]
     pub(crate) fn owes(&self) -> bool {
         self.stopped
     }

@@ -230,7 +230,7 @@ fn a_connection_moves_to_a_core_with_what_was_read_and_not_yet_written() {
     assert!(control.net.hand_over(connection, welcome).is_none());
     stream.write_all(&bytes[half..]).unwrap();
 
-    let handover = std::thread::spawn(move || handover).join().unwrap();
+    let handover = std::thread::Builder::new().spawn(move || handover).unwrap().join().unwrap();
     let connection = core.net.adopt(NOW, handover, &mut core.events);
     for id in 0..200 {
         assert_eq!(until(&mut core, Node::request), (connection, read(id)));
