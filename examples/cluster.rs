@@ -21,29 +21,25 @@ const LATE: Duration = Duration::from_secs(30);
 const NOTICED_WITHIN: Duration = Duration::from_secs(1);
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
-/// What is stored: keys, and where to look up what their values must be.
-type Expected = BTreeMap<Vec<u8>, Source>;
-
-enum Source {
-    File(PathBuf),
-    Session(usize),
-}
+/// The keys that are stored: of files, and of sessions.
+type Keys = BTreeMap<Vec<u8>, Option<PathBuf>>;
 
 fn main() -> ExitCode {
     let folder = env::args().nth(1).unwrap_or(concat!(env!("CARGO_MANIFEST_DIR"), "/src").into());
-    match run(Path::new(&folder)) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
+    let result = run(Path::new(&folder));
+    result.map_or_else(
+        |error| {
             eprintln!("failed: {error}");
             ExitCode::FAILURE
-        }
-    }
+        },
+        |()| ExitCode::SUCCESS,
+    )
 }
 
 fn run(folder: &Path) -> Result<()> {
-    let mut expected: Expected = (0..SESSIONS).map(|n| (session_key(n), Source::Session(n))).collect();
-    add_files(folder, &mut expected)?;
-    let files = expected.len() - SESSIONS;
+    let mut keys: Keys = (0..SESSIONS).map(|n| (format!("session:{n:08x}").into_bytes(), None)).collect();
+    add_files(folder, &mut keys)?;
+    let files = keys.len() - SESSIONS;
     println!("{files} files below {} and {SESSIONS} sessions, {COPIES} copies of each\n", folder.display());
 
     let a = start("a", None)?;
@@ -51,8 +47,8 @@ fn run(folder: &Path) -> Result<()> {
     let c = start("c", Some(&a))?;
     let mut engines = vec![a, b, c];
     step("three engines found each other", || engines.iter().try_for_each(wait_for_members))?;
-    step("everything written, a third through each", || write(&engines, &expected))?;
-    step("everything read through each of the three", || read(&engines, &expected))?;
+    step("everything written, a third through each", || write(&engines, &keys))?;
+    step("everything read through each of the three", || read(&engines, &keys))?;
 
     let killed = engines.swap_remove(2);
     let events: Vec<Events> = engines.iter().map(Engine::events).collect();
@@ -63,19 +59,17 @@ fn run(folder: &Path) -> Result<()> {
     if noticed > NOTICED_WITHIN {
         return Err(format!("noticed after {noticed:?}, later than {NOTICED_WITHIN:?}").into());
     }
-    step("everything read through both survivors", || read(&engines, &expected))?;
+    step("everything read through both survivors", || read(&engines, &keys))?;
 
     engines.push(start("d", Some(&engines[0]))?);
     step("d joined in place of c", || engines.iter().try_for_each(wait_for_members))?;
-    step("every key has 3 copies again", || wait_for_copies(&engines, &expected))?;
-    step("everything read through each of the three", || read(&engines, &expected))?;
+    step("every key has 3 copies again", || wait_for_copies(&engines, &keys))?;
+    step("everything read through each of the three", || read(&engines, &keys))?;
 
-    println!("\nnode   keys    bytes  complete partitions");
-    for engine in &engines {
+    println!("\nnode    keys     bytes  complete partitions");
+    for (name, engine) in ["a", "b", "d"].iter().zip(&engines) {
         let stats = engine.stats()?;
-        let name =
-            engine.members().into_iter().find(|member| member.is_self).ok_or("a node without itself")?;
-        println!("{:4} {:6} {:8} {:20}", name.id, stats.keys, stats.bytes, stats.synced_partitions);
+        println!("{name:4} {:7} {:9} {:20}", stats.keys, stats.bytes, stats.synced_partitions);
     }
     Ok(())
 }
@@ -85,7 +79,7 @@ fn step(what: &str, work: impl FnOnce() -> Result<()>) -> Result<Duration> {
     let start = Instant::now();
     work().map_err(|error| format!("{what}: {error}"))?;
     let took = start.elapsed();
-    println!("{what:46} {:8.1} ms", took.as_secs_f64() * 1000.0);
+    println!("{what:45} {:8.1} ms", took.as_secs_f64() * 1000.0);
     Ok(took)
 }
 
@@ -96,10 +90,8 @@ fn start(name: &str, seed: Option<&Engine>) -> Result<Engine> {
 
 fn wait_for_members(engine: &Engine) -> Result<()> {
     engine.wait_ready(LATE)?;
-    wait_until("three living members", || {
-        let members = engine.members();
-        Ok(members.iter().filter(|member| member.state == MemberState::Alive).count() == COPIES)
-    })
+    let is_alive = |member: &gridkv::MemberInfo| member.state == MemberState::Alive;
+    wait_until(|| Ok(engine.members().into_iter().filter(is_alive).count() == COPIES))
 }
 
 fn wait_for_death(events: &Events, name: &str) -> Result<()> {
@@ -112,70 +104,61 @@ fn wait_for_death(events: &Events, name: &str) -> Result<()> {
 }
 
 /// Asks each node for its own copies and counts them.
-fn wait_for_copies(engines: &[Engine], expected: &Expected) -> Result<()> {
-    wait_until("copies of every key", || {
+fn wait_for_copies(engines: &[Engine], keys: &Keys) -> Result<()> {
+    wait_until(|| {
         let mut copies: BTreeMap<Vec<u8>, usize> = BTreeMap::new();
         for key in engines.iter().flat_map(|engine| engine.local_keys("")) {
             *copies.entry(key?).or_default() += 1;
         }
-        Ok(copies.len() == expected.len() && copies.values().all(|count| *count == COPIES))
+        Ok(copies.keys().eq(keys.keys()) && copies.values().all(|count| *count == COPIES))
     })
 }
 
-fn wait_until(what: &str, mut is_so: impl FnMut() -> Result<bool>) -> Result<()> {
+fn wait_until(mut is_so: impl FnMut() -> Result<bool>) -> Result<()> {
     let start = Instant::now();
     while !is_so()? {
         if start.elapsed() > LATE {
-            return Err(format!("still no {what} after {LATE:?}").into());
+            return Err(format!("not after {LATE:?}").into());
         }
         thread::sleep(Duration::from_millis(2));
     }
     Ok(())
 }
 
-fn write(engines: &[Engine], expected: &Expected) -> Result<()> {
-    for ((key, source), engine) in expected.iter().zip(engines.iter().cycle()) {
-        engine.set(key, source.value()?)?;
+fn write(engines: &[Engine], keys: &Keys) -> Result<()> {
+    for ((key, file), engine) in keys.iter().zip(engines.iter().cycle()) {
+        engine.set(key, expected(key, file.as_deref())?)?;
     }
     Ok(())
 }
 
-fn read(engines: &[Engine], expected: &Expected) -> Result<()> {
-    for (key, source) in expected {
-        let value = source.value()?;
+fn read(engines: &[Engine], keys: &Keys) -> Result<()> {
+    for (key, file) in keys {
+        let value = expected(key, file.as_deref())?;
         for engine in engines {
-            match engine.read(key, |found| found == value)? {
-                Some(true) => {}
-                Some(false) => return Err(format!("wrong: {}", String::from_utf8_lossy(key)).into()),
-                None => return Err(format!("missing: {}", String::from_utf8_lossy(key)).into()),
+            let is_right = engine.read(key, |found| found == value)?;
+            if is_right != Some(true) {
+                let what = if is_right.is_none() { "missing" } else { "wrong" };
+                return Err(format!("{what}: {}", String::from_utf8_lossy(key)).into());
             }
         }
     }
     Ok(())
 }
 
-impl Source {
-    fn value(&self) -> Result<Vec<u8>> {
-        match self {
-            Self::File(path) => Ok(fs::read(path)?),
-            Self::Session(n) => Ok(format!("{{\"user\":{n},\"cart\":[{}]}}", n * 7 % 1000).into_bytes()),
-        }
-    }
+/// What a key's value must be: what is on the disk, or made up from the key.
+fn expected(key: &[u8], file: Option<&Path>) -> Result<Vec<u8>> {
+    Ok(file.map_or_else(|| Ok([b"user and cart of ", key].concat()), fs::read)?)
 }
 
-fn session_key(n: usize) -> Vec<u8> {
-    format!("session:{n:08x}").into_bytes()
-}
-
-fn add_files(folder: &Path, expected: &mut Expected) -> Result<()> {
-    let entries = fs::read_dir(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
-    for entry in entries {
+fn add_files(folder: &Path, keys: &mut Keys) -> Result<()> {
+    for entry in fs::read_dir(folder).map_err(|error| format!("{}: {error}", folder.display()))? {
         let entry = entry?;
         let (path, kind) = (entry.path(), entry.file_type()?);
         if kind.is_dir() {
-            add_files(&path, expected)?;
+            add_files(&path, keys)?;
         } else if kind.is_file() {
-            expected.insert(path.as_os_str().as_encoded_bytes().to_vec(), Source::File(path));
+            keys.insert(path.as_os_str().as_encoded_bytes().to_vec(), Some(path));
         }
     }
     Ok(())
