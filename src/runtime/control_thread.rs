@@ -6,13 +6,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crossbeam::channel::Receiver;
 use mio::net::TcpListener;
 use mio::{Events, Poll, Token};
 
 use super::clock::Clock;
 use super::core_thread::{FIRST_CONNECTION, Order};
-use super::mailbox::Outbox;
+use super::mailbox::{Inbox, Outbox};
 use super::net::datagram::Datagrams;
 use super::net::{ConnectionId, LossCause, Net, NetEvent, Target};
 use crate::clock::Instant;
@@ -118,7 +117,7 @@ pub(crate) struct ControlThread {
     pub(crate) net: Net,
     pub(crate) listener: TcpListener,
     pub(crate) datagrams: Datagrams,
-    pub(crate) messages: Receiver<ToControl>,
+    pub(crate) messages: Inbox<ToControl>,
     pub(crate) cores: Vec<Outbox<Order>>,
     pub(crate) shared: Arc<Shared>,
 }
@@ -196,7 +195,7 @@ impl Turn {
     }
 
     fn take_messages(&mut self, now: Instant) {
-        while let Ok(message) = self.thread.messages.try_recv() {
+        while let Some(message) = self.thread.messages.try_recv() {
             let event = match message {
                 ToControl::Progress { core, generation, giving } => {
                     self.thread.shared.update(|state| {

@@ -6,12 +6,11 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crossbeam::channel::Receiver;
 use mio::{Events, Poll, Token};
 
 use super::clock::Clock;
 use super::control_thread::{Shared, ToControl};
-use super::mailbox::{SendError, Sender};
+use super::mailbox::{Inbox, SendError, Sender};
 use super::net::{ConnectionId, Handover, Net, NetEvent, Target};
 use super::reply::ReplyTo;
 use crate::clock::Now;
@@ -84,8 +83,8 @@ pub(crate) struct CoreThread {
     pub(crate) poll: Poll,
     pub(crate) clock: Clock,
     pub(crate) shard: Shard<ReplyTo>,
-    pub(crate) calls: Receiver<CallMessage>,
-    pub(crate) orders: Receiver<Order>,
+    pub(crate) calls: Inbox<CallMessage>,
+    pub(crate) orders: Inbox<Order>,
     pub(crate) shared: Arc<Shared>,
     /// Both `None` where the engine is standalone.
     pub(crate) net: Option<Net>,
@@ -175,7 +174,7 @@ impl Turn {
     }
 
     fn take_orders(&mut self, now: Now) {
-        while let Ok(order) = self.thread.orders.try_recv() {
+        while let Some(order) = self.thread.orders.try_recv() {
             match order {
                 Order::Place { placement, stage } => self.tell(now, Event::Placement { placement, stage }),
                 Order::Returned { identity } => {
@@ -242,7 +241,7 @@ impl Turn {
 
     fn take_calls(&mut self, now: Now) -> bool {
         for _ in 0..CALLS_PER_TURN {
-            let Ok(message) = self.thread.calls.try_recv() else { return false };
+            let Some(message) = self.thread.calls.try_recv() else { return false };
             // The caller may have been told of a change that this core has not looked at yet.
             self.take_orders(now);
             match message.take() {

@@ -24,7 +24,7 @@ use self::control_thread::{ControlThread, DATAGRAMS, LISTENER, MESSAGES_CAPACITY
 use self::core_thread::{
     CALLS_CAPACITY, CallMessage, CoreThread, FIRST_CONNECTION, ORDERS_CAPACITY, Order, WAKE,
 };
-use self::mailbox::{Outbox, SendError, Sender, mailbox};
+use self::mailbox::{Inbox, Outbox, SendError, Sender, mailbox};
 use self::net::Net;
 use self::net::bind::{BindError, Bound, bind};
 use self::net::datagram::Datagrams;
@@ -209,7 +209,7 @@ impl Runtime {
         identity: Identity,
         bound: Bound,
         poll: Poll,
-        messages: crossbeam::channel::Receiver<ToControl>,
+        messages: Inbox<ToControl>,
     ) -> Result<ControlThread, StartError> {
         let net = self.net(&poll, settings, identity)?;
         let failed = |source| StartError::System { what: "registering a socket", source };
