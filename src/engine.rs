@@ -1,11 +1,13 @@
 //! [`Engine`]: the handle that an app holds.
 
+use std::num::NonZeroU64;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::clock::Instant;
+use crate::clock::{Instant, Version, WallTime};
 use crate::config::{Config, Settings};
+use crate::entry::{Content, Entry};
 use crate::error::{LeaveError, NotApplied, NotReady, ReadError, StartError, WriteError};
 use crate::events::{Events, MemberInfo, subscription};
 use crate::options::{Quorum, ReadOptions, WriteOptions};
@@ -85,7 +87,7 @@ impl Engine {
         if value.len() > MAX_VALUE_BYTES {
             return Err(NotApplied::ValueTooLong { length: value.len() }.into());
         }
-        self.write(key.as_ref(), Some(value.into()), options)
+        self.write(key.as_ref(), Content::Value(value), options)
     }
 
     /// Deletes `key`, whether or not it exists. The delete is versioned like a write: no replica that
@@ -104,7 +106,7 @@ impl Engine {
     ///
     /// As [`set`](Self::set).
     pub fn delete_with(&self, key: impl AsRef<[u8]>, options: &WriteOptions) -> Result<(), WriteError> {
-        self.write(key.as_ref(), None, &WriteOptions { ttl: None, ..options.clone() })
+        self.write(key.as_ref(), Content::Tombstone, &WriteOptions { ttl: None, ..options.clone() })
     }
 
     /// The value of `key`; `None` where it does not exist, was deleted or has expired.
@@ -126,7 +128,7 @@ impl Engine {
         key: impl AsRef<[u8]>,
         options: &ReadOptions,
     ) -> Result<Option<Vec<u8>>, ReadError> {
-        Ok(self.fetch(key.as_ref(), options)?.map(|value| value.to_vec()))
+        Ok(self.fetch(key.as_ref(), options)?.as_ref().and_then(to_vec))
     }
 
     /// Lets `look` see the value of `key` without copying it; `None` where there is none.
@@ -139,7 +141,7 @@ impl Engine {
         key: impl AsRef<[u8]>,
         look: impl FnOnce(&[u8]) -> T,
     ) -> Result<Option<T>, ReadError> {
-        Ok(self.fetch(key.as_ref(), &ReadOptions::new())?.map(|value| look(&value)))
+        Ok(self.fetch(key.as_ref(), &ReadOptions::new())?.and_then(|entry| entry.value().map(look)))
     }
 
     /// Whether `key` has a value.
@@ -169,7 +171,7 @@ impl Engine {
         let mut values = vec![None; keys.len()];
         for _ in keys {
             let (index, outcome) = self.await_read(&answers, deadline)?;
-            values[index] = outcome?.map(|value| value.to_vec());
+            values[index] = outcome?.as_ref().and_then(to_vec);
         }
         Ok(values)
     }
@@ -237,9 +239,9 @@ impl Engine {
         self.inner.runtime.stop(false);
     }
 
-    fn write(&self, key: &[u8], value: Option<Arc<[u8]>>, options: &WriteOptions) -> Result<(), WriteError> {
+    fn write(&self, key: &[u8], content: Content<'_>, options: &WriteOptions) -> Result<(), WriteError> {
         let deadline = self.deadline(options.timeout);
-        let (core, call) = self.write_call(key, value, options, deadline)?;
+        let (core, call) = self.write_call(key, content, options, deadline)?;
         let needed = call.quorum;
         let replies = Replies::new(1);
         self.send(core, Call::Write(call), replies.reply_to(0), deadline)
@@ -254,7 +256,7 @@ impl Engine {
     fn write_call(
         &self,
         key: &[u8],
-        value: Option<Arc<[u8]>>,
+        content: Content<'_>,
         options: &WriteOptions,
         deadline: Instant,
     ) -> Result<(CoreId, WriteCall), NotApplied> {
@@ -266,17 +268,20 @@ impl Engine {
         if quorum < write_quorum || quorum > replicas {
             return Err(NotApplied::BadQuorum { asked: quorum, write_quorum, replicas });
         }
-        let now_ms = u128::from(self.inner.runtime.clock().now().wall.millis());
-        if let Some(ttl) = options.ttl
-            && (ttl < Duration::from_millis(1) || ttl.as_millis() + now_ms >= CALENDAR_END_MS)
-        {
-            return Err(NotApplied::BadTtl { ttl });
-        }
+        let expires_at_ms = options.ttl.map(|ttl| self.expires_at_ms(ttl)).transpose()?;
+        let entry = Entry::new(key, content, Version::ZERO, expires_at_ms);
         let (core, hash) = self.place(key);
-        Ok((core, WriteCall { key: key.into(), hash, value, ttl: options.ttl, quorum, deadline }))
+        Ok((core, WriteCall { entry, hash, quorum, deadline }))
     }
 
-    fn fetch(&self, key: &[u8], options: &ReadOptions) -> Result<Option<Arc<[u8]>>, ReadError> {
+    /// When a value ends that lives for `ttl` from now, in milliseconds of wall time.
+    fn expires_at_ms(&self, ttl: Duration) -> Result<NonZeroU64, NotApplied> {
+        let at_ms = u128::from(self.wall().millis()) + ttl.as_millis();
+        let is_kept = ttl >= Duration::from_millis(1) && at_ms < CALENDAR_END_MS;
+        NonZeroU64::new(at_ms as u64).filter(|_| is_kept).ok_or(NotApplied::BadTtl { ttl })
+    }
+
+    fn fetch(&self, key: &[u8], options: &ReadOptions) -> Result<Option<Entry>, ReadError> {
         let deadline = self.deadline(options.timeout);
         let (core, call) = self.read_call(key, options, deadline)?;
         let replies = Replies::new(1);
@@ -308,7 +313,7 @@ impl Engine {
         &self,
         answers: &Answers,
         deadline: Instant,
-    ) -> Result<(usize, Result<Option<Arc<[u8]>>, ReadError>), ReadError> {
+    ) -> Result<(usize, Result<Option<Entry>, ReadError>), ReadError> {
         match answers.next_before(self.last_word(deadline)) {
             Ok((index, Outcome::Read(result))) => Ok((index, result)),
             Err(NoReply::TimedOut) => {
@@ -340,6 +345,10 @@ impl Engine {
         (hash.partition().core(self.inner.settings.cores), hash)
     }
 
+    fn wall(&self) -> WallTime {
+        self.inner.runtime.clock().now().wall
+    }
+
     fn deadline(&self, timeout: Option<Duration>) -> Instant {
         self.inner.runtime.clock().instant() + timeout.unwrap_or(self.inner.settings.request_timeout)
     }
@@ -348,6 +357,10 @@ impl Engine {
     fn last_word(&self, deadline: Instant) -> std::time::Instant {
         self.inner.runtime.clock().to_os(deadline + LAST_WORD)
     }
+}
+
+fn to_vec(entry: &Entry) -> Option<Vec<u8>> {
+    entry.value().map(<[u8]>::to_vec)
 }
 
 impl std::fmt::Debug for Engine {

@@ -3,81 +3,331 @@
 //! A delete is a state too, a *tombstone* with a version of its own: without one, a replica that missed
 //! the delete would bring the key back. An expired value keeps its version for the same reason and gives
 //! up its bytes; what is left is called a *husk*.
+//!
+//! An entry is one allocation, shared by counted handles: a header of 24 bytes, what only some entries
+//! have, the key, the value. The app's thread builds it in this form; from then on it travels as a
+//! pointer, into the table too.
+//!
+//! ```text
+//! version 8 │ handles 4 │ content hash 4 │ value length 4 │ key length 2 │ flags 1 │ marks 1
+//! [ deadline 8 │ timer 4 │ – 4 ]      where it expires
+//! [ shared block 16 ]                 where the value is longer than 4 KiB
+//! key │ value
+//! ```
+//!
+//! A value of more than 4 KiB lives in a block of its own that entries share, so that a new version or
+//! deadline of it copies nothing.
 
-use std::cmp::Ordering;
+use std::alloc::{self, Layout};
+use std::cmp::Ordering as Order;
 use std::fmt;
+use std::marker::PhantomData;
+use std::mem::ManuallyDrop;
 use std::num::NonZeroU64;
+use std::ops::Deref;
+use std::ptr::{self, NonNull};
 use std::sync::Arc;
 
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::clock::{Version, WallTime};
-use crate::types::KeyHash;
+use crate::sync::{AtomicU8, AtomicU32, Ordering, fence};
+use crate::types::{KeyHash, MAX_KEY_BYTES, MAX_VALUE_BYTES};
 
-/// What one replica holds for one key. Immutable: a change is a new entry.
-#[derive(Clone, PartialEq, Eq)]
+/// Values above this are kept in a block of their own.
+const MAX_INLINE_BYTES: usize = 4 << 10;
+
+/// A counted handle of what one replica holds for one key. What it says never changes, except that
+/// [`stamp`](Self::stamp) sets the version of an entry that nobody else has seen.
 pub(crate) struct Entry {
-    pub(crate) hash: KeyHash,
-    pub(crate) version: Version,
-    /// When the value stops being visible, in milliseconds of wall time. Absolute, so that replicas agree.
-    pub(crate) expires_at_ms: Option<NonZeroU64>,
-    pub(crate) key: Box<[u8]>,
-    pub(crate) content: Content,
+    header: NonNull<Header>,
 }
 
+#[repr(C)]
+struct Header {
+    version: Version,
+    handles: AtomicU32,
+    content_hash: u32,
+    value_bytes: u32,
+    key_bytes: u16,
+    flags: u8,
+    /// The store's own: whether a reader has seen the entry since eviction last looked at it, and the
+    /// key's generation in the eviction queue.
+    marks: AtomicU8,
+    /// Lets the models see every access to what the atomics do not cover.
+    #[cfg(gridkv_loom)]
+    tracker: loom::cell::UnsafeCell<()>,
+}
+
+#[cfg(not(gridkv_loom))]
+const _: () = assert!(size_of::<Header>() == 24);
+
+/// Behind the header of an entry that expires.
+#[repr(C)]
+struct Expiry {
+    at_ms: NonZeroU64,
+    /// The store's own: the entry's timer.
+    timer: AtomicU32,
+}
+
+/// Behind that, where the value is long.
+type Block = Arc<[u8]>;
+
+const TOMBSTONE: u8 = 1;
+const HUSK: u8 = 2;
+const EXPIRES: u8 = 4;
+const SHARED: u8 = 8;
+
+const VISITED: u8 = 1;
+
+/// Far from where the count would wrap around, by more than there can be threads.
+const MOST_HANDLES: u32 = u32::MAX / 2;
+
+/// The timer of an entry that has none.
+pub(crate) const NO_TIMER: u32 = u32::MAX;
+
 /// Value, delete, or what an expired value leaves.
-#[derive(Clone, PartialEq, Eq)]
-pub(crate) enum Content {
-    Value(Arc<[u8]>),
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Content<'a> {
+    Value(&'a [u8]),
     Tombstone,
     /// The hash of the value that expired: a husk and its value are one state, seen at two times.
     Husk(u32),
 }
 
+/// Where the parts of an entry are.
+#[derive(Clone, Copy)]
+struct Parts {
+    expiry: usize,
+    block: usize,
+    key: usize,
+    value: usize,
+    end: usize,
+}
+
+impl Parts {
+    fn new(flags: u8, key_bytes: usize, value_bytes: usize) -> Self {
+        let expiry = size_of::<Header>();
+        let block = expiry + if flags & EXPIRES != 0 { size_of::<Expiry>() } else { 0 };
+        let key = block + if flags & SHARED != 0 { size_of::<Block>() } else { 0 };
+        let value = key + key_bytes;
+        let end = value + if flags & SHARED != 0 { 0 } else { value_bytes };
+        Self { expiry, block, key, value, end }
+    }
+
+    fn layout(self) -> Layout {
+        Layout::from_size_align(self.end, align_of::<Header>())
+            .expect("an entry is smaller than the address space")
+    }
+}
+
+// SAFETY: a handle gives shared access to data that is written only before it is shared (`new`), by its
+// sole owner (`stamp`, which checks that), or through atomics. The block is an `Arc` of bytes.
+unsafe impl Send for Entry {}
+// SAFETY: as above; `&Entry` gives nothing more than a clone does.
+unsafe impl Sync for Entry {}
+
 impl Entry {
-    /// The value, when there is one and it has not expired.
-    pub(crate) fn live_value(&self, wall: WallTime) -> Option<&Arc<[u8]>> {
-        match &self.content {
-            Content::Value(value) if !self.is_expired(wall) => Some(value),
-            _ => None,
+    /// # Panics
+    ///
+    /// When key or value are over the limits, which callers check.
+    pub(crate) fn new(
+        key: &[u8],
+        content: Content<'_>,
+        version: Version,
+        expires_at_ms: Option<NonZeroU64>,
+    ) -> Self {
+        let (flags, content_hash, value): (u8, u32, &[u8]) = match content {
+            Content::Value(value) => (0, xxh3_64(value) as u32, value),
+            Content::Tombstone => (TOMBSTONE, 0, &[]),
+            Content::Husk(hash) => (HUSK, hash, &[]),
+        };
+        let block = (value.len() > MAX_INLINE_BYTES).then(|| Block::from(value));
+        Self::build(key, value, block, flags, content_hash, version, expires_at_ms)
+    }
+
+    fn build(
+        key: &[u8],
+        value: &[u8],
+        block: Option<Block>,
+        kind: u8,
+        content_hash: u32,
+        version: Version,
+        expires_at_ms: Option<NonZeroU64>,
+    ) -> Self {
+        assert!(key.len() <= MAX_KEY_BYTES && value.len() <= MAX_VALUE_BYTES, "checked by whoever got it");
+        let expires = if expires_at_ms.is_some() { EXPIRES } else { 0 };
+        let flags = kind | expires | if block.is_some() { SHARED } else { 0 };
+        let parts = Parts::new(flags, key.len(), value.len());
+        let layout = parts.layout();
+        let header = Header {
+            version,
+            handles: AtomicU32::new(1),
+            content_hash,
+            value_bytes: value.len() as u32,
+            key_bytes: key.len() as u16,
+            flags,
+            marks: AtomicU8::new(0),
+            #[cfg(gridkv_loom)]
+            tracker: loom::cell::UnsafeCell::new(()),
+        };
+        // SAFETY: the layout has the header's size at the least. Every write below is inside of it, as
+        // `Parts` computes both, and aligned: the parts that need it follow each other in multiples of 8.
+        unsafe {
+            let start = alloc::alloc(layout);
+            if start.is_null() {
+                alloc::handle_alloc_error(layout);
+            }
+            start.cast::<Header>().write(header);
+            if let Some(at_ms) = expires_at_ms {
+                let expiry = Expiry { at_ms, timer: AtomicU32::new(NO_TIMER) };
+                start.add(parts.expiry).cast::<Expiry>().write(expiry);
+            }
+            ptr::copy_nonoverlapping(key.as_ptr(), start.add(parts.key), key.len());
+            match block {
+                Some(block) => start.add(parts.block).cast::<Block>().write(block),
+                None => ptr::copy_nonoverlapping(value.as_ptr(), start.add(parts.value), value.len()),
+            }
+            Self { header: NonNull::new_unchecked(start.cast()) }
         }
     }
 
+    fn header(&self) -> &Header {
+        // SAFETY: a handle keeps the allocation alive, and what is not atomic in it is not written while
+        // handles are shared.
+        let header = unsafe { self.header.as_ref() };
+        #[cfg(gridkv_loom)]
+        header.tracker.with(|_| ());
+        header
+    }
+
+    fn parts(&self) -> Parts {
+        let header = self.header();
+        Parts::new(header.flags, usize::from(header.key_bytes), header.value_bytes as usize)
+    }
+
+    fn at<T>(&self, offset: usize) -> *const T {
+        // SAFETY: offsets come from `Parts`, so they are inside the allocation.
+        unsafe { self.header.as_ptr().cast::<u8>().add(offset).cast() }
+    }
+
+    fn expiry(&self) -> Option<&Expiry> {
+        // SAFETY: an entry with the flag was built with an `Expiry` there.
+        (self.header().flags & EXPIRES != 0).then(|| unsafe { &*self.at(self.parts().expiry) })
+    }
+
+    fn block(&self) -> Option<&Block> {
+        // SAFETY: an entry with the flag was built with a `Block` there.
+        (self.header().flags & SHARED != 0).then(|| unsafe { &*self.at(self.parts().block) })
+    }
+
+    pub(crate) fn version(&self) -> Version {
+        self.header().version
+    }
+
+    /// When the value stops being visible, in milliseconds of wall time. Absolute, so that replicas agree.
+    pub(crate) fn expires_at_ms(&self) -> Option<NonZeroU64> {
+        self.expiry().map(|expiry| expiry.at_ms)
+    }
+
+    pub(crate) fn key(&self) -> &[u8] {
+        let parts = self.parts();
+        // SAFETY: `build` wrote that many bytes there.
+        unsafe { std::slice::from_raw_parts(self.at(parts.key), parts.value - parts.key) }
+    }
+
+    pub(crate) fn content(&self) -> Content<'_> {
+        match self.value() {
+            Some(value) => Content::Value(value),
+            None if self.header().flags & TOMBSTONE != 0 => Content::Tombstone,
+            None => Content::Husk(self.header().content_hash),
+        }
+    }
+
+    /// The value, expired or not.
+    pub(crate) fn value(&self) -> Option<&[u8]> {
+        if self.header().flags & (TOMBSTONE | HUSK) != 0 {
+            return None;
+        }
+        if let Some(block) = self.block() {
+            return Some(block);
+        }
+        let parts = self.parts();
+        // SAFETY: `build` wrote that many bytes there.
+        Some(unsafe { std::slice::from_raw_parts(self.at(parts.value), parts.end - parts.value) })
+    }
+
+    /// The value, when there is one and it has not expired.
+    pub(crate) fn live_value(&self, wall: WallTime) -> Option<&[u8]> {
+        self.value().filter(|_| !self.is_expired(wall))
+    }
+
     pub(crate) fn is_expired(&self, wall: WallTime) -> bool {
-        self.expires_at_ms.is_some_and(|at| at.get() <= wall.millis())
+        self.expires_at_ms().is_some_and(|at| at.get() <= wall.millis())
     }
 
     /// The bytes of key and value.
     pub(crate) fn bytes(&self) -> usize {
-        let value = match &self.content {
-            Content::Value(value) => value.len(),
-            Content::Tombstone | Content::Husk(_) => 0,
-        };
-        self.key.len() + value
+        usize::from(self.header().key_bytes) + self.header().value_bytes as usize
+    }
+
+    /// The sizes of its allocations: its own, and the shared block's where there is one.
+    #[expect(dead_code, reason = "the store's table uses it")]
+    pub(crate) fn allocations(&self) -> (usize, usize) {
+        // A block has two counters before its bytes.
+        let block = self.block().map_or(0, |block| block.len() + 2 * size_of::<usize>());
+        (self.parts().end, block)
+    }
+
+    /// Whether another entry has the same block.
+    #[cfg_attr(not(test), expect(dead_code, reason = "the store's table uses it"))]
+    pub(crate) fn shares_block(&self) -> bool {
+        self.block().is_some_and(|block| Arc::strong_count(block) > 1)
     }
 
     /// A hash of the content, expiry left out. Equal for a value and its husk.
     pub(crate) fn content_hash(&self) -> u32 {
-        match &self.content {
-            Content::Value(value) => xxh3_64(value) as u32,
-            Content::Tombstone => 0,
-            Content::Husk(hash) => *hash,
+        self.header().content_hash
+    }
+
+    /// Gives it a version: in place where this is the only handle, else in a copy.
+    pub(crate) fn stamp(&mut self, version: Version) {
+        // SAFETY: see `header`.
+        let is_unique = unsafe { self.header.as_ref() }.handles.load(Ordering::Acquire) == 1;
+        if is_unique {
+            #[cfg(gridkv_loom)]
+            // SAFETY: see `header`.
+            unsafe { self.header.as_ref() }.tracker.with_mut(|_| ());
+            // SAFETY: the only handle is borrowed mutably, so nobody reads or writes the version now. The
+            // table counts as a handle, and a reader's borrow lives no longer than the table's handle, or
+            // the one that the retire list keeps for it.
+            unsafe { ptr::addr_of_mut!((*self.header.as_ptr()).version).write(version) };
+        } else {
+            *self = self.copy(version, self.expires_at_ms());
         }
+    }
+
+    /// The same content with another version and deadline. Shares a long value.
+    pub(crate) fn copy(&self, version: Version, expires_at_ms: Option<NonZeroU64>) -> Self {
+        let kind = self.header().flags & (TOMBSTONE | HUSK);
+        let value = self.value().unwrap_or_default();
+        let block = self.block().cloned();
+        Self::build(self.key(), value, block, kind, self.content_hash(), version, expires_at_ms)
     }
 
     /// What is left once the value has expired.
     pub(crate) fn husk(&self) -> Self {
-        Self { content: Content::Husk(self.content_hash()), ..self.clone() }
+        Self::new(self.key(), Content::Husk(self.content_hash()), self.version(), self.expires_at_ms())
     }
 
     /// A number that is equal for equal states of a key and differs for different ones, so that sums of
-    /// it compare whole partitions.
-    pub(crate) fn digest(&self) -> u64 {
+    /// it compare whole partitions. `hash` is the key's.
+    pub(crate) fn digest(&self, hash: KeyHash) -> u64 {
         let mut bytes = [0; 28];
-        bytes[..8].copy_from_slice(&self.hash.0.to_le_bytes());
-        bytes[8..16].copy_from_slice(&self.version.0.to_le_bytes());
+        bytes[..8].copy_from_slice(&hash.0.to_le_bytes());
+        bytes[8..16].copy_from_slice(&self.version().0.to_le_bytes());
         bytes[16..20].copy_from_slice(&self.content_hash().to_le_bytes());
-        bytes[20..].copy_from_slice(&self.expires_at_ms.map_or(0, NonZeroU64::get).to_le_bytes());
+        bytes[20..].copy_from_slice(&self.expires_at_ms().map_or(0, NonZeroU64::get).to_le_bytes());
         xxh3_64(&bytes)
     }
 
@@ -85,33 +335,162 @@ impl Entry {
     /// replicas that merge the same states in any order, any number of times, end up the same: version,
     /// then tombstone over value, then content, then later expiry.
     pub(crate) fn wins_over(&self, other: &Self) -> bool {
-        self.order(other) == Ordering::Greater
+        self.order(other) == Order::Greater
     }
 
-    fn order(&self, other: &Self) -> Ordering {
-        let is_tombstone = |entry: &Self| matches!(entry.content, Content::Tombstone);
-        self.version
-            .cmp(&other.version)
+    fn order(&self, other: &Self) -> Order {
+        let is_tombstone = |entry: &Self| entry.header().flags & TOMBSTONE != 0;
+        self.version()
+            .cmp(&other.version())
             .then_with(|| is_tombstone(self).cmp(&is_tombstone(other)))
             .then_with(|| self.content_hash().cmp(&other.content_hash()))
-            .then_with(|| match (&self.content, &other.content) {
-                (Content::Value(mine), Content::Value(theirs)) => mine.cmp(theirs),
-                _ => Ordering::Equal,
+            .then_with(|| match (self.value(), other.value()) {
+                (Some(mine), Some(theirs)) => mine.cmp(theirs),
+                _ => Order::Equal,
             })
             .then_with(|| {
-                let expiry = |entry: &Self| entry.expires_at_ms.map_or(u64::MAX, NonZeroU64::get);
+                let expiry = |entry: &Self| entry.expires_at_ms().map_or(u64::MAX, NonZeroU64::get);
                 expiry(self).cmp(&expiry(other))
             })
     }
 }
 
-impl fmt::Debug for Entry {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}={:?}@{:?}", self.key.escape_ascii(), self.content, self.version)
+#[expect(dead_code, reason = "the store's table uses it")]
+impl Entry {
+    /// The handle as a number, for a slot of the table.
+    pub(crate) fn into_bits(self) -> u64 {
+        ManuallyDrop::new(self).header.as_ptr().expose_provenance() as u64
+    }
+
+    /// The handle again.
+    ///
+    /// # Safety
+    ///
+    /// `bits` came from [`into_bits`](Self::into_bits), and this is the only handle made of it.
+    pub(crate) unsafe fn from_bits(bits: u64) -> Self {
+        let header = ptr::with_exposed_provenance_mut(bits as usize);
+        // SAFETY: the caller's promise: the number is a pointer that was not null.
+        Self { header: unsafe { NonNull::new_unchecked(header) } }
+    }
+
+    /// A look at what a number stands for, without a handle of its own.
+    ///
+    /// # Safety
+    ///
+    /// `bits` came from [`into_bits`](Self::into_bits), and for all of `'a` nobody drops the handle.
+    pub(crate) unsafe fn borrow_bits<'a>(bits: u64) -> EntryRef<'a> {
+        // SAFETY: the caller's promise. The handle is never dropped.
+        let entry = ManuallyDrop::new(unsafe { Self::from_bits(bits) });
+        EntryRef { entry, life: PhantomData }
+    }
+
+    /// Notes that a reader has seen it. Writes only where that is news, so that a hot entry's cache line
+    /// stays shared; and only the one bit, as the writer may be changing the others.
+    pub(crate) fn visit(&self) {
+        let marks = &self.header().marks;
+        if marks.load(Ordering::Relaxed) & VISITED == 0 {
+            marks.fetch_or(VISITED, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether a reader has seen it since the last call. For the store's writer.
+    pub(crate) fn take_visited(&self) -> bool {
+        let marks = &self.header().marks;
+        let seen = marks.load(Ordering::Relaxed);
+        // Nobody else changes the generation; a visit that comes in between is not missed much.
+        marks.store(seen & !VISITED, Ordering::Relaxed);
+        seen & VISITED != 0
+    }
+
+    /// The key's generation in the eviction queue, seven bits.
+    pub(crate) fn generation(&self) -> u8 {
+        self.header().marks.load(Ordering::Relaxed) >> 1
+    }
+
+    /// For the store's writer. `generation` is below 128.
+    pub(crate) fn set_marks(&self, generation: u8, visited: bool) {
+        self.header().marks.store(generation << 1 | u8::from(visited), Ordering::Relaxed);
+    }
+
+    /// The store's timer for it; [`NO_TIMER`] where it has none.
+    pub(crate) fn timer(&self) -> u32 {
+        self.expiry().map_or(NO_TIMER, |expiry| expiry.timer.load(Ordering::Relaxed))
+    }
+
+    /// Keeps a timer where it expires.
+    pub(crate) fn set_timer(&self, timer: u32) {
+        if let Some(expiry) = self.expiry() {
+            expiry.timer.store(timer, Ordering::Relaxed);
+        }
     }
 }
 
-impl fmt::Debug for Content {
+impl Clone for Entry {
+    fn clone(&self) -> Self {
+        let handles = &self.header().handles;
+        if handles.fetch_add(1, Ordering::Relaxed) >= MOST_HANDLES {
+            // Taken back, so that no number of panics that are caught wraps the count around.
+            handles.fetch_sub(1, Ordering::Relaxed);
+            panic!("more than {MOST_HANDLES} handles of one entry: they are leaking");
+        }
+        Self { header: self.header }
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        // SAFETY: see `header`; this handle still counts.
+        if unsafe { self.header.as_ref() }.handles.fetch_sub(1, Ordering::Release) > 1 {
+            return;
+        }
+        fence(Ordering::Acquire);
+        #[cfg(gridkv_loom)]
+        // SAFETY: as above.
+        unsafe { self.header.as_ref() }.tracker.with_mut(|_| ());
+        let parts = self.parts();
+        let block = self.block().map(ptr::from_ref);
+        // SAFETY: this was the last handle, and the fence orders every use through the others before. The
+        // block and the header are dropped once, and the layout is that of `build`.
+        unsafe {
+            if let Some(block) = block {
+                drop(block.read());
+            }
+            ptr::drop_in_place(self.header.as_ptr());
+            alloc::dealloc(self.header.as_ptr().cast(), parts.layout());
+        }
+    }
+}
+
+/// A look at an entry that somebody else keeps alive for `'a`.
+pub(crate) struct EntryRef<'a> {
+    entry: ManuallyDrop<Entry>,
+    life: PhantomData<&'a Entry>,
+}
+
+impl Deref for EntryRef<'_> {
+    type Target = Entry;
+
+    fn deref(&self) -> &Entry {
+        &self.entry
+    }
+}
+
+impl PartialEq for Entry {
+    fn eq(&self, other: &Self) -> bool {
+        let parts = |entry: &Self| (entry.version(), entry.expires_at_ms());
+        parts(self) == parts(other) && self.key() == other.key() && self.content() == other.content()
+    }
+}
+
+impl Eq for Entry {}
+
+impl fmt::Debug for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}={:?}@{:?}", self.key().escape_ascii(), self.content(), self.version())
+    }
+}
+
+impl fmt::Debug for Content<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Value(value) => write!(f, "{} bytes", value.len()),
@@ -127,18 +506,14 @@ mod tests {
 
     use super::*;
 
+    const HASH: KeyHash = KeyHash(7);
+
     fn entry() -> impl Strategy<Value = Entry> {
-        let content = prop_oneof![
-            Just(Content::Tombstone),
-            prop::collection::vec(0u8..3, 0..3).prop_map(|value| Content::Value(value.into())),
-        ];
+        let content = prop_oneof![Just(None), prop::collection::vec(0u8..3, 0..3).prop_map(Some)];
         // Few versions and few contents, so that ties happen.
-        (0u64..3, content, 0u64..3).prop_map(|(version, content, expiry)| Entry {
-            hash: KeyHash(7),
-            version: Version(version),
-            expires_at_ms: NonZeroU64::new(expiry),
-            key: b"key".as_slice().into(),
-            content,
+        (0u64..3, content, 0u64..3).prop_map(|(version, value, expiry)| {
+            let content = value.as_deref().map_or(Content::Tombstone, Content::Value);
+            Entry::new(b"key", content, Version(version), NonZeroU64::new(expiry))
         })
     }
 
@@ -150,25 +525,80 @@ mod tests {
         #[test]
         fn merge_is_commutative_associative_and_idempotent(a in entry(), b in entry(), c in entry()) {
             prop_assert_eq!(merge(&a, &b), merge(&b, &a));
-            prop_assert_eq!(merge(&merge(&a, &b), &c), merge(&a, &merge(&b, &c)));
+            prop_assert_eq!(merge(&a, &merge(&b, &c)), merge(&merge(&a, &b), &c));
             prop_assert_eq!(merge(&a, &a), a.clone());
             prop_assert_eq!(merge(&merge(&a, &b), &b), merge(&a, &b));
         }
 
         #[test]
         fn equal_states_have_equal_digests_and_different_ones_do_not(a in entry(), b in entry()) {
-            prop_assert_eq!(a == b, a.digest() == b.digest());
-            prop_assert_eq!(a.digest(), if matches!(a.content, Content::Value(_)) { a.husk().digest() } else { a.digest() });
+            prop_assert_eq!(a == b, a.digest(HASH) == b.digest(HASH));
+            if a.value().is_some() {
+                prop_assert_eq!(a.digest(HASH), a.husk().digest(HASH));
+            }
         }
 
         #[test]
         fn a_value_and_its_husk_are_one_state(a in entry(), b in entry()) {
-            if matches!(a.content, Content::Value(_)) {
+            if a.value().is_some() {
                 prop_assert!(!a.wins_over(&a.husk()) && !a.husk().wins_over(&a));
                 if a != b {
                     prop_assert_eq!(a.wins_over(&b), a.husk().wins_over(&b));
                 }
             }
         }
+
+        #[test]
+        fn an_entry_says_what_it_was_built_from(
+            key in prop::collection::vec(any::<u8>(), 0..300),
+            value in prop_oneof![
+                prop::collection::vec(any::<u8>(), 0..40),
+                prop::collection::vec(any::<u8>(), MAX_INLINE_BYTES - 2..MAX_INLINE_BYTES + 3),
+            ],
+            version: u64,
+            expires: Option<NonZeroU64>,
+        ) {
+            let mut entry = Entry::new(&key, Content::Value(&value), Version(version), expires);
+            let other = entry.clone();
+            entry.stamp(Version(1));
+            let again = entry.copy(Version(2), None);
+            for (entry, version, expires) in [(&other, version, expires), (&entry, 1, expires), (&again, 2, None)] {
+                prop_assert_eq!(entry.key(), &key[..]);
+                prop_assert_eq!(entry.content(), Content::Value(&value));
+                prop_assert_eq!((entry.version(), entry.expires_at_ms()), (Version(version), expires));
+                prop_assert_eq!(entry.bytes(), key.len() + value.len());
+                prop_assert_eq!(entry.content_hash(), xxh3_64(&value) as u32);
+            }
+            prop_assert_eq!(entry.shares_block(), value.len() > MAX_INLINE_BYTES);
+            entry.set_timer(7);
+            prop_assert_eq!(entry.timer(), if expires.is_some() { 7 } else { NO_TIMER });
+        }
+    }
+
+    #[test]
+    fn a_version_is_set_in_place_only_where_nobody_else_sees_it() {
+        let mut entry = Entry::new(b"key", Content::Value(b"value"), Version(0), None);
+        let before = entry.header;
+        entry.stamp(Version(1));
+        assert_eq!((entry.header, entry.version()), (before, Version(1)));
+        let other = entry.clone();
+        entry.stamp(Version(2));
+        assert_eq!((other.version(), entry.version()), (Version(1), Version(2)));
+    }
+
+    #[test]
+    fn the_limits_fit() {
+        let (key, value) = (vec![1; MAX_KEY_BYTES], vec![2; MAX_VALUE_BYTES]);
+        let entry = Entry::new(&key, Content::Value(&value), Version(1), None);
+        assert_eq!((entry.key(), entry.value()), (&key[..], Some(&value[..])));
+    }
+
+    #[test]
+    fn marks_are_kept() {
+        let entry = Entry::new(b"key", Content::Tombstone, Version(1), None);
+        entry.set_marks(100, false);
+        assert!(!entry.take_visited());
+        entry.visit();
+        assert_eq!((entry.generation(), entry.take_visited(), entry.take_visited()), (100, true, false));
     }
 }

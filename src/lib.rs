@@ -52,6 +52,7 @@ mod shard;
 #[cfg(feature = "sim")]
 pub mod sim;
 mod store;
+mod sync;
 mod types;
 mod wire;
 

@@ -38,6 +38,9 @@ const IMPURE: &[&str] = &[
     "crate::engine",
 ];
 
+/// What may have unsafe code: memory that is shared without locks.
+const UNSAFE: &[&str] = &["entry.rs"];
+
 fn source() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("src")
 }
@@ -102,11 +105,9 @@ fn nothing_names_the_engine() {
 }
 
 #[test]
-fn there_is_no_unsafe_code_yet() {
-    for file in files(&source()) {
-        let unsafe_code = code(&file).lines().any(|line| {
-            line.contains("unsafe ") && !line.contains("forbid") && !line.contains("unsafe_code")
-        });
-        assert!(!unsafe_code, "{} has unsafe code", file.display());
+fn unsafe_code_is_where_it_belongs() {
+    let is_elsewhere = |file: &PathBuf| !UNSAFE.iter().any(|part| file.starts_with(source().join(part)));
+    for file in files(&source()).into_iter().filter(is_elsewhere) {
+        assert!(!code(&file).contains("unsafe "), "{} has unsafe code", file.display());
     }
 }

@@ -95,7 +95,7 @@ pub(crate) enum HandoffAction {
         after: Option<KeyHash>,
         since: u64,
     },
-    Apply(Vec<Arc<Entry>>),
+    Apply(Vec<Entry>),
     /// This node serves this list from now on.
     Adopt(Arc<List>),
     /// This node holds everything that was acknowledged before the list.

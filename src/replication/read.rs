@@ -39,8 +39,8 @@ pub(crate) struct Read {
     rules: Rules,
     list: Option<Arc<List>>,
     /// In the order in which they are asked.
-    replicas: Vec<Asked<Option<Arc<Entry>>>>,
-    newest: Option<Arc<Entry>>,
+    replicas: Vec<Asked<Option<Entry>>>,
+    newest: Option<Entry>,
     /// How many replicas to have asked by now.
     goal: usize,
     hedge_at: Option<Instant>,
@@ -55,7 +55,7 @@ pub(crate) enum ReadAction {
         request: Request,
     },
     /// The answer: the newest state, if there is one. The read is over.
-    Done(Option<Arc<Entry>>),
+    Done(Option<Entry>),
 }
 
 impl Read {
@@ -115,7 +115,7 @@ impl Read {
         }
     }
 
-    fn note(&mut self, from: Identity, found: Option<Arc<Entry>>, synced: bool, now: Now) {
+    fn note(&mut self, from: Identity, found: Option<Entry>, synced: bool, now: Now) {
         let Some(asked) = self.replicas.iter_mut().find(|asked| asked.replica == from) else { return };
         if !synced {
             asked.state = AskState::RetryAt(now.instant + RETRY_AFTER);
@@ -181,7 +181,7 @@ impl Read {
             actions.push(ReadAction::Done(None));
             return;
         };
-        let held = |asked: &Asked<Option<Arc<Entry>>>| Asked {
+        let held = |asked: &Asked<Option<Entry>>| Asked {
             replica: asked.replica,
             state: match &asked.state {
                 AskState::Dead => AskState::Dead,
@@ -304,18 +304,12 @@ mod tests {
     use crate::clock::{Version, WallTime};
     use crate::entry::Content;
     use crate::replication::tests::{list, node};
-    use crate::types::KeyHash;
 
     const NOW: Now = Now { instant: Instant::from_nanos(1), wall: WallTime::from_micros(1) };
 
-    fn entry(version: u64, value: Option<&str>) -> Arc<Entry> {
-        Arc::new(Entry {
-            hash: KeyHash(1),
-            version: Version(version),
-            expires_at_ms: None,
-            key: b"key".as_slice().into(),
-            content: value.map_or(Content::Tombstone, |value| Content::Value(value.as_bytes().into())),
-        })
+    fn entry(version: u64, value: Option<&str>) -> Entry {
+        let content = value.map_or(Content::Tombstone, |value| Content::Value(value.as_bytes()));
+        Entry::new(b"key", content, Version(version), None)
     }
 
     /// A read in a list of three, and whom it asked.
@@ -336,7 +330,7 @@ mod tests {
         asked.collect()
     }
 
-    fn found(read: &mut Read, from: u64, entry: Option<Arc<Entry>>, synced: bool) -> Vec<ReadAction> {
+    fn found(read: &mut Read, from: u64, entry: Option<Entry>, synced: bool) -> Vec<ReadAction> {
         let found = entry.map_or(Found::Absent, Found::Entry);
         let mut actions = Vec::new();
         read.answered(node(from), Answer::Found { found, synced }, NOW, &mut actions);

@@ -21,7 +21,7 @@ use crate::wire::message::{Answer, Found, Request, Want};
 
 pub(crate) struct Write {
     /// Without a version until the first stamp.
-    entry: Arc<Entry>,
+    entry: Entry,
     needed: usize,
     /// How many replicas must tell the key's version first; zero where R = 1.
     versions_needed: usize,
@@ -66,7 +66,7 @@ pub(crate) enum WriteAction {
 impl Write {
     pub(crate) fn new(entry: Entry, needed: usize, versions_needed: usize) -> Self {
         Self {
-            entry: Arc::new(entry),
+            entry,
             needed,
             versions_needed,
             list: None,
@@ -92,7 +92,7 @@ impl Write {
         actions: &mut Vec<WriteAction>,
     ) {
         self.replicas = list.members().iter().map(|member| Asked::new(*member, alive(member))).collect();
-        let asks_versions = self.versions_needed > 0 && self.entry.version == Version::ZERO;
+        let asks_versions = self.versions_needed > 0 && self.entry.version() == Version::ZERO;
         if asks_versions {
             let asked = list.members().iter().map(|member| Asked::new(*member, alive(member))).collect();
             self.phase = Phase::AskingVersions(asked);
@@ -100,7 +100,7 @@ impl Write {
         self.list = Some(list);
         if asks_versions {
             self.ask_due(Instant::default(), actions);
-        } else if self.entry.version == Version::ZERO {
+        } else if self.entry.version() == Version::ZERO {
             self.phase = Phase::AwaitingStamp;
             actions.push(WriteAction::Stamp { above: Version::ZERO });
         } else {
@@ -111,7 +111,7 @@ impl Write {
 
     /// The version that was asked for.
     pub(crate) fn stamped(&mut self, version: Version, actions: &mut Vec<WriteAction>) {
-        self.entry = Arc::new(Entry { version, ..(*self.entry).clone() });
+        self.entry.stamp(version);
         self.phase = Phase::Replicating;
         for asked in &mut self.replicas {
             if asked.state != AskState::Dead {
@@ -133,7 +133,7 @@ impl Write {
                 let version = match found {
                     Found::Absent => Version::ZERO,
                     Found::Version(version) => version,
-                    Found::Entry(entry) => entry.version,
+                    Found::Entry(entry) => entry.version(),
                 };
                 settle(asked, from, if synced { Ok(version) } else { Err(now + RETRY_AFTER) });
                 let answers: Vec<Version> = asked.iter().filter_map(Asked::answer).copied().collect();
@@ -199,7 +199,7 @@ impl Write {
         match &mut self.phase {
             Phase::AskingVersions(asked) => {
                 for to in take_due(asked, now) {
-                    let key = self.entry.key.clone();
+                    let key = self.entry.key().into();
                     let request = Request::Read { list, key, want: Want::Version };
                     actions.push(WriteAction::Ask { to, request });
                 }
@@ -301,18 +301,11 @@ mod tests {
     use super::*;
     use crate::entry::Content;
     use crate::replication::tests::{list, node};
-    use crate::types::KeyHash;
 
     const NOW: Instant = Instant::from_nanos(1);
 
     fn entry() -> Entry {
-        Entry {
-            hash: KeyHash(1),
-            version: Version::ZERO,
-            expires_at_ms: None,
-            key: b"key".as_slice().into(),
-            content: Content::Value(b"value".as_slice().into()),
-        }
+        Entry::new(b"key", Content::Value(b"value"), Version::ZERO, None)
     }
 
     /// A write with W = 2, stamped, that has asked all three replicas.
@@ -377,7 +370,7 @@ mod tests {
         assert!(write.is_acknowledged());
         assert_eq!(written(&mut write, 2, Some(Version(99)), true), []);
         assert!(write.is_everywhere());
-        assert_eq!(write.entry().version, Version(10));
+        assert_eq!(write.entry().version(), Version(10));
     }
 
     #[test]

@@ -245,7 +245,7 @@ impl Runtime {
             .registry()
             .try_clone()
             .map_err(|source| StartError::System { what: "cloning a poll's registry", source })?;
-        let mut net = Net::new(registry, FIRST_CONNECTION, self.cluster, local(settings));
+        let mut net = Net::new(registry, FIRST_CONNECTION, local(settings));
         net.set_identity(identity);
         Ok(net)
     }

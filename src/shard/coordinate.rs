@@ -4,9 +4,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Action, Asker, Shard, Stage, Timer, expires_at_ms, not_enough};
+use super::{Action, Asker, Shard, Stage, Timer, not_enough};
 use crate::clock::{Instant, Now, Version};
-use crate::entry::{Content, Entry};
+use crate::entry::Entry;
 use crate::error::{NotApplied, ReadError, WriteError};
 use crate::placement::List;
 use crate::replication::read::{Read, ReadAction};
@@ -40,11 +40,9 @@ pub(crate) enum Call {
 
 #[derive(Debug)]
 pub(crate) struct WriteCall {
-    pub(crate) key: Box<[u8]>,
+    /// What the key is to be, without a version.
+    pub(crate) entry: Entry,
     pub(crate) hash: KeyHash,
-    /// `None` deletes the key.
-    pub(crate) value: Option<Arc<[u8]>>,
-    pub(crate) ttl: Option<Duration>,
     pub(crate) quorum: usize,
     pub(crate) deadline: Instant,
 }
@@ -79,7 +77,8 @@ const KEYS_STEP_BYTES: usize = 64 << 10;
 #[derive(Debug)]
 pub(crate) enum Outcome {
     Written(Result<(), WriteError>),
-    Read(Result<Option<Arc<[u8]>>, ReadError>),
+    /// An entry has a value that had not expired.
+    Read(Result<Option<Entry>, ReadError>),
     Keys(Listing),
     Counts(Counts),
 }
@@ -158,16 +157,9 @@ impl<C> Shard<C> {
             let outcome = Outcome::Written(Err(not_enough(self.members_for_errors(alive), call.quorum).0));
             return actions.push(Action::Reply { caller, outcome });
         }
-        let entry = Entry {
-            hash: call.hash,
-            version: Version::ZERO,
-            expires_at_ms: expires_at_ms(now, call.ttl),
-            key: call.key,
-            content: call.value.map_or(Content::Tombstone, Content::Value),
-        };
         let strong = self.config.read_quorum >= 2;
         let versions_needed = if strong { self.config.read_quorum.max(self.tolerated() + 1) } else { 0 };
-        let machine = Machine::Write(Write::new(entry, call.quorum, versions_needed));
+        let machine = Machine::Write(Write::new(call.entry, call.quorum, versions_needed));
         self.begin(now, call.hash, machine, call.deadline, caller, actions);
     }
 
@@ -177,9 +169,9 @@ impl<C> Shard<C> {
         let is_local = replica.serves_synced(&self.me);
         if is_local && (call.quorum == 1 || call.local) {
             let held = self.store.get(call.hash, &call.key);
-            let value = held.and_then(|entry| entry.live_value(now.wall)).cloned();
-            if value.is_some() || call.local {
-                return actions.push(Action::Reply { caller, outcome: Outcome::Read(Ok(value)) });
+            let live = held.filter(|entry| entry.live_value(now.wall).is_some()).cloned();
+            if live.is_some() || call.local {
+                return actions.push(Action::Reply { caller, outcome: Outcome::Read(Ok(live)) });
             }
         }
         let alive = self.placement.replicas_per_partition();
@@ -412,8 +404,8 @@ impl<C> Shard<C> {
                 WriteAction::Stamp { above } => {
                     self.forget_requests(op);
                     let Machine::Write(write) = &mut op.machine else { return };
-                    let entry = write.entry();
-                    let held = self.store.get(entry.hash, &entry.key).map_or(Version::ZERO, |e| e.version);
+                    let held = self.store.get(op.hash, write.entry().key());
+                    let held = held.map_or(Version::ZERO, Entry::version);
                     self.clock.witness(above, now.wall);
                     let version = self.clock.stamp_above(above.max(held), now.wall);
                     let mut todo = Vec::new();
@@ -437,9 +429,9 @@ impl<C> Shard<C> {
             match action {
                 ReadAction::Ask { to, request } => self.ask_for(now, id, op, to, request, actions),
                 ReadAction::Done(found) => {
-                    let value = found.and_then(|entry| entry.live_value(now.wall).cloned());
+                    let live = found.filter(|entry| entry.live_value(now.wall).is_some());
                     if let Some(caller) = op.caller.take() {
-                        actions.push(Action::Reply { caller, outcome: Outcome::Read(Ok(value)) });
+                        actions.push(Action::Reply { caller, outcome: Outcome::Read(Ok(live)) });
                     }
                 }
             }
@@ -601,8 +593,8 @@ impl<C> Shard<C> {
         let Cursor { partition, after } = call.from;
         let part = self.store.part(partition, after, 0, KEYS_STEP_BYTES);
         let wanted =
-            |entry: &&Arc<Entry>| entry.key.starts_with(&call.prefix) && entry.live_value(now.wall).is_some();
-        let keys = part.entries.iter().filter(wanted).map(|entry| entry.key.clone()).collect();
+            |entry: &&Entry| entry.key().starts_with(&call.prefix) && entry.live_value(now.wall).is_some();
+        let keys = part.entries.iter().filter(wanted).map(|entry| entry.key().into()).collect();
         let next = match part.next {
             Some(after) => Some(Cursor { partition, after: Some(after) }),
             None => self.next_partition(partition).map(|partition| Cursor { partition, after: None }),

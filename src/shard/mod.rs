@@ -9,7 +9,6 @@
 //! - [`lists`]: keeps each partition's list, and hands partitions over when the placement changes.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -285,10 +284,9 @@ impl<C> Shard<C> {
 
     /// The value that this node would answer as a synced replica.
     #[cfg(feature = "sim")]
-    pub(crate) fn peek(&self, now: Now, hash: KeyHash, key: &[u8]) -> Option<Arc<[u8]>> {
+    pub(crate) fn peek(&self, now: Now, hash: KeyHash, key: &[u8]) -> Option<&[u8]> {
         let is_synced = self.replica(hash.partition()).serves_synced(&self.me);
-        let entry = self.store.get(hash, key).filter(|_| is_synced)?;
-        entry.live_value(now.wall).cloned()
+        self.store.get(hash, key).filter(|_| is_synced)?.live_value(now.wall)
     }
 
     /// Answers this shard's own requests, and reports what that changed.
@@ -401,11 +399,6 @@ impl<C> Shard<C> {
     fn rules(&self, needed: usize) -> Rules {
         Rules { needed, write_quorum: self.config.write_quorum, confirmations: self.tolerated() }
     }
-}
-
-/// A deadline in milliseconds of wall time, from a time to live that was checked.
-fn expires_at_ms(now: Now, ttl: Option<Duration>) -> Option<NonZeroU64> {
-    ttl.and_then(|ttl| NonZeroU64::new(now.wall.millis().saturating_add(ttl.as_millis() as u64)))
 }
 
 /// Which of these errors a call gets that finds too few members.

@@ -1,12 +1,11 @@
 //! What this node does as a replica: it answers requests about one partition, each in one step.
 
-use std::sync::Arc;
-
 use super::{Action, Shard};
 use crate::clock::Now;
+use crate::entry::Entry;
 use crate::placement::ListRef;
 use crate::store::Applied;
-use crate::types::{Identity, Partition};
+use crate::types::{Identity, KeyHash, Partition};
 use crate::wire::frame::CHUNK_BYTES;
 use crate::wire::message::{Answer, Chunk, Fetch, Found, Listed, Request, Want};
 
@@ -17,7 +16,7 @@ impl<C> Shard<C> {
             return Err("a request for a partition of another core");
         }
         match request {
-            Request::Write { entry, .. } if entry.hash.partition() != partition => {
+            Request::Write { entry, .. } if self.hash(entry.key()).partition() != partition => {
                 Err("a key that is not of the partition")
             }
             _ => Ok(()),
@@ -37,8 +36,8 @@ impl<C> Shard<C> {
                 if let Some(other) = self.other_list(partition, list) {
                     return other;
                 }
-                self.clock.witness(entry.version, now.wall);
-                let superseded_by = match self.store.apply(entry) {
+                self.clock.witness(entry.version(), now.wall);
+                let superseded_by = match self.store.apply(self.hash(entry.key()), entry) {
                     Applied::Stored => None,
                     Applied::Superseded(version) => Some(version),
                 };
@@ -48,10 +47,9 @@ impl<C> Shard<C> {
                 if let Some(other) = self.other_list(partition, list) {
                     return other;
                 }
-                let hash = crate::types::KeyHash::of(self.config.cluster, &key);
-                let found = match (self.store.get(hash, &key), want) {
+                let found = match (self.store.get(self.hash(&key), &key), want) {
                     (None, _) => Found::Absent,
-                    (Some(entry), Want::Version) => Found::Version(entry.version),
+                    (Some(entry), Want::Version) => Found::Version(entry.version()),
                     (Some(entry), Want::Entry) => Found::Entry(entry.clone()),
                 };
                 Answer::Found { found, synced: self.replica(partition).is_synced() }
@@ -94,10 +92,17 @@ impl<C> Shard<C> {
     }
 
     /// Merges what another node holds.
-    pub(super) fn merge(&mut self, now: Now, partition: Partition, entries: Vec<Arc<crate::entry::Entry>>) {
-        for entry in entries.into_iter().filter(|entry| entry.hash.partition() == partition) {
-            self.clock.witness(entry.version, now.wall);
-            self.store.apply(entry);
+    pub(super) fn merge(&mut self, now: Now, partition: Partition, entries: Vec<Entry>) {
+        for entry in entries {
+            let hash = self.hash(entry.key());
+            if hash.partition() == partition {
+                self.clock.witness(entry.version(), now.wall);
+                self.store.apply(hash, entry);
+            }
         }
+    }
+
+    fn hash(&self, key: &[u8]) -> KeyHash {
+        KeyHash::of(self.config.cluster, key)
     }
 }

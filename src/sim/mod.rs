@@ -24,7 +24,6 @@ mod node;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
-use std::sync::Arc;
 use std::time::Duration;
 
 use rand::rngs::SmallRng;
@@ -32,7 +31,8 @@ use rand::{RngExt, SeedableRng};
 
 use self::network::{Connection, ConnectionKey, Event};
 use self::node::Node;
-use crate::clock::{Instant, Now};
+use crate::clock::{Instant, Now, Version};
+use crate::entry::{Content, Entry};
 use crate::error::{ReadError, WriteError};
 use crate::events::MemberState;
 use crate::shard::{Call, ReadCall, WriteCall};
@@ -215,20 +215,18 @@ impl SimCluster {
 
     /// Writes `value` under `key` through `node`.
     pub fn set(&mut self, node: usize, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> CallId {
-        self.write(node, key.as_ref(), Some(value.as_ref().into()))
+        self.write(node, key.as_ref(), Content::Value(value.as_ref()))
     }
 
     /// Deletes `key` through `node`.
     pub fn delete(&mut self, node: usize, key: impl AsRef<[u8]>) -> CallId {
-        self.write(node, key.as_ref(), None)
+        self.write(node, key.as_ref(), Content::Tombstone)
     }
 
-    fn write(&mut self, node: usize, key: &[u8], value: Option<Arc<[u8]>>) -> CallId {
+    fn write(&mut self, node: usize, key: &[u8], content: Content<'_>) -> CallId {
         let call = WriteCall {
-            key: key.into(),
+            entry: Entry::new(key, content, Version::ZERO, None),
             hash: KeyHash::of(node::cluster(), key),
-            value,
-            ttl: None,
             quorum: self.options.write_quorum,
             deadline: self.now + CALL_TIMEOUT,
         };

@@ -133,7 +133,7 @@ fn decode(buffer: &mut FrameBuffer, bytes: &[u8]) -> Option<Frame> {
         rest = &rest[count..];
     }
     let (header, body) = buffer.next().ok()??;
-    codec::decode(node::cluster(), header, body).ok()
+    codec::decode(header, body).ok()
 }
 
 /// How long a message between two threads of one node takes.
@@ -239,7 +239,9 @@ impl SimCluster {
             Action::Reply { caller, outcome } => {
                 let outcome = match outcome {
                     ShardOutcome::Written(result) => Outcome::Written(result),
-                    ShardOutcome::Read(result) => Outcome::Read(result.map(|v| v.map(|v| v.to_vec()))),
+                    ShardOutcome::Read(result) => Outcome::Read(
+                        result.map(|found| found.and_then(|entry| entry.value().map(<[u8]>::to_vec))),
+                    ),
                     ShardOutcome::Keys(_) | ShardOutcome::Counts(_) => return,
                 };
                 self.note(|| format!("reply n{number} {caller:?} {outcome:?}"));

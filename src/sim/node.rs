@@ -2,7 +2,6 @@
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
-use std::sync::Arc;
 
 use super::{CallId, SimOptions};
 use crate::clock::{Instant, Now, WallTime};
@@ -173,7 +172,7 @@ impl Node {
         running.shards.iter().filter_map(Shard::deadline).chain(running.control.deadline()).min()
     }
 
-    pub(super) fn peek(&self, now: Now, core: CoreId, hash: KeyHash, key: &[u8]) -> Option<Arc<[u8]>> {
+    pub(super) fn peek(&self, now: Now, core: CoreId, hash: KeyHash, key: &[u8]) -> Option<&[u8]> {
         self.running.as_ref()?.shards[usize::from(core.0)].peek(now, hash, key)
     }
 

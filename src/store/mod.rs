@@ -6,13 +6,12 @@
 
 use std::collections::BTreeSet;
 use std::num::NonZeroU64;
-use std::sync::Arc;
 
 use hashbrown::HashTable;
 use hashbrown::hash_table;
 
 use crate::clock::{Version, WallTime};
-use crate::entry::{Content, Entry};
+use crate::entry::Entry;
 use crate::types::{KeyHash, PARTITIONS, Partition};
 
 /// The entries of the partitions that one core owns.
@@ -46,7 +45,8 @@ struct Table {
 }
 
 struct Slot {
-    entry: Arc<Entry>,
+    hash: KeyHash,
+    entry: Entry,
     sequence: u64,
 }
 
@@ -61,7 +61,7 @@ pub(crate) enum Applied {
 
 /// Some entries of a partition, in the order of their hashes.
 pub(crate) struct Part {
-    pub(crate) entries: Vec<Arc<Entry>>,
+    pub(crate) entries: Vec<Entry>,
     /// Where to go on; `None` after the last.
     pub(crate) next: Option<KeyHash>,
 }
@@ -76,43 +76,42 @@ impl Store {
         Self { cores, tables, expiries: BTreeSet::new(), deletes, live: 0, bytes: 0 }
     }
 
-    pub(crate) fn get(&self, hash: KeyHash, key: &[u8]) -> Option<&Arc<Entry>> {
+    pub(crate) fn get(&self, hash: KeyHash, key: &[u8]) -> Option<&Entry> {
         let table = &self.tables[self.index(hash.partition())];
-        table.slots.find(hash.0, |slot| *slot.entry.key == *key).map(|slot| &slot.entry)
+        table.slots.find(hash.0, |slot| slot.entry.key() == key).map(|slot| &slot.entry)
     }
 
-    /// Merges `entry`: whichever of it and what is stored wins, stays.
-    pub(crate) fn apply(&mut self, entry: Arc<Entry>) -> Applied {
-        let at = self.index(entry.hash.partition());
+    /// Merges `entry`: whichever of it and what is stored wins, stays. `hash` is its key's.
+    pub(crate) fn apply(&mut self, hash: KeyHash, entry: Entry) -> Applied {
+        let at = self.index(hash.partition());
         let table = &mut self.tables[at];
-        let slot =
-            table.slots.entry(entry.hash.0, |slot| *slot.entry.key == *entry.key, |slot| slot.entry.hash.0);
+        let slot = table.slots.entry(hash.0, |slot| slot.entry.key() == entry.key(), |slot| slot.hash.0);
         if let hash_table::Entry::Occupied(held) = &slot {
             let held = &held.get().entry;
             if held.wins_over(&entry) {
-                return Applied::Superseded(held.version);
+                return Applied::Superseded(held.version());
             }
             if !entry.wins_over(held) {
                 return Applied::Stored;
             }
         }
-        if let Some(at) = entry.expires_at_ms
-            && matches!(entry.content, Content::Value(_))
+        if let Some(at) = entry.expires_at_ms()
+            && is_value(&entry)
         {
-            self.expiries.insert((at.get(), entry.hash));
+            self.expiries.insert((at.get(), hash));
         }
         table.sequence += 1;
-        table.digest = table.digest.wrapping_add(entry.digest());
+        table.digest = table.digest.wrapping_add(entry.digest(hash));
         self.live += usize::from(is_value(&entry));
         self.bytes += cost(&entry);
         let forget = self.deletes == Deletes::Forget && !is_value(&entry);
-        let new = Slot { entry, sequence: table.sequence };
+        let new = Slot { hash, entry, sequence: table.sequence };
         let old = match slot {
             hash_table::Entry::Occupied(mut held) => {
                 let old = std::mem::replace(held.get_mut(), new).entry;
                 if forget {
                     let (gone, _) = held.remove();
-                    self.uncount(at, &gone.entry);
+                    self.uncount(at, hash, &gone.entry);
                 }
                 Some(old)
             }
@@ -123,24 +122,23 @@ impl Store {
             hash_table::Entry::Vacant(_) => Some(new.entry),
         };
         if let Some(old) = old {
-            self.uncount(at, &old);
-            self.forget_expiry(at, &old);
+            self.uncount(at, hash, &old);
+            self.forget_expiry(at, hash, &old);
         }
         Applied::Stored
     }
 
     /// Takes back the line of an entry that is gone, unless another key of its hash shares it.
-    fn forget_expiry(&mut self, at: usize, old: &Entry) {
-        let Some(expires_at_ms) = old.expires_at_ms else { return };
-        let shares =
-            |slot: &Slot| slot.entry.hash == old.hash && slot.entry.expires_at_ms == old.expires_at_ms;
-        if self.tables[at].slots.find(old.hash.0, shares).is_none() {
-            self.expiries.remove(&(expires_at_ms.get(), old.hash));
+    fn forget_expiry(&mut self, at: usize, hash: KeyHash, old: &Entry) {
+        let Some(expires_at_ms) = old.expires_at_ms() else { return };
+        let shares = |slot: &Slot| slot.hash == hash && slot.entry.expires_at_ms() == Some(expires_at_ms);
+        if self.tables[at].slots.find(hash.0, shares).is_none() {
+            self.expiries.remove(&(expires_at_ms.get(), hash));
         }
     }
 
-    fn uncount(&mut self, at: usize, entry: &Entry) {
-        self.tables[at].digest = self.tables[at].digest.wrapping_sub(entry.digest());
+    fn uncount(&mut self, at: usize, hash: KeyHash, entry: &Entry) {
+        self.tables[at].digest = self.tables[at].digest.wrapping_sub(entry.digest(hash));
         self.live -= usize::from(is_value(entry));
         self.bytes -= cost(entry);
     }
@@ -162,9 +160,9 @@ impl Store {
     fn expire_key(&mut self, at_ms: u64, hash: KeyHash) {
         let at = self.index(hash.partition());
         let due = |slot: &Slot| {
-            slot.entry.hash == hash
+            slot.hash == hash
                 && is_value(&slot.entry)
-                && slot.entry.expires_at_ms.map(NonZeroU64::get) == Some(at_ms)
+                && slot.entry.expires_at_ms().map(NonZeroU64::get) == Some(at_ms)
         };
         // Two keys of one hash that expire in one millisecond share a line, so all of them are due.
         while let Ok(mut slot) = self.tables[at].slots.find_entry(hash.0, due) {
@@ -172,12 +170,12 @@ impl Store {
             if self.deletes == Deletes::Forget {
                 slot.remove();
             } else {
-                let husk = Arc::new(old.husk());
+                let husk = old.husk();
                 slot.get_mut().entry = husk.clone();
-                self.tables[at].digest = self.tables[at].digest.wrapping_add(husk.digest());
+                self.tables[at].digest = self.tables[at].digest.wrapping_add(husk.digest(hash));
                 self.bytes += cost(&husk);
             }
-            self.uncount(at, &old);
+            self.uncount(at, hash, &old);
         }
     }
 
@@ -196,20 +194,17 @@ impl Store {
         limit_bytes: usize,
     ) -> Part {
         let table = &self.tables[self.index(partition)];
-        let wanted =
-            |slot: &&Slot| slot.sequence > since && after.is_none_or(|after| slot.entry.hash > after);
+        let wanted = |slot: &&Slot| slot.sequence > since && after.is_none_or(|after| slot.hash > after);
         let mut all: Vec<&Slot> = table.slots.iter().filter(wanted).collect();
-        all.sort_unstable_by(|a, b| (a.entry.hash, &a.entry.key).cmp(&(b.entry.hash, &b.entry.key)));
-        let mut entries: Vec<Arc<Entry>> = Vec::new();
+        all.sort_unstable_by(|a, b| (a.hash, a.entry.key()).cmp(&(b.hash, b.entry.key())));
+        let mut entries: Vec<Entry> = Vec::new();
+        let mut last = None;
         let mut bytes = 0;
         for slot in all {
-            if bytes >= limit_bytes
-                && let Some(last) = entries.last()
-                && last.hash != slot.entry.hash
-            {
-                let next = Some(last.hash);
-                return Part { entries, next };
+            if bytes >= limit_bytes && last.is_some_and(|last| last != slot.hash) {
+                return Part { entries, next: last };
             }
+            last = Some(slot.hash);
             bytes += cost(&slot.entry);
             entries.push(slot.entry.clone());
         }
@@ -257,7 +252,7 @@ impl Store {
 }
 
 fn is_value(entry: &Entry) -> bool {
-    matches!(entry.content, Content::Value(_))
+    entry.value().is_some()
 }
 
 fn cost(entry: &Entry) -> usize {
@@ -268,23 +263,29 @@ fn cost(entry: &Entry) -> usize {
 #[expect(clippy::disallowed_types, reason = "the model is looked up, never walked in order")]
 mod tests {
     use std::collections::HashMap;
+    use std::slice;
 
     use proptest::prelude::*;
 
     use super::*;
+    use crate::entry::Content;
 
-    /// Few hashes, so that keys collide on purpose, all in partition zero.
-    fn entry(key: u8, version: u64, expires: u64, value: Option<u8>) -> Arc<Entry> {
-        Arc::new(Entry {
-            hash: KeyHash(u64::from(key / 3)),
-            version: Version(version),
-            expires_at_ms: NonZeroU64::new(expires),
-            key: [key].as_slice().into(),
-            content: value.map_or(Content::Tombstone, |value| Content::Value([value].as_slice().into())),
-        })
+    fn entry(key: u8, version: u64, expires: u64, value: Option<u8>) -> Entry {
+        let content =
+            value.as_ref().map_or(Content::Tombstone, |value| Content::Value(slice::from_ref(value)));
+        Entry::new(&[key], content, Version(version), NonZeroU64::new(expires))
     }
 
-    fn an_entry() -> impl Strategy<Value = Arc<Entry>> {
+    /// Few hashes, so that keys collide on purpose, all in partition zero.
+    fn hash(entry: &Entry) -> KeyHash {
+        KeyHash(u64::from(entry.key()[0] / 3))
+    }
+
+    fn apply(store: &mut Store, entry: Entry) {
+        store.apply(hash(&entry), entry);
+    }
+
+    fn an_entry() -> impl Strategy<Value = Entry> {
         (0u8..12, 1u64..40, prop_oneof![Just(0), 1u64..50], prop::option::of(any::<u8>()))
             .prop_map(|(key, version, expires, value)| entry(key, version, expires, value))
     }
@@ -299,18 +300,18 @@ mod tests {
         #[test]
         fn a_store_is_a_map_that_keeps_the_winner(entries in prop::collection::vec(an_entry(), 0..200)) {
             let mut store = Store::new(1, Deletes::Keep);
-            let mut model: HashMap<Box<[u8]>, Arc<Entry>> = HashMap::new();
+            let mut model: HashMap<Box<[u8]>, Entry> = HashMap::new();
             for entry in entries {
-                store.apply(entry.clone());
-                let held = model.entry(entry.key.clone()).or_insert_with(|| entry.clone());
+                apply(&mut store, entry.clone());
+                let held = model.entry(entry.key().into()).or_insert_with(|| entry.clone());
                 if entry.wins_over(held) {
                     *held = entry;
                 }
             }
             for (key, entry) in &model {
-                prop_assert_eq!(store.get(entry.hash, key), Some(entry));
+                prop_assert_eq!(store.get(hash(entry), key), Some(entry));
             }
-            let digest = model.values().fold(0u64, |sum, entry| sum.wrapping_add(entry.digest()));
+            let digest = model.values().fold(0u64, |sum, entry| sum.wrapping_add(entry.digest(hash(entry))));
             prop_assert_eq!(store.digest(P()), digest);
             prop_assert_eq!(store.live(), model.values().filter(|e| is_value(e)).count());
             prop_assert_eq!(store.bytes(), model.values().map(|e| cost(e)).sum::<usize>());
@@ -323,7 +324,7 @@ mod tests {
         ) {
             let mut store = Store::new(1, Deletes::Keep);
             for entry in entries {
-                store.apply(entry);
+                apply(&mut store, entry);
             }
             let whole = store.part(P(), None, 0, usize::MAX).entries;
             let mut pieces = Vec::new();
@@ -346,11 +347,11 @@ mod tests {
         ) {
             let mut store = Store::new(1, Deletes::Keep);
             let mut copy = Store::new(1, Deletes::Keep);
-            before.into_iter().for_each(|entry| { store.apply(entry); });
+            before.into_iter().for_each(|entry| apply(&mut store, entry));
             let sequence = store.sequence(P());
-            store.part(P(), None, 0, usize::MAX).entries.into_iter().for_each(|e| { copy.apply(e); });
-            later.into_iter().for_each(|entry| { store.apply(entry); });
-            store.part(P(), None, sequence, usize::MAX).entries.into_iter().for_each(|e| { copy.apply(e); });
+            store.part(P(), None, 0, usize::MAX).entries.into_iter().for_each(|entry| apply(&mut copy, entry));
+            later.into_iter().for_each(|entry| apply(&mut store, entry));
+            store.part(P(), None, sequence, usize::MAX).entries.into_iter().for_each(|entry| apply(&mut copy, entry));
             prop_assert_eq!(store.digest(P()), copy.digest(P()));
         }
 
@@ -362,8 +363,8 @@ mod tests {
             let mut store = Store::new(1, Deletes::Keep);
             let mut alone = Store::new(1, Deletes::Forget);
             for entry in entries {
-                store.apply(entry.clone());
-                alone.apply(entry);
+                apply(&mut store, entry.clone());
+                apply(&mut alone, entry);
             }
             let digest = store.digest(P());
             while store.expire(wall(at), 3) > 0 {}
@@ -382,16 +383,16 @@ mod tests {
     #[test]
     fn a_dropped_partition_leaves_nothing_and_a_lone_store_keeps_no_tombstone() {
         let mut store = Store::new(1, Deletes::Keep);
-        store.apply(entry(1, 1, 0, Some(1)));
-        store.apply(entry(2, 1, 0, None));
+        apply(&mut store, entry(1, 1, 0, Some(1)));
+        apply(&mut store, entry(2, 1, 0, None));
         store.drop_partition(P());
         assert_eq!((store.live(), store.bytes(), store.digest(P())), (0, 0, 0));
         assert!(store.is_empty(P()));
 
         let mut alone = Store::new(1, Deletes::Forget);
-        alone.apply(entry(1, 1, 0, Some(1)));
-        alone.apply(entry(1, 2, 0, None));
-        alone.apply(entry(2, 2, 0, None));
+        apply(&mut alone, entry(1, 1, 0, Some(1)));
+        apply(&mut alone, entry(1, 2, 0, None));
+        apply(&mut alone, entry(2, 2, 0, None));
         assert_eq!((alone.live(), alone.bytes(), alone.digest(P())), (0, 0, 0));
         assert!(alone.is_empty(P()));
     }

@@ -5,8 +5,8 @@
 //! the sizes of all of them are asserted below, so that neither an edit nor a feature that another crate
 //! turns on can change the wire unseen.
 //!
-//! Keys travel without their hash: the receiver computes it, so that no peer can put a key where it does
-//! not belong. A value is copied once, from the receive buffer into its entry.
+//! Keys travel without their hash: the shard computes it, so that no peer can put a key where it does
+//! not belong. Key and value are copied once, from the receive buffer into their entry.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::num::NonZeroU64;
@@ -23,7 +23,7 @@ use crate::clock::Version;
 use crate::entry::{Content, Entry};
 use crate::membership::{Record, State};
 use crate::placement::{List, ListRef};
-use crate::types::{Boot, ClusterHash, CoreId, Identity, KeyHash, MAX_REPLICAS, NodeHash};
+use crate::types::{Boot, CoreId, Identity, KeyHash, MAX_KEY_BYTES, MAX_REPLICAS, MAX_VALUE_BYTES, NodeHash};
 
 /// Versions and list numbers above this come from no node that works: the year 2094, or as many changes of
 /// a list. Refused, so that what is counted up from them never wraps around.
@@ -275,7 +275,7 @@ fn encode_answer(answer: &Answer) -> (u8, Encoded) {
             let (version, entry) = match found {
                 Found::Absent => (0, None),
                 Found::Version(version) => (version.0, None),
-                Found::Entry(entry) => (entry.version.0, Some(wire_entry(entry))),
+                Found::Entry(entry) => (entry.version().0, Some(wire_entry(entry))),
             };
             let absent = matches!(found, Found::Absent);
             (kind::FOUND, archive(&WireFound { version, entry, absent, synced: *synced }))
@@ -289,7 +289,7 @@ fn encode_answer(answer: &Answer) -> (u8, Encoded) {
             archive(&WireListed { list: list.as_deref().map(wire_list), synced: *synced, holds: *holds }),
         ),
         Answer::Chunk(Chunk { entries, next, sequence }) => {
-            let entries = entries.iter().map(|entry| wire_entry(entry)).collect();
+            let entries = entries.iter().map(wire_entry).collect();
             let done = next.is_none();
             let next = next.map_or(0, |hash| hash.0);
             (kind::CHUNK, archive(&WireChunk { sequence: *sequence, next, done, entries }))
@@ -306,9 +306,9 @@ fn archive(
     high::to_bytes_in::<_, Panic>(value, frame::begin()).unwrap_or_else(|never| match never {})
 }
 
-/// Reads a received frame. `cluster` seeds the hash of the keys in it.
-pub(crate) fn decode(cluster: ClusterHash, header: Header, body: &[u8]) -> Result<Frame, FrameError> {
-    let reader = Reader { cluster, kind: header.kind, body };
+/// Reads a received frame.
+pub(crate) fn decode(header: Header, body: &[u8]) -> Result<Frame, FrameError> {
+    let reader = Reader { kind: header.kind, body };
     let message = match header.kind {
         kind::HELLO => Message::Hello(reader.hello()?),
         kind::WELCOME => Message::Welcome(reader.hello()?),
@@ -324,7 +324,6 @@ pub(crate) fn decode(cluster: ClusterHash, header: Header, body: &[u8]) -> Resul
 }
 
 struct Reader<'a> {
-    cluster: ClusterHash,
     kind: u8,
     body: &'a [u8],
 }
@@ -401,7 +400,7 @@ impl<'a> Reader<'a> {
             kind::READ => {
                 let wire = self.archive::<ArchivedWireRead>()?;
                 let want = if wire.version_only { Want::Version } else { Want::Entry };
-                Request::Read { list: list_ref(&wire.list), key: self.key(&wire.key)?, want }
+                Request::Read { list: list_ref(&wire.list), key: self.key(&wire.key)?.into(), want }
             }
             kind::ASK_LIST => Request::AskList,
             kind::ADOPT => Request::Adopt { list: self.list(self.archive::<ArchivedWireList>()?)? },
@@ -463,30 +462,23 @@ impl<'a> Reader<'a> {
         if version > MOST { Err(self.bad("a version beyond the calendar")) } else { Ok(Version(version)) }
     }
 
-    fn key(&self, key: &[u8]) -> Result<Box<[u8]>, FrameError> {
-        if key.len() > crate::types::MAX_KEY_BYTES {
-            return Err(self.bad("a key over the limit"));
-        }
-        Ok(key.into())
+    fn key<'b>(&self, key: &'b [u8]) -> Result<&'b [u8], FrameError> {
+        if key.len() > MAX_KEY_BYTES { Err(self.bad("a key over the limit")) } else { Ok(key) }
     }
 
-    fn entry(&self, wire: &ArchivedWireEntry<'_>) -> Result<Arc<Entry>, FrameError> {
-        if wire.value.len() > crate::types::MAX_VALUE_BYTES {
+    fn entry(&self, wire: &ArchivedWireEntry<'_>) -> Result<Entry, FrameError> {
+        if wire.value.len() > MAX_VALUE_BYTES {
             return Err(self.bad("a value over the limit"));
         }
         let content = match wire.content {
-            0 => Content::Value(Arc::from(&*wire.value)),
+            0 => Content::Value(&wire.value),
             1 => Content::Tombstone,
             2 => Content::Husk(wire.content_hash.to_native()),
             _ => return Err(self.bad("an unknown kind of content")),
         };
-        Ok(Arc::new(Entry {
-            hash: KeyHash::of(self.cluster, &wire.key),
-            version: self.version(wire.version.to_native())?,
-            expires_at_ms: NonZeroU64::new(wire.expires_at_ms.to_native()),
-            key: self.key(&wire.key)?,
-            content,
-        }))
+        let version = self.version(wire.version.to_native())?;
+        let expires_at_ms = NonZeroU64::new(wire.expires_at_ms.to_native());
+        Ok(Entry::new(self.key(&wire.key)?, content, version, expires_at_ms))
     }
 
     fn list(&self, wire: &ArchivedWireList) -> Result<Arc<List>, FrameError> {
@@ -572,17 +564,17 @@ fn wire_list(list: &List) -> WireList {
 }
 
 fn wire_entry(entry: &Entry) -> WireEntry<'_> {
-    let (content, content_hash, value): (_, _, &[u8]) = match &entry.content {
+    let (content, content_hash, value): (_, _, &[u8]) = match entry.content() {
         Content::Value(value) => (0, 0, value),
         Content::Tombstone => (1, 0, &[]),
-        Content::Husk(hash) => (2, *hash, &[]),
+        Content::Husk(hash) => (2, hash, &[]),
     };
     WireEntry {
-        version: entry.version.0,
-        expires_at_ms: entry.expires_at_ms.map_or(0, NonZeroU64::get),
+        version: entry.version().0,
+        expires_at_ms: entry.expires_at_ms().map_or(0, NonZeroU64::get),
         content_hash,
         content,
-        key: &entry.key,
+        key: entry.key(),
         value,
     }
 }
@@ -621,8 +613,6 @@ mod tests {
     use crate::types::Partition;
     use crate::wire::frame::FrameBuffer;
 
-    const CLUSTER: ClusterHash = ClusterHash(42);
-
     fn an_identity() -> impl Strategy<Value = Identity> {
         (any::<u64>(), any::<u64>(), any::<u16>(), any::<bool>(), any::<u16>()).prop_map(
             |(node, boot, returns, v6, port)| Identity {
@@ -637,21 +627,17 @@ mod tests {
         )
     }
 
-    fn an_entry() -> impl Strategy<Value = Arc<Entry>> {
-        let content = prop_oneof![
-            Just(Content::Tombstone),
-            any::<u32>().prop_map(Content::Husk),
-            prop::collection::vec(any::<u8>(), 0..200).prop_map(|value| Content::Value(value.into())),
-        ];
-        (prop::collection::vec(any::<u8>(), 0..40), 0..=MOST, any::<u64>(), content).prop_map(
-            |(key, version, expiry, content)| {
-                Arc::new(Entry {
-                    hash: KeyHash::of(CLUSTER, &key),
-                    version: Version(version),
-                    expires_at_ms: NonZeroU64::new(expiry),
-                    key: key.into(),
-                    content,
-                })
+    fn an_entry() -> impl Strategy<Value = Entry> {
+        let value = || prop::collection::vec(any::<u8>(), 0..200);
+        let state = (any::<u32>(), value(), 0..3).prop_map(|(hash, value, kind)| (kind, hash, value));
+        (prop::collection::vec(any::<u8>(), 0..40), 0..=MOST, any::<u64>(), state).prop_map(
+            |(key, version, expiry, (kind, hash, value))| {
+                let content = match kind {
+                    0 => Content::Tombstone,
+                    1 => Content::Husk(hash),
+                    _ => Content::Value(&value),
+                };
+                Entry::new(&key, content, Version(version), NonZeroU64::new(expiry))
             },
         )
     }
@@ -766,7 +752,7 @@ mod tests {
         let space = buffer.space();
         space[..bytes.len()].copy_from_slice(bytes);
         buffer.received(bytes.len());
-        buffer.next()?.map(|(header, body)| decode(CLUSTER, header, body)).transpose()
+        buffer.next()?.map(|(header, body)| decode(header, body)).transpose()
     }
 
     proptest! {

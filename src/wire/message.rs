@@ -148,7 +148,7 @@ pub(crate) enum Origin {
 /// A question about one partition, from core to core.
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) enum Request {
-    Write { list: ListRef, entry: Arc<Entry> },
+    Write { list: ListRef, entry: Entry },
     Read { list: ListRef, key: Box<[u8]>, want: Want },
     AskList,
     Adopt { list: Arc<List> },
@@ -202,7 +202,7 @@ pub(crate) enum Found {
     Absent,
     /// Only asked for: a value's version, or a tombstone's.
     Version(Version),
-    Entry(Arc<Entry>),
+    Entry(Entry),
 }
 
 /// What a node knows of a partition.
@@ -218,7 +218,7 @@ pub(crate) struct Listed {
 /// Some entries of a partition.
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) struct Chunk {
-    pub(crate) entries: Vec<Arc<Entry>>,
+    pub(crate) entries: Vec<Entry>,
     /// Where to go on; `None` after the last.
     pub(crate) next: Option<KeyHash>,
     /// The source's sequence when it answered: a receipt for it covers everything before.

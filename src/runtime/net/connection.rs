@@ -15,7 +15,6 @@ use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
 use socket2::{SockRef, TcpKeepalive};
 
-use crate::types::ClusterHash;
 use crate::wire::codec;
 use crate::wire::frame::{Encoded, FrameBuffer, FrameError};
 use crate::wire::message::Frame;
@@ -144,9 +143,9 @@ impl Connection {
     }
 
     /// The next whole frame of what was read.
-    pub(crate) fn next_frame(&mut self, cluster: ClusterHash) -> Result<Option<Frame>, FrameError> {
+    pub(crate) fn next_frame(&mut self) -> Result<Option<Frame>, FrameError> {
         match self.buffer.next()? {
-            Some((header, body)) => codec::decode(cluster, header, body).map(Some),
+            Some((header, body)) => codec::decode(header, body).map(Some),
             None => Ok(None),
         }
     }

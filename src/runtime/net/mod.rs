@@ -43,7 +43,7 @@ use mio::{Registry, Token};
 
 use self::connection::Connection;
 use crate::clock::Instant;
-use crate::types::{Boot, ClusterHash, Identity, NodeHash, Partition};
+use crate::types::{Boot, Identity, NodeHash, Partition};
 use crate::wire::codec;
 use crate::wire::frame::Encoded;
 use crate::wire::handshake::Local;
@@ -220,7 +220,6 @@ enum Step {
 pub(crate) struct Net {
     registry: Registry,
     first_token: usize,
-    cluster: ClusterHash,
     local: Local,
     identity: Option<Identity>,
     /// The latest time that was told.
@@ -246,11 +245,10 @@ pub(crate) struct Net {
 impl Net {
     /// Uses the tokens from `first_token` upwards. [`set_identity`](Self::set_identity) comes before the
     /// first dial.
-    pub(crate) fn new(registry: Registry, first_token: usize, cluster: ClusterHash, local: Local) -> Self {
+    pub(crate) fn new(registry: Registry, first_token: usize, local: Local) -> Self {
         Self {
             registry,
             first_token,
-            cluster,
             local,
             identity: None,
             now: Instant::default(),

@@ -12,7 +12,7 @@ use super::*;
 use crate::clock::Version;
 use crate::entry::{Content, Entry};
 use crate::placement::ListRef;
-use crate::types::{CoreId, KeyHash};
+use crate::types::{ClusterHash, CoreId};
 use crate::wire::frame::{HEADER_BYTES, MAX_BODY_BYTES};
 use crate::wire::message::{Answer, Found, RefusalReason, Request, Want};
 
@@ -31,20 +31,16 @@ struct Node {
     events: Vec<NetEvent>,
 }
 
-fn cluster() -> ClusterHash {
-    ClusterHash::of("shop")
-}
-
 fn node_of(cluster_name: &str, id: &str) -> Node {
     let poll = Poll::new().unwrap();
     let mut bound = bind(([127, 0, 0, 1], 0).into()).unwrap();
     poll.registry().register(&mut bound.listener, LISTENER, Interest::READABLE).unwrap();
     let local =
         Local { cluster: cluster_name.into(), node_id: id.into(), cores: 2, replicas: 3, write_quorum: 2 };
-    let node = NodeHash::of(cluster(), id);
+    let node = NodeHash::of(ClusterHash::of("shop"), id);
     let identity = Identity { node, boot: Boot(5), returns: 0, addr: bound.addr };
     let registry = poll.registry().try_clone().unwrap();
-    let mut net = Net::new(registry, FIRST_TOKEN, cluster(), local.clone());
+    let mut net = Net::new(registry, FIRST_TOKEN, local.clone());
     net.set_identity(identity);
     Node { poll, net, listener: bound.listener, local, identity, events: Vec::new() }
 }
@@ -161,14 +157,9 @@ fn read(request_id: u64) -> Frame {
 }
 
 fn found(request_id: u64, value_bytes: usize) -> Frame {
-    let entry = Entry {
-        hash: KeyHash::of(cluster(), b"key"),
-        version: Version(3),
-        expires_at_ms: None,
-        key: b"key".as_slice().into(),
-        content: Content::Value((0..value_bytes).map(|byte| byte as u8).collect()),
-    };
-    let answer = Answer::Found { found: Found::Entry(entry.into()), synced: true };
+    let value: Vec<u8> = (0..value_bytes).map(|byte| byte as u8).collect();
+    let entry = Entry::new(b"key", Content::Value(&value), Version(3), None);
+    let answer = Answer::Found { found: Found::Entry(entry), synced: true };
     frame(request_id, Message::Answer(answer))
 }
 
@@ -245,7 +236,7 @@ fn a_connection_moves_to_a_core_with_what_was_read_and_not_yet_written() {
         let count = stream.read(buffer.space()).unwrap();
         buffer.received(count);
         while let Some((header, body)) = buffer.next().unwrap() {
-            got.push(codec::decode(cluster(), header, body).unwrap());
+            got.push(codec::decode(header, body).unwrap());
         }
     }
     assert!(matches!(got[0].message, Message::Welcome(_)));

@@ -28,7 +28,7 @@ impl Net {
                 self.unread.insert(id);
                 return;
             }
-            match link.connection.next_frame(self.cluster) {
+            match link.connection.next_frame() {
                 Ok(Some(frame)) => {
                     self.counters.frames_in += 1;
                     self.received(id, frame, events);

@@ -1,0 +1,60 @@
+//! The atomics of the lock-free parts: the standard library's, or loom's where the models run.
+//!
+//! The models (`loom-tests/`) compile the source that ships. For each of them there is a [`Mutant`]: one
+//! ordering weakened, one fence or check left out. A model that does not reject its mutant proves nothing,
+//! so each is run with it too. In every other build [`planted`] is a constant `false`.
+
+#[cfg(gridkv_loom)]
+pub(crate) use loom::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering, fence};
+#[cfg(gridkv_loom)]
+pub(crate) use loom::sync::{Mutex, MutexGuard};
+#[cfg(not(gridkv_loom))]
+#[expect(unused_imports, reason = "the store's table uses them")]
+pub(crate) use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering, fence};
+#[cfg(not(gridkv_loom))]
+#[expect(unused_imports, reason = "the store's table uses them")]
+pub(crate) use std::sync::{Mutex, MutexGuard};
+
+/// What a model must reject.
+#[expect(dead_code, reason = "the store's table uses them")]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Mutant {
+    /// An entry is published without [`Ordering::Release`].
+    RelaxedPublish,
+    /// A reader reads on without a fence behind its announcement.
+    UnfencedPin,
+    /// The writer looks at the readers without a fence behind its unlinking.
+    UnfencedCollect,
+    /// A reader that pins again does not say that it is done with what it saw before.
+    RelaxedRepin,
+    /// A tag that matches is taken for a key that matches.
+    TagIsKey,
+    /// A key is told to be in the stash before it is there.
+    HintFirst,
+    /// A key leaves the old segment before the new ones are published.
+    SplitInPlace,
+    /// A new directory is published before it is filled.
+    EarlyDirectory,
+    /// What is evicted is freed at once.
+    FreeAtOnce,
+    /// A miss is believed without looking at the partition's state again.
+    TrustedMiss,
+}
+
+/// Whether the model that runs now has this mutant planted.
+#[cfg(not(gridkv_loom))]
+#[expect(dead_code, reason = "the store's table uses it")]
+pub(crate) const fn planted(_: Mutant) -> bool {
+    false
+}
+
+#[cfg(gridkv_loom)]
+std::thread_local! {
+    /// Loom runs all threads of a model on one thread of the system.
+    pub(crate) static PLANTED: std::cell::Cell<Option<Mutant>> = const { std::cell::Cell::new(None) };
+}
+
+#[cfg(gridkv_loom)]
+pub(crate) fn planted(mutant: Mutant) -> bool {
+    PLANTED.get() == Some(mutant)
+}
