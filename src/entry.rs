@@ -397,7 +397,7 @@ impl Entry {
     pub(crate) fn take_visited(&self) -> bool {
         let marks = &self.header().marks;
         let seen = marks.load(Ordering::Relaxed);
-        // Nobody else changes the generation; a visit that comes in between is not missed much.
+        // Nobody else changes the generation. A visit that comes in between is lost, which costs little.
         marks.store(seen & !VISITED, Ordering::Relaxed);
         seen & VISITED != 0
     }

@@ -111,6 +111,7 @@ impl Read {
                 }
                 self.finish_write_back(actions);
             }
+            (Answer::Declined, _) => self.write_back_later(from, now),
             _ => {}
         }
     }
@@ -206,20 +207,20 @@ impl Read {
 
     /// The connection to `from` failed, or it serves another list.
     pub(crate) fn lost(&mut self, from: Identity, now: Now, actions: &mut Vec<ReadAction>) {
-        let at = now.instant + RETRY_AFTER;
-        if let Some(asked) = self
-            .writing_back
-            .iter_mut()
-            .flatten()
-            .find(|asked| asked.replica == from && asked.answer().is_none())
-        {
-            asked.state = AskState::RetryAt(at);
-        }
+        self.write_back_later(from, now);
         if let Some(asked) = self.replicas.iter_mut().find(|asked| asked.replica == from)
             && asked.state == AskState::Waiting
         {
-            asked.state = AskState::RetryAt(at);
+            asked.state = AskState::RetryAt(now.instant + RETRY_AFTER);
             self.ask_due(now, actions);
+        }
+    }
+
+    /// `from` could not be given the newest state now.
+    fn write_back_later(&mut self, from: Identity, now: Now) {
+        let mut open = self.writing_back.iter_mut().flatten().filter(|asked| asked.answer().is_none());
+        if let Some(asked) = open.find(|asked| asked.replica == from) {
+            asked.state = AskState::RetryAt(now.instant + RETRY_AFTER);
         }
     }
 
@@ -397,6 +398,10 @@ mod tests {
         let mut actions = Vec::new();
         read.answered(node(2), Answer::Written { superseded_by: None, synced: false }, NOW, &mut actions);
         assert_eq!(actions, [], "a pending replica does not count");
+        read.answered(node(0), Answer::Declined, NOW, &mut actions);
+        read.ask_due(Now { instant: NOW.instant + RETRY_AFTER, ..NOW }, &mut actions);
+        assert_eq!(whom(&actions), [node(0)], "one without room is asked again");
+        actions.clear();
         read.answered(node(0), Answer::Written { superseded_by: None, synced: true }, NOW, &mut actions);
         assert_eq!(actions, [ReadAction::Done(Some(newest))]);
     }

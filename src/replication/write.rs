@@ -33,6 +33,7 @@ pub(crate) struct Write {
     overtaken_by: Version,
     /// From then on a newer state of the key is a later write, which this one must not overtake.
     was_acknowledged: bool,
+    /// A replica applied it, or was asked and did not say. (Those that are being asked are in `replicas`.)
     may_have_happened: bool,
 }
 
@@ -91,6 +92,7 @@ impl Write {
         alive: impl Fn(&Identity) -> bool,
         actions: &mut Vec<WriteAction>,
     ) {
+        self.may_have_happened |= self.is_being_asked();
         self.replicas = list.members().iter().map(|member| Asked::new(*member, alive(member))).collect();
         let asks_versions = self.versions_needed > 0 && self.entry.version() == Version::ZERO;
         if asks_versions {
@@ -111,6 +113,7 @@ impl Write {
 
     /// The version that was asked for.
     pub(crate) fn stamped(&mut self, version: Version, actions: &mut Vec<WriteAction>) {
+        self.may_have_happened |= self.is_being_asked();
         self.entry.stamp(version);
         self.phase = Phase::Replicating;
         for asked in &mut self.replicas {
@@ -144,6 +147,7 @@ impl Write {
                 }
             }
             (Phase::Replicating, Answer::Written { superseded_by, synced }) => {
+                self.may_have_happened = true;
                 let may_restamp = self.versions_needed == 0 && !self.restamped && !self.was_acknowledged;
                 match superseded_by.filter(|_| may_restamp) {
                     Some(newer) => {
@@ -155,6 +159,7 @@ impl Write {
                 self.was_acknowledged |= self.is_acknowledged();
                 self.restamp_if_overtaken(actions);
             }
+            (_, Answer::Declined) => self.ask_later(from, now),
             _ => {}
         }
     }
@@ -182,6 +187,11 @@ impl Write {
 
     /// The connection to `from` failed, or it cannot take part yet.
     pub(crate) fn lost(&mut self, from: Identity, now: Instant) {
+        self.may_have_happened |= self.is_asking(|replica| *replica == from);
+        self.ask_later(from, now);
+    }
+
+    fn ask_later(&mut self, from: Identity, now: Instant) {
         if let Phase::AskingVersions(asked) = &mut self.phase {
             settle(asked, from, Err(now + RETRY_AFTER));
         } else {
@@ -206,7 +216,6 @@ impl Write {
             }
             Phase::Replicating => {
                 for to in take_due(&mut self.replicas, now) {
-                    self.may_have_happened = true;
                     let request = Request::Write { list, entry: self.entry.clone() };
                     actions.push(WriteAction::Ask { to, request });
                 }
@@ -220,6 +229,7 @@ impl Write {
         if let Phase::AskingVersions(asked) = &mut self.phase {
             bury(asked, &alive);
         }
+        self.may_have_happened |= self.is_asking(|replica| !alive(replica));
         bury(&mut self.replicas, &alive);
     }
 
@@ -250,9 +260,19 @@ impl Write {
             && self.replicas.iter().all(|asked| matches!(asked.state, AskState::Answered(_) | AskState::Dead))
     }
 
-    /// Whether any replica may have applied it.
+    /// Whether any replica may have applied it: not where all that were asked have declined.
     pub(crate) fn may_have_happened(&self) -> bool {
-        self.may_have_happened
+        self.may_have_happened || self.is_being_asked()
+    }
+
+    /// Whether a replica may be applying it now.
+    fn is_being_asked(&self) -> bool {
+        self.is_asking(|_| true)
+    }
+
+    /// Whether one of these may be. (Who is asked for a version is not among the replicas.)
+    fn is_asking(&self, these: impl Fn(&Identity) -> bool) -> bool {
+        self.replicas.iter().any(|asked| asked.state == AskState::Waiting && these(&asked.replica))
     }
 
     /// Whether `replica` is known to have it.
@@ -403,6 +423,52 @@ mod tests {
         }
         assert_eq!(actions, [WriteAction::Stamp { above: Version(8) }]);
         assert!(!write.may_have_happened());
+    }
+
+    fn declined(write: &mut Write, from: u64) {
+        let mut actions = Vec::new();
+        write.answered(node(from), Answer::Declined, NOW, &mut actions);
+        assert_eq!(actions, []);
+    }
+
+    #[test]
+    fn what_every_replica_declined_has_not_happened_and_is_asked_again() {
+        let mut write = asked();
+        for from in 0..3 {
+            assert!(write.may_have_happened(), "replica {from} may be applying it");
+            declined(&mut write, from);
+        }
+        assert!(!write.may_have_happened() && !write.is_everywhere());
+        assert_eq!(write.next_retry(), Some(NOW + RETRY_AFTER));
+        let mut actions = Vec::new();
+        write.ask_due(NOW + RETRY_AFTER, &mut actions);
+        assert_eq!(actions.len(), 3);
+        assert!(write.may_have_happened(), "it is being asked again");
+        written(&mut write, 0, None, true);
+        declined(&mut write, 1);
+        declined(&mut write, 2);
+        assert!(write.may_have_happened() && write.acked() == 1, "one has it");
+        write.ask_due(NOW + RETRY_AFTER + RETRY_AFTER, &mut actions);
+        written(&mut write, 2, None, true);
+        assert!(write.is_acknowledged());
+    }
+
+    /// A decline answers one question only: what was asked before and got no answer may have been applied.
+    #[test]
+    fn a_decline_does_not_answer_for_a_question_that_was_lost() {
+        for lose in [
+            |write: &mut Write| write.lost(node(0), NOW),
+            |write: &mut Write| write.members_changed(|member| *member != node(0)),
+            |write: &mut Write| write.enter(list(2, 0..3), |_| true, &mut Vec::new()),
+        ] {
+            let mut write = asked();
+            declined(&mut write, 1);
+            declined(&mut write, 2);
+            lose(&mut write);
+            write.ask_due(NOW + RETRY_AFTER, &mut Vec::new());
+            (0..3).for_each(|from| declined(&mut write, from));
+            assert!(write.may_have_happened());
+        }
     }
 
     #[test]

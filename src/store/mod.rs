@@ -314,7 +314,7 @@ mod tests {
             let digest = model.values().fold(0u64, |sum, entry| sum.wrapping_add(entry.digest(hash(entry))));
             prop_assert_eq!(store.digest(P()), digest);
             prop_assert_eq!(store.live(), model.values().filter(|e| is_value(e)).count());
-            prop_assert_eq!(store.bytes(), model.values().map(|e| cost(e)).sum::<usize>());
+            prop_assert_eq!(store.bytes(), model.values().map(cost).sum::<usize>());
         }
 
         #[test]

@@ -49,6 +49,7 @@ mod kind {
     pub(super) const LISTED: u8 = 35;
     pub(super) const CHUNK: u8 = 36;
     pub(super) const RECEIVED: u8 = 37;
+    pub(super) const DECLINED: u8 = 38;
 }
 
 #[derive(Archive, Serialize, Clone, Copy)]
@@ -295,6 +296,7 @@ fn encode_answer(answer: &Answer) -> (u8, Encoded) {
             (kind::CHUNK, archive(&WireChunk { sequence: *sequence, next, done, entries }))
         }
         Answer::Received { covered } => (kind::RECEIVED, archive(&WireReceived { covered: *covered })),
+        Answer::Declined => (kind::DECLINED, frame::begin()),
     }
 }
 
@@ -317,7 +319,7 @@ pub(crate) fn decode(header: Header, body: &[u8]) -> Result<Frame, FrameError> {
         kind::MEMBERS => Message::Control(ControlMessage::Members(reader.members()?)),
         kind::STATUS => Message::Control(ControlMessage::Status(reader.status()?)),
         kind::WRITE..=kind::RECEIPT => Message::Request(reader.request()?),
-        kind::WRITTEN..=kind::RECEIVED => Message::Answer(reader.answer()?),
+        kind::WRITTEN..=kind::DECLINED => Message::Answer(reader.answer()?),
         unknown => return Err(FrameError::UnknownType(unknown)),
     };
     Ok(Frame { partition: header.partition, request_id: header.request_id, message })
@@ -454,6 +456,7 @@ impl<'a> Reader<'a> {
                 })
             }
             kind::RECEIVED => Answer::Received { covered: self.archive::<ArchivedWireReceived>()?.covered },
+            kind::DECLINED => Answer::Declined,
             unknown => return Err(FrameError::UnknownType(unknown)),
         })
     }
@@ -703,6 +706,7 @@ mod tests {
                 }
             ),
             any::<bool>().prop_map(|covered| Answer::Received { covered }),
+            Just(Answer::Declined),
         ]
     }
 

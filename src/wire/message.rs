@@ -27,6 +27,7 @@
 //!
 //! ```text
 //! coordinator ──[Write: entry]──▶ replica      ◀──[Written]           after it was applied
+//!                                              ◀──[Declined]          no room now: it was not
 //! coordinator ──[Read: key]──▶ replica         ◀──[Found]             value, or only its version
 //! ```
 //!
@@ -181,6 +182,8 @@ pub(crate) enum Answer {
         superseded_by: Option<Version>,
         synced: bool,
     },
+    /// The replica has no room for the write now; it was not applied.
+    Declined,
     Found {
         found: Found,
         synced: bool,
