@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::error::ConfigError;
+use crate::options::Eviction;
 use crate::types::{MAX_CORES, MAX_NAME_BYTES, MAX_REPLICAS};
 
 /// How an engine is started. Options return the configuration, so that they can be chained; mistakes are
@@ -31,6 +32,8 @@ pub struct Config {
     write_quorum: Option<usize>,
     read_quorum: Option<usize>,
     cores: usize,
+    max_memory: Option<usize>,
+    eviction: Eviction,
     request_timeout: Duration,
     probe_period: Duration,
     suspicion_timeout: Duration,
@@ -47,6 +50,9 @@ pub(crate) struct Settings {
     pub(crate) write_quorum: usize,
     pub(crate) read_quorum: usize,
     pub(crate) cores: u16,
+    /// Each core's share of the memory limit, in bytes.
+    pub(crate) memory: Option<usize>,
+    pub(crate) eviction: Eviction,
     pub(crate) request_timeout: Duration,
     pub(crate) probe_period: Duration,
     pub(crate) suspicion_timeout: Duration,
@@ -74,6 +80,8 @@ pub(crate) const DEFAULT_PROBE_PERIOD: Duration = Duration::from_millis(200);
 /// Two probe periods for the accused to refute.
 pub(crate) const DEFAULT_SUSPICION_TIMEOUT: Duration = Duration::from_millis(400);
 
+/// What a core needs to work with: room for the largest parts of its table at once.
+const LEAST_CORE_MEMORY: usize = 1 << 20;
 const MOST_REQUEST_TIMEOUT: Duration = Duration::from_secs(3600);
 const LEAST_PROBE_PERIOD: Duration = Duration::from_millis(20);
 const MOST_PROBE_PERIOD: Duration = Duration::from_secs(60);
@@ -100,6 +108,8 @@ impl Config {
             write_quorum: None,
             read_quorum: None,
             cores: 1,
+            max_memory: None,
+            eviction: Eviction::default(),
             request_timeout: DEFAULT_REQUEST_TIMEOUT,
             probe_period: DEFAULT_PROBE_PERIOD,
             suspicion_timeout: DEFAULT_SUSPICION_TIMEOUT,
@@ -148,6 +158,20 @@ impl Config {
         self
     }
 
+    /// How many bytes the keys and values of this node may take, with what is kept beside them; default no
+    /// limit. The cores share it evenly, and each needs 1 MiB at the least. What happens when it is full
+    /// is up to [`eviction`](Self::eviction). It need not be the same on every node.
+    pub fn max_memory(mut self, bytes: usize) -> Self {
+        self.max_memory = Some(bytes);
+        self
+    }
+
+    /// What happens when [`max_memory`](Self::max_memory) is full; default [`Eviction::Sieve`].
+    pub fn eviction(mut self, eviction: Eviction) -> Self {
+        self.eviction = eviction;
+        self
+    }
+
     /// How long a call may take where it names no timeout of its own; default 2 s, at most an hour.
     pub fn request_timeout(mut self, timeout: Duration) -> Self {
         self.request_timeout = timeout;
@@ -176,6 +200,12 @@ impl Config {
         if self.cores == 0 || self.cores > MAX_CORES {
             return Err(ConfigError::BadCores { cores: self.cores });
         }
+        let least = self.cores * LEAST_CORE_MEMORY;
+        if let Some(max_memory) = self.max_memory
+            && max_memory < least
+        {
+            return Err(ConfigError::BadMemory { max_memory, least });
+        }
         let (replicas, write_quorum, read_quorum) = self.check_quorums()?;
         let millisecond = Duration::from_millis(1);
         check_duration("request_timeout", self.request_timeout, millisecond, MOST_REQUEST_TIMEOUT)?;
@@ -190,6 +220,8 @@ impl Config {
             write_quorum,
             read_quorum,
             cores: self.cores as u16,
+            memory: self.max_memory.map(|max_memory| max_memory / self.cores),
+            eviction: self.eviction,
             request_timeout: self.request_timeout,
             probe_period: self.probe_period,
             suspicion_timeout: self.suspicion_timeout,
@@ -296,6 +328,21 @@ mod tests {
         assert_eq!((settings.replicas, settings.write_quorum, settings.read_quorum), (1, 1, 1));
         let settings = Config::standalone("a").cores(2).check().unwrap();
         assert_eq!((settings.replicas, settings.address), (1, None));
+        assert_eq!((settings.memory, settings.eviction), (None, Eviction::Sieve));
+    }
+
+    #[test]
+    fn the_cores_share_the_memory_limit() {
+        for config in [valid(), Config::standalone("a")] {
+            let config = config.cores(3).eviction(Eviction::None);
+            let least = 3 << 20;
+            let settings = config.clone().max_memory(least).check().unwrap();
+            assert_eq!((settings.memory, settings.eviction), (Some(1 << 20), Eviction::None));
+            let max_memory = least - 1;
+            let error = error(config.max_memory(max_memory));
+            assert_eq!(error, ConfigError::BadMemory { max_memory, least });
+            assert!(error.to_string().contains("run fewer cores"), "{error}");
+        }
     }
 
     #[test]

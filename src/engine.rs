@@ -13,7 +13,7 @@ use crate::events::{Events, MemberInfo, subscription};
 use crate::options::{Quorum, ReadOptions, WriteOptions};
 use crate::runtime::reply::{Answers, NoReply, Replies, ReplyTo};
 use crate::runtime::{NotSent, Runtime};
-use crate::shard::{Call, Counts, Cursor, KeysCall, Listing, Outcome, ReadCall, WriteCall};
+use crate::shard::{Call, Counts, Cursor, KeysCall, Listing, Outcome, ReadCall, TouchCall, WriteCall};
 use crate::types::{CoreId, KeyHash, MAX_KEY_BYTES, MAX_VALUE_BYTES};
 
 /// A running engine. Cloning gives another handle to the same one; it stops, and its threads are joined,
@@ -107,6 +107,40 @@ impl Engine {
     /// As [`set`](Self::set).
     pub fn delete_with(&self, key: impl AsRef<[u8]>, options: &WriteOptions) -> Result<(), WriteError> {
         self.write(key.as_ref(), Content::Tombstone, &WriteOptions { ttl: None, ..options.clone() })
+    }
+
+    /// Gives `key` a new time to live, from now; its value stays. `false` where there is no such key.
+    /// [`Config::standalone`] alone has this so far.
+    ///
+    /// # Errors
+    ///
+    /// As [`set`](Self::set); [`NotReplicated`](NotApplied::NotReplicated) on a node of a cluster.
+    pub fn touch(&self, key: impl AsRef<[u8]>, ttl: Duration) -> Result<bool, WriteError> {
+        self.change_expiry(key.as_ref(), Some(ttl))
+    }
+
+    /// Lets `key` live for ever. `false` where there is no such key, or where it had no time to live.
+    /// [`Config::standalone`] alone has this so far.
+    ///
+    /// # Errors
+    ///
+    /// As [`touch`](Self::touch).
+    pub fn persist(&self, key: impl AsRef<[u8]>) -> Result<bool, WriteError> {
+        self.change_expiry(key.as_ref(), None)
+    }
+
+    /// How long `key` has to live; `None` where there is no such key.
+    ///
+    /// # Errors
+    ///
+    /// As [`get`](Self::get).
+    pub fn ttl(&self, key: impl AsRef<[u8]>) -> Result<Option<TimeToLive>, ReadError> {
+        let Some(entry) = self.fetch(key.as_ref(), &ReadOptions::new())? else { return Ok(None) };
+        let Some(at_ms) = entry.expires_at_ms() else { return Ok(Some(TimeToLive::Forever)) };
+        let now = Duration::from_micros(self.wall().micros());
+        let left = Duration::from_millis(at_ms.get()).saturating_sub(now);
+        // It may have expired on its way here.
+        Ok((!left.is_zero()).then_some(TimeToLive::Left(left)))
     }
 
     /// The value of `key`; `None` where it does not exist, was deleted or has expired.
@@ -248,7 +282,7 @@ impl Engine {
             .map_err(NotSent::into_write_error)?;
         match replies.sent().next_before(self.last_word(deadline)) {
             Ok((_, Outcome::Written(result))) => result,
-            Ok((_, Outcome::Read(_) | Outcome::Keys(_) | Outcome::Counts(_)))
+            Ok((_, Outcome::Touched(_) | Outcome::Read(_) | Outcome::Keys(_) | Outcome::Counts(_)))
             | Err(NoReply::TimedOut | NoReply::Gone) => Err(WriteError::Indeterminate { acked: 0, needed }),
         }
     }
@@ -260,9 +294,7 @@ impl Engine {
         options: &WriteOptions,
         deadline: Instant,
     ) -> Result<(CoreId, WriteCall), NotApplied> {
-        if key.len() > MAX_KEY_BYTES {
-            return Err(NotApplied::KeyTooLong { length: key.len() });
-        }
+        check_key(key)?;
         let Settings { replicas, write_quorum, .. } = self.inner.settings;
         let quorum = options.quorum.count(write_quorum, replicas);
         if quorum < write_quorum || quorum > replicas {
@@ -272,6 +304,27 @@ impl Engine {
         let entry = Entry::new(key, content, Version::ZERO, expires_at_ms);
         let (core, hash) = self.place(key);
         Ok((core, WriteCall { entry, hash, quorum, deadline }))
+    }
+
+    /// `None` for a `ttl`: for ever.
+    fn change_expiry(&self, key: &[u8], ttl: Option<Duration>) -> Result<bool, WriteError> {
+        if self.inner.settings.address.is_some() {
+            return Err(NotApplied::NotReplicated.into());
+        }
+        check_key(key)?;
+        let expires_at_ms = ttl.map(|ttl| self.expires_at_ms(ttl)).transpose()?;
+        let deadline = self.deadline(None);
+        let (core, hash) = self.place(key);
+        let call = Call::Touch(TouchCall { key: key.into(), hash, expires_at_ms, deadline });
+        let replies = Replies::new(1);
+        self.send(core, call, replies.reply_to(0), deadline).map_err(NotSent::into_write_error)?;
+        match replies.sent().next_before(self.last_word(deadline)) {
+            Ok((_, Outcome::Touched(result))) => result,
+            Ok((_, Outcome::Written(_) | Outcome::Read(_) | Outcome::Keys(_) | Outcome::Counts(_)))
+            | Err(NoReply::TimedOut | NoReply::Gone) => {
+                Err(WriteError::Indeterminate { acked: 0, needed: 1 })
+            }
+        }
     }
 
     /// When a value ends that lives for `ttl` from now, in milliseconds of wall time.
@@ -308,7 +361,6 @@ impl Engine {
     }
 
     /// The next answer of a read, with its number.
-    #[expect(clippy::type_complexity, reason = "an answer with its number, or none")]
     fn await_read(
         &self,
         answers: &Answers,
@@ -359,6 +411,10 @@ impl Engine {
     }
 }
 
+fn check_key(key: &[u8]) -> Result<(), NotApplied> {
+    if key.len() > MAX_KEY_BYTES { Err(NotApplied::KeyTooLong { length: key.len() }) } else { Ok(()) }
+}
+
 fn to_vec(entry: &Entry) -> Option<Vec<u8>> {
     entry.value().map(<[u8]>::to_vec)
 }
@@ -376,6 +432,15 @@ impl Drop for Inner {
     fn drop(&mut self) {
         self.runtime.stop(true);
     }
+}
+
+/// How long a key has to live: [`Engine::ttl`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TimeToLive {
+    /// It was written without a time to live.
+    Forever,
+    /// It disappears after this time, by this node's clock.
+    Left(Duration),
 }
 
 /// What one node holds and does: [`Engine::stats`].

@@ -122,6 +122,17 @@ pub enum ConfigError {
         /// What was given.
         cores: usize,
     },
+    /// The memory limit is too small to be split over the cores.
+    #[error(
+        "max_memory is {max_memory} bytes; it must be at least {least}, which is 1 MiB for each core: raise it, or \
+         run fewer cores"
+    )]
+    BadMemory {
+        /// What was given, in bytes.
+        max_memory: usize,
+        /// The least that is allowed with so many cores.
+        least: usize,
+    },
     /// A time is zero, or too long to count with.
     #[error("{option} is {value:?}; it must be from {least:?} to {most:?}")]
     BadDuration {
@@ -177,7 +188,8 @@ pub enum StartError {
 #[derive(Debug, Error, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum WriteError {
-    /// Nothing was applied and nothing was sent: it did not happen and will not. Safe to try again.
+    /// Nothing was applied: it was not sent, or whoever got it turned it down. It did not happen and will
+    /// not. Safe to try again.
     #[error("not applied: {0}")]
     NotApplied(#[from] NotApplied),
     /// Some replicas may have applied it, fewer than were asked for: it may be visible, and may take
@@ -238,10 +250,41 @@ pub enum NotApplied {
         /// How many must acknowledge.
         needed: usize,
     },
-    /// No replica could take the write before the deadline.
-    #[error("no replica of the key could be reached in time")]
+    /// The memory limit is full, and [`Eviction::None`](crate::Eviction::None) makes no room.
+    #[error(
+        "the memory limit of {max_memory} bytes is full and Eviction::None evicts nothing: delete keys, give them a \
+         time to live, raise Config::max_memory, or choose Eviction::Sieve"
+    )]
+    OutOfMemory {
+        /// The limit of this node, in bytes.
+        max_memory: usize,
+    },
+    /// The key and its value would not fit, were everything else evicted.
+    #[error(
+        "the entry takes {bytes} bytes and a core's share of the memory limit is {share}: raise Config::max_memory, \
+         run fewer cores, or store less under one key"
+    )]
+    EntryTooLarge {
+        /// How much memory key and value take, with what is kept beside them.
+        bytes: usize,
+        /// How much of [`Config::max_memory`](crate::Config::max_memory) each core has.
+        share: usize,
+    },
+    /// [`Engine::touch`](crate::Engine::touch) and [`Engine::persist`](crate::Engine::persist) work on
+    /// [`Config::standalone`](crate::Config::standalone) engines alone so far.
+    #[error(
+        "touch and persist are not replicated yet: in a cluster, write the value again with Engine::set_with and the \
+         time to live that it is to have"
+    )]
+    NotReplicated,
+    /// No replica could take the write before the deadline: none was reached, or those that were had no
+    /// room for it.
+    #[error(
+        "no replica of the key could take the write in time: none was reached, or those that were had no room for it"
+    )]
     Unavailable,
-    /// No core took the call before the deadline.
+    /// No core took the call before the deadline; or the memory that was overwritten, deleted or evicted
+    /// and that readers still hold has reached its bound. Both pass by themselves.
     #[error("overloaded: no core took the call before its deadline; call less, or give it more time")]
     Overloaded,
     /// The engine has stopped, or is stopping.

@@ -57,8 +57,8 @@ mod types;
 mod wire;
 
 pub use config::Config;
-pub use engine::{Engine, LocalKeys, Stats};
+pub use engine::{Engine, LocalKeys, Stats, TimeToLive};
 pub use error::{ConfigError, Error, LeaveError, NotApplied, NotReady, ReadError, StartError, WriteError};
 pub use events::{Event, Events, MemberInfo, MemberState};
-pub use options::{Quorum, ReadOptions, WriteOptions};
+pub use options::{Eviction, Quorum, ReadOptions, WriteOptions};
 pub use types::{MAX_CORES, MAX_KEY_BYTES, MAX_NAME_BYTES, MAX_REPLICAS, MAX_VALUE_BYTES, NodeId};

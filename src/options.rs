@@ -1,4 +1,5 @@
-//! What a single call may ask for differently from the configuration.
+//! What an app chooses: what a full node does, and what a single call may ask for differently from the
+//! configuration.
 
 use std::time::Duration;
 
@@ -15,6 +16,20 @@ pub enum Quorum {
     All,
     /// Exactly so many. A write may ask for more than W, never for fewer.
     Count(usize),
+}
+
+/// What a node does when its [`Config::max_memory`](crate::Config::max_memory) is full. Without that limit
+/// neither of these matters.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Eviction {
+    /// Forgets keys that were not read lately to make room for new ones, by the SIEVE algorithm: the node
+    /// is a cache.
+    #[default]
+    Sieve,
+    /// Forgets nothing: writes that need room fail with
+    /// [`OutOfMemory`](crate::NotApplied::OutOfMemory).
+    None,
 }
 
 /// For [`Engine::set_with`](crate::Engine::set_with) and [`Engine::delete_with`](crate::Engine::delete_with).

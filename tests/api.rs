@@ -8,8 +8,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use gridkv::{
-    Config, ConfigError, Engine, Error, Event, LeaveError, MAX_KEY_BYTES, MAX_VALUE_BYTES, MemberState,
-    NotApplied, NotReady, Quorum, ReadError, ReadOptions, StartError, WriteError, WriteOptions,
+    Config, ConfigError, Engine, Error, Event, Eviction, LeaveError, MAX_KEY_BYTES, MAX_VALUE_BYTES,
+    MemberState, NotApplied, NotReady, Quorum, ReadError, ReadOptions, StartError, TimeToLive, WriteError,
+    WriteOptions,
 };
 use support::{LATE, address, alive, cluster, node, start, wait_event, wait_settled, wait_until};
 
@@ -88,6 +89,9 @@ fn what_is_too_long_is_refused_by_every_call() {
     let key = vec![0; length];
     assert_eq!(engine.set(&key, "v"), not_applied(NotApplied::KeyTooLong { length }));
     assert_eq!(engine.delete(&key), not_applied(NotApplied::KeyTooLong { length }));
+    assert_eq!(engine.touch(&key, LATE), Err(NotApplied::KeyTooLong { length }.into()));
+    assert_eq!(engine.persist(&key), Err(NotApplied::KeyTooLong { length }.into()));
+    assert_eq!(engine.ttl(&key), Err(ReadError::KeyTooLong { length }));
     assert_eq!(engine.get(&key), Err(ReadError::KeyTooLong { length }));
     assert_eq!(engine.contains(&key), Err(ReadError::KeyTooLong { length }));
     assert_eq!(engine.read(&key, <[u8]>::len), Err(ReadError::KeyTooLong { length }));
@@ -103,6 +107,7 @@ fn options_that_cannot_be_kept_are_refused() {
     for ttl in [Duration::ZERO, Duration::from_micros(999), Duration::MAX] {
         let options = WriteOptions::new().ttl(ttl);
         assert_eq!(engine.set_with("k", "v", &options), not_applied(NotApplied::BadTtl { ttl }));
+        assert_eq!(engine.touch("k", ttl), Err(NotApplied::BadTtl { ttl }.into()));
     }
     for asked in [0, 2] {
         let write = WriteOptions::new().quorum(Quorum::Count(asked));
@@ -143,6 +148,57 @@ fn a_value_lives_as_long_as_its_time_to_live() {
     wait_until("its memory is free", || engine.stats().unwrap().keys == 2);
     engine.set("short", "again").unwrap();
     assert!(engine.contains("short").unwrap());
+}
+
+#[test]
+fn a_time_to_live_can_be_looked_at_changed_and_removed() {
+    let engine = start(Config::standalone("solo").cores(2));
+    let hour = Duration::from_secs(3600);
+    assert_eq!(engine.ttl("k").unwrap(), None);
+    assert!(!engine.touch("k", hour).unwrap() && !engine.persist("k").unwrap());
+    assert!(!engine.contains("k").unwrap(), "touching creates nothing");
+    // One value that is short, and one that is long enough to be shared by its versions.
+    for value in [b"v".to_vec(), vec![7; 100_000]] {
+        engine.set("k", &value).unwrap();
+        assert_eq!(engine.ttl("k").unwrap(), Some(TimeToLive::Forever));
+        assert!(!engine.persist("k").unwrap(), "it had no time to live");
+        assert!(engine.touch("k", hour).unwrap());
+        let left = |engine: &Engine| match engine.ttl("k").unwrap() {
+            Some(TimeToLive::Left(left)) => left,
+            other => panic!("{other:?}"),
+        };
+        assert!(left(&engine) <= hour && left(&engine) > hour / 2);
+        assert!(engine.touch("k", 2 * hour).unwrap(), "longer than it was");
+        assert!(left(&engine) > hour);
+        assert!(engine.touch("k", hour).unwrap(), "shorter than it was");
+        assert!(left(&engine) <= hour);
+        assert!(engine.persist("k").unwrap() && !engine.persist("k").unwrap());
+        assert_eq!(engine.ttl("k").unwrap(), Some(TimeToLive::Forever));
+        assert_eq!(engine.read("k", |found| found == value).unwrap(), Some(true));
+    }
+    assert_eq!(engine.stats().unwrap().keys, 1);
+    assert!(engine.touch("k", Duration::from_millis(5)).unwrap());
+    wait_until("it has expired", || engine.ttl("k").unwrap().is_none());
+    assert!(!engine.touch("k", hour).unwrap() && !engine.persist("k").unwrap(), "it is gone");
+    wait_until("its memory is free", || engine.stats().unwrap().keys == 0);
+    engine.set("k", "again").unwrap();
+    engine.leave(LATE).unwrap();
+    assert_eq!(engine.touch("k", hour), Err(NotApplied::ShutDown.into()));
+    assert_eq!(engine.persist("k"), Err(NotApplied::ShutDown.into()));
+}
+
+#[test]
+fn a_memory_limit_is_split_over_the_cores_and_must_reach_for_all() {
+    let limited = |bytes| Config::standalone("solo").cores(4).max_memory(bytes);
+    let error = Engine::start(limited(1 << 20)).unwrap_err();
+    let expected = ConfigError::BadMemory { max_memory: 1 << 20, least: 4 << 20 };
+    assert!(matches!(&error, StartError::Config(error) if *error == expected), "{error:?}");
+    assert!(error.to_string().contains("1 MiB for each core"), "{error}");
+    for eviction in [Eviction::Sieve, Eviction::None] {
+        let engine = start(limited(4 << 20).eviction(eviction));
+        engine.set("k", "v").unwrap();
+        assert!(engine.contains("k").unwrap());
+    }
 }
 
 #[test]
@@ -294,6 +350,7 @@ fn assert_shut_down(engine: &Engine) {
     assert_eq!(engine.delete("k"), not_applied(NotApplied::ShutDown));
     assert_eq!(engine.get("k"), Err(ReadError::ShutDown));
     assert_eq!(engine.read("k", <[u8]>::len), Err(ReadError::ShutDown));
+    assert_eq!(engine.ttl("k"), Err(ReadError::ShutDown));
     assert_eq!(engine.contains("k"), Err(ReadError::ShutDown));
     assert_eq!(engine.get_many(&["k"]), Err(ReadError::ShutDown));
     assert_eq!(engine.stats(), Err(ReadError::ShutDown));
@@ -500,6 +557,24 @@ fn a_time_to_live_ends_on_every_node() {
     for engine in &engines {
         wait_until("it has expired here too", || engine.get("k").unwrap().is_none());
     }
+}
+
+#[test]
+fn a_time_to_live_is_seen_from_every_node_and_not_changed_from_any() {
+    let engines = cluster(3, |config| config);
+    let hour = Duration::from_secs(3600);
+    engines[0].set_with("k", "v", &WriteOptions::new().ttl(hour).quorum(Quorum::All)).unwrap();
+    engines[0].set_with("always", "v", &WriteOptions::new().quorum(Quorum::All)).unwrap();
+    for engine in &engines {
+        let left = engine.ttl("k").unwrap();
+        assert!(matches!(left, Some(TimeToLive::Left(left)) if left <= hour && left > hour / 2), "{left:?}");
+        assert_eq!(engine.ttl("always").unwrap(), Some(TimeToLive::Forever));
+        assert_eq!(engine.ttl("none").unwrap(), None);
+        assert_eq!(engine.touch("k", 2 * hour), Err(NotApplied::NotReplicated.into()));
+        assert_eq!(engine.persist("k"), Err(NotApplied::NotReplicated.into()));
+    }
+    let text = engines[0].persist("k").unwrap_err().to_string();
+    assert!(text.contains("write the value again with Engine::set_with"), "{text}");
 }
 
 #[test]

@@ -55,6 +55,7 @@ impl Drop for CallMessage {
         if let Some((call, reply_to)) = self.content.take() {
             reply_to.send(match call {
                 Call::Write(_) => Outcome::Written(Err(NotApplied::ShutDown.into())),
+                Call::Touch(_) => Outcome::Touched(Err(NotApplied::ShutDown.into())),
                 Call::Read(_) | Call::Keys(_) | Call::Counts => Outcome::Read(Err(ReadError::ShutDown)),
             });
         }
@@ -247,6 +248,9 @@ impl Turn {
             match message.take() {
                 Some((Call::Write(call), caller)) if call.deadline <= now.instant => {
                     caller.send(Outcome::Written(Err(NotApplied::Overloaded.into())));
+                }
+                Some((Call::Touch(call), caller)) if call.deadline <= now.instant => {
+                    caller.send(Outcome::Touched(Err(NotApplied::Overloaded.into())));
                 }
                 Some((Call::Read(call), caller)) if call.deadline <= now.instant => {
                     caller.send(Outcome::Read(Err(ReadError::Overloaded)));

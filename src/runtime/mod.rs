@@ -194,6 +194,8 @@ impl Runtime {
             write_quorum: settings.write_quorum,
             read_quorum: settings.read_quorum,
             standalone: settings.address.is_none(),
+            memory: settings.memory,
+            eviction: settings.eviction,
         };
         let run = Box::new(move || {
             // Made on its own thread, so that the memory is of that thread's processor.

@@ -1,6 +1,7 @@
 //! The app's calls, from the message that brings one to its reply. Any node can coordinate a call: the
 //! core that owns the key's partition there does it, whether or not it holds a replica.
 
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,6 +34,7 @@ pub(super) struct OpId(u64);
 #[derive(Debug)]
 pub(crate) enum Call {
     Write(WriteCall),
+    Touch(TouchCall),
     Read(ReadCall),
     Keys(KeysCall),
     Counts,
@@ -44,6 +46,16 @@ pub(crate) struct WriteCall {
     pub(crate) entry: Entry,
     pub(crate) hash: KeyHash,
     pub(crate) quorum: usize,
+    pub(crate) deadline: Instant,
+}
+
+/// Gives a key another time to live. Only where there is no other replica that must know.
+#[derive(Debug)]
+pub(crate) struct TouchCall {
+    pub(crate) key: Box<[u8]>,
+    pub(crate) hash: KeyHash,
+    /// `None`: it lives for ever.
+    pub(crate) expires_at_ms: Option<NonZeroU64>,
     pub(crate) deadline: Instant,
 }
 
@@ -77,6 +89,8 @@ const KEYS_STEP_BYTES: usize = 64 << 10;
 #[derive(Debug)]
 pub(crate) enum Outcome {
     Written(Result<(), WriteError>),
+    /// Whether there was something to change.
+    Touched(Result<bool, WriteError>),
     /// An entry has a value that had not expired.
     Read(Result<Option<Entry>, ReadError>),
     Keys(Listing),
@@ -140,6 +154,10 @@ impl<C> Shard<C> {
     pub(super) fn call(&mut self, now: Now, call: Call, caller: C, actions: &mut Vec<Action<C>>) {
         match call {
             Call::Write(call) => self.write(now, call, caller, actions),
+            Call::Touch(call) => {
+                let outcome = Outcome::Touched(Ok(self.touch(now, &call)));
+                actions.push(Action::Reply { caller, outcome });
+            }
             Call::Read(call) => self.read(now, call, caller, actions),
             Call::Keys(call) => {
                 let outcome = Outcome::Keys(self.keys(now, &call));
@@ -161,6 +179,18 @@ impl<C> Shard<C> {
         let versions_needed = if strong { self.config.read_quorum.max(self.tolerated() + 1) } else { 0 };
         let machine = Machine::Write(Write::new(call.entry, call.quorum, versions_needed));
         self.begin(now, call.hash, machine, call.deadline, caller, actions);
+    }
+
+    fn touch(&mut self, now: Now, call: &TouchCall) -> bool {
+        let held = self.store.get(call.hash, &call.key);
+        let Some(held) = held.filter(|held| held.live_value(now.wall).is_some()) else { return false };
+        if held.expires_at_ms().is_none() && call.expires_at_ms.is_none() {
+            return false;
+        }
+        let version = self.clock.stamp_above(held.version(), now.wall);
+        let entry = held.copy(version, call.expires_at_ms);
+        self.store.apply(call.hash, entry);
+        true
     }
 
     fn read(&mut self, now: Now, call: ReadCall, caller: C, actions: &mut Vec<Action<C>>) {

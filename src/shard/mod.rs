@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use crate::clock::{HybridClock, Instant, Now};
 use crate::error::{NotApplied, ReadError, WriteError};
+use crate::options::Eviction;
 use crate::placement::{Gone, Placement};
 use crate::replication::read::Rules;
 use crate::store::{Deletes, Store};
@@ -24,7 +25,9 @@ mod coordinate;
 mod lists;
 mod replicate;
 
-pub(crate) use coordinate::{Call, Counts, Cursor, KeysCall, Listing, Outcome, ReadCall, WriteCall};
+pub(crate) use coordinate::{
+    Call, Counts, Cursor, KeysCall, Listing, Outcome, ReadCall, TouchCall, WriteCall,
+};
 use coordinate::{Op, OpId};
 use lists::Replica;
 
@@ -47,6 +50,11 @@ pub(crate) struct ShardConfig {
     pub(crate) write_quorum: usize,
     pub(crate) read_quorum: usize,
     pub(crate) standalone: bool,
+    /// This core's share of the memory limit, in bytes.
+    #[expect(dead_code, reason = "the store's table keeps to it")]
+    pub(crate) memory: Option<usize>,
+    #[expect(dead_code, reason = "the store's table goes by it")]
+    pub(crate) eviction: Eviction,
 }
 
 /// What a shard is told. `C` stands for whoever made a call, opaque to the shard.

@@ -8,6 +8,7 @@ use crate::clock::{Instant, Now, WallTime};
 use crate::config::{DEFAULT_PROBE_PERIOD, DEFAULT_SUSPICION_TIMEOUT};
 use crate::control::{Control, ControlAction, ControlConfig, ControlEvent};
 use crate::events::{MemberInfo, MemberState};
+use crate::options::Eviction;
 use crate::shard::{Action, Call, Event, Shard, ShardConfig};
 use crate::types::{Boot, ClusterHash, CoreId, Identity, KeyHash, NodeHash, NodeId};
 use crate::wire::handshake::Local;
@@ -105,6 +106,8 @@ impl Node {
                 write_quorum: options.write_quorum,
                 read_quorum: options.read_quorum,
                 standalone: false,
+                memory: None,
+                eviction: Eviction::default(),
             })
         };
         self.running = Some(Running {
