@@ -593,6 +593,29 @@ mod tests {
         assert_eq!((entry.key(), entry.value()), (&key[..], Some(&value[..])));
     }
 
+    /// A visit that wrote all the marks back gave a key the generation that it had had before.
+    #[test]
+    fn threads_share_the_handles_and_a_visit_changes_no_generation() {
+        let value = [7; MAX_INLINE_BYTES + 1];
+        let entry = Entry::new(b"key", Content::Value(&value), Version(1), None);
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    for _ in 0..20_000 {
+                        let handle = entry.clone();
+                        handle.visit();
+                        assert_eq!(handle.value(), Some(&value[..]));
+                    }
+                });
+            }
+            for generation in (0..128).cycle().take(20_000) {
+                entry.set_marks(generation, false);
+                assert_eq!(entry.generation(), generation);
+            }
+        });
+        assert_eq!(entry.header().handles.load(Ordering::Relaxed), 1);
+    }
+
     #[test]
     fn marks_are_kept() {
         let entry = Entry::new(b"key", Content::Tombstone, Version(1), None);
