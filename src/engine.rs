@@ -13,7 +13,10 @@ use crate::events::{Events, MemberInfo, subscription};
 use crate::options::{Quorum, ReadOptions, WriteOptions};
 use crate::runtime::reply::{Answers, NoReply, Replies, ReplyTo};
 use crate::runtime::{NotSent, Runtime};
-use crate::shard::{Call, Counts, Cursor, KeysCall, Listing, Outcome, ReadCall, TouchCall, WriteCall};
+use crate::shard::{
+    Call, Counts, KeysCall, LocalAnswer, LocalRules, Outcome, ReadCall, TouchCall, WriteCall, read_local,
+};
+use crate::store::{Keys, Place, Store};
 use crate::types::{CoreId, KeyHash, MAX_KEY_BYTES, MAX_VALUE_BYTES};
 
 /// A running engine. Cloning gives another handle to the same one; it stops, and its threads are joined,
@@ -33,6 +36,10 @@ struct Inner {
 
 /// Beyond a call's own timeout, how long to wait for the core to say how far it got.
 const LAST_WORD: Duration = Duration::from_millis(50);
+
+/// How many keys are brought closer before the first of them is looked at: about as many as a processor has
+/// outstanding misses for, twice over.
+const TOGETHER: usize = 32;
 
 /// How long one step of a walk over the keys may take.
 const STEP_TIMEOUT: Duration = Duration::from_secs(10);
@@ -135,8 +142,9 @@ impl Engine {
     ///
     /// As [`get`](Self::get).
     pub fn ttl(&self, key: impl AsRef<[u8]>) -> Result<Option<TimeToLive>, ReadError> {
-        let Some(entry) = self.fetch(key.as_ref(), &ReadOptions::new())? else { return Ok(None) };
-        let Some(at_ms) = entry.expires_at_ms() else { return Ok(Some(TimeToLive::Forever)) };
+        let deadline = self.look(key.as_ref(), &ReadOptions::new(), Entry::expires_at_ms)?;
+        let Some(deadline) = deadline else { return Ok(None) };
+        let Some(at_ms) = deadline else { return Ok(Some(TimeToLive::Forever)) };
         let now = Duration::from_micros(self.wall().micros());
         let left = Duration::from_millis(at_ms.get()).saturating_sub(now);
         // It may have expired on its way here.
@@ -162,7 +170,7 @@ impl Engine {
         key: impl AsRef<[u8]>,
         options: &ReadOptions,
     ) -> Result<Option<Vec<u8>>, ReadError> {
-        Ok(self.fetch(key.as_ref(), options)?.as_ref().and_then(to_vec))
+        self.look(key.as_ref(), options, |entry| value(entry).to_vec())
     }
 
     /// Lets `look` see the value of `key` without copying it; `None` where there is none.
@@ -175,7 +183,7 @@ impl Engine {
         key: impl AsRef<[u8]>,
         look: impl FnOnce(&[u8]) -> T,
     ) -> Result<Option<T>, ReadError> {
-        Ok(self.fetch(key.as_ref(), &ReadOptions::new())?.and_then(|entry| entry.value().map(look)))
+        self.look(key.as_ref(), &ReadOptions::new(), |entry| look(value(entry)))
     }
 
     /// Whether `key` has a value.
@@ -184,7 +192,7 @@ impl Engine {
     ///
     /// As [`get`](Self::get).
     pub fn contains(&self, key: impl AsRef<[u8]>) -> Result<bool, ReadError> {
-        Ok(self.fetch(key.as_ref(), &ReadOptions::new())?.is_some())
+        Ok(self.look(key.as_ref(), &ReadOptions::new(), |_| ())?.is_some())
     }
 
     /// The values of `keys`, in their order, asked for all at once.
@@ -193,21 +201,70 @@ impl Engine {
     ///
     /// As [`get`](Self::get), the first error there is.
     pub fn get_many<K: AsRef<[u8]>>(&self, keys: &[K]) -> Result<Vec<Option<Vec<u8>>>, ReadError> {
+        let mut values = vec![None; keys.len()];
+        let mut others = Vec::new();
+        for (at, (keys, values)) in keys.chunks(TOGETHER).zip(values.chunks_mut(TOGETHER)).enumerate() {
+            let mut ask = |index| others.push(at * TOGETHER + index);
+            self.look_at_many(keys, values, &mut ask)?;
+        }
+        if !others.is_empty() {
+            self.ask_for_many(keys, &others, &mut values)?;
+        }
+        Ok(values)
+    }
+
+    /// Takes what this node can answer by itself, bringing all of it closer before looking at any; `ask` is
+    /// told which keys are left.
+    fn look_at_many<K: AsRef<[u8]>>(
+        &self,
+        keys: &[K],
+        values: &mut [Option<Vec<u8>>],
+        ask: &mut impl FnMut(usize),
+    ) -> Result<(), ReadError> {
+        let runtime = &self.inner.runtime;
+        let rules = self.local_rules(&ReadOptions::new())?;
+        let Some(pinned) = runtime.views().ok_or(ReadError::ShutDown)?.pin() else {
+            (0..keys.len()).for_each(ask);
+            return Ok(());
+        };
+        let mut hashes = [KeyHash(0); TOGETHER];
+        for (hash, key) in hashes.iter_mut().zip(keys) {
+            *hash = KeyHash::of(runtime.cluster(), check_read_key(key.as_ref())?);
+            pinned.prefetch_bucket(*hash);
+        }
+        let hashes = &hashes[..keys.len()];
+        hashes.iter().for_each(|hash| pinned.prefetch_entry(*hash));
+        for (index, ((key, hash), slot)) in keys.iter().zip(hashes).zip(values).enumerate() {
+            match read_local(&pinned, rules, *hash, key.as_ref(), || runtime.clock().coarse_wall()) {
+                LocalAnswer::Value(entry) => *slot = Some(value(&entry).to_vec()),
+                LocalAnswer::Nothing => {}
+                LocalAnswer::AskOwner => ask(index),
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks the owners of some of the keys, all at once.
+    fn ask_for_many<K: AsRef<[u8]>>(
+        &self,
+        keys: &[K],
+        which: &[usize],
+        values: &mut [Option<Vec<u8>>],
+    ) -> Result<(), ReadError> {
         let options = ReadOptions::new();
-        let replies = Replies::new(keys.len());
+        let replies = Replies::new(which.len());
         let deadline = self.deadline(options.timeout);
-        for (index, key) in keys.iter().enumerate() {
-            let (core, call) = self.read_call(key.as_ref(), &options, deadline)?;
+        for &index in which {
+            let (core, call) = self.read_call(keys[index].as_ref(), &options, deadline)?;
             self.send(core, Call::Read(call), replies.reply_to(index), deadline)
                 .map_err(NotSent::into_read_error)?;
         }
         let answers = replies.sent();
-        let mut values = vec![None; keys.len()];
-        for _ in keys {
+        for _ in which {
             let (index, outcome) = self.await_read(&answers, deadline)?;
-            values[index] = outcome?.as_ref().and_then(to_vec);
+            values[index] = outcome?.map(|entry| value(&entry).to_vec());
         }
-        Ok(values)
+        Ok(())
     }
 
     /// The keys with this prefix of which this node holds a value: its own copies, current or not, not
@@ -218,7 +275,8 @@ impl Engine {
             engine: self.clone(),
             prefix: prefix.as_ref().into(),
             core: 0,
-            next: Cursor::start(CoreId(0)),
+            path: Some(0),
+            owner: None,
             found: Vec::new().into_iter(),
         }
     }
@@ -302,6 +360,10 @@ impl Engine {
         }
         let expires_at_ms = options.ttl.map(|ttl| self.expires_at_ms(ttl)).transpose()?;
         let entry = Entry::new(key, content, Version::ZERO, expires_at_ms);
+        if let Some(share) = self.inner.settings.memory {
+            Store::check_size(&entry, share)
+                .map_err(|(bytes, share)| NotApplied::EntryTooLarge { bytes, share })?;
+        }
         let (core, hash) = self.place(key);
         Ok((core, WriteCall { entry, hash, quorum, deadline }))
     }
@@ -334,6 +396,42 @@ impl Engine {
         NonZeroU64::new(at_ms as u64).filter(|_| is_kept).ok_or(NotApplied::BadTtl { ttl })
     }
 
+    /// Lets `look` see the live entry of a key: this node's, on this thread, where that is an answer; else what
+    /// the owning core finds.
+    #[inline]
+    fn look<T>(
+        &self,
+        key: &[u8],
+        options: &ReadOptions,
+        look: impl FnOnce(&Entry) -> T,
+    ) -> Result<Option<T>, ReadError> {
+        let runtime = &self.inner.runtime;
+        let rules = self.local_rules(options)?;
+        let hash = KeyHash::of(runtime.cluster(), check_read_key(key)?);
+        if let Some(pinned) = runtime.views().ok_or(ReadError::ShutDown)?.pin() {
+            match read_local(&pinned, rules, hash, key, || runtime.clock().coarse_wall()) {
+                LocalAnswer::Value(entry) => return Ok(Some(look(&entry))),
+                LocalAnswer::Nothing => return Ok(None),
+                LocalAnswer::AskOwner => {}
+            }
+        }
+        Ok(self.fetch(key, options)?.as_ref().map(look))
+    }
+
+    #[inline]
+    fn local_rules(&self, options: &ReadOptions) -> Result<LocalRules, ReadError> {
+        let Settings { replicas, write_quorum, read_quorum, .. } = self.inner.settings;
+        let quorum = options.quorum.count(read_quorum, replicas);
+        if quorum == 0 || quorum > replicas {
+            return Err(ReadError::BadQuorum { asked: quorum, replicas });
+        }
+        Ok(LocalRules {
+            one_answers: quorum == 1 || options.local,
+            one_denies: replicas == write_quorum || options.local,
+        })
+    }
+
+    #[cold]
     fn fetch(&self, key: &[u8], options: &ReadOptions) -> Result<Option<Entry>, ReadError> {
         let deadline = self.deadline(options.timeout);
         let (core, call) = self.read_call(key, options, deadline)?;
@@ -348,14 +446,8 @@ impl Engine {
         options: &ReadOptions,
         deadline: Instant,
     ) -> Result<(CoreId, ReadCall), ReadError> {
-        if key.len() > MAX_KEY_BYTES {
-            return Err(ReadError::KeyTooLong { length: key.len() });
-        }
         let Settings { replicas, read_quorum, .. } = self.inner.settings;
         let quorum = options.quorum.count(read_quorum, replicas);
-        if quorum == 0 || quorum > replicas {
-            return Err(ReadError::BadQuorum { asked: quorum, replicas });
-        }
         let (core, hash) = self.place(key);
         Ok((core, ReadCall { key: key.into(), hash, quorum, local: options.local, deadline }))
     }
@@ -415,8 +507,13 @@ fn check_key(key: &[u8]) -> Result<(), NotApplied> {
     if key.len() > MAX_KEY_BYTES { Err(NotApplied::KeyTooLong { length: key.len() }) } else { Ok(()) }
 }
 
-fn to_vec(entry: &Entry) -> Option<Vec<u8>> {
-    entry.value().map(<[u8]>::to_vec)
+fn check_read_key(key: &[u8]) -> Result<&[u8], ReadError> {
+    if key.len() > MAX_KEY_BYTES { Err(ReadError::KeyTooLong { length: key.len() }) } else { Ok(key) }
+}
+
+/// Of an entry that was found to have one.
+fn value(entry: &Entry) -> &[u8] {
+    entry.value().unwrap_or_default()
 }
 
 impl std::fmt::Debug for Engine {
@@ -449,8 +546,12 @@ pub enum TimeToLive {
 pub struct Stats {
     /// Keys of which this node holds a value.
     pub keys: usize,
-    /// Roughly how many bytes they take, tombstones included.
+    /// How many bytes they take, keys, tombstones, index and timers included: what
+    /// [`Config::max_memory`] limits.
     pub bytes: usize,
+    /// How many more bytes were overwritten, deleted or evicted and are kept for as long as readers may still
+    /// look at them.
+    pub held_bytes: usize,
     /// Partitions, of 4096, that this node holds completely.
     pub synced_partitions: usize,
     /// Partitions that it should hold and is still fetching.
@@ -467,6 +568,7 @@ impl Stats {
     fn add(&mut self, core: &Counts) {
         self.keys += core.keys;
         self.bytes += core.bytes;
+        self.held_bytes += core.held_bytes;
         self.synced_partitions += core.synced_partitions;
         self.pending_partitions += core.pending_partitions;
         self.giving_partitions += core.giving_partitions;
@@ -481,27 +583,57 @@ pub struct LocalKeys {
     engine: Engine,
     prefix: Box<[u8]>,
     core: u16,
-    next: Option<Cursor>,
+    /// Where the next segment of the core's table begins; `None` behind the last.
+    path: Option<u64>,
+    /// What only the owning core sees: from a place on to before a path.
+    owner: Option<(Place, Option<u64>)>,
     found: std::vec::IntoIter<Box<[u8]>>,
 }
 
 impl LocalKeys {
     /// Takes the next step, or moves on to the next core. Breaks when there is none.
     fn step(&mut self) -> Result<ControlFlow<()>, ReadError> {
-        let Some(from) = self.next else {
+        if let Some((from, end)) = self.owner.take() {
+            let call = Call::Keys(KeysCall { prefix: self.prefix.clone(), from, end });
+            if let Outcome::Keys(Keys { keys, next }) = self.engine.ask(CoreId(self.core), call)? {
+                self.found = keys.into_iter();
+                self.owner = next.map(|next| (next, end));
+            }
+        } else if let Some(path) = self.path {
+            self.walk(path)?;
+        } else {
             self.core += 1;
             if self.core >= self.engine.inner.settings.cores {
                 return Ok(ControlFlow::Break(()));
             }
-            self.next = Cursor::start(CoreId(self.core));
-            return Ok(ControlFlow::Continue(()));
-        };
-        let call = Call::Keys(KeysCall { prefix: self.prefix.clone(), from });
-        if let Outcome::Keys(Listing { keys, next }) = self.engine.ask(CoreId(self.core), call)? {
-            self.found = keys.into_iter();
-            self.next = next;
+            self.path = Some(0);
         }
         Ok(ControlFlow::Continue(()))
+    }
+
+    /// Takes the keys of one segment of the table.
+    fn walk(&mut self, path: u64) -> Result<(), ReadError> {
+        let wall = self.engine.wall();
+        let views = self.engine.inner.runtime.views().ok_or(ReadError::ShutDown)?;
+        let Some(pinned) = views.pin() else {
+            self.owner = Some(((path, Box::default()), None));
+            self.path = None;
+            return Ok(());
+        };
+        let mut found: Vec<Box<[u8]>> = Vec::new();
+        let (next, has_more) = pinned.walk(CoreId(self.core), path, |at, entry| {
+            let is_wanted = at >= path && entry.key().starts_with(&self.prefix);
+            if is_wanted && entry.live_value(wall).is_some() {
+                found.push(entry.key().into());
+            }
+        });
+        if has_more {
+            self.owner = Some(((path, Box::default()), next));
+        } else {
+            self.found = found.into_iter();
+        }
+        self.path = next;
+        Ok(())
     }
 }
 
@@ -518,7 +650,7 @@ impl Iterator for LocalKeys {
                 Ok(ControlFlow::Continue(())) => {}
                 Ok(ControlFlow::Break(())) => return None,
                 Err(error) => {
-                    self.next = None;
+                    (self.path, self.owner) = (None, None);
                     self.core = self.engine.inner.settings.cores;
                     return Some(Err(error));
                 }

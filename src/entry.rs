@@ -272,7 +272,6 @@ impl Entry {
     }
 
     /// The sizes of its allocations: its own, and the shared block's where there is one.
-    #[expect(dead_code, reason = "the store's table uses it")]
     pub(crate) fn allocations(&self) -> (usize, usize) {
         // A block has two counters before its bytes.
         let block = self.block().map_or(0, |block| block.len() + 2 * size_of::<usize>());
@@ -280,7 +279,6 @@ impl Entry {
     }
 
     /// Whether another entry has the same block.
-    #[cfg_attr(not(test), expect(dead_code, reason = "the store's table uses it"))]
     pub(crate) fn shares_block(&self) -> bool {
         self.block().is_some_and(|block| Arc::strong_count(block) > 1)
     }
@@ -353,10 +351,7 @@ impl Entry {
                 expiry(self).cmp(&expiry(other))
             })
     }
-}
 
-#[expect(dead_code, reason = "the store's table uses it")]
-impl Entry {
     /// The handle as a number, for a slot of the table.
     pub(crate) fn into_bits(self) -> u64 {
         ManuallyDrop::new(self).header.as_ptr().expose_provenance() as u64
@@ -382,6 +377,10 @@ impl Entry {
         // SAFETY: the caller's promise. The handle is never dropped.
         let entry = ManuallyDrop::new(unsafe { Self::from_bits(bits) });
         EntryRef { entry, life: PhantomData }
+    }
+
+    pub(crate) fn borrow(&self) -> EntryRef<'_> {
+        EntryRef { entry: ManuallyDrop::new(Self { header: self.header }), life: PhantomData }
     }
 
     /// Notes that a reader has seen it. Writes only where that is news, so that a hot entry's cache line
@@ -465,6 +464,17 @@ impl Drop for Entry {
 pub(crate) struct EntryRef<'a> {
     entry: ManuallyDrop<Entry>,
     life: PhantomData<&'a Entry>,
+}
+
+impl EntryRef<'_> {
+    /// The handle that somebody else kept.
+    ///
+    /// # Safety
+    ///
+    /// That one is never dropped or taken again.
+    pub(crate) unsafe fn into_handle(self) -> Entry {
+        ManuallyDrop::into_inner(self.entry)
+    }
 }
 
 impl Deref for EntryRef<'_> {

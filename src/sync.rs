@@ -9,14 +9,11 @@ pub(crate) use loom::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, 
 #[cfg(gridkv_loom)]
 pub(crate) use loom::sync::{Mutex, MutexGuard};
 #[cfg(not(gridkv_loom))]
-#[expect(unused_imports, reason = "the store's table uses them")]
 pub(crate) use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering, fence};
 #[cfg(not(gridkv_loom))]
-#[expect(unused_imports, reason = "the store's table uses them")]
 pub(crate) use std::sync::{Mutex, MutexGuard};
 
 /// What a model must reject.
-#[expect(dead_code, reason = "the store's table uses them")]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Mutant {
     /// An entry is published without [`Ordering::Release`].
@@ -29,21 +26,25 @@ pub(crate) enum Mutant {
     RelaxedRepin,
     /// A tag that matches is taken for a key that matches.
     TagIsKey,
-    /// A key is told to be in the stash before it is there.
-    HintFirst,
-    /// A key leaves the old segment before the new ones are published.
+    /// A key that leaves the stash takes along the mark of another that stays.
+    ClearedHint,
+    /// Keys leave the old segment before the new ones are published.
     SplitInPlace,
-    /// A new directory is published before it is filled.
-    EarlyDirectory,
+    /// A larger array is published without [`Ordering::Release`].
+    RelaxedDirectory,
     /// What is evicted is freed at once.
     FreeAtOnce,
     /// A miss is believed without looking at the partition's state again.
     TrustedMiss,
 }
 
+/// What nobody leaves half done under the lock is sound, even if somebody panicked.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
 /// Whether the model that runs now has this mutant planted.
 #[cfg(not(gridkv_loom))]
-#[expect(dead_code, reason = "the store's table uses it")]
 pub(crate) const fn planted(_: Mutant) -> bool {
     false
 }

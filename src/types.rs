@@ -142,6 +142,37 @@ impl Partition {
     }
 }
 
+/// How many cores a node has, and how its partitions are spread over them, without a division.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Cores {
+    count: u16,
+    reciprocal: u32,
+}
+
+impl Cores {
+    /// From 1 to [`MAX_CORES`].
+    pub(crate) fn new(count: u16) -> Self {
+        // Exact for numbers below 4096 and up to 256 cores: the rounding error stays below one core's part.
+        Self { count, reciprocal: (1 << 20) / u32::from(count) + 1 }
+    }
+
+    pub(crate) fn count(self) -> u16 {
+        self.count
+    }
+
+    /// The partition's number among those of its core.
+    #[inline]
+    pub(crate) fn local(self, partition: Partition) -> u16 {
+        ((u32::from(partition.0) * self.reciprocal) >> 20) as u16
+    }
+
+    /// The core that owns the partition.
+    #[inline]
+    pub(crate) fn core(self, partition: Partition) -> CoreId {
+        CoreId(partition.0 - self.local(partition) * self.count)
+    }
+}
+
 /// Which life of a node's memory: milliseconds of wall time at its start. A newer boot of the same node
 /// remembers nothing of the older one.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -188,5 +219,21 @@ impl PartialOrd for Identity {
 impl fmt::Debug for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:?}@{}/b{}r{}", self.node, self.addr, self.boot.0, self.returns)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn partitions_are_spread_as_division_would() {
+        for count in 1..=MAX_CORES as u16 {
+            let cores = Cores::new(count);
+            for partition in Partition::all() {
+                assert_eq!(cores.local(partition), partition.0 / count);
+                assert_eq!(cores.core(partition), partition.core(count));
+            }
+        }
     }
 }

@@ -10,13 +10,21 @@ use crate::clock::{Instant, Now, WallTime};
 pub(crate) struct Clock {
     start: OsInstant,
     wall_at_start: WallTime,
+    /// The start on the scale of the system's monotonic clocks, in microseconds.
+    #[cfg(target_os = "linux")]
+    monotonic_at_start: u64,
 }
 
 impl Clock {
     #[allow(clippy::disallowed_methods, reason = "this is the one place that reads the clock")]
     pub(crate) fn start() -> Self {
         let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Self { start: OsInstant::now(), wall_at_start: WallTime::from_micros(since_epoch.as_micros() as u64) }
+        Self {
+            start: OsInstant::now(),
+            wall_at_start: WallTime::from_micros(since_epoch.as_micros() as u64),
+            #[cfg(target_os = "linux")]
+            monotonic_at_start: monotonic(rustix::time::ClockId::Monotonic),
+        }
     }
 
     pub(crate) fn now(&self) -> Now {
@@ -27,6 +35,19 @@ impl Clock {
         }
     }
 
+    /// Wall time as of the system's last timer tick, some milliseconds ago at the most: a fraction of what
+    /// [`now`](Self::now) costs.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn coarse_wall(&self) -> WallTime {
+        let ticked = monotonic(rustix::time::ClockId::MonotonicCoarse);
+        WallTime::from_micros(self.wall_at_start.micros() + ticked.saturating_sub(self.monotonic_at_start))
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    pub(crate) fn coarse_wall(&self) -> WallTime {
+        self.now().wall
+    }
+
     pub(crate) fn instant(&self) -> Instant {
         Instant::from_nanos(self.start.elapsed().as_nanos() as u64)
     }
@@ -35,4 +56,11 @@ impl Clock {
     pub(crate) fn to_os(self, instant: Instant) -> OsInstant {
         self.start + Duration::from_nanos(instant.nanos())
     }
+}
+
+/// What one of the system's monotonic clocks says, in microseconds.
+#[cfg(target_os = "linux")]
+fn monotonic(clock: rustix::time::ClockId) -> u64 {
+    let now = rustix::time::clock_gettime(clock);
+    now.tv_sec as u64 * 1_000_000 + now.tv_nsec as u64 / 1000
 }

@@ -7,6 +7,7 @@
 pub(crate) mod clock;
 pub(crate) mod control_thread;
 pub(crate) mod core_thread;
+mod fence;
 pub(crate) mod mailbox;
 pub(crate) mod net;
 pub(crate) mod reply;
@@ -24,6 +25,7 @@ use self::control_thread::{ControlThread, DATAGRAMS, LISTENER, MESSAGES_CAPACITY
 use self::core_thread::{
     CALLS_CAPACITY, CallMessage, CoreThread, FIRST_CONNECTION, ORDERS_CAPACITY, Order, WAKE,
 };
+use self::fence::heavy_fence;
 use self::mailbox::{Inbox, Outbox, SendError, Sender, mailbox};
 use self::net::Net;
 use self::net::bind::{BindError, Bound, bind};
@@ -36,6 +38,7 @@ use crate::error::{LeaveError, NotApplied, NotReady, ReadError, StartError, Writ
 use crate::events::{MemberInfo, MemberState, Subscriber};
 use crate::placement::{Gone, Member, Placement};
 use crate::shard::{Call, Shard, ShardConfig, Stage};
+use crate::store::{Readers, Views};
 use crate::types::{Boot, ClusterHash, CoreId, Identity, NodeHash, NodeId};
 use crate::wire::handshake::Local;
 
@@ -53,6 +56,7 @@ pub(crate) struct Runtime {
     orders: Vec<Sender<Order>>,
     control: Option<Sender<ToControl>>,
     shared: Arc<Shared>,
+    views: Views,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -117,6 +121,9 @@ impl Runtime {
             addr: address.unwrap_or_else(|| SocketAddr::from(([0, 0, 0, 0], 0))),
         };
         let shared = Arc::new(Shared::default());
+        let readers = Arc::new(Readers::new(heavy_fence()));
+        let shard = |core| Shard::new(shard_config(settings, cluster, identity, core), readers.clone());
+        let shards: Vec<Shard<ReplyTo>> = (0..settings.cores).map(CoreId).map(shard).collect();
         let mut runtime = Self {
             clock,
             cluster,
@@ -125,9 +132,10 @@ impl Runtime {
             orders: Vec::new(),
             control: None,
             shared,
+            views: Views::new(shards.iter().map(|shard| shard.view().clone()), readers),
             threads: Mutex::new(Vec::new()),
         };
-        let prepared = runtime.prepare(settings, identity, bound)?;
+        let prepared = runtime.prepare(settings, identity, bound, shards)?;
         runtime.spawn(prepared)?;
         Ok(runtime)
     }
@@ -138,6 +146,7 @@ impl Runtime {
         settings: &Settings,
         identity: Identity,
         bound: Option<Bound>,
+        shards: Vec<Shard<ReplyTo>>,
     ) -> Result<Vec<Prepared>, StartError> {
         let poll_failed = |source| StartError::System { what: "creating a poll", source };
         let control = match bound {
@@ -151,8 +160,8 @@ impl Runtime {
             None => None,
         };
         let mut prepared = Vec::new();
-        for core in (0..settings.cores).map(CoreId) {
-            prepared.push(self.prepare_core(settings, identity, core)?);
+        for (core, shard) in (0..).map(CoreId).zip(shards) {
+            prepared.push(self.prepare_core(settings, identity, core, shard)?);
         }
         match control {
             Some((bound, poll, messages)) => {
@@ -171,6 +180,7 @@ impl Runtime {
         settings: &Settings,
         identity: Identity,
         core: CoreId,
+        shard: Shard<ReplyTo>,
     ) -> Result<Prepared, StartError> {
         let poll_failed = |source| StartError::System { what: "creating a poll", source };
         let poll = Poll::new().map_err(poll_failed)?;
@@ -185,21 +195,7 @@ impl Runtime {
         };
         let control = self.control.clone();
         let (clock, shared) = (self.clock, self.shared.clone());
-        let shard_config = ShardConfig {
-            cluster: self.cluster,
-            core,
-            cores: settings.cores,
-            me: identity,
-            replicas: settings.replicas,
-            write_quorum: settings.write_quorum,
-            read_quorum: settings.read_quorum,
-            standalone: settings.address.is_none(),
-            memory: settings.memory,
-            eviction: settings.eviction,
-        };
         let run = Box::new(move || {
-            // Made on its own thread, so that the memory is of that thread's processor.
-            let shard = Shard::new(shard_config);
             core_thread::run(CoreThread { core, poll, clock, shard, calls, orders, shared, net, control })
         });
         Ok(Prepared { name: format!("gridkv-core-{}", core.0), run })
@@ -402,6 +398,12 @@ impl Runtime {
         self.cluster
     }
 
+    /// What this node's cores let others read; `None` once the engine is closed.
+    #[inline]
+    pub(crate) fn views(&self) -> Option<&Views> {
+        (!self.shared.is_closed()).then_some(&self.views)
+    }
+
     pub(crate) fn clock(&self) -> &Clock {
         &self.clock
     }
@@ -433,6 +435,21 @@ impl Drop for OneForAll {
         for core in &self.orders {
             let _ = core.try_send(Order::Stop);
         }
+    }
+}
+
+fn shard_config(settings: &Settings, cluster: ClusterHash, identity: Identity, core: CoreId) -> ShardConfig {
+    ShardConfig {
+        cluster,
+        core,
+        cores: settings.cores,
+        me: identity,
+        replicas: settings.replicas,
+        write_quorum: settings.write_quorum,
+        read_quorum: settings.read_quorum,
+        standalone: settings.address.is_none(),
+        memory: settings.memory,
+        eviction: settings.eviction,
     }
 }
 

@@ -12,6 +12,7 @@ use crate::error::{NotApplied, ReadError, WriteError};
 use crate::placement::List;
 use crate::replication::read::{Read, ReadAction};
 use crate::replication::write::{Write, WriteAction};
+use crate::store::{Keys, Place, Room};
 use crate::types::{Identity, KeyHash, Partition};
 use crate::wire::message::{Answer, Request};
 
@@ -69,22 +70,16 @@ pub(crate) struct ReadCall {
     pub(crate) deadline: Instant,
 }
 
-/// A step of a walk over this core's keys.
+/// A step of a walk over this core's keys: those with this prefix, from a place on to before a path.
 #[derive(Debug)]
 pub(crate) struct KeysCall {
     pub(crate) prefix: Box<[u8]>,
-    pub(crate) from: Cursor,
+    pub(crate) from: Place,
+    pub(crate) end: Option<u64>,
 }
 
-/// Where a walk is: a partition, and how far into it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Cursor {
-    partition: Partition,
-    after: Option<KeyHash>,
-}
-
-/// How many bytes of entries one step of a walk looks at.
-const KEYS_STEP_BYTES: usize = 64 << 10;
+/// How many keys one step of a walk looks at.
+const KEYS_STEP: usize = 1000;
 
 #[derive(Debug)]
 pub(crate) enum Outcome {
@@ -93,7 +88,7 @@ pub(crate) enum Outcome {
     Touched(Result<bool, WriteError>),
     /// An entry has a value that had not expired.
     Read(Result<Option<Entry>, ReadError>),
-    Keys(Listing),
+    Keys(Keys),
     Counts(Counts),
 }
 
@@ -103,6 +98,7 @@ pub(crate) struct Counts {
     /// Keys that have a value here.
     pub(crate) keys: usize,
     pub(crate) bytes: usize,
+    pub(crate) held_bytes: usize,
     pub(crate) synced_partitions: usize,
     pub(crate) pending_partitions: usize,
     pub(crate) giving_partitions: usize,
@@ -110,13 +106,6 @@ pub(crate) struct Counts {
     pub(crate) calls_in_flight: usize,
     /// Acknowledged writes that some replica has not confirmed yet.
     pub(crate) writes_owed: usize,
-}
-
-#[derive(Debug)]
-pub(crate) struct Listing {
-    pub(crate) keys: Vec<Box<[u8]>>,
-    /// Where the next step goes on; `None` after the last.
-    pub(crate) next: Option<Cursor>,
 }
 
 /// A call under way.
@@ -155,12 +144,14 @@ impl<C> Shard<C> {
         match call {
             Call::Write(call) => self.write(now, call, caller, actions),
             Call::Touch(call) => {
-                let outcome = Outcome::Touched(Ok(self.touch(now, &call)));
+                let outcome = Outcome::Touched(self.touch(now, &call));
                 actions.push(Action::Reply { caller, outcome });
             }
             Call::Read(call) => self.read(now, call, caller, actions),
             Call::Keys(call) => {
-                let outcome = Outcome::Keys(self.keys(now, &call));
+                let mut found = self.store.keys(&call.from, call.end, now.wall, KEYS_STEP);
+                found.keys.retain(|key| key.starts_with(&call.prefix));
+                let outcome = Outcome::Keys(found);
                 actions.push(Action::Reply { caller, outcome });
             }
             Call::Counts => {
@@ -175,22 +166,57 @@ impl<C> Shard<C> {
             let outcome = Outcome::Written(Err(not_enough(self.members_for_errors(alive), call.quorum).0));
             return actions.push(Action::Reply { caller, outcome });
         }
+        let is_kept_here =
+            self.replica(call.hash.partition()).list().is_some_and(|list| list.contains(&self.me));
+        if is_kept_here && let Some(why) = self.no_room(call.hash, &call.entry) {
+            let why = match why {
+                None if call.deadline > now.instant => {
+                    self.waiting.push_back((call, caller));
+                    self.timers.insert((now.instant + Duration::from_nanos(1), Timer::Room));
+                    return;
+                }
+                why => why.unwrap_or(NotApplied::Overloaded),
+            };
+            return actions.push(Action::Reply { caller, outcome: Outcome::Written(Err(why.into())) });
+        }
         let strong = self.config.read_quorum >= 2;
         let versions_needed = if strong { self.config.read_quorum.max(self.tolerated() + 1) } else { 0 };
         let machine = Machine::Write(Write::new(call.entry, call.quorum, versions_needed));
         self.begin(now, call.hash, machine, call.deadline, caller, actions);
     }
 
-    fn touch(&mut self, now: Now, call: &TouchCall) -> bool {
+    /// Why a write that this node is to hold cannot be; `Some(None)`: it may be, later.
+    fn no_room(&mut self, hash: KeyHash, entry: &Entry) -> Option<Option<NotApplied>> {
+        let config = &self.config;
+        let max_memory = config.memory.map_or(0, |memory| memory * usize::from(config.cores));
+        match self.store.make_room(hash, entry) {
+            Room::Enough => None,
+            Room::Later => Some(None),
+            Room::OutOfMemory => Some(Some(NotApplied::OutOfMemory { max_memory })),
+            Room::HeldByReaders => Some(Some(NotApplied::Overloaded)),
+        }
+    }
+
+    /// Tries the writes again that wait for room.
+    pub(super) fn go_on_waiting(&mut self, now: Now, actions: &mut Vec<Action<C>>) {
+        for (call, caller) in std::mem::take(&mut self.waiting) {
+            self.write(now, call, caller, actions);
+        }
+    }
+
+    fn touch(&mut self, now: Now, call: &TouchCall) -> Result<bool, WriteError> {
         let held = self.store.get(call.hash, &call.key);
-        let Some(held) = held.filter(|held| held.live_value(now.wall).is_some()) else { return false };
+        let Some(held) = held.filter(|held| held.live_value(now.wall).is_some()) else { return Ok(false) };
         if held.expires_at_ms().is_none() && call.expires_at_ms.is_none() {
-            return false;
+            return Ok(false);
         }
         let version = self.clock.stamp_above(held.version(), now.wall);
         let entry = held.copy(version, call.expires_at_ms);
+        if let Some(why) = self.no_room(call.hash, &entry) {
+            return Err(why.unwrap_or(NotApplied::Overloaded).into());
+        }
         self.store.apply(call.hash, entry);
-        true
+        Ok(true)
     }
 
     fn read(&mut self, now: Now, call: ReadCall, caller: C, actions: &mut Vec<Action<C>>) {
@@ -199,7 +225,8 @@ impl<C> Shard<C> {
         let is_local = replica.serves_synced(&self.me);
         if is_local && (call.quorum == 1 || call.local) {
             let held = self.store.get(call.hash, &call.key);
-            let live = held.filter(|entry| entry.live_value(now.wall).is_some()).cloned();
+            let live =
+                held.filter(|entry| entry.live_value(now.wall).is_some()).map(|entry| Entry::clone(&entry));
             if live.is_some() || call.local {
                 return actions.push(Action::Reply { caller, outcome: Outcome::Read(Ok(live)) });
             }
@@ -435,7 +462,7 @@ impl<C> Shard<C> {
                     self.forget_requests(op);
                     let Machine::Write(write) = &mut op.machine else { return };
                     let held = self.store.get(op.hash, write.entry().key());
-                    let held = held.map_or(Version::ZERO, Entry::version);
+                    let held = held.map_or(Version::ZERO, |held| held.version());
                     self.clock.witness(above, now.wall);
                     let version = self.clock.stamp_above(above.max(held), now.wall);
                     let mut todo = Vec::new();
@@ -591,6 +618,10 @@ impl<C> Shard<C> {
 
     /// Answers every call that is under way.
     pub(super) fn stop(&mut self, actions: &mut Vec<Action<C>>) {
+        for (_, caller) in std::mem::take(&mut self.waiting) {
+            let outcome = Outcome::Written(Err(NotApplied::ShutDown.into()));
+            actions.push(Action::Reply { caller, outcome });
+        }
         for (_, mut op) in std::mem::take(&mut self.ops) {
             let outcome = match &op.machine {
                 Machine::Write(write) if write.may_have_happened() => {
@@ -610,40 +641,13 @@ impl<C> Shard<C> {
         Counts {
             keys: self.store.live(),
             bytes: self.store.bytes(),
+            held_bytes: self.store.retired_bytes(),
             synced_partitions: self.synced_partitions(),
             pending_partitions: self.pending,
             giving_partitions: self.giving,
             calls_in_flight: in_flight,
             writes_owed: self.owed.len(),
         }
-    }
-
-    /// One step of a walk over the keys that have a value here, synced or not.
-    fn keys(&self, now: Now, call: &KeysCall) -> Listing {
-        let Cursor { partition, after } = call.from;
-        let part = self.store.part(partition, after, 0, KEYS_STEP_BYTES);
-        let wanted =
-            |entry: &&Entry| entry.key().starts_with(&call.prefix) && entry.live_value(now.wall).is_some();
-        let keys = part.entries.iter().filter(wanted).map(|entry| entry.key().into()).collect();
-        let next = match part.next {
-            Some(after) => Some(Cursor { partition, after: Some(after) }),
-            None => self.next_partition(partition).map(|partition| Cursor { partition, after: None }),
-        };
-        Listing { keys, next }
-    }
-
-    /// The next partition of this core that holds anything.
-    fn next_partition(&self, behind: Partition) -> Option<Partition> {
-        let step = self.config.cores;
-        let indexes = (behind.index()..).step_by(usize::from(step)).skip(1);
-        indexes.map_while(Partition::new).find(|partition| !self.store.is_empty(*partition))
-    }
-}
-
-impl Cursor {
-    /// Where a walk over the keys of `core` begins.
-    pub(crate) fn start(core: crate::types::CoreId) -> Option<Self> {
-        Partition::new(core.0).map(|partition| Self { partition, after: None })
     }
 }
 

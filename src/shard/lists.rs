@@ -126,9 +126,8 @@ impl<C> Shard<C> {
     fn bear(&mut self, now: Now, partition: Partition, actions: &mut Vec<Action<C>>) {
         let list = List::new(1, self.target(partition));
         let is_mine = list.contains(&self.me);
-        let replica = self.replica_mut(partition);
-        replica.list = Some(list.clone());
-        replica.standing = if is_mine { Standing::Synced } else { Standing::Outside };
+        self.replica_mut(partition).list = Some(list.clone());
+        self.stand(partition, if is_mine { Standing::Synced } else { Standing::Outside });
         self.ops_relisted(now, &list, partition, actions);
     }
 
@@ -140,9 +139,9 @@ impl<C> Shard<C> {
             self.take_handoff(partition);
             self.forget_handoff_requests(partition);
             let replica = self.replica_mut(partition);
-            let is_listed = replica.list.as_ref().is_some_and(|list| list.contains(&me));
-            replica.standing = if is_listed { Standing::Pending } else { Standing::Outside };
             replica.receipts = (0, Vec::new());
+            let is_listed = replica.list.as_ref().is_some_and(|list| list.contains(&me));
+            self.stand(partition, if is_listed { Standing::Pending } else { Standing::Outside });
             if !self.store.is_empty(partition) {
                 self.remind_later(now, partition);
             }
@@ -150,6 +149,14 @@ impl<C> Shard<C> {
             self.recount(partition);
         }
         self.merges.clear();
+    }
+
+    /// What this node is to the partition from now on. Whoever reads on other threads knows it before anything
+    /// follows from it.
+    fn stand(&mut self, partition: Partition, standing: Standing) {
+        self.replica_mut(partition).standing = standing;
+        let serves = self.replica(partition).serves_synced(&self.me);
+        self.store.serve(partition, serves);
     }
 
     /// Sees to it that whoever should take over the partition is told again.
@@ -176,13 +183,14 @@ impl<C> Shard<C> {
             _ => replica.list.replace(list.clone()),
         };
         let was_synced = replica.standing == Standing::Synced;
-        replica.standing = match (list.contains(&me), was_synced) {
+        let standing = match (list.contains(&me), was_synced) {
             (true, true) => Standing::Synced,
             (true, false) => Standing::Pending,
             (false, _) => Standing::Outside,
         };
-        let stays = was_synced && replica.standing == Standing::Synced;
-        if replica.standing == Standing::Outside && !self.store.is_empty(partition) {
+        self.stand(partition, standing);
+        let stays = was_synced && standing == Standing::Synced;
+        if standing == Standing::Outside && !self.store.is_empty(partition) {
             self.remind_later(now, partition);
         }
         self.ops_relisted(now, &list, partition, actions);
@@ -392,12 +400,12 @@ impl<C> Shard<C> {
 
     fn synced(&mut self, partition: Partition, list: &List) {
         let me = self.me;
-        let replica = self.replica_mut(partition);
+        let replica = self.replica(partition);
         if replica.list.as_ref().is_some_and(|known| known.reference() == list.reference())
             && list.contains(&me)
             && replica.standing == Standing::Pending
         {
-            replica.standing = Standing::Synced;
+            self.stand(partition, Standing::Synced);
             self.recount(partition);
         }
     }

@@ -1,11 +1,12 @@
 //! [`Shard`]: what one core owns, and the joint between its store and replication.
 //!
-//! A shard is told events and returns actions; it has no thread, socket or clock. It does three things,
+//! A shard is told events and returns actions; it has no thread, socket or clock. It does four things,
 //! one file each:
 //!
 //! - [`coordinate`]: runs the app's calls, as their coordinator, to their end;
 //! - [`replicate`]: answers the requests of other coordinators, and of itself: the coordinator's own
 //!   replica is asked like every other one, without the network;
+//! - [`local`]: says when a caller may answer a read by itself, from this node's copy;
 //! - [`lists`]: keeps each partition's list, and hands partitions over when the placement changes.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -17,19 +18,19 @@ use crate::error::{NotApplied, ReadError, WriteError};
 use crate::options::Eviction;
 use crate::placement::{Gone, Placement};
 use crate::replication::read::Rules;
-use crate::store::{Deletes, Store};
-use crate::types::{Boot, ClusterHash, CoreId, Identity, KeyHash, NodeHash, PARTITIONS, Partition};
+use crate::store::{Deletes, Readers, Store, StoreConfig, View};
+use crate::types::{Boot, ClusterHash, CoreId, Cores, Identity, KeyHash, NodeHash, PARTITIONS, Partition};
 use crate::wire::message::{Answer, Listed, Request};
 
 mod coordinate;
 mod lists;
+mod local;
 mod replicate;
 
-pub(crate) use coordinate::{
-    Call, Counts, Cursor, KeysCall, Listing, Outcome, ReadCall, TouchCall, WriteCall,
-};
+pub(crate) use coordinate::{Call, Counts, KeysCall, Outcome, ReadCall, TouchCall, WriteCall};
 use coordinate::{Op, OpId};
 use lists::Replica;
+pub(crate) use local::{LocalAnswer, LocalRules, read_local};
 
 /// How far a replica's clock may be ahead and still be followed by versions given here.
 const MAX_CLOCK_SKEW: Duration = Duration::from_secs(60);
@@ -39,6 +40,9 @@ const EXPIRE_BUDGET: usize = 256;
 
 /// How often expired keys are looked for, at the most.
 const EXPIRE_PERIOD: Duration = Duration::from_millis(50);
+
+/// How long what was overwritten or deleted waits to be freed, at the most, where no reader holds it up.
+const COLLECT_PERIOD: Duration = Duration::from_millis(10);
 
 #[derive(Clone, Debug)]
 pub(crate) struct ShardConfig {
@@ -51,9 +55,7 @@ pub(crate) struct ShardConfig {
     pub(crate) read_quorum: usize,
     pub(crate) standalone: bool,
     /// This core's share of the memory limit, in bytes.
-    #[expect(dead_code, reason = "the store's table keeps to it")]
     pub(crate) memory: Option<usize>,
-    #[expect(dead_code, reason = "the store's table goes by it")]
     pub(crate) eviction: Eviction,
 }
 
@@ -176,6 +178,10 @@ pub(crate) struct Shard<C> {
     timers: BTreeSet<(Instant, Timer)>,
     /// The earliest expiry timer.
     expire_at: Option<Instant>,
+    /// Whether what was unlinked is to be freed some time.
+    has_collect: bool,
+    /// Writes for which room is being made.
+    waiting: VecDeque<(WriteCall, C)>,
     next_id: u64,
     /// How many partitions are to be fetched, and to be given away.
     pending: usize,
@@ -206,16 +212,30 @@ enum Timer {
     Handoff(Partition),
     Remind(Partition),
     Expire,
+    /// What was unlinked may be free to go.
+    Collect,
+    /// More room can be made.
+    Room,
 }
 
 impl<C> Shard<C> {
-    pub(crate) fn new(config: ShardConfig) -> Self {
-        let deletes = if config.standalone { Deletes::Forget } else { Deletes::Keep };
+    /// A shard that may be read by these readers.
+    pub(crate) fn new(config: ShardConfig, readers: Arc<Readers>) -> Self {
+        let store = Store::new(
+            StoreConfig {
+                cluster: config.cluster,
+                cores: Cores::new(config.cores),
+                deletes: if config.standalone { Deletes::Forget } else { Deletes::Keep },
+                memory: config.memory,
+                eviction: config.eviction,
+            },
+            readers,
+        );
         let owned = PARTITIONS.div_ceil(config.cores);
         Self {
             me: config.me,
             clock: HybridClock::new(MAX_CLOCK_SKEW),
-            store: Store::new(config.cores, deletes),
+            store,
             placement: Arc::new(Placement::new(Vec::new(), config.replicas, 0, Gone::new())),
             stage: Stage::Forming,
             replicas: (0..owned).map(|_| Replica::default()).collect(),
@@ -231,12 +251,19 @@ impl<C> Shard<C> {
             to_self: VecDeque::new(),
             timers: BTreeSet::new(),
             expire_at: None,
+            has_collect: false,
+            waiting: VecDeque::new(),
             next_id: 1,
             pending: 0,
             giving: 0,
             reported: (0, 0, 0),
             config,
         }
+    }
+
+    /// What other threads read from.
+    pub(crate) fn view(&self) -> &Arc<View> {
+        self.store.view()
     }
 
     pub(crate) fn handle(&mut self, now: Now, event: Event<C>, actions: &mut Vec<Action<C>>) {
@@ -271,6 +298,11 @@ impl<C> Shard<C> {
                 Timer::Op(op) => self.wake_op(now, op, actions),
                 Timer::Handoff(partition) => self.resume_handoff(now, partition, actions),
                 Timer::Remind(partition) => self.remind(now, partition, actions),
+                Timer::Collect => {
+                    self.has_collect = false;
+                    self.store.collect();
+                }
+                Timer::Room => self.go_on_waiting(now, actions),
                 Timer::Expire => {
                     self.expire_at = None;
                     if self.store.expire(now.wall, EXPIRE_BUDGET) == EXPIRE_BUDGET {
@@ -292,9 +324,10 @@ impl<C> Shard<C> {
 
     /// The value that this node would answer as a synced replica.
     #[cfg(feature = "sim")]
-    pub(crate) fn peek(&self, now: Now, hash: KeyHash, key: &[u8]) -> Option<&[u8]> {
+    pub(crate) fn peek(&self, now: Now, hash: KeyHash, key: &[u8]) -> Option<Vec<u8>> {
         let is_synced = self.replica(hash.partition()).serves_synced(&self.me);
-        self.store.get(hash, key).filter(|_| is_synced)?.live_value(now.wall)
+        let entry = self.store.get(hash, key).filter(|_| is_synced)?;
+        entry.live_value(now.wall).map(<[u8]>::to_vec)
     }
 
     /// Answers this shard's own requests, and reports what that changed.
@@ -310,6 +343,9 @@ impl<C> Shard<C> {
             }
         }
         self.schedule_expiry(now);
+        if self.store.has_garbage() && !std::mem::replace(&mut self.has_collect, true) {
+            self.timers.insert((now.instant + COLLECT_PERIOD, Timer::Collect));
+        }
         self.report_progress(actions);
     }
 

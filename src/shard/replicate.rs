@@ -4,7 +4,7 @@ use super::{Action, Shard};
 use crate::clock::Now;
 use crate::entry::Entry;
 use crate::placement::ListRef;
-use crate::store::Applied;
+use crate::store::{Applied, Room};
 use crate::types::{Identity, KeyHash, Partition};
 use crate::wire::frame::CHUNK_BYTES;
 use crate::wire::message::{Answer, Chunk, Fetch, Found, Listed, Request, Want};
@@ -36,8 +36,12 @@ impl<C> Shard<C> {
                 if let Some(other) = self.other_list(partition, list) {
                     return other;
                 }
+                let hash = self.hash(entry.key());
+                if self.store.make_room(hash, &entry) != Room::Enough {
+                    return Answer::Declined;
+                }
                 self.clock.witness(entry.version(), now.wall);
-                let superseded_by = match self.store.apply(self.hash(entry.key()), entry) {
+                let superseded_by = match self.store.apply(hash, entry) {
                     Applied::Stored => None,
                     Applied::Superseded(version) => Some(version),
                 };
@@ -50,7 +54,7 @@ impl<C> Shard<C> {
                 let found = match (self.store.get(self.hash(&key), &key), want) {
                     (None, _) => Found::Absent,
                     (Some(entry), Want::Version) => Found::Version(entry.version()),
-                    (Some(entry), Want::Entry) => Found::Entry(entry.clone()),
+                    (Some(entry), Want::Entry) => Found::Entry(Entry::clone(&entry)),
                 };
                 Answer::Found { found, synced: self.replica(partition).is_synced() }
             }
@@ -91,14 +95,30 @@ impl<C> Shard<C> {
         Answer::Chunk(Chunk { entries: part.entries, next: part.next, sequence })
     }
 
-    /// Merges what another node holds.
+    /// Merges what another node holds. What finds no room, though all that may be evicted was, stays away as
+    /// if it had been evicted.
     pub(super) fn merge(&mut self, now: Now, partition: Partition, entries: Vec<Entry>) {
+        let mut declined = 0;
         for entry in entries {
             let hash = self.hash(entry.key());
-            if hash.partition() == partition {
-                self.clock.witness(entry.version(), now.wall);
-                self.store.apply(hash, entry);
+            if hash.partition() != partition {
+                continue;
             }
+            self.clock.witness(entry.version(), now.wall);
+            let mut room = Room::Later;
+            while room == Room::Later {
+                room = self.store.make_room(hash, &entry);
+            }
+            match room {
+                Room::OutOfMemory => declined += 1,
+                _ => drop(self.store.apply(hash, entry)),
+            }
+        }
+        if declined > 0 {
+            log::warn!(
+                "partition {}: {declined} keys of another replica find no room here: raise Config::max_memory",
+                partition.index()
+            );
         }
     }
 

@@ -236,9 +236,17 @@ impl SimCluster {
     /// Reads `key` through `node`.
     pub fn get(&mut self, node: usize, key: impl AsRef<[u8]>) -> CallId {
         let key = key.as_ref();
+        let hash = KeyHash::of(node::cluster(), key);
+        if let Some(found) = self.nodes[node].read_local(self.now_of(node), &self.options, hash, key) {
+            let id = CallId(self.next_call);
+            self.next_call += 1;
+            self.note(|| format!("read n{node} {id:?} locally: {found:?}"));
+            self.outcomes.insert(id, Outcome::Read(Ok(found)));
+            return id;
+        }
         let call = ReadCall {
             key: key.into(),
-            hash: KeyHash::of(node::cluster(), key),
+            hash,
             quorum: self.options.read_quorum,
             local: false,
             deadline: self.now + CALL_TIMEOUT,

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use super::{CallId, SimOptions};
 use crate::clock::{Instant, Now, WallTime};
@@ -9,7 +10,8 @@ use crate::config::{DEFAULT_PROBE_PERIOD, DEFAULT_SUSPICION_TIMEOUT};
 use crate::control::{Control, ControlAction, ControlConfig, ControlEvent};
 use crate::events::{MemberInfo, MemberState};
 use crate::options::Eviction;
-use crate::shard::{Action, Call, Event, Shard, ShardConfig};
+use crate::shard::{Action, Call, Event, LocalAnswer, LocalRules, Shard, ShardConfig, read_local};
+use crate::store::{Readers, Views};
 use crate::types::{Boot, ClusterHash, CoreId, Identity, KeyHash, NodeHash, NodeId};
 use crate::wire::handshake::Local;
 
@@ -41,6 +43,7 @@ pub(super) struct Node {
 pub(super) struct Running {
     pub(super) control: Control,
     pub(super) shards: Vec<Shard<CallId>>,
+    views: Views,
     pub(super) identity: Identity,
     pub(super) local: Local,
     pub(super) control_actions: Vec<ControlAction>,
@@ -96,8 +99,9 @@ impl Node {
         });
         let mut control_actions = Vec::new();
         control.start(now.instant, &mut control_actions);
+        let readers = Arc::new(Readers::new(None));
         let shard = |core| {
-            Shard::new(ShardConfig {
+            let config = ShardConfig {
                 cluster: cluster(),
                 core: CoreId(core),
                 cores: options.cores,
@@ -108,11 +112,14 @@ impl Node {
                 standalone: false,
                 memory: None,
                 eviction: Eviction::default(),
-            })
+            };
+            Shard::new(config, readers.clone())
         };
+        let shards: Vec<Shard<CallId>> = (0..options.cores).map(shard).collect();
         self.running = Some(Running {
             control,
-            shards: (0..options.cores).map(shard).collect(),
+            views: Views::new(shards.iter().map(|shard| shard.view().clone()), readers),
+            shards,
             identity,
             local,
             control_actions,
@@ -175,7 +182,27 @@ impl Node {
         running.shards.iter().filter_map(Shard::deadline).chain(running.control.deadline()).min()
     }
 
-    pub(super) fn peek(&self, now: Now, core: CoreId, hash: KeyHash, key: &[u8]) -> Option<&[u8]> {
+    /// What an app's thread on this node answers by itself.
+    pub(super) fn read_local(
+        &self,
+        now: Now,
+        options: &SimOptions,
+        hash: KeyHash,
+        key: &[u8],
+    ) -> Option<Option<Vec<u8>>> {
+        let pinned = self.running.as_ref()?.views.pin()?;
+        let rules = LocalRules {
+            one_answers: options.read_quorum == 1,
+            one_denies: options.replicas == options.write_quorum,
+        };
+        match read_local(&pinned, rules, hash, key, || now.wall) {
+            LocalAnswer::Value(entry) => Some(entry.value().map(<[u8]>::to_vec)),
+            LocalAnswer::Nothing => Some(None),
+            LocalAnswer::AskOwner => None,
+        }
+    }
+
+    pub(super) fn peek(&self, now: Now, core: CoreId, hash: KeyHash, key: &[u8]) -> Option<Vec<u8>> {
         self.running.as_ref()?.shards[usize::from(core.0)].peek(now, hash, key)
     }
 

@@ -1,29 +1,62 @@
-//! One shard's data: entries grouped by partition, with a digest and a sequence for each.
+//! One shard's data: what its core owns, readable from any thread.
 //!
-//! Only the owning core touches a store, by message; nothing here is shared. Each partition is a table
-//! of its own, because everything that moves between nodes moves by partition: walking, comparing or
-//! dropping one costs that partition and not the shard.
+//! - [`table`]: the index, with one writer and lock-free readers;
+//! - [`reclaim`]: when the writer may free what readers could still look at;
+//! - [`wheel`]: which key expires when;
+//! - [`sieve`]: which key goes first when memory is full;
+//! - [`charge`]: what memory is charged for.
+//!
+//! [`Store`] joins them: it merges entries, keeps a digest and a sequence for each partition, and accounts for
+//! every byte. Only the owning core has it. Everybody else has a [`View`], on which [`View::read`] looks at a
+//! key without a message, without waiting and without being waited for.
 
-use std::collections::BTreeSet;
+mod charge;
+mod reclaim;
+mod sieve;
+mod table;
+mod wheel;
+
 use std::num::NonZeroU64;
+use std::ops::ControlFlow;
+use std::sync::Arc;
 
-use hashbrown::HashTable;
-use hashbrown::hash_table;
+pub(crate) use reclaim::{HeavyFence, Readers};
+pub(crate) use table::{Local, Pinned, Place, View, Views};
 
+use self::sieve::{Line, Sieve, Verdict};
+use self::table::{Change, Sought, Table};
+use self::wheel::{TimerId, Wheel};
 use crate::clock::{Version, WallTime};
-use crate::entry::Entry;
-use crate::types::{KeyHash, PARTITIONS, Partition};
+use crate::entry::{Entry, EntryRef};
+use crate::options::Eviction;
+use crate::types::{ClusterHash, Cores, KeyHash, PARTITIONS, Partition};
+
+/// What a store is told when it is made.
+#[derive(Clone, Debug)]
+pub(crate) struct StoreConfig {
+    pub(crate) cluster: ClusterHash,
+    pub(crate) cores: Cores,
+    pub(crate) deletes: Deletes,
+    /// How many bytes it may take, with what readers hold up.
+    pub(crate) memory: Option<usize>,
+    pub(crate) eviction: Eviction,
+}
 
 /// The entries of the partitions that one core owns.
 pub(crate) struct Store {
-    cores: u16,
-    tables: Vec<Table>,
-    /// Which entries expire when, in milliseconds of wall time. A line is checked when it comes due: its
-    /// partition may have been dropped since.
-    expiries: BTreeSet<(u64, KeyHash)>,
-    deletes: Deletes,
-    live: usize,
-    bytes: usize,
+    config: StoreConfig,
+    table: Table,
+    partitions: Vec<Contents>,
+    timers: Wheel,
+    /// Where something may be evicted.
+    queue: Option<Sieve>,
+    totals: Totals,
+    /// Counts every change.
+    sequence: u64,
+    /// Of the last key that came into the eviction queue.
+    generation: u8,
+    /// So many bytes may be retired until somebody tries to free them.
+    collect_at: usize,
 }
 
 /// What a deleted or expired key leaves behind.
@@ -35,19 +68,30 @@ pub(crate) enum Deletes {
     Forget,
 }
 
-#[derive(Default)]
-struct Table {
-    slots: HashTable<Slot>,
-    /// Counts the changes of this partition on this node; a copy made up to a sequence has them all.
+/// One partition's, as a whole.
+#[derive(Clone, Copy, Default)]
+struct Contents {
+    entries: usize,
+    /// The number of its last change on this node.
     sequence: u64,
     /// The sum of [`Entry::digest`] over all entries, in whatever order they came.
     digest: u64,
 }
 
-struct Slot {
-    hash: KeyHash,
-    entry: Entry,
-    sequence: u64,
+#[derive(Clone, Copy, Default)]
+struct Totals {
+    /// Keys that have a value.
+    keys: usize,
+    /// What the entries are charged.
+    bytes: usize,
+}
+
+/// What one entry counts for.
+#[derive(Clone, Copy)]
+struct Share {
+    digest: u64,
+    keys: usize,
+    bytes: usize,
 }
 
 /// What became of an entry that was offered to the store.
@@ -59,6 +103,26 @@ pub(crate) enum Applied {
     Superseded(Version),
 }
 
+/// Whether there is room for an entry.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Room {
+    Enough,
+    /// Some was made, and more takes more turns.
+    Later,
+    /// None, and none can be made.
+    OutOfMemory,
+    /// None until readers let go of what they hold.
+    HeldByReaders,
+}
+
+/// Some keys, in the order of places.
+#[derive(Debug)]
+pub(crate) struct Keys {
+    pub(crate) keys: Vec<Box<[u8]>>,
+    /// Where to go on; `None` after the last.
+    pub(crate) next: Option<Place>,
+}
+
 /// Some entries of a partition, in the order of their hashes.
 pub(crate) struct Part {
     pub(crate) entries: Vec<Entry>,
@@ -66,126 +130,246 @@ pub(crate) struct Part {
     pub(crate) next: Option<KeyHash>,
 }
 
-/// What an entry costs beside its key and value, roughly: for [`Store::bytes`] alone.
-const ENTRY_OVERHEAD_BYTES: usize = 120;
+/// Retired bytes are tried to be freed by so many at a time: a try may interrupt every processor.
+const COLLECT_BYTES: usize = 128 << 10;
+
+/// How many pieces one try frees at the most.
+const COLLECT_PIECES: usize = 2048;
+
+/// How many bytes readers may hold up where there is no memory limit.
+const MAX_HELD_BYTES: usize = 64 << 20;
+
+/// More than an empty store takes.
+const BASE_BYTES: usize = 64 << 10;
+
+/// The part of a memory limit that is kept for what readers hold up.
+const HELD_SHARE: usize = 16;
+
+/// How many lines of the eviction queue one call looks at, so that no turn is long.
+const EVICT_STEPS: usize = 256;
 
 impl Store {
-    /// A store for one of `cores` cores.
-    pub(crate) fn new(cores: u16, deletes: Deletes) -> Self {
-        let tables = (0..PARTITIONS.div_ceil(cores)).map(|_| Table::default()).collect();
-        Self { cores, tables, expiries: BTreeSet::new(), deletes, live: 0, bytes: 0 }
+    pub(crate) fn new(config: StoreConfig, readers: Arc<Readers>) -> Self {
+        let owned = PARTITIONS.div_ceil(config.cores.count());
+        let evicts = config.memory.is_some() && config.eviction == Eviction::Sieve;
+        Self {
+            table: Table::new(config.cluster, config.cores, readers),
+            partitions: vec![Contents::default(); usize::from(owned)],
+            timers: Wheel::new(),
+            queue: evicts.then(Sieve::default),
+            totals: Totals::default(),
+            sequence: 0,
+            generation: 0,
+            collect_at: COLLECT_BYTES,
+            config,
+        }
     }
 
-    pub(crate) fn get(&self, hash: KeyHash, key: &[u8]) -> Option<&Entry> {
-        let table = &self.tables[self.index(hash.partition())];
-        table.slots.find(hash.0, |slot| slot.entry.key() == key).map(|slot| &slot.entry)
+    /// What other threads read from.
+    pub(crate) fn view(&self) -> &Arc<View> {
+        self.table.view()
     }
 
-    /// Merges `entry`: whichever of it and what is stored wins, stays. `hash` is its key's.
+    /// Says whether this node answers for a partition: from then on readers do, or do not, answer from here.
+    pub(crate) fn serve(&mut self, partition: Partition, serves: bool) {
+        self.table.serve(partition, serves);
+    }
+
+    pub(crate) fn get(&self, hash: KeyHash, key: &[u8]) -> Option<EntryRef<'_>> {
+        self.table.get(hash, key)
+    }
+
+    /// Merges `entry`, whose key has this hash: whichever of it and what is stored wins, stays.
     pub(crate) fn apply(&mut self, hash: KeyHash, entry: Entry) -> Applied {
-        let at = self.index(hash.partition());
-        let table = &mut self.tables[at];
-        let slot = table.slots.entry(hash.0, |slot| slot.entry.key() == entry.key(), |slot| slot.hash.0);
-        if let hash_table::Entry::Occupied(held) = &slot {
-            let held = &held.get().entry;
-            if held.wins_over(&entry) {
-                return Applied::Superseded(held.version());
-            }
-            if !entry.wins_over(held) {
-                return Applied::Stored;
-            }
-        }
-        if let Some(at) = entry.expires_at_ms()
-            && is_value(&entry)
-        {
-            self.expiries.insert((at.get(), hash));
-        }
-        table.sequence += 1;
-        table.digest = table.digest.wrapping_add(entry.digest(hash));
-        self.live += usize::from(is_value(&entry));
-        self.bytes += cost(&entry);
-        let forget = self.deletes == Deletes::Forget && !is_value(&entry);
-        let new = Slot { hash, entry, sequence: table.sequence };
-        let old = match slot {
-            hash_table::Entry::Occupied(mut held) => {
-                let old = std::mem::replace(held.get_mut(), new).entry;
-                if forget {
-                    let (gone, _) = held.remove();
-                    self.uncount(at, hash, &gone.entry);
+        let Self { table, timers, queue, generation, config, .. } = self;
+        let forget = config.deletes == Deletes::Forget && entry.value().is_none();
+        let sequence = self.sequence + 1;
+        let (applied, old, new) = table.update(hash, entry, sequence, |entry, held| {
+            if let Some(held) = held {
+                if held.wins_over(&entry) {
+                    return (Change::Keep, (Applied::Superseded(held.version()), None, None));
                 }
-                Some(old)
+                if !entry.wins_over(held) {
+                    return (Change::Keep, (Applied::Stored, None, None));
+                }
+                if forget {
+                    timers.remove(TimerId(held.timer()));
+                }
             }
-            hash_table::Entry::Vacant(free) if !forget => {
-                free.insert(new);
-                None
+            let old = held.map(|held| Share::of(hash, held));
+            if forget {
+                return (Change::Remove, (Applied::Stored, old, None));
             }
-            hash_table::Entry::Vacant(_) => Some(new.entry),
-        };
+            if entry.value().is_some() {
+                enter_queue(queue.as_mut(), generation, hash, held, &entry);
+            }
+            set_timer(timers, hash, held, &entry);
+            let new = Share::of(hash, &entry);
+            (Change::Put(entry), (Applied::Stored, old, Some(new)))
+        });
+        if old.is_some() || new.is_some() {
+            self.count(hash.partition(), old, new);
+        }
+        self.tidy();
+        applied
+    }
+
+    /// Counts a change.
+    fn count(&mut self, partition: Partition, old: Option<Share>, new: Option<Share>) {
+        self.sequence += 1;
+        let at = self.index(partition);
+        let (contents, totals) = (&mut self.partitions[at], &mut self.totals);
+        contents.sequence = self.sequence;
+        if let Some(new) = new {
+            contents.entries += 1;
+            contents.digest = contents.digest.wrapping_add(new.digest);
+            totals.keys += new.keys;
+            totals.bytes += new.bytes;
+        }
         if let Some(old) = old {
-            self.uncount(at, hash, &old);
-            self.forget_expiry(at, hash, &old);
-        }
-        Applied::Stored
-    }
-
-    /// Takes back the line of an entry that is gone, unless another key of its hash shares it.
-    fn forget_expiry(&mut self, at: usize, hash: KeyHash, old: &Entry) {
-        let Some(expires_at_ms) = old.expires_at_ms() else { return };
-        let shares = |slot: &Slot| slot.hash == hash && slot.entry.expires_at_ms() == Some(expires_at_ms);
-        if self.tables[at].slots.find(hash.0, shares).is_none() {
-            self.expiries.remove(&(expires_at_ms.get(), hash));
+            contents.entries -= 1;
+            contents.digest = contents.digest.wrapping_sub(old.digest);
+            totals.keys -= old.keys;
+            totals.bytes -= old.bytes;
         }
     }
 
-    fn uncount(&mut self, at: usize, hash: KeyHash, entry: &Entry) {
-        self.tables[at].digest = self.tables[at].digest.wrapping_sub(entry.digest(hash));
-        self.live -= usize::from(is_value(entry));
-        self.bytes -= cost(entry);
+    /// Frees what has piled up, and the eviction queue's lines of keys that are gone.
+    fn tidy(&mut self) {
+        if self.table.retired_bytes() >= self.collect_at {
+            self.collect();
+        }
+        if let Some(queue) = &mut self.queue
+            && queue.len() > 2 * self.totals.keys + 1024
+        {
+            let table = &self.table;
+            queue.compact(|line| !table.has(KeyHash(line.hash_bits()), &line), 4);
+        }
+    }
+
+    /// Frees what no reader holds any more.
+    pub(crate) fn collect(&mut self) {
+        self.table.collect(COLLECT_PIECES);
+        self.collect_at = self.table.retired_bytes() + COLLECT_BYTES;
+    }
+
+    /// Whether anything waits to be freed.
+    pub(crate) fn has_garbage(&self) -> bool {
+        self.table.retired_bytes() > 0
+    }
+
+    /// Makes room for an entry, as far as one turn allows.
+    pub(crate) fn make_room(&mut self, hash: KeyHash, entry: &Entry) -> Room {
+        let Some(memory) = self.config.memory else { return self.make_readers_room(0, MAX_HELD_BYTES) };
+        let freed = self.get(hash, entry.key()).map_or(0, |held| charge::entry(&held));
+        let is_forgotten = self.config.deletes == Deletes::Forget && entry.value().is_none();
+        let needed = if is_forgotten { 0 } else { charge::entry(entry) };
+        let mut steps = EVICT_STEPS;
+        while self.bytes() + needed > memory - memory / HELD_SHARE + freed && needed > freed {
+            if !self.evict(&mut steps) {
+                return if steps == 0 && self.queue.is_some() { Room::Later } else { Room::OutOfMemory };
+            }
+        }
+        // A delete gives memory back: it is never refused for what readers hold up.
+        match self.make_readers_room(self.bytes() + needed, memory) {
+            Room::HeldByReaders if entry.value().is_none() => Room::Enough,
+            room => room,
+        }
+    }
+
+    /// Sees to it that what is used, and what readers hold up, are no more than `most`.
+    fn make_readers_room(&mut self, used: usize, most: usize) -> Room {
+        let held = self.table.retired_bytes();
+        if used + held <= most {
+            return Room::Enough;
+        }
+        self.collect();
+        match self.table.retired_bytes() {
+            left if used + left <= most => Room::Enough,
+            left if left < held => Room::Later,
+            _ => Room::HeldByReaders,
+        }
+    }
+
+    /// What an entry is charged, and the most that a store with this much memory has for one.
+    pub(crate) fn check_size(entry: &Entry, memory: usize) -> Result<(), (usize, usize)> {
+        let (bytes, most) = (charge::entry(entry), memory - memory / HELD_SHARE - BASE_BYTES);
+        if bytes > most { Err((bytes, most)) } else { Ok(()) }
+    }
+
+    /// Evicts one value, the next in the queue that nobody has read since it was looked at last. Crafted keys,
+    /// which the queue does not find, go first.
+    fn evict(&mut self, steps: &mut usize) -> bool {
+        let Self { table, timers, queue: Some(queue), config, .. } = self else { return false };
+        let sequence = self.sequence + 1;
+        if let Some((hash, entry)) = table.evict_from_tree() {
+            *steps = steps.saturating_sub(1);
+            timers.remove(TimerId(entry.timer()));
+            let share = Share::of(hash, &entry);
+            self.count(hash.partition(), Some(share), None);
+            return true;
+        }
+        let mut evicted = None;
+        let cluster = config.cluster;
+        let mut judge = |line: Line| {
+            let hash = KeyHash(line.hash_bits());
+            let decide = |_, held: Option<&Entry>| match held {
+                None => (Change::Keep, Verdict::Stale),
+                Some(entry) if entry.take_visited() => (Change::Keep, Verdict::Keep),
+                Some(entry) => {
+                    let hash = KeyHash::of(cluster, entry.key());
+                    timers.remove(TimerId(entry.timer()));
+                    evicted = Some((hash.partition(), Share::of(hash, entry)));
+                    (Change::Remove, Verdict::Evict)
+                }
+            };
+            table.update(hash, line, sequence, decide)
+        };
+        // A round over keys that were all visited evicts none, and the next one does.
+        let _ = queue.hand(&mut judge, steps) || queue.hand(&mut judge, steps);
+        match evicted {
+            Some((partition, share)) => self.count(partition, Some(share), None),
+            None => return false,
+        }
+        true
     }
 
     /// Frees the values of up to `limit` keys that have expired. Returns how many were looked at.
     pub(crate) fn expire(&mut self, wall: WallTime, limit: usize) -> usize {
-        let mut looked_at = 0;
-        while looked_at < limit
-            && let Some(&(at, hash)) = self.expiries.first()
-            && at <= wall.millis()
-        {
-            self.expiries.pop_first();
-            looked_at += 1;
-            self.expire_key(at, hash);
-        }
-        looked_at
-    }
-
-    fn expire_key(&mut self, at_ms: u64, hash: KeyHash) {
-        let at = self.index(hash.partition());
-        let due = |slot: &Slot| {
-            slot.hash == hash
-                && is_value(&slot.entry)
-                && slot.entry.expires_at_ms().map(NonZeroU64::get) == Some(at_ms)
-        };
-        // Two keys of one hash that expire in one millisecond share a line, so all of them are due.
-        while let Ok(mut slot) = self.tables[at].slots.find_entry(hash.0, due) {
-            let old = slot.get().entry.clone();
-            if self.deletes == Deletes::Forget {
-                slot.remove();
-            } else {
-                let husk = old.husk();
-                slot.get_mut().entry = husk.clone();
-                self.tables[at].digest = self.tables[at].digest.wrapping_add(husk.digest(hash));
-                self.bytes += cost(&husk);
+        let mut budget = limit;
+        while let Some(due) = self.timers.pop_due(wall.millis(), &mut budget) {
+            let hash = KeyHash(due.hash);
+            let forget = self.config.deletes == Deletes::Forget;
+            let decide = |_, held: Option<&Entry>| match held {
+                None => (Change::Keep, None),
+                Some(entry) if forget => (Change::Remove, Some((Share::of(hash, entry), None))),
+                Some(entry) => {
+                    let husk = entry.husk();
+                    let shares = (Share::of(hash, entry), Some(Share::of(hash, &husk)));
+                    (Change::Put(husk), Some(shares))
+                }
+            };
+            // A husk says what the value said: no replica needs it again, so it keeps the old sequence.
+            let shares = self.table.update(hash, due.id, 0, decide);
+            if let Some((old, new)) = shares {
+                let at = self.index(hash.partition());
+                let sequence = self.partitions[at].sequence;
+                self.count(hash.partition(), Some(old), new);
+                self.partitions[at].sequence = sequence;
             }
-            self.uncount(at, hash, &old);
         }
+        self.tidy();
+        limit - budget
     }
 
-    /// When the next key expires, in milliseconds of wall time.
+    /// No key expires before this, in milliseconds of wall time.
     pub(crate) fn next_expiry_ms(&self) -> Option<u64> {
-        self.expiries.first().map(|&(at, _)| at)
+        self.timers.next_due_ms()
     }
 
     /// Entries of `partition` behind `after` in the order of hashes that changed after `since` of its
-    /// sequence, until `limit_bytes` are reached. Keys of one hash are never torn apart.
+    /// sequence, and perhaps some that did not, until `limit_bytes` are reached. Keys of one hash are never
+    /// torn apart.
     pub(crate) fn part(
         &self,
         partition: Partition,
@@ -193,207 +377,173 @@ impl Store {
         since: u64,
         limit_bytes: usize,
     ) -> Part {
-        let table = &self.tables[self.index(partition)];
-        let wanted = |slot: &&Slot| slot.sequence > since && after.is_none_or(|after| slot.hash > after);
-        let mut all: Vec<&Slot> = table.slots.iter().filter(wanted).collect();
-        all.sort_unstable_by(|a, b| (a.hash, a.entry.key()).cmp(&(b.hash, b.entry.key())));
-        let mut entries: Vec<Entry> = Vec::new();
-        let mut last = None;
+        let (start, end) = self.table.paths(partition);
+        let since = self.table.grain(since);
+        let mut part = Part { entries: Vec::new(), next: None };
+        let mut last = after;
         let mut bytes = 0;
-        for slot in all {
-            if bytes >= limit_bytes && last.is_some_and(|last| last != slot.hash) {
-                return Part { entries, next: last };
+        let mut path = Some(after.map_or(start, |after| self.table.path(after)));
+        while let Some(at) = path.filter(|at| end.is_none_or(|end| *at < end)) {
+            let mut found = Vec::new();
+            let mut from_tree = (0, None);
+            path = self.table.walk(at, |_, hash, sequence, entry, in_tree| {
+                let is_behind = after.is_none_or(|after| hash > after);
+                if hash.partition() != partition || !is_behind || sequence < since {
+                    return ControlFlow::Continue(());
+                }
+                if in_tree && from_tree.0 >= limit_bytes && from_tree.1 != Some(hash) {
+                    return ControlFlow::Break(());
+                }
+                if in_tree {
+                    from_tree = (from_tree.0 + charge::entry(&entry), Some(hash));
+                }
+                found.push((hash, entry));
+                ControlFlow::Continue(())
+            });
+            found.sort_unstable_by(|(a, one), (b, other)| (a, one.key()).cmp(&(b, other.key())));
+            for (hash, entry) in found {
+                if bytes >= limit_bytes && last != Some(hash) {
+                    return Part { next: last, ..part };
+                }
+                bytes += charge::entry(&entry);
+                last = Some(hash);
+                part.entries.push(Entry::clone(&entry));
             }
-            last = Some(slot.hash);
-            bytes += cost(&slot.entry);
-            entries.push(slot.entry.clone());
         }
-        Part { entries, next: None }
+        part
+    }
+
+    /// Keys that have a value, from a place on to before the path `end`, in the order of places, until `limit`
+    /// were looked at. Returns them with the place to go on from.
+    pub(crate) fn keys(&self, from: &Place, end: Option<u64>, wall: WallTime, limit: usize) -> Keys {
+        let mut found = Vec::new();
+        let mut from_tree = 0;
+        let next = self.table.walk(from.0, |path, _, _, entry, in_tree| {
+            from_tree += usize::from(in_tree);
+            if from_tree > limit {
+                return ControlFlow::Break(());
+            }
+            if (path, entry.key()) >= (from.0, &from.1) && end.is_none_or(|end| path < end) {
+                found.push((path, entry));
+            }
+            ControlFlow::Continue(())
+        });
+        found.sort_unstable_by(|(a, one), (b, other)| (a, one.key()).cmp(&(b, other.key())));
+        let next = match found.get(limit) {
+            Some((path, entry)) => Some((*path, entry.key().into())),
+            None => next.filter(|next| end.is_none_or(|end| *next < end)).map(|next| (next, Box::default())),
+        };
+        found.truncate(limit);
+        let live = found.into_iter().filter(|(_, entry)| entry.live_value(wall).is_some());
+        Keys { keys: live.map(|(_, entry)| entry.key().into()).collect(), next }
     }
 
     pub(crate) fn drop_partition(&mut self, partition: Partition) {
+        let Self { table, timers, totals, .. } = self;
+        table.clear(partition, |hash, entry| {
+            timers.remove(TimerId(entry.timer()));
+            let share = Share::of(hash, entry);
+            totals.keys -= share.keys;
+            totals.bytes -= share.bytes;
+        });
+        self.sequence += 1;
         let at = self.index(partition);
-        let sequence = self.tables[at].sequence + 1;
-        let dropped = std::mem::replace(&mut self.tables[at], Table { sequence, ..Table::default() });
-        for slot in dropped.slots {
-            self.live -= usize::from(is_value(&slot.entry));
-            self.bytes -= cost(&slot.entry);
-        }
+        self.partitions[at] = Contents { sequence: self.sequence, ..Contents::default() };
+        self.tidy();
     }
 
     /// Equal for equal contents, whatever the order in which they came.
     pub(crate) fn digest(&self, partition: Partition) -> u64 {
-        self.tables[self.index(partition)].digest
+        self.partitions[self.index(partition)].digest
     }
 
-    /// The partition's count of changes on this node, since this node started.
+    /// The number of the partition's last change on this node, since this node started.
     pub(crate) fn sequence(&self, partition: Partition) -> u64 {
-        self.tables[self.index(partition)].sequence
+        self.partitions[self.index(partition)].sequence
     }
 
     /// Whether there is nothing, no tombstone either.
     pub(crate) fn is_empty(&self, partition: Partition) -> bool {
-        self.tables[self.index(partition)].slots.is_empty()
+        self.partitions[self.index(partition)].entries == 0
     }
 
     /// How many keys have a value (those that expired and were not swept yet among them).
     pub(crate) fn live(&self) -> usize {
-        self.live
+        self.totals.keys
     }
 
-    /// Roughly how much memory the entries take.
+    /// How much memory the data takes: entries, index, timers and eviction queue.
     pub(crate) fn bytes(&self) -> usize {
-        self.bytes
+        let queue = self.queue.as_ref().map_or(0, Sieve::bytes);
+        self.totals.bytes + self.table.bytes() + self.timers.bytes() + queue
+    }
+
+    /// How much memory is only kept because readers may look at it.
+    pub(crate) fn retired_bytes(&self) -> usize {
+        self.table.retired_bytes()
     }
 
     fn index(&self, partition: Partition) -> usize {
-        usize::from(partition.index() / self.cores)
+        usize::from(self.config.cores.local(partition))
     }
 }
 
-fn is_value(entry: &Entry) -> bool {
-    entry.value().is_some()
+impl Share {
+    fn of(hash: KeyHash, entry: &Entry) -> Self {
+        Self {
+            digest: entry.digest(hash),
+            keys: usize::from(entry.value().is_some()),
+            bytes: charge::entry(entry),
+        }
+    }
 }
 
-fn cost(entry: &Entry) -> usize {
-    entry.bytes() + ENTRY_OVERHEAD_BYTES
+/// The table has compared the hash's tag.
+impl Sought for Line {
+    fn is(&self, held: &Entry) -> bool {
+        held.generation() == self.generation() && held.value().is_some()
+    }
+}
+
+impl Sought for TimerId {
+    fn is(&self, held: &Entry) -> bool {
+        held.timer() == self.0
+    }
+}
+
+/// Puts a value into the eviction queue, or in the place of the value that it replaces, which counts as a
+/// visit.
+fn enter_queue(
+    queue: Option<&mut Sieve>,
+    generation: &mut u8,
+    hash: KeyHash,
+    held: Option<&Entry>,
+    entry: &Entry,
+) {
+    let Some(queue) = queue else { return };
+    match held.filter(|held| held.value().is_some()) {
+        Some(held) => entry.set_marks(held.generation(), true),
+        None => {
+            *generation = (*generation + 1) & 127;
+            entry.set_marks(*generation, false);
+            queue.push(hash.0, *generation);
+        }
+    }
+}
+
+/// Lets the timer of what is replaced go on for `entry`, or sets or removes one.
+fn set_timer(timers: &mut Wheel, hash: KeyHash, held: Option<&Entry>, entry: &Entry) {
+    let old = held.map_or(TimerId::NONE, |held| TimerId(held.timer()));
+    let at = entry.expires_at_ms().filter(|_| entry.value().is_some()).map(NonZeroU64::get);
+    match at {
+        None => timers.remove(old),
+        Some(at) if old == TimerId::NONE => entry.set_timer(timers.insert(at, hash.0).0),
+        Some(at) => {
+            timers.move_to(old, at);
+            entry.set_timer(old.0);
+        }
+    }
 }
 
 #[cfg(test)]
-#[expect(clippy::disallowed_types, reason = "the model is looked up, never walked in order")]
-mod tests {
-    use std::collections::HashMap;
-    use std::slice;
-
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::entry::Content;
-
-    fn entry(key: u8, version: u64, expires: u64, value: Option<u8>) -> Entry {
-        let content =
-            value.as_ref().map_or(Content::Tombstone, |value| Content::Value(slice::from_ref(value)));
-        Entry::new(&[key], content, Version(version), NonZeroU64::new(expires))
-    }
-
-    /// Few hashes, so that keys collide on purpose, all in partition zero.
-    fn hash(entry: &Entry) -> KeyHash {
-        KeyHash(u64::from(entry.key()[0] / 3))
-    }
-
-    fn apply(store: &mut Store, entry: Entry) {
-        store.apply(hash(&entry), entry);
-    }
-
-    fn an_entry() -> impl Strategy<Value = Entry> {
-        (0u8..12, 1u64..40, prop_oneof![Just(0), 1u64..50], prop::option::of(any::<u8>()))
-            .prop_map(|(key, version, expires, value)| entry(key, version, expires, value))
-    }
-
-    const P: fn() -> Partition = || Partition::new(0).unwrap();
-
-    fn wall(ms: u64) -> WallTime {
-        WallTime::from_micros(ms * 1000)
-    }
-
-    proptest! {
-        #[test]
-        fn a_store_is_a_map_that_keeps_the_winner(entries in prop::collection::vec(an_entry(), 0..200)) {
-            let mut store = Store::new(1, Deletes::Keep);
-            let mut model: HashMap<Box<[u8]>, Entry> = HashMap::new();
-            for entry in entries {
-                apply(&mut store, entry.clone());
-                let held = model.entry(entry.key().into()).or_insert_with(|| entry.clone());
-                if entry.wins_over(held) {
-                    *held = entry;
-                }
-            }
-            for (key, entry) in &model {
-                prop_assert_eq!(store.get(hash(entry), key), Some(entry));
-            }
-            let digest = model.values().fold(0u64, |sum, entry| sum.wrapping_add(entry.digest(hash(entry))));
-            prop_assert_eq!(store.digest(P()), digest);
-            prop_assert_eq!(store.live(), model.values().filter(|e| is_value(e)).count());
-            prop_assert_eq!(store.bytes(), model.values().map(cost).sum::<usize>());
-        }
-
-        #[test]
-        fn parts_together_are_everything_once(
-            entries in prop::collection::vec(an_entry(), 0..100),
-            limit in 1usize..600,
-        ) {
-            let mut store = Store::new(1, Deletes::Keep);
-            for entry in entries {
-                apply(&mut store, entry);
-            }
-            let whole = store.part(P(), None, 0, usize::MAX).entries;
-            let mut pieces = Vec::new();
-            let mut after = None;
-            loop {
-                let part = store.part(P(), after, 0, limit);
-                pieces.extend(part.entries);
-                after = part.next;
-                if after.is_none() {
-                    break;
-                }
-            }
-            prop_assert_eq!(pieces, whole);
-        }
-
-        #[test]
-        fn what_changed_since_is_what_a_copy_lacks(
-            before in prop::collection::vec(an_entry(), 0..60),
-            later in prop::collection::vec(an_entry(), 0..60),
-        ) {
-            let mut store = Store::new(1, Deletes::Keep);
-            let mut copy = Store::new(1, Deletes::Keep);
-            before.into_iter().for_each(|entry| apply(&mut store, entry));
-            let sequence = store.sequence(P());
-            store.part(P(), None, 0, usize::MAX).entries.into_iter().for_each(|entry| apply(&mut copy, entry));
-            later.into_iter().for_each(|entry| apply(&mut store, entry));
-            store.part(P(), None, sequence, usize::MAX).entries.into_iter().for_each(|entry| apply(&mut copy, entry));
-            prop_assert_eq!(store.digest(P()), copy.digest(P()));
-        }
-
-        #[test]
-        fn expiry_frees_values_and_changes_no_digest(
-            entries in prop::collection::vec(an_entry(), 0..100),
-            at in 0u64..60,
-        ) {
-            let mut store = Store::new(1, Deletes::Keep);
-            let mut alone = Store::new(1, Deletes::Forget);
-            for entry in entries {
-                apply(&mut store, entry.clone());
-                apply(&mut alone, entry);
-            }
-            let digest = store.digest(P());
-            while store.expire(wall(at), 3) > 0 {}
-            while alone.expire(wall(at), 3) > 0 {}
-            prop_assert_eq!(store.digest(P()), digest);
-            for entry in store.part(P(), None, 0, usize::MAX).entries {
-                prop_assert!(!(is_value(&entry) && entry.is_expired(wall(at))));
-            }
-            for entry in alone.part(P(), None, 0, usize::MAX).entries {
-                prop_assert!(is_value(&entry) && !entry.is_expired(wall(at)));
-            }
-            prop_assert!(store.next_expiry_ms().is_none_or(|next| next > at));
-        }
-    }
-
-    #[test]
-    fn a_dropped_partition_leaves_nothing_and_a_lone_store_keeps_no_tombstone() {
-        let mut store = Store::new(1, Deletes::Keep);
-        apply(&mut store, entry(1, 1, 0, Some(1)));
-        apply(&mut store, entry(2, 1, 0, None));
-        store.drop_partition(P());
-        assert_eq!((store.live(), store.bytes(), store.digest(P())), (0, 0, 0));
-        assert!(store.is_empty(P()));
-
-        let mut alone = Store::new(1, Deletes::Forget);
-        apply(&mut alone, entry(1, 1, 0, Some(1)));
-        apply(&mut alone, entry(1, 2, 0, None));
-        apply(&mut alone, entry(2, 2, 0, None));
-        assert_eq!((alone.live(), alone.bytes(), alone.digest(P())), (0, 0, 0));
-        assert!(alone.is_empty(P()));
-    }
-}
+mod tests;

@@ -1,0 +1,20 @@
+//! A memory fence on every processor that runs one of this process's threads, in one call.
+
+use crate::store::HeavyFence;
+
+/// The fence, where the system has one. Readers then do without theirs.
+#[cfg(target_os = "linux")]
+pub(crate) fn heavy_fence() -> Option<HeavyFence> {
+    use rustix::thread::{MembarrierCommand, membarrier, membarrier_query};
+
+    let has_it = membarrier_query().contains_command(MembarrierCommand::PrivateExpedited);
+    if !has_it || membarrier(MembarrierCommand::RegisterPrivateExpedited).is_err() {
+        return None;
+    }
+    Some(|| membarrier(MembarrierCommand::PrivateExpedited).is_ok())
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn heavy_fence() -> Option<HeavyFence> {
+    None
+}

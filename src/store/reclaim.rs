@@ -1,0 +1,272 @@
+//! Epochs: when the writer may free what a reader could still look at.
+//!
+//! A reader *pins*: it announces the epoch it saw, in a slot of its thread, and only then looks at the
+//! table. The writer unlinks something, hands it to [`Retired`], and goes on; now and then it ends the
+//! epoch and frees what was unlinked in epochs older than any that is announced.
+//!
+//! ```text
+//! reader                            writer
+//! announce the epoch                unlink
+//! fence                             end the epoch
+//! load the pointer                  fence
+//!                                   look at the announcements
+//! ```
+//!
+//! With both fences, either the writer sees the announcement or the reader sees the unlinking. Only the
+//! writer frees, and it never waits: what a stalled reader holds up is counted, and bounded by whoever
+//! writes.
+//!
+//! The reader's fence is most of what a short read costs. Where the system can run a fence on every
+//! processor for us (`membarrier` on Linux), the writer does both, once for a whole batch, and the reader
+//! only keeps the compiler from moving its loads.
+//!
+//! Epochs as such: Fraser, "Practical lock-freedom", 2004. Asymmetric fences: Desnoyers et al.,
+//! "User-level implementations of read-copy update", 2012.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::marker::PhantomData;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64 as StdAtomicU64;
+
+use crate::sync::{AtomicBool, AtomicU32, AtomicU64, Mutant, Mutex, Ordering, fence, lock, planted};
+
+/// A fence on every processor that runs a thread of this process; whether it was done.
+pub(crate) type HeavyFence = fn() -> bool;
+
+/// Announced by a reader that looks at nothing.
+const IDLE: u64 = 0;
+
+/// The readers of one engine, and its epoch.
+pub(crate) struct Readers {
+    /// Never used again by another engine of this process.
+    id: u64,
+    epoch: Padded<AtomicU64>,
+    /// Grows only: a slot is used again by another thread.
+    slots: Mutex<Vec<Arc<Slot>>>,
+    heavy_fence: Option<HeavyFence>,
+}
+
+/// Alone in its cache lines, and in their neighbours that processors fetch along.
+#[repr(align(128))]
+struct Padded<T>(T);
+
+/// One thread's announcements.
+#[repr(align(128))]
+struct Slot {
+    announced: AtomicU64,
+    /// How many guards the thread has.
+    depth: AtomicU32,
+    is_taken: AtomicBool,
+}
+
+/// While it lives, nothing that its thread can find is freed.
+pub(crate) struct Guard<'a> {
+    slot: &'a Slot,
+    /// It belongs to its thread.
+    not_send: PhantomData<*const ()>,
+}
+
+/// A thread's place among the readers of one engine, given back when it is dropped.
+pub(crate) struct Reader {
+    slot: Arc<Slot>,
+}
+
+thread_local! {
+    /// Whose reader this thread was last, and its slot: valid as long as that engine's [`Readers`] live.
+    static LAST: Cell<(u64, *const Slot)> = const { Cell::new((0, std::ptr::null())) };
+    static PLACES: Places = const { Places(RefCell::new(Vec::new())) };
+}
+
+/// This thread's place in each engine that it has read from.
+struct Places(RefCell<Vec<(u64, Reader)>>);
+
+impl Drop for Places {
+    fn drop(&mut self) {
+        LAST.set((0, std::ptr::null()));
+    }
+}
+
+impl Readers {
+    /// With `heavy_fence`, readers save theirs.
+    pub(crate) fn new(heavy_fence: Option<HeavyFence>) -> Self {
+        static NEXT_ID: StdAtomicU64 = StdAtomicU64::new(1);
+        Self {
+            id: NEXT_ID.fetch_add(1, std::sync::atomic::Ordering::Relaxed),
+            epoch: Padded(AtomicU64::new(IDLE + 1)),
+            slots: Mutex::new(Vec::new()),
+            heavy_fence,
+        }
+    }
+
+    /// Keeps what this thread finds from being freed. `None` where the thread is ending and cannot have a
+    /// place any more.
+    #[inline]
+    pub(crate) fn pin(&self) -> Option<Guard<'_>> {
+        let (id, slot) = LAST.get();
+        let slot = if id == self.id { slot } else { self.find_place()? };
+        // SAFETY: the slot is one of this engine's, as the id says, which keeps it as long as `self` lives.
+        Some(self.pin_slot(unsafe { &*slot }))
+    }
+
+    #[cold]
+    fn find_place(&self) -> Option<*const Slot> {
+        let find = |places: &Places| {
+            let mut places = places.0.borrow_mut();
+            // An engine that is gone has left the slot to this thread alone.
+            places.retain(|(_, reader)| Arc::strong_count(&reader.slot) > 1);
+            if let Some((_, reader)) = places.iter().find(|(id, _)| *id == self.id) {
+                return Arc::as_ptr(&reader.slot);
+            }
+            let reader = self.register();
+            let slot = Arc::as_ptr(&reader.slot);
+            places.push((self.id, reader));
+            slot
+        };
+        let slot = PLACES.try_with(find).ok()?;
+        LAST.set((self.id, slot));
+        Some(slot)
+    }
+
+    /// A place for one thread.
+    pub(crate) fn register(&self) -> Reader {
+        let mut slots = lock(&self.slots);
+        let free = slots.iter().find(|slot| !slot.is_taken.load(Ordering::Acquire));
+        let slot = free.cloned().unwrap_or_else(|| {
+            let slot = Arc::new(Slot::new());
+            slots.push(slot.clone());
+            slot
+        });
+        slot.is_taken.store(true, Ordering::Relaxed);
+        Reader { slot }
+    }
+
+    #[inline]
+    fn pin_slot<'a>(&self, slot: &'a Slot) -> Guard<'a> {
+        let depth = slot.depth.load(Ordering::Relaxed);
+        slot.depth.store(depth + 1, Ordering::Relaxed);
+        if depth == 0 {
+            // Acquire: what was unlinked before this epoch began is not found by this reader.
+            let epoch = self.epoch.0.load(Ordering::Acquire);
+            // Release: whoever sees this announcement knows that the one before is over, and all its loads.
+            let order = if planted(Mutant::RelaxedRepin) { Ordering::Relaxed } else { Ordering::Release };
+            slot.announced.store(epoch, order);
+            if self.heavy_fence.is_some() {
+                std::sync::atomic::compiler_fence(std::sync::atomic::Ordering::SeqCst);
+            } else if !planted(Mutant::UnfencedPin) {
+                fence(Ordering::SeqCst);
+            }
+        }
+        Guard { slot, not_send: PhantomData }
+    }
+
+    /// Ends the epoch; its number. What was unlinked before is not found by readers that announce a later one.
+    fn end_epoch(&self) -> u64 {
+        self.epoch.0.fetch_add(1, Ordering::AcqRel)
+    }
+
+    /// The oldest epoch that a reader has announced; `None` where that cannot be told now.
+    fn oldest(&self) -> Option<u64> {
+        match self.heavy_fence {
+            Some(heavy_fence) if !heavy_fence() => return None,
+            Some(_) => {}
+            None if planted(Mutant::UnfencedCollect) => {}
+            None => fence(Ordering::SeqCst),
+        }
+        // A thread that is just registering: the next time.
+        let slots = self.slots.try_lock().ok()?;
+        let announced = slots.iter().map(|slot| slot.announced.load(Ordering::Acquire));
+        Some(announced.filter(|epoch| *epoch != IDLE).min().unwrap_or(u64::MAX))
+    }
+}
+
+impl Slot {
+    fn new() -> Self {
+        Self { announced: AtomicU64::new(IDLE), depth: AtomicU32::new(0), is_taken: AtomicBool::new(false) }
+    }
+}
+
+impl Drop for Guard<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        let slot = self.slot;
+        let depth = slot.depth.load(Ordering::Relaxed) - 1;
+        slot.depth.store(depth, Ordering::Relaxed);
+        if depth == 0 {
+            // Release: the loads under this guard come before whatever the writer does when it sees this.
+            slot.announced.store(IDLE, Ordering::Release);
+        }
+    }
+}
+
+#[cfg(any(test, gridkv_loom))]
+impl Reader {
+    /// As [`Readers::pin`], for whoever keeps the place by itself.
+    pub(crate) fn pin<'a>(&'a self, readers: &Readers) -> Guard<'a> {
+        readers.pin_slot(&self.slot)
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.slot.is_taken.store(false, Ordering::Release);
+    }
+}
+
+/// What one writer has unlinked and not freed. Dropping a `T` frees it.
+pub(crate) struct Retired<T> {
+    readers: Arc<Readers>,
+    /// Unlinked in this epoch.
+    fresh: Vec<(T, usize)>,
+    /// Unlinked in the epoch of this number or before, oldest first.
+    waiting: VecDeque<(u64, Vec<(T, usize)>)>,
+    bytes: usize,
+}
+
+impl<T> Retired<T> {
+    pub(crate) fn new(readers: Arc<Readers>) -> Self {
+        Self { readers, fresh: Vec::new(), waiting: VecDeque::new(), bytes: 0 }
+    }
+
+    /// Takes what readers cannot find any more, `bytes` large.
+    pub(crate) fn retire(&mut self, garbage: T, bytes: usize) {
+        if planted(Mutant::FreeAtOnce) {
+            return drop(garbage);
+        }
+        self.bytes += bytes;
+        self.fresh.push((garbage, bytes));
+    }
+
+    /// How many bytes are unlinked and not freed.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Ends the epoch and frees what no reader can hold any more, up to about `limit` pieces.
+    pub(crate) fn collect(&mut self, limit: usize) {
+        if !self.fresh.is_empty() {
+            let epoch = self.readers.end_epoch();
+            self.waiting.push_back((epoch, std::mem::take(&mut self.fresh)));
+        }
+        if self.waiting.is_empty() {
+            return;
+        }
+        let Some(oldest) = self.readers.oldest() else { return };
+        let mut freed = 0;
+        while let Some((epoch, garbage)) = self.waiting.front_mut()
+            && *epoch < oldest
+        {
+            while freed < limit
+                && let Some((piece, bytes)) = garbage.pop()
+            {
+                freed += 1;
+                self.bytes -= bytes;
+                drop(piece);
+            }
+            if !garbage.is_empty() {
+                return;
+            }
+            self.waiting.pop_front();
+        }
+    }
+}

@@ -1,0 +1,1146 @@
+//! The index of one shard: an extendible hash table with one writer and any number of readers.
+//!
+//! Extendible hashing is Fagin et al., TODS 1979; small segments that split alone, Nam et al., "Write-optimized
+//! dynamic hashing for persistent memory" (CCEH), FAST '19, and Lu et al., "Dash", VLDB 2020; one writer beside
+//! lock-free readers, Li et al., "MICA", NSDI '14. None of them has readers without locks beside a segment that
+//! splits, which makes the three rules below.
+//!
+//! ```text
+//! root ──▶ array of 2^b words ──▶ segment                            partitions share it
+//!                             ──▶ segment                            a partition's own
+//!                             ──▶ array of 2^k words ──▶ segments    a large partition's own
+//!
+//! segment = head │ 56 home buckets │ 7 stash buckets      4 KiB, one cache line each
+//! bucket  = header │ 7 slots                              slot = tag 16 │ pointer to an entry 48
+//! ```
+//!
+//! A key's *path* is its partition's number within this core and then the other bits of its hash. The path's
+//! first bits lead through the arrays; a segment of depth d holds all keys that share its first d bits. Other
+//! bits of the hash choose the home bucket and the tag.
+//!
+//! **No displacement.** An entry keeps its slot until it is removed or its segment is replaced: a reader that
+//! scans the bucket meanwhile cannot miss it. What the home bucket has no room for goes to the stash; the home
+//! bucket's header counts where.
+//!
+//! **Replacement in place.** Tag and pointer share a word, so insert, replace and remove are one store each.
+//!
+//! **Split by copy.** Two new segments are filled, then published, then the old one is retired. A reader that is
+//! still in the old one finds what was current when its call began. Merging two halves again is the same.
+//!
+//! What no more bits of the path can spread, because keys were crafted to share them, goes to a tree beside
+//! the table, ordered by path and key, so that nothing is searched linearly. Readers find a mark that it
+//! exists in the bucket's header and ask the owner.
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::ptr;
+use std::sync::Arc;
+
+use super::charge;
+use super::reclaim::{Guard, Readers, Retired};
+use crate::entry::{Entry, EntryRef};
+use crate::sync::{AtomicU32, AtomicU64, Mutant, Mutex, Ordering, lock, planted};
+use crate::types::{ClusterHash, CoreId, Cores, KeyHash, PARTITIONS, Partition};
+
+/// Smaller in the models, which try every interleaving.
+const SLOTS: usize = if cfg!(gridkv_loom) { 2 } else { 7 };
+const HOMES: usize = if cfg!(gridkv_loom) { 1 } else { 56 };
+const STASHES: usize = if cfg!(gridkv_loom) { 1 } else { 7 };
+
+/// How many keys fit into one segment at the most.
+const CAPACITY: usize = (HOMES + STASHES) * SLOTS;
+
+/// Two segments that both have no more are merged.
+const FEW: u32 = CAPACITY as u32 / 4;
+
+/// The words of one cache line.
+const LINE: usize = 8;
+
+/// A partition's own array may have so many words for each of its segments: random keys need four at the
+/// most, crafted ones are not given more.
+const WORDS_PER_SEGMENT: usize = 16;
+const MAX_PAGE_BITS: u32 = 16;
+
+/// A slot's pointer, below its tag.
+const POINTER: u64 = (1 << 48) - 1;
+
+/// A node's word is the address of a segment, or of an array of two to the power of its low six bits words.
+const NODE_BITS: u64 = 63;
+
+/// In a bucket's header: for each stash bucket, how many keys of this home are there (three bits each);
+/// whether some are in the tree; when anything in the bucket was last put, as a sequence number.
+const STASH_COUNT: u64 = 7;
+const IN_TREE: u64 = 1 << 21;
+const SEQUENCE_SHIFT: u32 = 22;
+
+/// Sequence numbers are kept by the 256, so that 42 bits last for decades.
+const SEQUENCE_GRAIN: u32 = 8;
+
+#[repr(C, align(64))]
+struct Bucket {
+    header: AtomicU64,
+    slots: [AtomicU64; SLOTS],
+}
+
+#[repr(C, align(64))]
+struct Segment {
+    depth: u32,
+    /// How many entries are in the buckets, and how many more of this segment's are in the tree. Only the
+    /// writer looks at them.
+    used: AtomicU32,
+    in_tree: AtomicU32,
+    buckets: [Bucket; HOMES + STASHES],
+}
+
+#[cfg(not(gridkv_loom))]
+const _: () = assert!(size_of::<Segment>() == 4096);
+
+#[repr(C, align(64))]
+struct Line([AtomicU64; LINE]);
+
+/// What readers share with the writer.
+pub(crate) struct View {
+    root: AtomicU64,
+    /// For each partition of this core: whether this node answers for it (the lowest bit), and a count of
+    /// the changes of that.
+    states: Box<[AtomicU32]>,
+    cluster: ClusterHash,
+    cores: Cores,
+    partition_bits: u32,
+    readers: Arc<Readers>,
+    /// What the writer could not free before it ended.
+    leftover: Mutex<Vec<Retired<Garbage>>>,
+}
+
+/// What a look at this node's own copy of a key found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Local<T> {
+    /// This, of an entry that was current during the call.
+    Found(T),
+    /// The key was not here at some moment of the call, while this node answered for its partition.
+    Absent,
+    /// This node does not answer for the partition, or only the owner can tell.
+    AskOwner,
+}
+
+/// Tells one entry from the others of its hash.
+pub(crate) trait Sought {
+    fn is(&self, held: &Entry) -> bool;
+
+    /// The key, where it is that.
+    fn key(&self) -> Option<&[u8]> {
+        None
+    }
+}
+
+impl Sought for Entry {
+    #[inline]
+    fn is(&self, held: &Entry) -> bool {
+        held.key() == self.key()
+    }
+
+    fn key(&self) -> Option<&[u8]> {
+        Some(Entry::key(self))
+    }
+}
+
+/// What is to become of a key.
+pub(crate) enum Change {
+    Keep,
+    Put(Entry),
+    Remove,
+}
+
+/// The writer's side.
+pub(crate) struct Table {
+    view: Arc<View>,
+    tree: BTreeMap<Place, InTree>,
+    /// Where eviction goes on in the tree.
+    tree_hand: Place,
+    retired: Retired<Garbage>,
+    len: usize,
+    /// What segments, arrays and the tree's own nodes take.
+    bytes: usize,
+}
+
+/// A path and a key.
+pub(crate) type Place = (u64, Box<[u8]>);
+
+struct InTree {
+    entry: Entry,
+    hash: KeyHash,
+    sequence: u64,
+}
+
+/// Dropped, it is free.
+#[expect(dead_code, reason = "kept to be dropped")]
+enum Garbage {
+    Entry(Entry),
+    Segment(Box<Segment>),
+    Array(Box<[Line]>),
+}
+
+/// What a key in the tree costs beside its entry: its node's share, and its key again.
+const TREE_NODE_BYTES: usize = 96;
+
+/// Where an entry is in a segment.
+#[derive(Clone, Copy)]
+struct Spot {
+    bucket: usize,
+    slot: usize,
+}
+
+/// An array as it is found: where its word is, how many bits it decides, after how many others.
+struct Level<'a> {
+    holder: &'a AtomicU64,
+    node: u64,
+    bits: u32,
+    base: u32,
+}
+
+impl Segment {
+    fn new(depth: u32) -> Box<Self> {
+        #[cfg(not(gridkv_loom))]
+        {
+            // SAFETY: all of its fields are integers, for which zeroes are valid.
+            let mut segment = unsafe { Box::<Self>::new_zeroed().assume_init() };
+            segment.depth = depth;
+            segment
+        }
+        #[cfg(gridkv_loom)]
+        Box::new(Self {
+            depth,
+            used: AtomicU32::new(0),
+            in_tree: AtomicU32::new(0),
+            buckets: std::array::from_fn(|_| Bucket {
+                header: AtomicU64::new(0),
+                slots: std::array::from_fn(|_| AtomicU64::new(0)),
+            }),
+        })
+    }
+
+    fn into_node(self: Box<Self>) -> u64 {
+        Box::into_raw(self).expose_provenance() as u64
+    }
+
+    #[inline]
+    fn home(hash: KeyHash) -> usize {
+        (((hash.0 >> 7) & 0xff_ffff) as usize * HOMES) >> 24
+    }
+
+    #[inline]
+    fn tag(hash: KeyHash) -> u64 {
+        (hash.0 >> 7) & 0xffff
+    }
+
+    /// The entry of this hash that `is_it`, where it is in a bucket.
+    ///
+    /// # Safety
+    ///
+    /// For all of `'a`, no entry that is in this segment now is freed.
+    #[inline]
+    unsafe fn find<'a>(
+        &self,
+        hash: KeyHash,
+        is_it: impl Fn(&Entry) -> bool,
+    ) -> Result<(Spot, EntryRef<'a>), u64> {
+        let home = Self::home(hash);
+        // SAFETY: the caller's promise.
+        if let Some((slot, entry)) = unsafe { self.buckets[home].find(hash, &is_it) } {
+            return Ok((Spot { bucket: home, slot }, entry));
+        }
+        // After the home slots: see the module's rule of no displacement.
+        let header = self.buckets[home].header.load(Ordering::Acquire);
+        let mut counts = header & (IN_TREE - 1);
+        while counts != 0 {
+            let stash = counts.trailing_zeros() / 3;
+            counts &= !(STASH_COUNT << (3 * stash));
+            let bucket = HOMES + stash as usize;
+            // SAFETY: the caller's promise.
+            if let Some((slot, entry)) = unsafe { self.buckets[bucket].find(hash, &is_it) } {
+                return Ok((Spot { bucket, slot }, entry));
+            }
+        }
+        Err(header)
+    }
+
+    fn slot(&self, spot: Spot) -> &AtomicU64 {
+        &self.buckets[spot.bucket].slots[spot.slot]
+    }
+
+    /// Puts an entry that is not here yet into a free slot of its home bucket or the stash.
+    fn insert(&self, hash: KeyHash, bits: u64, sequence: u64) -> bool {
+        let home = Self::home(hash);
+        let word = Self::tag(hash) << 48 | bits;
+        let buckets = std::iter::once(home).chain(HOMES..HOMES + STASHES);
+        for bucket in buckets {
+            let Some(free) = self.buckets[bucket].slots.iter().find(|slot| slot.load(Ordering::Relaxed) == 0)
+            else {
+                continue;
+            };
+            free.store(word, publish());
+            self.buckets[bucket].put_at(sequence);
+            if bucket >= HOMES {
+                self.count_stash(home, bucket, 1);
+            }
+            self.used.store(self.used() + 1, Ordering::Relaxed);
+            return true;
+        }
+        false
+    }
+
+    /// Frees the slot; the entry's handle is the caller's.
+    fn remove(&self, hash: KeyHash, spot: Spot) {
+        self.slot(spot).store(0, Ordering::Release);
+        if spot.bucket >= HOMES {
+            self.count_stash(Self::home(hash), spot.bucket, -1);
+        }
+        self.used.store(self.used() - 1, Ordering::Relaxed);
+    }
+
+    fn count_stash(&self, home: usize, bucket: usize, by: i64) {
+        let header = &self.buckets[home].header;
+        let shift = 3 * (bucket - HOMES);
+        let mut counts = header.load(Ordering::Relaxed).wrapping_add_signed(by << shift);
+        if by < 0 && planted(Mutant::ClearedHint) {
+            counts &= !(STASH_COUNT << shift);
+        }
+        header.store(counts, Ordering::Release);
+    }
+
+    fn used(&self) -> u32 {
+        self.used.load(Ordering::Relaxed)
+    }
+
+    fn in_tree(&self) -> u32 {
+        self.in_tree.load(Ordering::Relaxed)
+    }
+
+    /// Counts one key more or less of this home in the tree.
+    fn count_in_tree(&self, home: usize, more: bool) {
+        let count = if more { self.in_tree() + 1 } else { self.in_tree() - 1 };
+        self.in_tree.store(count, Ordering::Relaxed);
+        let header = |bucket: &Bucket| bucket.header.load(Ordering::Relaxed);
+        if more {
+            let bucket = &self.buckets[home];
+            bucket.header.store(header(bucket) | IN_TREE, Ordering::Release);
+        } else if count == 0 {
+            for bucket in &self.buckets[..HOMES] {
+                bucket.header.store(header(bucket) & !IN_TREE, Ordering::Release);
+            }
+        }
+    }
+
+    /// Every occupied slot's word with its bucket's sequence.
+    fn words(&self) -> impl Iterator<Item = (Spot, u64, u64)> {
+        self.buckets.iter().enumerate().flat_map(|(at, bucket)| {
+            let sequence = bucket.header.load(Ordering::Relaxed) >> SEQUENCE_SHIFT << SEQUENCE_GRAIN;
+            bucket.slots.iter().enumerate().filter_map(move |(slot, word)| {
+                let word = word.load(Ordering::Acquire);
+                (word != 0).then_some((Spot { bucket: at, slot }, word & POINTER, sequence))
+            })
+        })
+    }
+
+    /// The first path that it covers.
+    fn first(&self, path: u64) -> u64 {
+        path & !u64::MAX.checked_shr(self.depth).unwrap_or(0)
+    }
+
+    /// The first path behind those that it covers; `None` behind the last.
+    fn end(&self, path: u64) -> Option<u64> {
+        let low = u64::MAX.checked_shr(self.depth).unwrap_or(0);
+        (path | low).checked_add(1)
+    }
+}
+
+impl Bucket {
+    /// # Safety
+    ///
+    /// As [`Segment::find`].
+    #[inline]
+    unsafe fn find<'a>(
+        &self,
+        hash: KeyHash,
+        is_it: &impl Fn(&Entry) -> bool,
+    ) -> Option<(usize, EntryRef<'a>)> {
+        let tag = Segment::tag(hash);
+        // All words first, without a branch in between: they are one cache line.
+        let words: [u64; SLOTS] = std::array::from_fn(|slot| self.slots[slot].load(Ordering::Acquire));
+        let mut matches = 0u32;
+        for (slot, word) in words.iter().enumerate() {
+            matches |= u32::from(word >> 48 == tag && *word != 0) << slot;
+        }
+        while matches != 0 {
+            let slot = matches.trailing_zeros() as usize;
+            matches &= matches - 1;
+            // SAFETY: a slot's word has a handle's bits, and the caller promises that the handle stays.
+            let entry = unsafe { Entry::borrow_bits(words[slot] & POINTER) };
+            if planted(Mutant::TagIsKey) || is_it(&entry) {
+                return Some((slot, entry));
+            }
+        }
+        None
+    }
+
+    /// Notes that something was put here now.
+    fn put_at(&self, sequence: u64) {
+        let header = self.header.load(Ordering::Relaxed);
+        let sequence = (sequence >> SEQUENCE_GRAIN).max(header >> SEQUENCE_SHIFT);
+        let counts = header & ((1 << SEQUENCE_SHIFT) - 1);
+        self.header.store(sequence << SEQUENCE_SHIFT | counts, Ordering::Release);
+    }
+}
+
+/// How an entry's slot is written: what was written of the entry before is seen by whoever finds it.
+fn publish() -> Ordering {
+    if planted(Mutant::RelaxedPublish) { Ordering::Relaxed } else { Ordering::Release }
+}
+
+fn new_array(bits: u32, word: impl Fn(usize) -> u64) -> Box<[Line]> {
+    let words = 1usize << bits;
+    let line = |at: usize| {
+        Line(std::array::from_fn(|i| {
+            AtomicU64::new(if at * LINE + i < words { word(at * LINE + i) } else { 0 })
+        }))
+    };
+    (0..words.div_ceil(LINE)).map(line).collect()
+}
+
+fn array_bytes(bits: u32) -> usize {
+    charge::size_class((1usize << bits).div_ceil(LINE) * size_of::<Line>())
+}
+
+fn segment_bytes() -> usize {
+    charge::size_class(size_of::<Segment>())
+}
+
+fn array_node(array: Box<[Line]>, bits: u32) -> u64 {
+    Box::into_raw(array).cast::<Line>().expose_provenance() as u64 | u64::from(bits)
+}
+
+/// # Safety
+///
+/// `node` is an array's, which is not freed for all of `'a`; `index` is less than its words.
+#[inline]
+unsafe fn word<'a>(node: u64, index: usize) -> &'a AtomicU64 {
+    let lines: *const AtomicU64 = ptr::with_exposed_provenance((node & !NODE_BITS) as usize);
+    // SAFETY: the caller's promise; a line is its words and nothing else.
+    unsafe { &*lines.add(index) }
+}
+
+/// # Safety
+///
+/// `node` is a segment's, which is not freed for all of `'a`.
+#[inline]
+unsafe fn segment<'a>(node: u64) -> &'a Segment {
+    // SAFETY: the caller's promise.
+    unsafe { &*ptr::with_exposed_provenance(node as usize) }
+}
+
+/// # Safety
+///
+/// `node` is a segment's that nobody finds any more, and this is the only time it is taken.
+unsafe fn take_segment(node: u64) -> Box<Segment> {
+    // SAFETY: the caller's promise; it was made by `into_node`.
+    unsafe { Box::from_raw(ptr::with_exposed_provenance_mut(node as usize)) }
+}
+
+/// # Safety
+///
+/// As [`take_segment`], for an array's node.
+unsafe fn take_array(node: u64) -> Box<[Line]> {
+    let lines = (1usize << (node & NODE_BITS)).div_ceil(LINE);
+    let start = ptr::with_exposed_provenance_mut((node & !NODE_BITS) as usize);
+    // SAFETY: the caller's promise; `new_array` made that many lines.
+    unsafe { Box::from_raw(ptr::slice_from_raw_parts_mut(start, lines)) }
+}
+
+impl View {
+    fn new(cluster: ClusterHash, cores: Cores, readers: Arc<Readers>) -> Self {
+        let owned = PARTITIONS.div_ceil(cores.count());
+        let states = if cfg!(gridkv_loom) { 1 } else { usize::from(owned) };
+        Self {
+            root: AtomicU64::new(Segment::new(0).into_node()),
+            states: (0..states).map(|_| AtomicU32::new(0)).collect(),
+            cluster,
+            cores,
+            partition_bits: u32::from(owned).next_power_of_two().trailing_zeros(),
+            readers,
+            leftover: Mutex::new(Vec::new()),
+        }
+    }
+
+    /// The partition's number within this core, then the other bits of the hash.
+    #[inline]
+    fn path(&self, hash: KeyHash) -> u64 {
+        let local = u64::from(self.cores.local(hash.partition()));
+        local << (64 - self.partition_bits) | hash.0 << 12 >> self.partition_bits
+    }
+
+    /// Where the paths of a partition begin.
+    fn start(&self, partition: Partition) -> u64 {
+        u64::from(self.cores.local(partition)) << (64 - self.partition_bits)
+    }
+
+    /// # Safety
+    ///
+    /// For all of `'a`, the caller is pinned, or is the writer and collects nothing.
+    #[inline]
+    unsafe fn segment<'a>(&self, mut path: u64) -> &'a Segment {
+        let mut node = self.root.load(Ordering::Acquire);
+        loop {
+            let bits = node & NODE_BITS;
+            if bits == 0 {
+                // SAFETY: what the arrays lead to is freed only after it was unlinked and every reader that
+                // was pinned then has gone.
+                return unsafe { segment(node) };
+            }
+            let index = (path >> (64 - bits)) as usize;
+            path <<= bits;
+            // SAFETY: as above; the index has as many bits as the array.
+            node = unsafe { word(node, index) }.load(Ordering::Acquire);
+        }
+    }
+
+    #[inline]
+    fn state(&self, partition: Partition) -> &AtomicU32 {
+        &self.states[if cfg!(gridkv_loom) { 0 } else { usize::from(self.cores.local(partition)) }]
+    }
+
+    /// # Safety
+    ///
+    /// For all of `'a`, the caller is pinned.
+    #[inline]
+    unsafe fn get<'a>(&self, hash: KeyHash, key: &[u8]) -> Local<EntryRef<'a>> {
+        let state = self.state(hash.partition());
+        let before = state.load(Ordering::Acquire);
+        if before & 1 == 0 {
+            return Local::AskOwner;
+        }
+        // SAFETY: the caller's promise.
+        let found = unsafe { self.segment(self.path(hash)).find(hash, |entry| entry.key() == key) };
+        // The reader may have slept while the partition was given away, emptied, even taken back: what it
+        // found, and that it found nothing, counts only if this node answered for it all along.
+        if state.load(Ordering::Acquire) != before && !planted(Mutant::TrustedMiss) {
+            return Local::AskOwner;
+        }
+        match found {
+            Ok((_, entry)) => {
+                entry.visit();
+                Local::Found(entry)
+            }
+            Err(header) if header & IN_TREE != 0 => Local::AskOwner,
+            Err(_) => Local::Absent,
+        }
+    }
+}
+
+/// What the cores of one engine let others read.
+pub(crate) struct Views {
+    views: Box<[Arc<View>]>,
+    cores: Cores,
+    readers: Arc<Readers>,
+}
+
+/// A look at an engine's data: as long as it lives, nothing that it finds is freed.
+pub(crate) struct Pinned<'a> {
+    views: &'a Views,
+    _guard: Guard<'a>,
+}
+
+impl Views {
+    /// Of every core, in their order.
+    ///
+    /// # Panics
+    ///
+    /// When they do not have the same readers.
+    pub(crate) fn new(views: impl IntoIterator<Item = Arc<View>>, readers: Arc<Readers>) -> Self {
+        let views: Box<[Arc<View>]> = views.into_iter().collect();
+        assert!(
+            views.iter().all(|view| Arc::ptr_eq(&view.readers, &readers)),
+            "one engine, one set of readers"
+        );
+        Self { cores: Cores::new(views.len() as u16), views, readers }
+    }
+
+    /// `None` where the calling thread is ending.
+    #[inline]
+    pub(crate) fn pin(&self) -> Option<Pinned<'_>> {
+        Some(Pinned { _guard: self.readers.pin()?, views: self })
+    }
+}
+
+impl Pinned<'_> {
+    #[inline]
+    fn view(&self, hash: KeyHash) -> &View {
+        &self.views.views[usize::from(self.views.cores.core(hash.partition()).0)]
+    }
+
+    /// Looks at this node's own copy of a key, on the caller's thread, without waiting for anybody: an entry
+    /// that was current during the call, be it a value, expired or not, or what a delete left.
+    #[inline]
+    pub(crate) fn get(&self, hash: KeyHash, key: &[u8]) -> Local<EntryRef<'_>> {
+        // SAFETY: the guard pins this thread among the readers of every view, as `Views::new` has checked.
+        unsafe { self.view(hash).get(hash, key) }
+    }
+
+    /// Brings the lines closer that a [`get`](Self::get) of this key will need, first the index's.
+    #[inline]
+    pub(crate) fn prefetch_bucket(&self, hash: KeyHash) {
+        let view = self.view(hash);
+        // SAFETY: pinned, as above.
+        let segment = unsafe { view.segment(view.path(hash)) };
+        prefetch(&segment.buckets[Segment::home(hash)]);
+    }
+
+    /// Then, when those may have come, the entry's.
+    #[inline]
+    pub(crate) fn prefetch_entry(&self, hash: KeyHash) {
+        let view = self.view(hash);
+        // SAFETY: pinned, as above.
+        let segment = unsafe { view.segment(view.path(hash)) };
+        let tag = Segment::tag(hash);
+        for slot in &segment.buckets[Segment::home(hash)].slots {
+            let word = slot.load(Ordering::Relaxed);
+            if word >> 48 == tag && word != 0 {
+                let entry: *const u8 = ptr::with_exposed_provenance((word & POINTER) as usize);
+                (0..3).for_each(|line| prefetch(entry.wrapping_add(64 * line)));
+            }
+        }
+    }
+
+    /// Shows every entry of a segment of `core` that covers `path` to `visit`, with its path. Returns where the
+    /// next segment begins, and whether there may be more of this one that only the owner sees.
+    pub(crate) fn walk(
+        &self,
+        core: CoreId,
+        path: u64,
+        mut visit: impl FnMut(u64, &Entry),
+    ) -> (Option<u64>, bool) {
+        let view = &self.views.views[usize::from(core.0)];
+        // SAFETY: pinned, as above.
+        let segment = unsafe { view.segment(path) };
+        for (_, bits, _) in segment.words() {
+            // SAFETY: pinned, as above.
+            let entry = unsafe { Entry::borrow_bits(bits) };
+            visit(view.path(KeyHash::of(view.cluster, entry.key())), &entry);
+        }
+        let mut headers = segment.buckets[..HOMES].iter().map(|bucket| bucket.header.load(Ordering::Acquire));
+        (segment.end(path), headers.any(|header| header & IN_TREE != 0))
+    }
+}
+
+#[inline]
+fn prefetch<T>(at: *const T) {
+    #[cfg(all(target_arch = "x86_64", not(gridkv_loom)))]
+    // SAFETY: a prefetch reads nothing as far as the program can tell, wherever it points.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(at.cast());
+    }
+    #[cfg(not(all(target_arch = "x86_64", not(gridkv_loom))))]
+    let _ = at;
+}
+
+impl Drop for View {
+    fn drop(&mut self) {
+        free_tree(self.root.load(Ordering::Acquire));
+    }
+}
+
+/// Frees everything below a node. For a table that nobody looks at any more.
+fn free_tree(node: u64) {
+    let bits = node & NODE_BITS;
+    if bits == 0 {
+        // SAFETY: nobody else has the table, and each segment comes here once: see below.
+        let segment = unsafe { take_segment(node) };
+        for (_, bits, _) in segment.words() {
+            // SAFETY: the slot's handle, taken once.
+            drop(unsafe { Entry::from_bits(bits) });
+        }
+        return;
+    }
+    // SAFETY: nobody else has the table; an array has one word that leads to it.
+    let array = unsafe { take_array(node) };
+    let mut last = 0;
+    for word in array.iter().flat_map(|line| &line.0).take(1 << bits) {
+        let child = word.load(Ordering::Relaxed);
+        // The words that lead to one segment are neighbours.
+        if child != last {
+            free_tree(child);
+        }
+        last = child;
+    }
+}
+
+impl Table {
+    pub(crate) fn new(cluster: ClusterHash, cores: Cores, readers: Arc<Readers>) -> Self {
+        let view = Arc::new(View::new(cluster, cores, readers.clone()));
+        Self {
+            view,
+            tree: BTreeMap::new(),
+            tree_hand: Place::default(),
+            retired: Retired::new(readers),
+            len: 0,
+            bytes: segment_bytes(),
+        }
+    }
+
+    pub(crate) fn view(&self) -> &Arc<View> {
+        &self.view
+    }
+
+    /// How many entries there are.
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// What the index takes beside the entries.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// What was unlinked and may still be looked at.
+    pub(crate) fn retired_bytes(&self) -> usize {
+        self.retired.bytes()
+    }
+
+    /// Frees what no reader can hold any more.
+    pub(crate) fn collect(&mut self, limit: usize) {
+        self.retired.collect(limit);
+    }
+
+    /// Says whether this node answers for a partition, before anything follows from it.
+    pub(crate) fn serve(&self, partition: Partition, serves: bool) {
+        let state = self.view.state(partition);
+        let old = state.load(Ordering::Relaxed);
+        if (old & 1 == 1) != serves {
+            state.store((old & !1).wrapping_add(2) | u32::from(serves), Ordering::Release);
+        }
+    }
+
+    pub(crate) fn get(&self, hash: KeyHash, key: &[u8]) -> Option<EntryRef<'_>> {
+        let path = self.view.path(hash);
+        // SAFETY: this is the writer, which collects only through `&mut self`: the entry's handle stays in its
+        // slot, or in the retire list, for as long as `self` is borrowed.
+        match unsafe { self.view.segment(path).find(hash, |entry| entry.key() == key) } {
+            Ok((_, entry)) => Some(entry),
+            Err(header) if header & IN_TREE != 0 => {
+                self.tree.get(&(path, key.into())).map(|held| held.entry.borrow())
+            }
+            Err(_) => None,
+        }
+    }
+
+    /// Lets `decide` see the entry of this hash that is sought, and say what becomes of it, with anything else.
+    /// `sequence` numbers the change.
+    pub(crate) fn update<S: Sought, T>(
+        &mut self,
+        hash: KeyHash,
+        sought: S,
+        sequence: u64,
+        decide: impl FnOnce(S, Option<&Entry>) -> (Change, T),
+    ) -> T {
+        let path = self.view.path(hash);
+        // SAFETY: this is the writer, and nothing below collects.
+        let segment = unsafe { self.view.segment(path) };
+        // SAFETY: as above.
+        match unsafe { segment.find(hash, |entry| sought.is(entry)) } {
+            Ok((spot, entry)) => {
+                let (change, outcome) = decide(sought, Some(&entry));
+                match change {
+                    Change::Keep => return outcome,
+                    Change::Put(new) => {
+                        segment.slot(spot).store(Segment::tag(hash) << 48 | new.into_bits(), publish());
+                        segment.buckets[spot.bucket].put_at(sequence);
+                    }
+                    Change::Remove => {
+                        segment.remove(hash, spot);
+                        self.len -= 1;
+                    }
+                }
+                // SAFETY: its slot's handle, which nobody finds there any more.
+                self.retire(unsafe { entry.into_handle() });
+                if segment.used() <= FEW {
+                    self.shrink(path);
+                }
+                outcome
+            }
+            Err(header) => {
+                let place = if header & IN_TREE != 0 { self.find_in_tree(path, &sought) } else { None };
+                match place {
+                    Some(place) => self.update_tree(place, sequence, |held| decide(sought, Some(held))),
+                    None => {
+                        let (change, outcome) = decide(sought, None);
+                        if let Change::Put(new) = change {
+                            self.insert(path, hash, new, sequence);
+                        }
+                        outcome
+                    }
+                }
+            }
+        }
+    }
+
+    fn find_in_tree(&self, path: u64, sought: &impl Sought) -> Option<Place> {
+        if let Some(key) = sought.key() {
+            return Some((path, key.into())).filter(|place| self.tree.contains_key(place));
+        }
+        let of_path = self.tree.range((path, Box::default())..).take_while(|((at, _), _)| *at == path);
+        of_path.into_iter().find(|(_, held)| sought.is(&held.entry)).map(|(place, _)| place.clone())
+    }
+
+    fn update_tree<T>(
+        &mut self,
+        place: Place,
+        sequence: u64,
+        decide: impl FnOnce(&Entry) -> (Change, T),
+    ) -> T {
+        let held = self.tree.get_mut(&place).expect("found just now");
+        let (change, outcome) = decide(&held.entry);
+        match change {
+            Change::Keep => {}
+            Change::Put(new) => (held.entry, held.sequence) = (new, sequence),
+            Change::Remove => self.remove_from_tree(&place),
+        }
+        outcome
+    }
+
+    fn remove_from_tree(&mut self, place: &Place) {
+        if let Some(held) = self.tree.remove(place) {
+            self.len -= 1;
+            self.bytes -= TREE_NODE_BYTES + charge::size_class(place.1.len());
+            // SAFETY: this is the writer.
+            unsafe { self.view.segment(place.0) }.count_in_tree(Segment::home(held.hash), false);
+        }
+    }
+
+    fn insert(&mut self, path: u64, hash: KeyHash, entry: Entry, sequence: u64) {
+        self.len += 1;
+        let bits = entry.into_bits();
+        loop {
+            // SAFETY: this is the writer, and nothing below collects.
+            let segment = unsafe { self.view.segment(path) };
+            if segment.insert(hash, bits, sequence) {
+                return;
+            }
+            if !self.split(path) {
+                // SAFETY: made above, and no slot has it.
+                let entry = unsafe { Entry::from_bits(bits) };
+                let place = (path, entry.key().into());
+                self.bytes += TREE_NODE_BYTES + charge::size_class(entry.key().len());
+                self.tree.insert(place, InTree { entry, hash, sequence });
+                return segment.count_in_tree(Segment::home(hash), true);
+            }
+        }
+    }
+
+    fn retire(&mut self, entry: Entry) {
+        let bytes = charge::retired(&entry);
+        self.retired.retire(Garbage::Entry(entry), bytes);
+    }
+
+    /// Takes out a segment that is not found any more; its entries are others' by now.
+    fn retire_segment(&mut self, node: u64) {
+        self.bytes -= segment_bytes();
+        // SAFETY: the caller has unlinked it, once.
+        let segment = unsafe { take_segment(node) };
+        self.retired.retire(Garbage::Segment(segment), segment_bytes());
+    }
+
+    fn retire_array(&mut self, node: u64) {
+        let bytes = array_bytes((node & NODE_BITS) as u32);
+        self.bytes -= bytes;
+        // SAFETY: as above.
+        let array = unsafe { take_array(node) };
+        self.retired.retire(Garbage::Array(array), bytes);
+    }
+
+    /// The array that decides about a segment of this depth, or would.
+    fn level(&self, path: u64, depth: u32) -> Level<'static> {
+        // SAFETY: this is the writer, and whoever uses the level does not collect meanwhile.
+        let root: &'static AtomicU64 = unsafe { &*ptr::from_ref(&self.view.root) };
+        let node = root.load(Ordering::Relaxed);
+        let (holder, base) = if depth < self.view.partition_bits {
+            (root, 0)
+        } else {
+            // A segment of that depth is behind a root that has all the words there can be.
+            let index = (path >> (64 - self.view.partition_bits)) as usize;
+            // SAFETY: as above.
+            (unsafe { word(node, index) }, self.view.partition_bits)
+        };
+        let node = holder.load(Ordering::Relaxed);
+        Level { holder, node, bits: (node & NODE_BITS) as u32, base }
+    }
+
+    /// Replaces the segment that covers `path` by two. `false` where keys that share so many bits are not
+    /// given more room.
+    fn split(&mut self, path: u64) -> bool {
+        // SAFETY: this is the writer, and nothing below collects.
+        let old = unsafe { self.view.segment(path) };
+        let level = self.level(path, old.depth);
+        let is_deepest = old.depth - level.base == level.bits;
+        if old.in_tree() as usize > CAPACITY || (is_deepest && !self.may_grow(&level)) {
+            return false;
+        }
+        let halves = [Segment::new(old.depth + 1), Segment::new(old.depth + 1)];
+        let half_of = |path: u64| (path >> (63 - old.depth)) as usize & 1;
+        for (_, bits, sequence) in old.words() {
+            // SAFETY: the entry's handle is in the old segment's slot, and in the new one's from now on.
+            let entry = unsafe { Entry::borrow_bits(bits) };
+            let hash = KeyHash::of(self.view.cluster, entry.key());
+            let fits = halves[half_of(self.view.path(hash))].insert(hash, bits, sequence);
+            assert!(fits, "a half has as many slots as the whole");
+        }
+        if old.in_tree() > 0 {
+            self.split_tree(path, old, &halves, half_of);
+        }
+        if planted(Mutant::SplitInPlace) {
+            old.buckets
+                .iter()
+                .flat_map(|bucket| &bucket.slots)
+                .for_each(|slot| slot.store(0, Ordering::Release));
+        }
+        let old_node = ptr::from_ref(old).expose_provenance() as u64;
+        let nodes = halves.map(Segment::into_node);
+        self.bytes += 2 * segment_bytes();
+        if is_deepest {
+            self.grow(&level, path, nodes);
+        } else {
+            self.link(&level, path, old.depth, |half| nodes[half]);
+        }
+        self.retire_segment(old_node);
+        true
+    }
+
+    /// Whether an array may have twice its words.
+    fn may_grow(&self, level: &Level<'_>) -> bool {
+        if level.base == 0 {
+            return level.bits < self.view.partition_bits;
+        }
+        level.bits < MAX_PAGE_BITS && 1usize << level.bits <= WORDS_PER_SEGMENT * segments_below(level.node)
+    }
+
+    /// Moves what now fits from the tree into the halves, and counts what does not.
+    fn split_tree(
+        &mut self,
+        path: u64,
+        old: &Segment,
+        halves: &[Box<Segment>; 2],
+        half_of: impl Fn(u64) -> usize,
+    ) {
+        for place in self.tree_places(old.first(path), old.end(path)) {
+            let half = &halves[half_of(place.0)];
+            let Some(held) = self.tree.remove(&place) else { continue };
+            let (hash, sequence) = (held.hash, held.sequence);
+            let bits = held.entry.into_bits();
+            if half.insert(hash, bits, sequence) {
+                self.bytes -= TREE_NODE_BYTES + charge::size_class(place.1.len());
+            } else {
+                // SAFETY: taken out above, and no slot has it.
+                let entry = unsafe { Entry::from_bits(bits) };
+                half.count_in_tree(Segment::home(hash), true);
+                self.tree.insert(place, InTree { entry, hash, sequence });
+            }
+        }
+    }
+
+    /// The places in the tree of the paths from `start` to before `end`.
+    fn tree_places(&self, start: u64, end: Option<u64>) -> Vec<Place> {
+        let from = self.tree.range((start, Box::default())..);
+        from.map(|(place, _)| place)
+            .take_while(|place| end.is_none_or(|end| place.0 < end))
+            .cloned()
+            .collect()
+    }
+
+    /// Publishes an array of twice the words, with `nodes` for the segment of `path`, the deepest there is.
+    fn grow(&mut self, level: &Level<'_>, path: u64, nodes: [u64; 2]) {
+        let bits = level.bits + 1;
+        let index = (path << level.base >> (64 - bits)) as usize;
+        let array = new_array(bits, |at| {
+            if at >> 1 == index >> 1 {
+                nodes[at & 1]
+            } else {
+                // SAFETY: it has a word for every two, as this is not the only segment.
+                unsafe { word(level.node, at >> 1) }.load(Ordering::Relaxed)
+            }
+        });
+        self.bytes += array_bytes(bits);
+        let order = if planted(Mutant::RelaxedDirectory) { Ordering::Relaxed } else { Ordering::Release };
+        level.holder.store(array_node(array, bits), order);
+        if level.bits > 0 {
+            self.retire_array(level.node);
+        }
+    }
+
+    /// Lets the words that led to the segment of `path` and `depth` lead to what `node` says for its halves.
+    fn link(&self, level: &Level<'_>, path: u64, depth: u32, node: impl Fn(usize) -> u64) {
+        let (own, words) = (depth - level.base, 1usize << (level.bits + level.base - depth));
+        let prefix = if own == 0 { 0 } else { (path << level.base >> (64 - own)) as usize };
+        for at in 0..words {
+            // SAFETY: the array has `words` of them for each prefix.
+            unsafe { word(level.node, prefix * words + at) }
+                .store(node(usize::from(at >= words / 2)), Ordering::Release);
+        }
+    }
+
+    /// Merges the segment that covers `path` with its other half while both are nearly empty. Looks only now
+    /// and then, as the other half is elsewhere in memory.
+    fn shrink(&mut self, path: u64) {
+        loop {
+            // SAFETY: this is the writer, and nothing below collects.
+            let one = unsafe { self.view.segment(path) };
+            if one.depth == 0 || one.used() > FEW || !one.used().is_multiple_of(8) || one.in_tree() > 0 {
+                return;
+            }
+            // SAFETY: as above.
+            let other = unsafe { self.view.segment(path ^ 1 << (64 - one.depth)) };
+            if other.depth != one.depth || other.used() > FEW || other.in_tree() > 0 {
+                return;
+            }
+            if !self.merge(path, one, other) {
+                return;
+            }
+        }
+    }
+
+    fn merge(&mut self, path: u64, one: &Segment, other: &Segment) -> bool {
+        let depth = one.depth - 1;
+        let whole = Segment::new(depth);
+        for (_, bits, sequence) in one.words().chain(other.words()) {
+            // SAFETY: the entry's handle is in the old segment's slot, and in the new one's from now on.
+            let entry = unsafe { Entry::borrow_bits(bits) };
+            if !whole.insert(KeyHash::of(self.view.cluster, entry.key()), bits, sequence) {
+                // So many keys of one home: they stay apart.
+                return false;
+            }
+        }
+        let olds = [one, other].map(|segment| ptr::from_ref(segment).expose_provenance() as u64);
+        let level = self.level(path, depth);
+        let node = whole.into_node();
+        self.bytes += segment_bytes();
+        if depth == level.base {
+            // The array has nothing left to decide.
+            level.holder.store(node, Ordering::Release);
+            self.retire_array(level.node);
+        } else {
+            self.link(&level, path, depth, |_| node);
+        }
+        olds.into_iter().for_each(|old| self.retire_segment(old));
+        true
+    }
+
+    /// Removes every entry of a partition, showing each to `gone`.
+    pub(crate) fn clear(&mut self, partition: Partition, mut gone: impl FnMut(KeyHash, &Entry)) {
+        let (start, end) = self.paths(partition);
+        for place in self.tree_places(start, end) {
+            if let Some(held) = self.tree.get(&place) {
+                gone(held.hash, &held.entry);
+            }
+            self.remove_from_tree(&place);
+        }
+        let mut path = Some(start);
+        while let Some(at) = path.filter(|at| end.is_none_or(|end| *at < end)) {
+            // SAFETY: this is the writer, and nothing below collects.
+            let segment = unsafe { self.view.segment(at) };
+            path = segment.end(at);
+            for (spot, bits, _) in segment.words() {
+                // SAFETY: as above.
+                let entry = unsafe { Entry::borrow_bits(bits) };
+                let hash = KeyHash::of(self.view.cluster, entry.key());
+                if hash.partition() == partition {
+                    gone(hash, &entry);
+                    segment.remove(hash, spot);
+                    self.len -= 1;
+                    // SAFETY: its slot's handle, which nobody finds there any more.
+                    self.retire(unsafe { entry.into_handle() });
+                }
+            }
+            self.shrink(at);
+        }
+    }
+
+    /// Takes the next value out of the tree, looking at a few entries: what a delete left stays.
+    pub(crate) fn evict_from_tree(&mut self) -> Option<(KeyHash, Entry)> {
+        let from = std::mem::take(&mut self.tree_hand);
+        let mut range = self.tree.range(from..);
+        let found = range.by_ref().take(8).find(|(_, held)| held.entry.value().is_some());
+        let found = found.map(|(place, held)| (place.clone(), held.hash, held.entry.clone()));
+        self.tree_hand = range.next().map(|(place, _)| place.clone()).unwrap_or_default();
+        found.map(|(place, hash, entry)| {
+            self.remove_from_tree(&place);
+            (hash, entry)
+        })
+    }
+
+    /// Whether a slot has an entry of this hash that is sought.
+    pub(crate) fn has(&self, hash: KeyHash, sought: &impl Sought) -> bool {
+        // SAFETY: this is the writer, which collects only through `&mut self`.
+        unsafe { self.view.segment(self.view.path(hash)).find(hash, |entry| sought.is(entry)) }.is_ok()
+    }
+
+    /// A sequence as exactly as it is kept.
+    pub(crate) fn grain(&self, sequence: u64) -> u64 {
+        sequence >> SEQUENCE_GRAIN << SEQUENCE_GRAIN
+    }
+
+    /// Shows the entries of the segment that covers `path` to `visit`, with path, hash and sequence: those in
+    /// buckets in no order, then those of the tree from `path` on in theirs, until it breaks off. Returns where
+    /// the next segment begins.
+    pub(crate) fn walk<'a>(
+        &'a self,
+        path: u64,
+        mut visit: impl FnMut(u64, KeyHash, u64, EntryRef<'a>, bool) -> ControlFlow<()>,
+    ) -> Option<u64> {
+        // SAFETY: this is the writer, which collects only through `&mut self`.
+        let segment: &'a Segment = unsafe { self.view.segment(path) };
+        for (_, bits, sequence) in segment.words() {
+            // SAFETY: as above.
+            let entry = unsafe { Entry::borrow_bits(bits) };
+            let hash = KeyHash::of(self.view.cluster, entry.key());
+            let _ = visit(self.view.path(hash), hash, sequence, entry, false);
+        }
+        let end = segment.end(path);
+        if segment.in_tree() > 0 {
+            let from = self.tree.range((path, Box::default())..);
+            for ((at, _), held) in from.take_while(|((at, _), _)| end.is_none_or(|end| *at < end)) {
+                if visit(*at, held.hash, held.sequence, held.entry.borrow(), true).is_break() {
+                    break;
+                }
+            }
+        }
+        end
+    }
+
+    /// The paths of a partition: the first, and the first behind the last.
+    pub(crate) fn paths(&self, partition: Partition) -> (u64, Option<u64>) {
+        let start = self.view.start(partition);
+        (start, start.checked_add(1 << (64 - self.view.partition_bits)))
+    }
+
+    /// Where a walk that has come to this hash goes on.
+    pub(crate) fn path(&self, hash: KeyHash) -> u64 {
+        self.view.path(hash)
+    }
+}
+
+impl Drop for Table {
+    fn drop(&mut self) {
+        let retired = std::mem::replace(&mut self.retired, Retired::new(self.view.readers.clone()));
+        lock(&self.view.leftover).push(retired);
+    }
+}
+
+/// How many segments an array leads to.
+fn segments_below(node: u64) -> usize {
+    let bits = node & NODE_BITS;
+    if bits == 0 {
+        return 1;
+    }
+    // SAFETY: the writer's own array, which it does not free now.
+    let children = (0..1usize << bits).map(|at| unsafe { word(node, at) }.load(Ordering::Relaxed));
+    let mut last = 0;
+    children.filter(|child| std::mem::replace(&mut last, *child) != *child).count()
+}
