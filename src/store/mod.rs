@@ -55,6 +55,8 @@ pub(crate) struct Store {
     sequence: u64,
     /// Of the last key that came into the eviction queue.
     generation: u8,
+    /// What it takes with nothing in it.
+    empty: usize,
     /// So many bytes may be retired until somebody tries to free them.
     collect_at: usize,
 }
@@ -152,7 +154,7 @@ impl Store {
     pub(crate) fn new(config: StoreConfig, readers: Arc<Readers>) -> Self {
         let owned = PARTITIONS.div_ceil(config.cores.count());
         let evicts = config.memory.is_some() && config.eviction == Eviction::Sieve;
-        Self {
+        let mut store = Self {
             table: Table::new(config.cluster, config.cores, readers),
             partitions: vec![Contents::default(); usize::from(owned)],
             timers: Wheel::new(),
@@ -161,8 +163,11 @@ impl Store {
             sequence: 0,
             generation: 0,
             collect_at: COLLECT_BYTES,
+            empty: 0,
             config,
-        }
+        };
+        store.empty = store.used();
+        store
     }
 
     /// What other threads read from.
@@ -265,13 +270,13 @@ impl Store {
         let is_forgotten = self.config.deletes == Deletes::Forget && entry.value().is_none();
         let needed = if is_forgotten { 0 } else { charge::entry(entry) };
         let mut steps = EVICT_STEPS;
-        while self.bytes() + needed > memory - memory / HELD_SHARE + freed && needed > freed {
+        while self.used() + needed > memory - memory / HELD_SHARE + freed && needed > freed {
             if !self.evict(&mut steps) {
                 return if steps == 0 && self.queue.is_some() { Room::Later } else { Room::OutOfMemory };
             }
         }
         // A delete gives memory back: it is never refused for what readers hold up.
-        match self.make_readers_room(self.bytes() + needed, memory) {
+        match self.make_readers_room(self.used() + needed, memory) {
             Room::HeldByReaders if entry.value().is_none() => Room::Enough,
             room => room,
         }
@@ -472,8 +477,13 @@ impl Store {
         self.totals.keys
     }
 
-    /// How much memory the data takes: entries, index, timers and eviction queue.
+    /// How much memory the data takes, beyond what an empty store does: entries, index, timers and eviction
+    /// queue.
     pub(crate) fn bytes(&self) -> usize {
+        self.used() - self.empty
+    }
+
+    fn used(&self) -> usize {
         let queue = self.queue.as_ref().map_or(0, Sieve::bytes);
         self.totals.bytes + self.table.bytes() + self.timers.bytes() + queue
     }
