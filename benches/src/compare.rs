@@ -44,6 +44,19 @@ impl<'a> Contender<'a> {
         Self::batches(name, draws, 1, move |keys| read(black_box(&keys[0])))
     }
 
+    /// The same, where each call waits for the value of the one before: the processor cannot overlap
+    /// them.
+    pub fn reads_in_turn(name: &'static str, draws: &'a Draws, read: impl Fn(&Key) -> u64 + 'a) -> Self {
+        let zero = black_box(0);
+        Self::batches(name, draws, CHUNK, move |keys| {
+            let mut sum = 0_u64;
+            for place in 0..keys.len() {
+                sum = sum.wrapping_add(read(black_box(&keys[place + (sum as usize & zero)])));
+            }
+            sum
+        })
+    }
+
     /// Nanoseconds a key, where `read` takes `batch` keys at once, which divides [`CHUNK`].
     pub fn batches(
         name: &'static str,

@@ -85,6 +85,12 @@ fn status_bytes(field: &str) -> u64 {
     kib.expect("/proc/self/status tells the resident set") * 1024
 }
 
+/// How many threads of this machine wanted a CPU during the last minute, this process's among them.
+pub fn load() -> f64 {
+    let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    text.split(' ').next().and_then(|load| load.parse().ok()).unwrap_or(0.0)
+}
+
 /// CPU, toolchain and commit, in a few lines.
 pub fn description(cpus: &Cpus) -> String {
     let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
@@ -94,12 +100,14 @@ pub fn description(cpus: &Cpus) -> String {
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     format!(
         "machine   {}, {} CPUs{virtual_machine}; Linux {}; huge pages {}\n\
+         load      {:.2} in the minute before; it should be near 0\n\
          threads   reader on CPU {}, engine on CPU {}, drivers of writes on CPU {:?}\n\
          built by  {}, release; commit {}",
         model.unwrap_or("unknown CPU"),
         cpus.all.len(),
         kernel.trim(),
         huge.split(['[', ']']).nth(1).unwrap_or("unknown"),
+        load(),
         cpus.reader,
         cpus.owner,
         cpus.drivers,

@@ -49,6 +49,7 @@ pub(crate) fn resident(report: &mut Report, plan: &Plan, cpus: &Cpus) {
     } else {
         report.note("hashbrown does not take 22–30 ns here, so the figure of 43 ns does not apply.");
     }
+    in_turn(report, plan, &engine, &hashbrown, &draws);
     versus_rivals(report, plan, &mut ours, RESIDENT, &draws);
 }
 
@@ -64,7 +65,17 @@ pub(crate) fn million(report: &mut Report, plan: &Plan, cpus: &Cpus) {
     let comparison = compare(&mut ours, &mut theirs(&hashbrown, &draws), plan);
     let verdict = Verdict::at_most(1.15, comparison.ratio.median);
     report.rivalry("hashbrown", &comparison, "≤ 1.15", verdict);
+    in_turn(report, plan, &engine, &hashbrown, &draws);
     versus_rivals(report, plan, &mut ours, keys, &draws);
+}
+
+/// The latency of a read, where the rows above are its throughput.
+fn in_turn(report: &mut Report, plan: &Plan, engine: &Engine, hashbrown: &Hashbrown, draws: &Draws) {
+    let mut ours = Contender::reads_in_turn("gridkv", draws, |key| grid::read(engine, key));
+    let mut theirs = Contender::reads_in_turn("hashbrown, in turn", draws, |key| {
+        hashbrown.read(key).expect("a loaded key is there")
+    });
+    report.beside(&mut ours, &mut theirs, plan);
 }
 
 /// One rival at a time, so that they share neither memory nor cache.

@@ -11,6 +11,8 @@ pub(crate) enum Verdict {
     /// The gate is reached, the goal is not.
     Gate,
     Fail,
+    /// The machine was too restless to tell.
+    Void,
     /// There is no figure for this.
     Info,
 }
@@ -39,6 +41,7 @@ impl Verdict {
             Self::Pass => "PASS",
             Self::Gate => "gate only",
             Self::Fail => "FAIL",
+            Self::Void => "void",
             Self::Info => "",
         }
     }
