@@ -3,7 +3,7 @@
 use std::thread;
 use std::time::Duration;
 
-use gridkv::{Config, Engine, WriteOptions};
+use gridkv::{Config, Engine, Eviction, WriteOptions};
 
 use crate::keys::{self, Family};
 use crate::machine::{Cpus, on_cpus};
@@ -34,6 +34,11 @@ pub fn start(config: Config, cpus: &Cpus) -> Engine {
         thread::sleep(Duration::from_millis(1));
     }
     engine
+}
+
+/// An empty engine that keeps within a limit by evicting.
+pub fn limited(limit_bytes: usize, cpus: &Cpus) -> Engine {
+    start(config().max_memory(limit_bytes).eviction(Eviction::Sieve), cpus)
 }
 
 /// An engine with the first `keys` keys of a family.

@@ -1,8 +1,9 @@
 //! `hit-ratio`: how often a cache holds what is asked for, at equal numbers of entries.
 
 use gridkv_benches::compare::Plan;
-use gridkv_benches::keys::{Family, Key, Random, key, value};
-use gridkv_benches::machine::Cpus;
+use gridkv_benches::grid;
+use gridkv_benches::keys::{Family, Key, Random, key, look, value};
+use gridkv_benches::machine::{Cpus, on_cpus};
 use gridkv_benches::rivals::{Lru, Moka, QuickCache, Rival, Shared};
 
 use crate::report::{Report, thousands};
@@ -14,40 +15,64 @@ const SCANNED_PERCENT: u64 = 30;
 /// How long a scan is: nothing of it is asked for again.
 const SCAN: u64 = 20_000;
 
-pub(crate) fn ratios(report: &mut Report, plan: &Plan, _: &Cpus) {
+pub(crate) fn ratios(report: &mut Report, plan: &Plan, cpus: &Cpus) {
     let keys = plan.pick(1_000_000, 100_000);
     let traces = Trace::all(keys, plan.pick(10_000_000, 500_000));
     report.note(&format!(
         "Zipf {SKEW} over {} keys; the polluted trace has scans of {} keys that never come again, {SCANNED_PERCENT} % of\n\
          the accesses. A miss stores the key. The first fifth of a trace warms up. Hits of all accesses,\n\
-         and of those that are not scans.",
+         and of those that are not scans. The rivals have room for as many entries as gridkv holds at the\n\
+         end of the trace.",
         thousands(keys),
         thousands(SCAN)
     ));
     for trace in &traces {
-        for part in [100, 10] {
-            heading(report, trace, keys / part);
-            rivals(report, trace, keys / part);
+        for limit_mib in plan.pick([32, 8], [8, 4]) {
+            at_limit(report, trace, limit_mib, cpus);
         }
     }
 }
 
-fn heading(report: &Report, trace: &Trace, capacity: u64) {
-    report.note(&format!("{}, {} entries", trace.name, thousands(capacity)));
+fn at_limit(report: &mut Report, trace: &Trace, limit_mib: usize, cpus: &Cpus) {
+    let engine = grid::limited(limit_mib << 20, cpus);
+    // On the engine's own CPU: nothing is timed, and a call is answered sooner there.
+    let ours = on_cpus(&[cpus.owner], || {
+        trace.replay(|key, number| {
+            let hit = engine.read(key, look).expect("a running engine reads").is_some();
+            if !hit {
+                engine.set(key, value(number)).expect("an engine that evicts takes a write");
+            }
+            hit
+        })
+    });
+    let capacity = engine.stats().expect("a running engine tells its state").keys as u64;
+    drop(engine);
+    report.note(&format!("{}, {limit_mib} MiB: {} entries", trace.name, thousands(capacity)));
+    report.info("  gridkv, SIEVE", &ours.text());
+    for (name, theirs) in rivals(trace, capacity) {
+        report.info(&format!("  {name}"), &theirs.text());
+        if theirs.all > ours.all {
+            report.lose(format!(
+                "{name} hits {:.2} % of {}, gridkv {:.2} %, at {} entries",
+                100.0 * theirs.all,
+                trace.name,
+                100.0 * ours.all,
+                thousands(capacity)
+            ));
+        }
+    }
 }
 
 /// The rivals' hit ratios with this many entries.
-fn rivals(report: &Report, trace: &Trace, capacity: u64) {
+fn rivals(trace: &Trace, capacity: u64) -> [(&'static str, Hits); 3] {
     let mut lru = Lru::empty(capacity);
-    print(report, "LRU", trace.replay(|key, _| lru.touch(key)));
     let moka = Moka::empty(capacity);
-    print(report, Moka::NAME, trace.replay(|key, number| seen(&moka, key, number)));
     let quick_cache = QuickCache::empty(capacity);
-    print(report, QuickCache::NAME, trace.replay(|key, number| seen(&quick_cache, key, number)));
-}
-
-fn print(report: &Report, name: &str, hits: Hits) {
-    report.info(&format!("  {name}"), &hits.text());
+    [
+        ("LRU", trace.replay(|key, _| lru.touch(key))),
+        (Moka::NAME, trace.replay(|key, number| seen(&moka, key, number))),
+        (QuickCache::NAME, trace.replay(|key, number| seen(&quick_cache, key, number))),
+    ]
 }
 
 /// Whether a cache had the key. It is offered it where not.

@@ -2,6 +2,7 @@
 //!
 //! `cargo run --release -p gridkv-benches --bin report -- [--quick] [section…]`; see `README.md`.
 
+mod churn;
 mod growth;
 mod hits;
 mod memory;
@@ -28,7 +29,8 @@ const SECTIONS: &[Section] = &[
     ("two-readers", "two reader threads against one", reads::two_readers),
     ("growth", "the longest pause while growing to 10 M keys", growth::pauses),
     ("memory", "bytes a key beyond key and value", memory::overhead),
-    ("hit-ratio", "hit ratios of the rivals at equal numbers of entries", hits::ratios),
+    ("hit-ratio", "hit ratios at equal numbers of entries", hits::ratios),
+    ("rss-churn", "the resident set under a memory limit", churn::resident),
 ];
 
 fn main() -> ExitCode {

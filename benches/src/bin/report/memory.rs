@@ -11,6 +11,7 @@ use gridkv_benches::keys::{Family, KEY_BYTES, VALUE_BYTES, key, value};
 use gridkv_benches::machine::{Cpus, most_resident_bytes, on_cpus, resident_bytes};
 use gridkv_benches::rivals::{Dashmap, Hashbrown, HashbrownInline, Moka, Papaya, QuickCache, Rival, Scc};
 
+use crate::churn;
 use crate::report::{Report, Verdict, thousands};
 
 /// What a child process is started with, before its work.
@@ -75,7 +76,7 @@ fn measured(report: &Report, name: &str, keys: u64, cpus: &Cpus) -> f64 {
 }
 
 /// Starts this program again, with `work`, and gives what it prints.
-fn run_child(work: &str) -> Vec<String> {
+pub(crate) fn run_child(work: &str) -> Vec<String> {
     let program = env::current_exe().expect("this program has a path");
     let child = Command::new(program).args([CHILD, work]).stdout(Stdio::piped()).spawn();
     let mut child = child.expect("this program runs again");
@@ -85,12 +86,18 @@ fn run_child(work: &str) -> Vec<String> {
     lines
 }
 
-/// What the child does: fills a store, and prints the number of keys and the bytes at each point, then at
-/// the peak.
+/// What a child does.
 pub(crate) fn child(work: &str) {
-    let parts: Vec<&str> = work.split('/').collect();
-    let ["memory", name, keys] = parts[..] else { panic!("{work} is no work") };
-    let keys = keys.parse().expect("a number of keys");
+    let number = |text: &str| text.parse().expect("a number");
+    match work.split('/').collect::<Vec<_>>()[..] {
+        ["memory", name, keys] => fill_store(name, number(keys)),
+        ["churn", limit_bytes, written_bytes] => churn::child(number(limit_bytes), number(written_bytes)),
+        _ => panic!("{work} is no work"),
+    }
+}
+
+/// Fills a store, and prints the number of keys and the bytes at each point, then at the peak.
+fn fill_store(name: &str, keys: u64) {
     match name {
         "gridkv" => fill_engine(keys),
         Hashbrown::NAME => fill::<Hashbrown>(keys),
