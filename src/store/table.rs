@@ -268,7 +268,7 @@ impl Segment {
     /// # Safety
     ///
     /// As [`find`](Self::find).
-    #[inline(never)]
+    #[cold]
     unsafe fn find_in_stash<'a>(
         &self,
         hash: KeyHash,
