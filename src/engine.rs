@@ -336,6 +336,9 @@ impl Engine {
 
     fn write(&self, key: &[u8], content: Content<'_>, options: &WriteOptions) -> Result<(), WriteError> {
         let deadline = self.deadline(options.timeout);
+        let bytes = if let Content::Value(value) = content { value.len() } else { 0 };
+        // Kept until the answer: the value is under way until then.
+        let _permit = self.inner.runtime.allow(bytes, deadline).map_err(NotSent::into_write_error)?;
         let (core, call) = self.write_call(key, content, options, deadline)?;
         let needed = call.quorum;
         let replies = Replies::new(1);
