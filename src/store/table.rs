@@ -232,7 +232,7 @@ impl Segment {
 
     #[inline]
     fn home(hash: KeyHash) -> usize {
-        (((hash.0 >> 7) & 0xff_ffff) as usize * HOMES) >> 24
+        (((hash.0 >> 7) as u32 as u64 * HOMES as u64) >> 32) as usize
     }
 
     #[inline]
@@ -390,7 +390,7 @@ impl Bucket {
     ) -> Option<(usize, EntryRef<'a>)> {
         let mut matches = self.matches(Segment::tag(hash) as u16);
         while matches != 0 {
-            let slot = (matches.trailing_zeros() / 4) as usize;
+            let slot = (matches.trailing_zeros() / 2) as usize;
             matches &= matches - 1;
             // The word may be another by now: what counts is what this load finds.
             let word = self.slots[slot].load(Ordering::Acquire);
@@ -406,7 +406,7 @@ impl Bucket {
         None
     }
 
-    /// The slots that have this tag, every fourth bit; some may be empty. Without a branch: they are one cache
+    /// The slots that have this tag, every second bit; some may be empty. Without a branch: they are one cache
     /// line.
     #[cfg(not(all(target_arch = "x86_64", not(gridkv_loom), not(miri))))]
     #[inline]
@@ -415,14 +415,15 @@ impl Bucket {
         words
             .iter()
             .enumerate()
-            .fold(0, |matches, (slot, word)| matches | u32::from((word >> 48) as u16 == tag) << (4 * slot))
+            .fold(0, |matches, (slot, word)| matches | u32::from((word >> 48) as u16 == tag) << (2 * slot))
     }
 
     #[cfg(all(target_arch = "x86_64", not(gridkv_loom), not(miri)))]
     #[inline]
     fn matches(&self, tag: u16) -> u32 {
         use std::arch::x86_64::{
-            __m128i, _mm_cmpeq_epi16, _mm_movemask_epi8, _mm_packs_epi16, _mm_set1_epi16,
+            __m128i, _mm_castps_si128, _mm_castsi128_ps, _mm_cmpeq_epi16, _mm_movemask_epi8, _mm_packs_epi32,
+            _mm_set1_epi16, _mm_shuffle_ps, _mm_srai_epi32,
         };
 
         let (a, b, c, d): (__m128i, __m128i, __m128i, __m128i);
@@ -445,14 +446,14 @@ impl Bucket {
         }
         // SAFETY: SSE2 is part of every x86-64 processor.
         let matches = unsafe {
-            let tags = _mm_set1_epi16(tag as i16);
-            let [a, b, c, d] = [a, b, c, d].map(|words| _mm_cmpeq_epi16(words, tags));
-            let low = _mm_movemask_epi8(_mm_packs_epi16(a, b)) as u32;
-            let high = _mm_movemask_epi8(_mm_packs_epi16(c, d)) as u32;
-            low | high << 16
+            // The upper halves of all words, of these the upper halves: eight tags, the header's place first.
+            let upper = |a, b| {
+                _mm_castps_si128(_mm_shuffle_ps::<0b11_01_11_01>(_mm_castsi128_ps(a), _mm_castsi128_ps(b)))
+            };
+            let tags = _mm_packs_epi32(_mm_srai_epi32::<16>(upper(a, b)), _mm_srai_epi32::<16>(upper(c, d)));
+            _mm_movemask_epi8(_mm_cmpeq_epi16(tags, _mm_set1_epi16(tag as i16))) as u32
         };
-        // Of each word's four parts the highest is the tag; of the eight words the first is the header.
-        (matches & 0x8888_8888) >> 7
+        (matches & 0x5555) >> 2
     }
 
     /// Notes that something was put here now.
@@ -581,18 +582,21 @@ impl View {
     ///
     /// For all of `'a`, the caller is pinned, or is the writer and collects nothing.
     #[inline]
-    unsafe fn segment<'a>(&self, mut path: u64) -> &'a Segment {
-        let mut node = self.root.load(Ordering::Acquire);
-        loop {
-            let shift = node & NODE_SHIFT;
+    unsafe fn segment<'a>(&self, path: u64) -> &'a Segment {
+        let root = self.root.load(Ordering::Acquire);
+        let shift = root & NODE_SHIFT;
+        // SAFETY: what the arrays lead to is freed only after it was unlinked and every reader that was pinned
+        // then has gone. An index has as many bits as its array. There are two levels of arrays at the most.
+        unsafe {
             if shift == 0 {
-                // SAFETY: what the arrays lead to is freed only after it was unlinked and every reader that
-                // was pinned then has gone.
-                return unsafe { segment(node) };
+                return segment(root);
             }
-            // SAFETY: as above; the index has as many bits as the array.
-            node = unsafe { word(node, (path >> shift) as usize) }.load(Ordering::Acquire);
-            path <<= 64 - shift;
+            let node = word(root, (path >> shift) as usize).load(Ordering::Acquire);
+            let next_shift = node & NODE_SHIFT;
+            if next_shift == 0 {
+                return segment(node);
+            }
+            segment(word(node, (path << (64 - shift) >> next_shift) as usize).load(Ordering::Acquire))
         }
     }
 
