@@ -19,9 +19,10 @@
 //!
 //! ```text
 //!  app threads              core threads, one shard each
-//! ┌────────────┐            ┌──────────────────────────────────────────┐
-//! │ Engine     │──call─────▶│ Shard: store, quorums, handoff           │◀─▶ peers, TCP
-//! │ (a handle) │◀─reply─────│                                          │
+//! ┌────────────┐ local read ┌──────────────────────────────────────────┐
+//! │ Engine     │───────────▶│ Store: table, timers, eviction           │
+//! │ (a handle) │──call─────▶│ Shard: store, quorums, handoff           │◀─▶ peers, TCP
+//! │            │◀─reply─────│                                          │
 //! └────────────┘            └───────────────────▲──────────────────────┘
 //!                                               │ placements, connections
 //!                           ┌───────────────────┴──────────────────────┐
@@ -32,8 +33,8 @@
 //!
 //! # Reading the source
 //!
-//! In this order: [`engine`](Engine), `wire/message`, `entry`, `shard`, `replication/write`,
-//! `runtime/core_thread`. Everything outside `runtime` is pure: state machines that are told events and
+//! In this order: [`engine`](Engine), `wire/message`, `entry`, `store` and its `table`, `shard`,
+//! `replication/write`, `runtime/core_thread`. Everything outside `runtime` is pure: state machines that are told events and
 //! the time, and return actions. `sim` drives the same code with a time and a network of its own.
 
 mod clock;
