@@ -176,7 +176,9 @@ impl Engine {
         self.look(key.as_ref(), self.rules(options)?, Some(options), |entry| value(entry).to_vec())
     }
 
-    /// Lets `look` see the value of `key` without copying it; `None` where there is none.
+    /// Lets `look` see the value of `key` without copying it; `None` where there is none. While `look` runs,
+    /// nothing that anybody overwrites, deletes or evicts in this engine is freed: long ones let memory fill up
+    /// until writes fail with [`Overloaded`](NotApplied::Overloaded), those that `look` makes itself among them.
     ///
     /// # Errors
     ///
@@ -337,12 +339,11 @@ impl Engine {
     fn write(&self, key: &[u8], content: Content<'_>, options: &WriteOptions) -> Result<(), WriteError> {
         let deadline = self.deadline(options.timeout);
         let bytes = if let Content::Value(value) = content { value.len() } else { 0 };
-        // Kept until the answer: the value is under way until then.
-        let _permit = self.inner.runtime.allow(bytes, deadline).map_err(NotSent::into_write_error)?;
+        let permit = self.inner.runtime.allow(bytes, deadline).map_err(NotSent::into_write_error)?;
         let (core, call) = self.write_call(key, content, options, deadline)?;
         let needed = call.quorum;
         let replies = Replies::new(1);
-        self.send(core, Call::Write(call), replies.reply_to(0), deadline)
+        self.send(core, Call::Write(call), replies.reply_with(0, permit), deadline)
             .map_err(NotSent::into_write_error)?;
         match replies.sent().next_before(self.last_word(deadline)) {
             Ok((_, Outcome::Written(result))) => result,

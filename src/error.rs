@@ -250,10 +250,11 @@ pub enum NotApplied {
         /// How many must acknowledge.
         needed: usize,
     },
-    /// The memory limit is full, and [`Eviction::None`](crate::Eviction::None) makes no room.
+    /// The memory limit is full, and [`Eviction::None`](crate::Eviction::None) makes no room; or what deleted
+    /// and expired keys leave behind in a cluster fills it, which nothing evicts.
     #[error(
-        "the memory limit of {max_memory} bytes is full and Eviction::None evicts nothing: delete keys, give them a \
-         time to live, raise Config::max_memory, or choose Eviction::Sieve"
+        "the memory limit of {max_memory} bytes is full of what may not be evicted: raise Config::max_memory; with \
+         Eviction::None, delete keys, give them a time to live, or choose Eviction::Sieve"
     )]
     OutOfMemory {
         /// The limit of this node, in bytes.
@@ -285,7 +286,10 @@ pub enum NotApplied {
     Unavailable,
     /// No core took the call before the deadline; or the memory that was overwritten, deleted or evicted
     /// and that readers still hold has reached its bound. Both pass by themselves.
-    #[error("overloaded: no core took the call before its deadline; call less, or give it more time")]
+    #[error(
+        "overloaded: no core took the call before its deadline, or readers hold up too much memory: call less, give it \
+         more time, keep what is given to Engine::read short"
+    )]
     Overloaded,
     /// The engine has stopped, or is stopping.
     #[error("the engine has stopped")]

@@ -11,7 +11,19 @@ pub(crate) fn heavy_fence() -> Option<HeavyFence> {
     if !has_it || membarrier(MembarrierCommand::RegisterPrivateExpedited).is_err() {
         return None;
     }
-    Some(|| membarrier(MembarrierCommand::PrivateExpedited).is_ok())
+    Some(|| {
+        let outcome = membarrier(MembarrierCommand::PrivateExpedited);
+        if let Err(error) = outcome {
+            static SAID: std::sync::Once = std::sync::Once::new();
+            SAID.call_once(|| {
+                log::error!(
+                    "membarrier worked and now fails ({error}): nothing that is overwritten is freed any more; \
+                     a filter of system calls that was installed meanwhile? Config::membarrier(false) does without"
+                );
+            });
+        }
+        outcome.is_ok()
+    })
 }
 
 #[cfg(not(target_os = "linux"))]

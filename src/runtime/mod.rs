@@ -66,7 +66,7 @@ pub(crate) struct Runtime {
     shared: Arc<Shared>,
     views: Views,
     /// Of large values under way to the cores, where there is a memory limit.
-    allowance: Option<Allowance>,
+    allowance: Option<Arc<Allowance>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -320,7 +320,7 @@ impl Runtime {
     }
 
     /// Lets a value of so many bytes be made for a call, when there is room for it among those under way.
-    pub(crate) fn allow(&self, bytes: usize, deadline: Instant) -> Result<Option<Permit<'_>>, NotSent> {
+    pub(crate) fn allow(&self, bytes: usize, deadline: Instant) -> Result<Option<Permit>, NotSent> {
         match &self.allowance {
             Some(allowance) if bytes > MAX_FREE_BYTES => {
                 let permit = allowance.take(bytes, self.clock.to_os(deadline));

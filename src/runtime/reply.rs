@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use crossbeam::channel::{self, Receiver, Sender};
 
+use super::allowance::Permit;
 use crate::shard::Outcome;
 
 /// An answer with the number of its call; without one where the core ended first.
@@ -23,6 +24,8 @@ pub(crate) struct ReplyTo {
     /// `None` once it has answered.
     sender: Option<Sender<Answer>>,
     index: usize,
+    /// For a large value, which is under way until then.
+    _permit: Option<Permit>,
 }
 
 /// No answer came.
@@ -51,7 +54,12 @@ impl Replies {
 
     /// For the call with this number.
     pub(crate) fn reply_to(&self, index: usize) -> ReplyTo {
-        ReplyTo { sender: Some(self.sender.clone()), index }
+        self.reply_with(index, None)
+    }
+
+    /// For a call that brings a large value.
+    pub(crate) fn reply_with(&self, index: usize, permit: Option<Permit>) -> ReplyTo {
+        ReplyTo { sender: Some(self.sender.clone()), index, _permit: permit }
     }
 
     /// Every call was sent: each of them is answered once.

@@ -23,7 +23,7 @@ const LOCATE_PERIOD: Duration = Duration::from_millis(50);
 const OWED_FOR: Duration = Duration::from_secs(30);
 
 /// How many acknowledged writes, and how many bytes of them, one core remembers for replicas that lack
-/// them. Beyond it the oldest is forgotten; the next change of members, or a read, heals what it leaves
+/// them; no more than a sixteenth of its memory, where that is limited. Beyond it the oldest is forgotten; the next change of members, or a read, heals what it leaves
 /// behind.
 const MAX_OWED: usize = 10_000;
 const MAX_OWED_BYTES: usize = 64 << 20;
@@ -197,10 +197,22 @@ impl<C> Shard<C> {
         }
     }
 
-    /// Tries the writes again that wait for room.
+    /// Goes on making room for the writes that wait for it, one after the other.
     pub(super) fn go_on_waiting(&mut self, now: Now, actions: &mut Vec<Action<C>>) {
-        for (call, caller) in std::mem::take(&mut self.waiting) {
-            self.write(now, call, caller, actions);
+        while let Some((call, caller)) = self.waiting.pop_front() {
+            let is_late = call.deadline <= now.instant;
+            match if is_late { Some(None) } else { self.no_room(call.hash, &call.entry) } {
+                None => self.write(now, call, caller, actions),
+                Some(None) if !is_late => {
+                    self.waiting.push_front((call, caller));
+                    self.timers.insert((now.instant + Duration::from_nanos(1), Timer::Room));
+                    return;
+                }
+                Some(why) => {
+                    let outcome = Outcome::Written(Err(why.unwrap_or(NotApplied::Overloaded).into()));
+                    actions.push(Action::Reply { caller, outcome });
+                }
+            }
         }
     }
 
@@ -225,8 +237,10 @@ impl<C> Shard<C> {
         let is_local = replica.serves_synced(&self.me);
         if is_local && (call.quorum == 1 || call.local) {
             let held = self.store.get(call.hash, &call.key);
-            let live =
-                held.filter(|entry| entry.live_value(now.wall).is_some()).map(|entry| Entry::clone(&entry));
+            let live = held.filter(|entry| entry.live_value(now.wall).is_some()).map(|entry| {
+                entry.visit();
+                Entry::clone(&entry)
+            });
             if live.is_some() || call.local {
                 return actions.push(Action::Reply { caller, outcome: Outcome::Read(Ok(live)) });
             }
@@ -588,7 +602,8 @@ impl<C> Shard<C> {
     }
 
     fn forget_oldest_owed(&mut self) {
-        while self.owed.len() > MAX_OWED || self.owed_bytes > MAX_OWED_BYTES {
+        let most = self.config.memory.map_or(MAX_OWED_BYTES, |memory| MAX_OWED_BYTES.min(memory / 16));
+        while self.owed.len() > MAX_OWED || self.owed_bytes > most {
             let Some(op) = self.owed.first().copied().and_then(|id| Some((id, self.ops.remove(&id)?))) else {
                 return;
             };
@@ -637,7 +652,7 @@ impl<C> Shard<C> {
     }
 
     fn counts(&self) -> Counts {
-        let in_flight = self.ops.values().filter(|op| op.caller.is_some()).count();
+        let in_flight = self.waiting.len() + self.ops.values().filter(|op| op.caller.is_some()).count();
         Counts {
             keys: self.store.live(),
             bytes: self.store.bytes(),

@@ -9,6 +9,10 @@ use crate::types::{Identity, KeyHash, Partition};
 use crate::wire::frame::CHUNK_BYTES;
 use crate::wire::message::{Answer, Chunk, Fetch, Found, Listed, Request, Want};
 
+/// How often room is made for a peer's entry before it is told to ask again: some thousand entries are looked at,
+/// a millisecond or two.
+const ROOM_TRIES: usize = 64;
+
 impl<C> Shard<C> {
     /// Whether a peer's request makes sense at all.
     pub(super) fn check(&self, partition: Partition, request: &Request) -> Result<(), &'static str> {
@@ -37,7 +41,7 @@ impl<C> Shard<C> {
                     return other;
                 }
                 let hash = self.hash(entry.key());
-                if self.store.make_room(hash, &entry) != Room::Enough {
+                if self.make_room(hash, &entry) != Room::Enough {
                     return Answer::Declined;
                 }
                 self.clock.witness(entry.version(), now.wall);
@@ -54,7 +58,10 @@ impl<C> Shard<C> {
                 let found = match (self.store.get(self.hash(&key), &key), want) {
                     (None, _) => Found::Absent,
                     (Some(entry), Want::Version) => Found::Version(entry.version()),
-                    (Some(entry), Want::Entry) => Found::Entry(Entry::clone(&entry)),
+                    (Some(entry), Want::Entry) => {
+                        entry.visit();
+                        Found::Entry(Entry::clone(&entry))
+                    }
                 };
                 Answer::Found { found, synced: self.replica(partition).is_synced() }
             }
@@ -105,13 +112,9 @@ impl<C> Shard<C> {
                 continue;
             }
             self.clock.witness(entry.version(), now.wall);
-            let mut room = Room::Later;
-            while room == Room::Later {
-                room = self.store.make_room(hash, &entry);
-            }
-            match room {
-                Room::OutOfMemory => declined += 1,
-                _ => drop(self.store.apply(hash, entry)),
+            match self.make_room(hash, &entry) {
+                Room::Enough | Room::HeldByReaders => drop(self.store.apply(hash, entry)),
+                Room::Later | Room::OutOfMemory => declined += 1,
             }
         }
         if declined > 0 {
@@ -120,6 +123,12 @@ impl<C> Shard<C> {
                 partition.index()
             );
         }
+    }
+
+    /// Makes room for what another node sends, as far as one turn can be made to wait.
+    fn make_room(&mut self, hash: KeyHash, entry: &Entry) -> Room {
+        let mut tries = (0..ROOM_TRIES).map(|_| self.store.make_room(hash, entry));
+        tries.find(|room| *room != Room::Later).unwrap_or(Room::Later)
     }
 
     fn hash(&self, key: &[u8]) -> KeyHash {
