@@ -31,6 +31,8 @@ pub struct Engine {
 
 struct Inner {
     settings: Settings,
+    /// Of reads without options of their own.
+    rules: LocalRules,
     runtime: Runtime,
 }
 
@@ -57,7 +59,8 @@ impl Engine {
     pub fn start(config: Config) -> Result<Self, StartError> {
         let settings = config.check()?;
         let runtime = Runtime::start(&settings)?;
-        Ok(Self { inner: Arc::new(Inner { settings, runtime }) })
+        let rules = local_rules(&settings, settings.read_quorum, false);
+        Ok(Self { inner: Arc::new(Inner { settings, rules, runtime }) })
     }
 
     /// Waits until enough members are here for calls to succeed: W and R of them, with their partitions
@@ -142,7 +145,7 @@ impl Engine {
     ///
     /// As [`get`](Self::get).
     pub fn ttl(&self, key: impl AsRef<[u8]>) -> Result<Option<TimeToLive>, ReadError> {
-        let deadline = self.look(key.as_ref(), &ReadOptions::new(), Entry::expires_at_ms)?;
+        let deadline = self.look(key.as_ref(), self.inner.rules, None, Entry::expires_at_ms)?;
         let Some(deadline) = deadline else { return Ok(None) };
         let Some(at_ms) = deadline else { return Ok(Some(TimeToLive::Forever)) };
         let now = Duration::from_micros(self.wall().micros());
@@ -157,7 +160,7 @@ impl Engine {
     ///
     /// [`ReadError`]; a read can always be tried again.
     pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Vec<u8>>, ReadError> {
-        self.get_with(key, &ReadOptions::new())
+        self.look(key.as_ref(), self.inner.rules, None, |entry| value(entry).to_vec())
     }
 
     /// [`get`](Self::get) with a quorum or a timeout of its own, or from this node alone.
@@ -170,7 +173,7 @@ impl Engine {
         key: impl AsRef<[u8]>,
         options: &ReadOptions,
     ) -> Result<Option<Vec<u8>>, ReadError> {
-        self.look(key.as_ref(), options, |entry| value(entry).to_vec())
+        self.look(key.as_ref(), self.rules(options)?, Some(options), |entry| value(entry).to_vec())
     }
 
     /// Lets `look` see the value of `key` without copying it; `None` where there is none.
@@ -183,7 +186,7 @@ impl Engine {
         key: impl AsRef<[u8]>,
         look: impl FnOnce(&[u8]) -> T,
     ) -> Result<Option<T>, ReadError> {
-        self.look(key.as_ref(), &ReadOptions::new(), |entry| look(value(entry)))
+        self.look(key.as_ref(), self.inner.rules, None, |entry| look(value(entry)))
     }
 
     /// Whether `key` has a value.
@@ -192,7 +195,7 @@ impl Engine {
     ///
     /// As [`get`](Self::get).
     pub fn contains(&self, key: impl AsRef<[u8]>) -> Result<bool, ReadError> {
-        Ok(self.look(key.as_ref(), &ReadOptions::new(), |_| ())?.is_some())
+        Ok(self.look(key.as_ref(), self.inner.rules, None, |_| ())?.is_some())
     }
 
     /// The values of `keys`, in their order, asked for all at once.
@@ -222,7 +225,7 @@ impl Engine {
         ask: &mut impl FnMut(usize),
     ) -> Result<(), ReadError> {
         let runtime = &self.inner.runtime;
-        let rules = self.local_rules(&ReadOptions::new())?;
+        let rules = self.inner.rules;
         let Some(pinned) = runtime.views().ok_or(ReadError::ShutDown)?.pin() else {
             (0..keys.len()).for_each(ask);
             return Ok(());
@@ -402,11 +405,11 @@ impl Engine {
     fn look<T>(
         &self,
         key: &[u8],
-        options: &ReadOptions,
+        rules: LocalRules,
+        options: Option<&ReadOptions>,
         look: impl FnOnce(&Entry) -> T,
     ) -> Result<Option<T>, ReadError> {
         let runtime = &self.inner.runtime;
-        let rules = self.local_rules(options)?;
         let hash = KeyHash::of(runtime.cluster(), check_read_key(key)?);
         if let Some(pinned) = runtime.views().ok_or(ReadError::ShutDown)?.pin() {
             match read_local(&pinned, rules, hash, key, || runtime.clock().coarse_wall()) {
@@ -415,20 +418,16 @@ impl Engine {
                 LocalAnswer::AskOwner => {}
             }
         }
-        Ok(self.fetch(key, options)?.as_ref().map(look))
+        Ok(self.fetch(key, options.unwrap_or(&ReadOptions::new()))?.as_ref().map(look))
     }
 
-    #[inline]
-    fn local_rules(&self, options: &ReadOptions) -> Result<LocalRules, ReadError> {
-        let Settings { replicas, write_quorum, read_quorum, .. } = self.inner.settings;
+    fn rules(&self, options: &ReadOptions) -> Result<LocalRules, ReadError> {
+        let Settings { replicas, read_quorum, .. } = self.inner.settings;
         let quorum = options.quorum.count(read_quorum, replicas);
         if quorum == 0 || quorum > replicas {
             return Err(ReadError::BadQuorum { asked: quorum, replicas });
         }
-        Ok(LocalRules {
-            one_answers: quorum == 1 || options.local,
-            one_denies: replicas == write_quorum || options.local,
-        })
+        Ok(local_rules(&self.inner.settings, quorum, options.local))
     }
 
     #[cold]
@@ -503,15 +502,24 @@ impl Engine {
     }
 }
 
+fn local_rules(settings: &Settings, quorum: usize, local: bool) -> LocalRules {
+    LocalRules {
+        one_answers: quorum == 1 || local,
+        one_denies: settings.replicas == settings.write_quorum || local,
+    }
+}
+
 fn check_key(key: &[u8]) -> Result<(), NotApplied> {
     if key.len() > MAX_KEY_BYTES { Err(NotApplied::KeyTooLong { length: key.len() }) } else { Ok(()) }
 }
 
+#[inline]
 fn check_read_key(key: &[u8]) -> Result<&[u8], ReadError> {
     if key.len() > MAX_KEY_BYTES { Err(ReadError::KeyTooLong { length: key.len() }) } else { Ok(key) }
 }
 
 /// Of an entry that was found to have one.
+#[inline]
 fn value(entry: &Entry) -> &[u8] {
     entry.value().unwrap_or_default()
 }
@@ -661,6 +669,7 @@ impl Iterator for LocalKeys {
 
 impl Quorum {
     /// How many replicas this means.
+    #[inline]
     fn count(self, configured: usize, replicas: usize) -> usize {
         match self {
             Self::Configured => configured,

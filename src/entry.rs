@@ -104,10 +104,11 @@ struct Parts {
 }
 
 impl Parts {
+    #[inline]
     fn new(flags: u8, key_bytes: usize, value_bytes: usize) -> Self {
         let expiry = size_of::<Header>();
-        let block = expiry + if flags & EXPIRES != 0 { size_of::<Expiry>() } else { 0 };
-        let key = block + if flags & SHARED != 0 { size_of::<Block>() } else { 0 };
+        let block = expiry + usize::from(flags & EXPIRES) * (size_of::<Expiry>() / EXPIRES as usize);
+        let key = block + usize::from(flags & SHARED) * (size_of::<Block>() / SHARED as usize);
         let value = key + key_bytes;
         let end = value + if flags & SHARED != 0 { 0 } else { value_bytes };
         Self { expiry, block, key, value, end }
@@ -189,6 +190,7 @@ impl Entry {
         }
     }
 
+    #[inline]
     fn header(&self) -> &Header {
         // SAFETY: a handle keeps the allocation alive, and what is not atomic in it is not written while
         // handles are shared.
@@ -197,21 +199,25 @@ impl Entry {
         header
     }
 
+    #[inline]
     fn parts(&self) -> Parts {
         let header = self.header();
         Parts::new(header.flags, usize::from(header.key_bytes), header.value_bytes as usize)
     }
 
+    #[inline]
     fn at<T>(&self, offset: usize) -> *const T {
         // SAFETY: offsets come from `Parts`, so they are inside the allocation.
         unsafe { self.header.as_ptr().cast::<u8>().add(offset).cast() }
     }
 
+    #[inline]
     fn expiry(&self) -> Option<&Expiry> {
         // SAFETY: an entry with the flag was built with an `Expiry` there.
         (self.header().flags & EXPIRES != 0).then(|| unsafe { &*self.at(self.parts().expiry) })
     }
 
+    #[inline]
     fn block(&self) -> Option<&Block> {
         // SAFETY: an entry with the flag was built with a `Block` there.
         (self.header().flags & SHARED != 0).then(|| unsafe { &*self.at(self.parts().block) })
@@ -222,14 +228,26 @@ impl Entry {
     }
 
     /// When the value stops being visible, in milliseconds of wall time. Absolute, so that replicas agree.
+    #[inline]
     pub(crate) fn expires_at_ms(&self) -> Option<NonZeroU64> {
         self.expiry().map(|expiry| expiry.at_ms)
     }
 
+    #[inline]
     pub(crate) fn key(&self) -> &[u8] {
         let parts = self.parts();
         // SAFETY: `build` wrote that many bytes there.
         unsafe { std::slice::from_raw_parts(self.at(parts.key), parts.value - parts.key) }
+    }
+
+    /// Whether it is this key's.
+    #[inline]
+    pub(crate) fn has_key(&self, key: &[u8]) -> bool {
+        let own = self.key();
+        // Two overlapping halves are cheaper than a call, for the keys that most apps have.
+        let halves = |key: &[u8]| Some((*key.first_chunk::<16>()?, *key.last_chunk::<16>()?));
+        own.len() == key.len()
+            && if key.len().wrapping_sub(16) <= 16 { halves(own) == halves(key) } else { are_equal(own, key) }
     }
 
     pub(crate) fn content(&self) -> Content<'_> {
@@ -241,6 +259,7 @@ impl Entry {
     }
 
     /// The value, expired or not.
+    #[inline]
     pub(crate) fn value(&self) -> Option<&[u8]> {
         if self.header().flags & (TOMBSTONE | HUSK) != 0 {
             return None;
@@ -253,11 +272,19 @@ impl Entry {
         Some(unsafe { std::slice::from_raw_parts(self.at(parts.value), parts.end - parts.value) })
     }
 
+    /// Whether it has a value that does not expire.
+    #[inline]
+    pub(crate) fn is_lasting(&self) -> bool {
+        self.header().flags & (TOMBSTONE | HUSK | EXPIRES) == 0
+    }
+
     /// The value, when there is one and it has not expired.
+    #[inline]
     pub(crate) fn live_value(&self, wall: WallTime) -> Option<&[u8]> {
         self.value().filter(|_| !self.is_expired(wall))
     }
 
+    #[inline]
     pub(crate) fn is_expired(&self, wall: WallTime) -> bool {
         self.expires_at_ms().is_some_and(|at| at.get() <= wall.millis())
     }
@@ -357,6 +384,7 @@ impl Entry {
     /// # Safety
     ///
     /// `bits` came from [`into_bits`](Self::into_bits), and this is the only handle made of it.
+    #[inline]
     pub(crate) unsafe fn from_bits(bits: u64) -> Self {
         let header = ptr::with_exposed_provenance_mut(bits as usize);
         // SAFETY: the caller's promise: the number is a pointer that was not null.
@@ -368,6 +396,7 @@ impl Entry {
     /// # Safety
     ///
     /// `bits` came from [`into_bits`](Self::into_bits), and for all of `'a` nobody drops the handle.
+    #[inline]
     pub(crate) unsafe fn borrow_bits<'a>(bits: u64) -> EntryRef<'a> {
         // SAFETY: the caller's promise. The handle is never dropped.
         let entry = ManuallyDrop::new(unsafe { Self::from_bits(bits) });
@@ -380,6 +409,7 @@ impl Entry {
 
     /// Notes that a reader has seen it. Writes only where that is news, so that a hot entry's cache line
     /// stays shared; and only the one bit, as the writer may be changing the others.
+    #[inline]
     pub(crate) fn visit(&self) {
         let marks = &self.header().marks;
         if marks.load(Ordering::Relaxed) & VISITED == 0 {
@@ -417,6 +447,12 @@ impl Entry {
             expiry.timer.store(timer, Ordering::Relaxed);
         }
     }
+}
+
+/// Apart, so that the common case keeps its registers.
+#[inline(never)]
+fn are_equal(one: &[u8], other: &[u8]) -> bool {
+    one == other
 }
 
 impl Clone for Entry {
@@ -475,6 +511,7 @@ impl EntryRef<'_> {
 impl Deref for EntryRef<'_> {
     type Target = Entry;
 
+    #[inline]
     fn deref(&self) -> &Entry {
         &self.entry
     }

@@ -71,6 +71,7 @@ impl PartialEq<&str> for NodeId {
 pub(crate) struct ClusterHash(pub(crate) u64);
 
 impl ClusterHash {
+    #[inline]
     pub(crate) fn of(name: &str) -> Self {
         Self(xxh3_64(name.as_bytes()))
     }
@@ -82,6 +83,7 @@ impl ClusterHash {
 pub(crate) struct NodeHash(pub(crate) u64);
 
 impl NodeHash {
+    #[inline]
     pub(crate) fn of(cluster: ClusterHash, id: &str) -> Self {
         Self(xxh3_64_with_seed(id.as_bytes(), cluster.0))
     }
@@ -102,11 +104,13 @@ pub(crate) struct CoreId(pub(crate) u16);
 pub(crate) struct KeyHash(pub(crate) u64);
 
 impl KeyHash {
+    #[inline]
     pub(crate) fn of(cluster: ClusterHash, key: &[u8]) -> Self {
         Self(xxh3_64_with_seed(key, cluster.0))
     }
 
     /// The partition: the top 12 bits.
+    #[inline]
     pub(crate) fn partition(self) -> Partition {
         Partition((self.0 >> 52) as u16)
     }
@@ -178,6 +182,7 @@ impl Cores {
         Self { count, reciprocal: (1 << 20) / u32::from(count) + 1 }
     }
 
+    #[inline]
     pub(crate) fn count(self) -> u16 {
         self.count
     }
@@ -188,10 +193,14 @@ impl Cores {
         ((u32::from(partition.0) * self.reciprocal) >> 20) as u16
     }
 
-    /// The core that owns the partition.
+    /// The core that owns the partition, and the partition's number among those of it.
     #[inline]
-    pub(crate) fn core(self, partition: Partition) -> CoreId {
-        CoreId(partition.0 - self.local(partition) * self.count)
+    pub(crate) fn place(self, partition: Partition) -> (CoreId, u16) {
+        if self.count == 1 {
+            return (CoreId(0), partition.0);
+        }
+        let local = self.local(partition);
+        (CoreId(partition.0 - local * self.count), local)
     }
 }
 
@@ -253,8 +262,7 @@ mod tests {
         for count in 1..=MAX_CORES as u16 {
             let cores = Cores::new(count);
             for partition in Partition::all() {
-                assert_eq!(cores.local(partition), partition.0 / count);
-                assert_eq!(cores.core(partition), partition.core(count));
+                assert_eq!(cores.place(partition), (partition.core(count), partition.0 / count));
             }
         }
     }

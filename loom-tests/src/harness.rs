@@ -12,7 +12,7 @@ use crate::graveyard;
 use crate::options::Eviction;
 use crate::store::{Deletes, Local, Pinned, Reader, Readers, Store, StoreConfig, Views};
 use crate::sync::{Mutant, PLANTED};
-use crate::types::{ClusterHash, Cores, KeyHash};
+use crate::types::{ClusterHash, CoreId, Cores, KeyHash};
 
 /// One scenario, and what is to be found with it.
 pub struct Model {
@@ -126,6 +126,7 @@ impl Shard {
         let readers = Arc::new(Readers::new(None));
         let config = StoreConfig {
             cluster: CLUSTER,
+            core: CoreId(0),
             cores: Cores::new(1),
             deletes,
             memory,

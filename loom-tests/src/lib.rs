@@ -8,15 +8,20 @@
 //! What runs is the source that ships: it is compiled here a second time, with loom's atomics for the
 //! standard library's and with a segment of four slots. Without the flag this crate is empty.
 //!
-//! Each model runs as it is and must hold, and then with each of its mutants ([`sync::Mutant`]) planted, which
-//! it must reject for the reason that it names. A model that holds with its mutant too has proved nothing.
+//! Each model runs as it is and must hold, and then with each of its mutants (`Mutant` in `src/sync.rs`)
+//! planted, which it must reject for the reason that it names. A model that holds with its mutant too has
+//! proved nothing.
 //!
 //! # What is left out
 //!
-//! - Orders with more than three switches from a thread that could have gone on (two, where a model says so):
-//!   the *preemption bound*. Which store a load sees is not bounded by it.
-//! - The fence on every processor: the models use the one where readers run a fence too. The argument for
-//!   the other is in `store/reclaim.rs`.
+//! - In the larger models, orders with more than four switches from a thread that could have gone on, or three
+//!   where there are three threads: the *preemption bound*. Which store a load sees is not bounded by it. The
+//!   others, with `preemptions: None`, run in all orders.
+//! - The fence on every processor: in the models readers run a fence too. The argument for the other is in
+//!   `src/store/reclaim.rs`.
+//! - The instructions that compare tags on x86-64: the models run what other processors do.
+//! - That processors may order sequentially consistent fences less strictly than loom does, for which two of
+//!   them synchronize. The argument of `src/store/reclaim.rs` needs no more than that one comes first.
 //! - The tree beside the table, which only the owner looks into: it takes longer arrays than loom can bear.
 //! - Which slot of a `thread_local` a thread has: the threads of a model keep their places by themselves.
 

@@ -99,8 +99,8 @@ pub static REGISTER: Model = Model {
     mutants: &[],
 };
 
-/// A key is deleted and its slot given to another with the same tag: a reader of the one does not find the
-/// other.
+/// A key is deleted and its slot given to another with the same tag, and then to one with another tag: a
+/// reader of the one does not find the others.
 pub static REUSE: Model = Model {
     scenario: || {
         const SAME_TAG: KeyHash = hash(0x01, 1);
@@ -111,17 +111,19 @@ pub static REUSE: Model = Model {
         });
         shard.delete(KEY);
         shard.put(SAME_TAG, 1);
+        shard.delete(SAME_TAG);
+        shard.put(OTHER, 1);
         shard.store.collect();
         shard.end([reader]);
     },
-    preemptions: None,
+    preemptions: Some(4),
     mutants: &[(Mutant::TagIsKey, "another key was found")],
 };
 
 /// Keys come and go in the stash beside one that stays there.
 pub static STASH: Model = Model {
     scenario: || {
-        // Two fill the home bucket.
+        // The first two fill the home bucket.
         let keys @ [_, _, comes, stays] = [1, 2, 3, 4].map(|tag| hash(0, tag));
         let mut shard = Shard::new(&keys);
         let reader = shard.read(move |thread| {

@@ -38,6 +38,7 @@ impl Clock {
     /// Wall time as of the system's last timer tick, some milliseconds ago at the most: a fraction of what
     /// [`now`](Self::now) costs.
     #[cfg(target_os = "linux")]
+    #[inline(never)]
     pub(crate) fn coarse_wall(&self) -> WallTime {
         let ticked = monotonic(rustix::time::ClockId::MonotonicCoarse);
         WallTime::from_micros(self.wall_at_start.micros() + ticked.saturating_sub(self.monotonic_at_start))

@@ -72,6 +72,7 @@ impl Shared {
         self.is_closed.store(true, Ordering::Release);
     }
 
+    #[inline]
     pub(crate) fn is_closed(&self) -> bool {
         self.is_closed.load(Ordering::Acquire)
     }

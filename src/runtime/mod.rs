@@ -394,6 +394,7 @@ impl Runtime {
         self.address
     }
 
+    #[inline]
     pub(crate) fn cluster(&self) -> ClusterHash {
         self.cluster
     }
@@ -404,6 +405,7 @@ impl Runtime {
         (!self.shared.is_closed()).then_some(&self.views)
     }
 
+    #[inline]
     pub(crate) fn clock(&self) -> &Clock {
         &self.clock
     }

@@ -26,7 +26,7 @@ pub(crate) enum LocalAnswer<'a> {
     AskOwner,
 }
 
-/// Looks at this node's copy. `wall` is asked for only where the value expires.
+/// Looks at this node's copy. `wall` is asked for only where the value may have expired.
 #[inline]
 pub(crate) fn read_local<'a>(
     pinned: &'a Pinned<'_>,
@@ -38,9 +38,7 @@ pub(crate) fn read_local<'a>(
     if !rules.one_answers {
         return LocalAnswer::AskOwner;
     }
-    let is_live = |entry: &EntryRef<'_>| {
-        entry.value().is_some() && (entry.expires_at_ms().is_none() || !entry.is_expired(wall()))
-    };
+    let is_live = |entry: &EntryRef<'_>| entry.is_lasting() || entry.live_value(wall()).is_some();
     match pinned.get(hash, key) {
         Local::Found(entry) if is_live(&entry) => LocalAnswer::Value(entry),
         Local::Found(_) | Local::Absent if rules.one_denies => LocalAnswer::Nothing,

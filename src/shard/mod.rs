@@ -224,6 +224,7 @@ impl<C> Shard<C> {
         let store = Store::new(
             StoreConfig {
                 cluster: config.cluster,
+                core: config.core,
                 cores: Cores::new(config.cores),
                 deletes: if config.standalone { Deletes::Forget } else { Deletes::Keep },
                 memory: config.memory,

@@ -31,12 +31,13 @@ use self::wheel::{TimerId, Wheel};
 use crate::clock::{Version, WallTime};
 use crate::entry::{Entry, EntryRef};
 use crate::options::Eviction;
-use crate::types::{ClusterHash, Cores, KeyHash, PARTITIONS, Partition};
+use crate::types::{ClusterHash, CoreId, Cores, KeyHash, PARTITIONS, Partition};
 
 /// What a store is told when it is made.
 #[derive(Clone, Debug)]
 pub(crate) struct StoreConfig {
     pub(crate) cluster: ClusterHash,
+    pub(crate) core: CoreId,
     pub(crate) cores: Cores,
     pub(crate) deletes: Deletes,
     /// How many bytes it may take, with what readers hold up.
@@ -157,7 +158,7 @@ impl Store {
         let owned = PARTITIONS.div_ceil(config.cores.count());
         let evicts = config.memory.is_some() && config.eviction == Eviction::Sieve;
         let mut store = Self {
-            table: Table::new(config.cluster, config.cores, readers),
+            table: Table::new(config.cluster, config.core, config.cores, readers),
             partitions: vec![Contents::default(); usize::from(owned)],
             timers: Wheel::new(),
             queue: evicts.then(Sieve::default),

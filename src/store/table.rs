@@ -68,8 +68,9 @@ const MAX_PAGE_BITS: u32 = 16;
 /// A slot's pointer, below its tag.
 const POINTER: u64 = (1 << 48) - 1;
 
-/// A node's word is the address of a segment, or of an array of two to the power of its low six bits words.
-const NODE_BITS: u64 = 63;
+/// A node's word is the address of a segment, or that of an array of 2^b words with 64 − b in its low six bits:
+/// by so many bits a path is shifted to the right to number one of them.
+const NODE_SHIFT: u64 = 63;
 
 /// In a bucket's header: for each stash bucket, how many keys of this home are there (three bits each);
 /// whether some are in the tree; when anything in the bucket was last put, as a sequence number.
@@ -109,6 +110,9 @@ pub(crate) struct View {
     /// For each partition of this core: whether this node answers for it (the lowest bit), and a count of
     /// the changes of that.
     states: Box<[AtomicU32]>,
+    /// The same for all of them together: where this node answers for each, one word is looked at instead of
+    /// thousands.
+    state_of_all: AtomicU32,
     cluster: ClusterHash,
     cores: Cores,
     partition_bits: u32,
@@ -141,7 +145,7 @@ pub(crate) trait Sought {
 impl Sought for Entry {
     #[inline]
     fn is(&self, held: &Entry) -> bool {
-        held.key() == self.key()
+        held.has_key(self.key())
     }
 
     fn key(&self) -> Option<&[u8]> {
@@ -162,6 +166,9 @@ pub(crate) struct Table {
     tree: BTreeMap<Place, InTree>,
     /// Where eviction goes on in the tree.
     tree_hand: Place,
+    /// How many partitions this core has, and of how many of them this node answers for.
+    owned: usize,
+    served: usize,
     retired: Retired<Garbage>,
     len: usize,
     /// What segments, arrays and the tree's own nodes take.
@@ -257,13 +264,30 @@ impl Segment {
         }
         // After the home slots: see the module's rule of no displacement.
         let header = self.buckets[home].header.load(Ordering::Acquire);
+        if header & (IN_TREE - 1) == 0 {
+            return Err(header);
+        }
+        // SAFETY: the caller's promise.
+        unsafe { self.find_in_stash(hash, header, &is_it) }
+    }
+
+    /// # Safety
+    ///
+    /// As [`find`](Self::find).
+    #[cold]
+    unsafe fn find_in_stash<'a>(
+        &self,
+        hash: KeyHash,
+        header: u64,
+        is_it: &impl Fn(&Entry) -> bool,
+    ) -> Result<(Spot, EntryRef<'a>), u64> {
         let mut counts = header & (IN_TREE - 1);
         while counts != 0 {
             let stash = counts.trailing_zeros() / 3;
             counts &= !(STASH_COUNT << (3 * stash));
             let bucket = HOMES + stash as usize;
             // SAFETY: the caller's promise.
-            if let Some((slot, entry)) = unsafe { self.buckets[bucket].find(hash, &is_it) } {
+            if let Some((slot, entry)) = unsafe { self.buckets[bucket].find(hash, is_it) } {
                 return Ok((Spot { bucket, slot }, entry));
             }
         }
@@ -390,23 +414,71 @@ impl Bucket {
         hash: KeyHash,
         is_it: &impl Fn(&Entry) -> bool,
     ) -> Option<(usize, EntryRef<'a>)> {
-        let tag = Segment::tag(hash);
-        // All words first, without a branch in between: they are one cache line.
-        let words: [u64; SLOTS] = std::array::from_fn(|slot| self.slots[slot].load(Ordering::Acquire));
-        let mut matches = 0u32;
-        for (slot, word) in words.iter().enumerate() {
-            matches |= u32::from(word >> 48 == tag && *word != 0) << slot;
-        }
+        let mut matches = self.matches(Segment::tag(hash) as u16);
         while matches != 0 {
-            let slot = matches.trailing_zeros() as usize;
+            let slot = (matches.trailing_zeros() / 4) as usize;
             matches &= matches - 1;
+            // The word may be another by now: what counts is what this load finds.
+            let word = self.slots[slot].load(Ordering::Acquire);
+            if word == 0 {
+                continue;
+            }
             // SAFETY: a slot's word has a handle's bits, and the caller promises that the handle stays.
-            let entry = unsafe { Entry::borrow_bits(words[slot] & POINTER) };
+            let entry = unsafe { Entry::borrow_bits(word & POINTER) };
             if planted(Mutant::TagIsKey) || is_it(&entry) {
                 return Some((slot, entry));
             }
         }
         None
+    }
+
+    /// The slots that have this tag, every fourth bit; some may be empty. Without a branch: they are one cache
+    /// line.
+    #[cfg(not(all(target_arch = "x86_64", not(gridkv_loom), not(miri))))]
+    #[inline]
+    fn matches(&self, tag: u16) -> u32 {
+        let words: [u64; SLOTS] = std::array::from_fn(|slot| self.slots[slot].load(Ordering::Acquire));
+        words
+            .iter()
+            .enumerate()
+            .fold(0, |matches, (slot, word)| matches | u32::from((word >> 48) as u16 == tag) << (4 * slot))
+    }
+
+    #[cfg(all(target_arch = "x86_64", not(gridkv_loom), not(miri)))]
+    #[inline]
+    fn matches(&self, tag: u16) -> u32 {
+        use std::arch::x86_64::{
+            __m128i, _mm_cmpeq_epi16, _mm_movemask_epi8, _mm_packs_epi16, _mm_set1_epi16,
+        };
+
+        let (a, b, c, d): (__m128i, __m128i, __m128i, __m128i);
+        // SAFETY: it reads this bucket, which is 64 bytes and aligned to that. The assembly stands for eight
+        // atomic loads with Acquire, which is what the processor does: it loads aligned words whole, and in
+        // their order.
+        unsafe {
+            std::arch::asm!(
+                "movdqa {a}, xmmword ptr [{bucket}]",
+                "movdqa {b}, xmmword ptr [{bucket} + 16]",
+                "movdqa {c}, xmmword ptr [{bucket} + 32]",
+                "movdqa {d}, xmmword ptr [{bucket} + 48]",
+                bucket = in(reg) ptr::from_ref(self),
+                a = out(xmm_reg) a,
+                b = out(xmm_reg) b,
+                c = out(xmm_reg) c,
+                d = out(xmm_reg) d,
+                options(nostack, preserves_flags, readonly),
+            );
+        }
+        // SAFETY: SSE2 is part of every x86-64 processor.
+        let matches = unsafe {
+            let tags = _mm_set1_epi16(tag as i16);
+            let [a, b, c, d] = [a, b, c, d].map(|words| _mm_cmpeq_epi16(words, tags));
+            let low = _mm_movemask_epi8(_mm_packs_epi16(a, b)) as u32;
+            let high = _mm_movemask_epi8(_mm_packs_epi16(c, d)) as u32;
+            low | high << 16
+        };
+        // Of each word's four parts the highest is the tag; of the eight words the first is the header.
+        (matches & 0x8888_8888) >> 7
     }
 
     /// Notes that something was put here now.
@@ -416,6 +488,12 @@ impl Bucket {
         let counts = header & ((1 << SEQUENCE_SHIFT) - 1);
         self.header.store(sequence << SEQUENCE_SHIFT | counts, Ordering::Release);
     }
+}
+
+/// A new generation of a state, so that whoever has slept over two changes sees that there were some.
+fn change_state(state: &AtomicU32, serves: bool) {
+    let old = state.load(Ordering::Relaxed);
+    state.store((old & !1).wrapping_add(2) | u32::from(serves), Ordering::Release);
 }
 
 /// How an entry's slot is written: what was written of the entry before is seen by whoever finds it.
@@ -446,7 +524,15 @@ fn segment_bytes() -> usize {
 }
 
 fn array_node(array: Box<[Line]>, bits: u32) -> u64 {
-    Box::into_raw(array).cast::<Line>().expose_provenance() as u64 | u64::from(bits)
+    Box::into_raw(array).cast::<Line>().expose_provenance() as u64 | u64::from(64 - bits)
+}
+
+/// How many bits of a path an array decides; none, where it is a segment.
+fn node_bits(node: u64) -> u32 {
+    match (node & NODE_SHIFT) as u32 {
+        0 => 0,
+        shift => 64 - shift,
+    }
 }
 
 /// # Safety
@@ -454,7 +540,7 @@ fn array_node(array: Box<[Line]>, bits: u32) -> u64 {
 /// `node` is an array's, which is not freed for all of `'a`; `index` is less than its words.
 #[inline]
 unsafe fn word<'a>(node: u64, index: usize) -> &'a AtomicU64 {
-    let lines: *const Line = ptr::with_exposed_provenance((node & !NODE_BITS) as usize);
+    let lines: *const Line = ptr::with_exposed_provenance((node & !NODE_SHIFT) as usize);
     #[cfg(gridkv_loom)]
     {
         assert!(index < LINE, "the arrays of the models have one line");
@@ -488,8 +574,8 @@ unsafe fn take_segment(node: u64) -> Box<Segment> {
 ///
 /// As [`take_segment`], for an array's node.
 unsafe fn take_array(node: u64) -> Box<[Line]> {
-    let lines = (1usize << (node & NODE_BITS)).div_ceil(LINE);
-    let start = ptr::with_exposed_provenance_mut((node & !NODE_BITS) as usize);
+    let lines = (1usize << node_bits(node)).div_ceil(LINE);
+    let start = ptr::with_exposed_provenance_mut((node & !NODE_SHIFT) as usize);
     // SAFETY: the caller's promise; `new_array` made that many lines.
     unsafe { Box::from_raw(ptr::slice_from_raw_parts_mut(start, lines)) }
 }
@@ -501,6 +587,7 @@ impl View {
         Self {
             root: AtomicU64::new(Segment::new(0).into_node()),
             states: (0..states).map(|_| AtomicU32::new(0)).collect(),
+            state_of_all: AtomicU32::new(0),
             cluster,
             cores,
             partition_bits: u32::from(owned).next_power_of_two().trailing_zeros(),
@@ -512,8 +599,15 @@ impl View {
     /// The partition's number within this core, then the other bits of the hash.
     #[inline]
     fn path(&self, hash: KeyHash) -> u64 {
-        let local = u64::from(self.cores.local(hash.partition()));
-        local << (64 - self.partition_bits) | hash.0 << 12 >> self.partition_bits
+        self.path_at(self.cores.local(hash.partition()), hash)
+    }
+
+    #[inline]
+    fn path_at(&self, local: u16, hash: KeyHash) -> u64 {
+        if self.partition_bits == PARTITIONS.trailing_zeros() {
+            return hash.0;
+        }
+        u64::from(local) << (64 - self.partition_bits) | hash.0 << 12 >> self.partition_bits
     }
 
     /// Where the paths of a partition begin.
@@ -528,36 +622,38 @@ impl View {
     unsafe fn segment<'a>(&self, mut path: u64) -> &'a Segment {
         let mut node = self.root.load(Ordering::Acquire);
         loop {
-            let bits = node & NODE_BITS;
-            if bits == 0 {
+            let shift = node & NODE_SHIFT;
+            if shift == 0 {
                 // SAFETY: what the arrays lead to is freed only after it was unlinked and every reader that
                 // was pinned then has gone.
                 return unsafe { segment(node) };
             }
-            let index = (path >> (64 - bits)) as usize;
-            path <<= bits;
             // SAFETY: as above; the index has as many bits as the array.
-            node = unsafe { word(node, index) }.load(Ordering::Acquire);
+            node = unsafe { word(node, (path >> shift) as usize) }.load(Ordering::Acquire);
+            path <<= 64 - shift;
         }
     }
 
     #[inline]
-    fn state(&self, partition: Partition) -> &AtomicU32 {
-        &self.states[if cfg!(gridkv_loom) { 0 } else { usize::from(self.cores.local(partition)) }]
+    fn state(&self, local: u16) -> &AtomicU32 {
+        if self.state_of_all.load(Ordering::Relaxed) & 1 == 1 {
+            return &self.state_of_all;
+        }
+        &self.states[if cfg!(gridkv_loom) { 0 } else { usize::from(local) }]
     }
 
     /// # Safety
     ///
     /// For all of `'a`, the caller is pinned.
     #[inline]
-    unsafe fn get<'a>(&self, hash: KeyHash, key: &[u8]) -> Local<EntryRef<'a>> {
-        let state = self.state(hash.partition());
+    unsafe fn get<'a>(&self, local: u16, hash: KeyHash, key: &[u8]) -> Local<EntryRef<'a>> {
+        let state = self.state(local);
         let before = state.load(Ordering::Acquire);
         if before & 1 == 0 {
             return Local::AskOwner;
         }
         // SAFETY: the caller's promise.
-        let found = unsafe { self.segment(self.path(hash)).find(hash, |entry| entry.key() == key) };
+        let found = unsafe { self.segment(self.path_at(local, hash)).find(hash, |entry| entry.has_key(key)) };
         // The reader may have slept while the partition was given away, emptied, even taken back: what it
         // found, and that it found nothing, counts only if this node answered for it all along.
         if state.load(Ordering::Acquire) != before && !planted(Mutant::TrustedMiss) {
@@ -619,33 +715,35 @@ impl Views {
 
 impl Pinned<'_> {
     #[inline]
-    fn view(&self, hash: KeyHash) -> &View {
-        &self.views.views[usize::from(self.views.cores.core(hash.partition()).0)]
+    fn view(&self, hash: KeyHash) -> (&View, u16) {
+        let (core, local) = self.views.cores.place(hash.partition());
+        (&self.views.views[usize::from(core.0)], local)
     }
 
     /// Looks at this node's own copy of a key, on the caller's thread, without waiting for anybody: an entry
     /// that was current during the call, be it a value, expired or not, or what a delete left.
     #[inline]
     pub(crate) fn get(&self, hash: KeyHash, key: &[u8]) -> Local<EntryRef<'_>> {
+        let (view, local) = self.view(hash);
         // SAFETY: the guard pins this thread among the readers of every view, as `Views::new` has checked.
-        unsafe { self.view(hash).get(hash, key) }
+        unsafe { view.get(local, hash, key) }
     }
 
     /// Brings the lines closer that a [`get`](Self::get) of this key will need, first the index's.
     #[inline]
     pub(crate) fn prefetch_bucket(&self, hash: KeyHash) {
-        let view = self.view(hash);
+        let (view, local) = self.view(hash);
         // SAFETY: pinned, as above.
-        let segment = unsafe { view.segment(view.path(hash)) };
+        let segment = unsafe { view.segment(view.path_at(local, hash)) };
         prefetch(&segment.buckets[Segment::home(hash)]);
     }
 
     /// Then, when those may have come, the entry's.
     #[inline]
     pub(crate) fn prefetch_entry(&self, hash: KeyHash) {
-        let view = self.view(hash);
+        let (view, local) = self.view(hash);
         // SAFETY: pinned, as above.
-        let segment = unsafe { view.segment(view.path(hash)) };
+        let segment = unsafe { view.segment(view.path_at(local, hash)) };
         let tag = Segment::tag(hash);
         for slot in &segment.buckets[Segment::home(hash)].slots {
             let word = slot.load(Ordering::Relaxed);
@@ -696,7 +794,7 @@ impl Drop for View {
 
 /// Frees everything below a node. For a table that nobody looks at any more.
 fn free_tree(node: u64) {
-    let bits = node & NODE_BITS;
+    let bits = node_bits(node);
     if bits == 0 {
         // SAFETY: nobody else has the table, and each segment comes here once: see below.
         let segment = unsafe { take_segment(node) };
@@ -720,12 +818,16 @@ fn free_tree(node: u64) {
 }
 
 impl Table {
-    pub(crate) fn new(cluster: ClusterHash, cores: Cores, readers: Arc<Readers>) -> Self {
+    pub(crate) fn new(cluster: ClusterHash, core: CoreId, cores: Cores, readers: Arc<Readers>) -> Self {
         let view = Arc::new(View::new(cluster, cores, readers.clone()));
+        let owned = Partition::all().filter(|partition| cores.place(*partition).0 == core).count();
         Self {
             view,
             tree: BTreeMap::new(),
             tree_hand: Place::default(),
+            // The models have one state for all.
+            owned: if cfg!(gridkv_loom) { 1 } else { owned },
+            served: 0,
             retired: Retired::new(readers),
             len: 0,
             bytes: segment_bytes(),
@@ -758,11 +860,25 @@ impl Table {
     }
 
     /// Says whether this node answers for a partition, before anything follows from it.
-    pub(crate) fn serve(&self, partition: Partition, serves: bool) {
-        let state = self.view.state(partition);
-        let old = state.load(Ordering::Relaxed);
-        if (old & 1 == 1) != serves {
-            state.store((old & !1).wrapping_add(2) | u32::from(serves), Ordering::Release);
+    pub(crate) fn serve(&mut self, partition: Partition, serves: bool) {
+        let view = &self.view;
+        let state =
+            &view.states[if cfg!(gridkv_loom) { 0 } else { usize::from(view.cores.local(partition)) }];
+        if (state.load(Ordering::Relaxed) & 1 == 1) == serves {
+            return;
+        }
+        if serves {
+            self.served += 1;
+            change_state(state, true);
+            if self.served == self.owned {
+                change_state(&view.state_of_all, true);
+            }
+        } else {
+            if self.served == self.owned {
+                change_state(&view.state_of_all, false);
+            }
+            self.served -= 1;
+            change_state(state, false);
         }
     }
 
@@ -770,7 +886,7 @@ impl Table {
         let path = self.view.path(hash);
         // SAFETY: this is the writer, which collects only through `&mut self`: the entry's handle stays in its
         // slot, or in the retire list, for as long as `self` is borrowed.
-        match unsafe { self.view.segment(path).find(hash, |entry| entry.key() == key) } {
+        match unsafe { self.view.segment(path).find(hash, |entry| entry.has_key(key)) } {
             Ok((_, entry)) => Some(entry),
             Err(header) if header & IN_TREE != 0 => {
                 self.tree.get(&(path, key.into())).map(|held| held.entry.borrow())
@@ -896,7 +1012,7 @@ impl Table {
     }
 
     fn retire_array(&mut self, node: u64) {
-        let bytes = array_bytes((node & NODE_BITS) as u32);
+        let bytes = array_bytes(node_bits(node));
         self.bytes -= bytes;
         // SAFETY: as above.
         let array = unsafe { take_array(node) };
@@ -917,7 +1033,7 @@ impl Table {
             (unsafe { word(node, index) }, self.view.partition_bits)
         };
         let node = holder.load(Ordering::Relaxed);
-        Level { holder, node, bits: (node & NODE_BITS) as u32, base }
+        Level { holder, node, bits: node_bits(node), base }
     }
 
     /// Replaces the segment that covers `path` by two. `false` where keys that share so many bits are not
@@ -1180,7 +1296,7 @@ impl Drop for Table {
 
 /// How many segments an array leads to.
 fn segments_below(node: u64) -> usize {
-    let bits = node & NODE_BITS;
+    let bits = node_bits(node);
     if bits == 0 {
         return 1;
     }

@@ -12,7 +12,14 @@ fn hash_of(key: &[u8]) -> KeyHash {
 }
 
 fn config(deletes: Deletes) -> StoreConfig {
-    StoreConfig { cluster: CLUSTER, cores: Cores::new(1), deletes, memory: None, eviction: Eviction::Sieve }
+    StoreConfig {
+        cluster: CLUSTER,
+        core: CoreId(0),
+        cores: Cores::new(1),
+        deletes,
+        memory: None,
+        eviction: Eviction::Sieve,
+    }
 }
 
 fn store(deletes: Deletes) -> Store {
