@@ -81,8 +81,9 @@ fn listen() {
         let print = panic::take_hook();
         panic::set_hook(Box::new(move |panicked| {
             let is_expected = SAID.with_borrow_mut(|said| {
-                let message = panicked.payload_as_str().unwrap_or_default();
-                said.as_mut().map(|said| said.push(message.to_owned())).is_some()
+                // Threads of a model that are not needed any more end by a panic that says nothing.
+                let message = panicked.payload_as_str().map(str::to_owned);
+                said.as_mut().map(|said| said.extend(message)).is_some()
             });
             if !is_expected {
                 print(panicked);
