@@ -26,6 +26,8 @@ pub(crate) enum Mutant {
     UnfencedCollect,
     /// A reader that pins again does not say that it is done with what it saw before.
     RelaxedRepin,
+    /// A reader's place is given back without [`Ordering::Release`].
+    RelaxedExit,
     /// A tag that matches is taken for a key that matches.
     TagIsKey,
     /// A key that leaves the stash takes along the mark of another that stays.

@@ -25,7 +25,8 @@
 //! - The tree beside the table, which only the owner looks into: it takes longer arrays than loom can bear.
 //! - Which slot of a `thread_local` a thread has: the threads of a model keep their places by themselves.
 
-#![cfg(gridkv_loom)]
+// Not as a test of its own: the source's unit tests would come along, which are not loom's.
+#![cfg(all(gridkv_loom, not(test)))]
 #![expect(
     dead_code,
     unreachable_pub,

@@ -96,7 +96,7 @@ pub static REGISTER: Model = Model {
         shard.end(threads);
     },
     preemptions: Some(3),
-    mutants: &[],
+    mutants: &[(Mutant::RelaxedExit, RACE), (Mutant::UnfencedPin, RACE)],
 };
 
 /// A key is deleted and its slot given to another with the same tag, and then to one with another tag: a
