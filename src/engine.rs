@@ -262,9 +262,9 @@ impl Engine {
             self.send(core, Call::Read(call), replies.reply_to(index), deadline)
                 .map_err(NotSent::into_read_error)?;
         }
-        let answers = replies.sent();
+        let mut answers = replies.sent();
         for _ in which {
-            let (index, outcome) = self.await_read(&answers, deadline)?;
+            let (index, outcome) = self.await_read(&mut answers, deadline)?;
             values[index] = outcome?.map(|entry| value(&entry).to_vec());
         }
         Ok(())
@@ -336,6 +336,9 @@ impl Engine {
 
     fn write(&self, key: &[u8], content: Content<'_>, options: &WriteOptions) -> Result<(), WriteError> {
         let deadline = self.deadline(options.timeout);
+        let bytes = if let Content::Value(value) = content { value.len() } else { 0 };
+        // Kept until the answer: the value is under way until then.
+        let _permit = self.inner.runtime.allow(bytes, deadline).map_err(NotSent::into_write_error)?;
         let (core, call) = self.write_call(key, content, options, deadline)?;
         let needed = call.quorum;
         let replies = Replies::new(1);
@@ -436,7 +439,7 @@ impl Engine {
         let (core, call) = self.read_call(key, options, deadline)?;
         let replies = Replies::new(1);
         self.send(core, Call::Read(call), replies.reply_to(0), deadline).map_err(NotSent::into_read_error)?;
-        self.await_read(&replies.sent(), deadline)?.1
+        self.await_read(&mut replies.sent(), deadline)?.1
     }
 
     fn read_call(
@@ -454,7 +457,7 @@ impl Engine {
     /// The next answer of a read, with its number.
     fn await_read(
         &self,
-        answers: &Answers,
+        answers: &mut Answers,
         deadline: Instant,
     ) -> Result<(usize, Result<Option<Entry>, ReadError>), ReadError> {
         match answers.next_before(self.last_word(deadline)) {

@@ -4,6 +4,7 @@
 //! [`control_thread`] runs membership and accepts connections. They talk to each other and to the app's
 //! threads through [mailboxes](mod@mailbox); an answer comes back through a [`reply`]. [`net`] has the sockets.
 
+mod allowance;
 pub(crate) mod clock;
 pub(crate) mod control_thread;
 pub(crate) mod core_thread;
@@ -20,6 +21,7 @@ use std::time::Duration;
 
 use mio::{Interest, Poll, Waker};
 
+use self::allowance::{Allowance, Permit};
 use self::clock::Clock;
 use self::control_thread::{ControlThread, DATAGRAMS, LISTENER, MESSAGES_CAPACITY, Shared, ToControl};
 use self::core_thread::{
@@ -44,6 +46,12 @@ use crate::wire::handshake::Local;
 
 const CONTROL_NAME: &str = "gridkv-control";
 
+/// Large values under way may take one so-manieth of the memory limit.
+const ALLOWANCE: usize = 16;
+
+/// Values up to this need no permit: the queues are short.
+const MAX_FREE_BYTES: usize = 4 << 10;
+
 /// How long stopping waits for room in a thread's queue.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -57,6 +65,8 @@ pub(crate) struct Runtime {
     control: Option<Sender<ToControl>>,
     shared: Arc<Shared>,
     views: Views,
+    /// Of large values under way to the cores, where there is a memory limit.
+    allowance: Option<Allowance>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -121,7 +131,10 @@ impl Runtime {
             addr: address.unwrap_or_else(|| SocketAddr::from(([0, 0, 0, 0], 0))),
         };
         let shared = Arc::new(Shared::default());
-        let readers = Arc::new(Readers::new(heavy_fence()));
+        let heavy_fence = if settings.membarrier { heavy_fence() } else { None };
+        let readers = Arc::new(Readers::new(heavy_fence));
+        let allowance =
+            settings.memory.map(|share| Allowance::new(share / ALLOWANCE * usize::from(settings.cores)));
         let shard = |core| Shard::new(shard_config(settings, cluster, identity, core), readers.clone());
         let shards: Vec<Shard<ReplyTo>> = (0..settings.cores).map(CoreId).map(shard).collect();
         let mut runtime = Self {
@@ -133,6 +146,7 @@ impl Runtime {
             control: None,
             shared,
             views: Views::new(shards.iter().map(|shard| shard.view().clone()), readers),
+            allowance,
             threads: Mutex::new(Vec::new()),
         };
         let prepared = runtime.prepare(settings, identity, bound, shards)?;
@@ -303,6 +317,17 @@ impl Runtime {
         let message = CallMessage::new(call, reply_to);
         self.calls[usize::from(core.0)].send_until(message, self.clock.to_os(deadline))?;
         Ok(())
+    }
+
+    /// Lets a value of so many bytes be made for a call, when there is room for it among those under way.
+    pub(crate) fn allow(&self, bytes: usize, deadline: Instant) -> Result<Option<Permit<'_>>, NotSent> {
+        match &self.allowance {
+            Some(allowance) if bytes > MAX_FREE_BYTES => {
+                let permit = allowance.take(bytes, self.clock.to_os(deadline));
+                permit.map(Some).ok_or(NotSent::Full)
+            }
+            _ => Ok(None),
+        }
     }
 
     pub(crate) fn wait_ready(&self, timeout: Duration, needed: usize) -> Result<(), NotReady> {

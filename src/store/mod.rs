@@ -147,8 +147,9 @@ const MAX_HELD_BYTES: usize = 64 << 20;
 /// More than an empty store takes.
 const BASE_BYTES: usize = 64 << 10;
 
-/// The part of a memory limit that is kept for what readers hold up.
-const HELD_SHARE: usize = 16;
+/// One so-manieth of a memory limit is not for live data: it is kept for what readers hold up, for calls under
+/// way, and for the gaps between allocations of different sizes.
+const HELD_SHARE: usize = 8;
 
 /// How many lines of the eviction queue one call looks at, so that no turn is long.
 const EVICT_STEPS: usize = 256;
