@@ -2,7 +2,7 @@
 
 use loom::thread;
 
-use crate::clock::WallTime;
+use crate::clock::{Version, WallTime};
 use crate::harness::{Model, ReaderThread, Shard, entry, hash, look};
 use crate::store::{Deletes, Local};
 use crate::sync::Mutant;
@@ -41,6 +41,20 @@ pub static HANDLES: Model = Model {
         shard.put(KEY, 2);
         shard.store.collect();
         shard.end([reader]);
+    },
+    preemptions: None,
+    mutants: &[(Mutant::RelaxedDrop, RACE)],
+};
+
+/// An entry is given its version in place only when whoever else had a handle has done with it.
+pub static STAMP: Model = Model {
+    scenario: || {
+        let mut entry = entry(KEY, 1, 0);
+        let other = entry.clone();
+        let thread = thread::spawn(move || assert_eq!(other.version(), Version(1)));
+        entry.stamp(Version(2));
+        assert_eq!(entry.version(), Version(2));
+        thread.join().expect("it has not panicked");
     },
     preemptions: None,
     mutants: &[(Mutant::RelaxedDrop, RACE)],

@@ -21,6 +21,7 @@ macro_rules! models {
 models! {
     publish = PUBLISH;
     handles = HANDLES;
+    stamp = STAMP;
     pin = PIN;
     repin = REPIN;
     register = REGISTER;
