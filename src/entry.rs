@@ -31,7 +31,7 @@ use std::sync::Arc;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::clock::{Version, WallTime};
-use crate::sync::{AtomicU8, AtomicU32, Ordering, fence};
+use crate::sync::{AtomicU8, AtomicU32, Life, Mutant, Ordering, fence, planted};
 use crate::types::{KeyHash, MAX_KEY_BYTES, MAX_VALUE_BYTES};
 
 /// Values above this are kept in a block of their own.
@@ -54,9 +54,7 @@ struct Header {
     /// The store's own: whether a reader has seen the entry since eviction last looked at it, and the
     /// key's generation in the eviction queue.
     marks: AtomicU8,
-    /// Lets the models see every access to what the atomics do not cover.
-    #[cfg(gridkv_loom)]
-    tracker: loom::cell::UnsafeCell<()>,
+    life: Life,
 }
 
 #[cfg(not(gridkv_loom))]
@@ -169,8 +167,7 @@ impl Entry {
             key_bytes: key.len() as u16,
             flags,
             marks: AtomicU8::new(0),
-            #[cfg(gridkv_loom)]
-            tracker: loom::cell::UnsafeCell::new(()),
+            life: Life::new(),
         };
         // SAFETY: the layout has the header's size at the least. Every write below is inside of it, as
         // `Parts` computes both, and aligned: the parts that need it follow each other in multiples of 8.
@@ -198,8 +195,7 @@ impl Entry {
         // SAFETY: a handle keeps the allocation alive, and what is not atomic in it is not written while
         // handles are shared.
         let header = unsafe { self.header.as_ref() };
-        #[cfg(gridkv_loom)]
-        header.tracker.with(|_| ());
+        header.life.read();
         header
     }
 
@@ -337,9 +333,8 @@ impl Entry {
         // SAFETY: see `header`.
         let is_unique = unsafe { self.header.as_ref() }.handles.load(Ordering::Acquire) == 1;
         if is_unique {
-            #[cfg(gridkv_loom)]
             // SAFETY: see `header`.
-            unsafe { self.header.as_ref() }.tracker.with_mut(|_| ());
+            unsafe { self.header.as_ref() }.life.write();
             // SAFETY: the only handle is borrowed mutably, so nobody reads or writes the version now. The
             // table counts as a handle, and a reader's borrow lives no longer than the table's handle, or
             // the one that the retire list keeps for it.
@@ -491,16 +486,16 @@ impl Clone for Entry {
 
 impl Drop for Entry {
     fn drop(&mut self) {
+        let order = if planted(Mutant::RelaxedDrop) { Ordering::Relaxed } else { Ordering::Release };
         // SAFETY: see `header`; this handle still counts.
-        if unsafe { self.header.as_ref() }.handles.fetch_sub(1, Ordering::Release) > 1 {
+        if unsafe { self.header.as_ref() }.handles.fetch_sub(1, order) > 1 {
             return;
         }
         fence(Ordering::Acquire);
-        #[cfg(gridkv_loom)]
-        // SAFETY: as above.
-        unsafe { self.header.as_ref() }.tracker.with_mut(|_| ());
         let parts = self.parts();
         let block = self.block().map(ptr::from_ref);
+        // SAFETY: as above.
+        unsafe { self.header.as_ref() }.life.end();
         // SAFETY: this was the last handle, and the fence orders every use through the others before. The
         // block and the header are dropped once, and the layout is that of `build`.
         unsafe {

@@ -18,24 +18,95 @@ pub(crate) use std::sync::{Mutex, MutexGuard};
 pub(crate) enum Mutant {
     /// An entry is published without [`Ordering::Release`].
     RelaxedPublish,
+    /// A handle is dropped without [`Ordering::Release`].
+    RelaxedDrop,
     /// A reader reads on without a fence behind its announcement.
     UnfencedPin,
     /// The writer looks at the readers without a fence behind its unlinking.
     UnfencedCollect,
     /// A reader that pins again does not say that it is done with what it saw before.
     RelaxedRepin,
+    /// A reader's place is given back without [`Ordering::Release`].
+    RelaxedExit,
     /// A tag that matches is taken for a key that matches.
     TagIsKey,
     /// A key that leaves the stash takes along the mark of another that stays.
     ClearedHint,
     /// Keys leave the old segment before the new ones are published.
     SplitInPlace,
-    /// A larger array is published without [`Ordering::Release`].
+    /// New segments or a new array are published without [`Ordering::Release`].
     RelaxedDirectory,
     /// What is evicted is freed at once.
     FreeAtOnce,
     /// A miss is believed without looking at the partition's state again.
     TrustedMiss,
+}
+
+/// Part of memory that readers share and the writer frees. In the models it checks that every use comes before
+/// the end, and that the end comes; in every other build it is nothing.
+pub(crate) struct Life {
+    #[cfg(gridkv_loom)]
+    uses: loom::cell::UnsafeCell<()>,
+    #[cfg(gridkv_loom)]
+    is_over: std::sync::atomic::AtomicBool,
+    #[cfg(gridkv_loom)]
+    _has_end: loom::alloc::Track<()>,
+}
+
+#[cfg(not(gridkv_loom))]
+impl Life {
+    pub(crate) const fn new() -> Self {
+        Self {}
+    }
+
+    #[inline]
+    pub(crate) fn read(&self) {}
+
+    #[inline]
+    pub(crate) fn write(&self) {}
+
+    #[inline]
+    pub(crate) fn end(&self) {}
+}
+
+#[cfg(gridkv_loom)]
+impl Life {
+    pub(crate) fn new() -> Self {
+        Self {
+            uses: loom::cell::UnsafeCell::new(()),
+            is_over: false.into(),
+            _has_end: loom::alloc::Track::new(()),
+        }
+    }
+
+    /// What is not atomic is read.
+    pub(crate) fn read(&self) {
+        self.check(|uses| uses.with(|_| ()));
+    }
+
+    /// What is not atomic is written, by its only user.
+    pub(crate) fn write(&self) {
+        self.check(|uses| uses.with_mut(|_| ()));
+    }
+
+    /// It is about to be freed.
+    pub(crate) fn end(&self) {
+        self.write();
+        self.is_over.store(true, std::sync::atomic::Ordering::Relaxed);
+    }
+
+    fn check(&self, use_it: impl FnOnce(&loom::cell::UnsafeCell<()>)) {
+        if !has_failed() {
+            use_it(&self.uses);
+            assert!(!self.is_over.load(std::sync::atomic::Ordering::Relaxed), "used after it was freed");
+        }
+    }
+}
+
+/// Whether the model is failing already: what else it comes upon then would end the process.
+#[cfg(gridkv_loom)]
+pub(crate) fn has_failed() -> bool {
+    std::thread::panicking()
 }
 
 /// What nobody leaves half done under the lock is sound, even if somebody panicked.

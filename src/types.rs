@@ -116,6 +116,28 @@ impl KeyHash {
     }
 }
 
+#[cfg(any(test, gridkv_loom))]
+impl KeyHash {
+    /// The only key of eight bytes that has this hash: XXH3 maps those one to one, and every step of it can be
+    /// undone.
+    pub(crate) fn key(self, cluster: ClusterHash) -> [u8; 8] {
+        const FACTOR: u64 = 0x9fb2_1c65_1e98_df25;
+        let inverse = (0..6).fold(FACTOR, |x, _| x.wrapping_mul(2u64.wrapping_sub(FACTOR.wrapping_mul(x))));
+        let undo = |hash: u64| {
+            let x = hash ^ hash >> 28 ^ hash >> 56;
+            let x = x.wrapping_mul(inverse);
+            let x = x ^ ((x >> 35) + 8);
+            let x = x.wrapping_mul(inverse);
+            (0..63).fold(x, |x, _| x ^ x.rotate_left(49) ^ x.rotate_left(24))
+        };
+        let word = undo(self.0) ^ undo(Self::of(cluster, &[0; 8]).0);
+        let mut key = [0; 8];
+        key[..4].copy_from_slice(&((word >> 32) as u32).to_le_bytes());
+        key[4..].copy_from_slice(&(word as u32).to_le_bytes());
+        key
+    }
+}
+
 impl fmt::Debug for KeyHash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "k{:016x}", self.0)

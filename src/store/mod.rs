@@ -20,6 +20,8 @@ use std::num::NonZeroU64;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
+#[cfg(gridkv_loom)]
+pub(crate) use reclaim::Reader;
 pub(crate) use reclaim::{HeavyFence, Readers};
 pub(crate) use table::{Local, Pinned, Place, View, Views};
 

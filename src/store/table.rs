@@ -37,9 +37,13 @@ use std::ptr;
 use std::sync::Arc;
 
 use super::charge;
+#[cfg(gridkv_loom)]
+use super::reclaim::Reader;
 use super::reclaim::{Guard, Readers, Retired};
 use crate::entry::{Entry, EntryRef};
-use crate::sync::{AtomicU32, AtomicU64, Mutant, Mutex, Ordering, lock, planted};
+#[cfg(gridkv_loom)]
+use crate::sync::has_failed;
+use crate::sync::{AtomicU32, AtomicU64, Life, Mutant, Mutex, Ordering, lock, planted};
 use crate::types::{ClusterHash, CoreId, Cores, KeyHash, PARTITIONS, Partition};
 
 /// Smaller in the models, which try every interleaving.
@@ -91,13 +95,14 @@ struct Segment {
     used: AtomicU32,
     in_tree: AtomicU32,
     buckets: [Bucket; HOMES + STASHES],
+    life: Life,
 }
 
 #[cfg(not(gridkv_loom))]
 const _: () = assert!(size_of::<Segment>() == 4096);
 
 #[repr(C, align(64))]
-struct Line([AtomicU64; LINE]);
+struct Line([AtomicU64; LINE], Life);
 
 /// What readers share with the writer.
 pub(crate) struct View {
@@ -209,7 +214,7 @@ impl Segment {
     fn new(depth: u32) -> Box<Self> {
         #[cfg(not(gridkv_loom))]
         {
-            // SAFETY: all of its fields are integers, for which zeroes are valid.
+            // SAFETY: all of its fields are integers, for which zeroes are valid, or nothing.
             let mut segment = unsafe { Box::<Self>::new_zeroed().assume_init() };
             segment.depth = depth;
             segment
@@ -223,6 +228,7 @@ impl Segment {
                 header: AtomicU64::new(0),
                 slots: std::array::from_fn(|_| AtomicU64::new(0)),
             }),
+            life: Life::new(),
         })
     }
 
@@ -378,6 +384,26 @@ impl Segment {
     }
 }
 
+/// Every use of the atomics comes before this too.
+#[cfg(gridkv_loom)]
+impl Drop for Segment {
+    fn drop(&mut self) {
+        self.life.end();
+        for bucket in self.buckets.iter_mut().filter(|_| !has_failed()) {
+            bucket.header.with_mut(|_| ());
+            bucket.slots.iter_mut().for_each(|slot| slot.with_mut(|_| ()));
+        }
+    }
+}
+
+#[cfg(gridkv_loom)]
+impl Drop for Line {
+    fn drop(&mut self) {
+        self.1.end();
+        self.0.iter_mut().filter(|_| !has_failed()).for_each(|word| word.with_mut(|_| ()));
+    }
+}
+
 impl Bucket {
     /// # Safety
     ///
@@ -476,12 +502,16 @@ fn publish() -> Ordering {
     if planted(Mutant::RelaxedPublish) { Ordering::Relaxed } else { Ordering::Release }
 }
 
+/// How a word that leads to segments is written: all that is in them is seen by whoever finds them.
+fn lead() -> Ordering {
+    if planted(Mutant::RelaxedDirectory) { Ordering::Relaxed } else { Ordering::Release }
+}
+
 fn new_array(bits: u32, word: impl Fn(usize) -> u64) -> Box<[Line]> {
     let words = 1usize << bits;
     let line = |at: usize| {
-        Line(std::array::from_fn(|i| {
-            AtomicU64::new(if at * LINE + i < words { word(at * LINE + i) } else { 0 })
-        }))
+        let word = |i| AtomicU64::new(if at * LINE + i < words { word(at * LINE + i) } else { 0 });
+        Line(std::array::from_fn(word), Life::new())
     };
     (0..words.div_ceil(LINE)).map(line).collect()
 }
@@ -511,9 +541,15 @@ fn node_bits(node: u64) -> u32 {
 /// `node` is an array's, which is not freed for all of `'a`; `index` is less than its words.
 #[inline]
 unsafe fn word<'a>(node: u64, index: usize) -> &'a AtomicU64 {
-    let lines: *const AtomicU64 = ptr::with_exposed_provenance((node & !NODE_SHIFT) as usize);
+    let lines: *const Line = ptr::with_exposed_provenance((node & !NODE_SHIFT) as usize);
+    #[cfg(gridkv_loom)]
+    {
+        assert!(index < LINE, "the arrays of the models have one line");
+        // SAFETY: the caller's promise.
+        unsafe { &*lines }.1.read();
+    }
     // SAFETY: the caller's promise; a line is its words and nothing else.
-    unsafe { &*lines.add(index) }
+    unsafe { &*lines.cast::<AtomicU64>().add(index) }
 }
 
 /// # Safety
@@ -522,7 +558,9 @@ unsafe fn word<'a>(node: u64, index: usize) -> &'a AtomicU64 {
 #[inline]
 unsafe fn segment<'a>(node: u64) -> &'a Segment {
     // SAFETY: the caller's promise.
-    unsafe { &*ptr::with_exposed_provenance(node as usize) }
+    let segment: &'a Segment = unsafe { &*ptr::with_exposed_provenance(node as usize) };
+    segment.life.read();
+    segment
 }
 
 /// # Safety
@@ -671,6 +709,14 @@ impl Views {
     }
 }
 
+#[cfg(gridkv_loom)]
+impl Views {
+    /// As [`pin`](Self::pin), in a place of [`Readers::register`]'s that the caller keeps.
+    pub(crate) fn pin_in<'a>(&'a self, reader: &'a Reader) -> Pinned<'a> {
+        Pinned { _guard: reader.pin(&self.readers), views: self }
+    }
+}
+
 impl Pinned<'_> {
     #[inline]
     fn view(&self, hash: KeyHash) -> (&View, u16) {
@@ -778,11 +824,13 @@ fn free_tree(node: u64) {
 impl Table {
     pub(crate) fn new(cluster: ClusterHash, core: CoreId, cores: Cores, readers: Arc<Readers>) -> Self {
         let view = Arc::new(View::new(cluster, cores, readers.clone()));
+        let owned = Partition::all().filter(|partition| cores.place(*partition).0 == core).count();
         Self {
             view,
             tree: BTreeMap::new(),
             tree_hand: Place::default(),
-            owned: Partition::all().filter(|partition| cores.place(*partition).0 == core).count(),
+            // The models have one state for all.
+            owned: if cfg!(gridkv_loom) { 1 } else { owned },
             served: 0,
             retired: Retired::new(readers),
             len: 0,
@@ -1086,8 +1134,7 @@ impl Table {
             }
         });
         self.bytes += array_bytes(bits);
-        let order = if planted(Mutant::RelaxedDirectory) { Ordering::Relaxed } else { Ordering::Release };
-        level.holder.store(array_node(array, bits), order);
+        level.holder.store(array_node(array, bits), lead());
         if level.bits > 0 {
             self.retire_array(level.node);
         }
@@ -1100,7 +1147,7 @@ impl Table {
         for at in 0..words {
             // SAFETY: the array has `words` of them for each prefix.
             unsafe { word(level.node, prefix * words + at) }
-                .store(node(usize::from(at >= words / 2)), Ordering::Release);
+                .store(node(usize::from(at >= words / 2)), lead());
         }
     }
 
@@ -1141,7 +1188,7 @@ impl Table {
         self.bytes += segment_bytes();
         if depth == level.base {
             // The array has nothing left to decide.
-            level.holder.store(node, Ordering::Release);
+            level.holder.store(node, lead());
             self.retire_array(level.node);
         } else {
             self.link(&level, path, depth, |_| node);

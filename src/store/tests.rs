@@ -26,23 +26,8 @@ fn store(deletes: Deletes) -> Store {
     Store::new(config(deletes), Arc::new(Readers::new(None)))
 }
 
-/// The only key of eight bytes that has this hash: XXH3 maps those one to one, and every step of it can be
-/// undone.
-pub(super) fn key_of(hash: u64) -> [u8; 8] {
-    const FACTOR: u64 = 0x9fb2_1c65_1e98_df25;
-    let inverse = (0..6).fold(FACTOR, |x, _| x.wrapping_mul(2u64.wrapping_sub(FACTOR.wrapping_mul(x))));
-    let undo = |hash: u64| {
-        let x = hash ^ hash >> 28 ^ hash >> 56;
-        let x = x.wrapping_mul(inverse);
-        let x = x ^ ((x >> 35) + 8);
-        let x = x.wrapping_mul(inverse);
-        (0..63).fold(x, |x, _| x ^ x.rotate_left(49) ^ x.rotate_left(24))
-    };
-    let word = undo(hash) ^ undo(hash_of(&[0; 8]).0);
-    let mut key = [0; 8];
-    key[..4].copy_from_slice(&((word >> 32) as u32).to_le_bytes());
-    key[4..].copy_from_slice(&(word as u32).to_le_bytes());
-    key
+fn key_of(hash: u64) -> [u8; 8] {
+    KeyHash(hash).key(CLUSTER)
 }
 
 #[test]

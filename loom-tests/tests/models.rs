@@ -1,0 +1,37 @@
+//! Each model holds, and rejects its mutants.
+
+#![cfg(gridkv_loom)]
+
+macro_rules! models {
+    ($($name:ident = $model:ident;)*) => {
+        $(mod $name {
+            #[test]
+            fn holds() {
+                gridkv_loom_tests::$model.holds();
+            }
+
+            #[test]
+            fn rejects_its_mutants() {
+                gridkv_loom_tests::$model.rejects_its_mutants();
+            }
+        })*
+    };
+}
+
+models! {
+    publish = PUBLISH;
+    handles = HANDLES;
+    stamp = STAMP;
+    pin = PIN;
+    repin = REPIN;
+    register = REGISTER;
+    reuse = REUSE;
+    stash = STASH;
+    split = SPLIT;
+    growth = GROWTH;
+    link = LINK;
+    merge = MERGE;
+    eviction = EVICTION;
+    expiry = EXPIRY;
+    partition = PARTITION;
+}
