@@ -24,6 +24,8 @@ pub(crate) enum Mutant {
     UnfencedPin,
     /// The writer looks at the readers without a fence behind its unlinking.
     UnfencedCollect,
+    /// An epoch ends without [`Ordering::Release`].
+    RelaxedEpoch,
     /// A reader that pins again does not say that it is done with what it saw before.
     RelaxedRepin,
     /// A reader's place is given back without [`Ordering::Release`].

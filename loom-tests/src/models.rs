@@ -3,10 +3,10 @@
 use loom::thread;
 
 use crate::clock::{Version, WallTime};
-use crate::harness::{Model, ReaderThread, Shard, entry, hash, look};
+use crate::harness::{CLUSTER, Model, ReaderThread, Shard, entry, hash, look};
 use crate::store::{Deletes, Local};
 use crate::sync::Mutant;
-use crate::types::KeyHash;
+use crate::types::{CoreId, KeyHash};
 
 /// What loom says of a use that is not ordered with a write or a free.
 const RACE: &str = "Causality violation";
@@ -75,7 +75,7 @@ pub static PIN: Model = Model {
         shard.end([reader]);
     },
     preemptions: None,
-    mutants: &[(Mutant::UnfencedPin, RACE), (Mutant::UnfencedCollect, RACE)],
+    mutants: &[(Mutant::UnfencedPin, RACE), (Mutant::UnfencedCollect, RACE), (Mutant::RelaxedEpoch, RACE)],
 };
 
 /// A reader pins again: the writer that sees the later announcement knows that the earlier one is over.
@@ -209,8 +209,10 @@ pub static LINK: Model = Model {
             shard.put(hash(path, 5), 1);
         }
         let reader = shard.read(|thread| never_missed_never_older(thread, FIFTH));
-        shard.put(hash(0xc2, 5), 1);
         shard.put(FIFTH, 2);
+        // The last to be retired, and so the first to be freed, is a segment: an entry is freed behind a fence
+        // of its own.
+        shard.put(hash(0xc2, 5), 1);
         shard.store.collect();
         shard.end([reader]);
     },
@@ -281,4 +283,46 @@ pub static PARTITION: Model = Model {
     },
     preemptions: None,
     mutants: &[(Mutant::TrustedMiss, "a false miss")],
+};
+
+/// The same with a key of the stash, which a reader misses as soon as its home bucket's header does not lead
+/// there.
+pub static STASHED_PARTITION: Model = Model {
+    scenario: || {
+        let keys @ [_, _, stashed] = [1, 2, 3].map(|tag| hash(0, tag));
+        let mut shard = Shard::new(&keys);
+        let reader = shard.read(move |thread| {
+            assert!(matches!(thread.get(stashed), Local::Found(1) | Local::AskOwner), "a false miss");
+        });
+        shard.store.serve(stashed.partition(), false);
+        shard.store.drop_partition(stashed.partition());
+        shard.put(OTHER, 1);
+        shard.end([reader]);
+    },
+    preemptions: None,
+    mutants: &[(Mutant::TrustedMiss, "a false miss")],
+};
+
+/// A reader walks over a segment: it sees a key that is there all along once, and whole.
+pub static WALK: Model = Model {
+    scenario: || {
+        let mut shard = Shard::new(&[KEY]);
+        let reader = shard.read(|thread| {
+            let mut versions = Vec::new();
+            let pinned = thread.views.pin_in(&thread.reader);
+            pinned.walk(CoreId(0), 0, |path, entry| {
+                if path == KEY.0 {
+                    assert_eq!(entry.key(), KEY.key(CLUSTER), "another key was found");
+                    versions.push(entry.version().0);
+                }
+            });
+            assert!(matches!(versions[..], [1..=2]), "{versions:?}");
+        });
+        shard.put(KEY, 2);
+        shard.put(OTHER, 1);
+        shard.store.collect();
+        shard.end([reader]);
+    },
+    preemptions: None,
+    mutants: &[(Mutant::RelaxedPublish, RACE)],
 };

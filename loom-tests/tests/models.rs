@@ -34,4 +34,6 @@ models! {
     eviction = EVICTION;
     expiry = EXPIRY;
     partition = PARTITION;
+    stashed_partition = STASHED_PARTITION;
+    walk = WALK;
 }

@@ -45,6 +45,9 @@ pub(crate) struct Readers {
     /// Grows only: a slot is used again by another thread.
     slots: Mutex<Vec<Arc<Slot>>>,
     heavy_fence: Option<HeavyFence>,
+    /// Loom tries both orders of two fences only where something else that depends on the order is beside them.
+    #[cfg(gridkv_loom)]
+    fences: AtomicU32,
 }
 
 /// Alone in its cache lines, and in their neighbours that processors fetch along.
@@ -96,6 +99,8 @@ impl Readers {
             epoch: Padded(AtomicU64::new(IDLE + 1)),
             slots: Mutex::new(Vec::new()),
             heavy_fence,
+            #[cfg(gridkv_loom)]
+            fences: AtomicU32::new(0),
         }
     }
 
@@ -154,7 +159,7 @@ impl Readers {
             if self.heavy_fence.is_some() {
                 std::sync::atomic::compiler_fence(std::sync::atomic::Ordering::SeqCst);
             } else if !planted(Mutant::UnfencedPin) {
-                fence(Ordering::SeqCst);
+                self.fence();
             }
         }
         Guard { slot, not_send: PhantomData }
@@ -162,7 +167,15 @@ impl Readers {
 
     /// Ends the epoch; its number. What was unlinked before is not found by readers that announce a later one.
     fn end_epoch(&self) -> u64 {
-        self.epoch.0.fetch_add(1, Ordering::AcqRel)
+        let order = if planted(Mutant::RelaxedEpoch) { Ordering::Relaxed } else { Ordering::AcqRel };
+        self.epoch.0.fetch_add(1, order)
+    }
+
+    #[inline]
+    fn fence(&self) {
+        #[cfg(gridkv_loom)]
+        self.fences.fetch_add(1, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
     }
 
     /// The oldest epoch that a reader has announced; `None` where that cannot be told now.
@@ -171,7 +184,7 @@ impl Readers {
             Some(heavy_fence) if !heavy_fence() => return None,
             Some(_) => {}
             None if planted(Mutant::UnfencedCollect) => {}
-            None => fence(Ordering::SeqCst),
+            None => self.fence(),
         }
         // A thread that is just registering: the next time.
         let slots = self.slots.try_lock().ok()?;
