@@ -318,9 +318,9 @@ impl Entry {
         (self.parts().end, block)
     }
 
-    /// Whether another entry has the same block.
-    pub(crate) fn shares_block(&self) -> bool {
-        self.block().is_some_and(|block| Arc::strong_count(block) > 1)
+    /// Whether both have the same block.
+    pub(crate) fn shares_block_with(&self, other: &Self) -> bool {
+        self.block().zip(other.block()).is_some_and(|(mine, theirs)| Arc::ptr_eq(mine, theirs))
     }
 
     /// A hash of the content, expiry left out. Equal for a value and its husk.
@@ -393,7 +393,9 @@ impl Entry {
 
     /// The handle as a number, for a slot of the table.
     pub(crate) fn into_bits(self) -> u64 {
-        ManuallyDrop::new(self).header.as_ptr().expose_provenance() as u64
+        let bits = ManuallyDrop::new(self).header.as_ptr().expose_provenance() as u64;
+        assert!(bits >> 48 == 0, "pointers of more than 48 bits leave no room for a tag");
+        bits
     }
 
     /// The handle again.
@@ -628,7 +630,7 @@ mod tests {
                 prop_assert_eq!(entry.bytes(), key.len() + value.len());
                 prop_assert_eq!(entry.content_hash(), xxh3_64(&value) as u32);
             }
-            prop_assert_eq!(entry.shares_block(), value.len() > MAX_INLINE_BYTES);
+            prop_assert_eq!(entry.shares_block_with(&again), value.len() > MAX_INLINE_BYTES);
             entry.set_timer(7);
             prop_assert_eq!(entry.timer(), if expires.is_some() { 7 } else { NO_TIMER });
         }

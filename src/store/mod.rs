@@ -87,8 +87,9 @@ struct Contents {
 struct Totals {
     /// Keys that have a value.
     keys: usize,
-    /// What the entries are charged.
+    /// What the entries are charged, and how much of that is for values, which may be evicted.
     bytes: usize,
+    value_bytes: usize,
 }
 
 /// What one entry counts for.
@@ -139,7 +140,7 @@ pub(crate) struct Part {
 const COLLECT_BYTES: usize = 128 << 10;
 
 /// How many pieces one try frees at the most.
-const COLLECT_PIECES: usize = 2048;
+const COLLECT_PIECES: usize = COLLECT_BYTES / 32;
 
 /// How many bytes readers may hold up where there is no memory limit.
 const MAX_HELD_BYTES: usize = 64 << 20;
@@ -216,6 +217,11 @@ impl Store {
             let new = Share::of(hash, &entry);
             (Change::Put(entry), (Applied::Stored, old, Some(new)))
         });
+        for (hash, generation) in table.left_tree() {
+            if let Some(queue) = queue {
+                queue.push(hash.0, generation);
+            }
+        }
         if old.is_some() || new.is_some() {
             self.count(hash.partition(), old, new);
         }
@@ -234,25 +240,30 @@ impl Store {
             contents.digest = contents.digest.wrapping_add(new.digest);
             totals.keys += new.keys;
             totals.bytes += new.bytes;
+            totals.value_bytes += new.keys * new.bytes;
         }
         if let Some(old) = old {
             contents.entries -= 1;
             contents.digest = contents.digest.wrapping_sub(old.digest);
             totals.keys -= old.keys;
             totals.bytes -= old.bytes;
+            totals.value_bytes -= old.keys * old.bytes;
         }
     }
 
     /// Frees what has piled up, and the eviction queue's lines of keys that are gone.
     fn tidy(&mut self) {
-        if self.table.retired_bytes() >= self.collect_at {
+        let held = self.table.retired_bytes();
+        // Over the limit, as a segment's split is not foreseen, it does not wait for more.
+        let is_over = held > 0 && self.config.memory.is_some_and(|memory| self.used() + held > memory);
+        if held >= self.collect_at || is_over {
             self.collect();
         }
         if let Some(queue) = &mut self.queue
             && queue.len() > 2 * self.totals.keys + 1024
         {
-            let table = &self.table;
-            queue.compact(|line| !table.has(KeyHash(line.hash_bits()), &line), 4);
+            let (table, cluster) = (&self.table, self.config.cluster);
+            queue.compact(|line| !table.has(KeyHash(line.hash_bits()), &Queued { line, cluster }), 4);
         }
     }
 
@@ -269,20 +280,44 @@ impl Store {
 
     /// Makes room for an entry, as far as one turn allows.
     pub(crate) fn make_room(&mut self, hash: KeyHash, entry: &Entry) -> Room {
-        let Some(memory) = self.config.memory else { return self.make_readers_room(0, MAX_HELD_BYTES) };
-        let freed = self.get(hash, entry.key()).map_or(0, |held| charge::entry(&held));
+        let Some(memory) = self.config.memory else {
+            let is_delete = entry.value().is_none();
+            return if is_delete { Room::Enough } else { self.make_readers_room(0, MAX_HELD_BYTES) };
+        };
+        if self.get(hash, entry.key()).is_some_and(|held| !entry.wins_over(&held)) {
+            // It will not be stored.
+            return Room::Enough;
+        }
         let is_forgotten = self.config.deletes == Deletes::Forget && entry.value().is_none();
         let needed = if is_forgotten { 0 } else { charge::entry(entry) };
         let mut steps = EVICT_STEPS;
-        while self.used() + needed > memory - memory / HELD_SHARE + freed && needed > freed {
-            if !self.evict(&mut steps) {
-                return if steps == 0 && self.queue.is_some() { Room::Later } else { Room::OutOfMemory };
+        loop {
+            // Looked at anew each time: it may have been evicted.
+            let held = self.get(hash, entry.key());
+            let freed = held.as_deref().map_or(0, charge::entry);
+            // What it replaces stays beside it until no reader looks any more.
+            let beside = match held.as_deref() {
+                Some(held) if !is_forgotten => charge::beside(entry, held),
+                _ => needed,
+            };
+            // This gives memory back, and does so once: it is never refused for what readers hold up.
+            let is_gain = is_forgotten
+                || entry.value().is_none() && held.as_deref().is_some_and(|held| held.value().is_some());
+            if needed <= freed || self.used() + needed <= memory - memory / HELD_SHARE + freed {
+                match self.make_readers_room(self.used() + beside, memory) {
+                    Room::HeldByReaders if is_gain => return Room::Enough,
+                    // Not their fault alone.
+                    Room::HeldByReaders if self.used() + beside > memory => {}
+                    room => return room,
+                }
             }
-        }
-        // A delete gives memory back: it is never refused for what readers hold up.
-        match self.make_readers_room(self.used() + needed, memory) {
-            Room::HeldByReaders if entry.value().is_none() => Room::Enough,
-            room => room,
+            // What nothing evicts leaves no room: the values need not go before that is found.
+            let is_hopeless = self.totals.bytes - self.totals.value_bytes + needed > memory;
+            if is_hopeless || !self.evict(&mut steps) {
+                self.tidy();
+                let goes_on = steps == 0 && !is_hopeless && self.queue.is_some();
+                return if goes_on { Room::Later } else { Room::OutOfMemory };
+            }
         }
     }
 
@@ -310,9 +345,12 @@ impl Store {
     /// which the queue does not find, go first.
     fn evict(&mut self, steps: &mut usize) -> bool {
         let Self { table, timers, queue: Some(queue), config, .. } = self else { return false };
+        if *steps == 0 {
+            return false;
+        }
         let sequence = self.sequence + 1;
         if let Some((hash, entry)) = table.evict_from_tree() {
-            *steps = steps.saturating_sub(1);
+            *steps -= 1;
             timers.remove(TimerId(entry.timer()));
             let share = Share::of(hash, &entry);
             self.count(hash.partition(), Some(share), None);
@@ -332,7 +370,7 @@ impl Store {
                     (Change::Remove, Verdict::Evict)
                 }
             };
-            table.update(hash, line, sequence, decide)
+            table.update(hash, Queued { line, cluster }, sequence, decide)
         };
         // A round over keys that were all visited evicts none, and the next one does.
         let _ = queue.hand(&mut judge, steps) || queue.hand(&mut judge, steps);
@@ -395,19 +433,18 @@ impl Store {
         while let Some(at) = path.filter(|at| end.is_none_or(|end| *at < end)) {
             let mut found = Vec::new();
             let mut from_tree = (0, None);
-            path = self.table.walk(at, |_, hash, sequence, entry, in_tree| {
+            path = self.table.walk(&(at, Box::default()), |_, hash, sequence, entry, in_tree| {
                 let is_behind = after.is_none_or(|after| hash > after);
                 if hash.partition() != partition || !is_behind || sequence < since {
                     return ControlFlow::Continue(());
                 }
-                if in_tree && from_tree.0 >= limit_bytes && from_tree.1 != Some(hash) {
-                    return ControlFlow::Break(());
-                }
+                let is_beyond = in_tree && from_tree.0 >= limit_bytes && from_tree.1 != Some(hash);
                 if in_tree {
                     from_tree = (from_tree.0 + charge::entry(&entry), Some(hash));
                 }
                 found.push((hash, entry));
-                ControlFlow::Continue(())
+                // One more than fits says below that there is more.
+                if is_beyond { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
             });
             found.sort_unstable_by(|(a, one), (b, other)| (a, one.key()).cmp(&(b, other.key())));
             for (hash, entry) in found {
@@ -427,15 +464,13 @@ impl Store {
     pub(crate) fn keys(&self, from: &Place, end: Option<u64>, wall: WallTime, limit: usize) -> Keys {
         let mut found = Vec::new();
         let mut from_tree = 0;
-        let next = self.table.walk(from.0, |path, _, _, entry, in_tree| {
-            from_tree += usize::from(in_tree);
-            if from_tree > limit {
-                return ControlFlow::Break(());
-            }
+        let next = self.table.walk(from, |path, _, _, entry, in_tree| {
             if (path, entry.key()) >= (from.0, &from.1) && end.is_none_or(|end| path < end) {
                 found.push((path, entry));
             }
-            ControlFlow::Continue(())
+            from_tree += usize::from(in_tree);
+            // One more than fits: that is where the next call goes on.
+            if from_tree > limit { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         });
         found.sort_unstable_by(|(a, one), (b, other)| (a, one.key()).cmp(&(b, other.key())));
         let next = match found.get(limit) {
@@ -454,6 +489,7 @@ impl Store {
             let share = Share::of(hash, entry);
             totals.keys -= share.keys;
             totals.bytes -= share.bytes;
+            totals.value_bytes -= share.keys * share.bytes;
         });
         self.sequence += 1;
         let at = self.index(partition);
@@ -512,16 +548,28 @@ impl Share {
     }
 }
 
-/// The table has compared the hash's tag.
-impl Sought for Line {
+/// What a line of the eviction queue stands for.
+struct Queued {
+    line: Line,
+    cluster: ClusterHash,
+}
+
+impl Sought for Queued {
     fn is(&self, held: &Entry) -> bool {
-        held.generation() == self.generation() && held.value().is_some()
+        // The table has compared a tag alone, and in its stash keys of other buckets have the same ones.
+        held.generation() == self.line.generation()
+            && held.value().is_some()
+            && self.line.matches_hash(KeyHash::of(self.cluster, held.key()).0)
     }
 }
 
 impl Sought for TimerId {
     fn is(&self, held: &Entry) -> bool {
         held.timer() == self.0
+    }
+
+    fn timer(&self) -> Option<u32> {
+        Some(self.0)
     }
 }
 

@@ -40,7 +40,7 @@ use super::charge;
 #[cfg(gridkv_loom)]
 use super::reclaim::Reader;
 use super::reclaim::{Guard, Readers, Retired};
-use crate::entry::{Entry, EntryRef};
+use crate::entry::{Entry, EntryRef, NO_TIMER};
 #[cfg(gridkv_loom)]
 use crate::sync::has_failed;
 use crate::sync::{AtomicU32, AtomicU64, Life, Mutant, Mutex, Ordering, lock, planted};
@@ -140,6 +140,11 @@ pub(crate) trait Sought {
     fn key(&self) -> Option<&[u8]> {
         None
     }
+
+    /// The timer, where it is that.
+    fn timer(&self) -> Option<u32> {
+        None
+    }
 }
 
 impl Sought for Entry {
@@ -164,11 +169,15 @@ pub(crate) enum Change {
 pub(crate) struct Table {
     view: Arc<View>,
     tree: BTreeMap<Place, InTree>,
+    /// Where in the tree what has a timer is: many keys may have one hash, which is all that a timer knows.
+    tree_timers: BTreeMap<u32, Place>,
     /// Where eviction goes on in the tree.
     tree_hand: Place,
     /// How many partitions this core has, and of how many of them this node answers for.
     owned: usize,
     served: usize,
+    /// The values that have left the tree for a bucket, by hash and generation.
+    left_tree: Vec<(KeyHash, u8)>,
     retired: Retired<Garbage>,
     len: usize,
     /// What segments, arrays and the tree's own nodes take.
@@ -188,12 +197,36 @@ struct InTree {
 #[expect(dead_code, reason = "kept to be dropped")]
 enum Garbage {
     Entry(Entry),
-    Segment(Box<Segment>),
-    Array(Box<[Line]>),
+    Node(Unlinked),
+}
+
+/// A node that nobody finds any more. Not a box before it is freed: readers may still look at it.
+struct Unlinked(u64);
+
+impl Drop for Unlinked {
+    fn drop(&mut self) {
+        // SAFETY: it was made of a node that was unlinked, once, and is dropped when no reader is left.
+        unsafe {
+            match node_bits(self.0) {
+                0 => drop(take_segment(self.0)),
+                _ => drop(take_array(self.0)),
+            }
+        }
+    }
 }
 
 /// What a key in the tree costs beside its entry: its node's share, and its key again.
 const TREE_NODE_BYTES: usize = 96;
+
+/// What a place in the tree takes.
+fn place_bytes(place: &Place) -> usize {
+    TREE_NODE_BYTES + charge::size_class(place.1.len())
+}
+
+/// What it takes to find it by this timer.
+fn timer_bytes(place: &Place, timer: u32) -> usize {
+    if timer == NO_TIMER { 0 } else { place_bytes(place) }
+}
 
 /// Where an entry is in a segment.
 #[derive(Clone, Copy)]
@@ -321,6 +354,7 @@ impl Segment {
 
     /// Frees the slot; the entry's handle is the caller's.
     fn remove(&self, hash: KeyHash, spot: Spot) {
+        debug_assert!(spot.bucket >= HOMES || spot.bucket == Self::home(hash), "the key's own hash");
         self.slot(spot).store(0, Ordering::Release);
         if spot.bucket >= HOMES {
             self.count_stash(Self::home(hash), spot.bucket, -1);
@@ -467,7 +501,7 @@ impl Bucket {
                 b = out(xmm_reg) b,
                 c = out(xmm_reg) c,
                 d = out(xmm_reg) d,
-                options(nostack, preserves_flags, readonly),
+                options(nostack, preserves_flags),
             );
         }
         // SAFETY: SSE2 is part of every x86-64 processor.
@@ -828,10 +862,12 @@ impl Table {
         Self {
             view,
             tree: BTreeMap::new(),
+            tree_timers: BTreeMap::new(),
             tree_hand: Place::default(),
             // The models have one state for all.
             owned: if cfg!(gridkv_loom) { 1 } else { owned },
             served: 0,
+            left_tree: Vec::new(),
             retired: Retired::new(readers),
             len: 0,
             bytes: segment_bytes(),
@@ -846,6 +882,12 @@ impl Table {
     #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.len
+    }
+
+    /// How many of them are in the tree.
+    #[cfg(test)]
+    pub(crate) fn tree_len(&self) -> usize {
+        self.tree.len()
     }
 
     /// What the index takes beside the entries.
@@ -915,9 +957,11 @@ impl Table {
         match unsafe { segment.find(hash, |entry| sought.is(entry)) } {
             Ok((spot, entry)) => {
                 let (change, outcome) = decide(sought, Some(&entry));
+                let mut bytes = charge::entry(&entry);
                 match change {
                     Change::Keep => return outcome,
                     Change::Put(new) => {
+                        bytes = charge::beside(&entry, &new);
                         segment.slot(spot).store(Segment::tag(hash) << 48 | new.into_bits(), publish());
                         segment.buckets[spot.bucket].put_at(sequence);
                     }
@@ -927,7 +971,7 @@ impl Table {
                     }
                 }
                 // SAFETY: its slot's handle, which nobody finds there any more.
-                self.retire(unsafe { entry.into_handle() });
+                self.retire(unsafe { entry.into_handle() }, bytes);
                 if segment.used() <= FEW {
                     self.shrink(path);
                 }
@@ -953,6 +997,9 @@ impl Table {
         if let Some(key) = sought.key() {
             return Some((path, key.into())).filter(|place| self.tree.contains_key(place));
         }
+        if let Some(timer) = sought.timer() {
+            return self.tree_timers.get(&timer).filter(|place| place.0 == path).cloned();
+        }
         let of_path = self.tree.range((path, Box::default())..).take_while(|((at, _), _)| *at == path);
         of_path.into_iter().find(|(_, held)| sought.is(&held.entry)).map(|(place, _)| place.clone())
     }
@@ -967,7 +1014,20 @@ impl Table {
         let (change, outcome) = decide(&held.entry);
         match change {
             Change::Keep => {}
-            Change::Put(new) => (held.entry, held.sequence) = (new, sequence),
+            Change::Put(new) => {
+                let (old, timer) = (held.entry.timer(), new.timer());
+                if old != timer {
+                    self.bytes -= timer_bytes(&place, old);
+                    self.bytes += timer_bytes(&place, timer);
+                    self.tree_timers.remove(&old);
+                    if timer != NO_TIMER {
+                        self.tree_timers.insert(timer, place);
+                    }
+                }
+                // As for buckets: what says nothing new keeps its number.
+                held.sequence = held.sequence.max(sequence);
+                held.entry = new;
+            }
             Change::Remove => self.remove_from_tree(&place),
         }
         outcome
@@ -976,9 +1036,14 @@ impl Table {
     fn remove_from_tree(&mut self, place: &Place) {
         if let Some(held) = self.tree.remove(place) {
             self.len -= 1;
-            self.bytes -= TREE_NODE_BYTES + charge::size_class(place.1.len());
-            // SAFETY: this is the writer.
-            unsafe { self.view.segment(place.0) }.count_in_tree(Segment::home(held.hash), false);
+            self.tree_timers.remove(&held.entry.timer());
+            self.bytes -= place_bytes(place) + timer_bytes(place, held.entry.timer());
+            // SAFETY: this is the writer, and nothing below collects.
+            let segment = unsafe { self.view.segment(place.0) };
+            segment.count_in_tree(Segment::home(held.hash), false);
+            if segment.in_tree() == 0 {
+                self.shrink(place.0);
+            }
         }
     }
 
@@ -994,33 +1059,31 @@ impl Table {
             if !self.split(path) {
                 // SAFETY: made above, and no slot has it.
                 let entry = unsafe { Entry::from_bits(bits) };
-                let place = (path, entry.key().into());
-                self.bytes += TREE_NODE_BYTES + charge::size_class(entry.key().len());
+                let place: Place = (path, entry.key().into());
+                self.bytes += place_bytes(&place) + timer_bytes(&place, entry.timer());
+                if entry.timer() != NO_TIMER {
+                    self.tree_timers.insert(entry.timer(), place.clone());
+                }
                 self.tree.insert(place, InTree { entry, hash, sequence });
                 return segment.count_in_tree(Segment::home(hash), true);
             }
         }
     }
 
-    fn retire(&mut self, entry: Entry) {
-        let bytes = charge::retired(&entry);
+    fn retire(&mut self, entry: Entry, bytes: usize) {
         self.retired.retire(Garbage::Entry(entry), bytes);
     }
 
-    /// Takes out a segment that is not found any more; its entries are others' by now.
+    /// Takes a segment that was unlinked, once; its entries are others' by now.
     fn retire_segment(&mut self, node: u64) {
         self.bytes -= segment_bytes();
-        // SAFETY: the caller has unlinked it, once.
-        let segment = unsafe { take_segment(node) };
-        self.retired.retire(Garbage::Segment(segment), segment_bytes());
+        self.retired.retire(Garbage::Node(Unlinked(node)), segment_bytes());
     }
 
     fn retire_array(&mut self, node: u64) {
         let bytes = array_bytes(node_bits(node));
         self.bytes -= bytes;
-        // SAFETY: as above.
-        let array = unsafe { take_array(node) };
-        self.retired.retire(Garbage::Array(array), bytes);
+        self.retired.retire(Garbage::Node(Unlinked(node)), bytes);
     }
 
     /// The array that decides about a segment of this depth, or would.
@@ -1100,9 +1163,13 @@ impl Table {
             let half = &halves[half_of(place.0)];
             let Some(held) = self.tree.remove(&place) else { continue };
             let (hash, sequence) = (held.hash, held.sequence);
+            let in_queue = held.entry.value().is_some().then_some((hash, held.entry.generation()));
+            let timer = held.entry.timer();
             let bits = held.entry.into_bits();
             if half.insert(hash, bits, sequence) {
-                self.bytes -= TREE_NODE_BYTES + charge::size_class(place.1.len());
+                self.left_tree.extend(in_queue);
+                self.tree_timers.remove(&timer);
+                self.bytes -= place_bytes(&place) + timer_bytes(&place, timer);
             } else {
                 // SAFETY: taken out above, and no slot has it.
                 let entry = unsafe { Entry::from_bits(bits) };
@@ -1219,12 +1286,19 @@ impl Table {
                     gone(hash, &entry);
                     segment.remove(hash, spot);
                     self.len -= 1;
+                    let bytes = charge::entry(&entry);
                     // SAFETY: its slot's handle, which nobody finds there any more.
-                    self.retire(unsafe { entry.into_handle() });
+                    self.retire(unsafe { entry.into_handle() }, bytes);
                 }
             }
             self.shrink(at);
         }
+    }
+
+    /// The values that have left the tree for a bucket since the last call: the eviction queue, which does not
+    /// find what is in the tree, may have dropped their lines.
+    pub(crate) fn left_tree(&mut self) -> impl Iterator<Item = (KeyHash, u8)> {
+        std::mem::take(&mut self.left_tree).into_iter()
     }
 
     /// Takes the next value out of the tree, looking at a few entries: what a delete left stays.
@@ -1251,26 +1325,26 @@ impl Table {
         sequence >> SEQUENCE_GRAIN << SEQUENCE_GRAIN
     }
 
-    /// Shows the entries of the segment that covers `path` to `visit`, with path, hash and sequence: those in
-    /// buckets in no order, then those of the tree from `path` on in theirs, until it breaks off. Returns where
-    /// the next segment begins.
+    /// Shows the entries of the segment that covers the path of `from` to `visit`, with path, hash and sequence:
+    /// those in buckets in no order, then those of the tree from that place on in theirs, until it breaks off.
+    /// Returns where the next segment begins.
     pub(crate) fn walk<'a>(
         &'a self,
-        path: u64,
+        from: &Place,
         mut visit: impl FnMut(u64, KeyHash, u64, EntryRef<'a>, bool) -> ControlFlow<()>,
     ) -> Option<u64> {
         // SAFETY: this is the writer, which collects only through `&mut self`.
-        let segment: &'a Segment = unsafe { self.view.segment(path) };
+        let segment: &'a Segment = unsafe { self.view.segment(from.0) };
         for (_, bits, sequence) in segment.words() {
             // SAFETY: as above.
             let entry = unsafe { Entry::borrow_bits(bits) };
             let hash = KeyHash::of(self.view.cluster, entry.key());
             let _ = visit(self.view.path(hash), hash, sequence, entry, false);
         }
-        let end = segment.end(path);
+        let end = segment.end(from.0);
         if segment.in_tree() > 0 {
-            let from = self.tree.range((path, Box::default())..);
-            for ((at, _), held) in from.take_while(|((at, _), _)| end.is_none_or(|end| *at < end)) {
+            let rest = self.tree.range::<Place, _>(from..);
+            for ((at, _), held) in rest.take_while(|((at, _), _)| end.is_none_or(|end| *at < end)) {
                 if visit(*at, held.hash, held.sequence, held.entry.borrow(), true).is_break() {
                     break;
                 }
