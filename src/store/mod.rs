@@ -247,8 +247,8 @@ impl Store {
         if let Some(queue) = &mut self.queue
             && queue.len() > 2 * self.totals.keys + 1024
         {
-            let table = &self.table;
-            queue.compact(|line| !table.has(KeyHash(line.hash_bits()), &line), 4);
+            let (table, cluster) = (&self.table, self.config.cluster);
+            queue.compact(|line| !table.has(KeyHash(line.hash_bits()), &Queued { line, cluster }), 4);
         }
     }
 
@@ -328,7 +328,7 @@ impl Store {
                     (Change::Remove, Verdict::Evict)
                 }
             };
-            table.update(hash, line, sequence, decide)
+            table.update(hash, Queued { line, cluster }, sequence, decide)
         };
         // A round over keys that were all visited evicts none, and the next one does.
         let _ = queue.hand(&mut judge, steps) || queue.hand(&mut judge, steps);
@@ -508,10 +508,18 @@ impl Share {
     }
 }
 
-/// The table has compared the hash's tag.
-impl Sought for Line {
+/// What a line of the eviction queue stands for.
+struct Queued {
+    line: Line,
+    cluster: ClusterHash,
+}
+
+impl Sought for Queued {
     fn is(&self, held: &Entry) -> bool {
-        held.generation() == self.generation() && held.value().is_some()
+        // The table has compared a tag alone, and in its stash keys of other buckets have the same ones.
+        held.generation() == self.line.generation()
+            && held.value().is_some()
+            && self.line.matches_hash(KeyHash::of(self.cluster, held.key()).0)
     }
 }
 

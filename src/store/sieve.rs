@@ -30,7 +30,6 @@ impl Line {
     }
 
     /// Whether this may be the line of a key with this hash: the low seven bits are not known.
-    #[cfg(test)]
     pub(super) fn matches_hash(self, hash: u64) -> bool {
         (self.0 ^ hash) >> GENERATION_BITS == 0
     }
