@@ -391,19 +391,18 @@ impl Store {
         while let Some(at) = path.filter(|at| end.is_none_or(|end| *at < end)) {
             let mut found = Vec::new();
             let mut from_tree = (0, None);
-            path = self.table.walk(at, |_, hash, sequence, entry, in_tree| {
+            path = self.table.walk(&(at, Box::default()), |_, hash, sequence, entry, in_tree| {
                 let is_behind = after.is_none_or(|after| hash > after);
                 if hash.partition() != partition || !is_behind || sequence < since {
                     return ControlFlow::Continue(());
                 }
-                if in_tree && from_tree.0 >= limit_bytes && from_tree.1 != Some(hash) {
-                    return ControlFlow::Break(());
-                }
+                let is_beyond = in_tree && from_tree.0 >= limit_bytes && from_tree.1 != Some(hash);
                 if in_tree {
                     from_tree = (from_tree.0 + charge::entry(&entry), Some(hash));
                 }
                 found.push((hash, entry));
-                ControlFlow::Continue(())
+                // One more than fits says below that there is more.
+                if is_beyond { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
             });
             found.sort_unstable_by(|(a, one), (b, other)| (a, one.key()).cmp(&(b, other.key())));
             for (hash, entry) in found {
@@ -423,15 +422,13 @@ impl Store {
     pub(crate) fn keys(&self, from: &Place, end: Option<u64>, wall: WallTime, limit: usize) -> Keys {
         let mut found = Vec::new();
         let mut from_tree = 0;
-        let next = self.table.walk(from.0, |path, _, _, entry, in_tree| {
-            from_tree += usize::from(in_tree);
-            if from_tree > limit {
-                return ControlFlow::Break(());
-            }
+        let next = self.table.walk(from, |path, _, _, entry, in_tree| {
             if (path, entry.key()) >= (from.0, &from.1) && end.is_none_or(|end| path < end) {
                 found.push((path, entry));
             }
-            ControlFlow::Continue(())
+            from_tree += usize::from(in_tree);
+            // One more than fits: that is where the next call goes on.
+            if from_tree > limit { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         });
         found.sort_unstable_by(|(a, one), (b, other)| (a, one.key()).cmp(&(b, other.key())));
         let next = match found.get(limit) {

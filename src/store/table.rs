@@ -1086,26 +1086,26 @@ impl Table {
         sequence >> SEQUENCE_GRAIN << SEQUENCE_GRAIN
     }
 
-    /// Shows the entries of the segment that covers `path` to `visit`, with path, hash and sequence: those in
-    /// buckets in no order, then those of the tree from `path` on in theirs, until it breaks off. Returns where
-    /// the next segment begins.
+    /// Shows the entries of the segment that covers the path of `from` to `visit`, with path, hash and sequence:
+    /// those in buckets in no order, then those of the tree from that place on in theirs, until it breaks off.
+    /// Returns where the next segment begins.
     pub(crate) fn walk<'a>(
         &'a self,
-        path: u64,
+        from: &Place,
         mut visit: impl FnMut(u64, KeyHash, u64, EntryRef<'a>, bool) -> ControlFlow<()>,
     ) -> Option<u64> {
         // SAFETY: this is the writer, which collects only through `&mut self`.
-        let segment: &'a Segment = unsafe { self.view.segment(path) };
+        let segment: &'a Segment = unsafe { self.view.segment(from.0) };
         for (_, bits, sequence) in segment.words() {
             // SAFETY: as above.
             let entry = unsafe { Entry::borrow_bits(bits) };
             let hash = KeyHash::of(self.view.cluster, entry.key());
             let _ = visit(self.view.path(hash), hash, sequence, entry, false);
         }
-        let end = segment.end(path);
+        let end = segment.end(from.0);
         if segment.in_tree() > 0 {
-            let from = self.tree.range((path, Box::default())..);
-            for ((at, _), held) in from.take_while(|((at, _), _)| end.is_none_or(|end| *at < end)) {
+            let rest = self.tree.range::<Place, _>(from..);
+            for ((at, _), held) in rest.take_while(|((at, _), _)| end.is_none_or(|end| *at < end)) {
                 if visit(*at, held.hash, held.sequence, held.entry.borrow(), true).is_break() {
                     break;
                 }
