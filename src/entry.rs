@@ -278,9 +278,9 @@ impl Entry {
         (self.parts().end, block)
     }
 
-    /// Whether another entry has the same block.
-    pub(crate) fn shares_block(&self) -> bool {
-        self.block().is_some_and(|block| Arc::strong_count(block) > 1)
+    /// Whether both have the same block.
+    pub(crate) fn shares_block_with(&self, other: &Self) -> bool {
+        self.block().zip(other.block()).is_some_and(|(mine, theirs)| Arc::ptr_eq(mine, theirs))
     }
 
     /// A hash of the content, expiry left out. Equal for a value and its husk.
@@ -579,7 +579,7 @@ mod tests {
                 prop_assert_eq!(entry.bytes(), key.len() + value.len());
                 prop_assert_eq!(entry.content_hash(), xxh3_64(&value) as u32);
             }
-            prop_assert_eq!(entry.shares_block(), value.len() > MAX_INLINE_BYTES);
+            prop_assert_eq!(entry.shares_block_with(&again), value.len() > MAX_INLINE_BYTES);
             entry.set_timer(7);
             prop_assert_eq!(entry.timer(), if expires.is_some() { 7 } else { NO_TIMER });
         }

@@ -22,10 +22,10 @@ pub(crate) fn entry(entry: &Entry) -> usize {
     size_class(own) + size_class(block)
 }
 
-/// What freeing an entry gives back: not the block that another still has.
-pub(crate) fn retired(entry: &Entry) -> usize {
+/// What an entry takes beside another state of its key, which may have the same block.
+pub(crate) fn beside(entry: &Entry, other: &Entry) -> usize {
     let (own, block) = entry.allocations();
-    size_class(own) + if entry.shares_block() { 0 } else { size_class(block) }
+    size_class(own) + if entry.shares_block_with(other) { 0 } else { size_class(block) }
 }
 
 #[cfg(test)]

@@ -212,6 +212,11 @@ impl Store {
             let new = Share::of(hash, &entry);
             (Change::Put(entry), (Applied::Stored, old, Some(new)))
         });
+        for (hash, generation) in table.left_tree() {
+            if let Some(queue) = queue {
+                queue.push(hash.0, generation);
+            }
+        }
         if old.is_some() || new.is_some() {
             self.count(hash.partition(), old, new);
         }
@@ -241,7 +246,10 @@ impl Store {
 
     /// Frees what has piled up, and the eviction queue's lines of keys that are gone.
     fn tidy(&mut self) {
-        if self.table.retired_bytes() >= self.collect_at {
+        let held = self.table.retired_bytes();
+        // Over the limit, as a segment's split is not foreseen, it does not wait for more.
+        let is_over = held > 0 && self.config.memory.is_some_and(|memory| self.used() + held > memory);
+        if held >= self.collect_at || is_over {
             self.collect();
         }
         if let Some(queue) = &mut self.queue
@@ -266,19 +274,33 @@ impl Store {
     /// Makes room for an entry, as far as one turn allows.
     pub(crate) fn make_room(&mut self, hash: KeyHash, entry: &Entry) -> Room {
         let Some(memory) = self.config.memory else { return self.make_readers_room(0, MAX_HELD_BYTES) };
-        let freed = self.get(hash, entry.key()).map_or(0, |held| charge::entry(&held));
         let is_forgotten = self.config.deletes == Deletes::Forget && entry.value().is_none();
         let needed = if is_forgotten { 0 } else { charge::entry(entry) };
         let mut steps = EVICT_STEPS;
-        while self.used() + needed > memory - memory / HELD_SHARE + freed && needed > freed {
+        loop {
+            // Looked at anew each time: it may have been evicted.
+            let held = self.get(hash, entry.key());
+            let freed = held.as_deref().map_or(0, charge::entry);
+            // What it replaces stays beside it until no reader looks any more.
+            let beside = match held.as_deref() {
+                Some(held) if !is_forgotten => charge::beside(entry, held),
+                _ => needed,
+            };
+            // This gives memory back, and does so once: it is never refused for what readers hold up.
+            let is_gain = is_forgotten
+                || entry.value().is_none() && held.as_deref().is_some_and(|held| held.value().is_some());
+            if needed <= freed || self.used() + needed <= memory - memory / HELD_SHARE + freed {
+                match self.make_readers_room(self.used() + beside, memory) {
+                    Room::HeldByReaders if is_gain => return Room::Enough,
+                    // Not their fault alone.
+                    Room::HeldByReaders if self.used() + beside > memory => {}
+                    room => return room,
+                }
+            }
             if !self.evict(&mut steps) {
+                self.tidy();
                 return if steps == 0 && self.queue.is_some() { Room::Later } else { Room::OutOfMemory };
             }
-        }
-        // A delete gives memory back: it is never refused for what readers hold up.
-        match self.make_readers_room(self.used() + needed, memory) {
-            Room::HeldByReaders if entry.value().is_none() => Room::Enough,
-            room => room,
         }
     }
 
@@ -306,9 +328,12 @@ impl Store {
     /// which the queue does not find, go first.
     fn evict(&mut self, steps: &mut usize) -> bool {
         let Self { table, timers, queue: Some(queue), config, .. } = self else { return false };
+        if *steps == 0 {
+            return false;
+        }
         let sequence = self.sequence + 1;
         if let Some((hash, entry)) = table.evict_from_tree() {
-            *steps = steps.saturating_sub(1);
+            *steps -= 1;
             timers.remove(TimerId(entry.timer()));
             let share = Share::of(hash, &entry);
             self.count(hash.partition(), Some(share), None);
@@ -523,6 +548,10 @@ impl Sought for Queued {
 impl Sought for TimerId {
     fn is(&self, held: &Entry) -> bool {
         held.timer() == self.0
+    }
+
+    fn timer(&self) -> Option<u32> {
+        Some(self.0)
     }
 }
 

@@ -38,7 +38,7 @@ use std::sync::Arc;
 
 use super::charge;
 use super::reclaim::{Guard, Readers, Retired};
-use crate::entry::{Entry, EntryRef};
+use crate::entry::{Entry, EntryRef, NO_TIMER};
 use crate::sync::{AtomicU32, AtomicU64, Mutant, Mutex, Ordering, lock, planted};
 use crate::types::{ClusterHash, CoreId, Cores, KeyHash, PARTITIONS, Partition};
 
@@ -131,6 +131,11 @@ pub(crate) trait Sought {
     fn key(&self) -> Option<&[u8]> {
         None
     }
+
+    /// The timer, where it is that.
+    fn timer(&self) -> Option<u32> {
+        None
+    }
 }
 
 impl Sought for Entry {
@@ -155,8 +160,12 @@ pub(crate) enum Change {
 pub(crate) struct Table {
     view: Arc<View>,
     tree: BTreeMap<Place, InTree>,
+    /// Where in the tree what has a timer is: many keys may have one hash, which is all that a timer knows.
+    tree_timers: BTreeMap<u32, Place>,
     /// Where eviction goes on in the tree.
     tree_hand: Place,
+    /// The values that have left the tree for a bucket, by hash and generation.
+    left_tree: Vec<(KeyHash, u8)>,
     retired: Retired<Garbage>,
     len: usize,
     /// What segments, arrays and the tree's own nodes take.
@@ -182,6 +191,16 @@ enum Garbage {
 
 /// What a key in the tree costs beside its entry: its node's share, and its key again.
 const TREE_NODE_BYTES: usize = 96;
+
+/// What a place in the tree takes.
+fn place_bytes(place: &Place) -> usize {
+    TREE_NODE_BYTES + charge::size_class(place.1.len())
+}
+
+/// What it takes to find it by this timer.
+fn timer_bytes(place: &Place, timer: u32) -> usize {
+    if timer == NO_TIMER { 0 } else { place_bytes(place) }
+}
 
 /// Where an entry is in a segment.
 #[derive(Clone, Copy)]
@@ -679,7 +698,9 @@ impl Table {
         Self {
             view,
             tree: BTreeMap::new(),
+            tree_timers: BTreeMap::new(),
             tree_hand: Place::default(),
+            left_tree: Vec::new(),
             retired: Retired::new(readers),
             len: 0,
             bytes: segment_bytes(),
@@ -694,6 +715,12 @@ impl Table {
     #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.len
+    }
+
+    /// How many of them are in the tree.
+    #[cfg(test)]
+    pub(crate) fn tree_len(&self) -> usize {
+        self.tree.len()
     }
 
     /// What the index takes beside the entries.
@@ -749,9 +776,11 @@ impl Table {
         match unsafe { segment.find(hash, |entry| sought.is(entry)) } {
             Ok((spot, entry)) => {
                 let (change, outcome) = decide(sought, Some(&entry));
+                let mut bytes = charge::entry(&entry);
                 match change {
                     Change::Keep => return outcome,
                     Change::Put(new) => {
+                        bytes = charge::beside(&entry, &new);
                         segment.slot(spot).store(Segment::tag(hash) << 48 | new.into_bits(), publish());
                         segment.buckets[spot.bucket].put_at(sequence);
                     }
@@ -761,7 +790,7 @@ impl Table {
                     }
                 }
                 // SAFETY: its slot's handle, which nobody finds there any more.
-                self.retire(unsafe { entry.into_handle() });
+                self.retire(unsafe { entry.into_handle() }, bytes);
                 if segment.used() <= FEW {
                     self.shrink(path);
                 }
@@ -787,6 +816,9 @@ impl Table {
         if let Some(key) = sought.key() {
             return Some((path, key.into())).filter(|place| self.tree.contains_key(place));
         }
+        if let Some(timer) = sought.timer() {
+            return self.tree_timers.get(&timer).filter(|place| place.0 == path).cloned();
+        }
         let of_path = self.tree.range((path, Box::default())..).take_while(|((at, _), _)| *at == path);
         of_path.into_iter().find(|(_, held)| sought.is(&held.entry)).map(|(place, _)| place.clone())
     }
@@ -801,7 +833,20 @@ impl Table {
         let (change, outcome) = decide(&held.entry);
         match change {
             Change::Keep => {}
-            Change::Put(new) => (held.entry, held.sequence) = (new, sequence),
+            Change::Put(new) => {
+                let (old, timer) = (held.entry.timer(), new.timer());
+                if old != timer {
+                    self.bytes -= timer_bytes(&place, old);
+                    self.bytes += timer_bytes(&place, timer);
+                    self.tree_timers.remove(&old);
+                    if timer != NO_TIMER {
+                        self.tree_timers.insert(timer, place);
+                    }
+                }
+                // As for buckets: what says nothing new keeps its number.
+                held.sequence = held.sequence.max(sequence);
+                held.entry = new;
+            }
             Change::Remove => self.remove_from_tree(&place),
         }
         outcome
@@ -810,9 +855,14 @@ impl Table {
     fn remove_from_tree(&mut self, place: &Place) {
         if let Some(held) = self.tree.remove(place) {
             self.len -= 1;
-            self.bytes -= TREE_NODE_BYTES + charge::size_class(place.1.len());
-            // SAFETY: this is the writer.
-            unsafe { self.view.segment(place.0) }.count_in_tree(Segment::home(held.hash), false);
+            self.tree_timers.remove(&held.entry.timer());
+            self.bytes -= place_bytes(place) + timer_bytes(place, held.entry.timer());
+            // SAFETY: this is the writer, and nothing below collects.
+            let segment = unsafe { self.view.segment(place.0) };
+            segment.count_in_tree(Segment::home(held.hash), false);
+            if segment.in_tree() == 0 {
+                self.shrink(place.0);
+            }
         }
     }
 
@@ -828,16 +878,18 @@ impl Table {
             if !self.split(path) {
                 // SAFETY: made above, and no slot has it.
                 let entry = unsafe { Entry::from_bits(bits) };
-                let place = (path, entry.key().into());
-                self.bytes += TREE_NODE_BYTES + charge::size_class(entry.key().len());
+                let place: Place = (path, entry.key().into());
+                self.bytes += place_bytes(&place) + timer_bytes(&place, entry.timer());
+                if entry.timer() != NO_TIMER {
+                    self.tree_timers.insert(entry.timer(), place.clone());
+                }
                 self.tree.insert(place, InTree { entry, hash, sequence });
                 return segment.count_in_tree(Segment::home(hash), true);
             }
         }
     }
 
-    fn retire(&mut self, entry: Entry) {
-        let bytes = charge::retired(&entry);
+    fn retire(&mut self, entry: Entry, bytes: usize) {
         self.retired.retire(Garbage::Entry(entry), bytes);
     }
 
@@ -934,9 +986,13 @@ impl Table {
             let half = &halves[half_of(place.0)];
             let Some(held) = self.tree.remove(&place) else { continue };
             let (hash, sequence) = (held.hash, held.sequence);
+            let in_queue = held.entry.value().is_some().then_some((hash, held.entry.generation()));
+            let timer = held.entry.timer();
             let bits = held.entry.into_bits();
             if half.insert(hash, bits, sequence) {
-                self.bytes -= TREE_NODE_BYTES + charge::size_class(place.1.len());
+                self.left_tree.extend(in_queue);
+                self.tree_timers.remove(&timer);
+                self.bytes -= place_bytes(&place) + timer_bytes(&place, timer);
             } else {
                 // SAFETY: taken out above, and no slot has it.
                 let entry = unsafe { Entry::from_bits(bits) };
@@ -1054,12 +1110,19 @@ impl Table {
                     gone(hash, &entry);
                     segment.remove(hash, spot);
                     self.len -= 1;
+                    let bytes = charge::entry(&entry);
                     // SAFETY: its slot's handle, which nobody finds there any more.
-                    self.retire(unsafe { entry.into_handle() });
+                    self.retire(unsafe { entry.into_handle() }, bytes);
                 }
             }
             self.shrink(at);
         }
+    }
+
+    /// The values that have left the tree for a bucket since the last call: the eviction queue, which does not
+    /// find what is in the tree, may have dropped their lines.
+    pub(crate) fn left_tree(&mut self) -> impl Iterator<Item = (KeyHash, u8)> {
+        std::mem::take(&mut self.left_tree).into_iter()
     }
 
     /// Takes the next value out of the tree, looking at a few entries: what a delete left stays.
