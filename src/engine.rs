@@ -223,16 +223,17 @@ impl Engine {
     ) -> Result<(), ReadError> {
         let runtime = &self.inner.runtime;
         let rules = self.local_rules(&ReadOptions::new())?;
-        let Some(pinned) = runtime.views().ok_or(ReadError::ShutDown)?.pin() else {
-            (0..keys.len()).for_each(ask);
-            return Ok(());
-        };
+        let views = runtime.views().ok_or(ReadError::ShutDown)?;
         let mut hashes = [KeyHash(0); TOGETHER];
         for (hash, key) in hashes.iter_mut().zip(keys) {
             *hash = KeyHash::of(runtime.cluster(), check_read_key(key.as_ref())?);
-            pinned.prefetch_bucket(*hash);
         }
+        let Some(pinned) = views.pin() else {
+            (0..keys.len()).for_each(ask);
+            return Ok(());
+        };
         let hashes = &hashes[..keys.len()];
+        hashes.iter().for_each(|hash| pinned.prefetch_bucket(*hash));
         hashes.iter().for_each(|hash| pinned.prefetch_entry(*hash));
         for (index, ((key, hash), slot)) in keys.iter().zip(hashes).zip(values).enumerate() {
             match read_local(&pinned, rules, *hash, key.as_ref(), || runtime.clock().coarse_wall()) {
