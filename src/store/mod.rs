@@ -278,13 +278,14 @@ impl Store {
         self.table.retired_bytes() > 0
     }
 
-    /// Makes room for an entry, as far as one turn allows.
+    /// Makes room for an entry, stamped or not, as far as one turn allows.
     pub(crate) fn make_room(&mut self, hash: KeyHash, entry: &Entry) -> Room {
         let Some(memory) = self.config.memory else {
             let is_delete = entry.value().is_none();
             return if is_delete { Room::Enough } else { self.make_readers_room(0, MAX_HELD_BYTES) };
         };
-        if self.get(hash, entry.key()).is_some_and(|held| !entry.wins_over(&held)) {
+        let is_stamped = entry.version() != Version::ZERO;
+        if is_stamped && self.get(hash, entry.key()).is_some_and(|held| !entry.wins_over(&held)) {
             // It will not be stored.
             return Room::Enough;
         }
