@@ -31,7 +31,7 @@ use std::sync::Arc;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::clock::{Version, WallTime};
-use crate::sync::{AtomicU8, AtomicU32, Ordering, fence};
+use crate::sync::{AtomicU8, AtomicU32, Ordering, acquire};
 use crate::types::{KeyHash, MAX_KEY_BYTES, MAX_VALUE_BYTES};
 
 /// Values above this are kept in a block of their own.
@@ -442,7 +442,8 @@ impl Drop for Entry {
         if unsafe { self.header.as_ref() }.handles.fetch_sub(1, Ordering::Release) > 1 {
             return;
         }
-        fence(Ordering::Acquire);
+        // SAFETY: see `header`; the allocation goes below.
+        acquire(unsafe { &self.header.as_ref().handles });
         #[cfg(gridkv_loom)]
         // SAFETY: as above.
         unsafe { self.header.as_ref() }.tracker.with_mut(|_| ());
