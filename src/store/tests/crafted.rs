@@ -153,7 +153,7 @@ fn a_key_that_comes_and_goes_at_a_brink_costs_little() {
     };
     let expected = churn(random, 40, 60);
     // They fill a bucket and the stash at 56; the path's bits are used up one by one to part them.
-    let deep: KeyOf = |n| key_of(3 << 52 | n % 2 << 36 | n).to_vec();
+    let deep: KeyOf = |n| key_of(3 << 52 | (n % 2) << 36 | n).to_vec();
     for few in [40, 48, 50, 54, 55] {
         for key in [one_bucket as KeyOf, one_path, deep] {
             let time = churn(key, few, few + 20);

@@ -301,7 +301,7 @@ fn a_line_evicts_its_own_key_and_no_other_of_its_tag() {
     let (mut store, _) = cache();
     let mut dice = Dice(4);
     // All of one tag, in every bucket.
-    let same_tag = |n: u64| key_of(n % 4 << 52 | (n / 4 % 64) << 25 | (n / 256) << 36);
+    let same_tag = |n: u64| key_of((n % 4) << 52 | (n / 4 % 64) << 25 | (n / 256) << 36);
     for version in 1..60_000 {
         let n = dice.roll(12_000);
         let value = (dice.roll(3) > 0).then_some(&[7; 100][..]);
