@@ -31,7 +31,7 @@ use std::sync::Arc;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::clock::{Version, WallTime};
-use crate::sync::{AtomicU8, AtomicU32, Life, Mutant, Ordering, fence, planted};
+use crate::sync::{AtomicU8, AtomicU32, Life, Mutant, Ordering, acquire, planted};
 use crate::types::{KeyHash, MAX_KEY_BYTES, MAX_VALUE_BYTES};
 
 /// Values above this are kept in a block of their own.
@@ -493,7 +493,8 @@ impl Drop for Entry {
         if unsafe { self.header.as_ref() }.handles.fetch_sub(1, order) > 1 {
             return;
         }
-        fence(Ordering::Acquire);
+        // SAFETY: see `header`; the allocation goes below.
+        acquire(unsafe { &self.header.as_ref().handles });
         let parts = self.parts();
         let block = self.block().map(ptr::from_ref);
         // SAFETY: as above.

@@ -111,6 +111,16 @@ pub(crate) fn has_failed() -> bool {
     std::thread::panicking()
 }
 
+/// Orders whatever others did before they counted down, now that `count` was seen to be at its end.
+pub(crate) fn acquire(count: &AtomicU32) {
+    if cfg!(gridkv_tsan) {
+        // ThreadSanitizer does not understand fences.
+        count.load(Ordering::Acquire);
+    } else {
+        fence(Ordering::Acquire);
+    }
+}
+
 /// What nobody leaves half done under the lock is sound, even if somebody panicked.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)

@@ -108,7 +108,7 @@ fn crafted_keys_cost_little_more_than_random_ones() {
     assert_no_key_is_worse_than_random(40_000);
 }
 
-/// `cargo test --release --lib store::tests::crafted -- --ignored --nocapture`
+/// `cargo test --lib a_million_crafted -- --ignored --nocapture`
 #[test]
 #[ignore = "takes a minute and a gigabyte"]
 fn a_million_crafted_keys_cost_little_more_than_random_ones() {
