@@ -7,7 +7,7 @@
 //! - [`charge`]: what memory is charged for.
 //!
 //! [`Store`] joins them: it merges entries, keeps a digest and a sequence for each partition, and accounts for
-//! every byte. Only the owning core has it. Everybody else has a [`View`], on which [`View::read`] looks at a
+//! every byte. Only the owning core has it. Everybody else has a [`View`], on which [`Pinned::get`] looks at a
 //! key without a message, without waiting and without being waited for.
 
 mod charge;
