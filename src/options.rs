@@ -28,7 +28,7 @@ pub enum Eviction {
     #[default]
     Sieve,
     /// Forgets nothing: writes that need room fail with
-    /// [`OutOfMemory`](crate::NotApplied::OutOfMemory).
+    /// [`OutOfMemory`](crate::NotApplied::OutOfMemory). A value that replaces another needs room beside it.
     None,
 }
 
