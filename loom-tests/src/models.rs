@@ -241,7 +241,7 @@ pub static MERGE: Model = Model {
 pub static EVICTION: Model = Model {
     scenario: || {
         // So little that everything goes.
-        let mut shard = Shard::with(Deletes::Forget, Some(1), &[KEY]);
+        let mut shard = Shard::with(Deletes::Forget, Some(1 << 10), &[KEY]);
         let reader = shard.read(|thread| {
             assert!(matches!(thread.get(KEY), Local::Found(1) | Local::Absent));
         });
