@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::Duration;
 
 pub(crate) struct Allowance {
     most: usize,
@@ -31,27 +31,22 @@ impl Allowance {
         Arc::new(Self { most, state: Mutex::default(), changed: Condvar::new() })
     }
 
-    /// Waits until so many bytes are free, or all of them where it takes more. `None` when the deadline came
+    /// Waits until so many bytes are free, or all of them where it takes more. `None` when the time was over
     /// first.
-    pub(crate) fn take(self: &Arc<Self>, bytes: usize, deadline: Instant) -> Option<Permit> {
+    pub(crate) fn take(self: &Arc<Self>, bytes: usize, timeout: Duration) -> Option<Permit> {
         let mut state = self.lock();
         let ticket = state.next_ticket;
         state.next_ticket += 1;
         state.waiting.push_back(ticket);
-        let is_served = loop {
+        let has_to_wait = |state: &mut State| {
             let fits = state.used == 0 || state.used + bytes <= self.most;
-            if fits && state.waiting.front() == Some(&ticket) {
-                break true;
-            }
-            let wait = deadline.saturating_duration_since(now());
-            if wait.is_zero() {
-                break false;
-            }
-            state = self.changed.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner).0;
+            !fits || state.waiting.front() != Some(&ticket)
         };
+        let waited = self.changed.wait_timeout_while(state, timeout, has_to_wait);
+        let (mut state, outcome) = waited.unwrap_or_else(PoisonError::into_inner);
         state.waiting.retain(|other| *other != ticket);
         self.changed.notify_all();
-        if !is_served {
+        if outcome.timed_out() {
             return None;
         }
         state.used += bytes;
@@ -69,11 +64,6 @@ impl std::fmt::Debug for Allowance {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "the deadline of an app's thread")]
-fn now() -> Instant {
-    Instant::now()
-}
-
 impl Drop for Permit {
     fn drop(&mut self) {
         self.allowance.lock().used -= self.bytes;
@@ -83,36 +73,34 @@ impl Drop for Permit {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
+
+    const SOON: Duration = Duration::from_millis(5);
+    const LATE: Duration = Duration::from_secs(60);
 
     #[test]
     fn what_is_taken_waits_for_what_is_given_back() {
         let allowance = Allowance::new(100);
-        let soon = || now() + Duration::from_millis(5);
-        let late = now() + Duration::from_secs(60);
-        let first = allowance.take(60, late).unwrap();
-        let second = allowance.take(40, late).unwrap();
-        assert!(allowance.take(1, soon()).is_none());
+        let first = allowance.take(60, LATE).unwrap();
+        let second = allowance.take(40, LATE).unwrap();
+        assert!(allowance.take(1, SOON).is_none());
         std::thread::scope(|scope| {
-            scope.spawn(|| drop(allowance.take(500, late).expect("alone, as much as it wants")));
+            scope.spawn(|| drop(allowance.take(500, LATE).expect("alone, as much as it wants")));
             drop((first, second));
         });
-        assert!(allowance.take(100, late).is_some());
+        assert!(allowance.take(100, LATE).is_some());
     }
 
     #[test]
     fn a_large_value_is_not_overtaken() {
         let allowance = Allowance::new(100);
-        let late = now() + Duration::from_secs(60);
-        let first = allowance.take(60, late).unwrap();
+        let first = allowance.take(60, LATE).unwrap();
         std::thread::scope(|scope| {
-            let large = scope.spawn(|| allowance.take(100, late).is_some());
+            let large = scope.spawn(|| allowance.take(100, LATE).is_some());
             while allowance.lock().waiting.is_empty() {
                 std::thread::yield_now();
             }
-            let overtakes = allowance.take(1, now() + Duration::from_millis(5)).is_some();
+            let overtakes = allowance.take(1, SOON).is_some();
             assert!(!overtakes, "there is room, and somebody waits for more");
             drop(first);
             assert!(large.join().unwrap());

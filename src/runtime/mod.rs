@@ -323,7 +323,7 @@ impl Runtime {
     pub(crate) fn allow(&self, bytes: usize, deadline: Instant) -> Result<Option<Permit>, NotSent> {
         match &self.allowance {
             Some(allowance) if bytes > MAX_FREE_BYTES => {
-                let permit = allowance.take(bytes, self.clock.to_os(deadline));
+                let permit = allowance.take(bytes, deadline.since(self.clock.instant()));
                 permit.map(Some).ok_or(NotSent::Full)
             }
             _ => Ok(None),

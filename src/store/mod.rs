@@ -262,16 +262,12 @@ impl Store {
         if let Some(new) = new {
             contents.entries += 1;
             contents.digest = contents.digest.wrapping_add(new.digest);
-            totals.keys += new.keys;
-            totals.bytes += new.bytes;
-            totals.value_bytes += new.keys * new.bytes;
+            totals.add(new);
         }
         if let Some(old) = old {
             contents.entries -= 1;
             contents.digest = contents.digest.wrapping_sub(old.digest);
-            totals.keys -= old.keys;
-            totals.bytes -= old.bytes;
-            totals.value_bytes -= old.keys * old.bytes;
+            totals.remove(old);
         }
     }
 
@@ -511,10 +507,7 @@ impl Store {
         let Self { table, timers, totals, .. } = self;
         table.clear(partition, |hash, entry| {
             timers.remove(TimerId(entry.timer()));
-            let share = Share::of(hash, entry);
-            totals.keys -= share.keys;
-            totals.bytes -= share.bytes;
-            totals.value_bytes -= share.keys * share.bytes;
+            totals.remove(Share::of(hash, entry));
         });
         self.sequence += 1;
         let at = self.index(partition);
@@ -560,6 +553,20 @@ impl Store {
 
     fn index(&self, partition: Partition) -> usize {
         usize::from(self.config.cores.local(partition))
+    }
+}
+
+impl Totals {
+    fn add(&mut self, share: Share) {
+        self.keys += share.keys;
+        self.bytes += share.bytes;
+        self.value_bytes += share.keys * share.bytes;
+    }
+
+    fn remove(&mut self, share: Share) {
+        self.keys -= share.keys;
+        self.bytes -= share.bytes;
+        self.value_bytes -= share.keys * share.bytes;
     }
 }
 

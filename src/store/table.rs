@@ -677,6 +677,12 @@ impl View {
         if self.state_of_all.load(Ordering::Relaxed) & 1 == 1 {
             return &self.state_of_all;
         }
+        self.own_state(local)
+    }
+
+    /// Of one partition; the models have one for all.
+    #[inline]
+    fn own_state(&self, local: u16) -> &AtomicU32 {
         &self.states[if cfg!(gridkv_loom) { 0 } else { usize::from(local) }]
     }
 
@@ -758,30 +764,33 @@ impl Pinned<'_> {
         (&self.views.views[usize::from(core.0)], local)
     }
 
+    #[inline]
+    fn segment(&self, hash: KeyHash) -> &Segment {
+        let (view, local) = self.view(hash);
+        // SAFETY: the guard pins this thread among the readers of every view, as `Views::new` has checked.
+        unsafe { view.segment(view.path_at(local, hash)) }
+    }
+
     /// Looks at this node's own copy of a key, on the caller's thread, without waiting for anybody: an entry
     /// that was current during the call, be it a value, expired or not, or what a delete left.
     #[inline]
     pub(crate) fn get(&self, hash: KeyHash, key: &[u8]) -> Local<EntryRef<'_>> {
         let (view, local) = self.view(hash);
-        // SAFETY: the guard pins this thread among the readers of every view, as `Views::new` has checked.
+        // SAFETY: pinned, as above.
         unsafe { view.get(local, hash, key) }
     }
 
     /// Brings the lines closer that a [`get`](Self::get) of this key will need, first the index's.
     #[inline]
     pub(crate) fn prefetch_bucket(&self, hash: KeyHash) {
-        let (view, local) = self.view(hash);
-        // SAFETY: pinned, as above.
-        let segment = unsafe { view.segment(view.path_at(local, hash)) };
+        let segment = self.segment(hash);
         prefetch(&segment.buckets[Segment::home(hash)]);
     }
 
     /// Then, when those may have come, the entry's.
     #[inline]
     pub(crate) fn prefetch_entry(&self, hash: KeyHash) {
-        let (view, local) = self.view(hash);
-        // SAFETY: pinned, as above.
-        let segment = unsafe { view.segment(view.path_at(local, hash)) };
+        let segment = self.segment(hash);
         let tag = Segment::tag(hash);
         for slot in &segment.buckets[Segment::home(hash)].slots {
             let word = slot.load(Ordering::Relaxed);
@@ -908,8 +917,7 @@ impl Table {
     /// Says whether this node answers for a partition, before anything follows from it.
     pub(crate) fn serve(&mut self, partition: Partition, serves: bool) {
         let view = &self.view;
-        let state =
-            &view.states[if cfg!(gridkv_loom) { 0 } else { usize::from(view.cores.local(partition)) }];
+        let state = view.own_state(view.cores.local(partition));
         if (state.load(Ordering::Relaxed) & 1 == 1) == serves {
             return;
         }
