@@ -13,12 +13,12 @@ use std::process::ExitCode;
 use std::time::Duration;
 use std::{env, thread};
 
-use gridkv::{Config, Engine, Quorum, WriteOptions};
+use gridkv::{Config, Engine, IdleStrategy, Quorum, WriteOptions};
 
 const USAGE: &str = "\
 usage: node --id NAME [--address IP:PORT] [--seed IP:PORT]... [--cluster NAME] [--cores N]
             [--replicas N] [--write-quorum W] [--read-quorum R] [--timeout-ms MS]
-            [--probe-period-ms MS] [--suspicion-timeout-ms MS]
+            [--probe-period-ms MS] [--suspicion-timeout-ms MS] [--idle park|adaptive|busy]
 commands on standard input, one a line:
   set KEY VALUE          setq KEY VALUE QUORUM TIMEOUT_MS
   get KEY                del KEY
@@ -81,6 +81,12 @@ fn config(mut args: impl Iterator<Item = String>) -> Result<Config> {
             "--timeout-ms" => config.request_timeout(millis()?),
             "--probe-period-ms" => config.probe_period(millis()?),
             "--suspicion-timeout-ms" => config.suspicion_timeout(millis()?),
+            "--idle" => config.idle(match value.as_str() {
+                "park" => IdleStrategy::Park,
+                "adaptive" => IdleStrategy::default(),
+                "busy" => IdleStrategy::Busy,
+                _ => return Err(format!("--idle knows park, adaptive and busy, and not {value:?}").into()),
+            }),
             _ => return Err(format!("there is no flag {flag}").into()),
         };
     }

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::error::ConfigError;
-use crate::options::Eviction;
+use crate::options::{Eviction, IdleStrategy};
 use crate::types::{MAX_CORES, MAX_NAME_BYTES, MAX_REPLICAS};
 
 /// How an engine is started. Options return the configuration, so that they can be chained; mistakes are
@@ -31,7 +31,10 @@ pub struct Config {
     replicas: Option<usize>,
     write_quorum: Option<usize>,
     read_quorum: Option<usize>,
-    cores: usize,
+    /// `None`: as many as CPUs are named, or one.
+    cores: Option<usize>,
+    pin_cpus: Option<Vec<usize>>,
+    idle: IdleStrategy,
     max_memory: Option<usize>,
     eviction: Eviction,
     membarrier: bool,
@@ -51,6 +54,9 @@ pub(crate) struct Settings {
     pub(crate) write_quorum: usize,
     pub(crate) read_quorum: usize,
     pub(crate) cores: u16,
+    /// One for each core, where they are pinned.
+    pub(crate) pin_cpus: Option<Vec<usize>>,
+    pub(crate) idle: IdleStrategy,
     /// Each core's share of the memory limit, in bytes.
     pub(crate) memory: Option<usize>,
     pub(crate) eviction: Eviction,
@@ -84,6 +90,8 @@ pub(crate) const DEFAULT_SUSPICION_TIMEOUT: Duration = Duration::from_millis(400
 
 /// What a core needs to work with: room for the largest parts of its table at once.
 const LEAST_CORE_MEMORY: usize = 1 << 20;
+/// Longer is [`IdleStrategy::Busy`].
+const MOST_SPIN: Duration = Duration::from_millis(10);
 const MOST_REQUEST_TIMEOUT: Duration = Duration::from_secs(3600);
 const LEAST_PROBE_PERIOD: Duration = Duration::from_millis(20);
 const MOST_PROBE_PERIOD: Duration = Duration::from_secs(60);
@@ -109,7 +117,9 @@ impl Config {
             replicas: None,
             write_quorum: None,
             read_quorum: None,
-            cores: 1,
+            cores: None,
+            pin_cpus: None,
+            idle: IdleStrategy::default(),
             max_memory: None,
             eviction: Eviction::default(),
             membarrier: true,
@@ -155,9 +165,24 @@ impl Config {
         self
     }
 
-    /// How many core threads share the keys of this node; default 1, at most 256.
+    /// How many core threads share the keys of this node; default one for each of
+    /// [`pin_cpus`](Self::pin_cpus), or 1 without; at most 256.
     pub fn cores(mut self, cores: usize) -> Self {
-        self.cores = cores;
+        self.cores = Some(cores);
+        self
+    }
+
+    /// On which CPU, by the system's numbers, each core thread runs, the first core on the first; default on
+    /// whichever the system chooses. Each must be one that this process may use. What a core allocates lies
+    /// close to its CPU. (Linux only.)
+    pub fn pin_cpus(mut self, cpus: impl IntoIterator<Item = usize>) -> Self {
+        self.pin_cpus = Some(cpus.into_iter().collect());
+        self
+    }
+
+    /// What a core thread does while it has no work; default [`IdleStrategy::Adaptive`], for at most 50 µs.
+    pub fn idle(mut self, strategy: IdleStrategy) -> Self {
+        self.idle = strategy;
         self
     }
 
@@ -210,16 +235,17 @@ impl Config {
         check_name(cluster, ConfigError::EmptyClusterName, |length| ConfigError::ClusterNameTooLong {
             length,
         })?;
-        if self.cores == 0 || self.cores > MAX_CORES {
-            return Err(ConfigError::BadCores { cores: self.cores });
-        }
-        let least = self.cores * LEAST_CORE_MEMORY;
+        let cores = self.check_cores()?;
+        let least = cores * LEAST_CORE_MEMORY;
         if let Some(max_memory) = self.max_memory
             && max_memory < least
         {
             return Err(ConfigError::BadMemory { max_memory, least });
         }
         let (replicas, write_quorum, read_quorum) = self.check_quorums()?;
+        if let IdleStrategy::Adaptive { max_spin } = self.idle {
+            check_duration("idle's max_spin", max_spin, Duration::ZERO, MOST_SPIN)?;
+        }
         let millisecond = Duration::from_millis(1);
         check_duration("request_timeout", self.request_timeout, millisecond, MOST_REQUEST_TIMEOUT)?;
         check_duration("probe_period", self.probe_period, LEAST_PROBE_PERIOD, MOST_PROBE_PERIOD)?;
@@ -232,14 +258,32 @@ impl Config {
             replicas,
             write_quorum,
             read_quorum,
-            cores: self.cores as u16,
-            memory: self.max_memory.map(|max_memory| max_memory / self.cores),
+            cores: cores as u16,
+            pin_cpus: self.pin_cpus.clone(),
+            idle: self.idle,
+            memory: self.max_memory.map(|max_memory| max_memory / cores),
             eviction: self.eviction,
             membarrier: self.membarrier,
             request_timeout: self.request_timeout,
             probe_period: self.probe_period,
             suspicion_timeout: self.suspicion_timeout,
         })
+    }
+
+    fn check_cores(&self) -> Result<usize, ConfigError> {
+        let cpus = self.pin_cpus.as_deref();
+        let cores = self.cores.or(cpus.map(<[usize]>::len)).unwrap_or(1);
+        if cores == 0 || cores > MAX_CORES {
+            return Err(ConfigError::BadCores { cores });
+        }
+        let Some(cpus) = cpus else { return Ok(cores) };
+        if cpus.len() != cores {
+            return Err(ConfigError::PinnedCpus { cpus: cpus.len(), cores });
+        }
+        match cpus.iter().enumerate().find(|(at, cpu)| cpus[..*at].contains(cpu)) {
+            Some((_, &cpu)) => Err(ConfigError::CpuTwice { cpu }),
+            None => Ok(cores),
+        }
     }
 
     /// N, W and R.
@@ -343,6 +387,23 @@ mod tests {
         let settings = Config::standalone("a").cores(2).check().unwrap();
         assert_eq!((settings.replicas, settings.address), (1, None));
         assert_eq!((settings.memory, settings.eviction), (None, Eviction::Sieve));
+    }
+
+    #[test]
+    fn there_is_a_core_for_each_cpu_that_is_named() {
+        assert_eq!(valid().check().unwrap().cores, 1);
+        let settings = valid().pin_cpus([5, 3]).check().unwrap();
+        assert_eq!((settings.cores, settings.pin_cpus), (2, Some(vec![5, 3])));
+        assert_eq!(error(valid().pin_cpus([1, 2]).cores(3)), ConfigError::PinnedCpus { cpus: 2, cores: 3 });
+        assert_eq!(error(valid().pin_cpus([1, 2, 1])), ConfigError::CpuTwice { cpu: 1 });
+        assert_eq!(error(valid().pin_cpus([])), ConfigError::BadCores { cores: 0 });
+    }
+
+    #[test]
+    fn a_spin_is_short() {
+        let adaptive = |max_spin| valid().idle(IdleStrategy::Adaptive { max_spin });
+        assert!(adaptive(Duration::ZERO).check().is_ok());
+        assert!(matches!(error(adaptive(Duration::from_secs(1))), ConfigError::BadDuration { .. }));
     }
 
     #[test]

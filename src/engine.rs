@@ -1,23 +1,33 @@
 //! [`Engine`]: the handle that an app holds.
 
-use std::num::NonZeroU64;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::clock::{Instant, Version, WallTime};
+use crate::clock::{Instant, WallTime};
 use crate::config::{Config, Settings};
 use crate::entry::{Content, Entry};
 use crate::error::{LeaveError, NotApplied, NotReady, ReadError, StartError, WriteError};
 use crate::events::{Events, MemberInfo, subscription};
-use crate::options::{Quorum, ReadOptions, WriteOptions};
-use crate::runtime::reply::{Answers, NoReply, Replies, ReplyTo};
-use crate::runtime::{NotSent, Runtime};
+use crate::options::{ReadOptions, WriteOptions};
+use crate::runtime::Runtime;
+use crate::runtime::reply::{NoReply, Reply};
 use crate::shard::{
-    Call, Counts, KeysCall, LocalAnswer, LocalRules, Outcome, ReadCall, TouchCall, WriteCall, read_local,
+    Call, Counts, KeysCall, LocalAnswer, LocalRules, Outcome, ReadCall, TouchCall, WriteCall, WriteRules,
+    check_lengths, expires_at_ms, read_local,
 };
-use crate::store::{Keys, Place, Store};
-use crate::types::{CoreId, KeyHash, MAX_KEY_BYTES, MAX_VALUE_BYTES};
+use crate::store::{Keys, Place};
+use crate::types::{CoreId, KeyHash, MAX_KEY_BYTES};
+
+mod batch;
+mod load;
+mod run;
+mod submit;
+#[cfg(test)]
+mod tests;
+
+pub use batch::Batch;
+use load::Loads;
 
 /// A running engine. Cloning gives another handle to the same one; it stops, and its threads are joined,
 /// when the last handle is dropped.
@@ -33,7 +43,16 @@ struct Inner {
     settings: Settings,
     /// Of reads without options of their own.
     rules: LocalRules,
+    write_rules: WriteRules,
+    loads: Loads,
     runtime: Runtime,
+}
+
+/// When a call was made, and until when it may take.
+#[derive(Clone, Copy)]
+struct Span {
+    start: Instant,
+    deadline: Instant,
 }
 
 /// Beyond a call's own timeout, how long to wait for the core to say how far it got.
@@ -46,9 +65,6 @@ const TOGETHER: usize = 32;
 /// How long one step of a walk over the keys may take.
 const STEP_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The end of the calendar for a time to live: the year 10000, in milliseconds since 1970.
-const CALENDAR_END_MS: u128 = 253_402_300_800_000;
-
 impl Engine {
     /// Checks `config` and starts the engine's threads. A node of a cluster looks for the others in the
     /// background: [`wait_ready`](Self::wait_ready) waits for them.
@@ -60,7 +76,10 @@ impl Engine {
         let settings = config.check()?;
         let runtime = Runtime::start(&settings)?;
         let rules = local_rules(&settings, settings.read_quorum, false);
-        Ok(Self { inner: Arc::new(Inner { settings, rules, runtime }) })
+        let Settings { replicas, write_quorum, memory, .. } = settings;
+        let write_rules = WriteRules { cluster: runtime.cluster(), replicas, write_quorum, memory };
+        let loads = Loads::default();
+        Ok(Self { inner: Arc::new(Inner { settings, rules, write_rules, loads, runtime }) })
     }
 
     /// Waits until enough members are here for calls to succeed: W and R of them, with their partitions
@@ -93,11 +112,7 @@ impl Engine {
         value: impl AsRef<[u8]>,
         options: &WriteOptions,
     ) -> Result<(), WriteError> {
-        let value = value.as_ref();
-        if value.len() > MAX_VALUE_BYTES {
-            return Err(NotApplied::ValueTooLong { length: value.len() }.into());
-        }
-        self.write(key.as_ref(), Content::Value(value), options)
+        self.write(key.as_ref(), Content::Value(value.as_ref()), options)
     }
 
     /// Deletes `key`, whether or not it exists. The delete is versioned like a write: no replica that
@@ -228,7 +243,7 @@ impl Engine {
     ) -> Result<(), ReadError> {
         let runtime = &self.inner.runtime;
         let rules = self.inner.rules;
-        let views = runtime.views().ok_or(ReadError::ShutDown)?;
+        let views = runtime.views()?;
         let mut hashes = [KeyHash(0); TOGETHER];
         for (hash, key) in hashes.iter_mut().zip(keys) {
             *hash = KeyHash::of(runtime.cluster(), check_read_key(key.as_ref())?);
@@ -250,7 +265,7 @@ impl Engine {
         Ok(())
     }
 
-    /// Asks the owners of some of the keys, all at once.
+    /// Asks the owners of some of the keys, each for all of its own at once.
     fn ask_for_many<K: AsRef<[u8]>>(
         &self,
         keys: &[K],
@@ -258,17 +273,30 @@ impl Engine {
         values: &mut [Option<Vec<u8>>],
     ) -> Result<(), ReadError> {
         let options = ReadOptions::new();
-        let replies = Replies::new(which.len());
-        let deadline = self.deadline(options.timeout);
+        let span = self.span(options.timeout);
+        let mut groups: Vec<(Vec<usize>, Vec<Call>)> = self.cores().map(|_| Default::default()).collect();
         for &index in which {
-            let (core, call) = self.read_call(keys[index].as_ref(), &options, deadline)?;
-            self.send(core, Call::Read(call), replies.reply_to(index), deadline)
-                .map_err(NotSent::into_read_error)?;
+            let (core, call) = self.read_call(keys[index].as_ref(), &options, span)?;
+            let (indices, calls) = &mut groups[usize::from(core.0)];
+            indices.push(index);
+            calls.push(Call::Read(Box::new(call)));
         }
-        let mut answers = replies.sent();
-        for _ in which {
-            let (index, outcome) = self.await_read(&mut answers, deadline)?;
-            values[index] = outcome?.map(|entry| value(&entry).to_vec());
+        let mut asked = Vec::new();
+        for (core, (indices, calls)) in self.cores().zip(groups) {
+            if !calls.is_empty() {
+                let reply = self.inner.runtime.send(core, Call::Many(calls), None, span.deadline)?;
+                asked.push((core, indices, reply));
+            }
+        }
+        for (core, indices, reply) in asked {
+            let outcomes = match self.wait(core, reply, span) {
+                Ok(Outcome::Many(outcomes)) => outcomes,
+                other => return Err(self.no_read(other)),
+            };
+            for (index, outcome) in indices.into_iter().zip(outcomes) {
+                let Outcome::Read(found) = outcome else { return Err(self.no_read(Ok(outcome))) };
+                values[index] = found?.map(|entry| value(&entry).to_vec());
+            }
         }
         Ok(())
     }
@@ -337,19 +365,23 @@ impl Engine {
         self.inner.runtime.stop(false);
     }
 
+    /// Why the engine has stopped by itself: which of its threads failed, and how. `None` where it runs, or was
+    /// stopped.
+    pub fn failure(&self) -> Option<String> {
+        self.inner.runtime.failure()
+    }
+
     fn write(&self, key: &[u8], content: Content<'_>, options: &WriteOptions) -> Result<(), WriteError> {
-        let deadline = self.deadline(options.timeout);
+        check_lengths(key, content)?;
+        let span = self.span(options.timeout);
         let bytes = if let Content::Value(value) = content { value.len() } else { 0 };
-        let permit = self.inner.runtime.allow(bytes, deadline).map_err(NotSent::into_write_error)?;
-        let (core, call) = self.write_call(key, content, options, deadline)?;
+        let permit = self.inner.runtime.allow(bytes, span.deadline)?;
+        let (core, call) = self.write_call(key, content, options, span)?;
         let needed = call.quorum;
-        let replies = Replies::new(1);
-        self.send(core, Call::Write(call), replies.reply_with(0, permit), deadline)
-            .map_err(NotSent::into_write_error)?;
-        match replies.sent().next_before(self.last_word(deadline)) {
-            Ok((_, Outcome::Written(result))) => result,
-            Ok((_, Outcome::Touched(_) | Outcome::Read(_) | Outcome::Keys(_) | Outcome::Counts(_)))
-            | Err(NoReply::TimedOut | NoReply::Gone) => Err(WriteError::Indeterminate { acked: 0, needed }),
+        let reply = self.inner.runtime.send(core, Call::Write(call), permit, span.deadline)?;
+        match self.wait(core, reply, span) {
+            Ok(Outcome::Written(result)) => result,
+            other => Err(self.no_write(other, needed)),
         }
     }
 
@@ -358,22 +390,11 @@ impl Engine {
         key: &[u8],
         content: Content<'_>,
         options: &WriteOptions,
-        deadline: Instant,
+        span: Span,
     ) -> Result<(CoreId, WriteCall), NotApplied> {
-        check_key(key)?;
-        let Settings { replicas, write_quorum, .. } = self.inner.settings;
-        let quorum = options.quorum.count(write_quorum, replicas);
-        if quorum < write_quorum || quorum > replicas {
-            return Err(NotApplied::BadQuorum { asked: quorum, write_quorum, replicas });
-        }
-        let expires_at_ms = options.ttl.map(|ttl| self.expires_at_ms(ttl)).transpose()?;
-        let entry = Entry::new(key, content, Version::ZERO, expires_at_ms);
-        if let Some(share) = self.inner.settings.memory {
-            Store::check_size(&entry, share)
-                .map_err(|(bytes, share)| NotApplied::EntryTooLarge { bytes, share })?;
-        }
-        let (core, hash) = self.place(key);
-        Ok((core, WriteCall { entry, hash, quorum, deadline }))
+        let rules = &self.inner.write_rules;
+        let call = WriteCall::new(rules, key, content, options, span.deadline, || self.wall())?;
+        Ok((self.core_of(call.hash), call))
     }
 
     /// `None` for a `ttl`: for ever.
@@ -381,27 +402,16 @@ impl Engine {
         if self.inner.settings.address.is_some() {
             return Err(NotApplied::NotReplicated.into());
         }
-        check_key(key)?;
-        let expires_at_ms = ttl.map(|ttl| self.expires_at_ms(ttl)).transpose()?;
-        let deadline = self.deadline(None);
+        check_lengths(key, Content::Tombstone)?;
+        let expires_at_ms = ttl.map(|ttl| expires_at_ms(ttl, self.wall())).transpose()?;
+        let span = self.span(None);
         let (core, hash) = self.place(key);
-        let call = Call::Touch(TouchCall { key: key.into(), hash, expires_at_ms, deadline });
-        let replies = Replies::new(1);
-        self.send(core, call, replies.reply_to(0), deadline).map_err(NotSent::into_write_error)?;
-        match replies.sent().next_before(self.last_word(deadline)) {
-            Ok((_, Outcome::Touched(result))) => result,
-            Ok((_, Outcome::Written(_) | Outcome::Read(_) | Outcome::Keys(_) | Outcome::Counts(_)))
-            | Err(NoReply::TimedOut | NoReply::Gone) => {
-                Err(WriteError::Indeterminate { acked: 0, needed: 1 })
-            }
+        let call = TouchCall { key: key.into(), hash, expires_at_ms, deadline: span.deadline };
+        let reply = self.inner.runtime.send(core, Call::Touch(Box::new(call)), None, span.deadline)?;
+        match self.wait(core, reply, span) {
+            Ok(Outcome::Touched(result)) => result,
+            other => Err(self.no_write(other, 1)),
         }
-    }
-
-    /// When a value ends that lives for `ttl` from now, in milliseconds of wall time.
-    fn expires_at_ms(&self, ttl: Duration) -> Result<NonZeroU64, NotApplied> {
-        let at_ms = u128::from(self.wall().millis()) + ttl.as_millis();
-        let is_kept = ttl >= Duration::from_millis(1) && at_ms < CALENDAR_END_MS;
-        NonZeroU64::new(at_ms as u64).filter(|_| is_kept).ok_or(NotApplied::BadTtl { ttl })
     }
 
     /// Lets `look` see the live entry of a key: this node's, on this thread, where that is an answer; else what
@@ -416,7 +426,7 @@ impl Engine {
     ) -> Result<Option<T>, ReadError> {
         let runtime = &self.inner.runtime;
         let hash = KeyHash::of(runtime.cluster(), check_read_key(key)?);
-        if let Some(pinned) = runtime.views().ok_or(ReadError::ShutDown)?.pin() {
+        if let Some(pinned) = runtime.views()?.pin() {
             match read_local(&pinned, rules, hash, key, || runtime.clock().coarse_wall()) {
                 LocalAnswer::Value(entry) => return Ok(Some(look(&entry))),
                 LocalAnswer::Nothing => return Ok(None),
@@ -427,83 +437,94 @@ impl Engine {
     }
 
     fn rules(&self, options: &ReadOptions) -> Result<LocalRules, ReadError> {
+        Ok(local_rules(&self.inner.settings, self.read_quorum(options)?, options.local))
+    }
+
+    fn read_quorum(&self, options: &ReadOptions) -> Result<usize, ReadError> {
         let Settings { replicas, read_quorum, .. } = self.inner.settings;
         let quorum = options.quorum.count(read_quorum, replicas);
         if quorum == 0 || quorum > replicas {
             return Err(ReadError::BadQuorum { asked: quorum, replicas });
         }
-        Ok(local_rules(&self.inner.settings, quorum, options.local))
+        Ok(quorum)
     }
 
     #[cold]
     fn fetch(&self, key: &[u8], options: &ReadOptions) -> Result<Option<Entry>, ReadError> {
-        let deadline = self.deadline(options.timeout);
-        let (core, call) = self.read_call(key, options, deadline)?;
-        let replies = Replies::new(1);
-        self.send(core, Call::Read(call), replies.reply_to(0), deadline).map_err(NotSent::into_read_error)?;
-        self.await_read(&mut replies.sent(), deadline)?.1
+        let span = self.span(options.timeout);
+        let (core, call) = self.read_call(key, options, span)?;
+        let reply = self.inner.runtime.send(core, Call::Read(Box::new(call)), None, span.deadline)?;
+        match self.wait(core, reply, span) {
+            Ok(Outcome::Read(result)) => result,
+            other => Err(self.no_read(other)),
+        }
     }
 
     fn read_call(
         &self,
         key: &[u8],
         options: &ReadOptions,
-        deadline: Instant,
+        span: Span,
     ) -> Result<(CoreId, ReadCall), ReadError> {
-        let Settings { replicas, read_quorum, .. } = self.inner.settings;
-        let quorum = options.quorum.count(read_quorum, replicas);
+        let quorum = self.read_quorum(options)?;
         let (core, hash) = self.place(key);
+        let deadline = span.deadline;
         Ok((core, ReadCall { key: key.into(), hash, quorum, local: options.local, deadline }))
-    }
-
-    /// The next answer of a read, with its number.
-    fn await_read(
-        &self,
-        answers: &mut Answers,
-        deadline: Instant,
-    ) -> Result<(usize, Result<Option<Entry>, ReadError>), ReadError> {
-        match answers.next_before(self.last_word(deadline)) {
-            Ok((index, Outcome::Read(result))) => Ok((index, result)),
-            Err(NoReply::TimedOut) => {
-                Err(ReadError::TimedOut { answered: 0, needed: self.inner.settings.read_quorum })
-            }
-            Ok(_) | Err(NoReply::Gone) => Err(ReadError::ShutDown),
-        }
     }
 
     /// Asks a core for something that is not about a key.
     fn ask(&self, core: CoreId, call: Call) -> Result<Outcome, ReadError> {
-        let replies = Replies::new(1);
-        let deadline = self.deadline(Some(STEP_TIMEOUT));
-        self.send(core, call, replies.reply_to(0), deadline).map_err(NotSent::into_read_error)?;
-        match replies.sent().next_before(self.last_word(deadline)) {
-            Ok((_, Outcome::Read(Err(error)))) => Err(error),
-            Ok((_, outcome)) => Ok(outcome),
+        let span = self.span(Some(STEP_TIMEOUT));
+        let reply = self.inner.runtime.send(core, call, None, span.deadline)?;
+        match self.wait(core, reply, span) {
+            Ok(Outcome::Read(Err(error))) => Err(error),
+            Ok(outcome) => Ok(outcome),
             Err(NoReply::TimedOut) => Err(ReadError::Overloaded),
-            Err(NoReply::Gone) => Err(ReadError::ShutDown),
+            Err(NoReply::Gone) => Err(ReadError::EngineFailed),
         }
     }
 
-    fn send(&self, core: CoreId, call: Call, reply_to: ReplyTo, deadline: Instant) -> Result<(), NotSent> {
-        self.inner.runtime.call(core, call, reply_to, deadline)
+    fn wait(&self, core: CoreId, reply: Reply, span: Span) -> Result<Outcome, NoReply> {
+        self.inner.runtime.wait(core, reply, span.start, span.deadline + LAST_WORD)
+    }
+
+    /// What to say of a write without an answer.
+    fn no_write(&self, reply: Result<Outcome, NoReply>, needed: usize) -> WriteError {
+        match reply {
+            Err(NoReply::Gone) => WriteError::EngineFailed,
+            _ => WriteError::Indeterminate { acked: 0, needed },
+        }
+    }
+
+    /// What to say of a read without an answer.
+    fn no_read(&self, reply: Result<Outcome, NoReply>) -> ReadError {
+        match reply {
+            Err(NoReply::Gone) => ReadError::EngineFailed,
+            _ => ReadError::TimedOut { answered: 0, needed: self.inner.settings.read_quorum },
+        }
     }
 
     fn place(&self, key: &[u8]) -> (CoreId, KeyHash) {
         let hash = KeyHash::of(self.inner.runtime.cluster(), key);
-        (hash.partition().core(self.inner.settings.cores), hash)
+        (self.core_of(hash), hash)
+    }
+
+    fn core_of(&self, hash: KeyHash) -> CoreId {
+        hash.partition().core(self.inner.settings.cores)
+    }
+
+    fn cores(&self) -> impl Iterator<Item = CoreId> + use<> {
+        (0..self.inner.settings.cores).map(CoreId)
     }
 
     fn wall(&self) -> WallTime {
         self.inner.runtime.clock().now().wall
     }
 
-    fn deadline(&self, timeout: Option<Duration>) -> Instant {
-        self.inner.runtime.clock().instant() + timeout.unwrap_or(self.inner.settings.request_timeout)
-    }
-
-    /// Until when a call with this deadline waits.
-    fn last_word(&self, deadline: Instant) -> std::time::Instant {
-        self.inner.runtime.clock().to_os(deadline + LAST_WORD)
+    /// From now on, for as long as a call may take.
+    fn span(&self, timeout: Option<Duration>) -> Span {
+        let start = self.inner.runtime.clock().instant();
+        Span { start, deadline: start + timeout.unwrap_or(self.inner.settings.request_timeout) }
     }
 }
 
@@ -512,10 +533,6 @@ fn local_rules(settings: &Settings, quorum: usize, local: bool) -> LocalRules {
         one_answers: quorum == 1 || local,
         one_denies: settings.replicas == settings.write_quorum || local,
     }
-}
-
-fn check_key(key: &[u8]) -> Result<(), NotApplied> {
-    if key.len() > MAX_KEY_BYTES { Err(NotApplied::KeyTooLong { length: key.len() }) } else { Ok(()) }
 }
 
 #[inline]
@@ -607,8 +624,9 @@ impl LocalKeys {
     /// Takes the next step, or moves on to the next core. Breaks when there is none.
     fn step(&mut self) -> Result<ControlFlow<()>, ReadError> {
         if let Some((from, end)) = self.owner.take() {
-            let call = Call::Keys(KeysCall { prefix: self.prefix.clone(), from, end });
-            if let Outcome::Keys(Keys { keys, next }) = self.engine.ask(CoreId(self.core), call)? {
+            let call = Call::Keys(Box::new(KeysCall { prefix: self.prefix.clone(), from, end }));
+            if let Outcome::Keys(found) = self.engine.ask(CoreId(self.core), call)? {
+                let Keys { keys, next } = *found;
                 self.found = keys.into_iter();
                 self.owner = next.map(|next| (next, end));
             }
@@ -627,7 +645,7 @@ impl LocalKeys {
     /// Takes the keys of one segment of the table.
     fn walk(&mut self, path: u64) -> Result<(), ReadError> {
         let wall = self.engine.wall();
-        let views = self.engine.inner.runtime.views().ok_or(ReadError::ShutDown)?;
+        let views = self.engine.inner.runtime.views()?;
         let Some(pinned) = views.pin() else {
             self.owner = Some(((path, Box::default()), None));
             self.path = None;
@@ -668,19 +686,6 @@ impl Iterator for LocalKeys {
                     return Some(Err(error));
                 }
             }
-        }
-    }
-}
-
-impl Quorum {
-    /// How many replicas this means.
-    #[inline]
-    fn count(self, configured: usize, replicas: usize) -> usize {
-        match self {
-            Self::Configured => configured,
-            Self::Majority => configured.max(replicas / 2 + 1),
-            Self::All => replicas,
-            Self::Count(count) => count,
         }
     }
 }

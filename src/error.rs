@@ -26,6 +26,9 @@ pub enum Error {
     /// A read failed.
     #[error(transparent)]
     Read(#[from] ReadError),
+    /// A closure did not run on its core, or its writes failed.
+    #[error(transparent)]
+    Run(#[from] RunError),
     /// The data was not handed over in time.
     #[error(transparent)]
     Leave(#[from] LeaveError),
@@ -122,6 +125,22 @@ pub enum ConfigError {
         /// What was given.
         cores: usize,
     },
+    /// Each core is pinned to a CPU of its own, or none is.
+    #[error(
+        "pin_cpus names {cpus} CPUs and cores is {cores}: name one CPU for each core, or leave Config::cores out"
+    )]
+    PinnedCpus {
+        /// How many CPUs were named.
+        cpus: usize,
+        /// How many cores there are to be.
+        cores: usize,
+    },
+    /// Two cores on one CPU would wait for each other.
+    #[error("pin_cpus names CPU {cpu} twice: each core needs one of its own")]
+    CpuTwice {
+        /// Its number.
+        cpu: usize,
+    },
     /// The memory limit is too small to be split over the cores.
     #[error(
         "max_memory is {max_memory} bytes; it must be at least {least}, which is 1 MiB for each core: raise it, or \
@@ -174,6 +193,18 @@ pub enum StartError {
         /// The address that was asked for.
         address: SocketAddr,
     },
+    /// A core was to run on a CPU that is not there, or that this process may not use.
+    #[error(
+        "CPU {cpu} cannot be pinned: this process may use {}; name some of these in Config::pin_cpus, or have it \
+         given more (taskset, cpusets, the container's limits)",
+        list(.allowed)
+    )]
+    CpuNotAllowed {
+        /// Its number.
+        cpu: usize,
+        /// Those that this process may use.
+        allowed: Vec<usize>,
+    },
     /// The system refused a socket, a thread or a poll.
     #[error("{what}: {source}")]
     System {
@@ -182,6 +213,15 @@ pub enum StartError {
         /// What the system said.
         source: io::Error,
     },
+}
+
+/// As people write them: "CPUs 0, 1".
+fn list(cpus: &[usize]) -> String {
+    if cpus.is_empty() {
+        return "no CPU that it could name".to_owned();
+    }
+    let cpus: Vec<String> = cpus.iter().map(usize::to_string).collect();
+    format!("CPUs {}", cpus.join(", "))
 }
 
 /// Why a write was not acknowledged, and whether it may have happened.
@@ -201,6 +241,12 @@ pub enum WriteError {
         /// How many were needed.
         needed: usize,
     },
+    /// A thread of the engine has failed while the write was under way: it may have happened. The engine has
+    /// stopped.
+    #[error(
+        "may have happened: the engine has failed and stopped (its log says why) while the write was under way"
+    )]
+    EngineFailed,
 }
 
 /// Why a write did not happen.
@@ -291,9 +337,55 @@ pub enum NotApplied {
          more time, keep what is given to Engine::read short"
     )]
     Overloaded,
+    /// A closure may write the keys of the core that it runs on, and this is another's.
+    #[error(
+        "the key belongs to another core than the one that the closure runs on: give run_on a key of that core, or write it outside of the closure"
+    )]
+    OtherCore,
     /// The engine has stopped, or is stopping.
     #[error("the engine has stopped")]
     ShutDown,
+    /// A thread of the engine has panicked or could not poll; the log says what happened. The engine has stopped
+    /// and its node has left the cluster: start a new one.
+    #[error("the engine has failed and stopped (its log says why): start a new one")]
+    EngineFailed,
+    /// It was made on one of an engine's own threads, from a closure that was given to
+    /// [`Engine::run_on`](crate::Engine::run_on), and would have made that thread wait.
+    #[error(
+        "called on an engine's own thread, which must not wait: use what Engine::run_on hands to its closure, or call \
+         from a thread of the app"
+    )]
+    WouldBlockCore,
+}
+
+/// Why a closure that was to run on a core has no result.
+#[derive(Debug, Error, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum RunError {
+    /// It was not run: nothing happened and nothing will. Safe to try again.
+    #[error("not run: {0}")]
+    NotApplied(#[from] NotApplied),
+    /// It panicked. The engine goes on; what the closure wrote before may have happened.
+    #[error("the closure panicked: {message}")]
+    Panicked {
+        /// What the panic said, where that was text.
+        message: String,
+    },
+    /// It ran to its end, and not all of its writes were acknowledged: the others were. What it returned is
+    /// gone.
+    #[error("the closure ran, and {failed} of its writes failed, the first of them: {first}")]
+    Write {
+        /// How many.
+        failed: usize,
+        /// How the one ended that failed first: it says whether that one may have happened.
+        first: WriteError,
+    },
+    /// No answer came in time: it may have run, or may run yet, and its writes may have happened.
+    #[error("may have run: no answer came in time")]
+    Indeterminate,
+    /// A thread of the engine failed meanwhile: it may have run. The engine has stopped.
+    #[error("may have run: the engine has failed and stopped (its log says why)")]
+    EngineFailed,
 }
 
 /// Why a read has no answer. A read changes nothing: it is always safe to try again.
@@ -327,6 +419,11 @@ pub enum ReadError {
     /// This node holds no current copy of the key, and the call allowed no other.
     #[error("this node holds no copy of the key, and ReadOptions::local asks no other")]
     NotLocal,
+    /// A closure may read the keys of the core that it runs on, and this is another's.
+    #[error(
+        "the key belongs to another core than the one that the closure runs on: give run_on a key of that core, or read it outside of the closure"
+    )]
+    OtherCore,
     /// Too few replicas answered before the deadline.
     #[error("{answered} of the {needed} replicas needed answered in time")]
     TimedOut {
@@ -341,6 +438,74 @@ pub enum ReadError {
     /// The engine has stopped, or is stopping.
     #[error("the engine has stopped")]
     ShutDown,
+    /// A thread of the engine has panicked or could not poll; the log says what happened. The engine has stopped
+    /// and its node has left the cluster: start a new one.
+    #[error("the engine has failed and stopped (its log says why): start a new one")]
+    EngineFailed,
+    /// It was made on one of an engine's own threads, from a closure that was given to
+    /// [`Engine::run_on`](crate::Engine::run_on), and would have made that thread wait.
+    #[error(
+        "called on an engine's own thread, which must not wait: use what Engine::run_on hands to its closure, or call \
+         from a thread of the app"
+    )]
+    WouldBlockCore,
+}
+
+/// Why [`Engine::get_or_insert_with`](crate::Engine::get_or_insert_with) has no value, or could not store it. `E`
+/// is what the loader fails with.
+#[derive(Debug, Error, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum LoadError<E> {
+    /// Whether there is a value could not be found out; nothing was loaded.
+    #[error("the key could not be read: {0}")]
+    Read(#[from] ReadError),
+    /// The loader failed. Nothing was stored; the next caller loads.
+    #[error("the value could not be loaded: {0}")]
+    Loader(E),
+    /// The value was loaded and not stored, or perhaps not.
+    #[error("the value was loaded and could not be stored: {error}")]
+    NotStored {
+        /// What was loaded.
+        value: Vec<u8>,
+        /// Why it was not stored, and whether it may have been.
+        error: WriteError,
+    },
+    /// Another caller is loading the key and has taken longer than this one waits.
+    #[error(
+        "another caller is loading the key, for more than {waited:?}: raise Config::request_timeout above what loading takes"
+    )]
+    TimedOut {
+        /// How long this caller has waited.
+        waited: Duration,
+    },
+    /// The loader asks for the key that it is loading.
+    #[error("the loader asks for the key that it is to load, and would wait for itself")]
+    Recursive,
+}
+
+/// Why a call was not submitted. Nothing happened, and no completion will come.
+#[derive(Debug, Error, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SubmitError {
+    /// All places of the [`Completions`](crate::Completions) are taken.
+    #[error(
+        "all {capacity} places for completions are taken: take completions, and drop them, before submitting more"
+    )]
+    Full {
+        /// How many there are.
+        capacity: usize,
+    },
+    /// A read asks for no answer, or for more than there are replicas.
+    #[error("the call asks for {asked} answers; from 1 to {replicas} (replicas) can be had")]
+    BadReadQuorum {
+        /// What the call asked for.
+        asked: usize,
+        /// N.
+        replicas: usize,
+    },
+    /// It cannot be made, or not now. (Of reads, too: a key may be too long, a queue full, the engine stopped.)
+    #[error("not made: {0}")]
+    NotApplied(#[from] NotApplied),
 }
 
 /// Why [`Engine::wait_ready`](crate::Engine::wait_ready) gave up. The engine runs on and keeps trying.
@@ -369,6 +534,17 @@ pub enum NotReady {
     /// The engine has stopped, or is stopping.
     #[error("the engine has stopped")]
     ShutDown,
+    /// A thread of the engine has panicked or could not poll; the log says what happened. The engine has stopped
+    /// and its node has left the cluster: start a new one.
+    #[error("the engine has failed and stopped (its log says why): start a new one")]
+    EngineFailed,
+    /// It was made on one of an engine's own threads, from a closure that was given to
+    /// [`Engine::run_on`](crate::Engine::run_on), and would have made that thread wait.
+    #[error(
+        "called on an engine's own thread, which must not wait: use what Engine::run_on hands to its closure, or call \
+         from a thread of the app"
+    )]
+    WouldBlockCore,
 }
 
 /// Why [`Engine::leave`](crate::Engine::leave) could not hand everything over.
@@ -387,4 +563,15 @@ pub enum LeaveError {
     /// The engine had stopped before.
     #[error("the engine has stopped")]
     ShutDown,
+    /// A thread of the engine has panicked or could not poll; the log says what happened. The engine has stopped
+    /// and its node has left the cluster: start a new one.
+    #[error("the engine has failed and stopped (its log says why): start a new one")]
+    EngineFailed,
+    /// It was made on one of an engine's own threads, from a closure that was given to
+    /// [`Engine::run_on`](crate::Engine::run_on), and would have made that thread wait.
+    #[error(
+        "called on an engine's own thread, which must not wait: use what Engine::run_on hands to its closure, or call \
+         from a thread of the app"
+    )]
+    WouldBlockCore,
 }

@@ -34,10 +34,12 @@
 //! # Reading the source
 //!
 //! In this order: [`engine`](Engine), `wire/message`, `entry`, `store` and its `table`, `shard`,
-//! `replication/write`, `runtime/core_thread`. Everything outside `runtime` is pure: state machines that are told events and
-//! the time, and return actions. `sim` drives the same code with a time and a network of its own.
+//! `replication/write`, `runtime/core_thread`, and how calls reach it: `runtime/mailbox`, `ring`, `bell`, `slot`.
+//! Everything outside `runtime` is pure: state machines that are told events and the time, and return actions. `sim`
+//! drives the same code with a time and a network of its own.
 
 mod clock;
+mod completions;
 mod config;
 mod control;
 mod engine;
@@ -47,6 +49,7 @@ mod events;
 mod membership;
 mod options;
 mod placement;
+mod prefetch;
 mod replication;
 mod runtime;
 mod shard;
@@ -57,9 +60,19 @@ mod sync;
 mod types;
 mod wire;
 
+pub use completions::{Completed, Completion, Completions, Ticket};
 pub use config::Config;
-pub use engine::{Engine, LocalKeys, Stats, TimeToLive};
-pub use error::{ConfigError, Error, LeaveError, NotApplied, NotReady, ReadError, StartError, WriteError};
+pub use engine::{Batch, Engine, LocalKeys, Stats, TimeToLive};
+pub use error::{
+    ConfigError, Error, LeaveError, LoadError, NotApplied, NotReady, ReadError, RunError, StartError,
+    SubmitError, WriteError,
+};
 pub use events::{Event, Events, MemberInfo, MemberState};
-pub use options::{Eviction, Quorum, ReadOptions, WriteOptions};
+pub use options::{Eviction, IdleStrategy, Quorum, ReadOptions, WriteOptions};
+pub use shard::LocalShard;
 pub use types::{MAX_CORES, MAX_KEY_BYTES, MAX_NAME_BYTES, MAX_REPLICAS, MAX_VALUE_BYTES, NodeId};
+
+/// The code of the README compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

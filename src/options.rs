@@ -18,6 +18,19 @@ pub enum Quorum {
     Count(usize),
 }
 
+impl Quorum {
+    /// How many replicas this means.
+    #[inline]
+    pub(crate) fn count(self, configured: usize, replicas: usize) -> usize {
+        match self {
+            Self::Configured => configured,
+            Self::Majority => configured.max(replicas / 2 + 1),
+            Self::All => replicas,
+            Self::Count(count) => count,
+        }
+    }
+}
+
 /// What a node does when its [`Config::max_memory`](crate::Config::max_memory) is full. Without that limit
 /// neither of these matters.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -30,6 +43,40 @@ pub enum Eviction {
     /// Forgets nothing: writes that need room fail with
     /// [`OutOfMemory`](crate::NotApplied::OutOfMemory). A value that replaces another needs room beside it.
     None,
+}
+
+/// What a core thread does when it has nothing to do, and a caller that waits for its answer: how much
+/// processor time the engine may trade for latency. A thread that is awake is reached in some hundred
+/// nanoseconds; one that sleeps must be woken by the system, which takes microseconds, tens of them where both
+/// ends sleep.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum IdleStrategy {
+    /// Sleeps at once. Least processor time, for background work and crowded machines.
+    Park,
+    /// Looks for work a while before it sleeps, for as long as that has paid lately: calls in quick succession,
+    /// and answers from the network under load, are met awake. Where the cores of this process leave no
+    /// processor to anybody else, it sleeps at once.
+    Adaptive {
+        /// The longest that a thread looks; at most 10 ms.
+        max_spin: Duration,
+    },
+    /// Never sleeps: each core thread uses a processor of its own up, whether or not there is work. For
+    /// dedicated processors, together with [`Config::pin_cpus`](crate::Config::pin_cpus). Callers wait as in the
+    /// default.
+    Busy,
+}
+
+impl IdleStrategy {
+    /// As long as waking takes where both ends sleep: who looks for longer has lost more than sleeping costs.
+    pub(crate) const DEFAULT_SPIN: Duration = Duration::from_micros(50);
+}
+
+/// Adaptive, for at most 50 µs.
+impl Default for IdleStrategy {
+    fn default() -> Self {
+        Self::Adaptive { max_spin: Self::DEFAULT_SPIN }
+    }
 }
 
 /// For [`Engine::set_with`](crate::Engine::set_with) and [`Engine::delete_with`](crate::Engine::delete_with).

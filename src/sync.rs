@@ -1,17 +1,27 @@
-//! The atomics of the lock-free parts: the standard library's, or loom's where the models run.
+//! The atomics and locks of the lock-free parts: the standard library's, or loom's where the models run.
 //!
 //! The models (`loom-tests/`) compile the source that ships. For each of them there is a [`Mutant`]: one
 //! ordering weakened, one fence or check left out. A model that does not reject its mutant proves nothing,
 //! so each is run with it too. In every other build [`planted`] is a constant `false`.
 
 #[cfg(gridkv_loom)]
+pub(crate) use loom::cell::UnsafeCell;
+#[cfg(gridkv_loom)]
+pub(crate) use loom::hint::spin_loop;
+#[cfg(gridkv_loom)]
 pub(crate) use loom::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering, fence};
 #[cfg(gridkv_loom)]
-pub(crate) use loom::sync::{Mutex, MutexGuard};
+pub(crate) use loom::sync::{Condvar, Mutex, MutexGuard};
+#[cfg(gridkv_loom)]
+pub(crate) use loom::thread::yield_now;
+#[cfg(not(gridkv_loom))]
+pub(crate) use std::hint::spin_loop;
 #[cfg(not(gridkv_loom))]
 pub(crate) use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering, fence};
 #[cfg(not(gridkv_loom))]
-pub(crate) use std::sync::{Mutex, MutexGuard};
+pub(crate) use std::sync::{Condvar, Mutex, MutexGuard};
+#[cfg(not(gridkv_loom))]
+pub(crate) use std::thread::yield_now;
 
 /// What a model must reject.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -42,6 +52,103 @@ pub(crate) enum Mutant {
     FreeAtOnce,
     /// A miss is believed without looking at the partition's state again.
     TrustedMiss,
+    /// A message is put into its slot of the ring without [`Ordering::Release`].
+    RelaxedPush,
+    /// A slot of the ring is given back without [`Ordering::Release`].
+    RelaxedPop,
+    /// A ring is closed only when what was in it has been dropped.
+    LateClose,
+    /// Whoever rings looks at the word without a fence behind the message.
+    UnfencedRing,
+    /// A thread looks at its work without a fence behind the word.
+    UnfencedPark,
+    /// A thread sleeps without another look at its work.
+    UncheckedPark,
+    /// Whoever is about to wait does not ring again.
+    RungOnce,
+    /// A wake that failed is taken for one that came.
+    ForgottenFailure,
+    /// Whoever waits for room tries without a fence behind its entry in the list.
+    UnfencedEntry,
+    /// The inbox looks at the list without a fence behind the room that it made.
+    UnfencedAdmit,
+    /// The inbox makes room and tells nobody.
+    SkippedAdmit,
+    /// Whoever waits for room does not try again behind its entry in the list.
+    UntriedEntry,
+    /// Whoever is woken when it has its room already keeps that to itself.
+    KeptWake,
+    /// Whoever is woken when its time is up goes without a try.
+    LostWake,
+    /// An inbox closes and tells nobody who waits for room.
+    SilentClose,
+    /// An answer is told without [`Ordering::Release`].
+    RelaxedAnswer,
+    /// An answer is told, and who sleeps for it is not woken.
+    SilentAnswer,
+    /// Whoever gives up takes the slot along, to which the answer is still to come.
+    #[cfg(gridkv_loom)]
+    StolenSlot,
+}
+
+/// Alone in its cache lines, and in their neighbours that processors fetch along.
+#[derive(Default)]
+#[repr(align(128))]
+pub(crate) struct Padded<T>(pub(crate) T);
+
+/// What several threads reach, one at a time, as something else sees to; in the models it is checked.
+#[cfg(not(gridkv_loom))]
+pub(crate) struct UnsafeCell<T>(std::cell::UnsafeCell<T>);
+
+#[cfg(not(gridkv_loom))]
+impl<T> UnsafeCell<T> {
+    pub(crate) const fn new(content: T) -> Self {
+        Self(std::cell::UnsafeCell::new(content))
+    }
+
+    #[inline]
+    pub(crate) fn with_mut<R>(&self, use_it: impl FnOnce(*mut T) -> R) -> R {
+        use_it(self.0.get())
+    }
+}
+
+/// What loom is to try in every order, where it would miss some by itself: of each word, it compares an access only
+/// with the last one, so a thread that loads and then stores hides another's load from itself.
+#[derive(Default)]
+pub(crate) struct Crossing {
+    #[cfg(gridkv_loom)]
+    count: AtomicU32,
+}
+
+impl Crossing {
+    #[inline]
+    pub(crate) fn pass(&self) {
+        #[cfg(gridkv_loom)]
+        self.count.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Where fences come in pairs, of which one comes first.
+#[derive(Default)]
+pub(crate) struct Fences {
+    /// Loom tries both orders of two fences only where something else that depends on the order is beside them.
+    crossing: Crossing,
+}
+
+impl Fences {
+    #[inline]
+    pub(crate) fn fence(&self) {
+        self.crossing.pass();
+        fence(Ordering::SeqCst);
+    }
+
+    /// A fence that a mutant leaves out.
+    #[inline]
+    pub(crate) fn fence_unless(&self, mutant: Mutant) {
+        if !planted(mutant) {
+            self.fence();
+        }
+    }
 }
 
 /// Part of memory that readers share and the writer frees. In the models it checks that every use comes before
@@ -109,6 +216,11 @@ impl Life {
 #[cfg(gridkv_loom)]
 pub(crate) fn has_failed() -> bool {
     std::thread::panicking()
+}
+
+#[cfg(not(gridkv_loom))]
+pub(crate) const fn has_failed() -> bool {
+    false
 }
 
 /// Orders whatever others did before they counted down, now that `count` was seen to be at its end.

@@ -9,44 +9,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use gridkv::{Config, Engine, NotApplied, WriteError, WriteOptions};
-use support::{start, wait_until};
+use support::{Dice, check, start, stress_time, value, wait_until};
 
 const WRITERS: u64 = 2;
 const READERS: u64 = 4;
 const KEYS: u64 = 20_000;
-
-fn duration() -> Duration {
-    let seconds = std::env::var("GRIDKV_STRESS_SECONDS").map_or(2.0, |text| text.parse().expect("a number"));
-    Duration::from_secs_f64(seconds / 2.0)
-}
-
-/// Numbers that look random, the same ones every time.
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, sides: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let x = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let x = (x ^ x >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (x ^ x >> 31) % sides
-    }
-}
-
-fn value(n: u64, version: u64, length: usize) -> Vec<u8> {
-    let mut value = Vec::with_capacity(length);
-    [n, version, length as u64].iter().for_each(|word| value.extend_from_slice(&word.to_le_bytes()));
-    value.resize(length, (n ^ version) as u8);
-    value
-}
-
-/// Its version.
-fn check(n: u64, value: &[u8]) -> u64 {
-    let word = |at: usize| u64::from_le_bytes(value[8 * at..8 * at + 8].try_into().unwrap());
-    let version = word(1);
-    assert_eq!((word(0), word(2)), (n, value.len() as u64), "another key's value, or a part of one");
-    assert!(value[24..].iter().all(|byte| *byte == (n ^ version) as u8), "a torn value");
-    version
-}
 
 fn write(engine: &Engine, writer: u64, newest: &[AtomicU64], end: Instant) {
     let mut dice = Dice(100 + writer);
@@ -120,7 +87,7 @@ fn run(config: Config) {
     let engine = start(config);
     let newest: Vec<AtomicU64> = (0..KEYS).map(|_| AtomicU64::new(0)).collect();
     let is_over = AtomicBool::new(false);
-    let end = Instant::now() + duration();
+    let end = Instant::now() + stress_time() / 2;
     thread::scope(|scope| {
         let (engine, newest, is_over) = (&engine, &newest, &is_over);
         let readers: Vec<_> =

@@ -1,5 +1,5 @@
-//! Models of the lock-free parts of gridkv: a writer beside readers, in every order that the memory model
-//! allows, by loom (after Norris & Demsky, "CDSChecker", OOPSLA '13).
+//! Models of the lock-free parts of gridkv, a writer beside readers and app threads beside core threads, in every
+//! order that the memory model allows, by loom (after Norris & Demsky, "CDSChecker", OOPSLA '13).
 //!
 //! ```sh
 //! RUSTFLAGS="--cfg gridkv_loom" CARGO_TARGET_DIR=target/loom cargo test --release -p gridkv-loom-tests
@@ -20,6 +20,7 @@
 //! - The fence on every processor: in the models readers run a fence too. The argument for the other is in
 //!   `src/store/reclaim.rs`.
 //! - The instructions that compare tags on x86-64: the models run what other processors do.
+//! - Time: a deadline has passed already, or never does.
 //! - That processors may order sequentially consistent fences less strictly than loom does, for which two of
 //!   them synchronize. The argument of `src/store/reclaim.rs` needs no more than that one comes first.
 //! - The tree beside the table, which only the owner looks into: it takes longer arrays than loom can bear.
@@ -34,12 +35,26 @@
     reason = "the models use a part of the engine's source"
 )]
 
+#[path = "../../src/runtime/bell.rs"]
+mod bell;
 #[path = "../../src/clock.rs"]
 mod clock;
 #[path = "../../src/entry.rs"]
 mod entry;
+#[path = "../../src/runtime/mailbox.rs"]
+mod mailbox;
 #[path = "../../src/options.rs"]
 mod options;
+#[path = "../../src/runtime/parker.rs"]
+mod parker;
+#[path = "../../src/prefetch.rs"]
+mod prefetch;
+#[path = "../../src/runtime/ring.rs"]
+mod ring;
+#[path = "../../src/runtime/room.rs"]
+mod room;
+#[path = "../../src/runtime/slot.rs"]
+mod slot;
 #[path = "../../src/store/mod.rs"]
 mod store;
 #[path = "../../src/sync.rs"]
@@ -47,9 +62,11 @@ mod sync;
 #[path = "../../src/types.rs"]
 mod types;
 
+mod calls;
 mod graveyard;
 mod harness;
 mod models;
 
+pub use calls::*;
 pub use harness::Model;
 pub use models::*;

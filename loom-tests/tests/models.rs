@@ -36,4 +36,16 @@ models! {
     partition = PARTITION;
     stashed_partition = STASHED_PARTITION;
     walk = WALK;
+    calls_ring = RING;
+    calls_wrap = WRAP;
+    calls_park = PARK;
+    calls_preempted = PREEMPTED;
+    calls_failed_wake = FAILED_WAKE;
+    calls_answer = ANSWER;
+    calls_timeout = TIMEOUT;
+    calls_late_answer = LATE_ANSWER;
+    calls_room = ROOM;
+    calls_rooms = ROOMS;
+    calls_room_timeout = ROOM_TIMEOUT;
+    calls_stop = STOP;
 }

@@ -8,7 +8,8 @@
 //!
 //! The machine lives on after the acknowledgement until every replica has the entry or it is given up:
 //! until then it is owed to the others, over lost connections and changes of the list. Then it is never
-//! stamped anew: what is newer was written later.
+//! stamped anew: what is newer was written later. Neither is one that its coordinator has followed by another write
+//! of the key, or the two would change places.
 
 use std::sync::Arc;
 
@@ -33,6 +34,8 @@ pub(crate) struct Write {
     overtaken_by: Version,
     /// From then on a newer state of the key is a later write, which this one must not overtake.
     was_acknowledged: bool,
+    /// This node has stamped a later write of the same key, which this one must not overtake either.
+    is_followed: bool,
     /// A replica applied it, or was asked and did not say. (Those that are being asked are in `replicas`.)
     may_have_happened: bool,
 }
@@ -76,6 +79,7 @@ impl Write {
             restamped: false,
             overtaken_by: Version::ZERO,
             was_acknowledged: false,
+            is_followed: false,
             may_have_happened: false,
         }
     }
@@ -148,7 +152,8 @@ impl Write {
             }
             (Phase::Replicating, Answer::Written { superseded_by, synced }) => {
                 self.may_have_happened = true;
-                let may_restamp = self.versions_needed == 0 && !self.restamped && !self.was_acknowledged;
+                let is_last = !self.was_acknowledged && !self.is_followed;
+                let may_restamp = self.versions_needed == 0 && !self.restamped && is_last;
                 match superseded_by.filter(|_| may_restamp) {
                     Some(newer) => {
                         self.overtaken_by = self.overtaken_by.max(newer);
@@ -169,12 +174,18 @@ impl Write {
     fn restamp_if_overtaken(&mut self, actions: &mut Vec<WriteAction>) {
         let spoken = self.replicas.iter().filter_map(Asked::answer).filter(|acked| acked.counts).count();
         let is_open = self.replicas.iter().any(Asked::state_is_open);
-        if self.overtaken_by > Version::ZERO && !self.was_acknowledged && (spoken >= self.needed || !is_open)
-        {
+        let is_last = !self.was_acknowledged && !self.is_followed;
+        if self.overtaken_by > Version::ZERO && is_last && (spoken >= self.needed || !is_open) {
             self.restamped = true;
             self.phase = Phase::AwaitingStamp;
             actions.push(WriteAction::Stamp { above: std::mem::take(&mut self.overtaken_by) });
         }
+    }
+
+    /// This node has stamped a later write of the same key. Where a replica holds something newer from now on, that
+    /// is it, or what it is about to be stamped above: this one counts as done there, just before it.
+    pub(crate) fn followed(&mut self) {
+        self.is_followed = true;
     }
 
     /// `from` serves an older list than this write counts in: it is told the list and asked again.
@@ -243,7 +254,7 @@ impl Write {
     /// How many replicas that count have it.
     pub(crate) fn acked(&self) -> usize {
         let answers = self.replicas.iter().filter_map(Asked::answer);
-        answers.filter(|acked| acked.counts && acked.has_it).count()
+        answers.filter(|acked| acked.counts && (acked.has_it || self.is_followed)).count()
     }
 
     pub(crate) fn needed(&self) -> usize {

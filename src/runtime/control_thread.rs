@@ -9,14 +9,17 @@ use std::time::Duration;
 use mio::net::TcpListener;
 use mio::{Events, Poll, Token};
 
+use super::bell::Bell;
 use super::clock::Clock;
 use super::core_thread::{FIRST_CONNECTION, Order};
 use super::mailbox::{Inbox, Outbox};
 use super::net::datagram::Datagrams;
 use super::net::{ConnectionId, LossCause, Net, NetEvent, Target};
+use super::ring::Pop;
 use crate::clock::Instant;
 use crate::control::{Control, ControlAction, ControlEvent, Link, LinkEnd, Readiness};
 use crate::events::{Event, MemberInfo, Subscriber};
+use crate::shard::StoppedBy;
 use crate::types::Partition;
 use crate::wire::message::{Channel, Frame, Message};
 
@@ -32,25 +35,19 @@ pub(crate) const DATAGRAMS: Token = Token(2);
 
 /// What the control thread is told by cores and by the engine's handle.
 pub(crate) enum ToControl {
-    Progress {
-        core: usize,
-        generation: u64,
-        giving: usize,
-    },
-    DataLost {
-        partitions: usize,
-    },
+    Progress { core: usize, generation: u64, giving: usize },
+    DataLost { partitions: usize },
     Leave,
-    /// With `farewell` the others are told, without they find out.
-    Stop {
-        farewell: bool,
-    },
 }
 
 /// What the control thread lets the app's threads see.
 #[derive(Default)]
 pub(crate) struct Shared {
     is_closed: AtomicBool,
+    /// The other nodes are not told.
+    is_silent: AtomicBool,
+    /// Nobody had asked for that.
+    has_failed: AtomicBool,
     state: Mutex<SharedState>,
     changed: Condvar,
 }
@@ -63,13 +60,23 @@ pub(crate) struct SharedState {
     pub(crate) giving: Vec<usize>,
     pub(crate) has_left: bool,
     pub(crate) is_stopped: bool,
+    /// Why it failed, where it did.
+    pub(crate) failure: Option<String>,
     pub(crate) subscribers: Vec<Subscriber>,
 }
 
 impl Shared {
-    /// Lets no more calls in.
-    pub(crate) fn close(&self) {
+    /// Lets no more calls in, and has the threads stop when they look next. With `farewell` the other nodes are
+    /// told; without, they find out.
+    pub(crate) fn close(&self, farewell: bool) {
+        if !farewell {
+            self.is_silent.store(true, Ordering::Relaxed);
+        }
         self.is_closed.store(true, Ordering::Release);
+    }
+
+    fn is_silent(&self) -> bool {
+        self.is_silent.load(Ordering::Relaxed)
     }
 
     #[inline]
@@ -77,9 +84,30 @@ impl Shared {
         self.is_closed.load(Ordering::Acquire)
     }
 
+    /// Lets no more calls in, and says that it is by a failure, unless it was closed before. Why is known before
+    /// anybody finds it closed; said again, it is said better.
+    pub(crate) fn fail(&self, why: &str) {
+        let mut state = self.lock();
+        if !self.is_closed() || self.has_failed() {
+            state.failure = Some(why.to_owned());
+            self.has_failed.store(true, Ordering::Relaxed);
+        }
+        drop(state);
+        self.close(true);
+    }
+
+    /// Whether it is a failure that has closed it.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.is_closed() && self.has_failed.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn stopped_by(&self) -> StoppedBy {
+        if self.has_failed() { StoppedBy::Failure } else { StoppedBy::Request }
+    }
+
     /// Nothing will happen any more: whoever waits is told.
     pub(crate) fn set_stopped(&self) {
-        self.close();
+        self.close(true);
         self.update(|state| {
             state.is_stopped = true;
             state.subscribers.clear();
@@ -113,6 +141,7 @@ impl Shared {
 
 pub(crate) struct ControlThread {
     pub(crate) poll: Poll,
+    pub(crate) bell: Arc<Bell>,
     pub(crate) clock: Clock,
     pub(crate) control: Control,
     pub(crate) net: Net,
@@ -129,13 +158,11 @@ pub(crate) struct Turn {
     actions: Vec<ControlAction>,
     net_events: Vec<NetEvent>,
     next_request: u64,
-    stopping: bool,
 }
 
 /// Gives every core its first placement, so that the first call finds one.
 pub(crate) fn begin(thread: ControlThread) -> Turn {
-    let mut turn =
-        Turn { thread, actions: Vec::new(), net_events: Vec::new(), next_request: 1, stopping: false };
+    let mut turn = Turn { thread, actions: Vec::new(), net_events: Vec::new(), next_request: 1 };
     let now = turn.thread.clock.instant();
     turn.thread.control.start(now, &mut turn.actions);
     turn.perform(now);
@@ -150,22 +177,33 @@ pub(crate) fn begin(thread: ControlThread) -> Turn {
 pub(crate) fn run(mut turn: Turn) -> io::Result<()> {
     let mut events = Events::with_capacity(256);
     let mut is_behind = true;
-    while !turn.stopping {
-        let timeout = if is_behind { Some(Duration::ZERO) } else { turn.until_deadline() };
-        match turn.thread.poll.poll(&mut events, timeout) {
-            Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
-            // Interrupted, it has not filled in any events.
-            Err(_) => events.clear(),
-            Ok(()) => {}
-        }
+    while !turn.thread.shared.is_closed() {
+        turn.poll(&mut events, is_behind)?;
         is_behind = turn.run(&events);
     }
-    let ControlThread { net, datagrams, .. } = &turn.thread;
-    log::debug!("the control thread stops: {:?}, {:?}", net.counters(), datagrams.counters());
+    turn.stop();
     Ok(())
 }
 
 impl Turn {
+    /// Waits for something to do, unless there is.
+    fn poll(&mut self, events: &mut Events, is_behind: bool) -> io::Result<()> {
+        let timeout = if is_behind { Some(Duration::ZERO) } else { self.until_deadline() };
+        let ControlThread { poll, bell, messages, shared, .. } = &mut self.thread;
+        let has_work = || is_behind || messages.has_item() || shared.is_closed();
+        let polled = bell.park(has_work, || poll.poll(events, timeout));
+        let polled = polled.unwrap_or_else(|| poll.poll(events, Some(Duration::ZERO)));
+        match polled {
+            Err(error) if error.kind() != io::ErrorKind::Interrupted => Err(error),
+            Err(_) => {
+                // Interrupted, it has not filled in any events.
+                events.clear();
+                Ok(())
+            }
+            Ok(()) => Ok(()),
+        }
+    }
+
     fn until_deadline(&self) -> Option<Duration> {
         let now = self.thread.clock.instant();
         let net = self.thread.net.deadline();
@@ -176,11 +214,6 @@ impl Turn {
     fn run(&mut self, events: &Events) -> bool {
         let now = self.thread.clock.instant();
         self.take_messages(now);
-        if self.stopping {
-            // The farewell is on its way. Whatever is read from here on could only be answered wrongly.
-            self.thread.net.flush(&mut self.net_events);
-            return false;
-        }
         let mut is_behind = self.read_datagrams(now);
         is_behind |= self.read_sockets(now, events);
         if self.thread.control.deadline().is_some_and(|at| at <= now) {
@@ -195,8 +228,19 @@ impl Turn {
         is_behind
     }
 
+    /// Says farewell, where that is wanted. Whatever is read from here on could only be answered wrongly.
+    fn stop(mut self) {
+        let now = self.thread.clock.instant();
+        if !self.thread.shared.is_silent() {
+            self.tell(now, ControlEvent::Stop);
+            self.thread.net.flush(&mut self.net_events);
+        }
+        let ControlThread { net, datagrams, .. } = &self.thread;
+        log::debug!("the control thread stops: {:?}, {:?}", net.counters(), datagrams.counters());
+    }
+
     fn take_messages(&mut self, now: Instant) {
-        while let Some(message) = self.thread.messages.try_recv() {
+        while let Pop::Item(message) = self.thread.messages.pop() {
             let event = match message {
                 ToControl::Progress { core, generation, giving } => {
                     self.thread.shared.update(|state| {
@@ -208,16 +252,10 @@ impl Turn {
                 }
                 ToControl::DataLost { partitions } => ControlEvent::DataLost { partitions },
                 ToControl::Leave => ControlEvent::Leave,
-                ToControl::Stop { farewell } => {
-                    self.stopping = true;
-                    if !farewell {
-                        continue;
-                    }
-                    ControlEvent::Stop
-                }
             };
             self.tell(now, event);
         }
+        self.thread.messages.admit();
     }
 
     fn read_datagrams(&mut self, now: Instant) -> bool {

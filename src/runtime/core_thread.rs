@@ -3,31 +3,41 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::mem::ManuallyDrop;
+use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
 use std::time::Duration;
 
 use mio::{Events, Poll, Token};
 
+use super::bell::Bell;
 use super::clock::Clock;
 use super::control_thread::{Shared, ToControl};
+use super::engine_thread::{message, stopped_by};
+use super::idle::{CoreCount, Patience, look, spare_processors};
 use super::mailbox::{Inbox, SendError, Sender};
 use super::net::{ConnectionId, Handover, Net, NetEvent, Target};
 use super::reply::ReplyTo;
-use crate::clock::Now;
-use crate::error::{NotApplied, ReadError};
+use super::ring::Pop;
+use crate::clock::{Instant, Now};
+use crate::options::IdleStrategy;
 use crate::placement::Placement;
-use crate::shard::{Action, Call, Event, Outcome, Shard, Stage};
+use crate::shard::{Action, Call, Event, Shard, Stage};
 use crate::types::{CoreId, Identity};
 use crate::wire::message::{Channel, Frame, Message};
 
-/// How many messages of apps may wait for a core. A caller beyond that waits for room.
-pub(crate) const CALLS_CAPACITY: usize = 4096;
+/// How many messages of apps may wait for a core. A caller beyond that waits for room. Few enough that the queue
+/// stays in the processor's cache.
+pub(crate) const CALLS_CAPACITY: usize = 1024;
 
 /// How many messages of the control thread may wait; it keeps what does not fit.
 pub(crate) const ORDERS_CAPACITY: usize = 256;
 
-/// How many calls one turn takes, so that sockets and timers get theirs under a flood of calls.
-const CALLS_PER_TURN: usize = 256;
+/// How many operations one turn takes, so that sockets and timers get theirs under a flood of calls.
+const OPERATIONS_PER_TURN: usize = 256;
+
+/// After how many operations sockets are looked at, where there are calls all the time: some ten microseconds.
+const OPERATIONS_PER_POLL: usize = 64;
 
 pub(crate) const WAKE: Token = Token(0);
 /// Below this, tokens belong to the thread; from here on to its connections.
@@ -40,6 +50,9 @@ pub(crate) struct CallMessage {
     content: Option<(Call, ReplyTo)>,
 }
 
+/// With its place's number it fills one cache line of the queue.
+const _: () = assert!(size_of::<CallMessage>() <= 56);
+
 impl CallMessage {
     pub(crate) fn new(call: Call, reply_to: ReplyTo) -> Self {
         Self { content: Some((call, reply_to)) }
@@ -48,21 +61,24 @@ impl CallMessage {
     fn take(mut self) -> Option<(Call, ReplyTo)> {
         self.content.take()
     }
+
+    /// It was not sent: its caller knows.
+    pub(crate) fn discard(self) {
+        if let Some((_, reply_to)) = self.take() {
+            reply_to.discard();
+        }
+    }
 }
 
 impl Drop for CallMessage {
     fn drop(&mut self) {
         if let Some((call, reply_to)) = self.content.take() {
-            reply_to.send(match call {
-                Call::Write(_) => Outcome::Written(Err(NotApplied::ShutDown.into())),
-                Call::Touch(_) => Outcome::Touched(Err(NotApplied::ShutDown.into())),
-                Call::Read(_) | Call::Keys(_) | Call::Counts => Outcome::Read(Err(ReadError::ShutDown)),
-            });
+            reply_to.send(call.stopped(stopped_by()));
         }
     }
 }
 
-/// From the control thread, or the engine's handle.
+/// From the control thread.
 pub(crate) enum Order {
     Place {
         placement: Arc<Placement>,
@@ -76,13 +92,14 @@ pub(crate) enum Order {
         handover: Box<Handover>,
         peer: Identity,
     },
-    Stop,
 }
 
 pub(crate) struct CoreThread {
     pub(crate) core: CoreId,
     pub(crate) poll: Poll,
+    pub(crate) bell: Arc<Bell>,
     pub(crate) clock: Clock,
+    pub(crate) idle: IdleStrategy,
     pub(crate) shard: Shard<ReplyTo>,
     pub(crate) calls: Inbox<CallMessage>,
     pub(crate) orders: Inbox<Order>,
@@ -95,6 +112,11 @@ pub(crate) struct CoreThread {
 /// The state of the loop.
 struct Turn {
     thread: CoreThread,
+    /// When it began.
+    now: Now,
+    patience: Patience,
+    /// Operations since the sockets were last looked at.
+    unpolled: usize,
     /// Who is at the other end of the accepted connections.
     peers: BTreeMap<ConnectionId, Identity>,
     actions: Vec<Action<ReplyTo>>,
@@ -103,7 +125,6 @@ struct Turn {
     unsent: Vec<u64>,
     /// What the control thread has not been told yet, because its queue was full.
     unreported: Report,
-    stopping: bool,
 }
 
 /// The latest of what a core tells the control thread: what is older does not matter any more.
@@ -113,53 +134,140 @@ struct Report {
     partitions_lost: usize,
 }
 
-/// Runs until it is told to stop.
+/// Runs until the engine is closed. Where it panics, the engine is closed before anybody is told.
 ///
 /// # Errors
 ///
 /// The poll's, which end the thread.
 pub(crate) fn run(thread: CoreThread) -> io::Result<()> {
-    let mut events = Events::with_capacity(256);
-    let mut turn = Turn {
-        thread,
-        peers: BTreeMap::new(),
-        actions: Vec::new(),
-        net_events: Vec::new(),
-        unsent: Vec::new(),
-        unreported: Report::default(),
-        stopping: false,
-    };
-    let mut is_behind = false;
-    // Whoever stops the engine closes it first: the order to stop is only there to wake this thread.
-    while !turn.stopping && !turn.thread.shared.is_closed() {
-        let timeout = if is_behind { Some(Duration::ZERO) } else { turn.until_deadline() };
-        match turn.thread.poll.poll(&mut events, timeout) {
-            Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
-            // Interrupted, it has not filled in any events.
-            Err(_) => events.clear(),
-            Ok(()) => {}
+    let _is_core = CoreCount::new();
+    let mut turn = Turn::new(thread);
+    match panic::catch_unwind(AssertUnwindSafe(|| turn.run_until_closed())) {
+        Ok(outcome) => {
+            if let Err(error) = &outcome {
+                turn.thread.shared.fail(&format!("polling failed: {error}"));
+            }
+            turn.stop();
+            outcome
         }
-        is_behind = turn.run(&events);
+        Err(payload) => {
+            turn.abandon(message(&*payload));
+            panic::resume_unwind(payload)
+        }
     }
-    turn.stop();
-    Ok(())
 }
 
 impl Turn {
-    fn until_deadline(&self) -> Option<Duration> {
-        let now = self.thread.clock.instant();
+    fn new(thread: CoreThread) -> Self {
+        Self {
+            now: thread.clock.now(),
+            patience: Patience::new(match thread.idle {
+                IdleStrategy::Adaptive { max_spin } => max_spin,
+                IdleStrategy::Park | IdleStrategy::Busy => Duration::ZERO,
+            }),
+            thread,
+            unpolled: 0,
+            peers: BTreeMap::new(),
+            actions: Vec::new(),
+            net_events: Vec::new(),
+            unsent: Vec::new(),
+            unreported: Report::default(),
+        }
+    }
+
+    fn run_until_closed(&mut self) -> io::Result<()> {
+        let mut events = Events::with_capacity(256);
+        let mut is_behind = false;
+        while !self.thread.shared.is_closed() {
+            self.wait(&mut events, is_behind)?;
+            is_behind = self.run(&events);
+        }
+        Ok(())
+    }
+
+    /// Waits for something to do, where there is nothing, as the strategy says.
+    fn wait(&mut self, events: &mut Events, is_behind: bool) -> io::Result<()> {
+        events.clear();
+        let is_due = self.deadline().is_some_and(|at| at <= self.now.instant);
+        if !is_behind && !is_due && !self.has_messages() && !self.spin(events)? {
+            return self.sleep(events);
+        }
+        // What a poll has reported it does not report again.
+        if self.thread.net.is_some() && self.unpolled >= OPERATIONS_PER_POLL && events.is_empty() {
+            self.unpolled = 0;
+            poll_for(&mut self.thread.poll, events, Duration::ZERO)?;
+        }
+        Ok(())
+    }
+
+    /// A message, or the end.
+    fn has_messages(&self) -> bool {
+        self.thread.calls.has_item() || self.thread.orders.has_item() || self.thread.shared.is_closed()
+    }
+
+    /// Looks for messages and at the sockets for as long as the strategy allows, and no longer than until
+    /// something is due. Whether something is there.
+    fn spin(&mut self, events: &mut Events) -> io::Result<bool> {
+        let until = match self.thread.idle {
+            IdleStrategy::Park => return Ok(false),
+            IdleStrategy::Adaptive { .. } if spare_processors() == 0 => return Ok(false),
+            IdleStrategy::Adaptive { .. } => {
+                let expects_answers = self.thread.shard.expects_answers();
+                Some(self.now.instant + self.patience.spin(expects_answers))
+            }
+            IdleStrategy::Busy => None,
+        };
+        let until = until.into_iter().chain(self.deadline()).min();
+        let CoreThread { poll, clock, calls, orders, shared, net, .. } = &mut self.thread;
+        let has_messages = || calls.has_item() || orders.has_item() || shared.is_closed();
+        let unpolled = &mut self.unpolled;
+        let has_events = || {
+            if net.is_some() {
+                *unpolled = 0;
+                poll_for(poll, events, Duration::ZERO)?;
+            }
+            Ok(!events.is_empty())
+        };
+        let found = look(clock, until, has_messages, has_events)?;
+        if found {
+            self.patience.learn(Duration::ZERO);
+        }
+        // What is due is work, too.
+        Ok(found || self.thread.idle == IdleStrategy::Busy)
+    }
+
+    /// Sleeps until somebody rings, a socket has something, or something is due.
+    fn sleep(&mut self, events: &mut Events) -> io::Result<()> {
+        let timeout = self.deadline().map(|at| at.since(self.thread.clock.instant()));
+        let CoreThread { poll, bell, calls, orders, shared, .. } = &mut self.thread;
+        let has_messages = || calls.has_item() || orders.has_item() || shared.is_closed();
+        if let Some(polled) = bell.park(has_messages, || poll.poll(events, timeout)) {
+            self.unpolled = 0;
+            interrupted_is_nothing(polled, events)?;
+        }
+        if !events.is_empty() || self.has_messages() {
+            self.patience.learn(self.thread.clock.instant().since(self.now.instant));
+        }
+        Ok(())
+    }
+
+    /// When something is due, at the latest.
+    fn deadline(&self) -> Option<Instant> {
         let net = self.thread.net.as_ref().and_then(Net::deadline);
-        self.thread.shard.deadline().into_iter().chain(net).min().map(|at| at.since(now))
+        self.thread.shard.deadline().into_iter().chain(net).min()
     }
 
     /// One turn. Whether there is more to do at once.
     fn run(&mut self, events: &Events) -> bool {
         let now = self.thread.clock.now();
+        self.now = now;
         self.take_orders(now);
         let mut is_behind = self.read_sockets(now, events);
         is_behind |= self.take_calls(now);
         if self.thread.shard.deadline().is_some_and(|at| at <= now.instant) {
             self.thread.shard.handle_timers(now, &mut self.actions);
+            // It may have gone on with as many operations of batches as a turn has.
+            self.unpolled += OPERATIONS_PER_POLL;
         }
         self.perform(now);
         if let Some(net) = &mut self.thread.net {
@@ -167,7 +275,7 @@ impl Turn {
             // What the flush lost is handled in the next turn.
             is_behind |= !self.net_events.is_empty();
         }
-        for request_id in std::mem::take(&mut self.unsent) {
+        while let Some(request_id) = self.unsent.pop() {
             self.tell(now, Event::Unsent { request_id });
         }
         is_behind |= !self.actions.is_empty();
@@ -175,7 +283,9 @@ impl Turn {
     }
 
     fn take_orders(&mut self, now: Now) {
-        while let Some(order) = self.thread.orders.try_recv() {
+        while self.thread.orders.has_item()
+            && let Pop::Item(order) = self.thread.orders.pop()
+        {
             match order {
                 Order::Place { placement, stage } => self.tell(now, Event::Placement { placement, stage }),
                 Order::Returned { identity } => {
@@ -190,7 +300,6 @@ impl Turn {
                         self.peers.insert(connection, peer);
                     }
                 }
-                Order::Stop => self.stopping = true,
             }
         }
     }
@@ -240,26 +349,28 @@ impl Turn {
         }
     }
 
+    /// Takes calls within the budget of a turn. Whether there are more.
     fn take_calls(&mut self, now: Now) -> bool {
-        for _ in 0..CALLS_PER_TURN {
-            let Some(message) = self.thread.calls.try_recv() else { return false };
+        let mut operations = 0;
+        while operations < OPERATIONS_PER_TURN
+            // Cheaper to look at than to pop in vain, which would take the producers' line from them.
+            && self.thread.calls.has_item()
+            && let Pop::Item(message) = self.thread.calls.pop()
+        {
             // The caller may have been told of a change that this core has not looked at yet.
             self.take_orders(now);
-            match message.take() {
-                Some((Call::Write(call), caller)) if call.deadline <= now.instant => {
-                    caller.send(Outcome::Written(Err(NotApplied::Overloaded.into())));
-                }
-                Some((Call::Touch(call), caller)) if call.deadline <= now.instant => {
-                    caller.send(Outcome::Touched(Err(NotApplied::Overloaded.into())));
-                }
-                Some((Call::Read(call), caller)) if call.deadline <= now.instant => {
-                    caller.send(Outcome::Read(Err(ReadError::Overloaded)));
-                }
-                Some((call, caller)) => self.tell(now, Event::Call { call, caller }),
-                None => {}
+            if let Some((call, caller)) = message.take() {
+                operations += call.weight();
+                self.tell(now, Event::Call { call, caller });
+                self.perform(now);
             }
         }
-        !self.thread.calls.is_empty()
+        if operations > 0 {
+            self.thread.calls.admit();
+        }
+        // A turn without any counts, too: there are other reasons to be busy.
+        self.unpolled += operations.max(OPERATIONS_PER_POLL / 4);
+        self.thread.calls.has_item()
     }
 
     fn tell(&mut self, now: Now, event: Event<ReplyTo>) {
@@ -267,7 +378,8 @@ impl Turn {
     }
 
     fn perform(&mut self, now: Now) {
-        for action in std::mem::take(&mut self.actions) {
+        let mut actions = std::mem::take(&mut self.actions);
+        for action in actions.drain(..) {
             match action {
                 Action::Reply { caller, outcome } => caller.send(outcome),
                 Action::Ask { to, core, partition, request_id, request } => {
@@ -301,6 +413,8 @@ impl Turn {
                 }
             }
         }
+        // It is empty, and has room for the next ones.
+        self.actions = actions;
     }
 
     /// Tells the control thread what is new, as far as it has room. Whether something is left to tell.
@@ -342,10 +456,33 @@ impl Turn {
     /// Answers whoever waits. Who waits in the queue is answered when that is dropped.
     fn stop(mut self) {
         let now = self.thread.clock.now();
-        self.tell(now, Event::Stop);
+        self.tell(now, Event::Stop(self.thread.shared.stopped_by()));
         self.perform(now);
         if let Some(net) = &self.thread.net {
             log::debug!("core {} stops: {:?}", self.thread.core.0, net.counters());
         }
+    }
+
+    /// After a panic: closes the engine and lets go of whoever waits. Of the rest of the shard, which may be in
+    /// any state, nothing is looked at again: its memory is never freed.
+    fn abandon(self, why: &str) {
+        self.thread.shared.fail(why);
+        let mut shard = ManuallyDrop::new(self.thread.shard);
+        let _ = panic::catch_unwind(AssertUnwindSafe(|| shard.abandon()));
+    }
+}
+
+fn poll_for(poll: &mut Poll, events: &mut Events, timeout: Duration) -> io::Result<()> {
+    interrupted_is_nothing(poll.poll(events, Some(timeout)), events)
+}
+
+fn interrupted_is_nothing(polled: io::Result<()>, events: &mut Events) -> io::Result<()> {
+    match polled {
+        Err(error) if error.kind() == io::ErrorKind::Interrupted => {
+            // It has not filled in any events.
+            events.clear();
+            Ok(())
+        }
+        other => other,
     }
 }

@@ -1,43 +1,38 @@
-//! A thread's inbox: a bounded queue, and a way to wake the thread out of its poll.
+//! A thread's inbox: a bounded [`ring`](mod@super::ring), and a [`Bell`] to wake the thread out of its poll.
 //!
-//! Every message wakes the thread that it is for, awake or not: a system call per message, and nothing
-//! to get wrong. Nobody on an engine thread ever waits for room: what does not fit stays in the sender's
-//! [`Outbox`] until the next turn.
+//! A message to a thread that is awake is a few instructions, and no system call. A thread may have several
+//! inboxes, which share its bell: what floods one of them leaves room in the others.
+//!
+//! An app thread that finds no room [waits for it](super::room). Nobody on an engine thread ever does: what does
+//! not fit stays in the sender's [`Outbox`] until the next turn.
 
 use std::collections::VecDeque;
-use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError, RwLock, TryLockError};
+use std::sync::Arc;
 use std::time::Instant;
 
-use crossbeam::channel::{self, Receiver, SendTimeoutError, TrySendError};
-use mio::Waker;
+use super::bell::{Bell, SystemWaker, Wake};
+use super::ring::{Consumer, Pop, Producer, PushError, ring};
+use super::room::Room;
+use crate::sync::{Mutant, has_failed, planted, spin_loop, yield_now};
+
+/// How often an app thread looks for room before it enters the list, and from when on it lets others run between
+/// two looks: the thread that makes room may need this one's processor. In the models it is a step like any
+/// other.
+const SPINS: usize = if cfg!(gridkv_loom) { 0 } else { 64 };
+const YIELDS_FROM: u32 = 48;
 
 /// The sending end. Cheap to clone.
-pub(crate) struct Sender<T> {
-    queue: channel::Sender<T>,
-    gate: Arc<Gate>,
-    waker: Arc<Waker>,
+pub(crate) struct Sender<T, W = SystemWaker> {
+    producer: Producer<T>,
+    room: Arc<Room>,
+    bell: Arc<Bell<W>>,
 }
 
-impl<T> Clone for Sender<T> {
-    fn clone(&self) -> Self {
-        Self { queue: self.queue.clone(), gate: self.gate.clone(), waker: self.waker.clone() }
-    }
-}
-
-/// The receiving end. Dropping it closes the mailbox and drops every message in it. (A channel alone would
-/// keep what is in it for as long as anybody could send.)
+/// The receiving end. Dropping it closes the mailbox and drops every message in it: each is received, or dropped
+/// here, or comes back to its sender.
 pub(crate) struct Inbox<T> {
-    queue: Receiver<T>,
-    gate: Arc<Gate>,
-}
-
-struct Gate {
-    /// Whether the inbox is there. Held for reading while a message is put into the queue.
-    is_open: RwLock<bool>,
-    /// No sender comes to the lock any more, so that whoever closes gets it. Nothing else rests on this.
-    is_closing: AtomicBool,
+    consumer: Consumer<T>,
+    room: Arc<Room>,
 }
 
 /// Why a message was not taken; it comes back.
@@ -49,84 +44,122 @@ pub(crate) enum SendError<T> {
     Closed(T),
 }
 
-/// An inbox for `capacity` messages of the thread that `waker` wakes.
-pub(crate) fn mailbox<T>(capacity: usize, waker: Arc<Waker>) -> (Sender<T>, Inbox<T>) {
-    let (queue, receiver) = channel::bounded(capacity);
-    let gate = Arc::new(Gate { is_open: RwLock::new(true), is_closing: AtomicBool::new(false) });
-    let inbox = Inbox { queue: receiver, gate: gate.clone() };
-    (Sender { queue, gate, waker }, inbox)
+/// An inbox for `capacity` messages, or somewhat more, of the thread that has this bell.
+pub(crate) fn mailbox<T, W>(capacity: usize, bell: Arc<Bell<W>>) -> (Sender<T, W>, Inbox<T>) {
+    let (producer, consumer) = ring(capacity);
+    let room = Arc::new(Room::default());
+    (Sender { producer, room: room.clone(), bell }, Inbox { consumer, room })
 }
 
 impl<T> Inbox<T> {
-    /// The next message, if one is here.
-    pub(crate) fn try_recv(&self) -> Option<T> {
-        self.queue.try_recv().ok()
+    /// The next message. Whoever takes some [admits](Self::admit) afterwards.
+    pub(crate) fn pop(&mut self) -> Pop<T> {
+        self.consumer.pop()
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.queue.is_empty()
+    /// Whether a message is here that can be taken.
+    pub(crate) fn has_item(&self) -> bool {
+        self.consumer.has_item()
+    }
+
+    /// Once after messages were taken: those who wait for the room get it.
+    pub(crate) fn admit(&mut self) {
+        self.room.admit(|| self.consumer.free());
     }
 }
 
 impl<T> Drop for Inbox<T> {
     fn drop(&mut self) {
-        self.gate.is_closing.store(true, Ordering::Relaxed);
-        loop {
-            // Senders that wait for room hold the lock until they get it.
-            self.queue.try_iter().for_each(drop);
-            match self.gate.is_open.try_write() {
-                Ok(mut is_open) => *is_open = false,
-                Err(TryLockError::Poisoned(poisoned)) => *poisoned.into_inner() = false,
-                Err(TryLockError::WouldBlock) => {
-                    std::thread::yield_now();
-                    continue;
-                }
-            }
-            return self.queue.try_iter().for_each(drop);
+        if has_failed() {
+            return;
         }
+        if !planted(Mutant::LateClose) {
+            self.consumer.close();
+        }
+        self.room.close();
     }
 }
 
-impl<T> Sender<T> {
-    /// Waits for room until `deadline`. For app threads.
-    pub(crate) fn send_until(&self, message: T, deadline: Instant) -> Result<(), SendError<T>> {
-        if self.gate.is_closing.load(Ordering::Relaxed) {
-            return Err(SendError::Closed(message));
-        }
-        let is_open = self.gate.is_open.read().unwrap_or_else(PoisonError::into_inner);
-        if !*is_open {
-            return Err(SendError::Closed(message));
-        }
-        self.queue.send_deadline(message, deadline).map_err(|error| match error {
-            SendTimeoutError::Timeout(message) => SendError::Full(message),
-            SendTimeoutError::Disconnected(message) => SendError::Closed(message),
-        })?;
-        self.wake();
-        Ok(())
+impl<T, W> Clone for Sender<T, W> {
+    fn clone(&self) -> Self {
+        Self { producer: self.producer.clone(), room: self.room.clone(), bell: self.bell.clone() }
     }
+}
 
-    /// For engine threads: never waits, not for the lock either, which is held for writing only while an
-    /// inbox closes.
+impl<T, W: Wake> Sender<T, W> {
+    /// For engine threads: never waits.
     pub(crate) fn try_send(&self, message: T) -> Result<(), SendError<T>> {
-        let Ok(is_open) = self.gate.is_open.try_read() else { return Err(SendError::Full(message)) };
-        if !*is_open {
-            return Err(SendError::Closed(message));
-        }
-        self.queue.try_send(message).map_err(|error| match error {
-            TrySendError::Full(message) => SendError::Full(message),
-            TrySendError::Disconnected(message) => SendError::Closed(message),
-        })?;
-        self.wake();
+        self.producer.push(message)?;
+        self.bell.ring();
         Ok(())
     }
 
-    fn wake(&self) {
-        let woken = self.waker.wake();
-        // The waker's pipe is full: the thread is about to wake anyway.
-        if let Err(error) = woken
-            && error.kind() != io::ErrorKind::WouldBlock
-        {
-            log::error!("a core could not be woken: {error}");
+    /// Waits for room until the deadline, or for as long as it takes. For app threads.
+    pub(crate) fn send_until(
+        &self,
+        message: T,
+        deadline: impl Into<Option<Instant>>,
+    ) -> Result<(), SendError<T>> {
+        let mut sent = self.try_send(message);
+        for spins in (0..).take(SPINS) {
+            let Err(SendError::Full(message)) = sent else { return sent };
+            // Others wait already: it is behind them.
+            if self.room.is_wanted() {
+                return self.send_with_place(message, deadline.into());
+            }
+            if spins < YIELDS_FROM {
+                spin_loop()
+            } else {
+                yield_now()
+            }
+            sent = self.try_send(message);
+        }
+        match sent {
+            Err(SendError::Full(message)) => self.send_with_place(message, deadline.into()),
+            sent => sent,
+        }
+    }
+
+    fn send_with_place(&self, message: T, deadline: Option<Instant>) -> Result<(), SendError<T>> {
+        let mut message = message;
+        let place = self.room.enter();
+        let mut is_tried = planted(Mutant::UntriedEntry);
+        loop {
+            if !std::mem::take(&mut is_tried) {
+                match self.try_send(message) {
+                    Err(SendError::Full(back)) => message = back,
+                    sent => {
+                        place.done();
+                        return sent;
+                    }
+                }
+            }
+            // Whoever filled the ring may have been preempted before it rang, or before it woke the thread.
+            self.bell.ring();
+            self.bell.ring_again();
+            if !place.wait(deadline) {
+                return Err(SendError::Full(message));
+            }
+            place.enter_again();
+        }
+    }
+
+    #[cfg(all(test, not(gridkv_loom)))]
+    pub(crate) fn queued(&self) -> usize {
+        self.producer.queued()
+    }
+
+    /// For who has sent a message and is about to sleep until it is answered.
+    pub(crate) fn ring_again(&self) {
+        self.bell.ring_again();
+    }
+}
+
+impl<T> From<PushError<T>> for SendError<T> {
+    fn from(error: PushError<T>) -> Self {
+        match error {
+            PushError::Full(message) => Self::Full(message),
+            PushError::Closed(message) => Self::Closed(message),
         }
     }
 }
@@ -135,13 +168,13 @@ impl<T> Sender<T> {
 ///
 /// It holds what does not fit into the queue, without a bound of its own: every message stands for a
 /// change of the members or for an open connection, and those are bounded.
-pub(crate) struct Outbox<T> {
-    sender: Sender<T>,
+pub(crate) struct Outbox<T, W = SystemWaker> {
+    sender: Sender<T, W>,
     overflow: VecDeque<T>,
 }
 
-impl<T> Outbox<T> {
-    pub(crate) fn new(sender: Sender<T>) -> Self {
+impl<T, W: Wake> Outbox<T, W> {
+    pub(crate) fn new(sender: Sender<T, W>) -> Self {
         Self { sender, overflow: VecDeque::new() }
     }
 
@@ -170,50 +203,154 @@ impl<T> Outbox<T> {
 #[cfg(test)]
 #[expect(clippy::disallowed_methods, reason = "a test's deadline")]
 mod tests {
+    use std::io;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::thread;
     use std::time::Duration;
 
-    use mio::{Poll, Token};
+    use mio::{Events, Poll, Token, Waker};
 
     use super::*;
 
-    fn of_capacity(capacity: usize) -> (Poll, Sender<Arc<()>>, Inbox<Arc<()>>) {
-        let poll = Poll::new().unwrap();
-        let waker = Arc::new(Waker::new(poll.registry(), Token(0)).unwrap());
-        let (sender, inbox) = mailbox(capacity, waker);
-        (poll, sender, inbox)
+    /// For a thread that does not sleep.
+    struct Silent;
+
+    impl Wake for Silent {
+        fn wake(&self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn of_capacity<T>(capacity: usize) -> (Sender<T, Silent>, Inbox<T>) {
+        mailbox(capacity, Arc::new(Bell::new(Silent)))
+    }
+
+    fn after(wait: Duration) -> Instant {
+        Instant::now() + wait
+    }
+
+    fn late() -> Instant {
+        after(Duration::from_secs(60))
+    }
+
+    fn item<T>(pop: Pop<T>) -> Option<T> {
+        match pop {
+            Pop::Item(message) => Some(message),
+            Pop::Empty | Pop::Busy => None,
+        }
+    }
+
+    /// Lets other threads run until so many wait for room.
+    fn until_waiting<T>(inbox: &Inbox<T>, count: usize) {
+        while inbox.room.waiting() < count {
+            thread::yield_now();
+        }
     }
 
     #[test]
     fn a_full_mailbox_and_a_closed_one_give_the_message_back() {
-        let (_poll, sender, inbox) = of_capacity(1);
+        let (sender, inbox) = of_capacity(1);
         let message = Arc::new(());
         sender.try_send(message.clone()).unwrap();
-        let soon = Instant::now() + Duration::from_millis(1);
+        let soon = after(Duration::from_millis(1));
         assert!(matches!(sender.try_send(message.clone()), Err(SendError::Full(_))));
         assert!(matches!(sender.send_until(message.clone(), soon), Err(SendError::Full(_))));
+        assert_eq!(inbox.room.waiting(), 0, "its time was up");
         drop(inbox);
         assert!(matches!(sender.try_send(message.clone()), Err(SendError::Closed(_))));
         assert!(matches!(sender.send_until(message.clone(), soon), Err(SendError::Closed(_))));
+        assert_eq!(Arc::strong_count(&message), 1);
     }
 
     #[test]
     fn what_is_sent_while_the_inbox_closes_is_dropped_or_comes_back() {
         for round in 0..300 {
-            let (_poll, sender, inbox) = of_capacity(4);
+            let (sender, mut inbox) = of_capacity(4);
             let message = Arc::new(());
-            std::thread::scope(|scope| {
+            thread::scope(|scope| {
                 for _ in 0..2 {
                     scope.spawn(|| {
-                        let late = Instant::now() + Duration::from_secs(30);
+                        let late = late();
                         while sender.send_until(message.clone(), late).is_ok() {}
                     });
                 }
                 for _ in 0..round % 8 {
-                    inbox.try_recv();
+                    inbox.pop();
                 }
                 drop(inbox);
             });
             assert_eq!(Arc::strong_count(&message), 1, "round {round}");
         }
+    }
+
+    #[test]
+    fn the_longest_waiting_gets_the_room() {
+        let (sender, mut inbox) = of_capacity(1);
+        sender.try_send(0).unwrap();
+        thread::scope(|scope| {
+            for number in 1..=3 {
+                let sender = sender.clone();
+                scope.spawn(move || sender.send_until(number, late()).unwrap());
+                until_waiting(&inbox, number);
+            }
+            for number in 0..=3 {
+                while !inbox.has_item() {
+                    thread::yield_now();
+                }
+                assert_eq!(item(inbox.pop()), Some(number));
+                inbox.admit();
+            }
+        });
+        assert_eq!(inbox.room.waiting(), 0);
+    }
+
+    #[test]
+    fn who_waits_for_room_is_told_of_the_end() {
+        let (sender, inbox) = of_capacity(1);
+        sender.try_send(0).unwrap();
+        thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| assert!(matches!(sender.send_until(1, None), Err(SendError::Closed(1)))));
+            }
+            until_waiting(&inbox, 2);
+            drop(inbox);
+        });
+    }
+
+    #[test]
+    fn every_message_of_many_senders_comes_to_a_thread_that_sleeps_in_between() {
+        const EACH: usize = 3000;
+        let mut poll = Poll::new().unwrap();
+        let bell = Arc::new(Bell::new(Waker::new(poll.registry(), Token(0)).unwrap()));
+        let (calls, mut called) = mailbox(4, bell.clone());
+        let (orders, mut ordered) = mailbox(64, bell.clone());
+        let sum = AtomicUsize::new(0);
+        let wanted = 4 * EACH * (EACH + 1) / 2;
+        thread::scope(|scope| {
+            for number in 0..4 {
+                let sender = if number == 0 { orders.clone() } else { calls.clone() };
+                scope.spawn(move || {
+                    (1..=EACH).for_each(|message| sender.send_until(message, late()).unwrap());
+                });
+            }
+            let mut events = Events::with_capacity(4);
+            while sum.load(Ordering::Relaxed) < wanted {
+                for inbox in [&mut called, &mut ordered] {
+                    while let Pop::Item(message) = inbox.pop() {
+                        sum.fetch_add(message, Ordering::Relaxed);
+                    }
+                    inbox.admit();
+                }
+                let has_work = || called.has_item() || ordered.has_item();
+                let is_done = sum.load(Ordering::Relaxed) == wanted;
+                // Should a wake be lost, the test ends with a wrong sum and not never.
+                let most = Some(Duration::from_secs(20));
+                if !is_done && let Some(polled) = bell.park(has_work, || poll.poll(&mut events, most)) {
+                    polled.unwrap();
+                    assert!(!events.is_empty(), "nobody woke it");
+                }
+            }
+        });
+        assert_eq!(sum.into_inner(), wanted);
     }
 }

@@ -1,46 +1,63 @@
 //! The only home of threads, sockets and the operating system's clock.
 //!
 //! [`Runtime`] starts and stops an engine's threads: [`core_thread`] runs one shard each,
-//! [`control_thread`] runs membership and accepts connections. They talk to each other and to the app's
-//! threads through [mailboxes](mod@mailbox); an answer comes back through a [`reply`]. [`net`] has the sockets.
+//! [`control_thread`] runs membership and accepts connections, and [`engine_thread`] says what happens when one
+//! of them fails. They talk to each other and to the app's threads through [mailboxes](mod@mailbox), each a
+//! [`ring`] and a [`bell`]; an answer comes back through a [`reply`], which is a [`slot`]. Who has nothing to do
+//! is [`idle`]. [`net`] has the sockets.
 
+mod affinity;
 mod allowance;
+mod bell;
 pub(crate) mod clock;
 pub(crate) mod control_thread;
 pub(crate) mod core_thread;
+mod engine_thread;
 mod fence;
+mod idle;
 pub(crate) mod mailbox;
 pub(crate) mod net;
+mod parker;
 pub(crate) mod reply;
+mod ring;
+mod room;
+mod slot;
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use mio::net::TcpListener;
 use mio::{Interest, Poll, Waker};
 
+use self::affinity::PinError;
 use self::allowance::{Allowance, Permit};
+use self::bell::Bell;
 use self::clock::Clock;
 use self::control_thread::{ControlThread, DATAGRAMS, LISTENER, MESSAGES_CAPACITY, Shared, ToControl};
 use self::core_thread::{
     CALLS_CAPACITY, CallMessage, CoreThread, FIRST_CONNECTION, ORDERS_CAPACITY, Order, WAKE,
 };
+use self::engine_thread::EngineThread;
+pub(crate) use self::engine_thread::is_engine_thread;
 use self::fence::heavy_fence;
+use self::idle::{longest_caller_spin, note_processors};
 use self::mailbox::{Inbox, Outbox, SendError, Sender, mailbox};
 use self::net::Net;
 use self::net::bind::{BindError, Bound, bind};
 use self::net::datagram::Datagrams;
-use self::reply::ReplyTo;
+use self::reply::{NoReply, Reply, ReplyTo};
 use crate::clock::Instant;
+use crate::completions::Place;
 use crate::config::Settings;
 use crate::control::{Control, ControlConfig};
 use crate::error::{LeaveError, NotApplied, NotReady, ReadError, StartError, WriteError};
 use crate::events::{MemberInfo, MemberState, Subscriber};
 use crate::placement::{Gone, Member, Placement};
-use crate::shard::{Call, Shard, ShardConfig, Stage};
-use crate::store::{Readers, Views};
+use crate::shard::{Call, Outcome, Shard, ShardConfig, Stage};
+use crate::store::{Readers, View, Views};
 use crate::types::{Boot, ClusterHash, CoreId, Identity, NodeHash, NodeId};
 use crate::wire::handshake::Local;
 
@@ -52,73 +69,77 @@ const ALLOWANCE: usize = 16;
 /// Values up to this need no permit: the queues are short.
 const MAX_FREE_BYTES: usize = 4 << 10;
 
-/// How long stopping waits for room in a thread's queue.
-const STOP_TIMEOUT: Duration = Duration::from_secs(5);
-
 /// An engine's threads, and the ways to them.
 pub(crate) struct Runtime {
     clock: Clock,
     cluster: ClusterHash,
     address: Option<SocketAddr>,
-    calls: Vec<Sender<CallMessage>>,
-    orders: Vec<Sender<Order>>,
-    control: Option<Sender<ToControl>>,
-    shared: Arc<Shared>,
+    /// How long a caller looks for its answer before it sleeps.
+    longest_spin: Duration,
+    ways: Ways,
     views: Views,
     /// Of large values under way to the cores, where there is a memory limit.
     allowance: Option<Arc<Allowance>>,
-    threads: Mutex<Vec<JoinHandle<()>>>,
+    threads: Threads,
+}
+
+/// The mailboxes of an engine's threads.
+#[derive(Default)]
+struct Ways {
+    calls: Vec<Sender<CallMessage>>,
+    orders: Vec<Sender<Order>>,
+    control: Option<Sender<ToControl>>,
+}
+
+/// What is needed to start an engine's threads, and to stop them.
+#[derive(Default)]
+struct Threads {
+    shared: Arc<Shared>,
+    bells: Vec<Arc<Bell>>,
+    handles: Mutex<Vec<JoinHandle<()>>>,
 }
 
 /// A call that no core took: nothing happened.
-#[derive(Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum NotSent {
     Full,
     Closed,
+    Failed,
+    /// The caller is an engine's thread.
+    WouldBlock,
 }
 
-impl<T> From<SendError<T>> for NotSent {
-    fn from(error: SendError<T>) -> Self {
-        match error {
-            SendError::Full(_) => Self::Full,
-            SendError::Closed(_) => Self::Closed,
+impl From<NotSent> for NotApplied {
+    fn from(why: NotSent) -> Self {
+        match why {
+            NotSent::Full => Self::Overloaded,
+            NotSent::Closed => Self::ShutDown,
+            NotSent::Failed => Self::EngineFailed,
+            NotSent::WouldBlock => Self::WouldBlockCore,
         }
     }
 }
 
-impl NotSent {
-    pub(crate) fn into_write_error(self) -> WriteError {
-        WriteError::NotApplied(match self {
-            Self::Full => NotApplied::Overloaded,
-            Self::Closed => NotApplied::ShutDown,
-        })
+impl From<NotSent> for WriteError {
+    fn from(why: NotSent) -> Self {
+        Self::NotApplied(why.into())
     }
+}
 
-    pub(crate) fn into_read_error(self) -> ReadError {
-        match self {
-            Self::Full => ReadError::Overloaded,
-            Self::Closed => ReadError::ShutDown,
+impl From<NotSent> for ReadError {
+    fn from(why: NotSent) -> Self {
+        match why {
+            NotSent::Full => Self::Overloaded,
+            NotSent::Closed => Self::ShutDown,
+            NotSent::Failed => Self::EngineFailed,
+            NotSent::WouldBlock => Self::WouldBlockCore,
         }
     }
-}
-
-/// A thread that is ready to be started.
-struct Prepared {
-    name: String,
-    run: Box<dyn FnOnce() -> io::Result<()> + Send>,
-}
-
-/// Ends the whole engine when one of its threads ends by itself, by an error or a panic: an engine that
-/// answers for some of its keys only would be taken for a healthy one by the other nodes.
-struct OneForAll {
-    shared: Arc<Shared>,
-    control: Option<Sender<ToControl>>,
-    orders: Vec<Sender<Order>>,
-    was_told_to_stop: bool,
 }
 
 impl Runtime {
     pub(crate) fn start(settings: &Settings) -> Result<Self, StartError> {
+        note_processors(&[]);
         let clock = Clock::start();
         let cluster = ClusterHash::of(&settings.cluster);
         let bound = settings.address.map(bind).transpose().map_err(start_error)?;
@@ -130,199 +151,117 @@ impl Runtime {
             // A standalone engine is nobody's peer.
             addr: address.unwrap_or_else(|| SocketAddr::from(([0, 0, 0, 0], 0))),
         };
-        let shared = Arc::new(Shared::default());
         let heavy_fence = if settings.membarrier { heavy_fence() } else { None };
-        let readers = Arc::new(Readers::new(heavy_fence));
-        let allowance =
-            settings.memory.map(|share| Allowance::new(share / ALLOWANCE * usize::from(settings.cores)));
-        let shard = |core| Shard::new(shard_config(settings, cluster, identity, core), readers.clone());
-        let shards: Vec<Shard<ReplyTo>> = (0..settings.cores).map(CoreId).map(shard).collect();
-        let mut runtime = Self {
+        let mut launch = Launch {
+            settings,
             clock,
             cluster,
-            address,
-            calls: Vec::new(),
-            orders: Vec::new(),
-            control: None,
-            shared,
-            views: Views::new(shards.iter().map(|shard| shard.view().clone()), readers),
-            allowance,
-            threads: Mutex::new(Vec::new()),
-        };
-        let prepared = runtime.prepare(settings, identity, bound, shards)?;
-        runtime.spawn(prepared)?;
-        Ok(runtime)
-    }
-
-    /// Makes everything that can fail before the first thread is started.
-    fn prepare(
-        &mut self,
-        settings: &Settings,
-        identity: Identity,
-        bound: Option<Bound>,
-        shards: Vec<Shard<ReplyTo>>,
-    ) -> Result<Vec<Prepared>, StartError> {
-        let poll_failed = |source| StartError::System { what: "creating a poll", source };
-        let control = match bound {
-            Some(bound) => {
-                let poll = Poll::new().map_err(poll_failed)?;
-                let waker = Arc::new(Waker::new(poll.registry(), WAKE).map_err(poll_failed)?);
-                let (sender, messages) = mailbox(MESSAGES_CAPACITY, waker);
-                self.control = Some(sender);
-                Some((bound, poll, messages))
-            }
-            None => None,
-        };
-        let mut prepared = Vec::new();
-        for (core, shard) in (0..).map(CoreId).zip(shards) {
-            prepared.push(self.prepare_core(settings, identity, core, shard)?);
-        }
-        match control {
-            Some((bound, poll, messages)) => {
-                let thread = self.prepare_control(settings, identity, bound, poll, messages)?;
-                let name = CONTROL_NAME.to_owned();
-                let turn = control_thread::begin(thread);
-                prepared.push(Prepared { name, run: Box::new(move || control_thread::run(turn)) });
-            }
-            None => self.place_standalone(settings, identity),
-        }
-        Ok(prepared)
-    }
-
-    fn prepare_core(
-        &mut self,
-        settings: &Settings,
-        identity: Identity,
-        core: CoreId,
-        shard: Shard<ReplyTo>,
-    ) -> Result<Prepared, StartError> {
-        let poll_failed = |source| StartError::System { what: "creating a poll", source };
-        let poll = Poll::new().map_err(poll_failed)?;
-        let waker = Arc::new(Waker::new(poll.registry(), WAKE).map_err(poll_failed)?);
-        let (call_sender, calls) = mailbox(CALLS_CAPACITY, waker.clone());
-        let (order_sender, orders) = mailbox(ORDERS_CAPACITY, waker);
-        self.calls.push(call_sender);
-        self.orders.push(order_sender);
-        let net = match &self.control {
-            Some(_) => Some(self.net(&poll, settings, identity)?),
-            None => None,
-        };
-        let control = self.control.clone();
-        let (clock, shared) = (self.clock, self.shared.clone());
-        let run = Box::new(move || {
-            core_thread::run(CoreThread { core, poll, clock, shard, calls, orders, shared, net, control })
-        });
-        Ok(Prepared { name: format!("gridkv-core-{}", core.0), run })
-    }
-
-    fn prepare_control(
-        &mut self,
-        settings: &Settings,
-        identity: Identity,
-        bound: Bound,
-        poll: Poll,
-        messages: Inbox<ToControl>,
-    ) -> Result<ControlThread, StartError> {
-        let net = self.net(&poll, settings, identity)?;
-        let failed = |source| StartError::System { what: "registering a socket", source };
-        let Bound { mut listener, datagrams, .. } = bound;
-        let mut datagrams = Datagrams::new(datagrams).map_err(failed)?;
-        poll.registry().register(&mut listener, LISTENER, Interest::READABLE).map_err(failed)?;
-        poll.registry().register(datagrams.source(), DATAGRAMS, Interest::READABLE).map_err(failed)?;
-        let control = Control::new(ControlConfig {
-            cluster: self.cluster,
             identity,
-            local: local(settings),
-            seeds: settings.seeds.clone(),
-            probe_period: settings.probe_period,
-            suspicion_timeout: settings.suspicion_timeout,
-            seed: random(),
-        });
-        self.shared.lock().giving = vec![0; usize::from(settings.cores)];
-        Ok(ControlThread {
-            poll,
-            clock: self.clock,
-            control,
-            net,
-            listener,
-            datagrams,
-            messages,
-            cores: self.orders.iter().cloned().map(Outbox::new).collect(),
-            shared: self.shared.clone(),
-        })
-    }
-
-    fn net(&self, poll: &Poll, settings: &Settings, identity: Identity) -> Result<Net, StartError> {
-        let registry = poll
-            .registry()
-            .try_clone()
-            .map_err(|source| StartError::System { what: "cloning a poll's registry", source })?;
-        let mut net = Net::new(registry, FIRST_CONNECTION, local(settings));
-        net.set_identity(identity);
-        Ok(net)
-    }
-
-    /// A cluster of one, born at once.
-    fn place_standalone(&self, settings: &Settings, identity: Identity) {
-        let id = NodeId::new(&settings.node_id);
-        let member = Member { identity, id: id.clone(), cores: settings.cores, leaving: false };
-        let placement = Arc::new(Placement::new(vec![member], 1, 1, Gone::new()));
-        for orders in &self.orders {
-            // The queue is new, so there is room.
-            let _ = orders.try_send(Order::Place { placement: placement.clone(), stage: Stage::Born });
-        }
-        self.shared.update(|state| {
-            state.readiness.members = 1;
-            state.readiness.has_lists = true;
-            state.members = vec![MemberInfo {
-                id,
-                address: identity.addr,
-                state: MemberState::Alive,
-                leaving: false,
-                is_self: true,
-            }];
-        });
-    }
-
-    fn spawn(&self, prepared: Vec<Prepared>) -> Result<(), StartError> {
-        for Prepared { name, run } in prepared {
-            let one_for_all = OneForAll {
-                shared: self.shared.clone(),
-                control: self.control.clone(),
-                orders: self.orders.clone(),
-                was_told_to_stop: false,
-            };
-            match thread::Builder::new().name(name).spawn(move || one_for_all.watch(run)) {
-                Ok(thread) => self.lock_threads().push(thread),
-                Err(source) => {
-                    self.stop(false);
-                    return Err(StartError::System { what: "starting a thread", source });
-                }
+            readers: Arc::new(Readers::new(heavy_fence)),
+            ways: Ways::default(),
+            threads: Threads::default(),
+        };
+        // What can fail is made before the first thread is started, as far as it can be.
+        let control = bound.map(|bound| launch.prepare_control(bound)).transpose()?;
+        let cores = (0..settings.cores).map(|core| launch.prepare_core(CoreId(core)));
+        let cores = cores.collect::<Result<_, _>>()?;
+        let views = match launch.start(cores, control) {
+            Ok(views) => views,
+            Err(error) => {
+                launch.threads.stop(false);
+                return Err(error);
             }
-        }
-        Ok(())
+        };
+        note_processors(settings.pin_cpus.as_deref().unwrap_or_default());
+        let Launch { ways, threads, .. } = launch;
+        let longest_spin = longest_caller_spin(settings.idle);
+        let allowance =
+            settings.memory.map(|share| Allowance::new(share / ALLOWANCE * usize::from(settings.cores)));
+        Ok(Self { clock, cluster, address, longest_spin, ways, views, allowance, threads })
     }
 
-    /// Gives a core a call, waiting for room until `deadline`.
-    pub(crate) fn call(
+    /// Gives a core a call, which may bring a large value, waiting for room until `deadline`.
+    pub(crate) fn send(
         &self,
         core: CoreId,
         call: Call,
-        reply_to: ReplyTo,
+        permit: Option<Permit>,
         deadline: Instant,
-    ) -> Result<(), NotSent> {
-        if self.shared.is_closed() {
-            return Err(NotSent::Closed);
-        }
+    ) -> Result<Reply, NotSent> {
+        self.check_caller()?;
+        let (reply, reply_to) = Reply::new(permit);
         let message = CallMessage::new(call, reply_to);
-        self.calls[usize::from(core.0)].send_until(message, self.clock.to_os(deadline))?;
+        match self.ways.calls[usize::from(core.0)].send_until(message, self.clock.to_os(deadline)) {
+            Ok(()) => Ok(reply),
+            Err(error) => Err(self.not_sent(error)),
+        }
+    }
+
+    /// Waits for the answer of a core to what was sent at `since`.
+    pub(crate) fn wait(
+        &self,
+        core: CoreId,
+        reply: Reply,
+        since: Instant,
+        deadline: Instant,
+    ) -> Result<Outcome, NoReply> {
+        let ring_again = || self.ways.calls[usize::from(core.0)].ring_again();
+        reply.wait(&self.clock, since, self.longest_spin, ring_again, deadline)
+    }
+
+    /// How many calls wait for a core.
+    #[cfg(test)]
+    pub(crate) fn queued(&self, core: CoreId) -> usize {
+        self.ways.calls[usize::from(core.0)].queued()
+    }
+
+    /// Gives a core a call that nobody waits for, if there is room.
+    pub(crate) fn submit(
+        &self,
+        core: CoreId,
+        call: Call,
+        place: Place,
+        permit: Option<Permit>,
+    ) -> Result<(), NotSent> {
+        if self.threads.shared.is_closed() {
+            return Err(self.closed());
+        }
+        let calls = &self.ways.calls[usize::from(core.0)];
+        let message = CallMessage::new(call, ReplyTo::completion(place, permit));
+        calls.try_send(message).map_err(|error| self.not_sent(error))?;
+        // Nobody waits who would do it later.
+        calls.ring_again();
         Ok(())
+    }
+
+    /// Whether a caller may wait for this engine.
+    pub(crate) fn check_caller(&self) -> Result<(), NotSent> {
+        if self.threads.shared.is_closed() {
+            return Err(self.closed());
+        }
+        if is_engine_thread() { Err(NotSent::WouldBlock) } else { Ok(()) }
+    }
+
+    /// Why it is closed.
+    pub(crate) fn closed(&self) -> NotSent {
+        if self.threads.shared.has_failed() { NotSent::Failed } else { NotSent::Closed }
+    }
+
+    /// The call that comes back is nobody's any more.
+    fn not_sent(&self, error: SendError<CallMessage>) -> NotSent {
+        let (message, why) = match error {
+            SendError::Full(message) => (message, NotSent::Full),
+            SendError::Closed(message) => (message, self.closed()),
+        };
+        message.discard();
+        why
     }
 
     /// Lets a value of so many bytes be made for a call, when there is room for it among those under way.
     pub(crate) fn allow(&self, bytes: usize, deadline: Instant) -> Result<Option<Permit>, NotSent> {
         match &self.allowance {
             Some(allowance) if bytes > MAX_FREE_BYTES => {
+                self.check_caller()?;
                 let permit = allowance.take(bytes, deadline.since(self.clock.instant()));
                 permit.map(Some).ok_or(NotSent::Full)
             }
@@ -330,17 +269,32 @@ impl Runtime {
         }
     }
 
+    /// The same, without waiting.
+    pub(crate) fn allow_now(&self, bytes: usize) -> Result<Option<Permit>, NotSent> {
+        match &self.allowance {
+            Some(allowance) if bytes > MAX_FREE_BYTES => {
+                allowance.take(bytes, Duration::ZERO).map(Some).ok_or(NotSent::Full)
+            }
+            _ => Ok(None),
+        }
+    }
+
     pub(crate) fn wait_ready(&self, timeout: Duration, needed: usize) -> Result<(), NotReady> {
-        let ready = self.shared.wait(timeout, |state| {
+        match self.check_caller() {
+            Ok(()) => {}
+            Err(NotSent::WouldBlock) => return Err(NotReady::WouldBlockCore),
+            Err(_) => return Err(self.not_ready()),
+        }
+        let ready = self.threads.shared.wait(timeout, |state| {
             let readiness = &state.readiness;
             let is_ready = readiness.has_lists && readiness.members >= needed;
             (state.is_stopped || is_ready).then_some(!state.is_stopped)
         });
         match ready {
             Some(true) => Ok(()),
-            Some(false) => Err(NotReady::ShutDown),
+            Some(false) => Err(self.not_ready()),
             None => {
-                let readiness = self.shared.lock().readiness.clone();
+                let readiness = self.threads.shared.lock().readiness.clone();
                 Err(if readiness.members < needed {
                     let members = readiness.members.max(1);
                     NotReady::TooFewMembers { members, needed, refused: readiness.refused }
@@ -351,64 +305,59 @@ impl Runtime {
         }
     }
 
+    /// Why a closed engine will not be ready.
+    fn not_ready(&self) -> NotReady {
+        if self.threads.shared.has_failed() { NotReady::EngineFailed } else { NotReady::ShutDown }
+    }
+
     pub(crate) fn leave(&self, timeout: Duration) -> Result<(), LeaveError> {
-        if self.shared.is_closed() {
-            return Err(LeaveError::ShutDown);
+        let closed =
+            || if self.threads.shared.has_failed() { LeaveError::EngineFailed } else { LeaveError::ShutDown };
+        match self.check_caller() {
+            Ok(()) => {}
+            Err(NotSent::WouldBlock) => return Err(LeaveError::WouldBlockCore),
+            Err(_) => return Err(closed()),
         }
-        let Some(control) = &self.control else {
+        let Some(control) = &self.ways.control else {
             self.stop(true);
             return Ok(());
         };
-        let deadline = self.clock.to_os(self.clock.instant() + timeout);
-        let left = match control.send_until(ToControl::Leave, deadline) {
-            Ok(()) => self
-                .shared
-                .wait(timeout, |state| (state.has_left || state.is_stopped).then_some(state.has_left)),
+        let deadline = self.clock.instant() + timeout;
+        let shared = &self.threads.shared;
+        let left = match control.send_until(ToControl::Leave, self.clock.to_os(deadline)) {
+            Ok(()) => {
+                let timeout = deadline.since(self.clock.instant());
+                shared.wait(timeout, |state| (state.has_left || state.is_stopped).then_some(state.has_left))
+            }
             Err(SendError::Full(_)) => None,
             Err(SendError::Closed(_)) => Some(false),
         };
-        let partitions = self.shared.lock().giving.iter().sum();
+        let partitions = self.threads.shared.lock().giving.iter().sum();
         self.stop(left != Some(true));
         match left {
             Some(true) => Ok(()),
-            Some(false) => Err(LeaveError::ShutDown),
+            Some(false) => Err(closed()),
             None => Err(LeaveError::TimedOut { partitions }),
         }
     }
 
     /// Stops and joins the threads. With `farewell` the other nodes are told; without, they find out.
-    /// Called again, it waits for nothing. Called on one of the engine's own threads, it does not join.
+    /// Called again, it waits for nothing. Called on an engine's own thread, it does not join.
     pub(crate) fn stop(&self, farewell: bool) {
-        self.shared.close();
-        let threads = std::mem::take(&mut *self.lock_threads());
-        if threads.is_empty() {
-            return;
-        }
-        let deadline = self.clock.to_os(self.clock.instant() + STOP_TIMEOUT);
-        if let Some(control) = &self.control {
-            let _ = control.send_until(ToControl::Stop { farewell }, deadline);
-        }
-        for core in &self.orders {
-            let _ = core.send_until(Order::Stop, deadline);
-        }
-        let is_engine_thread = threads.iter().any(|thread| thread.thread().id() == thread::current().id());
-        if !is_engine_thread {
-            for thread in threads {
-                let name = thread.thread().name().unwrap_or_default().to_owned();
-                if thread.join().is_err() {
-                    log::error!("{name} had panicked");
-                }
-            }
-        }
-        self.shared.set_stopped();
+        self.threads.stop(farewell);
+    }
+
+    /// Why it has failed, where it has.
+    pub(crate) fn failure(&self) -> Option<String> {
+        self.threads.shared.lock().failure.clone()
     }
 
     pub(crate) fn members(&self) -> Vec<MemberInfo> {
-        self.shared.lock().members.clone()
+        self.threads.shared.lock().members.clone()
     }
 
     pub(crate) fn subscribe(&self, subscriber: Subscriber) {
-        let mut state = self.shared.lock();
+        let mut state = self.threads.shared.lock();
         if !state.is_stopped {
             state.subscribers.retain(Subscriber::is_heard);
             state.subscribers.push(subscriber);
@@ -424,45 +373,248 @@ impl Runtime {
         self.cluster
     }
 
-    /// What this node's cores let others read; `None` once the engine is closed.
+    /// What this node's cores let others read, until the engine is closed.
     #[inline]
-    pub(crate) fn views(&self) -> Option<&Views> {
-        (!self.shared.is_closed()).then_some(&self.views)
+    pub(crate) fn views(&self) -> Result<&Views, NotSent> {
+        if self.threads.shared.is_closed() { Err(self.closed()) } else { Ok(&self.views) }
     }
 
     #[inline]
     pub(crate) fn clock(&self) -> &Clock {
         &self.clock
     }
-
-    fn lock_threads(&self) -> std::sync::MutexGuard<'_, Vec<JoinHandle<()>>> {
-        self.threads.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
-impl OneForAll {
-    fn watch(mut self, run: impl FnOnce() -> io::Result<()>) {
-        match run() {
-            Ok(()) => self.was_told_to_stop = true,
-            Err(error) => log::error!("the engine stops: polling failed: {error}"),
+/// An engine on its way.
+struct Launch<'a> {
+    settings: &'a Settings,
+    clock: Clock,
+    cluster: ClusterHash,
+    identity: Identity,
+    readers: Arc<Readers>,
+    ways: Ways,
+    threads: Threads,
+}
+
+/// What a thread is woken by and polls, before it is started.
+struct Prepared {
+    poll: Poll,
+    bell: Arc<Bell>,
+}
+
+/// A core thread that is ready to be started.
+struct PreparedCore {
+    core: CoreId,
+    thread: Prepared,
+    calls: Inbox<CallMessage>,
+    orders: Inbox<Order>,
+    net: Option<Net>,
+}
+
+/// The control thread, likewise.
+struct PreparedControl {
+    thread: Prepared,
+    net: Net,
+    listener: TcpListener,
+    datagrams: Datagrams,
+    messages: Inbox<ToControl>,
+}
+
+/// A core's shard that has been made, or why it has not.
+type Started = Result<(CoreId, Arc<View>), StartError>;
+
+impl Launch<'_> {
+    fn prepare(&mut self) -> Result<Prepared, StartError> {
+        let failed = |source| StartError::System { what: "creating a poll", source };
+        let poll = Poll::new().map_err(failed)?;
+        let bell = Arc::new(Bell::new(Waker::new(poll.registry(), WAKE).map_err(failed)?));
+        self.threads.bells.push(bell.clone());
+        Ok(Prepared { poll, bell })
+    }
+
+    fn prepare_control(&mut self, bound: Bound) -> Result<PreparedControl, StartError> {
+        let thread = self.prepare()?;
+        let failed = |source| StartError::System { what: "registering a socket", source };
+        let Bound { mut listener, datagrams, .. } = bound;
+        let mut datagrams = Datagrams::new(datagrams).map_err(failed)?;
+        let registry = thread.poll.registry();
+        registry.register(&mut listener, LISTENER, Interest::READABLE).map_err(failed)?;
+        registry.register(datagrams.source(), DATAGRAMS, Interest::READABLE).map_err(failed)?;
+        let (sender, messages) = mailbox(MESSAGES_CAPACITY, thread.bell.clone());
+        self.ways.control = Some(sender);
+        let net = self.net(&thread.poll)?;
+        Ok(PreparedControl { thread, net, listener, datagrams, messages })
+    }
+
+    fn prepare_core(&mut self, core: CoreId) -> Result<PreparedCore, StartError> {
+        let thread = self.prepare()?;
+        let (call_sender, calls) = mailbox(CALLS_CAPACITY, thread.bell.clone());
+        let (order_sender, orders) = mailbox(ORDERS_CAPACITY, thread.bell.clone());
+        self.ways.calls.push(call_sender);
+        self.ways.orders.push(order_sender);
+        let is_cluster = self.ways.control.is_some();
+        let net = is_cluster.then(|| self.net(&thread.poll)).transpose()?;
+        Ok(PreparedCore { core, thread, calls, orders, net })
+    }
+
+    fn net(&self, poll: &Poll) -> Result<Net, StartError> {
+        let failed = |source| StartError::System { what: "cloning a poll's registry", source };
+        let registry = poll.registry().try_clone().map_err(failed)?;
+        let mut net = Net::new(registry, FIRST_CONNECTION, local(self.settings));
+        net.set_identity(self.identity);
+        Ok(net)
+    }
+
+    /// Starts the cores, which make their shards, and then whoever tells them what these are to hold.
+    fn start(&self, cores: Vec<PreparedCore>, control: Option<PreparedControl>) -> Result<Views, StartError> {
+        let (started, views) = mpsc::channel();
+        for prepared in cores {
+            self.start_core(prepared, started.clone())?;
         }
+        drop(started);
+        let mut views: Vec<(CoreId, Arc<View>)> = views.into_iter().collect::<Result<_, _>>()?;
+        views.sort_by_key(|(core, _)| *core);
+        if views.len() < usize::from(self.settings.cores) {
+            let source = io::Error::other("it ended before it had begun (the log says why)");
+            return Err(StartError::System { what: "starting a core thread", source });
+        }
+        match control {
+            Some(control) => self.start_control(control)?,
+            None => self.place_standalone(),
+        }
+        Ok(Views::new(views.into_iter().map(|(_, view)| view), self.readers.clone()))
+    }
+
+    fn start_core(&self, prepared: PreparedCore, started: mpsc::Sender<Started>) -> Result<(), StartError> {
+        let PreparedCore { core, thread: Prepared { poll, bell }, calls, orders, net } = prepared;
+        let config = shard_config(self.settings, self.cluster, self.identity, core);
+        let readers = self.readers.clone();
+        let cpu = self.settings.pin_cpus.as_ref().map(|cpus| cpus[usize::from(core.0)]);
+        let (clock, idle) = (self.clock, self.settings.idle);
+        let (shared, control) = (self.threads.shared.clone(), self.ways.control.clone());
+        self.threads.spawn(format!("gridkv-core-{}", core.0), move || {
+            // First the processor, then the memory, so that it lies close to it.
+            if let Some(error) = cpu.and_then(|cpu| pin_core(cpu).err()) {
+                let _ = started.send(Err(error));
+                return Ok(());
+            }
+            let shard = Shard::new(config, readers);
+            let _ = started.send(Ok((core, shard.view().clone())));
+            drop(started);
+            core_thread::run(CoreThread {
+                core,
+                poll,
+                bell,
+                clock,
+                idle,
+                shard,
+                calls,
+                orders,
+                shared,
+                net,
+                control,
+            })
+        })
+    }
+
+    fn start_control(&self, prepared: PreparedControl) -> Result<(), StartError> {
+        let PreparedControl { thread: Prepared { poll, bell }, net, listener, datagrams, messages } =
+            prepared;
+        let settings = self.settings;
+        let control = Control::new(ControlConfig {
+            cluster: self.cluster,
+            identity: self.identity,
+            local: local(settings),
+            seeds: settings.seeds.clone(),
+            probe_period: settings.probe_period,
+            suspicion_timeout: settings.suspicion_timeout,
+            seed: random(),
+        });
+        self.threads.shared.lock().giving = vec![0; usize::from(settings.cores)];
+        let turn = control_thread::begin(ControlThread {
+            poll,
+            bell,
+            clock: self.clock,
+            control,
+            net,
+            listener,
+            datagrams,
+            messages,
+            cores: self.ways.orders.iter().cloned().map(Outbox::new).collect(),
+            shared: self.threads.shared.clone(),
+        });
+        self.threads.spawn(CONTROL_NAME.to_owned(), move || control_thread::run(turn))
+    }
+
+    /// A cluster of one, born at once.
+    fn place_standalone(&self) {
+        let id = NodeId::new(&self.settings.node_id);
+        let identity = self.identity;
+        let member = Member { identity, id: id.clone(), cores: self.settings.cores, leaving: false };
+        let placement = Arc::new(Placement::new(vec![member], 1, 1, Gone::new()));
+        for orders in &self.ways.orders {
+            // The queue is new, so there is room.
+            let _ = orders.try_send(Order::Place { placement: placement.clone(), stage: Stage::Born });
+        }
+        self.threads.shared.update(|state| {
+            state.readiness.members = 1;
+            state.readiness.has_lists = true;
+            state.members = vec![MemberInfo {
+                id,
+                address: identity.addr,
+                state: MemberState::Alive,
+                leaving: false,
+                is_self: true,
+            }];
+        });
     }
 }
 
-impl Drop for OneForAll {
-    fn drop(&mut self) {
-        if self.was_told_to_stop {
+impl Threads {
+    fn spawn(
+        &self,
+        name: String,
+        run: impl FnOnce() -> io::Result<()> + Send + 'static,
+    ) -> Result<(), StartError> {
+        let thread =
+            EngineThread { name: name.clone(), shared: self.shared.clone(), bells: self.bells.clone() };
+        let handle = thread::Builder::new()
+            .name(name)
+            .spawn(move || thread.run(run))
+            .map_err(|source| StartError::System { what: "starting a thread", source })?;
+        self.lock().push(handle);
+        Ok(())
+    }
+
+    /// Stops and joins the threads, unless the caller is an engine's thread: then they end by themselves.
+    fn stop(&self, farewell: bool) {
+        self.shared.close(farewell);
+        let handles = std::mem::take(&mut *self.lock());
+        if handles.is_empty() {
             return;
         }
+        self.bells.iter().for_each(|bell| bell.ring());
+        if !is_engine_thread() {
+            for handle in handles {
+                let name = handle.thread().name().unwrap_or_default().to_owned();
+                if handle.join().is_err() {
+                    log::error!("{name} had panicked");
+                }
+            }
+        }
         self.shared.set_stopped();
-        // Whoever has no room for it or is gone already finds the engine closed.
-        if let Some(control) = &self.control {
-            let _ = control.try_send(ToControl::Stop { farewell: true });
-        }
-        for core in &self.orders {
-            let _ = core.try_send(Order::Stop);
-        }
     }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<JoinHandle<()>>> {
+        self.handles.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn pin_core(cpu: usize) -> Result<(), StartError> {
+    affinity::pin(cpu).map_err(|error| match error {
+        PinError::NotAllowed { allowed } => StartError::CpuNotAllowed { cpu, allowed },
+        PinError::System(source) => StartError::System { what: "pinning a core thread", source },
+    })
 }
 
 fn shard_config(settings: &Settings, cluster: ClusterHash, identity: Identity, core: CoreId) -> ShardConfig {

@@ -1,31 +1,43 @@
-//! How a core's answer reaches the app thread that waits for it.
+//! How a core's answer reaches whoever made the call: a thread that waits for it, or a queue of completions.
+//!
+//! Every call has its own [`Slot`], and every message one [`ReplyTo`], which answers once whatever happens: dropped
+//! unanswered, it says so. Each thread keeps a slot for its next call; what is given up with a call comes back with
+//! the late answer, and then anybody may have it.
 
-use std::cell::RefCell;
-use std::time::Instant;
-
-use crossbeam::channel::{self, Receiver, Sender};
+use std::cell::Cell;
+use std::fmt;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use super::allowance::Permit;
+use super::clock::Clock;
+use super::engine_thread::close_if_panicking;
+use super::idle::{LOOKS, SpinningCaller, pause, spare_processors};
+use super::slot::{Answerer, Slot, Waiter};
+use crate::clock::Instant;
+use crate::completions::Place;
 use crate::shard::Outcome;
 
-/// An answer with the number of its call; without one where the core ended first.
-type Answer = (usize, Option<Outcome>);
+/// `None`: the core has ended without an answer.
+type ReplySlot = Slot<Option<Outcome>>;
 
-/// The waiting end, for the answers of one call or of several made together.
-pub(crate) struct Replies {
-    sender: Sender<Answer>,
-    receiver: Receiver<Answer>,
-    calls: usize,
+/// The waiting end of one call.
+pub(crate) struct Reply {
+    /// `None` once it has waited.
+    waiter: Option<Waiter<Option<Outcome>>>,
 }
 
-/// The core's end: where one outcome goes. Dropped unanswered, it tells the waiting end so.
-#[derive(Debug)]
+/// The core's end: where one outcome goes. Dropped unanswered, it tells the other end so.
 pub(crate) struct ReplyTo {
     /// `None` once it has answered.
-    sender: Option<Sender<Answer>>,
-    index: usize,
-    /// For a large value, which is under way until then.
-    _permit: Option<Permit>,
+    to: Option<To>,
+}
+
+enum To {
+    Caller(Answerer<Option<Outcome>>),
+    Completions(Box<Place>),
+    /// Of a call with a large value, which is under way until then.
+    Permitted(Box<(To, Permit)>),
 }
 
 /// No answer came.
@@ -36,78 +48,150 @@ pub(crate) enum NoReply {
     Gone,
 }
 
+/// What a thread keeps between its calls.
+struct Kept {
+    slot: Cell<Option<ReplySlot>>,
+}
+
 thread_local! {
-    /// A queue for one answer that this thread has used and that nobody will send to any more: most calls
-    /// then allocate none.
-    static USED: RefCell<Option<Replies>> = const { RefCell::new(None) };
+    static KEPT: Kept = const { Kept { slot: Cell::new(None) } };
 }
 
-impl Replies {
-    /// Room for the answers of `calls` calls: sending one never waits.
-    pub(crate) fn new(calls: usize) -> Self {
-        let used = if calls == 1 { USED.try_with(|used| used.take()).ok().flatten() } else { None };
-        used.unwrap_or_else(|| {
-            let (sender, receiver) = channel::bounded(calls);
-            Self { sender, receiver, calls }
-        })
-    }
+/// Slots that nobody keeps.
+static SPARE: Mutex<Vec<ReplySlot>> = Mutex::new(Vec::new());
 
-    /// For the call with this number.
-    pub(crate) fn reply_to(&self, index: usize) -> ReplyTo {
-        self.reply_with(index, None)
-    }
-
-    /// For a call that brings a large value.
-    pub(crate) fn reply_with(&self, index: usize, permit: Option<Permit>) -> ReplyTo {
-        ReplyTo { sender: Some(self.sender.clone()), index, _permit: permit }
-    }
-
-    /// Every call was sent: each of them is answered once.
-    pub(crate) fn sent(self) -> Answers {
-        Answers { open: self.calls, replies: Some(self) }
-    }
-}
-
-pub(crate) struct Answers {
-    replies: Option<Replies>,
-    /// How many answers are still to come.
-    open: usize,
-}
-
-impl Answers {
-    /// The next answer, with the number of its call.
-    pub(crate) fn next_before(&mut self, deadline: Instant) -> Result<(usize, Outcome), NoReply> {
-        let replies = self.replies.as_ref().ok_or(NoReply::Gone)?;
-        let (index, outcome) = replies.receiver.recv_deadline(deadline).map_err(|_| NoReply::TimedOut)?;
-        self.open -= 1;
-        outcome.map(|outcome| (index, outcome)).ok_or(NoReply::Gone)
-    }
-}
-
-impl Drop for Answers {
+impl Drop for Kept {
     fn drop(&mut self) {
-        // Where an answer may still come, the queue is left to it.
-        if let Some(replies) = self.replies.take().filter(|replies| self.open == 0 && replies.calls == 1) {
-            let _ = USED.try_with(|used| used.replace(Some(replies)));
-        }
+        self.slot.take().into_iter().for_each(give_back);
+    }
+}
+
+/// A slot for a call: the one that this thread keeps, one that nobody does, or a new one. It is never freed, so
+/// there are as many as there ever were calls at a time.
+fn take_slot() -> ReplySlot {
+    let kept = KEPT.try_with(|kept| kept.slot.take()).ok().flatten();
+    let spare = || SPARE.lock().unwrap_or_else(PoisonError::into_inner).pop();
+    kept.or_else(spare).unwrap_or_else(Slot::new)
+}
+
+/// For this thread's next call, unless it has one already or is about to end.
+fn keep(slot: ReplySlot) {
+    let mut slot = Some(slot);
+    let _ = KEPT.try_with(|kept| slot = kept.slot.replace(slot.take()));
+    slot.into_iter().for_each(give_back);
+}
+
+fn give_back(slot: ReplySlot) {
+    SPARE.lock().unwrap_or_else(PoisonError::into_inner).push(slot);
+}
+
+impl Reply {
+    /// Both ends for one call, which may bring a large value.
+    pub(crate) fn new(permit: Option<Permit>) -> (Self, ReplyTo) {
+        let (waiter, answerer) = take_slot().open();
+        (Self { waiter: Some(waiter) }, ReplyTo::new(To::Caller(answerer), permit))
+    }
+
+    /// Waits for the answer to a call that was made at `since`: looks for it for `longest_spin` at the most, and
+    /// then sleeps, `before_sleep` having been called.
+    pub(crate) fn wait(
+        mut self,
+        clock: &Clock,
+        since: Instant,
+        longest_spin: Duration,
+        before_sleep: impl FnOnce(),
+        deadline: Instant,
+    ) -> Result<Outcome, NoReply> {
+        let Some(waiter) = self.waiter.take() else { return Err(NoReply::Gone) };
+        let until = since + longest_spin;
+        let may_spin = !longest_spin.is_zero() && spare_processors() > 0;
+        let mut spinning = None;
+        let mut looks = 0;
+        let spin = || {
+            looks += 1;
+            // A core that is awake has answered by now. Beyond that, spinning is for a few.
+            if looks % LOOKS == 0 {
+                spinning = spinning.take().or_else(SpinningCaller::new);
+                if spinning.is_none() || clock.instant() >= until {
+                    return false;
+                }
+            }
+            if may_spin {
+                pause(looks);
+            }
+            may_spin
+        };
+        let outcome = waiter.wait(spin, before_sleep, Some(clock.to_os(deadline)));
+        let (answer, slot) = outcome.map_err(|_| NoReply::TimedOut)?;
+        keep(slot);
+        answer.ok_or(NoReply::Gone)
+    }
+}
+
+impl Drop for Reply {
+    /// Nobody waits any more: the call was not sent, or something panicked.
+    fn drop(&mut self) {
+        let slot = self.waiter.take().and_then(Waiter::give_up);
+        slot.into_iter().for_each(|(_, slot)| give_back(slot));
     }
 }
 
 impl ReplyTo {
-    /// A caller that has given up does not hear it.
-    pub(crate) fn send(mut self, outcome: Outcome) {
-        self.answer(Some(outcome));
+    /// For a call that nobody waits for.
+    pub(crate) fn completion(place: Place, permit: Option<Permit>) -> Self {
+        Self::new(To::Completions(Box::new(place)), permit)
     }
 
-    fn answer(&mut self, outcome: Option<Outcome>) {
-        if let Some(sender) = self.sender.take() {
-            let _ = sender.try_send((self.index, outcome));
+    fn new(to: To, permit: Option<Permit>) -> Self {
+        let to = match permit {
+            Some(permit) => To::Permitted(Box::new((to, permit))),
+            None => to,
+        };
+        Self { to: Some(to) }
+    }
+
+    /// A caller that has given up does not hear it.
+    pub(crate) fn send(mut self, outcome: Outcome) {
+        if let Some(to) = self.to.take() {
+            to.answer(Some(outcome));
+        }
+    }
+
+    /// The call was not sent, as whoever made it is told otherwise.
+    pub(crate) fn discard(mut self) {
+        self.to.take().into_iter().for_each(To::discard);
+    }
+}
+
+impl To {
+    fn answer(self, outcome: Option<Outcome>) {
+        match self {
+            Self::Caller(answerer) => answerer.answer(outcome).into_iter().for_each(give_back),
+            Self::Completions(place) => place.complete(outcome),
+            Self::Permitted(both) => both.0.answer(outcome),
+        }
+    }
+
+    fn discard(self) {
+        match self {
+            Self::Caller(answerer) => answerer.answer(None).into_iter().for_each(give_back),
+            Self::Completions(place) => drop(place),
+            Self::Permitted(both) => both.0.discard(),
         }
     }
 }
 
 impl Drop for ReplyTo {
     fn drop(&mut self) {
-        self.answer(None);
+        if let Some(to) = self.to.take() {
+            close_if_panicking();
+            to.answer(None);
+        }
+    }
+}
+
+impl fmt::Debug for ReplyTo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ReplyTo").field("is_open", &self.to.is_some()).finish_non_exhaustive()
     }
 }

@@ -1,18 +1,21 @@
 //! The app's calls, from the message that brings one to its reply. Any node can coordinate a call: the
 //! core that owns the key's partition there does it, whether or not it holds a replica.
 
-use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Action, Asker, Shard, Stage, Timer, not_enough};
+use super::groups::{Group, OPS_PER_TURN};
+use super::{
+    Action, Asker, Call, Caller, Counts, Outcome, ReadCall, Shard, Stage, StoppedBy, Timer, TouchCall,
+    WriteCall, not_enough,
+};
 use crate::clock::{Instant, Now, Version};
 use crate::entry::Entry;
 use crate::error::{NotApplied, ReadError, WriteError};
 use crate::placement::List;
 use crate::replication::read::{Read, ReadAction};
 use crate::replication::write::{Write, WriteAction};
-use crate::store::{Keys, Place, Room};
+use crate::store::Room;
 use crate::types::{Identity, KeyHash, Partition};
 use crate::wire::message::{Answer, Request};
 
@@ -31,89 +34,15 @@ const MAX_OWED_BYTES: usize = 64 << 20;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) struct OpId(u64);
 
-/// What an app asks of a core.
-#[derive(Debug)]
-pub(crate) enum Call {
-    Write(WriteCall),
-    Touch(TouchCall),
-    Read(ReadCall),
-    Keys(KeysCall),
-    Counts,
-}
-
-#[derive(Debug)]
-pub(crate) struct WriteCall {
-    /// What the key is to be, without a version.
-    pub(crate) entry: Entry,
-    pub(crate) hash: KeyHash,
-    pub(crate) quorum: usize,
-    pub(crate) deadline: Instant,
-}
-
-/// Gives a key another time to live. Only where there is no other replica that must know.
-#[derive(Debug)]
-pub(crate) struct TouchCall {
-    pub(crate) key: Box<[u8]>,
-    pub(crate) hash: KeyHash,
-    /// `None`: it lives for ever.
-    pub(crate) expires_at_ms: Option<NonZeroU64>,
-    pub(crate) deadline: Instant,
-}
-
-#[derive(Debug)]
-pub(crate) struct ReadCall {
-    pub(crate) key: Box<[u8]>,
-    pub(crate) hash: KeyHash,
-    pub(crate) quorum: usize,
-    /// Only what this node holds.
-    pub(crate) local: bool,
-    pub(crate) deadline: Instant,
-}
-
-/// A step of a walk over this core's keys: those with this prefix, from a place on to before a path.
-#[derive(Debug)]
-pub(crate) struct KeysCall {
-    pub(crate) prefix: Box<[u8]>,
-    pub(crate) from: Place,
-    pub(crate) end: Option<u64>,
-}
-
 /// How many keys one step of a walk looks at.
 const KEYS_STEP: usize = 1000;
-
-#[derive(Debug)]
-pub(crate) enum Outcome {
-    Written(Result<(), WriteError>),
-    /// Whether there was something to change.
-    Touched(Result<bool, WriteError>),
-    /// An entry has a value that had not expired.
-    Read(Result<Option<Entry>, ReadError>),
-    Keys(Keys),
-    Counts(Counts),
-}
-
-/// What one core holds and does.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Counts {
-    /// Keys that have a value here.
-    pub(crate) keys: usize,
-    pub(crate) bytes: usize,
-    pub(crate) held_bytes: usize,
-    pub(crate) synced_partitions: usize,
-    pub(crate) pending_partitions: usize,
-    pub(crate) giving_partitions: usize,
-    /// Calls that have no answer yet.
-    pub(crate) calls_in_flight: usize,
-    /// Acknowledged writes that some replica has not confirmed yet.
-    pub(crate) writes_owed: usize,
-}
 
 /// A call under way.
 pub(super) struct Op<C> {
     partition: Partition,
     hash: KeyHash,
     /// Gone once it was answered.
-    caller: Option<C>,
+    caller: Option<Caller<C>>,
     /// The list it counts in.
     list: Option<Arc<List>>,
     machine: Machine,
@@ -140,44 +69,100 @@ enum Machine {
 }
 
 impl<C> Shard<C> {
-    pub(super) fn call(&mut self, now: Now, call: Call, caller: C, actions: &mut Vec<Action<C>>) {
+    pub(super) fn call(&mut self, now: Now, call: Call, caller: Caller<C>, actions: &mut Vec<Action<C>>) {
+        if call.is_late(now.instant) {
+            return self.reply(caller, call.overdue(), actions);
+        }
         match call {
             Call::Write(call) => self.write(now, call, caller, actions),
             Call::Touch(call) => {
                 let outcome = Outcome::Touched(self.touch(now, &call));
-                actions.push(Action::Reply { caller, outcome });
+                self.reply(caller, outcome, actions);
             }
-            Call::Read(call) => self.read(now, call, caller, actions),
+            Call::Read(call) => self.read(now, *call, caller, actions),
             Call::Keys(call) => {
                 let mut found = self.store.keys(&call.from, call.end, now.wall, KEYS_STEP);
                 found.keys.retain(|key| key.starts_with(&call.prefix));
-                let outcome = Outcome::Keys(found);
-                actions.push(Action::Reply { caller, outcome });
+                self.reply(caller, Outcome::Keys(Box::new(found)), actions);
             }
             Call::Counts => {
-                actions.push(Action::Reply { caller, outcome: Outcome::Counts(self.counts()) });
+                let outcome = Outcome::Counts(Box::new(self.counts()));
+                self.reply(caller, outcome, actions);
+            }
+            Call::Many(calls) => self.group(now, calls, caller, actions),
+            Call::Run(call) => self.run(now, call, caller, actions),
+            #[cfg(test)]
+            Call::Panic => panic!("on purpose"),
+        }
+    }
+
+    /// A write waits behind those that wait for room, so that none of them is overtaken: by a later one of its key
+    /// least of all.
+    fn write(&mut self, now: Now, call: WriteCall, caller: Caller<C>, actions: &mut Vec<Action<C>>) {
+        if self.waiting.is_empty() {
+            self.write_now(now, call, caller, actions);
+        } else {
+            self.waiting.push_back((call, caller));
+        }
+    }
+
+    fn write_now(&mut self, now: Now, call: WriteCall, caller: Caller<C>, actions: &mut Vec<Action<C>>) {
+        if let Err(why) = self.check_alive(call.quorum) {
+            return self.reply(caller, Outcome::Written(Err(why.into())), actions);
+        }
+        match self.room_for(&call) {
+            Room::Enough => self.begin_write(now, call, caller, actions),
+            Room::Later => {
+                self.waiting.push_back((call, caller));
+                self.soon(now, Timer::Room);
+            }
+            room => {
+                let outcome = Outcome::Written(Err(self.no_room(room).into()));
+                self.reply(caller, outcome, actions);
             }
         }
     }
 
-    fn write(&mut self, now: Now, call: WriteCall, caller: C, actions: &mut Vec<Action<C>>) {
+    /// Whether so many replicas can acknowledge a write.
+    pub(super) fn check_alive(&self, quorum: usize) -> Result<(), NotApplied> {
         let alive = self.placement.replicas_per_partition();
-        if alive < call.quorum {
-            let outcome = Outcome::Written(Err(not_enough(self.members_for_errors(alive), call.quorum).0));
-            return actions.push(Action::Reply { caller, outcome });
+        if alive >= quorum {
+            return Ok(());
         }
-        let is_kept_here =
-            self.replica(call.hash.partition()).list().is_some_and(|list| list.contains(&self.me));
-        if is_kept_here && let Some(why) = self.no_room(call.hash, &call.entry) {
-            let why = match why {
-                None if call.deadline > now.instant => {
-                    self.waiting.push_back((call, caller));
-                    self.timers.insert((now.instant + Duration::from_nanos(1), Timer::Room));
-                    return;
-                }
-                why => why.unwrap_or(NotApplied::Overloaded),
-            };
-            return actions.push(Action::Reply { caller, outcome: Outcome::Written(Err(why.into())) });
+        Err(NotApplied::NotEnoughReplicas { alive: self.members_for_errors(alive), needed: quorum })
+    }
+
+    /// Makes room for a write, as far as one turn allows, where this node is to hold it.
+    pub(super) fn room_for(&mut self, call: &WriteCall) -> Room {
+        let replica = self.replica(call.hash.partition());
+        if replica.is_alone() || replica.list().is_some_and(|list| list.contains(&self.me)) {
+            self.store.make_room(call.hash, &call.entry)
+        } else {
+            Room::Enough
+        }
+    }
+
+    /// Why a write is not applied for which there is no room.
+    pub(super) fn no_room(&self, room: Room) -> NotApplied {
+        let config = &self.config;
+        let max_memory = config.memory.map_or(0, |memory| memory * usize::from(config.cores));
+        match room {
+            Room::OutOfMemory => NotApplied::OutOfMemory { max_memory },
+            _ => NotApplied::Overloaded,
+        }
+    }
+
+    /// Begins a write for which there is room.
+    pub(super) fn begin_write(
+        &mut self,
+        now: Now,
+        call: WriteCall,
+        caller: Caller<C>,
+        actions: &mut Vec<Action<C>>,
+    ) {
+        if self.is_decided_alone(&call) {
+            self.write_alone(now, call);
+            return self.reply(caller, Outcome::Written(Ok(())), actions);
         }
         let strong = self.config.read_quorum >= 2;
         let versions_needed = if strong { self.config.read_quorum.max(self.tolerated() + 1) } else { 0 };
@@ -185,34 +170,60 @@ impl<C> Shard<C> {
         self.begin(now, call.hash, machine, call.deadline, caller, actions);
     }
 
-    /// Why a write that this node is to hold cannot be; `Some(None)`: it may be, later.
-    fn no_room(&mut self, hash: KeyHash, entry: &Entry) -> Option<Option<NotApplied>> {
-        let config = &self.config;
-        let max_memory = config.memory.map_or(0, |memory| memory * usize::from(config.cores));
-        match self.store.make_room(hash, entry) {
-            Room::Enough => None,
-            Room::Later => Some(None),
-            Room::OutOfMemory => Some(Some(NotApplied::OutOfMemory { max_memory })),
-            Room::HeldByReaders => Some(Some(NotApplied::Overloaded)),
+    /// Whether what this node says of the key is the whole truth, and all that the write asks for.
+    pub(super) fn is_decided_alone(&self, call: &WriteCall) -> bool {
+        let is_alone = self.replica(call.hash.partition()).is_alone();
+        is_alone && call.quorum == 1 && self.config.read_quorum == 1 && !self.is_dead
+    }
+
+    /// What the steps of a [`Write`] come to where this node alone has to make them: none of it can fail, wait
+    /// or be asked for again.
+    pub(super) fn write_alone(&mut self, now: Now, call: WriteCall) {
+        let WriteCall { entry, hash, .. } = call;
+        self.may_expire |= entry.expires_at_ms().is_some();
+        let clock = &mut self.clock;
+        self.store.write(hash, entry, |held| {
+            let version = clock.stamp_above(held, now.wall);
+            clock.witness(version, now.wall);
+            version
+        });
+        // As the latest write it ends whatever was owed before.
+        let before = self.recent_writes.remove(&hash);
+        self.follow(before);
+    }
+
+    /// A write that was its key's latest is not any more. (Not there: the op that is being worked on, which still is.)
+    fn follow(&mut self, before: Option<OpId>) {
+        if let Some(Machine::Write(write)) =
+            before.and_then(|id| self.ops.get_mut(&id)).map(|op| &mut op.machine)
+        {
+            write.followed();
         }
     }
 
     /// Goes on making room for the writes that wait for it, one after the other.
     pub(super) fn go_on_waiting(&mut self, now: Now, actions: &mut Vec<Action<C>>) {
-        while let Some((call, caller)) = self.waiting.pop_front() {
+        for _ in 0..OPS_PER_TURN {
+            let Some((call, caller)) = self.waiting.pop_front() else { return };
             let is_late = call.deadline <= now.instant;
-            match if is_late { Some(None) } else { self.no_room(call.hash, &call.entry) } {
-                None => self.write(now, call, caller, actions),
-                Some(None) if !is_late => {
-                    self.waiting.push_front((call, caller));
-                    self.timers.insert((now.instant + Duration::from_nanos(1), Timer::Room));
-                    return;
-                }
-                Some(why) => {
-                    let outcome = Outcome::Written(Err(why.unwrap_or(NotApplied::Overloaded).into()));
-                    actions.push(Action::Reply { caller, outcome });
-                }
+            if !is_late && self.room_for(&call) == Room::Later {
+                self.waiting.push_front((call, caller));
+                break;
             }
+            let group = if let Caller::Group(id, _) = caller { Some(id) } else { None };
+            if is_late {
+                self.reply(caller, Call::Write(call).overdue(), actions);
+            } else {
+                // With what was found just now: there is room, or there is none.
+                self.write_now(now, call, caller, actions);
+            }
+            self.answer_self(now, actions);
+            if let Some(id) = group.filter(|id| !self.is_parked_last(*id)) {
+                self.queue_group(now, id);
+            }
+        }
+        if !self.waiting.is_empty() {
+            self.soon(now, Timer::Room);
         }
     }
 
@@ -224,14 +235,15 @@ impl<C> Shard<C> {
         }
         let version = self.clock.stamp_above(held.version(), now.wall);
         let entry = held.copy(version, call.expires_at_ms);
-        if let Some(why) = self.no_room(call.hash, &entry) {
-            return Err(why.unwrap_or(NotApplied::Overloaded).into());
+        match self.store.make_room(call.hash, &entry) {
+            Room::Enough => {}
+            room => return Err(self.no_room(room).into()),
         }
-        self.store.apply(call.hash, entry);
+        self.apply(call.hash, entry);
         Ok(true)
     }
 
-    fn read(&mut self, now: Now, call: ReadCall, caller: C, actions: &mut Vec<Action<C>>) {
+    fn read(&mut self, now: Now, call: ReadCall, caller: Caller<C>, actions: &mut Vec<Action<C>>) {
         let partition = call.hash.partition();
         let replica = self.replica(partition);
         let is_local = replica.serves_synced(&self.me);
@@ -242,7 +254,7 @@ impl<C> Shard<C> {
                 Entry::clone(&entry)
             });
             if live.is_some() || call.local {
-                return actions.push(Action::Reply { caller, outcome: Outcome::Read(Ok(live)) });
+                return self.reply(caller, Outcome::Read(Ok(live)), actions);
             }
         }
         let alive = self.placement.replicas_per_partition();
@@ -254,7 +266,7 @@ impl<C> Shard<C> {
             None
         };
         if let Some(error) = error {
-            return actions.push(Action::Reply { caller, outcome: Outcome::Read(Err(error)) });
+            return self.reply(caller, Outcome::Read(Err(error)), actions);
         }
         let machine = Machine::Read(Read::new(call.key, self.rules(call.quorum)));
         self.begin(now, call.hash, machine, call.deadline, caller, actions);
@@ -271,11 +283,10 @@ impl<C> Shard<C> {
         hash: KeyHash,
         machine: Machine,
         deadline: Instant,
-        caller: C,
+        caller: Caller<C>,
         actions: &mut Vec<Action<C>>,
     ) {
-        let id = OpId(self.next_id);
-        self.next_id += 1;
+        let id = OpId(self.new_id());
         let partition = hash.partition();
         let op = Op {
             partition,
@@ -481,7 +492,8 @@ impl<C> Shard<C> {
                     let version = self.clock.stamp_above(above.max(held), now.wall);
                     let mut todo = Vec::new();
                     write.stamped(version, &mut todo);
-                    self.recent_writes.insert(op.hash, id);
+                    let before = self.recent_writes.insert(op.hash, id);
+                    self.follow(before);
                     self.perform_write(now, id, op, todo, actions);
                 }
             }
@@ -502,7 +514,7 @@ impl<C> Shard<C> {
                 ReadAction::Done(found) => {
                     let live = found.filter(|entry| entry.live_value(now.wall).is_some());
                     if let Some(caller) = op.caller.take() {
-                        actions.push(Action::Reply { caller, outcome: Outcome::Read(Ok(live)) });
+                        self.reply(caller, Outcome::Read(Ok(live)), actions);
                     }
                 }
             }
@@ -549,14 +561,14 @@ impl<C> Shard<C> {
                 if write.is_acknowledged() {
                     if let Some(caller) = op.caller.take() {
                         op.deadline = now.instant + OWED_FOR;
-                        actions.push(Action::Reply { caller, outcome: Outcome::Written(Ok(())) });
+                        self.reply(caller, Outcome::Written(Ok(())), actions);
                     }
                     write.is_everywhere() || now.instant >= op.deadline
                 } else {
                     // Acknowledged once, but counting anew in a later list: it stays owed.
                     if is_late && let Some(caller) = op.caller.take() {
                         let outcome = Outcome::Written(Err(write_error(write)));
-                        actions.push(Action::Reply { caller, outcome });
+                        self.reply(caller, outcome, actions);
                     }
                     is_late
                 }
@@ -565,7 +577,7 @@ impl<C> Shard<C> {
                 if is_late && let Some(caller) = op.caller.take() {
                     let (answered, needed) = (read.answers(), read.needed());
                     let error = ReadError::TimedOut { answered, needed };
-                    actions.push(Action::Reply { caller, outcome: Outcome::Read(Err(error)) });
+                    self.reply(caller, Outcome::Read(Err(error)), actions);
                 }
                 op.caller.is_none()
             }
@@ -632,27 +644,29 @@ impl<C> Shard<C> {
     }
 
     /// Answers every call that is under way.
-    pub(super) fn stop(&mut self, actions: &mut Vec<Action<C>>) {
+    pub(super) fn stop(&mut self, by: StoppedBy, actions: &mut Vec<Action<C>>) {
+        self.stop_groups(by, actions);
         for (_, caller) in std::mem::take(&mut self.waiting) {
-            let outcome = Outcome::Written(Err(NotApplied::ShutDown.into()));
-            actions.push(Action::Reply { caller, outcome });
+            let outcome = Outcome::Written(Err(NotApplied::from(by).into()));
+            self.reply(caller, outcome, actions);
         }
         for (_, mut op) in std::mem::take(&mut self.ops) {
             let outcome = match &op.machine {
                 Machine::Write(write) if write.may_have_happened() => {
                     Outcome::Written(Err(write_error(write)))
                 }
-                Machine::Write(_) => Outcome::Written(Err(NotApplied::ShutDown.into())),
-                Machine::Read(_) => Outcome::Read(Err(ReadError::ShutDown)),
+                Machine::Write(_) => Outcome::Written(Err(NotApplied::from(by).into())),
+                Machine::Read(_) => Outcome::Read(Err(by.into())),
             };
             if let Some(caller) = op.caller.take() {
-                actions.push(Action::Reply { caller, outcome });
+                self.reply(caller, outcome, actions);
             }
         }
     }
 
-    fn counts(&self) -> Counts {
-        let in_flight = self.waiting.len() + self.ops.values().filter(|op| op.caller.is_some()).count();
+    pub(super) fn counts(&self) -> Counts {
+        let not_begun = self.waiting.len() + self.groups.values().map(Group::not_begun).sum::<usize>();
+        let in_flight = not_begun + self.ops.values().filter(|op| op.caller.is_some()).count();
         Counts {
             keys: self.store.live(),
             bytes: self.store.bytes(),

@@ -38,6 +38,8 @@ pub(super) struct Replica {
     handoff: Option<Box<Handoff>>,
     /// What the handoff asked and has no answer to.
     requests: Vec<u64>,
+    /// Whether this node is all of the list, and synced.
+    is_alone: bool,
     /// Whether a reminder is due some time.
     has_reminder: bool,
     /// As a giver: who holds its last change, of this sequence.
@@ -70,6 +72,10 @@ impl Replica {
         self.list.as_ref()
     }
 
+    pub(super) fn is_alone(&self) -> bool {
+        self.is_alone
+    }
+
     pub(super) fn is_synced(&self) -> bool {
         self.standing == Standing::Synced
     }
@@ -97,6 +103,7 @@ impl<C> Shard<C> {
         let somebody_went = old.members().iter().any(|member| !self.placement.is_alive(&member.identity));
         let is_birth = stage == Stage::Born && self.stage == Stage::Forming;
         self.stage = stage;
+        self.is_dead = self.placement.is_dead(&self.me);
         for partition in self.partitions() {
             if is_birth && self.replica(partition).list.is_none() {
                 self.bear(now, partition, actions);
@@ -135,6 +142,7 @@ impl<C> Shard<C> {
     /// stays, for itself and as a source.
     pub(super) fn returned(&mut self, now: Now, me: Identity) {
         self.me = me;
+        self.is_dead = self.placement.is_dead(&me);
         for partition in self.partitions() {
             self.take_handoff(partition);
             self.forget_handoff_requests(partition);
@@ -145,7 +153,7 @@ impl<C> Shard<C> {
             if !self.store.is_empty(partition) {
                 self.remind_later(now, partition);
             }
-            self.wanted.insert(partition);
+            self.want_handoff(partition);
             self.recount(partition);
         }
         self.merges.clear();
@@ -155,7 +163,10 @@ impl<C> Shard<C> {
     /// follows from it.
     fn stand(&mut self, partition: Partition, standing: Standing) {
         self.replica_mut(partition).standing = standing;
-        let serves = self.replica(partition).serves_synced(&self.me);
+        let me = self.me;
+        let replica = self.replica_mut(partition);
+        let serves = replica.serves_synced(&me);
+        replica.is_alone = serves && replica.list.as_ref().is_some_and(|list| list.has_members(&[me]));
         self.store.serve(partition, serves);
     }
 
@@ -208,13 +219,19 @@ impl<C> Shard<C> {
         if !sources.is_empty() {
             let wanted = self.merges.entry(partition).or_default();
             wanted.extend(sources);
+            self.may_hand_over = true;
         }
+    }
+
+    fn want_handoff(&mut self, partition: Partition) {
+        self.wanted.insert(partition);
+        self.may_hand_over = true;
     }
 
     /// Notes whether the partition wants a handoff, or somebody else must be told that it does.
     fn review(&mut self, now: Now, partition: Partition) {
         if self.change_wanted(partition).is_some() {
-            self.wanted.insert(partition);
+            self.want_handoff(partition);
         } else {
             self.wanted.remove(&partition);
         }
@@ -327,6 +344,7 @@ impl<C> Shard<C> {
     fn take_handoff(&mut self, partition: Partition) -> Option<Box<Handoff>> {
         let handoff = self.replica_mut(partition).handoff.take();
         self.handoffs -= usize::from(handoff.is_some());
+        self.may_hand_over |= handoff.is_some();
         handoff
     }
 

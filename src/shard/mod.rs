@@ -1,9 +1,11 @@
 //! [`Shard`]: what one core owns, and the joint between its store and replication.
 //!
-//! A shard is told events and returns actions; it has no thread, socket or clock. It does four things,
-//! one file each:
+//! A shard is told events and returns actions; it has no thread, socket or clock. It does six things,
+//! one file each, beside [`calls`], which says what an app can ask:
 //!
 //! - [`coordinate`]: runs the app's calls, as their coordinator, to their end;
+//! - [`groups`]: begins the calls of one message a few at a time, and answers them together;
+//! - [`run`]: lets an app's closure work on the store itself;
 //! - [`replicate`]: answers the requests of other coordinators, and of itself: the coordinator's own
 //!   replica is asked like every other one, without the network;
 //! - [`local`]: says when a caller may answer a read by itself, from this node's copy;
@@ -14,23 +16,33 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::{HybridClock, Instant, Now};
+use crate::entry::Entry;
 use crate::error::{NotApplied, ReadError, WriteError};
 use crate::options::Eviction;
 use crate::placement::{Gone, Placement};
 use crate::replication::read::Rules;
-use crate::store::{Deletes, Readers, Store, StoreConfig, View};
+use crate::store::{Applied, Deletes, Readers, Store, StoreConfig, View};
 use crate::types::{Boot, ClusterHash, CoreId, Cores, Identity, KeyHash, NodeHash, PARTITIONS, Partition};
 use crate::wire::message::{Answer, Listed, Request};
 
+mod calls;
 mod coordinate;
+mod groups;
 mod lists;
 mod local;
 mod replicate;
+mod run;
 
-pub(crate) use coordinate::{Call, Counts, KeysCall, Outcome, ReadCall, TouchCall, WriteCall};
+pub(crate) use calls::{
+    Call, Counts, KeysCall, Outcome, ReadCall, RunCall, StoppedBy, TouchCall, WriteCall, WriteRules,
+    check_lengths, expires_at_ms,
+};
 use coordinate::{Op, OpId};
+use groups::{Caller, Group, GroupId};
 use lists::Replica;
 pub(crate) use local::{LocalAnswer, LocalRules, read_local};
+pub use run::LocalShard;
+use run::{Run, RunId};
 
 /// How far a replica's clock may be ahead and still be followed by versions given here.
 const MAX_CLOCK_SKEW: Duration = Duration::from_secs(60);
@@ -43,6 +55,9 @@ const EXPIRE_PERIOD: Duration = Duration::from_millis(50);
 
 /// How long what was overwritten or deleted waits to be freed, at the most, where no reader holds it up.
 const COLLECT_PERIOD: Duration = Duration::from_millis(10);
+
+/// How many timers one turn fires; the rest are due in the next.
+const TIMERS_PER_TURN: usize = 256;
 
 #[derive(Clone, Debug)]
 pub(crate) struct ShardConfig {
@@ -97,7 +112,7 @@ pub(crate) enum Event<C> {
         me: Identity,
     },
     /// The engine stops: every call gets its answer now.
-    Stop,
+    Stop(StoppedBy),
 }
 
 /// How far the cluster is with its first lists, as this node sees it.
@@ -152,16 +167,21 @@ pub(crate) enum Action<C> {
 
 pub(crate) struct Shard<C> {
     config: ShardConfig,
+    cores: Cores,
     me: Identity,
     clock: HybridClock,
     store: Store,
     placement: Arc<Placement>,
     stage: Stage,
+    /// Whether the placement says that this life of this node is over.
+    is_dead: bool,
     /// One for each partition of this core.
     replicas: Vec<Replica>,
     /// Partitions that want a handoff and have none yet.
     wanted: BTreeSet<Partition>,
     handoffs: usize,
+    /// Whether one may be startable that was not when they were looked at last.
+    may_hand_over: bool,
     /// From whom a partition that this node holds is to be merged, when there is room.
     merges: BTreeMap<Partition, BTreeSet<Identity>>,
     ops: BTreeMap<OpId, Op<C>>,
@@ -178,10 +198,22 @@ pub(crate) struct Shard<C> {
     timers: BTreeSet<(Instant, Timer)>,
     /// The earliest expiry timer.
     expire_at: Option<Instant>,
+    /// Whether an entry that expires may have come since that was set, and when it was looked at last.
+    may_expire: bool,
+    expiry_seen_at: Option<Instant>,
     /// Whether what was unlinked is to be freed some time.
     has_collect: bool,
     /// Writes for which room is being made.
-    waiting: VecDeque<(WriteCall, C)>,
+    waiting: VecDeque<(WriteCall, Caller<C>)>,
+    /// Calls that came together, and those groups of them of which some are not begun.
+    groups: BTreeMap<GroupId, Group<C>>,
+    unfinished_groups: VecDeque<GroupId>,
+    /// Whether a turn for those who wait for room, or for groups, is set already.
+    has_room_timer: bool,
+    has_groups_timer: bool,
+    /// Closures that run, or whose writes are under way.
+    runs: BTreeMap<RunId, Run<C>>,
+    write_rules: WriteRules,
     next_id: u64,
     /// How many partitions are to be fetched, and to be given away.
     pending: usize,
@@ -216,6 +248,8 @@ enum Timer {
     Collect,
     /// More room can be made.
     Room,
+    /// More calls of groups can be begun.
+    Groups,
 }
 
 impl<C> Shard<C> {
@@ -233,15 +267,24 @@ impl<C> Shard<C> {
             readers,
         );
         let owned = PARTITIONS.div_ceil(config.cores);
+        let write_rules = WriteRules {
+            cluster: config.cluster,
+            replicas: config.replicas,
+            write_quorum: config.write_quorum,
+            memory: config.memory,
+        };
         Self {
+            cores: Cores::new(config.cores),
             me: config.me,
             clock: HybridClock::new(MAX_CLOCK_SKEW),
             store,
             placement: Arc::new(Placement::new(Vec::new(), config.replicas, 0, Gone::new())),
             stage: Stage::Forming,
+            is_dead: false,
             replicas: (0..owned).map(|_| Replica::default()).collect(),
             wanted: BTreeSet::new(),
             handoffs: 0,
+            may_hand_over: false,
             merges: BTreeMap::new(),
             ops: BTreeMap::new(),
             ops_of: BTreeSet::new(),
@@ -252,8 +295,16 @@ impl<C> Shard<C> {
             to_self: VecDeque::new(),
             timers: BTreeSet::new(),
             expire_at: None,
+            may_expire: false,
+            expiry_seen_at: None,
             has_collect: false,
             waiting: VecDeque::new(),
+            groups: BTreeMap::new(),
+            unfinished_groups: VecDeque::new(),
+            has_room_timer: false,
+            has_groups_timer: false,
+            runs: BTreeMap::new(),
+            write_rules,
             next_id: 1,
             pending: 0,
             giving: 0,
@@ -269,7 +320,7 @@ impl<C> Shard<C> {
 
     pub(crate) fn handle(&mut self, now: Now, event: Event<C>, actions: &mut Vec<Action<C>>) {
         match event {
-            Event::Call { call, caller } => self.call(now, call, caller, actions),
+            Event::Call { call, caller } => self.call(now, call, Caller::App(caller), actions),
             Event::Request { via, from, partition, request_id, request } => {
                 match self.check(partition, &request) {
                     Ok(()) => {
@@ -284,16 +335,16 @@ impl<C> Shard<C> {
             Event::Unsent { request_id } => self.unanswered(now, request_id, actions),
             Event::Placement { placement, stage } => self.placed(now, placement, stage, actions),
             Event::Returned { me } => self.returned(now, me),
-            Event::Stop => return self.stop(actions),
+            Event::Stop(by) => return self.stop(by, actions),
         }
         self.settle(now, actions);
     }
 
-    /// Fires what is due.
+    /// Fires what is due, as much of it as one turn allows: where there is more,
+    /// [`deadline`](Self::deadline) has passed.
     pub(crate) fn handle_timers(&mut self, now: Now, actions: &mut Vec<Action<C>>) {
-        while let Some(&(at, timer)) = self.timers.first()
-            && at <= now.instant
-        {
+        for _ in 0..TIMERS_PER_TURN {
+            let Some(&(_, timer)) = self.timers.first().filter(|(at, _)| *at <= now.instant) else { break };
             self.timers.pop_first();
             match timer {
                 Timer::Op(op) => self.wake_op(now, op, actions),
@@ -303,14 +354,21 @@ impl<C> Shard<C> {
                     self.has_collect = false;
                     self.store.collect();
                 }
-                Timer::Room => self.go_on_waiting(now, actions),
+                Timer::Room => {
+                    self.has_room_timer = false;
+                    self.go_on_waiting(now, actions);
+                }
+                Timer::Groups => {
+                    self.has_groups_timer = false;
+                    self.go_on_groups(now, actions);
+                }
                 Timer::Expire => {
                     self.expire_at = None;
+                    self.may_expire = true;
                     if self.store.expire(now.wall, EXPIRE_BUDGET) == EXPIRE_BUDGET {
                         // More are due: at once, but not in this turn.
-                        let soon = now.instant + Duration::from_nanos(1);
-                        self.expire_at = Some(soon);
-                        self.timers.insert((soon, Timer::Expire));
+                        self.expire_at = Some(now.instant + Duration::from_nanos(1));
+                        self.soon(now, Timer::Expire);
                     }
                 }
             }
@@ -323,6 +381,11 @@ impl<C> Shard<C> {
         self.timers.first().map(|&(at, _)| at)
     }
 
+    /// Whether another node has been asked and has not answered.
+    pub(crate) fn expects_answers(&self) -> bool {
+        !self.outstanding.is_empty()
+    }
+
     /// The value that this node would answer as a synced replica.
     #[cfg(feature = "sim")]
     pub(crate) fn peek(&self, now: Now, hash: KeyHash, key: &[u8]) -> Option<Vec<u8>> {
@@ -331,14 +394,30 @@ impl<C> Shard<C> {
         entry.live_value(now.wall).map(<[u8]>::to_vec)
     }
 
+    /// Lets go of every caller, and does nothing else: for a shard that has panicked, whose state means nothing
+    /// any more.
+    pub(crate) fn abandon(&mut self) {
+        drop(std::mem::take(&mut self.ops));
+        drop(std::mem::take(&mut self.waiting));
+        drop(std::mem::take(&mut self.groups));
+        drop(std::mem::take(&mut self.runs));
+    }
+
+    /// Answers this shard's own requests.
+    fn answer_self(&mut self, now: Now, actions: &mut Vec<Action<C>>) {
+        while let Some((request_id, partition, request)) = self.to_self.pop_front() {
+            let answer = self.serve(now, self.me, partition, request, actions);
+            self.answered(now, request_id, answer, actions);
+        }
+    }
+
     /// Answers this shard's own requests, and reports what that changed.
     fn settle(&mut self, now: Now, actions: &mut Vec<Action<C>>) {
         loop {
-            while let Some((request_id, partition, request)) = self.to_self.pop_front() {
-                let answer = self.serve(now, self.me, partition, request, actions);
-                self.answered(now, request_id, answer, actions);
+            self.answer_self(now, actions);
+            if std::mem::take(&mut self.may_hand_over) {
+                self.start_handoffs(now, actions);
             }
-            self.start_handoffs(now, actions);
             if self.to_self.is_empty() {
                 break;
             }
@@ -360,8 +439,7 @@ impl<C> Shard<C> {
         asker: Asker,
         actions: &mut Vec<Action<C>>,
     ) -> Option<u64> {
-        let request_id = self.next_id;
-        self.next_id += 1;
+        let request_id = self.new_id();
         if to == self.me {
             self.outstanding.insert(request_id, Outstanding { to, asker });
             self.to_self.push_back((request_id, partition, request));
@@ -408,8 +486,19 @@ impl<C> Shard<C> {
         }
     }
 
-    /// Keeps a timer for the key that expires first.
+    /// Merges an entry into the store.
+    fn apply(&mut self, hash: KeyHash, entry: Entry) -> Applied {
+        self.may_expire |= entry.expires_at_ms().is_some();
+        self.store.apply(hash, entry)
+    }
+
+    /// Keeps a timer for the key that expires first. Looks once a turn, as the wall clock may have been set,
+    /// and where something has come that expires.
     fn schedule_expiry(&mut self, now: Now) {
+        let was_seen = self.expiry_seen_at.replace(now.instant) == Some(now.instant);
+        if !std::mem::take(&mut self.may_expire) && was_seen {
+            return;
+        }
         let Some(at_ms) = self.store.next_expiry_ms() else { return };
         let wait = Duration::from_millis(at_ms.saturating_sub(now.wall.millis())).max(EXPIRE_PERIOD);
         let due = now.instant + wait;
@@ -419,12 +508,30 @@ impl<C> Shard<C> {
         }
     }
 
+    fn new_id(&mut self) -> u64 {
+        let id = self.next_id;
+        self.next_id += 1;
+        id
+    }
+
+    /// Fires in the next turn, once for all who want it.
+    fn soon(&mut self, now: Now, timer: Timer) {
+        let is_set = match timer {
+            Timer::Room => std::mem::replace(&mut self.has_room_timer, true),
+            Timer::Groups => std::mem::replace(&mut self.has_groups_timer, true),
+            _ => false,
+        };
+        if !is_set {
+            self.timers.insert((now.instant + Duration::from_nanos(1), timer));
+        }
+    }
+
     fn replica(&self, partition: Partition) -> &Replica {
-        &self.replicas[usize::from(partition.index() / self.config.cores)]
+        &self.replicas[usize::from(self.cores.local(partition))]
     }
 
     fn replica_mut(&mut self, partition: Partition) -> &mut Replica {
-        &mut self.replicas[usize::from(partition.index() / self.config.cores)]
+        &mut self.replicas[usize::from(self.cores.local(partition))]
     }
 
     fn owns(&self, partition: Partition) -> bool {
@@ -453,3 +560,6 @@ fn not_enough(alive: usize, needed: usize) -> (WriteError, ReadError) {
         ReadError::NotEnoughReplicas { alive, needed },
     )
 }
+
+#[cfg(test)]
+mod tests;

@@ -45,7 +45,7 @@ impl<C> Shard<C> {
                     return Answer::Declined;
                 }
                 self.clock.witness(entry.version(), now.wall);
-                let superseded_by = match self.store.apply(hash, entry) {
+                let superseded_by = match self.apply(hash, entry) {
                     Applied::Stored => None,
                     Applied::Superseded(version) => Some(version),
                 };
@@ -113,7 +113,7 @@ impl<C> Shard<C> {
             }
             self.clock.witness(entry.version(), now.wall);
             match self.make_room(hash, &entry) {
-                Room::Enough | Room::HeldByReaders => drop(self.store.apply(hash, entry)),
+                Room::Enough | Room::HeldByReaders => drop(self.apply(hash, entry)),
                 Room::Later | Room::OutOfMemory => declined += 1,
             }
         }
@@ -131,7 +131,7 @@ impl<C> Shard<C> {
         tries.find(|room| *room != Room::Later).unwrap_or(Room::Later)
     }
 
-    fn hash(&self, key: &[u8]) -> KeyHash {
+    pub(super) fn hash(&self, key: &[u8]) -> KeyHash {
         KeyHash::of(self.config.cluster, key)
     }
 }

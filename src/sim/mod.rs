@@ -251,7 +251,7 @@ impl SimCluster {
             local: false,
             deadline: self.now + CALL_TIMEOUT,
         };
-        self.call(node, call.hash, Call::Read(call))
+        self.call(node, call.hash, Call::Read(Box::new(call)))
     }
 
     fn call(&mut self, node: usize, hash: KeyHash, call: Call) -> CallId {

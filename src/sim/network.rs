@@ -242,7 +242,11 @@ impl SimCluster {
                     ShardOutcome::Read(result) => Outcome::Read(
                         result.map(|found| found.and_then(|entry| entry.value().map(<[u8]>::to_vec))),
                     ),
-                    ShardOutcome::Touched(_) | ShardOutcome::Keys(_) | ShardOutcome::Counts(_) => return,
+                    ShardOutcome::Touched(_)
+                    | ShardOutcome::Keys(_)
+                    | ShardOutcome::Counts(_)
+                    | ShardOutcome::Many(_)
+                    | ShardOutcome::Ran(_) => return,
                 };
                 self.note(|| format!("reply n{number} {caller:?} {outcome:?}"));
                 self.outcomes.insert(caller, outcome);

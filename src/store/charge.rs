@@ -12,8 +12,9 @@ pub(crate) fn size_class(bytes: usize) -> usize {
         return 0;
     }
     let bytes = (bytes + HEADER_BYTES).max(32);
-    let step = (bytes.next_power_of_two() / 16).max(16);
-    bytes.next_multiple_of(if bytes <= 1024 { 16 } else { step })
+    let step = if bytes <= 1024 { 16 } else { bytes.next_power_of_two() / 16 };
+    // A power of two: no division on the way of every write.
+    (bytes + step - 1) & !(step - 1)
 }
 
 /// What an entry takes, its whole value included.

@@ -160,8 +160,9 @@ pub(crate) struct Part {
     pub(crate) next: Option<KeyHash>,
 }
 
-/// Retired bytes are tried to be freed by so many at a time: a try may interrupt every processor.
-const COLLECT_BYTES: usize = 128 << 10;
+/// Retired bytes are tried to be freed by so many at a time: a try may interrupt every processor, which takes some
+/// ten microseconds on a virtual machine.
+const COLLECT_BYTES: usize = 256 << 10;
 
 /// How many pieces one try frees at the most.
 const COLLECT_PIECES: usize = COLLECT_BYTES / 32;
@@ -215,10 +216,32 @@ impl Store {
 
     /// Merges `entry`, whose key has this hash: whichever of it and what is stored wins, stays.
     pub(crate) fn apply(&mut self, hash: KeyHash, entry: Entry) -> Applied {
+        self.merge(hash, entry, |_, _| {})
+    }
+
+    /// Brings closer what writing this key begins with.
+    #[inline]
+    pub(crate) fn prefetch(&self, hash: KeyHash) {
+        self.table.prefetch(hash);
+    }
+
+    /// Writes `entry`, which wins: `stamp` gives it a version above the one that the key has, if any.
+    pub(crate) fn write(&mut self, hash: KeyHash, entry: Entry, stamp: impl FnOnce(Version) -> Version) {
+        self.merge(hash, entry, |entry, held| entry.stamp(stamp(held.map_or(Version::ZERO, Entry::version))));
+    }
+
+    #[inline]
+    fn merge(
+        &mut self,
+        hash: KeyHash,
+        entry: Entry,
+        prepare: impl FnOnce(&mut Entry, Option<&Entry>),
+    ) -> Applied {
         let Self { table, timers, queue, generation, config, .. } = self;
         let forget = config.deletes == Deletes::Forget && entry.value().is_none();
         let sequence = self.sequence + 1;
-        let (applied, old, new) = table.update(hash, entry, sequence, |entry, held| {
+        let (applied, old, new) = table.update(hash, entry, sequence, |mut entry, held| {
+            prepare(&mut entry, held);
             if let Some(held) = held {
                 if held.wins_over(&entry) {
                     return (Change::Keep, (Applied::Superseded(held.version()), None, None));

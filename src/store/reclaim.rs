@@ -29,7 +29,7 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64 as StdAtomicU64;
 
-use crate::sync::{AtomicBool, AtomicU32, AtomicU64, Mutant, Mutex, Ordering, fence, lock, planted};
+use crate::sync::{AtomicBool, AtomicU32, AtomicU64, Fences, Mutant, Mutex, Ordering, Padded, lock, planted};
 
 /// A fence on every processor that runs a thread of this process; whether it was done.
 pub(crate) type HeavyFence = fn() -> bool;
@@ -45,14 +45,8 @@ pub(crate) struct Readers {
     /// Grows only: a slot is used again by another thread.
     slots: Mutex<Vec<Arc<Slot>>>,
     heavy_fence: Option<HeavyFence>,
-    /// Loom tries both orders of two fences only where something else that depends on the order is beside them.
-    #[cfg(gridkv_loom)]
-    fences: AtomicU32,
+    fences: Fences,
 }
-
-/// Alone in its cache lines, and in their neighbours that processors fetch along.
-#[repr(align(128))]
-struct Padded<T>(T);
 
 /// One thread's announcements.
 #[repr(align(128))]
@@ -99,8 +93,7 @@ impl Readers {
             epoch: Padded(AtomicU64::new(IDLE + 1)),
             slots: Mutex::new(Vec::new()),
             heavy_fence,
-            #[cfg(gridkv_loom)]
-            fences: AtomicU32::new(0),
+            fences: Fences::default(),
         }
     }
 
@@ -159,7 +152,7 @@ impl Readers {
             if self.heavy_fence.is_some() {
                 std::sync::atomic::compiler_fence(std::sync::atomic::Ordering::SeqCst);
             } else if !planted(Mutant::UnfencedPin) {
-                self.fence();
+                self.fences.fence();
             }
         }
         Guard { slot, not_send: PhantomData }
@@ -171,20 +164,13 @@ impl Readers {
         self.epoch.0.fetch_add(1, order)
     }
 
-    #[inline]
-    fn fence(&self) {
-        #[cfg(gridkv_loom)]
-        self.fences.fetch_add(1, Ordering::Relaxed);
-        fence(Ordering::SeqCst);
-    }
-
     /// The oldest epoch that a reader has announced; `None` where that cannot be told now.
     fn oldest(&self) -> Option<u64> {
         match self.heavy_fence {
             Some(heavy_fence) if !heavy_fence() => return None,
             Some(_) => {}
             None if planted(Mutant::UnfencedCollect) => {}
-            None => self.fence(),
+            None => self.fences.fence(),
         }
         // A thread that is just registering: the next time.
         let slots = self.slots.try_lock().ok()?;

@@ -41,6 +41,7 @@ use super::charge;
 use super::reclaim::Reader;
 use super::reclaim::{Guard, Readers, Retired};
 use crate::entry::{Entry, EntryRef, NO_TIMER};
+use crate::prefetch;
 #[cfg(gridkv_loom)]
 use crate::sync::has_failed;
 use crate::sync::{AtomicU32, AtomicU64, Life, Mutant, Mutex, Ordering, lock, planted};
@@ -784,7 +785,7 @@ impl Pinned<'_> {
     #[inline]
     pub(crate) fn prefetch_bucket(&self, hash: KeyHash) {
         let segment = self.segment(hash);
-        prefetch(&segment.buckets[Segment::home(hash)]);
+        prefetch::to_read(&segment.buckets[Segment::home(hash)]);
     }
 
     /// Then, when those may have come, the entry's.
@@ -796,7 +797,7 @@ impl Pinned<'_> {
             let word = slot.load(Ordering::Relaxed);
             if word >> 48 == tag && word != 0 {
                 let entry: *const u8 = ptr::with_exposed_provenance((word & POINTER) as usize);
-                (0..3).for_each(|line| prefetch(entry.wrapping_add(64 * line)));
+                (0..3).for_each(|line| prefetch::to_read(entry.wrapping_add(64 * line)));
             }
         }
     }
@@ -820,17 +821,6 @@ impl Pinned<'_> {
         let mut headers = segment.buckets[..HOMES].iter().map(|bucket| bucket.header.load(Ordering::Acquire));
         (segment.end(path), headers.any(|header| header & IN_TREE != 0))
     }
-}
-
-#[inline]
-fn prefetch<T>(at: *const T) {
-    #[cfg(all(target_arch = "x86_64", not(gridkv_loom)))]
-    // SAFETY: a prefetch reads nothing as far as the program can tell, wherever it points.
-    unsafe {
-        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(at.cast());
-    }
-    #[cfg(not(all(target_arch = "x86_64", not(gridkv_loom))))]
-    let _ = at;
 }
 
 impl Drop for View {
@@ -947,6 +937,14 @@ impl Table {
             }
             Err(_) => None,
         }
+    }
+
+    /// Brings the line closer that looking for this key begins with.
+    #[inline]
+    pub(crate) fn prefetch(&self, hash: KeyHash) {
+        // SAFETY: this is the writer, and nothing below collects.
+        let segment = unsafe { self.view.segment(self.view.path(hash)) };
+        prefetch::to_write(&segment.buckets[Segment::home(hash)]);
     }
 
     /// Lets `decide` see the entry of this hash that is sought, and say what becomes of it, with anything else.

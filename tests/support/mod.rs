@@ -88,3 +88,38 @@ pub(crate) fn wait_event<T>(events: &Events, what: &str, wanted: impl Fn(&Event)
     }
     panic!("no event: {what}; seen: {seen:?}")
 }
+
+/// How long a stress takes: as many seconds as `GRIDKV_STRESS_SECONDS` says, or two.
+pub(crate) fn stress_time() -> Duration {
+    let seconds = std::env::var("GRIDKV_STRESS_SECONDS").map_or(2.0, |text| text.parse().expect("a number"));
+    Duration::from_secs_f64(seconds)
+}
+
+/// Numbers that look random, the same ones every time.
+pub(crate) struct Dice(pub(crate) u64);
+
+impl Dice {
+    pub(crate) fn roll(&mut self, sides: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let x = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let x = (x ^ x >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (x ^ x >> 31) % sides
+    }
+}
+
+/// The value of key `n` in this version, which says so itself; at least 24 bytes.
+pub(crate) fn value(n: u64, version: u64, length: usize) -> Vec<u8> {
+    let mut value = Vec::with_capacity(length);
+    [n, version, length as u64].iter().for_each(|word| value.extend_from_slice(&word.to_le_bytes()));
+    value.resize(length, (n ^ version) as u8);
+    value
+}
+
+/// That it is a whole value of key `n`. Its version.
+pub(crate) fn check(n: u64, value: &[u8]) -> u64 {
+    let word = |at: usize| u64::from_le_bytes(value[8 * at..8 * at + 8].try_into().unwrap());
+    let version = word(1);
+    assert_eq!((word(0), word(2)), (n, value.len() as u64), "another key's value, or a part of one");
+    assert!(value[24..].iter().all(|byte| *byte == (n ^ version) as u8), "a torn value");
+    version
+}

@@ -1,0 +1,172 @@
+//! Many writes at once.
+
+use std::time::Duration;
+
+use super::{Engine, Span};
+use crate::clock::Version;
+use crate::entry::{Content, Entry};
+use crate::error::{NotApplied, WriteError};
+use crate::options::WriteOptions;
+use crate::runtime::reply::Reply;
+use crate::shard::{Call, Outcome, WriteCall, check_lengths, expires_at_ms};
+use crate::types::CoreId;
+
+/// Writes that are made together by [`Engine::apply`]: one message to each core that owns some of the keys, and
+/// one wait for all answers. It is no transaction: each write succeeds or fails by itself, and others may see some
+/// of them before the rest.
+///
+/// ```
+/// # use gridkv::{Batch, Config, Engine};
+/// # let engine = Engine::start(Config::standalone("app-1")).unwrap();
+/// let results = engine.apply(Batch::new().set("a", "1").set("b", "2").delete("c"));
+/// assert!(results.iter().all(Result::is_ok));
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct Batch {
+    operations: Vec<Operation>,
+}
+
+#[derive(Clone, Debug)]
+struct Operation {
+    /// What its key is to be; without a time to live so far.
+    entry: Result<Entry, NotApplied>,
+    ttl: Option<Duration>,
+}
+
+/// What goes to one core.
+#[derive(Default)]
+struct Part {
+    calls: Vec<Call>,
+    /// Where the results belong.
+    indices: Vec<usize>,
+    /// Of all values.
+    bytes: usize,
+    needed: usize,
+}
+
+impl Batch {
+    /// Without any write so far.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// With room for so many writes.
+    pub fn with_capacity(writes: usize) -> Self {
+        Self { operations: Vec::with_capacity(writes) }
+    }
+
+    /// Stores `value` under `key`.
+    pub fn set(self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Self {
+        self.add(key.as_ref(), Content::Value(value.as_ref()), None)
+    }
+
+    /// Stores `value` under `key`, where it disappears after `ttl`, counted from when the batch is applied.
+    pub fn set_with_ttl(self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>, ttl: Duration) -> Self {
+        self.add(key.as_ref(), Content::Value(value.as_ref()), Some(ttl))
+    }
+
+    /// Deletes `key`.
+    pub fn delete(self, key: impl AsRef<[u8]>) -> Self {
+        self.add(key.as_ref(), Content::Tombstone, None)
+    }
+
+    /// How many writes there are.
+    pub fn len(&self) -> usize {
+        self.operations.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.operations.is_empty()
+    }
+
+    fn add(mut self, key: &[u8], content: Content<'_>, ttl: Option<Duration>) -> Self {
+        let entry = check_lengths(key, content).map(|()| Entry::new(key, content, Version::ZERO, None));
+        self.operations.push(Operation { entry, ttl });
+        self
+    }
+}
+
+impl Engine {
+    /// Makes the writes of a batch together, which costs a fraction of what they cost one by one. One result for
+    /// each, in their order. Writes of the same key take effect in their order, except under a
+    /// [`read_quorum`](crate::Config::read_quorum) of two or more, where they are concurrent.
+    pub fn apply(&self, batch: Batch) -> Vec<Result<(), WriteError>> {
+        self.apply_with(batch, &WriteOptions::new())
+    }
+
+    /// [`apply`](Self::apply) with a quorum or a timeout for all of the writes, and a time to live for those that
+    /// store a value and have none of their own.
+    pub fn apply_with(&self, batch: Batch, options: &WriteOptions) -> Vec<Result<(), WriteError>> {
+        let span = self.span(options.timeout);
+        let needed = self.inner.settings.write_quorum;
+        let mut results = Vec::with_capacity(batch.len());
+        let mut parts: Vec<Part> = self.cores().map(|_| Part::default()).collect();
+        for (index, operation) in batch.operations.into_iter().enumerate() {
+            results.push(Err(WriteError::Indeterminate { acked: 0, needed }));
+            match self.batched(operation, options, span) {
+                Ok(call) => parts[usize::from(self.core_of(call.hash).0)].add(index, call),
+                Err(error) => results[index] = Err(error.into()),
+            }
+        }
+        let mut sent = Vec::with_capacity(parts.len());
+        for (core, part) in self.cores().zip(parts).filter(|(_, part)| !part.calls.is_empty()) {
+            let Part { calls, indices, bytes, needed } = part;
+            match self.send_part(core, calls, bytes, span) {
+                Ok(reply) => sent.push((core, indices, needed, reply)),
+                Err(error) => indices.iter().for_each(|index| results[*index] = Err(error.clone().into())),
+            }
+        }
+        for (core, indices, needed, reply) in sent {
+            match self.wait(core, reply, span) {
+                Ok(Outcome::Many(outcomes)) => {
+                    for (index, outcome) in indices.into_iter().zip(outcomes) {
+                        results[index] = match outcome {
+                            Outcome::Written(result) => result,
+                            other => Err(self.no_write(Ok(other), needed)),
+                        };
+                    }
+                }
+                other => {
+                    let error = self.no_write(other, needed);
+                    indices.into_iter().for_each(|index| results[index] = Err(error.clone()));
+                }
+            }
+        }
+        results
+    }
+
+    fn send_part(
+        &self,
+        core: CoreId,
+        calls: Vec<Call>,
+        bytes: usize,
+        span: Span,
+    ) -> Result<Reply, NotApplied> {
+        let permit = self.inner.runtime.allow(bytes, span.deadline)?;
+        Ok(self.inner.runtime.send(core, Call::Many(calls), permit, span.deadline)?)
+    }
+
+    fn batched(
+        &self,
+        operation: Operation,
+        options: &WriteOptions,
+        span: Span,
+    ) -> Result<WriteCall, NotApplied> {
+        let mut entry = operation.entry?;
+        let ttl = operation.ttl.or(options.ttl).filter(|_| entry.value().is_some());
+        if let Some(ttl) = ttl {
+            entry = entry.copy(Version::ZERO, Some(expires_at_ms(ttl, self.wall())?));
+        }
+        WriteCall::of(&self.inner.write_rules, entry, options.quorum, span.deadline)
+    }
+}
+
+impl Part {
+    fn add(&mut self, index: usize, call: WriteCall) {
+        self.needed = call.quorum;
+        self.bytes += call.entry.value().map_or(0, <[u8]>::len);
+        self.indices.push(index);
+        self.calls.push(Call::Write(call));
+    }
+}

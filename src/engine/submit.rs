@@ -1,0 +1,107 @@
+//! Calls that do not wait for their answers.
+
+use super::{Engine, local_rules};
+use crate::completions::{Completions, Place, Ticket};
+use crate::entry::{Content, Entry};
+use crate::error::{NotApplied, ReadError, SubmitError, WriteError};
+use crate::options::{ReadOptions, WriteOptions};
+use crate::shard::{Call, LocalAnswer, Outcome, check_lengths, read_local};
+
+impl Engine {
+    /// [`set_with`](Self::set_with) without waiting: the answer comes through `completions`, under the ticket that
+    /// this returns.
+    ///
+    /// # Errors
+    ///
+    /// [`SubmitError`]: nothing was done, and no completion will come. [`NotApplied::Overloaded`] where the core's
+    /// queue is full.
+    pub fn submit_set(
+        &self,
+        completions: &Completions,
+        key: impl AsRef<[u8]>,
+        value: impl AsRef<[u8]>,
+        options: &WriteOptions,
+    ) -> Result<Ticket, SubmitError> {
+        self.submit_write(completions, key.as_ref(), Content::Value(value.as_ref()), options)
+    }
+
+    /// [`delete_with`](Self::delete_with) without waiting.
+    ///
+    /// # Errors
+    ///
+    /// As [`submit_set`](Self::submit_set).
+    pub fn submit_delete(
+        &self,
+        completions: &Completions,
+        key: impl AsRef<[u8]>,
+        options: &WriteOptions,
+    ) -> Result<Ticket, SubmitError> {
+        let options = WriteOptions { ttl: None, ..options.clone() };
+        self.submit_write(completions, key.as_ref(), Content::Tombstone, &options)
+    }
+
+    /// [`get_with`](Self::get_with) without waiting. Where this node's copy is an answer, the completion is there at
+    /// once.
+    ///
+    /// # Errors
+    ///
+    /// As [`submit_set`](Self::submit_set).
+    pub fn submit_get(
+        &self,
+        completions: &Completions,
+        key: impl AsRef<[u8]>,
+        options: &ReadOptions,
+    ) -> Result<Ticket, SubmitError> {
+        let key = key.as_ref();
+        let span = self.span(options.timeout);
+        check_lengths(key, Content::Tombstone)?;
+        let (core, call) = match self.read_call(key, options, span) {
+            Ok(call) => call,
+            Err(ReadError::BadQuorum { asked, replicas }) => {
+                return Err(SubmitError::BadReadQuorum { asked, replicas });
+            }
+            Err(_) => return Err(NotApplied::ShutDown.into()),
+        };
+        let place = self.reserve(completions, Outcome::Read(Err(ReadError::EngineFailed)))?;
+        let ticket = place.ticket();
+        let runtime = &self.inner.runtime;
+        let rules = local_rules(&self.inner.settings, call.quorum, options.local);
+        if let Some(pinned) = runtime.views().map_err(NotApplied::from)?.pin() {
+            let answer = read_local(&pinned, rules, call.hash, key, || runtime.clock().coarse_wall());
+            let found = match answer {
+                LocalAnswer::Value(entry) => Some(Some(Entry::clone(&entry))),
+                LocalAnswer::Nothing => Some(None),
+                LocalAnswer::AskOwner => None,
+            };
+            if let Some(found) = found {
+                place.complete(Some(Outcome::Read(Ok(found))));
+                return Ok(ticket);
+            }
+        }
+        runtime.submit(core, Call::Read(Box::new(call)), place, None).map_err(NotApplied::from)?;
+        Ok(ticket)
+    }
+
+    fn submit_write(
+        &self,
+        completions: &Completions,
+        key: &[u8],
+        content: Content<'_>,
+        options: &WriteOptions,
+    ) -> Result<Ticket, SubmitError> {
+        check_lengths(key, content)?;
+        let span = self.span(options.timeout);
+        let place = self.reserve(completions, Outcome::Written(Err(WriteError::EngineFailed)))?;
+        let ticket = place.ticket();
+        let runtime = &self.inner.runtime;
+        let bytes = if let Content::Value(value) = content { value.len() } else { 0 };
+        let permit = runtime.allow_now(bytes).map_err(NotApplied::from)?;
+        let (core, call) = self.write_call(key, content, options, span)?;
+        runtime.submit(core, Call::Write(call), place, permit).map_err(NotApplied::from)?;
+        Ok(ticket)
+    }
+
+    fn reserve(&self, completions: &Completions, if_lost: Outcome) -> Result<Place, SubmitError> {
+        completions.reserve(if_lost).ok_or(SubmitError::Full { capacity: completions.capacity() })
+    }
+}

@@ -1,0 +1,197 @@
+//! How a thread that sleeps in its poll is woken, by whoever has put work where it looks for it.
+//!
+//! Waking is a system call, and a thread that works needs none. So each thread has a word:
+//!
+//! ```text
+//! AWAKE      it works, and will look for work before it sleeps
+//! PARKED     it sleeps, or is about to
+//! NOTIFIED   it sleeps, and somebody is about to wake it
+//! ```
+//!
+//! Only the thread itself returns to `AWAKE`, and only who changes `PARKED` to `NOTIFIED` makes the system call.
+//!
+//! # Why nobody is forgotten
+//!
+//! ```text
+//! sender                            thread
+//! put the message                   the word is PARKED
+//! fence                             fence
+//! look at the word                  look for messages
+//!                                   sleep
+//! ```
+//!
+//! One of the fences comes first. If it is the sender's, the thread sees the message and does not sleep. If it is
+//! the thread's, the sender sees `PARKED`, or what came after it: `NOTIFIED`, so that another sender has the wake in
+//! hand; or `AWAKE`, and the thread looks again before it sleeps. (Dekker's algorithm, in effect.) The word orders
+//! nothing else: messages have their own words, so every access to it is relaxed.
+//!
+//! # Who rings again
+//!
+//! The sender that has the wake in hand may be preempted before its system call, by the very threads that wait
+//! for the answers. Whoever is about to wait and still sees `NOTIFIED` therefore wakes as well: once too often does no
+//! harm. Without that, everybody would wait for a thread that does not run, with nothing wrong otherwise. (A message
+//! behind a slot that its producer has claimed and not filled waits for that producer in any case.)
+
+use std::io;
+
+use crate::sync::{AtomicU8, Fences, Mutant, Ordering, Padded, planted};
+
+const AWAKE: u8 = 0;
+const PARKED: u8 = 1;
+const NOTIFIED: u8 = 2;
+
+/// What wakes an engine's threads. The models bring their own.
+#[cfg(not(gridkv_loom))]
+pub(crate) type SystemWaker = mio::Waker;
+#[cfg(gridkv_loom)]
+pub(crate) type SystemWaker = std::convert::Infallible;
+
+/// Ends a sleep: the one that goes on, or else the next one.
+pub(crate) trait Wake {
+    fn wake(&self) -> io::Result<()>;
+}
+
+#[cfg(not(gridkv_loom))]
+impl Wake for mio::Waker {
+    fn wake(&self) -> io::Result<()> {
+        match Self::wake(self) {
+            // The waker's pipe is full: the thread is about to wake anyway.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
+            outcome => outcome,
+        }
+    }
+}
+
+/// One thread's, which all who send it something share.
+pub(crate) struct Bell<W = SystemWaker> {
+    word: Padded<AtomicU8>,
+    fences: Fences,
+    waker: W,
+}
+
+impl<W: Wake> Bell<W> {
+    /// Of a thread that works.
+    pub(crate) fn new(waker: W) -> Self {
+        Self { word: Padded(AtomicU8::new(AWAKE)), fences: Fences::default(), waker }
+    }
+
+    /// There is work. A system call only if the thread sleeps and nobody else is about to wake it.
+    pub(crate) fn ring(&self) {
+        self.fences.fence_unless(Mutant::UnfencedRing);
+        if self.word.0.load(Ordering::Relaxed) == PARKED && self.change(PARKED, NOTIFIED) {
+            self.wake();
+        }
+    }
+
+    /// For who has rung and is about to wait for what comes of it: whoever else was to wake the thread may have
+    /// been preempted before it did.
+    pub(crate) fn ring_again(&self) {
+        if self.word.0.load(Ordering::Relaxed) == NOTIFIED && !planted(Mutant::RungOnce) {
+            self.wake();
+        }
+    }
+
+    /// For the thread itself: calls `block` unless there is work. `None` where there was.
+    ///
+    /// `block` may return for any other reason as well.
+    pub(crate) fn park<R>(&self, has_work: impl FnOnce() -> bool, block: impl FnOnce() -> R) -> Option<R> {
+        self.word.0.store(PARKED, Ordering::Relaxed);
+        self.fences.fence_unless(Mutant::UnfencedPark);
+        let has_work = !planted(Mutant::UncheckedPark) && has_work();
+        let blocked = (!has_work).then(block);
+        self.word.0.store(AWAKE, Ordering::Relaxed);
+        blocked
+    }
+
+    fn wake(&self) {
+        if let Err(error) = self.waker.wake() {
+            // The next one to ring tries it again.
+            if !planted(Mutant::ForgottenFailure) {
+                self.change(NOTIFIED, PARKED);
+            }
+            log::error!("an engine's thread could not be woken: {error}");
+        }
+    }
+
+    fn change(&self, from: u8, to: u8) -> bool {
+        self.word.0.compare_exchange(from, to, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    /// Counts, and fails as long as it is told to.
+    #[derive(Default)]
+    struct Counting {
+        wakes: Cell<usize>,
+        fails: Cell<bool>,
+    }
+
+    impl Wake for Counting {
+        fn wake(&self) -> io::Result<()> {
+            self.wakes.set(self.wakes.get() + 1);
+            if self.fails.get() { Err(io::ErrorKind::Other.into()) } else { Ok(()) }
+        }
+    }
+
+    fn wakes(bell: &Bell<Counting>) -> usize {
+        bell.waker.wakes.get()
+    }
+
+    #[test]
+    fn only_the_first_to_ring_wakes_and_only_one_that_sleeps() {
+        let bell = Bell::new(Counting::default());
+        bell.ring();
+        bell.ring_again();
+        assert_eq!(wakes(&bell), 0);
+        bell.park(|| false, || (0..3).for_each(|_| bell.ring())).unwrap();
+        assert_eq!(wakes(&bell), 1);
+        bell.ring();
+        bell.ring_again();
+        assert_eq!(wakes(&bell), 1);
+    }
+
+    #[test]
+    fn who_rings_again_wakes_again_until_the_thread_is_up() {
+        let bell = Bell::new(Counting::default());
+        bell.park(
+            || false,
+            || {
+                bell.ring_again();
+                assert_eq!(wakes(&bell), 0, "nobody has rung");
+                bell.ring();
+                bell.ring_again();
+            },
+        );
+        bell.ring_again();
+        assert_eq!(wakes(&bell), 2);
+    }
+
+    #[test]
+    fn a_thread_with_work_does_not_sleep() {
+        let bell = Bell::new(Counting::default());
+        assert!(bell.park(|| true, || ()).is_none());
+        bell.ring();
+        assert_eq!(wakes(&bell), 0);
+    }
+
+    #[test]
+    fn a_wake_that_failed_is_tried_again() {
+        let bell = Bell::new(Counting::default());
+        bell.waker.fails.set(true);
+        bell.park(
+            || false,
+            || {
+                bell.ring();
+                bell.waker.fails.set(false);
+                bell.ring();
+                bell.ring();
+            },
+        );
+        assert_eq!(wakes(&bell), 2);
+    }
+}

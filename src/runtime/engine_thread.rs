@@ -1,0 +1,83 @@
+//! What all threads of an engine have in common: nobody may wait on them for each other, and none of them may
+//! fail alone.
+//!
+//! An engine that answers for some of its keys only would be taken for a healthy one by the other nodes. So when
+//! one of its threads panics, or cannot poll, the engine is closed first: from then on no copy here is read. Then
+//! whoever waits is told, the other threads stop, and the node leaves the cluster as if it had died. The app lives
+//! on. (Where panics abort, nothing of this happens: the process ends.)
+
+use std::any::Any;
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::panic::{self, AssertUnwindSafe};
+use std::sync::Arc;
+use std::thread;
+
+use super::bell::Bell;
+use super::control_thread::Shared;
+use crate::shard::StoppedBy;
+
+thread_local! {
+    static IS_ENGINE_THREAD: Cell<bool> = const { Cell::new(false) };
+    /// What to close when this thread panics.
+    static ENGINE: RefCell<Option<Arc<Shared>>> = const { RefCell::new(None) };
+}
+
+/// Whether the caller is one of an engine's own threads, of whichever engine: it must not wait for one.
+#[inline]
+pub(crate) fn is_engine_thread() -> bool {
+    IS_ENGINE_THREAD.get()
+}
+
+/// Why the calling thread's engine stops, where it does.
+pub(crate) fn stopped_by() -> StoppedBy {
+    let engine = ENGINE.try_with(|engine| engine.borrow().clone()).ok().flatten();
+    engine.map_or(StoppedBy::Request, |shared| shared.stopped_by())
+}
+
+/// To be called before anybody is told anything by a drop: where an engine's thread is panicking, its engine is
+/// closed first, so that nobody hears of it who could still read here.
+pub(crate) fn close_if_panicking() {
+    if thread::panicking() {
+        let engine = ENGINE.try_with(|engine| engine.borrow().clone()).ok().flatten();
+        engine.into_iter().for_each(|shared| shared.fail("one of its threads panicked"));
+    }
+}
+
+/// A thread of an engine, and those that stop with it.
+pub(crate) struct EngineThread {
+    pub(crate) name: String,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) bells: Vec<Arc<Bell>>,
+}
+
+impl EngineThread {
+    /// Runs a thread's loop to its end. Where it does not end because it was told to, the whole engine stops.
+    pub(crate) fn run(self, run: impl FnOnce() -> io::Result<()>) {
+        IS_ENGINE_THREAD.set(true);
+        ENGINE.set(Some(self.shared.clone()));
+        let why = match panic::catch_unwind(AssertUnwindSafe(run)) {
+            Ok(Ok(())) => None,
+            Ok(Err(error)) => Some(format!("{}: polling failed: {error}", self.name)),
+            Err(payload) => Some(format!("{} panicked: {}", self.name, message(&*payload))),
+        };
+        if let Some(why) = why {
+            self.fail(&why);
+        }
+        ENGINE.set(None);
+    }
+
+    fn fail(&self, why: &str) {
+        self.shared.fail(why);
+        self.shared.set_stopped();
+        self.bells.iter().for_each(|bell| bell.ring());
+        // Last: the logger is the app's, and may do anything.
+        log::error!("the engine has failed and stops: {why}");
+    }
+}
+
+/// What a panic says.
+pub(crate) fn message(payload: &(dyn Any + Send)) -> &str {
+    let text = payload.downcast_ref::<&str>().copied();
+    text.or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("it does not say why")
+}

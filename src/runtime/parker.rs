@@ -1,0 +1,48 @@
+//! One thread's sleep, until another ends it or its time is up.
+//!
+//! Not `std::thread::park`, whose token belongs to the app: what it leaves there, or takes, would confuse us or it.
+//! Not `crossbeam`'s, which the models cannot run.
+
+use std::sync::PoisonError;
+use std::time::{Duration, Instant};
+
+use crate::sync::{Condvar, Mutex, lock};
+
+#[derive(Default, Debug)]
+pub(crate) struct Parker {
+    /// Whether somebody has come since the last sleep.
+    has_come: Mutex<bool>,
+    comes: Condvar,
+}
+
+impl Parker {
+    /// Sleeps until somebody comes, unless somebody has. `false` when the time was up first.
+    ///
+    /// They may have come for an earlier sleep: whatever this one was for is to be looked at again.
+    pub(crate) fn park(&self, deadline: Option<Instant>) -> bool {
+        let mut has_come = lock(&self.has_come);
+        while !*has_come {
+            has_come = match deadline.map(until) {
+                None => self.comes.wait(has_come).unwrap_or_else(PoisonError::into_inner),
+                Some(Duration::ZERO) => return false,
+                Some(left) => {
+                    let waited = self.comes.wait_timeout(has_come, left);
+                    waited.unwrap_or_else(PoisonError::into_inner).0
+                }
+            };
+        }
+        *has_come = false;
+        true
+    }
+
+    pub(crate) fn unpark(&self) {
+        *lock(&self.has_come) = true;
+        self.comes.notify_one();
+    }
+}
+
+/// How long it is until then.
+#[allow(clippy::disallowed_methods, reason = "the app thread's own wait")]
+fn until(deadline: Instant) -> Duration {
+    deadline.saturating_duration_since(Instant::now())
+}

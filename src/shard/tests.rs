@@ -1,0 +1,727 @@
+//! Whole shards, driven by hand.
+
+use std::any::Any;
+use std::num::NonZeroU64;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::clock::{Version, WallTime};
+use crate::entry::Content;
+use crate::error::RunError;
+use crate::options::WriteOptions;
+use crate::placement::{ListRef, Member};
+use crate::types::NodeId;
+
+const CLUSTER: ClusterHash = ClusterHash(7);
+const WALL_MICROS: u64 = 1_700_000_000_000_000;
+
+/// A shard with its time and what it wants done.
+struct Driven<C = u32> {
+    shard: Shard<C>,
+    now: Now,
+    actions: Vec<Action<C>>,
+}
+
+fn identity(number: u64) -> Identity {
+    Identity { node: NodeHash(number), boot: Boot(1), returns: 0, addr: ([127, 0, 0, 1], 1).into() }
+}
+
+fn config(nodes: u64) -> ShardConfig {
+    ShardConfig {
+        cluster: CLUSTER,
+        core: CoreId(0),
+        cores: 1,
+        me: identity(0),
+        replicas: nodes as usize,
+        write_quorum: nodes as usize,
+        read_quorum: 1,
+        standalone: nodes == 1,
+        memory: None,
+        eviction: Eviction::Sieve,
+    }
+}
+
+/// The first of so many nodes, in a cluster that was just born.
+fn born<C>(config: ShardConfig, nodes: u64) -> Driven<C> {
+    let member = |number| Member {
+        identity: identity(number),
+        id: NodeId::new(&format!("n{number}")),
+        cores: config.cores,
+        leaving: false,
+    };
+    let members = (0..nodes).map(member).collect();
+    let placement = Arc::new(Placement::new(members, config.replicas, 1, Gone::new()));
+    let now = Now { instant: Instant::from_nanos(1_000_000), wall: WallTime::from_micros(WALL_MICROS) };
+    let shard = Shard::new(config, Arc::new(Readers::new(None)));
+    let mut driven = Driven { shard, now, actions: Vec::new() };
+    driven.tell(Event::Placement { placement, stage: Stage::Born });
+    driven.actions.clear();
+    driven
+}
+
+fn alone() -> Driven {
+    born(config(1), 1)
+}
+
+/// Of two nodes that both must acknowledge.
+fn of_two() -> Driven {
+    born(config(2), 2)
+}
+
+impl<C> Driven<C> {
+    fn tell(&mut self, event: Event<C>) {
+        self.shard.handle(self.now, event, &mut self.actions);
+    }
+
+    fn call(&mut self, call: Call, caller: C) {
+        self.tell(Event::Call { call, caller });
+    }
+
+    /// One turn's timers, a microsecond later.
+    fn turn(&mut self) {
+        self.pass(Duration::from_micros(1));
+        self.shard.handle_timers(self.now, &mut self.actions);
+    }
+
+    fn pass(&mut self, time: Duration) {
+        self.now.instant = self.now.instant + time;
+        self.now.wall = WallTime::from_micros(self.now.wall.micros() + time.as_micros() as u64);
+    }
+
+    fn deadline(&self) -> Instant {
+        self.now.instant + Duration::from_secs(1)
+    }
+
+    /// The replies since the last look.
+    fn replies(&mut self) -> Vec<(C, Outcome)> {
+        let mut replies = Vec::new();
+        for action in std::mem::take(&mut self.actions) {
+            if let Action::Reply { caller, outcome } = action {
+                replies.push((caller, outcome));
+            }
+        }
+        replies
+    }
+
+    fn reply(&mut self) -> Outcome {
+        let mut replies = self.replies();
+        assert_eq!(replies.len(), 1);
+        replies.remove(0).1
+    }
+
+    /// The other node answers every request that was made.
+    fn others_acknowledge(&mut self) {
+        let asked: Vec<u64> = self.asked();
+        for request_id in asked {
+            self.tell(Event::Answer {
+                request_id,
+                answer: Answer::Written { superseded_by: None, synced: true },
+            });
+        }
+    }
+
+    fn asked(&mut self) -> Vec<u64> {
+        let mut asked = Vec::new();
+        self.actions.retain(|action| match action {
+            Action::Ask { request_id, .. } => {
+                asked.push(*request_id);
+                false
+            }
+            _ => true,
+        });
+        asked
+    }
+
+    fn write(&self, key: &[u8], content: Content<'_>, options: &WriteOptions) -> Call {
+        let wall = self.now.wall;
+        let rules = &self.shard.write_rules;
+        Call::Write(WriteCall::new(rules, key, content, options, self.deadline(), || wall).unwrap())
+    }
+
+    fn set(&self, key: &[u8], value: &[u8]) -> Call {
+        self.write(key, Content::Value(value), &WriteOptions::new())
+    }
+
+    fn get(&self, key: &[u8]) -> Call {
+        let (hash, quorum) = (KeyHash::of(CLUSTER, key), self.shard.config.read_quorum);
+        Call::Read(Box::new(ReadCall {
+            key: key.into(),
+            hash,
+            quorum,
+            local: false,
+            deadline: self.deadline(),
+        }))
+    }
+
+    fn touch(&self, key: &[u8], ttl: Option<Duration>) -> Call {
+        let expires_at_ms = ttl.map(|ttl| expires_at_ms(ttl, self.now.wall).unwrap());
+        let hash = KeyHash::of(CLUSTER, key);
+        Call::Touch(Box::new(TouchCall { key: key.into(), hash, expires_at_ms, deadline: self.deadline() }))
+    }
+
+    fn run<T: Any + Send>(&self, run: impl FnOnce(&mut LocalShard<'_>) -> T + Send + 'static) -> Call {
+        Call::Run(RunCall { run: Box::new(|shard| Box::new(run(shard))), deadline: self.deadline() })
+    }
+
+    fn live(&self) -> usize {
+        self.shard.store.live()
+    }
+}
+
+/// What a closure returned.
+fn ran<T: 'static>(outcome: Outcome) -> Result<T, RunError> {
+    let Outcome::Ran(result) = outcome else { panic!("{outcome:?}") };
+    let value = result.map_err(|error| *error)?;
+    Ok(value.take().expect("what the closure returned"))
+}
+
+fn many(outcome: Outcome) -> Vec<Outcome> {
+    let Outcome::Many(outcomes) = outcome else { panic!("{outcome:?}") };
+    outcomes
+}
+
+fn value(outcome: &Outcome) -> Option<&[u8]> {
+    let Outcome::Read(Ok(found)) = outcome else { panic!("{outcome:?}") };
+    found.as_ref().and_then(Entry::value)
+}
+
+fn assert_written(outcome: &Outcome) {
+    assert!(matches!(outcome, Outcome::Written(Ok(()))), "{outcome:?}");
+}
+
+#[test]
+fn a_group_is_answered_in_its_order_and_sees_what_it_did() {
+    let mut shard = alone();
+    let ttl = Some(Duration::from_secs(60));
+    let calls = vec![
+        shard.get(b"a"),
+        shard.set(b"a", b"1"),
+        shard.get(b"a"),
+        shard.set(b"a", b"2"),
+        shard.touch(b"a", ttl),
+        shard.touch(b"b", ttl),
+        shard.get(b"a"),
+        shard.write(b"a", Content::Tombstone, &WriteOptions::new()),
+        shard.get(b"a"),
+    ];
+    assert_eq!(Call::Many(Vec::new()).weight(), 1);
+    let call = Call::Many(calls);
+    assert_eq!(call.weight(), 9);
+    shard.call(call, 1);
+    let outcomes = many(shard.reply());
+    assert_eq!(outcomes.len(), 9);
+    let values: Vec<_> = [0, 2, 6, 8].iter().map(|&at| value(&outcomes[at])).collect();
+    assert_eq!(values, [None, Some(&b"1"[..]), Some(b"2"), None]);
+    [1, 3, 7].iter().for_each(|&at| assert_written(&outcomes[at]));
+    assert!(matches!(outcomes[4], Outcome::Touched(Ok(true))));
+    assert!(matches!(outcomes[5], Outcome::Touched(Ok(false))));
+    shard.call(Call::Many(Vec::new()), 2);
+    assert!(many(shard.reply()).is_empty());
+    assert!(shard.shard.groups.is_empty());
+}
+
+#[test]
+fn what_is_late_in_a_group_is_not_begun() {
+    let mut shard = alone();
+    let late = vec![shard.set(b"a", b"1"), shard.touch(b"a", None), shard.get(b"a")];
+    shard.pass(Duration::from_secs(2));
+    let calls = late.into_iter().chain([shard.set(b"b", b"1")]).collect();
+    shard.call(Call::Many(calls), 1);
+    let outcomes = many(shard.reply());
+    assert!(matches!(outcomes[0], Outcome::Written(Err(WriteError::NotApplied(NotApplied::Overloaded)))));
+    assert!(matches!(outcomes[1], Outcome::Touched(Err(WriteError::NotApplied(NotApplied::Overloaded)))));
+    assert!(matches!(outcomes[2], Outcome::Read(Err(ReadError::Overloaded))));
+    assert_written(&outcomes[3]);
+    assert_eq!(shard.live(), 1);
+}
+
+#[test]
+fn a_large_group_goes_on_in_turns_and_others_come_between() {
+    const CALLS: usize = 100_000;
+    let mut shard = alone();
+    let calls: Vec<Call> = (0..CALLS).map(|at| shard.set(&at.to_le_bytes(), b"value")).collect();
+    let call = Call::Many(calls);
+    assert_eq!(call.weight(), 256);
+    shard.call(call, 1);
+    assert_eq!(shard.live(), 256);
+    shard.call(Call::Counts, 2);
+    let counts = shard.reply();
+    let Outcome::Counts(counts) = counts else { panic!("{counts:?}") };
+    assert_eq!(counts.calls_in_flight, 99_744);
+    let mut turns = 0;
+    while shard.shard.groups.len() == 1 {
+        let before = shard.live();
+        shard.turn();
+        turns += 1;
+        assert!(shard.live() - before <= 256);
+        let key = [b"other", &turns.to_string().into_bytes()[..]].concat();
+        let (set, get) = (shard.set(&key, b"1"), shard.get(&key));
+        shard.call(set, 3);
+        shard.call(get, 4);
+        let mut replies = shard.replies();
+        if shard.shard.groups.is_empty() {
+            let outcomes = many(replies.remove(0).1);
+            assert_eq!(outcomes.len(), CALLS);
+            outcomes.iter().for_each(assert_written);
+        }
+        assert_eq!(replies.iter().map(|reply| reply.0).collect::<Vec<_>>(), [3, 4]);
+        assert_eq!(value(&replies[1].1), Some(&b"1"[..]));
+        shard.shard.store.collect();
+    }
+    assert_eq!(turns, (CALLS - 256).div_ceil(256));
+    assert_eq!(shard.live(), CALLS + turns);
+}
+
+#[test]
+fn a_group_keeps_its_order_where_a_write_waits_for_room() {
+    let mut shard: Driven = born(ShardConfig { memory: Some(4 << 20), ..config(1) }, 1);
+    for at in 0..20_000u32 {
+        let call = shard.set(&at.to_le_bytes(), &[0; 100]);
+        shard.call(call, 0);
+        while !shard.shard.waiting.is_empty() {
+            shard.turn();
+        }
+    }
+    shard.actions.clear();
+    let large = vec![1; 2 << 20];
+    let calls = vec![shard.set(b"k", &large), shard.get(b"k"), shard.set(b"k", b"2"), shard.get(b"k")];
+    shard.call(Call::Many(calls), 1);
+    assert_eq!(shard.shard.waiting.len(), 1, "more goes than one call evicts");
+    while shard.replies_are_none() {
+        shard.turn();
+    }
+    let outcomes = many(shard.reply());
+    assert_eq!(value(&outcomes[1]), Some(&large[..]));
+    assert_eq!(value(&outcomes[3]), Some(&b"2"[..]));
+    let large = vec![1; 3 << 20];
+    let late = vec![shard.set(b"l", &large), shard.set(b"m", b"1")];
+    shard.call(Call::Many(late), 1);
+    assert_eq!(shard.shard.waiting.len(), 1);
+    shard.pass(Duration::from_secs(1));
+    while shard.replies_are_none() {
+        shard.turn();
+    }
+    for outcome in many(shard.reply()) {
+        let late = WriteError::NotApplied(NotApplied::Overloaded);
+        assert!(matches!(&outcome, Outcome::Written(Err(error)) if *error == late), "{outcome:?}");
+    }
+}
+
+#[test]
+fn groups_take_turns() {
+    let mut shard = alone();
+    let group = |shard: &Driven, name: u8, calls: u32| {
+        Call::Many((0..calls).map(|at| shard.set(&[&[name], &at.to_le_bytes()[..]].concat(), b"")).collect())
+    };
+    let (large, other, small) =
+        (group(&shard, 1, 100_000), group(&shard, 2, 100_000), group(&shard, 3, 256 + 64));
+    shard.call(large, 1);
+    shard.call(other, 2);
+    shard.call(small, 3);
+    assert!(shard.replies().is_empty());
+    shard.turn();
+    let replies = shard.replies();
+    assert_eq!(replies.len(), 1, "64 calls of each, and 64 of one more");
+    assert_eq!(replies[0].0, 3);
+    assert_eq!(shard.live(), 3 * 256 + 256);
+    let mut order = Vec::new();
+    while order.len() < 2 {
+        shard.turn();
+        order.extend(shard.replies().into_iter().map(|reply| reply.0));
+        let left: Vec<usize> = shard.shard.groups.values().map(Group::not_begun).collect();
+        assert!(left.len() < 2 || left[0].abs_diff(left[1]) <= 64, "{left:?}");
+    }
+    assert_eq!(shard.shard.deadline().filter(|at| *at <= shard.now.instant), None);
+}
+
+#[test]
+fn a_group_waits_for_the_other_replicas_all_at_once() {
+    let mut shard = of_two();
+    let calls = vec![shard.set(b"a", b"1"), shard.set(b"a", b"2"), shard.get(b"a")];
+    shard.call(Call::Many(calls), 1);
+    assert!(shard.replies_are_none());
+    shard.others_acknowledge();
+    let outcomes = many(shard.reply());
+    assert_eq!(value(&outcomes[2]), Some(&b"2"[..]), "of one core, with R = 1, they take effect in order");
+    assert_written(&outcomes[0]);
+    assert_written(&outcomes[1]);
+}
+
+impl<C> Driven<C> {
+    fn replies_are_none(&self) -> bool {
+        !self.actions.iter().any(|action| matches!(action, Action::Reply { .. }))
+    }
+}
+
+#[test]
+fn no_turn_fires_more_timers_than_its_share() {
+    let mut shard = of_two();
+    for at in 0..1000u32 {
+        let call = shard.set(&at.to_le_bytes(), b"");
+        shard.call(call, at);
+    }
+    shard.actions.clear();
+    shard.pass(Duration::from_secs(1));
+    let mut answered = 0;
+    for _ in 0..4 {
+        assert!(shard.shard.deadline().is_some_and(|at| at <= shard.now.instant));
+        shard.shard.handle_timers(shard.now, &mut shard.actions);
+        let replies = shard.replies().len();
+        assert!(replies <= 256);
+        answered += replies;
+    }
+    assert_eq!(answered, 1000);
+    assert!(shard.shard.deadline().is_none_or(|at| at > shard.now.instant));
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Set {
+        key: u8,
+        bytes: usize,
+        ttl_ms: Option<u64>,
+    },
+    Delete {
+        key: u8,
+    },
+    Touch {
+        key: u8,
+        ttl_ms: Option<u64>,
+    },
+    /// A peer's write arrives, of a clock that is ahead.
+    Merge {
+        key: u8,
+        ahead_ms: u64,
+    },
+    Pass {
+        ms: u64,
+    },
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let ttl = || prop::option::of(1u64..500);
+    prop_oneof![
+        6 => (0u8..40, prop_oneof![0usize..100, 30_000usize..90_000], ttl())
+            .prop_map(|(key, bytes, ttl_ms)| Step::Set { key, bytes, ttl_ms }),
+        2 => (0u8..40).prop_map(|key| Step::Delete { key }),
+        1 => (0u8..40, ttl()).prop_map(|(key, ttl_ms)| Step::Touch { key, ttl_ms }),
+        1 => (0u8..40, 0u64..120_000).prop_map(|(key, ahead_ms)| Step::Merge { key, ahead_ms }),
+        2 => (1u64..300).prop_map(|ms| Step::Pass { ms }),
+    ]
+}
+
+/// Carries out a step; without `direct`, by a quorum that has nothing to wait for and takes the long way.
+fn take(shard: &mut Driven, step: &Step, direct: bool) -> Vec<String> {
+    let ttl = |ms: &Option<u64>| ms.map(Duration::from_millis);
+    let write = |shard: &Driven, key: &u8, content: Content<'_>, ttl| {
+        let options = WriteOptions { ttl, ..WriteOptions::new() };
+        let Call::Write(call) = shard.write(&[*key], content, &options) else { unreachable!() };
+        Call::Write(WriteCall { quorum: usize::from(direct), ..call })
+    };
+    match step {
+        Step::Set { key, bytes, ttl_ms } => {
+            let call = write(shard, key, Content::Value(&vec![*key; *bytes]), ttl(ttl_ms));
+            shard.call(call, 1);
+        }
+        Step::Delete { key } => {
+            let call = write(shard, key, Content::Tombstone, None);
+            shard.call(call, 1);
+        }
+        Step::Touch { key, ttl_ms } => {
+            let call = shard.touch(&[*key], ttl(ttl_ms));
+            shard.call(call, 1);
+        }
+        Step::Merge { key, ahead_ms } => {
+            let hash = KeyHash::of(CLUSTER, &[*key]);
+            let list =
+                shard.shard.replica(hash.partition()).list().map_or(ListRef::default(), |l| l.reference());
+            let version = Version((WALL_MICROS + ahead_ms * 1000) << 12);
+            let entry = Entry::new(&[*key], Content::Value(b"merged"), version, NonZeroU64::new(1 << 50));
+            let request = Request::Write { list, entry };
+            let partition = hash.partition();
+            shard.tell(Event::Request { via: 1, from: identity(1), partition, request_id: 1, request });
+        }
+        Step::Pass { ms } => {
+            shard.pass(Duration::from_millis(*ms));
+            shard.shard.handle_timers(shard.now, &mut shard.actions);
+        }
+    }
+    let told = std::mem::take(&mut shard.actions);
+    // Room is made in steps.
+    for _ in 0..8 {
+        shard.turn();
+    }
+    told.iter().chain(&std::mem::take(&mut shard.actions)).map(|action| format!("{action:?}")).collect()
+}
+
+proptest! {
+    #[test]
+    fn a_write_of_one_step_does_what_the_long_way_does(
+        steps in prop::collection::vec(step(), 1..80),
+        is_standalone in any::<bool>(),
+        memory in prop::option::of(Just(1usize << 20)),
+        evicts in any::<bool>(),
+    ) {
+        let eviction = if evicts { Eviction::Sieve } else { Eviction::None };
+        let config = ShardConfig { standalone: is_standalone, memory, eviction, ..config(1) };
+        let (mut direct, mut long) = (born(config.clone(), 1), born(config, 1));
+        for step in &steps {
+            prop_assert_eq!(take(&mut direct, step, true), take(&mut long, step, false));
+            prop_assert_eq!(direct.shard.deadline(), long.shard.deadline());
+            prop_assert_eq!(direct.shard.counts(), long.shard.counts());
+        }
+        for partition in Partition::all() {
+            prop_assert_eq!(direct.shard.store.digest(partition), long.shard.store.digest(partition));
+            prop_assert_eq!(direct.shard.store.sequence(partition), long.shard.store.sequence(partition));
+        }
+    }
+}
+
+/// A key of one of two cores.
+fn key_of(core: u16) -> Vec<u8> {
+    let is_of = |key: &[u8; 4]| KeyHash::of(CLUSTER, key).partition().core(2) == CoreId(core);
+    (0u32..).map(u32::to_le_bytes).find(is_of).expect("half of them are").to_vec()
+}
+
+#[test]
+fn a_closure_reads_and_writes_the_keys_of_its_core() {
+    let mut shard: Driven = born(ShardConfig { cores: 2, ..config(1) }, 1);
+    let (own, other) = (key_of(0), key_of(1));
+    let call = shard.run(move |shard: &mut LocalShard<'_>| {
+        assert_eq!(shard.core(), 0);
+        assert!(shard.owns(&own) && !shard.owns(&other));
+        assert_eq!(shard.get(&own), Ok(None));
+        shard.set(&own, "1").unwrap();
+        assert_eq!(shard.get(&own), Ok(Some(&b"1"[..])));
+        shard.set_with(&own, [7; 10_000], &WriteOptions::new().ttl(Duration::from_secs(1))).unwrap();
+        assert_eq!(shard.get(&own).unwrap().map(<[u8]>::len), Some(10_000));
+        shard.delete(&own).unwrap();
+        assert_eq!(shard.contains(&own), Ok(false));
+        shard.set(&own, "2").unwrap();
+        assert_eq!(shard.set(&other, "1"), Err(NotApplied::OtherCore));
+        assert_eq!(shard.delete(&other), Err(NotApplied::OtherCore));
+        assert_eq!(shard.get(&other), Err(ReadError::OtherCore));
+        let long = vec![0; 1 << 16];
+        assert_eq!(shard.get(&long), Err(ReadError::KeyTooLong { length: 1 << 16 }));
+        assert_eq!(shard.set(&long, ""), Err(NotApplied::KeyTooLong { length: 1 << 16 }));
+        let never = WriteOptions::new().timeout(Duration::ZERO);
+        assert_eq!(shard.set_with(&own, "3", &never), Err(NotApplied::Overloaded));
+        assert_eq!(format!("{shard:?}"), "LocalShard { core: 0, .. }");
+        shard.get(&own).unwrap().map(<[u8]>::to_vec)
+    });
+    shard.call(call, 1);
+    assert_eq!(ran::<Option<Vec<u8>>>(shard.reply()), Ok(Some(b"2".to_vec())));
+    assert!(shard.shard.runs.is_empty());
+}
+
+#[test]
+fn a_closure_that_panics_fails_alone() {
+    /// Throws again when it is dropped.
+    struct Bomb;
+    impl Drop for Bomb {
+        fn drop(&mut self) {
+            std::panic::panic_any(1);
+        }
+    }
+    let mut shard = alone();
+    for (at, message) in [(0, "static"), (1, "formatted 1"), (2, "no message"), (3, "no message")] {
+        let call = shard.run(move |shard: &mut LocalShard<'_>| {
+            shard.set([at], "before").unwrap();
+            match at {
+                0 => panic!("static"),
+                1 => panic!("formatted {at}"),
+                2 => std::panic::panic_any(5),
+                _ => std::panic::panic_any(Bomb),
+            }
+        });
+        shard.call(call, 1);
+        let panicked = RunError::Panicked { message: message.to_owned() };
+        assert_eq!(ran::<()>(shard.reply()), Err(panicked));
+        let call = shard.get(&[at]);
+        shard.call(call, 2);
+        assert_eq!(value(&shard.reply()), Some(&b"before"[..]));
+    }
+    assert!(shard.shard.runs.is_empty());
+    let late = RunCall { run: Box::new(|_| Box::new(())), deadline: shard.now.instant };
+    let bomb = Bomb;
+    let late = RunCall { run: Box::new(move |_| Box::new(bomb)), ..late };
+    shard.call(Call::Run(late), 3);
+    assert_eq!(ran::<()>(shard.reply()), Err(RunError::NotApplied(NotApplied::Overloaded)));
+}
+
+#[test]
+fn a_closure_is_answered_when_the_other_replica_has_its_writes() {
+    let mut shard = of_two();
+    let set = |shard: &mut LocalShard<'_>| {
+        shard.set("a", "1").unwrap();
+        shard.set("b", "2").unwrap();
+        shard.get("a").unwrap().map(<[u8]>::to_vec)
+    };
+    let call = shard.run(set);
+    shard.call(call, 1);
+    assert!(shard.replies_are_none());
+    let asked = shard.asked();
+    assert_eq!(asked.len(), 2);
+    for (request_id, is_last) in [(asked[0], false), (asked[1], true)] {
+        let answer = Answer::Written { superseded_by: None, synced: true };
+        shard.tell(Event::Answer { request_id, answer });
+        assert_eq!(shard.replies_are_none(), !is_last);
+    }
+    assert_eq!(ran::<Option<Vec<u8>>>(shard.reply()), Ok(Some(b"1".to_vec())));
+
+    let call = shard.run(set);
+    shard.call(call, 2);
+    let asked = shard.asked();
+    shard.tell(Event::Answer {
+        request_id: asked[0],
+        answer: Answer::Written { superseded_by: None, synced: true },
+    });
+    shard.pass(Duration::from_secs(1));
+    shard.turn();
+    let first = WriteError::Indeterminate { acked: 1, needed: 2 };
+    assert_eq!(ran::<Option<Vec<u8>>>(shard.reply()), Err(RunError::Write { failed: 1, first }));
+
+    // A closure that panicked leaves writes behind for which nobody waits.
+    let call = shard.run(|shard: &mut LocalShard<'_>| {
+        shard.set("a", "3").unwrap();
+        panic!("after it");
+    });
+    shard.call(call, 3);
+    assert!(matches!(ran::<()>(shard.reply_among_asks()), Err(RunError::Panicked { .. })));
+    shard.pass(Duration::from_secs(2));
+    shard.turn();
+    assert!(shard.replies_are_none());
+    assert!(shard.shard.runs.is_empty());
+}
+
+impl<C> Driven<C> {
+    /// The reply, with requests left where they are.
+    fn reply_among_asks(&mut self) -> Outcome {
+        let (replies, rest): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.actions).into_iter().partition(|a| matches!(a, Action::Reply { .. }));
+        self.actions = replies;
+        let reply = self.reply();
+        self.actions = rest;
+        reply
+    }
+}
+
+#[test]
+fn a_closure_makes_room_at_once_or_is_told_that_there_is_none() {
+    let config = |eviction| ShardConfig { memory: Some(2 << 20), eviction, ..config(1) };
+    let fill = |shard: &mut LocalShard<'_>| {
+        let mut results = Vec::new();
+        for at in 0..10_000u32 {
+            results.push(shard.set(at.to_le_bytes(), [0; 300]));
+            // As if they were all read lately.
+            let _ = shard.get(at.to_le_bytes());
+        }
+        results.push(shard.set("large", vec![0; 1 << 20]));
+        assert_eq!(shard.get("large").unwrap().is_some(), results.last() == Some(&Ok(())));
+        results
+    };
+    let mut shard: Driven = born(config(Eviction::Sieve), 1);
+    let call = shard.run(fill);
+    shard.call(call, 1);
+    let results = ran::<Vec<Result<(), NotApplied>>>(shard.reply()).unwrap();
+    assert!(results.iter().all(Result::is_ok), "{:?}", results.iter().find(|result| result.is_err()));
+
+    let mut shard: Driven = born(config(Eviction::None), 1);
+    let call = shard.run(fill);
+    shard.call(call, 1);
+    let results = ran::<Vec<Result<(), NotApplied>>>(shard.reply()).unwrap();
+    assert_eq!(results.last(), Some(&Err(NotApplied::OutOfMemory { max_memory: 2 << 20 })));
+}
+
+#[test]
+fn to_stop_answers_everybody_once() {
+    let mut shard = of_two();
+    let single = shard.set(b"single", b"");
+    shard.call(single, 0);
+    let calls = (0..1000u32).map(|at| shard.set(&at.to_le_bytes(), b"")).chain([shard.get(b"x")]).collect();
+    shard.call(Call::Many(calls), 1);
+    let read = shard.get(b"absent");
+    let calls = vec![read];
+    shard.call(Call::Many(calls), 2);
+    let call = shard.run(|shard: &mut LocalShard<'_>| shard.set("a", "1").unwrap());
+    shard.call(call, 3);
+    // The first of the large group is done, the next 255 are under way.
+    let first = shard.asked()[1];
+    shard.tell(Event::Answer {
+        request_id: first,
+        answer: Answer::Written { superseded_by: None, synced: true },
+    });
+    let before = shard.replies();
+    assert!(before.iter().all(|reply| reply.0 == 2), "{before:?}");
+    shard.tell(Event::Stop(StoppedBy::Request));
+    shard.turn();
+    let mut replies = before;
+    replies.extend(shard.replies());
+    replies.sort_by_key(|reply| reply.0);
+    assert_eq!(replies.iter().map(|reply| reply.0).collect::<Vec<_>>(), [0, 1, 2, 3]);
+    let indeterminate = WriteError::Indeterminate { acked: 1, needed: 2 };
+    let first = indeterminate.clone();
+    assert_eq!(ran::<()>(replies.pop().unwrap().1), Err(RunError::Write { failed: 1, first }));
+    let outcomes = many(replies.remove(1).1);
+    assert_eq!(outcomes.len(), 1001);
+    assert_written(&outcomes[0]);
+    for outcome in &outcomes[1..256] {
+        assert!(matches!(outcome, Outcome::Written(Err(error)) if *error == indeterminate), "{outcome:?}");
+    }
+    for outcome in &outcomes[256..1000] {
+        let refused = WriteError::NotApplied(NotApplied::ShutDown);
+        assert!(matches!(outcome, Outcome::Written(Err(error)) if *error == refused), "{outcome:?}");
+    }
+    assert!(matches!(outcomes[1000], Outcome::Read(Err(ReadError::ShutDown))));
+}
+
+#[test]
+fn an_abandoned_shard_holds_no_caller() {
+    let caller = Arc::new(());
+    let mut shard: Driven<Arc<()>> = born(config(2), 2);
+    let calls = (0..1000u32).map(|at| shard.set(&at.to_le_bytes(), b"")).collect();
+    let run = shard.run(|shard: &mut LocalShard<'_>| shard.set("a", "1").unwrap());
+    for call in [shard.set(b"a", b""), shard.get(b"b"), Call::Many(calls), run] {
+        shard.call(call, caller.clone());
+    }
+    shard.actions.clear();
+    assert!(Arc::strong_count(&caller) >= 4);
+    shard.shard.abandon();
+    assert_eq!(Arc::strong_count(&caller), 1);
+    assert!(shard.replies_are_none());
+}
+
+/// A write whose requests were lost came to the other replicas behind the next write of its key, was taken for one
+/// that a stranger had overtaken, and was stamped above it: of a batch or a closure that wrote a key twice, the
+/// first write was what remained.
+#[test]
+fn a_write_that_arrives_behind_the_next_one_of_its_key_is_not_stamped_above_it() {
+    let mut shard = born(ShardConfig { write_quorum: 2, ..config(3) }, 3);
+    let calls = vec![shard.set(b"k", b"old"), shard.set(b"k", b"new")];
+    shard.call(Call::Many(calls), 1);
+    let asked = shard.asked();
+    let [old_1, old_2, new_1, new_2] = asked[..] else { panic!("{asked:?}") };
+    for request_id in [old_1, old_2] {
+        shard.tell(Event::Unsent { request_id });
+    }
+    for request_id in [new_1, new_2] {
+        shard.tell(Event::Answer {
+            request_id,
+            answer: Answer::Written { superseded_by: None, synced: true },
+        });
+    }
+    shard.pass(Duration::from_millis(200));
+    shard.turn();
+    let newer = shard.shard.store.get(KeyHash::of(CLUSTER, b"k"), b"k").unwrap().version();
+    let asked_again = shard.asked();
+    assert_eq!(asked_again.len(), 2);
+    for request_id in asked_again {
+        let answer = Answer::Written { superseded_by: Some(newer), synced: true };
+        shard.tell(Event::Answer { request_id, answer });
+    }
+    let outcomes = many(shard.reply_among_asks());
+    outcomes.iter().for_each(assert_written);
+    shard.call(shard.get(b"k"), 2);
+    assert_eq!(value(&shard.reply()), Some(&b"new"[..]));
+}
