@@ -2,6 +2,7 @@
 //!
 //! `cargo run --release -p gridkv-benches --bin report -- [--quick] [section…]`; see `README.md`.
 
+mod calls;
 mod churn;
 mod growth;
 mod hits;
@@ -27,6 +28,8 @@ const SECTIONS: &[Section] = &[
     ("get-many", "32 keys at once, of 1 M", reads::many),
     ("writer", "reads while the owner writes flat out", writer::beside),
     ("two-readers", "two reader threads against one", reads::two_readers),
+    ("calls", "calls to a core, awake and asleep, one by one and together", calls::reach),
+    ("idle", "an engine with nothing to do", calls::idle),
     ("growth", "the longest pause while growing to 10 M keys", growth::pauses),
     ("memory", "bytes a key beyond key and value", memory::overhead),
     ("hit-ratio", "hit ratios at equal numbers of entries", hits::ratios),

@@ -11,8 +11,8 @@ use gridkv_benches::keys::{Family, KEY_BYTES, VALUE_BYTES, key, value};
 use gridkv_benches::machine::{Cpus, most_resident_bytes, on_cpus, resident_bytes};
 use gridkv_benches::rivals::{Dashmap, Hashbrown, HashbrownInline, Moka, Papaya, QuickCache, Rival, Scc};
 
-use crate::churn;
 use crate::report::{Report, Verdict, thousands};
+use crate::{calls, churn};
 
 /// What a child process is started with, before its work.
 pub(crate) const CHILD: &str = "--child";
@@ -92,6 +92,7 @@ pub(crate) fn child(work: &str) {
     match work.split('/').collect::<Vec<_>>()[..] {
         ["memory", name, keys] => fill_store(name, number(keys)),
         ["churn", limit_bytes, written_bytes] => churn::child(number(limit_bytes), number(written_bytes)),
+        ["idle", kind, seconds] => calls::idle_child(kind, number(seconds)),
         _ => panic!("{work} is no work"),
     }
 }
