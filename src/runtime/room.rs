@@ -92,14 +92,13 @@ impl Place<'_> {
     /// Sleeps until there may be room. `false` when the time was up first: then nobody has woken it, and it is in
     /// the list no more.
     pub(crate) fn wait(&self, deadline: Option<Instant>) -> bool {
-        if self.parker.park(deadline) {
-            return true;
-        }
-        if self.leave() || planted(Mutant::LostWake) {
-            return false;
-        }
-        // Woken at the last moment: the wake is taken, or the next sleep would end by it, with a place in the list.
-        self.parker.park(None)
+        self.parker.park(deadline) || self.was_woken()
+    }
+
+    /// Whether it was woken at the last moment, its time being up. The wake is taken then, or the next sleep would end
+    /// by it, with a place in the list.
+    fn was_woken(&self) -> bool {
+        !self.leave() && !planted(Mutant::LostWake) && self.parker.park(None)
     }
 
     /// Back in the list, before all others, after a wake and before another push.
@@ -127,5 +126,28 @@ impl Place<'_> {
             was_there = at.and_then(|at| waiting.remove(at)).is_some();
         });
         was_there
+    }
+}
+
+#[cfg(all(test, not(gridkv_loom)))]
+#[expect(clippy::disallowed_methods, reason = "a test's deadline")]
+mod tests {
+    use super::*;
+
+    /// A wake that came when the time was up stayed with the waiter. Its next sleep ended at once, while it was in
+    /// the list, and it entered that twice: one of the places took a wake that was another's.
+    #[test]
+    fn a_wake_at_the_last_moment_is_taken() {
+        let room = Room::default();
+        let place = room.enter();
+        let past = Some(Instant::now());
+        assert!(!place.parker.park(past), "nobody has woken it");
+        room.admit(|| 1);
+        assert!(place.was_woken());
+        place.enter_again();
+        assert!(!place.parker.park(past), "once is enough");
+        assert_eq!(room.waiting(), 1);
+        place.done();
+        assert_eq!(room.waiting(), 0);
     }
 }
