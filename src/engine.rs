@@ -592,6 +592,9 @@ pub struct Stats {
     pub calls_in_flight: usize,
     /// Acknowledged writes that some replica has not confirmed yet.
     pub writes_owed: usize,
+    /// How often, since the start, this node found that another replica's partition differed from its own for
+    /// good, and saw them equal after both had merged. Of two replicas, one looks.
+    pub partitions_repaired: u64,
 }
 
 impl Stats {
@@ -604,6 +607,7 @@ impl Stats {
         self.giving_partitions += core.giving_partitions;
         self.calls_in_flight += core.calls_in_flight;
         self.writes_owed += core.writes_owed;
+        self.partitions_repaired += core.partitions_repaired;
     }
 }
 

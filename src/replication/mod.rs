@@ -9,6 +9,7 @@ use std::time::Duration;
 use crate::clock::Instant;
 use crate::types::Identity;
 
+pub(crate) mod anti_entropy;
 pub(crate) mod handoff;
 pub(crate) mod read;
 pub(crate) mod write;

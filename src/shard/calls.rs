@@ -111,6 +111,7 @@ pub(crate) struct Counts {
     pub(crate) calls_in_flight: usize,
     /// Acknowledged writes that some replica has not confirmed yet.
     pub(crate) writes_owed: usize,
+    pub(crate) partitions_repaired: u64,
 }
 
 /// Why an engine stops.

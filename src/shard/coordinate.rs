@@ -26,8 +26,8 @@ const LOCATE_PERIOD: Duration = Duration::from_millis(50);
 const OWED_FOR: Duration = Duration::from_secs(30);
 
 /// How many acknowledged writes, and how many bytes of them, one core remembers for replicas that lack
-/// them; no more than a sixteenth of its memory, where that is limited. Beyond it the oldest is forgotten; the next change of members, or a read, heals what it leaves
-/// behind.
+/// them; no more than a sixteenth of its memory, where that is limited. Beyond it the oldest is forgotten; a read, anti-entropy or the next change of
+/// members heals what it leaves behind.
 const MAX_OWED: usize = 10_000;
 const MAX_OWED_BYTES: usize = 64 << 20;
 
@@ -664,7 +664,7 @@ impl<C> Shard<C> {
         }
     }
 
-    pub(super) fn counts(&self) -> Counts {
+    pub(crate) fn counts(&self) -> Counts {
         let not_begun = self.waiting.len() + self.groups.values().map(Group::not_begun).sum::<usize>();
         let in_flight = not_begun + self.ops.values().filter(|op| op.caller.is_some()).count();
         Counts {
@@ -676,6 +676,7 @@ impl<C> Shard<C> {
             giving_partitions: self.giving,
             calls_in_flight: in_flight,
             writes_owed: self.owed.len(),
+            partitions_repaired: self.anti_entropy.repaired(),
         }
     }
 }

@@ -76,6 +76,10 @@ impl Replica {
         self.is_alone
     }
 
+    pub(super) fn hands_over(&self) -> bool {
+        self.handoff.is_some()
+    }
+
     pub(super) fn is_synced(&self) -> bool {
         self.standing == Standing::Synced
     }
@@ -114,6 +118,9 @@ impl<C> Shard<C> {
             }
             self.review(now, partition);
             self.recount(partition);
+        }
+        if self.placement.members().iter().any(|member| member.identity != self.me) {
+            self.anti_entropy.start(now.instant);
         }
         self.ops_placed(now, actions);
     }
@@ -157,6 +164,7 @@ impl<C> Shard<C> {
             self.recount(partition);
         }
         self.merges.clear();
+        self.anti_entropy.forget();
     }
 
     /// What this node is to the partition from now on. Whoever reads on other threads knows it before anything
@@ -208,14 +216,20 @@ impl<C> Shard<C> {
         if stays && let Some(old) = old {
             let others = old.members().iter().filter(|m| **m != me && self.placement.is_alive(m)).copied();
             self.queue_merge(partition, others.collect());
+            self.hurry_to_compare_list(now, &list);
         }
         self.review(now, partition);
         self.recount(partition);
     }
 
+    /// The list is new, or this replica is new in it.
+    fn hurry_to_compare_list(&mut self, now: Now, list: &List) {
+        list.members().iter().for_each(|member| self.hurry_to_compare(now, *member));
+    }
+
     /// Wants to merge what these replicas hold, as this replica stays in the list and they may not, or may
     /// hold what it missed.
-    fn queue_merge(&mut self, partition: Partition, sources: Vec<Identity>) {
+    pub(super) fn queue_merge(&mut self, partition: Partition, sources: Vec<Identity>) {
         if !sources.is_empty() {
             let wanted = self.merges.entry(partition).or_default();
             wanted.extend(sources);
@@ -384,7 +398,7 @@ impl<C> Shard<C> {
                 }
                 HandoffAction::Apply(entries) => self.merge(now, partition, entries),
                 HandoffAction::Adopt(list) => self.learn(now, partition, list, actions),
-                HandoffAction::Synced(list) => self.synced(partition, &list),
+                HandoffAction::Synced(list) => self.synced(now, partition, &list),
                 HandoffAction::Lost => actions.push(Action::DataLost { partition }),
                 HandoffAction::Finished => is_finished = true,
             }
@@ -392,6 +406,7 @@ impl<C> Shard<C> {
         if is_finished {
             self.forget_handoff_requests(partition);
             self.review(now, partition);
+            self.merged(now, partition, actions);
         } else {
             if handoff.wake().is_some() {
                 // It starts again; what comes late belongs to the attempt before.
@@ -416,7 +431,7 @@ impl<C> Shard<C> {
         }
     }
 
-    fn synced(&mut self, partition: Partition, list: &List) {
+    fn synced(&mut self, now: Now, partition: Partition, list: &List) {
         let me = self.me;
         let replica = self.replica(partition);
         if replica.list.as_ref().is_some_and(|known| known.reference() == list.reference())
@@ -424,6 +439,7 @@ impl<C> Shard<C> {
             && replica.standing == Standing::Pending
         {
             self.stand(partition, Standing::Synced);
+            self.hurry_to_compare_list(now, list);
             self.recount(partition);
         }
     }

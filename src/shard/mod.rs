@@ -1,6 +1,6 @@
 //! [`Shard`]: what one core owns, and the joint between its store and replication.
 //!
-//! A shard is told events and returns actions; it has no thread, socket or clock. It does six things,
+//! A shard is told events and returns actions; it has no thread, socket or clock. It does seven things,
 //! one file each, beside [`calls`], which says what an app can ask:
 //!
 //! - [`coordinate`]: runs the app's calls, as their coordinator, to their end;
@@ -9,7 +9,8 @@
 //! - [`replicate`]: answers the requests of other coordinators, and of itself: the coordinator's own
 //!   replica is asked like every other one, without the network;
 //! - [`local`]: says when a caller may answer a read by itself, from this node's copy;
-//! - [`lists`]: keeps each partition's list, and hands partitions over when the placement changes.
+//! - [`lists`]: keeps each partition's list, and hands partitions over when the placement changes;
+//! - [`compare`]: compares what this node holds with what the other replicas do, in the background.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -20,12 +21,14 @@ use crate::entry::Entry;
 use crate::error::{NotApplied, ReadError, WriteError};
 use crate::options::Eviction;
 use crate::placement::{Gone, Placement};
+use crate::replication::anti_entropy::AntiEntropy;
 use crate::replication::read::Rules;
 use crate::store::{Applied, Deletes, Readers, Store, StoreConfig, View};
 use crate::types::{Boot, ClusterHash, CoreId, Cores, Identity, KeyHash, NodeHash, PARTITIONS, Partition};
 use crate::wire::message::{Answer, Listed, Request};
 
 mod calls;
+mod compare;
 mod coordinate;
 mod groups;
 mod lists;
@@ -184,6 +187,9 @@ pub(crate) struct Shard<C> {
     may_hand_over: bool,
     /// From whom a partition that this node holds is to be merged, when there is room.
     merges: BTreeMap<Partition, BTreeSet<Identity>>,
+    /// Compares with other replicas, and when it is set to do so next.
+    anti_entropy: AntiEntropy,
+    compare_at: Option<Instant>,
     ops: BTreeMap<OpId, Op<C>>,
     ops_of: BTreeSet<(Partition, OpId)>,
     /// The latest write of a key that is still owed to some replica.
@@ -235,6 +241,8 @@ enum Asker {
     Handoff(Partition),
     /// Whoever wants to know this partition's list.
     List(Partition),
+    /// Whoever compares partitions, with this number of the question.
+    Compare(u64),
 }
 
 /// Checked against its owner when it fires: late and repeated ones are harmless.
@@ -243,6 +251,8 @@ enum Timer {
     Op(OpId),
     Handoff(Partition),
     Remind(Partition),
+    /// Other replicas are to be compared with.
+    Compare,
     Expire,
     /// What was unlinked may be free to go.
     Collect,
@@ -286,6 +296,8 @@ impl<C> Shard<C> {
             handoffs: 0,
             may_hand_over: false,
             merges: BTreeMap::new(),
+            anti_entropy: AntiEntropy::default(),
+            compare_at: None,
             ops: BTreeMap::new(),
             ops_of: BTreeSet::new(),
             recent_writes: BTreeMap::new(),
@@ -350,6 +362,7 @@ impl<C> Shard<C> {
                 Timer::Op(op) => self.wake_op(now, op, actions),
                 Timer::Handoff(partition) => self.resume_handoff(now, partition, actions),
                 Timer::Remind(partition) => self.remind(now, partition, actions),
+                Timer::Compare => self.compare(now, actions),
                 Timer::Collect => {
                     self.has_collect = false;
                     self.store.collect();
@@ -423,6 +436,7 @@ impl<C> Shard<C> {
             }
         }
         self.schedule_expiry(now);
+        self.schedule_compare();
         if self.store.has_garbage() && !std::mem::replace(&mut self.has_collect, true) {
             self.timers.insert((now.instant + COLLECT_PERIOD, Timer::Collect));
         }
@@ -464,6 +478,7 @@ impl<C> Shard<C> {
                     self.learn(now, partition, list, actions);
                 }
             }
+            Asker::Compare(round) => self.compared(now, round, answer, actions),
         }
     }
 
@@ -474,6 +489,11 @@ impl<C> Shard<C> {
         for request_id in lost {
             self.unanswered(now, request_id, actions);
         }
+        // Writes may have been lost with it.
+        let member = self.placement.member(peer.0).map(|member| member.identity);
+        if let Some(peer) = member.filter(|member| member.boot == peer.1) {
+            self.hurry_to_compare(now, peer);
+        }
     }
 
     /// A request will have no answer. (One before it may have made it moot.)
@@ -483,6 +503,7 @@ impl<C> Shard<C> {
             Asker::Op(op) => self.op_lost(now, op, request_id, to, actions),
             Asker::Handoff(partition) => self.handoff_lost(now, partition, to),
             Asker::List(_) => {}
+            Asker::Compare(round) => self.anti_entropy.lost(round, now.instant),
         }
     }
 

@@ -23,6 +23,9 @@ impl<C> Shard<C> {
             Request::Write { entry, .. } if self.hash(entry.key()).partition() != partition => {
                 Err("a key that is not of the partition")
             }
+            Request::Compare(asked) if !asked.partitions.iter().all(|partition| self.owns(*partition)) => {
+                Err("a comparison of partitions of another core")
+            }
             _ => Ok(()),
         }
     }
@@ -73,6 +76,8 @@ impl<C> Shard<C> {
             }
             Request::Fetch(fetch) => self.fetch(partition, fetch),
             Request::Receipt { list, covers } => self.receipt(partition, from, list, covers),
+            Request::Compare(asked) => Answer::Compared(self.answer_compare(&from, &asked)),
+            Request::Repair { list } => self.repair(from, partition, list),
         }
     }
 
@@ -118,6 +123,7 @@ impl<C> Shard<C> {
             }
         }
         if declined > 0 {
+            self.store.set_evicted(partition);
             log::warn!(
                 "partition {}: {declined} keys of another replica find no room here: raise Config::max_memory",
                 partition.index()

@@ -23,7 +23,7 @@ mod network;
 mod node;
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::time::Duration;
 
 use rand::rngs::SmallRng;
@@ -112,6 +112,21 @@ pub struct SimCluster {
     trace_hash: u64,
     events_handled: u64,
     at_this_instant: u32,
+    /// Nodes whose cores do not reach each other.
+    cut: BTreeSet<(usize, usize)>,
+    traffic: BTreeMap<usize, Traffic>,
+}
+
+/// How many bytes the cores of a node have sent to those of others.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[non_exhaustive]
+pub struct Traffic {
+    /// Comparing digests.
+    pub compared: u64,
+    /// Copying partitions.
+    pub copied: u64,
+    /// All, these among them.
+    pub all: u64,
 }
 
 /// When the simulated world begins, in wall time.
@@ -148,6 +163,8 @@ impl SimCluster {
             trace_hash: 0,
             events_handled: 0,
             at_this_instant: 0,
+            cut: BTreeSet::new(),
+            traffic: BTreeMap::new(),
         }
     }
 
@@ -211,6 +228,30 @@ impl SimCluster {
     pub fn set_loss(&mut self, datagrams_per_mille: u32, connections_per_mille: u32) {
         self.options.datagrams_lost_per_mille = datagrams_per_mille;
         self.options.connections_broken_per_mille = connections_per_mille;
+    }
+
+    /// Lets the cores of two nodes not reach each other, while gossip does: their connections break, and new
+    /// ones are refused.
+    pub fn cut(&mut self, one: usize, other: usize) {
+        self.note(|| format!("cut n{one} n{other}"));
+        self.cut.extend([(one, other), (other, one)]);
+        self.break_core_connections(one, other);
+    }
+
+    /// Ends every [`cut`](Self::cut).
+    pub fn mend(&mut self) {
+        self.note(|| "mend".into());
+        self.cut.clear();
+    }
+
+    /// What the cores of a node have sent to others so far.
+    pub fn traffic(&self, node: usize) -> Traffic {
+        self.traffic.get(&node).copied().unwrap_or_default()
+    }
+
+    /// How many partitions the running nodes have found to differ, and seen repaired.
+    pub fn partitions_repaired(&self) -> u64 {
+        self.nodes.iter().map(Node::partitions_repaired).sum()
     }
 
     /// Writes `value` under `key` through `node`.

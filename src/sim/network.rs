@@ -13,7 +13,7 @@ use crate::shard::{Action, Event as ShardEvent, Outcome as ShardOutcome};
 use crate::types::{Boot, CoreId, Identity, NodeHash, Partition};
 use crate::wire::codec;
 use crate::wire::frame::{Encoded, FrameBuffer};
-use crate::wire::message::{Channel, Frame, Hello, Message};
+use crate::wire::message::{Answer, Channel, Frame, Hello, Message, Request};
 
 /// An opener's end: which node, which of its threads, and whom it opens to.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -368,6 +368,7 @@ impl SimCluster {
     fn send_frame(&mut self, key: ConnectionKey, frame: &Frame) {
         self.open(key);
         let bytes = codec::encode(frame);
+        self.count(key.opener, frame, &bytes);
         match self.connections.get_mut(&key) {
             Some(connection) if !connection.is_open => connection.waiting.push(bytes),
             Some(_) => self.carry(key, bytes),
@@ -393,15 +394,36 @@ impl SimCluster {
     fn answer(&mut self, via: u64, frame: &Frame) {
         let Some(key) = self.key_of(via) else { return };
         let delay = self.delay();
+        let acceptor = self.connections.get(&key).and_then(|connection| connection.acceptor);
         let breaks = self.happens(self.options.connections_broken_per_mille);
         let Some(connection) = self.connections.get_mut(&key) else { return };
         connection.last_back = connection.last_back.max(self.now + delay);
         let at = connection.last_back.since(self.now);
         let bytes = codec::encode(frame);
+        if let Some((acceptor, _)) = acceptor {
+            self.count(acceptor, frame, &bytes);
+        }
         if breaks {
             self.schedule(at, Event::Broken { key, id: via, end: LinkEnd::Ended });
         } else {
             self.schedule(at, Event::ToOpener { key, id: via, bytes });
+        }
+    }
+
+    fn count(&mut self, sender: usize, frame: &Frame, bytes: &[u8]) {
+        if !matches!(frame.message, Message::Request(_) | Message::Answer(_)) {
+            return;
+        }
+        let (traffic, bytes) = (self.traffic.entry(sender).or_default(), bytes.len() as u64);
+        traffic.all += bytes;
+        match &frame.message {
+            Message::Request(Request::Compare(_)) | Message::Answer(Answer::Compared(_)) => {
+                traffic.compared += bytes;
+            }
+            Message::Request(Request::Fetch(_)) | Message::Answer(Answer::Chunk(_)) => {
+                traffic.copied += bytes;
+            }
+            _ => {}
         }
     }
 
@@ -420,7 +442,9 @@ impl SimCluster {
         if !self.is_current(&key, id) {
             return;
         }
-        let Some(acceptor) = self.node_at(key.addr) else {
+        let is_cut =
+            |acceptor: &usize| key.from != Channel::Control && self.cut.contains(&(key.opener, *acceptor));
+        let Some(acceptor) = self.node_at(key.addr).filter(|acceptor| !is_cut(acceptor)) else {
             let end = LinkEnd::ConnectRefused;
             return self.schedule(HOP, Event::Broken { key, id, end });
         };
@@ -553,6 +577,24 @@ impl SimCluster {
             .map(|(key, connection)| (*key, connection.id))
             .collect();
         for (key, id) in to_it {
+            let delay = self.delay();
+            self.schedule(delay, Event::Broken { key, id, end: LinkEnd::Ended });
+        }
+    }
+
+    pub(super) fn break_core_connections(&mut self, one: usize, other: usize) {
+        let is_between = |key: &ConnectionKey, connection: &Connection| {
+            let acceptor = connection.acceptor.map(|(acceptor, _)| acceptor);
+            let ends = [Some(key.opener), acceptor];
+            key.from != Channel::Control && ends.contains(&Some(one)) && ends.contains(&Some(other))
+        };
+        let broken: Vec<(ConnectionKey, u64)> = self
+            .connections
+            .iter()
+            .filter(|(key, connection)| is_between(key, connection))
+            .map(|(key, connection)| (*key, connection.id))
+            .collect();
+        for (key, id) in broken {
             let delay = self.delay();
             self.schedule(delay, Event::Broken { key, id, end: LinkEnd::Ended });
         }

@@ -206,6 +206,11 @@ impl Node {
         self.running.as_ref()?.shards[usize::from(core.0)].peek(now, hash, key)
     }
 
+    pub(super) fn partitions_repaired(&self) -> u64 {
+        let shards = self.running.iter().flat_map(|running| &running.shards);
+        shards.map(|shard| shard.counts().partitions_repaired).sum()
+    }
+
     pub(super) fn sees_alive(&self) -> usize {
         let members = self.running.iter().flat_map(|running| &running.members);
         members.filter(|m| matches!(m.state, MemberState::Alive | MemberState::Suspect)).count()

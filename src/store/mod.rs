@@ -105,6 +105,7 @@ struct Contents {
     sequence: u64,
     /// The sum of [`Entry::digest`] over all entries, in whatever order they came.
     digest: u64,
+    has_evicted: bool,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -398,6 +399,7 @@ impl Store {
             timers.remove(TimerId(entry.timer()));
             let share = Share::of(hash, &entry);
             self.count(hash.partition(), Some(share), None);
+            self.set_evicted(hash.partition());
             return true;
         }
         let mut evicted = None;
@@ -419,10 +421,13 @@ impl Store {
         // A round over keys that were all visited evicts none, and the next one does.
         let _ = queue.hand(&mut judge, steps) || queue.hand(&mut judge, steps);
         match evicted {
-            Some((partition, share)) => self.count(partition, Some(share), None),
-            None => return false,
+            Some((partition, share)) => {
+                self.count(partition, Some(share), None);
+                self.set_evicted(partition);
+                true
+            }
+            None => false,
         }
-        true
     }
 
     /// Frees the values of up to `limit` keys that have expired. Returns how many were looked at.
@@ -546,6 +551,17 @@ impl Store {
     /// The number of the partition's last change on this node, since this node started.
     pub(crate) fn sequence(&self, partition: Partition) -> u64 {
         self.partitions[self.index(partition)].sequence
+    }
+
+    /// Whether anything was evicted from the partition, or had no room in it, since it was dropped last: then
+    /// what is not here may be elsewhere.
+    pub(crate) fn has_evicted(&self, partition: Partition) -> bool {
+        self.partitions[self.index(partition)].has_evicted
+    }
+
+    pub(crate) fn set_evicted(&mut self, partition: Partition) {
+        let at = self.index(partition);
+        self.partitions[at].has_evicted = true;
     }
 
     /// Whether there is nothing, no tombstone either.

@@ -23,7 +23,10 @@ use crate::clock::Version;
 use crate::entry::{Content, Entry};
 use crate::membership::{Record, State};
 use crate::placement::{List, ListRef};
-use crate::types::{Boot, CoreId, Identity, KeyHash, MAX_KEY_BYTES, MAX_REPLICAS, MAX_VALUE_BYTES, NodeHash};
+use crate::types::{
+    Boot, CoreId, Identity, KeyHash, MAX_KEY_BYTES, MAX_REPLICAS, MAX_VALUE_BYTES, NodeHash, PARTITIONS,
+    Partition,
+};
 
 /// Versions and list numbers above this come from no node that works: the year 2094, or as many changes of
 /// a list. Refused, so that what is counted up from them never wraps around.
@@ -43,6 +46,8 @@ mod kind {
     pub(super) const ADOPT: u8 = 19;
     pub(super) const FETCH: u8 = 20;
     pub(super) const RECEIPT: u8 = 21;
+    pub(super) const COMPARE: u8 = 22;
+    pub(super) const REPAIR: u8 = 23;
     pub(super) const WRITTEN: u8 = 32;
     pub(super) const FOUND: u8 = 33;
     pub(super) const OTHER_LIST: u8 = 34;
@@ -50,6 +55,7 @@ mod kind {
     pub(super) const CHUNK: u8 = 36;
     pub(super) const RECEIVED: u8 = 37;
     pub(super) const DECLINED: u8 = 38;
+    pub(super) const COMPARED: u8 = 39;
 }
 
 #[derive(Archive, Serialize, Clone, Copy)]
@@ -192,6 +198,30 @@ struct WireReceived {
     covered: bool,
 }
 
+#[derive(Archive, Serialize)]
+struct WireCompare {
+    digest: u64,
+    partitions: Vec<u16>,
+}
+
+#[derive(Archive, Serialize)]
+struct WireRepair {
+    list: WireListRef,
+}
+
+#[derive(Archive, Serialize)]
+struct WireHeld {
+    list: WireListRef,
+    digest: u64,
+    partition: u16,
+}
+
+#[derive(Archive, Serialize)]
+struct WireCompared {
+    held: Vec<WireHeld>,
+    alike: bool,
+}
+
 const _: () = {
     assert!(size_of::<ArchivedWireIdentity>() == 40);
     assert!(size_of::<ArchivedWireHello>() == 88);
@@ -210,6 +240,10 @@ const _: () = {
     assert!(size_of::<ArchivedWireListed>() == 32);
     assert!(size_of::<ArchivedWireChunk>() == 32);
     assert!(size_of::<ArchivedWireReceived>() == 1);
+    assert!(size_of::<ArchivedWireCompare>() == 16);
+    assert!(size_of::<ArchivedWireRepair>() == 16);
+    assert!(size_of::<ArchivedWireHeld>() == 32);
+    assert!(size_of::<ArchivedWireCompared>() == 12);
 };
 
 pub(crate) fn encode(frame: &Frame) -> Encoded {
@@ -263,6 +297,11 @@ fn encode_request(request: &Request) -> (u8, Encoded) {
         Request::Receipt { list, covers } => {
             (kind::RECEIPT, archive(&WireReceipt { list: wire_ref(*list), covers: *covers }))
         }
+        Request::Compare(Compare { partitions, digest }) => {
+            let partitions = partitions.iter().map(|partition| partition.index()).collect();
+            (kind::COMPARE, archive(&WireCompare { digest: *digest, partitions }))
+        }
+        Request::Repair { list } => (kind::REPAIR, archive(&WireRepair { list: wire_ref(*list) })),
     }
 }
 
@@ -297,6 +336,13 @@ fn encode_answer(answer: &Answer) -> (u8, Encoded) {
         }
         Answer::Received { covered } => (kind::RECEIVED, archive(&WireReceived { covered: *covered })),
         Answer::Declined => (kind::DECLINED, frame::begin()),
+        Answer::Compared(compared) => {
+            let (alike, held): (_, &[Held]) = match compared {
+                Compared::Alike => (true, &[]),
+                Compared::Differ(held) => (false, held),
+            };
+            (kind::COMPARED, archive(&WireCompared { held: held.iter().map(wire_held).collect(), alike }))
+        }
     }
 }
 
@@ -318,8 +364,8 @@ pub(crate) fn decode(header: Header, body: &[u8]) -> Result<Frame, FrameError> {
         kind::ASK_MEMBERS => Message::Control(ControlMessage::AskMembers),
         kind::MEMBERS => Message::Control(ControlMessage::Members(reader.members()?)),
         kind::STATUS => Message::Control(ControlMessage::Status(reader.status()?)),
-        kind::WRITE..=kind::RECEIPT => Message::Request(reader.request()?),
-        kind::WRITTEN..=kind::DECLINED => Message::Answer(reader.answer()?),
+        kind::WRITE..=kind::REPAIR => Message::Request(reader.request()?),
+        kind::WRITTEN..=kind::COMPARED => Message::Answer(reader.answer()?),
         unknown => return Err(FrameError::UnknownType(unknown)),
     };
     Ok(Frame { partition: header.partition, request_id: header.request_id, message })
@@ -416,6 +462,16 @@ impl<'a> Reader<'a> {
                 let wire = self.archive::<ArchivedWireReceipt>()?;
                 Request::Receipt { list: list_ref(&wire.list), covers: wire.covers.to_native() }
             }
+            kind::COMPARE => {
+                let wire = self.archive::<ArchivedWireCompare>()?;
+                if wire.partitions.len() > usize::from(PARTITIONS) {
+                    return Err(self.bad("more partitions than there are"));
+                }
+                let partitions = wire.partitions.iter().map(|index| self.partition(index.to_native()));
+                let partitions = partitions.collect::<Result<_, _>>()?;
+                Request::Compare(Compare { partitions, digest: wire.digest.to_native() })
+            }
+            kind::REPAIR => Request::Repair { list: list_ref(&self.archive::<ArchivedWireRepair>()?.list) },
             unknown => return Err(FrameError::UnknownType(unknown)),
         })
     }
@@ -457,7 +513,27 @@ impl<'a> Reader<'a> {
             }
             kind::RECEIVED => Answer::Received { covered: self.archive::<ArchivedWireReceived>()?.covered },
             kind::DECLINED => Answer::Declined,
+            kind::COMPARED => {
+                let wire = self.archive::<ArchivedWireCompared>()?;
+                if wire.alike {
+                    return Ok(Answer::Compared(Compared::Alike));
+                }
+                let held = wire.held.iter().map(|held| self.held(held)).collect::<Result<_, _>>()?;
+                Answer::Compared(Compared::Differ(held))
+            }
             unknown => return Err(FrameError::UnknownType(unknown)),
+        })
+    }
+
+    fn partition(&self, index: u16) -> Result<Partition, FrameError> {
+        Partition::new(index).ok_or_else(|| self.bad("a partition that does not exist"))
+    }
+
+    fn held(&self, wire: &ArchivedWireHeld) -> Result<Held, FrameError> {
+        Ok(Held {
+            partition: self.partition(wire.partition.to_native())?,
+            list: list_ref(&wire.list),
+            digest: wire.digest.to_native(),
         })
     }
 
@@ -562,6 +638,10 @@ fn list_ref(wire: &ArchivedWireListRef) -> ListRef {
     ListRef { number: wire.number.to_native(), digest: wire.digest.to_native() }
 }
 
+fn wire_held(held: &Held) -> WireHeld {
+    WireHeld { list: wire_ref(held.list), digest: held.digest, partition: held.partition.index() }
+}
+
 fn wire_list(list: &List) -> WireList {
     WireList { number: list.number(), members: list.members().iter().map(wire_identity).collect() }
 }
@@ -613,7 +693,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::types::Partition;
     use crate::wire::frame::FrameBuffer;
 
     fn an_identity() -> impl Strategy<Value = Identity> {
@@ -653,6 +732,18 @@ mod tests {
         (any::<u64>(), any::<u64>()).prop_map(|(number, digest)| ListRef { number, digest })
     }
 
+    fn a_partition() -> impl Strategy<Value = Partition> {
+        (0..PARTITIONS).prop_map(|index| Partition::new(index).unwrap())
+    }
+
+    fn a_held() -> impl Strategy<Value = Held> {
+        (a_partition(), a_ref(), any::<u64>()).prop_map(|(partition, list, digest)| Held {
+            partition,
+            list,
+            digest,
+        })
+    }
+
     fn a_hello() -> impl Strategy<Value = Hello> {
         let channel = prop_oneof![Just(Channel::Control), (0u16..256).prop_map(|c| Channel::Core(CoreId(c)))];
         (".{0,30}", ".{0,30}", an_identity(), channel, prop::option::of((any::<u64>(), any::<u64>())))
@@ -684,6 +775,9 @@ mod tests {
                 }
             ),
             (a_ref(), any::<u64>()).prop_map(|(list, covers)| Request::Receipt { list, covers }),
+            (prop::collection::vec(a_partition(), 0..300), any::<u64>())
+                .prop_map(|(partitions, digest)| Request::Compare(Compare { partitions, digest })),
+            a_ref().prop_map(|list| Request::Repair { list }),
         ]
     }
 
@@ -707,6 +801,8 @@ mod tests {
             ),
             any::<bool>().prop_map(|covered| Answer::Received { covered }),
             Just(Answer::Declined),
+            Just(Answer::Compared(Compared::Alike)),
+            prop::collection::vec(a_held(), 0..40).prop_map(|held| Answer::Compared(Compared::Differ(held))),
         ]
     }
 

@@ -41,6 +41,13 @@
 //! newcomer ──[Receipt: I hold your last change]──▶ old ◀──[Received]  a replica that left may drop its copy
 //! ```
 //!
+//! Between replicas that serve the same list, in the background (`anti_entropy` says when):
+//!
+//! ```text
+//! replica ──[Compare: digest of some partitions]──▶ replica   ◀──[Compared]   all alike, or what it holds of each
+//! replica ──[Repair: I have merged you]──▶ replica            ◀──[Listed]     it fetches from the asker
+//! ```
+//!
 //! A published message never changes: a new need is a new message (`codec` says why).
 
 use std::sync::Arc;
@@ -149,12 +156,37 @@ pub(crate) enum Origin {
 /// A question about one partition, from core to core.
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) enum Request {
-    Write { list: ListRef, entry: Entry },
-    Read { list: ListRef, key: Box<[u8]>, want: Want },
+    Write {
+        list: ListRef,
+        entry: Entry,
+    },
+    Read {
+        list: ListRef,
+        key: Box<[u8]>,
+        want: Want,
+    },
     AskList,
-    Adopt { list: Arc<List> },
+    Adopt {
+        list: Arc<List>,
+    },
     Fetch(Fetch),
-    Receipt { list: ListRef, covers: u64 },
+    Receipt {
+        list: ListRef,
+        covers: u64,
+    },
+    Compare(Compare),
+    /// "You serve this list as I do, and differed from me: merge what I hold."
+    Repair {
+        list: ListRef,
+    },
+}
+
+/// "Do you hold what I hold?" About all these partitions at once, each of the asked core.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Compare {
+    pub(crate) partitions: Vec<Partition>,
+    /// One digest for what the asker holds of all of them.
+    pub(crate) digest: u64,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -198,6 +230,23 @@ pub(crate) enum Answer {
     Received {
         covered: bool,
     },
+    Compared(Compared),
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Compared {
+    /// The same, all of it.
+    Alike,
+    /// What this node holds of them; those that are not to be compared are left out.
+    Differ(Vec<Held>),
+}
+
+/// What a replica holds of a partition: equal digests in one list are equal contents.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Held {
+    pub(crate) partition: Partition,
+    pub(crate) list: ListRef,
+    pub(crate) digest: u64,
 }
 
 #[derive(Clone, PartialEq, Debug)]
