@@ -431,7 +431,10 @@ fn a_replica_that_missed_writes_for_long_is_repaired_unasked() {
             assert_eq!(outcome(&mut cluster, call), Outcome::Written(Ok(())));
         }
         cluster.run_for(SECOND);
-        others.iter().for_each(|other| cluster.cut(*other, missing));
+        for other in &others {
+            cluster.cut(*other, missing);
+            cluster.cut(missing, *other);
+        }
         // Overwritten, deleted, new.
         for key in 20..100 {
             let (node, key_name) = (others[key % 2], format!("key-{key}"));
@@ -457,6 +460,27 @@ fn a_replica_that_missed_writes_for_long_is_repaired_unasked() {
         let before = copied(&cluster, 3);
         cluster.run_for(130 * SECOND);
         assert_eq!(copied(&cluster, 3), before, "equal partitions were copied");
+    }
+}
+
+/// One node's writes do not reach another, for ever; what that one asks is answered, and the third reaches both.
+/// Nothing tells those that compare to hurry where the connection that broke is not theirs.
+#[test]
+fn a_replica_that_one_coordinator_does_not_reach_is_repaired_within_two_cycles() {
+    for (from, to) in [(0, 1), (1, 0), (0, 2), (2, 0), (1, 2), (2, 1)] {
+        let mut cluster = started(40 + 3 * from as u64 + to as u64, 3, SimOptions::default());
+        cluster.cut(from, to);
+        for key in 0..40 {
+            let call = cluster.set(from, format!("key-{key}"), "value");
+            assert_eq!(outcome(&mut cluster, call), Outcome::Written(Ok(())));
+        }
+        let is_equal = |cluster: &SimCluster| {
+            (0..40).all(|key| is_everywhere(cluster, &format!("key-{key}"), Some(b"value")))
+        };
+        let written = cluster.elapsed();
+        let is_repaired = cluster.run_until(120 * SECOND, is_equal);
+        println!("{from} -> {to}: equal after {:?}", cluster.elapsed() - written);
+        assert!(is_repaired, "{to} lacks what {from} wrote");
     }
 }
 

@@ -23,7 +23,7 @@
 //! cluster, whatever its size: 24,576 bytes a cycle, and for each question of up to [`BATCH`] of them some 70
 //! bytes around. That is under 600 bytes a second in the whole cluster of 3 nodes with 2 cores, under 200 for each
 //! node; in larger clusters each node has less to say, down to its share of one question for each pair of
-//! copies. Where something differs, the answer has 32 bytes for each partition of the question, and a repair
+//! copies. (TCP's own headers come on top.) Where something differs, the answer has 32 bytes for each partition of the question, and a repair
 //! transfers the partition whole, a 4096th of the data: once, or twice where both replicas lack something.
 //!
 //! **What it does not do.** It compares nothing while a list changes, which has its own way of merging; and no
@@ -54,8 +54,10 @@ const RECHECK_AFTER: Duration = Duration::from_millis(500);
 /// How often the same difference is seen until it is acted upon.
 const SIGHTINGS: u8 = 3;
 
-/// How often those that differ are looked at before they are left to the next cycle.
+/// How often those that differ are looked at before they are left to the next cycle: for ten seconds, or for a
+/// minute where one merges, which for large partitions takes a while and may have been given up.
 const MOST_LOOKS: u8 = 20;
+const MOST_LOOKS_MERGING: u8 = 120;
 
 /// How many partitions one question compares at the most.
 const BATCH: usize = 256;
@@ -217,7 +219,7 @@ impl AntiEntropy {
     fn recheck(&mut self, now: Instant, copies: &impl Copies, actions: &mut Vec<AntiEntropyAction>) {
         self.suspects.retain(|_, suspect| {
             suspect.looks += u8::from(suspect.phase != Phase::Waiting);
-            suspect.looks <= MOST_LOOKS
+            suspect.looks <= if suspect.phase == Phase::Merging { MOST_LOOKS_MERGING } else { MOST_LOOKS }
         });
         let is_looked_at = |suspect: &Suspect| matches!(suspect.phase, Phase::Watching | Phase::Told);
         let again = self.suspects.iter().filter(|(_, suspect)| is_looked_at(suspect));
@@ -521,7 +523,7 @@ mod tests {
         }
         two.run_for(5 * RECHECK_AFTER);
         assert_eq!(two.others.len(), MOST_REPAIRS);
-        two.run_for(RECHECK_AFTER * (u32::from(MOST_LOOKS) + 2));
+        two.run_for(RECHECK_AFTER * (u32::from(MOST_LOOKS_MERGING) + 2));
         assert_eq!(two.others.len(), 2 * MOST_REPAIRS);
     }
 

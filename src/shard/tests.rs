@@ -11,7 +11,9 @@ use crate::entry::Content;
 use crate::error::RunError;
 use crate::options::WriteOptions;
 use crate::placement::{ListRef, Member};
+use crate::replication::anti_entropy::Copies;
 use crate::types::NodeId;
+use crate::wire::message::{Compare, Compared};
 
 const CLUSTER: ClusterHash = ClusterHash(7);
 const WALL_MICROS: u64 = 1_700_000_000_000_000;
@@ -724,4 +726,83 @@ fn a_write_that_arrives_behind_the_next_one_of_its_key_is_not_stamped_above_it()
     outcomes.iter().for_each(assert_written);
     shard.call(shard.get(b"k"), 2);
     assert_eq!(value(&shard.reply()), Some(&b"new"[..]));
+}
+
+impl Driven {
+    /// What this node answers to the other one's question about a partition.
+    fn compared(&mut self, partition: Partition) -> Compared {
+        let (partitions, from) = (vec![partition], identity(1));
+        let request = Request::Compare(Compare { partitions, digest: 1 });
+        self.actions.clear();
+        self.tell(Event::Request { via: 1, from, partition, request_id: 1, request });
+        match self.actions.pop() {
+            Some(Action::Answer { answer: Answer::Compared(compared), .. }) => compared,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// The other node writes through this one's replica.
+    fn replicate(&mut self, key: &[u8], value: &[u8]) {
+        let partition = KeyHash::of(CLUSTER, key).partition();
+        let list = self.shard.replica(partition).list().unwrap().reference();
+        let entry = Entry::new(key, Content::Value(value), Version(1), None);
+        let request = Request::Write { list, entry };
+        self.tell(Event::Request { via: 1, from: identity(1), partition, request_id: 1, request });
+    }
+}
+
+/// It would come back from the other replica for ever.
+#[test]
+fn a_partition_that_lost_keys_to_eviction_is_not_compared() {
+    let memory = Some(2 << 20);
+    let mut shard: Driven = born(ShardConfig { memory, ..config(2) }, 2);
+    let held = |compared: Compared| match compared {
+        Compared::Differ(held) => held.len(),
+        Compared::Alike => panic!("nothing has this digest"),
+    };
+    for partition in Partition::all() {
+        assert_eq!(held(shard.compared(partition)), 1);
+    }
+    let all = shard.shard.pairs().len();
+    for at in 0..10_000u32 {
+        shard.replicate(&at.to_le_bytes(), &[0; 300]);
+    }
+    let is_whole = |shard: &Driven, at: u32| {
+        let hash = KeyHash::of(CLUSTER, &at.to_le_bytes());
+        shard.shard.store.get(hash, &at.to_le_bytes()).is_some()
+    };
+    let evicted: Vec<u32> = (0..10_000).filter(|at| !is_whole(&shard, *at)).collect();
+    assert!(evicted.len() > 1000);
+    let partition = |at: &u32| KeyHash::of(CLUSTER, &at.to_le_bytes()).partition();
+    let without: BTreeSet<Partition> = evicted.iter().map(partition).collect();
+    for partition in Partition::all() {
+        assert_eq!(held(shard.compared(partition)), usize::from(!without.contains(&partition)));
+    }
+    assert_eq!(shard.shard.pairs().len(), all - without.len());
+}
+
+/// Told to merge what the other replica holds, this one fetches it; in another list it does not.
+#[test]
+fn a_replica_that_is_told_so_merges_the_others_copy() {
+    let mut shard = of_two();
+    let partition = Partition::new(7).unwrap();
+    let list = shard.shard.replica(partition).list().unwrap().reference();
+    for (number, fetches) in [(list.number + 1, 0), (list.number, 1)] {
+        shard.actions.clear();
+        let request = Request::Repair { list: ListRef { number, ..list } };
+        shard.tell(Event::Request { via: 1, from: identity(1), partition, request_id: 1, request });
+        let is_fetch =
+            |action: &&Action<u32>| matches!(action, Action::Ask { request: Request::Fetch(_), .. });
+        assert_eq!(shard.actions.iter().filter(is_fetch).count(), fetches);
+    }
+}
+
+#[test]
+fn a_comparison_of_another_cores_partitions_breaks_the_protocol() {
+    let mut shard: Driven = born(ShardConfig { cores: 2, ..config(2) }, 2);
+    let partitions = vec![Partition::new(2).unwrap(), Partition::new(3).unwrap()];
+    let request = Request::Compare(Compare { partitions, digest: 1 });
+    let partition = Partition::new(2).unwrap();
+    shard.tell(Event::Request { via: 1, from: identity(1), partition, request_id: 1, request });
+    assert!(matches!(shard.actions[..], [Action::Violation { .. }]), "{:?}", shard.actions);
 }

@@ -112,7 +112,7 @@ pub struct SimCluster {
     trace_hash: u64,
     events_handled: u64,
     at_this_instant: u32,
-    /// Nodes whose cores do not reach each other.
+    /// Nodes whose cores do not reach those of the second.
     cut: BTreeSet<(usize, usize)>,
     traffic: BTreeMap<usize, Traffic>,
 }
@@ -230,12 +230,12 @@ impl SimCluster {
         self.options.connections_broken_per_mille = connections_per_mille;
     }
 
-    /// Lets the cores of two nodes not reach each other, while gossip does: their connections break, and new
-    /// ones are refused.
-    pub fn cut(&mut self, one: usize, other: usize) {
-        self.note(|| format!("cut n{one} n{other}"));
-        self.cut.extend([(one, other), (other, one)]);
-        self.break_core_connections(one, other);
+    /// Lets the cores of one node not reach those of another, while gossip does: the connections that it opened
+    /// break, and new ones are refused.
+    pub fn cut(&mut self, from: usize, to: usize) {
+        self.note(|| format!("cut n{from} from n{to}"));
+        self.cut.insert((from, to));
+        self.break_core_connections(from, to);
     }
 
     /// Ends every [`cut`](Self::cut).

@@ -582,11 +582,10 @@ impl SimCluster {
         }
     }
 
-    pub(super) fn break_core_connections(&mut self, one: usize, other: usize) {
+    pub(super) fn break_core_connections(&mut self, from: usize, to: usize) {
         let is_between = |key: &ConnectionKey, connection: &Connection| {
             let acceptor = connection.acceptor.map(|(acceptor, _)| acceptor);
-            let ends = [Some(key.opener), acceptor];
-            key.from != Channel::Control && ends.contains(&Some(one)) && ends.contains(&Some(other))
+            key.from != Channel::Control && key.opener == from && acceptor == Some(to)
         };
         let broken: Vec<(ConnectionKey, u64)> = self
             .connections

@@ -232,3 +232,22 @@ fn a_dropped_partition_leaves_nothing_and_a_lone_store_keeps_no_tombstone() {
     put(&mut alone, entry(b"b", 2, 0, None));
     assert_eq!((alone.live(), alone.bytes(), alone.digest(hash_of(b"a").partition())), (0, 0, 0));
 }
+
+/// Replicas free what has expired at different times: to those that compare digests it is the same.
+#[test]
+fn what_has_expired_counts_the_same_freed_or_not() {
+    let entries = || (0..100u8).map(|at| entry(&[at], 1 + u64::from(at), 10 + u64::from(at % 2), Some(b"v")));
+    let not_freed = filled(Deletes::Keep, entries());
+    let mut freed = filled(Deletes::Keep, entries());
+    let mut partly = filled(Deletes::Keep, entries());
+    while freed.expire(wall(1000), 7) > 0 {}
+    partly.expire(wall(1000), 7);
+    // What one has freed is no news to the other, and the other way round.
+    for other in contents(&freed).into_values() {
+        put(&mut partly, other);
+    }
+    for partition in Partition::all() {
+        assert_eq!(not_freed.digest(partition), freed.digest(partition));
+        assert_eq!(not_freed.digest(partition), partly.digest(partition));
+    }
+}
