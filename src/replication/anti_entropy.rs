@@ -19,12 +19,13 @@
 //! partition that has a write on its way at every look is left alone until the next cycle.
 //!
 //! **What it costs.** A question names its partitions with two bytes each and has one hash for all of them;
-//! where they are equal, so is the answer, in 32 bytes. With N = 3 there are 3 × 4096 pairs of copies in the
-//! cluster, whatever its size: 24,576 bytes a cycle, and for each question of up to [`BATCH`] of them some 70
-//! bytes around. That is under 600 bytes a second in the whole cluster of 3 nodes with 2 cores, under 200 for each
-//! node; in larger clusters each node has less to say, down to its share of one question for each pair of
-//! copies. (TCP's own headers come on top.) Where something differs, the answer has 32 bytes for each partition of the question, and a repair
-//! transfers the partition whole, a 4096th of the data: once, or twice where both replicas lack something.
+//! where they are equal, so is the answer, in 32 bytes. With N = 3 there are 3 × 4096 pairs of copies in
+//! the cluster, whatever its size: 24,576 bytes a cycle, and for each question of up to [`BATCH`] of them
+//! some 70 bytes around. That is under 600 bytes a second in a whole cluster of 3 nodes with 2 cores, under
+//! 200 for each node (TCP's own headers come on top); a larger cluster shares the same pairs among more
+//! nodes, in smaller questions. Where something differs, the answer has 32 bytes for each partition of the
+//! question that is compared, and a repair transfers the partition whole, a 4096th of the data: once where
+//! the asker lacked something, twice where the other one did.
 //!
 //! **What it does not do.** It compares nothing while a list changes, which has its own way of merging; and no
 //! partition of which this node or the other evicted anything: it would bring back what was evicted. A

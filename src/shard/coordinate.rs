@@ -26,8 +26,8 @@ const LOCATE_PERIOD: Duration = Duration::from_millis(50);
 const OWED_FOR: Duration = Duration::from_secs(30);
 
 /// How many acknowledged writes, and how many bytes of them, one core remembers for replicas that lack
-/// them; no more than a sixteenth of its memory, where that is limited. Beyond it the oldest is forgotten; a read, anti-entropy or the next change of
-/// members heals what it leaves behind.
+/// them; no more than a sixteenth of its memory, where that is limited. Beyond it the oldest is forgotten;
+/// a read, anti-entropy or the next change of members heals what it leaves behind.
 const MAX_OWED: usize = 10_000;
 const MAX_OWED_BYTES: usize = 64 << 20;
 
