@@ -518,3 +518,34 @@ fn writes_under_way_are_not_taken_for_differences() {
     assert!(workload.acknowledged > 10_000, "only {} writes", workload.acknowledged);
     assert_eq!((copied(&cluster, 3), cluster.partitions_repaired()), (before, 0));
 }
+
+/// Connections break all the time, replicas miss what they miss, one node goes and comes back: two cycles after
+/// the last fault all copies of every key are the same, whether or not anybody read it.
+#[test]
+fn two_cycles_after_the_faults_all_copies_are_equal() {
+    for seed in 0..2 {
+        let mut options = lossy();
+        options.connections_broken_per_mille = 20;
+        let mut cluster = started(seed, 4, options);
+        let mut workload = Workload::new(seed, 100);
+        workload.run(&mut cluster, 4, 3 * SECOND);
+        let victim = workload.pick(4);
+        cluster.cut((victim + 1) % 4, (victim + 2) % 4);
+        cluster.crash_node(victim);
+        workload.run(&mut cluster, 4, 2 * SECOND);
+        cluster.restart_node(victim);
+        workload.run(&mut cluster, 4, 35 * SECOND);
+        cluster.mend();
+        cluster.set_loss(0, 0);
+        settle(&mut cluster, seed, "healing");
+        cluster.run_for(120 * SECOND);
+        for key in 0..100 {
+            let copies = cluster.copies(format!("key-{key}"));
+            let is_equal = copies.iter().all(|(_, value)| *value == copies[0].1);
+            assert!(is_equal && copies.len() == 3, "seed {seed}: key {key}: {copies:?}");
+        }
+        let before = copied(&cluster, 4);
+        cluster.run_for(70 * SECOND);
+        assert_eq!(copied(&cluster, 4), before, "seed {seed}: equal partitions were copied");
+    }
+}
