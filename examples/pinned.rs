@@ -4,8 +4,6 @@
 //! `cargo run --release --example pinned`
 #![allow(clippy::disallowed_methods, reason = "an app may ask for the time")]
 
-#![allow(clippy::disallowed_methods, reason = "an app measures time as it likes")]
-
 use std::error::Error;
 use std::time::{Duration, Instant};
 
