@@ -407,6 +407,20 @@ impl<C> Shard<C> {
         entry.live_value(now.wall).map(<[u8]>::to_vec)
     }
 
+    /// What this node stores for the key, in whatever state, and whether as a synced replica.
+    #[cfg(feature = "sim")]
+    pub(crate) fn stored(&self, hash: KeyHash, key: &[u8]) -> Option<(Entry, bool)> {
+        let is_synced = self.replica(hash.partition()).serves_synced(&self.me);
+        self.store.get(hash, key).map(|entry| (Entry::clone(&entry), is_synced))
+    }
+
+    /// The number of the list that this node knows of the partition, and whether it serves in it, synced.
+    #[cfg(feature = "sim")]
+    pub(crate) fn serves(&self, partition: Partition) -> (u64, bool) {
+        let replica = self.replica(partition);
+        (replica.list().map_or(0, |list| list.number()), replica.serves_synced(&self.me))
+    }
+
     /// Lets go of every caller, and does nothing else: for a shard that has panicked, whose state means nothing
     /// any more.
     pub(crate) fn abandon(&mut self) {

@@ -19,16 +19,20 @@
 //! assert_eq!(cluster.outcome(call), Some(&Outcome::Written(Ok(()))));
 //! ```
 
+pub mod checks;
+mod faults;
 mod network;
 mod node;
+pub mod workload;
 
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroU64;
 use std::time::Duration;
 
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
+pub use self::faults::Fault;
 use self::network::{Connection, ConnectionKey, Event};
 use self::node::Node;
 use crate::clock::{Instant, Now, Version};
@@ -53,6 +57,8 @@ pub struct SimOptions {
     pub cores: u16,
     /// Of a thousand datagrams, how many are lost.
     pub datagrams_lost_per_mille: u32,
+    /// Of a thousand datagrams, how many arrive twice.
+    pub datagrams_duplicated_per_mille: u32,
     /// Of a thousand frames, how many break the connection that carries them.
     pub connections_broken_per_mille: u32,
     /// The shortest and longest time that a message takes.
@@ -72,6 +78,7 @@ impl Default for SimOptions {
             read_quorum: 1,
             cores: 2,
             datagrams_lost_per_mille: 0,
+            datagrams_duplicated_per_mille: 0,
             connections_broken_per_mille: 0,
             delay: (Duration::from_micros(50), Duration::from_millis(1)),
             clock_skew: Duration::ZERO,
@@ -93,20 +100,41 @@ pub enum Outcome {
     Read(Result<Option<Vec<u8>>, ReadError>),
 }
 
+/// What one node stores for a key, be it a value or what a delete leaves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Stored {
+    /// Whose.
+    pub node: usize,
+    /// Whether it counts, as a synced replica of the key's partition.
+    pub is_synced: bool,
+    /// Which of two states is the newer.
+    pub version: u64,
+    /// `None`: the key was deleted, or its value expired.
+    pub value: Option<Vec<u8>>,
+    /// A hash of the value, which stays when that has expired.
+    pub content_hash: u32,
+    /// When it expires, in milliseconds since 1970.
+    pub expires_at_ms: Option<u64>,
+}
+
 /// A cluster of simulated nodes, numbered in the order of their first start.
 pub struct SimCluster {
     options: SimOptions,
     now: Instant,
     rng: SmallRng,
     nodes: Vec<Node>,
-    queue: BinaryHeap<Reverse<(Instant, u64)>>,
-    events: BTreeMap<u64, Event>,
+    /// By time, then in the order in which they were scheduled.
+    queue: BTreeMap<(Instant, u64), Event>,
     next_event: u64,
     connections: BTreeMap<ConnectionKey, Connection>,
+    /// Whose key is which, by number.
+    keys: BTreeMap<u64, ConnectionKey>,
     next_connection: u64,
     /// The receive buffer that every frame passes through.
     received: FrameBuffer,
-    outcomes: BTreeMap<CallId, Outcome>,
+    /// With the time when each came.
+    outcomes: BTreeMap<CallId, (Instant, Outcome)>,
     next_call: u64,
     trace: String,
     trace_hash: u64,
@@ -114,6 +142,11 @@ pub struct SimCluster {
     at_this_instant: u32,
     /// Nodes whose cores do not reach those of the second.
     cut: BTreeSet<(usize, usize)>,
+    /// Nodes of which nothing reaches the second.
+    blocked: BTreeSet<(usize, usize)>,
+    /// How long messages take between these, instead of what the options say.
+    slow: BTreeMap<(usize, usize), (Duration, Duration)>,
+    faults: Vec<Fault>,
     traffic: BTreeMap<usize, Traffic>,
 }
 
@@ -129,6 +162,9 @@ pub struct Traffic {
     pub all: u64,
 }
 
+/// When simulated time begins.
+const START: Instant = Instant::from_nanos(1_000_000_000);
+
 /// When the simulated world begins, in wall time.
 const EPOCH_MICROS: u64 = 1_700_000_000_000_000;
 
@@ -136,7 +172,7 @@ const EPOCH_MICROS: u64 = 1_700_000_000_000_000;
 const MOST_AT_ONCE: u32 = 100_000;
 
 /// How long a simulated call may take.
-const CALL_TIMEOUT: Duration = Duration::from_secs(2);
+pub const CALL_TIMEOUT: Duration = Duration::from_secs(2);
 
 impl SimCluster {
     /// An empty cluster with the default options.
@@ -148,13 +184,13 @@ impl SimCluster {
     pub fn with_options(seed: u64, options: SimOptions) -> Self {
         Self {
             options,
-            now: Instant::from_nanos(1_000_000_000),
+            now: START,
             rng: SmallRng::seed_from_u64(seed),
             nodes: Vec::new(),
-            queue: BinaryHeap::new(),
-            events: BTreeMap::new(),
+            queue: BTreeMap::new(),
             next_event: 0,
             connections: BTreeMap::new(),
+            keys: BTreeMap::new(),
             next_connection: 1,
             received: FrameBuffer::new(),
             outcomes: BTreeMap::new(),
@@ -164,6 +200,9 @@ impl SimCluster {
             events_handled: 0,
             at_this_instant: 0,
             cut: BTreeSet::new(),
+            blocked: BTreeSet::new(),
+            slow: BTreeMap::new(),
+            faults: Vec::new(),
             traffic: BTreeMap::new(),
         }
     }
@@ -186,35 +225,16 @@ impl SimCluster {
     pub fn restart_node(&mut self, node: usize) {
         assert!(!self.nodes[node].is_running(), "node {node} is running");
         let seed = self.rng.random();
-        self.note(|| format!("start n{node}"));
+        self.fault("start", || format!("n{node} starts"));
         let now = self.now_of(node);
         let nodes = self.nodes.len();
         self.nodes[node].start(&self.options, nodes, now, seed);
         self.act(node);
     }
 
-    /// Kills a node: its memory is gone, its connections break.
-    pub fn crash_node(&mut self, node: usize) {
-        self.note(|| format!("crash n{node}"));
-        self.nodes[node].crash();
-        self.break_connections(node);
-    }
-
-    /// Stops a node for `time`, as a long pause of its process would: it handles nothing, then everything
-    /// that came meanwhile.
-    pub fn pause_node(&mut self, node: usize, time: Duration) {
-        self.note(|| format!("pause n{node} for {time:?}"));
-        self.nodes[node].paused_until = Some(self.now + time);
-    }
-
-    /// Whether the node is stopped by [`pause_node`](Self::pause_node).
-    pub fn is_paused(&self, node: usize) -> bool {
-        self.nodes[node].paused_until.is_some_and(|until| until > self.now)
-    }
-
     /// Asks a node to hand over its data and go; [`is_running`](Self::is_running) tells when it has.
     pub fn leave(&mut self, node: usize) {
-        self.note(|| format!("leave n{node}"));
+        self.fault("leave", || format!("n{node} is asked to leave"));
         self.nodes[node].leave(self.now);
         self.act(node);
     }
@@ -222,26 +242,6 @@ impl SimCluster {
     /// Whether the node was started and has neither crashed nor left.
     pub fn is_running(&self, node: usize) -> bool {
         self.nodes[node].is_running()
-    }
-
-    /// Changes what the network loses from here on, per mille of datagrams and of frames.
-    pub fn set_loss(&mut self, datagrams_per_mille: u32, connections_per_mille: u32) {
-        self.options.datagrams_lost_per_mille = datagrams_per_mille;
-        self.options.connections_broken_per_mille = connections_per_mille;
-    }
-
-    /// Lets the cores of one node not reach those of another, while gossip does: the connections that it opened
-    /// break, and new ones are refused.
-    pub fn cut(&mut self, from: usize, to: usize) {
-        self.note(|| format!("cut n{from} from n{to}"));
-        self.cut.insert((from, to));
-        self.break_core_connections(from, to);
-    }
-
-    /// Ends every [`cut`](Self::cut).
-    pub fn mend(&mut self) {
-        self.note(|| "mend".into());
-        self.cut.clear();
     }
 
     /// What the cores of a node have sent to others so far.
@@ -256,17 +256,35 @@ impl SimCluster {
 
     /// Writes `value` under `key` through `node`.
     pub fn set(&mut self, node: usize, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> CallId {
-        self.write(node, key.as_ref(), Content::Value(value.as_ref()))
+        self.write(node, key.as_ref(), Content::Value(value.as_ref()), None)
+    }
+
+    /// Writes `value` under `key` through `node`, to expire after `ttl` by that node's clock.
+    pub fn set_for(
+        &mut self,
+        node: usize,
+        key: impl AsRef<[u8]>,
+        value: impl AsRef<[u8]>,
+        ttl: Duration,
+    ) -> CallId {
+        let at_ms = self.now_of(node).wall.millis().saturating_add(ttl.as_millis() as u64);
+        self.write(node, key.as_ref(), Content::Value(value.as_ref()), NonZeroU64::new(at_ms))
     }
 
     /// Deletes `key` through `node`.
     pub fn delete(&mut self, node: usize, key: impl AsRef<[u8]>) -> CallId {
-        self.write(node, key.as_ref(), Content::Tombstone)
+        self.write(node, key.as_ref(), Content::Tombstone, None)
     }
 
-    fn write(&mut self, node: usize, key: &[u8], content: Content<'_>) -> CallId {
+    fn write(
+        &mut self,
+        node: usize,
+        key: &[u8],
+        content: Content<'_>,
+        expires_at_ms: Option<NonZeroU64>,
+    ) -> CallId {
         let call = WriteCall {
-            entry: Entry::new(key, content, Version::ZERO, None),
+            entry: Entry::new(key, content, Version::ZERO, expires_at_ms),
             hash: KeyHash::of(node::cluster(), key),
             quorum: self.options.write_quorum,
             deadline: self.now + CALL_TIMEOUT,
@@ -282,7 +300,7 @@ impl SimCluster {
             let id = CallId(self.next_call);
             self.next_call += 1;
             self.note(|| format!("read n{node} {id:?} locally: {found:?}"));
-            self.outcomes.insert(id, Outcome::Read(Ok(found)));
+            self.outcomes.insert(id, (self.now, Outcome::Read(Ok(found))));
             return id;
         }
         let call = ReadCall {
@@ -308,19 +326,70 @@ impl SimCluster {
 
     /// How the call ended; `None` while it is under way, and for ever where its node crashed meanwhile.
     pub fn outcome(&self, call: CallId) -> Option<&Outcome> {
-        self.outcomes.get(&call)
+        self.outcomes.get(&call).map(|(_, outcome)| outcome)
+    }
+
+    /// As [`outcome`](Self::outcome), with the time when it came; the cluster forgets it.
+    pub fn take_outcome(&mut self, call: CallId) -> Option<(Duration, Outcome)> {
+        let (at, outcome) = self.outcomes.remove(&call)?;
+        Some((at.since(START), outcome))
     }
 
     /// The values that the running nodes hold for `key` as synced replicas, by node.
     pub fn copies(&self, key: impl AsRef<[u8]>) -> Vec<(usize, Vec<u8>)> {
-        let key = key.as_ref();
-        let hash = KeyHash::of(node::cluster(), key);
-        let core = hash.partition().core(self.options.cores);
+        let (key, hash, core) = self.place(key.as_ref());
         let held = |number: usize| {
             let value = self.nodes[number].peek(self.now_of(number), core, hash, key)?;
             Some((number, value.to_vec()))
         };
         (0..self.nodes.len()).filter_map(held).collect()
+    }
+
+    /// What the running nodes store for `key`, by node.
+    pub fn stored(&self, key: impl AsRef<[u8]>) -> Vec<Stored> {
+        let (key, hash, core) = self.place(key.as_ref());
+        let stored = |node: usize| {
+            let (entry, is_synced) = self.nodes[node].stored(core, hash, key)?;
+            Some(Stored {
+                node,
+                is_synced,
+                version: entry.version().0,
+                value: entry.live_value(self.now_of(node).wall).map(<[u8]>::to_vec),
+                content_hash: entry.content_hash(),
+                expires_at_ms: entry.expires_at_ms().map(NonZeroU64::get),
+            })
+        };
+        (0..self.nodes.len()).filter_map(stored).collect()
+    }
+
+    /// The highest number that a running node knows of a list of the partition of `key`, and which of them count in
+    /// theirs.
+    pub fn replicas(&self, key: impl AsRef<[u8]>) -> (u64, Vec<usize>) {
+        let (_, hash, core) = self.place(key.as_ref());
+        let known = |node: usize| (node, self.nodes[node].serves(core, hash.partition()));
+        let known: Vec<(usize, (u64, bool))> = (0..self.nodes.len()).map(known).collect();
+        let number = known.iter().map(|(_, (number, _))| *number).max().unwrap_or_default();
+        (number, known.into_iter().filter(|(_, (_, serves))| *serves).map(|(node, _)| node).collect())
+    }
+
+    fn place<'a>(&self, key: &'a [u8]) -> (&'a [u8], KeyHash, CoreId) {
+        let hash = KeyHash::of(node::cluster(), key);
+        (key, hash, hash.partition().core(self.options.cores))
+    }
+
+    /// How many nodes were ever started.
+    pub fn nodes(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// How often this node was started: which of its lives it is in.
+    pub fn life(&self, node: usize) -> u32 {
+        self.nodes[node].life
+    }
+
+    /// How many calls of a node have no answer yet, and how many acknowledged writes it still owes to some replica.
+    pub fn open_calls(&self, node: usize) -> (usize, usize) {
+        self.nodes[node].open()
     }
 
     /// Whether the running nodes see exactly each other, hold everything that they should, and have
@@ -349,7 +418,7 @@ impl SimCluster {
 
     /// Virtual time since the start.
     pub fn elapsed(&self) -> Duration {
-        self.now.since(Instant::from_nanos(1_000_000_000))
+        self.now.since(START)
     }
 
     /// How many events were handled so far.
@@ -383,27 +452,20 @@ impl SimCluster {
 
     /// Handles the next event that is due before `until`; whether there was one.
     fn step(&mut self, until: Instant) -> bool {
-        match self.queue.peek() {
-            Some(Reverse((at, _))) if *at <= until => {}
-            _ => return false,
-        }
-        let Some(Reverse((at, id))) = self.queue.pop() else { return false };
+        let Some(next) = self.queue.first_entry().filter(|next| next.key().0 <= until) else { return false };
+        let ((at, _), event) = next.remove_entry();
         self.at_this_instant = if at > self.now { 0 } else { self.at_this_instant + 1 };
         assert!(self.at_this_instant < MOST_AT_ONCE, "time stands still: {}", self.describe());
         self.now = self.now.max(at);
-        if let Some(event) = self.events.remove(&id) {
-            self.events_handled += 1;
-            self.note(|| format!("{event:?}"));
-            self.handle(event);
-        }
+        self.events_handled += 1;
+        self.note(|| format!("{event:?}"));
+        self.handle(event);
         true
     }
 
     fn schedule(&mut self, after: Duration, event: Event) {
-        let id = self.next_event;
+        self.queue.insert((self.now + after, self.next_event), event);
         self.next_event += 1;
-        self.queue.push(Reverse((self.now + after, id)));
-        self.events.insert(id, event);
     }
 
     fn now_of(&self, node: usize) -> Now {

@@ -1,4 +1,7 @@
 //! Virtual network: datagrams that may be lost, and connections that deliver in order until they break.
+//!
+//! A connection behaves as TCP does where the way is [blocked](SimCluster::block): what was sent waits, in order,
+//! and arrives when the way is free again; or the connection breaks, after [`USER_TIMEOUT`].
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -6,6 +9,7 @@ use std::time::Duration;
 
 use rand::RngExt;
 
+use super::node::Node;
 use super::{Outcome, SimCluster, node};
 use crate::clock::Instant;
 use crate::control::{ControlAction, ControlEvent, Link, LinkEnd};
@@ -34,9 +38,23 @@ pub(super) struct Connection {
     is_open: bool,
     /// Frames that wait for it to open.
     waiting: Vec<Encoded>,
-    /// Nothing is delivered before what was sent before it, in either direction.
-    last_there: Instant,
-    last_back: Instant,
+    there: Way,
+    back: Way,
+}
+
+/// One direction of a connection.
+struct Way {
+    /// Nothing is delivered before what was sent before it.
+    last: Instant,
+    /// What waits for the way to be free again, and since when.
+    stalled: Vec<Encoded>,
+    stalled_since: Instant,
+}
+
+impl Way {
+    fn new(now: Instant) -> Self {
+        Self { last: now, stalled: Vec::new(), stalled_since: now }
+    }
 }
 
 /// What is scheduled.
@@ -75,6 +93,18 @@ pub(super) enum Event {
         id: u64,
         end: LinkEnd,
     },
+    /// The way is free again for what waited.
+    Resumed {
+        key: ConnectionKey,
+        id: u64,
+        is_there: bool,
+    },
+    /// What waits since then, for the way to be free, has waited for too long.
+    GivenUp {
+        key: ConnectionKey,
+        id: u64,
+        since: Instant,
+    },
     /// The control thread's word to a core, and a core's to the control thread.
     Order {
         node: usize,
@@ -100,6 +130,8 @@ impl fmt::Debug for Event {
             Self::ToAcceptor { id, bytes, .. } => write!(f, "frame #{id} ->  {}", describe(bytes)),
             Self::ToOpener { id, bytes, .. } => write!(f, "frame #{id} <-  {}", describe(bytes)),
             Self::Broken { id, end, .. } => write!(f, "broken #{id} {end:?}"),
+            Self::Resumed { id, .. } => write!(f, "resumed #{id}"),
+            Self::GivenUp { id, .. } => write!(f, "given up #{id}"),
             Self::Order { node, core, event, .. } => match &**event {
                 ShardEvent::Placement { placement, stage } => {
                     write!(f, "order n{node}/{} {placement:?} {stage:?}", core.0)
@@ -139,6 +171,15 @@ fn decode(buffer: &mut FrameBuffer, bytes: &[u8]) -> Option<Frame> {
 /// How long a message between two threads of one node takes.
 const HOP: Duration = Duration::from_micros(5);
 
+/// How long a frame waits for its way to be free before the connection breaks, as the runtime sets it for TCP.
+const USER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long a connection waits to come about, as in the runtime.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How often the end of a connection tries to get through where the way is blocked.
+const RETRANSMIT: Duration = Duration::from_millis(200);
+
 impl SimCluster {
     /// Carries out what a node wants done, and sees to its next wake-up.
     pub(super) fn act(&mut self, number: usize) {
@@ -171,7 +212,7 @@ impl SimCluster {
             ControlAction::Datagram { to, bytes } => self.send_datagram(number, to, bytes),
             ControlAction::Open(link) => self.open(control_key(number, link)),
             ControlAction::Close(link) => {
-                self.connections.remove(&control_key(number, link));
+                self.forget_connection(&control_key(number, link));
             }
             ControlAction::Ask { link, message } => {
                 let Some(running) = self.nodes[number].running() else { return };
@@ -214,7 +255,7 @@ impl SimCluster {
             ControlAction::Left => {
                 self.note(|| format!("left n{number}"));
                 self.nodes[number].crash();
-                self.break_connections(number);
+                self.end_connections_of(number);
             }
         }
     }
@@ -249,7 +290,7 @@ impl SimCluster {
                     | ShardOutcome::Ran(_) => return,
                 };
                 self.note(|| format!("reply n{number} {caller:?} {outcome:?}"));
-                self.outcomes.insert(caller, outcome);
+                self.outcomes.insert(caller, (self.now, outcome));
             }
             Action::Progress { generation, pending, giving } => {
                 if let Some(running) = self.nodes[number].running() {
@@ -273,10 +314,14 @@ impl SimCluster {
             Event::Wake { node, .. } | Event::Order { node, .. } | Event::Report { node, .. } => Some(*node),
             Event::Datagram { to, .. } => self.node_at(*to),
             Event::Dial { key, .. } => self.node_at(key.addr),
-            Event::ToAcceptor { key, .. } => self.connections.get(key)?.acceptor.map(|(node, _)| node),
-            Event::Welcomed { key, .. } | Event::ToOpener { key, .. } | Event::Broken { key, .. } => {
-                Some(key.opener)
+            Event::ToAcceptor { key, .. } | Event::Resumed { key, is_there: true, .. } => {
+                self.connections.get(key)?.acceptor.map(|(node, _)| node)
             }
+            Event::Welcomed { key, .. }
+            | Event::ToOpener { key, .. }
+            | Event::Broken { key, .. }
+            | Event::Resumed { key, .. }
+            | Event::GivenUp { key, .. } => Some(key.opener),
         }
     }
 
@@ -304,10 +349,37 @@ impl SimCluster {
                 }
             }
             Event::Dial { key, id } => self.dial(key, id),
-            Event::Welcomed { key, id, bytes } => self.welcomed(key, id, &bytes),
-            Event::ToAcceptor { key, id, bytes } => self.at_acceptor(key, id, &bytes),
-            Event::ToOpener { key, id, bytes } => self.at_opener(key, id, &bytes),
-            Event::Broken { key, id, end } => self.broken(key, id, end),
+            Event::Welcomed { key, id, bytes } => {
+                let acceptor = self.connections.get(&key).and_then(|connection| connection.acceptor);
+                if acceptor.is_some_and(|(acceptor, _)| self.is_blocked(acceptor, key.opener)) {
+                    return self.schedule(RETRANSMIT, Event::Welcomed { key, id, bytes });
+                }
+                self.welcomed(key, id, &bytes);
+            }
+            Event::ToAcceptor { key, id, bytes } => {
+                if self.is_current(&key, id)
+                    && let Some(bytes) = self.passes(key, id, true, bytes)
+                {
+                    self.at_acceptor(key, id, &bytes);
+                }
+            }
+            Event::ToOpener { key, id, bytes } => {
+                if self.is_current(&key, id)
+                    && let Some(bytes) = self.passes(key, id, false, bytes)
+                {
+                    self.at_opener(key, &bytes);
+                }
+            }
+            Event::Broken { key, id, end } => {
+                let acceptor = self.connections.get(&key).and_then(|connection| connection.acceptor);
+                let is_silent = acceptor.is_some_and(|(acceptor, _)| self.is_blocked(acceptor, key.opener));
+                if end == LinkEnd::Ended && is_silent {
+                    return self.schedule(RETRANSMIT, Event::Broken { key, id, end });
+                }
+                self.broken(key, id, end);
+            }
+            Event::Resumed { key, id, is_there } => self.resumed(key, id, is_there),
+            Event::GivenUp { key, id, since } => self.given_up(key, id, since),
             Event::Order { node, life, core, event } => {
                 if self.nodes[node].life == life {
                     let now = self.now_of(node);
@@ -325,11 +397,13 @@ impl SimCluster {
     }
 
     fn node_at(&self, addr: SocketAddr) -> Option<usize> {
-        (0..self.nodes.len()).find(|&number| node::address(number) == addr && self.nodes[number].is_running())
+        node::number_at(addr).filter(|&number| self.nodes.get(number).is_some_and(Node::is_running))
     }
 
-    fn delay(&mut self) -> Duration {
-        let (least, most) = self.options.delay;
+    /// How long a message from one node to another takes; a node that does not exist is far away as any.
+    fn delay(&mut self, from: usize, to: Option<usize>) -> Duration {
+        let slow = to.and_then(|to| self.slow.get(&(from, to)));
+        let (least, most) = slow.copied().unwrap_or(self.options.delay);
         self.rng.random_range(least..=most)
     }
 
@@ -338,9 +412,17 @@ impl SimCluster {
     }
 
     fn send_datagram(&mut self, from: usize, to: SocketAddr, bytes: Vec<u8>) {
-        if !self.happens(self.options.datagrams_lost_per_mille) {
-            let delay = self.delay();
-            self.schedule(delay, Event::Datagram { to, from: node::address(from), bytes });
+        let receiver = node::number_at(to);
+        if receiver.is_some_and(|receiver| self.is_blocked(from, receiver)) {
+            return;
+        }
+        let copies = 1 + usize::from(self.happens(self.options.datagrams_duplicated_per_mille));
+        for _ in 0..copies {
+            if !self.happens(self.options.datagrams_lost_per_mille) {
+                let delay = self.delay(from, receiver);
+                let bytes = bytes.clone();
+                self.schedule(delay, Event::Datagram { to, from: node::address(from), bytes });
+            }
         }
     }
 
@@ -357,11 +439,12 @@ impl SimCluster {
             peer: None,
             is_open: false,
             waiting: Vec::new(),
-            last_there: self.now,
-            last_back: self.now,
+            there: Way::new(self.now),
+            back: Way::new(self.now),
         };
         self.connections.insert(key, connection);
-        let delay = self.delay();
+        self.keys.insert(id, key);
+        let delay = self.delay(key.opener, node::number_at(key.addr));
         self.schedule(delay, Event::Dial { key, id });
     }
 
@@ -378,12 +461,12 @@ impl SimCluster {
 
     /// Sends a frame over an open connection, which may break under it.
     fn carry(&mut self, key: ConnectionKey, bytes: Encoded) {
-        let delay = self.delay();
+        let delay = self.delay(key.opener, node::number_at(key.addr));
         let breaks = self.happens(self.options.connections_broken_per_mille);
         let Some(connection) = self.connections.get_mut(&key) else { return };
         let id = connection.id;
-        connection.last_there = connection.last_there.max(self.now + delay);
-        let at = connection.last_there.since(self.now);
+        connection.there.last = connection.there.last.max(self.now + delay);
+        let at = connection.there.last.since(self.now);
         if breaks {
             self.schedule(at, Event::Broken { key, id, end: LinkEnd::Ended });
         } else {
@@ -393,20 +476,104 @@ impl SimCluster {
 
     fn answer(&mut self, via: u64, frame: &Frame) {
         let Some(key) = self.key_of(via) else { return };
-        let delay = self.delay();
-        let acceptor = self.connections.get(&key).and_then(|connection| connection.acceptor);
+        let Some((acceptor, _)) = self.connections.get(&key).and_then(|connection| connection.acceptor)
+        else {
+            return;
+        };
+        let bytes = codec::encode(frame);
+        self.count(acceptor, frame, &bytes);
+        self.carry_back(key, acceptor, bytes);
+    }
+
+    fn carry_back(&mut self, key: ConnectionKey, acceptor: usize, bytes: Encoded) {
+        let delay = self.delay(acceptor, Some(key.opener));
         let breaks = self.happens(self.options.connections_broken_per_mille);
         let Some(connection) = self.connections.get_mut(&key) else { return };
-        connection.last_back = connection.last_back.max(self.now + delay);
-        let at = connection.last_back.since(self.now);
-        let bytes = codec::encode(frame);
-        if let Some((acceptor, _)) = acceptor {
-            self.count(acceptor, frame, &bytes);
-        }
+        let id = connection.id;
+        connection.back.last = connection.back.last.max(self.now + delay);
+        let at = connection.back.last.since(self.now);
         if breaks {
-            self.schedule(at, Event::Broken { key, id: via, end: LinkEnd::Ended });
+            self.schedule(at, Event::Broken { key, id, end: LinkEnd::Ended });
         } else {
-            self.schedule(at, Event::ToOpener { key, id: via, bytes });
+            self.schedule(at, Event::ToOpener { key, id, bytes });
+        }
+    }
+
+    /// Where the way is blocked, or something waits for it already, a frame waits too: none overtakes another.
+    /// `None`: it waits.
+    fn passes(&mut self, key: ConnectionKey, id: u64, is_there: bool, bytes: Encoded) -> Option<Encoded> {
+        let (acceptor, _) = self.connections.get(&key)?.acceptor?;
+        let (from, to) = if is_there { (key.opener, acceptor) } else { (acceptor, key.opener) };
+        let is_blocked = self.is_blocked(from, to);
+        let now = self.now;
+        let connection = self.connections.get_mut(&key)?;
+        let way = if is_there { &mut connection.there } else { &mut connection.back };
+        let is_first = way.stalled.is_empty();
+        if is_first && !is_blocked {
+            return Some(bytes);
+        }
+        way.stalled.push(bytes);
+        if is_first {
+            way.stalled_since = now;
+            self.schedule(USER_TIMEOUT, Event::GivenUp { key, id, since: now });
+        }
+        None
+    }
+
+    fn given_up(&mut self, key: ConnectionKey, id: u64, since: Instant) {
+        let waits = |way: &Way| !way.stalled.is_empty() && way.stalled_since == since;
+        let connection = self.connections.get(&key).filter(|connection| connection.id == id);
+        if connection.is_some_and(|connection| waits(&connection.there) || waits(&connection.back)) {
+            self.broken(key, id, LinkEnd::Ended);
+        }
+    }
+
+    /// Some ways are free again: what waited for them goes on.
+    pub(super) fn resume_stalled(&mut self) {
+        let mut resumed = Vec::new();
+        for (key, connection) in &self.connections {
+            let Some((acceptor, _)) = connection.acceptor else { continue };
+            if !connection.there.stalled.is_empty() && !self.is_blocked(key.opener, acceptor) {
+                resumed.push((*key, connection.id, true, acceptor));
+            }
+            if !connection.back.stalled.is_empty() && !self.is_blocked(acceptor, key.opener) {
+                resumed.push((*key, connection.id, false, acceptor));
+            }
+        }
+        for (key, id, is_there, acceptor) in resumed {
+            let (from, to) = if is_there { (key.opener, acceptor) } else { (acceptor, key.opener) };
+            let delay = self.delay(from, Some(to));
+            self.schedule(delay, Event::Resumed { key, id, is_there });
+        }
+    }
+
+    /// Everything that waited arrives together, unless the way was blocked again.
+    fn resumed(&mut self, key: ConnectionKey, id: u64, is_there: bool) {
+        let Some(connection) = self.connections.get(&key).filter(|connection| connection.id == id) else {
+            return;
+        };
+        let Some((acceptor, _)) = connection.acceptor else { return };
+        let (from, to) = if is_there { (key.opener, acceptor) } else { (acceptor, key.opener) };
+        if self.is_blocked(from, to) {
+            return;
+        }
+        let Some(connection) = self.connections.get_mut(&key) else { return };
+        let way = if is_there { &mut connection.there } else { &mut connection.back };
+        for bytes in std::mem::take(&mut way.stalled) {
+            if !self.is_current(&key, id) {
+                return;
+            }
+            if is_there {
+                self.at_acceptor(key, id, &bytes);
+            } else {
+                self.at_opener(key, &bytes);
+            }
+        }
+    }
+
+    fn forget_connection(&mut self, key: &ConnectionKey) {
+        if let Some(connection) = self.connections.remove(key) {
+            self.keys.remove(&connection.id);
         }
     }
 
@@ -428,7 +595,7 @@ impl SimCluster {
     }
 
     fn key_of(&self, id: u64) -> Option<ConnectionKey> {
-        self.connections.iter().find(|(_, connection)| connection.id == id).map(|(key, _)| *key)
+        self.keys.get(&id).copied()
     }
 
     fn is_current(&self, key: &ConnectionKey, id: u64) -> bool {
@@ -448,6 +615,10 @@ impl SimCluster {
             let end = LinkEnd::ConnectRefused;
             return self.schedule(HOP, Event::Broken { key, id, end });
         };
+        if self.is_blocked(key.opener, acceptor) || self.is_blocked(acceptor, key.opener) {
+            let end = LinkEnd::Unreachable;
+            return self.schedule(OPEN_TIMEOUT, Event::Broken { key, id, end });
+        }
         let Some(opener) = self.nodes[key.opener].running() else { return };
         let hello = opener.local.hello(opener.identity, key.to, key.expects);
         let life = self.nodes[acceptor].life;
@@ -465,7 +636,11 @@ impl SimCluster {
         if let Some(connection) = self.connections.get_mut(&key) {
             connection.peer = peer;
         }
-        let delay = self.delay();
+        let Some((acceptor, _)) = self.connections.get(&key).and_then(|connection| connection.acceptor)
+        else {
+            return;
+        };
+        let delay = self.delay(acceptor, Some(key.opener));
         let frame = Frame { partition: Partition::default(), request_id: 0, message };
         self.schedule(delay, Event::Welcomed { key, id: via, bytes: codec::encode(&frame) });
     }
@@ -503,9 +678,7 @@ impl SimCluster {
     }
 
     fn at_acceptor(&mut self, key: ConnectionKey, id: u64, bytes: &[u8]) {
-        let Some(connection) = self.connections.get(&key).filter(|_| self.is_current(&key, id)) else {
-            return;
-        };
+        let Some(connection) = self.connections.get(&key) else { return };
         let (Some((acceptor, life)), Some(peer)) = (connection.acceptor, connection.peer) else { return };
         if self.nodes[acceptor].life != life {
             return;
@@ -528,10 +701,7 @@ impl SimCluster {
         self.act(acceptor);
     }
 
-    fn at_opener(&mut self, key: ConnectionKey, id: u64, bytes: &[u8]) {
-        if !self.is_current(&key, id) {
-            return;
-        }
+    fn at_opener(&mut self, key: ConnectionKey, bytes: &[u8]) {
         let Some(Frame { request_id, message, .. }) = decode(&mut self.received, bytes) else { return };
         match (message, key.from) {
             (Message::Answer(answer), Channel::Core(core)) => {
@@ -551,7 +721,7 @@ impl SimCluster {
         if !self.is_current(&key, id) {
             return;
         }
-        self.connections.remove(&key);
+        self.forget_connection(&key);
         match key.from {
             Channel::Control => {
                 let link = Link { addr: key.addr, expects: key.expects };
@@ -568,33 +738,37 @@ impl SimCluster {
     }
 
     /// A node is gone: whoever had a connection to it will notice.
-    pub(super) fn break_connections(&mut self, gone: usize) {
-        self.connections.retain(|key, _| key.opener != gone);
-        let to_it: Vec<(ConnectionKey, u64)> = self
-            .connections
-            .iter()
-            .filter(|(_, connection)| connection.acceptor.is_some_and(|(acceptor, _)| acceptor == gone))
-            .map(|(key, connection)| (*key, connection.id))
-            .collect();
-        for (key, id) in to_it {
-            let delay = self.delay();
-            self.schedule(delay, Event::Broken { key, id, end: LinkEnd::Ended });
+    pub(super) fn end_connections_of(&mut self, gone: usize) {
+        let its_own: Vec<ConnectionKey> =
+            self.connections.keys().filter(|key| key.opener == gone).copied().collect();
+        for key in its_own {
+            self.forget_connection(&key);
         }
+        self.break_where(|_, acceptor| acceptor == gone);
     }
 
     pub(super) fn break_core_connections(&mut self, from: usize, to: usize) {
-        let is_between = |key: &ConnectionKey, connection: &Connection| {
-            let acceptor = connection.acceptor.map(|(acceptor, _)| acceptor);
-            key.from != Channel::Control && key.opener == from && acceptor == Some(to)
-        };
-        let broken: Vec<(ConnectionKey, u64)> = self
+        self.break_where(|key, acceptor| {
+            key.from != Channel::Control && key.opener == from && acceptor == to
+        });
+    }
+
+    /// Every connection between these nodes.
+    pub(super) fn break_between(&mut self, one: usize, other: usize) {
+        self.break_where(|key, acceptor| {
+            (key.opener, acceptor) == (one, other) || (acceptor, key.opener) == (one, other)
+        });
+    }
+
+    fn break_where(&mut self, is_broken: impl Fn(&ConnectionKey, usize) -> bool) {
+        let broken: Vec<(ConnectionKey, u64, usize)> = self
             .connections
             .iter()
-            .filter(|(key, connection)| is_between(key, connection))
-            .map(|(key, connection)| (*key, connection.id))
+            .filter_map(|(key, connection)| Some((*key, connection.id, connection.acceptor?.0)))
+            .filter(|(key, _, acceptor)| is_broken(key, *acceptor))
             .collect();
-        for (key, id) in broken {
-            let delay = self.delay();
+        for (key, id, acceptor) in broken {
+            let delay = self.delay(acceptor, Some(key.opener));
             self.schedule(delay, Event::Broken { key, id, end: LinkEnd::Ended });
         }
     }

@@ -1,18 +1,19 @@
 //! One simulated node: a `Control`, its shards, and a clock of its own.
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use super::{CallId, SimOptions};
 use crate::clock::{Instant, Now, WallTime};
 use crate::config::{DEFAULT_PROBE_PERIOD, DEFAULT_SUSPICION_TIMEOUT};
 use crate::control::{Control, ControlAction, ControlConfig, ControlEvent};
+use crate::entry::Entry;
 use crate::events::{MemberInfo, MemberState};
 use crate::options::Eviction;
 use crate::shard::{Action, Call, Event, LocalAnswer, LocalRules, Shard, ShardConfig, read_local};
 use crate::store::{Readers, Views};
-use crate::types::{Boot, ClusterHash, CoreId, Identity, KeyHash, NodeHash, NodeId};
+use crate::types::{Boot, ClusterHash, CoreId, Identity, KeyHash, NodeHash, NodeId, Partition};
 use crate::wire::handshake::Local;
 
 const CLUSTER: &str = "sim";
@@ -26,12 +27,25 @@ fn name(number: usize) -> String {
 }
 
 pub(super) fn address(number: usize) -> SocketAddr {
-    SocketAddr::from(([10, 0, (number >> 8) as u8, number as u8 + 1], 7000))
+    let [high, low] = (number as u16 + 1).to_be_bytes();
+    SocketAddr::from(([10, 0, high, low], 7000))
+}
+
+/// The node with this address, if there is such a node at all.
+pub(super) fn number_at(addr: SocketAddr) -> Option<usize> {
+    match addr.ip() {
+        IpAddr::V4(ip) => {
+            let [_, _, high, low] = ip.octets();
+            (usize::from(high) << 8 | usize::from(low)).checked_sub(1)
+        }
+        IpAddr::V6(_) => None,
+    }
 }
 
 pub(super) struct Node {
     number: usize,
-    epoch_micros: u64,
+    /// What its wall clock said when simulated time was zero.
+    pub(super) epoch_micros: u64,
     /// Counts its starts, so that what was meant for an earlier life is not delivered to a later one.
     pub(super) life: u32,
     running: Option<Running>,
@@ -50,7 +64,8 @@ pub(super) struct Running {
     /// Each with the core that wants it.
     pub(super) shard_actions: VecDeque<(CoreId, Action<CallId>)>,
     members: Vec<MemberInfo>,
-    progress: Vec<(usize, usize)>,
+    /// What each core has to fetch and to give, once it has said so.
+    progress: Vec<Option<(usize, usize)>>,
     pub(super) next_request: u64,
 }
 
@@ -125,13 +140,14 @@ impl Node {
             control_actions,
             shard_actions: VecDeque::new(),
             members: Vec::new(),
-            progress: vec![(0, 0); usize::from(options.cores)],
+            progress: vec![None; usize::from(options.cores)],
             next_request: 1,
         });
     }
 
     pub(super) fn crash(&mut self) {
         self.running = None;
+        self.paused_until = None;
     }
 
     pub(super) fn leave(&mut self, now: Instant) {
@@ -203,7 +219,27 @@ impl Node {
     }
 
     pub(super) fn peek(&self, now: Now, core: CoreId, hash: KeyHash, key: &[u8]) -> Option<Vec<u8>> {
-        self.running.as_ref()?.shards[usize::from(core.0)].peek(now, hash, key)
+        self.core(core)?.peek(now, hash, key)
+    }
+
+    fn core(&self, core: CoreId) -> Option<&Shard<CallId>> {
+        self.running.as_ref().map(|running| &running.shards[usize::from(core.0)])
+    }
+
+    pub(super) fn stored(&self, core: CoreId, hash: KeyHash, key: &[u8]) -> Option<(Entry, bool)> {
+        self.core(core)?.stored(hash, key)
+    }
+
+    pub(super) fn serves(&self, core: CoreId, partition: Partition) -> (u64, bool) {
+        self.core(core).map_or((0, false), |shard| shard.serves(partition))
+    }
+
+    /// Calls without an answer, and writes that are owed, of all cores.
+    pub(super) fn open(&self) -> (usize, usize) {
+        let shards = self.running.iter().flat_map(|running| &running.shards);
+        let counts = shards.map(Shard::counts);
+        counts
+            .fold((0, 0), |(calls, owed), counts| (calls + counts.calls_in_flight, owed + counts.writes_owed))
     }
 
     pub(super) fn partitions_repaired(&self) -> u64 {
@@ -239,7 +275,7 @@ impl Node {
     pub(super) fn is_settled(&self) -> bool {
         self.running.as_ref().is_some_and(|running| {
             running.control.stage() != crate::shard::Stage::Forming
-                && running.progress.iter().all(|progress| *progress == (0, 0))
+                && running.progress.iter().all(|progress| *progress == Some((0, 0)))
         })
     }
 }
@@ -250,6 +286,6 @@ impl Running {
     }
 
     pub(super) fn set_progress(&mut self, core: CoreId, pending: usize, giving: usize) {
-        self.progress[usize::from(core.0)] = (pending, giving);
+        self.progress[usize::from(core.0)] = Some((pending, giving));
     }
 }

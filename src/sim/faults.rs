@@ -1,0 +1,155 @@
+//! What goes wrong: faults that a test, or a schedule of faults, brings upon a [`SimCluster`].
+//!
+//! | fault | what it stands for |
+//! |---|---|
+//! | [`crash_node`](SimCluster::crash_node), [`restart_node`](SimCluster::restart_node) | a process that dies, its memory with it, and comes back at its address |
+//! | [`pause_node`](SimCluster::pause_node) | a process that is stopped, or whose host hangs |
+//! | [`set_loss`](SimCluster::set_loss), [`set_duplication`](SimCluster::set_duplication) | a network that loses, repeats and breaks |
+//! | [`set_delay`](SimCluster::set_delay), [`slow_down`](SimCluster::slow_down) | a network, or one way through it, that is slow |
+//! | [`break_connections`](SimCluster::break_connections) | a firewall that forgets what it let through |
+//! | [`cut`](SimCluster::cut) | gossip that gets through where data does not |
+//! | [`block`](SimCluster::block), [`split`](SimCluster::split) | a link that is down, one way or both, and a network that falls apart |
+//! | [`move_clock`](SimCluster::move_clock) | a wall clock that is set |
+//!
+//! [`mend`](SimCluster::mend) ends what is wrong with links.
+
+use std::time::Duration;
+
+use super::SimCluster;
+
+/// One thing that was done to a cluster.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub struct Fault {
+    /// When, since the start.
+    pub at: Duration,
+    /// Of what kind.
+    pub kind: &'static str,
+    /// What happened to whom.
+    pub what: String,
+}
+
+impl SimCluster {
+    /// Kills a node: its memory is gone, its connections break.
+    pub fn crash_node(&mut self, node: usize) {
+        self.fault("crash", || format!("n{node} crashes"));
+        self.nodes[node].crash();
+        self.end_connections_of(node);
+    }
+
+    /// Stops a node for `time`, as a long pause of its process would: it handles nothing, then everything
+    /// that came meanwhile.
+    pub fn pause_node(&mut self, node: usize, time: Duration) {
+        self.fault("pause", || format!("n{node} pauses for {time:?}"));
+        self.nodes[node].paused_until = Some(self.now + time);
+    }
+
+    /// Whether the node is stopped by [`pause_node`](Self::pause_node).
+    pub fn is_paused(&self, node: usize) -> bool {
+        self.nodes[node].paused_until.is_some_and(|until| until > self.now)
+    }
+
+    /// Changes what the network loses from here on, per mille of datagrams and of frames: with a frame goes the
+    /// connection that carries it.
+    pub fn set_loss(&mut self, datagrams_per_mille: u32, connections_per_mille: u32) {
+        self.fault("loss", || {
+            format!("{datagrams_per_mille} ‰ of datagrams are lost, {connections_per_mille} ‰ of frames break a connection")
+        });
+        self.options.datagrams_lost_per_mille = datagrams_per_mille;
+        self.options.connections_broken_per_mille = connections_per_mille;
+    }
+
+    /// Changes how many datagrams arrive twice, per mille.
+    pub fn set_duplication(&mut self, datagrams_per_mille: u32) {
+        self.fault("duplication", || format!("{datagrams_per_mille} ‰ of datagrams arrive twice"));
+        self.options.datagrams_duplicated_per_mille = datagrams_per_mille;
+    }
+
+    /// Changes how long every message takes, at the least and at the most. Datagrams overtake each other; what one
+    /// connection carries keeps its order.
+    ///
+    /// # Panics
+    ///
+    /// When `least` is above `most`.
+    pub fn set_delay(&mut self, least: Duration, most: Duration) {
+        assert!(least <= most, "the least delay is above the most");
+        self.fault("delay", || format!("messages take {least:?} to {most:?}"));
+        self.options.delay = (least, most);
+    }
+
+    /// Changes how long messages take from one node to another, until [`mend`](Self::mend).
+    ///
+    /// # Panics
+    ///
+    /// When `least` is above `most`.
+    pub fn slow_down(&mut self, from: usize, to: usize, least: Duration, most: Duration) {
+        assert!(least <= most, "the least delay is above the most");
+        self.fault("slow link", || format!("messages from n{from} to n{to} take {least:?} to {most:?}"));
+        self.slow.insert((from, to), (least, most));
+    }
+
+    /// Breaks every connection between two nodes, once: both may open new ones at once.
+    pub fn break_connections(&mut self, one: usize, other: usize) {
+        self.fault("broken connections", || format!("connections between n{one} and n{other} break"));
+        self.break_between(one, other);
+    }
+
+    /// Lets the cores of one node not reach those of another, while gossip does: the connections that it opened
+    /// break, and new ones are refused. Until [`mend`](Self::mend).
+    pub fn cut(&mut self, from: usize, to: usize) {
+        self.fault("cut", || format!("the cores of n{from} do not reach those of n{to}"));
+        self.cut.insert((from, to));
+        self.break_core_connections(from, to);
+    }
+
+    /// Lets nothing that one node sends arrive at another, until [`mend`](Self::mend): datagrams are lost, new
+    /// connections come to nothing either way, and on those that are there frames wait, until these break after
+    /// half a minute.
+    pub fn block(&mut self, from: usize, to: usize) {
+        self.fault("block", || format!("nothing from n{from} arrives at n{to}"));
+        self.blocked.insert((from, to));
+    }
+
+    /// [Blocks](Self::block) every way between two groups of nodes.
+    pub fn split(&mut self, some: &[usize], others: &[usize]) {
+        self.fault("split", || format!("{some:?} and {others:?} do not reach each other"));
+        for &one in some {
+            for &other in others {
+                self.blocked.extend([(one, other), (other, one)]);
+            }
+        }
+    }
+
+    /// Ends every [`cut`](Self::cut), [`block`](Self::block), [`split`](Self::split) and
+    /// [`slow_down`](Self::slow_down).
+    pub fn mend(&mut self) {
+        self.fault("mend", || "the network is whole".into());
+        self.cut.clear();
+        self.blocked.clear();
+        self.slow.clear();
+        self.resume_stalled();
+    }
+
+    /// Sets a node's wall clock forward, or back where `by_millis` is negative. It stays that far off, over restarts
+    /// too. Its monotonic clock goes on.
+    pub fn move_clock(&mut self, node: usize, by_millis: i64) {
+        self.fault("clock", || format!("the clock of n{node} jumps by {by_millis} ms"));
+        let epoch = &mut self.nodes[node].epoch_micros;
+        *epoch = epoch.saturating_add_signed(by_millis.saturating_mul(1000));
+    }
+
+    /// What was done to the cluster so far, starts and leaves among it.
+    pub fn faults(&self) -> &[Fault] {
+        &self.faults
+    }
+
+    pub(super) fn is_blocked(&self, from: usize, to: usize) -> bool {
+        self.blocked.contains(&(from, to))
+    }
+
+    pub(super) fn fault(&mut self, kind: &'static str, what: impl FnOnce() -> String) {
+        let fault = Fault { at: self.elapsed(), kind, what: what() };
+        self.note(|| format!("{}: {}", fault.kind, fault.what));
+        self.faults.push(fault);
+    }
+}

@@ -1,0 +1,370 @@
+//! Random calls through random nodes, and the [`History`] of how they ended.
+//!
+//! A few clients make one call at a time each, over a few keys, some much more often than others. Every value is
+//! written once, so that a read tells which write it saw.
+
+use std::fmt;
+use std::time::Duration;
+
+use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
+
+use super::{CallId, Outcome, SimCluster};
+use crate::error::WriteError;
+
+/// What clients asked for, and what they were told.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct History {
+    /// In the order in which they began.
+    pub operations: Vec<Operation>,
+    /// When nodes were stopped: who, from when, until when.
+    pub pauses: Vec<(usize, Duration, Duration)>,
+}
+
+/// One call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Operation {
+    /// Through which node.
+    pub node: usize,
+    /// Through which of its lives.
+    pub life: u32,
+    /// On which key.
+    pub key: usize,
+    /// What was asked for.
+    pub kind: Kind,
+    /// When, since the start of the cluster.
+    pub start: Duration,
+    /// When it ended.
+    pub end: Option<Duration>,
+    /// How. `None` where the node crashed meanwhile.
+    pub answer: Option<Answer>,
+}
+
+/// What an operation asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Write the value of this number, which no other operation writes.
+    Set(u64),
+    /// The same, to expire soon.
+    SetFor(u64),
+    /// Delete the key.
+    Delete,
+    /// Read it.
+    Get,
+}
+
+/// How an operation ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// The write was acknowledged.
+    Acknowledged,
+    /// Nothing was applied, nothing was sent.
+    NotApplied,
+    /// The write may have happened, or may happen yet.
+    Indeterminate,
+    /// The read found the value of this number; [`UNKNOWN`] is none that was ever written.
+    Found(u64),
+    /// The read found nothing.
+    NotFound,
+    /// The read failed.
+    Failed,
+}
+
+/// The number of a value that the workload did not make.
+pub const UNKNOWN: u64 = u64::MAX;
+
+impl Operation {
+    /// Whether it writes or deletes.
+    pub fn is_write(&self) -> bool {
+        self.kind != Kind::Get
+    }
+
+    /// Whether it was a write that was acknowledged.
+    pub fn is_acknowledged(&self) -> bool {
+        self.answer == Some(Answer::Acknowledged)
+    }
+
+    /// Whether it is a write that has happened or may have.
+    pub fn may_have_happened(&self) -> bool {
+        self.is_write() && self.answer != Some(Answer::NotApplied)
+    }
+
+    /// The number of the value that it writes.
+    pub fn writes(&self) -> Option<u64> {
+        match self.kind {
+            Kind::Set(value) | Kind::SetFor(value) => Some(value),
+            Kind::Delete | Kind::Get => None,
+        }
+    }
+
+    /// Whether it was over, with certainty, when `other` began.
+    pub fn is_before(&self, other: &Self) -> bool {
+        let is_over = !self.is_write() || self.is_acknowledged();
+        is_over && self.end.is_some_and(|end| end < other.start)
+    }
+}
+
+impl fmt::Display for Operation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let end = self.end.map_or("      …     ".to_owned(), |end| format!("{:12.6}", end.as_secs_f64()));
+        write!(f, "{:12.6} – {end}  n{} key {} ", self.start.as_secs_f64(), self.node, self.key)?;
+        match self.kind {
+            Kind::Set(value) => write!(f, "set to {value}")?,
+            Kind::SetFor(value) => write!(f, "set to {value}, to expire")?,
+            Kind::Delete => write!(f, "delete")?,
+            Kind::Get => write!(f, "get")?,
+        }
+        match self.answer {
+            Some(Answer::Acknowledged) => write!(f, ": acknowledged"),
+            Some(Answer::NotApplied) => write!(f, ": not applied"),
+            Some(Answer::Indeterminate) => write!(f, ": may have happened"),
+            Some(Answer::Found(UNKNOWN)) => write!(f, ": found what nobody wrote"),
+            Some(Answer::Found(value)) => write!(f, ": found {value}"),
+            Some(Answer::NotFound) => write!(f, ": not found"),
+            Some(Answer::Failed) => write!(f, ": failed"),
+            None => write!(f, ": no answer"),
+        }
+    }
+}
+
+impl History {
+    /// What happened to one key, in the order in which it began.
+    pub fn of_key(&self, key: usize) -> Vec<&Operation> {
+        self.operations.iter().filter(|operation| operation.key == key).collect()
+    }
+}
+
+/// What a [`Workload`] is like.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct WorkloadOptions {
+    /// How many keys there are. Of four of them one is never deleted, and one may be set to expire.
+    pub keys: usize,
+    /// How many calls are under way at a time, at the most.
+    pub clients: usize,
+    /// How long until the next call is begun, on average.
+    pub pace: Duration,
+    /// Of a hundred calls, how many write, and how many delete.
+    pub writes_percent: u32,
+    /// See there.
+    pub deletes_percent: u32,
+    /// Of a hundred calls on keys that may expire, how many set them so.
+    pub expiring_percent: u32,
+    /// Of a hundred reads, how many are followed by another of the same key, through another node.
+    pub again_percent: u32,
+    /// Of a hundred writes, how many have a second one of the same key at the same time, through another node.
+    pub collisions_percent: u32,
+    /// How often out of a hundred the first key is taken, whatever else would be.
+    pub hot_percent: u32,
+}
+
+impl Default for WorkloadOptions {
+    /// Some hundred calls a second on a dozen keys.
+    fn default() -> Self {
+        Self {
+            keys: 12,
+            clients: 5,
+            pace: Duration::from_millis(8),
+            writes_percent: 45,
+            deletes_percent: 8,
+            expiring_percent: 0,
+            again_percent: 20,
+            collisions_percent: 5,
+            hot_percent: 20,
+        }
+    }
+}
+
+/// How long a value lives that is set to expire.
+const TIME_TO_LIVE: Duration = Duration::from_secs(3);
+
+/// Makes calls, and notes how they end.
+pub struct Workload {
+    options: WorkloadOptions,
+    rng: SmallRng,
+    history: History,
+    next_value: u64,
+    clients: Vec<Client>,
+}
+
+#[derive(Clone, Default)]
+struct Client {
+    /// The call that is under way, and which operation it is.
+    call: Option<(CallId, usize)>,
+    /// A key that it reads again, and the node that it read it through.
+    again: Option<(usize, usize)>,
+}
+
+impl Workload {
+    /// A workload that has made no call yet.
+    pub fn new(seed: u64, options: WorkloadOptions) -> Self {
+        Self {
+            rng: SmallRng::seed_from_u64(seed),
+            history: History::default(),
+            next_value: 1,
+            clients: vec![Client::default(); options.clients],
+            options,
+        }
+    }
+
+    /// What was asked for so far, and what came of it.
+    pub fn history(&self) -> &History {
+        &self.history
+    }
+
+    /// What is asked for.
+    pub fn options(&self) -> &WorkloadOptions {
+        &self.options
+    }
+
+    /// How long until [`step`](Self::step) is to be called again.
+    pub fn pause(&mut self) -> Duration {
+        self.options.pace.mul_f64(self.rng.random_range(0.0..2.0))
+    }
+
+    /// Notes the calls that have ended, and begins the next one through one of these nodes.
+    pub fn step(&mut self, cluster: &mut SimCluster, nodes: &[usize]) {
+        self.collect(cluster);
+        let client = self.rng.random_range(0..self.clients.len());
+        if self.clients[client].call.is_some() || nodes.is_empty() {
+            return;
+        }
+        if let Some((key, before)) = self.clients[client].again.take() {
+            let others: Vec<usize> = nodes.iter().copied().filter(|node| *node != before).collect();
+            let node =
+                if others.is_empty() { before } else { others[self.rng.random_range(0..others.len())] };
+            if nodes.contains(&node) {
+                self.begin(cluster, client, node, key, Kind::Get);
+            }
+            return;
+        }
+        let is_hot = self.percent(self.options.hot_percent);
+        let key = if is_hot { 0 } else { self.rng.random_range(0..self.options.keys) };
+        let node = nodes[self.rng.random_range(0..nodes.len())];
+        let kind = self.kind(key);
+        self.begin(cluster, client, node, key, kind);
+        if kind != Kind::Get && self.percent(self.options.collisions_percent) {
+            let free = self.clients.iter().position(|client| client.call.is_none());
+            let others: Vec<usize> = nodes.iter().copied().filter(|other| *other != node).collect();
+            if let (Some(client), Some(&node)) = (free, others.first()) {
+                let kind = Kind::Set(self.value());
+                self.begin(cluster, client, node, key, kind);
+            }
+        }
+    }
+
+    /// Writes a key through this node, beside what the clients do.
+    pub fn write_through(&mut self, cluster: &mut SimCluster, node: usize, key: usize) {
+        self.collect(cluster);
+        let kind = Kind::Set(self.value());
+        self.clients.push(Client::default());
+        self.begin(cluster, self.clients.len() - 1, node, key, kind);
+    }
+
+    /// Waits for the calls that are under way to end, for so long at the most.
+    pub fn drain(&mut self, cluster: &mut SimCluster, limit: Duration) {
+        let until = cluster.elapsed() + limit;
+        self.collect(cluster);
+        while cluster.elapsed() < until && self.clients.iter().any(|client| client.call.is_some()) {
+            cluster.run_for(Duration::from_millis(50));
+            self.collect(cluster);
+        }
+        for client in &mut self.clients {
+            client.call = None;
+        }
+    }
+
+    /// Notes that a node was stopped.
+    pub fn note_pause(&mut self, node: usize, from: Duration, until: Duration) {
+        self.history.pauses.push((node, from, until));
+    }
+
+    /// Notes the calls that have ended. Whoever called a node that is gone calls another.
+    fn collect(&mut self, cluster: &mut SimCluster) {
+        for client in &mut self.clients {
+            let Some((call, at)) = client.call else { continue };
+            let operation = &mut self.history.operations[at];
+            if let Some((end, outcome)) = cluster.take_outcome(call) {
+                operation.end = Some(end);
+                operation.answer = Some(answer(&outcome));
+                client.call = None;
+                if operation.kind == Kind::Get && self.rng.random_range(0..100) < self.options.again_percent {
+                    client.again = Some((operation.key, operation.node));
+                }
+            } else if !cluster.is_running(operation.node) || cluster.life(operation.node) != operation.life {
+                client.call = None;
+            }
+        }
+        // Those that were there for one call.
+        while self.clients.len() > self.options.clients
+            && self.clients.last().is_some_and(|client| client.call.is_none())
+        {
+            self.clients.pop();
+        }
+    }
+
+    fn begin(&mut self, cluster: &mut SimCluster, client: usize, node: usize, key: usize, kind: Kind) {
+        let (start, life) = (cluster.elapsed(), cluster.life(node));
+        let name = key_name(key);
+        let call = match kind {
+            Kind::Set(value) => cluster.set(node, name, value.to_string()),
+            Kind::SetFor(value) => cluster.set_for(node, name, value.to_string(), TIME_TO_LIVE),
+            Kind::Delete => cluster.delete(node, name),
+            Kind::Get => cluster.get(node, name),
+        };
+        self.clients[client].call = Some((call, self.history.operations.len()));
+        self.history.operations.push(Operation { node, life, key, kind, start, end: None, answer: None });
+    }
+
+    fn kind(&mut self, key: usize) -> Kind {
+        let WorkloadOptions { writes_percent, deletes_percent, expiring_percent, .. } = self.options;
+        let choice = self.rng.random_range(0..100);
+        match choice {
+            _ if choice < deletes_percent && key % 4 != 1 => Kind::Delete,
+            _ if choice < writes_percent => {
+                let expires = key % 4 == 3 && self.percent(expiring_percent);
+                let value = self.value();
+                if expires { Kind::SetFor(value) } else { Kind::Set(value) }
+            }
+            _ => Kind::Get,
+        }
+    }
+
+    fn value(&mut self) -> u64 {
+        self.next_value += 1;
+        self.next_value - 1
+    }
+
+    fn percent(&mut self, percent: u32) -> bool {
+        percent > 0 && self.rng.random_range(0..100) < percent
+    }
+}
+
+impl fmt::Debug for Workload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let operations = self.history.operations.len();
+        f.debug_struct("Workload").field("operations", &operations).finish_non_exhaustive()
+    }
+}
+
+/// What a key is called in the cluster.
+pub fn key_name(key: usize) -> String {
+    format!("key-{key}")
+}
+
+/// The number of a value.
+pub fn value_number(value: &[u8]) -> u64 {
+    std::str::from_utf8(value).ok().and_then(|text| text.parse().ok()).unwrap_or(UNKNOWN)
+}
+
+fn answer(outcome: &Outcome) -> Answer {
+    match outcome {
+        Outcome::Written(Ok(())) => Answer::Acknowledged,
+        Outcome::Written(Err(WriteError::NotApplied(_))) => Answer::NotApplied,
+        Outcome::Written(Err(_)) => Answer::Indeterminate,
+        Outcome::Read(Ok(Some(value))) => Answer::Found(value_number(value)),
+        Outcome::Read(Ok(None)) => Answer::NotFound,
+        Outcome::Read(Err(_)) => Answer::Failed,
+    }
+}
