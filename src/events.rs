@@ -82,8 +82,9 @@ pub enum Event {
         /// How many members it had then.
         members: usize,
     },
-    /// All replicas of some partitions died before they could be copied. Their keys are gone.
-    DataLost {
+    /// So many replicas of some partitions died, before the copies of one death were restored, that acknowledged
+    /// writes of theirs may be gone: W of them, or all.
+    DataAtRisk {
         /// How many partitions, of 4096.
         partitions: usize,
     },

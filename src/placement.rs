@@ -7,6 +7,9 @@
 //!
 //! The table says who *should* hold a partition. Who does hold it, and in which list quorums are
 //! counted, is what the replicas of the partition have agreed on: a [`List`].
+//!
+//! Both name a node's *life*, from its start to the loss of its memory. How often membership took it for dead
+//! meanwhile says nothing about what it holds.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -40,12 +43,15 @@ pub(crate) struct Placement {
 }
 
 /// The latest life of each node that is known to be over.
-pub(crate) type Gone = BTreeMap<NodeHash, (Boot, u16)>;
+pub(crate) type Gone = BTreeMap<NodeHash, Boot>;
 
 impl Placement {
     /// Places every partition on `replicas` of the members that are not leaving, or on all of them where
     /// they are fewer. One life of a node at the most.
     pub(crate) fn new(mut members: Vec<Member>, replicas: usize, generation: u64, gone: Gone) -> Self {
+        for member in &mut members {
+            member.identity = member.identity.life();
+        }
         members.sort_by_key(|member| member.identity.sort_key());
         let active: Vec<u16> =
             (0..members.len() as u16).filter(|&at| !members[at as usize].leaving).collect();
@@ -90,15 +96,16 @@ impl Placement {
 
     /// Whether this very life of the node is a member that is not dead.
     pub(crate) fn is_alive(&self, identity: &Identity) -> bool {
-        self.member(identity.node).is_some_and(|member| member.identity == *identity)
+        self.member(identity.node).is_some_and(|member| member.identity.boot == identity.boot)
     }
 
-    /// Whether this life of the node is known to be over. One that was never heard of is neither alive nor
+    /// Whether this life of the node is over, or taken to be. One that was never heard of is neither alive nor
     /// dead.
     pub(crate) fn is_dead(&self, identity: &Identity) -> bool {
-        let life = (identity.boot, identity.returns);
-        self.gone.get(&identity.node).is_some_and(|gone| *gone >= life)
-            || self.member(identity.node).is_some_and(|member| member.identity.is_later_than(identity))
+        match self.member(identity.node) {
+            Some(member) => member.identity.boot > identity.boot,
+            None => self.gone.get(&identity.node).is_some_and(|gone| *gone >= identity.boot),
+        }
     }
 
     /// Notes that there are members which are alive and cannot be reached yet.
@@ -137,10 +144,8 @@ fn score(node: NodeHash, partition: Partition) -> u64 {
 fn members_digest<'a>(identities: impl Iterator<Item = &'a Identity>) -> u64 {
     let mut bytes = Vec::new();
     for identity in identities {
-        let (node, boot, returns) = identity.sort_key();
-        bytes.extend_from_slice(&node.0.to_le_bytes());
-        bytes.extend_from_slice(&boot.0.to_le_bytes());
-        bytes.extend_from_slice(&returns.to_le_bytes());
+        bytes.extend_from_slice(&identity.node.0.to_le_bytes());
+        bytes.extend_from_slice(&identity.boot.0.to_le_bytes());
     }
     xxh3_64(&bytes)
 }
@@ -150,11 +155,14 @@ fn members_digest<'a>(identities: impl Iterator<Item = &'a Identity>) -> u64 {
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct List {
     reference: ListRef,
+    /// The list that it was made from: whoever is synced in that one is synced in this one. `None` where
+    /// nobody is before it has merged the others.
+    base: Option<ListRef>,
     members: Box<[Identity]>,
 }
 
-/// A list's number and the digest of its members: what a request carries. Nodes that do not know of each
-/// other may make two lists under one number; the digest tells them apart.
+/// A list's number and the digest of its members and its base: what a request carries. Nodes that do not know of
+/// each other may make two lists under one number; the digest tells them apart.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub(crate) struct ListRef {
     pub(crate) number: u64,
@@ -162,10 +170,28 @@ pub(crate) struct ListRef {
 }
 
 impl List {
-    pub(crate) fn new(number: u64, members: impl IntoIterator<Item = Identity>) -> Arc<Self> {
-        let members: Box<[Identity]> = members.into_iter().collect();
+    /// A list that was made from another one, or from none.
+    pub(crate) fn new(
+        number: u64,
+        members: impl IntoIterator<Item = Identity>,
+        base: Option<ListRef>,
+    ) -> Arc<Self> {
+        let members: Box<[Identity]> = members.into_iter().map(|member| member.life()).collect();
         let digest = members_digest(members.iter());
-        Arc::new(Self { reference: ListRef { number, digest }, members })
+        let digest = base.map_or(digest, |base| digest ^ base.digest.rotate_left(1) ^ base.number);
+        Arc::new(Self { reference: ListRef { number, digest }, base, members })
+    }
+
+    pub(crate) fn base(&self) -> Option<ListRef> {
+        self.base
+    }
+
+    /// How many members must have left this list for another one that is to replace it: so many that those which
+    /// remain acknowledge nothing any more, that every write which was acknowledged is on one of them, and that
+    /// of two lists made at the same time one at the most can replace it.
+    pub(crate) fn leave_quorum(&self, write_quorum: usize) -> usize {
+        let members = self.members.len();
+        (members + 1).saturating_sub(write_quorum).max(members / 2 + 1)
     }
 
     pub(crate) fn reference(&self) -> ListRef {

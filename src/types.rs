@@ -229,6 +229,11 @@ impl Identity {
         (self.boot, self.returns) > (other.boot, other.returns)
     }
 
+    /// The node from this start on until it loses its memory, however often it is taken for dead meanwhile.
+    pub(crate) fn life(&self) -> Self {
+        Self { returns: 0, ..*self }
+    }
+
     /// An order over identities that every node agrees on.
     pub(crate) fn sort_key(&self) -> (NodeHash, Boot, u16) {
         (self.node, self.boot, self.returns)

@@ -718,7 +718,7 @@ fn what_only_the_dead_had_is_reported_lost() {
     let held = keys(&engines[0], "k").len();
     engines[1].abort();
     let lost = wait_event(&events, "data lost", |event| match event {
-        Event::DataLost { partitions } => Some(*partitions),
+        Event::DataAtRisk { partitions } => Some(*partitions),
         _ => None,
     });
     assert!(lost > 0);

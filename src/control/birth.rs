@@ -40,10 +40,11 @@ impl Control {
             return;
         }
         let digest = self.placement.digest();
-        let others = || self.placement.members().iter().filter(|member| member.identity != self.identity());
+        let others =
+            || self.placement.members().iter().filter(|member| member.identity.node != self.identity().node);
         let status_of = |member: &Member| {
             let known = self.statuses.get(&member.identity.node);
-            known.filter(|(identity, _)| *identity == member.identity).map(|(_, status)| *status)
+            known.filter(|(identity, _)| identity.life() == member.identity).map(|(_, status)| *status)
         };
         let has_data = |status: Status| match status.origin {
             Origin::Unborn => false,

@@ -94,7 +94,7 @@ pub(crate) enum ControlEvent {
         giving: usize,
     },
     /// Some of a core's partitions are gone for good.
-    DataLost {
+    DataAtRisk {
         partitions: usize,
     },
     /// Hand everything over, then [`ControlAction::Left`].
@@ -272,8 +272,8 @@ impl Control {
             ControlEvent::Progress { core, generation, giving } => {
                 self.progress.insert(core, Progress { generation, giving });
             }
-            ControlEvent::DataLost { partitions } => {
-                actions.push(ControlAction::Notify(Event::DataLost { partitions }));
+            ControlEvent::DataAtRisk { partitions } => {
+                actions.push(ControlAction::Notify(Event::DataAtRisk { partitions }));
             }
             ControlEvent::Leave => self.leave(now, actions),
             ControlEvent::Stop => {

@@ -17,11 +17,13 @@ pub(crate) struct Readiness {
 }
 
 impl Control {
-    /// Remembers whose lives are over.
+    /// Remembers whose lives are over; one that was only taken for dead is not.
     pub(super) fn note_gone(&mut self) {
-        for known in self.membership.records() {
-            if !known.state.is_active() {
-                bury(&mut self.gone, &known.identity);
+        for Record { identity, state, .. } in self.membership.records() {
+            if !state.is_active() {
+                bury(&mut self.gone, &identity);
+            } else if self.gone.get(&identity.node) == Some(&identity.boot) {
+                self.gone.remove(&identity.node);
             }
         }
     }
@@ -40,7 +42,7 @@ impl Control {
                 (details.id.clone(), details.cores)
             };
             let leaving = known.leaving || known.identity == me && self.leaving != Leaving::No;
-            Some(Member { identity: known.identity, id, cores, leaving })
+            Some(Member { identity: known.identity.life(), id, cores, leaving })
         };
         let mut members: Vec<Member> = self
             .membership
@@ -50,7 +52,7 @@ impl Control {
             .filter_map(member)
             .collect();
         // Of two lives of a node, the later.
-        members.sort_by_key(|member| std::cmp::Reverse(member.identity.sort_key()));
+        members.sort_by_key(|member| std::cmp::Reverse((member.identity.node, member.identity.boot)));
         members.dedup_by_key(|member| member.identity.node);
         members.reverse();
         members
@@ -109,7 +111,6 @@ impl Control {
 }
 
 pub(super) fn bury(gone: &mut Gone, identity: &Identity) {
-    let life = (identity.boot, identity.returns);
-    let known = gone.entry(identity.node).or_insert(life);
-    *known = life.max(*known);
+    let known = gone.entry(identity.node).or_insert(identity.boot);
+    *known = identity.boot.max(*known);
 }

@@ -141,17 +141,6 @@ impl AntiEntropy {
         self.set_wake();
     }
 
-    /// This node is another one now: what was found out says nothing any more.
-    pub(crate) fn forget(&mut self) {
-        *self = Self {
-            next_step: self.next_step,
-            next_round: self.next_round,
-            repaired: self.repaired,
-            ..Self::default()
-        };
-        self.set_wake();
-    }
-
     /// This peer may lack something, or have something: compares all of it soon.
     pub(crate) fn hurry(&mut self, peer: Identity, now: Instant) {
         self.hurried.entry(peer).or_insert(now + HURRY_AFTER);

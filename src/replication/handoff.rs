@@ -1,27 +1,43 @@
-//! Moving a partition to its new replicas: one machine per partition and node, driven by the node that
-//! should hold the partition and does not yet.
+//! Changing a partition's list, and moving what it holds: one machine per partition and node, driven by a node
+//! that should hold the partition and does not yet.
 //!
 //! ```text
 //! Survey   ask every member which list counts and who holds what
 //! Copy     fetch everything from one source; the old list goes on counting
 //! Adopt    make the new list, one number higher, known to old and new replicas: from then on a replica
 //!          counts for the new list only, so no quorum can form in the old one any more
-//! Merge    fetch from every living replica of the old list what was missed: now every write that the old
+//! Merge    fetch from every replica that holds something what was missed: now every write that the old
 //!          list acknowledged is here, and this replica is synced
 //! Receipts tell the replicas that are no longer in the list that their last change is held here
 //! ```
 //!
-//! Two newcomers that saw the same old list make the same new one (its number and members determine its
-//! id), so they need not agree on who drives. Where they saw different members, two lists may be made under
-//! one number: the first that reaches a replica stays there, whoever made the other is turned down, surveys
-//! again, and goes one number higher. A driver adopts its own list last, so that it never serves one that was
-//! turned down. Where a death leaves nobody to come in, the first replica
-//! of the shorter list drives. A replica that stays in the list stays synced, and runs Merge and Receipts
-//! too: it closes the gaps that a dead coordinator left, and lets a leaving node go.
+//! **What is kept true.** Of the members of the list that counts, at most N − W lack an acknowledged write or a
+//! newer one. Who stays in a list keeps what it has, so a change only ever makes these fewer; who comes in is not
+//! counted before it lacks nothing.
 //!
-//! Any failure on the way starts again with a survey, after a pause. What was merged stays merged, and
-//! equal digests skip what is there, so starting again is cheap.
+//! **One list counts.** A list is replaced when so many of its members have adopted the next one that the rest
+//! acknowledge nothing any more and no other list can replace it too ([`List::leave_quorum`]). Only members
+//! that are taken for dead are excused: where too many are, they may be alive on the other side of a network
+//! partition, and both sides go on. A list that is too short to acknowledge a write is not made that way, so a
+//! node that is cut off from all others keeps the list that it had.
+//!
+//! **Whose lists meet.** The list with the higher number wins; who serves another one adopts it, is not synced in
+//! it unless that one was its base, and gives what it holds to those who are. Of two lists with one number the
+//! first stays wherever it was adopted; whoever finds both makes one above them without a base, in which
+//! everybody merges everybody before it is synced again. Two newcomers that saw the same old list make the
+//! same new one (its number, members and base determine its id), so they need not agree on who drives. Where
+//! a death leaves nobody to come in, the first replica of the shorter list drives. A driver adopts its own
+//! list last, so that it never serves one that was turned down.
+//!
+//! **Who does not answer** for [`SILENCE`] and is not dead is done without, as far as the others suffice: to
+//! replace the list, and to be synced (more than N − W members that are synced have everything among them).
+//! It learns the list later, from whoever asks it or is told its own.
+//!
+//! A replica that stays in the list stays synced, and runs Merge and Receipts too: it closes the gaps that a dead
+//! coordinator left, and lets a leaving node go. Any failure on the way starts again with a survey, after a
+//! pause. What was merged stays merged, and equal digests skip what is there, so starting again is cheap.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -34,6 +50,9 @@ use crate::wire::message::{Answer, Chunk, Listed, Request};
 /// The pause before starting again.
 const BACKOFF: Duration = Duration::from_millis(50);
 
+/// How long a member that is not dead is waited for. Longer than a death takes to be noticed, most of the time.
+const SILENCE: Duration = Duration::from_secs(1);
+
 /// How often in a row a list may have members that this node has never heard of, before they are taken
 /// for dead. Such a list was made by a node that knows more; its members are heard of soon.
 const UNKNOWN_FOR_SURVEYS: u32 = 100;
@@ -42,8 +61,23 @@ const UNKNOWN_FOR_SURVEYS: u32 = 100;
 /// cluster reach the cores of its nodes at slightly different times.
 const LOST_AFTER_SURVEYS: u32 = 20;
 
+/// N and W.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Quorums {
+    pub(crate) replicas: usize,
+    pub(crate) write: usize,
+}
+
+impl Quorums {
+    /// How many synced members of a list have every acknowledged write among them.
+    fn all_writes(self) -> usize {
+        self.replicas + 1 - self.write
+    }
+}
+
 pub(crate) struct Handoff {
     me: Identity,
+    quorums: Quorums,
     /// The members that the new list should have. Empty where only a merge is to be done.
     target: Vec<Identity>,
     /// The list that was adopted already, where only a merge is to be done.
@@ -51,8 +85,12 @@ pub(crate) struct Handoff {
     phase: Phase,
     /// Whom to merge from, in order.
     sources: Vec<Source>,
+    /// Who did not answer, and since when.
+    silent: BTreeMap<Identity, Instant>,
+    asked_at: Instant,
     fruitless_surveys: u32,
     surveys_with_unknown: u32,
+    /// When to start again, or to go on without those who have not answered.
     wake: Option<Instant>,
 }
 
@@ -67,19 +105,45 @@ pub(crate) struct Mine<'a> {
 #[derive(Clone, Debug, PartialEq)]
 struct Source {
     replica: Identity,
+    /// A synced member of the list that is replaced.
+    is_synced: bool,
     /// Up to where of its sequence its entries are here.
     merged_to: u64,
     /// The sequence that the fetch under way will have covered.
     covers: Option<u64>,
+    fetched: Fetched,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Fetched {
+    No,
+    /// Everything up to `merged_to`, since the list was adopted.
+    Yes,
+    /// It did not answer.
+    Skipped,
+}
+
+/// What is to become of the list.
+#[derive(Debug)]
+struct Plan {
+    list: Arc<List>,
+    /// What it replaces, or is; `None` where nobody knew any.
+    old: Option<Arc<List>>,
+    /// How many members of the old list must adopt the new one.
+    leavers: usize,
+    /// Whether this node is synced in the old list.
+    is_synced: bool,
+    /// W members of the old list died: what they acknowledged among themselves is gone.
+    is_at_risk: bool,
 }
 
 #[derive(Debug)]
 enum Phase {
     Backoff,
-    Survey { unanswered: Vec<Identity>, reports: Vec<(Identity, Listed)> },
-    Copy { list: Arc<List>, tell: Vec<Identity> },
-    Adopt { list: Arc<List>, unanswered: Vec<Identity> },
-    Merge { list: Arc<List>, at: usize },
+    Survey { unanswered: Vec<Identity>, reports: Vec<(Identity, Listed)>, missing: Vec<Identity> },
+    Copy { plan: Plan, tell: Vec<Identity> },
+    Adopt { plan: Plan, unanswered: Vec<Identity>, adopted: Vec<Identity>, missing: Vec<Identity> },
+    Merge { plan: Plan, at: usize },
     Receipts { list: Arc<List>, unanswered: Vec<Identity> },
 }
 
@@ -100,8 +164,8 @@ pub(crate) enum HandoffAction {
     Adopt(Arc<List>),
     /// This node holds everything that was acknowledged before the list.
     Synced(Arc<List>),
-    /// No replica of the last list lives and nobody holds anything: what the partition held is gone.
-    Lost,
+    /// W replicas of the last list died before another had copied them: acknowledged writes may be gone.
+    AtRisk,
     Finished,
 }
 
@@ -109,14 +173,15 @@ impl Handoff {
     /// Brings about a list of these members, this node among them.
     pub(crate) fn change(
         me: Identity,
+        quorums: Quorums,
         target: Vec<Identity>,
         others: Vec<Identity>,
         mine: &Mine<'_>,
         now: Instant,
         actions: &mut Vec<HandoffAction>,
     ) -> Self {
-        let mut handoff = Self::idle(me, target);
-        handoff.survey(others, actions);
+        let mut handoff = Self::idle(me, quorums, target);
+        handoff.survey(others, now, actions);
         handoff.decide(mine, now, actions);
         handoff
     }
@@ -124,24 +189,29 @@ impl Handoff {
     /// Merges what these replicas hold, the list being adopted already.
     pub(crate) fn merge(
         me: Identity,
+        quorums: Quorums,
         list: Arc<List>,
         sources: Vec<Identity>,
+        now: Instant,
         actions: &mut Vec<HandoffAction>,
     ) -> Self {
-        let mut handoff = Self::idle(me, Vec::new());
+        let mut handoff = Self::idle(me, quorums, Vec::new());
         handoff.merging = Some(list.clone());
-        sources.into_iter().for_each(|source| handoff.add_source(source));
-        handoff.merge_from(list, 0, actions);
+        sources.into_iter().for_each(|source| handoff.add_source(source, false));
+        handoff.merge_from(Plan::only_merge(list), 0, now, actions);
         handoff
     }
 
-    fn idle(me: Identity, target: Vec<Identity>) -> Self {
+    fn idle(me: Identity, quorums: Quorums, target: Vec<Identity>) -> Self {
         Self {
             me,
+            quorums,
             target,
             merging: None,
             phase: Phase::Backoff,
             sources: Vec::new(),
+            silent: BTreeMap::new(),
+            asked_at: Instant::default(),
             fruitless_surveys: 0,
             surveys_with_unknown: 0,
             wake: None,
@@ -157,20 +227,22 @@ impl Handoff {
     pub(crate) fn open_sources(&self) -> Vec<Identity> {
         match &self.phase {
             Phase::Receipts { unanswered, .. } => unanswered.clone(),
-            Phase::Merge { at, .. } => self.sources[*at..].iter().map(|source| source.replica).collect(),
-            _ => self.sources.iter().map(|source| source.replica).collect(),
+            _ => {
+                let open = self.sources.iter().filter(|source| source.fetched != Fetched::Yes);
+                open.map(|source| source.replica).collect()
+            }
         }
     }
 
     /// Whether the answer of any of these is being waited for, now or later.
     pub(crate) fn involves(&self, gone: impl Fn(&Identity) -> bool) -> bool {
         let waits_for = match &self.phase {
-            Phase::Backoff => false,
-            Phase::Survey { unanswered, .. }
-            | Phase::Adopt { unanswered, .. }
-            | Phase::Receipts { unanswered, .. } => unanswered.iter().any(&gone),
+            Phase::Backoff | Phase::Merge { .. } => false,
+            Phase::Survey { unanswered, missing, .. } | Phase::Adopt { unanswered, missing, .. } => {
+                unanswered.iter().chain(missing).any(&gone)
+            }
+            Phase::Receipts { unanswered, .. } => unanswered.iter().any(&gone),
             Phase::Copy { tell, .. } => tell.iter().any(&gone),
-            Phase::Merge { .. } => false,
         };
         waits_for || self.open_sources().iter().any(gone)
     }
@@ -178,36 +250,53 @@ impl Handoff {
     /// A giver asks to be merged (again).
     pub(crate) fn also_from(&mut self, source: Identity) {
         if matches!(self.phase, Phase::Copy { .. } | Phase::Adopt { .. } | Phase::Merge { .. }) {
-            self.add_source(source);
+            self.add_source(source, false);
         }
     }
 
-    fn add_source(&mut self, replica: Identity) {
+    fn add_source(&mut self, replica: Identity, is_synced: bool) {
         if replica != self.me && self.sources.iter().all(|source| source.replica != replica) {
-            self.sources.push(Source { replica, merged_to: 0, covers: None });
+            let source = Source { replica, is_synced, merged_to: 0, covers: None, fetched: Fetched::No };
+            self.sources.push(source);
         }
     }
 
-    fn survey(&mut self, others: Vec<Identity>, actions: &mut Vec<HandoffAction>) {
-        self.wake = None;
+    fn survey(&mut self, others: Vec<Identity>, now: Instant, actions: &mut Vec<HandoffAction>) {
         self.sources.clear();
         for &to in &others {
             actions.push(HandoffAction::Ask { to, request: Request::AskList });
         }
-        self.phase = Phase::Survey { unanswered: others, reports: Vec::new() };
+        self.phase = Phase::Survey { unanswered: others, reports: Vec::new(), missing: Vec::new() };
+        self.wait(now);
+    }
+
+    /// For answers that were asked for now.
+    fn wait(&mut self, now: Instant) {
+        self.asked_at = now;
+        self.wake = Some(now + SILENCE);
     }
 
     fn back_off(&mut self, now: Instant) {
-        self.phase = Phase::Backoff;
-        self.wake = Some(now + BACKOFF);
+        self.rest(now, BACKOFF);
     }
 
+    fn rest(&mut self, now: Instant, pause: Duration) {
+        self.phase = Phase::Backoff;
+        self.wake = Some(now + pause);
+    }
+
+    /// When [`resume`](Self::resume) wants to be called.
     pub(crate) fn wake(&self) -> Option<Instant> {
         self.wake
     }
 
-    /// The pause is over. `others` is every member that is not dead but this node; `mine` what this node
-    /// itself knows.
+    /// Whether it starts again, and what it asked before does not matter any more.
+    pub(crate) fn is_resting(&self) -> bool {
+        matches!(self.phase, Phase::Backoff)
+    }
+
+    /// A pause is over, or the time for answers. `others` is every member that is not dead but this node; `mine`
+    /// what this node itself knows.
     pub(crate) fn resume(
         &mut self,
         others: Vec<Identity>,
@@ -218,83 +307,182 @@ impl Handoff {
         if self.wake.is_none_or(|at| at > now) {
             return;
         }
-        if let Some(list) = self.merging.clone() {
-            self.wake = None;
-            self.sources.retain(|source| others.contains(&source.replica));
-            self.merge_from(list, 0, actions);
-        } else {
-            self.survey(others, actions);
-            self.decide(mine, now, actions);
+        self.wake = None;
+        match (&self.phase, self.merging.clone()) {
+            (Phase::Backoff, Some(list)) => {
+                self.sources.retain(|source| others.contains(&source.replica));
+                self.merge_from(Plan::only_merge(list), 0, now, actions);
+            }
+            (Phase::Backoff, None) => {
+                self.survey(others, now, actions);
+                self.decide(mine, now, actions);
+            }
+            _ => {
+                self.awaited().into_iter().for_each(|silent| self.unheard(silent));
+                self.go_on(mine, now, actions);
+            }
         }
     }
 
-    /// The connection to `from` failed: starts again, unless it was not being waited for.
-    pub(crate) fn lost(&mut self, from: Identity, now: Instant) {
-        if self.involves(|replica| *replica == from) {
-            self.back_off(now);
+    /// Whose answers the phase waits for.
+    fn awaited(&self) -> Vec<Identity> {
+        match &self.phase {
+            Phase::Survey { unanswered, .. }
+            | Phase::Adopt { unanswered, .. }
+            | Phase::Receipts { unanswered, .. } => unanswered.clone(),
+            Phase::Copy { .. } | Phase::Merge { .. } => {
+                let at = if let Phase::Merge { at, .. } = self.phase { at } else { 0 };
+                let source = self.sources.get(at).filter(|source| source.fetched == Fetched::No);
+                source.map(|source| source.replica).into_iter().collect()
+            }
+            Phase::Backoff => Vec::new(),
         }
+    }
+
+    /// It was asked and has not answered, and is not waited for in this phase any more.
+    fn unheard(&mut self, from: Identity) {
+        self.silent.entry(from).or_insert(self.asked_at);
+        match &mut self.phase {
+            Phase::Survey { unanswered, missing, .. } | Phase::Adopt { unanswered, missing, .. } => {
+                if take(unanswered, &from) {
+                    missing.push(from);
+                }
+            }
+            Phase::Receipts { unanswered, .. } => drop(take(unanswered, &from)),
+            Phase::Copy { .. } | Phase::Merge { .. } => {
+                for source in self.sources.iter_mut().filter(|source| source.replica == from) {
+                    (source.fetched, source.covers) = (Fetched::Skipped, None);
+                }
+            }
+            Phase::Backoff => {}
+        }
+    }
+
+    /// The connection to `from` failed.
+    pub(crate) fn lost(&mut self, from: Identity, now: Instant) {
+        if self.awaited().contains(&from) {
+            self.unheard(from);
+            if self.awaited().is_empty() {
+                self.wake = Some(now);
+            }
+        }
+    }
+
+    /// Everybody has answered, or is not waited for any more.
+    fn go_on(&mut self, mine: &Mine<'_>, now: Instant, actions: &mut Vec<HandoffAction>) {
+        match std::mem::replace(&mut self.phase, Phase::Backoff) {
+            phase @ Phase::Survey { .. } => {
+                self.phase = phase;
+                self.decide(mine, now, actions);
+            }
+            Phase::Copy { plan, tell } => self.adopt(plan, tell, now, actions),
+            phase @ Phase::Adopt { .. } => {
+                self.phase = phase;
+                self.finish_adopting(now, actions);
+            }
+            Phase::Merge { plan, at } => self.merge_from(plan, at + 1, now, actions),
+            phase @ Phase::Receipts { .. } => {
+                self.phase = phase;
+                self.finish_if_told(actions);
+            }
+            Phase::Backoff => self.back_off(now),
+        }
+    }
+
+    /// Whether all of these have been silent for so long that they are done without.
+    fn are_done_without<'a>(&self, mut these: impl Iterator<Item = &'a Identity>, now: Instant) -> bool {
+        these.all(|member| self.silent.get(member).is_some_and(|since| *since + SILENCE <= now))
     }
 
     /// After the survey's first call, and after every answer: whether all have answered. `mine` is what
     /// this node itself knows.
     fn decide(&mut self, mine: &Mine<'_>, now: Instant, actions: &mut Vec<HandoffAction>) {
-        let Phase::Survey { unanswered, reports } = &mut self.phase else { return };
+        let Phase::Survey { unanswered, reports, missing } = &mut self.phase else { return };
         if !unanswered.is_empty() {
             return;
         }
-        let reports = std::mem::take(reports);
-        let listed = reports.iter().map(|(_, listed)| listed).chain([&mine.listed]);
-        let lists = listed.filter_map(|listed| listed.list.clone());
-        let Some(old) = lists.max_by_key(|list| list.reference()) else {
-            return self.nobody_knows(mine, now, actions);
+        let mut reports = std::mem::take(reports);
+        let missing = std::mem::take(missing);
+        reports.push((self.me, mine.listed.clone()));
+        if !self.are_done_without(missing.iter(), now) {
+            return self.back_off(now);
+        }
+        let lists = || reports.iter().filter_map(|(_, listed)| listed.list.as_ref());
+        let Some(old) = lists().max_by_key(|list| list.reference()).cloned() else {
+            return if missing.is_empty() {
+                self.nobody_knows(mine, now, actions)
+            } else {
+                self.back_off(now)
+            };
         };
-        let alive = |replica: &&Identity| reports.iter().any(|(from, _)| from == *replica);
-        let is_unknown =
-            |member: &Identity| !alive(&member) && *member != self.me && !mine.placement.is_dead(member);
+        let is_here = |member: &Identity| reports.iter().any(|(from, _)| from == member);
+        let is_unknown = |member: &Identity| {
+            !is_here(member) && !mine.placement.is_alive(member) && !mine.placement.is_dead(member)
+        };
         if old.members().iter().any(is_unknown) && self.surveys_with_unknown < UNKNOWN_FOR_SURVEYS {
             self.surveys_with_unknown += u32::from(mine.placement.is_complete());
             return self.back_off(now);
         }
         self.surveys_with_unknown = 0;
-        let someone_holds = reports.iter().any(|(_, listed)| listed.holds) || mine.listed.holds;
-        let a_member_lives = old.members().iter().any(|member| alive(&member) || *member == self.me);
-        if !someone_holds && !a_member_lives {
-            actions.push(HandoffAction::Lost);
+        let here = old.members().iter().filter(|member| is_here(member)).count();
+        let is_silent = |member: &Identity| !is_here(member) && mine.placement.is_alive(member);
+        let dead = old.members().iter().filter(|member| !is_here(member) && !is_silent(member)).count();
+        if here < old.leave_quorum(self.quorums.write) {
+            if self.target.len() < self.quorums.write {
+                return self.rest(now, SILENCE);
+            }
+            if old.members().iter().any(is_silent) {
+                return self.back_off(now);
+            }
         }
         // Two lists of one number were made by nodes that did not know of each other.
-        let is_disputed = |listed: &Listed| {
-            listed.list.as_ref().is_some_and(|list| list.number() == old.number() && *list != old)
-        };
-        let is_disputed = reports.iter().any(|(_, listed)| is_disputed(listed)) || is_disputed(&mine.listed);
-        let list = if old.has_members(&self.target) && !is_disputed {
+        let is_disputed = lists().any(|list| list.number() == old.number() && *list != old);
+        let is_kept = old.has_members(&self.target) && !is_disputed;
+        let list = if is_kept {
             old.clone()
         } else {
-            List::new(old.number() + 1, self.target.iter().copied())
+            let base = (!is_disputed).then_some(old.reference());
+            List::new(old.number() + 1, self.target.iter().copied(), base)
         };
         // Best source first: the copy comes from it.
-        for (from, _) in reports.iter().filter(|(_, listed)| listed.synced) {
-            self.add_source(*from);
+        let is_synced_in_old = |from: &Identity, listed: &Listed| {
+            listed.synced && listed.list.as_ref() == Some(&old) && old.contains(from)
+        };
+        for (from, listed) in reports.iter().filter(|(_, listed)| listed.synced) {
+            self.add_source(*from, is_synced_in_old(from, listed) && !is_disputed);
         }
         for (from, _) in reports.iter().filter(|(_, listed)| listed.holds) {
-            self.add_source(*from);
+            self.add_source(*from, false);
         }
-        old.members().iter().filter(alive).for_each(|replica| self.add_source(*replica));
+        for member in old.members().iter().filter(|member| is_here(member)) {
+            self.add_source(*member, false);
+        }
         let mut tell: Vec<Identity> = self.sources.iter().map(|source| source.replica).collect();
         let believers = reports
             .iter()
             .filter(|(from, listed)| listed.list.as_ref().is_some_and(|list| list.contains(from)));
         let believers = believers.map(|(from, _)| from);
-        for member in list.members().iter().filter(alive).chain(believers) {
-            if !tell.contains(member) {
+        for member in list.members().iter().filter(|member| is_here(member)).chain(believers) {
+            if *member != self.me && !tell.contains(member) {
                 tell.push(*member);
             }
         }
+        // Merged with the others, unless it can be reached again.
+        missing.iter().for_each(|silent| self.add_source(*silent, false));
+        let plan = Plan {
+            is_at_risk: !is_kept && dead >= self.quorums.write,
+            leavers: here.min(old.leave_quorum(self.quorums.write)),
+            is_synced: is_synced_in_old(&self.me, &mine.listed) && !is_disputed,
+            list,
+            old: Some(old),
+        };
         match self.sources.first() {
             Some(source) if !mine.listed.synced => {
                 actions.push(HandoffAction::Fetch { to: source.replica, after: None, since: 0 });
-                self.phase = Phase::Copy { list, tell };
+                self.phase = Phase::Copy { plan, tell };
+                self.wait(now);
             }
-            _ => self.adopt(list, tell, actions),
+            _ => self.adopt(plan, tell, now, actions),
         }
     }
 
@@ -304,47 +492,85 @@ impl Handoff {
         if self.fruitless_surveys < LOST_AFTER_SURVEYS {
             return self.back_off(now);
         }
-        actions.push(HandoffAction::Lost);
-        let list = List::new(1, self.target.iter().copied());
+        let list = List::new(1, self.target.iter().copied(), None);
         let tell = self.target.iter().copied().filter(|member| *member != self.me).collect();
-        self.adopt(list, tell, actions);
+        let plan = Plan { list, old: None, leavers: 0, is_synced: false, is_at_risk: true };
+        self.adopt(plan, tell, now, actions);
     }
 
-    fn adopt(&mut self, list: Arc<List>, tell: Vec<Identity>, actions: &mut Vec<HandoffAction>) {
+    fn adopt(&mut self, plan: Plan, tell: Vec<Identity>, now: Instant, actions: &mut Vec<HandoffAction>) {
         for &to in &tell {
-            actions.push(HandoffAction::Ask { to, request: Request::Adopt { list: list.clone() } });
+            let request = Request::Adopt { list: plan.list.clone() };
+            actions.push(HandoffAction::Ask { to, request });
         }
-        if tell.is_empty() {
-            actions.push(HandoffAction::Adopt(list.clone()));
-            self.merge_from(list, 0, actions);
-        } else {
-            self.phase = Phase::Adopt { list, unanswered: tell };
-        }
+        self.phase = Phase::Adopt { plan, unanswered: tell, adopted: Vec::new(), missing: Vec::new() };
+        self.wait(now);
+        self.finish_adopting(now, actions);
     }
 
-    fn merge_from(&mut self, list: Arc<List>, at: usize, actions: &mut Vec<HandoffAction>) {
-        if let Some(source) = self.sources.get(at) {
+    /// Where enough of the old list's members have adopted the new one, this node does: last, as it must not
+    /// serve a list that others turn down.
+    fn finish_adopting(&mut self, now: Instant, actions: &mut Vec<HandoffAction>) {
+        let (plan, adopted, missing) = match std::mem::replace(&mut self.phase, Phase::Backoff) {
+            Phase::Adopt { plan, unanswered, adopted, missing } if unanswered.is_empty() => {
+                (plan, adopted, missing)
+            }
+            other => return self.phase = other,
+        };
+        let has_left = |member: &&Identity| **member == self.me || adopted.contains(member);
+        let left = plan.old.iter().flat_map(|old| old.members()).filter(has_left).count();
+        if left < plan.leavers || !self.are_done_without(missing.iter(), now) {
+            return self.back_off(now);
+        }
+        actions.push(HandoffAction::Adopt(plan.list.clone()));
+        if plan.is_at_risk {
+            actions.push(HandoffAction::AtRisk);
+        }
+        // What was copied before has changed since.
+        self.merge_from(plan, 0, now, actions);
+    }
+
+    fn merge_from(&mut self, plan: Plan, at: usize, now: Instant, actions: &mut Vec<HandoffAction>) {
+        if let Some(source) = self.sources.get_mut(at) {
+            source.fetched = Fetched::No;
             let (to, since) = (source.replica, source.merged_to);
             actions.push(HandoffAction::Fetch { to, after: None, since });
-            self.phase = Phase::Merge { list, at };
-            return;
+            self.phase = Phase::Merge { plan, at };
+            return self.wait(now);
         }
+        let skipped = self.sources.iter().filter(|source| source.fetched == Fetched::Skipped);
+        let is_all = skipped.clone().count() == 0;
+        if !self.are_done_without(skipped.map(|source| &source.replica), now)
+            || !is_all && !self.suffices(&plan)
+        {
+            return self.back_off(now);
+        }
+        let list = plan.list;
         actions.push(HandoffAction::Synced(list.clone()));
-        let givers = self.sources.iter().filter(|source| !list.contains(&source.replica));
+        let is_giver = |source: &&Source| source.fetched == Fetched::Yes && !list.contains(&source.replica);
         let mut unanswered = Vec::new();
-        for giver in givers {
+        for giver in self.sources.iter().filter(is_giver) {
             let request = Request::Receipt { list: list.reference(), covers: giver.merged_to };
             actions.push(HandoffAction::Ask { to: giver.replica, request });
             unanswered.push(giver.replica);
         }
         self.phase = Phase::Receipts { list, unanswered };
+        self.wait(now);
         self.finish_if_told(actions);
     }
 
-    fn finish_if_told(&self, actions: &mut Vec<HandoffAction>) {
+    /// Whether those that were merged have every acknowledged write among them, though others were not.
+    fn suffices(&self, plan: &Plan) -> bool {
+        let merged = |source: &&Source| source.is_synced && source.fetched == Fetched::Yes;
+        let synced = self.sources.iter().filter(merged).count() + usize::from(plan.is_synced);
+        self.merging.is_some() || plan.is_synced || synced >= self.quorums.all_writes()
+    }
+
+    fn finish_if_told(&mut self, actions: &mut Vec<HandoffAction>) {
         if let Phase::Receipts { unanswered, .. } = &self.phase
             && unanswered.is_empty()
         {
+            self.wake = None;
             actions.push(HandoffAction::Finished);
         }
     }
@@ -357,25 +583,26 @@ impl Handoff {
         now: Instant,
         actions: &mut Vec<HandoffAction>,
     ) {
+        self.silent.remove(&from);
         match (&mut self.phase, answer) {
-            (Phase::Survey { unanswered, reports }, Answer::Listed(listed)) => {
+            (Phase::Survey { unanswered, reports, missing }, Answer::Listed(listed)) => {
                 take(unanswered, &from);
+                take(missing, &from);
                 reports.push((from, listed));
                 self.decide(mine, now, actions);
             }
-            (Phase::Adopt { list, unanswered }, Answer::Listed(listed)) => {
-                let adopted = listed.list.as_ref().map(|list| list.reference());
-                if adopted != Some(list.reference()) {
-                    self.back_off(now);
-                } else if take(unanswered, &from) && unanswered.is_empty() {
-                    // This node last: it must not serve a list that others turn down.
-                    let list = list.clone();
-                    actions.push(HandoffAction::Adopt(list.clone()));
-                    self.merge_from(list, 0, actions);
+            (Phase::Adopt { plan, unanswered, adopted, missing }, Answer::Listed(listed)) => {
+                let theirs = listed.list.as_ref().map(|list| list.reference());
+                if theirs != Some(plan.list.reference()) {
+                    return self.back_off(now);
                 }
+                take(unanswered, &from);
+                take(missing, &from);
+                adopted.push(from);
+                self.finish_adopting(now, actions);
             }
             (Phase::Copy { .. } | Phase::Merge { .. }, Answer::Chunk(chunk)) => {
-                self.chunk(from, chunk, actions);
+                self.chunk(from, chunk, now, actions);
             }
             (Phase::Receipts { list, unanswered }, Answer::Received { covered }) => {
                 let list = list.clone();
@@ -384,7 +611,7 @@ impl Handoff {
                     self.finish_if_told(actions);
                 } else if let Some(at) = self.sources.iter().position(|source| source.replica == from) {
                     // It changed once more before it stopped counting.
-                    self.merge_from(list, at, actions);
+                    self.merge_from(Plan::only_merge(list), at, now, actions);
                 }
             }
             (Phase::Receipts { list, unanswered }, Answer::OtherList { list: theirs }) => {
@@ -408,27 +635,38 @@ impl Handoff {
         }
     }
 
-    fn chunk(&mut self, from: Identity, chunk: Chunk, actions: &mut Vec<HandoffAction>) {
+    fn chunk(&mut self, from: Identity, chunk: Chunk, now: Instant, actions: &mut Vec<HandoffAction>) {
         let at = match &self.phase {
             Phase::Merge { at, .. } => *at,
             _ => 0,
         };
         let Some(source) = self.sources.get_mut(at).filter(|source| source.replica == from) else { return };
+        if source.fetched != Fetched::No {
+            return;
+        }
         let since = source.merged_to;
         // What changes while the chunks come is behind the first one's sequence, so it is fetched again.
         let covers = *source.covers.get_or_insert(chunk.sequence);
         actions.push(HandoffAction::Apply(chunk.entries));
         if chunk.next.is_some() {
             actions.push(HandoffAction::Fetch { to: from, after: chunk.next, since });
-            return;
+            return self.wait(now);
         }
         source.merged_to = covers;
         source.covers = None;
+        source.fetched = Fetched::Yes;
         match std::mem::replace(&mut self.phase, Phase::Backoff) {
-            Phase::Copy { list, tell } => self.adopt(list, tell, actions),
-            Phase::Merge { list, at } => self.merge_from(list, at + 1, actions),
+            Phase::Copy { plan, tell } => self.adopt(plan, tell, now, actions),
+            Phase::Merge { plan, at } => self.merge_from(plan, at + 1, now, actions),
             other => self.phase = other,
         }
+    }
+}
+
+impl Plan {
+    /// The list is adopted already.
+    fn only_merge(list: Arc<List>) -> Self {
+        Self { list, old: None, leavers: 0, is_synced: true, is_at_risk: false }
     }
 }
 
@@ -442,10 +680,12 @@ fn take(members: &mut Vec<Identity>, member: &Identity) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::placement::Gone;
+    use crate::placement::{Gone, Member};
     use crate::replication::tests::{list, node};
+    use crate::types::NodeId;
 
     const NOW: Instant = Instant::from_nanos(1);
+    const QUORUMS: Quorums = Quorums { replicas: 3, write: 2 };
 
     fn listed(list: Option<Arc<List>>, synced: bool) -> Answer {
         Answer::Listed(Listed { list, synced, holds: synced })
@@ -463,7 +703,7 @@ mod tests {
             let others = others.iter().map(|other| node(*other)).collect();
             let target = vec![node(1), node(2), node(3)];
             let mine = Mine { listed: nothing(), placement: &nobody() };
-            let handoff = Handoff::change(node(3), target, others, &mine, NOW, &mut actions);
+            let handoff = Handoff::change(node(3), QUORUMS, target, others, &mine, NOW, &mut actions);
             Self { handoff, actions }
         }
 
@@ -496,9 +736,9 @@ mod tests {
             assert_eq!(newcomer.answer(from, listed(Some(old.clone()), true)), []);
         }
         let copy = HandoffAction::Fetch { to: node(0), after: None, since: 0 };
-        assert_eq!(newcomer.answer(2, listed(Some(old), true)), [copy]);
+        assert_eq!(newcomer.answer(2, listed(Some(old.clone()), true)), [copy]);
 
-        let new = list(5, 1..4);
+        let new = List::new(5, (1..4).map(node), Some(old.reference()));
         let actions = newcomer.answer(0, chunk(7));
         assert_eq!(actions.len(), 4, "old and new replicas are told: {actions:?}");
         for from in [0, 1] {
@@ -540,7 +780,7 @@ mod tests {
             newcomer.answer(from, listed(Some(old.clone()), true));
         }
         newcomer.answer(0, chunk(7));
-        let other = List::new(5, [node(1), node(2), node(9)]);
+        let other = List::new(5, [node(1), node(2), node(9)], None);
         assert_eq!(newcomer.answer(1, listed(Some(other.clone()), true)), [], "nothing is adopted here");
         assert_eq!(newcomer.handoff.wake(), Some(NOW + BACKOFF));
 
@@ -549,8 +789,11 @@ mod tests {
         newcomer.answer(2, listed(Some(list(5, 1..4)), false));
         newcomer.answer(9, listed(Some(list(4, 0..3)), false));
         newcomer.answer(1, chunk(1));
-        let adopts_higher = |action: &HandoffAction| matches!(action, HandoffAction::Ask { request: Request::Adopt { list }, .. } if list.number() == 6);
-        assert!(newcomer.actions[1..].iter().all(adopts_higher), "{:?}", newcomer.actions);
+        let adopts_higher = |action: &HandoffAction| {
+            matches!(action, HandoffAction::Ask { request: Request::Adopt { list }, .. }
+                if list.number() == 6 && list.base().is_none())
+        };
+        assert!(newcomer.actions[1..].iter().all(adopts_higher));
     }
 
     /// Found by the simulator (seed 0): five nodes started at once. One of them had not heard of a fifth
@@ -563,5 +806,140 @@ mod tests {
         newcomer.answer(0, listed(Some(old.clone()), true));
         assert_eq!(newcomer.answer(1, listed(Some(old), true)), []);
         assert_eq!(newcomer.handoff.wake(), Some(NOW + BACKOFF), "it surveys again when it knows more");
+    }
+
+    const LATER: Instant = Instant::from_nanos(1 + SILENCE.as_nanos() as u64);
+
+    fn placed(alive: &[u64], dead: &[u64]) -> Placement {
+        let member = |number: &u64| Member {
+            identity: node(*number),
+            id: NodeId::new(&format!("n{number}")),
+            cores: 1,
+            leaving: false,
+        };
+        let gone = dead.iter().map(|number| (node(*number).node, node(*number).boot)).collect();
+        Placement::new(alive.iter().map(member).collect(), 3, 1, gone)
+    }
+
+    /// Node 3, for the list 4 of nodes 0, 1 and 2, with what it sees of the members.
+    struct Driver {
+        handoff: Handoff,
+        placement: Placement,
+        actions: Vec<HandoffAction>,
+    }
+
+    impl Driver {
+        fn surveying(target: &[u64], alive: &[u64], dead: &[u64]) -> Self {
+            let placement = placed(alive, dead);
+            let others = alive.iter().filter(|other| **other != 3).map(|other| node(*other)).collect();
+            let target = target.iter().map(|member| node(*member)).collect();
+            let mut actions = Vec::new();
+            let mine = Mine { listed: nothing(), placement: &placement };
+            let handoff = Handoff::change(node(3), QUORUMS, target, others, &mine, NOW, &mut actions);
+            Self { handoff, placement, actions }
+        }
+
+        fn answer(&mut self, from: u64, answer: Answer) -> &[HandoffAction] {
+            self.actions.clear();
+            let mine = Mine { listed: nothing(), placement: &self.placement };
+            self.handoff.answered(node(from), answer, &mine, LATER, &mut self.actions);
+            &self.actions
+        }
+
+        /// Nothing else comes.
+        fn silence(&mut self) -> &[HandoffAction] {
+            self.actions.clear();
+            let mine = Mine { listed: nothing(), placement: &self.placement };
+            let others = self.placement.members().iter().map(|member| member.identity);
+            let others = others.filter(|other| *other != node(3)).collect();
+            self.handoff.resume(others, &mine, LATER + SILENCE, &mut self.actions);
+            &self.actions
+        }
+    }
+
+    fn adopts(actions: &[HandoffAction]) -> Vec<Identity> {
+        let told = actions.iter().filter_map(|action| match action {
+            HandoffAction::Ask { to, request: Request::Adopt { .. } } => Some(*to),
+            _ => None,
+        });
+        told.collect()
+    }
+
+    #[test]
+    fn who_is_silent_for_long_is_done_without_where_the_others_suffice() {
+        let old = list(4, 0..3);
+        let mut driver = Driver::surveying(&[1, 2, 3], &[0, 1, 2, 3], &[]);
+        driver.answer(1, listed(Some(old.clone()), true));
+        assert_eq!(driver.answer(2, listed(Some(old.clone()), true)), [], "node 0 is waited for");
+        assert!(matches!(driver.silence(), [HandoffAction::Fetch { .. }]));
+        assert_eq!(adopts(driver.answer(1, chunk(1))), [node(1), node(2)]);
+        let new = List::new(5, (1..4).map(node), Some(old.reference()));
+        driver.answer(1, listed(Some(new.clone()), true));
+        let actions = driver.answer(2, listed(Some(new.clone()), true));
+        assert_eq!(actions[0], HandoffAction::Adopt(new.clone()));
+        driver.answer(1, chunk(2));
+        driver.answer(2, chunk(2));
+        // Node 0 is asked in vain; nodes 1 and 2 were synced, and what was acknowledged is on one of them.
+        assert!(driver.silence().contains(&HandoffAction::Synced(new)));
+    }
+
+    #[test]
+    fn a_list_is_not_replaced_where_too_many_are_silent() {
+        let mut driver = Driver::surveying(&[1, 2, 3], &[0, 1, 2, 3], &[]);
+        driver.answer(1, listed(Some(list(4, 0..3)), true));
+        assert_eq!(driver.silence(), []);
+        assert!(driver.handoff.is_resting());
+    }
+
+    /// Node 1 alone may not have what nodes 0 and 2 acknowledged.
+    #[test]
+    fn one_synced_source_of_two_that_live_does_not_suffice() {
+        let old = list(4, 0..3);
+        let mut driver = Driver::surveying(&[1, 2, 3], &[1, 2, 3], &[0]);
+        driver.answer(1, listed(Some(old.clone()), true));
+        assert!(matches!(driver.answer(2, listed(Some(old.clone()), true)), [HandoffAction::Fetch { .. }]));
+        driver.answer(1, chunk(1));
+        let new = List::new(5, (1..4).map(node), Some(old.reference()));
+        driver.answer(1, listed(Some(new.clone()), true));
+        driver.answer(2, listed(Some(new), true));
+        driver.answer(1, chunk(2));
+        assert_eq!(driver.silence(), [], "node 2 lives");
+        assert!(driver.handoff.is_resting());
+    }
+
+    #[test]
+    fn the_dead_are_excused_and_w_of_them_put_data_at_risk() {
+        for (dead, is_at_risk) in [(&[0][..], false), (&[0, 1], true)] {
+            let old = list(4, 0..3);
+            let alive: Vec<u64> = (0..5).filter(|node| !dead.contains(node)).collect();
+            let mut driver = Driver::surveying(&[2, 3, 4], &alive, dead);
+            for from in alive.iter().filter(|from| **from != 3) {
+                let is_member = old.contains(&node(*from));
+                driver.answer(*from, listed(is_member.then(|| old.clone()), is_member));
+            }
+            let source = alive[0];
+            driver.answer(source, chunk(1));
+            let new = List::new(5, (2..5).map(node), Some(old.reference()));
+            let mut happened = Vec::new();
+            for from in alive.iter().filter(|from| **from != 3) {
+                driver.answer(*from, listed(Some(new.clone()), true));
+                happened.append(&mut driver.actions);
+            }
+            assert!(happened.contains(&HandoffAction::Adopt(new)), "{happened:?}");
+            assert_eq!(happened.contains(&HandoffAction::AtRisk), is_at_risk, "{dead:?}");
+        }
+    }
+
+    /// It could acknowledge nothing, and whoever it takes for dead may live.
+    #[test]
+    fn a_node_that_sees_no_one_makes_no_list_of_its_own() {
+        let mut driver = Driver::surveying(&[3], &[3], &[0, 1, 2]);
+        assert_eq!(adopts(&driver.actions), []);
+        let mine_listed = Listed { list: Some(list(4, 1..4)), synced: true, holds: true };
+        let mine = Mine { listed: mine_listed, placement: &driver.placement };
+        driver.handoff =
+            Handoff::change(node(3), QUORUMS, vec![node(3)], Vec::new(), &mine, NOW, &mut driver.actions);
+        assert_eq!(driver.actions, []);
+        assert!(driver.handoff.is_resting());
     }
 }

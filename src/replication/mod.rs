@@ -73,6 +73,6 @@ mod tests {
     }
 
     pub(super) fn list(number: u64, members: Range<u64>) -> Arc<List> {
-        List::new(number, members.map(node))
+        List::new(number, members.map(node), None)
     }
 }

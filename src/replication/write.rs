@@ -38,6 +38,8 @@ pub(crate) struct Write {
     is_followed: bool,
     /// A replica applied it, or was asked and did not say. (Those that are being asked are in `replicas`.)
     may_have_happened: bool,
+    /// When replicas that were not synced are asked again: they are by then, or soon.
+    recount_at: Option<Instant>,
 }
 
 enum Phase {
@@ -81,6 +83,7 @@ impl Write {
             was_acknowledged: false,
             is_followed: false,
             may_have_happened: false,
+            recount_at: None,
         }
     }
 
@@ -162,6 +165,9 @@ impl Write {
                     None => settle(&mut self.replicas, from, Ok(Acked { counts: synced, has_it: true })),
                 }
                 self.was_acknowledged |= self.is_acknowledged();
+                if !synced {
+                    self.recount_at.get_or_insert(now + RETRY_AFTER);
+                }
                 self.restamp_if_overtaken(actions);
             }
             (_, Answer::Declined) => self.ask_later(from, now),
@@ -217,6 +223,13 @@ impl Write {
         }
         let Some(list) = &self.list else { return };
         let list = list.reference();
+        if self.recount_at.take_if(|at| *at <= now).is_some() && !self.was_acknowledged {
+            for asked in &mut self.replicas {
+                if asked.answer().is_some_and(|acked| !acked.counts) {
+                    asked.state = AskState::Idle;
+                }
+            }
+        }
         match &mut self.phase {
             Phase::AskingVersions(asked) => {
                 for to in take_due(asked, now) {
@@ -247,7 +260,7 @@ impl Write {
     pub(crate) fn next_retry(&self) -> Option<Instant> {
         match &self.phase {
             Phase::AskingVersions(asked) => asked.iter().filter_map(Asked::retry_at).min(),
-            _ => self.replicas.iter().filter_map(Asked::retry_at).min(),
+            _ => self.replicas.iter().filter_map(Asked::retry_at).chain(self.recount_at).min(),
         }
     }
 

@@ -36,7 +36,7 @@ pub(crate) const DATAGRAMS: Token = Token(2);
 /// What the control thread is told by cores and by the engine's handle.
 pub(crate) enum ToControl {
     Progress { core: usize, generation: u64, giving: usize },
-    DataLost { partitions: usize },
+    DataAtRisk { partitions: usize },
     Leave,
 }
 
@@ -250,7 +250,7 @@ impl Turn {
                     });
                     ControlEvent::Progress { core, generation, giving }
                 }
-                ToControl::DataLost { partitions } => ControlEvent::DataLost { partitions },
+                ToControl::DataAtRisk { partitions } => ControlEvent::DataAtRisk { partitions },
                 ToControl::Leave => ControlEvent::Leave,
             };
             self.tell(now, event);
@@ -396,7 +396,7 @@ impl Turn {
 
     fn notify(&self, event: &Event) {
         match event {
-            Event::Refused { .. } | Event::DataLost { .. } | Event::Died { .. } => log::warn!("{event:?}"),
+            Event::Refused { .. } | Event::DataAtRisk { .. } | Event::Died { .. } => log::warn!("{event:?}"),
             _ => log::info!("{event:?}"),
         }
         self.thread.shared.lock().subscribers.retain(|subscriber| subscriber.notify(event));

@@ -131,7 +131,7 @@ struct Turn {
 #[derive(Default)]
 struct Report {
     progress: Option<ToControl>,
-    partitions_lost: usize,
+    partitions_at_risk: usize,
 }
 
 /// Runs until the engine is closed. Where it panics, the engine is closed before anybody is told.
@@ -292,7 +292,6 @@ impl Turn {
                     if let Some(net) = &mut self.thread.net {
                         net.set_identity(identity);
                     }
-                    self.tell(now, Event::Returned { me: identity });
                 }
                 Order::Adopt { handover, peer } => {
                     if let Some(net) = &mut self.thread.net {
@@ -407,9 +406,10 @@ impl Turn {
                     let progress = ToControl::Progress { core, generation, giving };
                     self.unreported.progress = Some(progress);
                 }
-                Action::DataLost { partition } => {
-                    log::debug!("partition {}: every replica died, its keys are gone", partition.index());
-                    self.unreported.partitions_lost += 1;
+                Action::DataAtRisk { partition } => {
+                    let partition = partition.index();
+                    log::debug!("partition {partition}: W replicas died before another had copied them");
+                    self.unreported.partitions_at_risk += 1;
                 }
             }
         }
@@ -419,7 +419,7 @@ impl Turn {
 
     /// Tells the control thread what is new, as far as it has room. Whether something is left to tell.
     fn report(&mut self) -> bool {
-        let (Some(control), Report { progress, partitions_lost }) =
+        let (Some(control), Report { progress, partitions_at_risk }) =
             (&self.thread.control, &mut self.unreported)
         else {
             return false;
@@ -429,11 +429,11 @@ impl Turn {
         {
             *progress = Some(message);
         }
-        let lost = ToControl::DataLost { partitions: *partitions_lost };
-        if *partitions_lost > 0 && !matches!(control.try_send(lost), Err(SendError::Full(_))) {
-            *partitions_lost = 0;
+        let at_risk = ToControl::DataAtRisk { partitions: *partitions_at_risk };
+        if *partitions_at_risk > 0 && !matches!(control.try_send(at_risk), Err(SendError::Full(_))) {
+            *partitions_at_risk = 0;
         }
-        progress.is_some() || *partitions_lost > 0
+        progress.is_some() || *partitions_at_risk > 0
     }
 
     fn close(&mut self, now: Now, target: Target) {

@@ -3,10 +3,14 @@
 //! ```text
 //!             a list without this node                 every receipt is here
 //!   Synced ──────────────────────────▶ Giver ──────────────────────────▶ Outside
-//!     ▲                                  │ a list with this node             │
-//!     │ merged every holder              ▼                                   │
-//!   Pending ◀────────────────────────────┴───────────────────────────────────┘
+//!     ▲ │                                │ a list with this node             │
+//!     │ │ one not made from this one     ▼                                   │
+//!     │ └──────────────▶ Pending ◀───────┴───────────────────────────────────┘
+//!     └───────────────────┘ merged every holder
 //! ```
+//!
+//! Lists name lives: a node that was taken for dead and lives is the same replica as before, and learns from the
+//! first who knows better that its list has been replaced meanwhile.
 //!
 //! A *giver* is outside its list and still holds data: it counts for nothing, is a source for others, and
 //! drops its copy when each replica of the list has confirmed to hold its last change.
@@ -18,7 +22,7 @@ use std::time::Duration;
 use super::{Action, Asker, Shard, Stage, Timer};
 use crate::clock::Now;
 use crate::placement::{List, ListRef, Placement};
-use crate::replication::handoff::{Handoff, HandoffAction, Mine};
+use crate::replication::handoff::{Handoff, HandoffAction, Mine, Quorums};
 use crate::types::{Identity, Partition};
 use crate::wire::message::{Answer, Fetch, Listed, Request};
 
@@ -26,8 +30,10 @@ use crate::wire::message::{Answer, Fetch, Listed, Request};
 /// foreground requests, which share the connections, hardly wait.
 const MAX_HANDOFFS: usize = 64;
 
-/// How often a giver asks the replicas of the list that have not taken its data.
+/// How often those are told a list who have something to do about it, and how soon the first time: a node that
+/// was cut off goes by an old list until then.
 const REMIND_PERIOD: Duration = Duration::from_millis(500);
+const REMIND_AFTER: Duration = Duration::from_millis(50);
 
 /// What this node is to one partition.
 #[derive(Default)]
@@ -42,12 +48,15 @@ pub(super) struct Replica {
     is_alone: bool,
     /// Whether a reminder is due some time.
     has_reminder: bool,
+    /// Whether another list with this one's number was heard of.
+    is_disputed: bool,
     /// As a giver: who holds its last change, of this sequence.
     receipts: (u64, Vec<Identity>),
     progress: Progress,
 }
 
-/// Whether this node should hold the partition and does not yet, or holds it and must give it.
+/// Whether this node should hold the partition and does not yet, or not in the list that it should be; or holds it
+/// and must give it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 enum Progress {
     #[default]
@@ -138,33 +147,11 @@ impl<C> Shard<C> {
 
     /// The first list of a partition. Nothing was ever written, so its replicas are synced and empty.
     fn bear(&mut self, now: Now, partition: Partition, actions: &mut Vec<Action<C>>) {
-        let list = List::new(1, self.target(partition));
+        let list = List::new(1, self.target(partition), None);
         let is_mine = list.contains(&self.me);
         self.replica_mut(partition).list = Some(list.clone());
         self.stand(partition, if is_mine { Standing::Synced } else { Standing::Outside });
         self.ops_relisted(now, &list, partition, actions);
-    }
-
-    /// This node is back under a new identity: no list contains it, so it counts nowhere. What it holds
-    /// stays, for itself and as a source.
-    pub(super) fn returned(&mut self, now: Now, me: Identity) {
-        self.me = me;
-        self.is_dead = self.placement.is_dead(&me);
-        for partition in self.partitions() {
-            self.take_handoff(partition);
-            self.forget_handoff_requests(partition);
-            let replica = self.replica_mut(partition);
-            replica.receipts = (0, Vec::new());
-            let is_listed = replica.list.as_ref().is_some_and(|list| list.contains(&me));
-            self.stand(partition, if is_listed { Standing::Pending } else { Standing::Outside });
-            if !self.store.is_empty(partition) {
-                self.remind_later(now, partition);
-            }
-            self.want_handoff(partition);
-            self.recount(partition);
-        }
-        self.merges.clear();
-        self.anti_entropy.forget();
     }
 
     /// What this node is to the partition from now on. Whoever reads on other threads knows it before anything
@@ -179,14 +166,14 @@ impl<C> Shard<C> {
     }
 
     /// Sees to it that whoever should take over the partition is told again.
-    fn remind_later(&mut self, now: Now, partition: Partition) {
+    fn remind_after(&mut self, now: Now, wait: Duration, partition: Partition) {
         if !std::mem::replace(&mut self.replica_mut(partition).has_reminder, true) {
-            self.timers.insert((now.instant + REMIND_PERIOD, Timer::Remind(partition)));
+            self.timers.insert((now.instant + wait, Timer::Remind(partition)));
         }
     }
 
-    /// A list was heard of. One with a higher number than is known counts from now on. Of two with one
-    /// number the first stays: whoever made the other had not seen it, finds it now, and makes a higher one
+    /// A list was heard of. One with a higher number than is known counts from now on; who was synced in the list
+    /// from which it was made stays so. Of two with one number the first stays, until a higher one is made
     /// that is told to the replicas of both.
     pub(super) fn learn(
         &mut self,
@@ -197,20 +184,25 @@ impl<C> Shard<C> {
     ) {
         let me = self.me;
         let replica = self.replica_mut(partition);
-        let old = match &replica.list {
-            Some(known) if known.number() >= list.number() => return,
-            _ => replica.list.replace(list.clone()),
-        };
-        let was_synced = replica.standing == Standing::Synced;
-        let standing = match (list.contains(&me), was_synced) {
-            (true, true) => Standing::Synced,
-            (true, false) => Standing::Pending,
-            (false, _) => Standing::Outside,
+        let known = replica.list.as_ref().map(|known| known.reference());
+        if known.is_some_and(|known| known.number >= list.number()) {
+            if known.is_some_and(|known| known.number == list.number() && known != list.reference()) {
+                replica.is_disputed = true;
+                self.review(now, partition);
+            }
+            return;
+        }
+        let old = replica.list.replace(list.clone());
+        replica.is_disputed = false;
+        let stays = replica.standing == Standing::Synced && list.contains(&me) && list.base() == known;
+        let standing = match list.contains(&me) {
+            true if stays => Standing::Synced,
+            true => Standing::Pending,
+            false => Standing::Outside,
         };
         self.stand(partition, standing);
-        let stays = was_synced && standing == Standing::Synced;
         if standing == Standing::Outside && !self.store.is_empty(partition) {
-            self.remind_later(now, partition);
+            self.remind_after(now, REMIND_AFTER, partition);
         }
         self.ops_relisted(now, &list, partition, actions);
         if stays && let Some(old) = old {
@@ -250,19 +242,22 @@ impl<C> Shard<C> {
             self.wanted.remove(&partition);
         }
         if !self.to_be_told(partition).is_empty() {
-            self.remind_later(now, partition);
+            self.remind_after(now, REMIND_AFTER, partition);
         }
         self.drop_if_given(partition);
     }
 
     /// Who should know this node's list and may not: those who should hold the partition, are not in the
-    /// list, and would drive the change if they knew.
+    /// list, and would drive the change if they knew. Where this node should not hold it any more, all who
+    /// should: one of them may have driven it, and not have reached this node.
     fn to_be_told(&self, partition: Partition) -> Vec<Identity> {
         let replica = self.replica(partition);
         match &replica.list {
             Some(list) if replica.is_synced() => {
-                let comes_in = |member: &Identity| !list.contains(member);
-                self.target(partition).into_iter().filter(comes_in).collect()
+                let target = self.target(partition);
+                let goes = !target.contains(&self.me);
+                let comes_in = |member: &Identity| goes || !list.contains(member);
+                target.into_iter().filter(comes_in).collect()
             }
             _ => Vec::new(),
         }
@@ -278,7 +273,7 @@ impl<C> Shard<C> {
         if !target.contains(&self.me) {
             return None;
         }
-        if replica.standing != Standing::Synced {
+        if replica.standing != Standing::Synced || replica.is_disputed {
             return Some(target);
         }
         let list = replica.list.as_ref()?;
@@ -323,7 +318,8 @@ impl<C> Shard<C> {
             let (listed, placement) = (self.listed(partition), self.placement.clone());
             let mine = mine(listed, &placement);
             let mut todo = Vec::new();
-            let handoff = Handoff::change(self.me, target, self.others(), &mine, now.instant, &mut todo);
+            let (others, quorums) = (self.others(), self.quorums());
+            let handoff = Handoff::change(self.me, quorums, target, others, &mine, now.instant, &mut todo);
             self.drive(now, partition, Box::new(handoff), todo, actions);
         }
         self.wanted.extend(busy.drain(..));
@@ -342,11 +338,15 @@ impl<C> Shard<C> {
                 && !sources.is_empty()
             {
                 let mut todo = Vec::new();
-                let handoff = Handoff::merge(self.me, list, sources, &mut todo);
+                let handoff = Handoff::merge(self.me, self.quorums(), list, sources, now.instant, &mut todo);
                 self.drive(now, partition, Box::new(handoff), todo, actions);
             }
         }
         self.merges.append(&mut waiting);
+    }
+
+    fn quorums(&self) -> Quorums {
+        Quorums { replicas: self.config.replicas, write: self.config.write_quorum }
     }
 
     /// Every member that is not dead, but this node.
@@ -399,16 +399,18 @@ impl<C> Shard<C> {
                 HandoffAction::Apply(entries) => self.merge(now, partition, entries),
                 HandoffAction::Adopt(list) => self.learn(now, partition, list, actions),
                 HandoffAction::Synced(list) => self.synced(now, partition, &list),
-                HandoffAction::Lost => actions.push(Action::DataLost { partition }),
+                HandoffAction::AtRisk => actions.push(Action::DataAtRisk { partition }),
                 HandoffAction::Finished => is_finished = true,
             }
         }
         if is_finished {
             self.forget_handoff_requests(partition);
+            // Who still has the other list of this number says so again.
+            self.replica_mut(partition).is_disputed = false;
             self.review(now, partition);
             self.merged(now, partition, actions);
         } else {
-            if handoff.wake().is_some() {
+            if handoff.is_resting() {
                 // It starts again; what comes late belongs to the attempt before.
                 self.forget_handoff_requests(partition);
             }
@@ -475,9 +477,6 @@ impl<C> Shard<C> {
     pub(super) fn handoff_lost(&mut self, now: Now, partition: Partition, from: Identity) {
         if let Some(mut handoff) = self.take_handoff(partition) {
             handoff.lost(from, now.instant);
-            if handoff.wake().is_some() {
-                self.forget_handoff_requests(partition);
-            }
             self.put_handoff(partition, handoff);
         }
     }
@@ -569,17 +568,18 @@ impl<C> Shard<C> {
             let request = Request::Adopt { list: list.clone() };
             self.ask(to, partition, request, Asker::List(partition), actions);
         }
-        self.remind_later(now, partition);
+        self.remind_after(now, REMIND_PERIOD, partition);
     }
 
     /// Counts the partition anew, after anything about it changed.
     fn recount(&mut self, partition: Partition) {
         let me = self.me;
         let replica = self.replica(partition);
-        let should_hold = self.placement.replicas(partition).any(|member| member.identity == me);
+        let target = self.target(partition);
         let is_listed = replica.list.as_ref().is_some_and(|list| list.contains(&me));
-        let progress = match should_hold {
-            true if replica.standing != Standing::Synced => Progress::Pending,
+        let is_done = replica.is_synced() && replica.list.as_ref().is_some_and(|l| l.has_members(&target));
+        let progress = match target.contains(&me) {
+            true if !is_done => Progress::Pending,
             false if is_listed || !self.store.is_empty(partition) => Progress::Giving,
             _ => Progress::Done,
         };

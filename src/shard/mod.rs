@@ -110,10 +110,6 @@ pub(crate) enum Event<C> {
         placement: Arc<Placement>,
         stage: Stage,
     },
-    /// This node was declared dead while it lived, and is back under this identity.
-    Returned {
-        me: Identity,
-    },
     /// The engine stops: every call gets its answer now.
     Stop(StoppedBy),
 }
@@ -162,8 +158,8 @@ pub(crate) enum Action<C> {
         pending: usize,
         giving: usize,
     },
-    /// Every replica of the partition died before it could be copied.
-    DataLost {
+    /// W replicas of the partition died before it could be copied: what they acknowledged may be gone.
+    DataAtRisk {
         partition: Partition,
     },
 }
@@ -334,6 +330,7 @@ impl<C> Shard<C> {
         match event {
             Event::Call { call, caller } => self.call(now, call, Caller::App(caller), actions),
             Event::Request { via, from, partition, request_id, request } => {
+                let from = from.life();
                 match self.check(partition, &request) {
                     Ok(()) => {
                         let answer = self.serve(now, from, partition, request, actions);
@@ -346,7 +343,6 @@ impl<C> Shard<C> {
             Event::Lost { node, boot } => self.lost(now, (node, boot), actions),
             Event::Unsent { request_id } => self.unanswered(now, request_id, actions),
             Event::Placement { placement, stage } => self.placed(now, placement, stage, actions),
-            Event::Returned { me } => self.returned(now, me),
             Event::Stop(by) => return self.stop(by, actions),
         }
         self.settle(now, actions);

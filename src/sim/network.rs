@@ -136,7 +136,6 @@ impl fmt::Debug for Event {
                 ShardEvent::Placement { placement, stage } => {
                     write!(f, "order n{node}/{} {placement:?} {stage:?}", core.0)
                 }
-                ShardEvent::Returned { me } => write!(f, "order n{node}/{} returned {me:?}", core.0),
                 _ => write!(f, "order n{node}/{}", core.0),
             },
             Self::Report { node, event, .. } => write!(f, "report n{node} {event:?}"),
@@ -240,10 +239,6 @@ impl SimCluster {
                 if let Some(running) = self.nodes[number].running() {
                     running.identity = identity;
                 }
-                for core in (0..self.options.cores).map(CoreId) {
-                    let event = ShardEvent::Returned { me: identity };
-                    self.schedule(HOP, Event::Order { node: number, life, core, event: Box::new(event) });
-                }
             }
             ControlAction::Members(members) => {
                 if let Some(running) = self.nodes[number].running() {
@@ -299,9 +294,9 @@ impl SimCluster {
                 let event = ControlEvent::Progress { core: Self::index(core), generation, giving };
                 self.schedule(HOP, Event::Report { node: number, life, event });
             }
-            Action::DataLost { .. } => {
-                self.note(|| format!("data lost n{number}"));
-                let event = ControlEvent::DataLost { partitions: 1 };
+            Action::DataAtRisk { .. } => {
+                self.note(|| format!("data at risk n{number}"));
+                let event = ControlEvent::DataAtRisk { partitions: 1 };
                 self.schedule(HOP, Event::Report { node: number, life, event });
             }
             Action::Violation { via, why } => panic!("a real node broke the protocol over {via}: {why}"),

@@ -121,6 +121,8 @@ struct WireListRef {
 #[derive(Archive, Serialize)]
 struct WireList {
     number: u64,
+    /// Number zero where it has none.
+    base: WireListRef,
     members: Vec<WireIdentity>,
 }
 
@@ -229,7 +231,7 @@ const _: () = {
     assert!(size_of::<ArchivedWireRecord>() == 48);
     assert!(size_of::<ArchivedWireMembers>() == 8);
     assert!(size_of::<ArchivedWireStatus>() == 24);
-    assert!(size_of::<ArchivedWireList>() == 16);
+    assert!(size_of::<ArchivedWireList>() == 32);
     assert!(size_of::<ArchivedWireEntry>() == 40);
     assert!(size_of::<ArchivedWireWrite>() == 56);
     assert!(size_of::<ArchivedWireRead>() == 32);
@@ -237,7 +239,7 @@ const _: () = {
     assert!(size_of::<ArchivedWireReceipt>() == 24);
     assert!(size_of::<ArchivedWireWritten>() == 16);
     assert!(size_of::<ArchivedWireFound>() == 64);
-    assert!(size_of::<ArchivedWireListed>() == 32);
+    assert!(size_of::<ArchivedWireListed>() == 48);
     assert!(size_of::<ArchivedWireChunk>() == 32);
     assert!(size_of::<ArchivedWireReceived>() == 1);
     assert!(size_of::<ArchivedWireCompare>() == 16);
@@ -567,7 +569,8 @@ impl<'a> Reader<'a> {
         if wire.members.is_empty() || !(1..=MOST).contains(&wire.number.to_native()) {
             return Err(self.bad("a list without members, or with a number out of range"));
         }
-        Ok(List::new(wire.number.to_native(), wire.members.iter().map(identity)))
+        let base = Some(list_ref(&wire.base)).filter(|base| base.number > 0);
+        Ok(List::new(wire.number.to_native(), wire.members.iter().map(identity), base))
     }
 }
 
@@ -643,7 +646,8 @@ fn wire_held(held: &Held) -> WireHeld {
 }
 
 fn wire_list(list: &List) -> WireList {
-    WireList { number: list.number(), members: list.members().iter().map(wire_identity).collect() }
+    let base = wire_ref(list.base().unwrap_or_default());
+    WireList { number: list.number(), base, members: list.members().iter().map(wire_identity).collect() }
 }
 
 fn wire_entry(entry: &Entry) -> WireEntry<'_> {
@@ -725,7 +729,9 @@ mod tests {
     }
 
     fn a_list() -> impl Strategy<Value = Arc<List>> {
-        (1..=MOST, prop::collection::vec(an_identity(), 1..5)).prop_map(|(n, m)| List::new(n, m))
+        let base = prop::option::of((1..=MOST, any::<u64>()));
+        let base = base.prop_map(|base| base.map(|(number, digest)| ListRef { number, digest }));
+        (1..=MOST, prop::collection::vec(an_identity(), 1..5), base).prop_map(|(n, m, b)| List::new(n, m, b))
     }
 
     fn a_ref() -> impl Strategy<Value = ListRef> {

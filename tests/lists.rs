@@ -1,0 +1,133 @@
+//! Changes of lists under the simulator: who counts, and what becomes of data when two lists meet.
+
+use std::time::Duration;
+
+use gridkv::sim::{CallId, Outcome, SimCluster, SimOptions};
+
+const SECOND: Duration = Duration::from_secs(1);
+const WRITTEN: Outcome = Outcome::Written(Ok(()));
+
+fn started(seed: u64, nodes: usize, options: SimOptions) -> SimCluster {
+    let mut cluster = SimCluster::with_options(seed, options);
+    for _ in 0..nodes {
+        cluster.start_node();
+    }
+    settle(&mut cluster, "starting");
+    cluster
+}
+
+fn settle(cluster: &mut SimCluster, after: &str) {
+    let settled = cluster.run_until(60 * SECOND, SimCluster::is_settled);
+    assert!(settled, "not settled after {after}:\n{}", cluster.describe());
+}
+
+fn outcome(cluster: &mut SimCluster, call: CallId) -> Outcome {
+    assert!(cluster.run_until(3 * SECOND, |cluster| cluster.outcome(call).is_some()), "a call got no answer");
+    cluster.outcome(call).unwrap().clone()
+}
+
+fn write(cluster: &mut SimCluster, node: usize, keys: std::ops::Range<usize>, value: &str) {
+    for key in keys {
+        let call = cluster.set(node, format!("key-{key}"), value);
+        assert_eq!(outcome(cluster, call), WRITTEN, "key {key} through {node}");
+    }
+}
+
+fn assert_read(cluster: &mut SimCluster, nodes: &[usize], keys: std::ops::Range<usize>, values: &[&str]) {
+    for &node in nodes {
+        for key in keys.clone() {
+            let call = cluster.get(node, format!("key-{key}"));
+            match outcome(cluster, call) {
+                Outcome::Read(Ok(Some(value))) if values.iter().any(|v| v.as_bytes() == value) => {}
+                other => panic!("key {key} through {node}: {other:?}"),
+            }
+        }
+    }
+}
+
+/// A node that is cut off from both others declares them dead, and they it. Back again, it holds up nobody: what the
+/// others serve they go on serving.
+#[test]
+fn a_node_that_was_cut_off_does_not_disturb_the_majority() {
+    for seed in 0..5 {
+        let mut cluster = started(seed, 3, SimOptions::default());
+        write(&mut cluster, 0, 0..40, "before");
+        cluster.split(&[2], &[0, 1]);
+        assert!(cluster.run_until(10 * SECOND, |cluster| cluster.is_gone(2)));
+        write(&mut cluster, 0, 20..60, "during");
+        let call = cluster.set(2, "key-x", "alone");
+        assert!(matches!(outcome(&mut cluster, call), Outcome::Written(Err(_))), "W = 2");
+        cluster.run_for(5 * SECOND);
+        cluster.mend();
+        let mut longest = Duration::ZERO;
+        for round in 0..200 {
+            let node = round % 2;
+            let call = cluster.set(node, format!("key-{}", 60 + round), "after");
+            let asked = cluster.elapsed();
+            while cluster.outcome(call).is_none() {
+                cluster.run_for(Duration::from_millis(1));
+            }
+            assert_eq!(cluster.outcome(call), Some(&WRITTEN));
+            longest = longest.max(cluster.elapsed() - asked);
+            assert_read(&mut cluster, &[node], round % 20..round % 20 + 1, &["before"]);
+            assert_read(&mut cluster, &[node], 20 + round % 40..21 + round % 40, &["during"]);
+        }
+        assert!(longest < Duration::from_millis(100), "seed {seed}: a write took {longest:?}");
+        settle(&mut cluster, "healing");
+        assert_read(&mut cluster, &[0, 1, 2], 0..20, &["before"]);
+        assert_read(&mut cluster, &[0, 1, 2], 20..60, &["during"]);
+        assert_read(&mut cluster, &[0, 1, 2], 60..260, &["after"]);
+    }
+}
+
+/// Both sides of a network partition serve, and everything is there when it is over.
+#[test]
+fn both_sides_of_a_split_serve_and_merge() {
+    for seed in 0..5 {
+        let nodes = 4 + seed as usize % 3;
+        let mut cluster = started(seed, nodes, SimOptions::default());
+        write(&mut cluster, 0, 0..60, "before");
+        let others: Vec<usize> = (0..nodes).filter(|node| ![2, 3].contains(node)).collect();
+        cluster.split(&[2, 3], &others);
+        cluster.run_for(10 * SECOND);
+        write(&mut cluster, 0, 20..40, "left");
+        write(&mut cluster, 2, 40..60, "right");
+        write(&mut cluster, 1, 100..140, "left");
+        write(&mut cluster, 3, 200..240, "right");
+        cluster.run_for(SECOND);
+        cluster.mend();
+        cluster.run_for(3 * SECOND);
+        settle(&mut cluster, "healing");
+        let all: Vec<usize> = (0..nodes).collect();
+        assert_read(&mut cluster, &all, 0..20, &["before"]);
+        assert_read(&mut cluster, &all, 20..40, &["left"]);
+        assert_read(&mut cluster, &all, 40..60, &["right"]);
+        assert_read(&mut cluster, &all, 100..140, &["left"]);
+        assert_read(&mut cluster, &all, 200..240, &["right"]);
+        for key in (0..60).chain(100..140).chain(200..240) {
+            assert_eq!(cluster.copies(format!("key-{key}")).len(), 3, "seed {seed}: key {key}");
+        }
+    }
+}
+
+/// Two clusters that were born apart, as their nodes did not see each other, become one.
+#[test]
+fn clusters_that_were_born_apart_merge() {
+    for seed in 0..5 {
+        let mut cluster = SimCluster::new(seed);
+        cluster.split(&[0, 1], &[2, 3, 4]);
+        for _ in 0..5 {
+            cluster.start_node();
+        }
+        cluster.run_for(10 * SECOND);
+        write(&mut cluster, 0, 0..40, "left");
+        write(&mut cluster, 3, 40..80, "right");
+        cluster.mend();
+        cluster.run_for(3 * SECOND);
+        settle(&mut cluster, "meeting");
+        for node in 0..5 {
+            assert_read(&mut cluster, &[node], 0..40, &["left"]);
+            assert_read(&mut cluster, &[node], 40..80, &["right"]);
+        }
+    }
+}
