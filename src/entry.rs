@@ -31,6 +31,7 @@ use std::sync::Arc;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::clock::{Version, WallTime};
+use crate::planted::{Planted, is_planted};
 use crate::prefetch;
 use crate::sync::{AtomicU8, AtomicU32, Life, Mutant, Ordering, acquire, planted};
 use crate::types::{KeyHash, MAX_KEY_BYTES, MAX_VALUE_BYTES};
@@ -373,7 +374,8 @@ impl Entry {
     /// it compare whole partitions. `hash` is the key's.
     pub(crate) fn digest(&self, hash: KeyHash) -> u64 {
         let expiry = self.expires_at_ms().map_or(0, NonZeroU64::get);
-        let state = fold(self.version().0 ^ ODD[0], u64::from(self.content_hash()) ^ ODD[1]);
+        let content = if is_planted(Planted::ContentNotCompared) { 0 } else { self.content_hash() };
+        let state = fold(self.version().0 ^ ODD[0], u64::from(content) ^ ODD[1]);
         fold(fold(hash.0 ^ ODD[2], state ^ ODD[3]) ^ ODD[0], expiry.rotate_left(32) ^ ODD[1])
     }
 

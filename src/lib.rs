@@ -49,6 +49,7 @@ mod events;
 mod membership;
 mod options;
 mod placement;
+mod planted;
 mod prefetch;
 mod replication;
 mod runtime;

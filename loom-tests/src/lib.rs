@@ -47,6 +47,8 @@ mod mailbox;
 mod options;
 #[path = "../../src/runtime/parker.rs"]
 mod parker;
+#[path = "../../src/planted.rs"]
+mod planted;
 #[path = "../../src/prefetch.rs"]
 mod prefetch;
 #[path = "../../src/runtime/ring.rs"]

@@ -17,6 +17,7 @@ use super::{AskState, Asked, RETRY_AFTER};
 use crate::clock::{Instant, Now};
 use crate::entry::Entry;
 use crate::placement::List;
+use crate::planted::{Planted, is_planted};
 use crate::types::Identity;
 use crate::wire::message::{Answer, Found, Request, Want};
 
@@ -135,6 +136,9 @@ impl Read {
         let answers = self.answers();
         if self.is_strong() {
             if answers >= self.rules.needed {
+                if is_planted(Planted::WrittenBackOnDifference) && self.answers_agree() {
+                    return actions.push(ReadAction::Done(self.newest.clone()));
+                }
                 self.write_back(actions);
             }
             return;
@@ -152,8 +156,16 @@ impl Read {
         self.ask_due(now, actions);
     }
 
+    fn answers_agree(&self) -> bool {
+        let mut answers = self.replicas.iter().filter_map(Asked::answer);
+        answers.all(|answer| answer.as_ref() == self.newest.as_ref())
+    }
+
     /// How many answers a miss needs: one, and f of the others that are alive.
     fn confirmed_by(&self) -> usize {
+        if is_planted(Planted::MissNotConfirmed) {
+            return 1;
+        }
         let others = self.replicas.iter().filter(|asked| asked.state != AskState::Dead).count();
         1 + self.rules.confirmations.min(others.saturating_sub(1))
     }

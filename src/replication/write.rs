@@ -17,6 +17,7 @@ use super::{AskState, Asked, RETRY_AFTER};
 use crate::clock::{Instant, Version};
 use crate::entry::Entry;
 use crate::placement::List;
+use crate::planted::{Planted, is_planted};
 use crate::types::Identity;
 use crate::wire::message::{Answer, Found, Request, Want};
 
@@ -156,7 +157,8 @@ impl Write {
             (Phase::Replicating, Answer::Written { superseded_by, synced }) => {
                 self.may_have_happened = true;
                 let is_last = !self.was_acknowledged && !self.is_followed;
-                let may_restamp = self.versions_needed == 0 && !self.restamped && is_last;
+                let may_restamp = self.versions_needed == 0 && !self.restamped && is_last
+                    || is_planted(Planted::StampedAgain);
                 match superseded_by.filter(|_| may_restamp) {
                     Some(newer) => {
                         self.overtaken_by = self.overtaken_by.max(newer);
@@ -180,7 +182,7 @@ impl Write {
     fn restamp_if_overtaken(&mut self, actions: &mut Vec<WriteAction>) {
         let spoken = self.replicas.iter().filter_map(Asked::answer).filter(|acked| acked.counts).count();
         let is_open = self.replicas.iter().any(Asked::state_is_open);
-        let is_last = !self.was_acknowledged && !self.is_followed;
+        let is_last = !self.was_acknowledged && !self.is_followed || is_planted(Planted::StampedAgain);
         if self.overtaken_by > Version::ZERO && is_last && (spoken >= self.needed || !is_open) {
             self.restamped = true;
             self.phase = Phase::AwaitingStamp;

@@ -59,6 +59,10 @@ const EXPIRE_PERIOD: Duration = Duration::from_millis(50);
 /// How long what was overwritten or deleted waits to be freed, at the most, where no reader holds it up.
 const COLLECT_PERIOD: Duration = Duration::from_millis(10);
 
+/// How long a bug on purpose puts off what it should have done.
+#[cfg(feature = "sim")]
+const PUT_OFF_FOR: Duration = Duration::from_millis(20);
+
 /// How many timers one turn fires; the rest are due in the next.
 const TIMERS_PER_TURN: usize = 256;
 
@@ -198,6 +202,9 @@ pub(crate) struct Shard<C> {
     /// Requests to this shard itself.
     to_self: VecDeque<(u64, Partition, Request)>,
     timers: BTreeSet<(Instant, Timer)>,
+    /// What [`Planted::AcknowledgedFirst`](crate::planted::Planted) puts off.
+    #[cfg(feature = "sim")]
+    put_off: VecDeque<Entry>,
     /// The earliest expiry timer.
     expire_at: Option<Instant>,
     /// Whether an entry that expires may have come since that was set, and when it was looked at last.
@@ -256,6 +263,9 @@ enum Timer {
     Room,
     /// More calls of groups can be begun.
     Groups,
+    /// What was put off is to be applied.
+    #[cfg(feature = "sim")]
+    PutOff,
 }
 
 impl<C> Shard<C> {
@@ -302,6 +312,8 @@ impl<C> Shard<C> {
             outstanding: BTreeMap::new(),
             to_self: VecDeque::new(),
             timers: BTreeSet::new(),
+            #[cfg(feature = "sim")]
+            put_off: VecDeque::new(),
             expire_at: None,
             may_expire: false,
             expiry_seen_at: None,
@@ -371,6 +383,8 @@ impl<C> Shard<C> {
                     self.has_groups_timer = false;
                     self.go_on_groups(now, actions);
                 }
+                #[cfg(feature = "sim")]
+                Timer::PutOff => self.apply_put_off(),
                 Timer::Expire => {
                     self.expire_at = None;
                     self.may_expire = true;
@@ -521,6 +535,22 @@ impl<C> Shard<C> {
     fn apply(&mut self, hash: KeyHash, entry: Entry) -> Applied {
         self.may_expire |= entry.expires_at_ms().is_some();
         self.store.apply(hash, entry)
+    }
+
+    #[cfg(feature = "sim")]
+    fn apply_some_time(&mut self, now: Now, entry: Entry) {
+        self.put_off.push_back(entry);
+        self.timers.insert((now.instant + PUT_OFF_FOR, Timer::PutOff));
+    }
+
+    #[cfg(not(feature = "sim"))]
+    fn apply_some_time(&mut self, _: Now, _: Entry) {}
+
+    #[cfg(feature = "sim")]
+    fn apply_put_off(&mut self) {
+        for entry in std::mem::take(&mut self.put_off) {
+            self.apply(self.hash(entry.key()), entry);
+        }
     }
 
     /// Keeps a timer for the key that expires first. Looks once a turn, as the wall clock may have been set,

@@ -4,6 +4,7 @@ use super::{Action, Shard};
 use crate::clock::Now;
 use crate::entry::Entry;
 use crate::placement::ListRef;
+use crate::planted::{Planted, is_planted};
 use crate::store::{Applied, Room};
 use crate::types::{Identity, KeyHash, Partition};
 use crate::wire::frame::CHUNK_BYTES;
@@ -48,6 +49,13 @@ impl<C> Shard<C> {
                     return Answer::Declined;
                 }
                 self.clock.witness(entry.version(), now.wall);
+                if is_planted(Planted::AcknowledgedFirst) {
+                    self.apply_some_time(now, entry);
+                    return Answer::Written {
+                        superseded_by: None,
+                        synced: self.replica(partition).is_synced(),
+                    };
+                }
                 let superseded_by = match self.apply(hash, entry) {
                     Applied::Stored => None,
                     Applied::Superseded(version) => Some(version),
@@ -66,7 +74,8 @@ impl<C> Shard<C> {
                         Found::Entry(Entry::clone(&entry))
                     }
                 };
-                Answer::Found { found, synced: self.replica(partition).is_synced() }
+                let is_synced = self.replica(partition).is_synced() || is_planted(Planted::PendingCounts);
+                Answer::Found { found, synced: is_synced }
             }
             Request::AskList => Answer::Listed(self.listed(partition)),
             Request::Adopt { list } => {
@@ -85,7 +94,8 @@ impl<C> Shard<C> {
     fn other_list(&self, partition: Partition, asked: ListRef) -> Option<Answer> {
         let replica = self.replica(partition);
         let serves = replica.list().is_some_and(|list| list.reference() == asked && list.contains(&self.me));
-        (!serves).then(|| Answer::OtherList { list: replica.list().cloned() })
+        (!serves && !is_planted(Planted::AnyList))
+            .then(|| Answer::OtherList { list: replica.list().cloned() })
     }
 
     /// What this node knows of a partition.

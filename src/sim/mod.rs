@@ -19,6 +19,7 @@
 //! assert_eq!(cluster.outcome(call), Some(&Outcome::Written(Ok(()))));
 //! ```
 
+pub mod chaos;
 pub mod checks;
 mod faults;
 mod network;
@@ -39,6 +40,9 @@ use crate::clock::{Instant, Now, Version};
 use crate::entry::{Content, Entry};
 use crate::error::{ReadError, WriteError};
 use crate::events::MemberState;
+#[doc(hidden)]
+pub use crate::planted::Planted;
+use crate::planted::plant;
 use crate::shard::{Call, ReadCall, WriteCall};
 use crate::types::{CoreId, KeyHash};
 use crate::wire::frame::FrameBuffer;
@@ -65,6 +69,9 @@ pub struct SimOptions {
     pub delay: (Duration, Duration),
     /// How far each node's wall clock is off, at the most, either way.
     pub clock_skew: Duration,
+    /// A bug on purpose, to test the checkers.
+    #[doc(hidden)]
+    pub planted: Option<Planted>,
     /// Keep every event as a line of [`SimCluster::trace`].
     pub keep_trace: bool,
 }
@@ -82,6 +89,7 @@ impl Default for SimOptions {
             connections_broken_per_mille: 0,
             delay: (Duration::from_micros(50), Duration::from_millis(1)),
             clock_skew: Duration::ZERO,
+            planted: None,
             keep_trace: false,
         }
     }
@@ -294,6 +302,7 @@ impl SimCluster {
 
     /// Reads `key` through `node`.
     pub fn get(&mut self, node: usize, key: impl AsRef<[u8]>) -> CallId {
+        plant(self.options.planted);
         let key = key.as_ref();
         let hash = KeyHash::of(node::cluster(), key);
         if let Some(found) = self.nodes[node].read_local(self.now_of(node), &self.options, hash, key) {
@@ -314,6 +323,7 @@ impl SimCluster {
     }
 
     fn call(&mut self, node: usize, hash: KeyHash, call: Call) -> CallId {
+        plant(self.options.planted);
         let id = CallId(self.next_call);
         self.next_call += 1;
         self.note(|| format!("call n{node} {id:?} {call:?}"));
@@ -452,6 +462,7 @@ impl SimCluster {
 
     /// Handles the next event that is due before `until`; whether there was one.
     fn step(&mut self, until: Instant) -> bool {
+        plant(self.options.planted);
         let Some(next) = self.queue.first_entry().filter(|next| next.key().0 <= until) else { return false };
         let ((at, _), event) = next.remove_entry();
         self.at_this_instant = if at > self.now { 0 } else { self.at_this_instant + 1 };

@@ -11,6 +11,7 @@ use crate::control::{Control, ControlAction, ControlConfig, ControlEvent};
 use crate::entry::Entry;
 use crate::events::{MemberInfo, MemberState};
 use crate::options::Eviction;
+use crate::planted::{Planted, is_planted};
 use crate::shard::{Action, Call, Event, LocalAnswer, LocalRules, Shard, ShardConfig, read_local};
 use crate::store::{Readers, Views};
 use crate::types::{Boot, ClusterHash, CoreId, Identity, KeyHash, NodeHash, NodeId, Partition};
@@ -209,7 +210,7 @@ impl Node {
         let pinned = self.running.as_ref()?.views.pin()?;
         let rules = LocalRules {
             one_answers: options.read_quorum == 1,
-            one_denies: options.replicas == options.write_quorum,
+            one_denies: options.replicas == options.write_quorum || is_planted(Planted::MissNotConfirmed),
         };
         match read_local(&pinned, rules, hash, key, || now.wall) {
             LocalAnswer::Value(entry) => Some(entry.value().map(<[u8]>::to_vec)),
