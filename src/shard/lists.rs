@@ -247,19 +247,20 @@ impl<C> Shard<C> {
         self.drop_if_given(partition);
     }
 
-    /// Who should know this node's list and may not: those who should hold the partition, are not in the
-    /// list, and would drive the change if they knew. Where this node should not hold it any more, all who
-    /// should: one of them may have driven it, and not have reached this node.
+    /// Who should know this node's list and may not: where this node is synced, those who should hold the partition
+    /// and are not in the list, and would drive the change if they knew. Where this node should not hold it and
+    /// does, all who should: they may have a later list, and have not reached this node.
     fn to_be_told(&self, partition: Partition) -> Vec<Identity> {
         let replica = self.replica(partition);
-        match &replica.list {
-            Some(list) if replica.is_synced() => {
-                let target = self.target(partition);
-                let goes = !target.contains(&self.me);
-                let comes_in = |member: &Identity| goes || !list.contains(member);
-                target.into_iter().filter(comes_in).collect()
-            }
-            _ => Vec::new(),
+        let Some(list) = &replica.list else { return Vec::new() };
+        let mut target = self.target(partition);
+        if target.contains(&self.me) {
+            target.retain(|member| replica.is_synced() && !list.contains(member));
+            target
+        } else if list.contains(&self.me) || !self.store.is_empty(partition) {
+            target
+        } else {
+            Vec::new()
         }
     }
 
@@ -556,10 +557,12 @@ impl<C> Shard<C> {
         let replica = self.replica(partition);
         let Some(list) = replica.list.clone() else { return };
         if !list.contains(&self.me) && !self.store.is_empty(partition) {
+            to_tell.extend(list.members());
             let (sequence, confirmed) = &replica.receipts;
             let is_current = *sequence == self.store.sequence(partition);
-            let is_open = |member: &&Identity| !(is_current && confirmed.contains(member));
-            to_tell.extend(list.members().iter().filter(is_open));
+            to_tell.retain(|member| !(is_current && list.contains(member) && confirmed.contains(member)));
+            to_tell.sort();
+            to_tell.dedup();
         }
         if to_tell.is_empty() {
             return;
