@@ -135,9 +135,10 @@ pub(crate) enum ControlAction {
         placement: Arc<Placement>,
         stage: Stage,
     },
-    /// For every core and connection: this node's identity is another one now.
+    /// This node's identity is another one now, for every link, and where it counts as another life for every core.
     Returned {
         identity: Identity,
+        is_same_life: bool,
     },
     /// For the app.
     Notify(Event),
@@ -340,8 +341,10 @@ impl Control {
             Change::Refuted(identity) => self.name(&identity).map(|node| Event::Refuted { node }),
             Change::Leaving(_) => None,
             Change::Returned(identity) => {
-                actions.push(ControlAction::Returned { identity });
-                Some(Event::Returned)
+                let is_same_life = identity.boot == self.config.identity.boot;
+                self.config.identity = identity;
+                actions.push(ControlAction::Returned { identity, is_same_life });
+                is_same_life.then_some(Event::Returned)
             }
             Change::Probed { identity, .. } => {
                 self.probe_answered(now, &identity);

@@ -58,7 +58,7 @@ use self::pings::Pings;
 use self::roster::Roster;
 use self::swim::{Swim, Wishes, new_swim};
 use crate::clock::Instant;
-use crate::types::{ClusterHash, Identity};
+use crate::types::{Boot, ClusterHash, Identity};
 
 pub(crate) use self::codec::DatagramError;
 pub(crate) use self::roster::{Change, Record, State};
@@ -134,7 +134,7 @@ impl Membership {
         }
     }
 
-    /// Who we are now: as configured, with `returns` raised by every [`Change::Returned`].
+    /// Who we are now: as configured, with `returns` or `boot` raised by every [`Change::Returned`].
     pub(crate) fn identity(&self) -> Identity {
         self.own
     }
@@ -157,8 +157,9 @@ impl Membership {
     }
 
     /// Takes up a list that a member gave us over a connection. Only the living and the leaving are
-    /// believed, and nothing about ourselves: a death is spread by those who found it, and a list may be
-    /// older than our return.
+    /// believed, and nothing about this life of ours: a death is spread by those who found it, and a list may be
+    /// older than our return. A life at our address that counts as later than this one is over, as we are
+    /// here: the clock was set back before we were started. We become later than it.
     pub(crate) fn learn(&mut self, now: Instant, records: &[Record], actions: &mut Vec<MembershipAction>) {
         let is_own = |identity: &Identity| identity.node == self.own.node && identity.addr == self.own.addr;
         let others = records.iter().filter(|record| !is_own(&record.identity));
@@ -175,6 +176,14 @@ impl Membership {
             } else if leaving {
                 self.claims.lock().note(Claim { identity, kind: ClaimKind::Leaving });
             }
+        }
+        let own = self.own;
+        let is_later = |it: &Identity| it.addr == own.addr && (it.boot, it.node) > (own.boot, own.node);
+        let later = records.iter().map(|record| record.identity).filter(is_later);
+        let latest = later.map(|identity| identity.boot).max();
+        if let Some(boot) = latest.and_then(|boot| boot.0.checked_add(1)) {
+            let later = Identity { boot: Boot(boot), ..self.own.life() };
+            self.drive(now, actions, |swim, wishes| swim.change_identity(later, wishes));
         }
         self.drive(now, actions, |swim, wishes| swim.apply_many(members.into_iter(), true, wishes));
     }

@@ -60,7 +60,7 @@ pub(crate) enum Change {
     Leaving(Identity),
     /// Also after `Down`, when a member was found dead before its last word arrived.
     Left(Identity),
-    /// *We* were declared dead and live: this is our identity from now on.
+    /// *We* were declared dead and live, or count as later than we thought: this is our identity from now on.
     Returned(Identity),
     /// A member answered our own ping.
     Probed {

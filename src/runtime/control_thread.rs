@@ -369,13 +369,15 @@ impl Turn {
                         core.send(Order::Place { placement: placement.clone(), stage });
                     }
                 }
-                ControlAction::Returned { identity } => {
-                    log::warn!(
-                        "the other nodes took this one for dead; it is back and fetches what it missed"
-                    );
+                ControlAction::Returned { identity, is_same_life } => {
                     self.thread.net.set_identity(identity);
-                    for core in &mut self.thread.cores {
-                        core.send(Order::Returned { identity });
+                    if is_same_life {
+                        log::warn!("the other nodes took this one for dead; it is back");
+                    } else {
+                        log::warn!("this node was started with its clock behind that of its last start");
+                        for core in &mut self.thread.cores {
+                            core.send(Order::NewLife { identity });
+                        }
                     }
                 }
                 ControlAction::Notify(event) => happened.push(event),

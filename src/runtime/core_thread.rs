@@ -84,7 +84,8 @@ pub(crate) enum Order {
         placement: Arc<Placement>,
         stage: Stage,
     },
-    Returned {
+    /// This node counts as another life of itself.
+    NewLife {
         identity: Identity,
     },
     /// An accepted connection whose opener wants this core.
@@ -288,10 +289,11 @@ impl Turn {
         {
             match order {
                 Order::Place { placement, stage } => self.tell(now, Event::Placement { placement, stage }),
-                Order::Returned { identity } => {
+                Order::NewLife { identity } => {
                     if let Some(net) = &mut self.thread.net {
                         net.set_identity(identity);
                     }
+                    self.tell(now, Event::NewLife { me: identity });
                 }
                 Order::Adopt { handover, peer } => {
                     if let Some(net) = &mut self.thread.net {

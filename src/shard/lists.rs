@@ -154,6 +154,22 @@ impl<C> Shard<C> {
         self.ops_relisted(now, &list, partition, actions);
     }
 
+    /// This node is somebody whom no list knows, so it counts nowhere. What it holds it gives to those who do.
+    pub(super) fn live_anew(&mut self, now: Now, me: Identity) {
+        self.me = me;
+        self.is_dead = self.placement.is_dead(&me);
+        for partition in self.partitions() {
+            self.take_handoff(partition);
+            self.forget_handoff_requests(partition);
+            let is_listed = self.replica(partition).list.as_ref().is_some_and(|list| list.contains(&me));
+            self.replica_mut(partition).receipts = (0, Vec::new());
+            self.stand(partition, if is_listed { Standing::Pending } else { Standing::Outside });
+            self.review(now, partition);
+            self.recount(partition);
+        }
+        self.merges.clear();
+    }
+
     /// What this node is to the partition from now on. Whoever reads on other threads knows it before anything
     /// follows from it.
     fn stand(&mut self, partition: Partition, standing: Standing) {

@@ -114,6 +114,10 @@ pub(crate) enum Event<C> {
         placement: Arc<Placement>,
         stage: Stage,
     },
+    /// This node is this one from now on, of which no list knows.
+    NewLife {
+        me: Identity,
+    },
     /// The engine stops: every call gets its answer now.
     Stop(StoppedBy),
 }
@@ -355,6 +359,7 @@ impl<C> Shard<C> {
             Event::Lost { node, boot } => self.lost(now, (node, boot), actions),
             Event::Unsent { request_id } => self.unanswered(now, request_id, actions),
             Event::Placement { placement, stage } => self.placed(now, placement, stage, actions),
+            Event::NewLife { me } => self.live_anew(now, me.life()),
             Event::Stop(by) => return self.stop(by, actions),
         }
         self.settle(now, actions);

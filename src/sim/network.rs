@@ -235,9 +235,17 @@ impl SimCluster {
                     self.schedule(HOP, Event::Order { node: number, life, core, event: Box::new(event) });
                 }
             }
-            ControlAction::Returned { identity } => {
+            ControlAction::Returned { identity, is_same_life } => {
                 if let Some(running) = self.nodes[number].running() {
                     running.identity = identity;
+                }
+                // As somebody else it opens connections anew.
+                self.break_where(|key, _| {
+                    key.opener == number && (key.from == Channel::Control || !is_same_life)
+                });
+                for core in (0..self.options.cores).map(CoreId).filter(|_| !is_same_life) {
+                    let event = ShardEvent::NewLife { me: identity };
+                    self.schedule(HOP, Event::Order { node: number, life, core, event: Box::new(event) });
                 }
             }
             ControlAction::Members(members) => {

@@ -107,6 +107,27 @@ fn a_restarted_node_replaces_its_former_life() {
     assert_eq!(net.at(3).records().len(), 3, "its former life is no member of its own");
 }
 
+/// Found by the simulator (clocks that jump): a node whose clock was set back before its start counted as its own
+/// former life for ever, and was never heard.
+#[test]
+fn a_restarted_node_whose_clock_was_set_back_counts_as_later_all_the_same() {
+    for is_noticed in [false, true] {
+        let mut net = Net::joined(3, 4);
+        if is_noticed {
+            net.cut_off.insert(addr(3));
+            net.run(Duration::from_secs(3));
+            net.assert_state(&[1, 2], first_life(3), State::Dead);
+        }
+        net.start(Identity { boot: Boot(500), ..first_life(3) });
+        net.join(3, 1);
+        net.run(Duration::from_secs(1));
+        let later = Identity { boot: Boot(1001), ..first_life(3) };
+        assert_eq!(net.at(3).identity(), later);
+        assert!(net.changes(3).contains(&Change::Returned(later)));
+        net.assert_state(&[1, 2], later, State::Alive);
+    }
+}
+
 #[test]
 fn a_split_cluster_heals() {
     let mut net = Net::joined(4, 5);
