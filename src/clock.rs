@@ -9,7 +9,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::planted::{Planted, is_planted};
+use crate::simulated::{Planted, is_planted};
 
 /// Monotonic time since some fixed moment of this process.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]

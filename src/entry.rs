@@ -31,8 +31,8 @@ use std::sync::Arc;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::clock::{Version, WallTime};
-use crate::planted::{Planted, is_planted};
 use crate::prefetch;
+use crate::simulated::{Planted, is_planted};
 use crate::sync::{AtomicU8, AtomicU32, Life, Mutant, Ordering, acquire, planted};
 use crate::types::{KeyHash, MAX_KEY_BYTES, MAX_VALUE_BYTES};
 

@@ -49,13 +49,13 @@ mod events;
 mod membership;
 mod options;
 mod placement;
-mod planted;
 mod prefetch;
 mod replication;
 mod runtime;
 mod shard;
 #[cfg(feature = "sim")]
 pub mod sim;
+mod simulated;
 mod store;
 mod sync;
 mod types;

@@ -6,6 +6,8 @@ use std::sync::Arc;
 
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
+use crate::simulated::partitions_in_use;
+
 /// How many partitions the key space has. A constant of the protocol: every node of every cluster
 /// agrees on it, and the handshake refuses a peer that does not.
 pub(crate) const PARTITIONS: u16 = 4096;
@@ -155,7 +157,7 @@ impl Partition {
     }
 
     pub(crate) fn all() -> impl Iterator<Item = Self> {
-        (0..PARTITIONS).map(Self)
+        (0..partitions_in_use(PARTITIONS)).map(Self)
     }
 
     pub(crate) fn index(self) -> u16 {

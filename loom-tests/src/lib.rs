@@ -47,14 +47,14 @@ mod mailbox;
 mod options;
 #[path = "../../src/runtime/parker.rs"]
 mod parker;
-#[path = "../../src/planted.rs"]
-mod planted;
 #[path = "../../src/prefetch.rs"]
 mod prefetch;
 #[path = "../../src/runtime/ring.rs"]
 mod ring;
 #[path = "../../src/runtime/room.rs"]
 mod room;
+#[path = "../../src/simulated.rs"]
+mod simulated;
 #[path = "../../src/runtime/slot.rs"]
 mod slot;
 #[path = "../../src/store/mod.rs"]

@@ -6,7 +6,8 @@
 //! ```
 //!
 //! `--long` simulates ten minutes of faults for each seed instead of one. `--profile NAME` makes trouble of one kind
-//! alone. `--trace FILE` writes every event of the first seed that fails. The exit status is 1 where one failed.
+//! alone. `--trace FILE` writes every event of the first seed that fails. `--planted NAME` leaves out a rule of the
+//! protocol, which the checkers should notice. The exit status is 1 where a seed failed.
 #![expect(
     clippy::disallowed_methods,
     reason = "a program with threads and a clock of its own, and an exit status"
@@ -19,9 +20,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use gridkv::sim::Planted;
 use gridkv::sim::chaos::{self, ChaosOptions, Failure, Profile, Summary};
 
-const USAGE: &str = "usage: simulate [--seeds FROM..TO] [--long] [--profile NAME] [--trace FILE]";
+const USAGE: &str =
+    "usage: simulate [--seeds FROM..TO] [--long] [--profile NAME] [--trace FILE] [--planted NAME]";
 
 struct Arguments {
     seeds: Range<u64>,
@@ -43,6 +46,12 @@ fn arguments() -> Result<Arguments, String> {
                 found.options.profile = Some(profile.ok_or(format!("--profile is one of {names}"))?);
             }
             "--trace" => found.trace = Some(value()?),
+            "--planted" => {
+                let bug = value()?;
+                let planted = Planted::ALL.into_iter().find(|planted| format!("{planted:?}") == bug);
+                let names = format!("--planted is one of {:?}", Planted::ALL);
+                found.options.planted = Some(planted.ok_or(names)?);
+            }
             _ => return Err(format!("{name} means nothing here")),
         }
     }
@@ -93,6 +102,7 @@ impl Totals {
                 }
             }
             Err(failure) => {
+                self.simulated += failure.simulated;
                 println!("{failure}\n");
                 self.failures.push(*failure);
             }

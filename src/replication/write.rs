@@ -17,7 +17,7 @@ use super::{AskState, Asked, RETRY_AFTER};
 use crate::clock::{Instant, Version};
 use crate::entry::Entry;
 use crate::placement::List;
-use crate::planted::{Planted, is_planted};
+use crate::simulated::{Planted, is_planted};
 use crate::types::Identity;
 use crate::wire::message::{Answer, Found, Request, Want};
 

@@ -5,8 +5,8 @@ use std::mem;
 use super::{Action, Asker, Shard, Stage, Timer};
 use crate::clock::Now;
 use crate::placement::ListRef;
-use crate::planted::{Planted, is_planted};
 use crate::replication::anti_entropy::{self, AntiEntropy, AntiEntropyAction, Copies, Pair};
+use crate::simulated::{Planted, is_planted};
 use crate::types::{Identity, Partition};
 use crate::wire::message::{Answer, Compare, Compared, Held, Request};
 

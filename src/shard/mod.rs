@@ -206,7 +206,7 @@ pub(crate) struct Shard<C> {
     /// Requests to this shard itself.
     to_self: VecDeque<(u64, Partition, Request)>,
     timers: BTreeSet<(Instant, Timer)>,
-    /// What [`Planted::AcknowledgedFirst`](crate::planted::Planted) puts off.
+    /// What [`Planted::AcknowledgedFirst`](crate::simulated::Planted) puts off.
     #[cfg(feature = "sim")]
     put_off: VecDeque<Entry>,
     /// The earliest expiry timer.
@@ -429,11 +429,11 @@ impl<C> Shard<C> {
         self.store.get(hash, key).map(|entry| (Entry::clone(&entry), is_synced))
     }
 
-    /// The number of the list that this node knows of the partition, and whether it serves in it, synced.
+    /// The number of the list that this node serves of the partition, synced.
     #[cfg(feature = "sim")]
-    pub(crate) fn serves(&self, partition: Partition) -> (u64, bool) {
+    pub(crate) fn serves(&self, partition: Partition) -> Option<u64> {
         let replica = self.replica(partition);
-        (replica.list().map_or(0, |list| list.number()), replica.serves_synced(&self.me))
+        replica.list().filter(|_| replica.serves_synced(&self.me)).map(|list| list.number())
     }
 
     /// Lets go of every caller, and does nothing else: for a shard that has panicked, whose state means nothing

@@ -4,7 +4,7 @@ use super::{Action, Shard};
 use crate::clock::Now;
 use crate::entry::Entry;
 use crate::placement::ListRef;
-use crate::planted::{Planted, is_planted};
+use crate::simulated::{Planted, is_planted};
 use crate::store::{Applied, Room};
 use crate::types::{Identity, KeyHash, Partition};
 use crate::wire::frame::CHUNK_BYTES;

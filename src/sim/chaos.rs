@@ -25,7 +25,7 @@ use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
 use super::checks::{self, Order, Verdict, Violation};
-use super::workload::{Kind, Operation, Workload, WorkloadOptions, key_name, value_number};
+use super::workload::{Kind, Operation, Workload, WorkloadOptions, value_number};
 use super::{CALL_TIMEOUT, Planted, SimCluster, SimOptions};
 
 /// What kind of trouble a schedule makes.
@@ -150,6 +150,8 @@ pub struct Failure {
     pub faults: Vec<String>,
     /// How the nodes stood in the end.
     pub nodes: String,
+    /// How much time was simulated.
+    pub simulated: Duration,
     /// Everything that happened, where [`ChaosOptions::keep_trace`] asked for it.
     pub trace: String,
 }
@@ -266,6 +268,7 @@ impl Chaos {
             planted: options.planted,
             keep_trace: options.keep_trace,
             cores: rng.random_range(1..=3),
+            partitions: [16, 32, 32, 64, 64, 64, 64, 512][rng.random_range(0..8)],
             clock_skew: Duration::from_millis([0, 5, 2000][rng.random_range(0..3)]),
             ..SimOptions::default()
         };
@@ -364,7 +367,7 @@ impl Chaos {
                 *weight = 0;
             }
         }
-        let workload = Workload::new(rng.random(), work);
+        let workload = Workload::new(rng.random(), work, &sim);
         Self {
             seed,
             profile,
@@ -410,7 +413,13 @@ impl Chaos {
                 self.cluster.run_for(wait);
             }
         }
-        self.settle("a cluster comes about")
+        if !self.cluster.run_until(SETTLES_WITHIN, SimCluster::is_settled) {
+            // Not on this network, then.
+            self.cluster.set_loss(0, 0);
+            self.settle("a cluster comes about")?;
+            self.reset_network();
+        }
+        Ok(())
     }
 
     /// Everything crashes at once and starts again, empty.
@@ -422,7 +431,7 @@ impl Chaos {
         }
         // Of what comes back, nothing was written since.
         let options = self.workload.options().clone();
-        self.workload = Workload::new(self.rng.random(), options);
+        self.workload = Workload::new(self.rng.random(), options, &self.sim);
         let all_at_once = self.rng.random_range(0..2) == 0;
         for node in nodes {
             if !all_at_once {
@@ -433,7 +442,7 @@ impl Chaos {
         }
         self.settle("a cluster comes about again")?;
         for key in 0..self.workload.options().keys {
-            if let Some(stored) = self.cluster.stored(key_name(key)).first() {
+            if let Some(stored) = self.cluster.stored(self.name(key)).first() {
                 let what = format!("it is there after all nodes have crashed: {stored:?}");
                 return Err(Violation { key: Some(key), ..Violation::general("what is gone is gone", what) });
             }
@@ -825,8 +834,14 @@ impl Chaos {
         })
     }
 
+    fn name(&self, key: usize) -> &str {
+        &self.workload.keys()[key]
+    }
+
     fn list_numbers(&self) -> Vec<u64> {
-        (0..self.workload.options().keys).map(|key| self.cluster.replicas(key_name(key)).0).collect()
+        let numbers = |key| self.cluster.replicas(self.name(key)).into_iter().map(|(_, number)| number);
+        let highest = |key| numbers(key).max().unwrap_or_default();
+        (0..self.workload.options().keys).map(highest).collect()
     }
 
     /// Where it is promised: strong quorums, and a list that never changed.
@@ -851,8 +866,8 @@ impl Chaos {
     fn converged(&self) -> Result<(), Violation> {
         let copies = self.running().len().min(self.sim.replicas);
         for key in 0..self.workload.options().keys {
-            let (_, serving) = self.cluster.replicas(key_name(key));
-            checks::converged(key, &serving, &self.cluster.stored(key_name(key)), copies)?;
+            let serving = self.cluster.replicas(self.name(key));
+            checks::converged(key, &serving, &self.cluster.stored(self.name(key)), copies)?;
         }
         Ok(())
     }
@@ -878,7 +893,7 @@ impl Chaos {
     /// What each key is, in the end, as its replicas say.
     fn values(&self) -> BTreeMap<usize, u64> {
         let value = |key: usize| {
-            let copies = self.cluster.copies(key_name(key));
+            let copies = self.cluster.copies(self.name(key));
             copies.first().map(|(_, value)| (key, value_number(value)))
         };
         (0..self.workload.options().keys).filter_map(value).collect()
@@ -916,6 +931,7 @@ impl Chaos {
             ),
             faults: before[before.len().saturating_sub(25)..].iter().map(line).collect(),
             nodes: self.cluster.describe(),
+            simulated: self.cluster.elapsed(),
             trace: self.cluster.trace().to_owned(),
         }
     }

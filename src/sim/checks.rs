@@ -482,25 +482,31 @@ pub fn answered(
     Ok(())
 }
 
-/// So many nodes serve the key, and all of them store the same for it, a delete's trace included.
+/// So many nodes serve the key, each in the list of a number, and all of them store the same for it, a delete's trace
+/// included.
 ///
 /// # Errors
 ///
 /// How they differ.
-pub fn converged(key: usize, serving: &[usize], stored: &[Stored], copies: usize) -> Result<(), Violation> {
+pub fn converged(
+    key: usize,
+    serving: &[(usize, u64)],
+    stored: &[Stored],
+    copies: usize,
+) -> Result<(), Violation> {
     let at = |node: &usize| stored.iter().find(|stored| stored.node == *node);
     let state = |stored: &Stored| (stored.version, stored.content_hash, stored.expires_at_ms);
     let broken = |promise, what| {
         let mut text = format!("{what}:");
-        for node in serving {
-            text += &format!("\n    n{node} has {:?}", at(node));
+        for (node, list) in serving {
+            text += &format!("\n    n{node} in list {list} has {:?}", at(node));
         }
         Err(Violation { key: Some(key), ..Violation::general(promise, text) })
     };
     if serving.len() != copies {
-        return broken(COPIES, format!("{serving:?} serve it, of {copies}"));
+        return broken(COPIES, format!("{} nodes serve it, of {copies}", serving.len()));
     }
-    let mut states = serving.iter().map(|node| at(node).map(state));
+    let mut states = serving.iter().map(|(node, _)| at(node).map(state));
     let first = states.next().flatten();
     if states.any(|other| other != first) {
         return broken(EQUAL, "its copies differ".to_owned());
@@ -734,13 +740,16 @@ mod tests {
             content_hash,
             expires_at_ms: None,
         };
-        assert_eq!(converged(0, &[0, 1], &[stored(0, 5, 1), stored(1, 5, 1), stored(2, 4, 1)], 2), Ok(()));
-        assert_eq!(converged(0, &[0, 1], &[], 2), Ok(()));
-        let promise = |stored: &[Stored]| converged(0, &[0, 1], stored, 2).map_err(|it| it.promise);
+        assert_eq!(
+            converged(0, &[(0, 1), (1, 1)], &[stored(0, 5, 1), stored(1, 5, 1), stored(2, 4, 1)], 2),
+            Ok(())
+        );
+        assert_eq!(converged(0, &[(0, 1), (1, 1)], &[], 2), Ok(()));
+        let promise = |stored: &[Stored]| converged(0, &[(0, 1), (1, 1)], stored, 2).map_err(|it| it.promise);
         assert_eq!(promise(&[stored(0, 5, 1), stored(1, 4, 1)]), Err(EQUAL));
         assert_eq!(promise(&[stored(0, 5, 1), stored(1, 5, 2)]), Err(EQUAL), "one version, two contents");
         assert_eq!(promise(&[stored(0, 5, 1)]), Err(EQUAL), "a delete that one has forgotten");
-        let too_few = converged(0, &[0], &[stored(0, 5, 1)], 2).map_err(|it| it.promise);
+        let too_few = converged(0, &[(0, 1)], &[stored(0, 5, 1)], 2).map_err(|it| it.promise);
         assert_eq!(too_few, Err(COPIES));
     }
 }

@@ -26,7 +26,8 @@ mod network;
 mod node;
 pub mod workload;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::num::NonZeroU64;
 use std::time::Duration;
 
@@ -40,11 +41,11 @@ use crate::clock::{Instant, Now, Version};
 use crate::entry::{Content, Entry};
 use crate::error::{ReadError, WriteError};
 use crate::events::MemberState;
-#[doc(hidden)]
-pub use crate::planted::Planted;
-use crate::planted::plant;
 use crate::shard::{Call, ReadCall, WriteCall};
-use crate::types::{CoreId, KeyHash};
+#[doc(hidden)]
+pub use crate::simulated::Planted;
+use crate::simulated::simulate;
+use crate::types::{CoreId, KeyHash, PARTITIONS};
 use crate::wire::frame::FrameBuffer;
 
 /// What the simulated network and nodes are like.
@@ -69,6 +70,9 @@ pub struct SimOptions {
     pub delay: (Duration, Duration),
     /// How far each node's wall clock is off, at the most, either way.
     pub clock_skew: Duration,
+    /// How many partitions there are, 4096 at the most. A change of members costs as much as there are. Only keys
+    /// that fall into them can be used: see [`SimOptions::key`].
+    pub partitions: u16,
     /// A bug on purpose, to test the checkers.
     #[doc(hidden)]
     pub planted: Option<Planted>,
@@ -89,9 +93,27 @@ impl Default for SimOptions {
             connections_broken_per_mille: 0,
             delay: (Duration::from_micros(50), Duration::from_millis(1)),
             clock_skew: Duration::ZERO,
+            partitions: PARTITIONS,
             planted: None,
             keep_trace: false,
         }
+    }
+}
+
+impl SimOptions {
+    /// The key of this number, among those that can be used.
+    ///
+    /// # Panics
+    ///
+    /// Where there are no partitions.
+    pub fn key(&self, number: usize) -> String {
+        assert!(self.partitions > 0, "a cluster without partitions");
+        let name =
+            |try_: u32| if try_ == 0 { format!("key-{number}") } else { format!("key-{number}-{try_}") };
+        let is_usable = |name: &String| {
+            KeyHash::of(node::cluster(), name.as_bytes()).partition().index() < self.partitions
+        };
+        (0..).map(name).find(is_usable).expect("one of many")
     }
 }
 
@@ -132,8 +154,10 @@ pub struct SimCluster {
     now: Instant,
     rng: SmallRng,
     nodes: Vec<Node>,
-    /// By time, then in the order in which they were scheduled.
-    queue: BTreeMap<(Instant, u64), Event>,
+    /// By time, then in the order in which they were scheduled; with its place among the events.
+    queue: BinaryHeap<Reverse<(Instant, u64, usize)>>,
+    events: Vec<Option<Event>>,
+    free_places: Vec<usize>,
     next_event: u64,
     connections: BTreeMap<ConnectionKey, Connection>,
     /// Whose key is which, by number.
@@ -195,7 +219,9 @@ impl SimCluster {
             now: START,
             rng: SmallRng::seed_from_u64(seed),
             nodes: Vec::new(),
-            queue: BTreeMap::new(),
+            queue: BinaryHeap::new(),
+            events: Vec::new(),
+            free_places: Vec::new(),
             next_event: 0,
             connections: BTreeMap::new(),
             keys: BTreeMap::new(),
@@ -232,6 +258,7 @@ impl SimCluster {
     /// When the node runs.
     pub fn restart_node(&mut self, node: usize) {
         assert!(!self.nodes[node].is_running(), "node {node} is running");
+        simulate(self.options.planted, self.options.partitions);
         let seed = self.rng.random();
         self.fault("start", || format!("n{node} starts"));
         let now = self.now_of(node);
@@ -242,6 +269,7 @@ impl SimCluster {
 
     /// Asks a node to hand over its data and go; [`is_running`](Self::is_running) tells when it has.
     pub fn leave(&mut self, node: usize) {
+        simulate(self.options.planted, self.options.partitions);
         self.fault("leave", || format!("n{node} is asked to leave"));
         self.nodes[node].leave(self.now);
         self.act(node);
@@ -293,7 +321,7 @@ impl SimCluster {
     ) -> CallId {
         let call = WriteCall {
             entry: Entry::new(key, content, Version::ZERO, expires_at_ms),
-            hash: KeyHash::of(node::cluster(), key),
+            hash: self.place(key).1,
             quorum: self.options.write_quorum,
             deadline: self.now + CALL_TIMEOUT,
         };
@@ -302,9 +330,8 @@ impl SimCluster {
 
     /// Reads `key` through `node`.
     pub fn get(&mut self, node: usize, key: impl AsRef<[u8]>) -> CallId {
-        plant(self.options.planted);
-        let key = key.as_ref();
-        let hash = KeyHash::of(node::cluster(), key);
+        simulate(self.options.planted, self.options.partitions);
+        let (key, hash, _) = self.place(key.as_ref());
         if let Some(found) = self.nodes[node].read_local(self.now_of(node), &self.options, hash, key) {
             let id = CallId(self.next_call);
             self.next_call += 1;
@@ -323,7 +350,7 @@ impl SimCluster {
     }
 
     fn call(&mut self, node: usize, hash: KeyHash, call: Call) -> CallId {
-        plant(self.options.planted);
+        simulate(self.options.planted, self.options.partitions);
         let id = CallId(self.next_call);
         self.next_call += 1;
         self.note(|| format!("call n{node} {id:?} {call:?}"));
@@ -372,18 +399,17 @@ impl SimCluster {
         (0..self.nodes.len()).filter_map(stored).collect()
     }
 
-    /// The highest number that a running node knows of a list of the partition of `key`, and which of them count in
-    /// theirs.
-    pub fn replicas(&self, key: impl AsRef<[u8]>) -> (u64, Vec<usize>) {
+    /// Which running nodes count as synced replicas of the partition of `key`, and the number of the list that each
+    /// counts in.
+    pub fn replicas(&self, key: impl AsRef<[u8]>) -> Vec<(usize, u64)> {
         let (_, hash, core) = self.place(key.as_ref());
-        let known = |node: usize| (node, self.nodes[node].serves(core, hash.partition()));
-        let known: Vec<(usize, (u64, bool))> = (0..self.nodes.len()).map(known).collect();
-        let number = known.iter().map(|(_, (number, _))| *number).max().unwrap_or_default();
-        (number, known.into_iter().filter(|(_, (_, serves))| *serves).map(|(node, _)| node).collect())
+        let serves = |node: usize| Some((node, self.nodes[node].serves(core, hash.partition())?));
+        (0..self.nodes.len()).filter_map(serves).collect()
     }
 
     fn place<'a>(&self, key: &'a [u8]) -> (&'a [u8], KeyHash, CoreId) {
         let hash = KeyHash::of(node::cluster(), key);
+        assert!(hash.partition().index() < self.options.partitions, "a key outside of the partitions in use");
         (key, hash, hash.partition().core(self.options.cores))
     }
 
@@ -462,9 +488,14 @@ impl SimCluster {
 
     /// Handles the next event that is due before `until`; whether there was one.
     fn step(&mut self, until: Instant) -> bool {
-        plant(self.options.planted);
-        let Some(next) = self.queue.first_entry().filter(|next| next.key().0 <= until) else { return false };
-        let ((at, _), event) = next.remove_entry();
+        simulate(self.options.planted, self.options.partitions);
+        match self.queue.peek() {
+            Some(Reverse((at, _, _))) if *at <= until => {}
+            _ => return false,
+        }
+        let Some(Reverse((at, _, place))) = self.queue.pop() else { return false };
+        let Some(event) = self.events[place].take() else { return false };
+        self.free_places.push(place);
         self.at_this_instant = if at > self.now { 0 } else { self.at_this_instant + 1 };
         assert!(self.at_this_instant < MOST_AT_ONCE, "time stands still: {}", self.describe());
         self.now = self.now.max(at);
@@ -475,7 +506,12 @@ impl SimCluster {
     }
 
     fn schedule(&mut self, after: Duration, event: Event) {
-        self.queue.insert((self.now + after, self.next_event), event);
+        let place = self.free_places.pop().unwrap_or(self.events.len());
+        if place == self.events.len() {
+            self.events.push(None);
+        }
+        self.events[place] = Some(event);
+        self.queue.push(Reverse((self.now + after, self.next_event, place)));
         self.next_event += 1;
     }
 

@@ -11,8 +11,8 @@ use crate::control::{Control, ControlAction, ControlConfig, ControlEvent};
 use crate::entry::Entry;
 use crate::events::{MemberInfo, MemberState};
 use crate::options::Eviction;
-use crate::planted::{Planted, is_planted};
 use crate::shard::{Action, Call, Event, LocalAnswer, LocalRules, Shard, ShardConfig, read_local};
+use crate::simulated::{Planted, is_planted};
 use crate::store::{Readers, Views};
 use crate::types::{Boot, ClusterHash, CoreId, Identity, KeyHash, NodeHash, NodeId, Partition};
 use crate::wire::handshake::Local;
@@ -57,6 +57,8 @@ pub(super) struct Node {
 
 pub(super) struct Running {
     pub(super) control: Control,
+    /// As it said when it was last touched.
+    control_deadline: Option<Instant>,
     pub(super) shards: Vec<Shard<CallId>>,
     views: Views,
     pub(super) identity: Identity,
@@ -133,6 +135,7 @@ impl Node {
         };
         let shards: Vec<Shard<CallId>> = (0..options.cores).map(shard).collect();
         self.running = Some(Running {
+            control_deadline: control.deadline(),
             control,
             views: Views::new(shards.iter().map(|shard| shard.view().clone()), readers),
             shards,
@@ -158,12 +161,14 @@ impl Node {
     pub(super) fn control(&mut self, now: Instant, event: ControlEvent) {
         if let Some(running) = &mut self.running {
             running.control.handle(now, event, &mut running.control_actions);
+            running.control_deadline = running.control.deadline();
         }
     }
 
     pub(super) fn datagram(&mut self, now: Instant, from: SocketAddr, bytes: &[u8]) {
         if let Some(running) = &mut self.running {
             let _ = running.control.handle_datagram(now, from, bytes, &mut running.control_actions);
+            running.control_deadline = running.control.deadline();
         }
     }
 
@@ -182,8 +187,9 @@ impl Node {
     /// Fires every timer that is due.
     pub(super) fn wake(&mut self, now: Now) {
         let Some(running) = &mut self.running else { return };
-        if running.control.deadline().is_some_and(|at| at <= now.instant) {
+        if running.control_deadline.is_some_and(|at| at <= now.instant) {
             running.control.handle_timers(now.instant, &mut running.control_actions);
+            running.control_deadline = running.control.deadline();
         }
         for (core, shard) in (0..).map(CoreId).zip(&mut running.shards) {
             if shard.deadline().is_some_and(|at| at <= now.instant) {
@@ -196,7 +202,7 @@ impl Node {
 
     pub(super) fn deadline(&self) -> Option<Instant> {
         let running = self.running.as_ref()?;
-        running.shards.iter().filter_map(Shard::deadline).chain(running.control.deadline()).min()
+        running.shards.iter().filter_map(Shard::deadline).chain(running.control_deadline).min()
     }
 
     /// What an app's thread on this node answers by itself.
@@ -231,8 +237,8 @@ impl Node {
         self.core(core)?.stored(hash, key)
     }
 
-    pub(super) fn serves(&self, core: CoreId, partition: Partition) -> (u64, bool) {
-        self.core(core).map_or((0, false), |shard| shard.serves(partition))
+    pub(super) fn serves(&self, core: CoreId, partition: Partition) -> Option<u64> {
+        self.core(core)?.serves(partition)
     }
 
     /// Calls without an answer, and writes that are owed, of all cores.

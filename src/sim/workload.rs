@@ -9,7 +9,7 @@ use std::time::Duration;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
-use super::{CallId, Outcome, SimCluster};
+use super::{CallId, Outcome, SimCluster, SimOptions};
 use crate::error::WriteError;
 
 /// What clients asked for, and what they were told.
@@ -182,6 +182,8 @@ const TIME_TO_LIVE: Duration = Duration::from_secs(3);
 /// Makes calls, and notes how they end.
 pub struct Workload {
     options: WorkloadOptions,
+    /// What each key is called in the cluster.
+    names: Vec<String>,
     rng: SmallRng,
     history: History,
     next_value: u64,
@@ -198,8 +200,9 @@ struct Client {
 
 impl Workload {
     /// A workload that has made no call yet.
-    pub fn new(seed: u64, options: WorkloadOptions) -> Self {
+    pub fn new(seed: u64, options: WorkloadOptions, cluster: &SimOptions) -> Self {
         Self {
+            names: (0..options.keys).map(|key| cluster.key(key)).collect(),
             rng: SmallRng::seed_from_u64(seed),
             history: History::default(),
             next_value: 1,
@@ -211,6 +214,11 @@ impl Workload {
     /// What was asked for so far, and what came of it.
     pub fn history(&self) -> &History {
         &self.history
+    }
+
+    /// What the keys are called in the cluster.
+    pub fn keys(&self) -> &[String] {
+        &self.names
     }
 
     /// What is asked for.
@@ -306,7 +314,7 @@ impl Workload {
 
     fn begin(&mut self, cluster: &mut SimCluster, client: usize, node: usize, key: usize, kind: Kind) {
         let (start, life) = (cluster.elapsed(), cluster.life(node));
-        let name = key_name(key);
+        let name = &self.names[key];
         let call = match kind {
             Kind::Set(value) => cluster.set(node, name, value.to_string()),
             Kind::SetFor(value) => cluster.set_for(node, name, value.to_string(), TIME_TO_LIVE),
@@ -346,11 +354,6 @@ impl fmt::Debug for Workload {
         let operations = self.history.operations.len();
         f.debug_struct("Workload").field("operations", &operations).finish_non_exhaustive()
     }
-}
-
-/// What a key is called in the cluster.
-pub fn key_name(key: usize) -> String {
-    format!("key-{key}")
 }
 
 /// The number of a value.

@@ -1,8 +1,13 @@
-//! Bugs on purpose: what the simulator's checkers must notice.
+//! What is different in a simulated cluster: bugs on purpose, and fewer partitions.
 //!
-//! A checker that never found anything proves nothing. Each of these leaves out one rule of the protocol, where that
-//! rule is; the simulator plants one and shows that a promise breaks. Without the feature `sim` [`is_planted`] is a
-//! constant `false`, and nothing is left of it.
+//! A checker that never found anything proves nothing. Each [`Planted`] bug leaves out one rule of the protocol, where
+//! that rule is; the simulator plants one and shows that a promise breaks. And a change of members costs as much as
+//! there are partitions, which all go through the same: a simulation of a few is worth more than the same of all.
+//!
+//! Without the feature `sim` all of this is constant, and nothing is left of it.
+
+#[cfg(feature = "sim")]
+use std::cell::Cell;
 
 /// A rule that is left out.
 #[doc(hidden)]
@@ -47,6 +52,13 @@ impl Planted {
     ];
 }
 
+#[cfg(feature = "sim")]
+std::thread_local! {
+    /// A simulated cluster runs on one thread.
+    static PLANTED: Cell<Option<Planted>> = const { Cell::new(None) };
+    static PARTITIONS: Cell<u16> = const { Cell::new(u16::MAX) };
+}
+
 /// Whether this bug is planted in the cluster that runs now.
 #[cfg(not(feature = "sim"))]
 pub(crate) const fn is_planted(_: Planted) -> bool {
@@ -54,18 +66,24 @@ pub(crate) const fn is_planted(_: Planted) -> bool {
 }
 
 #[cfg(feature = "sim")]
-std::thread_local! {
-    /// A simulated cluster runs on one thread.
-    static PLANTED: std::cell::Cell<Option<Planted>> = const { std::cell::Cell::new(None) };
-}
-
-#[cfg(feature = "sim")]
 pub(crate) fn is_planted(bug: Planted) -> bool {
     PLANTED.get() == Some(bug)
 }
 
-/// Plants a bug into whatever runs on this thread from here on, or none.
+/// How many of `all` partitions there are.
+#[cfg(not(feature = "sim"))]
+pub(crate) const fn partitions_in_use(all: u16) -> u16 {
+    all
+}
+
 #[cfg(feature = "sim")]
-pub(crate) fn plant(bug: Option<Planted>) {
-    PLANTED.set(bug);
+pub(crate) fn partitions_in_use(all: u16) -> u16 {
+    all.min(PARTITIONS.get())
+}
+
+/// Makes what runs on this thread from here on one with this bug, or none, and so many partitions.
+#[cfg(feature = "sim")]
+pub(crate) fn simulate(planted: Option<Planted>, partitions: u16) {
+    PLANTED.set(planted);
+    PARTITIONS.set(partitions);
 }
