@@ -188,6 +188,8 @@ pub struct Workload {
     history: History,
     next_value: u64,
     clients: Vec<Client>,
+    /// A key that is read more than any other, and until when.
+    watched: Option<(usize, Duration)>,
 }
 
 #[derive(Clone, Default)]
@@ -206,6 +208,7 @@ impl Workload {
             rng: SmallRng::seed_from_u64(seed),
             history: History::default(),
             next_value: 1,
+            watched: None,
             clients: vec![Client::default(); options.clients],
             options,
         }
@@ -247,6 +250,13 @@ impl Workload {
             }
             return;
         }
+        if let Some((key, until)) = self.watched
+            && cluster.elapsed() < until
+            && self.percent(70)
+        {
+            let node = nodes[self.rng.random_range(0..nodes.len())];
+            return self.begin(cluster, client, node, key, Kind::Get);
+        }
         let is_hot = self.percent(self.options.hot_percent);
         let key = if is_hot { 0 } else { self.rng.random_range(0..self.options.keys) };
         let node = nodes[self.rng.random_range(0..nodes.len())];
@@ -268,6 +278,11 @@ impl Workload {
         let kind = Kind::Set(self.value());
         self.clients.push(Client::default());
         self.begin(cluster, self.clients.len() - 1, node, key, kind);
+    }
+
+    /// Reads this key more than any other until then.
+    pub fn watch(&mut self, key: usize, until: Duration) {
+        self.watched = Some((key, until));
     }
 
     /// Waits for the calls that are under way to end, for so long at the most.
