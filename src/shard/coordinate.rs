@@ -48,6 +48,8 @@ pub(super) struct Op<C> {
     list: Option<Arc<List>>,
     machine: Machine,
     requests: Vec<u64>,
+    /// The write of the same key that this node stamped before this one.
+    follows: Option<OpId>,
     /// Until when the caller waits; then, of a write, until when it is owed to the replicas without it.
     deadline: Instant,
     locate_at: Instant,
@@ -162,7 +164,7 @@ impl<C> Shard<C> {
         actions: &mut Vec<Action<C>>,
     ) {
         if self.is_decided_alone(&call) {
-            self.write_alone(now, call);
+            self.write_alone(now, call, actions);
             return self.reply(caller, Outcome::Written(Ok(())), actions);
         }
         let strong = self.config.read_quorum >= 2;
@@ -179,8 +181,8 @@ impl<C> Shard<C> {
 
     /// What the steps of a [`Write`] come to where this node alone has to make them: none of it can fail, wait
     /// or be asked for again.
-    pub(super) fn write_alone(&mut self, now: Now, call: WriteCall) {
-        let WriteCall { entry, hash, .. } = call;
+    pub(super) fn write_alone(&mut self, now: Now, call: WriteCall, actions: &mut Vec<Action<C>>) {
+        let WriteCall { entry, hash, quorum, .. } = call;
         self.may_expire |= entry.expires_at_ms().is_some();
         let clock = &mut self.clock;
         self.store.write(hash, entry, |held| {
@@ -191,14 +193,38 @@ impl<C> Shard<C> {
         // As the latest write it ends whatever was owed before.
         let before = self.recent_writes.remove(&hash);
         self.follow(before);
+        self.cover(before, quorum, actions);
     }
 
-    /// A write that was its key's latest is not any more. (Not there: the op that is being worked on, which still is.)
-    fn follow(&mut self, before: Option<OpId>) {
-        if let Some(Machine::Write(write)) =
-            before.and_then(|id| self.ops.get_mut(&id)).map(|op| &mut op.machine)
+    /// A write that was its key's latest is not any more. Returns what the next one is to be stamped above.
+    fn follow(&mut self, before: Option<OpId>) -> Version {
+        match before.and_then(|id| self.ops.get_mut(&id)).map(|op| &mut op.machine) {
+            Some(Machine::Write(write)) => write.followed(),
+            _ => Version::ZERO,
+        }
+    }
+
+    /// A write was acknowledged by so many: the one that it follows is done, just before it, and so are those that
+    /// that one follows. None of them is owed any more.
+    fn cover(&mut self, mut before: Option<OpId>, quorum: usize, actions: &mut Vec<Action<C>>) {
+        while let Some(id) = before
+            && let Some(mut op) = self.ops.remove(&id)
         {
-            write.followed();
+            before = op.follows;
+            let is_covered = matches!(&op.machine, Machine::Write(write) if write.needed() <= quorum);
+            match op.caller.take_if(|_| is_covered) {
+                Some(caller) => {
+                    self.reply(caller, Outcome::Written(Ok(())), actions);
+                    self.end(id, op);
+                }
+                None => {
+                    if op.caller.is_none() {
+                        // Acknowledged before, and with it those before it.
+                        before = None;
+                    }
+                    self.ops.insert(id, op);
+                }
+            }
         }
     }
 
@@ -296,6 +322,7 @@ impl<C> Shard<C> {
             list: None,
             machine,
             requests: Vec::new(),
+            follows: None,
             deadline,
             locate_at: now.instant,
             wake: deadline,
@@ -489,12 +516,13 @@ impl<C> Shard<C> {
                     let Machine::Write(write) = &mut op.machine else { return };
                     let held = self.store.get(op.hash, write.entry().key());
                     let held = held.map_or(Version::ZERO, |held| held.version());
+                    let before = self.recent_writes.insert(op.hash, id).filter(|before| *before != id);
+                    let above = above.max(self.follow(before));
+                    op.follows = op.follows.or(before);
                     self.clock.witness(above, now.wall);
                     let version = self.clock.stamp_above(above.max(held), now.wall);
                     let mut todo = Vec::new();
                     write.stamped(version, &mut todo);
-                    let before = self.recent_writes.insert(op.hash, id);
-                    self.follow(before);
                     self.perform_write(now, id, op, todo, actions);
                 }
             }
@@ -562,7 +590,9 @@ impl<C> Shard<C> {
                 if write.is_acknowledged() {
                     if let Some(caller) = op.caller.take() {
                         op.deadline = now.instant + OWED_FOR;
+                        let (before, quorum) = (op.follows.take(), write.needed());
                         self.reply(caller, Outcome::Written(Ok(())), actions);
+                        self.cover(before, quorum, actions);
                     }
                     let is_over = write.is_everywhere() || now.instant >= op.deadline;
                     is_over || is_planted(Planted::NothingOwed)

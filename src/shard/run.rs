@@ -233,7 +233,7 @@ impl<C> Shard<C> {
         self.check_alive(call.quorum)?;
         self.make_room_at_once(&call)?;
         if self.is_decided_alone(&call) {
-            self.write_alone(now, call);
+            self.write_alone(now, call, actions);
             return Ok(());
         }
         if let Some(run) = self.runs.get_mut(&id) {
