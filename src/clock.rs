@@ -69,11 +69,15 @@ pub(crate) struct Now {
 }
 
 /// When an entry was written, as a hybrid logical timestamp: 52 bits of microseconds (enough until the
-/// year 2112) and 12 bits of counter.
+/// year 2112) and 12 bits of counter. No clock gives out the lowest six: they count how often the same write was
+/// given a shorter time to live, so that this makes it newer than itself, and never newer than another write.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub(crate) struct Version(pub(crate) u64);
 
 const COUNTER_BITS: u32 = 12;
+
+/// The part of a version that no clock gives out.
+const SHORTENED: u64 = (1 << 6) - 1;
 
 impl Version {
     /// Older than every write.
@@ -83,9 +87,14 @@ impl Version {
         Self(wall.micros << COUNTER_BITS)
     }
 
-    /// The next version, ignoring every clock.
-    pub(crate) fn next(self) -> Self {
-        Self(self.0 + 1)
+    /// The next version that another write may have, ignoring every clock.
+    fn next(self) -> Self {
+        Self((self.0 | SHORTENED).saturating_add(1))
+    }
+
+    /// The version of the same write with a shorter time to live; `None` where it was shortened too often.
+    pub(crate) fn shortened(self) -> Option<Self> {
+        (self.0 & SHORTENED < SHORTENED).then_some(Self(self.0 + 1))
     }
 }
 
@@ -159,6 +168,23 @@ mod tests {
             clock.witness(seen, WallTime::from_micros(wall));
             prop_assert!(clock.stamp_above(Version::ZERO, WallTime::from_micros(wall)) > seen);
         }
+    }
+
+    #[test]
+    fn a_shortened_write_is_newer_than_itself_and_older_than_whatever_is_stamped_above() {
+        let wall = WallTime::from_micros(1 << 50);
+        let mut clock = HybridClock::new(Duration::from_secs(60));
+        let version = clock.stamp_above(Version::ZERO, wall);
+        let next = clock.stamp_above(version, wall);
+        let mut shortened = version;
+        for _ in 0..SHORTENED {
+            let newer = shortened.shortened().unwrap();
+            assert!(newer > shortened && newer < next);
+            shortened = newer;
+        }
+        assert_eq!(shortened.shortened(), None);
+        assert_eq!(HybridClock::new(Duration::ZERO).stamp_above(shortened, WallTime::default()), next);
+        assert_eq!(Version(u64::MAX).next(), Version(u64::MAX), "a peer may send it");
     }
 
     #[test]

@@ -135,17 +135,21 @@ impl Engine {
     }
 
     /// Gives `key` a new time to live, from now; its value stays. `false` where there is no such key.
-    /// [`Config::standalone`] alone has this so far.
+    ///
+    /// In a cluster this costs a read of N − W + 1 replicas, or of R where that is more, and a write of the value that
+    /// they have. It never makes that value newer than one which was written meanwhile, nor does it bring a deleted
+    /// key back: of a touch and a write at the same time the write stays, and the touch succeeds as if it had come
+    /// just before.
     ///
     /// # Errors
     ///
-    /// As [`set`](Self::set); [`NotReplicated`](NotApplied::NotReplicated) on a node of a cluster.
+    /// As [`set`](Self::set).
     pub fn touch(&self, key: impl AsRef<[u8]>, ttl: Duration) -> Result<bool, WriteError> {
         self.change_expiry(key.as_ref(), Some(ttl))
     }
 
-    /// Lets `key` live for ever. `false` where there is no such key, or where it had no time to live.
-    /// [`Config::standalone`] alone has this so far.
+    /// Lets `key` live for ever, as [`touch`](Self::touch) lets it live on. `false` where there is no such key, or
+    /// where it had no time to live.
     ///
     /// # Errors
     ///
@@ -399,9 +403,6 @@ impl Engine {
 
     /// `None` for a `ttl`: for ever.
     fn change_expiry(&self, key: &[u8], ttl: Option<Duration>) -> Result<bool, WriteError> {
-        if self.inner.settings.address.is_some() {
-            return Err(NotApplied::NotReplicated.into());
-        }
         check_lengths(key, Content::Tombstone)?;
         let expires_at_ms = ttl.map(|ttl| expires_at_ms(ttl, self.wall())).transpose()?;
         let span = self.span(None);
@@ -410,7 +411,7 @@ impl Engine {
         let reply = self.inner.runtime.send(core, Call::Touch(Box::new(call)), None, span.deadline)?;
         match self.wait(core, reply, span) {
             Ok(Outcome::Touched(result)) => result,
-            other => Err(self.no_write(other, 1)),
+            other => Err(self.no_write(other, self.inner.settings.write_quorum)),
         }
     }
 

@@ -317,13 +317,6 @@ pub enum NotApplied {
         /// How much of [`Config::max_memory`](crate::Config::max_memory) each core has.
         share: usize,
     },
-    /// [`Engine::touch`](crate::Engine::touch) and [`Engine::persist`](crate::Engine::persist) work on
-    /// [`Config::standalone`](crate::Config::standalone) engines alone so far.
-    #[error(
-        "touch and persist are not replicated yet: in a cluster, write the value again with Engine::set_with and the \
-         time to live that it is to have"
-    )]
-    NotReplicated,
     /// No replica could take the write before the deadline: none was reached, or those that were had no
     /// room for it.
     #[error(

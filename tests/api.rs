@@ -560,21 +560,43 @@ fn a_time_to_live_ends_on_every_node() {
 }
 
 #[test]
-fn a_time_to_live_is_seen_from_every_node_and_not_changed_from_any() {
-    let engines = cluster(3, |config| config);
-    let hour = Duration::from_secs(3600);
-    engines[0].set_with("k", "v", &WriteOptions::new().ttl(hour).quorum(Quorum::All)).unwrap();
-    engines[0].set_with("always", "v", &WriteOptions::new().quorum(Quorum::All)).unwrap();
-    for engine in &engines {
-        let left = engine.ttl("k").unwrap();
-        assert!(matches!(left, Some(TimeToLive::Left(left)) if left <= hour && left > hour / 2), "{left:?}");
-        assert_eq!(engine.ttl("always").unwrap(), Some(TimeToLive::Forever));
-        assert_eq!(engine.ttl("none").unwrap(), None);
-        assert_eq!(engine.touch("k", 2 * hour), Err(NotApplied::NotReplicated.into()));
-        assert_eq!(engine.persist("k"), Err(NotApplied::NotReplicated.into()));
+fn a_time_to_live_is_seen_and_changed_from_every_node() {
+    for (nodes, replicas, quorum) in [(4, 3, 2), (3, 3, 3), (3, 2, 1), (2, 1, 1)] {
+        let engines = cluster(nodes, |config| config.replicas(replicas).write_quorum(quorum));
+        let hour = Duration::from_secs(3600);
+        engines[0].set_with("k", "v", &WriteOptions::new().ttl(hour)).unwrap();
+        engines[0].set("always", "v").unwrap();
+        for engine in &engines {
+            assert!(!engine.touch("none", hour).unwrap() && !engine.persist("none").unwrap());
+            assert!(!engine.persist("always").unwrap(), "it had no time to live");
+            // Whoever is asked next sees it, if all of the copies do.
+            let is_everywhere = |wanted: &dyn Fn(TimeToLive) -> bool| {
+                wait_until("all copies have it", || {
+                    engines.iter().all(|engine| engine.ttl("k").unwrap().is_some_and(wanted))
+                });
+            };
+            for (ttl, what) in [(3 * hour, "longer"), (2 * hour, "shorter"), (hour, "shorter again")] {
+                assert!(engine.touch("k", ttl).unwrap(), "{what}");
+                is_everywhere(
+                    &|left| matches!(left, TimeToLive::Left(left) if left <= ttl && left > ttl - hour / 2),
+                );
+            }
+            assert!(engine.persist("k").unwrap());
+            is_everywhere(&|left| left == TimeToLive::Forever);
+            assert!(!engine.persist("k").unwrap());
+            assert_eq!(engine.get("k").unwrap().as_deref(), Some(&b"v"[..]));
+        }
+        engines[0].delete("k").unwrap();
+        for engine in &engines {
+            assert!(!engine.touch("k", hour).unwrap(), "it is deleted");
+        }
+        wait_until("nobody has it", || engines.iter().all(|engine| engine.get("k").unwrap().is_none()));
+
+        engines[0].set("soon", "v").unwrap();
+        assert!(engines[1].touch("soon", Duration::from_millis(20)).unwrap());
+        wait_until("it has expired", || engines.iter().all(|engine| engine.get("soon").unwrap().is_none()));
+        assert!(!engines[1].touch("soon", hour).unwrap(), "it is gone");
     }
-    let text = engines[0].persist("k").unwrap_err().to_string();
-    assert!(text.contains("write the value again with Engine::set_with"), "{text}");
 }
 
 #[test]

@@ -335,6 +335,86 @@ fn a_deleted_key_stays_deleted_when_a_replica_missed_the_delete() {
     }
 }
 
+/// Every key is touched all the time, while it is set and deleted through nodes whose clocks differ and whose
+/// connections break. A touch writes old bytes: they must not be found above a write that was acknowledged after
+/// they were read, and what is deleted must not come back.
+#[test]
+fn a_touch_never_puts_an_older_value_above_a_newer_one() {
+    #[derive(Default)]
+    struct Touched {
+        state: Option<Vec<u8>>,
+        maybe: Vec<Option<Vec<u8>>>,
+        writing: Option<(CallId, Option<Vec<u8>>)>,
+        /// With what must be found, where that is known.
+        touching: Vec<(CallId, Option<bool>)>,
+    }
+    for seed in 0..12 {
+        let mut options = lossy();
+        options.connections_broken_per_mille = 10;
+        options.read_quorum = 1 + seed as usize % 2;
+        let mut cluster = started(seed, 4, options);
+        let mut dice = Workload::new(seed, 0);
+        let mut keys: Vec<Touched> = (0..8).map(|_| Touched::default()).collect();
+        let (mut touches, mut hits, mut writes) = (0, 0, 0);
+        let mut now_what = |cluster: &SimCluster, key: &mut Touched| {
+            if let Some((call, state)) = key.writing.take() {
+                match cluster.outcome(call) {
+                    None => key.writing = Some((call, state)),
+                    Some(Outcome::Written(Ok(()))) => {
+                        (key.state, writes) = (state, writes + 1);
+                    }
+                    Some(_) => key.maybe.push(state),
+                }
+            }
+            key.touching.retain(|(call, expected)| match cluster.outcome(*call) {
+                None => true,
+                Some(Outcome::Touched(Ok(found))) => {
+                    assert!(expected.is_none_or(|expected| expected == *found), "seed {seed}: {call:?}");
+                    (touches, hits) = (touches + 1, hits + u32::from(*found));
+                    false
+                }
+                Some(other) => {
+                    assert!(matches!(other, Outcome::Touched(Err(_))), "{other:?}");
+                    false
+                }
+            });
+        };
+        for step in 0..4000u64 {
+            let at = dice.pick(keys.len());
+            let (key, name) = (&mut keys[at], format!("key-{at}"));
+            now_what(&cluster, key);
+            if dice.pick(3) == 0 && key.writing.is_none() {
+                let state = (dice.pick(4) > 0).then(|| step.to_le_bytes().to_vec());
+                let call = match &state {
+                    Some(value) => cluster.set(dice.pick(4), &name, value),
+                    None => cluster.delete(dice.pick(4), &name),
+                };
+                key.writing = Some((call, state));
+                key.touching.iter_mut().for_each(|(_, expected)| *expected = None);
+            } else if key.touching.len() < 3 {
+                let ttl = Duration::from_secs(3600 + dice.pick(1000) as u64);
+                let call = cluster.touch(dice.pick(4), &name, Some(ttl));
+                let is_known = key.writing.is_none() && key.maybe.is_empty();
+                key.touching.push((call, is_known.then_some(key.state.is_some())));
+            }
+            cluster.run_for(Duration::from_millis(2));
+        }
+        cluster.set_loss(0, 0);
+        cluster.run_for(5 * SECOND);
+        keys.iter_mut().for_each(|key| now_what(&cluster, key));
+        for (at, key) in keys.iter().enumerate() {
+            assert!(key.writing.is_none() && key.touching.is_empty(), "seed {seed}: a call has no answer");
+            for node in 0..4 {
+                let call = cluster.get(node, format!("key-{at}"));
+                let Outcome::Read(Ok(found)) = outcome(&mut cluster, call) else { panic!("seed {seed}") };
+                let is_right = found == key.state || key.maybe.contains(&found);
+                assert!(is_right, "seed {seed}: key {at} through {node} is {found:?}, not {:?}", key.state);
+            }
+        }
+        assert!(touches > 1000 && hits > 500 && writes > 500, "{touches} touches, {hits}; {writes} writes");
+    }
+}
+
 /// With one node of three gone for good, two copies must answer for W = 2, and no third is waited for.
 #[test]
 fn three_nodes_go_on_as_two() {

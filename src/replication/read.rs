@@ -9,6 +9,8 @@
 //! the write-back, a value that only a few hold could be read now and be gone from a later read.
 //!
 //! Either way replicas that turned out stale are healed with what was found.
+//!
+//! A read that comes before a change of expiry confirms a value as it would a miss.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,6 +35,8 @@ pub(crate) struct Rules {
     pub(crate) write_quorum: usize,
     /// f: how many further replicas must confirm a miss.
     pub(crate) confirmations: usize,
+    /// They must confirm a value, too: it is to be the newest that was acknowledged.
+    pub(crate) confirms_hits: bool,
 }
 
 pub(crate) struct Read {
@@ -85,7 +89,13 @@ impl Read {
         self.replicas = order.into_iter().map(|member| Asked::new(member, alive(&member))).collect();
         self.list = Some(list);
         self.writing_back = None;
-        self.goal = if self.is_strong() { self.replicas.len() } else { 1 };
+        self.goal = if self.is_strong() {
+            self.replicas.len()
+        } else if self.rules.confirms_hits {
+            self.confirmed_by()
+        } else {
+            1
+        };
         self.hedge_at = Some(now.instant + HEDGE_AFTER);
         self.ask_due(now, actions);
     }
@@ -145,7 +155,8 @@ impl Read {
         }
         let is_live = self.newest.as_ref().is_some_and(|newest| newest.live_value(now.wall).is_some());
         let needed = self.confirmed_by();
-        if answers > 0 && (is_live || answers >= needed) {
+        let is_hit = is_live && !self.rules.confirms_hits;
+        if answers > 0 && (is_hit || answers >= needed) {
             self.heal_first(actions);
             actions.push(ReadAction::Done(self.newest.clone()));
             return;
@@ -161,7 +172,7 @@ impl Read {
         answers.all(|answer| answer.as_ref() == self.newest.as_ref())
     }
 
-    /// How many answers a miss needs: one, and f of the others that are alive.
+    /// How many answers a miss needs, or a value to be confirmed: one, and f of the others that are alive.
     fn confirmed_by(&self) -> usize {
         if is_planted(Planted::MissNotConfirmed) {
             return 1;
@@ -327,8 +338,11 @@ mod tests {
 
     /// A read in a list of three, and whom it asked.
     fn asked(needed: usize) -> (Read, Vec<Identity>) {
-        let mut read =
-            Read::new(b"key".as_slice().into(), Rules { needed, write_quorum: 2, confirmations: 1 });
+        entered(Rules { needed, write_quorum: 2, confirmations: 1, confirms_hits: false })
+    }
+
+    fn entered(rules: Rules) -> (Read, Vec<Identity>) {
+        let mut read = Read::new(b"key".as_slice().into(), rules);
         let mut actions = Vec::new();
         let list = list(1, 0..3);
         read.enter(list.clone(), list.members().to_vec(), |_| true, NOW, &mut actions);
@@ -365,6 +379,17 @@ mod tests {
             assert_eq!(whom(&found(&mut read, 0, first.clone(), true)), [node(1)]);
             assert_eq!(found(&mut read, 1, first.clone(), true), [ReadAction::Done(first)]);
         }
+    }
+
+    #[test]
+    fn a_value_that_is_to_be_confirmed_is_the_newest_of_f_and_one_further() {
+        let rules = Rules { needed: 1, write_quorum: 2, confirmations: 1, confirms_hits: true };
+        let (mut read, asked) = entered(rules);
+        assert_eq!(asked, [node(0), node(1)]);
+        let newest = entry(2, Some("new"));
+        assert_eq!(found(&mut read, 1, Some(newest.clone()), true), []);
+        let actions = found(&mut read, 0, Some(entry(1, Some("old"))), true);
+        assert_eq!(actions.last(), Some(&ReadAction::Done(Some(newest))));
     }
 
     #[test]

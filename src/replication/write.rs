@@ -6,6 +6,11 @@
 //! first asks enough replicas for the key's version that no acknowledged write escapes it, and stamps
 //! above the highest: the write phase of the ABD register (Attiya, Bar-Noy & Dolev, 1995).
 //!
+//! A change of expiry alone writes the content that was read before, and must not make it newer than a write that
+//! this node missed. So it is not stamped: a longer life has the version of the write that it prolongs, which
+//! merging settles in its favour, a shorter one a version between that and every other write's. Where a replica
+//! holds something newer, the change was made just before that.
+//!
 //! The machine lives on after the acknowledgement until every replica has the entry or it is given up:
 //! until then it is owed to the others, over lost connections and changes of the list. Then it is never
 //! stamped anew: what is newer was written later. Neither is one that its coordinator has followed by another write
@@ -86,6 +91,11 @@ impl Write {
             may_have_happened: false,
             recount_at: None,
         }
+    }
+
+    /// Writes what was read, with another expiry: it has its version.
+    pub(crate) fn retimed(entry: Entry, needed: usize) -> Self {
+        Self { restamped: true, ..Self::new(entry, needed, 0) }
     }
 
     pub(crate) fn entry(&self) -> &Entry {
@@ -386,6 +396,22 @@ mod tests {
         assert!(!write.is_acknowledged(), "one replica counts once");
         written(&mut write, 2, None, true);
         assert!(write.is_acknowledged() && write.is_everywhere());
+    }
+
+    #[test]
+    fn what_was_read_is_written_under_its_version_and_a_newer_state_counts() {
+        let entry = Entry::new(b"key", Content::Value(b"value"), Version(10), None);
+        let mut write = Write::retimed(entry, 2);
+        let mut actions = Vec::new();
+        write.enter(list(1, 0..3), |_| true, &mut actions);
+        let is_asked = |action: &WriteAction| {
+            matches!(action, WriteAction::Ask { request: Request::Write { entry, .. }, .. }
+                if entry.version() == Version(10))
+        };
+        assert!(actions.len() == 3 && actions.iter().all(is_asked), "{actions:?}");
+        assert_eq!(written(&mut write, 0, Some(Version(20)), true), []);
+        assert_eq!(written(&mut write, 1, None, true), []);
+        assert!(write.is_acknowledged());
     }
 
     #[test]

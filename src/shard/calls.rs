@@ -44,7 +44,7 @@ pub(crate) struct WriteCall {
     pub(crate) deadline: Instant,
 }
 
-/// Gives a key another time to live. Only where there is no other replica that must know.
+/// Gives a key another time to live.
 #[derive(Debug)]
 pub(crate) struct TouchCall {
     pub(crate) key: Box<[u8]>,

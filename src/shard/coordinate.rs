@@ -1,6 +1,7 @@
 //! The app's calls, from the message that brings one to its reply. Any node can coordinate a call: the
 //! core that owns the key's partition there does it, whether or not it holds a replica.
 
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use crate::clock::{Instant, Now, Version};
 use crate::entry::Entry;
 use crate::error::{NotApplied, ReadError, WriteError};
 use crate::placement::List;
-use crate::replication::read::{Read, ReadAction};
+use crate::replication::read::{Read, ReadAction, Rules};
 use crate::replication::write::{Write, WriteAction};
 use crate::simulated::{Planted, is_planted};
 use crate::store::Room;
@@ -47,6 +48,8 @@ pub(super) struct Op<C> {
     /// The list it counts in.
     list: Option<Arc<List>>,
     machine: Machine,
+    /// What it reads is to be written with another expiry.
+    touch: Option<Touch>,
     requests: Vec<u64>,
     /// The write of the same key that this node stamped before this one.
     follows: Option<OpId>,
@@ -71,6 +74,26 @@ enum Machine {
     Read(Read),
 }
 
+/// When a key is to expire; `None` for never.
+#[derive(Clone, Copy)]
+struct Touch(Option<NonZeroU64>);
+
+/// How a write ended, or the write of a touch.
+fn written(touch: Option<Touch>, result: Result<(), WriteError>) -> Outcome {
+    match touch {
+        Some(_) => Outcome::Touched(result.map(|()| true)),
+        None => Outcome::Written(result),
+    }
+}
+
+/// How a read ended without an answer, or that of a touch, which then has written nothing.
+fn unread(touch: Option<Touch>, read: ReadError, write: NotApplied) -> Outcome {
+    match touch {
+        Some(_) => Outcome::Touched(Err(write.into())),
+        None => Outcome::Read(Err(read)),
+    }
+}
+
 impl<C> Shard<C> {
     pub(super) fn call(&mut self, now: Now, call: Call, caller: Caller<C>, actions: &mut Vec<Action<C>>) {
         if call.is_late(now.instant) {
@@ -78,10 +101,7 @@ impl<C> Shard<C> {
         }
         match call {
             Call::Write(call) => self.write(now, call, caller, actions),
-            Call::Touch(call) => {
-                let outcome = Outcome::Touched(self.touch(now, &call));
-                self.reply(caller, outcome, actions);
-            }
+            Call::Touch(call) => self.touch(now, *call, caller, actions),
             Call::Read(call) => self.read(now, *call, caller, actions),
             Call::Keys(call) => {
                 let mut found = self.store.keys(&call.from, call.end, now.wall, KEYS_STEP);
@@ -170,13 +190,16 @@ impl<C> Shard<C> {
         let strong = self.config.read_quorum >= 2;
         let versions_needed = if strong { self.config.read_quorum.max(self.tolerated() + 1) } else { 0 };
         let machine = Machine::Write(Write::new(call.entry, call.quorum, versions_needed));
-        self.begin(now, call.hash, machine, call.deadline, caller, actions);
+        self.begin(now, call.hash, machine, None, call.deadline, caller, actions);
     }
 
     /// Whether what this node says of the key is the whole truth, and all that the write asks for.
     pub(super) fn is_decided_alone(&self, call: &WriteCall) -> bool {
-        let is_alone = self.replica(call.hash.partition()).is_alone();
-        is_alone && call.quorum == 1 && self.config.read_quorum == 1 && !self.is_dead
+        call.quorum == 1 && self.decides_alone(call.hash.partition())
+    }
+
+    fn decides_alone(&self, partition: Partition) -> bool {
+        self.replica(partition).is_alone() && self.config.read_quorum == 1 && !self.is_dead
     }
 
     /// What the steps of a [`Write`] come to where this node alone has to make them: none of it can fail, wait
@@ -254,14 +277,46 @@ impl<C> Shard<C> {
         }
     }
 
-    fn touch(&mut self, now: Now, call: &TouchCall) -> Result<bool, WriteError> {
-        let held = self.store.get(call.hash, &call.key);
-        let Some(held) = held.filter(|held| held.live_value(now.wall).is_some()) else { return Ok(false) };
-        if held.expires_at_ms().is_none() && call.expires_at_ms.is_none() {
-            return Ok(false);
+    /// Reads the newest state of the key that was acknowledged, then writes it with another expiry.
+    fn touch(&mut self, now: Now, call: TouchCall, caller: Caller<C>, actions: &mut Vec<Action<C>>) {
+        let partition = call.hash.partition();
+        if let Err(why) = self.check_alive(self.config.write_quorum) {
+            return self.reply(caller, Outcome::Touched(Err(why.into())), actions);
         }
-        let version = self.clock.stamp_above(held.version(), now.wall);
-        let entry = held.copy(version, call.expires_at_ms);
+        if self.config.write_quorum == 1 && self.decides_alone(partition) {
+            let outcome = Outcome::Touched(self.touch_alone(now, &call));
+            return self.reply(caller, outcome, actions);
+        }
+        let TouchCall { key, hash, expires_at_ms, deadline } = call;
+        let rules = Rules { confirms_hits: true, ..self.rules(self.config.read_quorum) };
+        let machine = Machine::Read(Read::new(key, rules));
+        self.begin(now, hash, machine, Some(Touch(expires_at_ms)), deadline, caller, actions);
+    }
+
+    /// A key as it is to be with another expiry, if that changes anything. Merging prefers it to what was read, and
+    /// whatever was stamped above that to both (`replication/write` says why).
+    fn retimed(&mut self, now: Now, held: &Entry, Touch(expires_at_ms): Touch) -> Option<Entry> {
+        let before = held.expires_at_ms();
+        if before.is_none() && expires_at_ms.is_none() {
+            return None;
+        }
+        let end = |at_ms: Option<NonZeroU64>| at_ms.map_or(u64::MAX, NonZeroU64::get);
+        let version = if end(expires_at_ms) >= end(before) {
+            held.version()
+        } else {
+            // Shortened for the 64th time without another write between, it is one.
+            let stamp = || self.clock.stamp_above(held.version(), now.wall);
+            held.version().shortened().unwrap_or_else(stamp)
+        };
+        Some(held.copy(version, expires_at_ms))
+    }
+
+    fn touch_alone(&mut self, now: Now, call: &TouchCall) -> Result<bool, WriteError> {
+        let held = self.store.get(call.hash, &call.key).map(|held| Entry::clone(&held));
+        let live = held.filter(|held| held.live_value(now.wall).is_some());
+        let Some(entry) = live.and_then(|held| self.retimed(now, &held, Touch(call.expires_at_ms))) else {
+            return Ok(false);
+        };
         match self.store.make_room(call.hash, &entry) {
             Room::Enough => {}
             room => return Err(self.no_room(room).into()),
@@ -296,7 +351,7 @@ impl<C> Shard<C> {
             return self.reply(caller, Outcome::Read(Err(error)), actions);
         }
         let machine = Machine::Read(Read::new(call.key, self.rules(call.quorum)));
-        self.begin(now, call.hash, machine, call.deadline, caller, actions);
+        self.begin(now, call.hash, machine, None, call.deadline, caller, actions);
     }
 
     /// A node that has not heard of anybody still counts itself.
@@ -304,11 +359,13 @@ impl<C> Shard<C> {
         if self.placement.members().is_empty() { 1 } else { alive }
     }
 
+    #[expect(clippy::too_many_arguments, reason = "what an op is made of")]
     fn begin(
         &mut self,
         now: Now,
         hash: KeyHash,
         machine: Machine,
+        touch: Option<Touch>,
         deadline: Instant,
         caller: Caller<C>,
         actions: &mut Vec<Action<C>>,
@@ -321,6 +378,7 @@ impl<C> Shard<C> {
             caller: Some(caller),
             list: None,
             machine,
+            touch,
             requests: Vec::new(),
             follows: None,
             deadline,
@@ -542,12 +600,38 @@ impl<C> Shard<C> {
                 ReadAction::Ask { to, request } => self.ask_for(now, id, op, to, request, actions),
                 ReadAction::Done(found) => {
                     let live = found.filter(|entry| entry.live_value(now.wall).is_some());
+                    let outcome = match op.touch {
+                        None => Outcome::Read(Ok(live)),
+                        Some(touch) => match live.and_then(|held| self.retimed(now, &held, touch)) {
+                            Some(entry) => return self.write_retimed(now, id, op, entry, actions),
+                            None => Outcome::Touched(Ok(false)),
+                        },
+                    };
                     if let Some(caller) = op.caller.take() {
-                        self.reply(caller, Outcome::Read(Ok(live)), actions);
+                        self.reply(caller, outcome, actions);
                     }
                 }
             }
         }
+    }
+
+    /// The read of a touch is over: from here on it is a write, in the same list.
+    fn write_retimed(
+        &mut self,
+        now: Now,
+        id: OpId,
+        op: &mut Op<C>,
+        entry: Entry,
+        actions: &mut Vec<Action<C>>,
+    ) {
+        self.forget_requests(op);
+        let Some(list) = op.list.clone() else { return };
+        let placement = self.placement.clone();
+        let mut write = Write::retimed(entry, self.config.write_quorum);
+        let mut todo = Vec::new();
+        write.enter(list, |member| !placement.is_dead(member), &mut todo);
+        op.machine = Machine::Write(write);
+        self.perform_write(now, id, op, todo, actions);
     }
 
     fn ask_for(
@@ -591,7 +675,8 @@ impl<C> Shard<C> {
                     if let Some(caller) = op.caller.take() {
                         op.deadline = now.instant + OWED_FOR;
                         let (before, quorum) = (op.follows.take(), write.needed());
-                        self.reply(caller, Outcome::Written(Ok(())), actions);
+                        let outcome = written(op.touch, Ok(()));
+                        self.reply(caller, outcome, actions);
                         self.cover(before, quorum, actions);
                     }
                     let is_over = write.is_everywhere() || now.instant >= op.deadline;
@@ -599,7 +684,8 @@ impl<C> Shard<C> {
                 } else {
                     // Acknowledged once, but counting anew in a later list: it stays owed.
                     if is_late && let Some(caller) = op.caller.take() {
-                        let outcome = Outcome::Written(Err(write_error(write)));
+                        let error = write_error(write);
+                        let outcome = written(op.touch, Err(error));
                         self.reply(caller, outcome, actions);
                     }
                     is_late
@@ -609,7 +695,8 @@ impl<C> Shard<C> {
                 if is_late && let Some(caller) = op.caller.take() {
                     let (answered, needed) = (read.answers(), read.needed());
                     let error = ReadError::TimedOut { answered, needed };
-                    self.reply(caller, Outcome::Read(Err(error)), actions);
+                    let outcome = unread(op.touch, error, NotApplied::Unavailable);
+                    self.reply(caller, outcome, actions);
                 }
                 op.caller.is_none()
             }
@@ -685,10 +772,10 @@ impl<C> Shard<C> {
         for (_, mut op) in std::mem::take(&mut self.ops) {
             let outcome = match &op.machine {
                 Machine::Write(write) if write.may_have_happened() => {
-                    Outcome::Written(Err(write_error(write)))
+                    written(op.touch, Err(write_error(write)))
                 }
-                Machine::Write(_) => Outcome::Written(Err(NotApplied::from(by).into())),
-                Machine::Read(_) => Outcome::Read(Err(by.into())),
+                Machine::Write(_) => written(op.touch, Err(NotApplied::from(by).into())),
+                Machine::Read(_) => unread(op.touch, by.into(), by.into()),
             };
             if let Some(caller) = op.caller.take() {
                 self.reply(caller, outcome, actions);

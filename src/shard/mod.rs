@@ -615,7 +615,8 @@ impl<C> Shard<C> {
     }
 
     fn rules(&self, needed: usize) -> Rules {
-        Rules { needed, write_quorum: self.config.write_quorum, confirmations: self.tolerated() }
+        let write_quorum = self.config.write_quorum;
+        Rules { needed, write_quorum, confirmations: self.tolerated(), confirms_hits: false }
     }
 }
 

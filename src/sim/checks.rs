@@ -300,7 +300,7 @@ impl Search {
                 (_, Some(Answer::NotApplied)) => continue,
                 (Kind::Get, Some(Answer::Found(value))) => (Effect::Read(Some(value)), certain_end),
                 (Kind::Get, Some(Answer::NotFound)) => (Effect::Read(None), certain_end),
-                (Kind::Get, _) => continue,
+                (Kind::Get | Kind::Persist, _) => continue,
                 // One that nobody saw may as well never have happened.
                 (Kind::Set(value), _) => {
                     (Effect::Write(Some(value)), certain_end.or(read_at.get(&value).copied()))

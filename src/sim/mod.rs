@@ -41,7 +41,7 @@ use crate::clock::{Instant, Now, Version};
 use crate::entry::{Content, Entry};
 use crate::error::{ReadError, WriteError};
 use crate::events::MemberState;
-use crate::shard::{Call, ReadCall, WriteCall};
+use crate::shard::{Call, ReadCall, TouchCall, WriteCall, expires_at_ms};
 #[doc(hidden)]
 pub use crate::simulated::Planted;
 use crate::simulated::simulate;
@@ -126,6 +126,8 @@ pub struct CallId(u64);
 pub enum Outcome {
     /// A write was acknowledged, or failed.
     Written(Result<(), WriteError>),
+    /// A key has another time to live, did not exist (or had none that could end), or neither is known.
+    Touched(Result<bool, WriteError>),
     /// A read found a value, found none, or failed.
     Read(Result<Option<Vec<u8>>, ReadError>),
 }
@@ -310,6 +312,22 @@ impl SimCluster {
     /// Deletes `key` through `node`.
     pub fn delete(&mut self, node: usize, key: impl AsRef<[u8]>) -> CallId {
         self.write(node, key.as_ref(), Content::Tombstone, None)
+    }
+
+    /// Gives `key` another time to live through `node`; `None` for ever.
+    ///
+    /// # Panics
+    ///
+    /// On a time to live that an engine would refuse.
+    pub fn touch(&mut self, node: usize, key: impl AsRef<[u8]>, ttl: Option<Duration>) -> CallId {
+        let (key, wall) = (key.as_ref(), self.now_of(node).wall);
+        let call = TouchCall {
+            key: key.into(),
+            hash: KeyHash::of(node::cluster(), key),
+            expires_at_ms: ttl.map(|ttl| expires_at_ms(ttl, wall).expect("a time to live that can be kept")),
+            deadline: self.now + CALL_TIMEOUT,
+        };
+        self.call(node, call.hash, Call::Touch(Box::new(call)))
     }
 
     fn write(

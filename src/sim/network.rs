@@ -286,8 +286,8 @@ impl SimCluster {
                     ShardOutcome::Read(result) => Outcome::Read(
                         result.map(|found| found.and_then(|entry| entry.value().map(<[u8]>::to_vec))),
                     ),
-                    ShardOutcome::Touched(_)
-                    | ShardOutcome::Keys(_)
+                    ShardOutcome::Touched(result) => Outcome::Touched(result),
+                    ShardOutcome::Keys(_)
                     | ShardOutcome::Counts(_)
                     | ShardOutcome::Many(_)
                     | ShardOutcome::Ran(_) => return,

@@ -52,6 +52,8 @@ pub enum Kind {
     Delete,
     /// Read it.
     Get,
+    /// Let it never expire.
+    Persist,
 }
 
 /// How an operation ended.
@@ -69,6 +71,8 @@ pub enum Answer {
     NotFound,
     /// The read failed.
     Failed,
+    /// The change of expiry ended, one way or the other: that says nothing of the key's value.
+    Touched,
 }
 
 /// The number of a value that the workload did not make.
@@ -77,7 +81,7 @@ pub const UNKNOWN: u64 = u64::MAX;
 impl Operation {
     /// Whether it writes or deletes.
     pub fn is_write(&self) -> bool {
-        self.kind != Kind::Get
+        !matches!(self.kind, Kind::Get | Kind::Persist)
     }
 
     /// Whether it was a write that was acknowledged.
@@ -94,7 +98,7 @@ impl Operation {
     pub fn writes(&self) -> Option<u64> {
         match self.kind {
             Kind::Set(value) | Kind::SetFor(value) => Some(value),
-            Kind::Delete | Kind::Get => None,
+            Kind::Delete | Kind::Get | Kind::Persist => None,
         }
     }
 
@@ -114,6 +118,7 @@ impl fmt::Display for Operation {
             Kind::SetFor(value) => write!(f, "set to {value}, to expire")?,
             Kind::Delete => write!(f, "delete")?,
             Kind::Get => write!(f, "get")?,
+            Kind::Persist => write!(f, "persist")?,
         }
         match self.answer {
             Some(Answer::Acknowledged) => write!(f, ": acknowledged"),
@@ -123,6 +128,7 @@ impl fmt::Display for Operation {
             Some(Answer::Found(value)) => write!(f, ": found {value}"),
             Some(Answer::NotFound) => write!(f, ": not found"),
             Some(Answer::Failed) => write!(f, ": failed"),
+            Some(Answer::Touched) => write!(f, ": ended"),
             None => write!(f, ": no answer"),
         }
     }
@@ -262,7 +268,9 @@ impl Workload {
         let node = nodes[self.rng.random_range(0..nodes.len())];
         let kind = self.kind(key);
         self.begin(cluster, client, node, key, kind);
-        if kind != Kind::Get && self.percent(self.options.collisions_percent) {
+        if matches!(kind, Kind::Set(_) | Kind::SetFor(_) | Kind::Delete)
+            && self.percent(self.options.collisions_percent)
+        {
             let free = self.clients.iter().position(|client| client.call.is_none());
             let others: Vec<usize> = nodes.iter().copied().filter(|other| *other != node).collect();
             if let (Some(client), Some(&node)) = (free, others.first()) {
@@ -335,6 +343,7 @@ impl Workload {
             Kind::SetFor(value) => cluster.set_for(node, name, value.to_string(), TIME_TO_LIVE),
             Kind::Delete => cluster.delete(node, name),
             Kind::Get => cluster.get(node, name),
+            Kind::Persist => cluster.touch(node, name, None),
         };
         self.clients[client].call = Some((call, self.history.operations.len()));
         self.history.operations.push(Operation { node, life, key, kind, start, end: None, answer: None });
@@ -350,6 +359,7 @@ impl Workload {
                 let value = self.value();
                 if expires { Kind::SetFor(value) } else { Kind::Set(value) }
             }
+            _ if key % 4 == 3 && self.percent(expiring_percent / 2) => Kind::Persist,
             _ => Kind::Get,
         }
     }
@@ -384,5 +394,6 @@ fn answer(outcome: &Outcome) -> Answer {
         Outcome::Read(Ok(Some(value))) => Answer::Found(value_number(value)),
         Outcome::Read(Ok(None)) => Answer::NotFound,
         Outcome::Read(Err(_)) => Answer::Failed,
+        Outcome::Touched(_) => Answer::Touched,
     }
 }
