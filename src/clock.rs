@@ -184,7 +184,7 @@ mod tests {
         }
         assert_eq!(shortened.shortened(), None);
         assert_eq!(HybridClock::new(Duration::ZERO).stamp_above(shortened, WallTime::default()), next);
-        assert_eq!(Version(u64::MAX).next(), Version(u64::MAX), "a peer may send it");
+        assert_eq!(Version(u64::MAX).next(), Version(u64::MAX), "it never wraps around");
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::clock::{Instant, WallTime};
 use crate::config::{Config, Settings};
 use crate::entry::{Content, Entry};
-use crate::error::{LeaveError, NotApplied, NotReady, ReadError, StartError, WriteError};
+use crate::error::{LeaveError, NotApplied, NotReady, NotSafe, ReadError, StartError, WriteError};
 use crate::events::{Events, MemberInfo, subscription};
 use crate::options::{ReadOptions, WriteOptions};
 use crate::runtime::Runtime;
@@ -90,6 +90,21 @@ impl Engine {
     /// [`NotReady`] says what is missing. The engine goes on trying.
     pub fn wait_ready(&self, timeout: Duration) -> Result<(), NotReady> {
         self.inner.runtime.wait_ready(timeout, self.inner.settings.quorum_members())
+    }
+
+    /// Waits until no copy of anything is missing anywhere: N nodes hold each partition, every one of them completely,
+    /// and no write acknowledged before is on its way to any. Then any node may be stopped, and what was acknowledged
+    /// before is still there: a rolling restart stops a node, starts it again, waits for this on any node, and goes on
+    /// with the next.
+    ///
+    /// All members are asked, ten times a second while somebody waits. With fewer members than replicas (N) it is never
+    /// safe.
+    ///
+    /// # Errors
+    ///
+    /// [`NotSafe::TimedOut`] says what is missing where.
+    pub fn wait_until_safe(&self, timeout: Duration) -> Result<(), NotSafe> {
+        self.inner.runtime.wait_until_safe(timeout)
     }
 
     /// Stores `value` under `key`. Acknowledged by W replicas, each after it has applied it.
@@ -353,9 +368,10 @@ impl Engine {
         Ok(total)
     }
 
-    /// Hands this node's data over to the others, tells them, and stops. Other handles get
-    /// [`ShutDown`](NotApplied::ShutDown) from then on. The last node of a cluster leaves at once, and
-    /// the data is gone.
+    /// Hands this node's data over to the others, tells them, and stops. Calls go on meanwhile. When all is handed
+    /// over, new ones get [`ShutDown`](NotApplied::ShutDown), those under way get their answers, and every replica the
+    /// writes that this node acknowledged; only then is it gone. The last node of a cluster leaves at once, and the
+    /// data is gone; so do all nodes, where all are asked to leave together.
     ///
     /// # Errors
     ///
@@ -596,6 +612,13 @@ pub struct Stats {
     /// How often, since the start, this node found that another replica's partition differed from its own for
     /// good, and saw them equal after both had merged. Of two replicas, one looks.
     pub partitions_repaired: u64,
+    /// How much is missing before any node may be stopped, as this one knows it: partitions that it should hold and
+    /// has not completely, or holds and has yet to give away; each copy of a partition for which there are too few
+    /// members, counted by one of those that hold it; and writes that it acknowledged more than a tenth of a second ago
+    /// and that some replica has not confirmed. (Such a write is offered for half a minute. After that only the
+    /// background comparison knows of it.) The sum over all nodes is zero where no copy is missing:
+    /// [`Engine::wait_until_safe`] waits for that.
+    pub redundancy_debt: usize,
 }
 
 impl Stats {
@@ -609,6 +632,7 @@ impl Stats {
         self.calls_in_flight += core.calls_in_flight;
         self.writes_owed += core.writes_owed;
         self.partitions_repaired += core.partitions_repaired;
+        self.redundancy_debt += core.redundancy_debt;
     }
 }
 

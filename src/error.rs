@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 
-use crate::types::{MAX_CORES, MAX_KEY_BYTES, MAX_NAME_BYTES, MAX_REPLICAS, MAX_VALUE_BYTES};
+use crate::types::{MAX_CORES, MAX_KEY_BYTES, MAX_NAME_BYTES, MAX_REPLICAS, MAX_VALUE_BYTES, NodeId};
 
 /// Any error of this crate.
 #[derive(Debug, Error)]
@@ -20,6 +20,9 @@ pub enum Error {
     /// The cluster was not ready in time.
     #[error(transparent)]
     NotReady(#[from] NotReady),
+    /// It was not safe to stop a node in time.
+    #[error(transparent)]
+    NotSafe(#[from] NotSafe),
     /// A write failed.
     #[error(transparent)]
     Write(#[from] WriteError),
@@ -540,6 +543,72 @@ pub enum NotReady {
     WouldBlockCore,
 }
 
+/// Why [`Engine::wait_until_safe`](crate::Engine::wait_until_safe) gave up.
+#[derive(Debug, Error, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum NotSafe {
+    /// Something is missing: the node that is stopped next may be the one that has it.
+    #[error("no node should be stopped yet: {}", reasons(.risks))]
+    TimedOut {
+        /// What is missing where, as the nodes said last. Empty where none was heard.
+        risks: Vec<Risk>,
+    },
+    /// The engine has stopped, or is stopping.
+    #[error("the engine has stopped")]
+    ShutDown,
+    /// A thread of the engine has panicked or could not poll; the log says what happened. The engine has stopped
+    /// and its node has left the cluster: start a new one.
+    #[error("the engine has failed and stopped (its log says why): start a new one")]
+    EngineFailed,
+    /// It was made on one of an engine's own threads, from a closure that was given to
+    /// [`Engine::run_on`](crate::Engine::run_on), and would have made that thread wait.
+    #[error(
+        "called on an engine's own thread, which must not wait: use what Engine::run_on hands to its closure, or call \
+         from a thread of the app"
+    )]
+    WouldBlockCore,
+}
+
+/// Why a node should not be stopped.
+#[derive(Debug, Error, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Risk {
+    /// Something of what a node should hold, or has acknowledged, is missing.
+    #[error(
+        "at {node} {copies} copies of partitions are missing or not settled, and {writes} writes not everywhere"
+    )]
+    Owes {
+        /// Its name.
+        node: NodeId,
+        /// Copies of partitions that it should hold and has not completely, holds and has yet to give away, or for
+        /// which there is no node, as there are fewer than replicas.
+        copies: usize,
+        /// Writes that it acknowledged and that some replica has not confirmed.
+        writes: usize,
+    },
+    /// A node has not answered.
+    #[error("{node} has not said whether it lacks anything")]
+    Silent {
+        /// Its name.
+        node: NodeId,
+    },
+    /// A node sees other members than the one that asked, or does not know all of them yet.
+    #[error("{node} sees other members")]
+    Disagrees {
+        /// Its name.
+        node: NodeId,
+    },
+}
+
+/// As people write them.
+fn reasons(risks: &[Risk]) -> String {
+    if risks.is_empty() {
+        return "no node has said yet whether it lacks anything".to_owned();
+    }
+    let risks: Vec<String> = risks.iter().map(Risk::to_string).collect();
+    risks.join("; ")
+}
+
 /// Why [`Engine::leave`](crate::Engine::leave) could not hand everything over.
 #[derive(Debug, Error, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -547,11 +616,14 @@ pub enum LeaveError {
     /// Time ran out. The node has stopped all the same: the others treat it as dead and restore its
     /// copies from their own.
     #[error(
-        "{partitions} partitions were not handed over in time; the node has stopped, the others restore its copies"
+        "{partitions} partitions were not handed over and {unfinished} calls not ended in time; the node has stopped, the \
+         others restore its copies"
     )]
     TimedOut {
         /// How many partitions were left.
         partitions: usize,
+        /// How many calls had no answer, or were writes that not all replicas had, where nothing else was left.
+        unfinished: usize,
     },
     /// The engine had stopped before.
     #[error("the engine has stopped")]

@@ -4,13 +4,15 @@
 mod support;
 
 use std::net::{TcpListener, UdpSocket};
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use gridkv::{
     Config, ConfigError, Engine, Error, Event, Eviction, LeaveError, MAX_KEY_BYTES, MAX_VALUE_BYTES,
-    MemberState, NotApplied, NotReady, Quorum, ReadError, ReadOptions, StartError, TimeToLive, WriteError,
-    WriteOptions,
+    MemberState, NotApplied, NotReady, NotSafe, Quorum, ReadError, ReadOptions, Risk, StartError, TimeToLive,
+    WriteError, WriteOptions,
 };
 use support::{LATE, address, alive, cluster, node, start, wait_event, wait_settled, wait_until};
 
@@ -596,6 +598,93 @@ fn a_time_to_live_is_seen_and_changed_from_every_node() {
         assert!(engines[1].touch("soon", Duration::from_millis(20)).unwrap());
         wait_until("it has expired", || engines.iter().all(|engine| engine.get("soon").unwrap().is_none()));
         assert!(!engines[1].touch("soon", hour).unwrap(), "it is gone");
+    }
+}
+
+#[test]
+fn it_is_safe_when_no_copy_is_missing_anywhere_and_else_the_error_says_where() {
+    let alone = start(Config::standalone("alone"));
+    assert_eq!(alone.wait_until_safe(Duration::ZERO), Ok(()));
+    assert_eq!(alone.stats().unwrap().redundancy_debt, 0);
+
+    let debt = |engines: &[Engine]| -> usize {
+        engines.iter().map(|engine| engine.stats().unwrap().redundancy_debt).sum()
+    };
+    let mut engines = cluster(2, |config| config);
+    let seeds = [address(&engines[0])];
+    engines[0].set("k", "v").unwrap();
+    wait_until("nothing moves any more", || debt(&engines) == 4096);
+    let error = engines[0].wait_until_safe(Duration::from_millis(300)).unwrap_err();
+    let NotSafe::TimedOut { risks } = &error else { panic!("{error:?}") };
+    let missing = risks.iter().map(|risk| match risk {
+        Risk::Owes { copies, writes: 0, .. } => *copies,
+        other => panic!("{other:?}"),
+    });
+    assert_eq!(missing.sum::<usize>(), 4096, "one of three copies of each partition: {error}");
+    assert!(error.to_string().contains("copies of partitions are missing"), "{error}");
+
+    engines.push(start(node("n2").seeds(&seeds)));
+    thread::scope(|scope| {
+        for engine in &engines {
+            scope.spawn(|| assert_eq!(engine.wait_until_safe(LATE), Ok(()), "{:?}", engines[0].stats()));
+        }
+    });
+    assert_eq!(debt(&engines), 0);
+
+    // It says nothing more, and is not known to be dead for a while.
+    engines[2].abort();
+    let error = engines[0].wait_until_safe(Duration::from_millis(100)).unwrap_err();
+    assert!(matches!(error, NotSafe::TimedOut { .. }), "{error:?}");
+    assert_eq!(engines[2].wait_until_safe(LATE), Err(NotSafe::ShutDown));
+    assert_eq!(engines[0].get("k").unwrap().as_deref(), Some(&b"v"[..]));
+}
+
+/// A leaver answers the calls that it took, and what it acknowledged is with every replica before it goes.
+#[test]
+fn a_node_that_leaves_under_load_fails_nobodys_calls() {
+    let mut engines = cluster(4, |config| config);
+    let leaver = engines.remove(1);
+    let is_over = AtomicBool::new(false);
+    let is_over = &is_over;
+    let write = move |engine: &Engine, name: String| {
+        let mut acknowledged = 0u64;
+        while !is_over.load(Relaxed) {
+            match engine.set(format!("{name}-{}", acknowledged % 100), acknowledged.to_le_bytes()) {
+                Ok(()) => acknowledged += 1,
+                Err(WriteError::NotApplied(NotApplied::ShutDown)) => break,
+                Err(error) => panic!("{name}: {error}"),
+            }
+            let key = format!("{name}-{}", (acknowledged - 1) % 100);
+            match engine.get(&key) {
+                Ok(found) => assert_eq!(found, Some((acknowledged - 1).to_le_bytes().to_vec()), "{key}"),
+                Err(ReadError::ShutDown) => break,
+                Err(error) => panic!("{name}: {error}"),
+            }
+        }
+        acknowledged
+    };
+    let counts: Vec<u64> = thread::scope(|scope| {
+        let writers: Vec<_> = (0..8)
+            .map(|at| {
+                let engine = engines.get(at % 4).unwrap_or(&leaver);
+                scope.spawn(move || write(engine, format!("w{at}")))
+            })
+            .collect();
+        wait_until("they write", || leaver.stats().unwrap().keys > 400);
+        leaver.leave(LATE).unwrap();
+        assert!(engines[0].stats().unwrap().keys > 0);
+        wait_until("it is known to have left", || engines.iter().all(|engine| alive(engine) == 3));
+        is_over.store(true, Relaxed);
+        writers.into_iter().map(|writer| writer.join().unwrap()).collect()
+    });
+    assert_eq!(engines[0].wait_until_safe(LATE), Ok(()));
+    for (at, count) in counts.into_iter().enumerate() {
+        for last in count.saturating_sub(100)..count {
+            let key = format!("w{at}-{}", last % 100);
+            for engine in &engines {
+                assert_eq!(engine.get(&key).unwrap(), Some(last.to_le_bytes().to_vec()), "{key}");
+            }
+        }
     }
 }
 

@@ -14,8 +14,8 @@ use std::time::Duration;
 
 use gridkv::{
     Batch, Completed, Completions, Config, Engine, IdleStrategy, LeaveError, LoadError, MAX_KEY_BYTES,
-    MAX_VALUE_BYTES, NotApplied, NotReady, Quorum, ReadError, ReadOptions, RunError, SubmitError, Ticket,
-    TimeToLive, WriteError, WriteOptions,
+    MAX_VALUE_BYTES, NotApplied, NotReady, NotSafe, Quorum, ReadError, ReadOptions, RunError, SubmitError,
+    Ticket, TimeToLive, WriteError, WriteOptions,
 };
 use support::{LATE, alive, cluster, node, start, wait_until};
 
@@ -793,6 +793,7 @@ fn a_closure_that_calls_an_engine_is_told_where_it_would_wait() {
             assert_eq!(inside.wait_ready(LATE), Err(NotReady::WouldBlockCore));
             assert_eq!(inside.leave(LATE), Err(LeaveError::WouldBlockCore));
             assert_eq!(inside.stats(), Err(ReadError::WouldBlockCore));
+            assert_eq!(inside.wait_until_safe(LATE), Err(NotSafe::WouldBlockCore));
             if is_cluster {
                 // What is here can be read.
                 assert_eq!(inside.get(&near), Ok(Some(b"near".to_vec())));

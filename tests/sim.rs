@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use gridkv::sim::{CallId, Outcome, SimCluster, SimOptions};
+use gridkv::{NotApplied, WriteError};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -85,6 +86,8 @@ struct Workload {
     seed: u64,
     /// R ≥ 2: a read must see what was acknowledged before it.
     strong: bool,
+    /// Not called: it knows nobody yet.
+    new: Option<usize>,
     random: u64,
     keys: Vec<Key>,
     acknowledged: usize,
@@ -95,7 +98,7 @@ struct Workload {
 impl Workload {
     fn new(seed: u64, keys: usize) -> Self {
         let keys = vec![Key::default(); keys];
-        Self { seed, strong: false, random: seed, keys, acknowledged: 0, failed: 0, reads: 0 }
+        Self { seed, strong: false, new: None, random: seed, keys, acknowledged: 0, failed: 0, reads: 0 }
     }
 
     /// A number below `limit`: SplitMix64.
@@ -117,7 +120,8 @@ impl Workload {
         while cluster.elapsed() < until {
             let at = self.pick(self.keys.len());
             self.note(cluster, at);
-            let running = Self::running(cluster, nodes);
+            let mut running = Self::running(cluster, nodes);
+            running.retain(|node| Some(*node) != self.new);
             let node = running[self.pick(running.len())];
             let must_wait = self.strong && self.keys[at].reading.is_some();
             if self.pick(3) > 0 && self.keys[at].writing.is_none() && !must_wait {
@@ -141,7 +145,11 @@ impl Workload {
                     self.acknowledged += 1;
                     key.writing = None;
                 }
-                Some(Outcome::Written(Err(gridkv::WriteError::NotApplied(_)))) => {
+                // Its node is about to leave, and says so.
+                Some(Outcome::Written(Err(WriteError::NotApplied(NotApplied::ShutDown)))) => {
+                    key.writing = None;
+                }
+                Some(Outcome::Written(Err(WriteError::NotApplied(_)))) => {
                     self.failed += 1;
                     key.writing = None;
                 }
@@ -280,13 +288,86 @@ fn one_thing_at_a_time(seed: u64, options: SimOptions) -> Traced {
     cluster
 }
 
+/// As many seeds as `GRIDKV_SEEDS` says, or so many, from `GRIDKV_SEED` on, or from zero.
+fn seeds(count: u64) -> std::ops::Range<u64> {
+    let number = |name| std::env::var(name).ok().and_then(|number| number.parse().ok());
+    let from = number("GRIDKV_SEED").unwrap_or(0);
+    from..from + number("GRIDKV_SEEDS").unwrap_or(count)
+}
+
+/// A rolling restart under load, with crashes in place of leaves: each node is killed the moment another one says
+/// that it is safe, calls under way and all, and started again.
+#[test]
+fn whoever_is_killed_when_it_is_safe_takes_nothing_along() {
+    for seed in seeds(3) {
+        let mut workload = Workload::new(seed, 60);
+        let nodes = 3 + seed as usize % 2;
+        let mut cluster = started(seed, nodes, lossy());
+        workload.run(&mut cluster, nodes, SECOND);
+        for round in 0..2 * nodes {
+            let victim = round % nodes;
+            let asked = (victim + 1 + workload.pick(nodes - 1)) % nodes;
+            assert!(
+                cluster.wait_until_safe(asked, 30 * SECOND),
+                "seed {seed}: not safe:\n{}",
+                cluster.describe()
+            );
+            cluster.crash_node(victim);
+            workload.run(&mut cluster, nodes, Duration::from_millis(1500));
+            if nodes == 3 {
+                assert!(!cluster.wait_until_safe(asked, SECOND), "two nodes cannot hold three copies");
+            }
+            cluster.restart_node(victim);
+            workload.run(&mut cluster, nodes, Duration::from_millis(500));
+        }
+        cluster.set_loss(0, 0);
+        assert!(cluster.wait_until_safe(0, 30 * SECOND), "seed {seed}");
+        workload.check(&mut cluster, nodes, 3);
+        assert!(workload.acknowledged > 10 * workload.failed, "seed {seed}: {} failed", workload.failed);
+    }
+}
+
+/// Each node leaves under load and comes back. Calls that the leaver took are answered; it goes when every replica
+/// has what it acknowledged, so no other node's call fails for it, either.
+#[test]
+fn a_rolling_restart_fails_no_call_and_loses_nothing() {
+    for seed in seeds(3) {
+        let mut options = SimOptions::default();
+        options.clock_skew = Duration::from_secs(5);
+        let mut workload = Workload::new(seed, 60);
+        let nodes = 3 + seed as usize % 3;
+        let mut cluster = started(seed, nodes, options);
+        for leaver in 0..nodes {
+            workload.run(&mut cluster, nodes, SECOND / 2);
+            cluster.leave(leaver);
+            let begun = cluster.elapsed();
+            while cluster.is_running(leaver) {
+                workload.run(&mut cluster, nodes, Duration::from_millis(5));
+                assert!(
+                    cluster.elapsed() - begun < 20 * SECOND,
+                    "seed {seed}: n{leaver} stays:\n{}",
+                    cluster.describe()
+                );
+            }
+            workload.run(&mut cluster, nodes, SECOND / 2);
+            cluster.restart_node(leaver);
+            workload.new = Some(leaver);
+            workload.run(&mut cluster, nodes, SECOND / 4);
+            workload.new = None;
+            workload.run(&mut cluster, nodes, SECOND / 2);
+            assert!(cluster.wait_until_safe(leaver, 20 * SECOND), "seed {seed}: {}", cluster.describe());
+        }
+        workload.check(&mut cluster, nodes, 3);
+        assert_eq!(workload.failed, 0, "seed {seed}");
+        assert!(workload.reads > 300 && workload.acknowledged > 600, "{} reads", workload.reads);
+    }
+}
+
 #[test]
 fn nothing_acknowledged_is_lost_when_one_thing_happens_at_a_time() {
-    let number = |name| std::env::var(name).ok().and_then(|number| number.parse().ok());
-    let (from, seeds) = (number("GRIDKV_SEED").unwrap_or(0), number("GRIDKV_SEEDS").unwrap_or(30));
     let mut options = lossy();
     options.keep_trace = std::env::var("GRIDKV_TRACE").is_ok();
-    for seed in from..from + seeds {
+    for seed in seeds(30) {
         one_thing_at_a_time(seed, options.clone());
     }
 }

@@ -4,10 +4,11 @@
 //! turns what SWIM says into placements for the cores; and decides the one thing that must be agreed on
 //! before there is any data: that the cluster is new.
 //!
-//! [`links`] says how a crash is found, [`seeds`] how a cluster is, [`birth`] when lists are made, and
-//! [`publish`] what cores and app are told.
+//! [`links`] says how a crash is found, [`seeds`] how a cluster is, [`birth`] when lists are made, [`debt`] when a node
+//! may be stopped, and [`publish`] what cores and app are told.
 
 mod birth;
+mod debt;
 mod links;
 mod publish;
 mod seeds;
@@ -17,15 +18,17 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use self::debt::{OwnDebt, Safety};
 use self::links::{LinkState, MemberLink, member_link};
 pub(crate) use self::publish::Readiness;
 use self::publish::bury;
 use self::seeds::Seed;
 use crate::clock::Instant;
+use crate::error::Risk;
 use crate::events::{Event, MemberInfo};
 use crate::membership::{Change, DatagramError, Membership, MembershipAction, MembershipConfig};
 use crate::placement::{Gone, Placement};
-use crate::shard::Stage;
+use crate::shard::{Debt, Stage};
 use crate::types::{Boot, ClusterHash, Identity, NodeHash, NodeId};
 use crate::wire::handshake::Local;
 use crate::wire::message::{ControlMessage, Hello, Origin, Refusal, RefusalReason, Status};
@@ -97,6 +100,17 @@ pub(crate) enum ControlEvent {
     DataAtRisk {
         partitions: usize,
     },
+    /// What a core owes, in answer to the question of this number.
+    CoreOwes {
+        core: usize,
+        question: u64,
+        debt: Debt,
+    },
+    /// An app waits until no copy is missing anywhere: then [`ControlAction::Safe`] with this ticket, or a later one.
+    WatchSafety {
+        ticket: u64,
+        until: Instant,
+    },
     /// Hand everything over, then [`ControlAction::Left`].
     Leave,
     /// Stopping without handing over: tell the others not to wait.
@@ -144,7 +158,19 @@ pub(crate) enum ControlAction {
     Notify(Event),
     Members(Vec<MemberInfo>),
     Readiness(Readiness),
-    /// Everything was handed over, and the others know that this node is gone.
+    /// For every core: what does it owe?
+    AskDebt {
+        question: u64,
+    },
+    /// No copy is missing anywhere.
+    Safe {
+        ticket: u64,
+    },
+    /// Why not, for whoever waits no longer.
+    Risks(Vec<Risk>),
+    /// Everything was handed over: no new calls from here on.
+    Drain,
+    /// Those that were under way have ended, and the others know that this node is gone.
     Left,
 }
 
@@ -164,6 +190,10 @@ pub(crate) struct Control {
     stage: Stage,
     leaving: Leaving,
     progress: BTreeMap<usize, Progress>,
+    own_debt: OwnDebt,
+    safety: Option<Safety>,
+    /// The latest round of questions what others owe.
+    last_round: u64,
     members: Vec<MemberInfo>,
     readiness: Readiness,
     /// What the last node that refused this one said, unless another has welcomed it since.
@@ -185,6 +215,11 @@ enum Leaving {
     /// Until every core has given everything away under a placement of this generation or later.
     Since {
         generation: u64,
+    },
+    /// Nothing is left to give. Until the last calls have ended; whether they have is asked next at this time, where
+    /// that is not under way.
+    Draining {
+        ask_at: Option<Instant>,
     },
     Done,
 }
@@ -220,6 +255,9 @@ impl Control {
             stage: Stage::Forming,
             leaving: Leaving::No,
             progress: BTreeMap::new(),
+            own_debt: OwnDebt::default(),
+            safety: None,
+            last_round: 0,
             members: Vec::new(),
             readiness: Readiness::default(),
             refused_by: None,
@@ -276,6 +314,10 @@ impl Control {
             ControlEvent::DataAtRisk { partitions } => {
                 actions.push(ControlAction::Notify(Event::DataAtRisk { partitions }));
             }
+            ControlEvent::CoreOwes { core, question, debt } => {
+                self.core_owes(now, core, question, debt, actions);
+            }
+            ControlEvent::WatchSafety { ticket, until } => self.watch_safety(now, ticket, until, actions),
             ControlEvent::Leave => self.leave(now, actions),
             ControlEvent::Stop => {
                 self.swim(now, actions, |membership, todo| membership.announce_dead(now, todo));
@@ -288,6 +330,8 @@ impl Control {
         self.swim(now, actions, |membership, todo| membership.handle_timers(now, todo));
         self.wake_links(now, actions);
         self.wake_seeds(now, actions);
+        self.wake_safety(now, actions);
+        self.wake_drain(now, actions);
         if self.origin == Origin::Unborn && self.status_at <= now {
             self.tell_status(now, actions);
         }
@@ -296,8 +340,9 @@ impl Control {
 
     pub(crate) fn deadline(&self) -> Option<Instant> {
         let status = (self.origin == Origin::Unborn).then_some(self.status_at);
-        let ours = [self.links_deadline(), self.seeds_deadline(), status, self.membership.deadline()];
-        ours.into_iter().flatten().min()
+        let links = [self.links_deadline(), self.seeds_deadline(), status, self.membership.deadline()];
+        let debts = [self.safety_deadline(), self.drain_deadline()];
+        links.into_iter().chain(debts).flatten().min()
     }
 
     /// Lets membership work, and follows what that changed.
@@ -392,7 +437,8 @@ impl Control {
                     self.statuses.insert(from.node, (from, status));
                 }
             }
-            ControlMessage::AskMembers => {}
+            ControlMessage::Debt { round, debt } => self.debt_told(link, round, debt, actions),
+            ControlMessage::AskMembers | ControlMessage::AskDebt { .. } => {}
         }
     }
 
@@ -438,7 +484,8 @@ impl Control {
         let message = match message {
             ControlMessage::AskMembers => ControlMessage::Members(self.membership.records()),
             ControlMessage::Status(_) => ControlMessage::Status(self.status()),
-            ControlMessage::Members(_) => return,
+            ControlMessage::AskDebt { round } => return self.debt_asked(via, request_id, round, actions),
+            ControlMessage::Members(_) | ControlMessage::Debt { .. } => return,
         };
         actions.push(ControlAction::Answer { via, request_id, message });
     }
@@ -455,11 +502,18 @@ impl Control {
         let is_last = self.placement.members().iter().all(|member| member.leaving);
         let cores = usize::from(self.config.local.cores);
         let given = |progress: &&Progress| progress.generation >= generation && progress.giving == 0;
-        if is_last || self.progress.values().filter(given).count() == cores {
-            self.leaving = Leaving::Done;
-            self.swim(now, actions, |membership, todo| membership.announce_left(now, todo));
-            actions.push(ControlAction::Left);
+        if is_last {
+            log::warn!("the last node leaves: the data is gone");
+            self.left(now, actions);
+        } else if self.progress.values().filter(given).count() == cores {
+            self.drain(actions);
         }
+    }
+
+    fn left(&mut self, now: Instant, actions: &mut Actions) {
+        self.leaving = Leaving::Done;
+        self.swim(now, actions, |membership, todo| membership.announce_left(now, todo));
+        actions.push(ControlAction::Left);
     }
 
     /// Publishes what has changed.

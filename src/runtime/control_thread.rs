@@ -2,7 +2,7 @@
 //! connection, has `Control` judge it, and hands it to the core that its opener wants.
 
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -18,8 +18,9 @@ use super::net::{ConnectionId, LossCause, Net, NetEvent, Target};
 use super::ring::Pop;
 use crate::clock::Instant;
 use crate::control::{Control, ControlAction, ControlEvent, Link, LinkEnd, Readiness};
+use crate::error::Risk;
 use crate::events::{Event, MemberInfo, Subscriber};
-use crate::shard::StoppedBy;
+use crate::shard::{Debt, StoppedBy};
 use crate::types::Partition;
 use crate::wire::message::{Channel, Frame, Message};
 
@@ -37,13 +38,21 @@ pub(crate) const DATAGRAMS: Token = Token(2);
 pub(crate) enum ToControl {
     Progress { core: usize, generation: u64, giving: usize },
     DataAtRisk { partitions: usize },
+    CoreOwes { core: usize, question: u64, debt: Debt },
+    WatchSafety { ticket: u64, until: Instant },
     Leave,
 }
+
+/// What becomes of calls: they are let in, or only those that were before go on, or none.
+const OPEN: u8 = 0;
+const DRAINING: u8 = 1;
+const CLOSED: u8 = 2;
 
 /// What the control thread lets the app's threads see.
 #[derive(Default)]
 pub(crate) struct Shared {
-    is_closed: AtomicBool,
+    /// [`OPEN`] at first, then only higher ones.
+    door: AtomicU8,
     /// The other nodes are not told.
     is_silent: AtomicBool,
     /// Nobody had asked for that.
@@ -58,6 +67,12 @@ pub(crate) struct SharedState {
     pub(crate) readiness: Readiness,
     /// How many partitions each core has still to give away.
     pub(crate) giving: Vec<usize>,
+    /// How many calls, on each core, had not ended when it was asked last.
+    pub(crate) unfinished: Vec<usize>,
+    /// Counts those who wait until it is safe, and up to which of them it was; else, why not.
+    pub(crate) safety_tickets: u64,
+    pub(crate) safe_up_to: u64,
+    pub(crate) risks: Vec<Risk>,
     pub(crate) has_left: bool,
     pub(crate) is_stopped: bool,
     /// Why it failed, where it did.
@@ -72,16 +87,27 @@ impl Shared {
         if !farewell {
             self.is_silent.store(true, Ordering::Relaxed);
         }
-        self.is_closed.store(true, Ordering::Release);
+        self.door.fetch_max(CLOSED, Ordering::Release);
+    }
+
+    /// Lets no more calls in.
+    fn drain(&self) {
+        self.door.fetch_max(DRAINING, Ordering::Release);
     }
 
     fn is_silent(&self) -> bool {
         self.is_silent.load(Ordering::Relaxed)
     }
 
+    /// Whether calls are let in.
+    #[inline]
+    pub(crate) fn is_open(&self) -> bool {
+        self.door.load(Ordering::Acquire) == OPEN
+    }
+
     #[inline]
     pub(crate) fn is_closed(&self) -> bool {
-        self.is_closed.load(Ordering::Acquire)
+        self.door.load(Ordering::Acquire) == CLOSED
     }
 
     /// Lets no more calls in, and says that it is by a failure, unless it was closed before. Why is known before
@@ -251,6 +277,13 @@ impl Turn {
                     ControlEvent::Progress { core, generation, giving }
                 }
                 ToControl::DataAtRisk { partitions } => ControlEvent::DataAtRisk { partitions },
+                ToControl::CoreOwes { core, question, debt } => {
+                    if let Some(held) = self.thread.shared.lock().unfinished.get_mut(core) {
+                        *held = debt.unfinished;
+                    }
+                    ControlEvent::CoreOwes { core, question, debt }
+                }
+                ToControl::WatchSafety { ticket, until } => ControlEvent::WatchSafety { ticket, until },
                 ToControl::Leave => ControlEvent::Leave,
             };
             self.tell(now, event);
@@ -387,6 +420,17 @@ impl Turn {
                 ControlAction::Readiness(readiness) => {
                     self.thread.shared.update(|state| state.readiness = readiness);
                 }
+                ControlAction::AskDebt { question } => {
+                    for core in &mut self.thread.cores {
+                        core.send(Order::AskDebt { question });
+                    }
+                }
+                ControlAction::Safe { ticket } => self.thread.shared.update(|state| {
+                    state.safe_up_to = state.safe_up_to.max(ticket);
+                    state.risks.clear();
+                }),
+                ControlAction::Risks(risks) => self.thread.shared.lock().risks = risks,
+                ControlAction::Drain => self.thread.shared.drain(),
                 ControlAction::Left => self.thread.shared.update(|state| state.has_left = true),
             }
         }

@@ -88,6 +88,10 @@ pub(crate) enum Order {
     NewLife {
         identity: Identity,
     },
+    /// What does it owe? Answered with [`ToControl::CoreOwes`].
+    AskDebt {
+        question: u64,
+    },
     /// An accepted connection whose opener wants this core.
     Adopt {
         handover: Box<Handover>,
@@ -132,6 +136,7 @@ struct Turn {
 #[derive(Default)]
 struct Report {
     progress: Option<ToControl>,
+    debt: Option<ToControl>,
     partitions_at_risk: usize,
 }
 
@@ -295,6 +300,7 @@ impl Turn {
                     }
                     self.tell(now, Event::NewLife { me: identity });
                 }
+                Order::AskDebt { question } => self.tell(now, Event::AskDebt { question }),
                 Order::Adopt { handover, peer } => {
                     if let Some(net) = &mut self.thread.net {
                         let connection = net.adopt(now.instant, *handover, &mut self.net_events);
@@ -408,6 +414,12 @@ impl Turn {
                     let progress = ToControl::Progress { core, generation, giving };
                     self.unreported.progress = Some(progress);
                 }
+                Action::Debt { question, mut debt } => {
+                    // Calls that it has not looked at have no answer, either.
+                    debt.unfinished += usize::from(self.thread.calls.has_item());
+                    let core = usize::from(self.thread.core.0);
+                    self.unreported.debt = Some(ToControl::CoreOwes { core, question, debt });
+                }
                 Action::DataAtRisk { partition } => {
                     let partition = partition.index();
                     log::debug!("partition {partition}: W replicas died before another had copied them");
@@ -421,21 +433,23 @@ impl Turn {
 
     /// Tells the control thread what is new, as far as it has room. Whether something is left to tell.
     fn report(&mut self) -> bool {
-        let (Some(control), Report { progress, partitions_at_risk }) =
+        let (Some(control), Report { progress, debt, partitions_at_risk }) =
             (&self.thread.control, &mut self.unreported)
         else {
             return false;
         };
-        if let Some(message) = progress.take()
-            && let Err(SendError::Full(message)) = control.try_send(message)
-        {
-            *progress = Some(message);
+        for latest in [&mut *progress, &mut *debt] {
+            if let Some(message) = latest.take()
+                && let Err(SendError::Full(message)) = control.try_send(message)
+            {
+                *latest = Some(message);
+            }
         }
         let at_risk = ToControl::DataAtRisk { partitions: *partitions_at_risk };
         if *partitions_at_risk > 0 && !matches!(control.try_send(at_risk), Err(SendError::Full(_))) {
             *partitions_at_risk = 0;
         }
-        progress.is_some() || *partitions_at_risk > 0
+        progress.is_some() || debt.is_some() || *partitions_at_risk > 0
     }
 
     fn close(&mut self, now: Now, target: Target) {

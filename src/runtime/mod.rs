@@ -53,7 +53,7 @@ use crate::clock::Instant;
 use crate::completions::Place;
 use crate::config::Settings;
 use crate::control::{Control, ControlConfig};
-use crate::error::{LeaveError, NotApplied, NotReady, ReadError, StartError, WriteError};
+use crate::error::{LeaveError, NotApplied, NotReady, NotSafe, ReadError, StartError, WriteError};
 use crate::events::{MemberInfo, MemberState, Subscriber};
 use crate::placement::{Gone, Member, Placement};
 use crate::shard::{Call, Outcome, Shard, ShardConfig, Stage};
@@ -223,7 +223,7 @@ impl Runtime {
         place: Place,
         permit: Option<Permit>,
     ) -> Result<(), NotSent> {
-        if self.threads.shared.is_closed() {
+        if !self.threads.shared.is_open() {
             return Err(self.closed());
         }
         let calls = &self.ways.calls[usize::from(core.0)];
@@ -236,7 +236,7 @@ impl Runtime {
 
     /// Whether a caller may wait for this engine.
     pub(crate) fn check_caller(&self) -> Result<(), NotSent> {
-        if self.threads.shared.is_closed() {
+        if !self.threads.shared.is_open() {
             return Err(self.closed());
         }
         if is_engine_thread() { Err(NotSent::WouldBlock) } else { Ok(()) }
@@ -305,6 +305,39 @@ impl Runtime {
         }
     }
 
+    pub(crate) fn wait_until_safe(&self, timeout: Duration) -> Result<(), NotSafe> {
+        let shared = &self.threads.shared;
+        let closed = || if shared.has_failed() { NotSafe::EngineFailed } else { NotSafe::ShutDown };
+        match self.check_caller() {
+            Ok(()) => {}
+            Err(NotSent::WouldBlock) => return Err(NotSafe::WouldBlockCore),
+            Err(_) => return Err(closed()),
+        }
+        // A standalone engine's copy is the only one that there is to be.
+        let Some(control) = &self.ways.control else { return Ok(()) };
+        let until = self.clock.instant() + timeout;
+        let ticket = {
+            let mut state = shared.lock();
+            state.risks.clear();
+            state.safety_tickets += 1;
+            state.safety_tickets
+        };
+        let sent = control.send_until(ToControl::WatchSafety { ticket, until }, self.clock.to_os(until));
+        let safe = match sent {
+            Ok(()) => shared.wait(until.since(self.clock.instant()), |state| {
+                let is_safe = state.safe_up_to >= ticket;
+                (is_safe || state.is_stopped).then_some(is_safe)
+            }),
+            Err(SendError::Full(_)) => None,
+            Err(SendError::Closed(_)) => Some(false),
+        };
+        match safe {
+            Some(true) => Ok(()),
+            Some(false) => Err(closed()),
+            None => Err(NotSafe::TimedOut { risks: shared.lock().risks.clone() }),
+        }
+    }
+
     /// Why a closed engine will not be ready.
     fn not_ready(&self) -> NotReady {
         if self.threads.shared.has_failed() { NotReady::EngineFailed } else { NotReady::ShutDown }
@@ -332,12 +365,14 @@ impl Runtime {
             Err(SendError::Full(_)) => None,
             Err(SendError::Closed(_)) => Some(false),
         };
-        let partitions = self.threads.shared.lock().giving.iter().sum();
+        let state = self.threads.shared.lock();
+        let (partitions, unfinished) = (state.giving.iter().sum(), state.unfinished.iter().sum());
+        drop(state);
         self.stop(left != Some(true));
         match left {
             Some(true) => Ok(()),
             Some(false) => Err(closed()),
-            None => Err(LeaveError::TimedOut { partitions }),
+            None => Err(LeaveError::TimedOut { partitions, unfinished }),
         }
     }
 
@@ -376,7 +411,7 @@ impl Runtime {
     /// What this node's cores let others read, until the engine is closed.
     #[inline]
     pub(crate) fn views(&self) -> Result<&Views, NotSent> {
-        if self.threads.shared.is_closed() { Err(self.closed()) } else { Ok(&self.views) }
+        if self.threads.shared.is_open() { Ok(&self.views) } else { Err(self.closed()) }
     }
 
     #[inline]
@@ -530,7 +565,10 @@ impl Launch<'_> {
             suspicion_timeout: settings.suspicion_timeout,
             seed: random(),
         });
-        self.threads.shared.lock().giving = vec![0; usize::from(settings.cores)];
+        self.threads.shared.update(|state| {
+            state.giving = vec![0; usize::from(settings.cores)];
+            state.unfinished = state.giving.clone();
+        });
         let turn = control_thread::begin(ControlThread {
             poll,
             bell,

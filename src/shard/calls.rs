@@ -112,6 +112,7 @@ pub(crate) struct Counts {
     /// Acknowledged writes that some replica has not confirmed yet.
     pub(crate) writes_owed: usize,
     pub(crate) partitions_repaired: u64,
+    pub(crate) redundancy_debt: usize,
 }
 
 /// Why an engine stops.

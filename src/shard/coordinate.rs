@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::groups::{Group, OPS_PER_TURN};
 use super::{
-    Action, Asker, Call, Caller, Counts, Outcome, ReadCall, Shard, Stage, StoppedBy, Timer, TouchCall,
+    Action, Asker, Call, Caller, Counts, Debt, Outcome, ReadCall, Shard, Stage, StoppedBy, Timer, TouchCall,
     WriteCall, not_enough,
 };
 use crate::clock::{Instant, Now, Version};
@@ -25,7 +25,7 @@ use crate::wire::message::{Answer, Request};
 const LOCATE_PERIOD: Duration = Duration::from_millis(50);
 
 /// How long an acknowledged write is offered to the replicas that have not acknowledged it.
-const OWED_FOR: Duration = Duration::from_secs(30);
+pub(super) const OWED_FOR: Duration = Duration::from_secs(30);
 
 /// How many acknowledged writes, and how many bytes of them, one core remembers for replicas that lack
 /// them; no more than a sixteenth of its memory, where that is limited. Beyond it the oldest is forgotten;
@@ -60,6 +60,11 @@ pub(super) struct Op<C> {
 }
 
 impl<C> Op<C> {
+    /// Of a write that is owed: until when it is.
+    pub(super) fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
     /// How much memory it keeps for those who lack it.
     fn bytes(&self) -> usize {
         match &self.machine {
@@ -109,7 +114,9 @@ impl<C> Shard<C> {
                 self.reply(caller, Outcome::Keys(Box::new(found)), actions);
             }
             Call::Counts => {
-                let outcome = Outcome::Counts(Box::new(self.counts()));
+                let Debt { copies, writes, .. } = self.debt(now);
+                let counts = Counts { redundancy_debt: copies + writes, ..self.counts() };
+                let outcome = Outcome::Counts(Box::new(counts));
                 self.reply(caller, outcome, actions);
             }
             Call::Many(calls) => self.group(now, calls, caller, actions),
@@ -783,6 +790,7 @@ impl<C> Shard<C> {
         }
     }
 
+    /// All but the redundancy debt.
     pub(crate) fn counts(&self) -> Counts {
         let not_begun = self.waiting.len() + self.groups.values().map(Group::not_begun).sum::<usize>();
         let in_flight = not_begun + self.ops.values().filter(|op| op.caller.is_some()).count();
@@ -796,6 +804,7 @@ impl<C> Shard<C> {
             calls_in_flight: in_flight,
             writes_owed: self.owed.len(),
             partitions_repaired: self.anti_entropy.repaired(),
+            redundancy_debt: 0,
         }
     }
 }

@@ -1,6 +1,6 @@
 //! [`Shard`]: what one core owns, and the joint between its store and replication.
 //!
-//! A shard is told events and returns actions; it has no thread, socket or clock. It does seven things,
+//! A shard is told events and returns actions; it has no thread, socket or clock. It does eight things,
 //! one file each, beside [`calls`], which says what an app can ask:
 //!
 //! - [`coordinate`]: runs the app's calls, as their coordinator, to their end;
@@ -10,7 +10,8 @@
 //!   replica is asked like every other one, without the network;
 //! - [`local`]: says when a caller may answer a read by itself, from this node's copy;
 //! - [`lists`]: keeps each partition's list, and hands partitions over when the placement changes;
-//! - [`compare`]: compares what this node holds with what the other replicas do, in the background.
+//! - [`compare`]: compares what this node holds with what the other replicas do, in the background;
+//! - [`debt`]: says what is missing before any node may be stopped.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -30,6 +31,7 @@ use crate::wire::message::{Answer, Listed, Request};
 mod calls;
 mod compare;
 mod coordinate;
+mod debt;
 mod groups;
 mod lists;
 mod local;
@@ -41,6 +43,7 @@ pub(crate) use calls::{
     check_lengths, expires_at_ms,
 };
 use coordinate::{Op, OpId};
+pub(crate) use debt::Debt;
 use groups::{Caller, Group, GroupId};
 use lists::Replica;
 pub(crate) use local::{LocalAnswer, LocalRules, read_local};
@@ -118,6 +121,10 @@ pub(crate) enum Event<C> {
     NewLife {
         me: Identity,
     },
+    /// What is missing? The answer, of the same number, is an [`Action::Debt`].
+    AskDebt {
+        question: u64,
+    },
     /// The engine stops: every call gets its answer now.
     Stop(StoppedBy),
 }
@@ -169,6 +176,10 @@ pub(crate) enum Action<C> {
     /// W replicas of the partition died before it could be copied: what they acknowledged may be gone.
     DataAtRisk {
         partition: Partition,
+    },
+    Debt {
+        question: u64,
+        debt: Debt,
     },
 }
 
@@ -360,6 +371,7 @@ impl<C> Shard<C> {
             Event::Unsent { request_id } => self.unanswered(now, request_id, actions),
             Event::Placement { placement, stage } => self.placed(now, placement, stage, actions),
             Event::NewLife { me } => self.live_anew(now, me.life()),
+            Event::AskDebt { question } => actions.push(Action::Debt { question, debt: self.debt(now) }),
             Event::Stop(by) => return self.stop(by, actions),
         }
         self.settle(now, actions);

@@ -277,6 +277,14 @@ impl SimCluster {
         self.act(node);
     }
 
+    /// Waits on `node` until no copy is missing anywhere, as an app would. Whether that was so within `limit`.
+    pub fn wait_until_safe(&mut self, node: usize, limit: Duration) -> bool {
+        self.note(|| format!("wait until safe n{node}"));
+        let ticket = self.nodes[node].watch_safety(self.now, self.now + limit);
+        self.act(node);
+        self.run_until(limit, |cluster| cluster.nodes[node].is_safe(ticket))
+    }
+
     /// Whether the node was started and has neither crashed nor left.
     pub fn is_running(&self, node: usize) -> bool {
         self.nodes[node].is_running()

@@ -136,6 +136,7 @@ impl fmt::Debug for Event {
                 ShardEvent::Placement { placement, stage } => {
                     write!(f, "order n{node}/{} {placement:?} {stage:?}", core.0)
                 }
+                ShardEvent::AskDebt { question } => write!(f, "order n{node}/{} owes? {question}", core.0),
                 _ => write!(f, "order n{node}/{}", core.0),
             },
             Self::Report { node, event, .. } => write!(f, "report n{node} {event:?}"),
@@ -253,6 +254,23 @@ impl SimCluster {
                     running.set_members(members);
                 }
             }
+            ControlAction::AskDebt { question } => {
+                for core in (0..self.options.cores).map(CoreId) {
+                    let event = Box::new(ShardEvent::AskDebt { question });
+                    self.schedule(HOP, Event::Order { node: number, life, core, event });
+                }
+            }
+            ControlAction::Safe { ticket } => {
+                if let Some(running) = self.nodes[number].running() {
+                    running.safe = running.safe.max(ticket);
+                }
+            }
+            ControlAction::Risks(risks) => self.note(|| format!("risks n{number} {risks:?}")),
+            ControlAction::Drain => {
+                if let Some(running) = self.nodes[number].running() {
+                    running.is_draining = true;
+                }
+            }
             ControlAction::Notify(event) => self.note(|| format!("event n{number} {event:?}")),
             ControlAction::Readiness(_) => {}
             ControlAction::Left => {
@@ -305,6 +323,10 @@ impl SimCluster {
             Action::DataAtRisk { .. } => {
                 self.note(|| format!("data at risk n{number}"));
                 let event = ControlEvent::DataAtRisk { partitions: 1 };
+                self.schedule(HOP, Event::Report { node: number, life, event });
+            }
+            Action::Debt { question, debt } => {
+                let event = ControlEvent::CoreOwes { core: Self::index(core), question, debt };
                 self.schedule(HOP, Event::Report { node: number, life, event });
             }
             Action::Violation { via, why } => panic!("a real node broke the protocol over {via}: {why}"),

@@ -11,7 +11,7 @@ use crate::control::{Control, ControlAction, ControlConfig, ControlEvent};
 use crate::entry::Entry;
 use crate::events::{MemberInfo, MemberState};
 use crate::options::Eviction;
-use crate::shard::{Action, Call, Event, LocalAnswer, LocalRules, Shard, ShardConfig, read_local};
+use crate::shard::{Action, Call, Event, LocalAnswer, LocalRules, Shard, ShardConfig, StoppedBy, read_local};
 use crate::simulated::{Planted, is_planted};
 use crate::store::{Readers, Views};
 use crate::types::{Boot, ClusterHash, CoreId, Identity, KeyHash, NodeHash, NodeId, Partition};
@@ -70,6 +70,11 @@ pub(super) struct Running {
     /// What each core has to fetch and to give, once it has said so.
     progress: Vec<Option<(usize, usize)>>,
     pub(super) next_request: u64,
+    /// The latest ticket for which it was safe, and the latest that was given out.
+    pub(super) safe: u64,
+    pub(super) ticket: u64,
+    /// It takes no new calls.
+    pub(super) is_draining: bool,
 }
 
 impl Node {
@@ -146,6 +151,9 @@ impl Node {
             members: Vec::new(),
             progress: vec![None; usize::from(options.cores)],
             next_request: 1,
+            safe: 0,
+            ticket: 0,
+            is_draining: false,
         });
     }
 
@@ -156,6 +164,19 @@ impl Node {
 
     pub(super) fn leave(&mut self, now: Instant) {
         self.control(now, ControlEvent::Leave);
+    }
+
+    /// Wants to know when it is safe to stop a node; the ticket of that.
+    pub(super) fn watch_safety(&mut self, now: Instant, until: Instant) -> u64 {
+        let Some(running) = &mut self.running else { return u64::MAX };
+        running.ticket += 1;
+        let ticket = running.ticket;
+        self.control(now, ControlEvent::WatchSafety { ticket, until });
+        ticket
+    }
+
+    pub(super) fn is_safe(&self, ticket: u64) -> bool {
+        self.running.as_ref().is_some_and(|running| running.safe >= ticket)
     }
 
     pub(super) fn control(&mut self, now: Instant, event: ControlEvent) {
@@ -181,6 +202,11 @@ impl Node {
     }
 
     pub(super) fn call(&mut self, now: Now, core: CoreId, call: Call, id: CallId) {
+        let Some(running) = &mut self.running else { return };
+        if running.is_draining {
+            let outcome = call.stopped(StoppedBy::Request);
+            return running.shard_actions.push_back((core, Action::Reply { caller: id, outcome }));
+        }
         self.shard(now, core, Event::Call { call, caller: id });
     }
 

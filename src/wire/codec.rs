@@ -40,6 +40,8 @@ mod kind {
     pub(super) const ASK_MEMBERS: u8 = 4;
     pub(super) const MEMBERS: u8 = 5;
     pub(super) const STATUS: u8 = 6;
+    pub(super) const ASK_DEBT: u8 = 7;
+    pub(super) const DEBT: u8 = 8;
     pub(super) const WRITE: u8 = 16;
     pub(super) const READ: u8 = 17;
     pub(super) const ASK_LIST: u8 = 18;
@@ -110,6 +112,19 @@ struct WireStatus {
     members_digest: u64,
     born_digest: u64,
     origin: u8,
+}
+
+#[derive(Archive, Serialize)]
+struct WireAskDebt {
+    round: u64,
+}
+
+#[derive(Archive, Serialize)]
+struct WireDebt {
+    round: u64,
+    members_digest: u64,
+    copies: u32,
+    writes: u32,
 }
 
 #[derive(Archive, Serialize, Clone, Copy)]
@@ -231,6 +246,8 @@ const _: () = {
     assert!(size_of::<ArchivedWireRecord>() == 48);
     assert!(size_of::<ArchivedWireMembers>() == 8);
     assert!(size_of::<ArchivedWireStatus>() == 24);
+    assert!(size_of::<ArchivedWireAskDebt>() == 8);
+    assert!(size_of::<ArchivedWireDebt>() == 24);
     assert!(size_of::<ArchivedWireList>() == 32);
     assert!(size_of::<ArchivedWireEntry>() == 40);
     assert!(size_of::<ArchivedWireWrite>() == 56);
@@ -276,6 +293,11 @@ fn encode_control(message: &ControlMessage) -> (u8, Encoded) {
                 Origin::Joined => (2, 0),
             };
             (kind::STATUS, archive(&WireStatus { members_digest: *members_digest, born_digest, origin }))
+        }
+        ControlMessage::AskDebt { round } => (kind::ASK_DEBT, archive(&WireAskDebt { round: *round })),
+        ControlMessage::Debt { round, debt } => {
+            let NodeDebt { members_digest, copies, writes } = *debt;
+            (kind::DEBT, archive(&WireDebt { round: *round, members_digest, copies, writes }))
         }
     }
 }
@@ -366,6 +388,11 @@ pub(crate) fn decode(header: Header, body: &[u8]) -> Result<Frame, FrameError> {
         kind::ASK_MEMBERS => Message::Control(ControlMessage::AskMembers),
         kind::MEMBERS => Message::Control(ControlMessage::Members(reader.members()?)),
         kind::STATUS => Message::Control(ControlMessage::Status(reader.status()?)),
+        kind::ASK_DEBT => {
+            let round = reader.archive::<ArchivedWireAskDebt>()?.round.to_native();
+            Message::Control(ControlMessage::AskDebt { round })
+        }
+        kind::DEBT => Message::Control(reader.debt()?),
         kind::WRITE..=kind::REPAIR => Message::Request(reader.request()?),
         kind::WRITTEN..=kind::COMPARED => Message::Answer(reader.answer()?),
         unknown => return Err(FrameError::UnknownType(unknown)),
@@ -439,6 +466,16 @@ impl<'a> Reader<'a> {
             _ => return Err(self.bad("an unknown origin")),
         };
         Ok(Status { members_digest: wire.members_digest.to_native(), origin })
+    }
+
+    fn debt(&self) -> Result<ControlMessage, FrameError> {
+        let wire = self.archive::<ArchivedWireDebt>()?;
+        let debt = NodeDebt {
+            members_digest: wire.members_digest.to_native(),
+            copies: wire.copies.to_native(),
+            writes: wire.writes.to_native(),
+        };
+        Ok(ControlMessage::Debt { round: wire.round.to_native(), debt })
     }
 
     fn request(&self) -> Result<Request, FrameError> {
@@ -832,6 +869,10 @@ mod tests {
                 members_digest,
                 origin
             })),
+            any::<u64>().prop_map(|round| ControlMessage::AskDebt { round }),
+            any::<(u64, u64, u32, u32)>().prop_map(|(round, members_digest, copies, writes)| {
+                ControlMessage::Debt { round, debt: NodeDebt { members_digest, copies, writes } }
+            }),
         ]
     }
 

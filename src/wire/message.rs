@@ -19,6 +19,7 @@
 //! A ──[AskMembers]──▶ B    A ◀──[Members: everybody B knows]── B      a joiner learns the cluster at once
 //! A ──[Status: who I think is here, have I been born]──▶ B            until the first lists are born
 //! A ◀──[Status]── B
+//! A ──[AskDebt]──▶ B    A ◀──[Debt: what I lack or owe]── B           while an app waits for it to be zero everywhere
 //! ```
 //!
 //! **Between cores**, always about one partition, named by the frame's header. Each request of the data
@@ -132,6 +133,24 @@ pub(crate) enum ControlMessage {
     Members(Vec<Record>),
     /// Also its own answer.
     Status(Status),
+    /// With the asker's number for this round of questions, which the answer repeats.
+    AskDebt {
+        round: u64,
+    },
+    Debt {
+        round: u64,
+        debt: NodeDebt,
+    },
+}
+
+/// What is missing before any node may be stopped, as one node knows it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct NodeDebt {
+    /// Of the members that it sees, as in [`Status`].
+    pub(crate) members_digest: u64,
+    /// As in [`Debt`](crate::shard::Debt).
+    pub(crate) copies: u32,
+    pub(crate) writes: u32,
 }
 
 /// What a node tells the others until the cluster's first lists are born.

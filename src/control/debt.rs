@@ -1,0 +1,217 @@
+//! Whether any node may be stopped: only where no copy is missing anywhere.
+//!
+//! What a node lacks or owes is known to its cores, so they are asked; what others do is known to them, so they are
+//! asked as well. It is safe when all members answered one round of questions, each sees the same members, and none
+//! owes anything. Nobody is asked unless somebody waits: until then this costs nothing.
+//!
+//! A node that leaves asks its own cores, too: it goes when nothing is left to give, and every call that it took has
+//! its answer and is known to every replica.
+
+use std::collections::BTreeMap;
+use std::mem;
+use std::time::Duration;
+
+use super::links::{LinkState, member_link};
+use super::{Actions, Control, ControlAction, Leaving, Link};
+use crate::clock::Instant;
+use crate::error::Risk;
+use crate::shard::{Debt, Stage};
+use crate::types::NodeHash;
+use crate::wire::message::{ControlMessage, NodeDebt};
+
+/// How long a round of questions takes at the most, and at the least. A slow answer is waited for in vain, and asked
+/// for again.
+const ROUND_PERIOD: Duration = Duration::from_millis(100);
+const SHORTEST_ROUND: Duration = Duration::from_millis(10);
+
+/// How often a node that leaves looks whether its last calls have ended.
+const DRAIN_PERIOD: Duration = Duration::from_millis(5);
+
+/// What this node's own cores owe: one question at a time, for all who want to know.
+#[derive(Default)]
+pub(super) struct OwnDebt {
+    /// The number of the question that the cores were asked last, and what they have said.
+    question: u64,
+    answers: BTreeMap<usize, Debt>,
+    /// Who waits for those, and who came too late and waits for the next.
+    asking: Vec<Asker>,
+    next: Vec<Asker>,
+}
+
+enum Asker {
+    Peer { via: u64, request_id: u64, round: u64 },
+    Safety { round: u64 },
+    Leave,
+}
+
+/// An app of this node waits until it is safe.
+pub(super) struct Safety {
+    /// The latest who waits, and until when.
+    ticket: u64,
+    until: Instant,
+    /// The number of this round of questions; zero before the first.
+    round: u64,
+    ask_at: Instant,
+    /// What members have said in this round, this node among them.
+    heard: BTreeMap<NodeHash, NodeDebt>,
+}
+
+impl Control {
+    /// An app waits until it is safe. What was asked before it came does not count.
+    pub(super) fn watch_safety(&mut self, now: Instant, ticket: u64, until: Instant, actions: &mut Actions) {
+        let until = self.safety.as_ref().map_or(until, |others| others.until.max(until));
+        self.safety = Some(Safety { ticket, until, round: 0, ask_at: now, heard: BTreeMap::new() });
+        self.wake_safety(now, actions);
+    }
+
+    pub(super) fn safety_deadline(&self) -> Option<Instant> {
+        self.safety.as_ref().map(|safety| safety.ask_at)
+    }
+
+    /// Asks everybody, unless nobody waits any more.
+    pub(super) fn wake_safety(&mut self, now: Instant, actions: &mut Actions) {
+        let Some(mut safety) = self.safety.take_if(|safety| safety.ask_at <= now) else { return };
+        if safety.round > 0 {
+            actions.push(ControlAction::Risks(self.risks(&safety)));
+        }
+        if safety.until <= now {
+            return;
+        }
+        self.last_round += 1;
+        let round = self.last_round;
+        safety.round = round;
+        safety.heard.clear();
+        // However short a time somebody waits, there is one round whose outcome is known before.
+        safety.ask_at = now + ROUND_PERIOD.min(safety.until.since(now) / 2).max(SHORTEST_ROUND);
+        self.safety = Some(safety);
+        for member in self.links.values().filter(|member| member.state == LinkState::Up) {
+            let link = member_link(&member.identity);
+            actions.push(ControlAction::Ask { link, message: ControlMessage::AskDebt { round } });
+        }
+        self.ask_cores(Asker::Safety { round }, actions);
+    }
+
+    /// A member has said what it owes.
+    pub(super) fn debt_told(&mut self, link: Link, round: u64, debt: NodeDebt, actions: &mut Actions) {
+        let from = self.links.values().find(|member| member_link(&member.identity) == link);
+        if let Some(node) = from.map(|member| member.identity.node) {
+            self.debt_heard(node, round, debt, actions);
+        }
+    }
+
+    fn debt_heard(&mut self, node: NodeHash, round: u64, debt: NodeDebt, actions: &mut Actions) {
+        let Some(safety) = self.safety.as_mut().filter(|safety| safety.round == round) else { return };
+        safety.heard.insert(node, debt);
+        let ticket = safety.ticket;
+        if let Some(safety) = &self.safety
+            && self.risks(safety).is_empty()
+        {
+            self.safety = None;
+            actions.push(ControlAction::Safe { ticket });
+        }
+    }
+
+    /// Why no node may be stopped, as far as it is known in this round.
+    fn risks(&self, safety: &Safety) -> Vec<Risk> {
+        let mut risks = Vec::new();
+        for member in self.placement.members() {
+            let node = member.id.clone();
+            match safety.heard.get(&member.identity.node) {
+                None => risks.push(Risk::Silent { node }),
+                Some(debt) if debt.members_digest != self.placement.digest() => {
+                    risks.push(Risk::Disagrees { node });
+                }
+                Some(NodeDebt { copies: 0, writes: 0, .. }) => {}
+                Some(debt) => {
+                    let (copies, writes) = (debt.copies as usize, debt.writes as usize);
+                    risks.push(Risk::Owes { node, copies, writes });
+                }
+            }
+        }
+        if risks.is_empty() && (self.stage == Stage::Forming || !self.placement.is_complete()) {
+            risks.extend(self.placement.member(self.identity().node).map(|me| {
+                // It does not know all of the members by name, or what they hold.
+                Risk::Disagrees { node: me.id.clone() }
+            }));
+        }
+        risks
+    }
+
+    /// A peer asks what this node owes.
+    pub(super) fn debt_asked(&mut self, via: u64, request_id: u64, round: u64, actions: &mut Actions) {
+        self.ask_cores(Asker::Peer { via, request_id, round }, actions);
+    }
+
+    /// Whether the last calls of a node that leaves have ended is asked from now on.
+    pub(super) fn drain(&mut self, actions: &mut Actions) {
+        self.leaving = Leaving::Draining { ask_at: None };
+        actions.push(ControlAction::Drain);
+        self.ask_cores(Asker::Leave, actions);
+    }
+
+    pub(super) fn wake_drain(&mut self, now: Instant, actions: &mut Actions) {
+        if let Leaving::Draining { ask_at: Some(at) } = self.leaving
+            && at <= now
+        {
+            self.leaving = Leaving::Draining { ask_at: None };
+            self.ask_cores(Asker::Leave, actions);
+        }
+    }
+
+    pub(super) fn drain_deadline(&self) -> Option<Instant> {
+        if let Leaving::Draining { ask_at } = self.leaving { ask_at } else { None }
+    }
+
+    fn ask_cores(&mut self, asker: Asker, actions: &mut Actions) {
+        self.own_debt.next.push(asker);
+        self.ask_cores_next(actions);
+    }
+
+    fn ask_cores_next(&mut self, actions: &mut Actions) {
+        let own = &mut self.own_debt;
+        if own.asking.is_empty() && !own.next.is_empty() {
+            own.question += 1;
+            own.answers.clear();
+            own.asking = mem::take(&mut own.next);
+            actions.push(ControlAction::AskDebt { question: own.question });
+        }
+    }
+
+    /// One of the cores has said what it owes.
+    pub(super) fn core_owes(
+        &mut self,
+        now: Instant,
+        core: usize,
+        question: u64,
+        debt: Debt,
+        actions: &mut Actions,
+    ) {
+        let own = &mut self.own_debt;
+        if question != own.question {
+            return;
+        }
+        own.answers.insert(core, debt);
+        if own.answers.len() < usize::from(self.config.local.cores) {
+            return;
+        }
+        let mut total = Debt::default();
+        own.answers.values().for_each(|debt| total.add(debt));
+        let told = NodeDebt {
+            members_digest: self.placement.digest(),
+            copies: total.copies as u32,
+            writes: total.writes as u32,
+        };
+        for asker in mem::take(&mut self.own_debt.asking) {
+            match asker {
+                Asker::Peer { via, request_id, round } => {
+                    let message = ControlMessage::Debt { round, debt: told };
+                    actions.push(ControlAction::Answer { via, request_id, message });
+                }
+                Asker::Safety { round } => self.debt_heard(self.identity().node, round, told, actions),
+                Asker::Leave if total.copies == 0 && total.unfinished == 0 => self.left(now, actions),
+                Asker::Leave => self.leaving = Leaving::Draining { ask_at: Some(now + DRAIN_PERIOD) },
+            }
+        }
+        self.ask_cores_next(actions);
+    }
+}
