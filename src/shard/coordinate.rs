@@ -244,7 +244,7 @@ impl<C> Shard<C> {
             let is_covered = matches!(&op.machine, Machine::Write(write) if write.needed() <= quorum);
             match op.caller.take_if(|_| is_covered) {
                 Some(caller) => {
-                    self.reply(caller, Outcome::Written(Ok(())), actions);
+                    self.reply(caller, written(op.touch, Ok(())), actions);
                     self.end(id, op);
                 }
                 None => {
