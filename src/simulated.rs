@@ -34,11 +34,31 @@ pub enum Planted {
     NothingOwed,
     /// Replicas do not compare what they hold.
     NothingCompared,
+    /// A list is replaced without its members' leave: they go on counting for it.
+    NotLeft,
+    /// A list is replaced by who has seen only the lowest of those that were reported.
+    LowestReplaced,
+    /// A replica is synced when it has merged one other.
+    OneSource,
+    /// Who is synced in one list is synced in whatever list comes next.
+    BaseIgnored,
+    /// A node that lost its memory takes itself for the member of a list that it was.
+    BootIgnored,
+    /// A replica that has adopted a list adopts no other before it is synced.
+    AdoptedOnce,
+    /// A replica drops its copy when it is not in the list any more.
+    DroppedUnasked,
+    /// A node that leaves does not wait until its data is taken over.
+    LeftAtOnce,
+    /// Nobody comes in for replicas that died.
+    NothingRestored,
+    /// Lists are born by whoever sees W members, whatever these see.
+    BornAlone,
 }
 
 impl Planted {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 20] = [
         Self::AcknowledgedFirst,
         Self::PendingCounts,
         Self::AnyList,
@@ -49,6 +69,16 @@ impl Planted {
         Self::WallClock,
         Self::NothingOwed,
         Self::NothingCompared,
+        Self::NotLeft,
+        Self::LowestReplaced,
+        Self::OneSource,
+        Self::BaseIgnored,
+        Self::BootIgnored,
+        Self::AdoptedOnce,
+        Self::DroppedUnasked,
+        Self::LeftAtOnce,
+        Self::NothingRestored,
+        Self::BornAlone,
     ];
 }
 

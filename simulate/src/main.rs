@@ -7,7 +7,7 @@
 //!
 //! `--long` simulates ten minutes of faults for each seed instead of one. `--profile NAME` makes trouble of one kind
 //! alone. `--trace FILE` writes every event of the first seed that fails. `--planted NAME` leaves out a rule of the
-//! protocol, which the checkers should notice. The exit status is 1 where a seed failed.
+//! protocol, which the checkers should notice; `--first` stops when they do. The exit status is 1 where a seed failed.
 #![expect(
     clippy::disallowed_methods,
     reason = "a program with threads and a clock of its own, and an exit status"
@@ -24,17 +24,19 @@ use gridkv::sim::Planted;
 use gridkv::sim::chaos::{self, ChaosOptions, Failure, Profile, Summary};
 
 const USAGE: &str =
-    "usage: simulate [--seeds FROM..TO] [--long] [--profile NAME] [--trace FILE] [--planted NAME]";
+    "usage: simulate [--seeds FROM..TO] [--long] [--profile NAME] [--trace FILE] [--planted NAME] [--first]";
 
 struct Arguments {
     seeds: Range<u64>,
     options: ChaosOptions,
+    /// Whether the first failure ends it.
+    stops: bool,
     trace: Option<String>,
 }
 
 fn arguments() -> Result<Arguments, String> {
     let mut all = std::env::args().skip(1);
-    let mut found = Arguments { seeds: 0..100, options: ChaosOptions::default(), trace: None };
+    let mut found = Arguments { seeds: 0..100, options: ChaosOptions::default(), stops: false, trace: None };
     while let Some(name) = all.next() {
         let mut value = || all.next().ok_or(format!("{name} wants a value"));
         match name.as_str() {
@@ -45,6 +47,7 @@ fn arguments() -> Result<Arguments, String> {
                 let profile = Profile::by_name(&value()?);
                 found.options.profile = Some(profile.ok_or(format!("--profile is one of {names}"))?);
             }
+            "--first" => found.stops = true,
             "--trace" => found.trace = Some(value()?),
             "--planted" => {
                 let bug = value()?;
@@ -144,7 +147,7 @@ impl Totals {
 }
 
 fn main() -> ExitCode {
-    let Arguments { seeds, mut options, trace } = match arguments() {
+    let Arguments { seeds, mut options, stops, trace } = match arguments() {
         Ok(arguments) => arguments,
         Err(why) => {
             eprintln!("{why}\n{USAGE}");
@@ -164,6 +167,9 @@ fn main() -> ExitCode {
                         break;
                     }
                     let result = chaos::run(seed, &options);
+                    if stops && result.is_err() {
+                        next.store(seeds.end, Ordering::Relaxed);
+                    }
                     totals.lock().unwrap_or_else(PoisonError::into_inner).add(result);
                 }
             });

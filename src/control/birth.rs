@@ -14,6 +14,7 @@ use crate::clock::Instant;
 use crate::events::Event;
 use crate::placement::Member;
 use crate::shard::Stage;
+use crate::simulated::{Planted, is_planted};
 use crate::types::NodeHash;
 use crate::wire::message::{ControlMessage, Origin, Status};
 
@@ -51,18 +52,20 @@ impl Control {
             Origin::Born { members_digest } => members_digest != digest,
             Origin::Joined => true,
         };
-        if others().filter_map(status_of).any(has_data) {
+        let is_rash = is_planted(Planted::BornAlone);
+        if !is_rash && others().filter_map(status_of).any(has_data) {
             self.origin = Origin::Joined;
             self.stage = Stage::Joined;
             return;
         }
-        let all_agree =
-            others().all(|member| status_of(member).is_some_and(|status| status.members_digest == digest));
+        let all_agree = is_rash
+            || others().all(|member| status_of(member).is_some_and(|status| status.members_digest == digest));
         let members = self.placement.members().len();
         let all_known = self.placement.is_complete();
         let is_here = |node: &NodeHash| self.placement.member(*node).is_some();
         let seeds_settled = self.seeds.iter().all(|seed| seed.settled && seed.node.iter().all(is_here));
         let enough = members >= usize::from(self.config.local.write_quorum);
+        let seeds_settled = seeds_settled || is_rash;
         if all_agree && all_known && seeds_settled && enough && self.leaving == Leaving::No {
             self.origin = Origin::Born { members_digest: digest };
             self.stage = Stage::Born;

@@ -29,6 +29,7 @@ use crate::events::{Event, MemberInfo};
 use crate::membership::{Change, DatagramError, Membership, MembershipAction, MembershipConfig};
 use crate::placement::{Gone, Placement};
 use crate::shard::{Debt, Stage};
+use crate::simulated::{Planted, is_planted};
 use crate::types::{Boot, ClusterHash, Identity, NodeHash, NodeId};
 use crate::wire::handshake::Local;
 use crate::wire::message::{ControlMessage, Hello, Origin, Refusal, RefusalReason, Status};
@@ -502,8 +503,10 @@ impl Control {
         let is_last = self.placement.members().iter().all(|member| member.leaving);
         let cores = usize::from(self.config.local.cores);
         let given = |progress: &&Progress| progress.generation >= generation && progress.giving == 0;
-        if is_last {
-            log::warn!("the last node leaves: the data is gone");
+        if is_last || is_planted(Planted::LeftAtOnce) {
+            if is_last {
+                log::warn!("the last node leaves: the data is gone");
+            }
             self.left(now, actions);
         } else if self.progress.values().filter(given).count() == cores {
             self.drain(actions);

@@ -17,8 +17,9 @@
 //!
 //! **One list counts.** A list is replaced when so many of its members have adopted the next one that the rest
 //! acknowledge nothing any more and no other list can replace it too ([`List::leave_quorum`]). Only members
-//! that are taken for dead are excused: where too many are, they may be alive on the other side of a network
-//! partition, and both sides go on. A list that is too short to acknowledge a write is not made that way, so a
+//! that are taken for dead are excused, and only once everybody who is not has spoken: a later list may be known to its
+//! own members alone. Where too many are dead, they may be alive on the other side of a network partition, and both sides
+//! go on. A list that is too short to acknowledge a write is not made that way, so a
 //! node that is cut off from all others keeps the list that it had.
 //!
 //! **Whose lists meet.** The list with the higher number wins; who serves another one adopts it, is not synced in
@@ -44,6 +45,7 @@ use std::time::Duration;
 use crate::clock::Instant;
 use crate::entry::Entry;
 use crate::placement::{List, Placement};
+use crate::simulated::{Planted, is_planted};
 use crate::types::{Identity, KeyHash};
 use crate::wire::message::{Answer, Chunk, Listed, Request};
 
@@ -408,7 +410,10 @@ impl Handoff {
             return self.back_off(now);
         }
         let lists = || reports.iter().filter_map(|(_, listed)| listed.list.as_ref());
-        let Some(old) = lists().max_by_key(|list| list.reference()).cloned() else {
+        let highest = lists().max_by_key(|list| list.reference());
+        let lowest = lists().min_by_key(|list| list.reference());
+        let old = if is_planted(Planted::LowestReplaced) { lowest } else { highest };
+        let Some(old) = old.cloned() else {
             return if missing.is_empty() {
                 self.nobody_knows(mine, now, actions)
             } else {
@@ -431,7 +436,9 @@ impl Handoff {
             if self.target.len() < self.quorums.write {
                 return self.rest(now, SILENCE);
             }
-            if old.members().iter().any(is_silent) {
+            // Where the dead are excused, a later list may be known to its own members alone.
+            let all_spoke = missing.is_empty() && mine.placement.is_complete();
+            if old.members().iter().any(is_silent) || !all_spoke {
                 return self.back_off(now);
             }
         }
@@ -467,11 +474,20 @@ impl Handoff {
                 tell.push(*member);
             }
         }
+        if is_planted(Planted::NotLeft) {
+            tell.retain(|member| list.contains(member) && !old.contains(member));
+        }
         // Merged with the others, unless it can be reached again.
         missing.iter().for_each(|silent| self.add_source(*silent, false));
+        if is_planted(Planted::OneSource) {
+            self.sources.truncate(1);
+        }
         let plan = Plan {
             is_at_risk: !is_kept && dead >= self.quorums.write,
-            leavers: here.min(old.leave_quorum(self.quorums.write)),
+            leavers: match is_planted(Planted::NotLeft) {
+                true => 0,
+                false => here.min(old.leave_quorum(self.quorums.write)),
+            },
             is_synced: is_synced_in_old(&self.me, &mine.listed) && !is_disputed,
             list,
             old: Some(old),
@@ -928,6 +944,17 @@ mod tests {
             assert!(happened.contains(&HandoffAction::Adopt(new)), "{happened:?}");
             assert_eq!(happened.contains(&HandoffAction::AtRisk), is_at_risk, "{dead:?}");
         }
+    }
+
+    /// Found by the simulator: of a list of two one died; another came in for it, and then the first one died as well and
+    /// was back at once, cut off from the one that had come in. All that it reached knew the old list alone, whose
+    /// members were dead, so it made another one from that, empty, while the data was there.
+    #[test]
+    fn the_dead_are_not_excused_while_a_living_member_is_silent() {
+        let mut driver = Driver::surveying(&[2, 3, 4], &[2, 3, 4], &[0, 1]);
+        driver.answer(2, listed(Some(list(4, 0..3)), true));
+        assert_eq!(driver.silence(), [], "node 4 may know a later list");
+        assert!(driver.handoff.is_resting());
     }
 
     /// It could acknowledge nothing, and whoever it takes for dead may live.

@@ -23,6 +23,7 @@ use super::{Action, Asker, Shard, Stage, Timer};
 use crate::clock::Now;
 use crate::placement::{List, ListRef, Placement};
 use crate::replication::handoff::{Handoff, HandoffAction, Mine, Quorums};
+use crate::simulated::{Planted, is_planted};
 use crate::types::{Identity, Partition};
 use crate::wire::message::{Answer, Fetch, Listed, Request};
 
@@ -208,9 +209,15 @@ impl<C> Shard<C> {
             }
             return;
         }
+        if is_planted(Planted::AdoptedOnce) && replica.standing == Standing::Pending {
+            return;
+        }
         let old = replica.list.replace(list.clone());
         replica.is_disputed = false;
-        let stays = replica.standing == Standing::Synced && list.contains(&me) && list.base() == known;
+        let is_base = list.base() == known || is_planted(Planted::BaseIgnored);
+        let was_synced =
+            replica.standing == Standing::Synced || is_planted(Planted::BootIgnored) && known.is_none();
+        let stays = was_synced && list.contains(&me) && (is_base || is_planted(Planted::BootIgnored));
         let standing = match list.contains(&me) {
             true if stays => Standing::Synced,
             true => Standing::Pending,
@@ -291,7 +298,7 @@ impl<C> Shard<C> {
             return None;
         }
         if replica.standing != Standing::Synced || replica.is_disputed {
-            return Some(target);
+            return (!is_planted(Planted::NothingRestored)).then_some(target);
         }
         let list = replica.list.as_ref()?;
         if list.has_members(&target) {
@@ -558,7 +565,8 @@ impl<C> Shard<C> {
             || self.target(partition).contains(&self.me);
         let (sequence, confirmed) = &replica.receipts;
         let is_given = *sequence == self.store.sequence(partition)
-            && list.members().iter().all(|member| confirmed.contains(member));
+            && list.members().iter().all(|member| confirmed.contains(member))
+            || is_planted(Planted::DroppedUnasked);
         if !is_needed && is_given && !self.store.is_empty(partition) {
             self.store.drop_partition(partition);
             self.recount(partition);

@@ -44,6 +44,8 @@ pub enum Profile {
     Strong,
     /// N = 4, W = 3, R = 2: coordinators get lost in mid-write, readers come one after the other.
     Wide,
+    /// N = 2, W = 2, R = 1 while members change: the word of one replica is enough.
+    Two,
     /// Clocks that are off by up to an hour, and jump; a few keys that everybody writes.
     Clocks,
     /// All nodes start at once, on a bad network.
@@ -58,13 +60,14 @@ pub enum Profile {
 
 impl Profile {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Members,
         Self::Lossy,
         Self::Splits,
         Self::Weak,
         Self::Strong,
         Self::Wide,
+        Self::Two,
         Self::Clocks,
         Self::Births,
         Self::Rebirths,
@@ -81,6 +84,7 @@ impl Profile {
             Self::Weak => "weak",
             Self::Strong => "strong",
             Self::Wide => "wide",
+            Self::Two => "two",
             Self::Clocks => "clocks",
             Self::Births => "births",
             Self::Rebirths => "rebirths",
@@ -345,8 +349,22 @@ impl Chaos {
                 nodes = rng.random_range(5..=7);
                 work.deletes_percent = 4;
                 work.again_percent = 60;
+                sim.delay.1 = Duration::from_millis(rng.random_range(1..=5));
                 every = Duration::from_millis(rng.random_range(300..=1500));
-                vec![(D::LostWriter, 8), (D::Break, 2), (D::Cut, 3), (D::Crash, 1), (D::Restart, 2)]
+                vec![(D::LostWriter, 8), (D::SlowLink, 4), (D::Cut, 3), (D::Crash, 1), (D::Restart, 2)]
+            }
+            Profile::Two => {
+                (sim.replicas, sim.write_quorum) = (2, 2);
+                nodes = rng.random_range(3..=6);
+                vec![
+                    (D::Crash, 2),
+                    (D::Restart, 3),
+                    (D::QuickRestart, 3),
+                    (D::Leave, 1),
+                    (D::Join, 2),
+                    (D::ShortPause, 2),
+                    (D::Break, 1),
+                ]
             }
             Profile::Clocks => {
                 sim.clock_skew = Duration::from_secs([30, 600, 3600][rng.random_range(0..3)]);
@@ -421,11 +439,32 @@ impl Chaos {
     /// The cluster comes about.
     fn start_all(&mut self) -> Result<(), Violation> {
         let is_slow = self.profile == Profile::Births || self.rng.random_range(0..2) == 0;
-        for _ in 0..self.nodes {
+        // Two groups, each of which hears of itself first.
+        let is_far = self.profile == Profile::Births && self.rng.random_range(0..2) == 0;
+        for new in 0..self.nodes {
             self.cluster.start_node();
+            if is_far {
+                let most = self.millis(50, 300);
+                for other in (0..new).filter(|other| other % 2 != new % 2) {
+                    self.cluster.slow_down(new, other, most / 2, most);
+                    self.cluster.slow_down(other, new, most / 2, most);
+                }
+                self.mend_after(300, 2000);
+            }
             if is_slow {
                 let wait = Duration::from_micros(self.rng.random_range(0..300_000));
                 self.cluster.run_for(wait);
+            }
+        }
+        if self.profile == Profile::Births {
+            // Whoever serves already is called already: all that they say is of one cluster.
+            let until = self.cluster.elapsed() + SETTLES_WITHIN;
+            while !self.cluster.is_settled() && self.cluster.elapsed() < until {
+                let nodes = self.callable();
+                self.workload.step(&mut self.cluster, &nodes);
+                self.mend_when_due();
+                let pause = self.workload.pause();
+                self.cluster.run_for(pause);
             }
         }
         if !self.cluster.run_until(SETTLES_WITHIN, SimCluster::is_settled) {
@@ -491,18 +530,21 @@ impl Chaos {
             {
                 self.wanted = None;
             }
-            if self.mend_at.is_some_and(|at| at <= now) {
-                self.mend_at = None;
-                self.cluster.mend();
-            }
-            if self.calm_at.is_some_and(|at| at <= now) {
-                self.calm_at = None;
-                self.reset_network();
-            }
+            self.mend_when_due();
             let pause = self.workload.pause();
             self.cluster.run_for(pause);
         }
         self.wanted = None;
+    }
+
+    fn mend_when_due(&mut self) {
+        let now = self.cluster.elapsed();
+        if self.mend_at.take_if(|at| *at <= now).is_some() {
+            self.cluster.mend();
+        }
+        if self.calm_at.take_if(|at| *at <= now).is_some() {
+            self.reset_network();
+        }
     }
 
     fn choose(&mut self) -> Disturbance {
@@ -600,6 +642,10 @@ impl Chaos {
                 }
             }
             Disturbance::Leave => {
+                // With one less, two that do not reach each other may be all that is left.
+                if self.mend_at.is_some() && self.order == Order::Everywhere {
+                    return false;
+                }
                 let nodes = self.staying();
                 if nodes.len() > self.sim.replicas
                     && let Some(node) = self.pick(&nodes)
