@@ -735,7 +735,8 @@ impl Chaos {
                     return false;
                 }
                 if let Some((node, other)) = self.pick_two() {
-                    if self.rng.random_range(0..4) > 0 {
+                    // It still reaches somebody who knows of the cluster.
+                    if self.running().len() > 2 && self.rng.random_range(0..4) > 0 {
                         self.cluster.split(&[node], &[other]);
                         self.mend_after(50, 10_000);
                     }
