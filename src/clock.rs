@@ -126,6 +126,11 @@ impl HybridClock {
         self.last.max(floor.next())
     }
 
+    /// What it reads: no version that it hands out from here on is lower.
+    pub(crate) fn reading(&self, wall: WallTime) -> Version {
+        self.last.max(Version::at(wall))
+    }
+
     /// Learns a received version, so that what is written next here is newer. A version too far in the
     /// future is not learned: one node with a clock of next year must not drag the cluster with it. (The
     /// entry still merges, and a write to that very key is stamped above it.)

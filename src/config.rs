@@ -41,6 +41,7 @@ pub struct Config {
     request_timeout: Duration,
     probe_period: Duration,
     suspicion_timeout: Duration,
+    forget_after: Duration,
 }
 
 /// A configuration that was checked.
@@ -64,6 +65,7 @@ pub(crate) struct Settings {
     pub(crate) request_timeout: Duration,
     pub(crate) probe_period: Duration,
     pub(crate) suspicion_timeout: Duration,
+    pub(crate) forget_after: Duration,
 }
 
 impl Settings {
@@ -87,6 +89,9 @@ const DEFAULT_REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
 pub(crate) const DEFAULT_PROBE_PERIOD: Duration = Duration::from_millis(200);
 /// Two probe periods for the accused to refute.
 pub(crate) const DEFAULT_SUSPICION_TIMEOUT: Duration = Duration::from_millis(400);
+pub(crate) const DEFAULT_FORGET_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
+const LEAST_FORGET_AFTER: Duration = Duration::from_secs(1);
+const MOST_FORGET_AFTER: Duration = Duration::from_secs(366 * 24 * 60 * 60);
 
 /// What a core needs to work with: room for the largest parts of its table at once.
 const LEAST_CORE_MEMORY: usize = 1 << 20;
@@ -126,6 +131,7 @@ impl Config {
             request_timeout: DEFAULT_REQUEST_TIMEOUT,
             probe_period: DEFAULT_PROBE_PERIOD,
             suspicion_timeout: DEFAULT_SUSPICION_TIMEOUT,
+            forget_after: DEFAULT_FORGET_AFTER,
         }
     }
 
@@ -229,6 +235,16 @@ impl Config {
         self
     }
 
+    /// How long a member that died may come back with what it holds; default 24 h, from a second to a year.
+    ///
+    /// Until then what is deleted anywhere in the cluster leaves a tombstone, so that it cannot bring the deleted back.
+    /// A member that left, or that restarted under its node id, is not waited for. One that was cut off for longer, and
+    /// ran on all the time, may bring back what was deleted meanwhile.
+    pub fn forget_after(mut self, time: Duration) -> Self {
+        self.forget_after = time;
+        self
+    }
+
     pub(crate) fn check(&self) -> Result<Settings, ConfigError> {
         check_name(&self.node_id, ConfigError::EmptyNodeId, |length| ConfigError::NodeIdTooLong { length })?;
         let cluster = self.cluster.as_deref().unwrap_or(DEFAULT_CLUSTER);
@@ -250,6 +266,7 @@ impl Config {
         check_duration("request_timeout", self.request_timeout, millisecond, MOST_REQUEST_TIMEOUT)?;
         check_duration("probe_period", self.probe_period, LEAST_PROBE_PERIOD, MOST_PROBE_PERIOD)?;
         check_duration("suspicion_timeout", self.suspicion_timeout, LEAST_PROBE_PERIOD, MOST_PROBE_PERIOD)?;
+        check_duration("forget_after", self.forget_after, LEAST_FORGET_AFTER, MOST_FORGET_AFTER)?;
         Ok(Settings {
             node_id: self.node_id.clone(),
             address: self.address.as_deref().map(check_address).transpose()?,
@@ -267,6 +284,7 @@ impl Config {
             request_timeout: self.request_timeout,
             probe_period: self.probe_period,
             suspicion_timeout: self.suspicion_timeout,
+            forget_after: self.forget_after,
         })
     }
 
@@ -463,6 +481,10 @@ mod tests {
         assert!(matches!(
             error(valid().request_timeout(Duration::ZERO)),
             ConfigError::BadDuration { option: "request_timeout", .. }
+        ));
+        assert!(matches!(
+            error(valid().forget_after(Duration::ZERO)),
+            ConfigError::BadDuration { option: "forget_after", .. }
         ));
         assert!(matches!(
             error(valid().probe_period(Duration::from_millis(1))),

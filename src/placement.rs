@@ -40,6 +40,7 @@ pub(crate) struct Placement {
     digest: u64,
     generation: u64,
     gone: Gone,
+    has_absent: bool,
     is_complete: bool,
 }
 
@@ -71,7 +72,7 @@ impl Placement {
             table.extend(scored.iter().map(|&(_, at)| at));
         }
         let digest = members_digest(members.iter().filter(|m| !m.leaving).map(|m| &m.identity));
-        Self { members, table, per_partition, digest, generation, gone, is_complete: true }
+        Self { members, table, per_partition, digest, generation, gone, has_absent: false, is_complete: true }
     }
 
     /// The preference list of `partition`, best first.
@@ -117,6 +118,15 @@ impl Placement {
     /// Whether every member that is alive can be reached.
     pub(crate) fn is_complete(&self) -> bool {
         self.is_complete
+    }
+
+    /// Notes whether a member is dead that may come back with what it holds.
+    pub(crate) fn with_absent(self, has_absent: bool) -> Self {
+        Self { has_absent, ..self }
+    }
+
+    pub(crate) fn has_absent(&self) -> bool {
+        self.has_absent
     }
 
     pub(crate) fn gone(&self) -> &Gone {

@@ -54,11 +54,17 @@ pub enum Planted {
     NothingRestored,
     /// Lists are born by whoever sees W members, whatever these see.
     BornAlone,
+    /// A tombstone goes when it is old, whatever others hold.
+    PurgedByTime,
+    /// What was forgotten is taken from any message.
+    HorizonIgnored,
+    /// Nobody waits for members that are away before a tombstone goes.
+    AbsentIgnored,
 }
 
 impl Planted {
     /// All of them.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 23] = [
         Self::AcknowledgedFirst,
         Self::PendingCounts,
         Self::AnyList,
@@ -79,6 +85,9 @@ impl Planted {
         Self::LeftAtOnce,
         Self::NothingRestored,
         Self::BornAlone,
+        Self::PurgedByTime,
+        Self::HorizonIgnored,
+        Self::AbsentIgnored,
     ];
 }
 

@@ -41,6 +41,8 @@ pub(crate) struct ControlConfig {
     pub(crate) local: Local,
     pub(crate) seeds: Vec<SocketAddr>,
     pub(crate) probe_period: Duration,
+    /// How long a member that died may come back with what it holds.
+    pub(crate) forget_after: Duration,
     pub(crate) suspicion_timeout: Duration,
     /// Seeds the choices of whom to probe and gossip to.
     pub(crate) seed: u64,
@@ -188,6 +190,8 @@ pub(crate) struct Control {
     placement: Arc<Placement>,
     generation: u64,
     gone: Gone,
+    /// Members that are dead and may come back, each with since when.
+    absent_since: BTreeMap<Identity, Instant>,
     stage: Stage,
     leaving: Leaving,
     progress: BTreeMap<usize, Progress>,
@@ -253,6 +257,7 @@ impl Control {
             placement: Arc::new(Placement::new(Vec::new(), config.local.replicas.into(), 0, Gone::new())),
             generation: 0,
             gone: Gone::new(),
+            absent_since: BTreeMap::new(),
             stage: Stage::Forming,
             leaving: Leaving::No,
             progress: BTreeMap::new(),
@@ -342,8 +347,8 @@ impl Control {
     pub(crate) fn deadline(&self) -> Option<Instant> {
         let status = (self.origin == Origin::Unborn).then_some(self.status_at);
         let links = [self.links_deadline(), self.seeds_deadline(), status, self.membership.deadline()];
-        let debts = [self.safety_deadline(), self.drain_deadline()];
-        links.into_iter().chain(debts).flatten().min()
+        let others = [self.safety_deadline(), self.drain_deadline(), self.forget_deadline()];
+        links.into_iter().chain(others).flatten().min()
     }
 
     /// Lets membership work, and follows what that changed.
@@ -526,13 +531,16 @@ impl Control {
         self.note_gone();
         let alive = self.membership.records().iter().filter(|known| known.state.is_active()).count();
         let is_complete = members.len() == alive;
+        let has_absent = self.note_absent(now);
         let members_changed = members != self.placement.members()
             || self.gone != *self.placement.gone()
-            || is_complete != self.placement.is_complete();
+            || is_complete != self.placement.is_complete()
+            || has_absent != self.placement.has_absent();
         if members_changed {
             self.generation += 1;
             let replicas = self.config.local.replicas.into();
-            let mut placement = Placement::new(members, replicas, self.generation, self.gone.clone());
+            let placement = Placement::new(members, replicas, self.generation, self.gone.clone());
+            let mut placement = placement.with_absent(has_absent);
             if !is_complete {
                 placement = placement.incomplete();
             }

@@ -516,7 +516,7 @@ impl Handoff {
 
     fn adopt(&mut self, plan: Plan, tell: Vec<Identity>, now: Instant, actions: &mut Vec<HandoffAction>) {
         for &to in &tell {
-            let request = Request::Adopt { list: plan.list.clone() };
+            let request = Request::adopt(plan.list.clone());
             actions.push(HandoffAction::Ask { to, request });
         }
         self.phase = Phase::Adopt { plan, unanswered: tell, adopted: Vec::new(), missing: Vec::new() };
@@ -640,10 +640,7 @@ impl Handoff {
                 } else if let Some(giver) = self.sources.iter().find(|source| source.replica == from) {
                     // It has not heard of the list yet.
                     let receipt = Request::Receipt { list: ours, covers: giver.merged_to };
-                    actions.push(HandoffAction::Ask {
-                        to: from,
-                        request: Request::Adopt { list: list.clone() },
-                    });
+                    actions.push(HandoffAction::Ask { to: from, request: Request::adopt(list.clone()) });
                     actions.push(HandoffAction::Ask { to: from, request: receipt });
                 }
             }
@@ -696,6 +693,7 @@ fn take(members: &mut Vec<Identity>, member: &Identity) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::Version;
     use crate::placement::{Gone, Member};
     use crate::replication::tests::{list, node};
     use crate::types::NodeId;
@@ -704,7 +702,7 @@ mod tests {
     const QUORUMS: Quorums = Quorums { replicas: 3, write: 2 };
 
     fn listed(list: Option<Arc<List>>, synced: bool) -> Answer {
-        Answer::Listed(Listed { list, synced, holds: synced })
+        Answer::Listed(Listed { list, synced, holds: synced, horizon: Version::ZERO })
     }
 
     /// Node 3 comes in for node 0, while nodes 1 and 2 stay; it has asked all of them for their list.
@@ -736,7 +734,7 @@ mod tests {
     }
 
     fn nothing() -> Listed {
-        Listed { list: None, synced: false, holds: false }
+        Listed { list: None, synced: false, holds: false, horizon: Version::ZERO }
     }
 
     fn chunk(sequence: u64) -> Answer {
@@ -778,7 +776,7 @@ mod tests {
         assert_eq!(
             newcomer.answer(0, behind),
             [
-                HandoffAction::Ask { to: node(0), request: Request::Adopt { list: new } },
+                HandoffAction::Ask { to: node(0), request: Request::adopt(new) },
                 HandoffAction::Ask { to: node(0), request: receipt }
             ]
         );
@@ -806,7 +804,7 @@ mod tests {
         newcomer.answer(9, listed(Some(list(4, 0..3)), false));
         newcomer.answer(1, chunk(1));
         let adopts_higher = |action: &HandoffAction| {
-            matches!(action, HandoffAction::Ask { request: Request::Adopt { list }, .. }
+            matches!(action, HandoffAction::Ask { request: Request::Adopt { list, .. }, .. }
                 if list.number() == 6 && list.base().is_none())
         };
         assert!(newcomer.actions[1..].iter().all(adopts_higher));
@@ -962,7 +960,8 @@ mod tests {
     fn a_node_that_sees_no_one_makes_no_list_of_its_own() {
         let mut driver = Driver::surveying(&[3], &[3], &[0, 1, 2]);
         assert_eq!(adopts(&driver.actions), []);
-        let mine_listed = Listed { list: Some(list(4, 1..4)), synced: true, holds: true };
+        let mine_listed =
+            Listed { list: Some(list(4, 1..4)), synced: true, holds: true, horizon: Version::ZERO };
         let mine = Mine { listed: mine_listed, placement: &driver.placement };
         driver.handoff =
             Handoff::change(node(3), QUORUMS, vec![node(3)], Vec::new(), &mine, NOW, &mut driver.actions);

@@ -122,7 +122,7 @@ impl Read {
                 }
                 self.finish_write_back(actions);
             }
-            (Answer::Declined, _) => self.write_back_later(from, now),
+            (Answer::Declined | Answer::TooOld { .. }, _) => self.write_back_later(from, now),
             _ => {}
         }
     }
@@ -250,7 +250,7 @@ impl Read {
     /// `from` serves an older list than this read counts in.
     pub(crate) fn behind(&mut self, from: Identity, now: Now, actions: &mut Vec<ReadAction>) {
         if let Some(list) = &self.list {
-            actions.push(ReadAction::Ask { to: from, request: Request::Adopt { list: list.clone() } });
+            actions.push(ReadAction::Ask { to: from, request: Request::adopt(list.clone()) });
         }
         self.lost(from, now, actions);
     }

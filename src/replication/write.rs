@@ -180,6 +180,18 @@ impl Write {
                 }
                 self.restamp_if_overtaken(actions);
             }
+            (Phase::Replicating, Answer::TooOld { horizon, synced }) => {
+                if self.was_acknowledged {
+                    // Who lacks it merges it with the rest.
+                    settle(&mut self.replicas, from, Ok(Acked { counts: false, has_it: false }));
+                } else if self.versions_needed > 0 || self.restamped {
+                    self.ask_later(from, now);
+                } else {
+                    self.overtaken_by = self.overtaken_by.max(horizon);
+                    settle(&mut self.replicas, from, Ok(Acked { counts: synced, has_it: false }));
+                    self.restamp_if_overtaken(actions);
+                }
+            }
             (_, Answer::Declined) => self.ask_later(from, now),
             _ => {}
         }
@@ -208,7 +220,7 @@ impl Write {
     /// `from` serves an older list than this write counts in: it is told the list and asked again.
     pub(crate) fn behind(&mut self, from: Identity, now: Instant, actions: &mut Vec<WriteAction>) {
         if let Some(list) = &self.list {
-            actions.push(WriteAction::Ask { to: from, request: Request::Adopt { list: list.clone() } });
+            actions.push(WriteAction::Ask { to: from, request: Request::adopt(list.clone()) });
         }
         self.lost(from, now);
     }

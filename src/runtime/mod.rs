@@ -56,6 +56,7 @@ use crate::control::{Control, ControlConfig};
 use crate::error::{LeaveError, NotApplied, NotReady, NotSafe, ReadError, StartError, WriteError};
 use crate::events::{MemberInfo, MemberState, Subscriber};
 use crate::placement::{Gone, Member, Placement};
+use crate::replication::purge::GRACE;
 use crate::shard::{Call, Outcome, Shard, ShardConfig, Stage};
 use crate::store::{Readers, View, Views};
 use crate::types::{Boot, ClusterHash, CoreId, Identity, NodeHash, NodeId};
@@ -563,6 +564,7 @@ impl Launch<'_> {
             seeds: settings.seeds.clone(),
             probe_period: settings.probe_period,
             suspicion_timeout: settings.suspicion_timeout,
+            forget_after: settings.forget_after,
             seed: random(),
         });
         self.threads.shared.update(|state| {
@@ -667,6 +669,7 @@ fn shard_config(settings: &Settings, cluster: ClusterHash, identity: Identity, c
         standalone: settings.address.is_none(),
         memory: settings.memory,
         eviction: settings.eviction,
+        purge_grace: GRACE,
     }
 }
 

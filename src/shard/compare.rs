@@ -26,15 +26,9 @@ impl<C> Copies for Shard<C> {
     }
 
     fn held(&self, peer: &Identity, partition: Partition) -> Option<Held> {
-        let replica = self.replica(partition);
-        let list = replica.list()?;
-        let is_settled = self.stage != Stage::Forming
-            && replica.serves_synced(&self.me)
-            && !replica.hands_over()
-            && !self.merges.contains_key(&partition)
-            && self.placement.replicas(partition).map(|member| &member.identity).eq(list.members());
+        let list = self.replica(partition).list()?;
         // What was evicted here must not come back, and its absence says nothing.
-        let is_comparable = is_settled
+        let is_comparable = self.is_settled(partition)
             && list.contains(peer)
             && self.placement.is_alive(peer)
             && !self.store.has_evicted(partition);
@@ -44,6 +38,17 @@ impl<C> Copies for Shard<C> {
 }
 
 impl<C> Shard<C> {
+    /// Whether this node serves the partition, synced, in a list that is to stay, and merges nothing now.
+    pub(super) fn is_settled(&self, partition: Partition) -> bool {
+        let replica = self.replica(partition);
+        let target = self.placement.replicas(partition).map(|member| &member.identity);
+        self.stage != Stage::Forming
+            && replica.serves_synced(&self.me)
+            && !replica.hands_over()
+            && !self.merges.contains_key(&partition)
+            && replica.list().is_some_and(|list| target.eq(list.members()))
+    }
+
     /// Whether this node compares with the peer, or the peer with this node: one of two does.
     fn asks(&self, peer: &Identity) -> bool {
         self.me < *peer

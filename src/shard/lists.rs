@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Action, Asker, Shard, Stage, Timer};
-use crate::clock::Now;
+use crate::clock::{Now, Version};
 use crate::placement::{List, ListRef, Placement};
 use crate::replication::handoff::{Handoff, HandoffAction, Mine, Quorums};
 use crate::simulated::{Planted, is_planted};
@@ -54,6 +54,8 @@ pub(super) struct Replica {
     /// As a giver: who holds its last change, of this sequence.
     receipts: (u64, Vec<Identity>),
     progress: Progress,
+    /// No single entry at or below it is taken of a key that is not held (`replication/purge` says why).
+    pub(super) horizon: Version,
 }
 
 /// Whether this node should hold the partition and does not yet, or not in the list that it should be; or holds it
@@ -131,7 +133,10 @@ impl<C> Shard<C> {
         }
         if self.placement.members().iter().any(|member| member.identity != self.me) {
             self.anti_entropy.start(now.instant);
+            self.purge.start(now.instant);
         }
+        let placement = self.placement.clone();
+        self.purge.members_changed(|member| placement.is_alive(member));
         self.ops_placed(now, actions);
     }
 
@@ -592,7 +597,7 @@ impl<C> Shard<C> {
             return;
         }
         for to in to_tell {
-            let request = Request::Adopt { list: list.clone() };
+            let request = Request::adopt(list.clone());
             self.ask(to, partition, request, Asker::List(partition), actions);
         }
         self.remind_after(now, REMIND_PERIOD, partition);

@@ -23,6 +23,7 @@ use crate::error::{NotApplied, ReadError, WriteError};
 use crate::options::Eviction;
 use crate::placement::{Gone, Placement};
 use crate::replication::anti_entropy::AntiEntropy;
+use crate::replication::purge::Purge;
 use crate::replication::read::Rules;
 use crate::store::{Applied, Deletes, Readers, Store, StoreConfig, View};
 use crate::types::{Boot, ClusterHash, CoreId, Cores, Identity, KeyHash, NodeHash, PARTITIONS, Partition};
@@ -35,6 +36,7 @@ mod debt;
 mod groups;
 mod lists;
 mod local;
+mod purge;
 mod replicate;
 mod run;
 
@@ -82,6 +84,8 @@ pub(crate) struct ShardConfig {
     /// This core's share of the memory limit, in bytes.
     pub(crate) memory: Option<usize>,
     pub(crate) eviction: Eviction,
+    /// How old a tombstone is at the least when it goes.
+    pub(crate) purge_grace: Duration,
 }
 
 /// What a shard is told. `C` stands for whoever made a call, opaque to the shard.
@@ -205,6 +209,9 @@ pub(crate) struct Shard<C> {
     /// Compares with other replicas, and when it is set to do so next.
     anti_entropy: AntiEntropy,
     compare_at: Option<Instant>,
+    /// Forgets what was deleted, and when it is set to do so next.
+    purge: Purge,
+    purge_at: Option<Instant>,
     ops: BTreeMap<OpId, Op<C>>,
     ops_of: BTreeSet<(Partition, OpId)>,
     /// The latest write of a key that is still owed to some replica.
@@ -261,6 +268,8 @@ enum Asker {
     List(Partition),
     /// Whoever compares partitions, with this number of the question.
     Compare(u64),
+    /// Whoever purges a partition, with this number of the round.
+    Purge(u64),
 }
 
 /// Checked against its owner when it fires: late and repeated ones are harmless.
@@ -271,6 +280,8 @@ enum Timer {
     Remind(Partition),
     /// Other replicas are to be compared with.
     Compare,
+    /// What was deleted is to be forgotten.
+    Purge,
     Expire,
     /// What was unlinked may be free to go.
     Collect,
@@ -319,6 +330,8 @@ impl<C> Shard<C> {
             merges: BTreeMap::new(),
             anti_entropy: AntiEntropy::default(),
             compare_at: None,
+            purge: Purge::new(config.purge_grace),
+            purge_at: None,
             ops: BTreeMap::new(),
             ops_of: BTreeSet::new(),
             recent_writes: BTreeMap::new(),
@@ -388,6 +401,7 @@ impl<C> Shard<C> {
                 Timer::Handoff(partition) => self.resume_handoff(now, partition, actions),
                 Timer::Remind(partition) => self.remind(now, partition, actions),
                 Timer::Compare => self.compare(now, actions),
+                Timer::Purge => self.purge(now, actions),
                 Timer::Collect => {
                     self.has_collect = false;
                     self.store.collect();
@@ -478,6 +492,7 @@ impl<C> Shard<C> {
         }
         self.schedule_expiry(now);
         self.schedule_compare();
+        self.schedule_purge();
         if self.store.has_garbage() && !std::mem::replace(&mut self.has_collect, true) {
             self.timers.insert((now.instant + COLLECT_PERIOD, Timer::Collect));
         }
@@ -494,6 +509,10 @@ impl<C> Shard<C> {
         asker: Asker,
         actions: &mut Vec<Action<C>>,
     ) -> Option<u64> {
+        let mut request = request;
+        if let Request::Adopt { horizon, .. } = &mut request {
+            *horizon = self.replica(partition).horizon;
+        }
         let request_id = self.new_id();
         if to == self.me {
             self.outstanding.insert(request_id, Outstanding { to, asker });
@@ -520,6 +539,7 @@ impl<C> Shard<C> {
                 }
             }
             Asker::Compare(round) => self.compared(now, round, answer, actions),
+            Asker::Purge(round) => self.purge_answered(now, round, to, &answer, actions),
         }
     }
 
@@ -545,6 +565,7 @@ impl<C> Shard<C> {
             Asker::Handoff(partition) => self.handoff_lost(now, partition, to),
             Asker::List(_) => {}
             Asker::Compare(round) => self.anti_entropy.lost(round, now.instant),
+            Asker::Purge(round) => self.purge.lost(round, now.instant),
         }
     }
 

@@ -27,6 +27,11 @@ impl<C> Shard<C> {
             Request::Compare(asked) if !asked.partitions.iter().all(|partition| self.owns(*partition)) => {
                 Err("a comparison of partitions of another core")
             }
+            Request::Purge { dead, .. } | Request::Purged { dead }
+                if dead.iter().any(|(hash, _)| hash.partition() != partition) =>
+            {
+                Err("a key that is not of the partition")
+            }
             _ => Ok(()),
         }
     }
@@ -45,6 +50,13 @@ impl<C> Shard<C> {
                     return other;
                 }
                 let hash = self.hash(entry.key());
+                let horizon = self.replica(partition).horizon;
+                if entry.version() <= horizon
+                    && self.store.get(hash, entry.key()).is_none()
+                    && !is_planted(Planted::HorizonIgnored)
+                {
+                    return Answer::TooOld { horizon, synced: self.replica(partition).is_synced() };
+                }
                 if self.make_room(hash, &entry) != Room::Enough {
                     return Answer::Declined;
                 }
@@ -67,7 +79,9 @@ impl<C> Shard<C> {
                     return other;
                 }
                 let found = match (self.store.get(self.hash(&key), &key), want) {
-                    (None, _) => Found::Absent,
+                    // A write that asks is to be stamped above what was forgotten.
+                    (None, Want::Version) => Found::Version(self.replica(partition).horizon),
+                    (None, Want::Entry) => Found::Absent,
                     (Some(entry), Want::Version) => Found::Version(entry.version()),
                     (Some(entry), Want::Entry) => {
                         entry.visit();
@@ -78,7 +92,8 @@ impl<C> Shard<C> {
                 Answer::Found { found, synced: is_synced }
             }
             Request::AskList => Answer::Listed(self.listed(partition)),
-            Request::Adopt { list } => {
+            Request::Adopt { list, horizon } => {
+                self.raise_horizon(partition, horizon);
                 self.learn(now, partition, list.clone(), actions);
                 self.giver_calls(partition, from, list.reference());
                 Answer::Listed(self.listed(partition))
@@ -87,6 +102,13 @@ impl<C> Shard<C> {
             Request::Receipt { list, covers } => self.receipt(partition, from, list, covers),
             Request::Compare(asked) => Answer::Compared(self.answer_compare(&from, &asked)),
             Request::Repair { list } => self.repair(from, partition, list),
+            Request::Purge { list, members_digest, dead } => {
+                self.answer_purge(partition, list, members_digest, &dead)
+            }
+            Request::Purged { dead } => {
+                self.drop_dead(&dead);
+                Answer::Purged
+            }
         }
     }
 
@@ -105,6 +127,7 @@ impl<C> Shard<C> {
             list: replica.list().cloned(),
             synced: replica.serves_synced(&self.me),
             holds: !self.store.is_empty(partition),
+            horizon: replica.horizon,
         }
     }
 

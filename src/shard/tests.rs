@@ -12,6 +12,7 @@ use crate::error::RunError;
 use crate::options::WriteOptions;
 use crate::placement::{ListRef, Member};
 use crate::replication::anti_entropy::Copies;
+use crate::replication::purge::GRACE;
 use crate::types::NodeId;
 use crate::wire::message::{Compare, Compared};
 
@@ -41,6 +42,7 @@ fn config(nodes: u64) -> ShardConfig {
         standalone: nodes == 1,
         memory: None,
         eviction: Eviction::Sieve,
+        purge_grace: GRACE,
     }
 }
 

@@ -38,9 +38,11 @@ pub use self::faults::Fault;
 use self::network::{Connection, ConnectionKey, Event};
 use self::node::Node;
 use crate::clock::{Instant, Now, Version};
+use crate::config::DEFAULT_FORGET_AFTER;
 use crate::entry::{Content, Entry};
 use crate::error::{ReadError, WriteError};
 use crate::events::MemberState;
+use crate::replication::purge::GRACE;
 use crate::shard::{Call, ReadCall, TouchCall, WriteCall, expires_at_ms};
 #[doc(hidden)]
 pub use crate::simulated::Planted;
@@ -73,6 +75,10 @@ pub struct SimOptions {
     /// How many partitions there are, 4096 at the most. A change of members costs as much as there are. Only keys
     /// that fall into them can be used: see [`SimOptions::key`].
     pub partitions: u16,
+    /// How old a tombstone is at the least when it goes.
+    pub purge_grace: Duration,
+    /// [`Config::forget_after`](crate::Config::forget_after).
+    pub forget_after: Duration,
     /// A bug on purpose, to test the checkers.
     #[doc(hidden)]
     pub planted: Option<Planted>,
@@ -94,6 +100,8 @@ impl Default for SimOptions {
             delay: (Duration::from_micros(50), Duration::from_millis(1)),
             clock_skew: Duration::ZERO,
             partitions: PARTITIONS,
+            purge_grace: GRACE,
+            forget_after: DEFAULT_FORGET_AFTER,
             planted: None,
             keep_trace: false,
         }

@@ -118,6 +118,7 @@ impl Node {
             seeds: (0..nodes).map(address).collect(),
             probe_period: DEFAULT_PROBE_PERIOD,
             suspicion_timeout: DEFAULT_SUSPICION_TIMEOUT,
+            forget_after: options.forget_after,
             seed,
         });
         let mut control_actions = Vec::new();
@@ -135,6 +136,7 @@ impl Node {
                 standalone: false,
                 memory: None,
                 eviction: Eviction::default(),
+                purge_grace: options.purge_grace,
             };
             Shard::new(config, readers.clone())
         };

@@ -101,6 +101,8 @@ pub(crate) enum Deletes {
 #[derive(Clone, Copy, Default)]
 struct Contents {
     entries: usize,
+    /// How many of them have a value.
+    keys: usize,
     /// The number of its last change on this node.
     sequence: u64,
     /// The sum of [`Entry::digest`] over all entries, in whatever order they came.
@@ -285,11 +287,13 @@ impl Store {
         contents.sequence = self.sequence;
         if let Some(new) = new {
             contents.entries += 1;
+            contents.keys += new.keys;
             contents.digest = contents.digest.wrapping_add(new.digest);
             totals.add(new);
         }
         if let Some(old) = old {
             contents.entries -= 1;
+            contents.keys -= old.keys;
             contents.digest = contents.digest.wrapping_sub(old.digest);
             totals.remove(old);
         }
@@ -473,39 +477,97 @@ impl Store {
         since: u64,
         limit_bytes: usize,
     ) -> Part {
-        let (start, end) = self.table.paths(partition);
         let since = self.table.grain(since);
-        let mut part = Part { entries: Vec::new(), next: None };
+        let wanted = |sequence, entry: &Entry| (sequence >= since).then(|| charge::entry(entry));
+        let mut entries = Vec::new();
+        let next =
+            self.scan(partition, after, limit_bytes, wanted, |_, entry| entries.push(Entry::clone(entry)));
+        Part { entries, next }
+    }
+
+    /// Keys without a value behind `after` in the order of hashes, each with the version of what took it, until
+    /// there are `limit`; and where to go on.
+    pub(crate) fn dead(
+        &self,
+        partition: Partition,
+        after: Option<KeyHash>,
+        limit: usize,
+    ) -> (Vec<(KeyHash, Version)>, Option<KeyHash>) {
+        let wanted = |_, entry: &Entry| entry.value().is_none().then_some(1);
+        let mut dead = Vec::new();
+        let next =
+            self.scan(partition, after, limit, wanted, |hash, entry| dead.push((hash, entry.version())));
+        (dead, next)
+    }
+
+    /// Whether there are keys without a value.
+    pub(crate) fn has_dead(&self, partition: Partition) -> bool {
+        let Contents { entries, keys, .. } = self.partitions[self.index(partition)];
+        entries > keys
+    }
+
+    /// Whether a key of this hash is here in a state older than one without a value of this version.
+    pub(crate) fn has_older(&self, hash: KeyHash, version: Version) -> bool {
+        self.table.holds(hash, &Older(Buried { hash, version, cluster: self.config.cluster }))
+    }
+
+    /// Drops a key of this hash that has no value and this version.
+    pub(crate) fn purge(&mut self, hash: KeyHash, version: Version) {
+        let sought = Buried { hash, version, cluster: self.config.cluster };
+        let share = self.table.update(hash, sought, 0, |_, held| match held {
+            None => (Change::Keep, None),
+            Some(entry) => (Change::Remove, Some(Share::of(hash, entry))),
+        });
+        if share.is_some() {
+            // Nobody needs to hear of it who does not hold it.
+            let at = self.index(hash.partition());
+            let sequence = self.partitions[at].sequence;
+            self.count(hash.partition(), share, None);
+            self.partitions[at].sequence = sequence;
+            self.tidy();
+        }
+    }
+
+    /// Shows the entries of `partition` behind `after` that are wanted, in the order of hashes, until what they
+    /// weigh reaches `limit`; keys of one hash are never torn apart. Returns where to go on.
+    fn scan(
+        &self,
+        partition: Partition,
+        after: Option<KeyHash>,
+        limit: usize,
+        wanted: impl Fn(u64, &Entry) -> Option<usize>,
+        mut show: impl FnMut(KeyHash, &Entry),
+    ) -> Option<KeyHash> {
+        let (start, end) = self.table.paths(partition);
         let mut last = after;
-        let mut bytes = 0;
+        let mut shown = 0;
         let mut path = Some(after.map_or(start, |after| self.table.path(after)));
         while let Some(at) = path.filter(|at| end.is_none_or(|end| *at < end)) {
             let mut found = Vec::new();
             let mut from_tree = (0, None);
             path = self.table.walk(&(at, Box::default()), |_, hash, sequence, entry, in_tree| {
                 let is_behind = after.is_none_or(|after| hash > after);
-                if hash.partition() != partition || !is_behind || sequence < since {
-                    return ControlFlow::Continue(());
-                }
-                let is_beyond = in_tree && from_tree.0 >= limit_bytes && from_tree.1 != Some(hash);
+                let weight = wanted(sequence, &entry).filter(|_| hash.partition() == partition && is_behind);
+                let Some(weight) = weight else { return ControlFlow::Continue(()) };
+                let is_beyond = in_tree && from_tree.0 >= limit && from_tree.1 != Some(hash);
                 if in_tree {
-                    from_tree = (from_tree.0 + charge::entry(&entry), Some(hash));
+                    from_tree = (from_tree.0 + weight, Some(hash));
                 }
-                found.push((hash, entry));
+                found.push((hash, entry, weight));
                 // One more than fits says below that there is more.
                 if is_beyond { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
             });
-            found.sort_unstable_by(|(a, one), (b, other)| (a, one.key()).cmp(&(b, other.key())));
-            for (hash, entry) in found {
-                if bytes >= limit_bytes && last != Some(hash) {
-                    return Part { next: last, ..part };
+            found.sort_unstable_by(|(a, one, _), (b, other, _)| (a, one.key()).cmp(&(b, other.key())));
+            for (hash, entry, weight) in found {
+                if shown >= limit && last != Some(hash) {
+                    return last;
                 }
-                bytes += charge::entry(&entry);
+                shown += weight;
                 last = Some(hash);
-                part.entries.push(Entry::clone(&entry));
+                show(hash, &entry);
             }
         }
-        part
+        None
     }
 
     /// Keys that have a value, from a place on to before the path `end`, in the order of places, until `limit`
@@ -641,6 +703,32 @@ impl Sought for TimerId {
 
     fn timer(&self) -> Option<u32> {
         Some(self.0)
+    }
+}
+
+/// What [`Store::purge`] looks for.
+struct Buried {
+    hash: KeyHash,
+    version: Version,
+    cluster: ClusterHash,
+}
+
+impl Sought for Buried {
+    fn is(&self, held: &Entry) -> bool {
+        held.value().is_none()
+            && held.version() == self.version
+            && KeyHash::of(self.cluster, held.key()) == self.hash
+    }
+}
+
+/// What must be gone before that can be purged.
+struct Older(Buried);
+
+impl Sought for Older {
+    fn is(&self, held: &Entry) -> bool {
+        let Self(Buried { hash, version, cluster }) = self;
+        let is_older = held.version() < *version || held.version() == *version && held.value().is_some();
+        is_older && KeyHash::of(*cluster, held.key()) == *hash
     }
 }
 

@@ -1326,6 +1326,16 @@ impl Table {
         unsafe { self.view.segment(self.view.path(hash)).find(hash, |entry| sought.is(entry)) }.is_ok()
     }
 
+    /// The same, wherever it is.
+    pub(crate) fn holds(&self, hash: KeyHash, sought: &impl Sought) -> bool {
+        let path = self.view.path(hash);
+        // SAFETY: this is the writer, which collects only through `&mut self`.
+        match unsafe { self.view.segment(path).find(hash, |entry| sought.is(entry)) } {
+            Ok(_) => true,
+            Err(header) => header & IN_TREE != 0 && self.find_in_tree(path, sought).is_some(),
+        }
+    }
+
     /// A sequence as exactly as it is kept.
     pub(crate) fn grain(&self, sequence: u64) -> u64 {
         sequence >> SEQUENCE_GRAIN << SEQUENCE_GRAIN

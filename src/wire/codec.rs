@@ -23,6 +23,7 @@ use crate::clock::Version;
 use crate::entry::{Content, Entry};
 use crate::membership::{Record, State};
 use crate::placement::{List, ListRef};
+use crate::replication::purge::{Dead, MOST_KEYS};
 use crate::types::{
     Boot, CoreId, Identity, KeyHash, MAX_KEY_BYTES, MAX_REPLICAS, MAX_VALUE_BYTES, NodeHash, PARTITIONS,
     Partition,
@@ -50,6 +51,8 @@ mod kind {
     pub(super) const RECEIPT: u8 = 21;
     pub(super) const COMPARE: u8 = 22;
     pub(super) const REPAIR: u8 = 23;
+    pub(super) const PURGE: u8 = 24;
+    pub(super) const PURGED: u8 = 25;
     pub(super) const WRITTEN: u8 = 32;
     pub(super) const FOUND: u8 = 33;
     pub(super) const OTHER_LIST: u8 = 34;
@@ -58,6 +61,9 @@ mod kind {
     pub(super) const RECEIVED: u8 = 37;
     pub(super) const DECLINED: u8 = 38;
     pub(super) const COMPARED: u8 = 39;
+    pub(super) const TOO_OLD: u8 = 40;
+    pub(super) const PURGEABLE: u8 = 41;
+    pub(super) const HAS_PURGED: u8 = 42;
 }
 
 #[derive(Archive, Serialize, Clone, Copy)]
@@ -142,6 +148,12 @@ struct WireList {
 }
 
 #[derive(Archive, Serialize)]
+struct WireAdopt {
+    horizon: u64,
+    list: WireList,
+}
+
+#[derive(Archive, Serialize)]
 struct WireEntry<'a> {
     version: u64,
     expires_at_ms: u64,
@@ -198,6 +210,7 @@ struct WireFound<'a> {
 #[derive(Archive, Serialize)]
 struct WireListed {
     list: Option<WireList>,
+    horizon: u64,
     synced: bool,
     holds: bool,
 }
@@ -239,6 +252,35 @@ struct WireCompared {
     alike: bool,
 }
 
+#[derive(Archive, Serialize, Clone, Copy)]
+struct WireDead {
+    hash: u64,
+    version: u64,
+}
+
+#[derive(Archive, Serialize)]
+struct WirePurge {
+    list: WireListRef,
+    members_digest: u64,
+    dead: Vec<WireDead>,
+}
+
+#[derive(Archive, Serialize)]
+struct WirePurged {
+    dead: Vec<WireDead>,
+}
+
+#[derive(Archive, Serialize)]
+struct WireTooOld {
+    horizon: u64,
+    synced: bool,
+}
+
+#[derive(Archive, Serialize)]
+struct WirePurgeable {
+    places: Vec<u16>,
+}
+
 const _: () = {
     assert!(size_of::<ArchivedWireIdentity>() == 40);
     assert!(size_of::<ArchivedWireHello>() == 88);
@@ -256,13 +298,18 @@ const _: () = {
     assert!(size_of::<ArchivedWireReceipt>() == 24);
     assert!(size_of::<ArchivedWireWritten>() == 16);
     assert!(size_of::<ArchivedWireFound>() == 64);
-    assert!(size_of::<ArchivedWireListed>() == 48);
+    assert!(size_of::<ArchivedWireAdopt>() == 40);
+    assert!(size_of::<ArchivedWireListed>() == 56);
     assert!(size_of::<ArchivedWireChunk>() == 32);
     assert!(size_of::<ArchivedWireReceived>() == 1);
     assert!(size_of::<ArchivedWireCompare>() == 16);
     assert!(size_of::<ArchivedWireRepair>() == 16);
     assert!(size_of::<ArchivedWireHeld>() == 32);
     assert!(size_of::<ArchivedWireCompared>() == 12);
+    assert!(size_of::<ArchivedWirePurge>() == 32);
+    assert!(size_of::<ArchivedWirePurged>() == 8);
+    assert!(size_of::<ArchivedWireTooOld>() == 16);
+    assert!(size_of::<ArchivedWirePurgeable>() == 8);
 };
 
 pub(crate) fn encode(frame: &Frame) -> Encoded {
@@ -312,7 +359,9 @@ fn encode_request(request: &Request) -> (u8, Encoded) {
             (kind::READ, archive(&WireRead { list: wire_ref(*list), version_only, key }))
         }
         Request::AskList => (kind::ASK_LIST, frame::begin()),
-        Request::Adopt { list } => (kind::ADOPT, archive(&wire_list(list))),
+        Request::Adopt { list, horizon } => {
+            (kind::ADOPT, archive(&WireAdopt { horizon: horizon.0, list: wire_list(list) }))
+        }
         Request::Fetch(Fetch { after, since, digest }) => {
             let from_start = after.is_none();
             let after = after.map_or(0, |hash| hash.0);
@@ -326,6 +375,11 @@ fn encode_request(request: &Request) -> (u8, Encoded) {
             (kind::COMPARE, archive(&WireCompare { digest: *digest, partitions }))
         }
         Request::Repair { list } => (kind::REPAIR, archive(&WireRepair { list: wire_ref(*list) })),
+        Request::Purge { list, members_digest, dead } => {
+            let (list, members_digest, dead) = (wire_ref(*list), *members_digest, wire_dead(dead));
+            (kind::PURGE, archive(&WirePurge { list, members_digest, dead }))
+        }
+        Request::Purged { dead } => (kind::PURGED, archive(&WirePurged { dead: wire_dead(dead) })),
     }
 }
 
@@ -346,11 +400,21 @@ fn encode_answer(answer: &Answer) -> (u8, Encoded) {
         }
         Answer::OtherList { list } => (
             kind::OTHER_LIST,
-            archive(&WireListed { list: list.as_deref().map(wire_list), synced: false, holds: false }),
+            archive(&WireListed {
+                list: list.as_deref().map(wire_list),
+                horizon: 0,
+                synced: false,
+                holds: false,
+            }),
         ),
-        Answer::Listed(Listed { list, synced, holds }) => (
+        Answer::Listed(Listed { list, synced, holds, horizon }) => (
             kind::LISTED,
-            archive(&WireListed { list: list.as_deref().map(wire_list), synced: *synced, holds: *holds }),
+            archive(&WireListed {
+                list: list.as_deref().map(wire_list),
+                horizon: horizon.0,
+                synced: *synced,
+                holds: *holds,
+            }),
         ),
         Answer::Chunk(Chunk { entries, next, sequence }) => {
             let entries = entries.iter().map(wire_entry).collect();
@@ -367,6 +431,11 @@ fn encode_answer(answer: &Answer) -> (u8, Encoded) {
             };
             (kind::COMPARED, archive(&WireCompared { held: held.iter().map(wire_held).collect(), alike }))
         }
+        Answer::TooOld { horizon, synced } => {
+            (kind::TOO_OLD, archive(&WireTooOld { horizon: horizon.0, synced: *synced }))
+        }
+        Answer::Purgeable(places) => (kind::PURGEABLE, archive(&WirePurgeable { places: places.clone() })),
+        Answer::Purged => (kind::HAS_PURGED, frame::begin()),
     }
 }
 
@@ -393,8 +462,8 @@ pub(crate) fn decode(header: Header, body: &[u8]) -> Result<Frame, FrameError> {
             Message::Control(ControlMessage::AskDebt { round })
         }
         kind::DEBT => Message::Control(reader.debt()?),
-        kind::WRITE..=kind::REPAIR => Message::Request(reader.request()?),
-        kind::WRITTEN..=kind::COMPARED => Message::Answer(reader.answer()?),
+        kind::WRITE..=kind::PURGED => Message::Request(reader.request()?),
+        kind::WRITTEN..=kind::HAS_PURGED => Message::Answer(reader.answer()?),
         unknown => return Err(FrameError::UnknownType(unknown)),
     };
     Ok(Frame { partition: header.partition, request_id: header.request_id, message })
@@ -490,7 +559,11 @@ impl<'a> Reader<'a> {
                 Request::Read { list: list_ref(&wire.list), key: self.key(&wire.key)?.into(), want }
             }
             kind::ASK_LIST => Request::AskList,
-            kind::ADOPT => Request::Adopt { list: self.list(self.archive::<ArchivedWireList>()?)? },
+            kind::ADOPT => {
+                let wire = self.archive::<ArchivedWireAdopt>()?;
+                let horizon = self.version(wire.horizon.to_native())?;
+                Request::Adopt { list: self.list(&wire.list)?, horizon }
+            }
             kind::FETCH => {
                 let wire = self.archive::<ArchivedWireFetch>()?;
                 let after = (!wire.from_start).then_some(KeyHash(wire.after.to_native()));
@@ -511,6 +584,12 @@ impl<'a> Reader<'a> {
                 Request::Compare(Compare { partitions, digest: wire.digest.to_native() })
             }
             kind::REPAIR => Request::Repair { list: list_ref(&self.archive::<ArchivedWireRepair>()?.list) },
+            kind::PURGE => {
+                let wire = self.archive::<ArchivedWirePurge>()?;
+                let members_digest = wire.members_digest.to_native();
+                Request::Purge { list: list_ref(&wire.list), members_digest, dead: self.dead(&wire.dead)? }
+            }
+            kind::PURGED => Request::Purged { dead: self.dead(&self.archive::<ArchivedWirePurged>()?.dead)? },
             unknown => return Err(FrameError::UnknownType(unknown)),
         })
     }
@@ -540,7 +619,8 @@ impl<'a> Reader<'a> {
             kind::LISTED => {
                 let wire = self.archive::<ArchivedWireListed>()?;
                 let list = wire.list.as_ref().map(|list| self.list(list)).transpose()?;
-                Answer::Listed(Listed { list, synced: wire.synced, holds: wire.holds })
+                let horizon = self.version(wire.horizon.to_native())?;
+                Answer::Listed(Listed { list, synced: wire.synced, holds: wire.holds, horizon })
             }
             kind::CHUNK => {
                 let wire = self.archive::<ArchivedWireChunk>()?;
@@ -560,6 +640,15 @@ impl<'a> Reader<'a> {
                 let held = wire.held.iter().map(|held| self.held(held)).collect::<Result<_, _>>()?;
                 Answer::Compared(Compared::Differ(held))
             }
+            kind::TOO_OLD => {
+                let wire = self.archive::<ArchivedWireTooOld>()?;
+                Answer::TooOld { horizon: self.version(wire.horizon.to_native())?, synced: wire.synced }
+            }
+            kind::PURGEABLE => {
+                let wire = self.archive::<ArchivedWirePurgeable>()?;
+                Answer::Purgeable(wire.places.iter().map(|place| place.to_native()).collect())
+            }
+            kind::HAS_PURGED => Answer::Purged,
             unknown => return Err(FrameError::UnknownType(unknown)),
         })
     }
@@ -574,6 +663,16 @@ impl<'a> Reader<'a> {
             list: list_ref(&wire.list),
             digest: wire.digest.to_native(),
         })
+    }
+
+    fn dead(&self, wire: &[ArchivedWireDead]) -> Result<Vec<Dead>, FrameError> {
+        if wire.len() > MOST_KEYS {
+            return Err(self.bad("more keys than are purged at a time"));
+        }
+        let dead = |wire: &ArchivedWireDead| {
+            Ok((KeyHash(wire.hash.to_native()), self.version(wire.version.to_native())?))
+        };
+        wire.iter().map(dead).collect()
     }
 
     fn version(&self, version: u64) -> Result<Version, FrameError> {
@@ -680,6 +779,10 @@ fn list_ref(wire: &ArchivedWireListRef) -> ListRef {
 
 fn wire_held(held: &Held) -> WireHeld {
     WireHeld { list: wire_ref(held.list), digest: held.digest, partition: held.partition.index() }
+}
+
+fn wire_dead(dead: &[Dead]) -> Vec<WireDead> {
+    dead.iter().map(|(hash, version)| WireDead { hash: hash.0, version: version.0 }).collect()
 }
 
 fn wire_list(list: &List) -> WireList {
@@ -804,6 +907,11 @@ mod tests {
             })
     }
 
+    fn some_dead() -> impl Strategy<Value = Vec<Dead>> {
+        let dead = (any::<u64>(), 0..=MOST).prop_map(|(hash, version)| (KeyHash(hash), Version(version)));
+        prop::collection::vec(dead, 0..40)
+    }
+
     fn a_request() -> impl Strategy<Value = Request> {
         prop_oneof![
             (a_ref(), an_entry()).prop_map(|(list, entry)| Request::Write { list, entry }),
@@ -811,7 +919,14 @@ mod tests {
                 Request::Read { list, key: key.into(), want: if v { Want::Version } else { Want::Entry } }
             }),
             Just(Request::AskList),
-            a_list().prop_map(|list| Request::Adopt { list }),
+            (a_list(), 0..=MOST)
+                .prop_map(|(list, horizon)| Request::Adopt { list, horizon: Version(horizon) }),
+            (a_ref(), any::<u64>(), some_dead()).prop_map(|(list, members_digest, dead)| Request::Purge {
+                list,
+                members_digest,
+                dead
+            }),
+            some_dead().prop_map(|dead| Request::Purged { dead }),
             (prop::option::of(any::<u64>()), any::<u64>(), any::<u64>()).prop_map(
                 |(after, since, digest)| {
                     Request::Fetch(Fetch { after: after.map(KeyHash), since, digest })
@@ -835,8 +950,15 @@ mod tests {
                 .prop_map(|(v, synced)| Answer::Written { superseded_by: v.map(Version), synced }),
             (found, any::<bool>()).prop_map(|(found, synced)| Answer::Found { found, synced }),
             prop::option::of(a_list()).prop_map(|list| Answer::OtherList { list }),
-            (prop::option::of(a_list()), any::<bool>(), any::<bool>())
-                .prop_map(|(list, synced, holds)| Answer::Listed(Listed { list, synced, holds })),
+            (prop::option::of(a_list()), any::<bool>(), any::<bool>(), 0..=MOST).prop_map(
+                |(list, synced, holds, horizon)| {
+                    Answer::Listed(Listed { list, synced, holds, horizon: Version(horizon) })
+                }
+            ),
+            (0..=MOST, any::<bool>())
+                .prop_map(|(horizon, synced)| Answer::TooOld { horizon: Version(horizon), synced }),
+            prop::collection::vec(any::<u16>(), 0..40).prop_map(Answer::Purgeable),
+            Just(Answer::Purged),
             (prop::collection::vec(an_entry(), 0..5), prop::option::of(any::<u64>()), any::<u64>()).prop_map(
                 |(entries, next, sequence)| {
                     Answer::Chunk(Chunk { entries, next: next.map(KeyHash), sequence })

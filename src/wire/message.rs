@@ -29,6 +29,7 @@
 //! ```text
 //! coordinator ──[Write: entry]──▶ replica      ◀──[Written]           after it was applied
 //!                                              ◀──[Declined]          no room now: it was not
+//!                                              ◀──[TooOld]            older than what was forgotten: it was not
 //! coordinator ──[Read: key]──▶ replica         ◀──[Found]             value, or only its version
 //! ```
 //!
@@ -49,6 +50,13 @@
 //! replica ──[Repair: I have merged you]──▶ replica            ◀──[Listed]     it fetches from the asker
 //! ```
 //!
+//! And between all members, about what was deleted long ago (`purge` says when):
+//!
+//! ```text
+//! replica ──[Purge: do you hold older states of these?]──▶ every member   ◀──[Purgeable]   of which it holds none
+//! replica ──[Purged: drop these]──▶ the other replicas                    ◀──[Purged]
+//! ```
+//!
 //! A published message never changes: a new need is a new message (`codec` says why).
 
 use std::sync::Arc;
@@ -57,6 +65,7 @@ use crate::clock::Version;
 use crate::entry::Entry;
 use crate::membership::Record;
 use crate::placement::{List, ListRef};
+use crate::replication::purge::Dead;
 use crate::types::{CoreId, Identity, KeyHash, NodeHash, Partition};
 
 /// One message with its frame's addressing.
@@ -185,8 +194,10 @@ pub(crate) enum Request {
         want: Want,
     },
     AskList,
+    /// With the sender's horizon of the partition.
     Adopt {
         list: Arc<List>,
+        horizon: Version,
     },
     Fetch(Fetch),
     Receipt {
@@ -198,6 +209,24 @@ pub(crate) enum Request {
     Repair {
         list: ListRef,
     },
+    /// "Do you hold anything older of these keys?"
+    Purge {
+        list: ListRef,
+        /// Of the members that the asker sees, as in [`Status`].
+        members_digest: u64,
+        dead: Vec<Dead>,
+    },
+    /// "Drop these: nobody holds anything older."
+    Purged {
+        dead: Vec<Dead>,
+    },
+}
+
+impl Request {
+    /// The list that the receiver should know of. The horizon is put in where it is sent.
+    pub(crate) fn adopt(list: Arc<List>) -> Self {
+        Self::Adopt { list, horizon: Version::ZERO }
+    }
 }
 
 /// "Do you hold what I hold?" About all these partitions at once, each of the asked core.
@@ -250,6 +279,15 @@ pub(crate) enum Answer {
         covered: bool,
     },
     Compared(Compared),
+    /// It is no newer than the replica's horizon of the partition, and of a key that it does not hold: it may be
+    /// older than what was purged, and was not applied.
+    TooOld {
+        horizon: Version,
+        synced: bool,
+    },
+    /// Which of the keys may go, by their places in the question, in order.
+    Purgeable(Vec<u16>),
+    Purged,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -284,6 +322,8 @@ pub(crate) struct Listed {
     pub(crate) synced: bool,
     /// It has entries, synced or not.
     pub(crate) holds: bool,
+    /// Of the partition.
+    pub(crate) horizon: Version,
 }
 
 /// Some entries of a partition.

@@ -1,0 +1,155 @@
+//! What this node agrees to forget, and what it forgets: joins [`Purge`] with store and lists.
+
+use std::mem;
+
+use super::{Action, Asker, Shard, Timer};
+use crate::clock::{Now, Version};
+use crate::placement::ListRef;
+use crate::replication::purge::{Dead, Graveyard, MOST_KEYS, Purge, PurgeAction, Stand};
+use crate::simulated::{Planted, is_planted};
+use crate::types::{Identity, KeyHash, Partition};
+use crate::wire::message::{Answer, Request};
+
+impl<C> Graveyard for Shard<C> {
+    fn with_dead(&self) -> Vec<Partition> {
+        let is_ours = |partition: &Partition| {
+            self.store.has_dead(*partition) && self.replica(*partition).serves_synced(&self.me)
+        };
+        self.partitions().filter(is_ours).collect()
+    }
+
+    fn stand(&self, partition: Partition) -> Option<Stand> {
+        let list =
+            self.replica(partition).list().filter(|_| self.is_settled(partition) && self.sees_all())?;
+        let others = |members: &mut dyn Iterator<Item = Identity>| {
+            members.filter(|member| *member != self.me).collect::<Vec<_>>()
+        };
+        Some(Stand {
+            list: list.reference(),
+            place: list.members().iter().position(|member| *member == self.me)?,
+            replicas: others(&mut list.members().iter().copied()),
+            alive: others(&mut self.placement.members().iter().map(|member| member.identity)),
+            members_digest: self.placement.digest(),
+        })
+    }
+
+    fn dead(
+        &self,
+        partition: Partition,
+        after: Option<KeyHash>,
+        most: Version,
+    ) -> (Vec<Dead>, Option<KeyHash>) {
+        let (mut dead, next) = self.store.dead(partition, after, MOST_KEYS / 2);
+        dead.truncate(MOST_KEYS);
+        dead.retain(|(_, version)| *version <= most);
+        (dead, next)
+    }
+}
+
+impl<C> Shard<C> {
+    /// Whether whoever may hold something is here and can be asked.
+    fn sees_all(&self) -> bool {
+        self.placement.is_complete()
+            && !self.is_dead
+            && (!self.placement.has_absent() || is_planted(Planted::AbsentIgnored))
+    }
+
+    /// From here on no single entry at or below it is taken of a key that is not held.
+    pub(super) fn raise_horizon(&mut self, partition: Partition, horizon: Version) {
+        let replica = self.replica_mut(partition);
+        replica.horizon = replica.horizon.max(horizon);
+    }
+
+    /// Which of these keys may go, for all that this node holds.
+    pub(super) fn answer_purge(
+        &mut self,
+        partition: Partition,
+        list: ListRef,
+        members_digest: u64,
+        dead: &[Dead],
+    ) -> Answer {
+        let replica = self.replica(partition);
+        let known = replica.list();
+        let agrees = if known.is_some_and(|known| known.reference() == list && known.contains(&self.me)) {
+            self.is_settled(partition)
+        } else {
+            known.is_none_or(|known| known.number() <= list.number)
+                && self.store.is_empty(partition)
+                && !replica.hands_over()
+                && !self.merges.contains_key(&partition)
+        };
+        if !agrees || !self.sees_all() || self.placement.digest() != members_digest {
+            return Answer::Purgeable(Vec::new());
+        }
+        let newest = dead.iter().map(|(_, version)| *version).max();
+        self.raise_horizon(partition, newest.unwrap_or_default());
+        let may_go = |(_, (hash, version)): &(u16, &Dead)| !self.store.has_older(*hash, *version);
+        Answer::Purgeable((0..).zip(dead).filter(may_go).map(|(place, _)| place).collect())
+    }
+
+    /// Nobody holds anything older of these keys.
+    pub(super) fn drop_dead(&mut self, dead: &[Dead]) {
+        dead.iter().for_each(|(hash, version)| self.store.purge(*hash, *version));
+    }
+
+    /// Begins or repeats what is due.
+    pub(super) fn purge(&mut self, now: Now, actions: &mut Vec<Action<C>>) {
+        self.purge_at = None;
+        let reading = self.clock.reading(now.wall);
+        self.with_purge(now, actions, |machine, shard, todo| {
+            machine.resume(now.instant, reading, shard, todo);
+        });
+    }
+
+    pub(super) fn purge_answered(
+        &mut self,
+        now: Now,
+        round: u64,
+        from: Identity,
+        answer: &Answer,
+        actions: &mut Vec<Action<C>>,
+    ) {
+        self.with_purge(now, actions, |machine, shard, todo| match answer {
+            Answer::Purgeable(places) => machine.agreed(round, from, places, shard, todo),
+            Answer::Purged => machine.dropped(round, from, shard, todo),
+            _ => machine.lost(round, now.instant),
+        });
+    }
+
+    /// Lets the machine look at this shard, and carries out what it wants.
+    fn with_purge(
+        &mut self,
+        now: Now,
+        actions: &mut Vec<Action<C>>,
+        work: impl FnOnce(&mut Purge, &Self, &mut Vec<PurgeAction>),
+    ) {
+        let mut todo = Vec::new();
+        let mut machine = mem::replace(&mut self.purge, Purge::new(self.config.purge_grace));
+        work(&mut machine, self, &mut todo);
+        self.purge = machine;
+        for action in todo {
+            match action {
+                PurgeAction::Ask { round, to, partition, request } => {
+                    if let Request::Purge { dead, .. } = &request {
+                        let newest = dead.iter().map(|(_, version)| *version).max();
+                        self.raise_horizon(partition, newest.unwrap_or_default());
+                    }
+                    if self.ask(to, partition, request, Asker::Purge(round), actions).is_none() {
+                        self.purge.lost(round, now.instant);
+                    }
+                }
+                PurgeAction::Drop { dead } => self.drop_dead(&dead),
+            }
+        }
+    }
+
+    /// Keeps the timer for what is due next.
+    pub(super) fn schedule_purge(&mut self) {
+        let wake = self.purge.wake();
+        if wake != self.purge_at {
+            let old = mem::replace(&mut self.purge_at, wake);
+            old.map(|at| self.timers.remove(&(at, Timer::Purge)));
+            self.timers.extend(wake.map(|at| (at, Timer::Purge)));
+        }
+    }
+}
