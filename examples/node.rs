@@ -3,13 +3,22 @@
 //! `cargo run --example node -- --id a --address 127.0.0.1:8001 --seed 127.0.0.1:8002`
 //!
 //! The first line on standard output is `listening ADDRESS`. Each command is answered there with one line,
-//! or with several and a line that says `.`; what went wrong is on standard error, and the answer is then
-//! `failed`. The exit code is 1 if anything failed, 2 for a wrong flag. Events go to standard error.
+//! or with several and a line that says `.`; what went wrong is answered with `failed: ` and why. The exit code
+//! is 1 if anything failed, 2 for a wrong flag. Events go to standard error.
+//!
+//! Commands are carried out one after the other. Those that start with `@NAME ` are carried out on a thread of
+//! that name, beside the others, and so does each line of their answers start: many clients of one process.
+//!
+//! A rolling restart is, for one node after the other: `leave 30000`, start it again at its address, `wait-safe 30000`
+//! on any of them.
 #![allow(clippy::disallowed_methods, reason = "an app starts threads as it likes")]
 
+use std::collections::BTreeMap;
 use std::error::Error;
 use std::io::{self, Write};
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Sender, channel};
 use std::time::Duration;
 use std::{env, thread};
 
@@ -23,8 +32,10 @@ commands on standard input, one a line:
   set KEY VALUE          setq KEY VALUE QUORUM TIMEOUT_MS
   get KEY                del KEY
   keys [PREFIX]          members
-  stats                  wait-ready MS
-  leave                  quit";
+  stats                  debt
+  wait-ready MS          wait-safe MS
+  leave [MS]             quit
+  @NAME COMMAND          the same, beside the others";
 
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -97,31 +108,56 @@ fn config(mut args: impl Iterator<Item = String>) -> Result<Config> {
 fn serve(engine: &Engine) -> Result<usize> {
     let events = engine.events();
     thread::spawn(move || events.for_each(|event| eprintln!("event: {event:?}")));
-    let mut out = io::stdout();
     if let Some(address) = engine.address() {
-        writeln!(out, "listening {address}")?;
+        writeln!(io::stdout(), "listening {address}")?;
     }
-    let mut failed = 0;
-    for line in io::stdin().lines() {
-        let (text, is_last) = match command(engine, &line?) {
-            Ok(Answer::Line(line)) => (line, false),
-            Ok(Answer::Lines(lines)) => {
-                (lines.into_iter().map(|line| line + "\n").collect::<String>() + ".", false)
-            }
-            Ok(Answer::Last(line)) => (line, true),
-            Err(error) => {
-                failed += 1;
-                eprintln!("error: {error}");
-                ("failed".into(), false)
-            }
-        };
-        writeln!(out, "{text}")?;
-        out.flush()?;
-        if is_last {
-            break;
+    let failed = AtomicUsize::new(0);
+    thread::scope(|scope| {
+        let mut clients: BTreeMap<String, Sender<String>> = BTreeMap::new();
+        for line in io::stdin().lines() {
+            let line = line?;
+            let Some((name, command)) = line.strip_prefix('@').and_then(|line| line.split_once(' ')) else {
+                if answer(engine, "", &line, &failed)? {
+                    break;
+                }
+                continue;
+            };
+            let client = clients.entry(name.to_owned()).or_insert_with(|| {
+                let (sender, commands) = channel::<String>();
+                let (name, failed) = (format!("@{name} "), &failed);
+                scope.spawn(move || {
+                    // Where nobody reads the answers any more, nobody asks.
+                    commands.iter().try_for_each(|command| answer(engine, &name, &command, failed).map(drop))
+                });
+                sender
+            });
+            client.send(command.to_owned())?;
         }
-    }
-    Ok(failed)
+        // The clients carry out what they were told, and end.
+        Ok::<_, Box<dyn Error>>(())
+    })?;
+    Ok(failed.into_inner())
+}
+
+/// Carries out a command and says how it went, every line behind `name`. Whether it was the last.
+fn answer(engine: &Engine, name: &str, line: &str, failed: &AtomicUsize) -> io::Result<bool> {
+    let (lines, is_last) = match command(engine, line) {
+        Ok(Answer::Line(line)) => (vec![line], false),
+        Ok(Answer::Lines(mut lines)) => {
+            lines.push(".".into());
+            (lines, false)
+        }
+        Ok(Answer::Last(line)) => (vec![line], true),
+        Err(error) => {
+            failed.fetch_add(1, Ordering::Relaxed);
+            (vec![format!("failed: {error}")], false)
+        }
+    };
+    let text: String = lines.iter().map(|line| format!("{name}{line}\n")).collect();
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    out.flush()?;
+    Ok(is_last)
 }
 
 fn command(engine: &Engine, line: &str) -> Result<Answer> {
@@ -135,6 +171,7 @@ fn command(engine: &Engine, line: &str) -> Result<Answer> {
         }
         ["del", key] => engine.delete(key)?,
         ["wait-ready", ms] => engine.wait_ready(Duration::from_millis(ms.parse()?))?,
+        ["wait-safe", ms] => engine.wait_until_safe(Duration::from_millis(ms.parse()?))?,
         ["get", key] => {
             let value = engine.get(key)?;
             return Ok(Answer::Line(
@@ -149,14 +186,18 @@ fn command(engine: &Engine, line: &str) -> Result<Answer> {
             return Ok(Answer::Lines(lines.collect()));
         }
         ["stats"] => return Ok(Answer::Line(format!("{:?}", engine.stats()?))),
-        ["leave"] => {
-            engine.leave(LEAVE_TIMEOUT)?;
-            return Ok(Answer::Last("ok".into()));
-        }
+        ["debt"] => return Ok(Answer::Line(format!("debt {}", engine.stats()?.redundancy_debt))),
+        ["leave"] => return leave(engine, LEAVE_TIMEOUT),
+        ["leave", ms] => return leave(engine, Duration::from_millis(ms.parse()?)),
         ["quit"] => return Ok(Answer::Last("ok".into())),
         _ => return Err(format!("no such command, or a word too many or too few: {line:?}").into()),
     }
     ok()
+}
+
+fn leave(engine: &Engine, timeout: Duration) -> Result<Answer> {
+    engine.leave(timeout)?;
+    Ok(Answer::Last("ok".into()))
 }
 
 fn keys(engine: &Engine, prefix: &str) -> Result<Answer> {

@@ -1,6 +1,8 @@
 //! What the tests over real sockets share: clusters in this process, and waiting for conditions.
 #![allow(dead_code, reason = "each test binary takes what it needs")]
 
+pub(crate) mod process;
+
 use std::time::{Duration, Instant};
 
 use gridkv::{Config, Engine, Event, Events, MemberState};
