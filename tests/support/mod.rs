@@ -1,6 +1,7 @@
 //! What the tests over real sockets share: clusters in this process, and waiting for conditions.
 #![allow(dead_code, reason = "each test binary takes what it needs")]
 
+pub(crate) mod load;
 pub(crate) mod process;
 
 use std::time::{Duration, Instant};
