@@ -156,13 +156,18 @@ impl Load {
         }
     }
 
+    /// The longest that a call took through a node that was not ending.
+    pub(crate) fn longest(&self) -> Duration {
+        Duration::from_micros(self.longest_us.load(Ordering::Relaxed))
+    }
+
     pub(crate) fn figures(&self) -> String {
         format!(
-            "{} writes acknowledged, {} reads, {} calls failed through ending nodes, the longest other took {} ms",
+            "{} writes acknowledged, {} reads, {} calls failed through ending nodes, the longest other took {:.1?}",
             self.writes.load(Ordering::Relaxed),
             self.reads.load(Ordering::Relaxed),
             self.excused.load(Ordering::Relaxed),
-            self.longest_us.load(Ordering::Relaxed) / 1000
+            self.longest()
         )
     }
 }

@@ -28,9 +28,12 @@ const FRAME_COST_BYTES: usize = 256;
 /// An idle connection is probed after this long, so that one whose other end vanished does not stay.
 const KEEPALIVE: Duration = Duration::from_secs(15);
 
-/// Unacknowledged bytes end a connection after this long: the system's own limit is about 15 minutes.
+/// Unacknowledged bytes end a connection after this long: the system's own limit is about 15 minutes. It waits twice as
+/// long after every attempt, so over the old connection a host that was silent for ten seconds would not be heard for
+/// five more, with all that waits for it; a new one is tried every second. So it is as long as an attempt may take
+/// ([`OPEN_TIMEOUT`](super::OPEN_TIMEOUT)).
 #[cfg(target_os = "linux")]
-const USER_TIMEOUT: Duration = Duration::from_secs(30);
+const USER_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Why reading stopped.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
