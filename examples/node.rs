@@ -6,8 +6,9 @@
 //! or with several and a line that says `.`; what went wrong is answered with `failed: ` and why. The exit code
 //! is 1 if anything failed, 2 for a wrong flag. Events go to standard error.
 //!
-//! Commands are carried out one after the other. Those that start with `@NAME ` are carried out on a thread of
-//! that name, beside the others, and so does each line of their answers start: many clients of one process.
+//! Commands are carried out one after the other, and none is read meanwhile. Those that start with `@NAME ` are
+//! carried out on a thread of that name, beside the others, and so does each line of their answers start: many
+//! clients of one process. (A node that has left at such a command stays until it is told to `quit`.)
 //!
 //! A rolling restart is, for one node after the other: `leave 30000`, start it again at its address, `wait-safe 30000`
 //! on any of them.

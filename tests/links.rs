@@ -169,7 +169,7 @@ fn wait_whole(nodes: &mut [Node]) {
         wait_sees(node, &all, "Alive");
     }
     for node in nodes {
-        node.ok("wait-safe 25000");
+        node.ok_beside("wait-safe 25000");
     }
 }
 
@@ -246,13 +246,13 @@ fn both_halves_serve_and_merge_and_what_was_deleted_in_either_stays_deleted() {
     assert_eq!(copies, 3 * (60 + 40), "three copies of each key that is there, and of no other");
 }
 
-/// When the host was heard again after ten seconds, so were its connections from before, which TCP tried again ever more
-/// seldom: everybody's calls waited three seconds and a half for what was on its way over these.
+/// When the host was heard again after ten seconds, its connections from before were not: TCP had tried them again ever
+/// more seldom. Calls through other nodes waited for three seconds for what was on its way over these.
 #[test]
 fn a_silent_host_is_noticed_and_nothing_is_lost() {
     // Until the calls through the host itself are given up it stays silent.
     if let Some(longest) = silent_host("a silent host", &["--timeout-ms", "10000"], false) {
-        assert!(longest < Duration::from_secs(3), "a call through another node took {longest:?}");
+        assert!(longest < Duration::from_secs(2), "a call through another node took {longest:?}");
     }
 }
 

@@ -42,8 +42,9 @@ impl Three {
         for slot in 0..3 {
             load.wait_writes(2);
             load.may_fail(slot);
-            self.nodes[slot].ok("leave 30000");
+            self.nodes[slot].ok_beside("leave 30000");
             load.close(slot);
+            self.nodes[slot].ok("quit");
             self.nodes[slot].wait_gone();
             self.come_back(load, slot);
         }
@@ -73,7 +74,7 @@ impl Three {
         self.nodes[slot].ok("wait-ready 20000");
         load.open(slot, &self.nodes[slot]);
         // Any node will do.
-        self.nodes[(slot + 1) % 3].ok("wait-safe 20000");
+        self.nodes[(slot + 1) % 3].ok_beside("wait-safe 20000");
         load.check();
     }
 

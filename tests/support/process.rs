@@ -151,6 +151,12 @@ impl Node {
         assert_eq!(answer, "ok", "{command}: {}", self.stderr());
     }
 
+    /// The same while clients go on.
+    pub(crate) fn ok_beside(&mut self, command: &str) {
+        let answer = self.door.client("beside").ask(command);
+        assert_eq!(answer.as_deref(), Some("ok"), "{command}: {}", self.stderr());
+    }
+
     /// A command that is answered with many lines.
     pub(crate) fn list(&mut self, command: &str) -> Vec<String> {
         let mut lines = vec![self.ask(command)];
