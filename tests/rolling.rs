@@ -52,7 +52,6 @@ impl Three {
 
     /// A node is killed and started again at once, nothing is waited for. How long it was away.
     fn kill(&mut self, load: &Load, slot: usize) -> Duration {
-        load.wait_writes(2);
         load.may_fail(slot);
         // In the middle of the calls that it coordinates.
         self.nodes[slot].signal("-KILL");
@@ -124,12 +123,20 @@ fn a_rolling_restart_is_not_noticed_by_strong_reads() {
     roll_rounds("rolling restart, R = 2", &["--read-quorum", "2"], true, rounds(2));
 }
 
+/// Nobody else has what a node holds until it leaves.
+#[test]
+fn a_rolling_restart_loses_nothing_of_which_there_is_one_copy() {
+    roll_rounds("rolling restart, N = 1", &["--replicas", "1"], true, rounds(2));
+}
+
 fn kill_rounds(what: &str, flags: &[&'static str], is_strong: bool, rounds: usize) {
     let mut three = Three::start(flags);
     let load = Load::new(&three.nodes, is_strong);
     let mut times = Vec::new();
     load.during(|| {
         for _ in 0..rounds {
+            load.wait_writes(2);
+            // The next one as soon as it is safe, and no later.
             for slot in 0..3 {
                 times.push(three.kill(&load, slot));
             }
