@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use support::load::Load;
 use support::process::{Node, cluster};
+use support::wait_until;
 
 /// How many times a test does what it does: as often as `GRIDKV_ROUNDS` says.
 fn rounds(default: usize) -> usize {
@@ -72,8 +73,17 @@ impl Three {
     fn serve_again(&mut self, load: &Load, slot: usize) {
         self.nodes[slot].ok("wait-ready 20000");
         load.open(slot, &self.nodes[slot]);
-        // Any node will do.
-        self.nodes[(slot + 1) % 3].ok_beside("wait-safe 20000");
+        // Any node will do. A write that is owed after a pause has been seen to stay owed for the half minute that it is
+        // offered: that is said, and not taken for a loss.
+        wait_until("it is safe", || {
+            let answer = self.nodes[(slot + 1) % 3].ask_beside("wait-safe 20000");
+            let is_safe = answer == "ok";
+            if !is_safe {
+                println!("not safe within 20 s: {answer}");
+                assert!(answer.contains("0 copies of partitions are missing"), "{answer}");
+            }
+            is_safe
+        });
         load.check();
     }
 

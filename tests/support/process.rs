@@ -151,10 +151,15 @@ impl Node {
         assert_eq!(answer, "ok", "{command}: {}", self.stderr());
     }
 
-    /// The same while clients go on.
-    pub(crate) fn ok_beside(&mut self, command: &str) {
+    /// A command that is answered with one line, while clients go on.
+    pub(crate) fn ask_beside(&self, command: &str) -> String {
         let answer = self.door.client("beside").ask(command);
-        assert_eq!(answer.as_deref(), Some("ok"), "{command}: {}", self.stderr());
+        answer.unwrap_or_else(|| panic!("{command}: it is gone, and said: {}", self.stderr()))
+    }
+
+    pub(crate) fn ok_beside(&self, command: &str) {
+        let answer = self.ask_beside(command);
+        assert_eq!(answer, "ok", "{command}: {}", self.stderr());
     }
 
     /// A command that is answered with many lines.
