@@ -678,7 +678,8 @@ impl<C> Shard<C> {
         let is_late = now.instant >= op.deadline;
         let is_over = match &mut op.machine {
             Machine::Write(write) => {
-                if write.is_acknowledged() {
+                // What was acknowledged once is owed, even where it counts anew in a later list.
+                if op.caller.is_none() || write.is_acknowledged() {
                     if let Some(caller) = op.caller.take() {
                         op.deadline = now.instant + OWED_FOR;
                         let (before, quorum) = (op.follows.take(), write.needed());
@@ -689,7 +690,6 @@ impl<C> Shard<C> {
                     let is_over = write.is_everywhere() || now.instant >= op.deadline;
                     is_over || is_planted(Planted::NothingOwed)
                 } else {
-                    // Acknowledged once, but counting anew in a later list: it stays owed.
                     if is_late && let Some(caller) = op.caller.take() {
                         let error = write_error(write);
                         let outcome = written(op.touch, Err(error));

@@ -193,6 +193,9 @@ const SETTLES_WITHIN: Duration = Duration::from_secs(60);
 /// And until all copies are equal: two cycles of comparing everything, and some time to repair.
 const EQUAL_WITHIN: Duration = Duration::from_secs(150);
 
+/// Until every write that was acknowledged is with every replica, once there are as many as there should be.
+const PAID_WITHIN: Duration = Duration::from_secs(5);
+
 /// How late an answer may come.
 const SLACK: Duration = Duration::from_millis(100);
 
@@ -876,10 +879,10 @@ impl Chaos {
         let (linearizable, undecided) = self.check_linearizable()?;
         self.settle("N copies are there again once the faults are over")?;
         let settled_after = self.cluster.elapsed().saturating_sub(healed);
+        self.check_queues()?;
         self.wait_for_equal_copies(healed)?;
         let equal_after = self.cluster.elapsed().saturating_sub(healed);
         checks::durability(self.workload.history(), &self.values(), self.order)?;
-        self.check_queues()?;
         let operations = &self.workload.history().operations;
         let has_answer = |operation: &&Operation| match operation.kind {
             Kind::Get => operation.answer.is_some_and(|answer| answer != super::workload::Answer::Failed),
@@ -973,7 +976,7 @@ impl Chaos {
         let is_idle = |cluster: &SimCluster| {
             (0..cluster.nodes()).all(|node| !cluster.is_running(node) || cluster.open_calls(node) == (0, 0))
         };
-        if self.cluster.run_until(Duration::from_secs(40), is_idle) {
+        if self.cluster.run_until(PAID_WITHIN, is_idle) {
             return Ok(());
         }
         let open = self.running().into_iter().map(|node| (node, self.cluster.open_calls(node)));
