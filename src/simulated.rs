@@ -60,11 +60,15 @@ pub enum Planted {
     HorizonIgnored,
     /// Nobody waits for members that are away before a tombstone goes.
     AbsentIgnored,
+    /// A read takes a value for the newest though another replica may have evicted a newer one.
+    MarkIgnored,
+    /// A delete may be evicted as a value is.
+    TombstonesEvicted,
 }
 
 impl Planted {
     /// All of them.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 25] = [
         Self::AcknowledgedFirst,
         Self::PendingCounts,
         Self::AnyList,
@@ -88,6 +92,8 @@ impl Planted {
         Self::PurgedByTime,
         Self::HorizonIgnored,
         Self::AbsentIgnored,
+        Self::MarkIgnored,
+        Self::TombstonesEvicted,
     ];
 }
 

@@ -27,20 +27,41 @@
 //! question that is compared, and a repair transfers the partition whole, a 4096th of the data: once where
 //! the asker lacked something, twice where the other one did.
 //!
-//! **What it does not do.** It compares nothing while a list changes, which has its own way of merging; and no
-//! partition of which this node or the other evicted anything: it would bring back what was evicted. A
-//! connection that broke is followed by a comparison at once by whoever asks over it; where only the other
-//! one's broke, the cycle finds out.
+//! **Where keys were evicted**, of a partition at either replica, digests say nothing, and merging would bring back
+//! what was evicted. Such a copy has a *mark*, the highest version that it has evicted, and is compared key by key: a
+//! [`Survey`] tells hash, version and digest of each entry in a range, the answer what differs there ([`survey`]).
+//!
+//! ```text
+//! newer on one side        the other merges it
+//! a value on one side      up to the other's mark: dropped, as if evicted here too; above it: merged there
+//! a delete, an expired key on one side: merged there, whatever the mark: it is never evicted, and brings nothing back
+//! ```
+//!
+//! So nothing goes to and fro: what a replica has dropped up to its mark is never offered to it again, and of what it
+//! is given it can evict each version once. In the end the replicas agree on what is a miss, and nobody goes on with
+//! a value whose successor the others have evicted. The price is that what one replica has no room for the others
+//! forget too, at the next survey: replicas want equal memory.
+//!
+//! The asker applies one half at once and pushes the other half as writes; the answerer drops its part before it
+//! answers. One question does for both, which is simpler than asking in turn, and costs 24 bytes for each key that
+//! one of the two has. As no digest saves that, surveys are rare: when a partition is found to be of this kind, soon
+//! after what may have made a replica miss something (a connection broke, a list changed, a merge ended), and
+//! otherwise one [`SURVEY_CYCLES`]th of these partitions in each cycle, so each of them once an hour: a million keys
+//! of 1 KiB cost 7 KB a second for each pair of replicas, a 40,000th of what they hold.
+//!
+//! **What it does not do.** It compares nothing while a list changes, which has its own way of merging. A connection
+//! that broke is followed by a comparison at once by whoever opened it, though only one of two repairs what differs.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::clock::Instant;
+use crate::entry::Entry;
 use crate::placement::ListRef;
-use crate::types::{CoreId, Identity, Partition};
-use crate::wire::message::{Compared, Held};
+use crate::types::{CoreId, Identity, KeyHash, Partition};
+use crate::wire::message::{Compared, Held, Seen, Survey};
 
 /// How long it takes to compare everything once.
 const CYCLE: Duration = Duration::from_secs(60);
@@ -69,6 +90,12 @@ const MOST_REPAIRS: usize = 16;
 /// How many questions to one peer wait for an answer at the most: twice what all partitions take.
 const MOST_OPEN: usize = 32;
 
+/// In so many cycles everything is surveyed once that has gaps.
+const SURVEY_CYCLES: u64 = 60;
+
+/// How many surveys are under way at a time.
+const MOST_SURVEYS: usize = 4;
+
 /// One partition that this node has in common with a peer, and which of the peer's cores has it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) struct Pair {
@@ -79,8 +106,14 @@ pub(crate) struct Pair {
 
 /// What this node holds, as far as it is to be compared.
 pub(crate) trait Copies {
-    /// Everything that this node should ask others about.
+    /// Everything that this node has in common with others.
     fn pairs(&self) -> Vec<Pair>;
+
+    /// That of one partition.
+    fn pairs_of(&self, partition: Partition) -> Vec<Pair>;
+
+    /// Whether this node sees to it that what the two hold becomes equal: one of two does.
+    fn asks(&self, peer: &Identity) -> bool;
 
     /// What this node holds of it now; `None` where it is not to be compared now.
     fn held(&self, peer: &Identity, partition: Partition) -> Option<Held>;
@@ -94,6 +127,9 @@ pub(crate) enum AntiEntropyAction {
     Merge { partition: Partition, from: Identity },
     /// Have `to` merge what this node holds.
     Tell { partition: Partition, to: Identity, list: ListRef },
+    /// Ask `to` about the part of the partition behind `after`; [`AntiEntropy::surveyed`], [`AntiEntropy::put_off`]
+    /// or [`AntiEntropy::lost`] is told with this number.
+    Survey { round: u64, to: Identity, partition: Partition, after: Option<KeyHash> },
 }
 
 #[derive(Default)]
@@ -103,6 +139,7 @@ pub(crate) struct AntiEntropy {
     cycle: VecDeque<Vec<Pair>>,
     pace: Duration,
     next_step: Option<Instant>,
+    cycles: u64,
     /// Peers that are to be compared as a whole, and when.
     hurried: BTreeMap<Identity, Instant>,
     /// What was asked and has no answer.
@@ -110,6 +147,10 @@ pub(crate) struct AntiEntropy {
     next_round: u64,
     /// What differed when it was looked at last.
     suspects: BTreeMap<Pair, Suspect>,
+    /// What is to be surveyed, or is.
+    surveys: BTreeMap<Pair, Surveying>,
+    /// Where the peer has gaps, as it said when it was asked last.
+    gaps: BTreeSet<Pair>,
     recheck_at: Option<Instant>,
     wake: Option<Instant>,
     repaired: u64,
@@ -124,6 +165,19 @@ struct Suspect {
     sightings: u8,
     /// How often this was looked at in this phase.
     looks: u8,
+}
+
+#[derive(Clone, Copy, Default, Debug)]
+struct Surveying {
+    /// Up to which hash it was done.
+    after: Option<KeyHash>,
+    /// The question that has no answer yet.
+    round: Option<u64>,
+    /// It is to begin anew when it is over: something has happened since it began.
+    again: bool,
+    /// How often it was put off, and until when it is.
+    tries: u8,
+    not_before: Instant,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -184,7 +238,16 @@ impl AntiEntropy {
     /// The next question of the cycle.
     fn step(&mut self, now: Instant, copies: &impl Copies, actions: &mut Vec<AntiEntropyAction>) {
         if self.cycle.is_empty() {
-            self.cycle = batches(copies.pairs()).into();
+            self.cycles += 1;
+            let mut pairs = copies.pairs();
+            pairs.sort_unstable();
+            self.gaps.retain(|pair| pairs.binary_search(pair).is_ok());
+            pairs.retain(|pair| copies.asks(&pair.peer));
+            let turn = self.cycles % SURVEY_CYCLES;
+            let is_due = |pair: &&Pair| u64::from(pair.partition.index()) % SURVEY_CYCLES == turn;
+            self.look_for_gaps(pairs.iter().filter(is_due), copies);
+            self.begin_surveys(now, copies, actions);
+            self.cycle = batches(pairs).into();
             self.pace = CYCLE / self.cycle.len().max(1) as u32;
         }
         self.next_step = Some(now + self.pace);
@@ -199,9 +262,95 @@ impl AntiEntropy {
         self.hurried.retain(|_, at| *at > now);
         let mut pairs = copies.pairs();
         pairs.retain(|pair| due.contains(&pair.peer));
+        self.look_for_gaps(pairs.iter(), copies);
         for batch in batches(pairs) {
             self.compare(batch, copies, actions);
         }
+        self.begin_surveys(now, copies, actions);
+    }
+
+    /// Has these surveyed, those of them where the peer alone has gaps once it says so again.
+    fn look_for_gaps<'a>(&mut self, pairs: impl Iterator<Item = &'a Pair>, copies: &impl Copies) {
+        for pair in pairs {
+            if copies.held(&pair.peer, pair.partition).is_some_and(|held| held.has_gaps) {
+                self.survey_soon(*pair);
+            } else {
+                self.gaps.remove(pair);
+            }
+        }
+    }
+
+    /// Something may have made one of the two miss what the other has: compares them anew.
+    fn survey_soon(&mut self, pair: Pair) {
+        let survey = self.surveys.entry(pair).or_default();
+        survey.again = survey.after.is_some() || survey.round.is_some();
+        survey.tries = 0;
+    }
+
+    /// Asks what is due to be surveyed, as far as there is room.
+    fn begin_surveys(&mut self, now: Instant, copies: &impl Copies, actions: &mut Vec<AntiEntropyAction>) {
+        let open = self.surveys.values().filter(|survey| survey.round.is_some()).count();
+        let mut room = MOST_SURVEYS.saturating_sub(open);
+        let next_round = &mut self.next_round;
+        self.surveys.retain(|pair, survey| {
+            if room == 0 || survey.round.is_some() || survey.not_before > now {
+                return true;
+            }
+            if copies.held(&pair.peer, pair.partition).is_none() {
+                // The list changes, or the peer is gone. Whoever is synced then begins anew.
+                return false;
+            }
+            room -= 1;
+            *next_round += 1;
+            survey.round = Some(*next_round);
+            let (round, after) = (*next_round, survey.after);
+            actions.push(AntiEntropyAction::Survey {
+                round,
+                to: pair.peer,
+                partition: pair.partition,
+                after,
+            });
+            true
+        });
+        if !self.surveys.is_empty() {
+            self.recheck_at.get_or_insert(now + RECHECK_AFTER);
+        }
+    }
+
+    /// A survey's question was answered, and what it found is applied: it goes on behind `next`, if it does.
+    pub(crate) fn surveyed(
+        &mut self,
+        round: u64,
+        next: Option<KeyHash>,
+        now: Instant,
+        copies: &impl Copies,
+        actions: &mut Vec<AntiEntropyAction>,
+    ) {
+        let found = self.surveys.iter_mut().find(|(_, survey)| survey.round == Some(round));
+        if let Some((&pair, survey)) = found {
+            match next {
+                // Only ever onward.
+                Some(next) if survey.after.is_none_or(|after| next > after) => {
+                    (survey.after, survey.round, survey.tries) = (Some(next), None, 0);
+                }
+                _ if survey.again => *survey = Surveying::default(),
+                _ => drop(self.surveys.remove(&pair)),
+            }
+        }
+        self.begin_surveys(now, copies, actions);
+        self.set_wake();
+    }
+
+    /// The peer does not compare this now, as it changes lists or merges: it is asked again for a while.
+    pub(crate) fn put_off(&mut self, round: u64, now: Instant) {
+        self.surveys.retain(|_, survey| {
+            if survey.round != Some(round) {
+                return true;
+            }
+            (survey.round, survey.not_before) = (None, now + RECHECK_AFTER);
+            survey.tries += 1;
+            survey.tries <= MOST_LOOKS_MERGING
+        });
     }
 
     /// Looks again at what differed, and gives up what has differed for long: it, or its peer, is gone, or
@@ -217,7 +366,9 @@ impl AntiEntropy {
             self.compare(batch, copies, actions);
         }
         self.begin_repairs(copies, actions);
-        self.recheck_at = (!self.suspects.is_empty()).then_some(now + RECHECK_AFTER);
+        let is_open = !self.suspects.is_empty() || !self.surveys.is_empty();
+        self.recheck_at = is_open.then_some(now + RECHECK_AFTER);
+        self.begin_surveys(now, copies, actions);
     }
 
     /// Asks a peer's core about some partitions.
@@ -225,6 +376,7 @@ impl AntiEntropy {
         let mut held = Vec::with_capacity(batch.len());
         batch.retain(|pair| {
             let copy = copies.held(&pair.peer, pair.partition);
+            let copy = copy.filter(|held| !held.has_gaps && !self.gaps.contains(pair));
             held.extend(copy);
             copy.is_some()
         });
@@ -265,12 +417,25 @@ impl AntiEntropy {
                     let theirs = held.next_if(|held| held.partition == pair.partition);
                     let mine = copies.held(&pair.peer, pair.partition);
                     let both = mine.zip(theirs).filter(|(mine, theirs)| mine.list == theirs.list);
+                    if both.is_some_and(|(mine, theirs)| mine.has_gaps || theirs.has_gaps) {
+                        if self.gaps.insert(pair) {
+                            self.survey_soon(pair);
+                        }
+                        self.suspects.remove(&pair);
+                        continue;
+                    }
                     both.map(|(mine, theirs)| mine.digest.wrapping_sub(theirs.digest))
                 }
             };
-            self.saw(pair, difference);
+            if copies.asks(&pair.peer) || difference.is_none_or(|difference| difference == 0) {
+                self.saw(pair, difference);
+            } else {
+                // The peer's business.
+                self.suspects.remove(&pair);
+            }
         }
         self.begin_repairs(copies, actions);
+        self.begin_surveys(now, copies, actions);
         if !self.suspects.is_empty() {
             self.recheck_at.get_or_insert(now + RECHECK_AFTER);
         }
@@ -279,6 +444,7 @@ impl AntiEntropy {
 
     /// The question will have no answer: the peer is asked again once it can be.
     pub(crate) fn lost(&mut self, round: u64, now: Instant) {
+        self.put_off(round, now);
         if let Some(pair) = self.open.remove(&round).unwrap_or_default().first() {
             self.hurry(pair.peer, now);
         }
@@ -291,8 +457,11 @@ impl AntiEntropy {
                 self.repaired += u64::from(suspect.phase == Phase::Told);
                 self.suspects.remove(&pair);
             }
-            (Some(suspect), None) if suspect.phase == Phase::Watching => {
-                self.suspects.remove(&pair);
+            (Some(suspect), None) if suspect.phase == Phase::Watching => suspect.sightings = 0,
+            (None, None) => {
+                // Lists change, or one of the two merges: looked at again for a while.
+                let suspect = Suspect { phase: Phase::Watching, difference: 0, sightings: 0, looks: 0 };
+                self.suspects.insert(pair, suspect);
             }
             (Some(suspect), Some(difference)) if suspect.phase == Phase::Watching => {
                 let is_same = suspect.difference == difference;
@@ -334,6 +503,8 @@ impl AntiEntropy {
         &mut self,
         partition: Partition,
         list: ListRef,
+        now: Instant,
+        copies: &impl Copies,
         actions: &mut Vec<AntiEntropyAction>,
     ) {
         for (pair, suspect) in &mut self.suspects {
@@ -342,6 +513,14 @@ impl AntiEntropy {
                 actions.push(AntiEntropyAction::Tell { partition, to: pair.peer, list });
             }
         }
+        for pair in copies.pairs_of(partition) {
+            let has_gaps = copies.held(&pair.peer, partition).is_some_and(|held| held.has_gaps);
+            if has_gaps || self.gaps.contains(&pair) {
+                self.survey_soon(pair);
+            }
+        }
+        self.begin_surveys(now, copies, actions);
+        self.set_wake();
     }
 }
 
@@ -353,14 +532,79 @@ pub(crate) fn compare(asked: u64, held: Vec<Held>) -> Compared {
 
 /// One digest for all of these, in this order.
 fn digest(held: &[Held]) -> u64 {
-    let mut bytes = Vec::with_capacity(held.len() * 26);
-    for Held { partition, list, digest } in held {
+    let mut bytes = Vec::with_capacity(held.len() * 27);
+    for Held { partition, list, digest, has_gaps } in held {
         bytes.extend_from_slice(&partition.index().to_le_bytes());
         bytes.extend_from_slice(&list.number.to_le_bytes());
         bytes.extend_from_slice(&list.digest.to_le_bytes());
         bytes.extend_from_slice(&digest.to_le_bytes());
+        bytes.push(u8::from(*has_gaps));
     }
     xxh3_64(&bytes)
+}
+
+/// How two replicas differ in a part of a partition.
+#[derive(Default, Debug, PartialEq)]
+pub(crate) struct Differences {
+    /// What the asker lacks, or has an older state of.
+    pub(crate) give: Vec<Entry>,
+    /// Values that the asker may have evicted, or a newer state than them.
+    pub(crate) evict: Vec<(KeyHash, Entry)>,
+    /// What this replica lacks, and what it has an older state of.
+    pub(crate) missing: Vec<KeyHash>,
+    pub(crate) outdated: Vec<KeyHash>,
+}
+
+/// Compares what a peer has of a part with `mine`, all that this node has of it, up to and with the hash `end`.
+pub(crate) fn survey(asked: &Survey, mine: Vec<(KeyHash, Entry)>, end: Option<KeyHash>) -> Differences {
+    #[derive(Default)]
+    struct Key {
+        theirs: Vec<Seen>,
+        mine: Vec<Entry>,
+    }
+    let is_within =
+        |hash: KeyHash| asked.after.is_none_or(|after| hash > after) && end.is_none_or(|end| hash <= end);
+    let mut keys: BTreeMap<KeyHash, Key> = BTreeMap::new();
+    for seen in asked.seen.iter().filter(|seen| is_within(seen.hash)) {
+        keys.entry(seen.hash).or_default().theirs.push(*seen);
+    }
+    for (hash, entry) in mine.into_iter().filter(|(hash, _)| is_within(*hash)) {
+        keys.entry(hash).or_default().mine.push(entry);
+    }
+    let mut found = Differences::default();
+    for (hash, Key { theirs, mine }) in keys {
+        match (&theirs[..], &mine[..]) {
+            (_, []) => found.missing.push(hash),
+            ([], _) => {
+                for entry in mine {
+                    if entry.value().is_some() && entry.version() <= asked.mark {
+                        found.evict.push((hash, entry));
+                    } else {
+                        found.give.push(entry);
+                    }
+                }
+            }
+            ([seen], [entry]) => {
+                let is_same = seen.version == entry.version() && seen.digest == entry.digest(hash);
+                if !is_same && seen.version >= entry.version() {
+                    found.outdated.push(hash);
+                }
+                if !is_same && seen.version <= entry.version() {
+                    found.give.push(mine[0].clone());
+                }
+            }
+            _ => {
+                // Several keys of one hash, of which nothing tells which is which: both sides merge all of them.
+                let digests = |of: &mut dyn Iterator<Item = u64>| of.collect::<BTreeSet<u64>>();
+                let theirs = digests(&mut theirs.iter().map(|seen| seen.digest));
+                if theirs != digests(&mut mine.iter().map(|entry| entry.digest(hash))) {
+                    found.outdated.push(hash);
+                    found.give.extend(mine);
+                }
+            }
+        }
+    }
+    found
 }
 
 /// What goes into one question each: some partitions of one core of one peer.
@@ -373,6 +617,8 @@ fn batches(mut pairs: Vec<Pair>) -> Vec<Vec<Pair>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::Version;
+    use crate::entry::Content;
     use crate::replication::tests::node;
 
     const LIST: ListRef = ListRef { number: 3, digest: 7 };
@@ -380,6 +626,9 @@ mod tests {
     fn partition(index: u16) -> Partition {
         Partition::new(index).unwrap()
     }
+
+    /// The digest of a copy with gaps.
+    const GAPS: u64 = u64::MAX;
 
     /// What a node holds in common with node 1: the digest of each partition.
     #[derive(Default)]
@@ -391,8 +640,17 @@ mod tests {
             self.0.keys().map(pair).collect()
         }
 
+        fn pairs_of(&self, partition: Partition) -> Vec<Pair> {
+            self.pairs().into_iter().filter(|pair| pair.partition == partition).collect()
+        }
+
+        fn asks(&self, _: &Identity) -> bool {
+            true
+        }
+
         fn held(&self, _: &Identity, partition: Partition) -> Option<Held> {
-            self.0.get(&partition).map(|digest| Held { partition, list: LIST, digest: *digest })
+            let held = |&digest: &u64| Held { partition, list: LIST, digest, has_gaps: digest == GAPS };
+            self.0.get(&partition).map(held)
         }
     }
 
@@ -457,7 +715,7 @@ mod tests {
         two.run_for(4 * RECHECK_AFTER);
         assert_eq!(two.others, [AntiEntropyAction::Merge { partition: partition(5), from: node(1) }]);
         two.others.clear();
-        two.machine.merged(partition(5), LIST, &mut two.others);
+        two.machine.merged(partition(5), LIST, two.now, &two.mine, &mut two.others);
         assert_eq!(
             two.others,
             [AntiEntropyAction::Tell { partition: partition(5), to: node(1), list: LIST }]
@@ -503,6 +761,106 @@ mod tests {
         two.mine.0.insert(partition(2), 1);
         two.run_for(2 * CYCLE);
         assert_eq!(two.others, []);
+    }
+
+    /// The partitions that are surveyed next, one part of each after the other.
+    fn surveyed(two: &mut Two, parts: u64) -> Vec<u16> {
+        let mut surveyed = Vec::new();
+        while let Some(action) = two.others.pop() {
+            let AntiEntropyAction::Survey { round, partition, after, .. } = action else {
+                panic!("{action:?}")
+            };
+            let part = after.map_or(0, |after| after.0);
+            surveyed.extend((part == 0).then_some(partition.index()));
+            let next = (part + 1 < parts).then_some(KeyHash(part + 1));
+            two.machine.surveyed(round, next, two.now, &two.mine, &mut two.others);
+        }
+        surveyed.sort_unstable();
+        surveyed
+    }
+
+    #[test]
+    fn where_either_side_has_gaps_it_is_surveyed_after_an_event_and_then_once_an_hour() {
+        let mut two = Two::new(60);
+        two.mine.0.insert(partition(33), GAPS);
+        two.theirs.0.insert(partition(37), GAPS);
+        two.machine.hurry(node(1), two.now);
+        two.run_for(HURRY_AFTER);
+        assert_eq!(surveyed(&mut two, 3), [33, 37]);
+        let asked = two.asked;
+        two.run_for(2 * CYCLE);
+        assert_eq!(two.others, [], "not again");
+        assert_eq!(two.asked - asked, 2, "the others are compared by digest");
+        let mut again = Vec::new();
+        for _ in 0..SURVEY_CYCLES {
+            two.run_for(CYCLE);
+            again.extend(surveyed(&mut two, 1));
+        }
+        again.sort_unstable();
+        assert_eq!(again, [33, 37]);
+        two.machine.merged(partition(37), LIST, two.now, &two.mine, &mut two.others);
+        assert_eq!(surveyed(&mut two, 1), [37]);
+    }
+
+    #[test]
+    fn a_survey_that_is_put_off_is_asked_again_and_given_up_after_a_while() {
+        let mut two = Two::new(1);
+        two.mine.0.insert(partition(0), GAPS);
+        two.machine.hurry(node(1), two.now);
+        let mut asked = 0;
+        for _ in 0..1000 {
+            two.run_for(RECHECK_AFTER);
+            for action in std::mem::take(&mut two.others) {
+                let AntiEntropyAction::Survey { round, .. } = action else { panic!("{action:?}") };
+                two.machine.put_off(round, two.now);
+                asked += 1;
+            }
+        }
+        assert_eq!(asked, usize::from(MOST_LOOKS_MERGING) + 1);
+    }
+
+    fn entry(version: u64, value: Option<&str>) -> Entry {
+        let content = value.map_or(Content::Tombstone, |value| Content::Value(value.as_bytes()));
+        Entry::new(b"key", content, Version(version), None)
+    }
+
+    /// What each of two replicas with these marks does about one key.
+    #[test]
+    fn a_survey_finds_who_lacks_what() {
+        let hash = KeyHash(5);
+        let differ = |theirs: Option<&Entry>, mark, mine: Option<Entry>| {
+            let seen = |entry: &Entry| Seen { hash, version: entry.version(), digest: entry.digest(hash) };
+            let seen = theirs.map(seen).into_iter().collect();
+            let asked = Survey { list: LIST, after: None, until: None, mark: Version(mark), seen };
+            let found = survey(&asked, mine.into_iter().map(|entry| (hash, entry)).collect(), None);
+            (found.give.len(), found.evict.len(), found.missing.len(), found.outdated.len())
+        };
+        let value = |version| entry(version, Some("value"));
+        assert_eq!(differ(Some(&value(3)), 9, Some(value(3))), (0, 0, 0, 0), "the same");
+        assert_eq!(differ(Some(&value(2)), 9, Some(value(3))), (1, 0, 0, 0), "newer here");
+        assert_eq!(differ(Some(&value(4)), 9, Some(value(3))), (0, 0, 0, 1), "newer there");
+        assert_eq!(differ(None, 9, Some(value(9))), (0, 1, 0, 0), "it may have been evicted there");
+        assert_eq!(differ(None, 9, Some(value(10))), (1, 0, 0, 0), "it was not");
+        assert_eq!(differ(None, 9, Some(entry(3, None))), (1, 0, 0, 0), "a delete was not");
+        assert_eq!(differ(Some(&value(3)), 9, None), (0, 0, 1, 0), "the asker knows what becomes of it");
+        let other = entry(3, Some("other"));
+        assert_eq!(differ(Some(&other), 9, Some(value(3))), (1, 0, 0, 1), "one version, two values");
+    }
+
+    #[test]
+    fn a_survey_is_about_its_part_only() {
+        let mine = (0..10).map(|hash| (KeyHash(hash), entry(1, None))).collect();
+        let asked = Survey {
+            list: LIST,
+            after: Some(KeyHash(2)),
+            until: None,
+            mark: Version::ZERO,
+            seen: (0..10)
+                .map(|hash| Seen { hash: KeyHash(hash + 20), version: Version(1), digest: 1 })
+                .collect(),
+        };
+        let found = survey(&asked, mine, Some(KeyHash(6)));
+        assert_eq!((found.give.len(), found.missing.len()), (4, 0));
     }
 
     #[test]

@@ -10,13 +10,17 @@
 //!
 //! Either way replicas that turned out stale are healed with what was found.
 //!
+//! A replica that has nothing may have *evicted* something: it says up to which version it has evicted anything, its
+//! mark. A value up to there may be older than what it had, so it is taken for a miss: it is not returned, and nobody
+//! is healed with it. A delete is one anyway, and is believed.
+//!
 //! A read that comes before a change of expiry confirms a value as it would a miss.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::{AskState, Asked, RETRY_AFTER};
-use crate::clock::{Instant, Now};
+use crate::clock::{Instant, Now, Version};
 use crate::entry::Entry;
 use crate::placement::List;
 use crate::simulated::{Planted, is_planted};
@@ -46,6 +50,8 @@ pub(crate) struct Read {
     /// In the order in which they are asked.
     replicas: Vec<Asked<Option<Entry>>>,
     newest: Option<Entry>,
+    /// The highest version that may have been evicted by a replica that has nothing.
+    mark: Version,
     /// How many replicas to have asked by now.
     goal: usize,
     hedge_at: Option<Instant>,
@@ -71,6 +77,7 @@ impl Read {
             list: None,
             replicas: Vec::new(),
             newest: None,
+            mark: Version::ZERO,
             goal: 0,
             hedge_at: None,
             writing_back: None,
@@ -109,10 +116,6 @@ impl Read {
     ) {
         match (answer, &mut self.writing_back) {
             (Answer::Found { found, synced }, None) => {
-                let found = match found {
-                    Found::Entry(entry) => Some(entry),
-                    Found::Absent | Found::Version(_) => None,
-                };
                 self.note(from, found, synced, now);
                 self.decide(now, actions);
             }
@@ -127,12 +130,20 @@ impl Read {
         }
     }
 
-    fn note(&mut self, from: Identity, found: Option<Entry>, synced: bool, now: Now) {
+    fn note(&mut self, from: Identity, found: Found, synced: bool, now: Now) {
         let Some(asked) = self.replicas.iter_mut().find(|asked| asked.replica == from) else { return };
         if !synced {
             asked.state = AskState::RetryAt(now.instant + RETRY_AFTER);
             return;
         }
+        let found = match found {
+            Found::Entry(entry) => Some(entry),
+            Found::Version(_) => None,
+            Found::Absent { mark } => {
+                self.mark = self.mark.max(mark);
+                None
+            }
+        };
         if let Some(entry) = &found
             && self.newest.as_ref().is_none_or(|newest| entry.wins_over(newest))
         {
@@ -141,24 +152,32 @@ impl Read {
         asked.state = AskState::Answered(found);
     }
 
+    /// The newest state, if it is certain that nobody who has nothing has evicted a newer one.
+    fn newest(&self) -> Option<&Entry> {
+        let is_certain = |entry: &&Entry| {
+            entry.value().is_none() || entry.version() > self.mark || is_planted(Planted::MarkIgnored)
+        };
+        self.newest.as_ref().filter(is_certain)
+    }
+
     /// Ends the read where the answers suffice, asks more replicas where they do not.
     fn decide(&mut self, now: Now, actions: &mut Vec<ReadAction>) {
         let answers = self.answers();
         if self.is_strong() {
             if answers >= self.rules.needed {
                 if is_planted(Planted::WrittenBackOnDifference) && self.answers_agree() {
-                    return actions.push(ReadAction::Done(self.newest.clone()));
+                    return actions.push(ReadAction::Done(self.newest().cloned()));
                 }
                 self.write_back(actions);
             }
             return;
         }
-        let is_live = self.newest.as_ref().is_some_and(|newest| newest.live_value(now.wall).is_some());
+        let is_live = self.newest().is_some_and(|newest| newest.live_value(now.wall).is_some());
         let needed = self.confirmed_by();
         let is_hit = is_live && !self.rules.confirms_hits;
         if answers > 0 && (is_hit || answers >= needed) {
             self.heal_first(actions);
-            actions.push(ReadAction::Done(self.newest.clone()));
+            actions.push(ReadAction::Done(self.newest().cloned()));
             return;
         }
         if answers > 0 {
@@ -169,7 +188,7 @@ impl Read {
 
     fn answers_agree(&self) -> bool {
         let mut answers = self.replicas.iter().filter_map(Asked::answer);
-        answers.all(|answer| answer.as_ref() == self.newest.as_ref())
+        answers.all(|answer| answer.as_ref() == self.newest())
     }
 
     /// How many answers a miss needs, or a value to be confirmed: one, and f of the others that are alive.
@@ -186,14 +205,14 @@ impl Read {
     fn heal_first(&self, actions: &mut Vec<ReadAction>) {
         if let Some(asked) = self.replicas.first()
             && let Some(held) = asked.answer()
-            && held.as_ref() != self.newest.as_ref()
+            && held.as_ref() != self.newest()
         {
             self.ask_to_write(asked.replica, actions);
         }
     }
 
     fn ask_to_write(&self, to: Identity, actions: &mut Vec<ReadAction>) {
-        if let (Some(newest), Some(list)) = (&self.newest, &self.list) {
+        if let (Some(newest), Some(list)) = (self.newest(), &self.list) {
             let request = Request::Write { list: list.reference(), entry: newest.clone() };
             actions.push(ReadAction::Ask { to, request });
         }
@@ -201,7 +220,7 @@ impl Read {
 
     /// Makes sure that W replicas hold the newest state.
     fn write_back(&mut self, actions: &mut Vec<ReadAction>) {
-        let Some(newest) = &self.newest else {
+        let Some(newest) = self.newest() else {
             actions.push(ReadAction::Done(None));
             return;
         };
@@ -224,7 +243,7 @@ impl Read {
     fn finish_write_back(&self, actions: &mut Vec<ReadAction>) {
         let held = self.writing_back.iter().flatten().filter(|asked| asked.answer() == Some(&true)).count();
         if held >= self.rules.write_quorum {
-            actions.push(ReadAction::Done(self.newest.clone()));
+            actions.push(ReadAction::Done(self.newest().cloned()));
         }
     }
 
@@ -325,7 +344,7 @@ impl Read {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::{Version, WallTime};
+    use crate::clock::WallTime;
     use crate::entry::Content;
     use crate::replication::tests::{list, node};
 
@@ -358,7 +377,7 @@ mod tests {
     }
 
     fn found(read: &mut Read, from: u64, entry: Option<Entry>, synced: bool) -> Vec<ReadAction> {
-        let found = entry.map_or(Found::Absent, Found::Entry);
+        let found = entry.map_or(Found::Absent { mark: Version::ZERO }, Found::Entry);
         let mut actions = Vec::new();
         read.answered(node(from), Answer::Found { found, synced }, NOW, &mut actions);
         actions
@@ -402,6 +421,36 @@ mod tests {
             matches!(&actions[0], ReadAction::Ask { to, request: Request::Write { .. } } if *to == node(0))
         );
         assert_eq!(actions[1..], [ReadAction::Done(Some(value))]);
+    }
+
+    /// Two replicas acknowledged version 7 and the third missed it, with version 5 from before. One of the two has
+    /// evicted 7 since: that it has nothing means that 5 is not the newest, be it asked first or last.
+    #[test]
+    fn what_is_not_above_the_mark_of_a_replica_that_has_nothing_is_a_miss() {
+        let evicted = |mark| Found::Absent { mark: Version(mark) };
+        let answer = |read: &mut Read, from, found| {
+            let mut actions = Vec::new();
+            read.answered(node(from), Answer::Found { found, synced: true }, NOW, &mut actions);
+            actions
+        };
+        for needed in [1, 2] {
+            let (mut read, _) = asked(needed);
+            answer(&mut read, 0, evicted(7));
+            let actions = answer(&mut read, 1, Found::Entry(entry(5, Some("old"))));
+            assert_eq!(actions, [ReadAction::Done(None)], "R = {needed}: neither found nor healed with");
+            let (mut read, _) = asked(needed);
+            answer(&mut read, 0, evicted(7));
+            let newer = entry(8, Some("new"));
+            let actions = answer(&mut read, 1, Found::Entry(newer.clone()));
+            assert!(matches!(&actions[0], ReadAction::Ask { to, .. } if *to == node(0)), "it is healed");
+            if needed == 1 {
+                assert_eq!(actions.last(), Some(&ReadAction::Done(Some(newer))));
+            }
+            let (mut read, _) = asked(needed);
+            answer(&mut read, 0, evicted(7));
+            let actions = answer(&mut read, 1, Found::Entry(entry(5, None)));
+            assert!(matches!(&actions[0], ReadAction::Ask { to, .. } if *to == node(0)), "a delete heals");
+        }
     }
 
     #[test]

@@ -152,7 +152,8 @@ impl Write {
         match (&mut self.phase, answer) {
             (Phase::AskingVersions(asked), Answer::Found { found, synced }) => {
                 let version = match found {
-                    Found::Absent => Version::ZERO,
+                    // It may have had a state up to there, which others still have.
+                    Found::Absent { mark } => mark,
                     Found::Version(version) => version,
                     Found::Entry(entry) => entry.version(),
                 };

@@ -1,5 +1,6 @@
 //! What this node's replicas hold, beside what others hold: joins [`AntiEntropy`] with store and lists.
 
+use std::collections::BTreeSet;
 use std::mem;
 
 use super::{Action, Asker, Shard, Stage, Timer};
@@ -7,33 +8,34 @@ use crate::clock::Now;
 use crate::placement::ListRef;
 use crate::replication::anti_entropy::{self, AntiEntropy, AntiEntropyAction, Copies, Pair};
 use crate::simulated::{Planted, is_planted};
-use crate::types::{Identity, Partition};
-use crate::wire::message::{Answer, Compare, Compared, Held, Request};
+use crate::types::{Identity, KeyHash, Partition};
+use crate::wire::frame::CHUNK_BYTES;
+use crate::wire::message::{Answer, Compare, Compared, Held, Request, Seen, Survey, Surveyed};
 
 /// What is compared: partitions that this node and the peer serve, synced, in a list that is to stay.
 impl<C> Copies for Shard<C> {
     fn pairs(&self) -> Vec<Pair> {
-        let mut pairs = Vec::new();
-        for partition in self.partitions() {
-            for member in self.placement.replicas(partition) {
-                let peer = member.identity;
-                if self.asks(&peer) && self.held(&peer, partition).is_some() {
-                    pairs.push(Pair { peer, core: partition.core(member.cores), partition });
-                }
-            }
-        }
-        pairs
+        self.partitions().flat_map(|partition| self.pairs_of(partition)).collect()
+    }
+
+    fn pairs_of(&self, partition: Partition) -> Vec<Pair> {
+        let is_other = |peer: &Identity| *peer != self.me && self.held(peer, partition).is_some();
+        let others = self.placement.replicas(partition).filter(|member| is_other(&member.identity));
+        others
+            .map(|member| Pair { peer: member.identity, core: partition.core(member.cores), partition })
+            .collect()
+    }
+
+    fn asks(&self, peer: &Identity) -> bool {
+        self.me < *peer
     }
 
     fn held(&self, peer: &Identity, partition: Partition) -> Option<Held> {
         let list = self.replica(partition).list()?;
-        // What was evicted here must not come back, and its absence says nothing.
-        let is_comparable = self.is_settled(partition)
-            && list.contains(peer)
-            && self.placement.is_alive(peer)
-            && !self.store.has_evicted(partition);
-        let digest = self.store.digest(partition);
-        is_comparable.then(|| Held { partition, list: list.reference(), digest })
+        let is_comparable =
+            self.is_settled(partition) && list.contains(peer) && self.placement.is_alive(peer);
+        let (digest, has_gaps) = (self.store.digest(partition), self.store.has_gaps(partition));
+        is_comparable.then(|| Held { partition, list: list.reference(), digest, has_gaps })
     }
 }
 
@@ -49,14 +51,9 @@ impl<C> Shard<C> {
             && replica.list().is_some_and(|list| target.eq(list.members()))
     }
 
-    /// Whether this node compares with the peer, or the peer with this node: one of two does.
-    fn asks(&self, peer: &Identity) -> bool {
-        self.me < *peer
-    }
-
     /// The peer is compared with soon: a connection to it broke, or a list changed.
     pub(super) fn hurry_to_compare(&mut self, now: Now, peer: Identity) {
-        if self.asks(&peer) {
+        if peer != self.me {
             self.anti_entropy.hurry(peer, now.instant);
         }
     }
@@ -79,7 +76,9 @@ impl<C> Shard<C> {
     /// The partition holds what another replica held.
     pub(super) fn merged(&mut self, now: Now, partition: Partition, actions: &mut Vec<Action<C>>) {
         let Some(list) = self.replica(partition).list().map(|list| list.reference()) else { return };
-        self.with_anti_entropy(now, actions, |machine, _, todo| machine.merged(partition, list, todo));
+        self.with_anti_entropy(now, actions, |machine, shard, todo| {
+            machine.merged(partition, list, now.instant, shard, todo);
+        });
     }
 
     /// Lets the machine look at this shard, and carries out what it wants.
@@ -106,8 +105,87 @@ impl<C> Shard<C> {
                 AntiEntropyAction::Tell { partition, to, list } => {
                     self.ask(to, partition, Request::Repair { list }, Asker::List(partition), actions);
                 }
+                AntiEntropyAction::Survey { round, to, partition, after } => {
+                    let asked = self.part_to_survey(partition, after).and_then(|survey| {
+                        let asker = Asker::Survey { round, partition, after };
+                        self.ask(to, partition, Request::Survey(survey), asker, actions)
+                    });
+                    if asked.is_none() {
+                        self.anti_entropy.lost(round, now.instant);
+                    }
+                }
             }
         }
+    }
+
+    /// What this node has of the partition behind `after`, as far as one question goes.
+    fn part_to_survey(&self, partition: Partition, after: Option<KeyHash>) -> Option<Survey> {
+        let list = self.replica(partition).list()?.reference();
+        let part = self.store.part(partition, after, 0, CHUNK_BYTES);
+        let seen = part.entries.iter().map(|entry| {
+            let hash = self.hash(entry.key());
+            Seen { hash, version: entry.version(), digest: entry.digest(hash) }
+        });
+        let (mark, seen) = (self.store.mark(partition), seen.collect());
+        Some(Survey { list, after, until: part.next, mark, seen })
+    }
+
+    /// The answer to a peer that tells what it has of a part of the partition. What the peer may have evicted this
+    /// node evicts too.
+    pub(super) fn answer_survey(&mut self, from: &Identity, partition: Partition, asked: &Survey) -> Answer {
+        if self.held(from, partition).is_none_or(|held| held.list != asked.list) {
+            return Answer::OtherList { list: self.replica(partition).list().cloned() };
+        }
+        let part = self.store.part(partition, asked.after, 0, CHUNK_BYTES);
+        let next = asked.until.into_iter().chain(part.next).min();
+        let mine = part.entries.into_iter().map(|entry| (self.hash(entry.key()), entry)).collect();
+        let found = anti_entropy::survey(asked, mine, next);
+        // As it was when these were missing.
+        let mark = self.store.mark(partition);
+        found.evict.into_iter().for_each(|(hash, value)| self.store.evict_value(hash, value));
+        let (entries, missing, outdated) = (found.give, found.missing, found.outdated);
+        Answer::Surveyed(Surveyed { entries, missing, mark, outdated, next })
+    }
+
+    /// What a peer lacks, or has an older state of, is evicted here or written there; what this node lacks is merged.
+    pub(super) fn surveyed(
+        &mut self,
+        now: Now,
+        from: Identity,
+        (round, partition, after): (u64, Partition, Option<KeyHash>),
+        answer: Answer,
+        actions: &mut Vec<Action<C>>,
+    ) {
+        let answer = match answer {
+            Answer::Surveyed(answer) => answer,
+            _ => return self.anti_entropy.put_off(round, now.instant),
+        };
+        let Some(list) = self.held(&from, partition).map(|held| held.list) else {
+            return self.anti_entropy.put_off(round, now.instant);
+        };
+        let (missing, outdated): (BTreeSet<_>, BTreeSet<_>) =
+            (answer.missing.into_iter().collect(), answer.outdated.into_iter().collect());
+        if !missing.is_empty() || !outdated.is_empty() {
+            for entry in self.store.part(partition, after, 0, CHUNK_BYTES).entries {
+                let hash = self.hash(entry.key());
+                let is_missing = missing.contains(&hash);
+                if is_missing && entry.value().is_some() && entry.version() <= answer.mark {
+                    self.store.evict_value(hash, entry);
+                } else if is_missing || outdated.contains(&hash) {
+                    self.ask(
+                        from,
+                        partition,
+                        Request::Write { list, entry },
+                        Asker::List(partition),
+                        actions,
+                    );
+                }
+            }
+        }
+        self.merge(now, partition, answer.entries);
+        self.with_anti_entropy(now, actions, |machine, shard, todo| {
+            machine.surveyed(round, answer.next, now.instant, shard, todo);
+        });
     }
 
     /// Keeps the timer for what is to be compared next.

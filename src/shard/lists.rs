@@ -594,7 +594,8 @@ impl<C> Shard<C> {
             to_tell.dedup();
         }
         if to_tell.is_empty() {
-            return;
+            // Where eviction has taken what was to be given, nobody says so.
+            return self.recount(partition);
         }
         for to in to_tell {
             let request = Request::adopt(list.clone());

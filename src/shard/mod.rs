@@ -270,6 +270,12 @@ enum Asker {
     Compare(u64),
     /// Whoever purges a partition, with this number of the round.
     Purge(u64),
+    /// Whoever surveys this partition behind this hash, with this number of the question.
+    Survey {
+        round: u64,
+        partition: Partition,
+        after: Option<KeyHash>,
+    },
 }
 
 /// Checked against its owner when it fires: late and repeated ones are harmless.
@@ -540,6 +546,9 @@ impl<C> Shard<C> {
             }
             Asker::Compare(round) => self.compared(now, round, answer, actions),
             Asker::Purge(round) => self.purge_answered(now, round, to, &answer, actions),
+            Asker::Survey { round, partition, after } => {
+                self.surveyed(now, to, (round, partition, after), answer, actions);
+            }
         }
     }
 
@@ -564,7 +573,7 @@ impl<C> Shard<C> {
             Asker::Op(op) => self.op_lost(now, op, request_id, to, actions),
             Asker::Handoff(partition) => self.handoff_lost(now, partition, to),
             Asker::List(_) => {}
-            Asker::Compare(round) => self.anti_entropy.lost(round, now.instant),
+            Asker::Compare(round) | Asker::Survey { round, .. } => self.anti_entropy.lost(round, now.instant),
             Asker::Purge(round) => self.purge.lost(round, now.instant),
         }
     }

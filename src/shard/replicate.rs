@@ -57,6 +57,12 @@ impl<C> Shard<C> {
                 {
                     return Answer::TooOld { horizon, synced: self.replica(partition).is_synced() };
                 }
+                if self.may_be_evicted(partition, hash, &entry) {
+                    // As if stored and evicted: what is owed since long must not come after what was evicted. Whoever
+                    // writes this now stamps it above the mark.
+                    let superseded_by = Some(self.store.mark(partition));
+                    return Answer::Written { superseded_by, synced: self.replica(partition).is_synced() };
+                }
                 if self.make_room(hash, &entry) != Room::Enough {
                     return Answer::Declined;
                 }
@@ -68,8 +74,11 @@ impl<C> Shard<C> {
                         synced: self.replica(partition).is_synced(),
                     };
                 }
+                let version = entry.version();
                 let superseded_by = match self.apply(hash, entry) {
-                    Applied::Stored => None,
+                    // A newer state of the key may have been evicted here, which others still have: as it says so,
+                    // a write that is new is stamped above that.
+                    Applied::Stored => Some(self.store.mark(partition)).filter(|mark| *mark >= version),
                     Applied::Superseded(version) => Some(version),
                 };
                 Answer::Written { superseded_by, synced: self.replica(partition).is_synced() }
@@ -79,9 +88,11 @@ impl<C> Shard<C> {
                     return other;
                 }
                 let found = match (self.store.get(self.hash(&key), &key), want) {
-                    // A write that asks is to be stamped above what was forgotten.
-                    (None, Want::Version) => Found::Version(self.replica(partition).horizon),
-                    (None, Want::Entry) => Found::Absent,
+                    // A write that asks is to be stamped above what was forgotten, or evicted.
+                    (None, Want::Version) => {
+                        Found::Version(self.replica(partition).horizon.max(self.store.mark(partition)))
+                    }
+                    (None, Want::Entry) => Found::Absent { mark: self.store.mark(partition) },
                     (Some(entry), Want::Version) => Found::Version(entry.version()),
                     (Some(entry), Want::Entry) => {
                         entry.visit();
@@ -109,6 +120,7 @@ impl<C> Shard<C> {
                 self.drop_dead(&dead);
                 Answer::Purged
             }
+            Request::Survey(asked) => self.answer_survey(&from, partition, &asked),
         }
     }
 
@@ -141,7 +153,8 @@ impl<C> Shard<C> {
     }
 
     /// Merges what another node holds. What finds no room, though all that may be evicted was, stays away as
-    /// if it had been evicted.
+    /// if it had been evicted; and what this node may have evicted does not come back. One that is to be a replica is
+    /// compared with the others as soon as it is.
     pub(super) fn merge(&mut self, now: Now, partition: Partition, entries: Vec<Entry>) {
         let mut declined = 0;
         for entry in entries {
@@ -150,18 +163,32 @@ impl<C> Shard<C> {
                 continue;
             }
             self.clock.witness(entry.version(), now.wall);
+            if self.may_be_evicted(partition, hash, &entry) {
+                continue;
+            }
             match self.make_room(hash, &entry) {
                 Room::Enough | Room::HeldByReaders => drop(self.apply(hash, entry)),
-                Room::Later | Room::OutOfMemory => declined += 1,
+                Room::Later | Room::OutOfMemory => {
+                    self.store.decline(partition, entry.version());
+                    declined += 1;
+                }
             }
         }
         if declined > 0 {
-            self.store.set_evicted(partition);
             log::warn!(
                 "partition {}: {declined} keys of another replica find no room here: raise Config::max_memory",
                 partition.index()
             );
         }
+    }
+
+    /// Whether this value, or a newer state of its key, may have been evicted here. One that is to be a replica takes
+    /// everything.
+    fn may_be_evicted(&self, partition: Partition, hash: KeyHash, entry: &Entry) -> bool {
+        entry.version() <= self.store.mark(partition)
+            && entry.value().is_some()
+            && self.replica(partition).is_synced()
+            && self.store.get(hash, entry.key()).is_none()
     }
 
     /// Makes room for what another node sends, as far as one turn can be made to wait.

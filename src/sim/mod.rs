@@ -198,6 +198,8 @@ pub struct SimCluster {
 pub struct Traffic {
     /// Comparing digests.
     pub compared: u64,
+    /// Comparing key by key where some were evicted, with what that copies.
+    pub surveyed: u64,
     /// Copying partitions.
     pub copied: u64,
     /// All, these among them.
@@ -253,10 +255,16 @@ impl SimCluster {
 
     /// Starts a new node; its number. Its seeds are the nodes that were started before.
     pub fn start_node(&mut self) -> usize {
+        self.start_node_with_memory(None)
+    }
+
+    /// Starts a new node, each core of which has so many bytes of memory and evicts what was not read lately; its
+    /// number.
+    pub fn start_node_with_memory(&mut self, bytes_per_core: Option<usize>) -> usize {
         let number = self.nodes.len();
         let skew = self.options.clock_skew.as_micros() as i64;
         let offset = if skew > 0 { self.rng.random_range(-skew..=skew) } else { 0 };
-        self.nodes.push(Node::new(number, EPOCH_MICROS.saturating_add_signed(offset)));
+        self.nodes.push(Node::new(number, EPOCH_MICROS.saturating_add_signed(offset), bytes_per_core));
         self.restart_node(number);
         number
     }

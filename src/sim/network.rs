@@ -612,6 +612,9 @@ impl SimCluster {
             Message::Request(Request::Compare(_)) | Message::Answer(Answer::Compared(_)) => {
                 traffic.compared += bytes;
             }
+            Message::Request(Request::Survey(_)) | Message::Answer(Answer::Surveyed(_)) => {
+                traffic.surveyed += bytes;
+            }
             Message::Request(Request::Fetch(_)) | Message::Answer(Answer::Chunk(_)) => {
                 traffic.copied += bytes;
             }

@@ -49,6 +49,8 @@ pub(super) struct Node {
     pub(super) epoch_micros: u64,
     /// Counts its starts, so that what was meant for an earlier life is not delivered to a later one.
     pub(super) life: u32,
+    /// Of each core.
+    memory: Option<usize>,
     running: Option<Running>,
     /// When it is to be woken; an earlier wake-up supersedes it.
     pub(super) wake_at: Option<Instant>,
@@ -78,8 +80,8 @@ pub(super) struct Running {
 }
 
 impl Node {
-    pub(super) fn new(number: usize, epoch_micros: u64) -> Self {
-        Self { number, epoch_micros, life: 0, running: None, wake_at: None, paused_until: None }
+    pub(super) fn new(number: usize, epoch_micros: u64, memory: Option<usize>) -> Self {
+        Self { number, epoch_micros, life: 0, memory, running: None, wake_at: None, paused_until: None }
     }
 
     pub(super) fn wall(&self, now: Instant) -> WallTime {
@@ -134,7 +136,7 @@ impl Node {
                 write_quorum: options.write_quorum,
                 read_quorum: options.read_quorum,
                 standalone: false,
-                memory: None,
+                memory: self.memory,
                 eviction: Eviction::default(),
                 purge_grace: options.purge_grace,
             };

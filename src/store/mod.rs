@@ -55,6 +55,7 @@ use self::wheel::{TimerId, Wheel};
 use crate::clock::{Version, WallTime};
 use crate::entry::{Entry, EntryRef};
 use crate::options::Eviction;
+use crate::simulated::{Planted, is_planted};
 use crate::types::{ClusterHash, CoreId, Cores, KeyHash, PARTITIONS, Partition};
 
 /// What a store is told when it is made.
@@ -107,7 +108,10 @@ struct Contents {
     sequence: u64,
     /// The sum of [`Entry::digest`] over all entries, in whatever order they came.
     digest: u64,
-    has_evicted: bool,
+    /// Something may be elsewhere that is not here, for want of room.
+    has_gaps: bool,
+    /// The highest version that was evicted, or as good as.
+    mark: Version,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -260,7 +264,7 @@ impl Store {
             if forget {
                 return (Change::Remove, (Applied::Stored, old, None));
             }
-            if entry.value().is_some() {
+            if entry.value().is_some() || is_planted(Planted::TombstonesEvicted) {
                 enter_queue(queue.as_mut(), generation, hash, held, &entry);
             }
             set_timer(timers, hash, held, &entry);
@@ -403,7 +407,7 @@ impl Store {
             timers.remove(TimerId(entry.timer()));
             let share = Share::of(hash, &entry);
             self.count(hash.partition(), Some(share), None);
-            self.set_evicted(hash.partition());
+            self.raise_mark(hash.partition(), entry.version());
             return true;
         }
         let mut evicted = None;
@@ -416,7 +420,7 @@ impl Store {
                 Some(entry) => {
                     let hash = KeyHash::of(cluster, entry.key());
                     timers.remove(TimerId(entry.timer()));
-                    evicted = Some((hash.partition(), Share::of(hash, entry)));
+                    evicted = Some((hash.partition(), Share::of(hash, entry), entry.version()));
                     (Change::Remove, Verdict::Evict)
                 }
             };
@@ -425,9 +429,9 @@ impl Store {
         // A round over keys that were all visited evicts none, and the next one does.
         let _ = queue.hand(&mut judge, steps) || queue.hand(&mut judge, steps);
         match evicted {
-            Some((partition, share)) => {
+            Some((partition, share, version)) => {
                 self.count(partition, Some(share), None);
-                self.set_evicted(partition);
+                self.raise_mark(partition, version);
                 true
             }
             None => false,
@@ -615,15 +619,51 @@ impl Store {
         self.partitions[self.index(partition)].sequence
     }
 
-    /// Whether anything was evicted from the partition, or had no room in it, since it was dropped last: then
-    /// what is not here may be elsewhere.
-    pub(crate) fn has_evicted(&self, partition: Partition) -> bool {
-        self.partitions[self.index(partition)].has_evicted
+    /// The highest version that was evicted from the partition since it was dropped last, or would have been had
+    /// there been room for it at all: of a key that is not here, a newer state than any up to this one may have
+    /// been. Zero where nothing was.
+    pub(crate) fn mark(&self, partition: Partition) -> Version {
+        self.partitions[self.index(partition)].mark
     }
 
-    pub(crate) fn set_evicted(&mut self, partition: Partition) {
+    /// Whether this copy of the partition lacks what others may hold, for want of room: its digest says nothing.
+    pub(crate) fn has_gaps(&self, partition: Partition) -> bool {
+        self.partitions[self.index(partition)].has_gaps
+    }
+
+    /// An entry of this version found no room. Where nothing is evicted it is only missing here, and may come
+    /// again.
+    pub(crate) fn decline(&mut self, partition: Partition, version: Version) {
+        if self.queue.is_some() {
+            self.raise_mark(partition, version);
+        }
         let at = self.index(partition);
-        self.partitions[at].has_evicted = true;
+        self.partitions[at].has_gaps = true;
+    }
+
+    fn raise_mark(&mut self, partition: Partition, version: Version) {
+        let at = self.index(partition);
+        let contents = &mut self.partitions[at];
+        contents.mark = contents.mark.max(version);
+        contents.has_gaps = true;
+    }
+
+    /// Evicts this value, if it is still what the key has.
+    pub(crate) fn evict_value(&mut self, hash: KeyHash, value: Entry) {
+        let (version, sequence) = (value.version(), self.sequence + 1);
+        let timers = &mut self.timers;
+        let share = self.table.update(hash, value, sequence, |value, held| match held {
+            Some(held) if held.value().is_some() && held.version() == value.version() => {
+                timers.remove(TimerId(held.timer()));
+                (Change::Remove, Some(Share::of(hash, held)))
+            }
+            _ => (Change::Keep, None),
+        });
+        if share.is_some() {
+            self.count(hash.partition(), share, None);
+            self.raise_mark(hash.partition(), version);
+            self.tidy();
+        }
     }
 
     /// Whether there is nothing, no tombstone either.
@@ -691,7 +731,7 @@ impl Sought for Queued {
     fn is(&self, held: &Entry) -> bool {
         // The table has compared a tag alone, and in its stash keys of other buckets have the same ones.
         held.generation() == self.line.generation()
-            && held.value().is_some()
+            && (held.value().is_some() || is_planted(Planted::TombstonesEvicted))
             && self.line.matches_hash(KeyHash::of(self.cluster, held.key()).0)
     }
 }

@@ -53,6 +53,7 @@ mod kind {
     pub(super) const REPAIR: u8 = 23;
     pub(super) const PURGE: u8 = 24;
     pub(super) const PURGED: u8 = 25;
+    pub(super) const SURVEY: u8 = 26;
     pub(super) const WRITTEN: u8 = 32;
     pub(super) const FOUND: u8 = 33;
     pub(super) const OTHER_LIST: u8 = 34;
@@ -64,6 +65,7 @@ mod kind {
     pub(super) const TOO_OLD: u8 = 40;
     pub(super) const PURGEABLE: u8 = 41;
     pub(super) const HAS_PURGED: u8 = 42;
+    pub(super) const SURVEYED: u8 = 43;
 }
 
 #[derive(Archive, Serialize, Clone, Copy)]
@@ -201,6 +203,7 @@ struct WireWritten {
 
 #[derive(Archive, Serialize)]
 struct WireFound<'a> {
+    /// Where it is absent, the mark.
     version: u64,
     entry: Option<WireEntry<'a>>,
     absent: bool,
@@ -244,6 +247,7 @@ struct WireHeld {
     list: WireListRef,
     digest: u64,
     partition: u16,
+    has_gaps: bool,
 }
 
 #[derive(Archive, Serialize)]
@@ -281,6 +285,34 @@ struct WirePurgeable {
     places: Vec<u16>,
 }
 
+#[derive(Archive, Serialize)]
+struct WireSeen {
+    hash: u64,
+    version: u64,
+    digest: u64,
+}
+
+#[derive(Archive, Serialize)]
+struct WireSurvey {
+    list: WireListRef,
+    after: u64,
+    until: u64,
+    mark: u64,
+    from_start: bool,
+    to_end: bool,
+    seen: Vec<WireSeen>,
+}
+
+#[derive(Archive, Serialize)]
+struct WireSurveyed<'a> {
+    mark: u64,
+    next: u64,
+    done: bool,
+    entries: Vec<WireEntry<'a>>,
+    missing: Vec<u64>,
+    outdated: Vec<u64>,
+}
+
 const _: () = {
     assert!(size_of::<ArchivedWireIdentity>() == 40);
     assert!(size_of::<ArchivedWireHello>() == 88);
@@ -310,6 +342,9 @@ const _: () = {
     assert!(size_of::<ArchivedWirePurged>() == 8);
     assert!(size_of::<ArchivedWireTooOld>() == 16);
     assert!(size_of::<ArchivedWirePurgeable>() == 8);
+    assert!(size_of::<ArchivedWireSeen>() == 24);
+    assert!(size_of::<ArchivedWireSurvey>() == 56);
+    assert!(size_of::<ArchivedWireSurveyed>() == 48);
 };
 
 pub(crate) fn encode(frame: &Frame) -> Encoded {
@@ -380,6 +415,23 @@ fn encode_request(request: &Request) -> (u8, Encoded) {
             (kind::PURGE, archive(&WirePurge { list, members_digest, dead }))
         }
         Request::Purged { dead } => (kind::PURGED, archive(&WirePurged { dead: wire_dead(dead) })),
+        Request::Survey(Survey { list, after, until, mark, seen }) => {
+            let seen = seen.iter().map(|seen| WireSeen {
+                hash: seen.hash.0,
+                version: seen.version.0,
+                digest: seen.digest,
+            });
+            let survey = WireSurvey {
+                list: wire_ref(*list),
+                after: after.map_or(0, |hash| hash.0),
+                until: until.map_or(0, |hash| hash.0),
+                mark: mark.0,
+                from_start: after.is_none(),
+                to_end: until.is_none(),
+                seen: seen.collect(),
+            };
+            (kind::SURVEY, archive(&survey))
+        }
     }
 }
 
@@ -391,11 +443,11 @@ fn encode_answer(answer: &Answer) -> (u8, Encoded) {
         }
         Answer::Found { found, synced } => {
             let (version, entry) = match found {
-                Found::Absent => (0, None),
+                Found::Absent { mark } => (mark.0, None),
                 Found::Version(version) => (version.0, None),
                 Found::Entry(entry) => (entry.version().0, Some(wire_entry(entry))),
             };
-            let absent = matches!(found, Found::Absent);
+            let absent = matches!(found, Found::Absent { .. });
             (kind::FOUND, archive(&WireFound { version, entry, absent, synced: *synced }))
         }
         Answer::OtherList { list } => (
@@ -436,6 +488,18 @@ fn encode_answer(answer: &Answer) -> (u8, Encoded) {
         }
         Answer::Purgeable(places) => (kind::PURGEABLE, archive(&WirePurgeable { places: places.clone() })),
         Answer::Purged => (kind::HAS_PURGED, frame::begin()),
+        Answer::Surveyed(Surveyed { entries, missing, mark, outdated, next }) => {
+            let hashes = |hashes: &[KeyHash]| hashes.iter().map(|hash| hash.0).collect();
+            let surveyed = WireSurveyed {
+                mark: mark.0,
+                next: next.map_or(0, |hash| hash.0),
+                done: next.is_none(),
+                entries: entries.iter().map(wire_entry).collect(),
+                missing: hashes(missing),
+                outdated: hashes(outdated),
+            };
+            (kind::SURVEYED, archive(&surveyed))
+        }
     }
 }
 
@@ -462,8 +526,8 @@ pub(crate) fn decode(header: Header, body: &[u8]) -> Result<Frame, FrameError> {
             Message::Control(ControlMessage::AskDebt { round })
         }
         kind::DEBT => Message::Control(reader.debt()?),
-        kind::WRITE..=kind::PURGED => Message::Request(reader.request()?),
-        kind::WRITTEN..=kind::HAS_PURGED => Message::Answer(reader.answer()?),
+        kind::WRITE..=kind::SURVEY => Message::Request(reader.request()?),
+        kind::WRITTEN..=kind::SURVEYED => Message::Answer(reader.answer()?),
         unknown => return Err(FrameError::UnknownType(unknown)),
     };
     Ok(Frame { partition: header.partition, request_id: header.request_id, message })
@@ -590,6 +654,16 @@ impl<'a> Reader<'a> {
                 Request::Purge { list: list_ref(&wire.list), members_digest, dead: self.dead(&wire.dead)? }
             }
             kind::PURGED => Request::Purged { dead: self.dead(&self.archive::<ArchivedWirePurged>()?.dead)? },
+            kind::SURVEY => {
+                let wire = self.archive::<ArchivedWireSurvey>()?;
+                Request::Survey(Survey {
+                    list: list_ref(&wire.list),
+                    after: (!wire.from_start).then_some(KeyHash(wire.after.to_native())),
+                    until: (!wire.to_end).then_some(KeyHash(wire.until.to_native())),
+                    mark: self.version(wire.mark.to_native())?,
+                    seen: wire.seen.iter().map(|seen| self.seen(seen)).collect::<Result<_, _>>()?,
+                })
+            }
             unknown => return Err(FrameError::UnknownType(unknown)),
         })
     }
@@ -607,7 +681,7 @@ impl<'a> Reader<'a> {
                 let wire = self.archive::<ArchivedWireFound>()?;
                 let found = match wire.entry.as_ref() {
                     Some(entry) => Found::Entry(self.entry(entry)?),
-                    None if wire.absent => Found::Absent,
+                    None if wire.absent => Found::Absent { mark: self.version(wire.version.to_native())? },
                     None => Found::Version(self.version(wire.version.to_native())?),
                 };
                 Answer::Found { found, synced: wire.synced }
@@ -649,6 +723,17 @@ impl<'a> Reader<'a> {
                 Answer::Purgeable(wire.places.iter().map(|place| place.to_native()).collect())
             }
             kind::HAS_PURGED => Answer::Purged,
+            kind::SURVEYED => {
+                let wire = self.archive::<ArchivedWireSurveyed>()?;
+                let hash = |hash: &rkyv::rend::u64_le| KeyHash(hash.to_native());
+                Answer::Surveyed(Surveyed {
+                    entries: wire.entries.iter().map(|entry| self.entry(entry)).collect::<Result<_, _>>()?,
+                    missing: wire.missing.iter().map(hash).collect(),
+                    mark: self.version(wire.mark.to_native())?,
+                    outdated: wire.outdated.iter().map(hash).collect(),
+                    next: (!wire.done).then_some(KeyHash(wire.next.to_native())),
+                })
+            }
             unknown => return Err(FrameError::UnknownType(unknown)),
         })
     }
@@ -661,6 +746,15 @@ impl<'a> Reader<'a> {
         Ok(Held {
             partition: self.partition(wire.partition.to_native())?,
             list: list_ref(&wire.list),
+            digest: wire.digest.to_native(),
+            has_gaps: wire.has_gaps,
+        })
+    }
+
+    fn seen(&self, wire: &ArchivedWireSeen) -> Result<Seen, FrameError> {
+        Ok(Seen {
+            hash: KeyHash(wire.hash.to_native()),
+            version: self.version(wire.version.to_native())?,
             digest: wire.digest.to_native(),
         })
     }
@@ -778,7 +872,8 @@ fn list_ref(wire: &ArchivedWireListRef) -> ListRef {
 }
 
 fn wire_held(held: &Held) -> WireHeld {
-    WireHeld { list: wire_ref(held.list), digest: held.digest, partition: held.partition.index() }
+    let Held { partition, list, digest, has_gaps } = *held;
+    WireHeld { list: wire_ref(list), digest, partition: partition.index(), has_gaps }
 }
 
 fn wire_dead(dead: &[Dead]) -> Vec<WireDead> {
@@ -883,11 +978,38 @@ mod tests {
     }
 
     fn a_held() -> impl Strategy<Value = Held> {
-        (a_partition(), a_ref(), any::<u64>()).prop_map(|(partition, list, digest)| Held {
-            partition,
-            list,
+        (a_partition(), a_ref(), any::<u64>(), any::<bool>())
+            .prop_map(|(partition, list, digest, has_gaps)| Held { partition, list, digest, has_gaps })
+    }
+
+    fn a_hash() -> impl Strategy<Value = KeyHash> {
+        any::<u64>().prop_map(KeyHash)
+    }
+
+    fn a_survey() -> impl Strategy<Value = Survey> {
+        let seen = (a_hash(), 0..=MOST, any::<u64>()).prop_map(|(hash, version, digest)| Seen {
+            hash,
+            version: Version(version),
             digest,
-        })
+        });
+        let hash = || prop::option::of(a_hash());
+        (a_ref(), hash(), hash(), 0..=MOST, prop::collection::vec(seen, 0..20)).prop_map(
+            |(list, after, until, mark, seen)| Survey { list, after, until, mark: Version(mark), seen },
+        )
+    }
+
+    fn a_surveyed() -> impl Strategy<Value = Surveyed> {
+        let hashes = || prop::collection::vec(a_hash(), 0..20);
+        let entries = prop::collection::vec(an_entry(), 0..5);
+        (entries, hashes(), 0..=MOST, hashes(), prop::option::of(a_hash())).prop_map(
+            |(entries, missing, mark, outdated, next)| Surveyed {
+                entries,
+                missing,
+                mark: Version(mark),
+                outdated,
+                next,
+            },
+        )
     }
 
     fn a_hello() -> impl Strategy<Value = Hello> {
@@ -936,12 +1058,13 @@ mod tests {
             (prop::collection::vec(a_partition(), 0..300), any::<u64>())
                 .prop_map(|(partitions, digest)| Request::Compare(Compare { partitions, digest })),
             a_ref().prop_map(|list| Request::Repair { list }),
+            a_survey().prop_map(Request::Survey),
         ]
     }
 
     fn an_answer() -> impl Strategy<Value = Answer> {
         let found = prop_oneof![
-            Just(Found::Absent),
+            (0..=MOST).prop_map(|mark| Found::Absent { mark: Version(mark) }),
             (0..=MOST).prop_map(|version| Found::Version(Version(version))),
             an_entry().prop_map(Found::Entry),
         ];
@@ -968,6 +1091,7 @@ mod tests {
             Just(Answer::Declined),
             Just(Answer::Compared(Compared::Alike)),
             prop::collection::vec(a_held(), 0..40).prop_map(|held| Answer::Compared(Compared::Differ(held))),
+            a_surveyed().prop_map(Answer::Surveyed),
         ]
     }
 

@@ -48,6 +48,7 @@
 //! ```text
 //! replica ──[Compare: digest of some partitions]──▶ replica   ◀──[Compared]   all alike, or what it holds of each
 //! replica ──[Repair: I have merged you]──▶ replica            ◀──[Listed]     it fetches from the asker
+//! replica ──[Survey: each key's version]──▶ replica           ◀──[Surveyed]   where eviction took some: what differs
 //! ```
 //!
 //! And between all members, about what was deleted long ago (`purge` says when):
@@ -220,6 +221,7 @@ pub(crate) enum Request {
     Purged {
         dead: Vec<Dead>,
     },
+    Survey(Survey),
 }
 
 impl Request {
@@ -234,6 +236,27 @@ impl Request {
 pub(crate) struct Compare {
     pub(crate) partitions: Vec<Partition>,
     /// One digest for what the asker holds of all of them.
+    pub(crate) digest: u64,
+}
+
+/// "This is what I have of a part of this partition; what do you?"
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Survey {
+    pub(crate) list: ListRef,
+    /// Behind which hash the part begins, and with which one it ends.
+    pub(crate) after: Option<KeyHash>,
+    pub(crate) until: Option<KeyHash>,
+    /// The asker's: a value up to this that it lacks, it may have evicted, or a newer one.
+    pub(crate) mark: Version,
+    pub(crate) seen: Vec<Seen>,
+}
+
+/// One entry that a replica has.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) struct Seen {
+    pub(crate) hash: KeyHash,
+    pub(crate) version: Version,
+    /// Of all of its state.
     pub(crate) digest: u64,
 }
 
@@ -288,6 +311,21 @@ pub(crate) enum Answer {
     /// Which of the keys may go, by their places in the question, in order.
     Purgeable(Vec<u16>),
     Purged,
+    Surveyed(Surveyed),
+}
+
+/// How another replica differs from what the asker said it has.
+#[derive(Clone, PartialEq, Debug)]
+pub(crate) struct Surveyed {
+    /// What the asker lacks, or has an older state of.
+    pub(crate) entries: Vec<Entry>,
+    /// Keys that this replica lacks, of which it may have evicted something up to this mark.
+    pub(crate) missing: Vec<KeyHash>,
+    pub(crate) mark: Version,
+    /// Keys of which the asker has a newer state.
+    pub(crate) outdated: Vec<KeyHash>,
+    /// With which hash the part ended that was compared; `None` with the last.
+    pub(crate) next: Option<KeyHash>,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -304,11 +342,16 @@ pub(crate) struct Held {
     pub(crate) partition: Partition,
     pub(crate) list: ListRef,
     pub(crate) digest: u64,
+    /// It lacks what others may hold, for want of room: the digest says nothing.
+    pub(crate) has_gaps: bool,
 }
 
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) enum Found {
-    Absent,
+    /// It is not here. A state up to the mark may have been, and was evicted.
+    Absent {
+        mark: Version,
+    },
     /// Only asked for: a value's version, or a tombstone's.
     Version(Version),
     Entry(Entry),
