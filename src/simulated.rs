@@ -40,8 +40,8 @@ pub enum Planted {
     LowestReplaced,
     /// A replica is synced when it has merged one other.
     OneSource,
-    /// Who is synced in one list is synced in whatever list comes next.
-    BaseIgnored,
+    /// Whoever is in a list counts as synced in it.
+    ListedCounts,
     /// A node that lost its memory takes itself for the member of a list that it was.
     BootIgnored,
     /// A replica that has adopted a list adopts no other before it is synced.
@@ -82,7 +82,7 @@ impl Planted {
         Self::NotLeft,
         Self::LowestReplaced,
         Self::OneSource,
-        Self::BaseIgnored,
+        Self::ListedCounts,
         Self::BootIgnored,
         Self::AdoptedOnce,
         Self::DroppedUnasked,

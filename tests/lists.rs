@@ -131,3 +131,47 @@ fn clusters_that_were_born_apart_merge() {
         }
     }
 }
+
+/// A node was cut off while its partitions went to others, and were written there. Back again: how often it counted as
+/// synced in the latest list while it lacked what was written.
+fn counts_too_early(seed: u64) -> usize {
+    let mut options = SimOptions::default();
+    options.partitions = 64;
+    let names: Vec<String> = (0..100).map(|key| options.key(key)).collect();
+    let mut cluster = started(seed, 5, options);
+    let write = |cluster: &mut SimCluster, value: &str| {
+        for name in &names {
+            let call = cluster.set(0, name, value);
+            assert_eq!(outcome(cluster, call), WRITTEN);
+        }
+    };
+    write(&mut cluster, "before");
+    cluster.split(&[4], &[0, 1, 2, 3]);
+    assert!(cluster.run_until(10 * SECOND, |cluster| cluster.is_gone(4)));
+    cluster.run_for(3 * SECOND);
+    write(&mut cluster, "after");
+    cluster.mend();
+    let mut early = 0;
+    for _ in 0..4000 {
+        cluster.run_for(Duration::from_micros(500));
+        for name in &names {
+            let serving = cluster.replicas(name);
+            let latest = serving.iter().map(|(_, number)| *number).max();
+            let counts = serving.iter().any(|&(node, number)| node == 4 && Some(number) == latest);
+            let stored = cluster.stored(name);
+            let has_it = |value: &str| {
+                stored.iter().any(|s| s.node == 4 && s.value.as_deref() == Some(value.as_bytes()))
+            };
+            early += usize::from(counts && !has_it("after"));
+        }
+    }
+    settle(&mut cluster, "healing");
+    early
+}
+
+#[test]
+fn who_comes_back_counts_only_once_it_has_what_it_missed() {
+    for seed in 0..3 {
+        assert_eq!(counts_too_early(seed), 0);
+    }
+}

@@ -49,6 +49,9 @@
 //! otherwise one [`SURVEY_CYCLES`]th of these partitions in each cycle, so each of them once an hour: a million keys
 //! of 1 KiB cost 7 KB a second for each pair of replicas, a 40,000th of what they hold.
 //!
+//! **Another list.** Two replicas that serve different lists tell each other: one of them missed a change, and nobody who
+//! made it may be left to say so.
+//!
 //! **What it does not do.** It compares nothing while a list changes, which has its own way of merging. A connection
 //! that broke is followed by a comparison at once by whoever opened it, though only one of two repairs what differs.
 
@@ -125,6 +128,8 @@ pub(crate) enum AntiEntropyAction {
     Compare { round: u64, to: Identity, partitions: Vec<Partition>, digest: u64 },
     /// Merge what `from` holds; then [`AntiEntropy::merged`].
     Merge { partition: Partition, from: Identity },
+    /// `to` serves another list: one of the two has missed a change.
+    Meet { partition: Partition, to: Identity },
     /// Have `to` merge what this node holds.
     Tell { partition: Partition, to: Identity, list: ListRef },
     /// Ask `to` about the part of the partition behind `after`; [`AntiEntropy::surveyed`], [`AntiEntropy::put_off`]
@@ -416,7 +421,11 @@ impl AntiEntropy {
                 Compared::Differ(_) => {
                     let theirs = held.next_if(|held| held.partition == pair.partition);
                     let mine = copies.held(&pair.peer, pair.partition);
-                    let both = mine.zip(theirs).filter(|(mine, theirs)| mine.list == theirs.list);
+                    let both = mine.zip(theirs);
+                    if both.is_some_and(|(mine, theirs)| mine.list != theirs.list) {
+                        actions.push(AntiEntropyAction::Meet { partition: pair.partition, to: pair.peer });
+                    }
+                    let both = both.filter(|(mine, theirs)| mine.list == theirs.list);
                     if both.is_some_and(|(mine, theirs)| mine.has_gaps || theirs.has_gaps) {
                         if self.gaps.insert(pair) {
                             self.survey_soon(pair);

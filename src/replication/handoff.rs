@@ -17,8 +17,8 @@
 //!
 //! **One list counts.** A list is replaced when so many of its members have adopted the next one that the rest
 //! acknowledge nothing any more and no other list can replace it too ([`List::leave_quorum`]). Only members
-//! that are taken for dead are excused, and only once everybody who is not has spoken: a later list may be known to its
-//! own members alone. Where too many are dead, they may be alive on the other side of a network partition, and both sides
+//! that are taken for dead are excused, and only once everybody who is not has spoken and takes the same members for dead:
+//! a later list may be known to its own members alone, and they may be back from the other side of a network partition. Where too many are dead, they may be alive on the other side of a network partition, and both sides
 //! go on. A list that is too short to acknowledge a write is not made that way, so a
 //! node that is cut off from all others keeps the list that it had.
 //!
@@ -437,7 +437,9 @@ impl Handoff {
                 return self.rest(now, SILENCE);
             }
             // Where the dead are excused, a later list may be known to its own members alone.
-            let all_spoke = missing.is_empty() && mine.placement.is_complete();
+            let digest = mine.placement.digest();
+            let all_agree = reports.iter().all(|(_, listed)| listed.members_digest == digest);
+            let all_spoke = missing.is_empty() && mine.placement.is_complete() && all_agree;
             if old.members().iter().any(is_silent) || !all_spoke {
                 return self.back_off(now);
             }
@@ -537,6 +539,10 @@ impl Handoff {
         let left = plan.old.iter().flat_map(|old| old.members()).filter(has_left).count();
         if left < plan.leavers || !self.are_done_without(missing.iter(), now) {
             return self.back_off(now);
+        }
+        // Who counts for the old list still may acknowledge a write there after it was merged.
+        for source in &mut self.sources {
+            source.is_synced &= adopted.contains(&source.replica);
         }
         actions.push(HandoffAction::Adopt(plan.list.clone()));
         if plan.is_at_risk {
@@ -702,7 +708,7 @@ mod tests {
     const QUORUMS: Quorums = Quorums { replicas: 3, write: 2 };
 
     fn listed(list: Option<Arc<List>>, synced: bool) -> Answer {
-        Answer::Listed(Listed { list, synced, holds: synced, horizon: Version::ZERO })
+        Answer::Listed(Listed { list, synced, holds: synced, horizon: Version::ZERO, members_digest: 0 })
     }
 
     /// Node 3 comes in for node 0, while nodes 1 and 2 stay; it has asked all of them for their list.
@@ -734,7 +740,7 @@ mod tests {
     }
 
     fn nothing() -> Listed {
-        Listed { list: None, synced: false, holds: false, horizon: Version::ZERO }
+        Listed { list: None, synced: false, holds: false, horizon: Version::ZERO, members_digest: 0 }
     }
 
     fn chunk(sequence: u64) -> Answer {
@@ -848,14 +854,26 @@ mod tests {
             let others = alive.iter().filter(|other| **other != 3).map(|other| node(*other)).collect();
             let target = target.iter().map(|member| node(*member)).collect();
             let mut actions = Vec::new();
-            let mine = Mine { listed: nothing(), placement: &placement };
+            let listed = Listed { members_digest: placement.digest(), ..nothing() };
+            let mine = Mine { listed, placement: &placement };
             let handoff = Handoff::change(node(3), QUORUMS, target, others, &mine, NOW, &mut actions);
             Self { handoff, placement, actions }
         }
 
+        /// As a member answers that sees the same members.
         fn answer(&mut self, from: u64, answer: Answer) -> &[HandoffAction] {
+            let members_digest = self.placement.digest();
+            let answer = match answer {
+                Answer::Listed(listed) => Answer::Listed(Listed { members_digest, ..listed }),
+                other => other,
+            };
+            self.told(from, answer)
+        }
+
+        fn told(&mut self, from: u64, answer: Answer) -> &[HandoffAction] {
             self.actions.clear();
-            let mine = Mine { listed: nothing(), placement: &self.placement };
+            let listed = Listed { members_digest: self.placement.digest(), ..nothing() };
+            let mine = Mine { listed, placement: &self.placement };
             self.handoff.answered(node(from), answer, &mine, LATER, &mut self.actions);
             &self.actions
         }
@@ -863,7 +881,8 @@ mod tests {
         /// Nothing else comes.
         fn silence(&mut self) -> &[HandoffAction] {
             self.actions.clear();
-            let mine = Mine { listed: nothing(), placement: &self.placement };
+            let listed = Listed { members_digest: self.placement.digest(), ..nothing() };
+            let mine = Mine { listed, placement: &self.placement };
             let others = self.placement.members().iter().map(|member| member.identity);
             let others = others.filter(|other| *other != node(3)).collect();
             self.handoff.resume(others, &mine, LATER + SILENCE, &mut self.actions);
@@ -955,13 +974,27 @@ mod tests {
         assert!(driver.handoff.is_resting());
     }
 
+    /// Found by the simulator: a node that was cut off took the others for dead. When the network was whole again it
+    /// heard of one of them first, and made a list with that one, empty, from one whose members it still took for dead.
+    #[test]
+    fn the_dead_are_not_excused_where_others_see_them_alive() {
+        let mut driver = Driver::surveying(&[3, 4], &[3, 4], &[0, 1, 2]);
+        assert_eq!(driver.told(4, listed(Some(list(4, 0..3)), false)), []);
+        assert!(driver.handoff.is_resting());
+    }
+
     /// It could acknowledge nothing, and whoever it takes for dead may live.
     #[test]
     fn a_node_that_sees_no_one_makes_no_list_of_its_own() {
         let mut driver = Driver::surveying(&[3], &[3], &[0, 1, 2]);
         assert_eq!(adopts(&driver.actions), []);
-        let mine_listed =
-            Listed { list: Some(list(4, 1..4)), synced: true, holds: true, horizon: Version::ZERO };
+        let mine_listed = Listed {
+            list: Some(list(4, 1..4)),
+            synced: true,
+            holds: true,
+            horizon: Version::ZERO,
+            members_digest: 0,
+        };
         let mine = Mine { listed: mine_listed, placement: &driver.placement };
         driver.handoff =
             Handoff::change(node(3), QUORUMS, vec![node(3)], Vec::new(), &mine, NOW, &mut driver.actions);

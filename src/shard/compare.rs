@@ -12,7 +12,7 @@ use crate::types::{Identity, KeyHash, Partition};
 use crate::wire::frame::CHUNK_BYTES;
 use crate::wire::message::{Answer, Compare, Compared, Held, Request, Seen, Survey, Surveyed};
 
-/// What is compared: partitions that this node and the peer serve, synced, in a list that is to stay.
+/// What is compared: partitions that this node and the peer serve, synced.
 impl<C> Copies for Shard<C> {
     fn pairs(&self) -> Vec<Pair> {
         self.partitions().flat_map(|partition| self.pairs_of(partition)).collect()
@@ -32,23 +32,27 @@ impl<C> Copies for Shard<C> {
 
     fn held(&self, peer: &Identity, partition: Partition) -> Option<Held> {
         let list = self.replica(partition).list()?;
-        let is_comparable =
-            self.is_settled(partition) && list.contains(peer) && self.placement.is_alive(peer);
+        let is_comparable = self.is_quiet(partition) && list.contains(peer) && self.placement.is_alive(peer);
         let (digest, has_gaps) = (self.store.digest(partition), self.store.has_gaps(partition));
         is_comparable.then(|| Held { partition, list: list.reference(), digest, has_gaps })
     }
 }
 
 impl<C> Shard<C> {
-    /// Whether this node serves the partition, synced, in a list that is to stay, and merges nothing now.
-    pub(super) fn is_settled(&self, partition: Partition) -> bool {
+    /// Whether this node serves the partition, synced, and merges nothing now.
+    fn is_quiet(&self, partition: Partition) -> bool {
         let replica = self.replica(partition);
-        let target = self.placement.replicas(partition).map(|member| &member.identity);
         self.stage != Stage::Forming
             && replica.serves_synced(&self.me)
             && !replica.hands_over()
             && !self.merges.contains_key(&partition)
-            && replica.list().is_some_and(|list| target.eq(list.members()))
+    }
+
+    /// The same, and the list is to stay.
+    pub(super) fn is_settled(&self, partition: Partition) -> bool {
+        let target = self.placement.replicas(partition).map(|member| &member.identity);
+        let list = self.replica(partition).list();
+        self.is_quiet(partition) && list.is_some_and(|list| target.eq(list.members()))
     }
 
     /// The peer is compared with soon: a connection to it broke, or a list changed.
@@ -102,6 +106,11 @@ impl<C> Shard<C> {
                     }
                 }
                 AntiEntropyAction::Merge { partition, from } => self.queue_merge(partition, vec![from]),
+                AntiEntropyAction::Meet { partition, to } => {
+                    if let Some(list) = self.replica(partition).list().cloned() {
+                        self.ask(to, partition, Request::adopt(list), Asker::List(partition), actions);
+                    }
+                }
                 AntiEntropyAction::Tell { partition, to, list } => {
                     self.ask(to, partition, Request::Repair { list }, Asker::List(partition), actions);
                 }

@@ -219,10 +219,12 @@ impl<C> Shard<C> {
         }
         let old = replica.list.replace(list.clone());
         replica.is_disputed = false;
-        let is_base = list.base() == known || is_planted(Planted::BaseIgnored);
-        let was_synced =
-            replica.standing == Standing::Synced || is_planted(Planted::BootIgnored) && known.is_none();
-        let stays = was_synced && list.contains(&me) && (is_base || is_planted(Planted::BootIgnored));
+        // Who had a copy then may have none now.
+        replica.receipts = (0, Vec::new());
+        let is_synced = replica.standing == Standing::Synced && list.base() == known
+            || is_planted(Planted::ListedCounts)
+            || is_planted(Planted::BootIgnored) && known.is_none();
+        let stays = is_synced && list.contains(&me);
         let standing = match list.contains(&me) {
             true if stays => Standing::Synced,
             true => Standing::Pending,
@@ -275,15 +277,16 @@ impl<C> Shard<C> {
         self.drop_if_given(partition);
     }
 
-    /// Who should know this node's list and may not: where this node is synced, those who should hold the partition
-    /// and are not in the list, and would drive the change if they knew. Where this node should not hold it and
-    /// does, all who should: they may have a later list, and have not reached this node.
+    /// Who should know this node's list and may not. Where this node is synced in a list that should have other members,
+    /// all who should be in it: one of them would drive the change if it knew. Where this node should not hold the
+    /// partition and does, all who should: they may have a later list, and have not reached this node.
     fn to_be_told(&self, partition: Partition) -> Vec<Identity> {
         let replica = self.replica(partition);
         let Some(list) = &replica.list else { return Vec::new() };
         let mut target = self.target(partition);
         if target.contains(&self.me) {
-            target.retain(|member| replica.is_synced() && !list.contains(member));
+            let is_off = replica.is_synced() && !list.has_members(&target);
+            target.retain(|member| is_off && *member != self.me);
             target
         } else if list.contains(&self.me) || !self.store.is_empty(partition) {
             target
@@ -512,6 +515,8 @@ impl<C> Shard<C> {
 
     pub(super) fn resume_handoff(&mut self, now: Now, partition: Partition, actions: &mut Vec<Action<C>>) {
         let Some(mut handoff) = self.take_handoff(partition) else { return };
+        // What was asked is not waited for any more: a late answer is none to what is asked next.
+        self.forget_handoff_requests(partition);
         let (listed, placement) = (self.listed(partition), self.placement.clone());
         let mine = mine(listed, &placement);
         let mut todo = Vec::new();

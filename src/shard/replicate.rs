@@ -140,6 +140,7 @@ impl<C> Shard<C> {
             synced: replica.serves_synced(&self.me),
             holds: !self.store.is_empty(partition),
             horizon: replica.horizon,
+            members_digest: self.placement.digest(),
         }
     }
 

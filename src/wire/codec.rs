@@ -214,6 +214,7 @@ struct WireFound<'a> {
 struct WireListed {
     list: Option<WireList>,
     horizon: u64,
+    members_digest: u64,
     synced: bool,
     holds: bool,
 }
@@ -331,7 +332,7 @@ const _: () = {
     assert!(size_of::<ArchivedWireWritten>() == 16);
     assert!(size_of::<ArchivedWireFound>() == 64);
     assert!(size_of::<ArchivedWireAdopt>() == 40);
-    assert!(size_of::<ArchivedWireListed>() == 56);
+    assert!(size_of::<ArchivedWireListed>() == 64);
     assert!(size_of::<ArchivedWireChunk>() == 32);
     assert!(size_of::<ArchivedWireReceived>() == 1);
     assert!(size_of::<ArchivedWireCompare>() == 16);
@@ -455,15 +456,17 @@ fn encode_answer(answer: &Answer) -> (u8, Encoded) {
             archive(&WireListed {
                 list: list.as_deref().map(wire_list),
                 horizon: 0,
+                members_digest: 0,
                 synced: false,
                 holds: false,
             }),
         ),
-        Answer::Listed(Listed { list, synced, holds, horizon }) => (
+        Answer::Listed(Listed { list, synced, holds, horizon, members_digest }) => (
             kind::LISTED,
             archive(&WireListed {
                 list: list.as_deref().map(wire_list),
                 horizon: horizon.0,
+                members_digest: *members_digest,
                 synced: *synced,
                 holds: *holds,
             }),
@@ -694,7 +697,14 @@ impl<'a> Reader<'a> {
                 let wire = self.archive::<ArchivedWireListed>()?;
                 let list = wire.list.as_ref().map(|list| self.list(list)).transpose()?;
                 let horizon = self.version(wire.horizon.to_native())?;
-                Answer::Listed(Listed { list, synced: wire.synced, holds: wire.holds, horizon })
+                let members_digest = wire.members_digest.to_native();
+                Answer::Listed(Listed {
+                    list,
+                    synced: wire.synced,
+                    holds: wire.holds,
+                    horizon,
+                    members_digest,
+                })
             }
             kind::CHUNK => {
                 let wire = self.archive::<ArchivedWireChunk>()?;
@@ -1073,9 +1083,10 @@ mod tests {
                 .prop_map(|(v, synced)| Answer::Written { superseded_by: v.map(Version), synced }),
             (found, any::<bool>()).prop_map(|(found, synced)| Answer::Found { found, synced }),
             prop::option::of(a_list()).prop_map(|list| Answer::OtherList { list }),
-            (prop::option::of(a_list()), any::<bool>(), any::<bool>(), 0..=MOST).prop_map(
-                |(list, synced, holds, horizon)| {
-                    Answer::Listed(Listed { list, synced, holds, horizon: Version(horizon) })
+            (prop::option::of(a_list()), any::<bool>(), any::<bool>(), 0..=MOST, any::<u64>()).prop_map(
+                |(list, synced, holds, horizon, members_digest)| {
+                    let horizon = Version(horizon);
+                    Answer::Listed(Listed { list, synced, holds, horizon, members_digest })
                 }
             ),
             (0..=MOST, any::<bool>())

@@ -367,6 +367,8 @@ pub(crate) struct Listed {
     pub(crate) holds: bool,
     /// Of the partition.
     pub(crate) horizon: Version,
+    /// Of the members that it sees, as in [`Status`].
+    pub(crate) members_digest: u64,
 }
 
 /// Some entries of a partition.
