@@ -175,3 +175,101 @@ fn who_comes_back_counts_only_once_it_has_what_it_missed() {
         assert_eq!(counts_too_early(seed), 0);
     }
 }
+
+fn options() -> SimOptions {
+    let mut options = SimOptions::default();
+    options.partitions = 128;
+    options
+}
+
+/// Found by review: a node restarted and died again while lists were being changed for it. One replica had adopted the
+/// list with it, the other had not; the first waited for the other to drive the next change, and that had nothing to do.
+#[test]
+fn a_joiner_that_dies_half_way_leaves_nothing_half_done() {
+    for seed in 0..4 {
+        for wait in (40..400).step_by(40) {
+            let mut cluster = started(seed, 3, options());
+            cluster.crash_node(2);
+            cluster.run_for(5 * SECOND);
+            settle(&mut cluster, "a crash");
+            cluster.restart_node(2);
+            cluster.run_for(Duration::from_millis(wait));
+            cluster.crash_node(2);
+            cluster.run_for(5 * SECOND);
+            settle(&mut cluster, "another");
+        }
+    }
+}
+
+/// Half of the keys are deleted and half are overwritten while `late` does not hear of it. Everybody reads that, through
+/// it too, once all can reach each other again.
+fn assert_hears_of_it(mut cluster: SimCluster, names: &[String], late: usize) {
+    for (key, name) in names.iter().enumerate() {
+        let call = if key % 2 == 0 { cluster.delete(0, name) } else { cluster.set(0, name, "new") };
+        assert_eq!(outcome(&mut cluster, call), WRITTEN);
+    }
+    cluster.run_for(45 * SECOND);
+    cluster.mend();
+    cluster.run_for(70 * SECOND);
+    settle(&mut cluster, "healing");
+    for (key, name) in names.iter().enumerate() {
+        let expected = (key % 2 == 1).then(|| b"new".to_vec());
+        let call = cluster.get(late, name);
+        assert_eq!(outcome(&mut cluster, call), Outcome::Read(Ok(expected)), "key {key}");
+    }
+}
+
+fn with_keys(seed: u64, nodes: usize, options: &SimOptions) -> (SimCluster, Vec<String>) {
+    let names: Vec<String> = (0..60).map(|key| options.key(key)).collect();
+    let mut cluster = started(seed, nodes, options.clone());
+    for name in &names {
+        let call = cluster.set(0, name, "old");
+        assert_eq!(outcome(&mut cluster, call), WRITTEN);
+    }
+    cluster.run_for(5 * SECOND);
+    (cluster, names)
+}
+
+/// Found by review: the cores of a node were cut off from all others, while gossip was not, through two changes of its
+/// lists: a node came, and was killed as it left. In the end its lists had the right members and an old number, which
+/// nobody was left to say: it served deleted keys for ever.
+#[test]
+fn who_was_cut_off_through_two_changes_hears_of_the_last_list() {
+    for both_ways in [true, false] {
+        let (mut cluster, names) = with_keys(1, 3, &options());
+        let joiner = cluster.start_node();
+        for other in [0, 1, joiner] {
+            cluster.cut(other, 2);
+            if both_ways {
+                cluster.cut(2, other);
+            }
+        }
+        cluster.run_for(15 * SECOND);
+        cluster.leave(joiner);
+        cluster.run_for(15 * SECOND);
+        if cluster.is_running(joiner) {
+            cluster.crash_node(joiner);
+        }
+        cluster.run_for(5 * SECOND);
+        assert_hears_of_it(cluster, &names, 2);
+    }
+}
+
+/// The same with N = 5 and W = 3, where the others made a list without asking it as it was silent.
+#[test]
+fn who_was_done_without_hears_of_the_list() {
+    let mut options = options();
+    (options.replicas, options.write_quorum) = (5, 3);
+    for both_ways in [true, false] {
+        let (mut cluster, names) = with_keys(7, 5, &options);
+        for other in 0..3 {
+            cluster.cut(other, 3);
+            if both_ways {
+                cluster.cut(3, other);
+            }
+        }
+        cluster.crash_node(4);
+        cluster.run_for(20 * SECOND);
+        assert_hears_of_it(cluster, &names, 3);
+    }
+}
