@@ -234,3 +234,113 @@ fn members_may_come_and_go_meanwhile() {
         (30..40).for_each(|key| assert_eq!(held(&cluster, key), (3, 3)));
     }
 }
+
+/// A node is stopped for longer than the grace and for longer than it takes to be taken for dead, while keys are
+/// deleted. It goes on with what it holds.
+#[test]
+fn a_member_that_was_stopped_brings_nothing_back() {
+    for seed in 0..4 {
+        let mut cluster = started(seed, 4, options(None));
+        (0..20).for_each(|key| write(&mut cluster, 0, key));
+        cluster.run_for(SECOND);
+        cluster.pause_node(3, 8 * GRACE);
+        if seed % 2 == 0 {
+            assert!(cluster.run_until(10 * SECOND, |cluster| cluster.is_gone(3)));
+        }
+        (0..20).for_each(|key| delete(&mut cluster, 1, key));
+        cluster.run_for(6 * GRACE);
+        assert!(
+            cluster.is_paused(3) && (0..20).any(|key| held(&cluster, key).0 > 0),
+            "nothing goes meanwhile"
+        );
+        cluster.run_for(3 * GRACE);
+        settle(&mut cluster);
+        assert!(cluster.run_until(5 * PURGED_WITHIN, |cluster| is_forgotten(cluster, 0..20)));
+        cluster.run_for(130 * SECOND);
+        assert!(is_forgotten(&cluster, 0..20));
+    }
+}
+
+/// Both sides of a split delete what the other one still holds, write anew what the other one deleted, and go on for
+/// long. Once they have met, the later of each key's two changes counts, and goes on to count.
+#[test]
+fn what_both_sides_of_a_split_deleted_stays_deleted_and_what_they_wrote_later_stays() {
+    for seed in 0..4 {
+        let mut cluster = started(seed, 6, options(None));
+        (0..40).for_each(|key| write(&mut cluster, key % 6, key));
+        cluster.split(&[0, 1, 2], &[3, 4, 5]);
+        let is_apart = |cluster: &SimCluster| (0..6).all(|node| cluster.is_gone(node));
+        cluster.run_until(10 * SECOND, is_apart);
+        cluster.run_for(5 * SECOND);
+        (0..10).for_each(|key| delete(&mut cluster, 0, key));
+        (10..20).for_each(|key| delete(&mut cluster, 3, key));
+        (20..40).for_each(|key| delete(&mut cluster, if key < 30 { 1 } else { 4 }, key));
+        cluster.run_for(2 * PURGED_WITHIN);
+        (20..40).for_each(|key| write(&mut cluster, if key < 30 { 4 } else { 1 }, key));
+        cluster.run_for(PURGED_WITHIN);
+        cluster.mend();
+        settle(&mut cluster);
+        assert!(cluster.run_until(5 * PURGED_WITHIN, |cluster| is_forgotten(cluster, 0..20)));
+        cluster.run_for(150 * SECOND);
+        assert!(is_forgotten(&cluster, 0..20));
+        (20..40).for_each(|key| assert_eq!(held(&cluster, key), (3, 3), "key {key}"));
+    }
+}
+
+/// A node is cut off, and all others are restarted one after the other: nobody is left who saw it die. They have been
+/// told of it, and keep what was deleted until it is back. (They forgot it, and the deleted came back.)
+#[test]
+fn a_member_that_is_away_is_waited_for_by_those_who_never_saw_it() {
+    for seed in 0..3 {
+        let mut cluster = started(seed, 4, options(None));
+        (0..20).for_each(|key| write(&mut cluster, 0, key));
+        cluster.run_for(SECOND);
+        cluster.split(&[3], &[0, 1, 2]);
+        assert!(cluster.run_until(10 * SECOND, |cluster| cluster.is_gone(3)));
+        cluster.run_for(2 * SECOND);
+        for node in 0..3 {
+            assert!(cluster.wait_until_safe(node, 60 * SECOND));
+            cluster.crash_node(node);
+            cluster.run_for(SECOND);
+            cluster.restart_node(node);
+            cluster.run_for(5 * SECOND);
+        }
+        (0..20).for_each(|key| delete(&mut cluster, 0, key));
+        cluster.run_for(3 * PURGED_WITHIN);
+        assert!((0..20).all(|key| held(&cluster, key).0 >= 3), "nothing goes meanwhile");
+        cluster.mend();
+        settle(&mut cluster);
+        cluster.run_for(150 * SECOND);
+        assert!(is_forgotten(&cluster, 0..20));
+    }
+}
+
+/// A write is still owed to a replica when its key was deleted and forgotten. Then a node joins that knows nothing of
+/// all that, and becomes a replica of the key: the write is offered to it, too. How many hold its value then.
+fn a_newcomer_is_offered_what_was_forgotten(seed: u64, planted: Option<Planted>) -> usize {
+    let mut cluster = started(seed, 4, options(planted));
+    cluster.slow_down(3, 2, 100 * SECOND, 100 * SECOND);
+    (0..60).for_each(|key| write(&mut cluster, 3, key));
+    (0..60).for_each(|key| delete(&mut cluster, 0, key));
+    let are_forgotten = |cluster: &SimCluster| is_forgotten(cluster, 0..60);
+    cluster.run_until(20 * SECOND, are_forgotten);
+    let forgotten: Vec<usize> = (0..60).filter(|&key| held(&cluster, key) == (0, 0)).collect();
+    assert!(forgotten.len() > 5, "{}", forgotten.len());
+    cluster.start_node();
+    let mut values = 0;
+    for _ in 0..40 {
+        cluster.run_for(SECOND / 2);
+        values = values.max(forgotten.iter().filter(|&&key| held(&cluster, key).1 > 0).count());
+    }
+    values
+}
+
+#[test]
+fn a_newcomer_refuses_what_was_forgotten_before_it_came() {
+    for seed in 0..4 {
+        assert_eq!(a_newcomer_is_offered_what_was_forgotten(seed, None), 0);
+    }
+    let shown =
+        (0..4).map(|seed| a_newcomer_is_offered_what_was_forgotten(seed, Some(Planted::HorizonIgnored)));
+    assert!(shown.sum::<usize>() > 0, "the simulation shows nothing");
+}

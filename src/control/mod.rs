@@ -7,6 +7,7 @@
 //! [`links`] says how a crash is found, [`seeds`] how a cluster is, [`birth`] when lists are made, [`debt`] when a node
 //! may be stopped, and [`publish`] what cores and app are told.
 
+mod absent;
 mod birth;
 mod debt;
 mod links;
@@ -18,6 +19,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use self::absent::Absent;
 use self::debt::{OwnDebt, Safety};
 use self::links::{LinkState, MemberLink, member_link};
 pub(crate) use self::publish::Readiness;
@@ -190,8 +192,9 @@ pub(crate) struct Control {
     placement: Arc<Placement>,
     generation: u64,
     gone: Gone,
-    /// Members that are dead and may come back, each with since when.
-    absent_since: BTreeMap<Identity, Instant>,
+    absent: Absent,
+    /// When the last absent member will be forgotten.
+    forget_at: Option<Instant>,
     stage: Stage,
     leaving: Leaving,
     progress: BTreeMap<usize, Progress>,
@@ -257,7 +260,8 @@ impl Control {
             placement: Arc::new(Placement::new(Vec::new(), config.local.replicas.into(), 0, Gone::new())),
             generation: 0,
             gone: Gone::new(),
-            absent_since: BTreeMap::new(),
+            absent: Absent::new(config.forget_after),
+            forget_at: None,
             stage: Stage::Forming,
             leaving: Leaving::No,
             progress: BTreeMap::new(),
@@ -312,7 +316,7 @@ impl Control {
             ControlEvent::Answer { link, message } => self.answered(now, link, message, actions),
             ControlEvent::Greeted { via, hello } => self.greeted(now, via, hello, actions),
             ControlEvent::Request { via, request_id, message } => {
-                self.requested(via, request_id, message, actions);
+                self.requested(now, via, request_id, message, actions);
             }
             ControlEvent::Progress { core, generation, giving } => {
                 self.progress.insert(core, Progress { generation, giving });
@@ -347,7 +351,7 @@ impl Control {
     pub(crate) fn deadline(&self) -> Option<Instant> {
         let status = (self.origin == Origin::Unborn).then_some(self.status_at);
         let links = [self.links_deadline(), self.seeds_deadline(), status, self.membership.deadline()];
-        let others = [self.safety_deadline(), self.drain_deadline(), self.forget_deadline()];
+        let others = [self.safety_deadline(), self.drain_deadline(), self.forget_at];
         links.into_iter().chain(others).flatten().min()
     }
 
@@ -427,7 +431,8 @@ impl Control {
 
     fn answered(&mut self, now: Instant, link: Link, message: ControlMessage, actions: &mut Actions) {
         match message {
-            ControlMessage::Members(records) => {
+            ControlMessage::Members { records, absent } => {
+                self.absent.told(now, &absent);
                 for known in records.iter().filter(|known| !known.state.is_active()) {
                     bury(&mut self.gone, &known.identity);
                 }
@@ -486,12 +491,22 @@ impl Control {
         }
     }
 
-    fn requested(&mut self, via: u64, request_id: u64, message: ControlMessage, actions: &mut Actions) {
+    fn requested(
+        &mut self,
+        now: Instant,
+        via: u64,
+        request_id: u64,
+        message: ControlMessage,
+        actions: &mut Actions,
+    ) {
         let message = match message {
-            ControlMessage::AskMembers => ControlMessage::Members(self.membership.records()),
+            ControlMessage::AskMembers => ControlMessage::Members {
+                records: self.membership.records(),
+                absent: self.absent.waited_for(now),
+            },
             ControlMessage::Status(_) => ControlMessage::Status(self.status()),
             ControlMessage::AskDebt { round } => return self.debt_asked(via, request_id, round, actions),
-            ControlMessage::Members(_) | ControlMessage::Debt { .. } => return,
+            ControlMessage::Members { .. } | ControlMessage::Debt { .. } => return,
         };
         actions.push(ControlAction::Answer { via, request_id, message });
     }
@@ -531,7 +546,9 @@ impl Control {
         self.note_gone();
         let alive = self.membership.records().iter().filter(|known| known.state.is_active()).count();
         let is_complete = members.len() == alive;
-        let has_absent = self.note_absent(now);
+        self.absent.note(now, &self.membership.records());
+        self.forget_at = self.absent.deadline(now);
+        let has_absent = self.forget_at.is_some();
         let members_changed = members != self.placement.members()
             || self.gone != *self.placement.gone()
             || is_complete != self.placement.is_complete()

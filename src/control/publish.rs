@@ -1,9 +1,6 @@
 //! What follows from membership: whom partitions can be placed on, and what the app sees.
 
-use std::collections::BTreeSet;
-
 use super::{Actions, Control, ControlAction, Leaving};
-use crate::clock::Instant;
 use crate::events::{Event, MemberInfo, MemberState};
 use crate::membership::{Record, State};
 use crate::placement::{Gone, Member, Placement};
@@ -29,32 +26,6 @@ impl Control {
                 self.gone.remove(&identity.node);
             }
         }
-    }
-
-    /// Whether a member is dead that has neither left nor lost its memory in a restart, and is not forgotten yet.
-    pub(super) fn note_absent(&mut self, now: Instant) -> bool {
-        let records = self.membership.records();
-        let is_absent = |known: &Record| {
-            let node = known.identity.node;
-            let has_later = |other: &Record| {
-                let is_later = other.identity.boot > known.identity.boot;
-                other.identity.node == node && (is_later || other.state != State::Dead)
-            };
-            known.state == State::Dead && !records.iter().any(has_later)
-        };
-        let absent: BTreeSet<Identity> =
-            records.iter().filter(|known| is_absent(known)).map(|known| known.identity.life()).collect();
-        self.absent_since.retain(|life, _| absent.contains(life));
-        for life in absent {
-            self.absent_since.entry(life).or_insert(now);
-        }
-        self.absent_since.values().any(|since| now < *since + self.config.forget_after)
-    }
-
-    /// When a member that is away will be forgotten.
-    pub(super) fn forget_deadline(&self) -> Option<Instant> {
-        let forget_at = self.absent_since.values().map(|since| *since + self.config.forget_after);
-        forget_at.filter(|_| self.placement.has_absent()).min()
     }
 
     /// The members that partitions can be placed on or fetched from: alive, and known by name.

@@ -636,7 +636,7 @@ impl Handoff {
                     self.merge_from(Plan::only_merge(list), at, now, actions);
                 }
             }
-            (Phase::Receipts { list, unanswered }, Answer::OtherList { list: theirs }) => {
+            (Phase::Receipts { list, unanswered }, Answer::OtherList { list: theirs, .. }) => {
                 let ours = list.reference();
                 let is_behind = theirs.is_none_or(|theirs| theirs.number() < list.number());
                 if !is_behind {
@@ -778,7 +778,7 @@ mod tests {
             ]
         );
         // The giver has not heard of the list: it is told, and asked again.
-        let behind = Answer::OtherList { list: Some(list(4, 0..3)) };
+        let behind = Answer::OtherList { list: Some(list(4, 0..3)), horizon: Version::ZERO };
         assert_eq!(
             newcomer.answer(0, behind),
             [

@@ -5,22 +5,28 @@
 //! up any more. Its replica asks everybody who is alive:
 //!
 //! ```text
-//! Asking    "do you hold anything older of these keys?" Each replica of the list says which of them may go, anybody
-//!           else whether it holds the partition at all
-//! Dropping  what all agreed on is dropped here, and the other replicas are told to drop it until they have answered
+//! Asking     "do you hold anything older of these keys?" Each replica of the list says which of them may go,
+//!            anybody else whether it holds the partition at all
+//! Confirming "have you merged anything of others since?" Once all have answered
+//! Dropping   what all agreed on is dropped here, and the other replicas are told to drop it until they have answered
 //! ```
 //!
 //! **Where an older state could come from**, and why it does not:
 //! - *A replica, or whoever still holds a copy:* each was asked, and said that it holds none. One that merges, hands
-//!   over, or sees other members than the asker agrees to nothing.
+//!   over, or sees other members than the asker agrees to nothing. As they answer one after the other, an older state
+//!   could pass from one that has not answered yet to one that has, which holds nothing of the key, and be merged away
+//!   where it came from. So each tells how often it has merged what others hold, and all are asked again once all have
+//!   answered: where nobody has merged in between, there was a moment at which nobody held anything older. From then on
+//!   nobody has it to give.
 //! - *A member that is away:* nothing goes while a member is dead that has not left, has not lost its memory in a
-//!   restart, and may come back. After `forget_after` it is not waited for any more.
+//!   restart, and may come back. After `forget_after` it is not waited for any more. A node that joins is told of such
+//!   members, or they would be forgotten with the last one that saw them die.
 //! - *A message that is still on its way,* a write that its coordinator offers late, or one that a reader sends on:
 //!   whoever is asked first raises the partition's *horizon* to the newest version in question. A single entry at or
-//!   below it, of a key that is not held, is refused ([`Answer::TooOld`](crate::wire::message::Answer)). Everybody alive was asked, so this holds
-//!   everywhere; who comes later learns the horizon with the list that makes it a replica. To agree to a new list is
-//!   to serve another one, which makes a purge in the old one impossible: so one of the old list's members suffices
-//!   to learn it from.
+//!   below it, of a key that is not held, is refused (`Answer::TooOld`). Everybody alive was asked, so this holds
+//!   everywhere; who comes later learns the horizon from whoever tells it a list. To agree to a new list is to serve
+//!   another one, which makes a purge in the old one impossible: so one of the old list's members suffices to learn it
+//!   from.
 //! - *Copies that are merged as a whole* come from somebody who was asked.
 //!
 //! The horizon says nothing of what a replica merges from others, where an entry may have been missed for good
@@ -31,8 +37,9 @@
 //! **When.** A tombstone is proposed by the first replica of its list, once the clock has read more than its version
 //! for a *grace* ([`GRACE`]): until then writes of the same time are offered to replicas that missed them, and must not
 //! be refused. The other replicas propose what is left after three: a message was lost, or the first replica changed.
-//! So memory comes back one to two minutes after a delete in a quiet cluster. A cycle looks at every partition that
-//! has something to propose, evenly over the grace, and reads all entries of these.
+//! So memory comes back one to two minutes after a delete in a quiet cluster. A husk has the version of the write that
+//! expired, so it goes in the cycle after that. A cycle looks at every partition that has something to propose, evenly
+//! over the grace, and reads all entries of these.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -95,10 +102,10 @@ pub(crate) trait Graveyard {
 
 #[derive(Debug, PartialEq)]
 pub(crate) enum PurgeAction {
-    /// Ask `to`; [`Purge::answered`] or [`Purge::lost`] is told with this number.
+    /// Ask `to`; [`Purge::agreed`], [`Purge::dropped`] or [`Purge::lost`] is told with this number.
     Ask { round: u64, to: Identity, partition: Partition, request: Request },
     /// Drop these, which everybody agreed on.
-    Drop { dead: Vec<Dead> },
+    Drop { partition: Partition, dead: Vec<Dead> },
 }
 
 pub(crate) struct Purge {
@@ -115,6 +122,8 @@ pub(crate) struct Purge {
 
 struct Round {
     partition: Partition,
+    /// Where the partition stood when the round began: it is over as soon as it stands elsewhere.
+    stand: Stand,
     /// Each with whether all that have answered agreed to it.
     dead: Vec<(Dead, bool)>,
     /// Where to go on after these; `None` after the last.
@@ -124,8 +133,12 @@ struct Round {
 }
 
 enum Phase {
+    /// With how often those who have answered have merged.
     Asking {
-        replicas: Vec<Identity>,
+        merges: BTreeMap<Identity, u64>,
+    },
+    Confirming {
+        merges: BTreeMap<Identity, u64>,
     },
     Dropping {
         tries: u32,
@@ -156,7 +169,7 @@ impl Purge {
     pub(crate) fn wake(&self) -> Option<Instant> {
         let retries = self.rounds.values().filter_map(|round| match round.phase {
             Phase::Dropping { retry_at, .. } => retry_at,
-            Phase::Asking { .. } => None,
+            Phase::Asking { .. } | Phase::Confirming { .. } => None,
         });
         self.next_step.into_iter().chain(retries).min()
     }
@@ -204,36 +217,37 @@ impl Purge {
             return;
         }
         self.next_round += 1;
-        let Stand { list, replicas, alive, members_digest, .. } = stand;
-        let alive = if is_planted(Planted::PurgedByTime) { Vec::new() } else { alive };
-        for &to in &alive {
-            let request = Request::Purge { list, members_digest, dead: dead.clone() };
-            actions.push(PurgeAction::Ask { round: self.next_round, to, partition, request });
-        }
-        let phase = Phase::Asking { replicas };
         let dead = dead.into_iter().map(|dead| (dead, true)).collect();
-        let round = Round { partition, dead, next, unanswered: alive, phase };
+        let phase = Phase::Asking { merges: BTreeMap::new() };
+        let mut round = Round { partition, stand, dead, next, unanswered: Vec::new(), phase };
+        round.ask(self.next_round, actions);
         self.rounds.insert(self.next_round, round);
         self.go_on(self.next_round, shard, actions);
     }
 
-    /// `from` has answered which of the keys may go, by their places in the question.
+    /// `from` has answered which of the keys may go, by their places in the question, and how often it has merged.
     pub(crate) fn agreed(
         &mut self,
         number: u64,
         from: Identity,
-        agreed: &[u16],
+        merges: u64,
+        places: &[u16],
         shard: &impl Graveyard,
         actions: &mut Vec<PurgeAction>,
     ) {
         let Some(round) = self.rounds.get_mut(&number) else { return };
-        if !matches!(round.phase, Phase::Asking { .. }) {
-            return;
+        match &mut round.phase {
+            Phase::Asking { merges: before } => {
+                before.insert(from, merges);
+                for (at, (_, may_go)) in round.dead.iter_mut().enumerate() {
+                    *may_go &= places.binary_search(&(at as u16)).is_ok();
+                }
+            }
+            Phase::Confirming { merges: before } if before.get(&from) == Some(&merges) => {}
+            Phase::Confirming { .. } => return drop(self.rounds.remove(&number)),
+            Phase::Dropping { .. } => return,
         }
         round.unanswered.retain(|member| *member != from);
-        for (at, (_, may_go)) in round.dead.iter_mut().enumerate() {
-            *may_go &= agreed.binary_search(&(at as u16)).is_ok();
-        }
         self.go_on(number, shard, actions);
     }
 
@@ -256,7 +270,7 @@ impl Purge {
     pub(crate) fn lost(&mut self, number: u64, now: Instant) {
         let Some(round) = self.rounds.get_mut(&number) else { return };
         match &mut round.phase {
-            Phase::Asking { .. } => drop(self.rounds.remove(&number)),
+            Phase::Asking { .. } | Phase::Confirming { .. } => drop(self.rounds.remove(&number)),
             Phase::Dropping { retry_at, .. } => drop(retry_at.get_or_insert(now + RETRY_AFTER)),
         }
     }
@@ -264,7 +278,7 @@ impl Purge {
     /// Members died: nobody waits for them.
     pub(crate) fn members_changed(&mut self, alive: impl Fn(&Identity) -> bool) {
         self.rounds.retain(|_, round| match round.phase {
-            Phase::Asking { .. } => round.unanswered.iter().all(&alive),
+            Phase::Asking { .. } | Phase::Confirming { .. } => round.stand.alive.iter().all(&alive),
             Phase::Dropping { .. } => {
                 round.unanswered.retain(&alive);
                 !round.unanswered.is_empty()
@@ -273,23 +287,32 @@ impl Purge {
     }
 
     fn go_on(&mut self, number: u64, shard: &impl Graveyard, actions: &mut Vec<PurgeAction>) {
-        let Some(round) = self.rounds.get_mut(&number).filter(|round| round.unanswered.is_empty()) else {
-            return;
-        };
-        if let Phase::Asking { replicas } = &mut round.phase
-            && round.dead.iter().any(|(_, may_go)| *may_go)
-        {
-            round.unanswered = std::mem::take(replicas);
-            round.phase = Phase::Dropping { tries: 0, retry_at: None };
-            round.dead.retain(|(_, may_go)| *may_go);
-            actions.push(PurgeAction::Drop { dead: round.keys() });
-            round.tell(number, actions);
-            if !round.unanswered.is_empty() {
+        while let Some(round) = self.rounds.get_mut(&number).filter(|round| round.unanswered.is_empty()) {
+            let partition = round.partition;
+            let is_dropping = matches!(round.phase, Phase::Dropping { .. });
+            if !is_dropping && shard.stand(partition).as_ref() != Some(&round.stand) {
+                self.rounds.remove(&number);
                 return;
             }
-        }
-        if let Some(Round { partition, next: next @ Some(_), .. }) = self.rounds.remove(&number) {
-            self.begin(partition, next, shard, actions);
+            round.dead.retain(|(_, may_go)| *may_go);
+            match &mut round.phase {
+                Phase::Asking { merges } if !round.dead.is_empty() => {
+                    round.phase = Phase::Confirming { merges: std::mem::take(merges) };
+                    round.ask(number, actions);
+                }
+                Phase::Confirming { .. } => {
+                    round.phase = Phase::Dropping { tries: 0, retry_at: None };
+                    round.unanswered = round.stand.replicas.clone();
+                    actions.push(PurgeAction::Drop { partition, dead: round.keys() });
+                    round.tell(number, actions);
+                }
+                Phase::Asking { .. } | Phase::Dropping { .. } => {
+                    let next = self.rounds.remove(&number).and_then(|round| round.next);
+                    if next.is_some() {
+                        self.begin(partition, next, shard, actions);
+                    }
+                }
+            }
         }
     }
 
@@ -314,10 +337,243 @@ impl Round {
         self.dead.iter().map(|(dead, _)| *dead).collect()
     }
 
+    /// Asks everybody about the keys, or whether they have merged since they answered.
+    fn ask(&mut self, number: u64, actions: &mut Vec<PurgeAction>) {
+        if is_planted(Planted::PurgedByTime) {
+            return;
+        }
+        let Stand { list, members_digest, .. } = self.stand;
+        let dead = if let Phase::Asking { .. } = self.phase { self.keys() } else { Vec::new() };
+        self.unanswered = self.stand.alive.clone();
+        for &to in &self.unanswered {
+            let request = Request::Purge { list, members_digest, dead: dead.clone() };
+            actions.push(PurgeAction::Ask { round: number, to, partition: self.partition, request });
+        }
+    }
+
     fn tell(&self, number: u64, actions: &mut Vec<PurgeAction>) {
         for &to in &self.unanswered {
             let request = Request::Purged { dead: self.keys() };
             actions.push(PurgeAction::Ask { round: number, to, partition: self.partition, request });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::replication::tests::{list, node};
+
+    fn here() -> Partition {
+        Partition::all().nth(7).unwrap()
+    }
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// What one replica of a list of three holds, beside a member that is in no list.
+    struct Grave {
+        dead: Vec<Dead>,
+        stand: Option<Stand>,
+    }
+
+    impl Graveyard for Grave {
+        fn with_dead(&self) -> Vec<Partition> {
+            if self.dead.is_empty() { Vec::new() } else { vec![here()] }
+        }
+
+        fn stand(&self, _: Partition) -> Option<Stand> {
+            self.stand.clone()
+        }
+
+        fn dead(&self, _: Partition, after: Option<KeyHash>, most: Version) -> (Vec<Dead>, Option<KeyHash>) {
+            let mut behind = self.dead.iter().filter(|(hash, _)| after.is_none_or(|after| *hash > after));
+            let two: Vec<Dead> = behind.by_ref().take(2).copied().collect();
+            let next = two.last().map(|(hash, _)| *hash).filter(|_| behind.next().is_some());
+            (two.into_iter().filter(|(_, version)| *version <= most).collect(), next)
+        }
+    }
+
+    struct Driver {
+        machine: Purge,
+        grave: Grave,
+        now: Instant,
+    }
+
+    impl Driver {
+        /// Keys 1, 2, … were deleted with versions 10, 20, … before the machine began; this is the replica at `place`.
+        fn new(keys: u64, place: usize) -> Self {
+            let dead = (1..=keys).map(|key| (KeyHash(key), Version(10 * key))).collect();
+            let replicas = vec![node(1), node(2)];
+            let alive = vec![node(1), node(2), node(3)];
+            let stand = Stand { list: list(1, 0..3).reference(), place, replicas, alive, members_digest: 7 };
+            let mut machine = Purge::new(60 * SECOND);
+            machine.start(Instant::default());
+            Self { machine, grave: Grave { dead, stand: Some(stand) }, now: Instant::default() }
+        }
+
+        /// What it wants until `seconds` have passed, while the clock reads `reading`.
+        fn run(&mut self, seconds: u64, reading: u64) -> Vec<PurgeAction> {
+            let mut actions = Vec::new();
+            let end = self.now + SECOND * seconds as u32;
+            while let Some(at) = self.machine.wake().filter(|at| *at <= end) {
+                self.now = at;
+                self.machine.resume(at, Version(reading), &self.grave, &mut actions);
+            }
+            self.now = end;
+            actions
+        }
+
+        /// Asks, once the grace is over.
+        fn asked(&mut self) -> u64 {
+            let actions = self.run(180, 1_000);
+            assert_eq!(asked(&actions).len(), 3, "{actions:?}");
+            self.machine.next_round
+        }
+
+        fn agreed(&mut self, from: u64, merges: u64, places: &[u16]) -> Vec<PurgeAction> {
+            let mut actions = Vec::new();
+            let round = self.machine.next_round;
+            self.machine.agreed(round, node(from), merges, places, &self.grave, &mut actions);
+            actions
+        }
+
+        fn dropped(&mut self, from: u64) -> Vec<PurgeAction> {
+            let mut actions = Vec::new();
+            self.machine.dropped(self.machine.next_round, node(from), &self.grave, &mut actions);
+            actions
+        }
+    }
+
+    /// Who is asked about which keys.
+    fn asked(actions: &[PurgeAction]) -> Vec<(Identity, Vec<u64>)> {
+        let asked = actions.iter().filter_map(|action| match action {
+            PurgeAction::Ask { to, request: Request::Purge { dead, .. }, .. } => {
+                Some((*to, dead.iter().map(|(hash, _)| hash.0).collect()))
+            }
+            _ => None,
+        });
+        asked.collect()
+    }
+
+    /// Who is told to drop which keys, this node first.
+    fn told(actions: &[PurgeAction]) -> Vec<(Identity, Vec<u64>)> {
+        let keys = |dead: &[Dead]| dead.iter().map(|(hash, _)| hash.0).collect();
+        let told = actions.iter().filter_map(|action| match action {
+            PurgeAction::Drop { dead, .. } => Some((node(0), keys(dead))),
+            PurgeAction::Ask { to, request: Request::Purged { dead }, .. } => Some((*to, keys(dead))),
+            PurgeAction::Ask { .. } => None,
+        });
+        told.collect()
+    }
+
+    #[test]
+    fn what_everybody_agrees_on_twice_is_dropped_by_all_replicas() {
+        let mut driver = Driver::new(2, 0);
+        driver.asked();
+        assert_eq!(driver.agreed(1, 4, &[0, 1]), []);
+        assert_eq!(driver.agreed(2, 5, &[1]), []);
+        let confirming = driver.agreed(3, 6, &[0, 1]);
+        assert_eq!(asked(&confirming), [(node(1), vec![]), (node(2), vec![]), (node(3), vec![])]);
+        assert_eq!(driver.agreed(2, 5, &[]), []);
+        assert_eq!(driver.agreed(1, 4, &[]), []);
+        let dropping = driver.agreed(3, 6, &[]);
+        assert_eq!(told(&dropping), [(node(0), vec![2]), (node(1), vec![2]), (node(2), vec![2])]);
+        assert_eq!(driver.dropped(1), []);
+        driver.machine.lost(1, driver.now);
+        assert_eq!(told(&driver.run(1, 1_000)), [(node(2), vec![2])], "told again");
+        assert_eq!(driver.dropped(2), []);
+        assert!(driver.machine.rounds.is_empty());
+    }
+
+    /// One that holds nothing of the key answers; then it merges the value from one that has not answered yet, which
+    /// then merges the tombstone, and agrees as well.
+    #[test]
+    fn nothing_goes_where_somebody_merged_between_the_answers() {
+        let mut driver = Driver::new(1, 0);
+        driver.asked();
+        (1..=3).for_each(|from| drop(driver.agreed(from, 4, &[0])));
+        assert_eq!(driver.agreed(1, 4, &[]), []);
+        assert_eq!(driver.agreed(2, 5, &[]), []);
+        assert_eq!(driver.agreed(3, 4, &[]), []);
+        assert!(driver.machine.rounds.is_empty());
+    }
+
+    #[test]
+    fn nothing_goes_without_an_answer_of_everybody_or_once_members_or_lists_change() {
+        let changes: [fn(&mut Driver); 5] = [
+            |driver| driver.machine.lost(1, driver.now),
+            |driver| driver.machine.members_changed(|member| *member != node(3)),
+            |driver| driver.grave.stand.as_mut().unwrap().members_digest = 8,
+            |driver| driver.grave.stand.as_mut().unwrap().list = list(2, 0..3).reference(),
+            |driver| driver.grave.stand = None,
+        ];
+        for change in changes {
+            for confirmations in 0..=3 {
+                let mut driver = Driver::new(1, 0);
+                driver.asked();
+                let mut actions = Vec::new();
+                (1..3).for_each(|from| actions.extend(driver.agreed(from, 4, &[0])));
+                if confirmations > 0 {
+                    actions.extend(driver.agreed(3, 4, &[0]));
+                    (1..confirmations).for_each(|from| actions.extend(driver.agreed(from, 4, &[])));
+                }
+                change(&mut driver);
+                (1..=3).for_each(|from| actions.extend(driver.agreed(from, 4, &[])));
+                assert_eq!(told(&actions), []);
+                assert!(driver.machine.rounds.is_empty());
+            }
+        }
+    }
+
+    #[test]
+    fn keys_that_somebody_needs_do_not_hold_up_those_behind_them() {
+        let mut driver = Driver::new(3, 0);
+        driver.asked();
+        let next: Vec<PurgeAction> = (1..=3).flat_map(|from| driver.agreed(from, 4, &[])).collect();
+        assert_eq!(asked(&next), [(node(1), vec![3]), (node(2), vec![3]), (node(3), vec![3])]);
+        let all: Vec<PurgeAction> = (1..=3).flat_map(|from| driver.agreed(from, 4, &[0])).collect();
+        assert_eq!(asked(&all).len(), 3);
+        let all: Vec<PurgeAction> = (1..=3).flat_map(|from| driver.agreed(from, 4, &[])).collect();
+        assert_eq!(told(&all)[0], (node(0), vec![3]));
+    }
+
+    #[test]
+    fn the_first_replica_proposes_after_one_whole_cycle_and_the_others_after_three() {
+        for (place, cycles) in [(0, 1), (1, 3), (2, 3)] {
+            let mut driver = Driver::new(1, place);
+            // The clock has not come to the tombstone in the first cycle, and has in the second.
+            assert_eq!(driver.run(60, 9), []);
+            let mut waited = 0;
+            while driver.run(60, 10).is_empty() {
+                waited += 1;
+                assert!(waited < 10);
+            }
+            assert_eq!(waited, 1 + cycles, "place {place}");
+        }
+    }
+
+    /// It was told, and does not answer.
+    #[test]
+    fn who_does_not_answer_is_told_a_number_of_times() {
+        let mut driver = Driver::new(1, 0);
+        let round = driver.asked();
+        (0..2).for_each(|_| (1..=3).for_each(|from| drop(driver.agreed(from, 4, &[0]))));
+        driver.dropped(1);
+        driver.grave.dead.clear();
+        for _ in 0..MOST_TRIES {
+            driver.machine.lost(round, driver.now);
+            assert_eq!(told(&driver.run(1, 1_000)).len(), 1);
+        }
+        driver.machine.lost(round, driver.now);
+        driver.run(1, 1_000);
+        assert!(driver.machine.rounds.is_empty());
+    }
+
+    #[test]
+    fn without_dead_keys_it_wakes_once_a_grace() {
+        let mut driver = Driver::new(0, 0);
+        assert_eq!(driver.run(60, 1), []);
+        let first = driver.machine.wake().unwrap();
+        assert_eq!(first, driver.now + 60 * SECOND);
     }
 }

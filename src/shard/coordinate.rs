@@ -452,7 +452,7 @@ impl<C> Shard<C> {
         op.requests.retain(|request| *request != request_id);
         let (partition, mine) = (op.partition, op.list.as_ref().map(|list| list.reference()));
         let (list, is_other) = match &answer {
-            Answer::OtherList { list } => (list.clone(), true),
+            Answer::OtherList { list, .. } => (list.clone(), true),
             Answer::Listed(listed) => (listed.list.clone(), true),
             _ => (None, false),
         };
@@ -580,7 +580,8 @@ impl<C> Shard<C> {
                     self.forget_requests(op);
                     let Machine::Write(write) = &mut op.machine else { return };
                     let held = self.store.get(op.hash, write.entry().key());
-                    let held = held.map_or(Version::ZERO, |held| held.version());
+                    let forgotten = self.replica(op.partition).horizon;
+                    let held = held.map_or(forgotten, |held| held.version());
                     let before = self.recent_writes.insert(op.hash, id).filter(|before| *before != id);
                     let above = above.max(self.follow(before));
                     op.follows = op.follows.or(before);

@@ -56,6 +56,8 @@ pub(super) struct Replica {
     progress: Progress,
     /// No single entry at or below it is taken of a key that is not held (`replication/purge` says why).
     pub(super) horizon: Version,
+    /// How often it has merged what another node holds.
+    pub(super) merges: u64,
 }
 
 /// Whether this node should hold the partition and does not yet, or not in the list that it should be; or holds it
@@ -489,7 +491,7 @@ impl<C> Shard<C> {
     ) {
         self.replica_mut(partition).requests.retain(|request| *request != request_id);
         let list = match &answer {
-            Answer::OtherList { list } => list.clone(),
+            Answer::OtherList { list, .. } => list.clone(),
             Answer::Listed(listed) => listed.list.clone(),
             _ => None,
         };
@@ -549,7 +551,7 @@ impl<C> Shard<C> {
         let sequence = self.store.sequence(partition);
         let replica = self.replica_mut(partition);
         if replica.list.as_ref().is_none_or(|known| known.reference() != list) {
-            return Answer::OtherList { list: replica.list.clone() };
+            return Answer::OtherList { list: replica.list.clone(), horizon: replica.horizon };
         }
         if covers < sequence {
             return Answer::Received { covered: false };

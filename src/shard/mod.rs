@@ -256,6 +256,7 @@ pub(crate) struct Shard<C> {
 #[derive(Clone, Copy, Debug)]
 struct Outstanding {
     to: Identity,
+    partition: Partition,
     asker: Asker,
 }
 
@@ -521,19 +522,23 @@ impl<C> Shard<C> {
         }
         let request_id = self.new_id();
         if to == self.me {
-            self.outstanding.insert(request_id, Outstanding { to, asker });
+            self.outstanding.insert(request_id, Outstanding { to, partition, asker });
             self.to_self.push_back((request_id, partition, request));
             return Some(request_id);
         }
         let member = self.placement.member(to.node).filter(|member| member.identity == to)?;
         let core = partition.core(member.cores);
-        self.outstanding.insert(request_id, Outstanding { to, asker });
+        self.outstanding.insert(request_id, Outstanding { to, partition, asker });
         actions.push(Action::Ask { to, core, partition, request_id, request });
         Some(request_id)
     }
 
     fn answered(&mut self, now: Now, request_id: u64, answer: Answer, actions: &mut Vec<Action<C>>) {
-        let Some(Outstanding { to, asker }) = self.outstanding.remove(&request_id) else { return };
+        let Some(Outstanding { to, partition, asker }) = self.outstanding.remove(&request_id) else { return };
+        // Before the list is served that makes this node a replica.
+        if let Answer::Listed(Listed { horizon, .. }) | Answer::OtherList { horizon, .. } = &answer {
+            self.raise_horizon(partition, *horizon);
+        }
         match asker {
             Asker::Op(op) => self.op_answered(now, op, request_id, to, answer, actions),
             Asker::Handoff(partition) => {
@@ -568,7 +573,7 @@ impl<C> Shard<C> {
 
     /// A request will have no answer. (One before it may have made it moot.)
     fn unanswered(&mut self, now: Now, request_id: u64, actions: &mut Vec<Action<C>>) {
-        let Some(Outstanding { to, asker }) = self.outstanding.remove(&request_id) else { return };
+        let Some(Outstanding { to, asker, .. }) = self.outstanding.remove(&request_id) else { return };
         match asker {
             Asker::Op(op) => self.op_lost(now, op, request_id, to, actions),
             Asker::Handoff(partition) => self.handoff_lost(now, partition, to),

@@ -60,6 +60,11 @@ impl<C> Shard<C> {
         replica.horizon = replica.horizon.max(horizon);
     }
 
+    fn raise_horizon_to(&mut self, partition: Partition, dead: &[Dead]) {
+        let newest = dead.iter().map(|(_, version)| *version).max();
+        self.raise_horizon(partition, newest.unwrap_or_default());
+    }
+
     /// Which of these keys may go, for all that this node holds.
     pub(super) fn answer_purge(
         &mut self,
@@ -79,16 +84,17 @@ impl<C> Shard<C> {
                 && !self.merges.contains_key(&partition)
         };
         if !agrees || !self.sees_all() || self.placement.digest() != members_digest {
-            return Answer::Purgeable(Vec::new());
+            return Answer::Declined;
         }
-        let newest = dead.iter().map(|(_, version)| *version).max();
-        self.raise_horizon(partition, newest.unwrap_or_default());
+        self.raise_horizon_to(partition, dead);
         let may_go = |(_, (hash, version)): &(u16, &Dead)| !self.store.has_older(*hash, *version);
-        Answer::Purgeable((0..).zip(dead).filter(may_go).map(|(place, _)| place).collect())
+        let places = (0..).zip(dead).filter(may_go).map(|(place, _)| place).collect();
+        Answer::Purgeable { merges: self.replica(partition).merges, places }
     }
 
     /// Nobody holds anything older of these keys.
-    pub(super) fn drop_dead(&mut self, dead: &[Dead]) {
+    pub(super) fn drop_dead(&mut self, partition: Partition, dead: &[Dead]) {
+        self.raise_horizon_to(partition, dead);
         dead.iter().for_each(|(hash, version)| self.store.purge(*hash, *version));
     }
 
@@ -110,7 +116,7 @@ impl<C> Shard<C> {
         actions: &mut Vec<Action<C>>,
     ) {
         self.with_purge(now, actions, |machine, shard, todo| match answer {
-            Answer::Purgeable(places) => machine.agreed(round, from, places, shard, todo),
+            Answer::Purgeable { merges, places } => machine.agreed(round, from, *merges, places, shard, todo),
             Answer::Purged => machine.dropped(round, from, shard, todo),
             _ => machine.lost(round, now.instant),
         });
@@ -131,14 +137,13 @@ impl<C> Shard<C> {
             match action {
                 PurgeAction::Ask { round, to, partition, request } => {
                     if let Request::Purge { dead, .. } = &request {
-                        let newest = dead.iter().map(|(_, version)| *version).max();
-                        self.raise_horizon(partition, newest.unwrap_or_default());
+                        self.raise_horizon_to(partition, dead);
                     }
                     if self.ask(to, partition, request, Asker::Purge(round), actions).is_none() {
                         self.purge.lost(round, now.instant);
                     }
                 }
-                PurgeAction::Drop { dead } => self.drop_dead(&dead),
+                PurgeAction::Drop { partition, dead } => self.drop_dead(partition, &dead),
             }
         }
     }

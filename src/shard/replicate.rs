@@ -117,7 +117,7 @@ impl<C> Shard<C> {
                 self.answer_purge(partition, list, members_digest, &dead)
             }
             Request::Purged { dead } => {
-                self.drop_dead(&dead);
+                self.drop_dead(partition, &dead);
                 Answer::Purged
             }
             Request::Survey(asked) => self.answer_survey(&from, partition, &asked),
@@ -129,7 +129,7 @@ impl<C> Shard<C> {
         let replica = self.replica(partition);
         let serves = replica.list().is_some_and(|list| list.reference() == asked && list.contains(&self.me));
         (!serves && !is_planted(Planted::AnyList))
-            .then(|| Answer::OtherList { list: replica.list().cloned() })
+            .then(|| Answer::OtherList { list: replica.list().cloned(), horizon: replica.horizon })
     }
 
     /// What this node knows of a partition.
@@ -158,6 +158,7 @@ impl<C> Shard<C> {
     /// compared with the others as soon as it is.
     pub(super) fn merge(&mut self, now: Now, partition: Partition, entries: Vec<Entry>) {
         let mut declined = 0;
+        self.replica_mut(partition).merges += 1;
         for entry in entries {
             let hash = self.hash(entry.key());
             if hash.partition() != partition {

@@ -281,7 +281,8 @@ impl Chaos {
             cores: rng.random_range(1..=3),
             partitions: [16, 32, 32, 64, 64, 64, 64, 512][rng.random_range(0..8)],
             clock_skew: Duration::from_millis([5, 2000][rng.random_range(0..2)]),
-            purge_grace: Duration::from_secs([2, 5, 10, 60][rng.random_range(0..4)]),
+            // So that much of what is deleted is forgotten before the schedule is over.
+            purge_grace: Duration::from_secs([1, 5, 60][(seed % 3) as usize]),
             ..SimOptions::default()
         };
         let mut work = WorkloadOptions {

@@ -11,6 +11,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::num::NonZeroU64;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rkyv::api::high;
 use rkyv::rancor::{Failure, Panic};
@@ -111,8 +112,15 @@ struct WireRecord {
 }
 
 #[derive(Archive, Serialize)]
+struct WireAbsent {
+    identity: WireIdentity,
+    for_ms: u64,
+}
+
+#[derive(Archive, Serialize)]
 struct WireMembers {
     records: Vec<WireRecord>,
+    absent: Vec<WireAbsent>,
 }
 
 #[derive(Archive, Serialize)]
@@ -283,6 +291,7 @@ struct WireTooOld {
 
 #[derive(Archive, Serialize)]
 struct WirePurgeable {
+    merges: u64,
     places: Vec<u16>,
 }
 
@@ -319,7 +328,8 @@ const _: () = {
     assert!(size_of::<ArchivedWireHello>() == 88);
     assert!(size_of::<ArchivedWireRefusal>() == 12);
     assert!(size_of::<ArchivedWireRecord>() == 48);
-    assert!(size_of::<ArchivedWireMembers>() == 8);
+    assert!(size_of::<ArchivedWireAbsent>() == 48);
+    assert!(size_of::<ArchivedWireMembers>() == 16);
     assert!(size_of::<ArchivedWireStatus>() == 24);
     assert!(size_of::<ArchivedWireAskDebt>() == 8);
     assert!(size_of::<ArchivedWireDebt>() == 24);
@@ -342,7 +352,7 @@ const _: () = {
     assert!(size_of::<ArchivedWirePurge>() == 32);
     assert!(size_of::<ArchivedWirePurged>() == 8);
     assert!(size_of::<ArchivedWireTooOld>() == 16);
-    assert!(size_of::<ArchivedWirePurgeable>() == 8);
+    assert!(size_of::<ArchivedWirePurgeable>() == 16);
     assert!(size_of::<ArchivedWireSeen>() == 24);
     assert!(size_of::<ArchivedWireSurvey>() == 56);
     assert!(size_of::<ArchivedWireSurveyed>() == 48);
@@ -365,9 +375,10 @@ pub(crate) fn encode(frame: &Frame) -> Encoded {
 fn encode_control(message: &ControlMessage) -> (u8, Encoded) {
     match message {
         ControlMessage::AskMembers => (kind::ASK_MEMBERS, frame::begin()),
-        ControlMessage::Members(records) => {
+        ControlMessage::Members { records, absent } => {
             let records = records.iter().map(wire_record).collect();
-            (kind::MEMBERS, archive(&WireMembers { records }))
+            let absent = absent.iter().map(wire_absent).collect();
+            (kind::MEMBERS, archive(&WireMembers { records, absent }))
         }
         ControlMessage::Status(Status { members_digest, origin }) => {
             let (origin, born_digest) = match origin {
@@ -451,11 +462,11 @@ fn encode_answer(answer: &Answer) -> (u8, Encoded) {
             let absent = matches!(found, Found::Absent { .. });
             (kind::FOUND, archive(&WireFound { version, entry, absent, synced: *synced }))
         }
-        Answer::OtherList { list } => (
+        Answer::OtherList { list, horizon } => (
             kind::OTHER_LIST,
             archive(&WireListed {
                 list: list.as_deref().map(wire_list),
-                horizon: 0,
+                horizon: horizon.0,
                 members_digest: 0,
                 synced: false,
                 holds: false,
@@ -489,7 +500,9 @@ fn encode_answer(answer: &Answer) -> (u8, Encoded) {
         Answer::TooOld { horizon, synced } => {
             (kind::TOO_OLD, archive(&WireTooOld { horizon: horizon.0, synced: *synced }))
         }
-        Answer::Purgeable(places) => (kind::PURGEABLE, archive(&WirePurgeable { places: places.clone() })),
+        Answer::Purgeable { merges, places } => {
+            (kind::PURGEABLE, archive(&WirePurgeable { merges: *merges, places: places.clone() }))
+        }
         Answer::Purged => (kind::HAS_PURGED, frame::begin()),
         Answer::Surveyed(Surveyed { entries, missing, mark, outdated, next }) => {
             let hashes = |hashes: &[KeyHash]| hashes.iter().map(|hash| hash.0).collect();
@@ -522,7 +535,7 @@ pub(crate) fn decode(header: Header, body: &[u8]) -> Result<Frame, FrameError> {
         kind::WELCOME => Message::Welcome(reader.hello()?),
         kind::REFUSED => Message::Refused(reader.refusal()?),
         kind::ASK_MEMBERS => Message::Control(ControlMessage::AskMembers),
-        kind::MEMBERS => Message::Control(ControlMessage::Members(reader.members()?)),
+        kind::MEMBERS => Message::Control(reader.members()?),
         kind::STATUS => Message::Control(ControlMessage::Status(reader.status()?)),
         kind::ASK_DEBT => {
             let round = reader.archive::<ArchivedWireAskDebt>()?.round.to_native();
@@ -579,7 +592,7 @@ impl<'a> Reader<'a> {
         Ok(Refusal { reason: reason(wire.reason.to_native()), text: wire.text.to_string() })
     }
 
-    fn members(&self) -> Result<Vec<Record>, FrameError> {
+    fn members(&self) -> Result<ControlMessage, FrameError> {
         let record = |wire: &ArchivedWireRecord| {
             let state = match wire.state {
                 0 => State::Alive,
@@ -590,7 +603,12 @@ impl<'a> Reader<'a> {
             };
             Ok(Record { identity: identity(&wire.identity), state, leaving: wire.leaving })
         };
-        self.archive::<ArchivedWireMembers>()?.records.iter().map(record).collect()
+        let absent = |wire: &ArchivedWireAbsent| {
+            (identity(&wire.identity), Duration::from_millis(wire.for_ms.to_native()))
+        };
+        let wire = self.archive::<ArchivedWireMembers>()?;
+        let records = wire.records.iter().map(record).collect::<Result<_, _>>()?;
+        Ok(ControlMessage::Members { records, absent: wire.absent.iter().map(absent).collect() })
     }
 
     fn status(&self) -> Result<Status, FrameError> {
@@ -691,7 +709,8 @@ impl<'a> Reader<'a> {
             }
             kind::OTHER_LIST => {
                 let wire = self.archive::<ArchivedWireListed>()?;
-                Answer::OtherList { list: wire.list.as_ref().map(|list| self.list(list)).transpose()? }
+                let list = wire.list.as_ref().map(|list| self.list(list)).transpose()?;
+                Answer::OtherList { list, horizon: self.version(wire.horizon.to_native())? }
             }
             kind::LISTED => {
                 let wire = self.archive::<ArchivedWireListed>()?;
@@ -730,7 +749,8 @@ impl<'a> Reader<'a> {
             }
             kind::PURGEABLE => {
                 let wire = self.archive::<ArchivedWirePurgeable>()?;
-                Answer::Purgeable(wire.places.iter().map(|place| place.to_native()).collect())
+                let places = wire.places.iter().map(|place| place.to_native()).collect();
+                Answer::Purgeable { merges: wire.merges.to_native(), places }
             }
             kind::HAS_PURGED => Answer::Purged,
             kind::SURVEYED => {
@@ -871,6 +891,11 @@ fn wire_record(record: &Record) -> WireRecord {
         State::Left => 3,
     };
     WireRecord { identity: wire_identity(&record.identity), state, leaving: record.leaving }
+}
+
+fn wire_absent((identity, dead_for): &(Identity, Duration)) -> WireAbsent {
+    let for_ms = u64::try_from(dead_for.as_millis()).unwrap_or(u64::MAX);
+    WireAbsent { identity: wire_identity(identity), for_ms }
 }
 
 fn wire_ref(list: ListRef) -> WireListRef {
@@ -1082,7 +1107,8 @@ mod tests {
             (prop::option::of(1..=MOST), any::<bool>())
                 .prop_map(|(v, synced)| Answer::Written { superseded_by: v.map(Version), synced }),
             (found, any::<bool>()).prop_map(|(found, synced)| Answer::Found { found, synced }),
-            prop::option::of(a_list()).prop_map(|list| Answer::OtherList { list }),
+            (prop::option::of(a_list()), 0..=MOST)
+                .prop_map(|(list, horizon)| Answer::OtherList { list, horizon: Version(horizon) }),
             (prop::option::of(a_list()), any::<bool>(), any::<bool>(), 0..=MOST, any::<u64>()).prop_map(
                 |(list, synced, holds, horizon, members_digest)| {
                     let horizon = Version(horizon);
@@ -1091,7 +1117,8 @@ mod tests {
             ),
             (0..=MOST, any::<bool>())
                 .prop_map(|(horizon, synced)| Answer::TooOld { horizon: Version(horizon), synced }),
-            prop::collection::vec(any::<u16>(), 0..40).prop_map(Answer::Purgeable),
+            (any::<u64>(), prop::collection::vec(any::<u16>(), 0..40))
+                .prop_map(|(merges, places)| Answer::Purgeable { merges, places }),
             Just(Answer::Purged),
             (prop::collection::vec(an_entry(), 0..5), prop::option::of(any::<u64>()), any::<u64>()).prop_map(
                 |(entries, next, sequence)| {
@@ -1119,9 +1146,11 @@ mod tests {
             Just(Origin::Joined),
             any::<u64>().prop_map(|members_digest| Origin::Born { members_digest }),
         ];
+        let absent = (an_identity(), any::<u64>()).prop_map(|(who, ms)| (who, Duration::from_millis(ms)));
         prop_oneof![
             Just(ControlMessage::AskMembers),
-            prop::collection::vec(record, 0..5).prop_map(ControlMessage::Members),
+            (prop::collection::vec(record, 0..5), prop::collection::vec(absent, 0..5))
+                .prop_map(|(records, absent)| ControlMessage::Members { records, absent }),
             (any::<u64>(), origin).prop_map(|(members_digest, origin)| ControlMessage::Status(Status {
                 members_digest,
                 origin

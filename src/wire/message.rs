@@ -55,12 +55,14 @@
 //!
 //! ```text
 //! replica ──[Purge: do you hold older states of these?]──▶ every member   ◀──[Purgeable]   of which it holds none
+//!                                              ◀──[Declined]          it agrees to nothing now
 //! replica ──[Purged: drop these]──▶ the other replicas                    ◀──[Purged]
 //! ```
 //!
 //! A published message never changes: a new need is a new message (`codec` says why).
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::clock::Version;
 use crate::entry::Entry;
@@ -140,7 +142,11 @@ pub(crate) enum RefusalReason {
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) enum ControlMessage {
     AskMembers,
-    Members(Vec<Record>),
+    Members {
+        records: Vec<Record>,
+        /// Members that are dead and may come back with what they hold, each with for how long they have been.
+        absent: Vec<(Identity, Duration)>,
+    },
     /// Also its own answer.
     Status(Status),
     /// With the asker's number for this round of questions, which the answer repeats.
@@ -210,7 +216,7 @@ pub(crate) enum Request {
     Repair {
         list: ListRef,
     },
-    /// "Do you hold anything older of these keys?"
+    /// "Do you hold anything older of these keys?" Without any, whether the receiver has merged since it was asked.
     Purge {
         list: ListRef,
         /// Of the members that the asker sees, as in [`Status`].
@@ -285,7 +291,7 @@ pub(crate) enum Answer {
         superseded_by: Option<Version>,
         synced: bool,
     },
-    /// The replica has no room for the write now; it was not applied.
+    /// Not now: a replica has no room for the write, which was not applied; a member agrees to no purge.
     Declined,
     Found {
         found: Found,
@@ -294,6 +300,8 @@ pub(crate) enum Answer {
     /// This node serves another list of the partition, or none.
     OtherList {
         list: Option<Arc<List>>,
+        /// As in [`Listed`].
+        horizon: Version,
     },
     Listed(Listed),
     Chunk(Chunk),
@@ -308,8 +316,12 @@ pub(crate) enum Answer {
         horizon: Version,
         synced: bool,
     },
-    /// Which of the keys may go, by their places in the question, in order.
-    Purgeable(Vec<u16>),
+    Purgeable {
+        /// How often this node has merged what others hold of the partition, since it was started.
+        merges: u64,
+        /// Which of the keys may go, by their places in the question, in order.
+        places: Vec<u16>,
+    },
     Purged,
     Surveyed(Surveyed),
 }

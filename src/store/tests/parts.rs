@@ -84,6 +84,58 @@ proptest! {
     }
 
     #[test]
+    fn what_is_purged_is_gone_and_nothing_else_is(
+        entries in entries(1500),
+        at in 0u64..60,
+        limit in 1usize..60,
+        wrong in 1u64..40,
+    ) {
+        let mut store = filled(Deletes::Keep, entries);
+        while store.expire(wall(at), 7) > 0 {}
+        let (all, survivors): (Vec<_>, Vec<_>) =
+            contents(&store).into_values().partition(|entry| entry.value().is_none());
+        let mut dead: Vec<_> = all.iter().map(|entry| (hash_of(entry.key()), entry.version())).collect();
+        dead.sort();
+        let mut found = Vec::new();
+        for partition in partitions(&store) {
+            let (sequence, mut after, before) = (store.sequence(partition), None, found.len());
+            loop {
+                let (some, next) = store.dead(partition, after, limit);
+                found.extend(some);
+                prop_assert!(next.is_none_or(|next| after.is_none_or(|after| next > after)), "it goes on");
+                after = next;
+                if after.is_none() {
+                    break;
+                }
+            }
+            prop_assert_eq!(store.has_dead(partition), found.len() > before);
+            prop_assert_eq!(store.sequence(partition), sequence);
+        }
+        found.sort();
+        prop_assert_eq!(&found, &dead);
+        // Neither another version nor a value goes.
+        let digests: Vec<u64> = Partition::all().map(|partition| store.digest(partition)).collect();
+        for entry in all.iter().chain(&survivors) {
+            let version = Version(if entry.value().is_some() { entry.version().0 } else { 40 + wrong });
+            // Keys may share a hash.
+            if dead.binary_search(&(hash_of(entry.key()), version)).is_err() {
+                store.purge(hash_of(entry.key()), version);
+            }
+        }
+        prop_assert_eq!(Partition::all().map(|partition| store.digest(partition)).collect::<Vec<_>>(), digests);
+        let live = store.live();
+        dead.iter().for_each(|(hash, version)| store.purge(*hash, *version));
+        prop_assert_eq!(store.live(), live);
+        let rest = filled(Deletes::Keep, survivors.iter().map(twice));
+        for partition in Partition::all() {
+            prop_assert!(!store.has_dead(partition));
+            prop_assert_eq!(store.digest(partition), rest.digest(partition));
+            prop_assert_eq!(store.is_empty(partition), rest.is_empty(partition));
+        }
+        prop_assert_eq!(contents(&store), contents(&rest));
+    }
+
+    #[test]
     fn keys_together_are_every_value_once(entries in entries(1500), limit in 1usize..400) {
         let store = filled(Deletes::Keep, entries);
         let mut keys = all_keys(&store, limit);
@@ -250,4 +302,38 @@ fn what_has_expired_counts_the_same_freed_or_not() {
         assert_eq!(not_freed.digest(partition), freed.digest(partition));
         assert_eq!(not_freed.digest(partition), partly.digest(partition));
     }
+}
+
+/// Deletes of ever new keys, each purged after a while, take no more memory in the end than in the beginning.
+#[test]
+fn memory_comes_back_with_what_is_purged() {
+    let mut store = store(Deletes::Keep);
+    let mut taken = Vec::new();
+    for round in 0..6u32 {
+        let keys: Vec<[u8; 4]> = (0..5_000).map(|number| (round * 5_000 + number).to_be_bytes()).collect();
+        keys.iter().for_each(|key| put(&mut store, entry(key, 5, 0, None)));
+        let full = store.bytes();
+        keys.iter().for_each(|key| store.purge(hash_of(key), Version(5)));
+        store.collect();
+        assert!(contents(&store).is_empty() && Partition::all().all(|partition| !store.has_dead(partition)));
+        assert!(store.bytes() + 5_000 * charge::entry(&entry(&keys[0], 5, 0, None)) <= full);
+        taken.push(store.bytes());
+    }
+    assert!(taken[5] <= taken[0] + taken[0] / 4, "{taken:?}");
+}
+
+#[test]
+fn what_is_older_than_a_tombstone_is_seen_and_what_is_not_is_not() {
+    let mut store = store(Deletes::Keep);
+    let hash = hash_of(b"key");
+    assert!(!store.has_older(hash, Version(9)), "nothing at all");
+    put(&mut store, entry(b"key", 5, 0, Some(b"value")));
+    let older = |store: &Store| [4, 5, 6].map(|version| store.has_older(hash, Version(version)));
+    assert_eq!(
+        older(&store),
+        [false, true, true],
+        "of equal versions one that is still alive counts as older"
+    );
+    put(&mut store, entry(b"key", 5, 0, None));
+    assert_eq!(older(&store), [false, false, true]);
 }
