@@ -238,8 +238,8 @@ impl Config {
     /// How long a member that died may come back with what it holds; default 24 h, from a second to a year.
     ///
     /// Until then what is deleted anywhere in the cluster leaves a tombstone, so that it cannot bring the deleted back.
-    /// A member that left, or that restarted under its node id, is not waited for. One that was cut off for longer, and
-    /// ran on all the time, may bring back what was deleted meanwhile.
+    /// Nodes that join meanwhile are told of it. A member that left, or that restarted under its node id, is not waited
+    /// for. One that was cut off for longer, and ran on all the time, may bring back what was deleted meanwhile.
     pub fn forget_after(mut self, time: Duration) -> Self {
         self.forget_after = time;
         self
