@@ -52,40 +52,39 @@ fn a_later_list_that_one_member_knows_is_not_passed_over() {
     }
 }
 
-/// Each bug with the kind of trouble that shows it, and within how many seeds it was seen to be noticed.
+/// Each bug with the kind of trouble that shows it, and the first seed that was seen to. (Those that forget deletes, or
+/// evict, are in tests of their own: `purge` and `eviction`. And who merges one source alone is found out by the comparison
+/// that follows before anything else goes wrong: 700 seeds noticed nothing.) Where the protocol changes, so does what a seed does: three
+/// times as many are tried, and ten more.
 const NOTICED: &[(Planted, Profile, u64)] = &[
-    (Planted::AcknowledgedFirst, Profile::Clocks, 3),
-    (Planted::PendingCounts, Profile::Two, 6),
-    (Planted::AnyList, Profile::Members, 6),
-    (Planted::WrittenBackOnDifference, Profile::Wide, 60),
-    (Planted::StampedAgain, Profile::Clocks, 3),
-    (Planted::ContentNotCompared, Profile::Weak, 12),
-    (Planted::MissNotConfirmed, Profile::Clocks, 12),
-    (Planted::WallClock, Profile::Clocks, 3),
-    (Planted::NothingOwed, Profile::Births, 40),
-    (Planted::NothingCompared, Profile::Weak, 6),
-    (Planted::NotLeft, Profile::Members, 20),
-    (Planted::LowestReplaced, Profile::Lossy, 12),
-    (Planted::OneSource, Profile::Members, 60),
-    (Planted::ListedCounts, Profile::Replaced, 30),
-    (Planted::BootIgnored, Profile::Two, 6),
-    (Planted::AdoptedOnce, Profile::Births, 12),
-    (Planted::DroppedUnasked, Profile::Replaced, 40),
-    (Planted::LeftAtOnce, Profile::Replaced, 30),
-    (Planted::NothingRestored, Profile::Clocks, 3),
-    (Planted::BornAlone, Profile::Births, 40),
-    (Planted::PurgedByTime, Profile::Splits, 40),
-    (Planted::HorizonIgnored, Profile::Weak, 120),
-    (Planted::AbsentIgnored, Profile::Splits, 40),
+    (Planted::AcknowledgedFirst, Profile::Clocks, 0),
+    (Planted::PendingCounts, Profile::Two, 3),
+    (Planted::AnyList, Profile::Members, 12),
+    (Planted::WrittenBackOnDifference, Profile::Wide, 49),
+    (Planted::StampedAgain, Profile::Clocks, 0),
+    (Planted::ContentNotCompared, Profile::Weak, 9),
+    (Planted::MissNotConfirmed, Profile::Clocks, 0),
+    (Planted::WallClock, Profile::Clocks, 0),
+    (Planted::NothingOwed, Profile::Births, 7),
+    (Planted::NothingCompared, Profile::Weak, 0),
+    (Planted::NotLeft, Profile::Members, 32),
+    (Planted::LowestReplaced, Profile::Lossy, 2),
+    (Planted::ListedCounts, Profile::Replaced, 11),
+    (Planted::BootIgnored, Profile::Two, 0),
+    (Planted::AdoptedOnce, Profile::Births, 0),
+    (Planted::DroppedUnasked, Profile::Replaced, 5),
+    (Planted::LeftAtOnce, Profile::Replaced, 12),
+    (Planted::NothingRestored, Profile::Clocks, 0),
+    (Planted::BornAlone, Profile::Births, 24),
 ];
 
 /// A checker that never found anything proves nothing.
 #[test]
 fn bugs_on_purpose_are_noticed() {
     let mut missed = Vec::new();
-    for &(bug, profile, seeds) in NOTICED {
+    for &(bug, profile, first) in NOTICED {
         let is_noticed = |seed: &u64| chaos::run(*seed, &options(Some(profile), Some(bug))).is_err();
-        match (0..seeds).find(is_noticed) {
+        match (0..3 * first + 10).find(is_noticed) {
             Some(seed) => println!("{bug:?} was noticed by seed {seed} of {}", profile.name()),
             None => missed.push(bug),
         }

@@ -10,7 +10,6 @@ use std::time::{Duration, Instant};
 
 use support::load::Load;
 use support::process::{Node, cluster};
-use support::wait_until;
 
 /// How many times a test does what it does: as often as `GRIDKV_ROUNDS` says.
 fn rounds(default: usize) -> usize {

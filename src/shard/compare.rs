@@ -143,7 +143,8 @@ impl<C> Shard<C> {
     /// node evicts too.
     pub(super) fn answer_survey(&mut self, from: &Identity, partition: Partition, asked: &Survey) -> Answer {
         if self.held(from, partition).is_none_or(|held| held.list != asked.list) {
-            return Answer::OtherList { list: self.replica(partition).list().cloned() };
+            let replica = self.replica(partition);
+            return Answer::OtherList { list: replica.list().cloned(), horizon: replica.horizon };
         }
         let part = self.store.part(partition, asked.after, 0, CHUNK_BYTES);
         let next = asked.until.into_iter().chain(part.next).min();

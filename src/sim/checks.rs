@@ -127,6 +127,9 @@ const LOST: &str = "an acknowledged write, or a newer one, is there in the end";
 const RESURRECTED: &str = "a deleted key stays deleted";
 const INVENTED: &str = "a value was written by somebody";
 const FOUND: &str = "what was acknowledged, and not deleted since, is found";
+/// How long a write is offered to a replica that missed it.
+const OFFERED_FOR: Duration = Duration::from_secs(30);
+
 const OWN: &str = "a node's reads see the node's own acknowledged writes";
 const LINEARIZABLE: &str = "the operations on a key could have happened one after the other";
 const ANSWERED: &str = "every call ends in time";
@@ -187,7 +190,10 @@ fn check_recent(read: &Operation, seen: Option<&Operation>, writes: &[&Operation
         shown.extend(removers().max_by_key(|remover| remover.start));
         return Err(Violation::of(FOUND, "it was not found".into(), &shown));
     }
-    let own = writes.iter().filter(acknowledged).filter(is_own).max_by_key(|write| write.start);
+    // It knows who has its writes for as long as they are offered to the others.
+    let is_offered = |write: &&&Operation| write.end.is_some_and(|end| read.start < end + OFFERED_FOR);
+    let own =
+        writes.iter().filter(acknowledged).filter(is_own).filter(is_offered).max_by_key(|write| write.start);
     if let Some(own) = own {
         // That it saw nothing, though that is older, was found out above.
         if let Some(older) = seen.filter(|seen| seen.is_before(own)) {
