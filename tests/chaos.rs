@@ -43,6 +43,13 @@ fn an_acknowledged_write_that_counts_anew_is_owed_no_longer_than_it_takes() {
     assert_promises_kept(Some(Profile::Splits), 150..151);
 }
 
+/// A node wrote, two replicas acknowledged it, and the connection to the third was lost before that had it. When the
+/// network was whole again, that one was asked first: the node read what had been before its own write.
+#[test]
+fn a_node_reads_its_own_write_where_the_replica_that_is_asked_missed_it() {
+    assert_promises_kept(Some(Profile::Members), 82..83);
+}
+
 /// A node that restarted, cut off from the only member that knew the latest list, made one of its own from the list
 /// before, whose members were dead.
 #[test]

@@ -8,7 +8,8 @@
 //! are known to hold it, writing it back where they do not: the read phase of the ABD register. Without
 //! the write-back, a value that only a few hold could be read now and be gone from a later read.
 //!
-//! Either way replicas that turned out stale are healed with what was found.
+//! What this node has written itself, and is acknowledged, is part of what is found: the replica that is asked may have
+//! missed it. Either way replicas that turned out stale are healed with what was found.
 //!
 //! A replica that has nothing may have *evicted* something: it says up to which version it has evicted anything, its
 //! mark. A value up to there may be older than what it had, so it is taken for a miss: it is not returned, and nobody
@@ -84,17 +85,20 @@ impl Read {
         }
     }
 
-    /// Counts in `list` from now on, starting anew. `order` is all of its members, best first.
+    /// Counts in `list` from now on, starting anew. `order` is all of its members, best first. What is
+    /// `acknowledged` already, as this node knows, is not older than the answer.
     pub(crate) fn enter(
         &mut self,
         list: Arc<List>,
         order: Vec<Identity>,
         alive: impl Fn(&Identity) -> bool,
+        acknowledged: Option<Entry>,
         now: Now,
         actions: &mut Vec<ReadAction>,
     ) {
         self.replicas = order.into_iter().map(|member| Asked::new(member, alive(&member))).collect();
         self.list = Some(list);
+        acknowledged.into_iter().for_each(|entry| self.find(entry));
         self.writing_back = None;
         self.goal = if self.is_strong() {
             self.replicas.len()
@@ -144,12 +148,14 @@ impl Read {
                 None
             }
         };
-        if let Some(entry) = &found
-            && self.newest.as_ref().is_none_or(|newest| entry.wins_over(newest))
-        {
-            self.newest = Some(entry.clone());
+        asked.state = AskState::Answered(found.clone());
+        found.into_iter().for_each(|entry| self.find(entry));
+    }
+
+    fn find(&mut self, entry: Entry) {
+        if self.newest.as_ref().is_none_or(|newest| entry.wins_over(newest)) {
+            self.newest = Some(entry);
         }
-        asked.state = AskState::Answered(found);
     }
 
     /// The newest state, if it is certain that nobody who has nothing has evicted a newer one.
@@ -364,7 +370,7 @@ mod tests {
         let mut read = Read::new(b"key".as_slice().into(), rules);
         let mut actions = Vec::new();
         let list = list(1, 0..3);
-        read.enter(list.clone(), list.members().to_vec(), |_| true, NOW, &mut actions);
+        read.enter(list.clone(), list.members().to_vec(), |_| true, None, NOW, &mut actions);
         (read, whom(&actions))
     }
 
@@ -421,6 +427,33 @@ mod tests {
             matches!(&actions[0], ReadAction::Ask { to, request: Request::Write { .. } } if *to == node(0))
         );
         assert_eq!(actions[1..], [ReadAction::Done(Some(value))]);
+    }
+
+    /// This node's write was acknowledged by the two others; the replica that it asks missed it.
+    #[test]
+    fn what_this_node_acknowledged_itself_is_not_older_than_the_answer() {
+        let list = list(1, 0..3);
+        let own = entry(7, Some("own"));
+        let answer = |found| {
+            let rules = Rules { needed: 1, write_quorum: 2, confirmations: 1, confirms_hits: false };
+            let mut read = Read::new(b"key".as_slice().into(), rules);
+            let members = list.members().to_vec();
+            let mut actions = Vec::new();
+            read.enter(list.clone(), members, |_| true, Some(own.clone()), NOW, &mut actions);
+            assert_eq!(whom(&actions), [node(0)], "somebody may have written since");
+            actions.clear();
+            read.answered(node(0), Answer::Found { found, synced: true }, NOW, &mut actions);
+            actions
+        };
+        for missed in [Found::Entry(entry(5, Some("old"))), Found::Absent { mark: Version(3) }] {
+            let actions = answer(missed);
+            assert!(matches!(&actions[0], ReadAction::Ask { to, .. } if *to == node(0)), "it is healed");
+            assert_eq!(actions[1..], [ReadAction::Done(Some(own.clone()))]);
+        }
+        let newer = entry(8, Some("newer"));
+        assert_eq!(answer(Found::Entry(newer.clone())), [ReadAction::Done(Some(newer))]);
+        let evicted = answer(Found::Absent { mark: Version(8) });
+        assert_eq!(whom(&evicted), [node(1)], "what was evicted may have been newer");
     }
 
     /// Two replicas acknowledged version 7 and the third missed it, with version 5 from before. One of the two has

@@ -413,30 +413,28 @@ impl<C> Shard<C> {
                 self.perform_write(now, id, &mut op, todo, actions);
             }
             Machine::Read(read) => {
-                let order = self.read_order(&list, op.hash);
+                let own = self.own_write(op.hash);
+                let order = read_order(self.me, &list, op.hash, own);
+                let forgotten = self.replica(op.partition).horizon;
+                let own = own.map(Write::entry).filter(|entry| entry.version() > forgotten).cloned();
                 let mut todo = Vec::new();
-                read.enter(list, order, alive, now, &mut todo);
+                read.enter(list, order, alive, own, now, &mut todo);
                 self.perform_read(now, id, &mut op, todo, actions);
             }
         }
         self.finish_step(now, id, op, actions);
     }
 
-    /// This node first, then whoever acknowledged this node's own latest write of the key, then the
-    /// others, a different one first for different keys.
-    fn read_order(&self, list: &List, hash: KeyHash) -> Vec<Identity> {
-        let latest = self.recent_writes.get(&hash).and_then(|op| self.ops.get(op));
-        let has_own_write = |member: &Identity| match latest.map(|op| &op.machine) {
-            Some(Machine::Write(write)) => write.is_held_by(member),
-            _ => false,
-        };
-        let mut order = list.members().to_vec();
-        if !order.is_empty() {
-            let shift = (hash.0 % order.len() as u64) as usize;
-            order.rotate_left(shift);
+    /// This node's own latest acknowledged write of a key, while some replica lacks it.
+    fn own_write(&self, hash: KeyHash) -> Option<&Write> {
+        let mut latest = *self.recent_writes.get(&hash)?;
+        loop {
+            let op = self.ops.get(&latest)?;
+            match &op.machine {
+                Machine::Write(write) if op.caller.is_none() => return Some(write),
+                _ => latest = op.follows?,
+            }
         }
-        order.sort_by_key(|member| (*member != self.me, !has_own_write(member)));
-        order
     }
 
     pub(super) fn op_answered(
@@ -736,7 +734,11 @@ impl<C> Shard<C> {
         }
         self.timers.remove(&(op.wake, Timer::Op(id)));
         if self.recent_writes.get(&op.hash) == Some(&id) {
-            self.recent_writes.remove(&op.hash);
+            // The one that it followed may be owed still.
+            match op.follows.filter(|before| self.ops.contains_key(before)) {
+                Some(before) => self.recent_writes.insert(op.hash, before),
+                None => self.recent_writes.remove(&op.hash),
+            };
         }
     }
 
@@ -808,6 +810,19 @@ impl<C> Shard<C> {
             redundancy_debt: 0,
         }
     }
+}
+
+/// This node first, then whoever acknowledged this node's own latest write of the key, then the others, a different one
+/// first for different keys.
+fn read_order(me: Identity, list: &List, hash: KeyHash, own: Option<&Write>) -> Vec<Identity> {
+    let has_own_write = |member: &Identity| own.is_some_and(|write| write.is_held_by(member));
+    let mut order = list.members().to_vec();
+    if !order.is_empty() {
+        let shift = (hash.0 % order.len() as u64) as usize;
+        order.rotate_left(shift);
+    }
+    order.sort_by_key(|member| (*member != me, !has_own_write(member)));
+    order
 }
 
 /// Where a machine's wishes go.
