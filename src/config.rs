@@ -42,6 +42,7 @@ pub struct Config {
     probe_period: Duration,
     suspicion_timeout: Duration,
     forget_after: Duration,
+    majority_of: Option<usize>,
 }
 
 /// A configuration that was checked.
@@ -66,12 +67,15 @@ pub(crate) struct Settings {
     pub(crate) probe_period: Duration,
     pub(crate) suspicion_timeout: Duration,
     pub(crate) forget_after: Duration,
+    /// Of how many nodes a majority is required; zero where none is.
+    pub(crate) majority_of: u16,
 }
 
 impl Settings {
     /// How many members calls need.
     pub(crate) fn quorum_members(&self) -> usize {
-        self.write_quorum.max(self.read_quorum)
+        let majority = if self.majority_of > 0 { usize::from(self.majority_of) / 2 + 1 } else { 0 };
+        self.write_quorum.max(self.read_quorum).max(majority)
     }
 }
 
@@ -100,6 +104,8 @@ const MOST_SPIN: Duration = Duration::from_millis(10);
 const MOST_REQUEST_TIMEOUT: Duration = Duration::from_secs(3600);
 const LEAST_PROBE_PERIOD: Duration = Duration::from_millis(20);
 const MOST_PROBE_PERIOD: Duration = Duration::from_secs(60);
+/// Of which a majority can be required.
+const MOST_NODES: usize = 1000;
 
 impl Config {
     /// A node of a cluster, named `node_id`, that listens on `address` (an IP address and a port) over
@@ -132,6 +138,7 @@ impl Config {
             probe_period: DEFAULT_PROBE_PERIOD,
             suspicion_timeout: DEFAULT_SUSPICION_TIMEOUT,
             forget_after: DEFAULT_FORGET_AFTER,
+            majority_of: None,
         }
     }
 
@@ -245,6 +252,23 @@ impl Config {
         self
     }
 
+    /// Acknowledges writes only while this node hears from a majority of `nodes`, the most nodes that the cluster ever
+    /// has; default no. From N to 1000 nodes, and 2 W > N.
+    ///
+    /// Where the network falls apart, no more than one side acknowledges: 2 seconds after a node heard from a majority
+    /// last it refuses writes ([`NotApplied::NoMajority`](crate::NotApplied::NoMajority)) and, where R ≥ 2, reads; and the
+    /// majority gives the copies of nodes that died to others only after that, two and a half seconds after they were
+    /// taken for dead. Reads with R = 1 are answered on every side. The cluster is born when a majority is there.
+    ///
+    /// It is as true as `nodes`: with more of them running, two halves could both be majorities. What any running
+    /// member names counts for all, the largest. So to have more nodes, restart the old ones with the new number first,
+    /// one at a time. Clocks must run equally fast, within a tenth; they need not agree. A host that is suspended and
+    /// resumed may not have noticed how much time has passed.
+    pub fn require_majority(mut self, nodes: usize) -> Self {
+        self.majority_of = Some(nodes);
+        self
+    }
+
     pub(crate) fn check(&self) -> Result<Settings, ConfigError> {
         check_name(&self.node_id, ConfigError::EmptyNodeId, |length| ConfigError::NodeIdTooLong { length })?;
         let cluster = self.cluster.as_deref().unwrap_or(DEFAULT_CLUSTER);
@@ -285,6 +309,7 @@ impl Config {
             probe_period: self.probe_period,
             suspicion_timeout: self.suspicion_timeout,
             forget_after: self.forget_after,
+            majority_of: self.check_majority(replicas, write_quorum)?,
         })
     }
 
@@ -304,6 +329,17 @@ impl Config {
         }
     }
 
+    fn check_majority(&self, replicas: usize, write_quorum: usize) -> Result<u16, ConfigError> {
+        let Some(nodes) = self.majority_of else { return Ok(0) };
+        if nodes < replicas || nodes > MOST_NODES {
+            return Err(ConfigError::BadMajority { nodes, replicas });
+        }
+        if 2 * write_quorum <= replicas {
+            return Err(ConfigError::MajorityNeedsOverlap { write_quorum, replicas });
+        }
+        Ok(nodes as u16)
+    }
+
     /// N, W and R.
     fn check_quorums(&self) -> Result<(usize, usize, usize), ConfigError> {
         if self.address.is_none() {
@@ -313,6 +349,7 @@ impl Config {
                 ("replicas", self.replicas.is_some()),
                 ("write_quorum", self.write_quorum.is_some()),
                 ("read_quorum", self.read_quorum.is_some()),
+                ("require_majority", self.majority_of.is_some()),
             ] {
                 if is_set {
                     return Err(ConfigError::Standalone { option });
@@ -475,6 +512,17 @@ mod tests {
             error(valid().write_quorum(1).read_quorum(3)),
             ConfigError::QuorumsDoNotOverlap { read_quorum: 3, write_quorum: 1, replicas: 3 }
         );
+        for nodes in [0, 2, 1001] {
+            assert_eq!(
+                error(valid().require_majority(nodes)),
+                ConfigError::BadMajority { nodes, replicas: 3 }
+            );
+        }
+        assert_eq!(
+            error(valid().require_majority(5).write_quorum(1)),
+            ConfigError::MajorityNeedsOverlap { write_quorum: 1, replicas: 3 }
+        );
+        assert_eq!(valid().require_majority(5).check().unwrap().majority_of, 5);
         for cores in [0, 257] {
             assert_eq!(error(valid().cores(cores)), ConfigError::BadCores { cores });
         }
@@ -500,6 +548,7 @@ mod tests {
             (Config::standalone("a").replicas(3), "replicas"),
             (Config::standalone("a").write_quorum(1), "write_quorum"),
             (Config::standalone("a").read_quorum(1), "read_quorum"),
+            (Config::standalone("a").require_majority(3), "require_majority"),
         ] {
             assert_eq!(error(config), ConfigError::Standalone { option });
         }

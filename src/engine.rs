@@ -82,8 +82,8 @@ impl Engine {
         Ok(Self { inner: Arc::new(Inner { settings, rules, write_rules, loads, runtime }) })
     }
 
-    /// Waits until enough members are here for calls to succeed: W and R of them, with their partitions
-    /// agreed on.
+    /// Waits until enough members are here for calls to succeed: W and R of them, and a majority where
+    /// [`Config::require_majority`](crate::Config::require_majority) asks for one, with their partitions agreed on.
     ///
     /// # Errors
     ///

@@ -122,6 +122,27 @@ pub enum ConfigError {
         /// N.
         replicas: usize,
     },
+    /// The number of nodes of which a majority is required is out of range.
+    #[error(
+        "require_majority names {nodes} nodes; name the most that the cluster will ever have: at least replicas, which \
+         is {replicas}, and at most 1000"
+    )]
+    BadMajority {
+        /// What was given.
+        nodes: usize,
+        /// N.
+        replicas: usize,
+    },
+    /// With 2 W ≤ N two sides of a network partition can each hold W replicas of one key.
+    #[error(
+        "require_majority needs 2 × write_quorum > replicas; write_quorum is {write_quorum} and replicas {replicas}"
+    )]
+    MajorityNeedsOverlap {
+        /// W.
+        write_quorum: usize,
+        /// N.
+        replicas: usize,
+    },
     /// The number of core threads is out of range.
     #[error("cores is {cores}; it must be from 1 to {MAX_CORES}")]
     BadCores {
@@ -299,6 +320,15 @@ pub enum NotApplied {
         /// How many must acknowledge.
         needed: usize,
     },
+    /// [`Config::require_majority`](crate::Config::require_majority): this node may be cut off from the others.
+    #[error(
+        "this node hears from no majority of {nodes} nodes, which Config::require_majority asks for: it may be cut off \
+         from the others, or too few of them run; Event::MajorityFound tells when that is over"
+    )]
+    NoMajority {
+        /// Of how many nodes a majority is required.
+        nodes: usize,
+    },
     /// The memory limit is full, and [`Eviction::None`](crate::Eviction::None) makes no room; or what deleted
     /// and expired keys leave behind in a cluster fills it, which nothing evicts.
     #[error(
@@ -411,6 +441,15 @@ pub enum ReadError {
         alive: usize,
         /// How many must answer.
         needed: usize,
+    },
+    /// [`Config::require_majority`](crate::Config::require_majority), with R ≥ 2: this node may be cut off from the others.
+    #[error(
+        "this node hears from no majority of {nodes} nodes, which Config::require_majority asks for: it may be cut off \
+         from the others, or too few of them run; Event::MajorityFound tells when that is over"
+    )]
+    NoMajority {
+        /// Of how many nodes a majority is required.
+        nodes: usize,
     },
     /// This node holds no current copy of the key, and the call allowed no other.
     #[error("this node holds no copy of the key, and ReadOptions::local asks no other")]

@@ -82,6 +82,16 @@ pub enum Event {
         /// How many members it had then.
         members: usize,
     },
+    /// This node hears from fewer nodes than [`Config::require_majority`](crate::Config::require_majority) asks for: it
+    /// acknowledges no writes.
+    MajorityLost {
+        /// From how many, itself included.
+        heard: usize,
+        /// How many are a majority.
+        needed: usize,
+    },
+    /// This node hears from a majority (again): it acknowledges writes.
+    MajorityFound,
     /// So many replicas of some partitions died, before the copies of one death were restored, that acknowledged
     /// writes of theirs may be gone: W of them, or all.
     DataAtRisk {

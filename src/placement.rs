@@ -152,7 +152,8 @@ fn score(node: NodeHash, partition: Partition) -> u64 {
     z ^ (z >> 31)
 }
 
-fn members_digest<'a>(identities: impl Iterator<Item = &'a Identity>) -> u64 {
+/// Equal for equal lives in the same order.
+pub(crate) fn members_digest<'a>(identities: impl Iterator<Item = &'a Identity>) -> u64 {
     let mut bytes = Vec::new();
     for identity in identities {
         bytes.extend_from_slice(&identity.node.0.to_le_bytes());

@@ -58,6 +58,10 @@ pub enum Planted {
     PurgedByTime,
     /// What was forgotten is taken from any message.
     HorizonIgnored,
+    /// Replicas and coordinators take themselves for part of a majority.
+    LeaseIgnored,
+    /// A majority replaces lists before it is certain that nobody else counts in them.
+    FollowedAtOnce,
     /// Nobody waits for members that are away before a tombstone goes.
     AbsentIgnored,
     /// A read takes a value for the newest though another replica may have evicted a newer one.
@@ -68,7 +72,7 @@ pub enum Planted {
 
 impl Planted {
     /// All of them.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 27] = [
         Self::AcknowledgedFirst,
         Self::PendingCounts,
         Self::AnyList,
@@ -91,6 +95,8 @@ impl Planted {
         Self::BornAlone,
         Self::PurgedByTime,
         Self::HorizonIgnored,
+        Self::LeaseIgnored,
+        Self::FollowedAtOnce,
         Self::AbsentIgnored,
         Self::MarkIgnored,
         Self::TombstonesEvicted,

@@ -1,7 +1,7 @@
 //! Birth: the one thing that must be agreed on before there is any data, that the cluster is new.
 //!
-//! A node starts not knowing whether the cluster has data. When at least W members see exactly the same
-//! members, every seed was heard from or found not to answer, and none of the members ever held data, each
+//! A node starts not knowing whether the cluster has data. When at least W members (and a majority, where
+//! one is required) see exactly the same members, every seed was heard from or found not to answer, and none of the members ever held data, each
 //! lets its lists be born, synced and empty. Where any member already holds data, this node is a joiner: it
 //! holds nothing until it has fetched it. So a node that restarts alone can never take its empty memory for
 //! the truth.
@@ -64,7 +64,8 @@ impl Control {
         let all_known = self.placement.is_complete();
         let is_here = |node: &NodeHash| self.placement.member(*node).is_some();
         let seeds_settled = self.seeds.iter().all(|seed| seed.settled && seed.node.iter().all(is_here));
-        let enough = members >= usize::from(self.config.local.write_quorum);
+        let quorum = usize::from(self.config.local.write_quorum);
+        let enough = members >= quorum && self.majority().is_none_or(|needed| members >= needed);
         let seeds_settled = seeds_settled || is_rash;
         if all_agree && all_known && seeds_settled && enough && self.leaving == Leaving::No {
             self.origin = Origin::Born { members_digest: digest };

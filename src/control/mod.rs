@@ -4,13 +4,14 @@
 //! turns what SWIM says into placements for the cores; and decides the one thing that must be agreed on
 //! before there is any data: that the cluster is new.
 //!
-//! [`links`] says how a crash is found, [`seeds`] how a cluster is, [`birth`] when lists are made, [`debt`] when a node
-//! may be stopped, and [`publish`] what cores and app are told.
+//! [`links`] says how a crash is found, [`seeds`] how a cluster is, [`birth`] when lists are made, [`majority`] when they
+//! may change and be written to, [`debt`] when a node may be stopped, and [`publish`] what cores and app are told.
 
 mod absent;
 mod birth;
 mod debt;
 mod links;
+mod majority;
 mod publish;
 mod seeds;
 
@@ -22,6 +23,7 @@ use std::time::Duration;
 use self::absent::Absent;
 use self::debt::{OwnDebt, Safety};
 use self::links::{LinkState, MemberLink, member_link};
+use self::majority::Majority;
 pub(crate) use self::publish::Readiness;
 use self::publish::bury;
 use self::seeds::Seed;
@@ -30,7 +32,7 @@ use crate::error::Risk;
 use crate::events::{Event, MemberInfo};
 use crate::membership::{Change, DatagramError, Membership, MembershipAction, MembershipConfig};
 use crate::placement::{Gone, Placement};
-use crate::shard::{Debt, Stage};
+use crate::shard::{Debt, Lease, Stage};
 use crate::simulated::{Planted, is_planted};
 use crate::types::{Boot, ClusterHash, Identity, NodeHash, NodeId};
 use crate::wire::handshake::Local;
@@ -154,6 +156,8 @@ pub(crate) enum ControlAction {
         placement: Arc<Placement>,
         stage: Stage,
     },
+    /// For every core.
+    Lease(Lease),
     /// This node's identity is another one now, for every link, and where it counts as another life for every core.
     Returned {
         identity: Identity,
@@ -196,6 +200,9 @@ pub(crate) struct Control {
     /// When the last absent member will be forgotten.
     forget_at: Option<Instant>,
     stage: Stage,
+    /// What the cores go by, until they may go by the two above.
+    published: (Arc<Placement>, Stage),
+    majority: Majority,
     leaving: Leaving,
     progress: BTreeMap<usize, Progress>,
     own_debt: OwnDebt,
@@ -215,6 +222,7 @@ struct Details {
     boot: Boot,
     id: NodeId,
     cores: u16,
+    majority_of: u16,
 }
 
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -249,6 +257,8 @@ impl Control {
             suspicion_timeout: config.suspicion_timeout,
             seed: config.seed,
         });
+        let nowhere = Placement::new(Vec::new(), config.local.replicas.into(), 0, Gone::new());
+        let nowhere = Arc::new(nowhere);
         Self {
             membership,
             details: BTreeMap::new(),
@@ -257,12 +267,14 @@ impl Control {
             origin: Origin::Unborn,
             statuses: BTreeMap::new(),
             status_at: Instant::default(),
-            placement: Arc::new(Placement::new(Vec::new(), config.local.replicas.into(), 0, Gone::new())),
+            placement: nowhere.clone(),
             generation: 0,
             gone: Gone::new(),
             absent: Absent::new(config.forget_after),
             forget_at: None,
             stage: Stage::Forming,
+            published: (nowhere, Stage::Forming),
+            majority: Majority::default(),
             leaving: Leaving::No,
             progress: BTreeMap::new(),
             own_debt: OwnDebt::default(),
@@ -286,10 +298,15 @@ impl Control {
         self.membership.identity()
     }
 
-    /// How far the cluster is with its first lists.
+    /// Whether the cores know of lists, and hear from a majority where one is required.
+    pub(crate) fn is_serving(&self) -> bool {
+        self.published.1 != Stage::Forming && self.has_majority()
+    }
+
+    /// How far the cluster is with its first lists, as the cores know.
     #[cfg(feature = "sim")]
     pub(crate) fn stage(&self) -> Stage {
-        self.stage
+        self.published.1
     }
 
     pub(crate) fn handle_datagram(
@@ -339,6 +356,7 @@ impl Control {
     pub(crate) fn handle_timers(&mut self, now: Instant, actions: &mut Actions) {
         self.swim(now, actions, |membership, todo| membership.handle_timers(now, todo));
         self.wake_links(now, actions);
+        self.wake_majority(now, actions);
         self.wake_seeds(now, actions);
         self.wake_safety(now, actions);
         self.wake_drain(now, actions);
@@ -351,7 +369,8 @@ impl Control {
     pub(crate) fn deadline(&self) -> Option<Instant> {
         let status = (self.origin == Origin::Unborn).then_some(self.status_at);
         let links = [self.links_deadline(), self.seeds_deadline(), status, self.membership.deadline()];
-        let others = [self.safety_deadline(), self.drain_deadline(), self.forget_at];
+        let majority = self.majority_deadline(self.is_withholding());
+        let others = [self.safety_deadline(), self.drain_deadline(), self.forget_at, majority];
         links.into_iter().chain(others).flatten().min()
     }
 
@@ -401,8 +420,9 @@ impl Control {
                 actions.push(ControlAction::Returned { identity, is_same_life });
                 is_same_life.then_some(Event::Returned)
             }
-            Change::Probed { identity, .. } => {
+            Change::Probed { identity, sent_at, view } => {
                 self.probe_answered(now, &identity);
+                self.note_heard(identity, sent_at, view);
                 None
             }
         };
@@ -415,13 +435,14 @@ impl Control {
     }
 
     fn note_details(&mut self, hello: &Hello) {
-        let Hello { identity, node_id, cores, .. } = hello;
+        let Hello { identity, node_id, cores, majority_of, .. } = hello;
         if identity.node == self.config.identity.node
             || self.details.get(&identity.node).is_some_and(|known| known.boot > identity.boot)
         {
             return;
         }
-        let details = Details { boot: identity.boot, id: NodeId::new(node_id), cores: *cores };
+        let (id, cores, majority_of) = (NodeId::new(node_id), *cores, *majority_of);
+        let details = Details { boot: identity.boot, id, cores, majority_of };
         self.details.insert(identity.node, details);
     }
 
@@ -539,6 +560,19 @@ impl Control {
         actions.push(ControlAction::Left);
     }
 
+    fn is_withholding(&self) -> bool {
+        self.published.0.generation() != self.generation || self.published.1 != self.stage
+    }
+
+    /// Lets the cores go by what this node sees, where they do not and may.
+    fn publish(&mut self, now: Instant, actions: &mut Actions) {
+        if self.is_withholding() && self.may_follow(now) {
+            self.published = (self.placement.clone(), self.stage);
+            let (placement, stage) = self.published.clone();
+            actions.push(ControlAction::Publish { placement, stage });
+        }
+    }
+
     /// Publishes what has changed.
     fn settle(&mut self, now: Instant, actions: &mut Actions) {
         let members = self.placeable();
@@ -565,13 +599,11 @@ impl Control {
             self.placement = Arc::new(placement);
         }
         self.consider_birth(actions);
-        if members_changed || self.stage != old_stage {
-            let placement = self.placement.clone();
-            actions.push(ControlAction::Publish { placement, stage: self.stage });
-            if old_stage == Stage::Forming {
-                // The others wait for this node's word.
-                self.tell_status(now, actions);
-            }
+        self.count_majority(now, actions);
+        self.publish(now, actions);
+        if old_stage == Stage::Forming && (members_changed || self.stage != old_stage) {
+            // The others wait for this node's word.
+            self.tell_status(now, actions);
         }
         self.publish_members(actions);
         self.finish_leave(now, actions);

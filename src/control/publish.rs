@@ -11,7 +11,8 @@ use crate::types::{Identity, NodeId};
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub(crate) struct Readiness {
     pub(crate) members: usize,
-    pub(crate) has_lists: bool,
+    /// There are lists, and a majority is heard from where one is required.
+    pub(crate) is_serving: bool,
     /// What the last node that refused this one said.
     pub(crate) refused: Option<String>,
 }
@@ -98,11 +99,8 @@ impl Control {
             actions.push(ControlAction::Members(members));
         }
         let active = self.placement.members().iter().filter(|member| !member.leaving).count();
-        let readiness = Readiness {
-            members: active,
-            has_lists: self.stage != Stage::Forming,
-            refused: self.refused_by.clone(),
-        };
+        let readiness =
+            Readiness { members: active, is_serving: self.is_serving(), refused: self.refused_by.clone() };
         if readiness != self.readiness {
             self.readiness = readiness.clone();
             actions.push(ControlAction::Readiness(readiness));

@@ -4,8 +4,8 @@
 //! version u8 · cluster hash u64 · kind u8 · body        (integers little-endian, at most 1200 bytes)
 //!
 //! kind 0  SWIM   a foca packet: header, updates, claims
-//! kind 1  ping   nonce u64 · the identity that is meant
-//! kind 2  pong   nonce u64 · the identity that answers
+//! kind 1  ping   nonce u64 · the identity that is meant · the identity that asks
+//! kind 2  pong   nonce u64 · the identity that answers · view u64
 //!
 //! identity       tag u8 (4 or 6) · ip · port u16 · boot u64 · returns u16 · node u64     25 or 37 bytes
 //! header         source · its incarnation u16 · destination · message
@@ -90,8 +90,17 @@ pub(crate) enum DatagramError {
 #[derive(Debug, PartialEq)]
 pub(crate) enum Datagram<'a> {
     Swim(&'a [u8]),
-    Ping { nonce: u64, target: Identity },
-    Pong { nonce: u64, from: Identity },
+    Ping {
+        nonce: u64,
+        target: Identity,
+        from: Identity,
+    },
+    /// `view` is a digest of the members as `from` sees them; zero where whoever asked is not alive among them.
+    Pong {
+        nonce: u64,
+        from: Identity,
+        view: u64,
+    },
 }
 
 impl<'a> Datagram<'a> {
@@ -108,8 +117,17 @@ impl<'a> Datagram<'a> {
         }
         let datagram = match take_u8(&mut bytes)? {
             KIND_SWIM => return Ok(Self::Swim(bytes)),
-            KIND_PING => Self::Ping { nonce: take_u64(&mut bytes)?, target: take_identity(&mut bytes)? },
-            KIND_PONG => Self::Pong { nonce: take_u64(&mut bytes)?, from: take_identity(&mut bytes)? },
+            // Fields are evaluated in the order written, which is that of the bytes.
+            KIND_PING => Self::Ping {
+                nonce: take_u64(&mut bytes)?,
+                target: take_identity(&mut bytes)?,
+                from: take_identity(&mut bytes)?,
+            },
+            KIND_PONG => Self::Pong {
+                nonce: take_u64(&mut bytes)?,
+                from: take_identity(&mut bytes)?,
+                view: take_u64(&mut bytes)?,
+            },
             tag => return Err(WireError::UnknownTag(tag).into()),
         };
         end_of(bytes)?;
@@ -119,7 +137,8 @@ impl<'a> Datagram<'a> {
     pub(crate) fn encode(&self, cluster: ClusterHash) -> Vec<u8> {
         let body_bytes = match self {
             Self::Swim(packet) => packet.len(),
-            Self::Ping { .. } | Self::Pong { .. } => 8 + MAX_IDENTITY_BYTES,
+            Self::Ping { .. } => 8 + 2 * MAX_IDENTITY_BYTES,
+            Self::Pong { .. } => 8 + MAX_IDENTITY_BYTES + 8,
         };
         let mut bytes = Vec::with_capacity(ENVELOPE_BYTES + body_bytes);
         bytes.put_u8(VERSION);
@@ -129,11 +148,17 @@ impl<'a> Datagram<'a> {
                 bytes.put_u8(KIND_SWIM);
                 bytes.put_slice(packet);
             }
-            Self::Ping { nonce, target: identity } | Self::Pong { nonce, from: identity } => {
-                let is_ping = matches!(self, Self::Ping { .. });
-                bytes.put_u8(if is_ping { KIND_PING } else { KIND_PONG });
+            Self::Ping { nonce, target, from } => {
+                bytes.put_u8(KIND_PING);
                 bytes.put_u64_le(*nonce);
-                put_identity(&mut bytes, identity);
+                put_identity(&mut bytes, target);
+                put_identity(&mut bytes, from);
+            }
+            Self::Pong { nonce, from, view } => {
+                bytes.put_u8(KIND_PONG);
+                bytes.put_u64_le(*nonce);
+                put_identity(&mut bytes, from);
+                bytes.put_u64_le(*view);
             }
         }
         bytes

@@ -27,9 +27,9 @@
 //!   (`returns + 1`) and says so; a restarted one has a newer `boot`. Both replace the old life at once.
 //! - **Claims** ([`claims`]): "I am leaving" and "I have left", because a node that handed its data over
 //!   need not be waited for, and a dead one may be.
-//! - **Own pings** ([`pings`]): foca probes on its own schedule and does not say how long an answer took. A
-//!   broken connection wants one member probed now, and reads want to know who is near. A ping that the
-//!   caller finds unanswered may become [`Membership::declare_dead`].
+//! - **Own pings** ([`pings`]): foca probes on its own schedule and does not say what an answer answered. A
+//!   broken connection wants one member probed now, and a majority is counted by who answers lately and sees whom. A
+//!   ping that the caller finds unanswered may become [`Membership::declare_dead`].
 //! - **Changes** ([`roster`]): what happened, suspicions included, in one list.
 //! - **An envelope** ([`codec`]): version and cluster, so that a stray datagram is dropped unread.
 //!
@@ -101,6 +101,8 @@ pub(crate) struct Membership {
     claims: SharedClaims,
     roster: Roster,
     pings: Pings,
+    /// What our pongs tell of whom we see; zero until we were told.
+    view: u64,
     /// By time, then in the order they were asked for.
     timers: BTreeMap<(Instant, u64), Timer>,
     timers_set: u64,
@@ -127,6 +129,7 @@ impl Membership {
             roster: Roster::default(),
             // Not foca's stream of chance, and not a nonce that a former life used.
             pings: Pings::new(config.seed.rotate_left(32) ^ own.boot.0),
+            view: 0,
             timers: BTreeMap::new(),
             timers_set: 0,
             leaving: false,
@@ -213,15 +216,16 @@ impl Membership {
         }
         match datagram {
             Datagram::Swim(packet) => return self.handle_packet(now, packet, actions),
-            Datagram::Ping { nonce, target } if target == self.own => {
-                let pong = Datagram::Pong { nonce, from: self.own };
+            Datagram::Ping { nonce, target, from: asker } if target == self.own => {
+                let view = if self.roster.has_active(&asker) { self.view } else { 0 };
+                let pong = Datagram::Pong { nonce, from: self.own, view };
                 actions.push(MembershipAction::Send { to: from, datagram: pong.encode(self.cluster) });
             }
             // Meant for another life of ours, or for whoever had this address before.
             Datagram::Ping { .. } => {}
-            Datagram::Pong { nonce, from: identity } => {
-                if let Some(round_trip) = self.pings.finish(now, nonce, &identity) {
-                    actions.push(MembershipAction::Changed(Change::Probed { identity, round_trip }));
+            Datagram::Pong { nonce, from: identity, view } => {
+                if let Some(sent_at) = self.pings.finish(now, nonce, &identity) {
+                    actions.push(MembershipAction::Changed(Change::Probed { identity, sent_at, view }));
                 }
             }
         }
@@ -280,10 +284,15 @@ impl Membership {
         !self.swim.iter_members().any(|member| *member == suspicion)
     }
 
+    /// Whom we see, as a digest above zero: from now on our pongs tell it to whom we see alive.
+    pub(crate) fn set_view(&mut self, view: u64) {
+        self.view = view;
+    }
+
     /// Sends `member` a ping of our own; its answer is a [`Change::Probed`]. Only that very life answers.
     pub(crate) fn ping(&mut self, now: Instant, member: Identity, actions: &mut Vec<MembershipAction>) {
         let nonce = self.pings.start(now, member);
-        let ping = Datagram::Ping { nonce, target: member };
+        let ping = Datagram::Ping { nonce, target: member, from: self.own };
         actions.push(MembershipAction::Send { to: member.addr, datagram: ping.encode(self.cluster) });
     }
 

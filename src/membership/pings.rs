@@ -1,8 +1,8 @@
-//! Our own pings: a probe of one member, now, and how long the answer took.
+//! Our own pings: a probe of one member, now, and when the one was sent that it answers.
 //!
 //! foca probes whom and when its cycle says. A connection that broke wants an answer about *this* member
-//! at once, and a quorum wants to know which replica is near; neither may disturb the cycle, so these
-//! pings are none of SWIM's.
+//! at once, and who requires a majority wants one of everybody all the time; neither may disturb the cycle, so
+//! these pings are none of SWIM's.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -50,11 +50,11 @@ impl Pings {
         nonce
     }
 
-    /// The round-trip time, if this answers a ping and comes from whom it was meant for. Once per ping.
-    pub(super) fn finish(&mut self, now: Instant, nonce: u64, from: &Identity) -> Option<Duration> {
+    /// When the ping was sent, if this answers one and comes from whom it was meant for. Once per ping.
+    pub(super) fn finish(&mut self, now: Instant, nonce: u64, from: &Identity) -> Option<Instant> {
         let is_answered = |ping: &Ping| ping.nonce == nonce && ping.target == *from;
         let at = self.in_flight.iter().position(is_answered)?;
         let ping = self.in_flight.remove(at)?;
-        Some(now.since(ping.sent_at)).filter(|round_trip| *round_trip <= MAX_ROUND_TRIP)
+        Some(ping.sent_at).filter(|sent_at| now.since(*sent_at) <= MAX_ROUND_TRIP)
     }
 }

@@ -6,12 +6,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use foca::Member;
 
 use super::claims::{ClaimKind, Claims};
 use super::swim::Swim;
+use crate::clock::Instant;
 use crate::types::Identity;
 
 /// What a member is to the others; see the diagram in [the module](super).
@@ -62,10 +62,12 @@ pub(crate) enum Change {
     Left(Identity),
     /// *We* were declared dead and live, or count as later than we thought: this is our identity from now on.
     Returned(Identity),
-    /// A member answered our own ping.
+    /// A member answered our own ping, which was sent then, and sees members of this digest; zero where we are not
+    /// alive among them.
     Probed {
         identity: Identity,
-        round_trip: Duration,
+        sent_at: Instant,
+        view: u64,
     },
 }
 
@@ -114,6 +116,11 @@ impl Roster {
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Record> {
         self.by_addr.values()
+    }
+
+    /// Whether this very life of a member takes part.
+    pub(super) fn has_active(&self, identity: &Identity) -> bool {
+        self.by_addr.get(&identity.addr).is_some_and(|it| it.identity == *identity && it.state.is_active())
     }
 }
 

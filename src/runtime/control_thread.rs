@@ -402,6 +402,11 @@ impl Turn {
                         core.send(Order::Place { placement: placement.clone(), stage });
                     }
                 }
+                ControlAction::Lease(lease) => {
+                    for core in &mut self.thread.cores {
+                        core.send(Order::Lease(lease));
+                    }
+                }
                 ControlAction::Returned { identity, is_same_life } => {
                     self.thread.net.set_identity(identity);
                     if is_same_life {

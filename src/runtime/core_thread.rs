@@ -22,7 +22,7 @@ use super::ring::Pop;
 use crate::clock::{Instant, Now};
 use crate::options::IdleStrategy;
 use crate::placement::Placement;
-use crate::shard::{Action, Call, Event, Shard, Stage};
+use crate::shard::{Action, Call, Event, Lease, Shard, Stage};
 use crate::types::{CoreId, Identity};
 use crate::wire::message::{Channel, Frame, Message};
 
@@ -84,6 +84,8 @@ pub(crate) enum Order {
         placement: Arc<Placement>,
         stage: Stage,
     },
+    /// Until when this node is part of a majority.
+    Lease(Lease),
     /// This node counts as another life of itself.
     NewLife {
         identity: Identity,
@@ -294,6 +296,7 @@ impl Turn {
         {
             match order {
                 Order::Place { placement, stage } => self.tell(now, Event::Placement { placement, stage }),
+                Order::Lease(lease) => self.tell(now, Event::Lease(lease)),
                 Order::NewLife { identity } => {
                     if let Some(net) = &mut self.thread.net {
                         net.set_identity(identity);

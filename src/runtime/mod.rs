@@ -288,7 +288,7 @@ impl Runtime {
         }
         let ready = self.threads.shared.wait(timeout, |state| {
             let readiness = &state.readiness;
-            let is_ready = readiness.has_lists && readiness.members >= needed;
+            let is_ready = readiness.is_serving && readiness.members >= needed;
             (state.is_stopped || is_ready).then_some(!state.is_stopped)
         });
         match ready {
@@ -598,7 +598,7 @@ impl Launch<'_> {
         }
         self.threads.shared.update(|state| {
             state.readiness.members = 1;
-            state.readiness.has_lists = true;
+            state.readiness.is_serving = true;
             state.members = vec![MemberInfo {
                 id,
                 address: identity.addr,
@@ -680,6 +680,7 @@ fn local(settings: &Settings) -> Local {
         cores: settings.cores,
         replicas: settings.replicas as u8,
         write_quorum: settings.write_quorum as u8,
+        majority_of: settings.majority_of,
     }
 }
 

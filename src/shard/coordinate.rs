@@ -137,7 +137,7 @@ impl<C> Shard<C> {
     }
 
     fn write_now(&mut self, now: Now, call: WriteCall, caller: Caller<C>, actions: &mut Vec<Action<C>>) {
-        if let Err(why) = self.check_alive(call.quorum) {
+        if let Err(why) = self.check_alive(now, call.quorum) {
             return self.reply(caller, Outcome::Written(Err(why.into())), actions);
         }
         match self.room_for(&call) {
@@ -153,8 +153,11 @@ impl<C> Shard<C> {
         }
     }
 
-    /// Whether so many replicas can acknowledge a write.
-    pub(super) fn check_alive(&self, quorum: usize) -> Result<(), NotApplied> {
+    /// Whether so many replicas can acknowledge a write, and this node may.
+    pub(super) fn check_alive(&self, now: Now, quorum: usize) -> Result<(), NotApplied> {
+        if let Some(nodes) = self.lacks_majority(now) {
+            return Err(NotApplied::NoMajority { nodes });
+        }
         let alive = self.placement.replicas_per_partition();
         if alive >= quorum {
             return Ok(());
@@ -287,7 +290,7 @@ impl<C> Shard<C> {
     /// Reads the newest state of the key that was acknowledged, then writes it with another expiry.
     fn touch(&mut self, now: Now, call: TouchCall, caller: Caller<C>, actions: &mut Vec<Action<C>>) {
         let partition = call.hash.partition();
-        if let Err(why) = self.check_alive(self.config.write_quorum) {
+        if let Err(why) = self.check_alive(now, self.config.write_quorum) {
             return self.reply(caller, Outcome::Touched(Err(why.into())), actions);
         }
         if self.config.write_quorum == 1 && self.decides_alone(partition) {
@@ -351,6 +354,10 @@ impl<C> Shard<C> {
             Some(ReadError::NotLocal)
         } else if alive < call.quorum {
             Some(not_enough(self.members_for_errors(alive), call.quorum).1)
+        } else if call.quorum >= 2
+            && let Some(nodes) = self.lacks_majority(now)
+        {
+            Some(ReadError::NoMajority { nodes })
         } else {
             None
         };
@@ -675,10 +682,11 @@ impl<C> Shard<C> {
     /// Replies where it is time to, then puts the op back, or ends it.
     fn finish_step(&mut self, now: Now, id: OpId, mut op: Op<C>, actions: &mut Vec<Action<C>>) {
         let is_late = now.instant >= op.deadline;
+        let may_acknowledge = self.lacks_majority(now).is_none();
         let is_over = match &mut op.machine {
             Machine::Write(write) => {
                 // What was acknowledged once is owed, even where it counts anew in a later list.
-                if op.caller.is_none() || write.is_acknowledged() {
+                if op.caller.is_none() || write.is_acknowledged() && may_acknowledge {
                     if let Some(caller) = op.caller.take() {
                         op.deadline = now.instant + OWED_FOR;
                         let (before, quorum) = (op.follows.take(), write.needed());

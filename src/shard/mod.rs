@@ -25,6 +25,7 @@ use crate::placement::{Gone, Placement};
 use crate::replication::anti_entropy::AntiEntropy;
 use crate::replication::purge::Purge;
 use crate::replication::read::Rules;
+use crate::simulated::{Planted, is_planted};
 use crate::store::{Applied, Deletes, Readers, Store, StoreConfig, View};
 use crate::types::{Boot, ClusterHash, CoreId, Cores, Identity, KeyHash, NodeHash, PARTITIONS, Partition};
 use crate::wire::message::{Answer, Listed, Request};
@@ -121,6 +122,8 @@ pub(crate) enum Event<C> {
         placement: Arc<Placement>,
         stage: Stage,
     },
+    /// A majority is required: until when this node has it.
+    Lease(Lease),
     /// This node is this one from now on, of which no list knows.
     NewLife {
         me: Identity,
@@ -131,6 +134,13 @@ pub(crate) enum Event<C> {
     },
     /// The engine stops: every call gets its answer now.
     Stop(StoppedBy),
+}
+
+/// Until when this node counts as part of a majority of so many nodes (`control/majority` says why).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Lease {
+    pub(crate) until: Instant,
+    pub(crate) nodes: usize,
 }
 
 /// How far the cluster is with its first lists, as this node sees it.
@@ -195,6 +205,8 @@ pub(crate) struct Shard<C> {
     store: Store,
     placement: Arc<Placement>,
     stage: Stage,
+    /// Where a majority is required.
+    lease: Option<Lease>,
     /// Whether the placement says that this life of this node is over.
     is_dead: bool,
     /// One for each partition of this core.
@@ -329,6 +341,7 @@ impl<C> Shard<C> {
             store,
             placement: Arc::new(Placement::new(Vec::new(), config.replicas, 0, Gone::new())),
             stage: Stage::Forming,
+            lease: None,
             is_dead: false,
             replicas: (0..owned).map(|_| Replica::default()).collect(),
             wanted: BTreeSet::new(),
@@ -390,6 +403,7 @@ impl<C> Shard<C> {
             Event::Lost { node, boot } => self.lost(now, (node, boot), actions),
             Event::Unsent { request_id } => self.unanswered(now, request_id, actions),
             Event::Placement { placement, stage } => self.placed(now, placement, stage, actions),
+            Event::Lease(lease) => self.lease = Some(lease),
             Event::NewLife { me } => self.live_anew(now, me.life()),
             Event::AskDebt { question } => actions.push(Action::Debt { question, debt: self.debt(now) }),
             Event::Stop(by) => return self.stop(by, actions),
@@ -654,6 +668,12 @@ impl<C> Shard<C> {
     fn partitions(&self) -> impl Iterator<Item = Partition> + use<C> {
         let (core, cores) = (self.config.core, self.config.cores);
         Partition::all().filter(move |partition| partition.core(cores) == core)
+    }
+
+    /// Of how many nodes a majority is required that this node does not hear from.
+    fn lacks_majority(&self, now: Now) -> Option<usize> {
+        let lease = self.lease.filter(|lease| lease.until <= now.instant)?;
+        (!is_planted(Planted::LeaseIgnored)).then_some(lease.nodes)
     }
 
     /// f = N − W: on how many replicas an acknowledged write may be missing.

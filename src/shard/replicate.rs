@@ -49,6 +49,9 @@ impl<C> Shard<C> {
                 if let Some(other) = self.other_list(partition, list) {
                     return other;
                 }
+                if self.lacks_majority(now).is_some() {
+                    return Answer::Declined;
+                }
                 let hash = self.hash(entry.key());
                 let horizon = self.replica(partition).horizon;
                 if entry.version() <= horizon
@@ -99,7 +102,10 @@ impl<C> Shard<C> {
                         Found::Entry(Entry::clone(&entry))
                     }
                 };
-                let is_synced = self.replica(partition).is_synced() || is_planted(Planted::PendingCounts);
+                // What a majority has written since may be missing.
+                let may_count = self.config.read_quorum == 1 || self.lacks_majority(now).is_none();
+                let is_synced = self.replica(partition).is_synced() && may_count;
+                let is_synced = is_synced || is_planted(Planted::PendingCounts);
                 Answer::Found { found, synced: is_synced }
             }
             Request::AskList => Answer::Listed(self.listed(partition)),

@@ -230,7 +230,7 @@ impl<C> Shard<C> {
         if call.deadline <= now.instant {
             return Err(NotApplied::Overloaded);
         }
-        self.check_alive(call.quorum)?;
+        self.check_alive(now, call.quorum)?;
         self.make_room_at_once(&call)?;
         if self.is_decided_alone(&call) {
             self.write_alone(now, call, actions);

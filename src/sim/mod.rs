@@ -79,6 +79,8 @@ pub struct SimOptions {
     pub purge_grace: Duration,
     /// [`Config::forget_after`](crate::Config::forget_after).
     pub forget_after: Duration,
+    /// [`Config::require_majority`](crate::Config::require_majority); zero for no majority.
+    pub majority_of: u16,
     /// A bug on purpose, to test the checkers.
     #[doc(hidden)]
     pub planted: Option<Planted>,
@@ -102,6 +104,7 @@ impl Default for SimOptions {
             partitions: PARTITIONS,
             purge_grace: GRACE,
             forget_after: DEFAULT_FORGET_AFTER,
+            majority_of: 0,
             planted: None,
             keep_trace: false,
         }

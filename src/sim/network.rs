@@ -236,6 +236,12 @@ impl SimCluster {
                     self.schedule(HOP, Event::Order { node: number, life, core, event: Box::new(event) });
                 }
             }
+            ControlAction::Lease(lease) => {
+                for core in (0..self.options.cores).map(CoreId) {
+                    let event = Box::new(ShardEvent::Lease(lease));
+                    self.schedule(HOP, Event::Order { node: number, life, core, event });
+                }
+            }
             ControlAction::Returned { identity, is_same_life } => {
                 if let Some(running) = self.nodes[number].running() {
                     running.identity = identity;

@@ -112,6 +112,7 @@ impl Node {
             cores: options.cores,
             replicas: options.replicas as u8,
             write_quorum: options.write_quorum as u8,
+            majority_of: options.majority_of,
         };
         let mut control = Control::new(ControlConfig {
             cluster: cluster(),
@@ -311,8 +312,7 @@ impl Node {
 
     pub(super) fn is_settled(&self) -> bool {
         self.running.as_ref().is_some_and(|running| {
-            running.control.stage() != crate::shard::Stage::Forming
-                && running.progress.iter().all(|progress| *progress == Some((0, 0)))
+            running.control.is_serving() && running.progress.iter().all(|progress| *progress == Some((0, 0)))
         })
     }
 }

@@ -88,6 +88,7 @@ struct WireHello<'a> {
     cores: u16,
     partitions: u16,
     channel: u16,
+    majority_of: u16,
     replicas: u8,
     write_quorum: u8,
     expects: bool,
@@ -579,6 +580,7 @@ impl<'a> Reader<'a> {
             partitions: wire.partitions.to_native(),
             replicas: wire.replicas,
             write_quorum: wire.write_quorum,
+            majority_of: wire.majority_of.to_native(),
             channel: match wire.channel.to_native() {
                 u16::MAX => Channel::Control,
                 core => Channel::Core(CoreId(core)),
@@ -850,6 +852,7 @@ fn wire_hello(hello: &Hello) -> WireHello<'_> {
         },
         replicas: hello.replicas,
         write_quorum: hello.write_quorum,
+        majority_of: hello.majority_of,
         expects: hello.expects.is_some(),
         cluster: &hello.cluster,
         node_id: &hello.node_id,
@@ -1059,6 +1062,7 @@ mod tests {
                 partitions: 4096,
                 replicas: 3,
                 write_quorum: 2,
+                majority_of: 5,
                 channel,
                 expects: expects.map(|(node, boot)| (NodeHash(node), Boot(boot))),
             })

@@ -18,6 +18,8 @@ pub(crate) struct Local {
     pub(crate) cores: u16,
     pub(crate) replicas: u8,
     pub(crate) write_quorum: u8,
+    /// Of how many nodes this one requires a majority; zero where it does not.
+    pub(crate) majority_of: u16,
 }
 
 impl Local {
@@ -36,6 +38,7 @@ impl Local {
             partitions: PARTITIONS,
             replicas: self.replicas,
             write_quorum: self.write_quorum,
+            majority_of: self.majority_of,
             channel,
             expects,
         }
@@ -141,7 +144,14 @@ mod tests {
     use crate::types::CoreId;
 
     fn local(id: &str) -> Local {
-        Local { cluster: "shop".into(), node_id: id.into(), cores: 2, replicas: 3, write_quorum: 2 }
+        Local {
+            cluster: "shop".into(),
+            node_id: id.into(),
+            cores: 2,
+            replicas: 3,
+            write_quorum: 2,
+            majority_of: 0,
+        }
     }
 
     fn identity(id: &str, port: u16) -> Identity {

@@ -104,6 +104,8 @@ pub(crate) struct Hello {
     /// N and W: what a quorum means must be the same everywhere.
     pub(crate) replicas: u8,
     pub(crate) write_quorum: u8,
+    /// Of how many nodes it requires a majority; zero where it does not.
+    pub(crate) majority_of: u16,
     pub(crate) channel: Channel,
     /// Whom the opener wants to reach, where it knows: an address may have passed to another node.
     pub(crate) expects: Option<(NodeHash, crate::types::Boot)>,

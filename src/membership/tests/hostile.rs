@@ -98,7 +98,8 @@ proptest! {
     #[test]
     fn what_is_written_is_read(identity in identities(), nonce: u64, tag in 0u8..11, number: u8, state in 0u8..3) {
         let cluster = ClusterHash(nonce);
-        for datagram in [Datagram::Ping { nonce, target: identity }, Datagram::Pong { nonce, from: identity }] {
+        let (target, from) = (identity, identity);
+        for datagram in [Datagram::Ping { nonce, target, from }, Datagram::Pong { nonce, from, view: !nonce }] {
             let bytes = datagram.encode(cluster);
             prop_assert_eq!(Datagram::decode(cluster, &bytes), Ok(datagram));
         }

@@ -221,12 +221,29 @@ fn a_list_that_says_we_are_dead_or_another_life_is_not_believed() {
 #[test]
 fn a_ping_is_answered_by_the_life_it_is_meant_for() {
     let mut net = Net::joined(2, 10);
+    net.act(2, |membership, _, _| membership.set_view(7));
+    let sent_at = net.now;
     net.act(1, |membership, now, actions| membership.ping(now, first_life(2), actions));
     let other_life = Identity { returns: 1, ..first_life(2) };
     net.act(1, |membership, now, actions| membership.ping(now, other_life, actions));
     net.run(Duration::from_millis(10));
-    let probed = Change::Probed { identity: first_life(2), round_trip: 2 * SEND_TIME };
-    assert_eq!(net.changes(1)[1..], [probed]);
+    let probed = |view| Change::Probed { identity: first_life(2), sent_at, view };
+    assert_eq!(net.changes(1)[1..], [probed(7)]);
+}
+
+#[test]
+fn who_is_taken_for_dead_is_told_no_view() {
+    let mut net = Net::joined(2, 10);
+    net.act(2, |membership, now, actions| {
+        membership.set_view(7);
+        membership.declare_dead(now, first_life(1), &mut Vec::new());
+        actions.clear();
+    });
+    let sent_at = net.now;
+    net.act(1, |membership, now, actions| membership.ping(now, first_life(2), actions));
+    net.run(2 * SEND_TIME);
+    let probed = Change::Probed { identity: first_life(2), sent_at, view: 0 };
+    assert!(net.changes(1).contains(&probed), "{:?}", net.changes(1));
 }
 
 #[test]

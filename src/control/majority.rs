@@ -1,0 +1,185 @@
+//! [`Config::require_majority`](crate::Config::require_majority): no more than one side of a network partition acknowledges.
+//!
+//! Every member pings every other one. Whoever has a *lease* has been answered, by so many that these and it are a majority
+//! of the nodes that there can be, each in reply to a ping that it sent within [`LEASE`]. Replicas without one decline
+//! writes, and coordinators acknowledge none. A member does not answer so whom it takes for dead.
+//!
+//! Cores are told of a placement without a member that may live when a majority has said that it sees the same members, and
+//! [`WAIT`] has passed since. Two majorities share a node; from when that one said so it has not extended the lease of
+//! the missing member, whose last one is over. So nobody counts any more in the lists that are then replaced.
+//!
+//! ```text
+//! missing member    ── ping ──▶ answered │            lease over: declines writes
+//!                        ├────────── LEASE ────────────┤
+//! shared node                            │ takes it for dead, says so
+//! majority                                   │ all have said so               │ new lists
+//!                                            ├────────────── WAIT ────────────┤
+//! ```
+//!
+//! A side without a majority keeps the placement that it had. When the network is whole again lists meet as they do
+//! without all this: until then, and in the lease after a moment in which it was whole, both may be written to.
+//!
+//! A quorum of a fixed number of nodes, because to agree on who the nodes are takes consensus and a memory of it, which
+//! processes without disks do not have. Leases are Gray and Cheriton's (SOSP '89), in monotonic time: clocks need not agree,
+//! they must only run equally fast, but for the difference between the two times.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::{Actions, Control, ControlAction};
+use crate::clock::Instant;
+use crate::events::Event;
+use crate::membership::State;
+use crate::placement::{Placement, members_digest};
+use crate::shard::{Lease, Stage};
+use crate::simulated::{Planted, is_planted};
+use crate::types::{Identity, NodeHash};
+
+/// How long an answer counts, from when its ping was sent.
+pub(crate) const LEASE: Duration = Duration::from_secs(2);
+
+/// How long a majority must have agreed that a member is gone. A quarter longer, as clocks may run unequally fast and
+/// answers of replicas take time to reach their coordinator.
+pub(crate) const WAIT: Duration = Duration::from_millis(2500);
+
+/// How often everybody is pinged: most of them may be lost within a lease.
+const PING_PERIOD: Duration = Duration::from_millis(250);
+
+/// How soon everybody is pinged when other members are seen than before.
+const PING_SOON: Duration = Duration::from_millis(20);
+
+#[derive(Default)]
+pub(super) struct Majority {
+    heard: BTreeMap<NodeHash, Heard>,
+    ping_at: Instant,
+    /// The digest of the members that this node sees, and since when.
+    view: u64,
+    view_since: Instant,
+    /// Since when a majority sees the same.
+    agreed_at: Option<Instant>,
+    lease: Option<Lease>,
+    /// Whether the app was told that there is a lease.
+    is_held: bool,
+}
+
+/// The latest ping of ours that a node answered.
+#[derive(Clone, Copy)]
+struct Heard {
+    identity: Identity,
+    sent_at: Instant,
+    view: u64,
+}
+
+impl Control {
+    /// Of how many nodes a majority is required: the largest number that a member names. Zero where none does.
+    fn majority_of(&self) -> usize {
+        let others = self.placement.members().iter().filter_map(|it| self.details.get(&it.identity.node));
+        let named = others.map(|details| details.majority_of).chain([self.config.local.majority_of]);
+        named.max().unwrap_or_default().into()
+    }
+
+    /// How many are a majority, where one is required. More nodes than there should be count, too.
+    pub(super) fn majority(&self) -> Option<usize> {
+        let nodes = self.majority_of();
+        (nodes > 0).then(|| nodes.max(self.placement.members().len()) / 2 + 1)
+    }
+
+    /// Whether this node hears from a majority, or none is required.
+    pub(super) fn has_majority(&self) -> bool {
+        self.majority().is_none() || self.majority.is_held
+    }
+
+    pub(super) fn note_heard(&mut self, identity: Identity, sent_at: Instant, view: u64) {
+        let heard = self.majority.heard.entry(identity.node);
+        let heard = heard.or_insert(Heard { identity, sent_at, view });
+        if heard.sent_at <= sent_at {
+            *heard = Heard { identity, sent_at, view };
+        }
+    }
+
+    /// Takes up whom this node sees now, and what the others have answered.
+    pub(super) fn count_majority(&mut self, now: Instant, actions: &mut Actions) {
+        let Some(needed) = self.majority() else { return };
+        let active = self.membership.records().into_iter().filter(|known| known.state.is_active());
+        let active: Vec<Identity> = active.map(|known| known.identity.life()).collect();
+        // Zero says that whoever asks is not among them.
+        let view = members_digest(active.iter()).max(1);
+        let majority = &mut self.majority;
+        majority.heard.retain(|_, heard| active.contains(&heard.identity.life()) && heard.view > 0);
+        if majority.view != view {
+            (majority.view, majority.view_since) = (view, now);
+            majority.agreed_at = None;
+            majority.ping_at = majority.ping_at.min(now + PING_SOON);
+            self.membership.set_view(view);
+        }
+        let agrees = |heard: &&Heard| heard.view == view && heard.sent_at >= majority.view_since;
+        if majority.heard.values().filter(agrees).count() + 1 < needed {
+            majority.agreed_at = None;
+        } else {
+            majority.agreed_at.get_or_insert(now);
+        }
+        let mut sent_at: Vec<Instant> = majority.heard.values().map(|heard| heard.sent_at).collect();
+        sent_at.sort_unstable_by(|a, b| b.cmp(a));
+        let until = match needed.checked_sub(2) {
+            None => Instant::MAX,
+            Some(at) => sent_at.get(at).map_or(Instant::default(), |sent_at| *sent_at + LEASE),
+        };
+        let is_held = now < until;
+        if std::mem::replace(&mut majority.is_held, is_held) != is_held {
+            let heard = sent_at.iter().filter(|at| now < **at + LEASE).count() + 1;
+            let lost = Event::MajorityLost { heard, needed };
+            actions.push(ControlAction::Notify(if is_held { Event::MajorityFound } else { lost }));
+        }
+        let lease = Lease { until, nodes: self.majority_of() };
+        if self.majority.lease.replace(lease) != Some(lease) {
+            actions.push(ControlAction::Lease(lease));
+        }
+    }
+
+    /// Whether the cores may go by what this node sees now.
+    pub(super) fn may_follow(&self, now: Instant) -> bool {
+        let (old, old_stage) = &self.published;
+        let is_free = match old_stage {
+            // Until there are lists. Who agree on being new agree on who they are.
+            Stage::Forming => self.stage != Stage::Joined,
+            Stage::Born | Stage::Joined => self.is_nobody_missed(old),
+        };
+        let has_waited = self.majority.agreed_at.is_some_and(|at| at + WAIT <= now);
+        self.majority().is_none() || is_free || has_waited || is_planted(Planted::FollowedAtOnce)
+    }
+
+    /// Whether every member of a placement is a member still, or this life of it is over: it has left, or was started
+    /// again.
+    fn is_nobody_missed(&self, old: &Placement) -> bool {
+        let records = self.membership.records();
+        old.members().iter().all(|member| {
+            let of_node = records.iter().filter(|known| known.identity.node == member.identity.node);
+            of_node.into_iter().any(|known| match known.state {
+                State::Alive | State::Suspect | State::Left => known.identity.boot >= member.identity.boot,
+                State::Dead => known.identity.boot > member.identity.boot,
+            })
+        })
+    }
+
+    pub(super) fn wake_majority(&mut self, now: Instant, actions: &mut Actions) {
+        if self.majority().is_none() || self.majority.ping_at > now {
+            return;
+        }
+        self.majority.ping_at = now + PING_PERIOD;
+        let me = self.identity().node;
+        let records = self.membership.records().into_iter();
+        let others = records.filter(|it| it.state.is_active() && it.identity.node != me);
+        for identity in others.map(|it| it.identity).collect::<Vec<_>>() {
+            self.swim(now, actions, |membership, todo| membership.ping(now, identity, todo));
+        }
+    }
+
+    /// `is_withholding` says that the cores do not go by what this node sees.
+    pub(super) fn majority_deadline(&self, is_withholding: bool) -> Option<Instant> {
+        self.majority()?;
+        let Majority { ping_at, agreed_at, lease, is_held, .. } = &self.majority;
+        let waited = agreed_at.filter(|_| is_withholding).map(|at| at + WAIT);
+        let over = lease.filter(|_| *is_held).map(|lease| lease.until);
+        waited.into_iter().chain(over).chain([*ping_at]).min()
+    }
+}
