@@ -27,7 +27,7 @@ use gridkv::{Config, Engine, IdleStrategy, Quorum, WriteOptions};
 
 const USAGE: &str = "\
 usage: node --id NAME [--address IP:PORT] [--seed IP:PORT]... [--cluster NAME] [--cores N]
-            [--replicas N] [--write-quorum W] [--read-quorum R] [--timeout-ms MS]
+            [--replicas N] [--write-quorum W] [--read-quorum R] [--majority-of NODES] [--timeout-ms MS]
             [--probe-period-ms MS] [--suspicion-timeout-ms MS] [--idle park|adaptive|busy]
 commands on standard input, one a line:
   set KEY VALUE          setq KEY VALUE QUORUM TIMEOUT_MS
@@ -90,6 +90,7 @@ fn config(mut args: impl Iterator<Item = String>) -> Result<Config> {
             "--replicas" => config.replicas(number()?),
             "--write-quorum" => config.write_quorum(number()?),
             "--read-quorum" => config.read_quorum(number()?),
+            "--majority-of" => config.require_majority(number()?),
             "--timeout-ms" => config.request_timeout(millis()?),
             "--probe-period-ms" => config.probe_period(millis()?),
             "--suspicion-timeout-ms" => config.suspicion_timeout(millis()?),

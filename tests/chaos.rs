@@ -64,6 +64,8 @@ fn a_later_list_that_one_member_knows_is_not_passed_over() {
 /// that follows before anything else goes wrong: 700 seeds noticed nothing.) Where the protocol changes, so does what a seed does: three
 /// times as many are tried, and ten more.
 const NOTICED: &[(Planted, Profile, u64)] = &[
+    (Planted::LeaseIgnored, Profile::Majority, 1),
+    (Planted::FollowedAtOnce, Profile::Majority, 9),
     (Planted::AcknowledgedFirst, Profile::Clocks, 0),
     (Planted::PendingCounts, Profile::Two, 3),
     (Planted::AnyList, Profile::Members, 12),

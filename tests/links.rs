@@ -246,6 +246,33 @@ fn both_halves_serve_and_merge_and_what_was_deleted_in_either_stays_deleted() {
     assert_eq!(copies, 3 * (60 + 40), "three copies of each key that is there, and of no other");
 }
 
+#[test]
+fn a_side_without_a_majority_refuses_writes_and_the_other_one_goes_on() {
+    let Some(wires) = Wires::new(1, 3) else { return };
+    let mut nodes = wires.cluster(&["--majority-of", "4", "--timeout-ms", "500"]);
+    for n in 0..60 {
+        nodes[n % 4].ok(&format!("set k{n} before"));
+    }
+    let cut = Instant::now();
+    wires.set_cable("down");
+    let (left, right) = nodes.split_at_mut(1);
+    wait_until("the smaller side refuses", || left[0].ask("set k0 left").contains("hears from no majority"));
+    let refused = cut.elapsed();
+    for n in 0..60 {
+        wait_ok(&mut right[n % 3], &format!("set k{n} right"));
+    }
+    println!("a majority: refused after {refused:.1?}, every key written after {:.1?}", cut.elapsed());
+    for n in 0..60 {
+        assert!(left[0].error(&format!("set k{n} left")).contains("hears from no majority of 4 nodes"));
+    }
+    wires.set_cable("up");
+    wait_whole(&mut nodes);
+    for n in 0..60 {
+        assert_same(&mut nodes, &format!("k{n}"), &["value right"]);
+    }
+    wait_ok(&mut nodes[0], "set k0 again");
+}
+
 /// When the host was heard again after ten seconds, its connections from before were not: TCP had tried them again ever
 /// more seldom. Calls through other nodes waited for three seconds for what was on its way over these.
 #[test]

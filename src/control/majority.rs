@@ -40,7 +40,7 @@ pub(crate) const LEASE: Duration = Duration::from_secs(2);
 
 /// How long a majority must have agreed that a member is gone. A quarter longer, as clocks may run unequally fast and
 /// answers of replicas take time to reach their coordinator.
-pub(crate) const WAIT: Duration = Duration::from_millis(2500);
+const WAIT: Duration = Duration::from_millis(2500);
 
 /// How often everybody is pinged: most of them may be lost within a lease.
 const PING_PERIOD: Duration = Duration::from_millis(250);

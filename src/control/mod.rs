@@ -23,6 +23,8 @@ use std::time::Duration;
 use self::absent::Absent;
 use self::debt::{OwnDebt, Safety};
 use self::links::{LinkState, MemberLink, member_link};
+#[cfg(feature = "sim")]
+pub(crate) use self::majority::LEASE;
 use self::majority::Majority;
 pub(crate) use self::publish::Readiness;
 use self::publish::bury;

@@ -4,7 +4,6 @@ use super::{Actions, Control, ControlAction, Leaving};
 use crate::events::{Event, MemberInfo, MemberState};
 use crate::membership::{Record, State};
 use crate::placement::{Gone, Member, Placement};
-use crate::shard::Stage;
 use crate::types::{Identity, NodeId};
 
 /// Whether calls can be expected to succeed.

@@ -6,6 +6,7 @@
 //! kind 0  SWIM   a foca packet: header, updates, claims
 //! kind 1  ping   nonce u64 · the identity that is meant · the identity that asks
 //! kind 2  pong   nonce u64 · the identity that answers · view u64
+//! kind 3  "I suspect you"  incarnation u16 · the identity that is meant · the identity that suspects it
 //!
 //! identity       tag u8 (4 or 6) · ip · port u16 · boot u64 · returns u16 · node u64     25 or 37 bytes
 //! header         source · its incarnation u16 · destination · message
@@ -46,6 +47,7 @@ const VERSION: u8 = 1;
 const KIND_SWIM: u8 = 0;
 const KIND_PING: u8 = 1;
 const KIND_PONG: u8 = 2;
+const KIND_SUSPICION: u8 = 3;
 
 /// Why bytes are not what they should be. Nothing changed because of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -101,6 +103,11 @@ pub(crate) enum Datagram<'a> {
         from: Identity,
         view: u64,
     },
+    Suspicion {
+        incarnation: u16,
+        target: Identity,
+        from: Identity,
+    },
 }
 
 impl<'a> Datagram<'a> {
@@ -128,6 +135,11 @@ impl<'a> Datagram<'a> {
                 from: take_identity(&mut bytes)?,
                 view: take_u64(&mut bytes)?,
             },
+            KIND_SUSPICION => Self::Suspicion {
+                incarnation: take_u16(&mut bytes)?,
+                target: take_identity(&mut bytes)?,
+                from: take_identity(&mut bytes)?,
+            },
             tag => return Err(WireError::UnknownTag(tag).into()),
         };
         end_of(bytes)?;
@@ -139,6 +151,7 @@ impl<'a> Datagram<'a> {
             Self::Swim(packet) => packet.len(),
             Self::Ping { .. } => 8 + 2 * MAX_IDENTITY_BYTES,
             Self::Pong { .. } => 8 + MAX_IDENTITY_BYTES + 8,
+            Self::Suspicion { .. } => 2 + 2 * MAX_IDENTITY_BYTES,
         };
         let mut bytes = Vec::with_capacity(ENVELOPE_BYTES + body_bytes);
         bytes.put_u8(VERSION);
@@ -159,6 +172,12 @@ impl<'a> Datagram<'a> {
                 bytes.put_u64_le(*nonce);
                 put_identity(&mut bytes, from);
                 bytes.put_u64_le(*view);
+            }
+            Self::Suspicion { incarnation, target, from } => {
+                bytes.put_u8(KIND_SUSPICION);
+                bytes.put_u16_le(*incarnation);
+                put_identity(&mut bytes, target);
+                put_identity(&mut bytes, from);
             }
         }
         bytes

@@ -55,6 +55,10 @@ impl Membership {
             actions.push(MembershipAction::Changed(Change::Returned(self.own)));
         }
         self.report_changes(actions);
+        if !self.tells_suspects && self.roster.has_suspects() {
+            self.tells_suspects = true;
+            self.set_timer(now, Timer::TellSuspects);
+        }
         result.and(follow_up).and(reconnected)
     }
 

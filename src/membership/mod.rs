@@ -30,6 +30,10 @@
 //! - **Own pings** ([`pings`]): foca probes on its own schedule and does not say what an answer answered. A
 //!   broken connection wants one member probed now, and a majority is counted by who answers lately and sees whom. A
 //!   ping that the caller finds unanswered may become [`Membership::declare_dead`].
+//! - **Suspicions reach whom they are about.** Gossip passes a suspicion on a few times and never again: on a network that
+//!   loses it, the suspect never refutes it. And a node that returns under a renewed identity has lost the timers that
+//!   would end its suspicions. So whoever suspects a member says so to it until that is over, and ends it late at the last
+//!   (the first half is the "buddy system" of Dadgar et al., "Lifeguard", DSN '18).
 //! - **Changes** ([`roster`]): what happened, suspicions included, in one list.
 //! - **An envelope** ([`codec`]): version and cluster, so that a stray datagram is dropped unread.
 //!
@@ -88,6 +92,7 @@ pub(crate) enum MembershipAction {
 enum Timer {
     Swim(foca::Timer<Identity>),
     RepeatLeaving,
+    TellSuspects,
 }
 
 /// One node's part in SWIM: what it knows of the others, and what it says of itself.
@@ -98,6 +103,10 @@ pub(crate) struct Membership {
     own: Identity,
     renewed_at: Option<Instant>,
     probe_period: Duration,
+    suspicion_timeout: Duration,
+    /// Since when this node has suspected whom, and whether it tells them.
+    suspects: BTreeMap<Identity, Instant>,
+    tells_suspects: bool,
     claims: SharedClaims,
     roster: Roster,
     pings: Pings,
@@ -125,6 +134,9 @@ impl Membership {
             own,
             renewed_at: None,
             probe_period: config.probe_period,
+            suspicion_timeout: config.suspicion_timeout,
+            suspects: BTreeMap::new(),
+            tells_suspects: false,
             claims,
             roster: Roster::default(),
             // Not foca's stream of chance, and not a nonce that a former life used.
@@ -221,8 +233,14 @@ impl Membership {
                 let pong = Datagram::Pong { nonce, from: self.own, view };
                 actions.push(MembershipAction::Send { to: from, datagram: pong.encode(self.cluster) });
             }
+            Datagram::Suspicion { incarnation, target, from: accuser } if target == self.own => {
+                // Whatever it hears from us next refutes it.
+                let suspicion = [Member::new(self.own, incarnation, foca::State::Suspect)].into_iter();
+                self.drive(now, actions, |swim, wishes| swim.apply_many(suspicion, true, wishes));
+                self.announce_to(now, accuser, actions);
+            }
             // Meant for another life of ours, or for whoever had this address before.
-            Datagram::Ping { .. } => {}
+            Datagram::Ping { .. } | Datagram::Suspicion { .. } => {}
             Datagram::Pong { nonce, from: identity, view } => {
                 if let Some(sent_at) = self.pings.finish(now, nonce, &identity) {
                     actions.push(MembershipAction::Changed(Change::Probed { identity, sent_at, view }));
@@ -256,11 +274,12 @@ impl Membership {
     /// Does what is due. Early, late and repeated calls are harmless.
     pub(crate) fn handle_timers(&mut self, now: Instant, actions: &mut Vec<MembershipAction>) {
         let mut due_swim = Vec::new();
-        let mut repeat_leaving = false;
+        let (mut repeat_leaving, mut tell_suspects) = (false, false);
         while let Some(entry) = self.timers.first_entry().filter(|entry| entry.key().0 <= now) {
             match entry.remove() {
                 Timer::Swim(timer) => due_swim.push(timer),
                 Timer::RepeatLeaving => repeat_leaving = true,
+                Timer::TellSuspects => tell_suspects = true,
             }
         }
         // foca's order for timers that are late together; a stable sort keeps ours among equals.
@@ -273,6 +292,37 @@ impl Membership {
         }
         if repeat_leaving {
             self.claim_leaving(now, actions);
+        }
+        if tell_suspects {
+            self.tells_suspects = false;
+            self.tell_suspects(now, actions);
+        }
+    }
+
+    /// Tells the members that are suspected that they are, again after each probe period, and ends what should have been
+    /// refuted or confirmed long since.
+    fn tell_suspects(&mut self, now: Instant, actions: &mut Vec<MembershipAction>) {
+        let is_suspect = |member: &&Member<Identity>| member.state() == foca::State::Suspect;
+        let suspects = self.swim.iter_members().filter(is_suspect).map(|it| (*it.id(), it.incarnation()));
+        let mut suspects: Vec<_> = suspects.collect();
+        suspects.sort_unstable_by_key(|(member, _)| member.sort_key());
+        self.suspects.retain(|known, _| suspects.iter().any(|(member, _)| member == known));
+        if suspects.is_empty() || self.ended.is_some() {
+            return;
+        }
+        let patience = 2 * (self.suspicion_timeout + self.probe_period);
+        for (target, incarnation) in suspects {
+            let since = *self.suspects.entry(target).or_insert(now);
+            if now.since(since) > patience {
+                self.declare_dead(now, target, actions);
+            } else {
+                let suspicion = Datagram::Suspicion { incarnation, target, from: self.own };
+                let datagram = suspicion.encode(self.cluster);
+                actions.push(MembershipAction::Send { to: target.addr, datagram });
+            }
+        }
+        if !std::mem::replace(&mut self.tells_suspects, true) {
+            self.set_timer(now + self.probe_period, Timer::TellSuspects);
         }
     }
 

@@ -118,6 +118,10 @@ impl Roster {
         self.by_addr.values()
     }
 
+    pub(super) fn has_suspects(&self) -> bool {
+        self.by_addr.values().any(|record| record.state == State::Suspect)
+    }
+
     /// Whether this very life of a member takes part.
     pub(super) fn has_active(&self, identity: &Identity) -> bool {
         self.by_addr.get(&identity.addr).is_some_and(|it| it.identity == *identity && it.state.is_active())

@@ -12,8 +12,8 @@
 //!
 //! A schedule keeps within what the cluster promises to survive. Memory is lost only while no copy is missing, of one
 //! node at a time; and where a checker counts on the order of all writes, so is any node out of reach for long, as
-//! the others cannot tell it from one that died. In the other schedules ([`Profile::Splits`], and where datagrams
-//! get lost in masses) any number is, and the order of writes is checked for each node by itself.
+//! the others cannot tell it from one that died. In the other schedules ([`Profile::Splits`], [`Profile::Majority`], and
+//! where datagrams get lost in masses) any number is, and the order of writes is checked for each node by itself.
 
 use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,11 +22,13 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use rand::rngs::SmallRng;
+use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
 
 use super::checks::{self, Order, Verdict, Violation};
 use super::workload::{Kind, Operation, Workload, WorkloadOptions, value_number};
 use super::{CALL_TIMEOUT, Planted, SimCluster, SimOptions};
+use crate::control::LEASE;
 
 /// What kind of trouble a schedule makes.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -56,11 +58,13 @@ pub enum Profile {
     QuickRestarts,
     /// All replicas of a partition are replaced, on a bad network, while coordinators have old views.
     Replaced,
+    /// A majority is required, and the network falls in two, again and again.
+    Majority,
 }
 
 impl Profile {
     /// All of them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Members,
         Self::Lossy,
         Self::Splits,
@@ -73,6 +77,7 @@ impl Profile {
         Self::Rebirths,
         Self::QuickRestarts,
         Self::Replaced,
+        Self::Majority,
     ];
 
     /// What it is called.
@@ -90,6 +95,7 @@ impl Profile {
             Self::Rebirths => "rebirths",
             Self::QuickRestarts => "quick-restarts",
             Self::Replaced => "replaced",
+            Self::Majority => "majority",
         }
     }
 
@@ -266,6 +272,8 @@ struct Chaos {
     mend_at: Option<Duration>,
     calm_at: Option<Duration>,
     leaving: BTreeSet<usize>,
+    /// Where a majority is required: when the network fell in two, and in what, and when it was whole again.
+    splits: Vec<(Duration, [Vec<usize>; 2], Duration)>,
     /// The number of each key's list when it began.
     lists: Vec<u64>,
 }
@@ -394,6 +402,13 @@ impl Chaos {
                 every = Duration::from_secs(rng.random_range(4..=10));
                 vec![(D::Replace, 5), (D::Crash, 1), (D::Restart, 1)]
             }
+            Profile::Majority => {
+                order = Order::PerNode;
+                nodes = rng.random_range(3..=MOST_NODES);
+                sim.majority_of = nodes as u16;
+                sim.read_quorum = 1 + usize::from(rng.random_range(0..3) == 0);
+                vec![(D::Split, 8), (D::ShortPause, 2), (D::Break, 1), (D::Crash, 1), (D::Restart, 2)]
+            }
         };
         // Some schedules do without some of them, and find what the others hide.
         for (disturbance, weight) in &mut disturbances {
@@ -420,6 +435,7 @@ impl Chaos {
             mend_at: None,
             calm_at: None,
             leaving: BTreeSet::new(),
+            splits: Vec::new(),
             lists: Vec::new(),
             options: options.clone(),
             rng,
@@ -545,10 +561,17 @@ impl Chaos {
     fn mend_when_due(&mut self) {
         let now = self.cluster.elapsed();
         if self.mend_at.take_if(|at| *at <= now).is_some() {
-            self.cluster.mend();
+            self.mend();
         }
         if self.calm_at.take_if(|at| *at <= now).is_some() {
             self.reset_network();
+        }
+    }
+
+    fn mend(&mut self) {
+        self.cluster.mend();
+        if let Some((_, _, until)) = self.splits.last_mut() {
+            *until = (*until).min(self.cluster.elapsed());
         }
     }
 
@@ -717,6 +740,7 @@ impl Chaos {
                     self.mend_after(100, 20_000);
                 }
             }
+            Disturbance::Split if self.profile == Profile::Majority => return self.split_in_two(),
             Disturbance::Split => {
                 let mut some = self.running();
                 let others = some.split_off(self.rng.random_range(1..some.len().max(2)));
@@ -754,6 +778,53 @@ impl Chaos {
             Disturbance::Replace => return self.replace_all(),
         }
         true
+    }
+
+    /// From a whole cluster, whose lists are the same everywhere.
+    fn split_in_two(&mut self) -> bool {
+        if self.mend_at.is_some() || !self.cluster.is_settled() {
+            return false;
+        }
+        let mut nodes: Vec<usize> = (0..self.cluster.nodes()).collect();
+        nodes.shuffle(&mut self.rng);
+        let others = nodes.split_off(self.rng.random_range(1..nodes.len()));
+        self.cluster.split(&nodes, &others);
+        self.splits.push((self.cluster.elapsed(), [nodes, others], Duration::MAX));
+        self.mend_after(1000, 15_000);
+        true
+    }
+
+    /// Nobody who is cut off from a majority acknowledges, once a lease has passed, and nobody who is does so on a key
+    /// after one who is not.
+    fn check_majority(&self) -> Result<(), Violation> {
+        const PROMISE: &str = "of the sides of a network partition no more than one acknowledges";
+        let needed = usize::from(self.sim.majority_of) / 2 + 1;
+        let operations = self.workload.history().operations.iter();
+        let acknowledged: Vec<&Operation> =
+            operations.filter(|it| it.kind != Kind::Get && it.is_acknowledged()).collect();
+        for (from, sides, until) in &self.splits {
+            let during = |it: &&&Operation| it.start > *from && it.end.is_some_and(|end| end < *until);
+            let is_minority =
+                |it: &Operation| sides.iter().any(|side| side.len() < needed && side.contains(&it.node));
+            let mut first: BTreeMap<usize, &Operation> = BTreeMap::new();
+            for operation in acknowledged.iter().filter(during).filter(|it| !is_minority(it)) {
+                let first = first.entry(operation.key).or_insert(operation);
+                if operation.end < first.end {
+                    *first = operation;
+                }
+            }
+            for operation in acknowledged.iter().filter(during).filter(|it| is_minority(it)) {
+                let is_late = operation.end > Some(*from + LEASE);
+                let before = first.get(&operation.key).filter(|first| first.end < operation.end);
+                if is_late || before.is_some() {
+                    let what = format!("the network fell into {sides:?} at {from:?}");
+                    let operations = before.into_iter().copied().chain([*operation]).cloned().collect();
+                    let general = Violation::general(PROMISE, what);
+                    return Err(Violation { key: Some(operation.key), operations, ..general });
+                }
+            }
+        }
+        Ok(())
     }
 
     fn pause(&mut self, node: usize, time: Duration) {
@@ -856,7 +927,7 @@ impl Chaos {
     /// Nothing is wrong any more, from now on.
     fn calm(&mut self) {
         (self.mend_at, self.calm_at) = (None, None);
-        self.cluster.mend();
+        self.mend();
         self.cluster.set_loss(0, 0);
         self.cluster.set_duplication(0);
         let delay = SimOptions::default().delay;
@@ -877,6 +948,7 @@ impl Chaos {
         let lives = self.running().into_iter().map(|node| (node, self.cluster.life(node))).collect();
         checks::answered(self.workload.history(), &lives, CALL_TIMEOUT, SLACK)?;
         checks::reads(self.workload.history(), self.order)?;
+        self.check_majority()?;
         let (linearizable, undecided) = self.check_linearizable()?;
         self.settle("N copies are there again once the faults are over")?;
         let settled_after = self.cluster.elapsed().saturating_sub(healed);

@@ -99,7 +99,8 @@ proptest! {
     fn what_is_written_is_read(identity in identities(), nonce: u64, tag in 0u8..11, number: u8, state in 0u8..3) {
         let cluster = ClusterHash(nonce);
         let (target, from) = (identity, identity);
-        for datagram in [Datagram::Ping { nonce, target, from }, Datagram::Pong { nonce, from, view: !nonce }] {
+        let (ping, pong) = (Datagram::Ping { nonce, target, from }, Datagram::Pong { nonce, from, view: !nonce });
+        for datagram in [ping, pong, Datagram::Suspicion { incarnation: nonce as u16, target, from }] {
             let bytes = datagram.encode(cluster);
             prop_assert_eq!(Datagram::decode(cluster, &bytes), Ok(datagram));
         }

@@ -315,3 +315,43 @@ fn a_membership_may_move_to_another_thread() {
     fn is_send<T: Send>() {}
     is_send::<Membership>();
 }
+
+/// A node that was not heard for a moment had suspected the others by then, and had said so to nobody who heard it. Taken
+/// for dead, it returned, and went on suspecting them, though they answered its probes: nobody told them, and its timers
+/// were those of its former identity. Found over real networks, where one such suspicion lasted for two minutes.
+#[test]
+fn no_suspicion_outlasts_the_silence_that_it_came_from() {
+    for seed in 0..10 {
+        for silence in (3..20).map(|tenths| Duration::from_millis(tenths * 100)) {
+            let mut net = Net::joined(4, seed);
+            net.cut_off.insert(addr(1));
+            net.run(silence);
+            net.cut_off.clear();
+            // Until both sides have greeted their dead.
+            net.run(Duration::from_secs(12));
+            for node in 1..=4 {
+                let states: Vec<_> = net.at(node).members().map(|(_, state, _)| state).collect();
+                assert_eq!(states, [State::Alive; 3], "at node {node} after {silence:?}, seed {seed}");
+            }
+        }
+    }
+}
+
+/// It returned under a renewed identity just when another one went silent: the suspicion has no timer any more, and ends.
+#[test]
+fn who_is_suspected_over_a_return_and_is_silent_is_dead_in_the_end() {
+    for seed in 0..10 {
+        let mut net = Net::joined(3, seed);
+        net.cut_off.insert(addr(1));
+        net.run_until(|net| net.state(1, first_life(2)) == Some(State::Suspect));
+        net.nodes.remove(&addr(2));
+        net.cut_off.clear();
+        net.act(1, |membership, now, actions| {
+            let dead = foca::Member::down(first_life(1));
+            membership.drive(now, actions, |swim, wishes| swim.apply_many([dead].into_iter(), true, wishes));
+        });
+        assert_eq!(net.at(1).identity(), Identity { returns: 1, ..first_life(1) });
+        net.run(Duration::from_secs(3));
+        assert_eq!(net.state(1, first_life(2)), Some(State::Dead), "seed {seed}");
+    }
+}

@@ -35,8 +35,14 @@ fn node_of(cluster_name: &str, id: &str) -> Node {
     let poll = Poll::new().unwrap();
     let mut bound = bind(([127, 0, 0, 1], 0).into()).unwrap();
     poll.registry().register(&mut bound.listener, LISTENER, Interest::READABLE).unwrap();
-    let local =
-        Local { cluster: cluster_name.into(), node_id: id.into(), cores: 2, replicas: 3, write_quorum: 2 };
+    let local = Local {
+        cluster: cluster_name.into(),
+        node_id: id.into(),
+        cores: 2,
+        replicas: 3,
+        write_quorum: 2,
+        majority_of: 0,
+    };
     let node = NodeHash::of(ClusterHash::of("shop"), id);
     let identity = Identity { node, boot: Boot(5), returns: 0, addr: bound.addr };
     let registry = poll.registry().try_clone().unwrap();
