@@ -625,7 +625,7 @@ impl Chaos {
 
     /// Whether enough nodes are left without one for writes to go on.
     fn can_spare(&self) -> bool {
-        self.staying().len() > self.sim.write_quorum
+        self.staying().len() > self.sim.write_quorum.max(self.sim.majority())
     }
 
     fn millis(&mut self, least: u64, most: u64) -> Duration {
@@ -798,7 +798,7 @@ impl Chaos {
     /// after one who is not.
     fn check_majority(&self) -> Result<(), Violation> {
         const PROMISE: &str = "of the sides of a network partition no more than one acknowledges";
-        let needed = usize::from(self.sim.majority_of) / 2 + 1;
+        let needed = self.sim.majority();
         let operations = self.workload.history().operations.iter();
         let acknowledged: Vec<&Operation> =
             operations.filter(|it| it.kind != Kind::Get && it.is_acknowledged()).collect();

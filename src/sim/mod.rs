@@ -112,6 +112,11 @@ impl Default for SimOptions {
 }
 
 impl SimOptions {
+    /// How many nodes are a majority; zero where none is required.
+    fn majority(&self) -> usize {
+        if self.majority_of > 0 { usize::from(self.majority_of) / 2 + 1 } else { 0 }
+    }
+
     /// The key of this number, among those that can be used.
     ///
     /// # Panics
