@@ -14,6 +14,23 @@
 //! node at a time; and where a checker counts on the order of all writes, so is any node out of reach for long, as
 //! the others cannot tell it from one that died. In the other schedules ([`Profile::Splits`], [`Profile::Majority`], and
 //! where datagrams get lost in masses) any number is, and the order of writes is checked for each node by itself.
+//!
+//! # What was run
+//!
+//! On two processors, before this version: `cargo run --release -p gridkv-simulate -- --seeds 0..10000`
+//!
+//! ```text
+//! 10000 histories in 1224.6 s on 2 threads: 8.17 a second
+//! 636098 s simulated: 260 for each second on each thread; 1619194316 events, 1.32 million a second
+//! 32950333 operations checked, 30916814 of them had an answer
+//! 10668 keys were linearizable, 1 undecided
+//! at the latest, all copies were there after 10.4 s and equal after 96.3 s
+//! faults: 4335 block, 74205 broken connections, 14555 clock, 27501 crash, 556386 cut, 46442 delay,
+//!         33726 duplication, 18205 leave, 38679 loss, 40520 mend, 51326 pause, 52985 slow link, 23872 split, 93670 start
+//! ```
+//!
+//! Ten histories failed, all of a schedule that required a majority and left fewer nodes than that running in the end,
+//! which it does not any more. The bugs that are planted, and how many seeds each takes, are in `tests/chaos.rs`.
 
 use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
