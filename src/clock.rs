@@ -90,7 +90,7 @@ impl Version {
     }
 
     /// The next version that another write may have, ignoring every clock.
-    fn next(self) -> Self {
+    pub(crate) fn next(self) -> Self {
         Self((self.0 | SHORTENED).saturating_add(1))
     }
 
