@@ -180,11 +180,15 @@ fn check_recent(read: &Operation, seen: Option<&Operation>, writes: &[&Operation
     let acknowledged = |write: &&&Operation| write.is_acknowledged() && write.is_before(read);
     let is_own = |write: &&&Operation| (write.node, write.life) == (read.node, read.life);
     let removers = || writes.iter().copied().filter(|write| removes(write) && read.end > Some(write.start));
-    let is_lost = |write: &&&Operation| {
-        acknowledged(write) && !removes(write) && removers().all(|remover| remover.is_before(write))
+    // A lost one began after the last of them was over, with certainty.
+    let over = |write: &Operation| write.end.filter(|_| write.is_acknowledged()).unwrap_or(Duration::MAX);
+    let lost = || {
+        let removed = removers().map(over).max();
+        let is_kept = |write: &&&Operation| !removes(write) && removed.is_none_or(|at| at < write.start);
+        writes.iter().filter(is_kept).rfind(acknowledged)
     };
     if seen.is_none()
-        && let Some(write) = writes.iter().rfind(is_lost)
+        && let Some(write) = lost()
     {
         let mut shown = vec![*write, read];
         shown.extend(removers().max_by_key(|remover| remover.start));
@@ -192,8 +196,11 @@ fn check_recent(read: &Operation, seen: Option<&Operation>, writes: &[&Operation
     }
     // It knows who has its writes for as long as they are offered to the others.
     let is_offered = |write: &&&Operation| write.end.is_some_and(|end| read.start < end + OFFERED_FOR);
-    let own =
-        writes.iter().filter(acknowledged).filter(is_own).filter(is_offered).max_by_key(|write| write.start);
+    // They are in the order of their starts, and none takes that long itself.
+    let since = writes.partition_point(|write| write.start + 2 * OFFERED_FOR < read.start);
+    let until = writes.partition_point(|write| write.start < read.start);
+    let own = writes[since..until].iter().filter(acknowledged).filter(is_own).filter(is_offered);
+    let own = own.max_by_key(|write| write.start);
     if let Some(own) = own {
         // That it saw nothing, though that is older, was found out above.
         if let Some(older) = seen.filter(|seen| seen.is_before(own)) {
