@@ -60,9 +60,9 @@ fn a_later_list_that_one_member_knows_is_not_passed_over() {
 }
 
 /// Each bug with the kind of trouble that shows it, and the first seed that was seen to. (Those that forget deletes, or
-/// evict, are in tests of their own: `purge` and `eviction`. And who merges one source alone is found out by the
-/// comparison that follows before anything else goes wrong: 700 seeds noticed nothing.) Where the protocol changes, so
-/// does what a seed does: three times as many are tried, and ten more.
+/// evict, are in tests of their own, `purge` and `eviction`; and `lists` has the one that merges a single source, where
+/// a comparison nearly always follows before anything else goes wrong.) Where the protocol changes, so does what a seed
+/// does: three times as many are tried, and ten more.
 const NOTICED: &[(Planted, Profile, u64)] = &[
     (Planted::LeaseIgnored, Profile::Majority, 1),
     (Planted::FollowedAtOnce, Profile::Majority, 9),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use gridkv::sim::{CallId, Outcome, SimCluster, SimOptions};
+use gridkv::sim::{CallId, Outcome, Planted, SimCluster, SimOptions};
 
 const SECOND: Duration = Duration::from_secs(1);
 const WRITTEN: Outcome = Outcome::Written(Ok(()));
@@ -272,4 +272,46 @@ fn who_was_done_without_hears_of_the_list() {
         cluster.run_for(20 * SECOND);
         assert_hears_of_it(cluster, &names, 3);
     }
+}
+
+/// Of three replicas one misses all writes, and one of the two that have them dies. Who comes in merges both that are
+/// left: with the other one dead as well, it has them. Returns how many writes were lost.
+fn lost_by_who_came_in(seed: u64, planted: Option<Planted>) -> usize {
+    let mut options = options();
+    options.planted = planted;
+    let mut cluster = started(seed, 4, options.clone());
+    for other in [0, 1] {
+        cluster.cut(other, 2);
+        cluster.cut(2, other);
+    }
+    let replicas = |cluster: &SimCluster, name: &String| -> Vec<usize> {
+        cluster.replicas(name).into_iter().map(|(node, _)| node).collect()
+    };
+    let mut names: Vec<String> = (0..60).map(|key| options.key(key)).collect();
+    names.retain(|name| replicas(&cluster, name) == [0, 1, 2]);
+    assert!(names.len() >= 5, "seed {seed}: few keys are on 0, 1 and 2");
+    for name in &names {
+        let call = cluster.set(0, name, "value");
+        assert_eq!(outcome(&mut cluster, call), WRITTEN);
+    }
+    cluster.crash_node(0);
+    let is_in = |cluster: &SimCluster| names.iter().all(|name| replicas(cluster, name).contains(&3));
+    assert!(cluster.run_until(30 * SECOND, is_in), "seed {seed}: {}", cluster.describe());
+    cluster.crash_node(1);
+    cluster.mend();
+    assert!(cluster.run_until(10 * SECOND, |cluster| cluster.is_gone(1)));
+    settle(&mut cluster, "another");
+    names.retain(|name| {
+        let call = cluster.get(3, name);
+        outcome(&mut cluster, call) != Outcome::Read(Ok(Some(b"value".to_vec())))
+    });
+    names.len()
+}
+
+#[test]
+fn who_comes_in_merges_as_many_as_a_write_may_have_missed() {
+    for seed in 0..10 {
+        assert_eq!(lost_by_who_came_in(seed, None), 0, "seed {seed}");
+    }
+    assert_ne!(lost_by_who_came_in(0, Some(Planted::OneSource)), 0, "the bug is found");
 }
