@@ -29,8 +29,34 @@
 //!         33726 duplication, 18205 leave, 38679 loss, 40520 mend, 51326 pause, 52985 slow link, 23872 split, 93670 start
 //! ```
 //!
-//! Ten histories failed, all of a schedule that required a majority and left fewer nodes than that running in the end,
-//! which it does not any more. The bugs that are planted, and how many seeds each takes, are in `tests/chaos.rs`.
+//! Ten of these histories failed, all of a schedule that required a majority and left fewer nodes than that running
+//! in the end. It does not any more: 1,000 of `--profile majority` and, with `--long --seeds 10000..10300`, ten minutes
+//! of every kind of trouble followed.
+//!
+//! ```text
+//! 300 histories in 471.6 s on 2 threads: 0.64 a second
+//! 184047 s simulated: 195 for each second on each thread; 487090765 events, 1.03 million a second
+//! 10436936 operations checked, 9493179 of them had an answer
+//! 220 keys were linearizable, 0 undecided
+//! at the latest, all copies were there after 8.3 s and equal after 53.7 s
+//! faults: 781 block, 19378 broken connections, 4881 clock, 7488 crash, 163602 cut, 10855 delay,
+//!         7196 duplication, 4522 leave, 8404 loss, 8759 mend, 16703 pause, 13739 slow link, 5758 split, 13451 start
+//!   members             26 histories, 0 failed
+//!   lossy               23 histories, 0 failed
+//!   splits              20 histories, 0 failed
+//!   weak                27 histories, 0 failed
+//!   strong              17 histories, 0 failed
+//!   wide                21 histories, 0 failed
+//!   two                 23 histories, 0 failed
+//!   clocks              20 histories, 0 failed
+//!   births              30 histories, 0 failed
+//!   rebirths            23 histories, 0 failed
+//!   quick-restarts      21 histories, 0 failed
+//!   replaced            27 histories, 0 failed
+//!   majority            22 histories, 0 failed
+//! ```
+//!
+//! The bugs that are planted, and how many seeds each takes, are in `tests/chaos.rs`.
 
 use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
