@@ -41,6 +41,7 @@ pub struct Config {
     request_timeout: Duration,
     probe_period: Duration,
     suspicion_timeout: Duration,
+    local_health: bool,
     forget_after: Duration,
     majority_of: Option<usize>,
 }
@@ -66,6 +67,7 @@ pub(crate) struct Settings {
     pub(crate) request_timeout: Duration,
     pub(crate) probe_period: Duration,
     pub(crate) suspicion_timeout: Duration,
+    pub(crate) local_health: bool,
     pub(crate) forget_after: Duration,
     /// Of how many nodes a majority is required; zero where none is.
     pub(crate) majority_of: u16,
@@ -137,6 +139,7 @@ impl Config {
             request_timeout: DEFAULT_REQUEST_TIMEOUT,
             probe_period: DEFAULT_PROBE_PERIOD,
             suspicion_timeout: DEFAULT_SUSPICION_TIMEOUT,
+            local_health: true,
             forget_after: DEFAULT_FORGET_AFTER,
             majority_of: None,
         }
@@ -242,6 +245,14 @@ impl Config {
         self
     }
 
+    /// Whether this node doubts itself where it does badly: one whose own probes fail, that is suspected by others, or that
+    /// gets too little of its processor, gives others up to eight times as long before it has them declared dead; default
+    /// yes. (Lifeguard, DSN '18.) Without it a node that is starved takes healthy ones for dead.
+    pub fn local_health(mut self, enabled: bool) -> Self {
+        self.local_health = enabled;
+        self
+    }
+
     /// How long a member that died may come back with what it holds; default 24 h, from a second to a year.
     ///
     /// Until then what is deleted anywhere in the cluster leaves a tombstone, so that it cannot bring the deleted back.
@@ -308,6 +319,7 @@ impl Config {
             request_timeout: self.request_timeout,
             probe_period: self.probe_period,
             suspicion_timeout: self.suspicion_timeout,
+            local_health: self.local_health,
             forget_after: self.forget_after,
             majority_of: self.check_majority(replicas, write_quorum)?,
         })

@@ -21,6 +21,9 @@ pub struct MemberInfo {
     pub leaving: bool,
     /// It is the node that was asked.
     pub is_self: bool,
+    /// How long a message takes there and back, smoothed; what is shown follows in steps of a quarter. `None` for the
+    /// node itself, and until it was measured. How long probes may take, and suspected members to refute, follows it.
+    pub round_trip: Option<Duration>,
 }
 
 /// Whether a member lives.

@@ -12,22 +12,38 @@ use crate::events::Event;
 use crate::types::Identity;
 use crate::wire::message::{ControlMessage, Hello, Origin, Refusal, RefusalReason};
 
-/// A link that failed is dialled again after this.
-const LINK_BACKOFF: Duration = Duration::from_millis(250);
+/// A link that failed is dialled again after this, doubling up to the second: a process that is killed takes a moment to
+/// close what it listens on.
+const LINK_BACKOFF: Duration = Duration::from_millis(5);
+const LINK_BACKOFF_MOST: Duration = Duration::from_millis(320);
 
 /// Of how many addresses it is remembered what was refused, so that it is not said each time, and after how
 /// long it is said again.
 const MOST_REFUSALS: usize = 64;
 const REFUSAL_REPEAT: Duration = Duration::from_secs(5);
 
-/// A member where nobody listens gets this many pings, this far apart, and as long again to answer.
-const PINGS: u32 = 3;
+/// A member where nobody listens gets this many pings, this far apart, or a round trip where that takes longer, and as
+/// long again to answer.
+const PINGS: u32 = 2;
 const PING_PERIOD: Duration = Duration::from_millis(20);
 
 #[derive(Clone, Debug)]
 pub(super) struct MemberLink {
     pub(super) identity: Identity,
     pub(super) state: LinkState,
+    /// After how long it is dialled again, should it fail.
+    backoff: Duration,
+}
+
+impl MemberLink {
+    fn new(identity: Identity) -> Self {
+        Self { identity, state: LinkState::Opening, backoff: LINK_BACKOFF }
+    }
+
+    fn fail(&mut self, now: Instant) {
+        self.state = LinkState::Down { until: now + self.backoff };
+        self.backoff = (self.backoff * 2).min(LINK_BACKOFF_MOST);
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -47,7 +63,7 @@ pub(super) enum LinkState {
 
 impl Control {
     pub(super) fn open_link(&mut self, identity: Identity, actions: &mut Actions) {
-        let known = self.links.insert(identity.node, MemberLink { identity, state: LinkState::Opening });
+        let known = self.links.insert(identity.node, MemberLink::new(identity));
         match known {
             // Only its `returns` changed: the connection stays.
             Some(old) if member_link(&old.identity) == member_link(&identity) => {
@@ -75,7 +91,7 @@ impl Control {
             return self.seed_answered(now, link, welcome, actions);
         }
         if let Some(member) = self.links.values_mut().find(|member| member_link(&member.identity) == link) {
-            member.state = LinkState::Up;
+            (member.state, member.backoff) = (LinkState::Up, LINK_BACKOFF);
             self.refused_by = None;
             if self.origin == Origin::Unborn {
                 let message = ControlMessage::Status(self.status());
@@ -110,7 +126,7 @@ impl Control {
             member.state = LinkState::Opening;
             actions.push(ControlAction::Open(link));
         } else {
-            member.state = LinkState::Down { until: now + LINK_BACKOFF };
+            member.fail(now);
         }
     }
 
@@ -128,7 +144,7 @@ impl Control {
         if let Some(link) = self.links.get_mut(&identity.node)
             && matches!(link.state, LinkState::Probing { .. })
         {
-            link.state = LinkState::Down { until: now + LINK_BACKOFF };
+            link.fail(now);
         }
     }
 
@@ -144,11 +160,11 @@ impl Control {
                 LinkState::Probing { pings, next } if *next <= now => {
                     if *pings < PINGS {
                         *pings += 1;
-                        *next = now + PING_PERIOD;
+                        *next = now + PING_PERIOD.max(self.membership.round_trip_at_most(&link.identity));
                         to_ping.push(link.identity);
                     } else {
-                        link.state = LinkState::Down { until: now + LINK_BACKOFF };
                         to_bury.push(link.identity);
+                        link.fail(now);
                     }
                 }
                 _ => {}

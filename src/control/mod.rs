@@ -50,6 +50,7 @@ pub(crate) struct ControlConfig {
     /// How long a member that died may come back with what it holds.
     pub(crate) forget_after: Duration,
     pub(crate) suspicion_timeout: Duration,
+    pub(crate) local_health: bool,
     /// Seeds the choices of whom to probe and gossip to.
     pub(crate) seed: u64,
 }
@@ -257,6 +258,7 @@ impl Control {
             identity: config.identity,
             probe_period: config.probe_period,
             suspicion_timeout: config.suspicion_timeout,
+            local_health: config.local_health,
             seed: config.seed,
         });
         let nowhere = Placement::new(Vec::new(), config.local.replicas.into(), 0, Gone::new());

@@ -89,10 +89,20 @@ impl Control {
                 },
                 leaving: known.leaving,
                 is_self,
+                round_trip: self.membership.round_trip(&known.identity),
             })
         };
         let mut members: Vec<MemberInfo> = self.membership.records().into_iter().filter_map(info).collect();
         members.sort_by(|a, b| a.id.cmp(&b.id));
+        for member in &mut members {
+            let shown = self.members.binary_search_by(|shown| shown.id.cmp(&member.id));
+            // Each probe changes it a little: no reason to tell the app.
+            if let Some(shown) = shown.ok().and_then(|at| self.members[at].round_trip)
+                && member.round_trip.is_some_and(|it| it.abs_diff(shown) < shown / 4)
+            {
+                member.round_trip = Some(shown);
+            }
+        }
         if members != self.members {
             self.members = members.clone();
             actions.push(ControlAction::Members(members));

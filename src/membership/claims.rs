@@ -75,6 +75,8 @@ impl Invalidates for Claim {
 #[derive(Debug, Default)]
 pub(crate) struct Claims {
     by_node: BTreeMap<NodeHash, Claim>,
+    /// How often they changed.
+    version: u64,
 }
 
 impl Claims {
@@ -87,6 +89,7 @@ impl Claims {
             _ => {}
         }
         self.by_node.insert(node, claim);
+        self.version += 1;
         true
     }
 
@@ -100,7 +103,13 @@ impl Claims {
     pub(crate) fn forget(&mut self, identity: &Identity) {
         if self.about(identity).is_some() {
             self.by_node.remove(&identity.node);
+            self.version += 1;
         }
+    }
+
+    /// How often they changed.
+    pub(super) fn version(&self) -> u64 {
+        self.version
     }
 
     pub(crate) fn is_empty(&self) -> bool {

@@ -184,10 +184,10 @@ impl<'a> Datagram<'a> {
     }
 }
 
-/// Whether a SWIM packet tells its receiver that it counts as dead.
-pub(crate) fn is_turn_undead(packet: &[u8]) -> bool {
-    let header = foca::Codec::decode_header(&mut Codec, packet);
-    header.is_ok_and(|header| header.message == Message::TurnUndead)
+/// Who sent a SWIM packet, and what for.
+pub(crate) fn message_of(packet: &[u8]) -> Option<(Identity, Message<Identity>)> {
+    let header = foca::Codec::decode_header(&mut Codec, packet).ok()?;
+    Some((header.src, header.message))
 }
 
 /// What foca writes and reads with. It has no state.

@@ -6,10 +6,10 @@
 
 use std::net::SocketAddr;
 
-use foca::Member;
+use foca::{Member, Message};
 
 use super::claims::{Claim, ClaimKind};
-use super::codec::{Datagram, DatagramError, WireError};
+use super::codec::{self, Datagram, DatagramError, WireError};
 use super::swim::{Swim, Wishes};
 use super::{Change, Membership, MembershipAction, Timer};
 use crate::clock::Instant;
@@ -93,18 +93,39 @@ impl Membership {
     }
 
     fn fulfil(&mut self, now: Instant, wishes: Wishes, actions: &mut Vec<MembershipAction>) {
-        for (to, packet) in wishes.packets {
-            // foca greets the dead, and our own former lives are among them.
-            if to.addr != self.own.addr {
-                let datagram = Datagram::Swim(&packet).encode(self.cluster);
-                actions.push(MembershipAction::Send { to: to.addr, datagram });
-            }
-        }
+        let own = self.own.addr;
+        // The member that is probed from now on, where one is.
+        let mut probed = None;
         for (after, timer) in wishes.timers {
-            if let foca::Timer::RemoveDown(dead) = &timer {
-                self.cancel_removal_at(dead.addr);
-            }
+            let after = match &timer {
+                foca::Timer::SendIndirectProbe { probed_id, .. } => {
+                    probed = Some(*probed_id);
+                    self.health.probe_time(probed_id, after)
+                }
+                foca::Timer::ProbeRandomMember(_) => match &probed {
+                    Some(probed) => self.health.probe_time(probed, after),
+                    None => after,
+                },
+                foca::Timer::ChangeSuspectToDown { member_id, .. } => {
+                    self.health.suspicion_time(member_id, after)
+                }
+                foca::Timer::PeriodicGossip(_) => after.max(self.health.typical_round_trip()),
+                foca::Timer::RemoveDown(dead) => {
+                    self.cancel_removal_at(dead.addr);
+                    after
+                }
+                foca::Timer::PeriodicAnnounce(_) | foca::Timer::PeriodicAnnounceDown(_) => after,
+            };
             self.set_timer(now + after, Timer::Swim(timer));
+        }
+        // foca greets the dead, and our own former lives are among them.
+        for (to, packet) in wishes.packets.into_iter().filter(|(to, _)| to.addr != own) {
+            if let Some((_, Message::Ping(number))) = codec::message_of(&packet) {
+                let roster = &self.roster;
+                self.health.probe_begins(now, to, number, |member| roster.has_active(member));
+            }
+            let datagram = Datagram::Swim(&packet).encode(self.cluster);
+            actions.push(MembershipAction::Send { to: to.addr, datagram });
         }
     }
 
@@ -121,7 +142,13 @@ impl Membership {
     }
 
     fn report_changes(&mut self, actions: &mut Vec<MembershipAction>) {
-        let report = |change| actions.push(MembershipAction::Changed(change));
+        let health = &mut self.health;
+        let report = |change| {
+            if let Change::Down(gone) | Change::Left(gone) | Change::Replaced { old: gone, .. } = &change {
+                health.forget(gone);
+            }
+            actions.push(MembershipAction::Changed(change));
+        };
         self.roster.update(&self.swim, &mut self.claims.lock(), report);
     }
 }

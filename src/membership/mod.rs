@@ -34,6 +34,7 @@
 //!   loses it, the suspect never refutes it. And a node that returns under a renewed identity has lost the timers that
 //!   would end its suspicions. So whoever suspects a member says so to it until that is over, and ends it late at the last
 //!   (the first half is the "buddy system" of Dadgar et al., "Lifeguard", DSN '18).
+//! - **Doubts** ([`health`]): a node that does badly itself accuses more slowly, and members far away have more time.
 //! - **Changes** ([`roster`]): what happened, suspicions included, in one list.
 //! - **An envelope** ([`codec`]): version and cluster, so that a stray datagram is dropped unread.
 //!
@@ -44,20 +45,22 @@
 pub(crate) mod claims;
 pub(crate) mod codec;
 mod drive;
+mod health;
 mod pings;
 mod roster;
 mod swim;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use foca::Member;
+use foca::{Member, Message};
 
 use self::claims::{Claim, ClaimKind, SharedClaims};
 use self::codec::Datagram;
+use self::health::Health;
 use self::pings::Pings;
 use self::roster::Roster;
 use self::swim::{Swim, Wishes, new_swim};
@@ -77,6 +80,8 @@ pub(crate) struct MembershipConfig {
     pub(crate) identity: Identity,
     pub(crate) probe_period: Duration,
     pub(crate) suspicion_timeout: Duration,
+    /// Whether this node takes longer to accuse others where it does badly itself.
+    pub(crate) local_health: bool,
     /// Where all chance comes from: equal seeds and equal inputs give equal actions.
     pub(crate) seed: u64,
 }
@@ -95,6 +100,13 @@ enum Timer {
     TellSuspects,
 }
 
+/// Since when a member has been suspected, and when it was last told so.
+#[derive(Debug, Clone, Copy)]
+struct Suspect {
+    since: Instant,
+    told_at: Option<Instant>,
+}
+
 /// One node's part in SWIM: what it knows of the others, and what it says of itself.
 pub(crate) struct Membership {
     cluster: ClusterHash,
@@ -104,11 +116,12 @@ pub(crate) struct Membership {
     renewed_at: Option<Instant>,
     probe_period: Duration,
     suspicion_timeout: Duration,
-    /// Since when this node has suspected whom, and whether it tells them.
-    suspects: BTreeMap<Identity, Instant>,
+    /// Whom this node has suspected, and whether it tells them.
+    suspects: BTreeMap<Identity, Suspect>,
     tells_suspects: bool,
     claims: SharedClaims,
     roster: Roster,
+    health: Health,
     pings: Pings,
     /// What our pongs tell of whom we see; zero until we were told.
     view: u64,
@@ -139,6 +152,7 @@ impl Membership {
             tells_suspects: false,
             claims,
             roster: Roster::default(),
+            health: Health::new(swim::probe_rtt(config.probe_period), config.local_health),
             // Not foca's stream of chance, and not a nonce that a former life used.
             pings: Pings::new(config.seed.rotate_left(32) ^ own.boot.0),
             view: 0,
@@ -234,6 +248,7 @@ impl Membership {
                 actions.push(MembershipAction::Send { to: from, datagram: pong.encode(self.cluster) });
             }
             Datagram::Suspicion { incarnation, target, from: accuser } if target == self.own => {
+                self.health.refuted(now);
                 // Whatever it hears from us next refutes it.
                 let suspicion = [Member::new(self.own, incarnation, foca::State::Suspect)].into_iter();
                 self.drive(now, actions, |swim, wishes| swim.apply_many(suspicion, true, wishes));
@@ -256,11 +271,21 @@ impl Membership {
         packet: &[u8],
         actions: &mut Vec<MembershipAction>,
     ) -> Result<(), DatagramError> {
-        // Where another identity holds our address with a better right, each return is answered by the
-        // next "you are dead": at the pace of the network, unless it is slowed down here.
-        let renewed_lately = self.renewed_at.is_some_and(|at| now.since(at) < self.probe_period);
-        if renewed_lately && codec::is_turn_undead(packet) {
-            return Ok(());
+        if let Some((source, message)) = codec::message_of(packet) {
+            match message {
+                // Where another identity holds our address with a better right, each return is answered by the
+                // next "you are dead": at the pace of the network, unless it is slowed down here.
+                Message::TurnUndead
+                    if self.renewed_at.is_some_and(|at| now.since(at) < self.probe_period) =>
+                {
+                    return Ok(());
+                }
+                Message::Ack(number) => self.health.probe_answered(now, &source, number, true),
+                Message::ForwardedAck { origin, probe_number } => {
+                    self.health.probe_answered(now, &origin, probe_number, false);
+                }
+                _ => {}
+            }
         }
         self.try_drive(now, actions, |swim, wishes| swim.handle_data(packet, wishes))
             .map_err(drive::datagram_error)
@@ -273,6 +298,7 @@ impl Membership {
 
     /// Does what is due. Early, late and repeated calls are harmless.
     pub(crate) fn handle_timers(&mut self, now: Instant, actions: &mut Vec<MembershipAction>) {
+        self.put_off(now);
         let mut due_swim = Vec::new();
         let (mut repeat_leaving, mut tell_suspects) = (false, false);
         while let Some(entry) = self.timers.first_entry().filter(|entry| entry.key().0 <= now) {
@@ -299,8 +325,23 @@ impl Membership {
         }
     }
 
-    /// Tells the members that are suspected that they are, again after each probe period, and ends what should have been
-    /// refuted or confirmed long since.
+    /// Where SWIM's timers come late, this node did not run: all of them by as much later.
+    fn put_off(&mut self, now: Instant) {
+        let is_swim = |timer: &Timer| matches!(timer, Timer::Swim(_));
+        let first = self.timers.iter().find(|(_, timer)| is_swim(timer));
+        let late = first.map_or(Duration::ZERO, |((at, _), _)| now.since(*at));
+        let later = self.health.came_late(late);
+        if later > Duration::ZERO {
+            let put_off = |((at, number), timer)| match timer {
+                Timer::Swim(_) => ((at + later, number), timer),
+                _ => ((at, number), timer),
+            };
+            self.timers = std::mem::take(&mut self.timers).into_iter().map(put_off).collect();
+        }
+    }
+
+    /// Tells the members that are suspected that they are, again and again, and ends what should have been refuted or
+    /// confirmed long since.
     fn tell_suspects(&mut self, now: Instant, actions: &mut Vec<MembershipAction>) {
         let is_suspect = |member: &&Member<Identity>| member.state() == foca::State::Suspect;
         let suspects = self.swim.iter_members().filter(is_suspect).map(|it| (*it.id(), it.incarnation()));
@@ -310,19 +351,30 @@ impl Membership {
         if suspects.is_empty() || self.ended.is_some() {
             return;
         }
-        let patience = 2 * (self.suspicion_timeout + self.probe_period);
+        let is_accused = |target: &Identity| {
+            self.timers.values().any(|timer| {
+                matches!(timer, Timer::Swim(foca::Timer::ChangeSuspectToDown { member_id, .. }) if member_id == target)
+            })
+        };
+        let accused: BTreeSet<Identity> =
+            suspects.iter().map(|(target, _)| *target).filter(is_accused).collect();
+        let patience = 4 * (self.suspicion_timeout + self.probe_period);
         for (target, incarnation) in suspects {
-            let since = *self.suspects.entry(target).or_insert(now);
-            if now.since(since) > patience {
+            let suspect = self.suspects.entry(target).or_insert(Suspect { since: now, told_at: None });
+            // Where it is this node's word that ends it, no single loss is to decide.
+            let is_due = accused.contains(&target)
+                || suspect.told_at.is_none_or(|at| now.since(at) >= self.probe_period);
+            if now.since(suspect.since) > self.health.suspicion_time(&target, patience) {
                 self.declare_dead(now, target, actions);
-            } else {
+            } else if is_due {
+                suspect.told_at = Some(now);
                 let suspicion = Datagram::Suspicion { incarnation, target, from: self.own };
                 let datagram = suspicion.encode(self.cluster);
                 actions.push(MembershipAction::Send { to: target.addr, datagram });
             }
         }
         if !std::mem::replace(&mut self.tells_suspects, true) {
-            self.set_timer(now + self.probe_period, Timer::TellSuspects);
+            self.set_timer(now + self.probe_period / 4, Timer::TellSuspects);
         }
     }
 
@@ -337,6 +389,16 @@ impl Membership {
     /// Whom we see, as a digest above zero: from now on our pongs tell it to whom we see alive.
     pub(crate) fn set_view(&mut self, view: u64) {
         self.view = view;
+    }
+
+    /// How long nearly all round trips to `member` take; zero where none was measured.
+    pub(crate) fn round_trip_at_most(&self, member: &Identity) -> Duration {
+        self.health.most_round_trip(member)
+    }
+
+    /// The smoothed round trip to `member`, once one was measured.
+    pub(crate) fn round_trip(&self, member: &Identity) -> Option<Duration> {
+        self.health.round_trip(member)
     }
 
     /// Sends `member` a ping of our own; its answer is a [`Change::Probed`]. Only that very life answers.

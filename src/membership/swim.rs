@@ -65,12 +65,17 @@ const MAX_TRANSMISSIONS: NonZeroU8 = NonZeroU8::new(8).unwrap();
 /// Receivers of a round of gossip, and members asked for an indirect probe.
 const FAN_OUT: NonZeroUsize = NonZeroUsize::new(3).unwrap();
 
+/// How long a direct probe takes at the most: 3/10 of the period. The indirect one has the other 7/10: it takes four
+/// hops instead of two.
+pub(super) fn probe_rtt(probe_period: Duration) -> Duration {
+    probe_period * 3 / 10
+}
+
 fn foca_config(config: &MembershipConfig) -> Config {
     let to_one = |frequency| Some(PeriodicParams { frequency, num_members: NonZeroUsize::MIN });
     Config {
         probe_period: config.probe_period,
-        // Direct probe 3/10 of the period, indirect probe 7/10: the latter takes four hops instead of two.
-        probe_rtt: config.probe_period * 3 / 10,
+        probe_rtt: probe_rtt(config.probe_period),
         num_indirect_probes: FAN_OUT,
         max_transmissions: MAX_TRANSMISSIONS,
         suspect_to_down_after: config.suspicion_timeout,

@@ -564,6 +564,7 @@ impl Launch<'_> {
             seeds: settings.seeds.clone(),
             probe_period: settings.probe_period,
             suspicion_timeout: settings.suspicion_timeout,
+            local_health: settings.local_health,
             forget_after: settings.forget_after,
             seed: random(),
         });
@@ -605,6 +606,7 @@ impl Launch<'_> {
                 state: MemberState::Alive,
                 leaving: false,
                 is_self: true,
+                round_trip: None,
             }];
         });
     }

@@ -21,6 +21,7 @@
 
 pub mod chaos;
 pub mod checks;
+pub mod detection;
 mod faults;
 mod network;
 mod node;

@@ -121,6 +121,7 @@ impl Node {
             seeds: (0..nodes).map(address).collect(),
             probe_period: DEFAULT_PROBE_PERIOD,
             suspicion_timeout: DEFAULT_SUSPICION_TIMEOUT,
+            local_health: true,
             forget_after: options.forget_after,
             seed,
         });

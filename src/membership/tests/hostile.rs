@@ -120,7 +120,7 @@ proptest! {
         let header = Header { src: identity, src_incarnation: 3, dst: first_life(1), message: message(tag, number, identity) };
         let mut bytes = Vec::new();
         codec::Codec.encode_header(&header, &mut bytes).expect("room");
-        prop_assert_eq!(codec::is_turn_undead(&bytes), tag == 10);
+        prop_assert_eq!(matches!(codec::message_of(&bytes), Some((_, Message::TurnUndead))), tag == 10);
         prop_assert_eq!(codec::Codec.decode_header(&bytes[..]), Ok(header));
         for end in 0..bytes.len() {
             prop_assert_eq!(codec::Codec.decode_header(&bytes[..end]), Err(WireError::Truncated));

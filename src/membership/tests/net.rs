@@ -25,6 +25,7 @@ pub(super) fn config(identity: Identity, seed: u64) -> MembershipConfig {
         identity,
         probe_period: DEFAULT_PROBE_PERIOD,
         suspicion_timeout: DEFAULT_SUSPICION_TIMEOUT,
+        local_health: true,
         seed: seed ^ identity.node.0,
     }
 }

@@ -1,0 +1,323 @@
+//! How soon dead members are found, how often living ones are taken for dead, and what the gossip costs: the table of
+//! the README of this crate's sim::detection.
+//!
+//! ```sh
+//! cargo run --release -p gridkv-simulate --bin detection            # about ten minutes
+//! cargo run --release -p gridkv-simulate --bin detection -- --quick # one
+//! ```
+//!
+//! Processes are killed and stopped on this machine; larger clusters, and networks that lose datagrams, are simulated
+//! (membership alone, by the code of the engine). All at the defaults of [`Config`].
+#![expect(clippy::disallowed_methods, reason = "a program with threads and clocks of its own")]
+
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Child, ChildStdin, Command, ExitCode, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::{env, io, thread};
+
+use gridkv::sim::detection::{self, DetectionOptions};
+use gridkv::{Config, Engine, Event, IdleStrategy};
+use rustix::process::{Pid, Signal, kill_process};
+
+type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
+
+/// How long nodes may take for anything.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let result = match arguments[..] {
+        ["--node", id, seed, local_health] => node(id, seed, local_health == "on"),
+        ["--spin"] => loop {
+            std::hint::spin_loop();
+        },
+        [] => report(false),
+        ["--quick"] => report(true),
+        _ => Err("usage: detection [--quick]".into()),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// A node as a process: says where it listens, when it is ready, and when it found whom dead; until its input ends.
+fn node(id: &str, seed: &str, local_health: bool) -> Result<()> {
+    let config = Config::new(id, "127.0.0.1:0").idle(IdleStrategy::Park).local_health(local_health);
+    let config = if seed == "none" { config } else { config.seeds([seed]) };
+    let engine = Engine::start(config)?;
+    let events = engine.events();
+    println!("listening {}", engine.address().ok_or("a node of a cluster has an address")?);
+    thread::spawn(move || {
+        for event in events {
+            match event {
+                Event::Died { node } => println!("died {node} {}", nanos_now()),
+                Event::Returned => println!("returned"),
+                _ => {}
+            }
+        }
+    });
+    for line in io::stdin().lines() {
+        let line = line?;
+        let count: usize = line.parse()?;
+        let deadline = Instant::now() + PATIENCE;
+        while engine.members().iter().filter(|it| it.state == gridkv::MemberState::Alive).count() != count {
+            if Instant::now() > deadline {
+                return Err(format!("{id} never saw {count} members: {:?}", engine.members()).into());
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+        println!("sees {count}");
+        io::stdout().flush()?;
+    }
+    Ok(())
+}
+
+fn nanos_now() -> u128 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos())
+}
+
+/// A process of this program, and what it says.
+struct Node {
+    id: String,
+    child: Child,
+    input: Option<ChildStdin>,
+    address: String,
+}
+
+/// What the node of this number said: a line.
+type Said = (usize, String);
+
+struct Cluster {
+    nodes: Vec<Node>,
+    said: Receiver<Said>,
+    sender: Sender<Said>,
+    local_health: &'static str,
+    started: usize,
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        for node in &mut self.nodes {
+            let _ = node.child.kill();
+            let _ = node.child.wait();
+        }
+    }
+}
+
+impl Cluster {
+    fn start(count: usize, local_health: bool) -> Result<Self> {
+        let (sender, said) = channel();
+        let local_health = if local_health { "on" } else { "off" };
+        let mut cluster = Self { nodes: Vec::new(), said, sender, local_health, started: 0 };
+        for number in 0..count {
+            let node = cluster.spawn(number)?;
+            cluster.nodes.push(node);
+        }
+        cluster.wait_complete()?;
+        Ok(cluster)
+    }
+
+    fn spawn(&mut self, number: usize) -> Result<Node> {
+        self.started += 1;
+        let id = format!("n{number}.{}", self.started);
+        let seed = self.nodes.iter().find(|node| node.id != id && node.input.is_some());
+        let seed = seed.map_or("none".to_owned(), |node| node.address.clone());
+        let mut child = Command::new(env::current_exe()?)
+            .args(["--node", &id, &seed, self.local_health])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let mut output = BufReader::new(child.stdout.take().ok_or("no output")?);
+        let mut line = String::new();
+        output.read_line(&mut line)?;
+        let address = line.trim().strip_prefix("listening ").ok_or("it does not listen")?.to_owned();
+        let sender = self.sender.clone();
+        thread::spawn(move || {
+            for line in output.lines() {
+                let Ok(line) = line else { break };
+                if sender.send((number, line)).is_err() {
+                    break;
+                }
+            }
+        });
+        let input = child.stdin.take();
+        Ok(Node { id, child, input, address })
+    }
+
+    /// Until all see all.
+    fn wait_complete(&mut self) -> Result<()> {
+        let count = self.nodes.len();
+        for node in &mut self.nodes {
+            writeln!(node.input.as_mut().ok_or("a node without input")?, "{count}")?;
+        }
+        let mut left = count;
+        let deadline = Instant::now() + PATIENCE;
+        while left > 0 {
+            let (_, line) = self.said.recv_timeout(deadline.saturating_duration_since(Instant::now()))?;
+            left -= usize::from(line.starts_with("sees "));
+        }
+        Ok(())
+    }
+
+    /// Ends a node as told; after how long the others found it dead. Then another one is started in its place.
+    fn end(&mut self, number: usize, silently: bool) -> Result<Vec<Duration>> {
+        let began = nanos_now();
+        self.nodes[number].input = None;
+        if silently {
+            let pid = Pid::from_child(&self.nodes[number].child);
+            kill_process(pid, Signal::STOP)?;
+        } else {
+            self.nodes[number].child.kill()?;
+        }
+        let id = self.nodes[number].id.clone();
+        let mut times = Vec::new();
+        let deadline = Instant::now() + PATIENCE;
+        while times.len() + 1 < self.nodes.len() {
+            let (_, line) = self.said.recv_timeout(deadline.saturating_duration_since(Instant::now()))?;
+            let mut words = line.split(' ');
+            if words.next() == Some("died") && words.next() == Some(&id) {
+                let at: u128 = words.next().ok_or("no time")?.parse()?;
+                times.push(Duration::from_nanos(at.saturating_sub(began) as u64));
+            }
+        }
+        self.nodes[number].child.kill()?;
+        self.nodes[number].child.wait()?;
+        self.nodes[number] = self.spawn(number)?;
+        self.wait_complete()?;
+        Ok(times)
+    }
+
+    /// How often somebody was found dead within this time, though all live: how many lives were.
+    fn watch(&self, time: Duration) -> Result<usize> {
+        let mut returned = 0;
+        let deadline = Instant::now() + time;
+        loop {
+            match self.said.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok((_, line)) => returned += usize::from(line == "returned"),
+                Err(RecvTimeoutError::Timeout) => return Ok(returned),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
+
+fn report(quick: bool) -> Result<()> {
+    let rounds = if quick { 5 } else { 30 };
+    println!("Until a member that ends is dead to each of the others:\n");
+    println!("| nodes | how it ends | rounds | median | p99 | at most |");
+    println!("| ---: | --- | ---: | ---: | ---: | ---: |");
+    for nodes in [3, 20] {
+        let mut cluster = Cluster::start(nodes, true)?;
+        for (how, silently) in [("killed, process", false), ("stopped, process", true)] {
+            let mut times = Vec::new();
+            for round in 0..rounds {
+                times.extend(cluster.end(round % nodes, silently)?);
+            }
+            print_times(nodes, how, rounds, times);
+        }
+    }
+    for nodes in [3, 20, 100, 1000] {
+        let mut options = DetectionOptions::default();
+        options.nodes = nodes;
+        options.rounds = match (nodes, quick) {
+            (1000, true) => 1,
+            (1000, false) => 10,
+            _ => rounds * 3,
+        };
+        let found = detection::run(1, &options);
+        assert_eq!(found.unnoticed, 0, "all are found");
+        print_times(nodes, "silent, simulated", options.rounds, found.times);
+    }
+    println!("\nMembers that live and are taken for dead, with local health and without:\n");
+    println!("| where | time | with | without |");
+    println!("| --- | ---: | ---: | ---: |");
+    let minutes = if quick { 2 } else { 20 };
+    for lost_per_mille in [50, 100, 200, 300] {
+        let mut options = DetectionOptions::default();
+        (options.nodes, options.rounds, options.lost_per_mille) = (50, 0, lost_per_mille);
+        options.time = Duration::from_secs(60 * minutes);
+        let found = false_deaths(&options);
+        let percent = lost_per_mille / 10;
+        println!(
+            "| 50 nodes, {percent} % lost, simulated | {minutes} min | {} | {} |",
+            found[0].0, found[1].0
+        );
+    }
+    for lost_per_mille in [0, 50] {
+        let mut options = DetectionOptions::default();
+        (options.nodes, options.rounds, options.lost_per_mille) = (100, 0, lost_per_mille);
+        options.stuck_nodes = 10;
+        options.time = Duration::from_secs(60 * minutes);
+        let found = false_deaths(&options);
+        let percent = lost_per_mille / 10;
+        println!(
+            "| 100 nodes, of which 10 are stuck for 0 to 2 s every 0 to 2 s, {percent} % lost: the other 90, simulated \
+             | {minutes} min | {} | {} |",
+            found[0].0, found[1].0
+        );
+        println!("| the 10 themselves | {minutes} min | {} | {} |", found[0].1, found[1].1);
+    }
+    let seconds = if quick { 10 } else { 60 };
+    let spinning: usize = 8;
+    let mut found = Vec::new();
+    for local_health in [true, false] {
+        let cluster = Cluster::start(10, local_health)?;
+        let spinners = Spinners::start(spinning)?;
+        found.push(cluster.watch(Duration::from_secs(seconds))?);
+        drop(spinners);
+    }
+    let cpus = thread::available_parallelism()?;
+    println!(
+        "| 10 processes beside {spinning} that spin, {cpus} CPUs | {seconds} s | {} | {} |",
+        found[0], found[1]
+    );
+    println!("\nWhat a node sends in a second where nothing happens, headers included, simulated:\n");
+    println!("| nodes | bytes |\n| ---: | ---: |");
+    for nodes in [3, 10, 50, 100, 1000] {
+        let mut options = DetectionOptions::default();
+        (options.nodes, options.rounds) = (nodes, 0);
+        println!("| {nodes} | {:.0} |", detection::run(1, &options).bytes_per_second);
+    }
+    Ok(())
+}
+
+fn print_times(nodes: usize, how: &str, rounds: usize, mut times: Vec<Duration>) {
+    times.sort_unstable();
+    let at = |percent: usize| times[(times.len() - 1) * percent / 100].as_secs_f64() * 1e3;
+    println!("| {nodes} | {how} | {rounds} | {:.0} ms | {:.0} ms | {:.0} ms |", at(50), at(99), at(100));
+}
+
+/// Of healthy and of stuck nodes, with local health and without.
+fn false_deaths(options: &DetectionOptions) -> [(usize, usize); 2] {
+    [true, false].map(|local_health| {
+        let mut options = options.clone();
+        options.local_health = local_health;
+        let found = detection::run(1, &options);
+        (found.healthy_found_dead, found.stuck_found_dead)
+    })
+}
+
+/// Processes that take what they can get of the processors.
+struct Spinners(Vec<Child>);
+
+impl Spinners {
+    fn start(count: usize) -> Result<Self> {
+        let start = |_| Ok(Command::new(env::current_exe()?).arg("--spin").spawn()?);
+        (0..count).map(start).collect::<Result<_>>().map(Self)
+    }
+}
+
+impl Drop for Spinners {
+    fn drop(&mut self) {
+        for child in &mut self.0 {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}

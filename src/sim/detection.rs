@@ -1,0 +1,353 @@
+//! How soon members that fall silent are found dead, and how often members that live are: membership alone, of so many
+//! nodes that whole ones would not fit.
+//!
+//! ```
+//! use gridkv::sim::detection::{self, DetectionOptions};
+//!
+//! let mut options = DetectionOptions::default();
+//! (options.nodes, options.rounds) = (20, 3);
+//! let found = detection::run(1, &options);
+//! assert_eq!(found.times.len(), 3 * 19);
+//! assert!(found.times.iter().all(|time| time.as_secs() < 3));
+//! ```
+
+use std::cmp::Reverse;
+use std::collections::{BTreeSet, BinaryHeap};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
+
+use crate::clock::Instant;
+use crate::config::{DEFAULT_PROBE_PERIOD, DEFAULT_SUSPICION_TIMEOUT};
+use crate::membership::{Change, Membership, MembershipAction, MembershipConfig};
+use crate::types::{Boot, ClusterHash, Identity, NodeHash};
+
+/// How many nodes there are, and what happens to them.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct DetectionOptions {
+    /// How many nodes, 2 to 10,000.
+    pub nodes: usize,
+    /// How often one of them falls silent; it is started again after that.
+    pub rounds: usize,
+    /// How long all goes on where there are no rounds.
+    pub time: Duration,
+    /// The shortest and longest time that a datagram takes.
+    pub delay: (Duration, Duration),
+    /// Of a thousand datagrams, how many are lost.
+    pub lost_per_mille: u32,
+    /// How many nodes get stuck from time to time, and do nothing: the first ones.
+    pub stuck_nodes: usize,
+    /// How long they run in between, and then stand still: up to twice this each, at random.
+    pub stuck: (Duration, Duration),
+    /// [`Config::local_health`](crate::Config::local_health).
+    pub local_health: bool,
+}
+
+impl Default for DetectionOptions {
+    /// Twenty nodes on a LAN without faults, of which one after the other falls silent.
+    fn default() -> Self {
+        Self {
+            nodes: 20,
+            rounds: 10,
+            time: Duration::from_secs(60),
+            delay: (Duration::from_micros(50), Duration::from_millis(1)),
+            lost_per_mille: 0,
+            stuck_nodes: 0,
+            stuck: (Duration::from_secs(1), Duration::from_secs(1)),
+            local_health: true,
+        }
+    }
+}
+
+/// What came of it.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct Detection {
+    /// Of every node that fell silent and every other node, after how long the one was dead to the other.
+    pub times: Vec<Duration>,
+    /// How many pairs there were where that took more than [`LIMIT`].
+    pub unnoticed: usize,
+    /// How often a node that ran all the time was found dead by somebody.
+    pub healthy_found_dead: usize,
+    /// How often one that was stuck from time to time was.
+    pub stuck_found_dead: usize,
+    /// How many bytes each node sent in a second, headers of IP and UDP (28 bytes) included, in the mean over those that
+    /// ran.
+    pub bytes_per_second: f64,
+    /// How long all went on.
+    pub simulated: Duration,
+}
+
+/// How long it is waited for a node that fell silent to be found dead.
+pub const LIMIT: Duration = Duration::from_secs(30);
+
+/// How long nodes are left alone once they have joined, so that gossip about that ends.
+const QUIET: Duration = Duration::from_secs(15);
+
+const HEADERS: usize = 28;
+
+/// Runs it; equal seeds and options give equal results.
+///
+/// # Panics
+///
+/// Where there are fewer than 2 nodes or more than 10,000, or the shortest delay is above the longest.
+pub fn run(seed: u64, options: &DetectionOptions) -> Detection {
+    assert!((2..=10_000).contains(&options.nodes), "2 to 10,000 nodes");
+    assert!(options.delay.0 <= options.delay.1, "the shortest delay is above the longest");
+    let mut net = Net::new(seed, options.clone());
+    net.join_all();
+    net.run_until(net.now + QUIET);
+    net.count_from_here();
+    net.begin_to_get_stuck();
+    if options.rounds == 0 {
+        net.run_until(net.now + options.time);
+    }
+    for _ in 0..options.rounds {
+        net.silence_one();
+    }
+    let seconds = net.now.since(net.began).as_secs_f64();
+    net.found.bytes_per_second = net.bytes as f64 / options.nodes as f64 / seconds;
+    net.found.simulated = net.now.since(Instant::default());
+    net.found
+}
+
+/// At equal times datagrams come before timers, as on a node that has slept.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+enum Event {
+    Arrives { to: usize, from: SocketAddr, datagram: Vec<u8> },
+    Wakes { node: usize },
+    GetsStuck { node: usize },
+}
+
+struct Node {
+    membership: Membership,
+    identity: Identity,
+    /// It sends and receives nothing any more.
+    is_silent: bool,
+    stuck_until: Instant,
+    /// For when an event is under way that wakes it.
+    wakes_at: Option<Instant>,
+}
+
+struct Net {
+    options: DetectionOptions,
+    random: SmallRng,
+    seed: u64,
+    now: Instant,
+    began: Instant,
+    bytes: usize,
+    nodes: Vec<Node>,
+    events: BinaryHeap<Reverse<(Instant, u64, Event)>>,
+    events_made: u64,
+    /// Who has not noticed yet that the silent one is, since when.
+    silent: Option<(usize, Instant, BTreeSet<usize>)>,
+    /// Lives that somebody took for over while they were not.
+    found_dead: BTreeSet<Identity>,
+    found: Detection,
+}
+
+impl Net {
+    fn new(seed: u64, options: DetectionOptions) -> Self {
+        let mut net = Self {
+            random: SmallRng::seed_from_u64(seed),
+            seed,
+            now: Instant::from_nanos(1),
+            began: Instant::default(),
+            bytes: 0,
+            nodes: Vec::new(),
+            events: BinaryHeap::new(),
+            events_made: 0,
+            silent: None,
+            found_dead: BTreeSet::new(),
+            found: Detection::default(),
+            options,
+        };
+        for node in 0..net.options.nodes {
+            let ip = Ipv4Addr::from_bits(Ipv4Addr::new(10, 0, 0, 1).to_bits() + node as u32);
+            let hash = NodeHash::of(cluster(), &format!("node-{node}"));
+            let identity = Identity { node: hash, boot: Boot(1), returns: 0, addr: (ip, 8000).into() };
+            let membership = net.membership(identity);
+            let (is_silent, stuck_until) = (false, Instant::default());
+            net.nodes.push(Node { membership, identity, is_silent, stuck_until, wakes_at: None });
+        }
+        net
+    }
+
+    fn membership(&self, identity: Identity) -> Membership {
+        Membership::new(MembershipConfig {
+            cluster: cluster(),
+            identity,
+            probe_period: DEFAULT_PROBE_PERIOD,
+            suspicion_timeout: DEFAULT_SUSPICION_TIMEOUT,
+            local_health: self.options.local_health,
+            seed: self.seed ^ identity.node.0 ^ identity.boot.0,
+        })
+    }
+
+    /// All know all, from some moment of the first second on.
+    fn join_all(&mut self) {
+        let records: Vec<_> = self.nodes.iter().flat_map(|node| node.membership.records()).collect();
+        let mut order: Vec<(Instant, usize)> = Vec::new();
+        for node in 0..self.nodes.len() {
+            order.push((self.now + self.random_up_to(DEFAULT_PROBE_PERIOD), node));
+        }
+        order.sort_unstable();
+        for (at, node) in order {
+            self.run_until(at);
+            self.act(node, |membership, now, actions| membership.learn(now, &records, actions));
+        }
+    }
+
+    fn count_from_here(&mut self) {
+        (self.began, self.bytes) = (self.now, 0);
+        self.found_dead.clear();
+        (self.found.healthy_found_dead, self.found.stuck_found_dead) = (0, 0);
+    }
+
+    fn begin_to_get_stuck(&mut self) {
+        for node in 0..self.options.stuck_nodes.min(self.nodes.len()) {
+            let at = self.now + self.random_up_to(self.options.stuck.0 * 2);
+            self.push(at, Event::GetsStuck { node });
+        }
+    }
+
+    fn random_up_to(&mut self, most: Duration) -> Duration {
+        Duration::from_nanos(self.random.random_range(0..=most.as_nanos() as u64))
+    }
+
+    /// One of those that are never stuck falls silent; once all have noticed, it is started again.
+    fn silence_one(&mut self) {
+        let after = self.random_up_to(DEFAULT_PROBE_PERIOD);
+        self.run_until(self.now + after);
+        let first = self.options.stuck_nodes.min(self.nodes.len() - 1);
+        let victim = self.random.random_range(first..self.nodes.len());
+        let observers = (0..self.nodes.len()).filter(|node| *node != victim).collect();
+        self.nodes[victim].is_silent = true;
+        self.silent = Some((victim, self.now, observers));
+        let until = self.now + LIMIT;
+        while self.now < until && self.silent.as_ref().is_some_and(|(.., left)| !left.is_empty()) {
+            self.run_until((self.now + Duration::from_millis(10)).min(until));
+        }
+        self.found.unnoticed += self.silent.take().map_or(0, |(.., left)| left.len());
+        let identity = Identity {
+            boot: Boot(self.nodes[victim].identity.boot.0 + 1),
+            returns: 0,
+            ..self.nodes[victim].identity
+        };
+        let records = self.nodes[(victim + 1) % self.nodes.len()].membership.records();
+        let membership = self.membership(identity);
+        self.nodes[victim].membership = membership;
+        (self.nodes[victim].identity, self.nodes[victim].is_silent) = (identity, false);
+        self.act(victim, |membership, now, actions| membership.learn(now, &records, actions));
+        self.run_until(self.now + QUIET / 3);
+    }
+
+    fn push(&mut self, at: Instant, event: Event) {
+        self.events_made += 1;
+        self.events.push(Reverse((at, self.events_made, event)));
+    }
+
+    fn run_until(&mut self, end: Instant) {
+        while self.events.peek().is_some_and(|Reverse((at, ..))| *at <= end) {
+            let Some(Reverse((at, _, event))) = self.events.pop() else { break };
+            self.now = at;
+            self.happens(event);
+        }
+        self.now = end;
+    }
+
+    fn happens(&mut self, event: Event) {
+        let node = match event {
+            Event::Arrives { to, .. } => to,
+            Event::Wakes { node } | Event::GetsStuck { node } => node,
+        };
+        let stuck_until = self.nodes[node].stuck_until;
+        if stuck_until > self.now {
+            // It reads what waits for it before it looks at the time.
+            let after = Duration::from_nanos(u64::from(matches!(event, Event::Wakes { .. })));
+            return self.push(stuck_until + after, event);
+        }
+        match event {
+            Event::Arrives { from, datagram, .. } if !self.nodes[node].is_silent => {
+                self.act(node, |membership, now, actions| {
+                    // What is wrong with it would be found by the tests of membership.
+                    let _ = membership.handle_datagram(now, from, &datagram, actions);
+                });
+            }
+            Event::Wakes { .. } => {
+                if self.nodes[node].wakes_at.is_some_and(|at| at <= self.now) {
+                    self.nodes[node].wakes_at = None;
+                    self.act(node, |membership, now, actions| membership.handle_timers(now, actions));
+                }
+            }
+            Event::GetsStuck { .. } => {
+                let (runs, stands) = self.options.stuck;
+                let until = self.now + self.random_up_to(stands * 2);
+                self.nodes[node].stuck_until = until;
+                let next = until + self.random_up_to(runs * 2) + Duration::from_nanos(2);
+                self.push(next, Event::GetsStuck { node });
+            }
+            Event::Arrives { .. } => {}
+        }
+    }
+
+    fn act(&mut self, node: usize, work: impl FnOnce(&mut Membership, Instant, &mut Vec<MembershipAction>)) {
+        let mut actions = Vec::new();
+        work(&mut self.nodes[node].membership, self.now, &mut actions);
+        for action in actions {
+            match action {
+                MembershipAction::Send { to, datagram } => self.send(node, to, datagram),
+                MembershipAction::Changed(change) => self.changed(node, change),
+            }
+        }
+        let Some(deadline) = self.nodes[node].membership.deadline() else { return };
+        let deadline = deadline.max(self.now);
+        if self.nodes[node].wakes_at.is_none_or(|at| deadline < at) {
+            self.nodes[node].wakes_at = Some(deadline);
+            self.push(deadline, Event::Wakes { node });
+        }
+    }
+
+    fn send(&mut self, from: usize, to: SocketAddr, datagram: Vec<u8>) {
+        if self.nodes[from].is_silent {
+            return;
+        }
+        self.bytes += datagram.len() + HEADERS;
+        let SocketAddr::V4(address) = to else { return };
+        let number = address.ip().to_bits() - Ipv4Addr::new(10, 0, 0, 1).to_bits();
+        let is_lost = self.random.random_range(0..1000) < self.options.lost_per_mille;
+        if is_lost || number as usize >= self.nodes.len() {
+            return;
+        }
+        let (least, most) = self.options.delay;
+        let at = self.now + least + self.random_up_to(most - least);
+        let from = self.nodes[from].identity.addr;
+        self.push(at, Event::Arrives { to: number as usize, from, datagram });
+    }
+
+    fn changed(&mut self, observer: usize, change: Change) {
+        let Change::Down(dead) = change else { return };
+        let of = self.nodes.iter().position(|node| node.identity.addr == dead.addr);
+        let Some(of) = of.filter(|of| self.nodes[*of].identity.boot == dead.boot) else { return };
+        if self.nodes[observer].is_silent {
+            // All others are, to it.
+            return;
+        }
+        if let Some((_, since, left)) = self.silent.as_mut().filter(|(victim, ..)| *victim == of) {
+            if left.remove(&observer) {
+                self.found.times.push(self.now.since(*since));
+            }
+        } else if self.found_dead.insert(dead) {
+            let is_stuck = of < self.options.stuck_nodes;
+            *if is_stuck { &mut self.found.stuck_found_dead } else { &mut self.found.healthy_found_dead } +=
+                1;
+        }
+    }
+}
+
+fn cluster() -> ClusterHash {
+    ClusterHash::of("detection")
+}
