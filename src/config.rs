@@ -273,7 +273,8 @@ impl Config {
     ///
     /// It is as true as `nodes`: with more of them running, two halves could both be majorities. What any running
     /// member names counts for all, the largest. So to have more nodes, restart the old ones with the new number first,
-    /// one at a time. Clocks must run equally fast, within a tenth; they need not agree. A host that is suspended and
+    /// one at a time; to have fewer, or to do without, restart all, one at a time: the last one's restart lowers it. A dead
+    /// member's number counts until it is forgotten, restarts, or has left. Clocks must run equally fast, within a tenth; they need not agree. A host that is suspended and
     /// resumed may not have noticed how much time has passed.
     pub fn require_majority(mut self, nodes: usize) -> Self {
         self.majority_of = Some(nodes);

@@ -315,3 +315,39 @@ fn who_comes_in_merges_as_many_as_a_write_may_have_missed() {
     }
     assert_ne!(lost_by_who_came_in(0, Some(Planted::OneSource)), 0, "the bug is found");
 }
+
+/// Found by review: a node acknowledged a write that one replica missed, then two more of the same key failed, the earlier
+/// one first. With that the node forgot whom it had its own write from, and read what was before it.
+#[test]
+fn a_node_reads_its_own_write_after_two_more_have_failed() {
+    for seed in 0..3 {
+        let (mut cluster, mut names) = with_keys(seed, 4, &options());
+        names.retain(|name| {
+            let replicas = cluster.replicas(name);
+            replicas.iter().map(|(node, _)| *node).eq([0, 1, 2])
+        });
+        assert!(names.len() >= 5, "seed {seed}: few keys are on 0, 1 and 2");
+        let write = |cluster: &mut SimCluster, value: &str| -> Vec<CallId> {
+            names.iter().map(|name| cluster.set(3, name, value)).collect()
+        };
+        let end = |cluster: &mut SimCluster, calls: Vec<CallId>| -> Vec<bool> {
+            calls.into_iter().map(|call| outcome(cluster, call) == WRITTEN).collect()
+        };
+        cluster.cut(3, 2);
+        let calls = write(&mut cluster, "own");
+        assert!(end(&mut cluster, calls).iter().all(|is_written| *is_written));
+        cluster.cut(3, 0);
+        cluster.cut(3, 1);
+        let earlier = write(&mut cluster, "failed");
+        cluster.run_for(Duration::from_millis(300));
+        let later = write(&mut cluster, "failed");
+        assert!(end(&mut cluster, earlier).iter().all(|is_written| !is_written));
+        assert!(end(&mut cluster, later).iter().all(|is_written| !is_written));
+        cluster.mend();
+        let reads: Vec<CallId> = names.iter().map(|name| cluster.get(3, name)).collect();
+        for read in reads {
+            let value = outcome(&mut cluster, read);
+            assert_ne!(value, Outcome::Read(Ok(Some(b"old".to_vec()))), "seed {seed}");
+        }
+    }
+}

@@ -230,3 +230,64 @@ fn a_node_that_was_stopped_acknowledges_nothing_before_it_hears_from_a_majority(
         assert_eq!(get(&mut cluster, 1, key), found("meanwhile"));
     }
 }
+
+/// Found by review: where the only node that required a majority was gone, the others kept the last lease that they had
+/// while it was there, and refused writes for ever.
+#[test]
+fn nobody_requires_a_majority_any_more_when_who_did_has_left_or_changed_its_mind() {
+    for leaves in [true, false] {
+        let options = options(0);
+        let mut cluster = started(2, 3, options.clone());
+        cluster.require_majority(4);
+        let canary = cluster.start_node();
+        settle(&mut cluster);
+        // While it may only be out of reach, what it asked for holds.
+        if leaves {
+            cluster.leave(canary);
+            assert!(cluster.run_until(30 * SECOND, |cluster| !cluster.is_running(canary)));
+        } else {
+            cluster.crash_node(canary);
+            cluster.run_for(10 * SECOND);
+            cluster.crash_node(2);
+            cluster.run_for(5 * SECOND);
+            assert_eq!(set(&mut cluster, 0, &options.key(0), "two of four"), refused(4));
+            cluster.require_majority(0);
+            cluster.restart_node(canary);
+            cluster.restart_node(2);
+        }
+        settle(&mut cluster);
+        cluster.run_for(2 * LEASE);
+        for key in &keys(&options) {
+            assert_eq!(set(&mut cluster, 0, key, "value"), WRITTEN, "leaves: {leaves}");
+        }
+        let gone = if leaves { 2 } else { canary };
+        cluster.crash_node(gone);
+        cluster.run_for(2 * LEASE);
+        for key in &keys(&options) {
+            assert_eq!(set(&mut cluster, 0, key, "another"), WRITTEN, "leaves: {leaves}");
+        }
+    }
+}
+
+/// Found by review: cores go by a death only when a majority has agreed on it for a while. Until then they miss no copies,
+/// and a cluster in which nobody wrote was called safe.
+#[test]
+fn nothing_is_safe_while_a_death_has_not_been_acted_upon() {
+    let options = options(5);
+    let mut cluster = started(3, 5, options.clone());
+    for key in &keys(&options) {
+        assert_eq!(set(&mut cluster, 0, key, "value"), WRITTEN);
+    }
+    cluster.run_for(SECOND);
+    assert!(cluster.wait_until_safe(0, SECOND));
+    cluster.crash_node(4);
+    assert!(cluster.run_until(5 * SECOND, |cluster| cluster.is_gone(4)));
+    assert!(!cluster.wait_until_safe(0, SECOND), "copies are missing");
+    assert!(cluster.wait_until_safe(0, 10 * SECOND));
+    for key in &keys(&options) {
+        assert_eq!(cluster.copies(key).len(), 3);
+    }
+    cluster.split(&[0, 1], &[2, 3]);
+    cluster.run_for(LEASE);
+    assert!(!cluster.wait_until_safe(0, 10 * SECOND), "they do not know what the others have");
+}

@@ -128,9 +128,11 @@ impl Control {
                 }
             }
         }
-        if risks.is_empty() && (self.stage == Stage::Forming || !self.placement.is_complete()) {
+        let is_certain =
+            self.stage != Stage::Forming && self.placement.is_complete() && !self.is_withholding();
+        if risks.is_empty() && !is_certain {
             risks.extend(self.placement.member(self.identity().node).map(|me| {
-                // It does not know all of the members by name, or what they hold.
+                // It does not know all of the members by name, or what they hold, or has yet to act upon it.
                 Risk::Disagrees { node: me.id.clone() }
             }));
         }
@@ -197,7 +199,8 @@ impl Control {
         let mut total = Debt::default();
         own.answers.values().for_each(|debt| total.add(debt));
         let told = NodeDebt {
-            members_digest: self.placement.digest(),
+            // What they owe is what they owe under the placement that they go by.
+            members_digest: self.published.0.digest(),
             copies: total.copies as u32,
             writes: total.writes as u32,
         };

@@ -23,7 +23,7 @@
 //! processes without disks do not have. Leases are Gray and Cheriton's (SOSP '89), in monotonic time: clocks need not agree,
 //! they must only run equally fast, but for the difference between the two times.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::{Actions, Control, ControlAction};
@@ -45,11 +45,18 @@ const WAIT: Duration = Duration::from_millis(2500);
 /// How often everybody is pinged: most of them may be lost within a lease.
 const PING_PERIOD: Duration = Duration::from_millis(250);
 
+/// In which steps the cores' lease is extended, rather than with each answer.
+const LEASE_STEP: Duration = Duration::from_millis(500);
+
 /// How soon everybody is pinged when other members are seen than before.
 const PING_SOON: Duration = Duration::from_millis(20);
 
 #[derive(Default)]
 pub(super) struct Majority {
+    /// Of how many nodes one is required; zero where none is.
+    of: usize,
+    /// Whom this node sees.
+    active: BTreeSet<Identity>,
     heard: BTreeMap<NodeHash, Heard>,
     ping_at: Instant,
     /// The digest of the members that this node sees, and since when.
@@ -57,6 +64,7 @@ pub(super) struct Majority {
     view_since: Instant,
     /// Since when a majority sees the same.
     agreed_at: Option<Instant>,
+    /// As the cores know it.
     lease: Option<Lease>,
     /// Whether the app was told that there is a lease.
     is_held: bool,
@@ -71,16 +79,9 @@ struct Heard {
 }
 
 impl Control {
-    /// Of how many nodes a majority is required: the largest number that a member names. Zero where none does.
-    fn majority_of(&self) -> usize {
-        let others = self.placement.members().iter().filter_map(|it| self.details.get(&it.identity.node));
-        let named = others.map(|details| details.majority_of).chain([self.config.local.majority_of]);
-        named.max().unwrap_or_default().into()
-    }
-
     /// How many are a majority, where one is required. More nodes than there should be count, too.
     pub(super) fn majority(&self) -> Option<usize> {
-        let nodes = self.majority_of();
+        let nodes = self.majority.of;
         (nodes > 0).then(|| nodes.max(self.placement.members().len()) / 2 + 1)
     }
 
@@ -90,6 +91,9 @@ impl Control {
     }
 
     pub(super) fn note_heard(&mut self, identity: Identity, sent_at: Instant, view: u64) {
+        if !self.majority.active.contains(&identity.life()) {
+            return;
+        }
         let heard = self.majority.heard.entry(identity.node);
         let heard = heard.or_insert(Heard { identity, sent_at, view });
         if heard.sent_at <= sent_at {
@@ -97,32 +101,59 @@ impl Control {
         }
     }
 
-    /// Takes up whom this node sees now, and what the others have answered.
-    pub(super) fn count_majority(&mut self, now: Instant, actions: &mut Actions) {
-        let Some(needed) = self.majority() else { return };
-        let active = self.membership.records().into_iter().filter(|known| known.state.is_active());
-        let active: Vec<Identity> = active.map(|known| known.identity.life()).collect();
-        // Zero says that whoever asks is not among them.
-        let view = members_digest(active.iter()).max(1);
+    /// Takes up whom this node sees now, and of how many nodes they require a majority: the largest number that one names.
+    ///
+    /// One that is dead counts on until it is forgotten: it may only be out of reach, and what it named is what the
+    /// others there go by.
+    pub(super) fn count_members(&mut self, now: Instant, actions: &mut Actions) {
+        let records = self.membership.records();
+        let named = records.iter().filter(|known| known.state != State::Left).filter_map(|known| {
+            let details = self.details.get(&known.identity.node)?;
+            (details.boot == known.identity.boot).then_some(details.majority_of)
+        });
+        let of = named.chain([self.config.local.majority_of]).max().unwrap_or_default().into();
         let majority = &mut self.majority;
-        majority.heard.retain(|_, heard| active.contains(&heard.identity.life()) && heard.view > 0);
+        if of == 0 {
+            // Whoever asked for it is gone, or was started again without.
+            let before = std::mem::take(majority);
+            if before.of > 0 {
+                actions.push(ControlAction::Lease(Lease { until: Instant::MAX, nodes: 0 }));
+                actions.extend((!before.is_held).then_some(ControlAction::Notify(Event::MajorityFound)));
+            }
+            return;
+        }
+        majority.of = of;
+        let active = records.iter().filter(|known| known.state.is_active());
+        majority.active = active.map(|known| known.identity.life()).collect();
+        // Zero says that whoever asks is not among them.
+        let view = members_digest(majority.active.iter()).max(1);
+        majority.heard.retain(|_, heard| majority.active.contains(&heard.identity.life()));
         if majority.view != view {
             (majority.view, majority.view_since) = (view, now);
             majority.agreed_at = None;
             majority.ping_at = majority.ping_at.min(now + PING_SOON);
             self.membership.set_view(view);
         }
-        let agrees = |heard: &&Heard| heard.view == view && heard.sent_at >= majority.view_since;
+    }
+
+    /// Takes up what the others have answered.
+    pub(super) fn count_majority(&mut self, now: Instant, actions: &mut Actions) {
+        let Some(needed) = self.majority() else { return };
+        let majority = &mut self.majority;
+        majority.heard.retain(|_, heard| heard.view > 0);
+        let agrees = |heard: &&Heard| {
+            heard.view == majority.view && heard.sent_at >= majority.view_since && now < heard.sent_at + LEASE
+        };
         if majority.heard.values().filter(agrees).count() + 1 < needed {
             majority.agreed_at = None;
         } else {
             majority.agreed_at.get_or_insert(now);
         }
         let mut sent_at: Vec<Instant> = majority.heard.values().map(|heard| heard.sent_at).collect();
-        sent_at.sort_unstable_by(|a, b| b.cmp(a));
         let until = match needed.checked_sub(2) {
             None => Instant::MAX,
-            Some(at) => sent_at.get(at).map_or(Instant::default(), |sent_at| *sent_at + LEASE),
+            Some(at) if at < sent_at.len() => *sent_at.select_nth_unstable_by(at, |a, b| b.cmp(a)).1 + LEASE,
+            Some(_) => Instant::default(),
         };
         let is_held = now < until;
         if std::mem::replace(&mut majority.is_held, is_held) != is_held {
@@ -130,9 +161,22 @@ impl Control {
             let lost = Event::MajorityLost { heard, needed };
             actions.push(ControlAction::Notify(if is_held { Event::MajorityFound } else { lost }));
         }
-        let lease = Lease { until, nodes: self.majority_of() };
-        if self.majority.lease.replace(lease) != Some(lease) {
-            actions.push(ControlAction::Lease(lease));
+        let lease = Lease { until, nodes: majority.of };
+        // Each answer extends it a little.
+        let is_much_later =
+            |told: &Lease| lease.until > told.until + LEASE_STEP || now + LEASE_STEP >= told.until;
+        if majority.lease.is_none_or(|told| told.nodes != lease.nodes || is_much_later(&told)) {
+            let told = majority.lease.replace(lease);
+            actions.extend((told != Some(lease)).then_some(ControlAction::Lease(lease)));
+        }
+    }
+
+    /// An answer to a ping came: less to do than after any other event, of which there are far fewer.
+    pub(super) fn majority_answered(&mut self, now: Instant, actions: &mut Actions) {
+        let was_held = self.majority.is_held;
+        self.count_majority(now, actions);
+        if self.majority.is_held != was_held || self.is_withholding() && self.may_follow(now) {
+            self.settle(now, actions);
         }
     }
 
@@ -155,8 +199,16 @@ impl Control {
         old.members().iter().all(|member| {
             let of_node = records.iter().filter(|known| known.identity.node == member.identity.node);
             of_node.into_iter().any(|known| match known.state {
-                State::Alive | State::Suspect | State::Left => known.identity.boot >= member.identity.boot,
-                State::Dead => known.identity.boot > member.identity.boot,
+                State::Alive | State::Suspect | State::Left
+                    if known.identity.boot == member.identity.boot =>
+                {
+                    true
+                }
+                // At another address the earlier life may still run.
+                _ => {
+                    let (now, before) = (known.identity, member.identity);
+                    now.boot > before.boot && now.addr == before.addr
+                }
             })
         })
     }

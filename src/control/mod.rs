@@ -322,10 +322,16 @@ impl Control {
     ) -> Result<(), DatagramError> {
         let mut todo = Vec::new();
         let result = self.membership.handle_datagram(now, from, bytes, &mut todo);
-        let is_news = todo.iter().any(|action| matches!(action, MembershipAction::Changed(_)));
+        let changes = || todo.iter().filter(|action| matches!(action, MembershipAction::Changed(_)));
+        let is_answer =
+            |action: &MembershipAction| matches!(action, MembershipAction::Changed(Change::Probed { .. }));
+        let is_news = changes().any(|action| !is_answer(action));
+        let is_answered = changes().any(is_answer);
         self.perform(now, todo, actions);
         if is_news {
             self.settle(now, actions);
+        } else if is_answered {
+            self.majority_answered(now, actions);
         }
         result
     }
@@ -602,6 +608,7 @@ impl Control {
             self.notify_joined(&placement, actions);
             self.placement = Arc::new(placement);
         }
+        self.count_members(now, actions);
         self.consider_birth(actions);
         self.count_majority(now, actions);
         self.publish(now, actions);

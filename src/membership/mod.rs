@@ -100,11 +100,12 @@ enum Timer {
     TellSuspects,
 }
 
-/// Since when a member has been suspected, and when it was last told so.
+/// Since when a member has been suspected in this incarnation, and when it was last told so, or might have been.
 #[derive(Debug, Clone, Copy)]
 struct Suspect {
+    incarnation: u16,
     since: Instant,
-    told_at: Option<Instant>,
+    told_at: Instant,
 }
 
 /// One node's part in SWIM: what it knows of the others, and what it says of itself.
@@ -360,14 +361,19 @@ impl Membership {
             suspects.iter().map(|(target, _)| *target).filter(is_accused).collect();
         let patience = 4 * (self.suspicion_timeout + self.probe_period);
         for (target, incarnation) in suspects {
-            let suspect = self.suspects.entry(target).or_insert(Suspect { since: now, told_at: None });
-            // Where it is this node's word that ends it, no single loss is to decide.
-            let is_due = accused.contains(&target)
-                || suspect.told_at.is_none_or(|at| now.since(at) >= self.probe_period);
+            let anew = Suspect { incarnation, since: now, told_at: now };
+            let suspect = self.suspects.entry(target).or_insert(anew);
+            if suspect.incarnation != incarnation {
+                // It refuted the one before.
+                *suspect = anew;
+            }
+            // Where it is this node's word that ends it, no single loss is to decide. All others wait until gossip has
+            // told them that it was refuted, as most are.
+            let is_due = accused.contains(&target) || now.since(suspect.told_at) >= self.probe_period;
             if now.since(suspect.since) > self.health.suspicion_time(&target, patience) {
                 self.declare_dead(now, target, actions);
             } else if is_due {
-                suspect.told_at = Some(now);
+                suspect.told_at = now;
                 let suspicion = Datagram::Suspicion { incarnation, target, from: self.own };
                 let datagram = suspicion.encode(self.cluster);
                 actions.push(MembershipAction::Send { to: target.addr, datagram });

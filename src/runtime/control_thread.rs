@@ -404,7 +404,7 @@ impl Turn {
                 }
                 ControlAction::Lease(lease) => {
                     for core in &mut self.thread.cores {
-                        core.send(Order::Lease(lease));
+                        core.send_unless_behind(Order::Lease(lease), lease.until == Instant::MAX);
                     }
                 }
                 ControlAction::Returned { identity, is_same_life } => {

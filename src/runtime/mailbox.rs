@@ -183,6 +183,13 @@ impl<T, W: Wake> Outbox<T, W> {
         self.flush();
     }
 
+    /// What comes again and again, and is worth nothing to a thread that lies behind. Unless it `matters`.
+    pub(crate) fn send_unless_behind(&mut self, message: T, matters: bool) {
+        if matters || self.overflow.is_empty() {
+            self.send(message);
+        }
+    }
+
     /// Sends what did not fit before; whether anything is left.
     pub(crate) fn flush(&mut self) -> bool {
         while let Some(message) = self.overflow.pop_front() {

@@ -741,12 +741,20 @@ impl<C> Shard<C> {
             self.owed_bytes -= op.bytes();
         }
         self.timers.remove(&(op.wake, Timer::Op(id)));
+        // The one that it followed may be owed still.
+        let before = op.follows.filter(|before| self.ops.contains_key(before));
         if self.recent_writes.get(&op.hash) == Some(&id) {
-            // The one that it followed may be owed still.
-            match op.follows.filter(|before| self.ops.contains_key(before)) {
+            match before {
                 Some(before) => self.recent_writes.insert(op.hash, before),
                 None => self.recent_writes.remove(&op.hash),
             };
+        } else if before.is_some() {
+            let of_partition = (op.partition, OpId(0))..=(op.partition, OpId(u64::MAX));
+            for (_, other) in self.ops_of.range(of_partition) {
+                if let Some(next) = self.ops.get_mut(other).filter(|next| next.follows == Some(id)) {
+                    next.follows = before;
+                }
+            }
         }
     }
 

@@ -278,6 +278,11 @@ impl SimCluster {
         number
     }
 
+    /// Nodes that are started from here on are configured so: [`SimOptions::majority_of`].
+    pub fn require_majority(&mut self, majority_of: u16) {
+        self.options.majority_of = majority_of;
+    }
+
     /// Starts a node that was crashed or has left, at its old address, with empty memory.
     ///
     /// # Panics
