@@ -76,7 +76,7 @@ const NOTICED: &[(Planted, Profile, u64)] = &[
     (Planted::WallClock, Profile::Clocks, 0),
     (Planted::NothingOwed, Profile::Births, 7),
     (Planted::NothingCompared, Profile::Weak, 0),
-    (Planted::NotLeft, Profile::Members, 32),
+    (Planted::NotLeft, Profile::QuickRestarts, 40),
     (Planted::LowestReplaced, Profile::Lossy, 2),
     (Planted::ListedCounts, Profile::Replaced, 11),
     (Planted::BootIgnored, Profile::Two, 0),
