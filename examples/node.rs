@@ -26,7 +26,7 @@ use std::{env, thread};
 use gridkv::{Config, Engine, IdleStrategy, Quorum, WriteOptions};
 
 const USAGE: &str = "\
-usage: node --id NAME [--address IP:PORT] [--seed IP:PORT]... [--cluster NAME] [--cores N]
+usage: node --id NAME [--address IP:PORT] [--advertise IP:PORT] [--seed HOST:PORT]... [--cluster NAME] [--cores N]
             [--replicas N] [--write-quorum W] [--read-quorum R] [--majority-of NODES] [--timeout-ms MS]
             [--probe-period-ms MS] [--suspicion-timeout-ms MS] [--idle park|adaptive|busy]
 commands on standard input, one a line:
@@ -85,6 +85,7 @@ fn config(mut args: impl Iterator<Item = String>) -> Result<Config> {
         let millis = || number().map(|ms| Duration::from_millis(ms as u64));
         config = match flag.as_str() {
             "--id" | "--address" | "--seed" => config,
+            "--advertise" => config.advertise(value),
             "--cluster" => config.cluster(value),
             "--cores" => config.cores(number()?),
             "--replicas" => config.replicas(number()?),

@@ -2,10 +2,13 @@
 //! starts.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
+use crate::discovery::{Custom, Discovery};
 use crate::error::ConfigError;
 use crate::options::{Eviction, IdleStrategy};
+use crate::runtime::Finder;
 use crate::types::{MAX_CORES, MAX_NAME_BYTES, MAX_REPLICAS};
 
 /// How an engine is started. Options return the configuration, so that they can be chained; mistakes are
@@ -28,6 +31,8 @@ pub struct Config {
     address: Option<String>,
     cluster: Option<String>,
     seeds: Vec<String>,
+    discovery: Option<Custom>,
+    advertise: Option<String>,
     replicas: Option<usize>,
     write_quorum: Option<usize>,
     read_quorum: Option<usize>,
@@ -53,6 +58,10 @@ pub(crate) struct Settings {
     pub(crate) address: Option<SocketAddr>,
     pub(crate) cluster: String,
     pub(crate) seeds: Vec<SocketAddr>,
+    /// What else there is to find nodes through.
+    pub(crate) finder: Finder,
+    /// Where others reach this node, if that is not where it listens; port 0 is the port that it listens on.
+    pub(crate) advertise: Option<SocketAddr>,
     pub(crate) replicas: usize,
     pub(crate) write_quorum: usize,
     pub(crate) read_quorum: usize,
@@ -127,6 +136,8 @@ impl Config {
             address: None,
             cluster: None,
             seeds: Vec::new(),
+            discovery: None,
+            advertise: None,
             replicas: None,
             write_quorum: None,
             read_quorum: None,
@@ -152,11 +163,28 @@ impl Config {
         self
     }
 
-    /// Addresses of nodes to find the cluster through; default none. One that runs is enough; naming this
-    /// node itself is harmless, so every node can be given the same list. Seeds are asked again for ever,
-    /// so the order of starting does not matter.
+    /// Where nodes are to find the cluster through, each an IP address or a host name, and a port; default none. One that
+    /// runs is enough; naming this node itself is harmless, so every node can be given the same list. Seeds are asked
+    /// again for ever, so the order of starting does not matter.
+    ///
+    /// A host name stands for all its addresses, and is looked up as [`Discovery::discover`] is asked: again and again, on
+    /// a thread of its own.
     pub fn seeds<S: Into<String>>(mut self, seeds: impl IntoIterator<Item = S>) -> Self {
         self.seeds = seeds.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// Something else that says where nodes are, beside the seeds; default nothing.
+    pub fn discovery(mut self, discovery: impl Discovery) -> Self {
+        self.discovery = Some(Custom(Arc::new(discovery)));
+        self
+    }
+
+    /// The IP address and port at which other nodes reach this one; default the address that it listens on. For a
+    /// container or a network that translates addresses: listen on `0.0.0.0:8001` or `[::]:8001` and advertise what others
+    /// can connect to, over TCP and UDP. Port 0 is the port that this node listens on.
+    pub fn advertise(mut self, address: impl Into<String>) -> Self {
+        self.advertise = Some(address.into());
         self
     }
 
@@ -303,11 +331,25 @@ impl Config {
         check_duration("probe_period", self.probe_period, LEAST_PROBE_PERIOD, MOST_PROBE_PERIOD)?;
         check_duration("suspicion_timeout", self.suspicion_timeout, LEAST_PROBE_PERIOD, MOST_PROBE_PERIOD)?;
         check_duration("forget_after", self.forget_after, LEAST_FORGET_AFTER, MOST_FORGET_AFTER)?;
+        let advertise = self.advertise.as_deref().map(check_address).transpose()?;
+        let (mut seeds, mut names) = (Vec::new(), Vec::new());
+        for seed in &self.seeds {
+            match check_seed(seed)? {
+                Seed::Address(address) => seeds.push(address),
+                Seed::Name => names.push(seed.clone()),
+            }
+        }
+        let check_listen = |address| match advertise {
+            Some(_) => parse_address(address),
+            None => check_address(address),
+        };
         Ok(Settings {
             node_id: self.node_id.clone(),
-            address: self.address.as_deref().map(check_address).transpose()?,
+            address: self.address.as_deref().map(check_listen).transpose()?,
             cluster: cluster.to_owned(),
-            seeds: self.seeds.iter().map(|seed| check_seed(seed)).collect::<Result<_, _>>()?,
+            seeds,
+            finder: Finder { names, custom: self.discovery.clone() },
+            advertise,
             replicas,
             write_quorum,
             read_quorum,
@@ -362,6 +404,8 @@ impl Config {
                 ("replicas", self.replicas.is_some()),
                 ("write_quorum", self.write_quorum.is_some()),
                 ("read_quorum", self.read_quorum.is_some()),
+                ("discovery", self.discovery.is_some()),
+                ("advertise", self.advertise.is_some()),
                 ("require_majority", self.majority_of.is_some()),
             ] {
                 if is_set {
@@ -402,18 +446,41 @@ fn check_name(
     }
 }
 
+fn parse_address(address: &str) -> Result<SocketAddr, ConfigError> {
+    parse(address).ok_or_else(|| ConfigError::BadAddress { address: address.to_owned() })
+}
+
 fn check_address(address: &str) -> Result<SocketAddr, ConfigError> {
-    let parsed = parse(address).ok_or_else(|| ConfigError::BadAddress { address: address.to_owned() })?;
+    let parsed = parse_address(address)?;
     if parsed.ip().is_unspecified() {
         return Err(ConfigError::UnspecifiedAddress { address: parsed });
     }
     Ok(parsed)
 }
 
-fn check_seed(seed: &str) -> Result<SocketAddr, ConfigError> {
-    parse(seed)
-        .filter(|parsed| parsed.port() != 0 && !parsed.ip().is_unspecified())
-        .ok_or_else(|| ConfigError::BadSeed { seed: seed.to_owned() })
+enum Seed {
+    Address(SocketAddr),
+    /// A host name and a port, to be looked up.
+    Name,
+}
+
+fn check_seed(seed: &str) -> Result<Seed, ConfigError> {
+    let bad = || ConfigError::BadSeed { seed: seed.to_owned() };
+    if let Some(address) = parse(seed) {
+        let is_reachable = address.port() != 0 && !address.ip().is_unspecified();
+        return is_reachable.then_some(Seed::Address(address)).ok_or_else(bad);
+    }
+    let (host, port) = seed.rsplit_once(':').ok_or_else(bad)?;
+    let is_of_name = |letter: char| letter.is_ascii_alphanumeric() || matches!(letter, '-' | '.' | '_');
+    let is_name = host.chars().all(is_of_name) && (1..=253).contains(&host.len());
+    // "10.0.0.256" or "1.2.3" are mistakes, not names: no top-level domain is a number.
+    let is_named = host
+        .trim_end_matches('.')
+        .rsplit('.')
+        .next()
+        .is_some_and(|last| last.chars().any(|letter| letter.is_ascii_alphabetic()));
+    let has_port = port.parse::<u16>().is_ok_and(|port| port != 0);
+    (is_name && is_named && has_port).then_some(Seed::Name).ok_or_else(bad)
 }
 
 /// An IPv4 address that was written as an IPv6 one becomes IPv4: one node, one spelling.
@@ -504,9 +571,17 @@ mod tests {
             let parsed = address.parse().unwrap();
             assert_eq!(error(Config::new("a", address)), ConfigError::UnspecifiedAddress { address: parsed });
         }
-        for seed in ["nowhere", "10.0.0.1:0", "0.0.0.0:8000"] {
+        for seed in
+            ["nowhere", "10.0.0.1:0", "0.0.0.0:8000", "10.0.0.256:1", "a b:1", ":1", "host:0", "host:"]
+        {
             assert_eq!(error(valid().seeds([seed])), ConfigError::BadSeed { seed: seed.into() });
         }
+        let advertised = "0.0.0.0:80".parse().unwrap();
+        assert_eq!(
+            error(valid().advertise("0.0.0.0:80")),
+            ConfigError::UnspecifiedAddress { address: advertised }
+        );
+        assert_eq!(error(valid().advertise("x")), ConfigError::BadAddress { address: "x".into() });
         assert_eq!(error(valid().replicas(0)), ConfigError::BadReplicas { replicas: 0 });
         assert_eq!(error(valid().replicas(17)), ConfigError::BadReplicas { replicas: 17 });
         for write_quorum in [0, 4] {
@@ -562,9 +637,27 @@ mod tests {
             (Config::standalone("a").write_quorum(1), "write_quorum"),
             (Config::standalone("a").read_quorum(1), "read_quorum"),
             (Config::standalone("a").require_majority(3), "require_majority"),
+            (Config::standalone("a").discovery(|| Ok(Vec::new())), "discovery"),
+            (Config::standalone("a").advertise("10.0.0.1:1"), "advertise"),
         ] {
             assert_eq!(error(config), ConfigError::Standalone { option });
         }
+    }
+
+    #[test]
+    fn seeds_are_addresses_or_names() {
+        let seeds = ["10.0.0.1:1", "db-1.example.com:2", "[::1]:3", "localhost:4", "a_b.svc.:5"];
+        let settings = valid().seeds(seeds).check().unwrap();
+        assert_eq!(settings.seeds, [0, 2].map(|at: usize| seeds[at].parse::<SocketAddr>().unwrap()));
+        assert_eq!(settings.finder.names, [seeds[1], seeds[3], seeds[4]]);
+        assert!(settings.finder.is_needed() && !valid().check().unwrap().finder.is_needed());
+    }
+
+    #[test]
+    fn who_advertises_an_address_may_listen_on_all() {
+        let settings = Config::new("a", "[::]:80").advertise("203.0.113.7:0").check().unwrap();
+        assert_eq!(settings.advertise, Some("203.0.113.7:0".parse().unwrap()));
+        assert_eq!(settings.address, Some("[::]:80".parse().unwrap()));
     }
 
     #[test]

@@ -69,14 +69,18 @@ pub enum ConfigError {
     },
     /// The address means "any of mine": nothing that others could connect to.
     #[error(
-        "the address {address} names no interface: other nodes connect to this address, so give the one they reach"
+        "the address {address} names no interface: other nodes connect to this address, so give the one they reach, \
+         or give that to Config::advertise"
     )]
     UnspecifiedAddress {
         /// What was given.
         address: SocketAddr,
     },
-    /// A seed is not an IP address and a port.
-    #[error("the seed {seed:?} is not an IP address and a port, such as \"10.0.0.2:8001\"")]
+    /// A seed is neither an IP address nor a host name, with a port.
+    #[error(
+        "the seed {seed:?} is not an IP address or host name and a port, such as \"10.0.0.2:8001\" or \
+         \"grid.example.com:8001\""
+    )]
     BadSeed {
         /// What was given.
         seed: String,
@@ -550,15 +554,16 @@ pub enum NotReady {
     /// Too few members so far.
     #[error(
         "{members} members are here and {needed} are needed{}: check that the seeds are right and running",
-        .refused.as_ref().map(|why| format!("; a node refused this one: {why}")).unwrap_or_default()
+        .hint.as_ref().map(|hint| format!("; {hint}")).unwrap_or_default()
     )]
     TooFewMembers {
         /// How many members this node sees, itself included.
         members: usize,
         /// How many the quorums need.
         needed: usize,
-        /// What the last node that refused this one said, if one did.
-        refused: Option<String>,
+        /// What may be the cause, where something went wrong: a node that refused this one, a name that could not be
+        /// looked up, an address at which nobody reaches this node.
+        hint: Option<String>,
     },
     /// The members are here and have not yet agreed on who holds what.
     #[error("{members} members are here and have not yet agreed on their partitions")]

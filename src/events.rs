@@ -80,6 +80,15 @@ pub enum Event {
         /// What is different.
         reason: String,
     },
+    /// Another node was asked to connect to this one, and could not: to the others this node is dead. It is asked again.
+    Unreachable {
+        /// The node that tried.
+        by: NodeId,
+        /// Where this node says that it is: [`Config::advertise`](crate::Config::advertise), or what it listens on.
+        address: SocketAddr,
+        /// What happened, and what to check.
+        reason: String,
+    },
     /// The cluster has its first partitions, empty: no node here had any data before.
     Born {
         /// How many members it had then.

@@ -42,6 +42,7 @@ mod clock;
 mod completions;
 mod config;
 mod control;
+mod discovery;
 mod engine;
 mod entry;
 mod error;
@@ -63,6 +64,7 @@ mod wire;
 
 pub use completions::{Completed, Completion, Completions, Ticket};
 pub use config::Config;
+pub use discovery::Discovery;
 pub use engine::{Batch, Engine, LocalKeys, Stats, TimeToLive};
 pub use error::{
     ConfigError, Error, LeaveError, LoadError, NotApplied, NotReady, NotSafe, ReadError, Risk, RunError,

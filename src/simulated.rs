@@ -5,6 +5,10 @@
 //! there are partitions, which all go through the same: a simulation of a few is worth more than the same of all.
 //!
 //! Without the feature `sim` all of this is constant, and nothing is left of it.
+#![cfg_attr(
+    not(feature = "sim"),
+    expect(unreachable_pub, dead_code, reason = "public in the simulator alone")
+)]
 
 #[cfg(feature = "sim")]
 use std::cell::Cell;

@@ -453,7 +453,7 @@ fn a_lone_node_refuses_writes_and_says_what_is_missing() {
     assert_eq!(engine.get_with("k", &ReadOptions::new().local()), Err(ReadError::NotLocal));
     let soon = ReadOptions::new().timeout(Duration::from_millis(20));
     assert_eq!(engine.get_with("k", &soon), Err(ReadError::TimedOut { answered: 0, needed: 1 }));
-    let error = NotReady::TooFewMembers { members: 1, needed: 2, refused: None };
+    let error = NotReady::TooFewMembers { members: 1, needed: 2, hint: None };
     assert_eq!(engine.wait_ready(Duration::from_millis(20)), Err(error));
     assert_eq!(keys(&engine, ""), [""; 0]);
     engine.leave(LATE).unwrap();
@@ -856,7 +856,7 @@ fn a_node_that_does_not_fit_is_refused_on_both_sides() {
         };
         wait_event(&there, text, refused);
         wait_until("the one outside knows why", || match stranger.wait_ready(Duration::from_millis(1)) {
-            Err(error @ NotReady::TooFewMembers { refused: Some(_), .. }) => error.to_string().contains(text),
+            Err(error @ NotReady::TooFewMembers { hint: Some(_), .. }) => error.to_string().contains(text),
             _ => false,
         });
         assert_eq!(alive(&engines[0]), 2);

@@ -66,7 +66,7 @@ impl Control {
         let seeds_settled = self.seeds.iter().all(|seed| seed.settled && seed.node.iter().all(is_here));
         let quorum = usize::from(self.config.local.write_quorum);
         let enough = members >= quorum && self.majority().is_none_or(|needed| members >= needed);
-        let seeds_settled = seeds_settled || is_rash;
+        let seeds_settled = seeds_settled && self.discovery.is_settled || is_rash;
         if all_agree && all_known && seeds_settled && enough && self.leaving == Leaving::No {
             self.origin = Origin::Born { members_digest: digest };
             self.stage = Stage::Born;

@@ -90,6 +90,7 @@ impl Control {
         if link.expects.is_none() {
             return self.seed_answered(now, link, welcome, actions);
         }
+        self.link_was_tried(now, link, None, actions);
         if let Some(member) = self.links.values_mut().find(|member| member_link(&member.identity) == link) {
             (member.state, member.backoff) = (LinkState::Up, LINK_BACKOFF);
             self.refused_by = None;
@@ -110,6 +111,7 @@ impl Control {
         if link.expects.is_none() {
             return self.seed_failed(now, link.addr);
         }
+        self.link_was_tried(now, link, Some(&end), actions);
         let Some(member) = self.links.values_mut().find(|member| member_link(&member.identity) == link)
         else {
             return;

@@ -5,7 +5,7 @@
 //! before there is any data: that the cluster is new.
 //!
 //! [`links`] says how a crash is found, [`seeds`] how a cluster is, [`birth`] when lists are made, [`majority`] when they
-//! may change and be written to, [`debt`] when a node may be stopped, and [`publish`] what cores and app are told.
+//! may change and be written to, [`debt`] when a node may be stopped, [`reach`] whether others reach this one, and [`publish`] what cores and app are told.
 
 mod absent;
 mod birth;
@@ -13,6 +13,7 @@ mod debt;
 mod links;
 mod majority;
 mod publish;
+mod reach;
 mod seeds;
 
 use std::collections::BTreeMap;
@@ -28,8 +29,10 @@ pub(crate) use self::majority::LEASE;
 use self::majority::Majority;
 pub(crate) use self::publish::Readiness;
 use self::publish::bury;
-use self::seeds::Seed;
+use self::reach::Reach;
+use self::seeds::{Finding, Seed};
 use crate::clock::Instant;
+use crate::discovery::Found;
 use crate::error::Risk;
 use crate::events::{Event, MemberInfo};
 use crate::membership::{Change, DatagramError, Membership, MembershipAction, MembershipConfig};
@@ -46,6 +49,8 @@ pub(crate) struct ControlConfig {
     pub(crate) identity: Identity,
     pub(crate) local: Local,
     pub(crate) seeds: Vec<SocketAddr>,
+    /// Whether there is something else to find nodes through.
+    pub(crate) discovers: bool,
     pub(crate) probe_period: Duration,
     /// How long a member that died may come back with what it holds.
     pub(crate) forget_after: Duration,
@@ -121,6 +126,8 @@ pub(crate) enum ControlEvent {
         ticket: u64,
         until: Instant,
     },
+    /// What [`ControlAction::Discover`] came to.
+    Found(Found),
     /// Hand everything over, then [`ControlAction::Left`].
     Leave,
     /// Stopping without handing over: tell the others not to wait.
@@ -133,6 +140,8 @@ pub(crate) enum ControlAction {
         to: SocketAddr,
         bytes: Vec<u8>,
     },
+    /// Look up where nodes may be, and say so: [`ControlEvent::Found`].
+    Discover,
     Open(Link),
     Close(Link),
     Ask {
@@ -193,6 +202,8 @@ pub(crate) struct Control {
     details: BTreeMap<NodeHash, Details>,
     links: BTreeMap<NodeHash, MemberLink>,
     seeds: Vec<Seed>,
+    discovery: Finding,
+    reach: Reach,
     origin: Origin,
     statuses: BTreeMap<NodeHash, (Identity, Status)>,
     status_at: Instant,
@@ -268,6 +279,8 @@ impl Control {
             details: BTreeMap::new(),
             links: BTreeMap::new(),
             seeds: config.seeds.iter().map(|&addr| Seed::new(addr, config.identity.addr)).collect(),
+            discovery: Finding::new(config.discovers),
+            reach: Reach::default(),
             origin: Origin::Unborn,
             statuses: BTreeMap::new(),
             status_at: Instant::default(),
@@ -355,6 +368,7 @@ impl Control {
                 self.core_owes(now, core, question, debt, actions);
             }
             ControlEvent::WatchSafety { ticket, until } => self.watch_safety(now, ticket, until, actions),
+            ControlEvent::Found(found) => self.found(now, found),
             ControlEvent::Leave => self.leave(now, actions),
             ControlEvent::Stop => {
                 self.swim(now, actions, |membership, todo| membership.announce_dead(now, todo));
@@ -368,6 +382,7 @@ impl Control {
         self.wake_links(now, actions);
         self.wake_majority(now, actions);
         self.wake_seeds(now, actions);
+        self.wake_reach(now, actions);
         self.wake_safety(now, actions);
         self.wake_drain(now, actions);
         if self.origin == Origin::Unborn && self.status_at <= now {
@@ -380,7 +395,8 @@ impl Control {
         let status = (self.origin == Origin::Unborn).then_some(self.status_at);
         let links = [self.links_deadline(), self.seeds_deadline(), status, self.membership.deadline()];
         let majority = self.majority_deadline(self.is_withholding());
-        let others = [self.safety_deadline(), self.drain_deadline(), self.forget_at, majority];
+        let others =
+            [self.safety_deadline(), self.drain_deadline(), self.forget_at, majority, self.reach_deadline()];
         links.into_iter().chain(others).flatten().min()
     }
 
@@ -427,12 +443,14 @@ impl Control {
             Change::Returned(identity) => {
                 let is_same_life = identity.boot == self.config.identity.boot;
                 self.config.identity = identity;
+                self.doubt_reach();
                 actions.push(ControlAction::Returned { identity, is_same_life });
                 is_same_life.then_some(Event::Returned)
             }
             Change::Probed { identity, sent_at, view } => {
                 self.probe_answered(now, &identity);
                 self.note_heard(identity, sent_at, view);
+                self.ping_was_answered(now, &identity, actions);
                 None
             }
         };
@@ -480,7 +498,9 @@ impl Control {
                 }
             }
             ControlMessage::Debt { round, debt } => self.debt_told(link, round, debt, actions),
-            ControlMessage::AskMembers | ControlMessage::AskDebt { .. } => {}
+            ControlMessage::DialedBack { tcp, udp } => self.dialed_back(now, link, tcp, udp, actions),
+            ControlMessage::AskMembers | ControlMessage::AskDebt { .. } | ControlMessage::DialBack { .. } => {
+            }
         }
     }
 
@@ -537,7 +557,12 @@ impl Control {
             },
             ControlMessage::Status(_) => ControlMessage::Status(self.status()),
             ControlMessage::AskDebt { round } => return self.debt_asked(via, request_id, round, actions),
-            ControlMessage::Members { .. } | ControlMessage::Debt { .. } => return,
+            ControlMessage::DialBack { identity } => {
+                return self.try_to_reach(now, via, request_id, identity, actions);
+            }
+            ControlMessage::Members { .. }
+            | ControlMessage::Debt { .. }
+            | ControlMessage::DialedBack { .. } => return,
         };
         actions.push(ControlAction::Answer { via, request_id, message });
     }

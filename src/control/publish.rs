@@ -12,8 +12,8 @@ pub(crate) struct Readiness {
     pub(crate) members: usize,
     /// There are lists, and a majority is heard from where one is required.
     pub(crate) is_serving: bool,
-    /// What the last node that refused this one said.
-    pub(crate) refused: Option<String>,
+    /// What may be wrong, where something is.
+    pub(crate) hint: Option<String>,
 }
 
 impl Control {
@@ -108,12 +108,21 @@ impl Control {
             actions.push(ControlAction::Members(members));
         }
         let active = self.placement.members().iter().filter(|member| !member.leaving).count();
-        let readiness =
-            Readiness { members: active, is_serving: self.is_serving(), refused: self.refused_by.clone() };
+        let readiness = Readiness { members: active, is_serving: self.is_serving(), hint: self.hint() };
         if readiness != self.readiness {
             self.readiness = readiness.clone();
             actions.push(ControlAction::Readiness(readiness));
         }
+    }
+}
+
+impl Control {
+    /// What may be the cause that this node is alone.
+    fn hint(&self) -> Option<String> {
+        let refused = self.refused_by.as_ref().map(|why| format!("a node refused this one: {why}"));
+        let refused = refused.or_else(|| self.reach.failure.clone());
+        refused
+            .or_else(|| self.discovery.failure.as_ref().map(|why| format!("looking for nodes failed: {why}")))
     }
 }
 

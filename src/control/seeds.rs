@@ -1,11 +1,13 @@
 //! Seeds: where a node looks for its cluster. Asked for ever, so that nodes that were started together or
-//! split apart find each other.
+//! split apart find each other. Some are given as addresses; others are found, by their names or by what the app brought,
+//! again and again.
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::{Actions, Control, ControlAction, Leaving, Link};
 use crate::clock::Instant;
+use crate::discovery::Found;
 use crate::types::NodeHash;
 use crate::wire::message::{ControlMessage, Hello};
 
@@ -13,9 +15,37 @@ use crate::wire::message::{ControlMessage, Hello};
 const SEED_BACKOFF: Duration = Duration::from_millis(100);
 const SEED_BACKOFF_MOST: Duration = Duration::from_secs(5);
 
+/// What there is to find is looked up again after this, where this node sees another one.
+const DISCOVERY_PERIOD: Duration = Duration::from_secs(30);
+
+/// A lookup that keeps failing is not waited for any longer before the cluster is born: a name may have no addresses until
+/// a node is ready.
+const DISCOVERY_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Looking for seeds that are not given as addresses.
+#[derive(Clone, Debug)]
+pub(super) struct Finding {
+    /// When to look next; `None` while that is under way, and for ever where there is nothing to look up.
+    at: Option<Instant>,
+    began: Option<Instant>,
+    backoff: Duration,
+    /// It has found something once, or has long failed to.
+    pub(super) is_settled: bool,
+    pub(super) failure: Option<String>,
+}
+
+impl Finding {
+    pub(super) fn new(is_needed: bool) -> Self {
+        let at = is_needed.then(Instant::default);
+        Self { at, began: None, backoff: SEED_BACKOFF, is_settled: !is_needed, failure: None }
+    }
+}
+
 #[derive(Clone, Debug)]
 pub(super) struct Seed {
     addr: SocketAddr,
+    /// It was found, and goes when it is not any more.
+    is_found: bool,
     state: SeedState,
     backoff: Duration,
     /// It was heard from, or found not to answer, at least once.
@@ -38,7 +68,7 @@ impl Seed {
     pub(super) fn new(addr: SocketAddr, me: SocketAddr) -> Self {
         let is_myself = addr == me;
         let state = if is_myself { SeedState::Myself } else { SeedState::Idle { until: Instant::default() } };
-        Self { addr, state, backoff: SEED_BACKOFF, settled: is_myself, node: None }
+        Self { addr, is_found: false, state, backoff: SEED_BACKOFF, settled: is_myself, node: None }
     }
 }
 
@@ -48,12 +78,16 @@ impl Control {
             SeedState::Idle { until } if self.asks_seed(seed) => Some(until),
             _ => None,
         });
-        due.min()
+        due.chain(self.discovery.at.filter(|_| self.leaving == Leaving::No)).min()
     }
 
     /// Asks the seeds that are due and are no members: for ever, so that nodes that were started together
     /// or split apart find each other.
     pub(super) fn wake_seeds(&mut self, now: Instant, actions: &mut Actions) {
+        if self.leaving == Leaving::No && self.discovery.at.take_if(|at| *at <= now).is_some() {
+            self.discovery.began.get_or_insert(now);
+            actions.push(ControlAction::Discover);
+        }
         for at in 0..self.seeds.len() {
             if let SeedState::Idle { until } = self.seeds[at].state
                 && until <= now
@@ -61,6 +95,31 @@ impl Control {
             {
                 self.seeds[at].state = SeedState::Trying;
                 actions.push(ControlAction::Open(Link { addr: self.seeds[at].addr, expects: None }));
+            }
+        }
+    }
+
+    /// What was looked up: seeds from now on, in place of those that were found before.
+    pub(super) fn found(&mut self, now: Instant, found: Found) {
+        let Found { addresses, failure } = found;
+        let began = *self.discovery.began.get_or_insert(now);
+        self.discovery.is_settled |= failure.is_none() || now.since(began) >= DISCOVERY_PATIENCE;
+        let is_alone = self.placement.members().len() <= 1;
+        let after = if is_alone { self.discovery.backoff } else { DISCOVERY_PERIOD };
+        self.discovery.at = Some(now + after);
+        self.discovery.backoff = (self.discovery.backoff * 2).min(SEED_BACKOFF_MOST);
+        if let Some(why) = failure.as_ref().filter(|why| self.discovery.failure.as_ref() != Some(why)) {
+            log::warn!("looking for nodes failed: {why}");
+        }
+        if failure.is_none() {
+            // One that is being asked is known by its answer.
+            let is_kept = |seed: &Seed| !seed.is_found || seed.state == SeedState::Trying;
+            self.seeds.retain(|seed| is_kept(seed) || addresses.contains(&seed.addr));
+        }
+        self.discovery.failure = failure;
+        for addr in addresses {
+            if self.seeds.iter().all(|seed| seed.addr != addr) {
+                self.seeds.push(Seed { is_found: true, ..Seed::new(addr, self.config.identity.addr) });
             }
         }
     }

@@ -1,7 +1,7 @@
 //! What a membership datagram looks like, byte by byte.
 //!
 //! ```text
-//! version u8 · cluster hash u64 · kind u8 · body        (integers little-endian, at most 1200 bytes)
+//! version u8 · partitions u16 · cluster hash u64 · kind u8 · body     (integers little-endian, at most 1200 bytes)
 //!
 //! kind 0  SWIM   a foca packet: header, updates, claims
 //! kind 1  ping   nonce u64 · the identity that is meant · the identity that asks
@@ -23,14 +23,14 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use bytes::{Buf, BufMut};
 use foca::{Header, Member, Message};
 
-use crate::types::{Boot, ClusterHash, Identity, NodeHash};
+use crate::types::{Boot, ClusterHash, Identity, NodeHash, PARTITIONS};
 
 /// The largest datagram sent or accepted: it fits into one unfragmented packet on every path that IPv6
 /// allows (1280 bytes), with room for tunnels.
 pub(crate) const MAX_DATAGRAM_BYTES: usize = 1200;
 
 /// What comes before the body.
-const ENVELOPE_BYTES: usize = 1 + 8 + 1;
+const ENVELOPE_BYTES: usize = 1 + 2 + 8 + 1;
 
 /// The largest packet that foca may make.
 pub(crate) const MAX_SWIM_BYTES: usize = MAX_DATAGRAM_BYTES - ENVELOPE_BYTES;
@@ -74,6 +74,9 @@ pub(crate) enum DatagramError {
     /// Nothing changed.
     #[error("a datagram of protocol version {0}; this node speaks version {VERSION}")]
     WrongVersion(u8),
+    /// Nothing changed.
+    #[error("a datagram of a node with {0} partitions; this one has {PARTITIONS}")]
+    WrongPartitions(u16),
     /// Nothing changed.
     #[error("a datagram of another cluster")]
     WrongCluster,
@@ -119,6 +122,10 @@ impl<'a> Datagram<'a> {
         if version != VERSION {
             return Err(DatagramError::WrongVersion(version));
         }
+        let partitions = take_u16(&mut bytes)?;
+        if partitions != PARTITIONS {
+            return Err(DatagramError::WrongPartitions(partitions));
+        }
         if take_u64(&mut bytes)? != cluster.0 {
             return Err(DatagramError::WrongCluster);
         }
@@ -155,6 +162,7 @@ impl<'a> Datagram<'a> {
         };
         let mut bytes = Vec::with_capacity(ENVELOPE_BYTES + body_bytes);
         bytes.put_u8(VERSION);
+        bytes.put_u16_le(PARTITIONS);
         bytes.put_u64_le(cluster.0);
         match self {
             Self::Swim(packet) => {

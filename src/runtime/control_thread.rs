@@ -12,12 +12,14 @@ use mio::{Events, Poll, Token};
 use super::bell::Bell;
 use super::clock::Clock;
 use super::core_thread::{FIRST_CONNECTION, Order};
+use super::discovery_thread::Wishes;
 use super::mailbox::{Inbox, Outbox};
 use super::net::datagram::Datagrams;
 use super::net::{ConnectionId, LossCause, Net, NetEvent, Target};
 use super::ring::Pop;
 use crate::clock::Instant;
 use crate::control::{Control, ControlAction, ControlEvent, Link, LinkEnd, Readiness};
+use crate::discovery::Found;
 use crate::error::Risk;
 use crate::events::{Event, MemberInfo, Subscriber};
 use crate::shard::{Debt, StoppedBy};
@@ -40,6 +42,7 @@ pub(crate) enum ToControl {
     DataAtRisk { partitions: usize },
     CoreOwes { core: usize, question: u64, debt: Debt },
     WatchSafety { ticket: u64, until: Instant },
+    Found(Box<Found>),
     Leave,
 }
 
@@ -174,6 +177,8 @@ pub(crate) struct ControlThread {
     pub(crate) listener: TcpListener,
     pub(crate) datagrams: Datagrams,
     pub(crate) messages: Inbox<ToControl>,
+    /// Where there is something to look up.
+    pub(crate) discovery: Option<Wishes>,
     pub(crate) cores: Vec<Outbox<Order>>,
     pub(crate) shared: Arc<Shared>,
 }
@@ -284,6 +289,7 @@ impl Turn {
                     ControlEvent::CoreOwes { core, question, debt }
                 }
                 ToControl::WatchSafety { ticket, until } => ControlEvent::WatchSafety { ticket, until },
+                ToControl::Found(found) => ControlEvent::Found(*found),
                 ToControl::Leave => ControlEvent::Leave,
             };
             self.tell(now, event);
@@ -418,6 +424,11 @@ impl Turn {
                         }
                     }
                 }
+                ControlAction::Discover => {
+                    if let Some(discovery) = &self.thread.discovery {
+                        discovery.look();
+                    }
+                }
                 ControlAction::Notify(event) => happened.push(event),
                 ControlAction::Members(members) => {
                     self.thread.shared.update(|state| state.members = members);
@@ -447,7 +458,12 @@ impl Turn {
 
     fn notify(&self, event: &Event) {
         match event {
-            Event::Refused { .. } | Event::DataAtRisk { .. } | Event::Died { .. } => log::warn!("{event:?}"),
+            Event::Refused { .. }
+            | Event::Unreachable { .. }
+            | Event::DataAtRisk { .. }
+            | Event::Died { .. } => {
+                log::warn!("{event:?}");
+            }
             _ => log::info!("{event:?}"),
         }
         self.thread.shared.lock().subscribers.retain(|subscriber| subscriber.notify(event));

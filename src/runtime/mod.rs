@@ -12,6 +12,7 @@ mod bell;
 pub(crate) mod clock;
 pub(crate) mod control_thread;
 pub(crate) mod core_thread;
+mod discovery_thread;
 mod engine_thread;
 mod fence;
 mod idle;
@@ -40,6 +41,8 @@ use self::control_thread::{ControlThread, DATAGRAMS, LISTENER, MESSAGES_CAPACITY
 use self::core_thread::{
     CALLS_CAPACITY, CallMessage, CoreThread, FIRST_CONNECTION, ORDERS_CAPACITY, Order, WAKE,
 };
+pub(crate) use self::discovery_thread::Finder;
+use self::discovery_thread::Wishes;
 use self::engine_thread::EngineThread;
 pub(crate) use self::engine_thread::is_engine_thread;
 use self::fence::heavy_fence;
@@ -144,7 +147,7 @@ impl Runtime {
         let clock = Clock::start();
         let cluster = ClusterHash::of(&settings.cluster);
         let bound = settings.address.map(bind).transpose().map_err(start_error)?;
-        let address = bound.as_ref().map(|bound| bound.addr);
+        let address = bound.as_ref().map(|bound| advertised(settings, bound.addr));
         let identity = Identity {
             node: NodeHash::of(cluster, &settings.node_id),
             boot: Boot(clock.now().wall.millis()),
@@ -298,7 +301,7 @@ impl Runtime {
                 let readiness = self.threads.shared.lock().readiness.clone();
                 Err(if readiness.members < needed {
                     let members = readiness.members.max(1);
-                    NotReady::TooFewMembers { members, needed, refused: readiness.refused }
+                    NotReady::TooFewMembers { members, needed, hint: readiness.hint }
                 } else {
                     NotReady::Settling { members: readiness.members }
                 })
@@ -454,6 +457,7 @@ struct PreparedControl {
     listener: TcpListener,
     datagrams: Datagrams,
     messages: Inbox<ToControl>,
+    discovery: Option<Wishes>,
 }
 
 /// A core's shard that has been made, or why it has not.
@@ -477,9 +481,13 @@ impl Launch<'_> {
         registry.register(&mut listener, LISTENER, Interest::READABLE).map_err(failed)?;
         registry.register(datagrams.source(), DATAGRAMS, Interest::READABLE).map_err(failed)?;
         let (sender, messages) = mailbox(MESSAGES_CAPACITY, thread.bell.clone());
+        let finder = &self.settings.finder;
+        let discovery = finder.is_needed().then(|| discovery_thread::start(finder.clone(), sender.clone()));
+        let failed = |source| StartError::System { what: "starting a thread", source };
+        let discovery = discovery.transpose().map_err(failed)?;
         self.ways.control = Some(sender);
         let net = self.net(&thread.poll)?;
-        Ok(PreparedControl { thread, net, listener, datagrams, messages })
+        Ok(PreparedControl { thread, net, listener, datagrams, messages, discovery })
     }
 
     fn prepare_core(&mut self, core: CoreId) -> Result<PreparedCore, StartError> {
@@ -554,14 +562,21 @@ impl Launch<'_> {
     }
 
     fn start_control(&self, prepared: PreparedControl) -> Result<(), StartError> {
-        let PreparedControl { thread: Prepared { poll, bell }, net, listener, datagrams, messages } =
-            prepared;
+        let PreparedControl {
+            thread: Prepared { poll, bell },
+            net,
+            listener,
+            datagrams,
+            messages,
+            discovery,
+        } = prepared;
         let settings = self.settings;
         let control = Control::new(ControlConfig {
             cluster: self.cluster,
             identity: self.identity,
             local: local(settings),
             seeds: settings.seeds.clone(),
+            discovers: settings.finder.is_needed(),
             probe_period: settings.probe_period,
             suspicion_timeout: settings.suspicion_timeout,
             local_health: settings.local_health,
@@ -581,6 +596,7 @@ impl Launch<'_> {
             listener,
             datagrams,
             messages,
+            discovery,
             cores: self.ways.orders.iter().cloned().map(Outbox::new).collect(),
             shared: self.threads.shared.clone(),
         });
@@ -683,6 +699,15 @@ fn local(settings: &Settings) -> Local {
         replicas: settings.replicas as u8,
         write_quorum: settings.write_quorum as u8,
         majority_of: settings.majority_of,
+    }
+}
+
+/// Where others reach a node that listens there.
+fn advertised(settings: &Settings, bound: SocketAddr) -> SocketAddr {
+    match settings.advertise {
+        Some(address) if address.port() == 0 => SocketAddr::new(address.ip(), bound.port()),
+        Some(address) => address,
+        None => bound,
     }
 }
 

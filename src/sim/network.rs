@@ -278,7 +278,8 @@ impl SimCluster {
                 }
             }
             ControlAction::Notify(event) => self.note(|| format!("event n{number} {event:?}")),
-            ControlAction::Readiness(_) => {}
+            // Seeds are given.
+            ControlAction::Readiness(_) | ControlAction::Discover => {}
             ControlAction::Left => {
                 self.note(|| format!("left n{number}"));
                 self.nodes[number].crash();

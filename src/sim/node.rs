@@ -119,6 +119,7 @@ impl Node {
             identity,
             local: local.clone(),
             seeds: (0..nodes).map(address).collect(),
+            discovers: false,
             probe_period: DEFAULT_PROBE_PERIOD,
             suspicion_timeout: DEFAULT_SUSPICION_TIMEOUT,
             local_health: true,

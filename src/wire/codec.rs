@@ -44,6 +44,8 @@ mod kind {
     pub(super) const STATUS: u8 = 6;
     pub(super) const ASK_DEBT: u8 = 7;
     pub(super) const DEBT: u8 = 8;
+    pub(super) const DIAL_BACK: u8 = 9;
+    pub(super) const DIALED_BACK: u8 = 10;
     pub(super) const WRITE: u8 = 16;
     pub(super) const READ: u8 = 17;
     pub(super) const ASK_LIST: u8 = 18;
@@ -134,6 +136,17 @@ struct WireStatus {
 #[derive(Archive, Serialize)]
 struct WireAskDebt {
     round: u64,
+}
+
+#[derive(Archive, Serialize)]
+struct WireDialBack {
+    identity: WireIdentity,
+}
+
+#[derive(Archive, Serialize)]
+struct WireDialedBack {
+    tcp: u8,
+    udp: bool,
 }
 
 #[derive(Archive, Serialize)]
@@ -394,6 +407,18 @@ fn encode_control(message: &ControlMessage) -> (u8, Encoded) {
             let NodeDebt { members_digest, copies, writes } = *debt;
             (kind::DEBT, archive(&WireDebt { round: *round, members_digest, copies, writes }))
         }
+        ControlMessage::DialBack { identity } => {
+            (kind::DIAL_BACK, archive(&WireDialBack { identity: wire_identity(identity) }))
+        }
+        ControlMessage::DialedBack { tcp, udp } => {
+            let tcp = match tcp {
+                Reached::Yes => 0,
+                Reached::NobodyListens => 1,
+                Reached::NoAnswer => 2,
+                Reached::SomebodyElse => 3,
+            };
+            (kind::DIALED_BACK, archive(&WireDialedBack { tcp, udp: *udp }))
+        }
     }
 }
 
@@ -543,6 +568,11 @@ pub(crate) fn decode(header: Header, body: &[u8]) -> Result<Frame, FrameError> {
             Message::Control(ControlMessage::AskDebt { round })
         }
         kind::DEBT => Message::Control(reader.debt()?),
+        kind::DIAL_BACK => {
+            let identity = identity(&reader.archive::<ArchivedWireDialBack>()?.identity);
+            Message::Control(ControlMessage::DialBack { identity })
+        }
+        kind::DIALED_BACK => Message::Control(reader.dialed_back()?),
         kind::WRITE..=kind::SURVEY => Message::Request(reader.request()?),
         kind::WRITTEN..=kind::SURVEYED => Message::Answer(reader.answer()?),
         unknown => return Err(FrameError::UnknownType(unknown)),
@@ -632,6 +662,18 @@ impl<'a> Reader<'a> {
             writes: wire.writes.to_native(),
         };
         Ok(ControlMessage::Debt { round: wire.round.to_native(), debt })
+    }
+
+    fn dialed_back(&self) -> Result<ControlMessage, FrameError> {
+        let wire = self.archive::<ArchivedWireDialedBack>()?;
+        let tcp = match wire.tcp {
+            0 => Reached::Yes,
+            1 => Reached::NobodyListens,
+            2 => Reached::NoAnswer,
+            3 => Reached::SomebodyElse,
+            _ => return Err(self.bad("an unknown outcome")),
+        };
+        Ok(ControlMessage::DialedBack { tcp, udp: wire.udp })
     }
 
     fn request(&self) -> Result<Request, FrameError> {
@@ -1150,6 +1192,12 @@ mod tests {
             Just(Origin::Joined),
             any::<u64>().prop_map(|members_digest| Origin::Born { members_digest }),
         ];
+        let reached = prop_oneof![
+            Just(Reached::Yes),
+            Just(Reached::NobodyListens),
+            Just(Reached::NoAnswer),
+            Just(Reached::SomebodyElse),
+        ];
         let absent = (an_identity(), any::<u64>()).prop_map(|(who, ms)| (who, Duration::from_millis(ms)));
         prop_oneof![
             Just(ControlMessage::AskMembers),
@@ -1163,6 +1211,8 @@ mod tests {
             any::<(u64, u64, u32, u32)>().prop_map(|(round, members_digest, copies, writes)| {
                 ControlMessage::Debt { round, debt: NodeDebt { members_digest, copies, writes } }
             }),
+            an_identity().prop_map(|identity| ControlMessage::DialBack { identity }),
+            (reached, any::<bool>()).prop_map(|(tcp, udp)| ControlMessage::DialedBack { tcp, udp }),
         ]
     }
 

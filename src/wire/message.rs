@@ -159,6 +159,24 @@ pub(crate) enum ControlMessage {
         round: u64,
         debt: NodeDebt,
     },
+    /// Connect to me where I say that I am, and ping me.
+    DialBack {
+        identity: Identity,
+    },
+    DialedBack {
+        tcp: Reached,
+        /// A ping was answered.
+        udp: bool,
+    },
+}
+
+/// What connecting to a node came to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Reached {
+    Yes,
+    NobodyListens,
+    NoAnswer,
+    SomebodyElse,
 }
 
 /// What is missing before any node may be stopped, as one node knows it.

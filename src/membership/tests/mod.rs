@@ -294,6 +294,9 @@ fn strangers_are_refused() {
     let mut newer = datagram.clone();
     newer[0] = 2;
     assert_eq!(receive(&newer), Err(DatagramError::WrongVersion(2)));
+    let mut finer = datagram.clone();
+    finer[1..3].copy_from_slice(&8192u16.to_le_bytes());
+    assert_eq!(receive(&finer), Err(DatagramError::WrongPartitions(8192)));
     assert_eq!(receive(&[]), Err(DatagramError::Malformed(WireError::Truncated)));
     assert_eq!(receive(&[1; 1201]), Err(DatagramError::TooLarge { bytes: 1201 }));
 }
