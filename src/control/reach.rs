@@ -59,7 +59,8 @@ impl Control {
     }
 
     pub(super) fn reach_deadline(&self) -> Option<Instant> {
-        let tried = self.reach.tried.iter().map(|it| it.ping_at.min(it.until));
+        let tried =
+            self.reach.tried.iter().map(|it| if it.udp { it.until } else { it.ping_at.min(it.until) });
         tried.chain(self.link_to_ask().map(|_| self.reach.ask_at)).min()
     }
 
