@@ -50,6 +50,13 @@ fn a_node_reads_its_own_write_where_the_replica_that_is_asked_missed_it() {
     assert_promises_kept(Some(Profile::Members), 82..83);
 }
 
+/// A node asked to be dialled back before the other had heard of it. The connection for that stayed when it had, but nobody
+/// knew that it was there: the cluster was never born.
+#[test]
+fn who_asked_to_be_reached_before_it_was_known_is_heard() {
+    assert_promises_kept(Some(Profile::Rebirths), 30036..30037);
+}
+
 /// A node that restarted, cut off from the only member that knew the latest list, made one of its own from the list
 /// before, whose members were dead.
 #[test]

@@ -63,7 +63,12 @@ pub(super) enum LinkState {
 
 impl Control {
     pub(super) fn open_link(&mut self, identity: Identity, actions: &mut Actions) {
-        let known = self.links.insert(identity.node, MemberLink::new(identity));
+        let mut new = MemberLink::new(identity);
+        if self.has_reached(&identity) {
+            // It asked for that before it was known, and the connection stays.
+            new.state = LinkState::Up;
+        }
+        let known = self.links.insert(identity.node, new);
         match known {
             // Only its `returns` changed: the connection stays.
             Some(old) if member_link(&old.identity) == member_link(&identity) => {

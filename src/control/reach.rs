@@ -44,6 +44,7 @@ struct Try {
     until: Instant,
     ping_at: Instant,
     tcp: Option<Reached>,
+    is_up: bool,
     udp: bool,
 }
 
@@ -103,8 +104,24 @@ impl Control {
         }
         let tcp = known.filter(|member| member.state == LinkState::Up).map(|_| Reached::Yes);
         let until = now + TRIES_FOR;
-        self.reach.tried.push(Try { via, request_id, identity, until, ping_at: now, tcp, udp: false });
+        self.reach.tried.push(Try {
+            via,
+            request_id,
+            identity,
+            until,
+            ping_at: now,
+            tcp,
+            is_up: tcp.is_some(),
+            udp: false,
+        });
         self.wake_reach(now, actions);
+    }
+
+    /// Whether there is a link to a node for no other reason than that it asked.
+    pub(super) fn has_reached(&self, identity: &Identity) -> bool {
+        let link = member_link(identity);
+        let mut tried = self.reach.tried.iter();
+        tried.any(|it| member_link(&it.identity) == link && it.is_up)
     }
 
     /// What became of a link that may have been tried for a node that asked.
@@ -125,7 +142,10 @@ impl Control {
             Some(LinkEnd::Unreachable | LinkEnd::Ended) => Reached::NoAnswer,
         };
         for it in self.reach.tried.iter_mut().filter(|it| member_link(&it.identity) == link) {
-            it.tcp = Some(reached);
+            it.is_up = end.is_none();
+            if it.tcp != Some(Reached::Yes) {
+                it.tcp = Some(reached);
+            }
         }
         self.finish_tries(now, actions);
     }
