@@ -100,7 +100,7 @@ impl Membership {
             let after = match &timer {
                 foca::Timer::SendIndirectProbe { probed_id, .. } => {
                     probed = Some(*probed_id);
-                    self.health.probe_time(probed_id, after)
+                    self.health.direct_time(probed_id, after)
                 }
                 foca::Timer::ProbeRandomMember(_) => match &probed {
                     Some(probed) => self.health.probe_time(probed, after),

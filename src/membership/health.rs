@@ -111,9 +111,14 @@ impl Health {
 
     /// The target of a probe answered, itself or through somebody else: then the way that it took is not measured.
     pub(super) fn probe_answered(&mut self, now: Instant, target: &Identity, number: u8, is_direct: bool) {
-        let is_it =
-            |probe: &&mut Probe| probe.number == number && probe.target == *target && !probe.is_answered;
-        let Some(probe) = self.probes.iter_mut().rfind(is_it) else { return };
+        let is_it = |probe: &Probe| probe.number == number && probe.target == *target && !probe.is_answered;
+        let Some(at) = self.probes.iter().rposition(is_it) else { return };
+        let is_over = at + 1 < self.probes.len();
+        if is_over {
+            // It had counted as unanswered, and was only slow.
+            self.score = self.score.saturating_sub(1);
+        }
+        let probe = &mut self.probes[at];
         probe.is_answered = true;
         if is_direct {
             let sample = now.since(probe.at);
@@ -149,11 +154,15 @@ impl Health {
         }
     }
 
-    /// How long, instead of `time`, what waits for a probe of this member waits: as much longer as the member is further
-    /// away than a probe is expected to go, and as this node doubts itself.
+    /// How long a direct probe of this member waits instead of `time`: as much longer as it is further away, and as this
+    /// node doubts itself.
+    pub(super) fn direct_time(&self, member: &Identity, time: Duration) -> Duration {
+        time.max(self.most_round_trip(member)) * (self.score + 1)
+    }
+
+    /// How long the whole probe takes: the indirect one goes twice as far.
     pub(super) fn probe_time(&self, member: &Identity, time: Duration) -> Duration {
-        let distance = self.most_round_trip(member).as_secs_f64() / self.probe_rtt.as_secs_f64();
-        (time * (self.score + 1)).mul_f64(distance.max(1.0))
+        time.max(3 * self.most_round_trip(member)) * (self.score + 1)
     }
 
     /// How long, instead of `time`, this member has to refute a suspicion: it has to hear of it, and say so.
@@ -161,9 +170,10 @@ impl Health {
         (time + 2 * self.most_round_trip(member)) * (self.score + 1)
     }
 
-    /// What nearly all round trips to a member take; zero where none was measured.
+    /// What nearly all round trips to a member take; to any member, where none to it was measured; zero where none was at
+    /// all.
     pub(super) fn most_round_trip(&self, member: &Identity) -> Duration {
-        self.round_trips.get(member).map_or(Duration::ZERO, RoundTrip::most)
+        self.round_trips.get(member).or(self.typical.as_ref()).map_or(Duration::ZERO, RoundTrip::most)
     }
 
     /// The smoothed round trip to a member, once one was measured.
