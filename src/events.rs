@@ -94,6 +94,13 @@ pub enum Event {
         /// How many members it had then.
         members: usize,
     },
+    /// Partitions are placed anew: somebody came or went, or the cluster was born.
+    PlacementChanged {
+        /// On how many members, those that are leaving included.
+        members: usize,
+    },
+    /// This node holds everything that it should, since the last [`Event::PlacementChanged`].
+    Synced,
     /// This node hears from fewer nodes than [`Config::require_majority`](crate::Config::require_majority) asks for: it
     /// acknowledges no writes.
     MajorityLost {

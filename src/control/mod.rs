@@ -105,10 +105,11 @@ pub(crate) enum ControlEvent {
         request_id: u64,
         message: ControlMessage,
     },
-    /// How many partitions a core has yet to give away, under the placement of this generation.
+    /// How many partitions a core has yet to fetch and to give away, under the placement of this generation.
     Progress {
         core: usize,
         generation: u64,
+        pending: usize,
         giving: usize,
     },
     /// Some of a core's partitions are gone for good.
@@ -216,6 +217,8 @@ pub(crate) struct Control {
     stage: Stage,
     /// What the cores go by, until they may go by the two above.
     published: (Arc<Placement>, Stage),
+    /// Of the last that it held everything of, generation and stage.
+    synced: Option<(u64, Stage)>,
     majority: Majority,
     leaving: Leaving,
     progress: BTreeMap<usize, Progress>,
@@ -257,6 +260,7 @@ enum Leaving {
 #[derive(Clone, Copy, Debug, Default)]
 struct Progress {
     generation: u64,
+    pending: usize,
     giving: usize,
 }
 
@@ -291,6 +295,7 @@ impl Control {
             forget_at: None,
             stage: Stage::Forming,
             published: (nowhere, Stage::Forming),
+            synced: None,
             majority: Majority::default(),
             leaving: Leaving::No,
             progress: BTreeMap::new(),
@@ -358,8 +363,8 @@ impl Control {
             ControlEvent::Request { via, request_id, message } => {
                 self.requested(now, via, request_id, message, actions);
             }
-            ControlEvent::Progress { core, generation, giving } => {
-                self.progress.insert(core, Progress { generation, giving });
+            ControlEvent::Progress { core, generation, pending, giving } => {
+                self.progress.insert(core, Progress { generation, pending, giving });
             }
             ControlEvent::DataAtRisk { partitions } => {
                 actions.push(ControlAction::Notify(Event::DataAtRisk { partitions }));
@@ -604,7 +609,23 @@ impl Control {
         if self.is_withholding() && self.may_follow(now) {
             self.published = (self.placement.clone(), self.stage);
             let (placement, stage) = self.published.clone();
+            let members = placement.members().len();
             actions.push(ControlAction::Publish { placement, stage });
+            if stage != Stage::Forming {
+                actions.push(ControlAction::Notify(Event::PlacementChanged { members }));
+            }
+        }
+    }
+
+    /// Says so when this node holds what it should.
+    fn note_synced(&mut self, actions: &mut Actions) {
+        let (generation, stage) = (self.published.0.generation(), self.published.1);
+        let is_done = |progress: &&Progress| progress.generation == generation && progress.pending == 0;
+        let done = self.progress.values().filter(is_done).count();
+        let is_synced = stage != Stage::Forming && done == usize::from(self.config.local.cores);
+        if is_synced && self.synced != Some((generation, stage)) {
+            self.synced = Some((generation, stage));
+            actions.push(ControlAction::Notify(Event::Synced));
         }
     }
 
@@ -637,6 +658,7 @@ impl Control {
         self.consider_birth(actions);
         self.count_majority(now, actions);
         self.publish(now, actions);
+        self.note_synced(actions);
         if old_stage == Stage::Forming && (members_changed || self.stage != old_stage) {
             // The others wait for this node's word.
             self.tell_status(now, actions);

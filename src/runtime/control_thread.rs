@@ -38,7 +38,7 @@ pub(crate) const DATAGRAMS: Token = Token(2);
 
 /// What the control thread is told by cores and by the engine's handle.
 pub(crate) enum ToControl {
-    Progress { core: usize, generation: u64, giving: usize },
+    Progress { core: usize, generation: u64, pending: usize, giving: usize },
     DataAtRisk { partitions: usize },
     CoreOwes { core: usize, question: u64, debt: Debt },
     WatchSafety { ticket: u64, until: Instant },
@@ -273,13 +273,13 @@ impl Turn {
     fn take_messages(&mut self, now: Instant) {
         while let Pop::Item(message) = self.thread.messages.pop() {
             let event = match message {
-                ToControl::Progress { core, generation, giving } => {
+                ToControl::Progress { core, generation, pending, giving } => {
                     self.thread.shared.update(|state| {
                         if let Some(held) = state.giving.get_mut(core) {
                             *held = giving;
                         }
                     });
-                    ControlEvent::Progress { core, generation, giving }
+                    ControlEvent::Progress { core, generation, pending, giving }
                 }
                 ToControl::DataAtRisk { partitions } => ControlEvent::DataAtRisk { partitions },
                 ToControl::CoreOwes { core, question, debt } => {

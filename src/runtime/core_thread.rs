@@ -412,9 +412,9 @@ impl Turn {
                     }
                 }
                 Action::Violation { via, why } => self.close_accepted(ConnectionId::from_number(via), why),
-                Action::Progress { generation, giving, .. } => {
+                Action::Progress { generation, pending, giving } => {
                     let core = usize::from(self.thread.core.0);
-                    let progress = ToControl::Progress { core, generation, giving };
+                    let progress = ToControl::Progress { core, generation, pending, giving };
                     self.unreported.progress = Some(progress);
                 }
                 Action::Debt { question, mut debt } => {

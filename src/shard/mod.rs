@@ -181,7 +181,6 @@ pub(crate) enum Action<C> {
     },
     /// Under the placement of this generation: how many partitions this shard should hold and does not
     /// yet, and how many it holds and must give.
-    #[cfg_attr(not(feature = "sim"), expect(dead_code, reason = "only the simulator looks at `pending`"))]
     Progress {
         generation: u64,
         pending: usize,

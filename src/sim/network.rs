@@ -324,7 +324,7 @@ impl SimCluster {
                 if let Some(running) = self.nodes[number].running() {
                     running.set_progress(core, pending, giving);
                 }
-                let event = ControlEvent::Progress { core: Self::index(core), generation, giving };
+                let event = ControlEvent::Progress { core: Self::index(core), generation, pending, giving };
                 self.schedule(HOP, Event::Report { node: number, life, event });
             }
             Action::DataAtRisk { .. } => {
