@@ -8,6 +8,7 @@ use std::time::Duration;
 use crate::discovery::{Custom, Discovery};
 use crate::error::ConfigError;
 use crate::options::{Eviction, IdleStrategy};
+use crate::placement::{DEFAULT_WEIGHT, Site};
 use crate::runtime::Finder;
 use crate::types::{MAX_CORES, MAX_NAME_BYTES, MAX_REPLICAS};
 
@@ -49,6 +50,8 @@ pub struct Config {
     local_health: bool,
     forget_after: Duration,
     majority_of: Option<usize>,
+    zone: Option<String>,
+    weight: Option<u16>,
 }
 
 /// A configuration that was checked.
@@ -80,6 +83,7 @@ pub(crate) struct Settings {
     pub(crate) forget_after: Duration,
     /// Of how many nodes a majority is required; zero where none is.
     pub(crate) majority_of: u16,
+    pub(crate) site: Site,
 }
 
 impl Settings {
@@ -115,6 +119,8 @@ const MOST_SPIN: Duration = Duration::from_millis(10);
 const MOST_REQUEST_TIMEOUT: Duration = Duration::from_secs(3600);
 const LEAST_PROBE_PERIOD: Duration = Duration::from_millis(20);
 const MOST_PROBE_PERIOD: Duration = Duration::from_secs(60);
+/// Far more would leave the others with nothing.
+const MOST_WEIGHT: u16 = 10_000;
 /// Of which a majority can be required.
 const MOST_NODES: usize = 1000;
 
@@ -153,6 +159,8 @@ impl Config {
             local_health: true,
             forget_after: DEFAULT_FORGET_AFTER,
             majority_of: None,
+            zone: None,
+            weight: None,
         }
     }
 
@@ -185,6 +193,21 @@ impl Config {
     /// can connect to, over TCP and UDP. Port 0 is the port that this node listens on.
     pub fn advertise(mut self, address: impl Into<String>) -> Self {
         self.advertise = Some(address.into());
+        self
+    }
+
+    /// What fails together with this node: a rack, a building, an availability zone; at most 255 bytes, default none. The
+    /// copies of a key are kept in different zones, as far as there are as many. All nodes that name none are one zone.
+    /// Zones should be of about equal size: where one is small, each of its nodes holds more than others.
+    pub fn zone(mut self, zone: impl Into<String>) -> Self {
+        self.zone = Some(zone.into());
+        self
+    }
+
+    /// How much of the data this node holds, beside the weights of the others: with 200 twice as much as one with 100, the
+    /// default. From 1 to 10,000. With as many nodes as copies, each holds all whatever its weight.
+    pub fn weight(mut self, weight: u16) -> Self {
+        self.weight = Some(weight);
         self
     }
 
@@ -365,7 +388,20 @@ impl Config {
             local_health: self.local_health,
             forget_after: self.forget_after,
             majority_of: self.check_majority(replicas, write_quorum)?,
+            site: self.check_site()?,
         })
+    }
+
+    fn check_site(&self) -> Result<Site, ConfigError> {
+        let zone = self.zone.as_deref().unwrap_or_default();
+        if zone.len() > MAX_NAME_BYTES {
+            return Err(ConfigError::ZoneTooLong { length: zone.len() });
+        }
+        let weight = self.weight.unwrap_or(DEFAULT_WEIGHT);
+        if !(1..=MOST_WEIGHT).contains(&weight) {
+            return Err(ConfigError::BadWeight { weight });
+        }
+        Ok(Site { zone: zone.into(), weight })
     }
 
     fn check_cores(&self) -> Result<usize, ConfigError> {
@@ -406,6 +442,8 @@ impl Config {
                 ("read_quorum", self.read_quorum.is_some()),
                 ("discovery", self.discovery.is_some()),
                 ("advertise", self.advertise.is_some()),
+                ("zone", self.zone.is_some()),
+                ("weight", self.weight.is_some()),
                 ("require_majority", self.majority_of.is_some()),
             ] {
                 if is_set {
@@ -582,6 +620,10 @@ mod tests {
             ConfigError::UnspecifiedAddress { address: advertised }
         );
         assert_eq!(error(valid().advertise("x")), ConfigError::BadAddress { address: "x".into() });
+        assert_eq!(error(valid().zone("x".repeat(256))), ConfigError::ZoneTooLong { length: 256 });
+        for weight in [0, 10_001] {
+            assert_eq!(error(valid().weight(weight)), ConfigError::BadWeight { weight });
+        }
         assert_eq!(error(valid().replicas(0)), ConfigError::BadReplicas { replicas: 0 });
         assert_eq!(error(valid().replicas(17)), ConfigError::BadReplicas { replicas: 17 });
         for write_quorum in [0, 4] {
@@ -639,6 +681,8 @@ mod tests {
             (Config::standalone("a").require_majority(3), "require_majority"),
             (Config::standalone("a").discovery(|| Ok(Vec::new())), "discovery"),
             (Config::standalone("a").advertise("10.0.0.1:1"), "advertise"),
+            (Config::standalone("a").zone("z"), "zone"),
+            (Config::standalone("a").weight(1), "weight"),
         ] {
             assert_eq!(error(config), ConfigError::Standalone { option });
         }

@@ -85,6 +85,18 @@ pub enum ConfigError {
         /// What was given.
         seed: String,
     },
+    /// The zone's name is too long.
+    #[error("the zone has {length} bytes, and {MAX_NAME_BYTES} are allowed")]
+    ZoneTooLong {
+        /// Its length in bytes.
+        length: usize,
+    },
+    /// The weight is zero, or out of all proportion.
+    #[error("a weight of {weight} is not between 1 and 10000: 100 is the default, 200 holds twice as much")]
+    BadWeight {
+        /// What was asked for.
+        weight: u16,
+    },
     /// A standalone engine talks to nobody.
     #[error("a standalone engine has no {option}: use Config::new for a node of a cluster")]
     Standalone {

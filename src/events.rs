@@ -21,6 +21,8 @@ pub struct MemberInfo {
     pub leaving: bool,
     /// It is the node that was asked.
     pub is_self: bool,
+    /// [`Config::zone`](crate::Config::zone), where it named one.
+    pub zone: Option<String>,
     /// How long a message takes there and back, smoothed; what is shown follows in steps of a quarter. `None` for the
     /// node itself, and until it was measured. How long probes may take, and suspected members to refute, follows it.
     pub round_trip: Option<Duration>,

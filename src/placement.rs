@@ -5,6 +5,10 @@
 //! agree on the members agree on the table, a join moves only what the newcomer takes, a death only what
 //! the dead one had. The table is compiled once per change of members and shared as a snapshot.
 //!
+//! Of each zone the highest score comes first: N nodes of N zones, where there are so many, and else the highest of the
+//! others after one of each. A node of twice the weight is as likely to be the highest as two nodes: its score is
+//! -log2(u) / weight, the lowest is the best (Schindelhauer & Schomaker, "Weighted Distributed Hash Tables", SPAA '05).
+//!
 //! The table says who *should* hold a partition. Who does hold it, and in which list quorums are
 //! counted, is what the replicas of the partition have agreed on: a [`List`].
 //!
@@ -26,8 +30,27 @@ pub(crate) struct Member {
     pub(crate) identity: Identity,
     pub(crate) id: NodeId,
     pub(crate) cores: u16,
+    pub(crate) site: Site,
     /// It is handing its data over and takes no new partitions.
     pub(crate) leaving: bool,
+}
+
+/// Where a node stands, and how much of the data it is to hold.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Site {
+    /// What fails together; empty where that was not told.
+    pub(crate) zone: Arc<str>,
+    /// Its share, beside those of the others.
+    pub(crate) weight: u16,
+}
+
+/// A weight that is not told.
+pub(crate) const DEFAULT_WEIGHT: u16 = 100;
+
+impl Default for Site {
+    fn default() -> Self {
+        Self { zone: "".into(), weight: DEFAULT_WEIGHT }
+    }
 }
 
 /// An immutable snapshot: the members that are not dead, and the preference list of every partition.
@@ -49,7 +72,7 @@ pub(crate) type Gone = BTreeMap<NodeHash, Boot>;
 
 impl Placement {
     /// Places every partition on `replicas` of the members that are not leaving, or on all of them where
-    /// they are fewer. One life of a node at the most.
+    /// they are fewer, in as many zones as there are. One life of a node at the most.
     pub(crate) fn new(mut members: Vec<Member>, replicas: usize, generation: u64, gone: Gone) -> Self {
         for member in &mut members {
             member.identity = member.identity.life();
@@ -59,17 +82,28 @@ impl Placement {
             (0..members.len() as u16).filter(|&at| !members[at as usize].leaving).collect();
         let per_partition = replicas.min(active.len());
         let mut table = Vec::with_capacity(per_partition * PARTITIONS as usize);
+        let zones = zones_of(&members);
+        let is_even = members.iter().all(|member| member.site.weight == members[0].site.weight);
         let mut scored = Vec::with_capacity(active.len());
         for partition in Partition::all() {
             scored.clear();
-            scored
-                .extend(active.iter().map(|&at| (score(members[at as usize].identity.node, partition), at)));
+            scored.extend(active.iter().map(|&at| {
+                let Member { identity, site, .. } = &members[at as usize];
+                let score = score(identity.node, partition);
+                // Equal weights leave the order of the scores as it is.
+                (if is_even { 0 } else { weighted(score, site.weight) }, std::cmp::Reverse(score), at)
+            }));
             if per_partition > 0 && per_partition < scored.len() {
-                scored.select_nth_unstable_by(per_partition - 1, |a, b| b.cmp(a));
-                scored.truncate(per_partition);
+                match &zones {
+                    Some(zones) => keep_zones_apart(&mut scored, zones, per_partition),
+                    None => {
+                        scored.select_nth_unstable(per_partition - 1);
+                        scored.truncate(per_partition);
+                    }
+                }
             }
-            scored.sort_unstable_by(|a, b| b.cmp(a));
-            table.extend(scored.iter().map(|&(_, at)| at));
+            scored.sort_unstable();
+            table.extend(scored.iter().map(|&(.., at)| at));
         }
         let digest = members_digest(members.iter().filter(|m| !m.leaving).map(|m| &m.identity));
         Self { members, table, per_partition, digest, generation, gone, has_absent: false, is_complete: true }
@@ -150,6 +184,54 @@ fn score(node: NodeHash, partition: Partition) -> u64 {
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     z ^ (z >> 31)
+}
+
+/// -log2 of the score, as a part of all scores, by the weight: the lower the better. In units of 2^-40.
+fn weighted(score: u64, weight: u16) -> u64 {
+    const STEPS: u32 = 20;
+    // log2 of x = 2^e · m with 1 <= m < 2: each squaring of m doubles its logarithm, whose next digit is whether it
+    // reached 2.
+    let x = score | 1;
+    let exponent = x.ilog2();
+    let mut mantissa = x << (63 - exponent);
+    let mut fraction = 0u64;
+    for _ in 0..STEPS {
+        let square = u128::from(mantissa) * u128::from(mantissa);
+        let digit = (square >> 127) as u64;
+        fraction = fraction << 1 | digit;
+        mantissa = (square >> (63 + digit)) as u64;
+    }
+    let log2 = u64::from(exponent) << 40 | fraction << (40 - STEPS);
+    ((64 << 40) - log2) / u64::from(weight.max(1))
+}
+
+/// A number for each member's zone, where there is more than one.
+fn zones_of(members: &[Member]) -> Option<Vec<u16>> {
+    let mut names: Vec<&str> = members.iter().map(|member| &*member.site.zone).collect();
+    names.sort_unstable();
+    names.dedup();
+    let number = |member: &Member| names.binary_search(&&*member.site.zone).map_or(0, |at| at as u16);
+    (names.len() > 1).then(|| members.iter().map(number).collect())
+}
+
+type Scored = (u64, std::cmp::Reverse<u64>, u16);
+
+/// Keeps the best of each zone, in their order, and the best of the others where that are not enough.
+fn keep_zones_apart(scored: &mut Vec<Scored>, zones: &[u16], count: usize) {
+    scored.sort_unstable();
+    let mut seen = Vec::with_capacity(count);
+    let mut place = |&(.., at): &Scored| {
+        let zone = zones[usize::from(at)];
+        let is_first = !seen.contains(&zone);
+        if is_first {
+            seen.push(zone);
+        }
+        !is_first
+    };
+    let mut chosen: Vec<(bool, Scored)> = scored.iter().map(|it| (place(it), *it)).collect();
+    chosen.sort_by_key(|(is_another, _)| *is_another);
+    scored.clear();
+    scored.extend(chosen.into_iter().take(count).map(|(_, it)| it));
 }
 
 /// Equal for equal lives in the same order.
@@ -268,6 +350,7 @@ mod tests {
             },
             id: NodeId::new(id),
             cores: 1,
+            site: Site::default(),
             leaving: false,
         };
         names.iter().map(member).collect()
@@ -356,6 +439,75 @@ mod tests {
             assert!(placement.replicas(partition).all(|m| m.identity != all[1].identity));
         }
         assert!(placement.is_alive(&all[2].identity) && !placement.is_alive(&reborn.identity));
+    }
+
+    fn share(placement: &Placement, at: usize) -> f64 {
+        let held = placement.table.iter().filter(|held| usize::from(**held) == at).count();
+        held as f64 / placement.table.len() as f64
+    }
+
+    #[test]
+    fn copies_are_in_different_zones_while_there_are_any() {
+        for (zones, nodes) in [(2, 6), (3, 9), (5, 10)] {
+            let mut all = members(&names(nodes, 7));
+            for (at, member) in all.iter_mut().enumerate() {
+                member.site.zone = format!("zone-{}", at % zones).into();
+            }
+            let placement = Placement::new(all, 3, 1, Gone::new());
+            for partition in Partition::all() {
+                let replicas = placement.replicas(partition);
+                let mut held: Vec<_> = replicas.map(|member| member.site.zone.clone()).collect();
+                assert_eq!(held.len(), 3);
+                held.sort();
+                held.dedup();
+                assert_eq!(held.len(), zones.min(3));
+            }
+            assert!(worst_imbalance(&placement) < 0.15, "{}", worst_imbalance(&placement));
+        }
+    }
+
+    #[test]
+    fn a_node_holds_as_much_as_its_weight_says() {
+        let mut all = members(&names(10, 3));
+        all.iter_mut().take(5).for_each(|member| member.site.weight = 200);
+        let heavy: Vec<_> = all.iter().take(5).map(|member| member.identity).collect();
+        let placement = Placement::new(all, 1, 1, Gone::new());
+        for (at, member) in placement.members().iter().enumerate() {
+            let expected = if heavy.contains(&member.identity) { 2.0 / 15.0 } else { 1.0 / 15.0 };
+            let held = share(&placement, at);
+            assert!((held - expected).abs() < expected * 0.2, "{held:.3} instead of {expected:.3}");
+        }
+    }
+
+    #[test]
+    fn weights_do_not_move_what_they_do_not_concern() {
+        let mut all = members(&names(8, 4));
+        let before = Placement::new(all.clone(), 3, 1, Gone::new());
+        // Where all are as heavy, it is as if none were.
+        all.iter_mut().for_each(|member| member.site.weight = 7);
+        assert_eq!(Placement::new(all.clone(), 3, 1, Gone::new()).table, before.table);
+        // Who becomes heavier only takes.
+        all[0].site.weight = 8;
+        let heavier = all[0].identity;
+        let after = Placement::new(all, 3, 1, Gone::new());
+        let mut taken = 0;
+        for partition in Partition::all() {
+            let old: Vec<_> = before.replicas(partition).map(|m| m.identity).collect();
+            let new: Vec<_> = after.replicas(partition).map(|m| m.identity).collect();
+            assert!(new.iter().all(|member| *member == heavier || old.contains(member)));
+            taken += usize::from(new.contains(&heavier) && !old.contains(&heavier));
+        }
+        assert!((20..800).contains(&taken), "{taken} partitions");
+    }
+
+    #[test]
+    fn the_logarithm_is_one() {
+        let exact = |score: u64| 64.0 - (score as f64).log2();
+        for score in [1, 2, 3, 12345, 1 << 33, u64::MAX / 3, u64::MAX] {
+            let found = weighted(score, 1) as f64 / (1u64 << 40) as f64;
+            assert!((found - exact(score | 1)).abs() < 1e-5, "{score}: {found}");
+        }
+        assert_eq!(weighted(12345, 1) / 10, weighted(12345, 10));
     }
 
     #[test]

@@ -784,6 +784,27 @@ fn after_each_change_a_node_says_when_it_holds_everything() {
 }
 
 #[test]
+fn a_whole_zone_may_die_at_once() {
+    let mut engines: Vec<Engine> = Vec::new();
+    for (id, zone) in [("a1", "a"), ("a2", "a"), ("b1", "b"), ("b2", "b")] {
+        let seeds: Vec<String> = engines.first().map(address).into_iter().collect();
+        engines.push(start(node(id).zone(zone).weight(50).replicas(2).seeds(seeds)));
+    }
+    wait_settled(&engines);
+    for n in 0..200 {
+        engines[n % 4].set(format!("k{n}"), n.to_string()).unwrap();
+    }
+    let zones: Vec<Option<String>> = engines[0].members().into_iter().map(|member| member.zone).collect();
+    assert_eq!(zones, ["a", "a", "b", "b"].map(|zone| Some(zone.to_owned())));
+    // Whoever is told of it looks only for the other one's copies.
+    engines.drain(2..).for_each(|engine| engine.abort());
+    for n in 0..200 {
+        assert_eq!(engines[n % 2].get(format!("k{n}")).unwrap(), Some(n.to_string().into_bytes()));
+    }
+    wait_settled(&engines);
+}
+
+#[test]
 fn whoever_leaves_takes_nothing_along() {
     let engines = cluster(3, |config| config.replicas(2));
     for n in 0..200 {

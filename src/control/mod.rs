@@ -36,7 +36,7 @@ use crate::discovery::Found;
 use crate::error::Risk;
 use crate::events::{Event, MemberInfo};
 use crate::membership::{Change, DatagramError, Membership, MembershipAction, MembershipConfig};
-use crate::placement::{Gone, Placement};
+use crate::placement::{Gone, Placement, Site};
 use crate::shard::{Debt, Lease, Stage};
 use crate::simulated::{Planted, is_planted};
 use crate::types::{Boot, ClusterHash, Identity, NodeHash, NodeId};
@@ -239,6 +239,7 @@ struct Details {
     boot: Boot,
     id: NodeId,
     cores: u16,
+    site: Site,
     majority_of: u16,
 }
 
@@ -468,14 +469,15 @@ impl Control {
     }
 
     fn note_details(&mut self, hello: &Hello) {
-        let Hello { identity, node_id, cores, majority_of, .. } = hello;
+        let Hello { identity, node_id, cores, majority_of, zone, weight, .. } = hello;
         if identity.node == self.config.identity.node
             || self.details.get(&identity.node).is_some_and(|known| known.boot > identity.boot)
         {
             return;
         }
         let (id, cores, majority_of) = (NodeId::new(node_id), *cores, *majority_of);
-        let details = Details { boot: identity.boot, id, cores, majority_of };
+        let site = Site { zone: zone.as_str().into(), weight: *weight };
+        let details = Details { boot: identity.boot, id, cores, site, majority_of };
         self.details.insert(identity.node, details);
     }
 

@@ -32,17 +32,18 @@ impl Control {
     pub(super) fn placeable(&self) -> Vec<Member> {
         let me = self.identity();
         let member = |known: Record| {
-            let (id, cores) = if known.identity.node == me.node {
-                (NodeId::new(&self.config.local.node_id), self.config.local.cores)
+            let (id, cores, site) = if known.identity.node == me.node {
+                let local = &self.config.local;
+                (NodeId::new(&local.node_id), local.cores, local.site.clone())
             } else {
                 let details = self.details.get(&known.identity.node)?;
                 if details.boot != known.identity.boot {
                     return None;
                 }
-                (details.id.clone(), details.cores)
+                (details.id.clone(), details.cores, details.site.clone())
             };
             let leaving = known.leaving || known.identity == me && self.leaving != Leaving::No;
-            Some(Member { identity: known.identity.life(), id, cores, leaving })
+            Some(Member { identity: known.identity.life(), id, cores, site, leaving })
         };
         let mut members: Vec<Member> = self
             .membership
@@ -78,7 +79,10 @@ impl Control {
             let is_self = known.identity.node == me.node;
             let id =
                 if is_self { NodeId::new(&self.config.local.node_id) } else { self.name(&known.identity)? };
+            let details = self.details.get(&known.identity.node);
+            let zone = if is_self { &self.config.local.site.zone } else { &details?.site.zone };
             Some(MemberInfo {
+                zone: (!zone.is_empty()).then(|| zone.to_string()),
                 id,
                 address: known.identity.addr,
                 state: match known.state {

@@ -700,7 +700,7 @@ fn take(members: &mut Vec<Identity>, member: &Identity) -> bool {
 mod tests {
     use super::*;
     use crate::clock::Version;
-    use crate::placement::{Gone, Member};
+    use crate::placement::{Gone, Member, Site};
     use crate::replication::tests::{list, node};
     use crate::types::NodeId;
 
@@ -835,6 +835,7 @@ mod tests {
             identity: node(*number),
             id: NodeId::new(&format!("n{number}")),
             cores: 1,
+            site: Site::default(),
             leaving: false,
         };
         let gone = dead.iter().map(|number| (node(*number).node, node(*number).boot)).collect();

@@ -58,7 +58,7 @@ use crate::config::Settings;
 use crate::control::{Control, ControlConfig};
 use crate::error::{LeaveError, NotApplied, NotReady, NotSafe, ReadError, StartError, WriteError};
 use crate::events::{MemberInfo, MemberState, Subscriber};
-use crate::placement::{Gone, Member, Placement};
+use crate::placement::{Gone, Member, Placement, Site};
 use crate::replication::purge::GRACE;
 use crate::shard::{Call, Outcome, Shard, ShardConfig, Stage};
 use crate::store::{Readers, View, Views};
@@ -607,7 +607,8 @@ impl Launch<'_> {
     fn place_standalone(&self) {
         let id = NodeId::new(&self.settings.node_id);
         let identity = self.identity;
-        let member = Member { identity, id: id.clone(), cores: self.settings.cores, leaving: false };
+        let (cores, site) = (self.settings.cores, Site::default());
+        let member = Member { identity, id: id.clone(), cores, site, leaving: false };
         let placement = Arc::new(Placement::new(vec![member], 1, 1, Gone::new()));
         for orders in &self.ways.orders {
             // The queue is new, so there is room.
@@ -622,6 +623,7 @@ impl Launch<'_> {
                 state: MemberState::Alive,
                 leaving: false,
                 is_self: true,
+                zone: None,
                 round_trip: None,
             }];
         });
@@ -699,6 +701,7 @@ fn local(settings: &Settings) -> Local {
         replicas: settings.replicas as u8,
         write_quorum: settings.write_quorum as u8,
         majority_of: settings.majority_of,
+        site: settings.site.clone(),
     }
 }
 

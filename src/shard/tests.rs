@@ -10,7 +10,7 @@ use crate::clock::{Version, WallTime};
 use crate::entry::Content;
 use crate::error::RunError;
 use crate::options::WriteOptions;
-use crate::placement::{ListRef, Member};
+use crate::placement::{ListRef, Member, Site};
 use crate::replication::purge::GRACE;
 use crate::types::NodeId;
 use crate::wire::message::{Compare, Compared, Found, Seen, Survey, Surveyed, Want};
@@ -51,6 +51,7 @@ fn born<C>(config: ShardConfig, nodes: u64) -> Driven<C> {
         identity: identity(number),
         id: NodeId::new(&format!("n{number}")),
         cores: config.cores,
+        site: Site::default(),
         leaving: false,
     };
     let members = (0..nodes).map(member).collect();

@@ -1,6 +1,54 @@
 //! How soon members that fall silent are found dead, and how often members that live are: membership alone, of so many
 //! nodes that whole ones would not fit.
 //!
+//! # Figures
+//!
+//! On two processors, at the defaults, by `cargo run --release -p gridkv-simulate --bin detection` (ten minutes), which also
+//! kills and stops processes: each observer of each death counts once.
+//!
+//! Until a member that ends is dead to each of the others:
+//!
+//! | nodes | how it ends | rounds | median | p99 | at most |
+//! | ---: | --- | ---: | ---: | ---: | ---: |
+//! | 3 | killed, process | 30 | 42 ms | 49 ms | 49 ms |
+//! | 3 | stopped, process | 30 | 705 ms | 993 ms | 995 ms |
+//! | 20 | killed, process | 30 | 71 ms | 135 ms | 210 ms |
+//! | 20 | stopped, process | 30 | 879 ms | 1723 ms | 3026 ms |
+//! | 3 | silent, simulated | 90 | 778 ms | 1031 ms | 1172 ms |
+//! | 20 | silent, simulated | 90 | 899 ms | 1743 ms | 1953 ms |
+//! | 100 | silent, simulated | 90 | 906 ms | 1781 ms | 2863 ms |
+//! | 1000 | silent, simulated | 10 | 1012 ms | 1820 ms | 2989 ms |
+//!
+//! Members that live and are taken for dead, with local health and without:
+//!
+//! | where | time | with | without |
+//! | --- | ---: | ---: | ---: |
+//! | 50 nodes, 5 % lost, simulated | 20 min | 0 | 0 |
+//! | 50 nodes, 10 % lost, simulated | 20 min | 0 | 0 |
+//! | 50 nodes, 20 % lost, simulated | 20 min | 0 | 0 |
+//! | 50 nodes, 30 % lost, simulated | 20 min | 0 | 2 |
+//! | 100 nodes, of which 10 are stuck for 0 to 2 s every 0 to 2 s, 0 % lost: the other 90, simulated | 20 min | 0 | 0 |
+//! | the 10 themselves | 20 min | 2770 | 2828 |
+//! | 100 nodes, of which 10 are stuck for 0 to 2 s every 0 to 2 s, 5 % lost: the other 90, simulated | 20 min | 0 | 0 |
+//! | the 10 themselves | 20 min | 2727 | 2867 |
+//! | 10 processes beside 8 that spin, 2 CPUs | 60 s | 0 | 0 |
+//!
+//! What a node sends in a second where nothing happens, headers included, simulated:
+//!
+//! | nodes | bytes |
+//! | ---: | ---: |
+//! | 3 | 967 |
+//! | 10 | 974 |
+//! | 50 | 1004 |
+//! | 100 | 1004 |
+//! | 1000 | 1004 |
+//!
+//! Hardly anything is left for local health to do where datagrams get lost, as an accuser tells the suspect eight times
+//! before it has it declared dead, and where a node stands still, as the time in which it did not run does not count.
+//! At 30 % of loss it halves the traffic.
+//!
+//! # Example
+//!
 //! ```
 //! use gridkv::sim::detection::{self, DetectionOptions};
 //!

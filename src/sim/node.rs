@@ -11,6 +11,7 @@ use crate::control::{Control, ControlAction, ControlConfig, ControlEvent};
 use crate::entry::Entry;
 use crate::events::{MemberInfo, MemberState};
 use crate::options::Eviction;
+use crate::placement::Site;
 use crate::shard::{Action, Call, Event, LocalAnswer, LocalRules, Shard, ShardConfig, StoppedBy, read_local};
 use crate::simulated::{Planted, is_planted};
 use crate::store::{Readers, Views};
@@ -113,6 +114,7 @@ impl Node {
             replicas: options.replicas as u8,
             write_quorum: options.write_quorum as u8,
             majority_of: options.majority_of,
+            site: Site::default(),
         };
         let mut control = Control::new(ControlConfig {
             cluster: cluster(),

@@ -91,6 +91,7 @@ struct WireHello<'a> {
     partitions: u16,
     channel: u16,
     majority_of: u16,
+    weight: u16,
     replicas: u8,
     write_quorum: u8,
     expects: bool,
@@ -98,6 +99,8 @@ struct WireHello<'a> {
     cluster: &'a str,
     #[rkyv(with = InlineAsBox)]
     node_id: &'a str,
+    #[rkyv(with = InlineAsBox)]
+    zone: &'a str,
 }
 
 #[derive(Archive, Serialize)]
@@ -339,7 +342,7 @@ struct WireSurveyed<'a> {
 
 const _: () = {
     assert!(size_of::<ArchivedWireIdentity>() == 40);
-    assert!(size_of::<ArchivedWireHello>() == 88);
+    assert!(size_of::<ArchivedWireHello>() == 104);
     assert!(size_of::<ArchivedWireRefusal>() == 12);
     assert!(size_of::<ArchivedWireRecord>() == 48);
     assert!(size_of::<ArchivedWireAbsent>() == 48);
@@ -611,6 +614,8 @@ impl<'a> Reader<'a> {
             replicas: wire.replicas,
             write_quorum: wire.write_quorum,
             majority_of: wire.majority_of.to_native(),
+            zone: wire.zone.to_string(),
+            weight: wire.weight.to_native(),
             channel: match wire.channel.to_native() {
                 u16::MAX => Channel::Control,
                 core => Channel::Core(CoreId(core)),
@@ -895,9 +900,11 @@ fn wire_hello(hello: &Hello) -> WireHello<'_> {
         replicas: hello.replicas,
         write_quorum: hello.write_quorum,
         majority_of: hello.majority_of,
+        weight: hello.weight,
         expects: hello.expects.is_some(),
         cluster: &hello.cluster,
         node_id: &hello.node_id,
+        zone: &hello.zone,
     }
 }
 
@@ -1105,6 +1112,8 @@ mod tests {
                 replicas: 3,
                 write_quorum: 2,
                 majority_of: 5,
+                zone: "rack 7".into(),
+                weight: 300,
                 channel,
                 expects: expects.map(|(node, boot)| (NodeHash(node), Boot(boot))),
             })

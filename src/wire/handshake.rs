@@ -5,7 +5,8 @@
 use std::ops::RangeInclusive;
 
 use super::message::{Channel, Hello, Refusal, RefusalReason};
-use crate::types::{Boot, ClusterHash, Identity, MAX_CORES, NodeHash, PARTITIONS};
+use crate::placement::Site;
+use crate::types::{Boot, ClusterHash, Identity, MAX_CORES, MAX_NAME_BYTES, NodeHash, PARTITIONS};
 
 /// The protocol versions this build speaks.
 pub(crate) const PROTOCOL: RangeInclusive<u16> = 1..=1;
@@ -20,6 +21,7 @@ pub(crate) struct Local {
     pub(crate) write_quorum: u8,
     /// Of how many nodes this one requires a majority; zero where it does not.
     pub(crate) majority_of: u16,
+    pub(crate) site: Site,
 }
 
 impl Local {
@@ -39,6 +41,8 @@ impl Local {
             replicas: self.replicas,
             write_quorum: self.write_quorum,
             majority_of: self.majority_of,
+            zone: self.site.zone.to_string(),
+            weight: self.site.weight,
             channel,
             expects,
         }
@@ -121,6 +125,9 @@ impl Local {
         if other.cores == 0 || usize::from(other.cores) > MAX_CORES {
             return refuse(RefusalReason::Other, format!("{:?} has {} cores", other.node_id, other.cores));
         }
+        if other.zone.len() > MAX_NAME_BYTES || other.weight == 0 {
+            return refuse(RefusalReason::Other, format!("{:?} tells no zone and weight", other.node_id));
+        }
         if other.identity.node == identity.node && other.identity.addr != identity.addr {
             return refuse(
                 RefusalReason::DuplicateId,
@@ -151,6 +158,7 @@ mod tests {
             replicas: 3,
             write_quorum: 2,
             majority_of: 0,
+            site: Site::default(),
         }
     }
 

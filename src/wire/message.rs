@@ -106,6 +106,9 @@ pub(crate) struct Hello {
     pub(crate) write_quorum: u8,
     /// Of how many nodes it requires a majority; zero where it does not.
     pub(crate) majority_of: u16,
+    /// What fails together with it; empty where that was not told. And its share of the data, beside the others'.
+    pub(crate) zone: String,
+    pub(crate) weight: u16,
     pub(crate) channel: Channel,
     /// Whom the opener wants to reach, where it knows: an address may have passed to another node.
     pub(crate) expects: Option<(NodeHash, crate::types::Boot)>,

@@ -11,7 +11,7 @@ use super::bind::bind;
 use super::*;
 use crate::clock::Version;
 use crate::entry::{Content, Entry};
-use crate::placement::ListRef;
+use crate::placement::{ListRef, Site};
 use crate::types::{ClusterHash, CoreId};
 use crate::wire::frame::{HEADER_BYTES, MAX_BODY_BYTES};
 use crate::wire::message::{Answer, Found, RefusalReason, Request, Want};
@@ -42,6 +42,7 @@ fn node_of(cluster_name: &str, id: &str) -> Node {
         replicas: 3,
         write_quorum: 2,
         majority_of: 0,
+        site: Site::default(),
     };
     let node = NodeHash::of(ClusterHash::of("shop"), id);
     let identity = Identity { node, boot: Boot(5), returns: 0, addr: bound.addr };
