@@ -340,8 +340,8 @@ impl Engine {
         self.inner.runtime.members()
     }
 
-    /// Where this node listens, with the port that it was given where the configuration said 0; `None`
-    /// where the engine is standalone.
+    /// Where other nodes reach this one: what it advertises, or else listens on, with the port that it was given where the
+    /// configuration said 0; `None` where the engine is standalone.
     pub fn address(&self) -> Option<std::net::SocketAddr> {
         self.inner.runtime.address()
     }

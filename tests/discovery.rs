@@ -189,11 +189,15 @@ fn a_node_whose_datagrams_are_dropped_is_told_so() {
     let advertised = forward_tcp(move || to.lock().unwrap().expect("it is known before anybody connects"));
     // Swallows what would be answered with "nobody listens".
     let _silent = UdpSocket::bind(advertised).unwrap();
-    // A number that is free now; another process may take it, then this fails to start.
-    let listens = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    *real.lock().unwrap() = Some(listens);
-    let config = Config::new("second", listens.to_string()).suspicion_timeout(Duration::from_secs(5));
-    let second = start(config.replicas(2).advertise(advertised.to_string()).seeds([address(&first)]));
+    // A number that is free now may be taken a moment later.
+    let started = (0..10).find_map(|_| {
+        let listens = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        *real.lock().unwrap() = Some(listens);
+        let config = Config::new("second", listens.to_string()).suspicion_timeout(Duration::from_secs(5));
+        let config = config.replicas(2).advertise(advertised.to_string()).seeds([address(&first)]);
+        Engine::start(config).ok()
+    });
+    let second = started.expect("one of ten numbers is free");
     let reason = unreachable(&second, advertised);
     assert!(reason.contains("TCP") && reason.contains("no UDP datagram is answered"), "{reason}");
 }
