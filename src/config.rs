@@ -50,6 +50,7 @@ pub struct Config {
     local_health: bool,
     forget_after: Duration,
     majority_of: Option<usize>,
+    data_center: Option<String>,
     zone: Option<String>,
     weight: Option<u16>,
 }
@@ -159,6 +160,7 @@ impl Config {
             local_health: true,
             forget_after: DEFAULT_FORGET_AFTER,
             majority_of: None,
+            data_center: None,
             zone: None,
             weight: None,
         }
@@ -193,6 +195,17 @@ impl Config {
     /// can connect to, over TCP and UDP. Port 0 is the port that this node listens on.
     pub fn advertise(mut self, address: impl Into<String>) -> Self {
         self.advertise = Some(address.into());
+        self
+    }
+
+    /// The data center that this node stands in, at most 255 bytes; all nodes that name none are one data center.
+    ///
+    /// Each data center keeps all keys, on N of its own nodes, and counts W and R among them: calls never wait for another
+    /// one. What one of them acknowledged the others get soon after, a round trip later where nothing fails; one that was
+    /// cut off serves on and catches up. Of two data centers that write one key at the same time the later clock wins.
+    /// N, W and R need be the same only within a data center.
+    pub fn data_center(mut self, name: impl Into<String>) -> Self {
+        self.data_center = Some(name.into());
         self
     }
 
@@ -393,6 +406,10 @@ impl Config {
     }
 
     fn check_site(&self) -> Result<Site, ConfigError> {
+        let data_center = self.data_center.as_deref().unwrap_or_default();
+        if data_center.len() > MAX_NAME_BYTES {
+            return Err(ConfigError::DataCenterTooLong { length: data_center.len() });
+        }
         let zone = self.zone.as_deref().unwrap_or_default();
         if zone.len() > MAX_NAME_BYTES {
             return Err(ConfigError::ZoneTooLong { length: zone.len() });
@@ -401,7 +418,7 @@ impl Config {
         if !(1..=MOST_WEIGHT).contains(&weight) {
             return Err(ConfigError::BadWeight { weight });
         }
-        Ok(Site { zone: zone.into(), weight })
+        Ok(Site { data_center: data_center.into(), zone: zone.into(), weight })
     }
 
     fn check_cores(&self) -> Result<usize, ConfigError> {
@@ -442,6 +459,7 @@ impl Config {
                 ("read_quorum", self.read_quorum.is_some()),
                 ("discovery", self.discovery.is_some()),
                 ("advertise", self.advertise.is_some()),
+                ("data_center", self.data_center.is_some()),
                 ("zone", self.zone.is_some()),
                 ("weight", self.weight.is_some()),
                 ("require_majority", self.majority_of.is_some()),
@@ -620,6 +638,10 @@ mod tests {
             ConfigError::UnspecifiedAddress { address: advertised }
         );
         assert_eq!(error(valid().advertise("x")), ConfigError::BadAddress { address: "x".into() });
+        assert_eq!(
+            error(valid().data_center("x".repeat(256))),
+            ConfigError::DataCenterTooLong { length: 256 }
+        );
         assert_eq!(error(valid().zone("x".repeat(256))), ConfigError::ZoneTooLong { length: 256 });
         for weight in [0, 10_001] {
             assert_eq!(error(valid().weight(weight)), ConfigError::BadWeight { weight });
@@ -681,6 +703,7 @@ mod tests {
             (Config::standalone("a").require_majority(3), "require_majority"),
             (Config::standalone("a").discovery(|| Ok(Vec::new())), "discovery"),
             (Config::standalone("a").advertise("10.0.0.1:1"), "advertise"),
+            (Config::standalone("a").data_center("d"), "data_center"),
             (Config::standalone("a").zone("z"), "zone"),
             (Config::standalone("a").weight(1), "weight"),
         ] {

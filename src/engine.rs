@@ -454,7 +454,8 @@ impl Engine {
     }
 
     fn rules(&self, options: &ReadOptions) -> Result<LocalRules, ReadError> {
-        Ok(local_rules(&self.inner.settings, self.read_quorum(options)?, options.local))
+        let rules = local_rules(&self.inner.settings, self.read_quorum(options)?, options.local);
+        Ok(LocalRules { one_denies: rules.one_denies && !options.anywhere, ..rules })
     }
 
     fn read_quorum(&self, options: &ReadOptions) -> Result<usize, ReadError> {
@@ -486,7 +487,8 @@ impl Engine {
         let quorum = self.read_quorum(options)?;
         let (core, hash) = self.place(key);
         let deadline = span.deadline;
-        Ok((core, ReadCall { key: key.into(), hash, quorum, local: options.local, deadline }))
+        let (key, local, anywhere) = (key.into(), options.local, options.anywhere);
+        Ok((core, ReadCall { key, hash, quorum, local, anywhere, deadline }))
     }
 
     /// Asks a core for something that is not about a key.
@@ -609,6 +611,11 @@ pub struct Stats {
     pub calls_in_flight: usize,
     /// Acknowledged writes that some replica has not confirmed yet.
     pub writes_owed: usize,
+    /// Acknowledged writes that another data center has not confirmed yet. Of several writes of a key, the last counts.
+    pub writes_to_relay: usize,
+    /// How many writes, since the start, were not sent to another data center because too many waited, or it was away for
+    /// too long: background comparison brings them there.
+    pub writes_not_relayed: u64,
     /// How often, since the start, this node found that another replica's partition differed from its own for
     /// good, and saw them equal after both had merged. Of two replicas, one looks.
     pub partitions_repaired: u64,
@@ -631,6 +638,8 @@ impl Stats {
         self.giving_partitions += core.giving_partitions;
         self.calls_in_flight += core.calls_in_flight;
         self.writes_owed += core.writes_owed;
+        self.writes_to_relay += core.writes_to_relay;
+        self.writes_not_relayed += core.writes_not_relayed;
         self.partitions_repaired += core.partitions_repaired;
         self.redundancy_debt += core.redundancy_debt;
     }

@@ -85,6 +85,12 @@ pub enum ConfigError {
         /// What was given.
         seed: String,
     },
+    /// The data center's name is too long.
+    #[error("the data center has {length} bytes, and {MAX_NAME_BYTES} are allowed")]
+    DataCenterTooLong {
+        /// Its length in bytes.
+        length: usize,
+    },
     /// The zone's name is too long.
     #[error("the zone has {length} bytes, and {MAX_NAME_BYTES} are allowed")]
     ZoneTooLong {

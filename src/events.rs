@@ -21,6 +21,8 @@ pub struct MemberInfo {
     pub leaving: bool,
     /// It is the node that was asked.
     pub is_self: bool,
+    /// [`Config::data_center`](crate::Config::data_center), where it named one.
+    pub data_center: Option<String>,
     /// [`Config::zone`](crate::Config::zone), where it named one.
     pub zone: Option<String>,
     /// How long a message takes there and back, smoothed; what is shown follows in steps of a quarter. `None` for the

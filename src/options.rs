@@ -120,6 +120,7 @@ pub struct ReadOptions {
     pub(crate) quorum: Quorum,
     pub(crate) timeout: Option<Duration>,
     pub(crate) local: bool,
+    pub(crate) anywhere: bool,
 }
 
 impl ReadOptions {
@@ -146,6 +147,16 @@ impl ReadOptions {
     /// Fails with [`NotLocal`](crate::ReadError::NotLocal) where this node holds no current copy.
     pub fn local(mut self) -> Self {
         self.local = true;
+        self.anywhere = false;
+        self
+    }
+
+    /// Asks the other data centers, one after the other, where this node's own finds nothing or cannot answer; by default
+    /// it alone is asked. For a data center that is new, or was cut off and has not caught up yet. That there is nothing
+    /// says that all which could be reached have nothing.
+    pub fn any_data_center(mut self) -> Self {
+        self.anywhere = true;
+        self.local = false;
         self
     }
 }

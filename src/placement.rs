@@ -38,6 +38,8 @@ pub(crate) struct Member {
 /// Where a node stands, and how much of the data it is to hold.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Site {
+    /// Whose nodes keep copies of their own; empty where that was not told.
+    pub(crate) data_center: Arc<str>,
     /// What fails together; empty where that was not told.
     pub(crate) zone: Arc<str>,
     /// Its share, beside those of the others.
@@ -49,11 +51,12 @@ pub(crate) const DEFAULT_WEIGHT: u16 = 100;
 
 impl Default for Site {
     fn default() -> Self {
-        Self { zone: "".into(), weight: DEFAULT_WEIGHT }
+        Self { data_center: "".into(), zone: "".into(), weight: DEFAULT_WEIGHT }
     }
 }
 
-/// An immutable snapshot: the members that are not dead, and the preference list of every partition.
+/// An immutable snapshot: the members of this node's data center that are not dead, and the preference list of every
+/// partition; and what the same is like in other data centers.
 pub(crate) struct Placement {
     /// Sorted by node.
     members: Vec<Member>,
@@ -65,6 +68,8 @@ pub(crate) struct Placement {
     gone: Gone,
     has_absent: bool,
     is_complete: bool,
+    /// The other data centers. Of theirs, only members and the first of each preference list count.
+    elsewhere: BTreeMap<Arc<str>, Placement>,
 }
 
 /// The latest life of each node that is known to be over.
@@ -106,7 +111,44 @@ impl Placement {
             table.extend(scored.iter().map(|&(.., at)| at));
         }
         let digest = members_digest(members.iter().filter(|m| !m.leaving).map(|m| &m.identity));
-        Self { members, table, per_partition, digest, generation, gone, has_absent: false, is_complete: true }
+        let elsewhere = BTreeMap::new();
+        Self {
+            members,
+            table,
+            per_partition,
+            digest,
+            generation,
+            gone,
+            has_absent: false,
+            is_complete: true,
+            elsewhere,
+        }
+    }
+
+    /// Adds the members of other data centers.
+    pub(crate) fn with_elsewhere(self, members: Vec<Member>) -> Self {
+        let mut by_name: BTreeMap<Arc<str>, Vec<Member>> = BTreeMap::new();
+        for member in members {
+            by_name.entry(member.site.data_center.clone()).or_default().push(member);
+        }
+        let place = |members| Self::new(members, 1, self.generation, Gone::new());
+        let elsewhere = by_name.into_iter().map(|(name, members)| (name, place(members))).collect();
+        Self { elsewhere, ..self }
+    }
+
+    /// The other data centers that have members which are not dead, by their names.
+    pub(crate) fn elsewhere(&self) -> &BTreeMap<Arc<str>, Self> {
+        &self.elsewhere
+    }
+
+    /// The members of all data centers, those of this one first.
+    pub(crate) fn everybody(&self) -> impl Iterator<Item = &Member> {
+        self.members.iter().chain(self.elsewhere.values().flat_map(|other| &other.members))
+    }
+
+    /// Whether the node is of another data center.
+    pub(crate) fn is_elsewhere(&self, node: NodeHash) -> bool {
+        self.elsewhere.values().any(|other| other.member(node).is_some())
     }
 
     /// The preference list of `partition`, best first.
@@ -120,14 +162,17 @@ impl Placement {
         self.per_partition
     }
 
-    /// Every member that is not dead, leaving ones included, sorted by node.
+    /// Every member of this data center that is not dead, leaving ones included, sorted by node.
     pub(crate) fn members(&self) -> &[Member] {
         &self.members
     }
 
+    /// The member, of whichever data center.
     pub(crate) fn member(&self, node: NodeHash) -> Option<&Member> {
-        let at = self.members.binary_search_by_key(&node, |member| member.identity.node).ok()?;
-        Some(&self.members[at])
+        match self.members.binary_search_by_key(&node, |member| member.identity.node) {
+            Ok(at) => Some(&self.members[at]),
+            Err(_) => self.elsewhere.values().find_map(|other| other.member(node)),
+        }
     }
 
     /// Whether this very life of the node is a member that is not dead.
@@ -172,9 +217,14 @@ impl Placement {
         self.generation
     }
 
-    /// Equal for equal sets of active members.
+    /// Equal for equal sets of active members of this data center.
     pub(crate) fn digest(&self) -> u64 {
         self.digest
+    }
+
+    /// Equal for equal sets of active members of all data centers, at whichever of them.
+    pub(crate) fn digest_of_all(&self) -> u64 {
+        self.elsewhere.values().fold(self.digest, |digest, other| digest ^ other.digest)
     }
 }
 

@@ -1,4 +1,5 @@
 //! [`Config::require_majority`](crate::Config::require_majority): no more than one side of a network partition acknowledges.
+//! Each data center counts its own nodes; who is meant by a member here is one of this node's data center.
 //!
 //! Every member pings every other one. Whoever has a *lease* has been answered, by so many that these and it are a majority
 //! of the nodes that there can be, each in reply to a ping that it sent within [`LEASE`]. Replicas without one decline
@@ -29,7 +30,7 @@ use std::time::Duration;
 use super::{Actions, Control, ControlAction};
 use crate::clock::Instant;
 use crate::events::Event;
-use crate::membership::State;
+use crate::membership::{Record, State};
 use crate::placement::{Placement, members_digest};
 use crate::shard::{Lease, Stage};
 use crate::simulated::{Planted, is_planted};
@@ -90,6 +91,16 @@ impl Control {
         self.majority().is_none() || self.majority.is_held
     }
 
+    /// The members of this data center, and those that have not told yet where they stand.
+    fn records_here(&self) -> Vec<Record> {
+        let mut records = self.membership.records();
+        records.retain(|known| {
+            let details = self.details.get(&known.identity.node);
+            details.is_none_or(|details| self.is_here(&details.site))
+        });
+        records
+    }
+
     pub(super) fn note_heard(&mut self, identity: Identity, sent_at: Instant, view: u64) {
         if !self.majority.active.contains(&identity.life()) {
             return;
@@ -106,7 +117,7 @@ impl Control {
     /// One that is dead counts on until it is forgotten: it may only be out of reach, and what it named is what the
     /// others there go by.
     pub(super) fn count_members(&mut self, now: Instant, actions: &mut Actions) {
-        let records = self.membership.records();
+        let records = self.records_here();
         let named = records.iter().filter(|known| known.state != State::Left).filter_map(|known| {
             let details = self.details.get(&known.identity.node)?;
             (details.boot == known.identity.boot).then_some(details.majority_of)
@@ -195,7 +206,7 @@ impl Control {
     /// Whether every member of a placement is a member still, or this life of it is over: it has left, or was started
     /// again.
     fn is_nobody_missed(&self, old: &Placement) -> bool {
-        let records = self.membership.records();
+        let records = self.records_here();
         old.members().iter().all(|member| {
             let of_node = records.iter().filter(|known| known.identity.node == member.identity.node);
             of_node.into_iter().any(|known| match known.state {
@@ -219,7 +230,7 @@ impl Control {
         }
         self.majority.ping_at = now + PING_PERIOD;
         let me = self.identity().node;
-        let records = self.membership.records().into_iter();
+        let records = self.records_here().into_iter();
         let others = records.filter(|it| it.state.is_active() && it.identity.node != me);
         for identity in others.map(|it| it.identity).collect::<Vec<_>>() {
             self.swim(now, actions, |membership, todo| membership.ping(now, identity, todo));

@@ -36,7 +36,7 @@ use crate::discovery::Found;
 use crate::error::Risk;
 use crate::events::{Event, MemberInfo};
 use crate::membership::{Change, DatagramError, Membership, MembershipAction, MembershipConfig};
-use crate::placement::{Gone, Placement, Site};
+use crate::placement::{Gone, Member, Placement, Site};
 use crate::shard::{Debt, Lease, Stage};
 use crate::simulated::{Planted, is_planted};
 use crate::types::{Boot, ClusterHash, Identity, NodeHash, NodeId};
@@ -209,6 +209,8 @@ pub(crate) struct Control {
     statuses: BTreeMap<NodeHash, (Identity, Status)>,
     status_at: Instant,
     placement: Arc<Placement>,
+    /// The members that it was made of, of all data centers.
+    placed: Vec<Member>,
     generation: u64,
     gone: Gone,
     absent: Absent,
@@ -290,6 +292,7 @@ impl Control {
             statuses: BTreeMap::new(),
             status_at: Instant::default(),
             placement: nowhere.clone(),
+            placed: Vec::new(),
             generation: 0,
             gone: Gone::new(),
             absent: Absent::new(config.forget_after),
@@ -469,16 +472,22 @@ impl Control {
     }
 
     fn note_details(&mut self, hello: &Hello) {
-        let Hello { identity, node_id, cores, majority_of, zone, weight, .. } = hello;
+        let Hello { identity, node_id, cores, majority_of, data_center, zone, weight, .. } = hello;
         if identity.node == self.config.identity.node
             || self.details.get(&identity.node).is_some_and(|known| known.boot > identity.boot)
         {
             return;
         }
         let (id, cores, majority_of) = (NodeId::new(node_id), *cores, *majority_of);
-        let site = Site { zone: zone.as_str().into(), weight: *weight };
+        let (data_center, zone) = (data_center.as_str().into(), zone.as_str().into());
+        let site = Site { data_center, zone, weight: *weight };
         let details = Details { boot: identity.boot, id, cores, site, majority_of };
         self.details.insert(identity.node, details);
+    }
+
+    /// Whether a node that stands there is of this node's data center.
+    pub(super) fn is_here(&self, site: &Site) -> bool {
+        site.data_center == self.config.local.site.data_center
     }
 
     fn is_member_at(&self, addr: SocketAddr) -> bool {
@@ -641,15 +650,17 @@ impl Control {
         self.absent.note(now, &self.membership.records());
         self.forget_at = self.absent.deadline(now);
         let has_absent = self.forget_at.is_some();
-        let members_changed = members != self.placement.members()
+        let members_changed = members != self.placed
             || self.gone != *self.placement.gone()
             || is_complete != self.placement.is_complete()
             || has_absent != self.placement.has_absent();
         if members_changed {
             self.generation += 1;
             let replicas = self.config.local.replicas.into();
-            let placement = Placement::new(members, replicas, self.generation, self.gone.clone());
-            let mut placement = placement.with_absent(has_absent);
+            self.placed = members.clone();
+            let (here, elsewhere) = members.into_iter().partition(|member| self.is_here(&member.site));
+            let placement = Placement::new(here, replicas, self.generation, self.gone.clone());
+            let mut placement = placement.with_elsewhere(elsewhere).with_absent(has_absent);
             if !is_complete {
                 placement = placement.incomplete();
             }

@@ -61,7 +61,7 @@ impl Control {
 
     pub(super) fn notify_joined(&self, new: &Placement, actions: &mut Actions) {
         let me = self.config.identity.node;
-        for member in new.members().iter().filter(|member| member.identity.node != me) {
+        for member in new.everybody().filter(|member| member.identity.node != me) {
             let was_here = self
                 .placement
                 .member(member.identity.node)
@@ -80,9 +80,11 @@ impl Control {
             let id =
                 if is_self { NodeId::new(&self.config.local.node_id) } else { self.name(&known.identity)? };
             let details = self.details.get(&known.identity.node);
-            let zone = if is_self { &self.config.local.site.zone } else { &details?.site.zone };
+            let site = if is_self { &self.config.local.site } else { &details?.site };
+            let named = |name: &str| (!name.is_empty()).then(|| name.to_string());
             Some(MemberInfo {
-                zone: (!zone.is_empty()).then(|| zone.to_string()),
+                data_center: named(&site.data_center),
+                zone: named(&site.zone),
                 id,
                 address: known.identity.addr,
                 state: match known.state {

@@ -104,7 +104,7 @@ impl Control {
         let Found { addresses, failure } = found;
         let began = *self.discovery.began.get_or_insert(now);
         self.discovery.is_settled |= failure.is_none() || now.since(began) >= DISCOVERY_PATIENCE;
-        let is_alone = self.placement.members().len() <= 1;
+        let is_alone = self.placement.everybody().count() <= 1;
         let after = if is_alone { self.discovery.backoff } else { DISCOVERY_PERIOD };
         self.discovery.at = Some(now + after);
         self.discovery.backoff = (self.discovery.backoff * 2).min(SEED_BACKOFF_MOST);

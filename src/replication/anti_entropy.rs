@@ -62,7 +62,6 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::clock::Instant;
 use crate::entry::Entry;
-use crate::placement::ListRef;
 use crate::types::{CoreId, Identity, KeyHash, Partition};
 use crate::wire::message::{Compared, Held, Seen, Survey};
 
@@ -131,7 +130,7 @@ pub(crate) enum AntiEntropyAction {
     /// `to` serves another list: one of the two has missed a change.
     Meet { partition: Partition, to: Identity },
     /// Have `to` merge what this node holds.
-    Tell { partition: Partition, to: Identity, list: ListRef },
+    Tell { partition: Partition, to: Identity },
     /// Ask `to` about the part of the partition behind `after`; [`AntiEntropy::surveyed`], [`AntiEntropy::put_off`]
     /// or [`AntiEntropy::lost`] is told with this number.
     Survey { round: u64, to: Identity, partition: Partition, after: Option<KeyHash> },
@@ -511,7 +510,6 @@ impl AntiEntropy {
     pub(crate) fn merged(
         &mut self,
         partition: Partition,
-        list: ListRef,
         now: Instant,
         copies: &impl Copies,
         actions: &mut Vec<AntiEntropyAction>,
@@ -519,7 +517,7 @@ impl AntiEntropy {
         for (pair, suspect) in &mut self.suspects {
             if pair.partition == partition && suspect.phase == Phase::Merging {
                 (suspect.phase, suspect.looks) = (Phase::Told, 0);
-                actions.push(AntiEntropyAction::Tell { partition, to: pair.peer, list });
+                actions.push(AntiEntropyAction::Tell { partition, to: pair.peer });
             }
         }
         for pair in copies.pairs_of(partition) {
@@ -628,6 +626,7 @@ mod tests {
     use super::*;
     use crate::clock::Version;
     use crate::entry::Content;
+    use crate::placement::ListRef;
     use crate::replication::tests::node;
 
     const LIST: ListRef = ListRef { number: 3, digest: 7 };
@@ -724,11 +723,8 @@ mod tests {
         two.run_for(4 * RECHECK_AFTER);
         assert_eq!(two.others, [AntiEntropyAction::Merge { partition: partition(5), from: node(1) }]);
         two.others.clear();
-        two.machine.merged(partition(5), LIST, two.now, &two.mine, &mut two.others);
-        assert_eq!(
-            two.others,
-            [AntiEntropyAction::Tell { partition: partition(5), to: node(1), list: LIST }]
-        );
+        two.machine.merged(partition(5), two.now, &two.mine, &mut two.others);
+        assert_eq!(two.others, [AntiEntropyAction::Tell { partition: partition(5), to: node(1) }]);
         assert_eq!(two.machine.repaired(), 0);
         two.mine.0.insert(partition(5), 9);
         two.run_for(RECHECK_AFTER);
@@ -807,7 +803,7 @@ mod tests {
         }
         again.sort_unstable();
         assert_eq!(again, [33, 37]);
-        two.machine.merged(partition(37), LIST, two.now, &two.mine, &mut two.others);
+        two.machine.merged(partition(37), two.now, &two.mine, &mut two.others);
         assert_eq!(surveyed(&mut two, 1), [37]);
     }
 

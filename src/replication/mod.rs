@@ -13,6 +13,7 @@ pub(crate) mod anti_entropy;
 pub(crate) mod handoff;
 pub(crate) mod purge;
 pub(crate) mod read;
+pub(crate) mod relay;
 pub(crate) mod write;
 
 /// How long after a failed or uncountable answer a replica is asked again. Long enough for a list to be

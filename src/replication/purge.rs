@@ -75,9 +75,9 @@ pub(crate) struct Stand {
     pub(crate) list: ListRef,
     /// This node's place among the list's replicas.
     pub(crate) place: usize,
-    /// The other ones.
+    /// The other ones, and who may hold a copy in other data centers.
     pub(crate) replicas: Vec<Identity>,
-    /// Everybody who is alive, but this node.
+    /// Everybody who is alive, in all data centers, but this node.
     pub(crate) alive: Vec<Identity>,
     /// The digest of the members that this node sees.
     pub(crate) members_digest: u64,

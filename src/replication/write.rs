@@ -42,6 +42,8 @@ pub(crate) struct Write {
     was_acknowledged: bool,
     /// This node has stamped a later write of the same key, which this one must not overtake either.
     is_followed: bool,
+    /// Another data center has acknowledged it.
+    is_relayed: bool,
     /// A replica applied it, or was asked and did not say. (Those that are being asked are in `replicas`.)
     may_have_happened: bool,
     /// When replicas that were not synced are asked again: they are by then, or soon.
@@ -88,6 +90,7 @@ impl Write {
             overtaken_by: Version::ZERO,
             was_acknowledged: false,
             is_followed: false,
+            is_relayed: false,
             may_have_happened: false,
             recount_at: None,
         }
@@ -96,6 +99,12 @@ impl Write {
     /// Writes what was read, with another expiry: it has its version.
     pub(crate) fn retimed(entry: Entry, needed: usize) -> Self {
         Self { restamped: true, ..Self::new(entry, needed, 0) }
+    }
+
+    /// Writes what another data center has acknowledged, under the version that it has there. What is newer counts, and
+    /// so does what was purged here: where that was not of this key, anti-entropy brings it.
+    pub(crate) fn relayed(entry: Entry, needed: usize) -> Self {
+        Self { is_relayed: true, ..Self::retimed(entry, needed) }
     }
 
     pub(crate) fn entry(&self) -> &Entry {
@@ -182,7 +191,9 @@ impl Write {
                 self.restamp_if_overtaken(actions);
             }
             (Phase::Replicating, Answer::TooOld { horizon, synced }) => {
-                if self.was_acknowledged {
+                if self.is_relayed {
+                    settle(&mut self.replicas, from, Ok(Acked { counts: synced, has_it: true }));
+                } else if self.was_acknowledged {
                     // Who lacks it merges it with the rest.
                     settle(&mut self.replicas, from, Ok(Acked { counts: false, has_it: false }));
                 } else if self.versions_needed > 0 || self.restamped {

@@ -623,6 +623,7 @@ impl Launch<'_> {
                 state: MemberState::Alive,
                 leaving: false,
                 is_self: true,
+                data_center: None,
                 zone: None,
                 round_trip: None,
             }];

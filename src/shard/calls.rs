@@ -61,6 +61,8 @@ pub(crate) struct ReadCall {
     pub(crate) quorum: usize,
     /// Only what this node holds.
     pub(crate) local: bool,
+    /// Other data centers are asked where this one has nothing.
+    pub(crate) anywhere: bool,
     pub(crate) deadline: Instant,
 }
 
@@ -111,6 +113,9 @@ pub(crate) struct Counts {
     pub(crate) calls_in_flight: usize,
     /// Acknowledged writes that some replica has not confirmed yet.
     pub(crate) writes_owed: usize,
+    /// Acknowledged writes that another data center has not confirmed yet, and those that were left to anti-entropy.
+    pub(crate) writes_to_relay: usize,
+    pub(crate) writes_not_relayed: u64,
     pub(crate) partitions_repaired: u64,
     pub(crate) redundancy_debt: usize,
 }

@@ -12,7 +12,7 @@ use crate::types::{Identity, KeyHash, Partition};
 use crate::wire::frame::CHUNK_BYTES;
 use crate::wire::message::{Answer, Compare, Compared, Held, Request, Seen, Survey, Surveyed};
 
-/// What is compared: partitions that this node and the peer serve, synced.
+/// What is compared: partitions that this node and the peer serve, synced, in one list or in two data centers.
 impl<C> Copies for Shard<C> {
     fn pairs(&self) -> Vec<Pair> {
         self.partitions().flat_map(|partition| self.pairs_of(partition)).collect()
@@ -20,8 +20,10 @@ impl<C> Copies for Shard<C> {
 
     fn pairs_of(&self, partition: Partition) -> Vec<Pair> {
         let is_other = |peer: &Identity| *peer != self.me && self.held(peer, partition).is_some();
-        let others = self.placement.replicas(partition).filter(|member| is_other(&member.identity));
+        let here = self.placement.replicas(partition);
+        let others = here.chain(self.firsts_elsewhere(partition));
         others
+            .filter(|member| is_other(&member.identity))
             .map(|member| Pair { peer: member.identity, core: partition.core(member.cores), partition })
             .collect()
     }
@@ -31,14 +33,23 @@ impl<C> Copies for Shard<C> {
     }
 
     fn held(&self, peer: &Identity, partition: Partition) -> Option<Held> {
-        let list = self.replica(partition).list()?;
-        let is_comparable = self.is_quiet(partition) && list.contains(peer) && self.placement.is_alive(peer);
+        let list = self.common_list(peer, partition)?;
+        let is_comparable = self.is_quiet(partition) && self.placement.is_alive(peer);
         let (digest, has_gaps) = (self.store.digest(partition), self.store.has_gaps(partition));
-        is_comparable.then(|| Held { partition, list: list.reference(), digest, has_gaps })
+        is_comparable.then_some(Held { partition, list, digest, has_gaps })
     }
 }
 
 impl<C> Shard<C> {
+    /// The list in which this node and the peer are to hold the same. Copies in different data centers, each of which has
+    /// lists of its own, are compared as if they were in one.
+    fn common_list(&self, peer: &Identity, partition: Partition) -> Option<ListRef> {
+        if self.placement.is_elsewhere(peer.node) {
+            return Some(ListRef::default());
+        }
+        self.replica(partition).list().filter(|list| list.contains(peer)).map(|list| list.reference())
+    }
+
     /// Whether this node serves the partition, synced, and merges nothing now.
     fn is_quiet(&self, partition: Partition) -> bool {
         let replica = self.replica(partition);
@@ -79,9 +90,12 @@ impl<C> Shard<C> {
 
     /// The partition holds what another replica held.
     pub(super) fn merged(&mut self, now: Now, partition: Partition, actions: &mut Vec<Action<C>>) {
-        let Some(list) = self.replica(partition).list().map(|list| list.reference()) else { return };
+        let Some(list) = self.replica(partition).list().cloned() else { return };
+        if std::mem::take(&mut self.replica_mut(partition).merged_elsewhere) {
+            self.hurry_to_compare_list(now, &list);
+        }
         self.with_anti_entropy(now, actions, |machine, shard, todo| {
-            machine.merged(partition, list, now.instant, shard, todo);
+            machine.merged(partition, now.instant, shard, todo);
         });
     }
 
@@ -111,11 +125,13 @@ impl<C> Shard<C> {
                         self.ask(to, partition, Request::adopt(list), Asker::List(partition), actions);
                     }
                 }
-                AntiEntropyAction::Tell { partition, to, list } => {
-                    self.ask(to, partition, Request::Repair { list }, Asker::List(partition), actions);
+                AntiEntropyAction::Tell { partition, to } => {
+                    if let Some(list) = self.common_list(&to, partition) {
+                        self.ask(to, partition, Request::Repair { list }, Asker::List(partition), actions);
+                    }
                 }
                 AntiEntropyAction::Survey { round, to, partition, after } => {
-                    let asked = self.part_to_survey(partition, after).and_then(|survey| {
+                    let asked = self.part_to_survey(&to, partition, after).and_then(|survey| {
                         let asker = Asker::Survey { round, partition, after };
                         self.ask(to, partition, Request::Survey(survey), asker, actions)
                     });
@@ -128,8 +144,13 @@ impl<C> Shard<C> {
     }
 
     /// What this node has of the partition behind `after`, as far as one question goes.
-    fn part_to_survey(&self, partition: Partition, after: Option<KeyHash>) -> Option<Survey> {
-        let list = self.replica(partition).list()?.reference();
+    fn part_to_survey(
+        &self,
+        peer: &Identity,
+        partition: Partition,
+        after: Option<KeyHash>,
+    ) -> Option<Survey> {
+        let list = self.held(peer, partition)?.list;
         let part = self.store.part(partition, after, 0, CHUNK_BYTES);
         let seen = part.entries.iter().map(|entry| {
             let hash = self.hash(entry.key());
@@ -152,7 +173,9 @@ impl<C> Shard<C> {
         let found = anti_entropy::survey(asked, mine, next);
         // As it was when these were missing.
         let mark = self.store.mark(partition);
-        found.evict.into_iter().for_each(|(hash, value)| self.store.evict_value(hash, value));
+        if !self.placement.is_elsewhere(from.node) {
+            found.evict.into_iter().for_each(|(hash, value)| self.store.evict_value(hash, value));
+        }
         let (entries, missing, outdated) = (found.give, found.missing, found.outdated);
         Answer::Surveyed(Surveyed { entries, missing, mark, outdated, next })
     }
@@ -173,22 +196,30 @@ impl<C> Shard<C> {
         let Some(list) = self.held(&from, partition).map(|held| held.list) else {
             return self.anti_entropy.put_off(round, now.instant);
         };
+        // What one data center has no room for another may have.
+        let is_elsewhere = self.placement.is_elsewhere(from.node);
         let (missing, outdated): (BTreeSet<_>, BTreeSet<_>) =
             (answer.missing.into_iter().collect(), answer.outdated.into_iter().collect());
         if !missing.is_empty() || !outdated.is_empty() {
+            let mut to_write = Vec::new();
             for entry in self.store.part(partition, after, 0, CHUNK_BYTES).entries {
                 let hash = self.hash(entry.key());
                 let is_missing = missing.contains(&hash);
                 if is_missing && entry.value().is_some() && entry.version() <= answer.mark {
-                    self.store.evict_value(hash, entry);
+                    if !is_elsewhere {
+                        self.store.evict_value(hash, entry);
+                    }
                 } else if is_missing || outdated.contains(&hash) {
-                    self.ask(
-                        from,
-                        partition,
-                        Request::Write { list, entry },
-                        Asker::List(partition),
-                        actions,
-                    );
+                    to_write.push(entry);
+                }
+            }
+            if is_elsewhere {
+                let request = Request::Relay { entries: to_write };
+                self.ask(from, partition, request, Asker::List(partition), actions);
+            } else {
+                for entry in to_write {
+                    let request = Request::Write { list, entry };
+                    self.ask(from, partition, request, Asker::List(partition), actions);
                 }
             }
         }

@@ -5,6 +5,7 @@ use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::elsewhere::ForwardId;
 use super::groups::{Group, OPS_PER_TURN};
 use super::{
     Action, Asker, Call, Caller, Counts, Debt, Outcome, ReadCall, Shard, Stage, StoppedBy, Timer, TouchCall,
@@ -74,14 +75,14 @@ impl<C> Op<C> {
     }
 }
 
-enum Machine {
+pub(super) enum Machine {
     Write(Write),
     Read(Read),
 }
 
 /// When a key is to expire; `None` for never.
 #[derive(Clone, Copy)]
-struct Touch(Option<NonZeroU64>);
+pub(super) struct Touch(Option<NonZeroU64>);
 
 /// How a write ended, or the write of a touch.
 fn written(touch: Option<Touch>, result: Result<(), WriteError>) -> Outcome {
@@ -216,6 +217,7 @@ impl<C> Shard<C> {
     /// or be asked for again.
     pub(super) fn write_alone(&mut self, now: Now, call: WriteCall, actions: &mut Vec<Action<C>>) {
         let WriteCall { entry, hash, quorum, .. } = call;
+        let key: Option<Box<[u8]>> = self.relays.is_wanted().then(|| entry.key().into());
         self.may_expire |= entry.expires_at_ms().is_some();
         let clock = &mut self.clock;
         self.store.write(hash, entry, |held| {
@@ -223,6 +225,8 @@ impl<C> Shard<C> {
             clock.witness(version, now.wall);
             version
         });
+        let written = key.and_then(|key| self.store.get(hash, &key).map(|entry| Entry::clone(&entry)));
+        written.into_iter().for_each(|entry| self.relay(now, hash, &entry));
         // As the latest write it ends whatever was owed before.
         let before = self.recent_writes.remove(&hash);
         self.follow(before);
@@ -331,11 +335,15 @@ impl<C> Shard<C> {
             Room::Enough => {}
             room => return Err(self.no_room(room).into()),
         }
+        self.relay(now, call.hash, &entry);
         self.apply(call.hash, entry);
         Ok(true)
     }
 
     fn read(&mut self, now: Now, call: ReadCall, caller: Caller<C>, actions: &mut Vec<Action<C>>) {
+        if call.anywhere && !self.placement.elsewhere().is_empty() {
+            return self.read_anywhere(now, call, caller, actions);
+        }
         let partition = call.hash.partition();
         let replica = self.replica(partition);
         let is_local = replica.serves_synced(&self.me);
@@ -374,7 +382,7 @@ impl<C> Shard<C> {
     }
 
     #[expect(clippy::too_many_arguments, reason = "what an op is made of")]
-    fn begin(
+    pub(super) fn begin(
         &mut self,
         now: Now,
         hash: KeyHash,
@@ -688,6 +696,9 @@ impl<C> Shard<C> {
                 // What was acknowledged once is owed, even where it counts anew in a later list.
                 if op.caller.is_none() || write.is_acknowledged() && may_acknowledge {
                     if let Some(caller) = op.caller.take() {
+                        if !matches!(caller, Caller::Relay(..)) {
+                            self.relay(now, op.hash, write.entry());
+                        }
                         op.deadline = now.instant + OWED_FOR;
                         let (before, quorum) = (op.follows.take(), write.needed());
                         let outcome = written(op.touch, Ok(()));
@@ -791,6 +802,7 @@ impl<C> Shard<C> {
     /// Answers every call that is under way.
     pub(super) fn stop(&mut self, by: StoppedBy, actions: &mut Vec<Action<C>>) {
         self.stop_groups(by, actions);
+        self.stop_forwards();
         for (_, caller) in std::mem::take(&mut self.waiting) {
             let outcome = Outcome::Written(Err(NotApplied::from(by).into()));
             self.reply(caller, outcome, actions);
@@ -807,11 +819,15 @@ impl<C> Shard<C> {
                 self.reply(caller, outcome, actions);
             }
         }
+        let forwards: Vec<ForwardId> = self.forwards.keys().copied().collect();
+        forwards.into_iter().for_each(|id| self.end_forward(id, actions));
     }
 
     /// All but the redundancy debt.
     pub(crate) fn counts(&self) -> Counts {
         let not_begun = self.waiting.len() + self.groups.values().map(Group::not_begun).sum::<usize>();
+        let not_begun =
+            not_begun + self.forwards.values().filter(|forward| forward.is_asking_others()).count();
         let in_flight = not_begun + self.ops.values().filter(|op| op.caller.is_some()).count();
         Counts {
             keys: self.store.live(),
@@ -822,6 +838,8 @@ impl<C> Shard<C> {
             giving_partitions: self.giving,
             calls_in_flight: in_flight,
             writes_owed: self.owed.len(),
+            writes_to_relay: self.relays.waiting(),
+            writes_not_relayed: self.relays.given_up(),
             partitions_repaired: self.anti_entropy.repaired(),
             redundancy_debt: 0,
         }

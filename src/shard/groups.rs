@@ -9,6 +9,7 @@
 use std::collections::BTreeSet;
 use std::vec;
 
+use super::elsewhere::{ForwardId, Peer, RelayId, answer_forwarded};
 use super::run::RunId;
 use super::{Action, Call, Outcome, Shard, StoppedBy, Timer};
 use crate::clock::Now;
@@ -33,6 +34,12 @@ pub(super) enum Caller<C> {
     Group(GroupId, usize),
     /// The closure that made it, a write.
     Run(RunId),
+    /// The batch of another data center, and its place there.
+    Relay(RelayId, u16),
+    /// Another data center's node, a read.
+    Peer(Peer),
+    /// The read that other data centers are asked for next.
+    Forward(ForwardId),
 }
 
 pub(super) struct Group<C> {
@@ -71,6 +78,12 @@ impl<C> Shard<C> {
             (Caller::Run(id), Outcome::Written(result)) => self.run_written(id, result, actions),
             // A closure makes writes alone.
             (Caller::Run(_), _) => {}
+            (Caller::Relay(id, place), outcome) => {
+                let is_written = matches!(outcome, Outcome::Written(Ok(())));
+                self.relay_written(id, place, is_written, actions);
+            }
+            (Caller::Peer(peer), outcome) => answer_forwarded(peer, outcome, actions),
+            (Caller::Forward(id), outcome) => self.forward_read_here(id, outcome, actions),
         }
     }
 

@@ -58,6 +58,8 @@ pub(super) struct Replica {
     pub(super) horizon: Version,
     /// How often it has merged what another node holds.
     pub(super) merges: u64,
+    /// Whether it merges what another data center holds, which the other replicas here are to have, too.
+    pub(super) merged_elsewhere: bool,
 }
 
 /// Whether this node should hold the partition and does not yet, or not in the list that it should be; or holds it
@@ -133,7 +135,8 @@ impl<C> Shard<C> {
             self.review(now, partition);
             self.recount(partition);
         }
-        if self.placement.members().iter().any(|member| member.identity != self.me) {
+        self.placed_elsewhere(now, &old);
+        if self.placement.everybody().any(|member| member.identity != self.me) {
             self.anti_entropy.start(now.instant);
             self.purge.start(now.instant);
         }
@@ -247,7 +250,7 @@ impl<C> Shard<C> {
     }
 
     /// The list is new, or this replica is new in it.
-    fn hurry_to_compare_list(&mut self, now: Now, list: &List) {
+    pub(super) fn hurry_to_compare_list(&mut self, now: Now, list: &List) {
         list.members().iter().for_each(|member| self.hurry_to_compare(now, *member));
     }
 
@@ -255,6 +258,8 @@ impl<C> Shard<C> {
     /// hold what it missed.
     pub(super) fn queue_merge(&mut self, partition: Partition, sources: Vec<Identity>) {
         if !sources.is_empty() {
+            let is_elsewhere = sources.iter().any(|source| self.placement.is_elsewhere(source.node));
+            self.replica_mut(partition).merged_elsewhere |= is_elsewhere;
             let wanted = self.merges.entry(partition).or_default();
             wanted.extend(sources);
             self.may_hand_over = true;

@@ -1,6 +1,6 @@
 //! [`Shard`]: what one core owns, and the joint between its store and replication.
 //!
-//! A shard is told events and returns actions; it has no thread, socket or clock. It does eight things,
+//! A shard is told events and returns actions; it has no thread, socket or clock. It does nine things,
 //! one file each, beside [`calls`], which says what an app can ask:
 //!
 //! - [`coordinate`]: runs the app's calls, as their coordinator, to their end;
@@ -11,6 +11,7 @@
 //! - [`local`]: says when a caller may answer a read by itself, from this node's copy;
 //! - [`lists`]: keeps each partition's list, and hands partitions over when the placement changes;
 //! - [`compare`]: compares what this node holds with what the other replicas do, in the background;
+//! - [`elsewhere`]: passes writes, and reads that find nothing, to other data centers, and serves theirs;
 //! - [`debt`]: says what is missing before any node may be stopped.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -25,6 +26,7 @@ use crate::placement::{Gone, Placement};
 use crate::replication::anti_entropy::AntiEntropy;
 use crate::replication::purge::Purge;
 use crate::replication::read::Rules;
+use crate::replication::relay::Relays;
 use crate::simulated::{Planted, is_planted};
 use crate::store::{Applied, Deletes, Readers, Store, StoreConfig, View};
 use crate::types::{Boot, ClusterHash, CoreId, Cores, Identity, KeyHash, NodeHash, PARTITIONS, Partition};
@@ -34,6 +36,7 @@ mod calls;
 mod compare;
 mod coordinate;
 mod debt;
+mod elsewhere;
 mod groups;
 mod lists;
 mod local;
@@ -47,6 +50,7 @@ pub(crate) use calls::{
 };
 use coordinate::{Op, OpId};
 pub(crate) use debt::Debt;
+use elsewhere::{Forward, ForwardId, RelayId, Relayed};
 use groups::{Caller, Group, GroupId};
 use lists::Replica;
 pub(crate) use local::{LocalAnswer, LocalRules, read_local};
@@ -223,6 +227,13 @@ pub(crate) struct Shard<C> {
     /// Forgets what was deleted, and when it is set to do so next.
     purge: Purge,
     purge_at: Option<Instant>,
+    /// Writes for other data centers, and when some are due next.
+    relays: Relays,
+    relay_at: Option<Instant>,
+    /// Those of other data centers that are being written here.
+    relayed: BTreeMap<RelayId, Relayed>,
+    /// Reads that other data centers may be asked for.
+    forwards: BTreeMap<ForwardId, Forward<C>>,
     ops: BTreeMap<OpId, Op<C>>,
     ops_of: BTreeSet<(Partition, OpId)>,
     /// The latest write of a key that is still owed to some replica.
@@ -282,6 +293,9 @@ enum Asker {
     Compare(u64),
     /// Whoever purges a partition, with this number of the round.
     Purge(u64),
+    /// Whoever has writes for another data center, with this number of the batch.
+    Relay(u64),
+    Forward(ForwardId),
     /// Whoever surveys this partition behind this hash, with this number of the question.
     Survey {
         round: u64,
@@ -301,6 +315,10 @@ enum Timer {
     /// What was deleted is to be forgotten.
     Purge,
     Expire,
+    /// Writes for other data centers are to be sent.
+    Relay,
+    /// A read of other data centers is over.
+    Forward(ForwardId),
     /// What was unlinked may be free to go.
     Collect,
     /// More room can be made.
@@ -351,6 +369,10 @@ impl<C> Shard<C> {
             compare_at: None,
             purge: Purge::new(config.purge_grace),
             purge_at: None,
+            relays: Relays::new(config.memory),
+            relay_at: None,
+            relayed: BTreeMap::new(),
+            forwards: BTreeMap::new(),
             ops: BTreeMap::new(),
             ops_of: BTreeSet::new(),
             recent_writes: BTreeMap::new(),
@@ -392,8 +414,14 @@ impl<C> Shard<C> {
                 let from = from.life();
                 match self.check(partition, &request) {
                     Ok(()) => {
-                        let answer = self.serve(now, from, partition, request, actions);
-                        actions.push(Action::Answer { via, partition, request_id, answer });
+                        let answer = if self.placement.is_elsewhere(from.node) {
+                            let peer = (via, partition, request_id);
+                            self.serve_elsewhere(now, from, peer, request, actions)
+                        } else {
+                            Some(self.serve(now, from, partition, request, actions))
+                        };
+                        let answered = |answer| Action::Answer { via, partition, request_id, answer };
+                        actions.extend(answer.map(answered));
                     }
                     Err(why) => actions.push(Action::Violation { via, why }),
                 }
@@ -422,6 +450,8 @@ impl<C> Shard<C> {
                 Timer::Remind(partition) => self.remind(now, partition, actions),
                 Timer::Compare => self.compare(now, actions),
                 Timer::Purge => self.purge(now, actions),
+                Timer::Relay => self.send_relays(now, actions),
+                Timer::Forward(id) => self.end_forward(id, actions),
                 Timer::Collect => {
                     self.has_collect = false;
                     self.store.collect();
@@ -489,6 +519,7 @@ impl<C> Shard<C> {
         drop(std::mem::take(&mut self.waiting));
         drop(std::mem::take(&mut self.groups));
         drop(std::mem::take(&mut self.runs));
+        drop(std::mem::take(&mut self.forwards));
     }
 
     /// Answers this shard's own requests.
@@ -513,6 +544,7 @@ impl<C> Shard<C> {
         self.schedule_expiry(now);
         self.schedule_compare();
         self.schedule_purge();
+        self.schedule_relays();
         if self.store.has_garbage() && !std::mem::replace(&mut self.has_collect, true) {
             self.timers.insert((now.instant + COLLECT_PERIOD, Timer::Collect));
         }
@@ -548,6 +580,13 @@ impl<C> Shard<C> {
 
     fn answered(&mut self, now: Now, request_id: u64, answer: Answer, actions: &mut Vec<Action<C>>) {
         let Some(Outstanding { to, partition, asker }) = self.outstanding.remove(&request_id) else { return };
+        let mut answer = answer;
+        if let Answer::Listed(Listed { list, .. }) | Answer::OtherList { list, .. } = &mut answer
+            && self.placement.is_elsewhere(to.node)
+        {
+            // Another data center's lists are none here.
+            *list = None;
+        }
         // Before the list is served that makes this node a replica.
         if let Answer::Listed(Listed { horizon, .. }) | Answer::OtherList { horizon, .. } = &answer {
             self.raise_horizon(partition, *horizon);
@@ -564,6 +603,8 @@ impl<C> Shard<C> {
             }
             Asker::Compare(round) => self.compared(now, round, answer, actions),
             Asker::Purge(round) => self.purge_answered(now, round, to, &answer, actions),
+            Asker::Relay(batch) => self.relay_answered(now, batch, &answer),
+            Asker::Forward(id) => self.forward_answered(now, id, Some(answer), actions),
             Asker::Survey { round, partition, after } => {
                 self.surveyed(now, to, (round, partition, after), answer, actions);
             }
@@ -593,6 +634,8 @@ impl<C> Shard<C> {
             Asker::List(_) => {}
             Asker::Compare(round) | Asker::Survey { round, .. } => self.anti_entropy.lost(round, now.instant),
             Asker::Purge(round) => self.purge.lost(round, now.instant),
+            Asker::Relay(batch) => self.relays.failed(batch, now.instant),
+            Asker::Forward(id) => self.forward_answered(now, id, None, actions),
         }
     }
 

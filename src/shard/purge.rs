@@ -1,10 +1,11 @@
 //! What this node agrees to forget, and what it forgets: joins [`Purge`] with store and lists.
 
 use std::mem;
+use std::sync::Arc;
 
 use super::{Action, Asker, Shard, Timer};
 use crate::clock::{Now, Version};
-use crate::placement::ListRef;
+use crate::placement::{List, ListRef};
 use crate::replication::purge::{Dead, Graveyard, MOST_KEYS, Purge, PurgeAction, Stand};
 use crate::simulated::{Planted, is_planted};
 use crate::types::{Identity, KeyHash, Partition};
@@ -21,15 +22,18 @@ impl<C> Graveyard for Shard<C> {
     fn stand(&self, partition: Partition) -> Option<Stand> {
         let list =
             self.replica(partition).list().filter(|_| self.is_settled(partition) && self.sees_all())?;
+        // Who holds it there drops it at the same time, or would bring it back.
+        let elsewhere = self.placement.elsewhere().values().flat_map(|other| other.members());
+        let elsewhere = elsewhere.map(|member| member.identity);
         let others = |members: &mut dyn Iterator<Item = Identity>| {
             members.filter(|member| *member != self.me).collect::<Vec<_>>()
         };
         Some(Stand {
             list: list.reference(),
             place: list.members().iter().position(|member| *member == self.me)?,
-            replicas: others(&mut list.members().iter().copied()),
-            alive: others(&mut self.placement.members().iter().map(|member| member.identity)),
-            members_digest: self.placement.digest(),
+            replicas: others(&mut list.members().iter().copied().chain(elsewhere)),
+            alive: others(&mut self.placement.everybody().map(|member| member.identity)),
+            members_digest: self.placement.digest_of_all(),
         })
     }
 
@@ -68,22 +72,26 @@ impl<C> Shard<C> {
     /// Which of these keys may go, for all that this node holds.
     pub(super) fn answer_purge(
         &mut self,
+        from: Identity,
         partition: Partition,
         list: ListRef,
         members_digest: u64,
         dead: &[Dead],
     ) -> Answer {
+        let is_elsewhere = self.placement.is_elsewhere(from.node);
         let replica = self.replica(partition);
         let known = replica.list();
-        let agrees = if known.is_some_and(|known| known.reference() == list && known.contains(&self.me)) {
+        let is_of_list =
+            |known: &Arc<List>| known.contains(&self.me) && (is_elsewhere || known.reference() == list);
+        let agrees = if known.is_some_and(is_of_list) {
             self.is_settled(partition)
         } else {
-            known.is_none_or(|known| known.number() <= list.number)
+            known.is_none_or(|known| is_elsewhere || known.number() <= list.number)
                 && self.store.is_empty(partition)
                 && !replica.hands_over()
                 && !self.merges.contains_key(&partition)
         };
-        if !agrees || !self.sees_all() || self.placement.digest() != members_digest {
+        if !agrees || !self.sees_all() || self.placement.digest_of_all() != members_digest {
             return Answer::Declined;
         }
         self.raise_horizon_to(partition, dead);

@@ -24,6 +24,14 @@ impl<C> Shard<C> {
             Request::Write { entry, .. } if self.hash(entry.key()).partition() != partition => {
                 Err("a key that is not of the partition")
             }
+            Request::Relay { entries }
+                if !entries.iter().all(|it| self.owns(self.hash(it.key()).partition())) =>
+            {
+                Err("writes of another core")
+            }
+            Request::Forward { key } if self.hash(key).partition() != partition => {
+                Err("a key that is not of the partition")
+            }
             Request::Compare(asked) if !asked.partitions.iter().all(|partition| self.owns(*partition)) => {
                 Err("a comparison of partitions of another core")
             }
@@ -120,13 +128,15 @@ impl<C> Shard<C> {
             Request::Compare(asked) => Answer::Compared(self.answer_compare(&from, &asked)),
             Request::Repair { list } => self.repair(from, partition, list),
             Request::Purge { list, members_digest, dead } => {
-                self.answer_purge(partition, list, members_digest, &dead)
+                self.answer_purge(from, partition, list, members_digest, &dead)
             }
             Request::Purged { dead } => {
                 self.drop_dead(partition, &dead);
                 Answer::Purged
             }
             Request::Survey(asked) => self.answer_survey(&from, partition, &asked),
+            // From whom this node takes for one of its own data center.
+            Request::Relay { .. } | Request::Forward { .. } => Answer::Declined,
         }
     }
 
@@ -200,7 +210,7 @@ impl<C> Shard<C> {
     }
 
     /// Makes room for what another node sends, as far as one turn can be made to wait.
-    fn make_room(&mut self, hash: KeyHash, entry: &Entry) -> Room {
+    pub(super) fn make_room(&mut self, hash: KeyHash, entry: &Entry) -> Room {
         let mut tries = (0..ROOM_TRIES).map(|_| self.store.make_room(hash, entry));
         tries.find(|room| *room != Room::Later).unwrap_or(Room::Later)
     }

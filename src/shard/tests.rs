@@ -154,6 +154,7 @@ impl<C> Driven<C> {
             hash,
             quorum,
             local: false,
+            anywhere: false,
             deadline: self.deadline(),
         }))
     }

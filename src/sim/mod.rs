@@ -63,6 +63,8 @@ pub struct SimOptions {
     pub read_quorum: usize,
     /// Cores of each node.
     pub cores: u16,
+    /// How many data centers there are; the nodes are of one after the other in turn.
+    pub data_centers: usize,
     /// Of a thousand datagrams, how many are lost.
     pub datagrams_lost_per_mille: u32,
     /// Of a thousand datagrams, how many arrive twice.
@@ -97,6 +99,7 @@ impl Default for SimOptions {
             write_quorum: 2,
             read_quorum: 1,
             cores: 2,
+            data_centers: 1,
             datagrams_lost_per_mille: 0,
             datagrams_duplicated_per_mille: 0,
             connections_broken_per_mille: 0,
@@ -400,6 +403,7 @@ impl SimCluster {
             hash,
             quorum: self.options.read_quorum,
             local: false,
+            anywhere: false,
             deadline: self.now + CALL_TIMEOUT,
         };
         self.call(node, call.hash, Call::Read(Box::new(call)))
@@ -501,6 +505,19 @@ impl SimCluster {
             .enumerate()
             .filter(|(n, it)| *n != node && it.is_running())
             .all(|(_, it)| states(it))
+    }
+
+    /// Whether `node` takes all of these for dead or gone.
+    pub fn is_dead_for(&self, node: usize, others: &[usize]) -> bool {
+        let is_dead = |state: Option<MemberState>| {
+            state.is_none_or(|state| matches!(state, MemberState::Dead | MemberState::Left))
+        };
+        others.iter().all(|other| is_dead(self.nodes[node].sees(*other)))
+    }
+
+    /// How many acknowledged writes the running nodes have that another data center has not confirmed.
+    pub fn waiting_to_relay(&self) -> usize {
+        self.nodes.iter().map(Node::waiting_to_relay).sum()
     }
 
     /// Each node in a line: what it sees and what it still has to fetch and to give.

@@ -80,6 +80,11 @@ pub(super) struct Running {
     pub(super) is_draining: bool,
 }
 
+/// Of the node of this number.
+fn data_center(options: &SimOptions, number: usize) -> String {
+    if options.data_centers > 1 { format!("dc-{}", number % options.data_centers) } else { String::new() }
+}
+
 impl Node {
     pub(super) fn new(number: usize, epoch_micros: u64, memory: Option<usize>) -> Self {
         Self { number, epoch_micros, life: 0, memory, running: None, wake_at: None, paused_until: None }
@@ -114,7 +119,7 @@ impl Node {
             replicas: options.replicas as u8,
             write_quorum: options.write_quorum as u8,
             majority_of: options.majority_of,
-            site: Site::default(),
+            site: Site { data_center: data_center(options, self.number).into(), ..Site::default() },
         };
         let mut control = Control::new(ControlConfig {
             cluster: cluster(),
@@ -287,6 +292,11 @@ impl Node {
     pub(super) fn partitions_repaired(&self) -> u64 {
         let shards = self.running.iter().flat_map(|running| &running.shards);
         shards.map(|shard| shard.counts().partitions_repaired).sum()
+    }
+
+    pub(super) fn waiting_to_relay(&self) -> usize {
+        let shards = self.running.iter().flat_map(|running| &running.shards);
+        shards.map(|shard| shard.counts().writes_to_relay).sum()
     }
 
     pub(super) fn sees_alive(&self) -> usize {

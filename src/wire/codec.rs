@@ -57,6 +57,8 @@ mod kind {
     pub(super) const PURGE: u8 = 24;
     pub(super) const PURGED: u8 = 25;
     pub(super) const SURVEY: u8 = 26;
+    pub(super) const RELAY: u8 = 27;
+    pub(super) const FORWARD: u8 = 28;
     pub(super) const WRITTEN: u8 = 32;
     pub(super) const FOUND: u8 = 33;
     pub(super) const OTHER_LIST: u8 = 34;
@@ -69,6 +71,7 @@ mod kind {
     pub(super) const PURGEABLE: u8 = 41;
     pub(super) const HAS_PURGED: u8 = 42;
     pub(super) const SURVEYED: u8 = 43;
+    pub(super) const RELAYED: u8 = 44;
 }
 
 #[derive(Archive, Serialize, Clone, Copy)]
@@ -99,6 +102,8 @@ struct WireHello<'a> {
     cluster: &'a str,
     #[rkyv(with = InlineAsBox)]
     node_id: &'a str,
+    #[rkyv(with = InlineAsBox)]
+    data_center: &'a str,
     #[rkyv(with = InlineAsBox)]
     zone: &'a str,
 }
@@ -313,6 +318,22 @@ struct WirePurgeable {
 }
 
 #[derive(Archive, Serialize)]
+struct WireRelay<'a> {
+    entries: Vec<WireEntry<'a>>,
+}
+
+#[derive(Archive, Serialize)]
+struct WireForward<'a> {
+    #[rkyv(with = InlineAsBox)]
+    key: &'a [u8],
+}
+
+#[derive(Archive, Serialize)]
+struct WireRelayed {
+    places: Vec<u16>,
+}
+
+#[derive(Archive, Serialize)]
 struct WireSeen {
     hash: u64,
     version: u64,
@@ -342,7 +363,7 @@ struct WireSurveyed<'a> {
 
 const _: () = {
     assert!(size_of::<ArchivedWireIdentity>() == 40);
-    assert!(size_of::<ArchivedWireHello>() == 104);
+    assert!(size_of::<ArchivedWireHello>() == 112);
     assert!(size_of::<ArchivedWireRefusal>() == 12);
     assert!(size_of::<ArchivedWireRecord>() == 48);
     assert!(size_of::<ArchivedWireAbsent>() == 48);
@@ -373,6 +394,9 @@ const _: () = {
     assert!(size_of::<ArchivedWireSeen>() == 24);
     assert!(size_of::<ArchivedWireSurvey>() == 56);
     assert!(size_of::<ArchivedWireSurveyed>() == 48);
+    assert!(size_of::<ArchivedWireRelay>() == 8);
+    assert!(size_of::<ArchivedWireForward>() == 8);
+    assert!(size_of::<ArchivedWireRelayed>() == 8);
 };
 
 pub(crate) fn encode(frame: &Frame) -> Encoded {
@@ -455,6 +479,10 @@ fn encode_request(request: &Request) -> (u8, Encoded) {
             let (list, members_digest, dead) = (wire_ref(*list), *members_digest, wire_dead(dead));
             (kind::PURGE, archive(&WirePurge { list, members_digest, dead }))
         }
+        Request::Relay { entries } => {
+            (kind::RELAY, archive(&WireRelay { entries: entries.iter().map(wire_entry).collect() }))
+        }
+        Request::Forward { key } => (kind::FORWARD, archive(&WireForward { key })),
         Request::Purged { dead } => (kind::PURGED, archive(&WirePurged { dead: wire_dead(dead) })),
         Request::Survey(Survey { list, after, until, mark, seen }) => {
             let seen = seen.iter().map(|seen| WireSeen {
@@ -533,6 +561,7 @@ fn encode_answer(answer: &Answer) -> (u8, Encoded) {
             (kind::PURGEABLE, archive(&WirePurgeable { merges: *merges, places: places.clone() }))
         }
         Answer::Purged => (kind::HAS_PURGED, frame::begin()),
+        Answer::Relayed { places } => (kind::RELAYED, archive(&WireRelayed { places: places.clone() })),
         Answer::Surveyed(Surveyed { entries, missing, mark, outdated, next }) => {
             let hashes = |hashes: &[KeyHash]| hashes.iter().map(|hash| hash.0).collect();
             let surveyed = WireSurveyed {
@@ -576,8 +605,8 @@ pub(crate) fn decode(header: Header, body: &[u8]) -> Result<Frame, FrameError> {
             Message::Control(ControlMessage::DialBack { identity })
         }
         kind::DIALED_BACK => Message::Control(reader.dialed_back()?),
-        kind::WRITE..=kind::SURVEY => Message::Request(reader.request()?),
-        kind::WRITTEN..=kind::SURVEYED => Message::Answer(reader.answer()?),
+        kind::WRITE..=kind::FORWARD => Message::Request(reader.request()?),
+        kind::WRITTEN..=kind::RELAYED => Message::Answer(reader.answer()?),
         unknown => return Err(FrameError::UnknownType(unknown)),
     };
     Ok(Frame { partition: header.partition, request_id: header.request_id, message })
@@ -614,6 +643,7 @@ impl<'a> Reader<'a> {
             replicas: wire.replicas,
             write_quorum: wire.write_quorum,
             majority_of: wire.majority_of.to_native(),
+            data_center: wire.data_center.to_string(),
             zone: wire.zone.to_string(),
             weight: wire.weight.to_native(),
             channel: match wire.channel.to_native() {
@@ -724,6 +754,15 @@ impl<'a> Reader<'a> {
                 Request::Purge { list: list_ref(&wire.list), members_digest, dead: self.dead(&wire.dead)? }
             }
             kind::PURGED => Request::Purged { dead: self.dead(&self.archive::<ArchivedWirePurged>()?.dead)? },
+            kind::RELAY => {
+                let wire = self.archive::<ArchivedWireRelay>()?;
+                let entries = wire.entries.iter().map(|entry| self.entry(entry));
+                Request::Relay { entries: entries.collect::<Result<_, _>>()? }
+            }
+            kind::FORWARD => {
+                let wire = self.archive::<ArchivedWireForward>()?;
+                Request::Forward { key: self.key(&wire.key)?.into() }
+            }
             kind::SURVEY => {
                 let wire = self.archive::<ArchivedWireSurvey>()?;
                 Request::Survey(Survey {
@@ -802,6 +841,10 @@ impl<'a> Reader<'a> {
                 Answer::Purgeable { merges: wire.merges.to_native(), places }
             }
             kind::HAS_PURGED => Answer::Purged,
+            kind::RELAYED => {
+                let wire = self.archive::<ArchivedWireRelayed>()?;
+                Answer::Relayed { places: wire.places.iter().map(|place| place.to_native()).collect() }
+            }
             kind::SURVEYED => {
                 let wire = self.archive::<ArchivedWireSurveyed>()?;
                 let hash = |hash: &rkyv::rend::u64_le| KeyHash(hash.to_native());
@@ -904,6 +947,7 @@ fn wire_hello(hello: &Hello) -> WireHello<'_> {
         expects: hello.expects.is_some(),
         cluster: &hello.cluster,
         node_id: &hello.node_id,
+        data_center: &hello.data_center,
         zone: &hello.zone,
     }
 }
@@ -1112,6 +1156,7 @@ mod tests {
                 replicas: 3,
                 write_quorum: 2,
                 majority_of: 5,
+                data_center: "eu".into(),
                 zone: "rack 7".into(),
                 weight: 300,
                 channel,
@@ -1149,6 +1194,8 @@ mod tests {
                 .prop_map(|(partitions, digest)| Request::Compare(Compare { partitions, digest })),
             a_ref().prop_map(|list| Request::Repair { list }),
             a_survey().prop_map(Request::Survey),
+            prop::collection::vec(an_entry(), 0..5).prop_map(|entries| Request::Relay { entries }),
+            prop::collection::vec(any::<u8>(), 0..40).prop_map(|key| Request::Forward { key: key.into() }),
         ]
     }
 
@@ -1185,6 +1232,7 @@ mod tests {
             Just(Answer::Compared(Compared::Alike)),
             prop::collection::vec(a_held(), 0..40).prop_map(|held| Answer::Compared(Compared::Differ(held))),
             a_surveyed().prop_map(Answer::Surveyed),
+            prop::collection::vec(any::<u16>(), 0..40).prop_map(|places| Answer::Relayed { places }),
         ]
     }
 

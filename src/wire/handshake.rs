@@ -41,6 +41,7 @@ impl Local {
             replicas: self.replicas,
             write_quorum: self.write_quorum,
             majority_of: self.majority_of,
+            data_center: self.site.data_center.to_string(),
             zone: self.site.zone.to_string(),
             weight: self.site.weight,
             channel,
@@ -107,14 +108,15 @@ impl Local {
                 ),
             );
         }
+        let is_here = other.data_center == *self.site.data_center;
         let mine = (PARTITIONS, self.replicas, self.write_quorum);
         let theirs = (other.partitions, other.replicas, other.write_quorum);
-        if mine != theirs {
+        if mine.0 != theirs.0 || is_here && mine != theirs {
             return refuse(
                 RefusalReason::Quorums,
                 format!(
                     "{:?} has (partitions, N, W) = {mine:?}, {:?} has {theirs:?}: replicas and write_quorum must be \
-                     the same on every node",
+                     the same on every node of a data center",
                     self.node_id, other.node_id
                 ),
             );
@@ -125,8 +127,12 @@ impl Local {
         if other.cores == 0 || usize::from(other.cores) > MAX_CORES {
             return refuse(RefusalReason::Other, format!("{:?} has {} cores", other.node_id, other.cores));
         }
-        if other.zone.len() > MAX_NAME_BYTES || other.weight == 0 {
-            return refuse(RefusalReason::Other, format!("{:?} tells no zone and weight", other.node_id));
+        let longest_name = other.zone.len().max(other.data_center.len());
+        if longest_name > MAX_NAME_BYTES || other.weight == 0 {
+            return refuse(
+                RefusalReason::Other,
+                format!("{:?} tells no data center, zone and weight", other.node_id),
+            );
         }
         if other.identity.node == identity.node && other.identity.addr != identity.addr {
             return refuse(

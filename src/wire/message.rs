@@ -59,6 +59,15 @@
 //! replica ──[Purged: drop these]──▶ the other replicas                    ◀──[Purged]
 //! ```
 //!
+//! From a data center to another, whose lists are its own (`relay` says when):
+//!
+//! ```text
+//! coordinator ──[Relay: entries]──▶ relay      ◀──[Relayed]           which of them W replicas there have
+//! coordinator ──[Forward: key]──▶ any member   ◀──[Found]             as a read there has it
+//! ```
+//!
+//! Beside these, only what copies and compares whole partitions, and what purges, passes between data centers.
+//!
 //! A published message never changes: a new need is a new message (`codec` says why).
 
 use std::sync::Arc;
@@ -106,7 +115,8 @@ pub(crate) struct Hello {
     pub(crate) write_quorum: u8,
     /// Of how many nodes it requires a majority; zero where it does not.
     pub(crate) majority_of: u16,
-    /// What fails together with it; empty where that was not told. And its share of the data, beside the others'.
+    /// Whose nodes keep copies of their own, and what fails together with it; empty where that was not told. And its share of the data, beside the others'.
+    pub(crate) data_center: String,
     pub(crate) zone: String,
     pub(crate) weight: u16,
     pub(crate) channel: Channel,
@@ -251,6 +261,14 @@ pub(crate) enum Request {
         dead: Vec<Dead>,
     },
     Survey(Survey),
+    /// "Write these in your data center." Each of a partition of the asked core.
+    Relay {
+        entries: Vec<Entry>,
+    },
+    /// "Read this in your data center."
+    Forward {
+        key: Box<[u8]>,
+    },
 }
 
 impl Request {
@@ -347,6 +365,10 @@ pub(crate) enum Answer {
     },
     Purged,
     Surveyed(Surveyed),
+    /// Which of the entries W replicas have applied, by their places in the question, in order.
+    Relayed {
+        places: Vec<u16>,
+    },
 }
 
 /// How another replica differs from what the asker said it has.

@@ -1,0 +1,280 @@
+//! Several data centers under the simulator: each keeps its own copies, and gets what the others write.
+
+use std::time::Duration;
+
+use gridkv::sim::{CallId, Outcome, SimCluster, SimOptions, Stored};
+
+const SECOND: Duration = Duration::from_secs(1);
+const MS: Duration = Duration::from_millis(1);
+const WRITTEN: Outcome = Outcome::Written(Ok(()));
+
+/// Of three nodes each: nodes 0, 2 and 4 are here, 1, 3 and 5 there.
+const HERE: [usize; 3] = [0, 2, 4];
+const THERE: [usize; 3] = [1, 3, 5];
+
+/// How long a message takes from one to the other.
+const FAR: Duration = Duration::from_millis(40);
+
+fn options() -> SimOptions {
+    let mut options = SimOptions::default();
+    options.data_centers = 2;
+    options.partitions = 256;
+    options
+}
+
+/// Two data centers, far from each other.
+fn started(seed: u64, options: SimOptions) -> SimCluster {
+    let mut cluster = SimCluster::with_options(seed, options);
+    for _ in 0..6 {
+        cluster.start_node();
+    }
+    for (here, there) in HERE.into_iter().flat_map(|here| THERE.map(|there| (here, there))) {
+        cluster.slow_down(here, there, FAR, FAR + MS);
+        cluster.slow_down(there, here, FAR, FAR + MS);
+    }
+    settle(&mut cluster);
+    cluster
+}
+
+fn settle(cluster: &mut SimCluster) {
+    assert!(cluster.run_until(60 * SECOND, SimCluster::is_settled), "not settled:\n{}", cluster.describe());
+}
+
+fn name(key: usize) -> String {
+    options().key(key)
+}
+
+fn outcome(cluster: &mut SimCluster, call: CallId) -> Outcome {
+    assert!(cluster.run_until(3 * SECOND, |cluster| cluster.outcome(call).is_some()), "a call got no answer");
+    cluster.outcome(call).unwrap().clone()
+}
+
+fn set(cluster: &mut SimCluster, node: usize, key: usize, value: &str) {
+    let call = cluster.set(node, name(key), value);
+    assert_eq!(outcome(cluster, call), WRITTEN, "key {key} through {node}");
+}
+
+fn read(cluster: &mut SimCluster, node: usize, key: usize) -> Option<String> {
+    let call = cluster.get(node, name(key));
+    match outcome(cluster, call) {
+        Outcome::Read(Ok(value)) => value.map(|value| String::from_utf8(value).unwrap()),
+        other => panic!("key {key} through {node}: {other:?}"),
+    }
+}
+
+/// Whether all six nodes have this of the key: a value, or none.
+fn has_everywhere(cluster: &SimCluster, key: usize, value: Option<&str>) -> bool {
+    let stored = cluster.stored(name(key));
+    let is_right = |stored: &Stored| stored.is_synced && stored.value.as_deref() == value.map(str::as_bytes);
+    stored.iter().all(is_right) && (stored.len() == 6 || value.is_none())
+}
+
+fn await_everywhere(
+    cluster: &mut SimCluster,
+    limit: Duration,
+    keys: std::ops::Range<usize>,
+    value: Option<&str>,
+) {
+    let is_everywhere = |cluster: &SimCluster| keys.clone().all(|key| has_everywhere(cluster, key, value));
+    if !cluster.run_until(limit, is_everywhere) {
+        let missing = keys.clone().find(|key| !has_everywhere(cluster, *key, value)).unwrap();
+        panic!("key {missing} of {keys:?}: {:?}", cluster.stored(name(missing)));
+    }
+}
+
+#[test]
+fn a_write_waits_for_no_other_data_center_and_is_there_a_moment_later() {
+    let mut cluster = started(1, options());
+    for key in 0..50 {
+        let asked = cluster.elapsed();
+        let call = cluster.set(HERE[key % 3], name(key), "value");
+        assert!(cluster.run_until(10 * MS, |cluster| cluster.outcome(call).is_some()));
+        assert!(cluster.elapsed() - asked < FAR / 2, "it waited for the other data center");
+    }
+    await_everywhere(&mut cluster, 3 * FAR, 0..50, Some("value"));
+    for (key, node) in (0..50).flat_map(|key| (0..6).map(move |node| (key, node))) {
+        assert_eq!(read(&mut cluster, node, key).as_deref(), Some("value"));
+    }
+    // Each has its own lists.
+    for key in 0..50 {
+        let mut nodes: Vec<usize> = cluster.replicas(name(key)).into_iter().map(|(node, _)| node).collect();
+        nodes.sort_unstable();
+        assert_eq!(nodes, [0, 1, 2, 3, 4, 5]);
+    }
+    // Nobody passed on what was passed to it: once all is there, nothing goes between them but comparisons.
+    assert!(cluster.run_until(3 * FAR, |cluster| cluster.waiting_to_relay() == 0));
+}
+
+#[test]
+fn deletes_new_lifetimes_and_conflicts_end_alike_everywhere() {
+    let mut cluster = started(2, options());
+    for key in 0..20 {
+        set(&mut cluster, HERE[0], key, "here");
+    }
+    await_everywhere(&mut cluster, SECOND, 0..20, Some("here"));
+    for key in 0..10 {
+        let call = cluster.delete(THERE[key % 3], name(key));
+        assert_eq!(outcome(&mut cluster, call), WRITTEN);
+    }
+    await_everywhere(&mut cluster, SECOND, 0..10, None);
+    // At the same time.
+    for key in 10..20 {
+        let calls = [cluster.set(HERE[1], name(key), "A"), cluster.set(THERE[1], name(key), "B")];
+        for call in calls {
+            assert_eq!(outcome(&mut cluster, call), WRITTEN);
+        }
+    }
+    cluster.run_for(SECOND);
+    for key in 10..20 {
+        let winner = read(&mut cluster, 0, key).unwrap();
+        assert!(has_everywhere(&cluster, key, Some(&winner)), "{:?}", cluster.stored(name(key)));
+    }
+    let call = cluster.touch(HERE[2], name(15), Some(5 * SECOND));
+    assert_eq!(outcome(&mut cluster, call), Outcome::Touched(Ok(true)));
+    await_everywhere(&mut cluster, 7 * SECOND, 15..16, None);
+}
+
+/// What is written while the other data center cannot be reached waits, and comes as soon as it can be: long before
+/// anything is compared, for a cycle of which there is no time here.
+#[test]
+fn a_data_center_that_is_cut_off_serves_on_and_catches_up() {
+    for seed in 0..3 {
+        let mut cluster = started(seed, options());
+        for key in 0..30 {
+            set(&mut cluster, HERE[0], key, "before");
+        }
+        await_everywhere(&mut cluster, SECOND, 0..30, Some("before"));
+        assert!(cluster.run_until(3 * FAR, |cluster| cluster.waiting_to_relay() == 0));
+        cluster.split(&HERE, &THERE);
+        assert!(cluster.run_until(10 * SECOND, |it| HERE.iter().all(|node| it.is_dead_for(*node, &THERE))));
+        for key in 0..10 {
+            set(&mut cluster, HERE[key % 3], key, "here");
+            // Of several writes of a key the last one is sent.
+            set(&mut cluster, HERE[key % 3], key, "here at last");
+        }
+        for key in 10..20 {
+            set(&mut cluster, THERE[key % 3], key, "there");
+        }
+        let call = cluster.delete(THERE[0], name(20));
+        assert_eq!(outcome(&mut cluster, call), WRITTEN);
+        assert_eq!(cluster.waiting_to_relay(), 21, "one for each key");
+        assert_eq!(
+            read(&mut cluster, THERE[1], 0).as_deref(),
+            Some("before"),
+            "each side serves what it has"
+        );
+        cluster.mend();
+        settle(&mut cluster);
+        await_everywhere(&mut cluster, 5 * SECOND, 0..10, Some("here at last"));
+        await_everywhere(&mut cluster, 5 * SECOND, 10..20, Some("there"));
+        await_everywhere(&mut cluster, 5 * SECOND, 20..21, None);
+        await_everywhere(&mut cluster, SECOND, 21..30, Some("before"));
+        assert!(cluster.run_until(SECOND, |cluster| cluster.waiting_to_relay() == 0));
+    }
+}
+
+/// Whoever acknowledged the writes dies with what it had to send. Its data center has them, and is compared.
+#[test]
+fn what_a_dead_coordinator_had_not_sent_comes_by_comparison() {
+    let mut cluster = started(3, options());
+    cluster.split(&HERE, &THERE);
+    assert!(cluster.run_until(10 * SECOND, |it| HERE.iter().all(|node| it.is_dead_for(*node, &THERE))));
+    for key in 0..40 {
+        set(&mut cluster, HERE[0], key, "value");
+    }
+    cluster.crash_node(HERE[0]);
+    cluster.mend();
+    let is_there = |cluster: &SimCluster| {
+        (0..40).all(|key| {
+            let stored = cluster.stored(name(key));
+            stored.len() == 5 && stored.iter().all(|it| it.is_synced && it.value.is_some())
+        })
+    };
+    assert!(cluster.run_until(90 * SECOND, is_there), "{:?}", cluster.stored(name(0)));
+}
+
+/// A relay dies with a batch that it has not answered: another one gets it.
+#[test]
+fn a_relay_that_dies_is_replaced() {
+    for seed in 0..5 {
+        let mut cluster = started(seed, options());
+        for key in 0..60 {
+            set(&mut cluster, HERE[key % 3], key, "value");
+            if key == 30 {
+                cluster.crash_node(THERE[seed as usize % 3]);
+            }
+        }
+        let is_there = |cluster: &SimCluster| {
+            (0..60).all(|key| {
+                let stored = cluster.stored(name(key));
+                stored.len() == 5 && stored.iter().all(|it| it.value.is_some())
+            })
+        };
+        assert!(cluster.run_until(20 * SECOND, is_there), "seed {seed}");
+    }
+}
+
+/// A data center that is new has nothing, and gets everything without being asked to.
+#[test]
+fn a_new_data_center_gets_what_the_others_have() {
+    let mut cluster = SimCluster::with_options(4, options());
+    // The second node is of the other one, and not there yet.
+    for _ in 0..6 {
+        cluster.start_node();
+    }
+    for node in THERE {
+        cluster.crash_node(node);
+    }
+    assert!(cluster.run_until(60 * SECOND, |it| HERE.iter().all(|node| it.is_dead_for(*node, &THERE))));
+    cluster.run_for(5 * SECOND);
+    for key in 0..40 {
+        set(&mut cluster, HERE[0], key, "value");
+    }
+    for key in 0..10 {
+        let call = cluster.delete(HERE[1], name(key));
+        assert_eq!(outcome(&mut cluster, call), WRITTEN);
+    }
+    for node in THERE {
+        cluster.restart_node(node);
+    }
+    settle(&mut cluster);
+    await_everywhere(&mut cluster, 90 * SECOND, 10..40, Some("value"));
+    await_everywhere(&mut cluster, 90 * SECOND, 0..10, None);
+}
+
+/// Tombstones go once both data centers agree, in both, and nothing that they deleted comes back.
+#[test]
+fn deletes_are_purged_in_all_data_centers_together() {
+    let mut quick = options();
+    quick.purge_grace = 5 * SECOND;
+    let mut cluster = started(5, quick);
+    for key in 0..30 {
+        set(&mut cluster, HERE[key % 3], key, "value");
+    }
+    await_everywhere(&mut cluster, SECOND, 0..30, Some("value"));
+    for key in 0..30 {
+        let call = cluster.delete(THERE[key % 3], name(key));
+        assert_eq!(outcome(&mut cluster, call), WRITTEN);
+    }
+    let is_purged = |cluster: &SimCluster| (0..30).all(|key| cluster.stored(name(key)).is_empty());
+    assert!(cluster.run_until(60 * SECOND, is_purged), "{:?}", cluster.stored(name(0)));
+    cluster.run_for(130 * SECOND);
+    assert!(is_purged(&cluster), "something came back");
+
+    // While one is cut off, nothing is purged: it may have missed the delete.
+    for key in 0..30 {
+        set(&mut cluster, HERE[key % 3], key, "again");
+    }
+    await_everywhere(&mut cluster, SECOND, 0..30, Some("again"));
+    cluster.split(&HERE, &THERE);
+    assert!(cluster.run_until(10 * SECOND, |it| HERE.iter().all(|node| it.is_dead_for(*node, &THERE))));
+    for key in 0..30 {
+        let call = cluster.delete(HERE[key % 3], name(key));
+        assert_eq!(outcome(&mut cluster, call), WRITTEN);
+    }
+    cluster.run_for(60 * SECOND);
+    cluster.mend();
+    await_everywhere(&mut cluster, 90 * SECOND, 0..30, None);
+    cluster.run_for(130 * SECOND);
+    await_everywhere(&mut cluster, SECOND, 0..30, None);
+}
