@@ -92,7 +92,12 @@ impl<C> Shard<C> {
     pub(super) fn merged(&mut self, now: Now, partition: Partition, actions: &mut Vec<Action<C>>) {
         let Some(list) = self.replica(partition).list().cloned() else { return };
         if std::mem::take(&mut self.replica_mut(partition).merged_elsewhere) {
-            self.hurry_to_compare_list(now, &list);
+            // Only this replica asks other data centers.
+            let (me, others) = (self.me, list.members().iter().copied());
+            for other in others.filter(|other| *other != me) {
+                let request = Request::Repair { list: list.reference() };
+                self.ask(other, partition, request, Asker::List(partition), actions);
+            }
         }
         self.with_anti_entropy(now, actions, |machine, shard, todo| {
             machine.merged(partition, now.instant, shard, todo);

@@ -250,7 +250,7 @@ impl<C> Shard<C> {
     }
 
     /// The list is new, or this replica is new in it.
-    pub(super) fn hurry_to_compare_list(&mut self, now: Now, list: &List) {
+    fn hurry_to_compare_list(&mut self, now: Now, list: &List) {
         list.members().iter().for_each(|member| self.hurry_to_compare(now, *member));
     }
 

@@ -103,11 +103,13 @@ pub enum Profile {
     Replaced,
     /// A majority is required, and the network falls in two, again and again.
     Majority,
+    /// Two data centers, far from each other, that are cut off from each other while nodes come and go.
+    DataCenters,
 }
 
 impl Profile {
     /// All of them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Members,
         Self::Lossy,
         Self::Splits,
@@ -121,7 +123,12 @@ impl Profile {
         Self::QuickRestarts,
         Self::Replaced,
         Self::Majority,
+        Self::DataCenters,
     ];
+
+    /// How many of them a seed chooses from. The others came later, and are asked for by name: what a seed stands for
+    /// stays what it is.
+    const CHOSEN: usize = 13;
 
     /// What it is called.
     pub fn name(self) -> &'static str {
@@ -139,6 +146,7 @@ impl Profile {
             Self::QuickRestarts => "quick-restarts",
             Self::Replaced => "replaced",
             Self::Majority => "majority",
+            Self::DataCenters => "data-centers",
         }
     }
 
@@ -324,7 +332,7 @@ struct Chaos {
 impl Chaos {
     fn new(seed: u64, options: &ChaosOptions) -> Self {
         let mut rng = SmallRng::seed_from_u64(seed ^ 0xc4a0_5000);
-        let chosen = Profile::ALL[rng.random_range(0..Profile::ALL.len())];
+        let chosen = Profile::ALL[rng.random_range(0..Profile::CHOSEN)];
         let profile = options.profile.unwrap_or(chosen);
         let mut sim = SimOptions {
             planted: options.planted,
@@ -451,6 +459,26 @@ impl Chaos {
                 sim.majority_of = nodes as u16;
                 sim.read_quorum = 1 + usize::from(rng.random_range(0..3) == 0);
                 vec![(D::Split, 8), (D::ShortPause, 2), (D::Break, 1), (D::Crash, 1), (D::Restart, 2)]
+            }
+            Profile::DataCenters => {
+                order = Order::PerNode;
+                nodes = rng.random_range(5..=MOST_NODES);
+                sim.data_centers = 2;
+                sim.read_quorum = 1 + usize::from(rng.random_range(0..3) == 0);
+                work.expiring_percent = 20;
+                vec![
+                    (D::Split, 5),
+                    (D::Break, 2),
+                    (D::Loss, 1),
+                    (D::SlowLink, 2),
+                    (D::Block, 1),
+                    (D::ShortPause, 2),
+                    (D::LongPause, 1),
+                    (D::Leave, 1),
+                    (D::Join, 1),
+                    (D::Crash, 3),
+                    (D::Restart, 4),
+                ]
             }
         };
         // Some schedules do without some of them, and find what the others hide.
@@ -668,7 +696,19 @@ impl Chaos {
 
     /// Whether enough nodes are left without one for writes to go on.
     fn can_spare(&self) -> bool {
-        self.staying().len() > self.sim.write_quorum.max(self.sim.majority())
+        !self.spare().is_empty()
+    }
+
+    /// Nodes without any one of which that is so, in its data center.
+    fn spare(&self) -> Vec<usize> {
+        let staying = self.staying();
+        let needed = self.sim.write_quorum.max(self.sim.majority());
+        let has_enough = |node: &usize| {
+            let of_same =
+                staying.iter().filter(|other| (**other).abs_diff(*node) % self.sim.data_centers == 0);
+            of_same.count() > needed
+        };
+        staying.iter().copied().filter(has_enough).collect()
     }
 
     fn millis(&mut self, least: u64, most: u64) -> Duration {
@@ -690,8 +730,11 @@ impl Chaos {
         let is_weak = self.order == Order::PerNode;
         match disturbance {
             Disturbance::Crash => {
-                let nodes = self.staying();
-                if !self.may_lose_one() || !self.can_spare() {
+                if !self.may_lose_one() {
+                    return false;
+                }
+                let nodes = self.spare();
+                if nodes.is_empty() {
                     return false;
                 }
                 if let Some(node) = self.pick(&nodes) {
@@ -718,7 +761,7 @@ impl Chaos {
                     return false;
                 }
                 let nodes = self.staying();
-                if nodes.len() > self.sim.replicas
+                if nodes.len() > self.sim.replicas * self.sim.data_centers
                     && let Some(node) = self.pick(&nodes)
                 {
                     self.leaving.insert(node);
@@ -786,9 +829,13 @@ impl Chaos {
             Disturbance::Split if self.profile == Profile::Majority => return self.split_in_two(),
             Disturbance::Split => {
                 let mut some = self.running();
-                let others = some.split_off(self.rng.random_range(1..some.len().max(2)));
+                let mut others = some.split_off(self.rng.random_range(1..some.len().max(2)));
                 if self.rng.random_range(0..2) == 0 {
                     some.rotate_left(1);
+                }
+                if self.sim.data_centers > 1 && self.rng.random_range(0..4) > 0 {
+                    let here = |node: &usize| node % self.sim.data_centers == 0;
+                    (some, others) = self.running().into_iter().partition(here);
                 }
                 self.cluster.split(&some, &others);
                 self.mend_after(100, 15_000);
@@ -1035,7 +1082,7 @@ impl Chaos {
     /// Where it is promised: strong quorums, and a list that never changed.
     fn check_linearizable(&self) -> Result<(usize, usize), Violation> {
         let (mut linearizable, mut undecided) = (0, 0);
-        if self.sim.read_quorum < 2 {
+        if self.sim.read_quorum < 2 || self.sim.data_centers > 1 {
             return Ok((0, 0));
         }
         for (key, number) in self.list_numbers().into_iter().enumerate() {
@@ -1052,7 +1099,10 @@ impl Chaos {
     }
 
     fn converged(&self) -> Result<(), Violation> {
-        let copies = self.running().len().min(self.sim.replicas);
+        let running = self.running();
+        let of =
+            |data_center| running.iter().filter(|node| **node % self.sim.data_centers == data_center).count();
+        let copies = (0..self.sim.data_centers).map(|it| of(it).min(self.sim.replicas)).sum();
         for key in 0..self.workload.options().keys {
             let serving = self.cluster.replicas(self.name(key));
             checks::converged(key, &serving, &self.cluster.stored(self.name(key)), copies)?;
