@@ -224,14 +224,15 @@ impl Config {
         self
     }
 
-    /// N: on how many nodes each key is kept; default 3, at most 16. The same on every node.
+    /// N: on how many nodes each key is kept; default 3, at most 16. The same on every node of a
+    /// data center.
     pub fn replicas(mut self, replicas: usize) -> Self {
         self.replicas = Some(replicas);
         self
     }
 
     /// W: how many replicas must have applied a write before it is acknowledged; default 2, or N where N
-    /// is less. The same on every node. An acknowledged write survives the death of any W − 1 nodes.
+    /// is less. The same on every node of a data center. An acknowledged write survives the death of any W − 1 nodes.
     pub fn write_quorum(mut self, write_quorum: usize) -> Self {
         self.write_quorum = Some(write_quorum);
         self
@@ -327,8 +328,8 @@ impl Config {
         self
     }
 
-    /// Acknowledges writes only while this node hears from a majority of `nodes`, the most nodes that the cluster ever
-    /// has; default no. From N to 1000 nodes, and 2 W > N.
+    /// Acknowledges writes only while this node hears from a majority of `nodes`, the most nodes that the cluster, or
+    /// this data center where there are several, ever has; default no. From N to 1000 nodes, and 2 W > N.
     ///
     /// Where the network falls apart, no more than one side acknowledges: 2 seconds after a node heard from a majority
     /// last it refuses writes ([`NotApplied::NoMajority`](crate::NotApplied::NoMajority)) and, where R ≥ 2, reads; and the

@@ -173,6 +173,29 @@ fn a_data_center_that_is_cut_off_serves_on_and_catches_up() {
     }
 }
 
+/// The other data center is asked where this one has nothing, or cannot say; where that one does not answer, what this
+/// one said is the answer.
+#[test]
+fn a_read_of_any_data_center_is_answered_within_its_time() {
+    let mut cluster = started(6, options());
+    set(&mut cluster, HERE[0], 0, "value");
+    await_everywhere(&mut cluster, SECOND, 0..1, Some("value"));
+    cluster.split(&HERE, &THERE);
+    let asked = cluster.elapsed();
+    let call = cluster.get_anywhere(HERE[0], name(1));
+    assert_eq!(outcome(&mut cluster, call), Outcome::Read(Ok(None)));
+    assert!(cluster.elapsed() - asked <= gridkv::sim::CALL_TIMEOUT + 100 * MS);
+    let call = cluster.get_anywhere(HERE[0], name(0));
+    assert_eq!(outcome(&mut cluster, call), Outcome::Read(Ok(Some(b"value".to_vec()))));
+    // All of its own are gone but for one, which counts for nothing alone.
+    cluster.mend();
+    settle(&mut cluster);
+    cluster.crash_node(THERE[1]);
+    cluster.crash_node(THERE[2]);
+    let call = cluster.get_anywhere(THERE[0], name(0));
+    assert_eq!(outcome(&mut cluster, call), Outcome::Read(Ok(Some(b"value".to_vec()))));
+}
+
 /// Whoever acknowledged the writes dies with what it had to send. Its data center has them, and is compared.
 #[test]
 fn what_a_dead_coordinator_had_not_sent_comes_by_comparison() {
@@ -238,6 +261,16 @@ fn a_new_data_center_gets_what_the_others_have() {
         cluster.restart_node(node);
     }
     settle(&mut cluster);
+    assert_eq!(read(&mut cluster, THERE[0], 39), None);
+    for (key, found) in [(39, Some("value")), (40, None)] {
+        let call = cluster.get_anywhere(THERE[0], name(key));
+        let found = found.map(|value| value.as_bytes().to_vec());
+        assert_eq!(
+            outcome(&mut cluster, call),
+            Outcome::Read(Ok(found)),
+            "its own data center, or the other"
+        );
+    }
     await_everywhere(&mut cluster, 90 * SECOND, 10..40, Some("value"));
     await_everywhere(&mut cluster, 90 * SECOND, 0..10, None);
 }

@@ -163,7 +163,9 @@ impl Relays {
         let Some((batch, outbox)) = found else { return };
         let is_all = places.len() == batch.items.len();
         for (place, (number, item)) in batch.items.into_iter().enumerate() {
-            if places.binary_search(&(place as u16)).is_err() {
+            if places.binary_search(&(place as u16)).is_ok() {
+                outbox.forget(number, &item);
+            } else {
                 outbox.put_back(number, item);
             }
         }
@@ -315,7 +317,7 @@ impl Outbox {
         true
     }
 
-    /// Ends a batch. Its items have no key of their own in `latest` any more, and count as bytes until they are confirmed.
+    /// Ends a batch. Its items count as bytes until they are confirmed.
     fn close(&mut self, number: u64) -> Option<Batch> {
         let batch = self.open.remove(&number)?;
         if let Some(lane) = self.lanes.get_mut(&batch.core) {
@@ -385,5 +387,157 @@ impl Lane {
         // What is left has waited.
         self.due = (!self.waiting.is_empty()).then_some(Instant::default());
         items
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Version;
+    use crate::entry::Content;
+    use crate::replication::tests::node;
+    use crate::types::ClusterHash;
+
+    const START: Instant = Instant::from_nanos(1_000_000_000);
+
+    fn entry(key: usize, version: u64, bytes: usize) -> (KeyHash, Entry) {
+        let key = format!("key-{key}");
+        let value = vec![7; bytes];
+        let entry = Entry::new(key.as_bytes(), Content::Value(&value), Version(version), None);
+        (KeyHash::of(ClusterHash::of("c"), key.as_bytes()), entry)
+    }
+
+    struct Test {
+        relays: Relays,
+        now: Instant,
+    }
+
+    impl Test {
+        /// One other data center, with these members of one core each.
+        fn new(members: &[u64]) -> Self {
+            let mut test = Self { relays: Relays::new(None), now: START };
+            test.place(members);
+            test
+        }
+
+        fn place(&mut self, members: &[u64]) {
+            let candidates: Vec<Candidate> = members.iter().map(|number| (node(*number), 1)).collect();
+            let others = if candidates.is_empty() { vec![] } else { vec![("far".into(), candidates)] };
+            self.relays.placed(self.now, others.into_iter().collect());
+        }
+
+        fn add(&mut self, keys: std::ops::Range<usize>, version: u64, bytes: usize) {
+            for key in keys {
+                let (hash, entry) = entry(key, version, bytes);
+                self.relays.add(self.now, hash, &entry);
+            }
+        }
+
+        /// What is sent by the time that the machine asks for: to whom, how many, and the batch's number.
+        fn send(&mut self) -> Vec<(u64, Identity, Vec<Entry>)> {
+            self.now = self.relays.wake().unwrap_or(self.now).max(self.now);
+            let mut actions = Vec::new();
+            self.relays.resume(self.now, &mut actions);
+            let parts = |RelayAction::Send { batch, to, entries }| (batch, to, entries);
+            actions.into_iter().map(parts).collect()
+        }
+    }
+
+    #[test]
+    fn writes_go_together_and_wait_for_the_batch_before_unless_they_fill_one() {
+        let mut test = Test::new(&[1, 2]);
+        test.add(0..3, 1, 10);
+        assert_eq!(test.relays.wake(), Some(START + LINGER));
+        let [(first, to, entries)] = &test.send()[..] else { panic!("one batch") };
+        assert_eq!((*to, entries.len()), (node(1), 3));
+        test.add(3..5, 1, 10);
+        assert_eq!(test.relays.wake(), Some(test.now + ANSWER_WITHIN), "two wait for the batch under way");
+        test.add(5..5 + MOST_WRITES, 1, 10);
+        assert_eq!(test.send().iter().map(|(.., entries)| entries.len()).collect::<Vec<_>>(), [MOST_WRITES]);
+        test.relays.relayed(*first, &[0, 1, 2], test.now);
+        assert_eq!(test.send().len(), 0, "not full, and another is under way");
+        assert_eq!(test.relays.waiting(), MOST_WRITES + 2);
+    }
+
+    #[test]
+    fn of_a_key_only_the_newest_state_waits() {
+        let mut test = Test::new(&[]);
+        assert!(!test.relays.is_wanted(), "nobody there yet");
+        test.place(&[1]);
+        test.place(&[]);
+        test.add(0..1, 5, 10);
+        test.add(0..1, 9, 30);
+        test.add(0..1, 7, 20);
+        assert_eq!(
+            (test.relays.waiting(), test.relays.wake()),
+            (1, None),
+            "it is kept while nobody is there"
+        );
+        test.place(&[1]);
+        let [(batch, _, entries)] = &test.send()[..] else { panic!("one batch") };
+        assert_eq!(entries[0].version(), Version(9));
+        // While it is under way another comes, and the batch comes to nothing.
+        test.add(0..1, 11, 10);
+        test.relays.failed(*batch, test.now);
+        let [(batch, _, entries)] = &test.send()[..] else { panic!("one batch") };
+        assert_eq!(entries.iter().map(Entry::version).collect::<Vec<_>>(), [Version(11)]);
+        test.relays.relayed(*batch, &[0], test.now);
+        assert_eq!((test.relays.waiting(), test.relays.wake()), (0, None));
+        assert!(test.relays.outboxes.values().all(|outbox| outbox.bytes == 0 && outbox.latest.is_empty()));
+    }
+
+    #[test]
+    fn what_a_relay_does_not_confirm_is_sent_again_and_another_takes_over_from_one_that_is_lost() {
+        let mut test = Test::new(&[1, 2]);
+        test.add(0..3, 1, 10);
+        let (batch, ..) = test.send().remove(0);
+        test.relays.relayed(batch, &[0, 2], test.now);
+        let before = test.now;
+        let (batch, to, entries) = test.send().remove(0);
+        assert_eq!((to, entries.len(), test.now), (node(1), 1, before + PAUSE));
+        test.relays.failed(batch, test.now);
+        let (batch, to, entries) = test.send().remove(0);
+        assert_eq!((to, entries.len()), (node(2), 1), "after a pause, through another one");
+        test.place(&[1]);
+        test.relays.relayed(batch, &[0], test.now);
+        assert_eq!(test.relays.waiting(), 1, "what a relay says that is none any more does not count");
+        let (batch, to, _) = test.send().remove(0);
+        assert_eq!(to, node(1));
+        test.now = test.now + ANSWER_WITHIN;
+        assert!(test.send().is_empty());
+        let (again, ..) = test.send().remove(0);
+        assert!(again > batch, "no answer is none, too");
+    }
+
+    #[test]
+    fn what_is_too_much_is_left_to_comparison_the_oldest_first() {
+        let mut test = Test::new(&[1]);
+        test.relays.most_bytes = 10 * (1000 + 5 + OVERHEAD);
+        test.place(&[]);
+        test.add(0..25, 1, 1000);
+        assert_eq!((test.relays.waiting(), test.relays.given_up()), (9, 16));
+        test.place(&[1]);
+        let (_, _, entries) = test.send().remove(0);
+        assert_eq!(entries[0].key(), b"key-16");
+    }
+
+    #[test]
+    fn a_large_value_is_a_batch_of_its_own() {
+        let mut test = Test::new(&[1]);
+        test.add(0..3, 1, CHUNK_BYTES);
+        let sent = test.send();
+        assert_eq!(sent.iter().map(|(.., entries)| entries.len()).collect::<Vec<_>>(), [1]);
+        test.relays.relayed(sent[0].0, &[0], test.now);
+        assert_eq!(test.send().len(), 1);
+    }
+
+    #[test]
+    fn a_data_center_without_members_is_not_waited_for_for_ever() {
+        let mut test = Test::new(&[1]);
+        test.place(&[]);
+        test.add(0..2, 1, 10);
+        test.now = START + PATIENCE;
+        test.place(&[]);
+        assert!(!test.relays.is_wanted() && test.relays.given_up() == 2);
     }
 }

@@ -14,7 +14,7 @@ use super::{
 use crate::clock::{Instant, Now, Version};
 use crate::entry::Entry;
 use crate::error::{NotApplied, ReadError, WriteError};
-use crate::placement::List;
+use crate::placement::{List, Placement};
 use crate::replication::read::{Read, ReadAction, Rules};
 use crate::replication::write::{Write, WriteAction};
 use crate::simulated::{Planted, is_planted};
@@ -429,7 +429,7 @@ impl<C> Shard<C> {
             }
             Machine::Read(read) => {
                 let own = self.own_write(op.hash);
-                let order = read_order(self.me, &list, op.hash, own);
+                let order = read_order(self.me, &placement, &list, op.hash, own);
                 let forgotten = self.replica(op.partition).horizon;
                 let own = own.map(Write::entry).filter(|entry| entry.version() > forgotten).cloned();
                 let mut todo = Vec::new();
@@ -846,16 +846,24 @@ impl<C> Shard<C> {
     }
 }
 
-/// This node first, then whoever acknowledged this node's own latest write of the key, then the others, a different one
-/// first for different keys.
-fn read_order(me: Identity, list: &List, hash: KeyHash, own: Option<&Write>) -> Vec<Identity> {
+/// This node first, then whoever acknowledged this node's own latest write of the key, then those of this node's zone, then
+/// the others, a different one first for different keys.
+fn read_order(
+    me: Identity,
+    placement: &Placement,
+    list: &List,
+    hash: KeyHash,
+    own: Option<&Write>,
+) -> Vec<Identity> {
     let has_own_write = |member: &Identity| own.is_some_and(|write| write.is_held_by(member));
     let mut order = list.members().to_vec();
     if !order.is_empty() {
         let shift = (hash.0 % order.len() as u64) as usize;
         order.rotate_left(shift);
     }
-    order.sort_by_key(|member| (*member != me, !has_own_write(member)));
+    let zone = |node: &Identity| placement.member(node.node).map(|member| &member.site.zone);
+    let mine = zone(&me);
+    order.sort_by_cached_key(|member| (*member != me, !has_own_write(member), zone(member) != mine));
     order
 }
 

@@ -1,4 +1,4 @@
-//! What passes between this data center and the others: joins [`Relays`] with store and calls.
+//! What passes between this data center and the others: joins [`Relays`](crate::replication::relay::Relays) with store and calls.
 //!
 //! Nothing here counts in a list: lists, and quorums in them, are each data center's own. Writes are relayed, reads
 //! that find nothing may be forwarded, and whole partitions are compared and copied between the first replicas of each.

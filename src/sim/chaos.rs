@@ -834,7 +834,7 @@ impl Chaos {
                     some.rotate_left(1);
                 }
                 if self.sim.data_centers > 1 && self.rng.random_range(0..4) > 0 {
-                    let here = |node: &usize| node % self.sim.data_centers == 0;
+                    let here = |node: &usize| node.is_multiple_of(self.sim.data_centers);
                     (some, others) = self.running().into_iter().partition(here);
                 }
                 self.cluster.split(&some, &others);

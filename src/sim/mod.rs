@@ -398,12 +398,22 @@ impl SimCluster {
             self.outcomes.insert(id, (self.now, Outcome::Read(Ok(found))));
             return id;
         }
+        self.ask(node, hash, key, false)
+    }
+
+    /// Reads `key` through `node`, and in the other data centers where its own has nothing.
+    pub fn get_anywhere(&mut self, node: usize, key: impl AsRef<[u8]>) -> CallId {
+        let (key, hash, _) = self.place(key.as_ref());
+        self.ask(node, hash, key, true)
+    }
+
+    fn ask(&mut self, node: usize, hash: KeyHash, key: &[u8], anywhere: bool) -> CallId {
         let call = ReadCall {
             key: key.into(),
             hash,
             quorum: self.options.read_quorum,
             local: false,
-            anywhere: false,
+            anywhere,
             deadline: self.now + CALL_TIMEOUT,
         };
         self.call(node, call.hash, Call::Read(Box::new(call)))
