@@ -72,11 +72,17 @@ pub enum Planted {
     MarkIgnored,
     /// A delete may be evicted as a value is.
     TombstonesEvicted,
+    /// Copies in different data centers are not compared.
+    FarNotCompared,
+    /// Lists of other data centers are taken for those of this one.
+    FarListsCount,
+    /// A tombstone goes when all of its own data center agree.
+    FarNotAsked,
 }
 
 impl Planted {
     /// All of them.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 30] = [
         Self::AcknowledgedFirst,
         Self::PendingCounts,
         Self::AnyList,
@@ -104,6 +110,9 @@ impl Planted {
         Self::AbsentIgnored,
         Self::MarkIgnored,
         Self::TombstonesEvicted,
+        Self::FarNotCompared,
+        Self::FarListsCount,
+        Self::FarNotAsked,
     ];
 }
 

@@ -66,8 +66,14 @@ fn a_later_list_that_one_member_knows_is_not_passed_over() {
     }
 }
 
+/// What came later than what the seeds above choose from.
+#[test]
+fn promises_are_kept_in_two_data_centers() {
+    assert_promises_kept(Some(Profile::DataCenters), 0..50);
+}
+
 /// Each bug with the kind of trouble that shows it, and the first seed that was seen to. (Those that forget deletes, or
-/// evict, are in tests of their own, `purge` and `eviction`; and `lists` has the one that merges a single source, where
+/// evict, are in tests of their own, `purge`, `data_centers` and `eviction`; and `lists` has the one that merges a single source, where
 /// a comparison nearly always follows before anything else goes wrong.) Where the protocol changes, so does what a seed
 /// does: three times as many are tried, and ten more.
 const NOTICED: &[(Planted, Profile, u64)] = &[
@@ -92,6 +98,8 @@ const NOTICED: &[(Planted, Profile, u64)] = &[
     (Planted::LeftAtOnce, Profile::Replaced, 12),
     (Planted::NothingRestored, Profile::Clocks, 0),
     (Planted::BornAlone, Profile::Births, 24),
+    (Planted::FarNotCompared, Profile::DataCenters, 0),
+    (Planted::FarListsCount, Profile::DataCenters, 0),
 ];
 
 /// A checker that never found anything proves nothing.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use gridkv::sim::{CallId, Outcome, SimCluster, SimOptions, Stored};
+use gridkv::sim::{CallId, Outcome, Planted, SimCluster, SimOptions, Stored};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MS: Duration = Duration::from_millis(1);
@@ -310,4 +310,37 @@ fn deletes_are_purged_in_all_data_centers_together() {
     await_everywhere(&mut cluster, 90 * SECOND, 0..30, None);
     cluster.run_for(130 * SECOND);
     await_everywhere(&mut cluster, SECOND, 0..30, None);
+}
+
+/// One data center deletes while its connections to the other fail, though nobody takes anybody for dead, and whoever
+/// had to send the deletes dies. How many keys come back.
+fn a_data_center_misses_deletes(planted: Option<Planted>) -> usize {
+    let mut quick = options();
+    quick.purge_grace = 5 * SECOND;
+    quick.planted = planted;
+    let mut cluster = started(7, quick);
+    for key in 0..30 {
+        set(&mut cluster, HERE[key % 3], key, "value");
+    }
+    await_everywhere(&mut cluster, SECOND, 0..30, Some("value"));
+    for (here, there) in HERE.into_iter().flat_map(|here| THERE.map(|there| (here, there))) {
+        cluster.cut(here, there);
+        cluster.cut(there, here);
+    }
+    for key in 0..30 {
+        let call = cluster.delete(HERE[0], name(key));
+        assert_eq!(outcome(&mut cluster, call), WRITTEN);
+    }
+    cluster.run_for(30 * SECOND);
+    cluster.crash_node(HERE[0]);
+    assert!(cluster.run_until(10 * SECOND, |it| it.is_dead_for(HERE[1], &HERE[..1])));
+    cluster.mend();
+    cluster.run_for(130 * SECOND);
+    (0..30).filter(|key| read(&mut cluster, HERE[1], *key).is_some()).count()
+}
+
+#[test]
+fn a_delete_is_not_forgotten_before_all_data_centers_know_of_it() {
+    assert_eq!(a_data_center_misses_deletes(None), 0);
+    assert!(a_data_center_misses_deletes(Some(Planted::FarNotAsked)) > 0, "the simulation shows nothing");
 }

@@ -16,6 +16,7 @@ use crate::entry::Entry;
 use crate::placement::{Member, Placement};
 use crate::replication::relay::{Candidate, RelayAction};
 use crate::replication::write::Write;
+use crate::simulated::{Planted, is_planted};
 use crate::types::{Identity, KeyHash, Partition};
 use crate::wire::message::{Answer, Found, Request};
 
@@ -92,6 +93,7 @@ impl<C> Shard<C> {
     pub(super) fn firsts_elsewhere(&self, partition: Partition) -> impl Iterator<Item = &Member> {
         let first = self.placement.replicas(partition).next();
         let is_first = first.is_some_and(|first| first.identity == self.me);
+        let is_first = is_first && !is_planted(Planted::FarNotCompared);
         let others = self.placement.elsewhere().values().filter(move |_| is_first);
         others.filter_map(move |other| other.replicas(partition).next())
     }

@@ -583,6 +583,7 @@ impl<C> Shard<C> {
         let mut answer = answer;
         if let Answer::Listed(Listed { list, .. }) | Answer::OtherList { list, .. } = &mut answer
             && self.placement.is_elsewhere(to.node)
+            && !is_planted(Planted::FarListsCount)
         {
             // Another data center's lists are none here.
             *list = None;

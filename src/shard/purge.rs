@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::{Action, Asker, Shard, Timer};
 use crate::clock::{Now, Version};
-use crate::placement::{List, ListRef};
+use crate::placement::{List, ListRef, Member};
 use crate::replication::purge::{Dead, Graveyard, MOST_KEYS, Purge, PurgeAction, Stand};
 use crate::simulated::{Planted, is_planted};
 use crate::types::{Identity, KeyHash, Partition};
@@ -25,6 +25,9 @@ impl<C> Graveyard for Shard<C> {
         // Who holds it there drops it at the same time, or would bring it back.
         let elsewhere = self.placement.elsewhere().values().flat_map(|other| other.members());
         let elsewhere = elsewhere.map(|member| member.identity);
+        let is_asked = |it: &&Member| {
+            !is_planted(Planted::FarNotAsked) || !self.placement.is_elsewhere(it.identity.node)
+        };
         let others = |members: &mut dyn Iterator<Item = Identity>| {
             members.filter(|member| *member != self.me).collect::<Vec<_>>()
         };
@@ -32,7 +35,7 @@ impl<C> Graveyard for Shard<C> {
             list: list.reference(),
             place: list.members().iter().position(|member| *member == self.me)?,
             replicas: others(&mut list.members().iter().copied().chain(elsewhere)),
-            alive: others(&mut self.placement.everybody().map(|member| member.identity)),
+            alive: others(&mut self.placement.everybody().filter(is_asked).map(|member| member.identity)),
             members_digest: self.placement.digest_of_all(),
         })
     }
