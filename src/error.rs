@@ -571,7 +571,7 @@ pub enum SubmitError {
 pub enum NotReady {
     /// Too few members so far.
     #[error(
-        "{members} members are here and {needed} are needed{}: check that the seeds are right and running",
+        "members needed: {needed}, here: {members}{}: check that the seeds are right and running",
         .hint.as_ref().map(|hint| format!("; {hint}")).unwrap_or_default()
     )]
     TooFewMembers {
@@ -584,7 +584,7 @@ pub enum NotReady {
         hint: Option<String>,
     },
     /// The members are here and have not yet agreed on who holds what.
-    #[error("{members} members are here and have not yet agreed on their partitions")]
+    #[error("the members that are here ({members}) have not yet agreed on their partitions")]
     Settling {
         /// How many members this node sees, itself included.
         members: usize,

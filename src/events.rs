@@ -100,7 +100,7 @@ pub enum Event {
     },
     /// Partitions are placed anew: somebody came or went, or the cluster was born.
     PlacementChanged {
-        /// On how many members, those that are leaving included.
+        /// On how many members of this data center, those that are leaving included.
         members: usize,
     },
     /// This node holds everything that it should, since the last [`Event::PlacementChanged`].

@@ -103,7 +103,7 @@ fn another_clusters_node_is_refused_on_both_sides_in_clear_words() {
     wait_until("the member says so", || nodes[0].stderr().contains(text));
     wait_until("the stranger says so", || stranger.stderr().contains(text));
     let error = stranger.error("wait-ready 10");
-    assert!(error.contains("1 members are here and 2 are needed") && error.contains(text), "{error}");
+    assert!(error.contains("members needed: 2, here: 1") && error.contains(text), "{error}");
     let error = stranger.error("set k v");
     assert!(error.contains("not applied") && error.contains("2 replicas must acknowledge"), "{error}");
     assert_eq!(stranger.end().code(), Some(1), "a command had failed");

@@ -219,8 +219,8 @@ pub(crate) struct Control {
     stage: Stage,
     /// What the cores go by, until they may go by the two above.
     published: (Arc<Placement>, Stage),
-    /// Of the last that it held everything of, generation and stage.
-    synced: Option<(u64, Stage)>,
+    /// Whether the app was told that this node holds everything that it should.
+    is_synced: bool,
     majority: Majority,
     leaving: Leaving,
     progress: BTreeMap<usize, Progress>,
@@ -299,7 +299,7 @@ impl Control {
             forget_at: None,
             stage: Stage::Forming,
             published: (nowhere, Stage::Forming),
-            synced: None,
+            is_synced: false,
             majority: Majority::default(),
             leaving: Leaving::No,
             progress: BTreeMap::new(),
@@ -618,11 +618,14 @@ impl Control {
     /// Lets the cores go by what this node sees, where they do not and may.
     fn publish(&mut self, now: Instant, actions: &mut Actions) {
         if self.is_withholding() && self.may_follow(now) {
-            self.published = (self.placement.clone(), self.stage);
-            let (placement, stage) = self.published.clone();
+            let (placement, stage) = (self.placement.clone(), self.stage);
+            let before = std::mem::replace(&mut self.published, (placement.clone(), stage));
+            // Not where something changed in another data center.
+            let is_moved = before.1 != stage || before.0.members() != placement.members();
             let members = placement.members().len();
             actions.push(ControlAction::Publish { placement, stage });
-            if stage != Stage::Forming {
+            if stage != Stage::Forming && is_moved {
+                self.is_synced = false;
                 actions.push(ControlAction::Notify(Event::PlacementChanged { members }));
             }
         }
@@ -634,8 +637,7 @@ impl Control {
         let is_done = |progress: &&Progress| progress.generation == generation && progress.pending == 0;
         let done = self.progress.values().filter(is_done).count();
         let is_synced = stage != Stage::Forming && done == usize::from(self.config.local.cores);
-        if is_synced && self.synced != Some((generation, stage)) {
-            self.synced = Some((generation, stage));
+        if is_synced && !std::mem::replace(&mut self.is_synced, true) {
             actions.push(ControlAction::Notify(Event::Synced));
         }
     }

@@ -212,6 +212,14 @@ mod tests {
     }
 
     #[test]
+    fn another_data_center_may_have_quorums_of_its_own() {
+        let far = Hello { data_center: "eu".into(), replicas: 1, write_quorum: 1, ..hello() };
+        local("a").judge_hello(identity("a", 1), &far).unwrap();
+        assert_eq!(refusal(&Hello { partitions: 1024, ..far }), RefusalReason::Quorums);
+        assert_eq!(refusal(&Hello { data_center: "x".repeat(256), ..hello() }), RefusalReason::Other);
+    }
+
+    #[test]
     fn an_opener_refuses_whoever_answers_in_anothers_place() {
         let welcome = local("c").hello(identity("c", 1), Channel::Control, None);
         let expects = Some((identity("a", 1).node, Boot(5)));
