@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use crate::discovery::{Custom, Discovery};
 use crate::error::ConfigError;
-use crate::options::{Eviction, IdleStrategy};
+use crate::options::{Eviction, IdleStrategy, Replicas};
 use crate::placement::{DEFAULT_WEIGHT, Site};
 use crate::runtime::Finder;
-use crate::types::{MAX_CORES, MAX_NAME_BYTES, MAX_REPLICAS};
+use crate::types::{ALL, MAX_CORES, MAX_NAME_BYTES, MAX_REPLICAS, quorum_of};
 
 /// How an engine is started. Options return the configuration, so that they can be chained; mistakes are
 /// reported by [`Engine::start`](crate::Engine::start).
@@ -34,8 +34,9 @@ pub struct Config {
     seeds: Vec<String>,
     discovery: Option<Custom>,
     advertise: Option<String>,
-    replicas: Option<usize>,
+    replicas: Option<Replicas>,
     write_quorum: Option<usize>,
+    unacknowledged: Option<usize>,
     read_quorum: Option<usize>,
     /// `None`: as many as CPUs are named, or one.
     cores: Option<usize>,
@@ -91,7 +92,7 @@ impl Settings {
     /// How many members calls need.
     pub(crate) fn quorum_members(&self) -> usize {
         let majority = if self.majority_of > 0 { usize::from(self.majority_of) / 2 + 1 } else { 0 };
-        self.write_quorum.max(self.read_quorum).max(majority)
+        quorum_of(self.write_quorum, 1).max(self.read_quorum).max(majority)
     }
 }
 
@@ -101,6 +102,8 @@ const DEFAULT_REPLICAS: usize = 3;
 const DEFAULT_WRITE_QUORUM: usize = 2;
 /// A local copy answers alone: reads at memory speed.
 const DEFAULT_READ_QUORUM: usize = 1;
+/// As with N = 3 and W = 2, one replica may miss a write.
+const DEFAULT_UNACKNOWLEDGED: usize = 1;
 const DEFAULT_CLUSTER: &str = "gridkv";
 /// Longer than noticing a silent host takes, so that a call outlives one death.
 const DEFAULT_REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
@@ -147,6 +150,7 @@ impl Config {
             advertise: None,
             replicas: None,
             write_quorum: None,
+            unacknowledged: None,
             read_quorum: None,
             cores: None,
             pin_cpus: None,
@@ -224,10 +228,10 @@ impl Config {
         self
     }
 
-    /// N: on how many nodes each key is kept; default 3, at most 16. The same on every node of a
-    /// data center.
-    pub fn replicas(mut self, replicas: usize) -> Self {
-        self.replicas = Some(replicas);
+    /// N: on how many nodes each key is kept; default 3, at most 16, or [`Replicas::All`]. The same on every node of a data
+    /// center.
+    pub fn replicas(mut self, replicas: impl Into<Replicas>) -> Self {
+        self.replicas = Some(replicas.into());
         self
     }
 
@@ -235,6 +239,14 @@ impl Config {
     /// is less. The same on every node of a data center. An acknowledged write survives the death of any W − 1 nodes.
     pub fn write_quorum(mut self, write_quorum: usize) -> Self {
         self.write_quorum = Some(write_quorum);
+        self
+    }
+
+    /// With [`Replicas::All`]: all replicas of a key but so many must have applied a write before it is acknowledged;
+    /// default 1, at most 16, and more than half of them in any case. The same on every node of a data center. With 0 a
+    /// node that is silent holds writes up until it is taken for dead.
+    pub fn unacknowledged(mut self, replicas: usize) -> Self {
+        self.unacknowledged = Some(replicas);
         self
     }
 
@@ -440,6 +452,8 @@ impl Config {
 
     fn check_majority(&self, replicas: usize, write_quorum: usize) -> Result<u16, ConfigError> {
         let Some(nodes) = self.majority_of else { return Ok(0) };
+        // Where there is a copy on every node, all but f are more than half of them.
+        let replicas = if replicas == ALL { 2 * (ALL - write_quorum) + 1 } else { replicas };
         if nodes < replicas || nodes > MOST_NODES {
             return Err(ConfigError::BadMajority { nodes, replicas });
         }
@@ -457,6 +471,7 @@ impl Config {
                 ("seeds", !self.seeds.is_empty()),
                 ("replicas", self.replicas.is_some()),
                 ("write_quorum", self.write_quorum.is_some()),
+                ("unacknowledged", self.unacknowledged.is_some()),
                 ("read_quorum", self.read_quorum.is_some()),
                 ("discovery", self.discovery.is_some()),
                 ("advertise", self.advertise.is_some()),
@@ -471,15 +486,21 @@ impl Config {
             }
             return Ok((1, 1, 1));
         }
-        let replicas = self.replicas.unwrap_or(DEFAULT_REPLICAS);
+        let read_quorum = self.read_quorum.unwrap_or(DEFAULT_READ_QUORUM);
+        let replicas = match self.replicas.unwrap_or(Replicas::Count(DEFAULT_REPLICAS)) {
+            Replicas::Count(replicas) => replicas,
+            Replicas::All => return self.check_quorums_of_all(read_quorum),
+        };
         if replicas == 0 || replicas > MAX_REPLICAS {
             return Err(ConfigError::BadReplicas { replicas });
+        }
+        if self.unacknowledged.is_some() {
+            return Err(ConfigError::UnacknowledgedWithoutAll { replicas });
         }
         let write_quorum = self.write_quorum.unwrap_or(DEFAULT_WRITE_QUORUM.min(replicas));
         if write_quorum == 0 || write_quorum > replicas {
             return Err(ConfigError::BadWriteQuorum { write_quorum, replicas });
         }
-        let read_quorum = self.read_quorum.unwrap_or(DEFAULT_READ_QUORUM);
         if read_quorum == 0 || read_quorum > replicas {
             return Err(ConfigError::BadReadQuorum { read_quorum, replicas });
         }
@@ -488,6 +509,23 @@ impl Config {
             return Err(ConfigError::QuorumsDoNotOverlap { read_quorum, write_quorum, replicas });
         }
         Ok((replicas, write_quorum, read_quorum))
+    }
+
+    fn check_quorums_of_all(&self, read_quorum: usize) -> Result<(usize, usize, usize), ConfigError> {
+        if self.write_quorum.is_some() {
+            return Err(ConfigError::WriteQuorumOfAll);
+        }
+        let unacknowledged = self.unacknowledged.unwrap_or(DEFAULT_UNACKNOWLEDGED);
+        if unacknowledged > MAX_REPLICAS {
+            return Err(ConfigError::BadUnacknowledged { unacknowledged });
+        }
+        if read_quorum == 0 || read_quorum > MAX_REPLICAS {
+            return Err(ConfigError::BadReadQuorum { read_quorum, replicas: MAX_REPLICAS });
+        }
+        if (2..=unacknowledged).contains(&read_quorum) {
+            return Err(ConfigError::TooManyUnacknowledged { unacknowledged, read_quorum });
+        }
+        Ok((ALL, ALL - unacknowledged, read_quorum))
     }
 }
 
@@ -700,6 +738,7 @@ mod tests {
             (Config::standalone("a").seeds(["127.0.0.1:1"]), "seeds"),
             (Config::standalone("a").replicas(3), "replicas"),
             (Config::standalone("a").write_quorum(1), "write_quorum"),
+            (Config::standalone("a").unacknowledged(1), "unacknowledged"),
             (Config::standalone("a").read_quorum(1), "read_quorum"),
             (Config::standalone("a").require_majority(3), "require_majority"),
             (Config::standalone("a").discovery(|| Ok(Vec::new())), "discovery"),

@@ -8,7 +8,7 @@ use crate::clock::{Instant, WallTime};
 use crate::config::{Config, Settings};
 use crate::entry::{Content, Entry};
 use crate::error::{LeaveError, NotApplied, NotReady, NotSafe, ReadError, StartError, WriteError};
-use crate::events::{Events, MemberInfo, subscription};
+use crate::events::{Events, MemberInfo, MemberState, subscription};
 use crate::options::{ReadOptions, WriteOptions};
 use crate::runtime::Runtime;
 use crate::runtime::reply::{NoReply, Reply};
@@ -17,7 +17,7 @@ use crate::shard::{
     check_lengths, expires_at_ms, read_local,
 };
 use crate::store::{Keys, Place};
-use crate::types::{CoreId, KeyHash, MAX_KEY_BYTES};
+use crate::types::{CoreId, KeyHash, MAX_KEY_BYTES, MAX_REPLICAS, quorum_of};
 
 mod batch;
 mod load;
@@ -508,11 +508,25 @@ impl Engine {
     }
 
     /// What to say of a write without an answer.
-    fn no_write(&self, reply: Result<Outcome, NoReply>, needed: usize) -> WriteError {
+    fn no_write(&self, reply: Result<Outcome, NoReply>, quorum: usize) -> WriteError {
         match reply {
             Err(NoReply::Gone) => WriteError::EngineFailed,
-            _ => WriteError::Indeterminate { acked: 0, needed },
+            _ => WriteError::Indeterminate { acked: 0, needed: self.needed(quorum) },
         }
+    }
+
+    /// How many replicas a quorum is, for all that this node sees.
+    fn needed(&self, quorum: usize) -> usize {
+        if quorum <= MAX_REPLICAS {
+            return quorum;
+        }
+        let members = self.members();
+        let here = members.iter().find(|member| member.is_self).and_then(|me| me.data_center.as_ref());
+        let is_alive = |member: &&MemberInfo| {
+            let is_up = matches!(member.state, MemberState::Alive | MemberState::Suspect);
+            is_up && member.data_center.as_ref() == here
+        };
+        quorum_of(quorum, members.iter().filter(is_alive).count())
     }
 
     /// What to say of a read without an answer.

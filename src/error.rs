@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 
-use crate::types::{MAX_CORES, MAX_KEY_BYTES, MAX_NAME_BYTES, MAX_REPLICAS, MAX_VALUE_BYTES, NodeId};
+use crate::types::{ALL, MAX_CORES, MAX_KEY_BYTES, MAX_NAME_BYTES, MAX_REPLICAS, MAX_VALUE_BYTES, NodeId};
 
 /// Any error of this crate.
 #[derive(Debug, Error)]
@@ -122,6 +122,35 @@ pub enum ConfigError {
         write_quorum: usize,
         /// N.
         replicas: usize,
+    },
+    /// Of how many replicas must apply a write says something else with `Replicas::All`.
+    #[error(
+        "with Replicas::All there is no write_quorum: Config::unacknowledged says how many nodes a write need not wait for"
+    )]
+    WriteQuorumOfAll,
+    /// How many replicas need not acknowledge is only asked with `Replicas::All`.
+    #[error(
+        "unacknowledged is for Replicas::All; with {replicas} replicas write_quorum says how many must acknowledge"
+    )]
+    UnacknowledgedWithoutAll {
+        /// N.
+        replicas: usize,
+    },
+    /// How many replicas need not acknowledge is out of range.
+    #[error("unacknowledged is {unacknowledged}; it must be from 0 to {MAX_REPLICAS}")]
+    BadUnacknowledged {
+        /// What was given.
+        unacknowledged: usize,
+    },
+    /// R ≥ 2 asks for linearizable keys, and a read must then meet every write.
+    #[error(
+        "read_quorum {read_quorum} promises linearizable keys, which needs more than unacknowledged, {unacknowledged}"
+    )]
+    TooManyUnacknowledged {
+        /// How many need not acknowledge.
+        unacknowledged: usize,
+        /// R.
+        read_quorum: usize,
     },
     /// R is out of range.
     #[error("read_quorum is {read_quorum}; it must be from 1 to replicas, which is {replicas}")]
@@ -320,15 +349,13 @@ pub enum NotApplied {
         ttl: Duration,
     },
     /// A call may ask for more copies than W, never for fewer, and for no more than N.
-    #[error(
-        "the call asks for {asked} acknowledgements; from {write_quorum} (write_quorum) to {replicas} (replicas) can be had"
-    )]
+    #[error("the call asks for {asked} acknowledgements; {}", acknowledgements(*.write_quorum, *.replicas))]
     BadQuorum {
         /// What the call asked for.
         asked: usize,
-        /// W.
+        /// W; with [`Replicas::All`](crate::Replicas::All) 255 less how many need not acknowledge.
         write_quorum: usize,
-        /// N.
+        /// N; 255 with [`Replicas::All`](crate::Replicas::All).
         replicas: usize,
     },
     /// Fewer replicas are alive than must acknowledge the write.
@@ -701,4 +728,12 @@ pub enum LeaveError {
          from a thread of the app"
     )]
     WouldBlockCore,
+}
+
+/// What a write may ask for.
+fn acknowledgements(write_quorum: usize, replicas: usize) -> String {
+    if replicas == ALL {
+        return "as every node keeps a copy, ask for Quorum::Configured or Quorum::All".to_owned();
+    }
+    format!("from {write_quorum} (write_quorum) to {replicas} (replicas) can be had")
 }

@@ -71,7 +71,7 @@ pub use error::{
     StartError, SubmitError, WriteError,
 };
 pub use events::{Event, Events, MemberInfo, MemberState};
-pub use options::{Eviction, IdleStrategy, Quorum, ReadOptions, WriteOptions};
+pub use options::{Eviction, IdleStrategy, Quorum, ReadOptions, Replicas, WriteOptions};
 pub use shard::LocalShard;
 pub use types::{MAX_CORES, MAX_KEY_BYTES, MAX_NAME_BYTES, MAX_REPLICAS, MAX_VALUE_BYTES, NodeId};
 

@@ -3,6 +3,23 @@
 
 use std::time::Duration;
 
+/// On how many nodes each key is kept: [`Config::replicas`](crate::Config::replicas).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Replicas {
+    /// On so many, from 1 to [`MAX_REPLICAS`](crate::MAX_REPLICAS).
+    Count(usize),
+    /// On every node of the data center, up to 255: for what all of them read all the time and few write, as
+    /// configuration. All reads of one replica are answered from memory, and each write goes to every node.
+    All,
+}
+
+impl From<usize> for Replicas {
+    fn from(count: usize) -> Self {
+        Self::Count(count)
+    }
+}
+
 /// How many replicas a call waits for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -14,7 +31,8 @@ pub enum Quorum {
     Majority,
     /// All N.
     All,
-    /// Exactly so many. A write may ask for more than W, never for fewer.
+    /// Exactly so many. A write may ask for more than W, never for fewer; where every node keeps a copy
+    /// ([`Replicas::All`]) it cannot ask so.
     Count(usize),
 }
 

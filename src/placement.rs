@@ -22,7 +22,7 @@ use std::sync::Arc;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::simulated::{Planted, is_planted};
-use crate::types::{Boot, Identity, NodeHash, NodeId, PARTITIONS, Partition};
+use crate::types::{Boot, Identity, NodeHash, NodeId, PARTITIONS, Partition, quorum_of};
 
 /// A member with what its handshake told about it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -335,7 +335,7 @@ impl List {
     /// of two lists made at the same time one at the most can replace it.
     pub(crate) fn leave_quorum(&self, write_quorum: usize) -> usize {
         let members = self.members.len();
-        (members + 1).saturating_sub(write_quorum).max(members / 2 + 1)
+        (members + 1).saturating_sub(quorum_of(write_quorum, members)).max(members / 2 + 1)
     }
 
     pub(crate) fn reference(&self) -> ListRef {

@@ -28,6 +28,22 @@ pub const MAX_CORES: usize = 256;
 /// The most copies of a key that can be asked for.
 pub const MAX_REPLICAS: usize = 16;
 
+/// N where every node keeps a copy. How many of them a quorum is depends on how many there are, so quorums are then
+/// counted from this end: W = `ALL` − f is all but f, and a majority at the least; `ALL` / 2 + 1 is the majority. No number
+/// of replicas that is asked for by itself comes near.
+pub(crate) const ALL: usize = 255;
+
+/// What a quorum means in a list of so many members.
+#[inline]
+pub(crate) fn quorum_of(quorum: usize, members: usize) -> usize {
+    const MAJORITY: usize = ALL / 2 + 1;
+    match quorum {
+        0..MAJORITY => quorum,
+        // Two writes share a replica, or the later one could be stamped below the earlier.
+        _ => (members + quorum.min(ALL)).saturating_sub(ALL).max(members / 2 + 1),
+    }
+}
+
 /// The name of a node: what the app passed to [`Config::new`](crate::Config::new). Cheap to clone.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NodeId(Arc<str>);

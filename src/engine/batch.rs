@@ -99,7 +99,7 @@ impl Engine {
     /// store a value and have none of their own.
     pub fn apply_with(&self, batch: Batch, options: &WriteOptions) -> Vec<Result<(), WriteError>> {
         let span = self.span(options.timeout);
-        let needed = self.inner.settings.write_quorum;
+        let needed = self.needed(self.inner.settings.write_quorum);
         let mut results = Vec::with_capacity(batch.len());
         let mut parts: Vec<Part> = self.cores().map(|_| Part::default()).collect();
         for (index, operation) in batch.operations.into_iter().enumerate() {

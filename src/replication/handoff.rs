@@ -46,7 +46,7 @@ use crate::clock::Instant;
 use crate::entry::Entry;
 use crate::placement::{List, Placement};
 use crate::simulated::{Planted, is_planted};
-use crate::types::{Identity, KeyHash};
+use crate::types::{Identity, KeyHash, quorum_of};
 use crate::wire::message::{Answer, Chunk, Listed, Request};
 
 /// The pause before starting again.
@@ -433,7 +433,7 @@ impl Handoff {
         let is_silent = |member: &Identity| !is_here(member) && mine.placement.is_alive(member);
         let dead = old.members().iter().filter(|member| !is_here(member) && !is_silent(member)).count();
         if here < old.leave_quorum(self.quorums.write) {
-            if self.target.len() < self.quorums.write {
+            if self.target.len() < quorum_of(self.quorums.write, self.target.len()) {
                 return self.rest(now, SILENCE);
             }
             // Where the dead are excused, a later list may be known to its own members alone.
@@ -485,7 +485,7 @@ impl Handoff {
             self.sources.truncate(1);
         }
         let plan = Plan {
-            is_at_risk: !is_kept && dead >= self.quorums.write,
+            is_at_risk: !is_kept && dead >= quorum_of(self.quorums.write, old.members().len()),
             leavers: match is_planted(Planted::NotLeft) {
                 true => 0,
                 false => here.min(old.leave_quorum(self.quorums.write)),

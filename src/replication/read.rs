@@ -25,7 +25,7 @@ use crate::clock::{Instant, Now, Version};
 use crate::entry::Entry;
 use crate::placement::List;
 use crate::simulated::{Planted, is_planted};
-use crate::types::Identity;
+use crate::types::{Identity, quorum_of};
 use crate::wire::message::{Answer, Found, Request, Want};
 
 /// How long one replica may take before the next is asked too. Above what a healthy LAN needs.
@@ -248,7 +248,7 @@ impl Read {
 
     fn finish_write_back(&self, actions: &mut Vec<ReadAction>) {
         let held = self.writing_back.iter().flatten().filter(|asked| asked.answer() == Some(&true)).count();
-        if held >= self.rules.write_quorum {
+        if held >= quorum_of(self.rules.write_quorum, self.replicas.len()) {
             actions.push(ReadAction::Done(self.newest().cloned()));
         }
     }

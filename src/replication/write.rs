@@ -23,12 +23,14 @@ use crate::clock::{Instant, Version};
 use crate::entry::Entry;
 use crate::placement::List;
 use crate::simulated::{Planted, is_planted};
-use crate::types::Identity;
+use crate::types::{Identity, quorum_of};
 use crate::wire::message::{Answer, Found, Request, Want};
 
 pub(crate) struct Write {
     /// Without a version until the first stamp.
     entry: Entry,
+    /// As it was asked for, and in the list that it counts in.
+    quorum: usize,
     needed: usize,
     /// How many replicas must tell the key's version first; zero where R = 1.
     versions_needed: usize,
@@ -78,10 +80,11 @@ pub(crate) enum WriteAction {
 }
 
 impl Write {
-    pub(crate) fn new(entry: Entry, needed: usize, versions_needed: usize) -> Self {
+    pub(crate) fn new(entry: Entry, quorum: usize, versions_needed: usize) -> Self {
         Self {
             entry,
-            needed,
+            quorum,
+            needed: quorum,
             versions_needed,
             list: None,
             replicas: Vec::new(),
@@ -97,14 +100,14 @@ impl Write {
     }
 
     /// Writes what was read, with another expiry: it has its version.
-    pub(crate) fn retimed(entry: Entry, needed: usize) -> Self {
-        Self { restamped: true, ..Self::new(entry, needed, 0) }
+    pub(crate) fn retimed(entry: Entry, quorum: usize) -> Self {
+        Self { restamped: true, ..Self::new(entry, quorum, 0) }
     }
 
     /// Writes what another data center has acknowledged, under the version that it has there. What is newer counts, and
     /// so does what was purged here: where that was not of this key, anti-entropy brings it.
-    pub(crate) fn relayed(entry: Entry, needed: usize) -> Self {
-        Self { is_relayed: true, ..Self::retimed(entry, needed) }
+    pub(crate) fn relayed(entry: Entry, quorum: usize) -> Self {
+        Self { is_relayed: true, ..Self::retimed(entry, quorum) }
     }
 
     pub(crate) fn entry(&self) -> &Entry {
@@ -120,6 +123,7 @@ impl Write {
         actions: &mut Vec<WriteAction>,
     ) {
         self.may_have_happened |= self.is_being_asked();
+        self.needed = quorum_of(self.quorum, list.members().len());
         self.replicas = list.members().iter().map(|member| Asked::new(*member, alive(member))).collect();
         let asks_versions = self.versions_needed > 0 && self.entry.version() == Version::ZERO;
         if asks_versions {

@@ -19,7 +19,7 @@ use crate::replication::read::{Read, ReadAction, Rules};
 use crate::replication::write::{Write, WriteAction};
 use crate::simulated::{Planted, is_planted};
 use crate::store::Room;
-use crate::types::{Identity, KeyHash, Partition};
+use crate::types::{Identity, KeyHash, Partition, quorum_of};
 use crate::wire::message::{Answer, Request};
 
 /// How often a call that knows no list, or only one that seems outdated, asks for it.
@@ -160,6 +160,7 @@ impl<C> Shard<C> {
             return Err(NotApplied::NoMajority { nodes });
         }
         let alive = self.placement.replicas_per_partition();
+        let quorum = quorum_of(quorum, alive);
         if alive >= quorum {
             return Ok(());
         }
@@ -206,7 +207,7 @@ impl<C> Shard<C> {
 
     /// Whether what this node says of the key is the whole truth, and all that the write asks for.
     pub(super) fn is_decided_alone(&self, call: &WriteCall) -> bool {
-        call.quorum == 1 && self.decides_alone(call.hash.partition())
+        quorum_of(call.quorum, 1) == 1 && self.decides_alone(call.hash.partition())
     }
 
     fn decides_alone(&self, partition: Partition) -> bool {
@@ -230,7 +231,7 @@ impl<C> Shard<C> {
         // As the latest write it ends whatever was owed before.
         let before = self.recent_writes.remove(&hash);
         self.follow(before);
-        self.cover(before, quorum, actions);
+        self.cover(before, quorum_of(quorum, 1), actions);
     }
 
     /// A write that was its key's latest is not any more. Returns what the next one is to be stamped above.
@@ -297,7 +298,7 @@ impl<C> Shard<C> {
         if let Err(why) = self.check_alive(now, self.config.write_quorum) {
             return self.reply(caller, Outcome::Touched(Err(why.into())), actions);
         }
-        if self.config.write_quorum == 1 && self.decides_alone(partition) {
+        if quorum_of(self.config.write_quorum, 1) == 1 && self.decides_alone(partition) {
             let outcome = Outcome::Touched(self.touch_alone(now, &call));
             return self.reply(caller, outcome, actions);
         }
@@ -358,11 +359,12 @@ impl<C> Shard<C> {
             }
         }
         let alive = self.placement.replicas_per_partition();
+        let quorum = quorum_of(call.quorum, alive);
         let error = if call.local {
             Some(ReadError::NotLocal)
-        } else if alive < call.quorum {
-            Some(not_enough(self.members_for_errors(alive), call.quorum).1)
-        } else if call.quorum >= 2
+        } else if alive < quorum {
+            Some(not_enough(self.members_for_errors(alive), quorum).1)
+        } else if quorum >= 2
             && let Some(nodes) = self.lacks_majority(now)
         {
             Some(ReadError::NoMajority { nodes })
@@ -372,7 +374,7 @@ impl<C> Shard<C> {
         if let Some(error) = error {
             return self.reply(caller, Outcome::Read(Err(error)), actions);
         }
-        let machine = Machine::Read(Read::new(call.key, self.rules(call.quorum)));
+        let machine = Machine::Read(Read::new(call.key, self.rules(quorum)));
         self.begin(now, call.hash, machine, None, call.deadline, caller, actions);
     }
 

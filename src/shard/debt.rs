@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::coordinate::OWED_FOR;
 use super::{Shard, Stage};
 use crate::clock::Now;
-use crate::types::Partition;
+use crate::types::{ALL, Partition};
 
 /// A write that was acknowledged longer ago and is not everywhere is missing where it is not. Sooner it is under way,
 /// as some write always is.
@@ -65,7 +65,8 @@ impl<C> Shard<C> {
             is_listed || !self.store.is_empty(partition)
         };
         let is_first = target().next() == Some(self.me);
-        let homeless = if is_first { self.config.replicas.saturating_sub(target().len()) } else { 0 };
+        let wanted = if self.config.replicas == ALL { 0 } else { self.config.replicas };
+        let homeless = if is_first { wanted.saturating_sub(target().len()) } else { 0 };
         usize::from(is_mine) + homeless
     }
 }

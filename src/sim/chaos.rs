@@ -72,6 +72,7 @@ use super::checks::{self, Order, Verdict, Violation};
 use super::workload::{Kind, Operation, Workload, WorkloadOptions, value_number};
 use super::{CALL_TIMEOUT, Planted, SimCluster, SimOptions};
 use crate::control::LEASE;
+use crate::types::ALL;
 
 /// What kind of trouble a schedule makes.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -103,13 +104,15 @@ pub enum Profile {
     Replaced,
     /// A majority is required, and the network falls in two, again and again.
     Majority,
+    /// A copy on every node, while nodes come and go.
+    Everywhere,
     /// Two data centers, far from each other, that are cut off from each other while nodes come and go.
     DataCenters,
 }
 
 impl Profile {
     /// All of them.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Members,
         Self::Lossy,
         Self::Splits,
@@ -123,6 +126,7 @@ impl Profile {
         Self::QuickRestarts,
         Self::Replaced,
         Self::Majority,
+        Self::Everywhere,
         Self::DataCenters,
     ];
 
@@ -146,6 +150,7 @@ impl Profile {
             Self::QuickRestarts => "quick-restarts",
             Self::Replaced => "replaced",
             Self::Majority => "majority",
+            Self::Everywhere => "everywhere",
             Self::DataCenters => "data-centers",
         }
     }
@@ -460,6 +465,21 @@ impl Chaos {
                 sim.read_quorum = 1 + usize::from(rng.random_range(0..3) == 0);
                 vec![(D::Split, 8), (D::ShortPause, 2), (D::Break, 1), (D::Crash, 1), (D::Restart, 2)]
             }
+            Profile::Everywhere => {
+                sim.replicate_to_all();
+                sim.read_quorum = 1 + usize::from(rng.random_range(0..3) == 0);
+                work.expiring_percent = 20;
+                vec![
+                    (D::Crash, 3),
+                    (D::Restart, 3),
+                    (D::Leave, 2),
+                    (D::Join, 3),
+                    (D::LostWriter, 2),
+                    (D::Break, 2),
+                    (D::Cut, 1),
+                    (D::ShortPause, 2),
+                ]
+            }
             Profile::DataCenters => {
                 order = Order::PerNode;
                 nodes = rng.random_range(5..=MOST_NODES);
@@ -702,7 +722,7 @@ impl Chaos {
     /// Nodes without any one of which that is so, in its data center.
     fn spare(&self) -> Vec<usize> {
         let staying = self.staying();
-        let needed = self.sim.write_quorum.max(self.sim.majority());
+        let needed = self.sim.needed();
         let has_enough = |node: &usize| {
             let of_same =
                 staying.iter().filter(|other| (**other).abs_diff(*node) % self.sim.data_centers == 0);
@@ -761,7 +781,8 @@ impl Chaos {
                     return false;
                 }
                 let nodes = self.staying();
-                if nodes.len() > self.sim.replicas * self.sim.data_centers
+                let least = if self.sim.replicas == ALL { 3 } else { self.sim.replicas };
+                if nodes.len() > least * self.sim.data_centers
                     && let Some(node) = self.pick(&nodes)
                 {
                     self.leaving.insert(node);

@@ -48,7 +48,7 @@ use crate::shard::{Call, ReadCall, TouchCall, WriteCall, expires_at_ms};
 #[doc(hidden)]
 pub use crate::simulated::Planted;
 use crate::simulated::simulate;
-use crate::types::{CoreId, KeyHash, PARTITIONS};
+use crate::types::{ALL, CoreId, KeyHash, PARTITIONS, quorum_of};
 use crate::wire::frame::FrameBuffer;
 
 /// What the simulated network and nodes are like.
@@ -116,6 +116,16 @@ impl Default for SimOptions {
 }
 
 impl SimOptions {
+    /// A copy on every node, all but one of which must acknowledge: [`Replicas::All`](crate::Replicas::All).
+    pub fn replicate_to_all(&mut self) {
+        (self.replicas, self.write_quorum) = (ALL, ALL - 1);
+    }
+
+    /// How many nodes must run for calls to succeed, and for one of them to be lost without a write.
+    fn needed(&self) -> usize {
+        quorum_of(self.write_quorum, 3).max(self.majority())
+    }
+
     /// How many nodes are a majority; zero where none is required.
     fn majority(&self) -> usize {
         if self.majority_of > 0 { usize::from(self.majority_of) / 2 + 1 } else { 0 }

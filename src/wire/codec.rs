@@ -26,8 +26,7 @@ use crate::membership::{Record, State};
 use crate::placement::{List, ListRef};
 use crate::replication::purge::{Dead, MOST_KEYS};
 use crate::types::{
-    Boot, CoreId, Identity, KeyHash, MAX_KEY_BYTES, MAX_REPLICAS, MAX_VALUE_BYTES, NodeHash, PARTITIONS,
-    Partition,
+    ALL, Boot, CoreId, Identity, KeyHash, MAX_KEY_BYTES, MAX_VALUE_BYTES, NodeHash, PARTITIONS, Partition,
 };
 
 /// Versions and list numbers above this come from no node that works: the year 2094, or as many changes of
@@ -915,7 +914,7 @@ impl<'a> Reader<'a> {
     }
 
     fn list(&self, wire: &ArchivedWireList) -> Result<Arc<List>, FrameError> {
-        if wire.members.len() > MAX_REPLICAS {
+        if wire.members.len() > ALL {
             return Err(self.bad("a list longer than N can be"));
         }
         if wire.members.is_empty() || !(1..=MOST).contains(&wire.number.to_native()) {

@@ -6,7 +6,7 @@ use std::ops::RangeInclusive;
 
 use super::message::{Channel, Hello, Refusal, RefusalReason};
 use crate::placement::Site;
-use crate::types::{Boot, ClusterHash, Identity, MAX_CORES, MAX_NAME_BYTES, NodeHash, PARTITIONS};
+use crate::types::{ALL, Boot, ClusterHash, Identity, MAX_CORES, MAX_NAME_BYTES, NodeHash, PARTITIONS};
 
 /// The protocol versions this build speaks.
 pub(crate) const PROTOCOL: RangeInclusive<u16> = 1..=1;
@@ -111,13 +111,22 @@ impl Local {
         let is_here = other.data_center == *self.site.data_center;
         let mine = (PARTITIONS, self.replicas, self.write_quorum);
         let theirs = (other.partitions, other.replicas, other.write_quorum);
+        let text = |(partitions, replicas, write_quorum)| match usize::from(replicas) {
+            ALL => format!(
+                "{partitions} partitions and Replicas::All, of which {} need not acknowledge",
+                replicas - write_quorum
+            ),
+            _ => format!("{partitions} partitions, N = {replicas}, W = {write_quorum}"),
+        };
         if mine.0 != theirs.0 || is_here && mine != theirs {
             return refuse(
                 RefusalReason::Quorums,
                 format!(
-                    "{:?} has (partitions, N, W) = {mine:?}, {:?} has {theirs:?}: replicas and write_quorum must be \
-                     the same on every node of a data center",
-                    self.node_id, other.node_id
+                    "{:?} has {}, {:?} has {}: they must be the same on every node of a data center",
+                    self.node_id,
+                    text(mine),
+                    other.node_id,
+                    text(theirs)
                 ),
             );
         }
