@@ -289,4 +289,14 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn quorums_of_all_follow_the_list_and_are_majorities() {
+        let of = |quorum: usize| [1, 2, 3, 4, 7].map(|members| quorum_of(quorum, members));
+        assert_eq!(of(2), [2; 5], "a number is a number");
+        assert_eq!(of(ALL), [1, 2, 3, 4, 7]);
+        assert_eq!(of(ALL - 1), [1, 2, 2, 3, 6]);
+        assert_eq!(of(ALL - 3), [1, 2, 2, 3, 4]);
+        assert_eq!(of(ALL / 2 + 1), [1, 2, 2, 3, 4]);
+    }
 }

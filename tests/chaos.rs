@@ -68,8 +68,9 @@ fn a_later_list_that_one_member_knows_is_not_passed_over() {
 
 /// What came later than what the seeds above choose from.
 #[test]
-fn promises_are_kept_in_two_data_centers() {
+fn promises_are_kept_in_two_data_centers_and_where_every_node_has_a_copy() {
     assert_promises_kept(Some(Profile::DataCenters), 0..50);
+    assert_promises_kept(Some(Profile::Everywhere), 0..30);
 }
 
 /// Each bug with the kind of trouble that shows it, and the first seed that was seen to. (Those that forget deletes, or
