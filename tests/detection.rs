@@ -6,6 +6,7 @@ use gridkv::sim::detection::{self, DetectionOptions};
 use gridkv::sim::{SimCluster, SimOptions};
 
 const SECOND: Duration = Duration::from_secs(1);
+const MS: Duration = Duration::from_millis(1);
 
 fn options(nodes: usize, rounds: usize) -> DetectionOptions {
     let mut options = DetectionOptions::default();
@@ -52,6 +53,56 @@ fn distance_is_no_death() {
     let found = detection::run(4, &options);
     assert_eq!((found.healthy_found_dead, found.unnoticed), (0, 0));
     assert!(found.times.iter().all(|time| *time < 20 * SECOND), "{:?}", found.times.iter().max());
+}
+
+/// Three places; what goes from one to a later one takes five milliseconds, and 150 back.
+#[test]
+fn a_way_back_that_is_longer_is_no_death() {
+    let mut options = options(30, 10);
+    (options.places, options.far) = (3, (5 * MS, 150 * MS));
+    let found = detection::run(7, &options);
+    assert_eq!((found.healthy_found_dead, found.unnoticed), (0, 0));
+}
+
+/// Members are killed, and others begin at their addresses soon after, half of them with ids that nobody knew.
+#[test]
+fn members_that_come_and_go_agree_in_the_end() {
+    let mut options = options(300, 0);
+    (options.time, options.changes) = (Duration::ZERO, 100);
+    options.lost_per_mille = 20;
+    let found = detection::run(8, &options);
+    assert_eq!(found.healthy_found_dead, 0);
+    assert!(found.agreed_after.is_some(), "they do not agree");
+}
+
+/// Of a hundred nodes five hundred pairs reach each other one way only: others probe in their place.
+#[test]
+fn what_is_cut_one_way_kills_nobody() {
+    let mut options = options(100, 0);
+    options.one_way_cuts = 500;
+    let found = detection::run(9, &options);
+    assert_eq!(found.healthy_found_dead, 0);
+    assert!(found.agreed_after.is_some());
+}
+
+/// Nodes that hear nothing take everybody for dead and say so: whoever is told answers with another identity. Some hear of
+/// the end of the old one before; it makes no difference for long.
+#[test]
+fn who_hears_nothing_talks_nobody_to_death() {
+    let mut options = options(100, 0);
+    options.deaf_nodes = 5;
+    let found = detection::run(10, &options);
+    assert!(found.healthy_found_dead < 10, "{}, of 95", found.healthy_found_dead);
+    assert!(found.agreed_after.is_some());
+}
+
+/// Nodes of another cluster that know all members and send to them stay strangers.
+#[test]
+fn members_of_another_cluster_are_ignored() {
+    let mut options = options(100, 0);
+    options.strangers = 20;
+    let found = detection::run(11, &options);
+    assert_eq!((found.healthy_found_dead, found.agreed_after), (0, Some(Duration::ZERO)));
 }
 
 #[test]

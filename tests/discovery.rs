@@ -201,3 +201,29 @@ fn a_node_whose_datagrams_are_dropped_is_told_so() {
     let reason = unreachable(&second, advertised);
     assert!(reason.contains("TCP") && reason.contains("no UDP datagram is answered"), "{reason}");
 }
+
+/// Two nodes are given one id, at different addresses. The second is told so, and told on the other side, and gets in when
+/// the first is gone; a node whose address changes over a restart is in at once.
+#[test]
+fn of_two_nodes_with_one_id_the_second_waits_until_the_first_is_gone() {
+    let one = start(node_at("one", "127.0.0.1:0"));
+    let found = |config: Config| config.seeds([address(&one)]);
+    let two = start(found(node_at("two", "127.0.0.1:0")));
+    wait_settled(&[one.clone(), two.clone()]);
+    one.set("k", "v").unwrap();
+
+    let events = one.events();
+    let twin = start(found(node_at("two", "127.0.0.1:0")));
+    let in_use = format!("the node id \"two\" is in use at {} and at {}", address(&two), address(&twin));
+    wait_until("the second is told", || hint(&twin).is_some_and(|hint| hint.contains(&in_use)));
+    wait_event(&events, "the second is refused", |event| match event {
+        Event::Refused { reason, .. } if reason.contains(&in_use) => Some(()),
+        _ => None,
+    });
+    assert_eq!((alive(&one), alive(&two)), (2, 2), "nobody took the second for the first");
+    assert_eq!(two.get("k").unwrap().as_deref(), Some(&b"v"[..]));
+
+    two.abort();
+    wait_settled(&[one.clone(), twin.clone()]);
+    assert_eq!(twin.get("k").unwrap().as_deref(), Some(&b"v"[..]));
+}

@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::{Actions, Control, ControlAction, Link, LinkEnd};
 use crate::clock::Instant;
 use crate::events::Event;
+use crate::membership::{EXCHANGE_SOON, exchange_period};
 use crate::types::Identity;
 use crate::wire::message::{ControlMessage, Hello, Origin, Refusal, RefusalReason};
 
@@ -144,6 +145,23 @@ impl Control {
             LinkState::Opening | LinkState::Up => None,
         });
         due.min()
+    }
+
+    /// Asks the members for whom they know, one after the other: gossip about one that came is over soon, and may have
+    /// missed another that came at the same time.
+    pub(super) fn wake_exchange(&mut self, now: Instant, actions: &mut Actions) {
+        if self.exchange_at > now {
+            return;
+        }
+        let up = || self.links.iter().filter(|(_, link)| link.state == LinkState::Up);
+        let next = up().find(|(node, _)| **node > self.exchanged_with).or_else(|| up().next());
+        let wait = next.map_or(EXCHANGE_SOON, |_| exchange_period(self.links.len()));
+        if let Some((&node, link)) = next {
+            let link = member_link(&link.identity);
+            actions.push(ControlAction::Ask { link, message: ControlMessage::AskMembers });
+            self.exchanged_with = node;
+        }
+        self.exchange_at = now + wait;
     }
 
     /// A member where nobody listened answered a ping: it lives.

@@ -35,7 +35,7 @@ use crate::clock::Instant;
 use crate::discovery::Found;
 use crate::error::Risk;
 use crate::events::{Event, MemberInfo};
-use crate::membership::{Change, DatagramError, Membership, MembershipAction, MembershipConfig};
+use crate::membership::{Change, DatagramError, Membership, MembershipAction, MembershipConfig, Record};
 use crate::placement::{Gone, Member, Placement, Site};
 use crate::shard::{Debt, Lease, Stage};
 use crate::simulated::{Planted, is_planted};
@@ -208,6 +208,9 @@ pub(crate) struct Control {
     origin: Origin,
     statuses: BTreeMap<NodeHash, (Identity, Status)>,
     status_at: Instant,
+    /// When a member is asked for whom it knows, and who was asked last.
+    exchange_at: Instant,
+    exchanged_with: NodeHash,
     placement: Arc<Placement>,
     /// The members that it was made of, of all data centers.
     placed: Vec<Member>,
@@ -291,6 +294,8 @@ impl Control {
             origin: Origin::Unborn,
             statuses: BTreeMap::new(),
             status_at: Instant::default(),
+            exchange_at: Instant::default(),
+            exchanged_with: NodeHash(0),
             placement: nowhere.clone(),
             placed: Vec::new(),
             generation: 0,
@@ -389,6 +394,7 @@ impl Control {
     pub(crate) fn handle_timers(&mut self, now: Instant, actions: &mut Actions) {
         self.swim(now, actions, |membership, todo| membership.handle_timers(now, todo));
         self.wake_links(now, actions);
+        self.wake_exchange(now, actions);
         self.wake_majority(now, actions);
         self.wake_seeds(now, actions);
         self.wake_reach(now, actions);
@@ -406,6 +412,8 @@ impl Control {
         let majority = self.majority_deadline(self.is_withholding());
         let others =
             [self.safety_deadline(), self.drain_deadline(), self.forget_at, majority, self.reach_deadline()];
+        let exchange = (!self.links.is_empty()).then_some(self.exchange_at);
+        let others = others.into_iter().chain([exchange]);
         links.into_iter().chain(others).flatten().min()
     }
 
@@ -542,19 +550,27 @@ impl Control {
         }
     }
 
-    /// Two nodes of one id would take turns in replacing each other.
+    /// Two nodes of one id would take turns in replacing each other. So the one at another address is let in once the
+    /// one that is known is dead: where it is gone its connections end or its silence is noticed, and the newcomer tries
+    /// again meanwhile.
     fn check_duplicate(&self, hello: &Hello) -> Result<(), Refusal> {
         let other = hello.identity;
-        let known = self.links.get(&other.node).filter(|link| link.state == LinkState::Up);
-        match known {
-            Some(link) if link.identity.addr != other.addr => {
+        let records = self.membership.records();
+        let is_twin = |it: &&Record| {
+            it.identity.node == other.node && it.identity.addr != other.addr && it.state.is_active()
+        };
+        match records.iter().find(is_twin) {
+            Some(known) => {
                 let text = format!(
-                    "the node id {:?} is in use at {} and at {}: every node needs an id of its own",
-                    hello.node_id, link.identity.addr, other.addr
+                    "the node id {:?} is in use at {old} and at {}: every node needs an id of its own; where the one at \
+                     {old} is gone, this ends when that has been noticed",
+                    hello.node_id,
+                    other.addr,
+                    old = known.identity.addr
                 );
                 Err(Refusal { reason: RefusalReason::DuplicateId, text })
             }
-            _ => Ok(()),
+            None => Ok(()),
         }
     }
 

@@ -73,6 +73,14 @@ pub(crate) use self::roster::{Change, Record, State};
 /// How often a leaving member says so again, for those whom the gossip missed.
 const LEAVING_PERIOD: Duration = Duration::from_secs(1);
 
+/// How soon a node that has joined asks a member for whom it knows once more: what came while it joined it may have missed.
+pub(crate) const EXCHANGE_SOON: Duration = Duration::from_secs(2);
+
+/// How often a node asks one of so many members for whom it knows: at the most for a kilobyte in a second.
+pub(crate) fn exchange_period(members: usize) -> Duration {
+    Duration::from_secs(10).max(Duration::from_millis(50) * members as u32)
+}
+
 /// What a membership is made from. The durations are above zero.
 #[derive(Debug, Clone)]
 pub(crate) struct MembershipConfig {

@@ -58,7 +58,7 @@
 //! assert!(found.times.iter().all(|time| time.as_secs() < 3));
 //! ```
 
-use std::cmp::Reverse;
+use std::cmp::{Ordering, Reverse};
 use std::collections::{BTreeSet, BinaryHeap};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -68,7 +68,9 @@ use rand::{RngExt, SeedableRng};
 
 use crate::clock::Instant;
 use crate::config::{DEFAULT_PROBE_PERIOD, DEFAULT_SUSPICION_TIMEOUT};
-use crate::membership::{Change, Membership, MembershipAction, MembershipConfig};
+use crate::membership::{
+    Change, EXCHANGE_SOON, Membership, MembershipAction, MembershipConfig, exchange_period,
+};
 use crate::types::{Boot, ClusterHash, Identity, NodeHash};
 
 /// How many nodes there are, and what happens to them.
@@ -91,6 +93,19 @@ pub struct DetectionOptions {
     pub stuck: (Duration, Duration),
     /// [`Config::local_health`](crate::Config::local_health).
     pub local_health: bool,
+    /// How many times a node is killed and another life begins at its address soon after: its own next one, or, every
+    /// other time, that of another node. Five in a second.
+    pub changes: usize,
+    /// In how many places the nodes stand, in turn, and how long a datagram takes from a place to a later one, and back.
+    pub places: usize,
+    /// See there.
+    pub far: (Duration, Duration),
+    /// For how many pairs of nodes all datagrams from the one to the other are lost. Those back are not.
+    pub one_way_cuts: usize,
+    /// How many nodes hear nothing, though they are heard: the first ones.
+    pub deaf_nodes: usize,
+    /// How many more nodes know all the others and send to them, but are of another cluster.
+    pub strangers: usize,
 }
 
 impl Default for DetectionOptions {
@@ -105,6 +120,12 @@ impl Default for DetectionOptions {
             stuck_nodes: 0,
             stuck: (Duration::from_secs(1), Duration::from_secs(1)),
             local_health: true,
+            changes: 0,
+            places: 1,
+            far: (Duration::ZERO, Duration::ZERO),
+            one_way_cuts: 0,
+            deaf_nodes: 0,
+            strangers: 0,
         }
     }
 }
@@ -119,8 +140,11 @@ pub struct Detection {
     pub unnoticed: usize,
     /// How often a node that ran all the time was found dead by somebody.
     pub healthy_found_dead: usize,
-    /// How often one that was stuck from time to time was.
+    /// How often one that was stuck from time to time, or deaf, was.
     pub stuck_found_dead: usize,
+    /// Where members changed, or were in trouble: how long it took in the end until all that hear saw each other, and
+    /// nobody else. `None` where it took more than [`LIMIT`].
+    pub agreed_after: Option<Duration>,
     /// How many bytes each node sent in a second, headers of IP and UDP (28 bytes) included, in the mean over those that
     /// ran.
     pub bytes_per_second: f64,
@@ -134,7 +158,13 @@ pub const LIMIT: Duration = Duration::from_secs(30);
 /// How long nodes are left alone once they have joined, so that gossip about that ends.
 const QUIET: Duration = Duration::from_secs(15);
 
+/// How far apart changes of members are.
+const CHANGES_EVERY: Duration = Duration::from_millis(200);
+
 const HEADERS: usize = 28;
+
+/// What telling of one member takes.
+const EXCHANGED_BYTES: usize = 48;
 
 /// Runs it; equal seeds and options give equal results.
 ///
@@ -149,11 +179,17 @@ pub fn run(seed: u64, options: &DetectionOptions) -> Detection {
     net.run_until(net.now + QUIET);
     net.count_from_here();
     net.begin_to_get_stuck();
+    net.cut_one_way();
     if options.rounds == 0 {
         net.run_until(net.now + options.time);
     }
     for _ in 0..options.rounds {
         net.silence_one();
+    }
+    net.change_members();
+    let has_trouble = options.one_way_cuts + options.deaf_nodes + options.strangers > 0;
+    if options.changes > 0 || has_trouble {
+        net.wait_for_agreement();
     }
     let seconds = net.now.since(net.began).as_secs_f64();
     net.found.bytes_per_second = net.bytes as f64 / options.nodes as f64 / seconds;
@@ -164,9 +200,21 @@ pub fn run(seed: u64, options: &DetectionOptions) -> Detection {
 /// At equal times datagrams come before timers, as on a node that has slept.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 enum Event {
-    Arrives { to: usize, from: SocketAddr, datagram: Vec<u8> },
-    Wakes { node: usize },
-    GetsStuck { node: usize },
+    Arrives {
+        to: usize,
+        from: SocketAddr,
+        datagram: Vec<u8>,
+    },
+    Wakes {
+        node: usize,
+    },
+    GetsStuck {
+        node: usize,
+    },
+    /// It asks another one whom it knows, over a connection.
+    Exchanges {
+        node: usize,
+    },
 }
 
 struct Node {
@@ -193,6 +241,8 @@ struct Net {
     silent: Option<(usize, Instant, BTreeSet<usize>)>,
     /// Lives that somebody took for over while they were not.
     found_dead: BTreeSet<Identity>,
+    /// Nothing gets from the one to the other.
+    cuts: BTreeSet<(usize, usize)>,
     found: Detection,
 }
 
@@ -209,23 +259,25 @@ impl Net {
             events_made: 0,
             silent: None,
             found_dead: BTreeSet::new(),
+            cuts: BTreeSet::new(),
             found: Detection::default(),
             options,
         };
-        for node in 0..net.options.nodes {
+        for node in 0..net.options.nodes + net.options.strangers {
             let ip = Ipv4Addr::from_bits(Ipv4Addr::new(10, 0, 0, 1).to_bits() + node as u32);
             let hash = NodeHash::of(cluster(), &format!("node-{node}"));
             let identity = Identity { node: hash, boot: Boot(1), returns: 0, addr: (ip, 8000).into() };
-            let membership = net.membership(identity);
+            let membership = net.membership(node, identity);
             let (is_silent, stuck_until) = (false, Instant::default());
             net.nodes.push(Node { membership, identity, is_silent, stuck_until, wakes_at: None });
         }
         net
     }
 
-    fn membership(&self, identity: Identity) -> Membership {
+    fn membership(&self, node: usize, identity: Identity) -> Membership {
+        let is_stranger = node >= self.options.nodes;
         Membership::new(MembershipConfig {
-            cluster: cluster(),
+            cluster: if is_stranger { ClusterHash::of("another") } else { cluster() },
             identity,
             probe_period: DEFAULT_PROBE_PERIOD,
             suspicion_timeout: DEFAULT_SUSPICION_TIMEOUT,
@@ -236,7 +288,8 @@ impl Net {
 
     /// All know all, from some moment of the first second on.
     fn join_all(&mut self) {
-        let records: Vec<_> = self.nodes.iter().flat_map(|node| node.membership.records()).collect();
+        let ours = self.nodes.iter().take(self.options.nodes);
+        let records: Vec<_> = ours.flat_map(|node| node.membership.records()).collect();
         let mut order: Vec<(Instant, usize)> = Vec::new();
         for node in 0..self.nodes.len() {
             order.push((self.now + self.random_up_to(DEFAULT_PROBE_PERIOD), node));
@@ -245,6 +298,7 @@ impl Net {
         for (at, node) in order {
             self.run_until(at);
             self.act(node, |membership, now, actions| membership.learn(now, &records, actions));
+            self.push(self.now + EXCHANGE_SOON, Event::Exchanges { node });
         }
     }
 
@@ -252,6 +306,15 @@ impl Net {
         (self.began, self.bytes) = (self.now, 0);
         self.found_dead.clear();
         (self.found.healthy_found_dead, self.found.stuck_found_dead) = (0, 0);
+    }
+
+    fn cut_one_way(&mut self) {
+        while self.cuts.len() < self.options.one_way_cuts {
+            let (from, to) = (self.pick(), self.pick());
+            if from != to {
+                self.cuts.insert((from, to));
+            }
+        }
     }
 
     fn begin_to_get_stuck(&mut self) {
@@ -269,9 +332,8 @@ impl Net {
     fn silence_one(&mut self) {
         let after = self.random_up_to(DEFAULT_PROBE_PERIOD);
         self.run_until(self.now + after);
-        let first = self.options.stuck_nodes.min(self.nodes.len() - 1);
-        let victim = self.random.random_range(first..self.nodes.len());
-        let observers = (0..self.nodes.len()).filter(|node| *node != victim).collect();
+        let victim = self.pick();
+        let observers = (0..self.options.nodes).filter(|node| *node != victim).collect();
         self.nodes[victim].is_silent = true;
         self.silent = Some((victim, self.now, observers));
         let until = self.now + LIMIT;
@@ -279,17 +341,70 @@ impl Net {
             self.run_until((self.now + Duration::from_millis(10)).min(until));
         }
         self.found.unnoticed += self.silent.take().map_or(0, |(.., left)| left.len());
-        let identity = Identity {
-            boot: Boot(self.nodes[victim].identity.boot.0 + 1),
-            returns: 0,
-            ..self.nodes[victim].identity
-        };
-        let records = self.nodes[(victim + 1) % self.nodes.len()].membership.records();
-        let membership = self.membership(identity);
-        self.nodes[victim].membership = membership;
-        (self.nodes[victim].identity, self.nodes[victim].is_silent) = (identity, false);
-        self.act(victim, |membership, now, actions| membership.learn(now, &records, actions));
+        self.start_again(victim, self.nodes[victim].identity.node);
         self.run_until(self.now + QUIET / 3);
+    }
+
+    /// One of those that are neither stuck nor deaf from time to time.
+    fn pick(&mut self) -> usize {
+        let troubled = self.options.stuck_nodes.max(self.options.deaf_nodes);
+        self.random.random_range(troubled.min(self.options.nodes - 1)..self.options.nodes)
+    }
+
+    /// A life of `id` begins at the node's address: it is told of the others by one that runs, and says that it is there.
+    fn start_again(&mut self, node: usize, id: NodeHash) {
+        let before = self.nodes[node].identity;
+        let identity = Identity { node: id, boot: Boot(before.boot.0 + 1), returns: 0, ..before };
+        let runs = |other: &usize| *other != node && !self.nodes[*other].is_silent;
+        let Some(seed) = (node + 1..self.options.nodes).chain(0..node).find(runs) else { return };
+        let (records, seed) = (self.nodes[seed].membership.records(), self.nodes[seed].identity);
+        self.nodes[node].membership = self.membership(node, identity);
+        (self.nodes[node].identity, self.nodes[node].is_silent) = (identity, false);
+        self.act(node, |membership, now, actions| {
+            membership.learn(now, &records, actions);
+            membership.announce_to(now, seed, actions);
+        });
+        self.push(self.now + EXCHANGE_SOON, Event::Exchanges { node });
+    }
+
+    /// Nodes are killed, and others begin where they were.
+    fn change_members(&mut self) {
+        let mut down: Vec<(Instant, usize)> = Vec::new();
+        for change in 0..self.options.changes {
+            let node = self.pick();
+            if !self.nodes[node].is_silent {
+                self.nodes[node].is_silent = true;
+                let back_at = self.now + self.random_up_to(CHANGES_EVERY * 10);
+                down.push((back_at, node));
+            }
+            self.run_until(self.now + CHANGES_EVERY);
+            let is_last = change + 1 == self.options.changes;
+            for (_, node) in down.extract_if(.., |(at, _)| is_last || *at <= self.now).collect::<Vec<_>>() {
+                let own = self.nodes[node].identity.node;
+                let id = if change % 2 == 0 { own } else { NodeHash(own.0 ^ (change as u64 + 1)) };
+                self.start_again(node, id);
+            }
+        }
+    }
+
+    fn wait_for_agreement(&mut self) {
+        let from = self.now;
+        while self.now < from + LIMIT {
+            if self.all_agree() {
+                self.found.agreed_after = Some(self.now.since(from));
+                return;
+            }
+            self.run_until(self.now + CHANGES_EVERY / 2);
+        }
+    }
+
+    fn all_agree(&self) -> bool {
+        let heard = || self.nodes[..self.options.nodes].iter().skip(self.options.deaf_nodes);
+        let alive: BTreeSet<Identity> = heard().map(|node| node.identity.life()).collect();
+        heard().all(|node| {
+            let records = node.membership.records().into_iter().filter(|known| known.state.is_active());
+            records.map(|known| known.identity.life()).collect::<BTreeSet<_>>() == alive
+        })
     }
 
     fn push(&mut self, at: Instant, event: Event) {
@@ -309,7 +424,7 @@ impl Net {
     fn happens(&mut self, event: Event) {
         let node = match event {
             Event::Arrives { to, .. } => to,
-            Event::Wakes { node } | Event::GetsStuck { node } => node,
+            Event::Wakes { node } | Event::GetsStuck { node } | Event::Exchanges { node } => node,
         };
         let stuck_until = self.nodes[node].stuck_until;
         if stuck_until > self.now {
@@ -337,7 +452,22 @@ impl Net {
                 let next = until + self.random_up_to(runs * 2) + Duration::from_nanos(2);
                 self.push(next, Event::GetsStuck { node });
             }
+            Event::Exchanges { .. } => {
+                self.exchange(node);
+                self.push(self.now + exchange_period(self.options.nodes), Event::Exchanges { node });
+            }
             Event::Arrives { .. } => {}
+        }
+    }
+
+    fn exchange(&mut self, node: usize) {
+        let other = self.random.random_range(0..self.options.nodes);
+        let is_reached = node != other
+            && [node, other].iter().all(|it| !self.nodes[*it].is_silent && *it >= self.options.deaf_nodes);
+        if is_reached && node < self.options.nodes {
+            let records = self.nodes[other].membership.records();
+            self.bytes += EXCHANGED_BYTES * (records.len() + 1);
+            self.act(node, |membership, now, actions| membership.learn(now, &records, actions));
         }
     }
 
@@ -365,21 +495,29 @@ impl Net {
         self.bytes += datagram.len() + HEADERS;
         let SocketAddr::V4(address) = to else { return };
         let number = address.ip().to_bits() - Ipv4Addr::new(10, 0, 0, 1).to_bits();
-        let is_lost = self.random.random_range(0..1000) < self.options.lost_per_mille;
-        if is_lost || number as usize >= self.nodes.len() {
+        let (to, options) = (number as usize, &self.options);
+        let is_lost = self.random.random_range(0..1000) < options.lost_per_mille;
+        if is_lost || to >= self.nodes.len() || to < options.deaf_nodes || self.cuts.contains(&(from, to)) {
             return;
         }
-        let (least, most) = self.options.delay;
-        let at = self.now + least + self.random_up_to(most - least);
+        let (here, there) = (from % options.places, to % options.places);
+        let far = match here.cmp(&there) {
+            Ordering::Less => options.far.0,
+            Ordering::Equal => Duration::ZERO,
+            Ordering::Greater => options.far.1,
+        };
+        let (least, most) = options.delay;
+        let at = self.now + far + least + self.random_up_to(most - least);
         let from = self.nodes[from].identity.addr;
-        self.push(at, Event::Arrives { to: number as usize, from, datagram });
+        self.push(at, Event::Arrives { to, from, datagram });
     }
 
     fn changed(&mut self, observer: usize, change: Change) {
         let Change::Down(dead) = change else { return };
         let of = self.nodes.iter().position(|node| node.identity.addr == dead.addr);
-        let Some(of) = of.filter(|of| self.nodes[*of].identity.boot == dead.boot) else { return };
-        if self.nodes[observer].is_silent {
+        let Some(of) = of.filter(|of| self.nodes[*of].identity.life() == dead.life()) else { return };
+        let is_one_of_us = (self.options.deaf_nodes..self.options.nodes).contains(&observer);
+        if self.nodes[observer].is_silent || !is_one_of_us {
             // All others are, to it.
             return;
         }
@@ -387,8 +525,8 @@ impl Net {
             if left.remove(&observer) {
                 self.found.times.push(self.now.since(*since));
             }
-        } else if self.found_dead.insert(dead) {
-            let is_stuck = of < self.options.stuck_nodes;
+        } else if !self.nodes[of].is_silent && self.found_dead.insert(dead) {
+            let is_stuck = of < self.options.stuck_nodes.max(self.options.deaf_nodes);
             *if is_stuck { &mut self.found.stuck_found_dead } else { &mut self.found.healthy_found_dead } +=
                 1;
         }

@@ -122,7 +122,7 @@ impl Local {
             return refuse(
                 RefusalReason::Quorums,
                 format!(
-                    "{:?} has {}, {:?} has {}: they must be the same on every node of a data center",
+                    "{:?} has {}, {:?} has {}: replicas and write_quorum must be the same on every node of a data center",
                     self.node_id,
                     text(mine),
                     other.node_id,
