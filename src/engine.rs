@@ -371,7 +371,8 @@ impl Engine {
     /// Hands this node's data over to the others, tells them, and stops. Calls go on meanwhile. When all is handed
     /// over, new ones get [`ShutDown`](NotApplied::ShutDown), those under way get their answers, and every replica the
     /// writes that this node acknowledged; only then is it gone. The last node of a cluster leaves at once, and the
-    /// data is gone; so do all nodes, where all are asked to leave together.
+    /// data is gone; so do all nodes, where all are asked to leave together. Where other data centers can be reached, they
+    /// are given first what this node has acknowledged and they have not confirmed.
     ///
     /// # Errors
     ///

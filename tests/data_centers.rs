@@ -216,6 +216,26 @@ fn what_a_dead_coordinator_had_not_sent_comes_by_comparison() {
     assert!(cluster.run_until(90 * SECOND, is_there), "{:?}", cluster.stored(name(0)));
 }
 
+/// A data center of one node is shut down just after it wrote: what it leaves is all that there is of it.
+#[test]
+fn the_last_node_of_a_data_center_leaves_when_the_others_have_what_it_wrote() {
+    let mut small = options();
+    (small.replicas, small.write_quorum) = (1, 1);
+    let mut cluster = SimCluster::with_options(8, small);
+    let (here, there) = (cluster.start_node(), cluster.start_node());
+    cluster.slow_down(here, there, FAR, FAR + MS);
+    cluster.slow_down(there, here, FAR, FAR + MS);
+    settle(&mut cluster);
+    for key in 0..50 {
+        set(&mut cluster, there, key, "value");
+    }
+    cluster.leave(there);
+    assert!(cluster.run_until(10 * SECOND, |cluster| !cluster.is_running(there)), "it does not leave");
+    for key in 0..50 {
+        assert_eq!(read(&mut cluster, here, key).as_deref(), Some("value"));
+    }
+}
+
 /// A relay dies with a batch that it has not answered: another one gets it.
 #[test]
 fn a_relay_that_dies_is_replaced() {

@@ -211,7 +211,10 @@ impl Control {
                     actions.push(ControlAction::Answer { via, request_id, message });
                 }
                 Asker::Safety { round } => self.debt_heard(self.identity().node, round, told, actions),
-                Asker::Leave if total.copies == 0 && total.unfinished == 0 => self.left(now, actions),
+                // The last one of a data center has nobody to give to.
+                Asker::Leave if (total.copies == 0 || self.is_last()) && total.unfinished == 0 => {
+                    self.left(now, actions);
+                }
                 Asker::Leave => self.leaving = Leaving::Draining { ask_at: Some(now + DRAIN_PERIOD) },
             }
         }

@@ -608,17 +608,23 @@ impl Control {
 
     fn finish_leave(&mut self, now: Instant, actions: &mut Actions) {
         let Leaving::Since { generation } = self.leaving else { return };
-        let is_last = self.placement.members().iter().all(|member| member.leaving);
+        let is_last = self.is_last();
         let cores = usize::from(self.config.local.cores);
         let given = |progress: &&Progress| progress.generation >= generation && progress.giving == 0;
-        if is_last || is_planted(Planted::LeftAtOnce) {
-            if is_last {
+        let is_all = is_last && self.placement.elsewhere().is_empty();
+        if is_all || is_planted(Planted::LeftAtOnce) {
+            if is_all {
                 log::warn!("the last node leaves: the data is gone");
             }
             self.left(now, actions);
-        } else if self.progress.values().filter(given).count() == cores {
+        } else if is_last || self.progress.values().filter(given).count() == cores {
             self.drain(actions);
         }
+    }
+
+    /// Whether nobody of this data center stays.
+    fn is_last(&self) -> bool {
+        self.placement.members().iter().all(|member| member.leaving)
     }
 
     fn left(&mut self, now: Instant, actions: &mut Actions) {

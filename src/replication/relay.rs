@@ -76,6 +76,8 @@ pub(crate) struct Relays {
 struct Outbox {
     /// Who may relay, in this node's order; the first of them does. Empty while none is a member.
     candidates: Vec<Candidate>,
+    /// How many cores the relay has, or the last one had.
+    cores: u16,
     /// Since when that is so.
     unreachable_since: Option<Instant>,
     /// By the relay's core.
@@ -210,6 +212,12 @@ impl Relays {
         self.outboxes.values().map(Outbox::len).sum()
     }
 
+    /// The same of data centers that have members.
+    pub(crate) fn waiting_for_reachable(&self) -> usize {
+        let reachable = self.outboxes.values().filter(|outbox| !outbox.candidates.is_empty());
+        reachable.map(Outbox::len).sum()
+    }
+
     /// How many writes were left to anti-entropy.
     pub(crate) fn given_up(&self) -> u64 {
         self.given_up
@@ -224,7 +232,7 @@ impl Outbox {
 
     /// Which of the relay's cores a key belongs to.
     fn core_of(&self, hash: KeyHash) -> CoreId {
-        hash.partition().core(self.candidates.first().map_or(1, |(_, cores)| *cores))
+        hash.partition().core(self.cores.max(1))
     }
 
     fn take_candidates(&mut self, now: Instant, candidates: Vec<Candidate>) {
@@ -254,16 +262,17 @@ impl Outbox {
 
     /// Another member relays from now on: what an earlier one has not confirmed is sent to it.
     fn change_relay(&mut self) {
-        let lanes = mem::take(&mut self.lanes);
         let open = mem::take(&mut self.open).into_values().flat_map(|batch| batch.items);
-        let waiting = lanes.into_values().flat_map(|lane| lane.waiting).collect::<Vec<_>>();
-        for (number, item) in waiting {
-            let core = self.core_of(item.hash);
-            self.lanes.entry(core).or_default().waiting.insert(number, item);
+        if let Some(&(_, cores)) = self.candidates.first().filter(|(_, cores)| *cores != self.cores) {
+            self.cores = cores;
+            for (number, item) in mem::take(&mut self.lanes).into_values().flat_map(|lane| lane.waiting) {
+                let core = self.core_of(item.hash);
+                self.lanes.entry(core).or_default().waiting.insert(number, item);
+            }
         }
         open.for_each(|(number, item)| self.put_back(number, item));
         for lane in self.lanes.values_mut() {
-            lane.due = Some(Instant::default());
+            (lane.open, lane.due) = (0, Some(Instant::default()));
         }
     }
 

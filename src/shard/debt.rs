@@ -45,7 +45,7 @@ impl<C> Shard<C> {
         Debt {
             copies: self.partitions().map(|partition| self.missing(partition)).sum(),
             writes: owed.filter(|op| is_late(op.deadline())).count(),
-            unfinished: counts.calls_in_flight + counts.writes_owed,
+            unfinished: counts.calls_in_flight + counts.writes_owed + self.relays.waiting_for_reachable(),
         }
     }
 

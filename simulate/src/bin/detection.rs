@@ -277,6 +277,7 @@ fn report(quick: bool) -> Result<()> {
         "| 10 processes beside {spinning} that spin, {cpus} CPUs | {seconds} s | {} | {} |",
         found[0], found[1]
     );
+    report_trouble(quick);
     println!("\nWhat a node sends in a second where nothing happens, headers included, simulated:\n");
     println!("| nodes | bytes |\n| ---: | ---: |");
     for nodes in [3, 10, 50, 100, 1000] {
@@ -285,6 +286,39 @@ fn report(quick: bool) -> Result<()> {
         println!("| {nodes} | {:.0} |", detection::run(1, &options).bytes_per_second);
     }
     Ok(())
+}
+
+/// Networks and members that are worse than slow: who lives and is taken for dead, and how soon all agree.
+fn report_trouble(quick: bool) {
+    println!(
+        "\nMembers in trouble, simulated: living ones that are taken for dead, and how soon all agree afterwards:\n"
+    );
+    println!("| nodes | trouble | taken for dead | agree after |");
+    println!("| ---: | --- | ---: | ---: |");
+    let row = |nodes: usize, trouble: &str, change: &dyn Fn(&mut DetectionOptions)| {
+        let mut options = DetectionOptions::default();
+        (options.nodes, options.rounds) = (nodes, 0);
+        change(&mut options);
+        let found = detection::run(1, &options);
+        let agreed = found.agreed_after.map_or("never".to_owned(), |it| format!("{:.1} s", it.as_secs_f64()));
+        println!("| {nodes} | {trouble} | {} | {agreed} |", found.healthy_found_dead);
+    };
+    let come_and_go = |options: &mut DetectionOptions| {
+        (options.time, options.changes, options.lost_per_mille) = (Duration::ZERO, 100, 20);
+    };
+    for nodes in if quick { &[100][..] } else { &[100, 300, 1000] } {
+        let trouble = "100 end in 20 s, and others begin at their addresses, 2 % lost";
+        row(*nodes, trouble, &come_and_go);
+    }
+    row(100, "500 pairs reach each other one way only, for 60 s", &|options| options.one_way_cuts = 500);
+    row(100, "5 hear nothing and are heard, for 60 s", &|options| options.deaf_nodes = 5);
+    row(100, "in 3 places, 5 ms to a later one and 150 ms back, for 60 s", &|options| {
+        (options.places, options.far) = (3, (Duration::from_millis(5), Duration::from_millis(150)));
+        options.strangers = 1;
+    });
+    row(100, "20 more of another cluster that know and address all, for 60 s", &|options| {
+        options.strangers = 20
+    });
 }
 
 fn print_times(nodes: usize, how: &str, rounds: usize, mut times: Vec<Duration>) {
