@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use gridkv::{Config, Engine, Event, NotReady};
+use gridkv::{Config, Engine, Event, MemberState, NotReady};
 use support::{address, alive, node, start, wait_event, wait_settled, wait_until};
 
 /// A node that listens there; silence is no sign of death for a while.
@@ -202,28 +202,71 @@ fn a_node_whose_datagrams_are_dropped_is_told_so() {
     assert!(reason.contains("TCP") && reason.contains("no UDP datagram is answered"), "{reason}");
 }
 
-/// Two nodes are given one id, at different addresses. The second is told so, and told on the other side, and gets in when
-/// the first is gone; a node whose address changes over a restart is in at once.
+/// Whether a node sees the node of this id active at this address.
+fn sees_at(engine: &Engine, id: &str, address: SocketAddr) -> bool {
+    let is_active = |state| matches!(state, MemberState::Alive | MemberState::Suspect);
+    engine.members().iter().any(|it| it.id.as_str() == id && it.address == address && is_active(it.state))
+}
+
 #[test]
-fn of_two_nodes_with_one_id_the_second_waits_until_the_first_is_gone() {
-    let one = start(node_at("one", "127.0.0.1:0"));
-    let found = |config: Config| config.seeds([address(&one)]);
-    let two = start(found(node_at("two", "127.0.0.1:0")));
-    wait_settled(&[one.clone(), two.clone()]);
-    one.set("k", "v").unwrap();
+#[cfg(target_os = "linux")]
+fn a_second_node_of_one_id_is_refused_until_the_first_one_is_gone() {
+    let first = start(node("first").replicas(2));
+    let second = start(node("second").replicas(2).seeds([address(&first)]));
+    let engines = [first, second];
+    wait_settled(&engines);
+    let there = engines[0].events();
+    let twin = start(node_at("second", "127.0.0.2:0").seeds([address(&engines[0])]));
+    let both = [engines[1].address().unwrap(), twin.address().unwrap()];
+    let says_so = |text: &str| {
+        text.contains("needs an id of its own") && both.iter().all(|it| text.contains(&it.to_string()))
+    };
+    for events in [there, twin.events()] {
+        wait_event(&events, "a refusal that names both", |event| match event {
+            Event::Refused { reason, .. } if says_so(reason) => Some(()),
+            _ => None,
+        });
+    }
+    wait_until("the error says so, too", || hint(&twin).is_some_and(|hint| says_so(&hint)));
+    assert!(sees_at(&engines[0], "second", both[0]) && alive(&engines[0]) == 2);
+    let [first, second] = engines;
+    second.abort();
+    drop(second);
+    wait_until("the other one is let in", || sees_at(&first, "second", both[1]));
+    wait_settled(&[first, twin]);
+}
 
-    let events = one.events();
-    let twin = start(found(node_at("two", "127.0.0.1:0")));
-    let in_use = format!("the node id \"two\" is in use at {} and at {}", address(&two), address(&twin));
-    wait_until("the second is told", || hint(&twin).is_some_and(|hint| hint.contains(&in_use)));
-    wait_event(&events, "the second is refused", |event| match event {
-        Event::Refused { reason, .. } if reason.contains(&in_use) => Some(()),
-        _ => None,
+/// A host that vanished, and its container that was started elsewhere: nobody waits for the suspicion to end.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_node_that_was_moved_gets_in_at_once() {
+    use support::process::{self, Node};
+
+    // Longer than this test waits for anything.
+    let flags = ["--suspicion-timeout-ms", "60000"];
+    let mut nodes = process::cluster(3, &flags);
+    let old = nodes.pop().unwrap();
+    old.pause();
+    let seed = nodes[0].seed();
+    let mut moved = Node::start("c", &[&flags[..], &["--address", "127.0.0.2:0", "--seed", &seed]].concat());
+    let at = |node: &Node| format!("c {} Alive", node.address);
+    let line = at(&moved);
+    for node in nodes.iter_mut().chain([&mut moved]) {
+        wait_until("it is in", || node.list("members").contains(&line));
+    }
+    moved.ok("set k v");
+
+    old.resume();
+    wait_until("the old one knows why it is out", || {
+        let said = old.stderr();
+        said.contains("needs an id of its own") && said.contains(&moved.seed()) && said.contains(&old.seed())
     });
-    assert_eq!((alive(&one), alive(&two)), (2, 2), "nobody took the second for the first");
-    assert_eq!(two.get("k").unwrap().as_deref(), Some(&b"v"[..]));
-
-    two.abort();
-    wait_settled(&[one.clone(), twin.clone()]);
-    assert_eq!(twin.get("k").unwrap().as_deref(), Some(&b"v"[..]));
+    assert_eq!(nodes[0].ask("get k"), "value v");
+    moved.signal("-KILL");
+    for node in &mut nodes {
+        wait_until("the old one is back", || node.list("members").contains(&at(&old)));
+    }
+    nodes.push(old);
+    process::wait_settled(&mut nodes);
+    assert_eq!(nodes[2].ask("get k"), "value v");
 }

@@ -64,6 +64,11 @@ pub(super) enum LinkState {
 
 impl Control {
     pub(super) fn open_link(&mut self, identity: Identity, actions: &mut Actions) {
+        let known = self.links.get(&identity.node);
+        if known.is_some_and(|it| it.identity.addr != identity.addr && it.identity.life() > identity.life()) {
+            // A later life of the node is a member at another address.
+            return;
+        }
         let mut new = MemberLink::new(identity);
         if self.has_reached(&identity) {
             // It asked for that before it was known, and the connection stays.
@@ -99,7 +104,10 @@ impl Control {
         self.link_was_tried(now, link, None, actions);
         if let Some(member) = self.links.values_mut().find(|member| member_link(&member.identity) == link) {
             (member.state, member.backoff) = (LinkState::Up, LINK_BACKOFF);
-            self.refused_by = None;
+            if self.refused_by.take().is_some() {
+                // Whoever had this node's id may be gone, and was a later life.
+                actions.push(ControlAction::Ask { link, message: ControlMessage::AskMembers });
+            }
             if self.origin == Origin::Unborn {
                 let message = ControlMessage::Status(self.status());
                 actions.push(ControlAction::Ask { link, message });

@@ -5,11 +5,13 @@
 //! before there is any data: that the cluster is new.
 //!
 //! [`links`] says how a crash is found, [`seeds`] how a cluster is, [`birth`] when lists are made, [`majority`] when they
-//! may change and be written to, [`debt`] when a node may be stopped, [`reach`] whether others reach this one, and [`publish`] what cores and app are told.
+//! may change and be written to, [`debt`] when a node may be stopped, [`reach`] whether others reach this one, [`duplicates`]
+//! what becomes of a node whose id is in use, and [`publish`] what cores and app are told.
 
 mod absent;
 mod birth;
 mod debt;
+mod duplicates;
 mod links;
 mod majority;
 mod publish;
@@ -23,6 +25,7 @@ use std::time::Duration;
 
 use self::absent::Absent;
 use self::debt::{OwnDebt, Safety};
+use self::duplicates::Held;
 use self::links::{LinkState, MemberLink, member_link};
 #[cfg(feature = "sim")]
 pub(crate) use self::majority::LEASE;
@@ -35,7 +38,7 @@ use crate::clock::Instant;
 use crate::discovery::Found;
 use crate::error::Risk;
 use crate::events::{Event, MemberInfo};
-use crate::membership::{Change, DatagramError, Membership, MembershipAction, MembershipConfig, Record};
+use crate::membership::{Change, DatagramError, Membership, MembershipAction, MembershipConfig};
 use crate::placement::{Gone, Member, Placement, Site};
 use crate::shard::{Debt, Lease, Stage};
 use crate::simulated::{Planted, is_planted};
@@ -205,6 +208,8 @@ pub(crate) struct Control {
     seeds: Vec<Seed>,
     discovery: Finding,
     reach: Reach,
+    /// Greetings that are not judged yet.
+    held: Vec<Held>,
     origin: Origin,
     statuses: BTreeMap<NodeHash, (Identity, Status)>,
     status_at: Instant,
@@ -291,6 +296,7 @@ impl Control {
             seeds: config.seeds.iter().map(|&addr| Seed::new(addr, config.identity.addr)).collect(),
             discovery: Finding::new(config.discovers),
             reach: Reach::default(),
+            held: Vec::new(),
             origin: Origin::Unborn,
             statuses: BTreeMap::new(),
             status_at: Instant::default(),
@@ -398,6 +404,7 @@ impl Control {
         self.wake_majority(now, actions);
         self.wake_seeds(now, actions);
         self.wake_reach(now, actions);
+        self.wake_held(now, actions);
         self.wake_safety(now, actions);
         self.wake_drain(now, actions);
         if self.origin == Origin::Unborn && self.status_at <= now {
@@ -410,10 +417,15 @@ impl Control {
         let status = (self.origin == Origin::Unborn).then_some(self.status_at);
         let links = [self.links_deadline(), self.seeds_deadline(), status, self.membership.deadline()];
         let majority = self.majority_deadline(self.is_withholding());
-        let others =
-            [self.safety_deadline(), self.drain_deadline(), self.forget_at, majority, self.reach_deadline()];
-        let exchange = (!self.links.is_empty()).then_some(self.exchange_at);
-        let others = others.into_iter().chain([exchange]);
+        let others = [
+            self.safety_deadline(),
+            self.drain_deadline(),
+            self.forget_at,
+            majority,
+            self.reach_deadline(),
+            self.held_deadline(),
+            (!self.links.is_empty()).then_some(self.exchange_at),
+        ];
         links.into_iter().chain(others).flatten().min()
     }
 
@@ -447,11 +459,11 @@ impl Control {
                 None
             }
             Change::Replaced { old, new: _ } | Change::Down(old) => {
-                self.close_link(&old, actions);
+                self.life_ended(now, &old, actions);
                 self.name(&old).map(|node| Event::Died { node })
             }
             Change::Left(identity) => {
-                self.close_link(&identity, actions);
+                self.life_ended(now, &identity, actions);
                 self.name(&identity).map(|node| Event::Left { node })
             }
             Change::Suspected(identity) => self.name(&identity).map(|node| Event::Suspected { node }),
@@ -468,10 +480,16 @@ impl Control {
                 self.probe_answered(now, &identity);
                 self.note_heard(identity, sent_at, view);
                 self.ping_was_answered(now, &identity, actions);
+                self.other_answered(now, &identity, actions);
                 None
             }
         };
         actions.extend(event.map(ControlAction::Notify));
+    }
+
+    fn life_ended(&mut self, now: Instant, life: &Identity, actions: &mut Actions) {
+        self.close_link(life, actions);
+        self.wake_held(now, actions);
     }
 
     /// The node's name, where that life of it has told it.
@@ -533,44 +551,20 @@ impl Control {
             let text = format!("{:?} is stopping", self.config.local.node_id);
             Err(Refusal { reason: RefusalReason::Stopping, text })
         } else {
-            self.config.local.judge_hello(self.identity(), &hello).and_then(|welcome| {
-                self.check_duplicate(&hello)?;
-                Ok(welcome)
-            })
+            self.config.local.judge_hello(self.identity(), &hello)
         };
         match judged {
-            Ok(welcome) => {
-                self.note_details(&hello);
-                actions.push(ControlAction::Welcome { via, welcome, peer: hello.identity });
-            }
+            Ok(welcome) => match self.life_elsewhere(&hello.identity) {
+                Some(other) => self.hold(now, via, hello, other, actions),
+                None => {
+                    self.note_details(&hello);
+                    actions.push(ControlAction::Welcome { via, welcome, peer: hello.identity });
+                }
+            },
             Err(refusal) => {
                 self.refused(now, hello.identity.addr, &refusal, actions);
                 actions.push(ControlAction::Refuse { via, refusal });
             }
-        }
-    }
-
-    /// Two nodes of one id would take turns in replacing each other. So the one at another address is let in once the
-    /// one that is known is dead: where it is gone its connections end or its silence is noticed, and the newcomer tries
-    /// again meanwhile.
-    fn check_duplicate(&self, hello: &Hello) -> Result<(), Refusal> {
-        let other = hello.identity;
-        let records = self.membership.records();
-        let is_twin = |it: &&Record| {
-            it.identity.node == other.node && it.identity.addr != other.addr && it.state.is_active()
-        };
-        match records.iter().find(is_twin) {
-            Some(known) => {
-                let text = format!(
-                    "the node id {:?} is in use at {old} and at {}: every node needs an id of its own; where the one at \
-                     {old} is gone, this ends when that has been noticed",
-                    hello.node_id,
-                    other.addr,
-                    old = known.identity.addr
-                );
-                Err(Refusal { reason: RefusalReason::DuplicateId, text })
-            }
-            None => Ok(()),
         }
     }
 

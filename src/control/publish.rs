@@ -53,7 +53,7 @@ impl Control {
             .filter_map(member)
             .collect();
         // Of two lives of a node, the later.
-        members.sort_by_key(|member| std::cmp::Reverse((member.identity.node, member.identity.boot)));
+        members.sort_by_key(|member| std::cmp::Reverse(member.identity));
         members.dedup_by_key(|member| member.identity.node);
         members.reverse();
         members
@@ -76,11 +76,13 @@ impl Control {
     pub(super) fn publish_members(&mut self, actions: &mut Actions) {
         let me = self.identity();
         let info = |known: Record| {
-            let is_self = known.identity.node == me.node;
+            let is_self = known.identity.life() == me.life();
+            // Another one may have its id.
+            let is_alike = known.identity.node == me.node;
             let id =
-                if is_self { NodeId::new(&self.config.local.node_id) } else { self.name(&known.identity)? };
+                if is_alike { NodeId::new(&self.config.local.node_id) } else { self.name(&known.identity)? };
             let details = self.details.get(&known.identity.node);
-            let site = if is_self { &self.config.local.site } else { &details?.site };
+            let site = if is_alike { &self.config.local.site } else { &details?.site };
             let named = |name: &str| (!name.is_empty()).then(|| name.to_string());
             Some(MemberInfo {
                 data_center: named(&site.data_center),

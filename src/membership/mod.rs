@@ -197,7 +197,8 @@ impl Membership {
     /// Takes up a list that a member gave us over a connection. Only the living and the leaving are
     /// believed, and nothing about this life of ours: a death is spread by those who found it, and a list may be
     /// older than our return. A life at our address that counts as later than this one is over, as we are
-    /// here: the clock was set back before we were started. We become later than it.
+    /// here, and so may be one of our id at another address: the clock was set back before we were started, or is behind
+    /// that of the host where we were before. We become later than it.
     pub(crate) fn learn(&mut self, now: Instant, records: &[Record], actions: &mut Vec<MembershipAction>) {
         let is_own = |identity: &Identity| identity.node == self.own.node && identity.addr == self.own.addr;
         let others = records.iter().filter(|record| !is_own(&record.identity));
@@ -216,8 +217,12 @@ impl Membership {
             }
         }
         let own = self.own;
-        let is_later = |it: &Identity| it.addr == own.addr && (it.boot, it.node) > (own.boot, own.node);
-        let later = records.iter().map(|record| record.identity).filter(is_later);
+        let is_later = |known: &&Record| {
+            let it = known.identity;
+            let is_over = it.node == own.node && it.addr != own.addr && !known.state.is_active();
+            is_over && it.boot >= own.boot || it.addr == own.addr && (it.boot, it.node) > (own.boot, own.node)
+        };
+        let later = records.iter().filter(is_later).map(|record| record.identity);
         let latest = later.map(|identity| identity.boot).max();
         if let Some(boot) = latest.and_then(|boot| boot.0.checked_add(1)) {
             let later = Identity { boot: Boot(boot), ..self.own.life() };

@@ -286,9 +286,29 @@ impl SimCluster {
         let number = self.nodes.len();
         let skew = self.options.clock_skew.as_micros() as i64;
         let offset = if skew > 0 { self.rng.random_range(-skew..=skew) } else { 0 };
-        self.nodes.push(Node::new(number, EPOCH_MICROS.saturating_add_signed(offset), bytes_per_core));
+        let epoch = EPOCH_MICROS.saturating_add_signed(offset);
+        self.nodes.push(Node::new(number, number, epoch, bytes_per_core));
         self.restart_node(number);
         number
+    }
+
+    /// Starts a new node under the id of another one, at an address of its own, its clock ahead of others by so many
+    /// microseconds; its number.
+    pub fn start_twin(&mut self, of: usize, clock_ahead: i64) -> usize {
+        let number = self.nodes.len();
+        self.nodes.push(Node::new(number, of, EPOCH_MICROS.saturating_add_signed(clock_ahead), None));
+        self.restart_node(number);
+        number
+    }
+
+    /// Whether `observer` sees `node` active, and no other node of that id.
+    pub fn sees_only(&self, observer: usize, node: usize) -> bool {
+        self.nodes[observer].sees_at(self.nodes[node].named_as()) == [node::address(node)]
+    }
+
+    /// What may be wrong with a running node, as its app would read in [`NotReady`](crate::NotReady).
+    pub fn hint(&self, node: usize) -> Option<&str> {
+        self.nodes[node].hint()
     }
 
     /// Nodes that are started from here on are configured so: [`SimOptions::majority_of`].

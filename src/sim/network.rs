@@ -278,8 +278,13 @@ impl SimCluster {
                 }
             }
             ControlAction::Notify(event) => self.note(|| format!("event n{number} {event:?}")),
+            ControlAction::Readiness(readiness) => {
+                if let Some(running) = self.nodes[number].running() {
+                    running.set_hint(readiness.hint);
+                }
+            }
             // Seeds are given.
-            ControlAction::Readiness(_) | ControlAction::Discover => {}
+            ControlAction::Discover => {}
             ControlAction::Left => {
                 self.note(|| format!("left n{number}"));
                 self.nodes[number].crash();

@@ -46,6 +46,8 @@ pub(super) fn number_at(addr: SocketAddr) -> Option<usize> {
 
 pub(super) struct Node {
     number: usize,
+    /// Whose name it has: its own, where it is no twin.
+    named_as: usize,
     /// What its wall clock said when simulated time was zero.
     pub(super) epoch_micros: u64,
     /// Counts its starts, so that what was meant for an earlier life is not delivered to a later one.
@@ -70,6 +72,8 @@ pub(super) struct Running {
     /// Each with the core that wants it.
     pub(super) shard_actions: VecDeque<(CoreId, Action<CallId>)>,
     members: Vec<MemberInfo>,
+    /// What may be wrong with it.
+    hint: Option<String>,
     /// What each core has to fetch and to give, once it has said so.
     progress: Vec<Option<(usize, usize)>>,
     pub(super) next_request: u64,
@@ -86,8 +90,13 @@ fn data_center(options: &SimOptions, number: usize) -> String {
 }
 
 impl Node {
-    pub(super) fn new(number: usize, epoch_micros: u64, memory: Option<usize>) -> Self {
-        Self { number, epoch_micros, life: 0, memory, running: None, wake_at: None, paused_until: None }
+    pub(super) fn new(number: usize, named_as: usize, epoch_micros: u64, memory: Option<usize>) -> Self {
+        let (wake_at, paused_until) = (None, None);
+        Self { number, named_as, epoch_micros, life: 0, memory, running: None, wake_at, paused_until }
+    }
+
+    pub(super) fn named_as(&self) -> usize {
+        self.named_as
     }
 
     pub(super) fn wall(&self, now: Instant) -> WallTime {
@@ -107,14 +116,14 @@ impl Node {
         self.wake_at = None;
         self.paused_until = None;
         let identity = Identity {
-            node: NodeHash::of(cluster(), &name(self.number)),
+            node: NodeHash::of(cluster(), &name(self.named_as)),
             boot: Boot(now.wall.millis()),
             returns: 0,
             addr: address(self.number),
         };
         let local = Local {
             cluster: CLUSTER.into(),
-            node_id: name(self.number),
+            node_id: name(self.named_as),
             cores: options.cores,
             replicas: options.replicas as u8,
             write_quorum: options.write_quorum as u8,
@@ -163,6 +172,7 @@ impl Node {
             control_actions,
             shard_actions: VecDeque::new(),
             members: Vec::new(),
+            hint: None,
             progress: vec![None; usize::from(options.cores)],
             next_request: 1,
             safe: 0,
@@ -309,6 +319,18 @@ impl Node {
         self.running.as_ref()?.members.iter().find(|member| member.id == id).map(|member| member.state)
     }
 
+    /// Where it sees active members that are named as node `number` is.
+    pub(super) fn sees_at(&self, number: usize) -> Vec<SocketAddr> {
+        let id = NodeId::new(&name(number));
+        let is_active = |m: &&MemberInfo| matches!(m.state, MemberState::Alive | MemberState::Suspect);
+        let members = self.running.iter().flat_map(|running| &running.members).filter(is_active);
+        members.filter(|member| member.id == id).map(|member| member.address).collect()
+    }
+
+    pub(super) fn hint(&self) -> Option<&str> {
+        self.running.as_ref()?.hint.as_deref()
+    }
+
     pub(super) fn describe(&self) -> String {
         let Some(running) = &self.running else { return format!("n{} is down", self.number) };
         let members = running.members.iter().map(|member| {
@@ -334,6 +356,10 @@ impl Node {
 impl Running {
     pub(super) fn set_members(&mut self, members: Vec<MemberInfo>) {
         self.members = members;
+    }
+
+    pub(super) fn set_hint(&mut self, hint: Option<String>) {
+        self.hint = hint;
     }
 
     pub(super) fn set_progress(&mut self, core: CoreId, pending: usize, giving: usize) {

@@ -2,6 +2,7 @@
 //! WELCOME. Both refuse with a reason and a text that names both sides' settings, so that whoever is
 //! paged reads the cause on either side.
 
+use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 
 use super::message::{Channel, Hello, Refusal, RefusalReason};
@@ -144,16 +145,19 @@ impl Local {
             );
         }
         if other.identity.node == identity.node && other.identity.addr != identity.addr {
-            return refuse(
-                RefusalReason::DuplicateId,
-                format!(
-                    "the node id {:?} is in use at {} and at {}: every node needs an id of its own",
-                    self.node_id, identity.addr, other.identity.addr
-                ),
-            );
+            return Err(duplicate_id(&self.node_id, identity.addr, other.identity.addr));
         }
         Ok(())
     }
+}
+
+/// One node id, at two addresses.
+pub(crate) fn duplicate_id(id: &str, one: SocketAddr, other: SocketAddr) -> Refusal {
+    let text = format!(
+        "the node id {id:?} is in use at {one} and at {other}: every node needs an id of its own, give one of them another \
+         or stop it"
+    );
+    Refusal { reason: RefusalReason::DuplicateId, text }
 }
 
 fn refuse<T>(reason: RefusalReason, text: String) -> Result<T, Refusal> {
