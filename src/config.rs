@@ -244,7 +244,7 @@ impl Config {
 
     /// With [`Replicas::All`]: all replicas of a key but so many must have applied a write before it is acknowledged;
     /// default 1, at most 16, and more than half of them in any case. The same on every node of a data center. With 0 a
-    /// node that is silent holds writes up until it is taken for dead.
+    /// node that is silent holds writes up until it is taken for dead. A cluster begins with one node more than this.
     pub fn unacknowledged(mut self, replicas: usize) -> Self {
         self.unacknowledged = Some(replicas);
         self

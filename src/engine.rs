@@ -9,7 +9,7 @@ use crate::config::{Config, Settings};
 use crate::entry::{Content, Entry};
 use crate::error::{LeaveError, NotApplied, NotReady, NotSafe, ReadError, StartError, WriteError};
 use crate::events::{Events, MemberInfo, MemberState, subscription};
-use crate::options::{ReadOptions, WriteOptions};
+use crate::options::{Quorum, ReadOptions, WriteOptions};
 use crate::runtime::Runtime;
 use crate::runtime::reply::{NoReply, Reply};
 use crate::shard::{
@@ -462,7 +462,8 @@ impl Engine {
     fn read_quorum(&self, options: &ReadOptions) -> Result<usize, ReadError> {
         let Settings { replicas, read_quorum, .. } = self.inner.settings;
         let quorum = options.quorum.count(read_quorum, replicas);
-        if quorum == 0 || quorum > replicas {
+        let is_too_high = matches!(options.quorum, Quorum::Count(count) if count > MAX_REPLICAS);
+        if quorum == 0 || quorum > replicas || is_too_high {
             return Err(ReadError::BadQuorum { asked: quorum, replicas });
         }
         Ok(quorum)

@@ -33,6 +33,12 @@ pub const MAX_REPLICAS: usize = 16;
 /// of replicas that is asked for by itself comes near.
 pub(crate) const ALL: usize = 255;
 
+/// How many members a cluster has at the least when it is born: W, or one more than may miss a write, so that no node
+/// that starts alone takes its empty memory for all that there is.
+pub(crate) fn least_at_birth(write_quorum: usize) -> usize {
+    if write_quorum > ALL / 2 { ALL - write_quorum + 1 } else { write_quorum }
+}
+
 /// What a quorum means in a list of so many members.
 #[inline]
 pub(crate) fn quorum_of(quorum: usize, members: usize) -> usize {

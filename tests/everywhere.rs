@@ -57,6 +57,10 @@ fn every_node_reads_every_key_from_its_own_memory_whoever_comes_and_goes() {
         wait_settled(&engines);
         assert!(holds_all(&engines[0], "second"));
     }
+    assert!(
+        engines[0].wait_until_safe(Duration::from_millis(200)).is_err(),
+        "all that there is is on one node"
+    );
     write(&engines[0], "third");
     assert!(holds_all(&engines[0], "third"));
 }
@@ -70,6 +74,8 @@ fn quorums_follow_the_number_of_nodes() {
         let options = ReadOptions::new().quorum(quorum);
         assert_eq!(engines[2].get_with("k", &options).unwrap().as_deref(), Some(&b"v"[..]));
     }
+    let too_many = ReadOptions::new().quorum(Quorum::Count(200));
+    assert!(engines[2].get_with("k", &too_many).is_err());
     for quorum in [Quorum::Count(1), Quorum::Count(3)] {
         let error = engines[0].set_with("k", "v", &WriteOptions::new().quorum(quorum)).unwrap_err();
         assert!(matches!(error, WriteError::NotApplied(NotApplied::BadQuorum { .. })));

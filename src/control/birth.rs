@@ -15,7 +15,7 @@ use crate::events::Event;
 use crate::placement::Member;
 use crate::shard::Stage;
 use crate::simulated::{Planted, is_planted};
-use crate::types::{NodeHash, quorum_of};
+use crate::types::{NodeHash, least_at_birth};
 use crate::wire::message::{ControlMessage, Origin, Status};
 
 /// How often the members tell each other their status until the lists are born.
@@ -64,7 +64,7 @@ impl Control {
         let all_known = self.placement.is_complete();
         let is_here = |node: &NodeHash| self.placement.member(*node).is_some();
         let seeds_settled = self.seeds.iter().all(|seed| seed.settled && seed.node.iter().all(is_here));
-        let quorum = quorum_of(self.config.local.write_quorum.into(), members);
+        let quorum = least_at_birth(self.config.local.write_quorum.into());
         let enough = members >= quorum && self.majority().is_none_or(|needed| members >= needed);
         let seeds_settled = seeds_settled && self.discovery.is_settled || is_rash;
         if all_agree && all_known && seeds_settled && enough && self.leaving == Leaving::No {

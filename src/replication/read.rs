@@ -47,6 +47,8 @@ pub(crate) struct Rules {
 pub(crate) struct Read {
     key: Box<[u8]>,
     rules: Rules,
+    /// R, as it was asked for.
+    quorum: usize,
     list: Option<Arc<List>>,
     /// In the order in which they are asked.
     replicas: Vec<Asked<Option<Entry>>>,
@@ -74,6 +76,7 @@ impl Read {
     pub(crate) fn new(key: Box<[u8]>, rules: Rules) -> Self {
         Self {
             key,
+            quorum: rules.needed,
             rules,
             list: None,
             replicas: Vec::new(),
@@ -96,6 +99,7 @@ impl Read {
         now: Now,
         actions: &mut Vec<ReadAction>,
     ) {
+        self.rules.needed = quorum_of(self.quorum, list.members().len());
         self.replicas = order.into_iter().map(|member| Asked::new(member, alive(&member))).collect();
         self.list = Some(list);
         acknowledged.into_iter().for_each(|entry| self.find(entry));

@@ -374,7 +374,7 @@ impl<C> Shard<C> {
         if let Some(error) = error {
             return self.reply(caller, Outcome::Read(Err(error)), actions);
         }
-        let machine = Machine::Read(Read::new(call.key, self.rules(quorum)));
+        let machine = Machine::Read(Read::new(call.key, self.rules(call.quorum)));
         self.begin(now, call.hash, machine, None, call.deadline, caller, actions);
     }
 

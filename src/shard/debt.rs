@@ -65,7 +65,8 @@ impl<C> Shard<C> {
             is_listed || !self.store.is_empty(partition)
         };
         let is_first = target().next() == Some(self.me);
-        let wanted = if self.config.replicas == ALL { 0 } else { self.config.replicas };
+        // Where every node has a copy, one more than may miss a write.
+        let wanted = if self.config.replicas == ALL { self.tolerated() + 1 } else { self.config.replicas };
         let homeless = if is_first { wanted.saturating_sub(target().len()) } else { 0 };
         usize::from(is_mine) + homeless
     }
