@@ -169,9 +169,9 @@ impl ReadOptions {
         self
     }
 
-    /// Asks the other data centers, one after the other, where this node's own finds nothing or cannot answer; by default
-    /// it alone is asked. For a data center that is new, or was cut off and has not caught up yet. That there is nothing
-    /// says that all which could be reached have nothing.
+    /// Asks the other data centers, too, where this node's own finds nothing or cannot answer; by default it alone is asked.
+    /// For a data center that is new, or was cut off and has not caught up yet. That there is nothing says that all which
+    /// have a living member have nothing; where one of them does not answer, the read fails.
     pub fn any_data_center(mut self) -> Self {
         self.anywhere = true;
         self.local = false;

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use gridkv::ReadError;
 use gridkv::sim::{CallId, Outcome, Planted, SimCluster, SimOptions, Stored};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -173,8 +174,8 @@ fn a_data_center_that_is_cut_off_serves_on_and_catches_up() {
     }
 }
 
-/// The other data center is asked where this one has nothing, or cannot say; where that one does not answer, what this
-/// one said is the answer.
+/// The other data center is asked where this one has nothing, or cannot say. Where that one does not answer, nobody
+/// knows.
 #[test]
 fn a_read_of_any_data_center_is_answered_within_its_time() {
     let mut cluster = started(6, options());
@@ -183,10 +184,18 @@ fn a_read_of_any_data_center_is_answered_within_its_time() {
     cluster.split(&HERE, &THERE);
     let asked = cluster.elapsed();
     let call = cluster.get_anywhere(HERE[0], name(1));
-    assert_eq!(outcome(&mut cluster, call), Outcome::Read(Ok(None)));
+    let unknown = ReadError::TimedOut { answered: 1, needed: 2 };
+    assert_eq!(outcome(&mut cluster, call), Outcome::Read(Err(unknown)));
     assert!(cluster.elapsed() - asked <= gridkv::sim::CALL_TIMEOUT + 100 * MS);
     let call = cluster.get_anywhere(HERE[0], name(0));
     assert_eq!(outcome(&mut cluster, call), Outcome::Read(Ok(Some(b"value".to_vec()))));
+    assert!(cluster.run_until(10 * SECOND, |it| it.is_dead_for(HERE[0], &THERE)));
+    let call = cluster.get_anywhere(HERE[0], name(1));
+    assert_eq!(
+        outcome(&mut cluster, call),
+        Outcome::Read(Ok(None)),
+        "nobody there lives, for all that is known"
+    );
     // All of its own are gone but for one, which counts for nothing alone.
     cluster.mend();
     settle(&mut cluster);
@@ -363,4 +372,53 @@ fn a_data_center_misses_deletes(planted: Option<Planted>) -> usize {
 fn a_delete_is_not_forgotten_before_all_data_centers_know_of_it() {
     assert_eq!(a_data_center_misses_deletes(None), 0);
     assert!(a_data_center_misses_deletes(Some(Planted::FarNotAsked)) > 0, "the simulation shows nothing");
+}
+
+/// Writes wait for the other data center, are deleted through another node, and the deletes are purged in both. Then the
+/// other one is born anew, so that it has no memory of that, and what waited can be sent.
+#[test]
+fn what_waited_while_it_was_deleted_and_purged_does_not_come_back() {
+    let mut quick = options();
+    quick.purge_grace = 5 * SECOND;
+    let mut cluster = started(11, quick);
+    THERE.iter().for_each(|there| cluster.cut(HERE[0], *there));
+    for key in 0..30 {
+        set(&mut cluster, HERE[0], key, "old");
+    }
+    cluster.run_for(2 * SECOND);
+    for key in 0..30 {
+        let call = cluster.delete(HERE[1], name(key));
+        assert_eq!(outcome(&mut cluster, call), WRITTEN);
+    }
+    let is_purged = |cluster: &SimCluster| (0..30).all(|key| cluster.stored(name(key)).is_empty());
+    assert!(cluster.run_until(200 * SECOND, is_purged));
+    for there in THERE {
+        cluster.crash_node(there);
+    }
+    assert!(cluster.run_until(60 * SECOND, |it| HERE.iter().all(|node| it.is_dead_for(*node, &THERE))));
+    cluster.mend();
+    for there in THERE {
+        cluster.restart_node(there);
+    }
+    settle(&mut cluster);
+    cluster.run_for(130 * SECOND);
+    assert!(is_purged(&cluster), "{:?}", (0..30).map(|key| cluster.stored(name(key))).collect::<Vec<_>>());
+}
+
+/// The relay is cut off from the others of its data center, which can be reached from here, and nobody takes anybody for
+/// dead: another one relays.
+#[test]
+fn a_relay_that_cannot_write_is_replaced() {
+    for alone in THERE {
+        let mut cluster = started(12, options());
+        let others: Vec<usize> = THERE.into_iter().filter(|it| *it != alone).collect();
+        cluster.split(&[alone], &others);
+        for key in 0..60 {
+            set(&mut cluster, HERE[key % 3], key, "new");
+        }
+        let is_there = |cluster: &SimCluster| {
+            (0..60).all(|key| cluster.stored(name(key)).iter().any(|it| others.contains(&it.node)))
+        };
+        assert!(cluster.run_until(30 * SECOND, is_there), "n{alone} is alone");
+    }
 }

@@ -23,7 +23,7 @@ use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::clock::Instant;
+use crate::clock::{Instant, Version};
 use crate::entry::Entry;
 use crate::types::{CoreId, Identity, KeyHash};
 use crate::wire::frame::CHUNK_BYTES;
@@ -175,6 +175,8 @@ impl Relays {
             (outbox.failures, outbox.paused_until) = (0, None);
             outbox.has_overflowed &= outbox.len() > 0;
         } else {
+            // Another one may reach more of them.
+            outbox.take_next_candidate();
             outbox.pause(now);
         }
     }
@@ -196,14 +198,20 @@ impl Relays {
         self.outboxes.values().filter_map(Outbox::wake).min()
     }
 
-    /// Sends what is due.
-    pub(crate) fn resume(&mut self, now: Instant, actions: &mut Vec<RelayAction>) {
+    /// Sends what is due, but for what is no newer than what was purged here: elsewhere that may have been purged, too, and
+    /// nobody there may know.
+    pub(crate) fn resume(
+        &mut self,
+        now: Instant,
+        is_forgotten: impl Fn(KeyHash, Version) -> bool,
+        actions: &mut Vec<RelayAction>,
+    ) {
         let late = self.outboxes.values().flat_map(|outbox| &outbox.open);
         let late: Vec<u64> =
             late.filter(|(_, batch)| batch.until <= now).map(|(number, _)| *number).collect();
         late.into_iter().for_each(|number| self.failed(number, now));
         for outbox in self.outboxes.values_mut() {
-            outbox.send(now, &mut self.next_batch, actions);
+            self.given_up += outbox.send(now, &mut self.next_batch, &is_forgotten, actions);
         }
     }
 
@@ -212,9 +220,10 @@ impl Relays {
         self.outboxes.values().map(Outbox::len).sum()
     }
 
-    /// The same of data centers that have members.
+    /// The same of data centers that have members, and take what they are sent.
     pub(crate) fn waiting_for_reachable(&self) -> usize {
-        let reachable = self.outboxes.values().filter(|outbox| !outbox.candidates.is_empty());
+        let takes = |outbox: &&Outbox| !outbox.candidates.is_empty() && outbox.failures < 3;
+        let reachable = self.outboxes.values().filter(takes);
         reachable.map(Outbox::len).sum()
     }
 
@@ -348,26 +357,46 @@ impl Outbox {
         until.into_iter().chain(due).min()
     }
 
-    fn send(&mut self, now: Instant, next_batch: &mut u64, actions: &mut Vec<RelayAction>) {
-        let Some(&(to, _)) = self.candidates.first() else { return };
+    /// Returns how many were given up.
+    fn send(
+        &mut self,
+        now: Instant,
+        next_batch: &mut u64,
+        is_forgotten: &impl Fn(KeyHash, Version) -> bool,
+        actions: &mut Vec<RelayAction>,
+    ) -> u64 {
+        let mut given_up = 0;
+        let Some(&(to, _)) = self.candidates.first() else { return given_up };
         if self.paused_until.is_some_and(|until| until > now) {
-            return;
+            return given_up;
         }
         for (&core, lane) in &mut self.lanes {
             while lane.due().is_some_and(|due| due <= now) {
-                *next_batch += 1;
-                let items = lane.take_batch();
+                let mut items = lane.take_batch();
                 for (number, item) in &items {
                     if self.latest.get(&item.hash) == Some(number) {
                         self.latest.remove(&item.hash);
                     }
                 }
+                items.retain(|(_, item)| {
+                    let is_kept = !is_forgotten(item.hash, item.entry.version());
+                    if !is_kept {
+                        self.bytes -= item.entry.bytes() + OVERHEAD;
+                        given_up += 1;
+                    }
+                    is_kept
+                });
+                if items.is_empty() {
+                    continue;
+                }
+                *next_batch += 1;
                 let entries = items.iter().map(|(_, item)| item.entry.clone()).collect();
                 actions.push(RelayAction::Send { batch: *next_batch, to, entries });
                 self.open.insert(*next_batch, Batch { core, items, until: now + ANSWER_WITHIN });
                 lane.open += 1;
             }
         }
+        given_up
     }
 }
 
@@ -402,7 +431,6 @@ impl Lane {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::Version;
     use crate::entry::Content;
     use crate::replication::tests::node;
     use crate::types::ClusterHash;
@@ -418,13 +446,15 @@ mod tests {
 
     struct Test {
         relays: Relays,
+        /// Up to there all was purged.
+        forgotten: Version,
         now: Instant,
     }
 
     impl Test {
         /// One other data center, with these members of one core each.
         fn new(members: &[u64]) -> Self {
-            let mut test = Self { relays: Relays::new(None), now: START };
+            let mut test = Self { relays: Relays::new(None), forgotten: Version::ZERO, now: START };
             test.place(members);
             test
         }
@@ -446,7 +476,7 @@ mod tests {
         fn send(&mut self) -> Vec<(u64, Identity, Vec<Entry>)> {
             self.now = self.relays.wake().unwrap_or(self.now).max(self.now);
             let mut actions = Vec::new();
-            self.relays.resume(self.now, &mut actions);
+            self.relays.resume(self.now, |_, version| version <= self.forgotten, &mut actions);
             let parts = |RelayAction::Send { batch, to, entries }| (batch, to, entries);
             actions.into_iter().map(parts).collect()
         }
@@ -503,15 +533,15 @@ mod tests {
         test.relays.relayed(batch, &[0, 2], test.now);
         let before = test.now;
         let (batch, to, entries) = test.send().remove(0);
-        assert_eq!((to, entries.len(), test.now), (node(1), 1, before + PAUSE));
+        assert_eq!((to, entries.len(), test.now), (node(2), 1, before + PAUSE), "another may reach more");
         test.relays.failed(batch, test.now);
         let (batch, to, entries) = test.send().remove(0);
-        assert_eq!((to, entries.len()), (node(2), 1), "after a pause, through another one");
-        test.place(&[1]);
+        assert_eq!((to, entries.len()), (node(1), 1), "after a pause, through another one");
+        test.place(&[2]);
         test.relays.relayed(batch, &[0], test.now);
         assert_eq!(test.relays.waiting(), 1, "what a relay says that is none any more does not count");
         let (batch, to, _) = test.send().remove(0);
-        assert_eq!(to, node(1));
+        assert_eq!(to, node(2));
         test.now = test.now + ANSWER_WITHIN;
         assert!(test.send().is_empty());
         let (again, ..) = test.send().remove(0);
@@ -528,6 +558,22 @@ mod tests {
         test.place(&[1]);
         let (_, _, entries) = test.send().remove(0);
         assert_eq!(entries[0].key(), b"key-16");
+    }
+
+    #[test]
+    fn what_was_purged_meanwhile_is_not_sent() {
+        let mut test = Test::new(&[]);
+        test.place(&[1]);
+        test.add(0..3, 5, 10);
+        test.add(3..5, 7, 10);
+        test.forgotten = Version(5);
+        let (batch, _, entries) = test.send().remove(0);
+        assert_eq!((entries.len(), test.relays.given_up()), (2, 3));
+        test.relays.relayed(batch, &[0, 1], test.now);
+        test.add(0..1, 5, 10);
+        assert!(test.send().is_empty());
+        assert_eq!((test.relays.waiting(), test.relays.wake()), (0, None));
+        assert!(test.relays.outboxes.values().all(|outbox| outbox.bytes == 0));
     }
 
     #[test]

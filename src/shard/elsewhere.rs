@@ -3,7 +3,6 @@
 //! Nothing here counts in a list: lists, and quorums in them, are each data center's own. Writes are relayed, reads
 //! that find nothing may be forwarded, and whole partitions are compared and copied between the first replicas of each.
 
-use std::collections::VecDeque;
 use std::time::Duration;
 
 use xxhash_rust::xxh3::xxh3_64;
@@ -13,6 +12,7 @@ use super::groups::Caller;
 use super::{Action, Asker, Call, Outcome, ReadCall, Shard, Timer};
 use crate::clock::{Instant, Now};
 use crate::entry::Entry;
+use crate::error::ReadError;
 use crate::placement::{Member, Placement};
 use crate::replication::relay::{Candidate, RelayAction};
 use crate::replication::write::Write;
@@ -53,7 +53,9 @@ pub(super) struct Forward<C> {
     deadline: Instant,
     /// What this data center has said.
     here: Option<Outcome>,
-    to_ask: VecDeque<Identity>,
+    to_ask: Vec<Identity>,
+    /// How many of those have not answered.
+    open: usize,
 }
 
 impl<C> Forward<C> {
@@ -109,7 +111,9 @@ impl<C> Shard<C> {
     pub(super) fn send_relays(&mut self, now: Now, actions: &mut Vec<Action<C>>) {
         self.relay_at = None;
         let mut todo = Vec::new();
-        self.relays.resume(now.instant, &mut todo);
+        let Self { relays, replicas, cores, .. } = self;
+        let horizon = |hash: KeyHash| replicas[usize::from(cores.local(hash.partition()))].horizon;
+        relays.resume(now.instant, |hash, version| version <= horizon(hash), &mut todo);
         for RelayAction::Send { batch, to, entries } in todo {
             let Some(partition) = entries.first().map(|entry| self.hash(entry.key()).partition()) else {
                 continue;
@@ -237,6 +241,7 @@ impl<C> Shard<C> {
             deadline: call.deadline,
             here: None,
             to_ask: firsts.map(|member| member.identity).collect(),
+            open: 0,
         };
         self.timers.insert((call.deadline, Timer::Forward(id)));
         self.forwards.insert(id, forward);
@@ -259,21 +264,24 @@ impl<C> Shard<C> {
         if is_found {
             self.end_forward(id, actions);
         } else {
-            self.ask_next(id, actions);
+            self.ask_others(id, actions);
         }
     }
 
-    /// Asks the next data center; where there is none, what this one said is the answer.
-    fn ask_next(&mut self, id: ForwardId, actions: &mut Vec<Action<C>>) {
-        while let Some(forward) = self.forwards.get_mut(&id)
-            && let Some(to) = forward.to_ask.pop_front()
-        {
-            let (partition, key) = (forward.partition, forward.key.clone());
-            if self.ask(to, partition, Request::Forward { key }, Asker::Forward(id), actions).is_some() {
-                return;
-            }
+    /// Asks all the others at once; where there is none, what this one said is the answer.
+    fn ask_others(&mut self, id: ForwardId, actions: &mut Vec<Action<C>>) {
+        let Some(forward) = self.forwards.get_mut(&id) else { return };
+        let (partition, key) = (forward.partition, forward.key.clone());
+        let mut open = 0;
+        for to in std::mem::take(&mut forward.to_ask) {
+            let request = Request::Forward { key: key.clone() };
+            open += usize::from(self.ask(to, partition, request, Asker::Forward(id), actions).is_some());
         }
-        self.end_forward(id, actions);
+        if let Some(forward) = self.forwards.get_mut(&id).filter(|_| open > 0) {
+            forward.open = open;
+        } else {
+            self.end_forward(id, actions);
+        }
     }
 
     pub(super) fn forward_answered(
@@ -288,10 +296,15 @@ impl<C> Shard<C> {
             Some(Answer::Found { found: Found::Entry(entry), .. })
                 if entry.live_value(now.wall).is_some() =>
             {
-                forward.here = Some(Outcome::Read(Ok(Some(entry))));
+                (forward.here, forward.open) = (Some(Outcome::Read(Ok(Some(entry)))), 0);
                 self.end_forward(id, actions);
             }
-            _ => self.ask_next(id, actions),
+            _ => {
+                forward.open = forward.open.saturating_sub(1);
+                if forward.open == 0 {
+                    self.end_forward(id, actions);
+                }
+            }
         }
     }
 
@@ -304,9 +317,17 @@ impl<C> Shard<C> {
     pub(super) fn end_forward(&mut self, id: ForwardId, actions: &mut Vec<Action<C>>) {
         let is_answered = self.forwards.get(&id).is_some_and(|forward| forward.here.is_some());
         if is_answered
-            && let Some(Forward { caller, deadline, here: Some(outcome), .. }) = self.forwards.remove(&id)
+            && let Some(Forward { caller, deadline, open, here: Some(outcome), .. }) =
+                self.forwards.remove(&id)
         {
             self.timers.remove(&(deadline, Timer::Forward(id)));
+            // One that has not answered may have what this one has not.
+            let outcome = match outcome {
+                Outcome::Read(Ok(None)) if open > 0 => {
+                    Outcome::Read(Err(ReadError::TimedOut { answered: 1, needed: 1 + open }))
+                }
+                outcome => outcome,
+            };
             self.reply(caller, outcome, actions);
         }
     }

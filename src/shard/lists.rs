@@ -209,6 +209,11 @@ impl<C> Shard<C> {
         list: Arc<List>,
         actions: &mut Vec<Action<C>>,
     ) {
+        let is_far = |member: &Identity| self.placement.is_elsewhere(member.node);
+        if list.members().iter().any(is_far) && !is_planted(Planted::FarListsCount) {
+            // Not this data center's.
+            return;
+        }
         let me = self.me;
         let replica = self.replica_mut(partition);
         let known = replica.list.as_ref().map(|known| known.reference());

@@ -278,6 +278,8 @@ pub(crate) struct Shard<C> {
 #[derive(Clone, Copy, Debug)]
 struct Outstanding {
     to: Identity,
+    /// It is of another data center: it may have been taken for dead by the time that its answer comes.
+    is_elsewhere: bool,
     partition: Partition,
     asker: Asker,
 }
@@ -567,22 +569,24 @@ impl<C> Shard<C> {
         }
         let request_id = self.new_id();
         if to == self.me {
-            self.outstanding.insert(request_id, Outstanding { to, partition, asker });
+            self.outstanding.insert(request_id, Outstanding { to, is_elsewhere: false, partition, asker });
             self.to_self.push_back((request_id, partition, request));
             return Some(request_id);
         }
         let member = self.placement.member(to.node).filter(|member| member.identity == to)?;
         let core = partition.core(member.cores);
-        self.outstanding.insert(request_id, Outstanding { to, partition, asker });
+        let is_elsewhere = self.placement.is_elsewhere(to.node);
+        self.outstanding.insert(request_id, Outstanding { to, is_elsewhere, partition, asker });
         actions.push(Action::Ask { to, core, partition, request_id, request });
         Some(request_id)
     }
 
     fn answered(&mut self, now: Now, request_id: u64, answer: Answer, actions: &mut Vec<Action<C>>) {
-        let Some(Outstanding { to, partition, asker }) = self.outstanding.remove(&request_id) else { return };
+        let Some(waiting) = self.outstanding.remove(&request_id) else { return };
+        let Outstanding { to, is_elsewhere, partition, asker } = waiting;
         let mut answer = answer;
         if let Answer::Listed(Listed { list, .. }) | Answer::OtherList { list, .. } = &mut answer
-            && self.placement.is_elsewhere(to.node)
+            && is_elsewhere
             && !is_planted(Planted::FarListsCount)
         {
             // Another data center's lists are none here.

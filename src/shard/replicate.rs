@@ -24,7 +24,7 @@ impl<C> Shard<C> {
             Request::Write { entry, .. } if self.hash(entry.key()).partition() != partition => {
                 Err("a key that is not of the partition")
             }
-            Request::Relay { entries } if entries.len() > usize::from(u16::MAX) => {
+            Request::Relay { entries } if entries.len() >= usize::from(u16::MAX) => {
                 Err("more writes than can be confirmed")
             }
             Request::Relay { entries }
