@@ -33,15 +33,27 @@
 //! | the 10 themselves | 20 min | 2976 | 2998 |
 //! | 10 processes beside 8 that spin, 2 CPUs | 60 s | 0 | 0 |
 //!
-//! What a node sends in a second where nothing happens, headers included, simulated:
+//! Members in trouble, simulated: living ones that are taken for dead, and how soon all agree afterwards:
+//!
+//! | nodes | trouble | taken for dead | agree after |
+//! | ---: | --- | ---: | ---: |
+//! | 100 | 100 end in 20 s, and others begin at their addresses, 2 % lost | 0 | 0.4 s |
+//! | 300 | 100 end in 20 s, and others begin at their addresses, 2 % lost | 0 | 0.5 s |
+//! | 1000 | 100 end in 20 s, and others begin at their addresses, 2 % lost | 0 | 17.0 s |
+//! | 100 | 500 pairs reach each other one way only, for 60 s | 0 | 0.0 s |
+//! | 100 | 5 hear nothing and are heard, for 60 s | 0 | 0.0 s |
+//! | 100 | in 3 places, 5 ms to a later one and 150 ms back, for 60 s | 0 | 0.0 s |
+//! | 100 | 20 more of another cluster that know and address all, for 60 s | 0 | 0.0 s |
+//!
+//! What a node sends in a second where nothing happens, headers and the exchange of members included, simulated:
 //!
 //! | nodes | bytes |
 //! | ---: | ---: |
-//! | 3 | 967 |
-//! | 10 | 974 |
-//! | 50 | 1004 |
-//! | 100 | 1004 |
-//! | 1000 | 1004 |
+//! | 3 | 980 |
+//! | 10 | 1019 |
+//! | 50 | 1243 |
+//! | 100 | 1486 |
+//! | 1000 | 1801 |
 //!
 //! With or without local health nobody dies who is well: an accuser tells the suspect seven times before it has it declared
 //! dead, and whoever wakes up reads what came meanwhile before it looks at the time.
