@@ -56,6 +56,18 @@
 //!   majority            22 histories, 0 failed
 //! ```
 //!
+//! And two data centers, `--profile data-centers --seeds 0..1000`:
+//!
+//! ```text
+//! 1000 histories in 81.2 s on 2 threads: 12.32 a second
+//! 66072 s simulated: 407 for each second on each thread; 94983564 events, 1.17 million a second
+//! 4129077 operations checked, 3838119 of them had an answer
+//! at the latest, all copies were there after 6.4 s and equal after 106.8 s
+//! faults: 1382 block, 2767 broken connections, 1517 crash, 2067 delay, 3381 duplication, 467 leave, 3381 loss,
+//!         3703 mend, 3894 pause, 2762 slow link, 8950 split, 8013 start
+//!   data-centers      1000 histories, 0 failed
+//! ```
+//!
 //! The bugs that are planted, and how many seeds each takes, are in `tests/chaos.rs`.
 
 use std::any::Any;
