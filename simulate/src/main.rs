@@ -7,7 +7,9 @@
 //!
 //! `--long` simulates ten minutes of faults for each seed instead of one. `--profile NAME` makes trouble of one kind
 //! alone. `--trace FILE` writes every event of the first seed that fails. `--planted NAME` leaves out a rule of the
-//! protocol, which the checkers should notice; `--first` stops when they do. The exit status is 1 where a seed failed.
+//! protocol, which the checkers should notice; `--first` stops when they do. `--hashes FILE` writes the trace hash of each
+//! seed: a change that should change no history is run before and after, and the two files are equal. The exit status is 1
+//! when a seed failed.
 #![expect(
     clippy::disallowed_methods,
     reason = "a program with threads and a clock of its own, and an exit status"
@@ -23,8 +25,7 @@ use std::time::{Duration, Instant};
 use gridkv::sim::Planted;
 use gridkv::sim::chaos::{self, ChaosOptions, Failure, Profile, Summary};
 
-const USAGE: &str =
-    "usage: simulate [--seeds FROM..TO] [--long] [--profile NAME] [--trace FILE] [--planted NAME] [--first]";
+const USAGE: &str = "usage: simulate [--seeds FROM..TO] [--long] [--profile NAME] [--trace FILE] [--planted NAME] [--first] [--hashes FILE]";
 
 struct Arguments {
     seeds: Range<u64>,
@@ -32,11 +33,18 @@ struct Arguments {
     /// Whether the first failure ends it.
     stops: bool,
     trace: Option<String>,
+    hashes: Option<String>,
 }
 
 fn arguments() -> Result<Arguments, String> {
     let mut all = std::env::args().skip(1);
-    let mut found = Arguments { seeds: 0..100, options: ChaosOptions::default(), stops: false, trace: None };
+    let mut found = Arguments {
+        seeds: 0..100,
+        options: ChaosOptions::default(),
+        stops: false,
+        trace: None,
+        hashes: None,
+    };
     while let Some(name) = all.next() {
         let mut value = || all.next().ok_or(format!("{name} wants a value"));
         match name.as_str() {
@@ -48,6 +56,7 @@ fn arguments() -> Result<Arguments, String> {
                 found.options.profile = Some(profile.ok_or(format!("--profile is one of {names}"))?);
             }
             "--first" => found.stops = true,
+            "--hashes" => found.hashes = Some(value()?),
             "--trace" => found.trace = Some(value()?),
             "--planted" => {
                 let bug = value()?;
@@ -81,10 +90,12 @@ struct Totals {
     /// Runs and failures of each profile.
     profiles: BTreeMap<Profile, (u64, u64)>,
     failures: Vec<Failure>,
+    /// The trace hash of each seed that kept its promises.
+    hashes: BTreeMap<u64, u64>,
 }
 
 impl Totals {
-    fn add(&mut self, result: Result<Summary, Box<Failure>>) {
+    fn add(&mut self, seed: u64, result: Result<Summary, Box<Failure>>) {
         self.runs += 1;
         let profile = result.as_ref().map_or_else(|failure| failure.profile, |summary| summary.profile);
         let (runs, failures) = self.profiles.entry(profile).or_default();
@@ -93,6 +104,7 @@ impl Totals {
         match result {
             Ok(summary) => {
                 self.simulated += summary.simulated;
+                self.hashes.insert(seed, summary.trace_hash);
                 self.events += summary.events;
                 self.operations += summary.operations;
                 self.answered += summary.answered;
@@ -147,7 +159,7 @@ impl Totals {
 }
 
 fn main() -> ExitCode {
-    let Arguments { seeds, mut options, stops, trace } = match arguments() {
+    let Arguments { seeds, mut options, stops, trace, hashes } = match arguments() {
         Ok(arguments) => arguments,
         Err(why) => {
             eprintln!("{why}\n{USAGE}");
@@ -170,13 +182,19 @@ fn main() -> ExitCode {
                     if stops && result.is_err() {
                         next.store(seeds.end, Ordering::Relaxed);
                     }
-                    totals.lock().unwrap_or_else(PoisonError::into_inner).add(result);
+                    totals.lock().unwrap_or_else(PoisonError::into_inner).add(seed, result);
                 }
             });
         }
     });
     let totals = totals.into_inner().unwrap_or_else(PoisonError::into_inner);
     totals.report(began.elapsed(), threads);
+    if let Some(path) = hashes {
+        let lines = totals.hashes.iter().map(|(seed, hash)| format!("{seed} {hash:016x}\n"));
+        if let Err(error) = std::fs::write(&path, lines.collect::<String>()) {
+            eprintln!("{path}: {error}");
+        }
+    }
     let first = totals.failures.iter().min_by_key(|failure| failure.seed);
     if let (Some(failure), Some(path)) = (first, trace) {
         options.keep_trace = true;

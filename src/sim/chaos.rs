@@ -212,6 +212,8 @@ pub struct Summary {
     pub equal_after: Duration,
     /// How many faults of which kind there were.
     pub faults: BTreeMap<&'static str, usize>,
+    /// [`SimCluster::trace_hash`]: equal for equal histories.
+    pub trace_hash: u64,
 }
 
 /// A promise was broken: which, by what, and how to see it again.
@@ -1099,6 +1101,7 @@ impl Chaos {
             settled_after,
             equal_after,
             faults,
+            trace_hash: self.cluster.trace_hash(),
         })
     }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use rand::RngExt;
 
 use super::node::Node;
-use super::{Outcome, SimCluster, node};
+use super::{CallId, Outcome, SimCluster, node};
 use crate::clock::Instant;
 use crate::control::{ControlAction, ControlEvent, Link, LinkEnd};
 use crate::shard::{Action, Event as ShardEvent, Outcome as ShardOutcome};
@@ -110,13 +110,32 @@ pub(super) enum Event {
         node: usize,
         life: u32,
         core: CoreId,
-        event: Box<ShardEvent<super::CallId>>,
+        event: Box<ShardEvent<CallId>>,
     },
     Report {
         node: usize,
         life: u32,
         event: ControlEvent,
     },
+}
+
+impl Event {
+    /// What the trace hash is made of: a kind, a number, and what is carried.
+    pub(super) fn fingerprint(&self) -> (u64, u64, &[u8]) {
+        match self {
+            Self::Wake { node, .. } => (0, *node as u64, &[]),
+            Self::Datagram { bytes, .. } => (1, 0, bytes),
+            Self::Dial { id, .. } => (2, *id, &[]),
+            Self::Welcomed { id, bytes, .. } => (3, *id, bytes),
+            Self::ToAcceptor { id, bytes, .. } => (4, *id, bytes),
+            Self::ToOpener { id, bytes, .. } => (5, *id, bytes),
+            Self::Broken { id, .. } => (6, *id, &[]),
+            Self::Resumed { id, .. } => (7, *id, &[]),
+            Self::GivenUp { id, .. } => (8, *id, &[]),
+            Self::Order { node, core, .. } => (9, (*node as u64) << 16 | u64::from(core.0), &[]),
+            Self::Report { node, .. } => (10, *node as u64, &[]),
+        }
+    }
 }
 
 impl fmt::Debug for Event {
@@ -293,7 +312,20 @@ impl SimCluster {
         }
     }
 
-    fn shard_action(&mut self, number: usize, core: CoreId, action: Action<super::CallId>) {
+    fn hash_outcome(&mut self, call: CallId, outcome: &Outcome) {
+        let (kind, bytes): (u64, &[u8]) = match outcome {
+            Outcome::Written(Ok(())) => (11, &[]),
+            Outcome::Written(Err(_)) => (12, &[]),
+            Outcome::Touched(Ok(is_changed)) => (13, &[*is_changed as u8]),
+            Outcome::Touched(Err(_)) => (14, &[]),
+            Outcome::Read(Ok(Some(value))) => (15, value),
+            Outcome::Read(Ok(None)) => (16, &[]),
+            Outcome::Read(Err(_)) => (17, &[]),
+        };
+        self.add_to_hash(kind, call.0, bytes);
+    }
+
+    fn shard_action(&mut self, number: usize, core: CoreId, action: Action<CallId>) {
         let life = self.nodes[number].life;
         match action {
             Action::Ask { to, core: remote, partition, request_id, request } => {
@@ -323,6 +355,7 @@ impl SimCluster {
                     | ShardOutcome::Ran(_) => return,
                 };
                 self.note(|| format!("reply n{number} {caller:?} {outcome:?}"));
+                self.hash_outcome(caller, &outcome);
                 self.outcomes.insert(caller, (self.now, outcome));
             }
             Action::Progress { generation, pending, giving } => {
