@@ -75,7 +75,6 @@ impl<C> Shard<C> {
 
     /// Compares what is due.
     pub(super) fn compare(&mut self, now: Now, actions: &mut Vec<Action<C>>) {
-        self.compare_at = None;
         self.with_anti_entropy(now, actions, |machine, shard, todo| {
             machine.resume(now.instant, shard, todo);
         });
@@ -237,11 +236,7 @@ impl<C> Shard<C> {
     /// Keeps the timer for what is to be compared next.
     pub(super) fn schedule_compare(&mut self) {
         let wake = self.anti_entropy.wake().filter(|_| !is_planted(Planted::NothingCompared));
-        if wake != self.compare_at {
-            let old = mem::replace(&mut self.compare_at, wake);
-            old.map(|at| self.timers.remove(&(at, Timer::Compare)));
-            self.timers.extend(wake.map(|at| (at, Timer::Compare)));
-        }
+        self.timers.set_to(Timer::Compare, wake);
     }
 
     /// The answer to a peer that compares.

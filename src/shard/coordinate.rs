@@ -5,10 +5,10 @@ use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::elsewhere::ForwardId;
+use super::effects::Effect;
 use super::groups::{Group, OPS_PER_TURN};
 use super::{
-    Action, Asker, Call, Caller, Counts, Debt, Outcome, ReadCall, Shard, Stage, StoppedBy, Timer, TouchCall,
+    Action, Asker, Call, Caller, Counts, Outcome, ReadCall, Shard, Stage, StoppedBy, Timer, TouchCall,
     WriteCall, not_enough,
 };
 use crate::clock::{Instant, Now, Version};
@@ -57,7 +57,6 @@ pub(super) struct Op<C> {
     /// Until when the caller waits; then, of a write, until when it is owed to the replicas without it.
     deadline: Instant,
     locate_at: Instant,
-    wake: Instant,
 }
 
 impl<C> Op<C> {
@@ -115,10 +114,7 @@ impl<C> Shard<C> {
                 self.reply(caller, Outcome::Keys(Box::new(found)), actions);
             }
             Call::Counts => {
-                let Debt { copies, writes, .. } = self.debt(now);
-                let counts = Counts { redundancy_debt: copies + writes, ..self.counts() };
-                let outcome = Outcome::Counts(Box::new(counts));
-                self.reply(caller, outcome, actions);
+                self.effects.push_back(Effect::Count { caller });
             }
             Call::Many(calls) => self.group(now, calls, caller, actions),
             Call::Run(call) => self.run(now, call, caller, actions),
@@ -218,7 +214,7 @@ impl<C> Shard<C> {
     /// or be asked for again.
     pub(super) fn write_alone(&mut self, now: Now, call: WriteCall, actions: &mut Vec<Action<C>>) {
         let WriteCall { entry, hash, quorum, .. } = call;
-        let key: Option<Box<[u8]>> = self.relays.is_wanted().then(|| entry.key().into());
+        let key: Option<Box<[u8]>> = self.relays_writes.then(|| entry.key().into());
         self.may_expire |= entry.expires_at_ms().is_some();
         let clock = &mut self.clock;
         self.store.write(hash, entry, |held| {
@@ -227,11 +223,18 @@ impl<C> Shard<C> {
             version
         });
         let written = key.and_then(|key| self.store.get(hash, &key).map(|entry| Entry::clone(&entry)));
-        written.into_iter().for_each(|entry| self.relay(now, hash, &entry));
+        self.effects.extend(written.map(|entry| Effect::Acknowledged { hash, entry }));
         // As the latest write it ends whatever was owed before.
         let before = self.recent_writes.remove(&hash);
         self.follow(before);
         self.cover(before, quorum_of(quorum, 1), actions);
+    }
+
+    /// A write of this data center was acknowledged.
+    fn acknowledged(&mut self, hash: KeyHash, entry: &Entry) {
+        if self.relays_writes {
+            self.effects.push_back(Effect::Acknowledged { hash, entry: entry.clone() });
+        }
     }
 
     /// A write that was its key's latest is not any more. Returns what the next one is to be stamped above.
@@ -336,14 +339,14 @@ impl<C> Shard<C> {
             Room::Enough => {}
             room => return Err(self.no_room(room).into()),
         }
-        self.relay(now, call.hash, &entry);
+        self.acknowledged(call.hash, &entry);
         self.apply(call.hash, entry);
         Ok(true)
     }
 
     fn read(&mut self, now: Now, call: ReadCall, caller: Caller<C>, actions: &mut Vec<Action<C>>) {
         if call.anywhere && !self.placement.elsewhere().is_empty() {
-            return self.read_anywhere(now, call, caller, actions);
+            return self.effects.push_back(Effect::ReadAnywhere { call, caller });
         }
         let partition = call.hash.partition();
         let replica = self.replica(partition);
@@ -407,7 +410,6 @@ impl<C> Shard<C> {
             follows: None,
             deadline,
             locate_at: now.instant,
-            wake: deadline,
         };
         self.ops_of.insert((partition, id));
         match self.replica(partition).list().cloned() {
@@ -473,12 +475,9 @@ impl<C> Shard<C> {
         };
         if is_other {
             let theirs = list.as_ref().map_or(0, |list| list.number());
-            if let Some(list) = list {
-                self.learn(now, partition, list, actions);
-            }
-            let entered = self.ops.get(&id).and_then(|op| op.list.as_ref()).map(|list| list.reference());
-            if entered != mine {
-                // Learning a higher list made the op enter that.
+            let is_learned = list.is_some_and(|list| self.learn(now, partition, list));
+            if is_learned {
+                // The op is about to enter that list.
             } else if mine.is_some_and(|mine| theirs < mine.number) {
                 self.step(now, id, actions, |op, todo, now| match (&mut op.machine, todo) {
                     (Machine::Write(write), Todo::Write(todo)) => write.behind(from, now.instant, todo),
@@ -517,9 +516,6 @@ impl<C> Shard<C> {
     }
 
     pub(super) fn wake_op(&mut self, now: Now, id: OpId, actions: &mut Vec<Action<C>>) {
-        if self.ops.get(&id).is_none_or(|op| op.wake > now.instant) {
-            return;
-        }
         self.step(now, id, actions, |op, todo, now| match (&mut op.machine, todo) {
             (Machine::Write(write), Todo::Write(todo)) => write.ask_due(now.instant, todo),
             (Machine::Read(read), Todo::Read(todo)) => read.ask_due(now, todo),
@@ -698,8 +694,8 @@ impl<C> Shard<C> {
                 // What was acknowledged once is owed, even where it counts anew in a later list.
                 if op.caller.is_none() || write.is_acknowledged() && may_acknowledge {
                     if let Some(caller) = op.caller.take() {
-                        if !matches!(caller, Caller::Relay(..)) {
-                            self.relay(now, op.hash, write.entry());
+                        if !matches!(caller, Caller::Remote(_)) {
+                            self.acknowledged(op.hash, write.entry());
                         }
                         op.deadline = now.instant + OWED_FOR;
                         let (before, quorum) = (op.follows.take(), write.needed());
@@ -737,9 +733,8 @@ impl<C> Shard<C> {
             Machine::Read(read) => read.next_wake(),
         };
         let locate = op.caller.is_some().then_some(op.locate_at);
-        self.timers.remove(&(op.wake, Timer::Op(id)));
-        op.wake = retry.into_iter().chain(locate).fold(op.deadline, Instant::min);
-        self.timers.insert((op.wake, Timer::Op(id)));
+        let deadline = retry.into_iter().chain(locate).fold(op.deadline, Instant::min);
+        self.timers.set(Timer::Op(id), deadline);
         if op.caller.is_none() && self.owed.insert(id) {
             self.owed_bytes += op.bytes();
         }
@@ -753,7 +748,7 @@ impl<C> Shard<C> {
         if self.owed.remove(&id) {
             self.owed_bytes -= op.bytes();
         }
-        self.timers.remove(&(op.wake, Timer::Op(id)));
+        self.timers.stop(Timer::Op(id));
         // The one that it followed may be owed still.
         let before = op.follows.filter(|before| self.ops.contains_key(before));
         if self.recent_writes.get(&op.hash) == Some(&id) {
@@ -821,8 +816,6 @@ impl<C> Shard<C> {
                 self.reply(caller, outcome, actions);
             }
         }
-        let forwards: Vec<ForwardId> = self.forwards.keys().copied().collect();
-        forwards.into_iter().for_each(|id| self.end_forward(id, actions));
     }
 
     /// All but the redundancy debt.

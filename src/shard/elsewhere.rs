@@ -7,21 +7,20 @@ use std::time::Duration;
 
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::coordinate::Machine;
-use super::groups::Caller;
+use super::effects::Effect;
+use super::groups::{Caller, RemoteCaller};
 use super::{Action, Asker, Call, Outcome, ReadCall, Shard, Timer};
-use crate::clock::{Instant, Now};
+use crate::clock::Now;
 use crate::entry::Entry;
 use crate::error::ReadError;
 use crate::placement::{Member, Placement};
 use crate::replication::relay::{Candidate, RelayAction};
-use crate::replication::write::Write;
 use crate::simulated::{Planted, is_planted};
 use crate::types::{Identity, KeyHash, Partition};
 use crate::wire::message::{Answer, Found, Request};
 
 /// How long a relay tries to write, and a read is tried for another data center.
-const TRY_FOR: Duration = Duration::from_secs(2);
+pub(super) const TRY_FOR: Duration = Duration::from_secs(2);
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) struct RelayId(u64);
@@ -50,7 +49,6 @@ pub(super) struct Forward<C> {
     caller: Caller<C>,
     key: Box<[u8]>,
     partition: Partition,
-    deadline: Instant,
     /// What this data center has said.
     here: Option<Outcome>,
     to_ask: Vec<Identity>,
@@ -71,6 +69,7 @@ impl<C> Shard<C> {
         let others = self.placement.elsewhere().iter();
         let others = others.map(|(name, other)| (name.clone(), self.candidates(other))).collect();
         self.relays.placed(now.instant, others);
+        self.relays_writes = self.relays.is_wanted();
         let placement = self.placement.clone();
         for other in placement.elsewhere().values() {
             for member in other.members().iter().filter(|member| !old.is_alive(&member.identity)) {
@@ -100,16 +99,8 @@ impl<C> Shard<C> {
         others.filter_map(move |other| other.replicas(partition).next())
     }
 
-    /// A write was acknowledged here: the other data centers are to have it.
-    pub(super) fn relay(&mut self, now: Now, hash: KeyHash, entry: &Entry) {
-        if self.relays.is_wanted() {
-            self.relays.add(now.instant, hash, entry);
-        }
-    }
-
     /// Sends what is due to be relayed.
     pub(super) fn send_relays(&mut self, now: Now, actions: &mut Vec<Action<C>>) {
-        self.relay_at = None;
         let mut todo = Vec::new();
         let Self { relays, replicas, cores, .. } = self;
         let horizon = |hash: KeyHash| replicas[usize::from(cores.local(hash.partition()))].horizon;
@@ -134,12 +125,7 @@ impl<C> Shard<C> {
 
     /// Keeps the timer for what is to be sent next.
     pub(super) fn schedule_relays(&mut self) {
-        let wake = self.relays.wake();
-        if wake != self.relay_at {
-            let old = std::mem::replace(&mut self.relay_at, wake);
-            old.map(|at| self.timers.remove(&(at, Timer::Relay)));
-            self.timers.extend(wake.map(|at| (at, Timer::Relay)));
-        }
+        self.timers.set_to(Timer::Relay, self.relays.wake());
     }
 
     /// Answers what another data center asks, which knows nothing of this one's lists; at once, where that can be.
@@ -162,7 +148,8 @@ impl<C> Shard<C> {
                 let hash = self.hash(&key);
                 let (quorum, deadline) = (self.config.read_quorum, now.instant + TRY_FOR);
                 let call = ReadCall { key, hash, quorum, local: false, anywhere: false, deadline };
-                self.call(now, Call::Read(Box::new(call)), Caller::Peer(peer), actions);
+                let caller = Caller::Remote(RemoteCaller::Peer(peer));
+                self.effects.push_back(Effect::Call { call: Call::Read(Box::new(call)), caller });
                 None
             }
             // What this node has is not given away, so nobody need confirm that it has it.
@@ -172,7 +159,7 @@ impl<C> Shard<C> {
             | Request::Repair { .. }
             | Request::Purge { .. }
             | Request::Purged { .. }
-            | Request::Survey(_) => Some(self.serve(now, from, partition, request, actions)),
+            | Request::Survey(_) => Some(self.serve(now, from, partition, request)),
             Request::Write { .. } | Request::Read { .. } | Request::AskList | Request::Adopt { .. } => {
                 Some(Answer::Declined)
             }
@@ -182,18 +169,17 @@ impl<C> Shard<C> {
     /// Writes what another data center has acknowledged, as a coordinator of this one.
     fn write_relayed(&mut self, now: Now, peer: Peer, entries: Vec<Entry>, actions: &mut Vec<Action<C>>) {
         let id = RelayId(self.new_id());
-        let (quorum, deadline) = (self.config.write_quorum, now.instant + TRY_FOR);
+        let quorum = self.config.write_quorum;
         let can_write = self.check_alive(now, quorum).is_ok();
         self.relayed.insert(id, Relayed { peer, open: entries.len() + 1, written: Vec::new() });
         for (place, entry) in (0..).zip(entries) {
-            let (hash, caller) = (self.hash(entry.key()), Caller::Relay(id, place));
+            let hash = self.hash(entry.key());
             if !can_write {
                 self.relay_written(id, place, false, actions);
                 continue;
             }
-            let machine = Machine::Write(Write::relayed(entry, quorum));
-            self.begin(now, hash, machine, None, deadline, caller, actions);
-            self.answer_self(now, actions);
+            let caller = Caller::Remote(RemoteCaller::Relay(id, place));
+            self.effects.push_back(Effect::WriteRelayed { hash, entry, caller });
         }
         self.end_relayed(id, actions);
     }
@@ -224,13 +210,7 @@ impl<C> Shard<C> {
     }
 
     /// Reads here, and elsewhere where there is nothing.
-    pub(super) fn read_anywhere(
-        &mut self,
-        now: Now,
-        call: ReadCall,
-        caller: Caller<C>,
-        actions: &mut Vec<Action<C>>,
-    ) {
+    pub(super) fn read_anywhere(&mut self, now: Now, call: ReadCall, caller: Caller<C>) {
         let id = ForwardId(self.new_id());
         let partition = call.hash.partition();
         let firsts = self.placement.elsewhere().values().filter_map(|other| other.replicas(partition).next());
@@ -238,17 +218,17 @@ impl<C> Shard<C> {
             caller,
             key: call.key.clone(),
             partition,
-            deadline: call.deadline,
             here: None,
             to_ask: firsts.map(|member| member.identity).collect(),
             open: 0,
         };
-        self.timers.insert((call.deadline, Timer::Forward(id)));
+        self.timers.set(Timer::Forward(id), call.deadline);
         self.forwards.insert(id, forward);
         // Half of the time is for the others.
         let deadline = now.instant + call.deadline.since(now.instant) / 2;
         let call = ReadCall { anywhere: false, deadline, ..call };
-        self.call(now, Call::Read(Box::new(call)), Caller::Forward(id), actions);
+        let caller = Caller::Remote(RemoteCaller::Forward(id));
+        self.effects.push_back(Effect::Call { call: Call::Read(Box::new(call)), caller });
     }
 
     /// This data center has answered a read.
@@ -262,7 +242,7 @@ impl<C> Shard<C> {
         let is_found = matches!(outcome, Outcome::Read(Ok(Some(_))));
         forward.here = Some(outcome);
         if is_found {
-            self.end_forward(id, actions);
+            self.end_forward(id);
         } else {
             self.ask_others(id, actions);
         }
@@ -280,29 +260,23 @@ impl<C> Shard<C> {
         if let Some(forward) = self.forwards.get_mut(&id).filter(|_| open > 0) {
             forward.open = open;
         } else {
-            self.end_forward(id, actions);
+            self.end_forward(id);
         }
     }
 
-    pub(super) fn forward_answered(
-        &mut self,
-        now: Now,
-        id: ForwardId,
-        answer: Option<Answer>,
-        actions: &mut Vec<Action<C>>,
-    ) {
+    pub(super) fn forward_answered(&mut self, now: Now, id: ForwardId, answer: Option<Answer>) {
         let Some(forward) = self.forwards.get_mut(&id) else { return };
         match answer {
             Some(Answer::Found { found: Found::Entry(entry), .. })
                 if entry.live_value(now.wall).is_some() =>
             {
                 (forward.here, forward.open) = (Some(Outcome::Read(Ok(Some(entry)))), 0);
-                self.end_forward(id, actions);
+                self.end_forward(id);
             }
             _ => {
                 forward.open = forward.open.saturating_sub(1);
                 if forward.open == 0 {
-                    self.end_forward(id, actions);
+                    self.end_forward(id);
                 }
             }
         }
@@ -314,13 +288,12 @@ impl<C> Shard<C> {
     }
 
     /// Replies what is known, which is that there is nothing, or why nothing is known.
-    pub(super) fn end_forward(&mut self, id: ForwardId, actions: &mut Vec<Action<C>>) {
+    pub(super) fn end_forward(&mut self, id: ForwardId) {
         let is_answered = self.forwards.get(&id).is_some_and(|forward| forward.here.is_some());
         if is_answered
-            && let Some(Forward { caller, deadline, open, here: Some(outcome), .. }) =
-                self.forwards.remove(&id)
+            && let Some(Forward { caller, open, here: Some(outcome), .. }) = self.forwards.remove(&id)
         {
-            self.timers.remove(&(deadline, Timer::Forward(id)));
+            self.timers.stop(Timer::Forward(id));
             // One that has not answered may have what this one has not.
             let outcome = match outcome {
                 Outcome::Read(Ok(None)) if open > 0 => {
@@ -328,7 +301,7 @@ impl<C> Shard<C> {
                 }
                 outcome => outcome,
             };
-            self.reply(caller, outcome, actions);
+            self.effects.push_back(Effect::Reply { caller, outcome });
         }
     }
 }

@@ -9,6 +9,7 @@
 use std::collections::BTreeSet;
 use std::vec;
 
+use super::effects::Effect;
 use super::elsewhere::{ForwardId, Peer, RelayId, answer_forwarded};
 use super::run::RunId;
 use super::{Action, Call, Outcome, Shard, StoppedBy, Timer};
@@ -34,6 +35,11 @@ pub(super) enum Caller<C> {
     Group(GroupId, usize),
     /// The closure that made it, a write.
     Run(RunId),
+    /// What passes between data centers.
+    Remote(RemoteCaller),
+}
+
+pub(super) enum RemoteCaller {
     /// The batch of another data center, and its place there.
     Relay(RelayId, u16),
     /// Another data center's node, a read.
@@ -78,12 +84,23 @@ impl<C> Shard<C> {
             (Caller::Run(id), Outcome::Written(result)) => self.run_written(id, result, actions),
             // A closure makes writes alone.
             (Caller::Run(_), _) => {}
-            (Caller::Relay(id, place), outcome) => {
+            (Caller::Remote(caller), outcome) => self.effects.push_back(Effect::Ended { caller, outcome }),
+        }
+    }
+
+    pub(super) fn remote_ended(
+        &mut self,
+        caller: RemoteCaller,
+        outcome: Outcome,
+        actions: &mut Vec<Action<C>>,
+    ) {
+        match caller {
+            RemoteCaller::Relay(id, place) => {
                 let is_written = matches!(outcome, Outcome::Written(Ok(())));
                 self.relay_written(id, place, is_written, actions);
             }
-            (Caller::Peer(peer), outcome) => answer_forwarded(peer, outcome, actions),
-            (Caller::Forward(id), outcome) => self.forward_read_here(id, outcome, actions),
+            RemoteCaller::Peer(peer) => answer_forwarded(peer, outcome, actions),
+            RemoteCaller::Forward(id) => self.forward_read_here(id, outcome, actions),
         }
     }
 

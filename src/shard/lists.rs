@@ -19,6 +19,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::effects::Effect;
 use super::{Action, Asker, Shard, Stage, Timer};
 use crate::clock::{Now, Version};
 use crate::placement::{List, ListRef, Placement};
@@ -47,8 +48,6 @@ pub(super) struct Replica {
     requests: Vec<u64>,
     /// Whether this node is all of the list, and synced.
     is_alone: bool,
-    /// Whether a reminder is due some time.
-    has_reminder: bool,
     /// Whether another list with this one's number was heard of.
     is_disputed: bool,
     /// As a giver: who holds its last change, of this sequence.
@@ -126,7 +125,7 @@ impl<C> Shard<C> {
         self.is_dead = self.placement.is_dead(&self.me);
         for partition in self.partitions() {
             if is_birth && self.replica(partition).list.is_none() {
-                self.bear(now, partition, actions);
+                self.bear(partition);
             }
             self.review_handoff(partition);
             if somebody_went {
@@ -142,6 +141,7 @@ impl<C> Shard<C> {
         }
         let placement = self.placement.clone();
         self.purge.members_changed(|member| placement.is_alive(member));
+        self.finish_effects(now, actions);
         self.ops_placed(now, actions);
     }
 
@@ -157,12 +157,12 @@ impl<C> Shard<C> {
     }
 
     /// The first list of a partition. Nothing was ever written, so its replicas are synced and empty.
-    fn bear(&mut self, now: Now, partition: Partition, actions: &mut Vec<Action<C>>) {
+    fn bear(&mut self, partition: Partition) {
         let list = List::new(1, self.target(partition), None);
         let is_mine = list.contains(&self.me);
         self.replica_mut(partition).list = Some(list.clone());
         self.stand(partition, if is_mine { Standing::Synced } else { Standing::Outside });
-        self.ops_relisted(now, &list, partition, actions);
+        self.effects.push_back(Effect::Listed { partition, list });
     }
 
     /// This node is somebody whom no list knows, so it counts nowhere. What it holds it gives to those who do.
@@ -194,25 +194,17 @@ impl<C> Shard<C> {
 
     /// Sees to it that whoever should take over the partition is told again.
     fn remind_after(&mut self, now: Now, wait: Duration, partition: Partition) {
-        if !std::mem::replace(&mut self.replica_mut(partition).has_reminder, true) {
-            self.timers.insert((now.instant + wait, Timer::Remind(partition)));
-        }
+        self.timers.set_once(Timer::Remind(partition), now.instant + wait);
     }
 
     /// A list was heard of. One with a higher number than is known counts from now on; who was synced in the list
     /// from which it was made stays so. Of two with one number the first stays, until a higher one is made
-    /// that is told to the replicas of both.
-    pub(super) fn learn(
-        &mut self,
-        now: Now,
-        partition: Partition,
-        list: Arc<List>,
-        actions: &mut Vec<Action<C>>,
-    ) {
+    /// that is told to the replicas of both. Whether it counts from now on.
+    pub(super) fn learn(&mut self, now: Now, partition: Partition, list: Arc<List>) -> bool {
         let is_far = |member: &Identity| self.placement.is_elsewhere(member.node);
         if list.members().iter().any(is_far) && !is_planted(Planted::FarListsCount) {
             // Not this data center's.
-            return;
+            return false;
         }
         let me = self.me;
         let replica = self.replica_mut(partition);
@@ -222,10 +214,10 @@ impl<C> Shard<C> {
                 replica.is_disputed = true;
                 self.review(now, partition);
             }
-            return;
+            return false;
         }
         if is_planted(Planted::AdoptedOnce) && replica.standing == Standing::Pending {
-            return;
+            return false;
         }
         let old = replica.list.replace(list.clone());
         replica.is_disputed = false;
@@ -244,7 +236,7 @@ impl<C> Shard<C> {
         if standing == Standing::Outside && !self.store.is_empty(partition) {
             self.remind_after(now, REMIND_AFTER, partition);
         }
-        self.ops_relisted(now, &list, partition, actions);
+        self.effects.push_back(Effect::Listed { partition, list: list.clone() });
         if stays && let Some(old) = old {
             let others = old.members().iter().filter(|m| **m != me && self.placement.is_alive(m)).copied();
             self.queue_merge(partition, others.collect());
@@ -252,6 +244,7 @@ impl<C> Shard<C> {
         }
         self.review(now, partition);
         self.recount(partition);
+        true
     }
 
     /// The list is new, or this replica is new in it.
@@ -402,15 +395,14 @@ impl<C> Shard<C> {
     fn take_handoff(&mut self, partition: Partition) -> Option<Box<Handoff>> {
         let handoff = self.replica_mut(partition).handoff.take();
         self.handoffs -= usize::from(handoff.is_some());
+        self.timers.stop(Timer::Handoff(partition));
         self.may_hand_over |= handoff.is_some();
         handoff
     }
 
     fn put_handoff(&mut self, partition: Partition, handoff: Box<Handoff>) {
         self.handoffs += 1;
-        if let Some(at) = handoff.wake() {
-            self.timers.insert((at, Timer::Handoff(partition)));
-        }
+        self.timers.set_to(Timer::Handoff(partition), handoff.wake());
         self.replica_mut(partition).handoff = Some(handoff);
     }
 
@@ -441,7 +433,7 @@ impl<C> Shard<C> {
                     self.ask_for_handoff(now, partition, &mut handoff, to, request, actions);
                 }
                 HandoffAction::Apply(entries) => self.merge(now, partition, entries),
-                HandoffAction::Adopt(list) => self.learn(now, partition, list, actions),
+                HandoffAction::Adopt(list) => drop(self.learn(now, partition, list)),
                 HandoffAction::Synced(list) => self.synced(now, partition, &list),
                 HandoffAction::AtRisk => actions.push(Action::DataAtRisk { partition }),
                 HandoffAction::Finished => is_finished = true,
@@ -514,7 +506,7 @@ impl<C> Shard<C> {
         }
         // A higher list than is known here counts, whatever becomes of the handoff.
         if let Some(list) = list {
-            self.learn(now, partition, list, actions);
+            self.learn(now, partition, list);
         }
     }
 
@@ -598,7 +590,6 @@ impl<C> Shard<C> {
     /// Tells the list again to those who have something to do: as a giver, to its replicas that have not
     /// confirmed; as a synced replica, to whoever should be in it.
     pub(super) fn remind(&mut self, now: Now, partition: Partition, actions: &mut Vec<Action<C>>) {
-        self.replica_mut(partition).has_reminder = false;
         let mut to_tell = self.to_be_told(partition);
         let replica = self.replica(partition);
         let Some(list) = replica.list.clone() else { return };

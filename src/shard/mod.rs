@@ -27,6 +27,7 @@ use crate::replication::anti_entropy::AntiEntropy;
 use crate::replication::purge::Purge;
 use crate::replication::read::Rules;
 use crate::replication::relay::Relays;
+use crate::replication::write::Write;
 use crate::simulated::{Planted, is_planted};
 use crate::store::{Applied, Deletes, Readers, Store, StoreConfig, View};
 use crate::types::{Boot, ClusterHash, CoreId, Cores, Identity, KeyHash, NodeHash, PARTITIONS, Partition};
@@ -36,6 +37,7 @@ mod calls;
 mod compare;
 mod coordinate;
 mod debt;
+mod effects;
 mod elsewhere;
 mod groups;
 mod lists;
@@ -43,19 +45,22 @@ mod local;
 mod purge;
 mod replicate;
 mod run;
+mod timers;
 
 pub(crate) use calls::{
     Call, Counts, KeysCall, Outcome, ReadCall, RunCall, StoppedBy, TouchCall, WriteCall, WriteRules,
     check_lengths, expires_at_ms,
 };
-use coordinate::{Op, OpId};
+use coordinate::{Machine, Op, OpId};
 pub(crate) use debt::Debt;
-use elsewhere::{Forward, ForwardId, RelayId, Relayed};
+use effects::Effect;
+use elsewhere::{Forward, ForwardId, RelayId, Relayed, TRY_FOR};
 use groups::{Caller, Group, GroupId};
 use lists::Replica;
 pub(crate) use local::{LocalAnswer, LocalRules, read_local};
 pub use run::LocalShard;
 use run::{Run, RunId};
+use timers::{Timer, Timers};
 
 /// How far a replica's clock may be ahead and still be followed by versions given here.
 const MAX_CLOCK_SKEW: Duration = Duration::from_secs(60);
@@ -221,15 +226,12 @@ pub(crate) struct Shard<C> {
     may_hand_over: bool,
     /// From whom a partition that this node holds is to be merged, when there is room.
     merges: BTreeMap<Partition, BTreeSet<Identity>>,
-    /// Compares with other replicas, and when it is set to do so next.
+    /// Compares with other replicas.
     anti_entropy: AntiEntropy,
-    compare_at: Option<Instant>,
-    /// Forgets what was deleted, and when it is set to do so next.
+    /// Forgets what was deleted.
     purge: Purge,
-    purge_at: Option<Instant>,
-    /// Writes for other data centers, and when some are due next.
+    /// Writes for other data centers.
     relays: Relays,
-    relay_at: Option<Instant>,
     /// Those of other data centers that are being written here.
     relayed: BTreeMap<RelayId, Relayed>,
     /// Reads that other data centers may be asked for.
@@ -243,27 +245,24 @@ pub(crate) struct Shard<C> {
     owed_bytes: usize,
     /// Who waits for the answer to which request.
     outstanding: BTreeMap<u64, Outstanding>,
+    /// What one part did that another must know yet.
+    effects: VecDeque<Effect<C>>,
+    /// Whether another data center should have what is acknowledged here.
+    relays_writes: bool,
     /// Requests to this shard itself.
     to_self: VecDeque<(u64, Partition, Request)>,
-    timers: BTreeSet<(Instant, Timer)>,
+    timers: Timers,
     /// What [`Planted::AcknowledgedFirst`](crate::simulated::Planted) puts off.
     #[cfg(feature = "sim")]
     put_off: VecDeque<Entry>,
-    /// The earliest expiry timer.
-    expire_at: Option<Instant>,
-    /// Whether an entry that expires may have come since that was set, and when it was looked at last.
+    /// Whether an entry that expires may have come since the timer was set, and when that was looked at last.
     may_expire: bool,
     expiry_seen_at: Option<Instant>,
-    /// Whether what was unlinked is to be freed some time.
-    has_collect: bool,
     /// Writes for which room is being made.
     waiting: VecDeque<(WriteCall, Caller<C>)>,
     /// Calls that came together, and those groups of them of which some are not begun.
     groups: BTreeMap<GroupId, Group<C>>,
     unfinished_groups: VecDeque<GroupId>,
-    /// Whether a turn for those who wait for room, or for groups, is set already.
-    has_room_timer: bool,
-    has_groups_timer: bool,
     /// Closures that run, or whose writes are under way.
     runs: BTreeMap<RunId, Run<C>>,
     write_rules: WriteRules,
@@ -306,32 +305,6 @@ enum Asker {
     },
 }
 
-/// Checked against its owner when it fires: late and repeated ones are harmless.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-enum Timer {
-    Op(OpId),
-    Handoff(Partition),
-    Remind(Partition),
-    /// Other replicas are to be compared with.
-    Compare,
-    /// What was deleted is to be forgotten.
-    Purge,
-    Expire,
-    /// Writes for other data centers are to be sent.
-    Relay,
-    /// A read of other data centers is over.
-    Forward(ForwardId),
-    /// What was unlinked may be free to go.
-    Collect,
-    /// More room can be made.
-    Room,
-    /// More calls of groups can be begun.
-    Groups,
-    /// What was put off is to be applied.
-    #[cfg(feature = "sim")]
-    PutOff,
-}
-
 impl<C> Shard<C> {
     /// A shard that may be read by these readers.
     pub(crate) fn new(config: ShardConfig, readers: Arc<Readers>) -> Self {
@@ -368,11 +341,8 @@ impl<C> Shard<C> {
             may_hand_over: false,
             merges: BTreeMap::new(),
             anti_entropy: AntiEntropy::default(),
-            compare_at: None,
             purge: Purge::new(config.purge_grace),
-            purge_at: None,
             relays: Relays::new(config.memory),
-            relay_at: None,
             relayed: BTreeMap::new(),
             forwards: BTreeMap::new(),
             ops: BTreeMap::new(),
@@ -381,19 +351,17 @@ impl<C> Shard<C> {
             owed: BTreeSet::new(),
             owed_bytes: 0,
             outstanding: BTreeMap::new(),
+            effects: VecDeque::new(),
+            relays_writes: false,
             to_self: VecDeque::new(),
-            timers: BTreeSet::new(),
+            timers: Timers::default(),
             #[cfg(feature = "sim")]
             put_off: VecDeque::new(),
-            expire_at: None,
             may_expire: false,
             expiry_seen_at: None,
-            has_collect: false,
             waiting: VecDeque::new(),
             groups: BTreeMap::new(),
             unfinished_groups: VecDeque::new(),
-            has_room_timer: false,
-            has_groups_timer: false,
             runs: BTreeMap::new(),
             write_rules,
             next_id: 1,
@@ -420,7 +388,7 @@ impl<C> Shard<C> {
                             let peer = (via, partition, request_id);
                             self.serve_elsewhere(now, from, peer, request, actions)
                         } else {
-                            Some(self.serve(now, from, partition, request, actions))
+                            Some(self.serve(now, from, partition, request))
                         };
                         let answered = |answer| Action::Answer { via, partition, request_id, answer };
                         actions.extend(answer.map(answered));
@@ -435,7 +403,13 @@ impl<C> Shard<C> {
             Event::Lease(lease) => self.lease = Some(lease),
             Event::NewLife { me } => self.live_anew(now, me.life()),
             Event::AskDebt { question } => actions.push(Action::Debt { question, debt: self.debt(now) }),
-            Event::Stop(by) => return self.stop(by, actions),
+            Event::Stop(by) => {
+                self.stop(by, actions);
+                self.finish_effects(now, actions);
+                let forwards: Vec<ForwardId> = self.forwards.keys().copied().collect();
+                forwards.into_iter().for_each(|id| self.end_forward(id));
+                return self.finish_effects(now, actions);
+            }
         }
         self.settle(now, actions);
     }
@@ -444,8 +418,7 @@ impl<C> Shard<C> {
     /// [`deadline`](Self::deadline) has passed.
     pub(crate) fn handle_timers(&mut self, now: Now, actions: &mut Vec<Action<C>>) {
         for _ in 0..TIMERS_PER_TURN {
-            let Some(&(_, timer)) = self.timers.first().filter(|(at, _)| *at <= now.instant) else { break };
-            self.timers.pop_first();
+            let Some(timer) = self.timers.pop_due(now.instant) else { break };
             match timer {
                 Timer::Op(op) => self.wake_op(now, op, actions),
                 Timer::Handoff(partition) => self.resume_handoff(now, partition, actions),
@@ -453,38 +426,28 @@ impl<C> Shard<C> {
                 Timer::Compare => self.compare(now, actions),
                 Timer::Purge => self.purge(now, actions),
                 Timer::Relay => self.send_relays(now, actions),
-                Timer::Forward(id) => self.end_forward(id, actions),
-                Timer::Collect => {
-                    self.has_collect = false;
-                    self.store.collect();
-                }
-                Timer::Room => {
-                    self.has_room_timer = false;
-                    self.go_on_waiting(now, actions);
-                }
-                Timer::Groups => {
-                    self.has_groups_timer = false;
-                    self.go_on_groups(now, actions);
-                }
+                Timer::Forward(id) => self.end_forward(id),
+                Timer::Collect => self.store.collect(),
+                Timer::Room => self.go_on_waiting(now, actions),
+                Timer::Groups => self.go_on_groups(now, actions),
                 #[cfg(feature = "sim")]
                 Timer::PutOff => self.apply_put_off(),
                 Timer::Expire => {
-                    self.expire_at = None;
                     self.may_expire = true;
                     if self.store.expire(now.wall, EXPIRE_BUDGET) == EXPIRE_BUDGET {
                         // More are due: at once, but not in this turn.
-                        self.expire_at = Some(now.instant + Duration::from_nanos(1));
                         self.soon(now, Timer::Expire);
                     }
                 }
             }
+            self.finish_effects(now, actions);
         }
         self.settle(now, actions);
     }
 
     /// When [`handle_timers`](Self::handle_timers) wants to be called next.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        self.timers.first().map(|&(at, _)| at)
+        self.timers.deadline()
     }
 
     /// Whether another node has been asked and has not answered.
@@ -527,28 +490,53 @@ impl<C> Shard<C> {
     /// Answers this shard's own requests.
     fn answer_self(&mut self, now: Now, actions: &mut Vec<Action<C>>) {
         while let Some((request_id, partition, request)) = self.to_self.pop_front() {
-            let answer = self.serve(now, self.me, partition, request, actions);
+            let answer = self.serve(now, self.me, partition, request);
             self.answered(now, request_id, answer, actions);
+        }
+    }
+
+    /// Lets every part know what the others did, and answers this shard's own requests, until there is nothing left of
+    /// either.
+    fn finish_effects(&mut self, now: Now, actions: &mut Vec<Action<C>>) {
+        loop {
+            self.answer_self(now, actions);
+            let Some(effect) = self.effects.pop_front() else { break };
+            match effect {
+                Effect::Listed { partition, list } => self.ops_relisted(now, &list, partition, actions),
+                Effect::Acknowledged { hash, entry } => self.relays.add(now.instant, hash, &entry),
+                Effect::Ended { caller, outcome } => self.remote_ended(caller, outcome, actions),
+                Effect::ReadAnywhere { call, caller } => self.read_anywhere(now, call, caller),
+                Effect::Call { call, caller } => self.call(now, call, caller, actions),
+                Effect::WriteRelayed { hash, entry, caller } => {
+                    let (quorum, deadline) = (self.config.write_quorum, now.instant + TRY_FOR);
+                    let machine = Machine::Write(Write::relayed(entry, quorum));
+                    self.begin(now, hash, machine, None, deadline, caller, actions);
+                }
+                Effect::Reply { caller, outcome } => self.reply(caller, outcome, actions),
+                Effect::Count { caller } => {
+                    let Debt { copies, writes, .. } = self.debt(now);
+                    let counts = Counts { redundancy_debt: copies + writes, ..self.counts() };
+                    self.reply(caller, Outcome::Counts(Box::new(counts)), actions);
+                }
+            }
         }
     }
 
     /// Answers this shard's own requests, and reports what that changed.
     fn settle(&mut self, now: Now, actions: &mut Vec<Action<C>>) {
         loop {
-            self.answer_self(now, actions);
-            if std::mem::take(&mut self.may_hand_over) {
-                self.start_handoffs(now, actions);
-            }
-            if self.to_self.is_empty() {
+            self.finish_effects(now, actions);
+            if !std::mem::take(&mut self.may_hand_over) {
                 break;
             }
+            self.start_handoffs(now, actions);
         }
         self.schedule_expiry(now);
         self.schedule_compare();
         self.schedule_purge();
         self.schedule_relays();
-        if self.store.has_garbage() && !std::mem::replace(&mut self.has_collect, true) {
-            self.timers.insert((now.instant + COLLECT_PERIOD, Timer::Collect));
+        if self.store.has_garbage() {
+            self.timers.set_once(Timer::Collect, now.instant + COLLECT_PERIOD);
         }
         self.report_progress(actions);
     }
@@ -603,13 +591,13 @@ impl<C> Shard<C> {
             }
             Asker::List(partition) => {
                 if let Answer::Listed(Listed { list: Some(list), .. }) = answer {
-                    self.learn(now, partition, list, actions);
+                    self.learn(now, partition, list);
                 }
             }
             Asker::Compare(round) => self.compared(now, round, answer, actions),
             Asker::Purge(round) => self.purge_answered(now, round, to, &answer, actions),
             Asker::Relay(batch) => self.relay_answered(now, batch, &answer),
-            Asker::Forward(id) => self.forward_answered(now, id, Some(answer), actions),
+            Asker::Forward(id) => self.forward_answered(now, id, Some(answer)),
             Asker::Survey { round, partition, after } => {
                 self.surveyed(now, to, (round, partition, after), answer, actions);
             }
@@ -640,7 +628,7 @@ impl<C> Shard<C> {
             Asker::Compare(round) | Asker::Survey { round, .. } => self.anti_entropy.lost(round, now.instant),
             Asker::Purge(round) => self.purge.lost(round, now.instant),
             Asker::Relay(batch) => self.relays.failed(batch, now.instant),
-            Asker::Forward(id) => self.forward_answered(now, id, None, actions),
+            Asker::Forward(id) => self.forward_answered(now, id, None),
         }
     }
 
@@ -653,7 +641,7 @@ impl<C> Shard<C> {
     #[cfg(feature = "sim")]
     fn apply_some_time(&mut self, now: Now, entry: Entry) {
         self.put_off.push_back(entry);
-        self.timers.insert((now.instant + PUT_OFF_FOR, Timer::PutOff));
+        self.timers.set_once(Timer::PutOff, now.instant + PUT_OFF_FOR);
     }
 
     #[cfg(not(feature = "sim"))]
@@ -675,11 +663,7 @@ impl<C> Shard<C> {
         }
         let Some(at_ms) = self.store.next_expiry_ms() else { return };
         let wait = Duration::from_millis(at_ms.saturating_sub(now.wall.millis())).max(EXPIRE_PERIOD);
-        let due = now.instant + wait;
-        if self.expire_at.is_none_or(|at| due < at) {
-            self.expire_at = Some(due);
-            self.timers.insert((due, Timer::Expire));
-        }
+        self.timers.set_no_later(Timer::Expire, now.instant + wait);
     }
 
     fn new_id(&mut self) -> u64 {
@@ -690,14 +674,7 @@ impl<C> Shard<C> {
 
     /// Fires in the next turn, once for all who want it.
     fn soon(&mut self, now: Now, timer: Timer) {
-        let is_set = match timer {
-            Timer::Room => std::mem::replace(&mut self.has_room_timer, true),
-            Timer::Groups => std::mem::replace(&mut self.has_groups_timer, true),
-            _ => false,
-        };
-        if !is_set {
-            self.timers.insert((now.instant + Duration::from_nanos(1), timer));
-        }
+        self.timers.set_once(timer, now.instant + Duration::from_nanos(1));
     }
 
     fn replica(&self, partition: Partition) -> &Replica {

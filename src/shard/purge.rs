@@ -111,7 +111,6 @@ impl<C> Shard<C> {
 
     /// Begins or repeats what is due.
     pub(super) fn purge(&mut self, now: Now, actions: &mut Vec<Action<C>>) {
-        self.purge_at = None;
         let reading = self.clock.reading(now.wall);
         self.with_purge(now, actions, |machine, shard, todo| {
             machine.resume(now.instant, reading, shard, todo);
@@ -161,11 +160,6 @@ impl<C> Shard<C> {
 
     /// Keeps the timer for what is due next.
     pub(super) fn schedule_purge(&mut self) {
-        let wake = self.purge.wake();
-        if wake != self.purge_at {
-            let old = mem::replace(&mut self.purge_at, wake);
-            old.map(|at| self.timers.remove(&(at, Timer::Purge)));
-            self.timers.extend(wake.map(|at| (at, Timer::Purge)));
-        }
+        self.timers.set_to(Timer::Purge, self.purge.wake());
     }
 }

@@ -1,6 +1,6 @@
 //! What this node does as a replica: it answers requests about one partition, each in one step.
 
-use super::{Action, Shard};
+use super::Shard;
 use crate::clock::Now;
 use crate::entry::Entry;
 use crate::placement::ListRef;
@@ -53,7 +53,6 @@ impl<C> Shard<C> {
         from: Identity,
         partition: Partition,
         request: Request,
-        actions: &mut Vec<Action<C>>,
     ) -> Answer {
         match request {
             Request::Write { list, entry } => {
@@ -122,7 +121,7 @@ impl<C> Shard<C> {
             Request::AskList => Answer::Listed(self.listed(partition)),
             Request::Adopt { list, horizon } => {
                 self.raise_horizon(partition, horizon);
-                self.learn(now, partition, list.clone(), actions);
+                self.learn(now, partition, list.clone());
                 self.giver_calls(partition, from, list.reference());
                 Answer::Listed(self.listed(partition))
             }
