@@ -1,26 +1,39 @@
-//! A read: ask replicas of one list until the answer may be given.
+//! A read: ask replicas of one list until the answer can be given.
 //!
-//! With R = 1 a value from one synced replica is the answer, a hedge asking the next when it is slow. A
-//! miss, or a tombstone, is only believed when f = N − W further replicas confirm it: an acknowledged
-//! write is missing on at most f of them, so nothing that was acknowledged is ever "not found".
+//! ```text
+//!              R = 1: one synced replica has a value              R ≥ 2: R answers
+//!   entered ─▶ asking ──────────────────────────▶ Found   asking ────────────▶ writing back ─▶ Found
+//!                │  a miss: f more must confirm it  ▲                              W hold it
+//!                └──────────────────────────────────┘
+//! ```
 //!
-//! With R ≥ 2 all are asked, R answers are awaited, the newest wins, and before it is returned W replicas
-//! are known to hold it, writing it back where they do not: the read phase of the ABD register. Without
-//! the write-back, a value that only a few hold could be read now and be gone from a later read.
+//! With R = 1 a value from one synced replica is the answer; a hedge asks the next one when it is
+//! slow. A miss, or a tombstone, is believed only when f = N − W further replicas confirm it. An
+//! acknowledged write is missing on at most f of them, so nothing that was acknowledged is ever "not
+//! found".
 //!
-//! What this node has written itself, and is acknowledged, is part of what is found: the replica that is asked may have
-//! missed it. Either way replicas that turned out stale are healed with what was found.
+//! With R ≥ 2 all are asked, R answers are awaited, the newest wins, and before it is returned W
+//! replicas are known to hold it; it is written back to those that do not: the read phase of the ABD
+//! register (Attiya, Bar-Noy & Dolev, 1995). Leaving out the write-back was rejected: a value that
+//! only a few hold could be read now and be gone from a later read.
 //!
-//! A replica that has nothing may have *evicted* something: it says up to which version it has evicted anything, its
-//! mark. A value up to there may be older than what it had, so it is taken for a miss: it is not returned, and nobody
-//! is healed with it. A delete is one anyway, and is believed.
+//! What this node has written itself, and is acknowledged, is part of what is found: the replica that
+//! is asked might have missed it. Either way replicas that turned out stale are healed with what was
+//! found.
+//!
+//! A replica that has nothing might have *evicted* something: it tells its eviction watermark. A
+//! value up to there might be older than what it had, so it is taken for a miss: it is not returned,
+//! and no replica is healed with it. A delete is a miss anyway, and is believed.
 //!
 //! A read that comes before a change of expiry confirms a value as it would a miss.
+//!
+//! Invariant: only synced replicas of one list count, and each counts once.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{AskState, Asked, RETRY_AFTER};
+use super::mismatch::mismatch;
+use super::quorum::{AskState, Asked, QuorumAction, QuorumMachine, RETRY_AFTER};
 use crate::clock::{Instant, Now, Version};
 use crate::entry::Entry;
 use crate::placement::List;
@@ -28,57 +41,51 @@ use crate::simulated::{Planted, is_planted};
 use crate::types::{Identity, quorum_of};
 use crate::wire::message::{Answer, Found, Request, Want};
 
-/// How long one replica may take before the next is asked too. Above what a healthy LAN needs.
+/// How long one replica is given before the next is asked too. Above what a healthy LAN needs.
 const HEDGE_AFTER: Duration = Duration::from_millis(10);
 
 /// What the reads of an engine go by.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Rules {
+pub(crate) struct ReadRules {
     /// R.
     pub(crate) needed: usize,
     /// W: how many must hold what a strong read returns.
     pub(crate) write_quorum: usize,
     /// f: how many further replicas must confirm a miss.
     pub(crate) confirmations: usize,
-    /// They must confirm a value, too: it is to be the newest that was acknowledged.
+    /// Whether they must confirm a value, too: it has to be the newest that was acknowledged.
     pub(crate) confirms_hits: bool,
 }
 
+/// One read, until its answer.
 pub(crate) struct Read {
     key: Box<[u8]>,
-    rules: Rules,
-    /// R, as it was asked for.
+    rules: ReadRules,
+    /// R, as the caller asked for it.
     quorum: usize,
     list: Option<Arc<List>>,
+    /// The order in which the replicas of the next list are asked, best first.
+    order: Vec<Identity>,
     /// In the order in which they are asked.
     replicas: Vec<Asked<Option<Entry>>>,
     newest: Option<Entry>,
-    /// The highest version that may have been evicted by a replica that has nothing.
+    /// The highest version that might have been evicted by a replica that has nothing.
     mark: Version,
     /// How many replicas to have asked by now.
     goal: usize,
     hedge_at: Option<Instant>,
-    /// Who acknowledged the newest state when it was written back; only in that phase.
+    /// The replicas that acknowledged the newest state when it was written back; only in that phase.
     writing_back: Option<Vec<Asked<bool>>>,
 }
 
-#[derive(Debug, PartialEq)]
-pub(crate) enum ReadAction {
-    Ask {
-        to: Identity,
-        request: Request,
-    },
-    /// The answer: the newest state, if there is one. The read is over.
-    Done(Option<Entry>),
-}
-
 impl Read {
-    pub(crate) fn new(key: Box<[u8]>, rules: Rules) -> Self {
+    pub(crate) fn new(key: Box<[u8]>, rules: ReadRules) -> Self {
         Self {
             key,
             quorum: rules.needed,
             rules,
             list: None,
+            order: Vec::new(),
             replicas: Vec::new(),
             newest: None,
             mark: Version::ZERO,
@@ -88,54 +95,11 @@ impl Read {
         }
     }
 
-    /// Counts in `list` from now on, starting anew. `order` is all of its members, best first. What is
+    /// Asks the members of the next list in this order, which names all of them. What is
     /// `acknowledged` already, as this node knows, is not older than the answer.
-    pub(crate) fn enter(
-        &mut self,
-        list: Arc<List>,
-        order: Vec<Identity>,
-        alive: impl Fn(&Identity) -> bool,
-        acknowledged: Option<Entry>,
-        now: Now,
-        actions: &mut Vec<ReadAction>,
-    ) {
-        self.rules.needed = quorum_of(self.quorum, list.members().len());
-        self.replicas = order.into_iter().map(|member| Asked::new(member, alive(&member))).collect();
-        self.list = Some(list);
+    pub(crate) fn prefer(&mut self, order: Vec<Identity>, acknowledged: Option<Entry>) {
+        self.order = order;
         acknowledged.into_iter().for_each(|entry| self.find(entry));
-        self.writing_back = None;
-        self.goal = if self.is_strong() {
-            self.replicas.len()
-        } else if self.rules.confirms_hits {
-            self.confirmed_by()
-        } else {
-            1
-        };
-        self.hedge_at = Some(now.instant + HEDGE_AFTER);
-        self.ask_due(now, actions);
-    }
-
-    pub(crate) fn answered(
-        &mut self,
-        from: Identity,
-        answer: Answer,
-        now: Now,
-        actions: &mut Vec<ReadAction>,
-    ) {
-        match (answer, &mut self.writing_back) {
-            (Answer::Found { found, synced }, None) => {
-                self.note(from, found, synced, now);
-                self.decide(now, actions);
-            }
-            (Answer::Written { synced, .. }, Some(asked)) => {
-                if let Some(asked) = asked.iter_mut().find(|asked| asked.replica == from) {
-                    asked.state = AskState::Answered(synced);
-                }
-                self.finish_write_back(actions);
-            }
-            (Answer::Declined | Answer::TooOld { .. }, _) => self.write_back_later(from, now),
-            _ => {}
-        }
     }
 
     fn note(&mut self, from: Identity, found: Found, synced: bool, now: Now) {
@@ -162,7 +126,8 @@ impl Read {
         }
     }
 
-    /// The newest state, if it is certain that nobody who has nothing has evicted a newer one.
+    /// Returns the newest state, if it is certain that no replica that has nothing has evicted a newer
+    /// one.
     fn newest(&self) -> Option<&Entry> {
         let is_certain = |entry: &&Entry| {
             entry.value().is_none() || entry.version() > self.mark || is_planted(Planted::MarkIgnored)
@@ -170,13 +135,13 @@ impl Read {
         self.newest.as_ref().filter(is_certain)
     }
 
-    /// Ends the read where the answers suffice, asks more replicas where they do not.
-    fn decide(&mut self, now: Now, actions: &mut Vec<ReadAction>) {
+    /// Ends the read if the answers suffice, and asks more replicas if they do not.
+    fn decide(&mut self, now: Now, actions: &mut Vec<QuorumAction>) {
         let answers = self.answers();
         if self.is_strong() {
             if answers >= self.rules.needed {
                 if is_planted(Planted::WrittenBackOnDifference) && self.answers_agree() {
-                    return actions.push(ReadAction::Done(self.newest().cloned()));
+                    return actions.push(QuorumAction::Found(self.newest().cloned()));
                 }
                 self.write_back(actions);
             }
@@ -187,13 +152,13 @@ impl Read {
         let is_hit = is_live && !self.rules.confirms_hits;
         if answers > 0 && (is_hit || answers >= needed) {
             self.heal_first(actions);
-            actions.push(ReadAction::Done(self.newest().cloned()));
+            actions.push(QuorumAction::Found(self.newest().cloned()));
             return;
         }
         if answers > 0 {
             self.goal = self.goal.max(needed);
         }
-        self.ask_due(now, actions);
+        self.handle_timers(now, actions);
     }
 
     fn answers_agree(&self) -> bool {
@@ -201,7 +166,8 @@ impl Read {
         answers.all(|answer| answer.as_ref() == self.newest())
     }
 
-    /// How many answers a miss needs, or a value to be confirmed: one, and f of the others that are alive.
+    /// How many answers a miss needs, or a value that must be confirmed: one, and f of the others that
+    /// are alive.
     fn confirmed_by(&self) -> usize {
         if is_planted(Planted::MissNotConfirmed) {
             return 1;
@@ -210,9 +176,9 @@ impl Read {
         1 + self.rules.confirmations.min(others.saturating_sub(1))
     }
 
-    /// Gives the newest state to the replica that was asked first, as that is where the next read will
-    /// look, and to nobody else: a weak read is one replica's answer.
-    fn heal_first(&self, actions: &mut Vec<ReadAction>) {
+    /// Gives the newest state to the replica that was asked first, as the next read will look there,
+    /// and to no other: a weak read is one replica's answer.
+    fn heal_first(&self, actions: &mut Vec<QuorumAction>) {
         if let Some(asked) = self.replicas.first()
             && let Some(held) = asked.answer()
             && held.as_ref() != self.newest()
@@ -221,17 +187,17 @@ impl Read {
         }
     }
 
-    fn ask_to_write(&self, to: Identity, actions: &mut Vec<ReadAction>) {
+    fn ask_to_write(&self, to: Identity, actions: &mut Vec<QuorumAction>) {
         if let (Some(newest), Some(list)) = (self.newest(), &self.list) {
             let request = Request::Write { list: list.reference(), entry: newest.clone() };
-            actions.push(ReadAction::Ask { to, request });
+            actions.push(QuorumAction::Ask { to, request });
         }
     }
 
     /// Makes sure that W replicas hold the newest state.
-    fn write_back(&mut self, actions: &mut Vec<ReadAction>) {
+    fn write_back(&mut self, actions: &mut Vec<QuorumAction>) {
         let Some(newest) = self.newest() else {
-            actions.push(ReadAction::Done(None));
+            actions.push(QuorumAction::Found(None));
             return;
         };
         let held = |asked: &Asked<Option<Entry>>| Asked {
@@ -250,25 +216,14 @@ impl Read {
         self.finish_write_back(actions);
     }
 
-    fn finish_write_back(&self, actions: &mut Vec<ReadAction>) {
+    fn finish_write_back(&self, actions: &mut Vec<QuorumAction>) {
         let held = self.writing_back.iter().flatten().filter(|asked| asked.answer() == Some(&true)).count();
         if held >= quorum_of(self.rules.write_quorum, self.replicas.len()) {
-            actions.push(ReadAction::Done(self.newest().cloned()));
+            actions.push(QuorumAction::Found(self.newest().cloned()));
         }
     }
 
-    /// The connection to `from` failed, or it serves another list.
-    pub(crate) fn lost(&mut self, from: Identity, now: Now, actions: &mut Vec<ReadAction>) {
-        self.write_back_later(from, now);
-        if let Some(asked) = self.replicas.iter_mut().find(|asked| asked.replica == from)
-            && asked.state == AskState::Waiting
-        {
-            asked.state = AskState::RetryAt(now.instant + RETRY_AFTER);
-            self.ask_due(now, actions);
-        }
-    }
-
-    /// `from` could not be given the newest state now.
+    /// Tries again later to give the newest state to `from`.
     fn write_back_later(&mut self, from: Identity, now: Now) {
         let mut open = self.writing_back.iter_mut().flatten().filter(|asked| asked.answer().is_none());
         if let Some(asked) = open.find(|asked| asked.replica == from) {
@@ -276,17 +231,81 @@ impl Read {
         }
     }
 
-    /// `from` serves an older list than this read counts in.
-    pub(crate) fn behind(&mut self, from: Identity, now: Now, actions: &mut Vec<ReadAction>) {
-        if let Some(list) = &self.list {
-            actions.push(ReadAction::Ask { to: from, request: Request::adopt(list.clone()) });
-        }
-        self.lost(from, now, actions);
+    /// How many synced replicas have answered.
+    pub(crate) fn answers(&self) -> usize {
+        self.replicas.iter().filter(|asked| asked.answer().is_some()).count()
     }
 
-    /// Asks as many replicas as the goal wants, those due to be asked again, and one more when a hedge is
-    /// due.
-    pub(crate) fn ask_due(&mut self, now: Now, actions: &mut Vec<ReadAction>) {
+    /// How many answers this read needs, given what it found so far.
+    pub(crate) fn needed(&self) -> usize {
+        if self.is_strong() { self.rules.needed } else { self.confirmed_by() }
+    }
+
+    fn is_strong(&self) -> bool {
+        self.rules.needed >= 2
+    }
+}
+
+impl QuorumMachine for Read {
+    /// Counts from the beginning, in the order that was [preferred](Read::prefer).
+    fn entered(
+        &mut self,
+        list: Arc<List>,
+        alive: &dyn Fn(&Identity) -> bool,
+        now: Now,
+        actions: &mut Vec<QuorumAction>,
+    ) {
+        self.rules.needed = quorum_of(self.quorum, list.members().len());
+        let order = std::mem::take(&mut self.order);
+        debug_assert_eq!(order.len(), list.members().len(), "an order of all members");
+        self.replicas = order.into_iter().map(|member| Asked::new(member, alive(&member))).collect();
+        self.list = Some(list);
+        self.writing_back = None;
+        self.goal = if self.is_strong() {
+            self.replicas.len()
+        } else if self.rules.confirms_hits {
+            self.confirmed_by()
+        } else {
+            1
+        };
+        self.hedge_at = Some(now.instant + HEDGE_AFTER);
+        self.handle_timers(now, actions);
+    }
+
+    fn answered(&mut self, from: Identity, answer: Answer, now: Now, actions: &mut Vec<QuorumAction>) {
+        match (answer, &mut self.writing_back) {
+            (Answer::Found { found, synced }, None) => {
+                self.note(from, found, synced, now);
+                self.decide(now, actions);
+            }
+            // R others were faster: what is found is decided.
+            (Answer::Found { .. }, Some(_)) => {}
+            (Answer::Written { synced, .. }, Some(asked)) => {
+                if let Some(asked) = asked.iter_mut().find(|asked| asked.replica == from) {
+                    asked.state = AskState::Answered(synced);
+                }
+                self.finish_write_back(actions);
+            }
+            // It takes this node for one of another data center: the members are about to change.
+            (Answer::Declined, None) => self.lost(from, now, actions),
+            (Answer::Declined | Answer::TooOld { .. }, Some(_)) => self.write_back_later(from, now),
+            (answer, _) => mismatch(&format!("a read was answered {answer:?}")),
+        }
+    }
+
+    fn lost(&mut self, from: Identity, now: Now, actions: &mut Vec<QuorumAction>) {
+        self.write_back_later(from, now);
+        if let Some(asked) = self.replicas.iter_mut().find(|asked| asked.replica == from)
+            && asked.state == AskState::Waiting
+        {
+            asked.state = AskState::RetryAt(now.instant + RETRY_AFTER);
+            self.handle_timers(now, actions);
+        }
+    }
+
+    /// Asks as many replicas as the goal wants, those that are due to be asked again, and one more if
+    /// a hedge is due.
+    fn handle_timers(&mut self, now: Now, actions: &mut Vec<QuorumAction>) {
         let Some(list) = &self.list else { return };
         let list = list.reference();
         if self.hedge_at.is_some_and(|at| at <= now.instant) {
@@ -302,7 +321,7 @@ impl Read {
                 asked.state = AskState::Waiting;
                 open += 1;
                 let request = Request::Read { list, key: self.key.clone(), want: Want::Entry };
-                actions.push(ReadAction::Ask { to: asked.replica, request });
+                actions.push(QuorumAction::Ask { to: asked.replica, request });
             }
         }
         let mut again = Vec::new();
@@ -313,12 +332,11 @@ impl Read {
         again.into_iter().for_each(|to| self.ask_to_write(to, actions));
     }
 
-    /// Members died: they are neither asked nor waited for.
-    pub(crate) fn members_changed(
+    fn members_changed(
         &mut self,
-        alive: impl Fn(&Identity) -> bool,
+        alive: &dyn Fn(&Identity) -> bool,
         now: Now,
-        actions: &mut Vec<ReadAction>,
+        actions: &mut Vec<QuorumAction>,
     ) {
         for asked in &mut self.replicas {
             if !alive(&asked.replica) && asked.answer().is_none() {
@@ -330,24 +348,10 @@ impl Read {
         }
     }
 
-    pub(crate) fn next_wake(&self) -> Option<Instant> {
+    fn deadline(&self) -> Option<Instant> {
         let retries = self.replicas.iter().filter_map(Asked::retry_at);
         let writes = self.writing_back.iter().flatten().filter_map(Asked::retry_at);
         retries.chain(writes).chain(self.hedge_at).min()
-    }
-
-    /// How many synced replicas have answered.
-    pub(crate) fn answers(&self) -> usize {
-        self.replicas.iter().filter(|asked| asked.answer().is_some()).count()
-    }
-
-    /// How many answers this read needs, given what it found so far.
-    pub(crate) fn needed(&self) -> usize {
-        if self.is_strong() { self.rules.needed } else { self.confirmed_by() }
-    }
-
-    fn is_strong(&self) -> bool {
-        self.rules.needed >= 2
     }
 }
 
@@ -367,26 +371,27 @@ mod tests {
 
     /// A read in a list of three, and whom it asked.
     fn asked(needed: usize) -> (Read, Vec<Identity>) {
-        entered(Rules { needed, write_quorum: 2, confirmations: 1, confirms_hits: false })
+        entered(ReadRules { needed, write_quorum: 2, confirmations: 1, confirms_hits: false })
     }
 
-    fn entered(rules: Rules) -> (Read, Vec<Identity>) {
+    fn entered(rules: ReadRules) -> (Read, Vec<Identity>) {
         let mut read = Read::new(b"key".as_slice().into(), rules);
         let mut actions = Vec::new();
         let list = list(1, 0..3);
-        read.enter(list.clone(), list.members().to_vec(), |_| true, None, NOW, &mut actions);
+        read.prefer(list.members().to_vec(), None);
+        read.entered(list.clone(), &|_| true, NOW, &mut actions);
         (read, whom(&actions))
     }
 
-    fn whom(actions: &[ReadAction]) -> Vec<Identity> {
+    fn whom(actions: &[QuorumAction]) -> Vec<Identity> {
         let asked = actions.iter().map(|action| match action {
-            ReadAction::Ask { to, .. } => *to,
-            ReadAction::Done(_) => panic!("it is done: {actions:?}"),
+            QuorumAction::Ask { to, .. } => *to,
+            _ => panic!("it asks for something else: {actions:?}"),
         });
         asked.collect()
     }
 
-    fn found(read: &mut Read, from: u64, entry: Option<Entry>, synced: bool) -> Vec<ReadAction> {
+    fn found(read: &mut Read, from: u64, entry: Option<Entry>, synced: bool) -> Vec<QuorumAction> {
         let found = entry.map_or(Found::Absent { mark: Version::ZERO }, Found::Entry);
         let mut actions = Vec::new();
         read.answered(node(from), Answer::Found { found, synced }, NOW, &mut actions);
@@ -398,7 +403,7 @@ mod tests {
         let (mut read, asked) = asked(1);
         assert_eq!(asked, [node(0)]);
         let value = entry(1, Some("v"));
-        assert_eq!(found(&mut read, 0, Some(value.clone()), true), [ReadAction::Done(Some(value))]);
+        assert_eq!(found(&mut read, 0, Some(value.clone()), true), [QuorumAction::Found(Some(value))]);
     }
 
     #[test]
@@ -406,19 +411,19 @@ mod tests {
         for first in [None, Some(entry(5, None))] {
             let (mut read, _) = asked(1);
             assert_eq!(whom(&found(&mut read, 0, first.clone(), true)), [node(1)]);
-            assert_eq!(found(&mut read, 1, first.clone(), true), [ReadAction::Done(first)]);
+            assert_eq!(found(&mut read, 1, first.clone(), true), [QuorumAction::Found(first)]);
         }
     }
 
     #[test]
     fn a_value_that_is_to_be_confirmed_is_the_newest_of_f_and_one_further() {
-        let rules = Rules { needed: 1, write_quorum: 2, confirmations: 1, confirms_hits: true };
+        let rules = ReadRules { needed: 1, write_quorum: 2, confirmations: 1, confirms_hits: true };
         let (mut read, asked) = entered(rules);
         assert_eq!(asked, [node(0), node(1)]);
         let newest = entry(2, Some("new"));
         assert_eq!(found(&mut read, 1, Some(newest.clone()), true), []);
         let actions = found(&mut read, 0, Some(entry(1, Some("old"))), true);
-        assert_eq!(actions.last(), Some(&ReadAction::Done(Some(newest))));
+        assert_eq!(actions.last(), Some(&QuorumAction::Found(Some(newest))));
     }
 
     #[test]
@@ -428,9 +433,9 @@ mod tests {
         let value = entry(5, Some("v"));
         let actions = found(&mut read, 1, Some(value.clone()), true);
         assert!(
-            matches!(&actions[0], ReadAction::Ask { to, request: Request::Write { .. } } if *to == node(0))
+            matches!(&actions[0], QuorumAction::Ask { to, request: Request::Write { .. } } if *to == node(0))
         );
-        assert_eq!(actions[1..], [ReadAction::Done(Some(value))]);
+        assert_eq!(actions[1..], [QuorumAction::Found(Some(value))]);
     }
 
     /// This node's write was acknowledged by the two others; the replica that it asks missed it.
@@ -439,11 +444,12 @@ mod tests {
         let list = list(1, 0..3);
         let own = entry(7, Some("own"));
         let answer = |found| {
-            let rules = Rules { needed: 1, write_quorum: 2, confirmations: 1, confirms_hits: false };
+            let rules = ReadRules { needed: 1, write_quorum: 2, confirmations: 1, confirms_hits: false };
             let mut read = Read::new(b"key".as_slice().into(), rules);
             let members = list.members().to_vec();
             let mut actions = Vec::new();
-            read.enter(list.clone(), members, |_| true, Some(own.clone()), NOW, &mut actions);
+            read.prefer(members, Some(own.clone()));
+            read.entered(list.clone(), &|_| true, NOW, &mut actions);
             assert_eq!(whom(&actions), [node(0)], "somebody may have written since");
             actions.clear();
             read.answered(node(0), Answer::Found { found, synced: true }, NOW, &mut actions);
@@ -451,11 +457,11 @@ mod tests {
         };
         for missed in [Found::Entry(entry(5, Some("old"))), Found::Absent { mark: Version(3) }] {
             let actions = answer(missed);
-            assert!(matches!(&actions[0], ReadAction::Ask { to, .. } if *to == node(0)), "it is healed");
-            assert_eq!(actions[1..], [ReadAction::Done(Some(own.clone()))]);
+            assert!(matches!(&actions[0], QuorumAction::Ask { to, .. } if *to == node(0)), "it is healed");
+            assert_eq!(actions[1..], [QuorumAction::Found(Some(own.clone()))]);
         }
         let newer = entry(8, Some("newer"));
-        assert_eq!(answer(Found::Entry(newer.clone())), [ReadAction::Done(Some(newer))]);
+        assert_eq!(answer(Found::Entry(newer.clone())), [QuorumAction::Found(Some(newer))]);
         let evicted = answer(Found::Absent { mark: Version(8) });
         assert_eq!(whom(&evicted), [node(1)], "what was evicted may have been newer");
     }
@@ -474,19 +480,19 @@ mod tests {
             let (mut read, _) = asked(needed);
             answer(&mut read, 0, evicted(7));
             let actions = answer(&mut read, 1, Found::Entry(entry(5, Some("old"))));
-            assert_eq!(actions, [ReadAction::Done(None)], "R = {needed}: neither found nor healed with");
+            assert_eq!(actions, [QuorumAction::Found(None)], "R = {needed}: neither found nor healed with");
             let (mut read, _) = asked(needed);
             answer(&mut read, 0, evicted(7));
             let newer = entry(8, Some("new"));
             let actions = answer(&mut read, 1, Found::Entry(newer.clone()));
-            assert!(matches!(&actions[0], ReadAction::Ask { to, .. } if *to == node(0)), "it is healed");
+            assert!(matches!(&actions[0], QuorumAction::Ask { to, .. } if *to == node(0)), "it is healed");
             if needed == 1 {
-                assert_eq!(actions.last(), Some(&ReadAction::Done(Some(newer))));
+                assert_eq!(actions.last(), Some(&QuorumAction::Found(Some(newer))));
             }
             let (mut read, _) = asked(needed);
             answer(&mut read, 0, evicted(7));
             let actions = answer(&mut read, 1, Found::Entry(entry(5, None)));
-            assert!(matches!(&actions[0], ReadAction::Ask { to, .. } if *to == node(0)), "a delete heals");
+            assert!(matches!(&actions[0], QuorumAction::Ask { to, .. } if *to == node(0)), "a delete heals");
         }
     }
 
@@ -495,7 +501,7 @@ mod tests {
         let (mut read, _) = asked(1);
         assert_eq!(whom(&found(&mut read, 0, None, false)), [node(1)]);
         assert_eq!(whom(&found(&mut read, 1, None, true)), [node(2)]);
-        assert_eq!(found(&mut read, 2, None, true), [ReadAction::Done(None)]);
+        assert_eq!(found(&mut read, 2, None, true), [QuorumAction::Found(None)]);
     }
 
     #[test]
@@ -503,7 +509,7 @@ mod tests {
         let (mut read, _) = asked(1);
         let later = Now { instant: NOW.instant + HEDGE_AFTER, ..NOW };
         let mut actions = Vec::new();
-        read.ask_due(later, &mut actions);
+        read.handle_timers(later, &mut actions);
         assert_eq!(whom(&actions), [node(1)]);
         actions.clear();
         read.lost(node(1), later, &mut actions);
@@ -522,10 +528,10 @@ mod tests {
         read.answered(node(2), Answer::Written { superseded_by: None, synced: false }, NOW, &mut actions);
         assert_eq!(actions, [], "a pending replica does not count");
         read.answered(node(0), Answer::Declined, NOW, &mut actions);
-        read.ask_due(Now { instant: NOW.instant + RETRY_AFTER, ..NOW }, &mut actions);
+        read.handle_timers(Now { instant: NOW.instant + RETRY_AFTER, ..NOW }, &mut actions);
         assert_eq!(whom(&actions), [node(0)], "one without room is asked again");
         actions.clear();
         read.answered(node(0), Answer::Written { superseded_by: None, synced: true }, NOW, &mut actions);
-        assert_eq!(actions, [ReadAction::Done(Some(newest))]);
+        assert_eq!(actions, [QuorumAction::Found(Some(newest))]);
     }
 }

@@ -1,52 +1,71 @@
-//! A write: stamp it, send it to every replica of one list, acknowledge when W of them have applied it.
+//! A write: stamp it, send it to every replica of one list, acknowledge it when W of them have
+//! applied it.
 //!
-//! With R = 1 the coordinator stamps at once. When replicas hold something newer, the write is stamped above
-//! the highest of them, once, when W have spoken; a second time it counts as done, since the newer write is then a concurrent one (and
-//! stamping again and again would let two coordinators chase each other). With R ≥ 2 the coordinator
-//! first asks enough replicas for the key's version that no acknowledged write escapes it, and stamps
-//! above the highest: the write phase of the ABD register (Attiya, Bar-Noy & Dolev, 1995).
+//! ```text
+//!                 R ≥ 2                      enough versions
+//!   entered ──────────────▶ AskingVersions ───────────────────▶ AwaitingStamp ◀─┐
+//!      │                                                             │ stamped  │ overtaken, once
+//!      │ R = 1: Stamp                                                ▼          │
+//!      └────────────────────────────────────────────────────▶  Replicating ─────┘
+//! ```
 //!
-//! A change of expiry alone writes the content that was read before, and must not make it newer than a write that
-//! this node missed. So it is not stamped: a longer life has the version of the write that it prolongs, which
-//! merging settles in its favour, a shorter one a version between that and every other write's. Where a replica
-//! holds something newer, the change was made just before that.
+//! With R = 1 the coordinator stamps at once. If replicas hold something newer, the write is stamped
+//! above the highest of them, once, when W have spoken. If it is overtaken a second time it counts as
+//! done, since the newer write is then a concurrent one; stamping again and again would let two
+//! coordinators chase each other. With R ≥ 2 the coordinator first asks enough replicas for the key's
+//! version that no acknowledged write escapes it, and stamps above the highest: the write phase of
+//! the ABD register (Attiya, Bar-Noy & Dolev, "Sharing Memory Robustly in Message-Passing Systems",
+//! 1995). Asking first with R = 1 too was rejected: it doubles the round trips of every write.
 //!
-//! The machine lives on after the acknowledgement until every replica has the entry or it is given up:
-//! until then it is owed to the others, over lost connections and changes of the list. Then it is never
-//! stamped anew: what is newer was written later. Neither is one that its coordinator has followed by another write
-//! of the key, or the two would change places: where it was overtaken, it is acknowledged with the one behind it.
+//! A change of expiry alone writes the content that was read before, and must not make it newer than
+//! a write that this node missed. So it is not stamped: a longer life has the version of the write
+//! that it prolongs, which merging settles in its favour, a shorter one a version between that and
+//! every other write's. If a replica holds something newer, the change was made just before that.
+//!
+//! The machine lives on after the acknowledgement until every replica has the entry or it is given
+//! up: until then it is a hint for the others, over lost connections and changes of the list. It is
+//! never stamped again then: what is newer was written later. The same is true of a write that its
+//! coordinator has superseded by another write of the key, or the two would change places: if it was
+//! overtaken, it is acknowledged with the one behind it.
+//!
+//! Invariant: a write is acknowledged only when W synced replicas of one list have applied it.
 
 use std::sync::Arc;
 
-use super::{AskState, Asked, RETRY_AFTER};
-use crate::clock::{Instant, Version};
+use super::mismatch::mismatch;
+use super::quorum::{
+    AskState, Asked, QuorumAction, QuorumMachine, RETRY_AFTER, record_gone, settle, take_due,
+};
+use crate::clock::{Instant, Now, Version};
 use crate::entry::Entry;
 use crate::placement::List;
 use crate::simulated::{Planted, is_planted};
 use crate::types::{Identity, quorum_of};
 use crate::wire::message::{Answer, Found, Request, Want};
 
+/// One write, until every replica has it.
 pub(crate) struct Write {
     /// Without a version until the first stamp.
     entry: Entry,
-    /// As it was asked for, and in the list that it counts in.
+    /// As the caller asked for it, and in the list that the write counts in.
     quorum: usize,
     needed: usize,
-    /// How many replicas must tell the key's version first; zero where R = 1.
+    /// How many replicas must tell the key's version first; zero if R = 1.
     versions_needed: usize,
     list: Option<Arc<List>>,
     replicas: Vec<Asked<Acked>>,
     phase: Phase,
     restamped: bool,
-    /// The highest version that a replica held against this write, before it was stamped anew.
+    /// The highest version that a replica held against this write before it was stamped again.
     overtaken_by: Version,
     /// From then on a newer state of the key is a later write, which this one must not overtake.
     was_acknowledged: bool,
     /// This node has stamped a later write of the same key, which this one must not overtake either.
-    is_followed: bool,
+    is_superseded: bool,
     /// Another data center has acknowledged it.
     is_relayed: bool,
-    /// A replica applied it, or was asked and did not say. (Those that are being asked are in `replicas`.)
+    /// A replica applied it, or was asked and did not say. (Those that are asked now are in
+    /// `replicas`.)
     may_have_happened: bool,
     /// When replicas that were not synced are asked again: they are by then, or soon.
     recount_at: Option<Instant>,
@@ -61,22 +80,10 @@ enum Phase {
 /// A replica has applied the write.
 #[derive(Debug, PartialEq, Eq)]
 struct Acked {
-    /// Not where it held something newer, which this write is about to be stamped above.
+    /// False if it held something newer, which this write is about to be stamped above.
     has_it: bool,
     /// It is synced: it counts.
     counts: bool,
-}
-
-#[derive(Debug, PartialEq)]
-pub(crate) enum WriteAction {
-    Ask {
-        to: Identity,
-        request: Request,
-    },
-    /// Needs a version above this one: call [`Write::stamped`].
-    Stamp {
-        above: Version,
-    },
 }
 
 impl Write {
@@ -92,20 +99,21 @@ impl Write {
             restamped: false,
             overtaken_by: Version::ZERO,
             was_acknowledged: false,
-            is_followed: false,
+            is_superseded: false,
             is_relayed: false,
             may_have_happened: false,
             recount_at: None,
         }
     }
 
-    /// Writes what was read, with another expiry: it has its version.
+    /// Makes a write of what was read, with another expiry: it has its version.
     pub(crate) fn retimed(entry: Entry, quorum: usize) -> Self {
         Self { restamped: true, ..Self::new(entry, quorum, 0) }
     }
 
-    /// Writes what another data center has acknowledged, under the version that it has there. What is newer counts, and
-    /// so does what was purged here: where that was not of this key, anti-entropy brings it.
+    /// Makes a write of what another data center has acknowledged, under the version that it has
+    /// there. What is newer counts, and so does what was purged here: if that was not of this key,
+    /// anti-entropy brings it.
     pub(crate) fn relayed(entry: Entry, quorum: usize) -> Self {
         Self { is_relayed: true, ..Self::retimed(entry, quorum) }
     }
@@ -114,36 +122,8 @@ impl Write {
         &self.entry
     }
 
-    /// Counts in `list` from now on. What another list's replicas acknowledged does not count in this one,
-    /// so all of them are asked; merging makes that harmless.
-    pub(crate) fn enter(
-        &mut self,
-        list: Arc<List>,
-        alive: impl Fn(&Identity) -> bool,
-        actions: &mut Vec<WriteAction>,
-    ) {
-        self.may_have_happened |= self.is_being_asked();
-        self.needed = quorum_of(self.quorum, list.members().len());
-        self.replicas = list.members().iter().map(|member| Asked::new(*member, alive(member))).collect();
-        let asks_versions = self.versions_needed > 0 && self.entry.version() == Version::ZERO;
-        if asks_versions {
-            let asked = list.members().iter().map(|member| Asked::new(*member, alive(member))).collect();
-            self.phase = Phase::AskingVersions(asked);
-        }
-        self.list = Some(list);
-        if asks_versions {
-            self.ask_due(Instant::default(), actions);
-        } else if self.entry.version() == Version::ZERO {
-            self.phase = Phase::AwaitingStamp;
-            actions.push(WriteAction::Stamp { above: Version::ZERO });
-        } else {
-            self.phase = Phase::Replicating;
-            self.ask_due(Instant::default(), actions);
-        }
-    }
-
-    /// The version that was asked for.
-    pub(crate) fn stamped(&mut self, version: Version, actions: &mut Vec<WriteAction>) {
+    /// Takes the version that was asked for.
+    pub(crate) fn stamped(&mut self, version: Version, actions: &mut Vec<QuorumAction>) {
         self.may_have_happened |= self.is_being_asked();
         self.entry.stamp(version);
         self.phase = Phase::Replicating;
@@ -155,96 +135,97 @@ impl Write {
         self.ask_due(Instant::default(), actions);
     }
 
-    pub(crate) fn answered(
+    fn version_found(
         &mut self,
         from: Identity,
-        answer: Answer,
-        now: Instant,
-        actions: &mut Vec<WriteAction>,
+        found: &Found,
+        is_synced: bool,
+        now: Now,
+        actions: &mut Vec<QuorumAction>,
     ) {
-        match (&mut self.phase, answer) {
-            (Phase::AskingVersions(asked), Answer::Found { found, synced }) => {
-                let version = match found {
-                    // It may have had a state up to there, which others still have.
-                    Found::Absent { mark } => mark,
-                    Found::Version(version) => version,
-                    Found::Entry(entry) => entry.version(),
-                };
-                settle(asked, from, if synced { Ok(version) } else { Err(now + RETRY_AFTER) });
-                let answers: Vec<Version> = asked.iter().filter_map(Asked::answer).copied().collect();
-                if answers.len() >= self.versions_needed {
-                    let above = answers.into_iter().max().unwrap_or_default();
-                    self.phase = Phase::AwaitingStamp;
-                    actions.push(WriteAction::Stamp { above });
-                }
-            }
-            (Phase::Replicating, Answer::Written { superseded_by, synced }) => {
-                self.may_have_happened = true;
-                let counts_below = self.versions_needed > 0 || self.restamped || self.was_acknowledged;
-                match superseded_by.filter(|_| !counts_below || is_planted(Planted::StampedAgain)) {
-                    Some(newer) => {
-                        self.overtaken_by = self.overtaken_by.max(newer);
-                        settle(&mut self.replicas, from, Ok(Acked { counts: synced, has_it: false }));
-                    }
-                    None => settle(&mut self.replicas, from, Ok(Acked { counts: synced, has_it: true })),
-                }
-                self.was_acknowledged |= self.is_acknowledged();
-                if !synced {
-                    self.recount_at.get_or_insert(now + RETRY_AFTER);
-                }
-                self.restamp_if_overtaken(actions);
-            }
-            (Phase::Replicating, Answer::TooOld { horizon, synced }) => {
-                if self.is_relayed {
-                    settle(&mut self.replicas, from, Ok(Acked { counts: synced, has_it: true }));
-                } else if self.was_acknowledged {
-                    // Who lacks it merges it with the rest.
-                    settle(&mut self.replicas, from, Ok(Acked { counts: false, has_it: false }));
-                } else if self.versions_needed > 0 || self.restamped {
-                    self.ask_later(from, now);
-                } else {
-                    self.overtaken_by = self.overtaken_by.max(horizon);
-                    settle(&mut self.replicas, from, Ok(Acked { counts: synced, has_it: false }));
-                    self.restamp_if_overtaken(actions);
-                }
-            }
-            (_, Answer::Declined) => self.ask_later(from, now),
-            _ => {}
+        let Phase::AskingVersions(asked) = &mut self.phase else {
+            return mismatch("a version for a write that has asked for none");
+        };
+        let version = match found {
+            // It might have had a state up to there, which others still have.
+            Found::Absent { mark } => *mark,
+            Found::Version(version) => *version,
+            Found::Entry(entry) => entry.version(),
+        };
+        settle(asked, from, if is_synced { Ok(version) } else { Err(now.instant + RETRY_AFTER) });
+        let answers: Vec<Version> = asked.iter().filter_map(Asked::answer).copied().collect();
+        if answers.len() >= self.versions_needed {
+            let above = answers.into_iter().max().unwrap_or_default();
+            self.phase = Phase::AwaitingStamp;
+            actions.push(QuorumAction::Stamp { above });
         }
     }
 
-    /// Once enough replicas have spoken that every acknowledged write was heard of, stamps above the highest
-    /// that any of them holds.
-    fn restamp_if_overtaken(&mut self, actions: &mut Vec<WriteAction>) {
+    fn written(
+        &mut self,
+        from: Identity,
+        superseded_by: Option<Version>,
+        is_synced: bool,
+        now: Now,
+        actions: &mut Vec<QuorumAction>,
+    ) {
+        self.may_have_happened = true;
+        let counts_below = self.versions_needed > 0 || self.restamped || self.was_acknowledged;
+        match superseded_by.filter(|_| !counts_below || is_planted(Planted::StampedAgain)) {
+            Some(newer) => {
+                self.overtaken_by = self.overtaken_by.max(newer);
+                settle(&mut self.replicas, from, Ok(Acked { counts: is_synced, has_it: false }));
+            }
+            None => settle(&mut self.replicas, from, Ok(Acked { counts: is_synced, has_it: true })),
+        }
+        self.was_acknowledged |= self.is_acknowledged();
+        if !is_synced {
+            self.recount_at.get_or_insert(now.instant + RETRY_AFTER);
+        }
+        self.restamp_if_overtaken(actions);
+    }
+
+    /// A replica has forgotten everything up to `horizon`, which this write is not above.
+    fn too_old(
+        &mut self,
+        from: Identity,
+        horizon: Version,
+        is_synced: bool,
+        now: Now,
+        actions: &mut Vec<QuorumAction>,
+    ) {
+        if self.is_relayed {
+            settle(&mut self.replicas, from, Ok(Acked { counts: is_synced, has_it: true }));
+        } else if self.was_acknowledged {
+            // A replica that lacks it merges it with the rest.
+            settle(&mut self.replicas, from, Ok(Acked { counts: false, has_it: false }));
+        } else if self.versions_needed > 0 || self.restamped {
+            self.ask_later(from, now.instant);
+        } else {
+            self.overtaken_by = self.overtaken_by.max(horizon);
+            settle(&mut self.replicas, from, Ok(Acked { counts: is_synced, has_it: false }));
+            self.restamp_if_overtaken(actions);
+        }
+    }
+
+    /// Once enough replicas have spoken that every acknowledged write was heard of, stamps above the
+    /// highest that any of them holds.
+    fn restamp_if_overtaken(&mut self, actions: &mut Vec<QuorumAction>) {
         let spoken = self.replicas.iter().filter_map(Asked::answer).filter(|acked| acked.counts).count();
-        let is_open = self.replicas.iter().any(Asked::state_is_open);
-        let is_last = !self.was_acknowledged && !self.is_followed || is_planted(Planted::StampedAgain);
+        let is_open = self.replicas.iter().any(Asked::is_open);
+        let is_last = !self.was_acknowledged && !self.is_superseded || is_planted(Planted::StampedAgain);
         if self.overtaken_by > Version::ZERO && is_last && (spoken >= self.needed || !is_open) {
             self.restamped = true;
             self.phase = Phase::AwaitingStamp;
-            actions.push(WriteAction::Stamp { above: std::mem::take(&mut self.overtaken_by) });
+            actions.push(QuorumAction::Stamp { above: std::mem::take(&mut self.overtaken_by) });
         }
     }
 
-    /// This node stamps a later write of the same key, above what this returns: this one's version, and the highest
-    /// that a replica held against it.
-    pub(crate) fn followed(&mut self) -> Version {
-        self.is_followed = true;
+    /// Notes that this node stamps a later write of the same key, and returns what that must be above:
+    /// this one's version, and the highest that a replica held against it.
+    pub(crate) fn superseded(&mut self) -> Version {
+        self.is_superseded = true;
         self.entry.version().max(self.overtaken_by)
-    }
-
-    /// `from` serves an older list than this write counts in: it is told the list and asked again.
-    pub(crate) fn behind(&mut self, from: Identity, now: Instant, actions: &mut Vec<WriteAction>) {
-        if let Some(list) = &self.list {
-            actions.push(WriteAction::Ask { to: from, request: Request::adopt(list.clone()) });
-        }
-        self.lost(from, now);
-    }
-
-    /// The connection to `from` failed, or it cannot take part yet.
-    pub(crate) fn lost(&mut self, from: Identity, now: Instant) {
-        self.may_have_happened |= self.is_asking(|replica| *replica == from);
-        self.ask_later(from, now);
     }
 
     fn ask_later(&mut self, from: Identity, now: Instant) {
@@ -255,8 +236,8 @@ impl Write {
         }
     }
 
-    /// Asks whoever was not asked yet, or is due to be asked again.
-    pub(crate) fn ask_due(&mut self, now: Instant, actions: &mut Vec<WriteAction>) {
+    /// Asks the replicas that were not asked yet, or are due to be asked again.
+    fn ask_due(&mut self, now: Instant, actions: &mut Vec<QuorumAction>) {
         if matches!(self.phase, Phase::Replicating) {
             self.restamp_if_overtaken(actions);
         }
@@ -274,32 +255,16 @@ impl Write {
                 for to in take_due(asked, now) {
                     let key = self.entry.key().into();
                     let request = Request::Read { list, key, want: Want::Version };
-                    actions.push(WriteAction::Ask { to, request });
+                    actions.push(QuorumAction::Ask { to, request });
                 }
             }
             Phase::Replicating => {
                 for to in take_due(&mut self.replicas, now) {
                     let request = Request::Write { list, entry: self.entry.clone() };
-                    actions.push(WriteAction::Ask { to, request });
+                    actions.push(QuorumAction::Ask { to, request });
                 }
             }
             Phase::AwaitingStamp => {}
-        }
-    }
-
-    /// Members died: they are neither asked nor waited for.
-    pub(crate) fn members_changed(&mut self, alive: impl Fn(&Identity) -> bool) {
-        if let Phase::AskingVersions(asked) = &mut self.phase {
-            bury(asked, &alive);
-        }
-        self.may_have_happened |= self.is_asking(|replica| !alive(replica));
-        bury(&mut self.replicas, &alive);
-    }
-
-    pub(crate) fn next_retry(&self) -> Option<Instant> {
-        match &self.phase {
-            Phase::AskingVersions(asked) => asked.iter().filter_map(Asked::retry_at).min(),
-            _ => self.replicas.iter().filter_map(Asked::retry_at).chain(self.recount_at).min(),
         }
     }
 
@@ -317,23 +282,23 @@ impl Write {
         self.acked() >= self.needed
     }
 
-    /// Every living replica has it, or something newer: nothing is owed to anybody.
+    /// Whether every living replica has it, or something newer: nothing is owed to any of them.
     pub(crate) fn is_everywhere(&self) -> bool {
         matches!(self.phase, Phase::Replicating)
             && self.replicas.iter().all(|asked| matches!(asked.state, AskState::Answered(_) | AskState::Dead))
     }
 
-    /// Whether any replica may have applied it: not where all that were asked have declined.
+    /// Whether any replica might have applied it. False if all that were asked have declined.
     pub(crate) fn may_have_happened(&self) -> bool {
         self.may_have_happened || self.is_being_asked()
     }
 
-    /// Whether a replica may be applying it now.
+    /// Whether a replica might be applying it now.
     fn is_being_asked(&self) -> bool {
         self.is_asking(|_| true)
     }
 
-    /// Whether one of these may be. (Who is asked for a version is not among the replicas.)
+    /// Whether one of these might be. (A replica that is asked for a version is not in `replicas`.)
     fn is_asking(&self, these: impl Fn(&Identity) -> bool) -> bool {
         self.replicas.iter().any(|asked| asked.state == AskState::Waiting && these(&asked.replica))
     }
@@ -344,37 +309,70 @@ impl Write {
     }
 }
 
-/// Notes an answer, or from when on to ask again.
-fn settle<T>(asked: &mut [Asked<T>], from: Identity, outcome: Result<T, Instant>) {
-    if let Some(asked) = asked.iter_mut().find(|asked| asked.replica == from)
-        && asked.state_is_open()
-    {
-        asked.state = match outcome {
-            Ok(answer) => AskState::Answered(answer),
-            Err(at) => AskState::RetryAt(at),
-        };
+impl QuorumMachine for Write {
+    /// Asks all replicas of the list: what another list's replicas acknowledged does not count in this
+    /// one. Merging makes it harmless that some of them apply the write twice.
+    fn entered(
+        &mut self,
+        list: Arc<List>,
+        alive: &dyn Fn(&Identity) -> bool,
+        _: Now,
+        actions: &mut Vec<QuorumAction>,
+    ) {
+        self.may_have_happened |= self.is_being_asked();
+        self.needed = quorum_of(self.quorum, list.members().len());
+        self.replicas = list.members().iter().map(|member| Asked::new(*member, alive(member))).collect();
+        let is_stamped = self.entry.version() != Version::ZERO;
+        if is_stamped {
+            self.phase = Phase::Replicating;
+        } else if self.versions_needed > 0 {
+            let asked = list.members().iter().map(|member| Asked::new(*member, alive(member))).collect();
+            self.phase = Phase::AskingVersions(asked);
+        } else {
+            self.phase = Phase::AwaitingStamp;
+            actions.push(QuorumAction::Stamp { above: Version::ZERO });
+        }
+        self.list = Some(list);
+        self.ask_due(Instant::default(), actions);
     }
-}
 
-impl<T> Asked<T> {
-    fn state_is_open(&self) -> bool {
-        matches!(self.state, AskState::Waiting | AskState::Idle | AskState::RetryAt(_))
+    fn answered(&mut self, from: Identity, answer: Answer, now: Now, actions: &mut Vec<QuorumAction>) {
+        match (&self.phase, answer) {
+            (Phase::AskingVersions(_), Answer::Found { found, synced }) => {
+                self.version_found(from, &found, synced, now, actions);
+            }
+            (Phase::Replicating, Answer::Written { superseded_by, synced }) => {
+                self.written(from, superseded_by, synced, now, actions);
+            }
+            (Phase::Replicating, Answer::TooOld { horizon, synced }) => {
+                self.too_old(from, horizon, synced, now, actions);
+            }
+            (_, Answer::Declined) => self.ask_later(from, now.instant),
+            (_, answer) => mismatch(&format!("a write was answered {answer:?}")),
+        }
     }
-}
 
-fn take_due<T>(asked: &mut [Asked<T>], now: Instant) -> Vec<Identity> {
-    let due = asked.iter_mut().filter(|asked| matches!(asked.state, AskState::Idle) || asked.is_due(now));
-    due.map(|asked| {
-        asked.state = AskState::Waiting;
-        asked.replica
-    })
-    .collect()
-}
+    fn lost(&mut self, from: Identity, now: Now, _: &mut Vec<QuorumAction>) {
+        self.may_have_happened |= self.is_asking(|replica| *replica == from);
+        self.ask_later(from, now.instant);
+    }
 
-fn bury<T>(asked: &mut [Asked<T>], alive: impl Fn(&Identity) -> bool) {
-    for asked in asked.iter_mut().filter(|asked| !alive(&asked.replica)) {
-        if asked.state_is_open() {
-            asked.state = AskState::Dead;
+    fn handle_timers(&mut self, now: Now, actions: &mut Vec<QuorumAction>) {
+        self.ask_due(now.instant, actions);
+    }
+
+    fn members_changed(&mut self, alive: &dyn Fn(&Identity) -> bool, _: Now, _: &mut Vec<QuorumAction>) {
+        if let Phase::AskingVersions(asked) = &mut self.phase {
+            record_gone(asked, alive);
+        }
+        self.may_have_happened |= self.is_asking(|replica| !alive(replica));
+        record_gone(&mut self.replicas, alive);
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        match &self.phase {
+            Phase::AskingVersions(asked) => asked.iter().filter_map(Asked::retry_at).min(),
+            _ => self.replicas.iter().filter_map(Asked::retry_at).chain(self.recount_at).min(),
         }
     }
 }
@@ -382,10 +380,16 @@ fn bury<T>(asked: &mut [Asked<T>], alive: impl Fn(&Identity) -> bool) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::WallTime;
     use crate::entry::Content;
     use crate::replication::tests::{list, node};
 
-    const NOW: Instant = Instant::from_nanos(1);
+    const NOW: Now = Now { instant: Instant::from_nanos(1), wall: WallTime::from_micros(1) };
+
+    /// The time `count` retry periods after [`NOW`].
+    fn later(count: u32) -> Now {
+        Now { instant: NOW.instant + RETRY_AFTER * count, ..NOW }
+    }
 
     fn entry() -> Entry {
         Entry::new(b"key", Content::Value(b"value"), Version::ZERO, None)
@@ -395,8 +399,8 @@ mod tests {
     fn asked() -> Write {
         let mut write = Write::new(entry(), 2, 0);
         let mut actions = Vec::new();
-        write.enter(list(1, 0..3), |_| true, &mut actions);
-        assert_eq!(actions, [WriteAction::Stamp { above: Version::ZERO }]);
+        write.entered(list(1, 0..3), &|_| true, NOW, &mut actions);
+        assert_eq!(actions, [QuorumAction::Stamp { above: Version::ZERO }]);
         actions.clear();
         write.stamped(Version(10), &mut actions);
         assert_eq!(actions.len(), 3);
@@ -408,7 +412,7 @@ mod tests {
         from: u64,
         superseded_by: Option<Version>,
         synced: bool,
-    ) -> Vec<WriteAction> {
+    ) -> Vec<QuorumAction> {
         let mut actions = Vec::new();
         write.answered(node(from), Answer::Written { superseded_by, synced }, NOW, &mut actions);
         actions
@@ -431,9 +435,9 @@ mod tests {
         let entry = Entry::new(b"key", Content::Value(b"value"), Version(10), None);
         let mut write = Write::retimed(entry, 2);
         let mut actions = Vec::new();
-        write.enter(list(1, 0..3), |_| true, &mut actions);
-        let is_asked = |action: &WriteAction| {
-            matches!(action, WriteAction::Ask { request: Request::Write { entry, .. }, .. }
+        write.entered(list(1, 0..3), &|_| true, NOW, &mut actions);
+        let is_asked = |action: &QuorumAction| {
+            matches!(action, QuorumAction::Ask { request: Request::Write { entry, .. }, .. }
                 if entry.version() == Version(10))
         };
         assert!(actions.len() == 3 && actions.iter().all(is_asked), "{actions:?}");
@@ -448,7 +452,7 @@ mod tests {
         assert_eq!(written(&mut write, 0, Some(Version(15)), true), [], "another may hold a higher one");
         assert_eq!(
             written(&mut write, 1, Some(Version(20)), true),
-            [WriteAction::Stamp { above: Version(20) }]
+            [QuorumAction::Stamp { above: Version(20) }]
         );
         write.stamped(Version(21), &mut Vec::new());
         assert_eq!(write.acked(), 0, "what has the old stamp does not count");
@@ -458,15 +462,15 @@ mod tests {
     }
 
     /// Found by the simulator (births, seed 42): a delete was acknowledged; a coordinator whose clock was behind wrote
-    /// the key, twice in a row. The first of the two found the delete at two replicas. As it was followed, it took
+    /// the key, twice in a row. The first of the two found the delete at two replicas. As it was superseded, it took
     /// that for its successor's doing and counted as done, before any replica had taken either of them. A read then
     /// found the delete; had the coordinator died, the acknowledged write would have been lost.
     #[test]
     fn a_write_that_was_overtaken_is_not_acknowledged_because_another_follows() {
         let mut write = asked();
         assert_eq!(written(&mut write, 0, Some(Version(20)), true), []);
-        assert_eq!(write.followed(), Version(20), "its successor goes above what it has found");
-        assert_eq!(written(&mut write, 1, Some(Version(30)), true), [], "it is not stamped anew");
+        assert_eq!(write.superseded(), Version(20), "its successor goes above what it has found");
+        assert_eq!(written(&mut write, 1, Some(Version(30)), true), [], "it is not stamped again");
         assert!(!write.is_acknowledged());
         assert_eq!(written(&mut write, 2, None, true), []);
         assert_eq!((write.acked(), write.is_acknowledged()), (1, false));
@@ -492,7 +496,7 @@ mod tests {
         let mut write = asked();
         written(&mut write, 0, None, true);
         let mut actions = Vec::new();
-        write.enter(list(2, 1..4), |_| true, &mut actions);
+        write.entered(list(2, 1..4), &|_| true, NOW, &mut actions);
         assert_eq!(actions.len(), 3, "all of the new list are asked");
         assert_eq!(write.acked(), 0);
         written(&mut write, 1, None, true);
@@ -505,9 +509,9 @@ mod tests {
     fn a_strong_write_asks_enough_synced_replicas_for_the_version_first() {
         let mut write = Write::new(entry(), 2, 2);
         let mut actions = Vec::new();
-        write.enter(list(1, 0..3), |_| true, &mut actions);
-        let asks_version = |action: &WriteAction| {
-            matches!(action, WriteAction::Ask { request: Request::Read { want: Want::Version, .. }, .. })
+        write.entered(list(1, 0..3), &|_| true, NOW, &mut actions);
+        let asks_version = |action: &QuorumAction| {
+            matches!(action, QuorumAction::Ask { request: Request::Read { want: Want::Version, .. }, .. })
         };
         assert!(actions.len() == 3 && actions.iter().all(asks_version));
         for (from, version, synced) in [(0, 7, true), (1, 90, false), (2, 8, true)] {
@@ -515,7 +519,7 @@ mod tests {
             actions.clear();
             write.answered(node(from), answer, NOW, &mut actions);
         }
-        assert_eq!(actions, [WriteAction::Stamp { above: Version(8) }]);
+        assert_eq!(actions, [QuorumAction::Stamp { above: Version(8) }]);
         assert!(!write.may_have_happened());
     }
 
@@ -533,16 +537,16 @@ mod tests {
             declined(&mut write, from);
         }
         assert!(!write.may_have_happened() && !write.is_everywhere());
-        assert_eq!(write.next_retry(), Some(NOW + RETRY_AFTER));
+        assert_eq!(write.deadline(), Some(later(1).instant));
         let mut actions = Vec::new();
-        write.ask_due(NOW + RETRY_AFTER, &mut actions);
+        write.handle_timers(later(1), &mut actions);
         assert_eq!(actions.len(), 3);
         assert!(write.may_have_happened(), "it is being asked again");
         written(&mut write, 0, None, true);
         declined(&mut write, 1);
         declined(&mut write, 2);
         assert!(write.may_have_happened() && write.acked() == 1, "one has it");
-        write.ask_due(NOW + RETRY_AFTER + RETRY_AFTER, &mut actions);
+        write.handle_timers(later(2), &mut actions);
         written(&mut write, 2, None, true);
         assert!(write.is_acknowledged());
     }
@@ -551,15 +555,15 @@ mod tests {
     #[test]
     fn a_decline_does_not_answer_for_a_question_that_was_lost() {
         for lose in [
-            |write: &mut Write| write.lost(node(0), NOW),
-            |write: &mut Write| write.members_changed(|member| *member != node(0)),
-            |write: &mut Write| write.enter(list(2, 0..3), |_| true, &mut Vec::new()),
+            |write: &mut Write| write.lost(node(0), NOW, &mut Vec::new()),
+            |write: &mut Write| write.members_changed(&|member| *member != node(0), NOW, &mut Vec::new()),
+            |write: &mut Write| write.entered(list(2, 0..3), &|_| true, NOW, &mut Vec::new()),
         ] {
             let mut write = asked();
             declined(&mut write, 1);
             declined(&mut write, 2);
             lose(&mut write);
-            write.ask_due(NOW + RETRY_AFTER, &mut Vec::new());
+            write.handle_timers(later(1), &mut Vec::new());
             (0..3).for_each(|from| declined(&mut write, from));
             assert!(write.may_have_happened());
         }
@@ -568,15 +572,15 @@ mod tests {
     #[test]
     fn a_lost_replica_is_asked_again_and_a_dead_one_is_not_waited_for() {
         let mut write = asked();
-        write.lost(node(2), NOW);
-        assert_eq!(write.next_retry(), Some(NOW + RETRY_AFTER));
+        write.lost(node(2), NOW, &mut Vec::new());
+        assert_eq!(write.deadline(), Some(later(1).instant));
         let mut actions = Vec::new();
-        write.ask_due(NOW + RETRY_AFTER, &mut actions);
+        write.handle_timers(later(1), &mut actions);
         assert_eq!(actions.len(), 1);
         written(&mut write, 0, None, true);
         written(&mut write, 1, None, true);
         assert!(!write.is_everywhere());
-        write.members_changed(|member| *member != node(2));
+        write.members_changed(&|member| *member != node(2), NOW, &mut Vec::new());
         assert!(write.is_everywhere());
     }
 }

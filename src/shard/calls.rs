@@ -6,8 +6,7 @@ use std::fmt;
 use std::num::NonZeroU64;
 use std::time::Duration;
 
-use super::groups::OPS_PER_TURN;
-use super::run::{LocalShard, Returned, drop_quietly};
+use super::local_shard::{LocalShard, Returned, drop_quietly};
 use crate::clock::{Instant, Version, WallTime};
 use crate::entry::{Content, Entry};
 use crate::error::{NotApplied, ReadError, RunError, WriteError};
@@ -17,6 +16,9 @@ use crate::types::{ClusterHash, KeyHash, MAX_KEY_BYTES, MAX_VALUE_BYTES};
 
 /// The end of the calendar for a time to live: the year 10000, in milliseconds since 1970.
 const CALENDAR_END_MS: u128 = 253_402_300_800_000;
+
+/// How many calls of groups are begun at once.
+pub(super) const OPS_PER_TURN: usize = 256;
 
 /// What an app asks of a core. Small, as it is moved through a queue: a call with its way back fits into one cache
 /// line there.

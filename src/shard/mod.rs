@@ -1,722 +1,413 @@
-//! [`Shard`]: what one core owns, and the joint between its store and replication.
+//! [`Shard`]: what one core owns. This file is the joint: it alone knows all parts.
 //!
-//! A shard is told events and returns actions; it has no thread, socket or clock. It does nine things,
-//! one file each, beside [`calls`], which says what an app can ask:
+//! A shard is told an [`Event`] and returns [`Action`]s; it has no thread, socket or clock. It is
+//! made of three persons, each with state of its own:
 //!
-//! - [`coordinate`]: runs the app's calls, as their coordinator, to their end;
-//! - [`groups`]: begins the calls of one message a few at a time, and answers them together;
-//! - [`run`]: lets an app's closure work on the store itself;
-//! - [`replicate`]: answers the requests of other coordinators, and of itself: the coordinator's own
-//!   replica is asked like every other one, without the network;
-//! - [`local`]: says when a caller may answer a read by itself, from this node's copy;
-//! - [`lists`]: keeps each partition's list, and hands partitions over when the placement changes;
-//! - [`compare`]: compares what this node holds with what the other replicas do, in the background;
-//! - [`elsewhere`]: passes writes, and reads that find nothing, to other data centers, and serves theirs;
-//! - [`debt`]: says what is missing before any node may be stopped.
+//! ```text
+//!   ┌──────────────┐  effects  ┌──────────────┐
+//!   │ data centers │◀─────────▶│ coordinator  │   relays, forwarded reads │ calls and their quorums
+//!   └──────┬───────┘           └──────┬───────┘
+//!          │ uses                     │ uses
+//!          ▼                          ▼
+//!   ┌─────────────────────────────────────────┐
+//!   │ replica                                 │   copies, lists, handoffs, anti-entropy, purge
+//!   └─────────────────────────────────────────┘
+//! ```
+//!
+//! - [`coordinator`] runs the calls. It asks replicas, of which its own node's is one.
+//! - [`replica`] keeps the copies and answers requests. It knows no coordinator.
+//! - [`data_centers`] passes writes and reads to other sites, and serves theirs.
+//!
+//! All of them may use a [`Turn`](turn::Turn): the time, what this node sees ([`node`]), the requests
+//! without an answer ([`requests`]), the timers ([`timers`]), and two lists to which they add.
+//! *Actions* are what the threads should do. *Effects* are what another part must know; a part never
+//! calls one above it. So every event takes one way:
+//!
+//! ```text
+//!   event ─▶ the part that it is for ─▶ effects, each to its part ─▶ own replica's answers ─▶ actions
+//!              ▲                                                            │
+//!              └────────────── until there are no effects left ─────────────┘
+//! ```
+//!
+//! For example, a write that three replicas hold: [`Event::Call`] goes to the coordinator, which
+//! begins an operation and asks all replicas ([`Action::Ask`]), its own too. Each answer comes as an
+//! [`Event::Answer`], is matched with its request, and counts. With the W-th the coordinator replies
+//! to the caller ([`Action::Reply`]). If there are other data centers, it leaves an
+//! [`Effect::Acknowledged`], for which the joint lets the data centers' part queue the write. The
+//! operation lives on as a hint until every replica has the write.
+//!
+//! Two ways are shorter, for speed: a reader on any thread reads the copies without an event
+//! ([`local_read`]), and a write that its node decides alone is stored and answered in one step.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Duration;
 
-use crate::clock::{HybridClock, Instant, Now};
+use crate::clock::{Instant, Now};
+#[cfg(feature = "sim")]
 use crate::entry::Entry;
-use crate::error::{NotApplied, ReadError, WriteError};
-use crate::options::Eviction;
-use crate::placement::{Gone, Placement};
-use crate::replication::anti_entropy::AntiEntropy;
-use crate::replication::purge::Purge;
-use crate::replication::read::Rules;
-use crate::replication::relay::Relays;
 use crate::replication::write::Write;
 use crate::simulated::{Planted, is_planted};
-use crate::store::{Applied, Deletes, Readers, Store, StoreConfig, View};
-use crate::types::{Boot, ClusterHash, CoreId, Cores, Identity, KeyHash, NodeHash, PARTITIONS, Partition};
-use crate::wire::message::{Answer, Listed, Request};
+use crate::store::{Readers, View};
+#[cfg(feature = "sim")]
+use crate::types::{KeyHash, Partition};
+use crate::wire::message::{Answer, Listed};
 
+mod caller;
 mod calls;
-mod compare;
-mod coordinate;
+mod coordinator;
+mod data_centers;
 mod debt;
 mod effects;
-mod elsewhere;
-mod groups;
-mod lists;
-mod local;
-mod purge;
-mod replicate;
-mod run;
+mod interface;
+mod local_read;
+mod local_shard;
+mod node;
+mod replica;
+mod requests;
 mod timers;
+mod turn;
 
-pub(crate) use calls::{
+use self::caller::{Caller, ReturnAddress};
+pub(crate) use self::calls::{
     Call, Counts, KeysCall, Outcome, ReadCall, RunCall, StoppedBy, TouchCall, WriteCall, WriteRules,
     check_lengths, expires_at_ms,
 };
-use coordinate::{Machine, Op, OpId};
-pub(crate) use debt::Debt;
-use effects::Effect;
-use elsewhere::{Forward, ForwardId, RelayId, Relayed, TRY_FOR};
-use groups::{Caller, Group, GroupId};
-use lists::Replica;
-pub(crate) use local::{LocalAnswer, LocalRules, read_local};
-pub use run::LocalShard;
-use run::{Run, RunId};
-use timers::{Timer, Timers};
-
-/// How far a replica's clock may be ahead and still be followed by versions given here.
-const MAX_CLOCK_SKEW: Duration = Duration::from_secs(60);
-
-/// How many expired keys one turn frees; the rest wait for the next, so that no turn is long.
-const EXPIRE_BUDGET: usize = 256;
-
-/// How often expired keys are looked for, at the most.
-const EXPIRE_PERIOD: Duration = Duration::from_millis(50);
-
-/// How long what was overwritten or deleted waits to be freed, at the most, where no reader holds it up.
-const COLLECT_PERIOD: Duration = Duration::from_millis(10);
-
-/// How long a bug on purpose puts off what it should have done.
-#[cfg(feature = "sim")]
-const PUT_OFF_FOR: Duration = Duration::from_millis(20);
+use self::coordinator::Coordinator;
+use self::data_centers::DataCenters;
+use self::data_centers::relay::TRY_FOR;
+use self::effects::Effect;
+pub(crate) use self::interface::{Action, Debt, Event, Lease, ShardConfig, Stage};
+pub(crate) use self::local_read::{LocalAnswer, LocalRules, read_local};
+pub use self::local_shard::LocalShard;
+use self::node::Node;
+use self::replica::Replica;
+use self::requests::{Asker, Outstanding, Requests};
+use self::timers::{Timer, Timers};
+use self::turn::Turn;
 
 /// How many timers one turn fires; the rest are due in the next.
 const TIMERS_PER_TURN: usize = 256;
 
-#[derive(Clone, Debug)]
-pub(crate) struct ShardConfig {
-    pub(crate) cluster: ClusterHash,
-    pub(crate) core: CoreId,
-    pub(crate) cores: u16,
-    pub(crate) me: Identity,
-    pub(crate) replicas: usize,
-    pub(crate) write_quorum: usize,
-    pub(crate) read_quorum: usize,
-    pub(crate) standalone: bool,
-    /// This core's share of the memory limit, in bytes.
-    pub(crate) memory: Option<usize>,
-    pub(crate) eviction: Eviction,
-    /// How old a tombstone is at the least when it goes.
-    pub(crate) purge_grace: Duration,
-}
-
-/// What a shard is told. `C` stands for whoever made a call, opaque to the shard.
-pub(crate) enum Event<C> {
-    Call {
-        call: Call,
-        caller: C,
-    },
-    /// A peer's core asks, over the accepted connection `via`.
-    Request {
-        via: u64,
-        from: Identity,
-        partition: Partition,
-        request_id: u64,
-        request: Request,
-    },
-    /// A peer's core answers what this shard asked.
-    Answer {
-        request_id: u64,
-        answer: Answer,
-    },
-    /// The connection to this life of a node failed: what was asked over it stays unanswered.
-    Lost {
-        node: NodeHash,
-        boot: Boot,
-    },
-    /// There was no room to send this request.
-    Unsent {
-        request_id: u64,
-    },
-    /// The members changed.
-    Placement {
-        placement: Arc<Placement>,
-        stage: Stage,
-    },
-    /// A majority is required: until when this node has it.
-    Lease(Lease),
-    /// This node is this one from now on, of which no list knows.
-    NewLife {
-        me: Identity,
-    },
-    /// What is missing? The answer, of the same number, is an [`Action::Debt`].
-    AskDebt {
-        question: u64,
-    },
-    /// The engine stops: every call gets its answer now.
-    Stop(StoppedBy),
-}
-
-/// Until when this node counts as part of a majority of so many nodes (`control/majority` says why).
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Lease {
-    pub(crate) until: Instant,
-    pub(crate) nodes: usize,
-}
-
-/// How far the cluster is with its first lists, as this node sees it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Stage {
-    /// The members have not agreed yet; no lists are made.
-    Forming,
-    /// The members have agreed, none of them ever held data: lists of this placement are born synced.
-    Born,
-    /// The cluster has data; whatever this node should hold it must fetch.
-    Joined,
-}
-
-/// What a shard wants done.
-#[derive(Debug)]
-pub(crate) enum Action<C> {
-    Ask {
-        to: Identity,
-        core: CoreId,
-        partition: Partition,
-        request_id: u64,
-        request: Request,
-    },
-    Answer {
-        via: u64,
-        partition: Partition,
-        request_id: u64,
-        answer: Answer,
-    },
-    /// The peer broke the protocol: close its connection.
-    Violation {
-        via: u64,
-        why: &'static str,
-    },
-    Reply {
-        caller: C,
-        outcome: Outcome,
-    },
-    /// Under the placement of this generation: how many partitions this shard should hold and does not
-    /// yet, and how many it holds and must give.
-    Progress {
-        generation: u64,
-        pending: usize,
-        giving: usize,
-    },
-    /// W replicas of the partition died before it could be copied: what they acknowledged may be gone.
-    DataAtRisk {
-        partition: Partition,
-    },
-    Debt {
-        question: u64,
-        debt: Debt,
-    },
-}
-
+/// One core's share of a node.
 pub(crate) struct Shard<C> {
-    config: ShardConfig,
-    cores: Cores,
-    me: Identity,
-    clock: HybridClock,
-    store: Store,
-    placement: Arc<Placement>,
-    stage: Stage,
-    /// Where a majority is required.
-    lease: Option<Lease>,
-    /// Whether the placement says that this life of this node is over.
-    is_dead: bool,
-    /// One for each partition of this core.
-    replicas: Vec<Replica>,
-    /// Partitions that want a handoff and have none yet.
-    wanted: BTreeSet<Partition>,
-    handoffs: usize,
-    /// Whether one may be startable that was not when they were looked at last.
-    may_hand_over: bool,
-    /// From whom a partition that this node holds is to be merged, when there is room.
-    merges: BTreeMap<Partition, BTreeSet<Identity>>,
-    /// Compares with other replicas.
-    anti_entropy: AntiEntropy,
-    /// Forgets what was deleted.
-    purge: Purge,
-    /// Writes for other data centers.
-    relays: Relays,
-    /// Those of other data centers that are being written here.
-    relayed: BTreeMap<RelayId, Relayed>,
-    /// Reads that other data centers may be asked for.
-    forwards: BTreeMap<ForwardId, Forward<C>>,
-    ops: BTreeMap<OpId, Op<C>>,
-    ops_of: BTreeSet<(Partition, OpId)>,
-    /// The latest write of a key that is still owed to some replica.
-    recent_writes: BTreeMap<KeyHash, OpId>,
-    /// Acknowledged writes that some replica lacks, oldest first, and their bytes.
-    owed: BTreeSet<OpId>,
-    owed_bytes: usize,
-    /// Who waits for the answer to which request.
-    outstanding: BTreeMap<u64, Outstanding>,
-    /// What one part did that another must know yet.
-    effects: VecDeque<Effect<C>>,
-    /// Whether another data center should have what is acknowledged here.
-    relays_writes: bool,
-    /// Requests to this shard itself.
-    to_self: VecDeque<(u64, Partition, Request)>,
+    node: Node,
+    replica: Replica,
+    coordinator: Coordinator<C>,
+    data_centers: DataCenters<C>,
+    requests: Requests,
     timers: Timers,
-    /// What [`Planted::AcknowledgedFirst`](crate::simulated::Planted) puts off.
-    #[cfg(feature = "sim")]
-    put_off: VecDeque<Entry>,
-    /// Whether an entry that expires may have come since the timer was set, and when that was looked at last.
-    may_expire: bool,
-    expiry_seen_at: Option<Instant>,
-    /// Writes for which room is being made.
-    waiting: VecDeque<(WriteCall, Caller<C>)>,
-    /// Calls that came together, and those groups of them of which some are not begun.
-    groups: BTreeMap<GroupId, Group<C>>,
-    unfinished_groups: VecDeque<GroupId>,
-    /// Closures that run, or whose writes are under way.
-    runs: BTreeMap<RunId, Run<C>>,
-    write_rules: WriteRules,
-    next_id: u64,
-    /// How many partitions are to be fetched, and to be given away.
-    pending: usize,
-    giving: usize,
-    /// What was last said of that, and under which placement.
-    reported: (u64, usize, usize),
+    /// Empty between two events.
+    effects: VecDeque<Effect<C>>,
 }
 
-#[derive(Clone, Copy, Debug)]
-struct Outstanding {
-    to: Identity,
-    /// It is of another data center: it may have been taken for dead by the time that its answer comes.
-    is_elsewhere: bool,
-    partition: Partition,
-    asker: Asker,
-}
-
-/// Who asked.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Asker {
-    Op(OpId),
-    Handoff(Partition),
-    /// Whoever wants to know this partition's list.
-    List(Partition),
-    /// Whoever compares partitions, with this number of the question.
-    Compare(u64),
-    /// Whoever purges a partition, with this number of the round.
-    Purge(u64),
-    /// Whoever has writes for another data center, with this number of the batch.
-    Relay(u64),
-    Forward(ForwardId),
-    /// Whoever surveys this partition behind this hash, with this number of the question.
-    Survey {
-        round: u64,
-        partition: Partition,
-        after: Option<KeyHash>,
-    },
+/// The three persons, for the time of one event.
+struct Parts<'a, C> {
+    replica: &'a mut Replica,
+    coordinator: &'a mut Coordinator<C>,
+    data_centers: &'a mut DataCenters<C>,
 }
 
 impl<C> Shard<C> {
-    /// A shard that may be read by these readers.
+    /// Makes a shard that these readers can read.
     pub(crate) fn new(config: ShardConfig, readers: Arc<Readers>) -> Self {
-        let store = Store::new(
-            StoreConfig {
-                cluster: config.cluster,
-                core: config.core,
-                cores: Cores::new(config.cores),
-                deletes: if config.standalone { Deletes::Forget } else { Deletes::Keep },
-                memory: config.memory,
-                eviction: config.eviction,
-            },
-            readers,
-        );
-        let owned = PARTITIONS.div_ceil(config.cores);
-        let write_rules = WriteRules {
-            cluster: config.cluster,
-            replicas: config.replicas,
-            write_quorum: config.write_quorum,
-            memory: config.memory,
-        };
         Self {
-            cores: Cores::new(config.cores),
-            me: config.me,
-            clock: HybridClock::new(MAX_CLOCK_SKEW),
-            store,
-            placement: Arc::new(Placement::new(Vec::new(), config.replicas, 0, Gone::new())),
-            stage: Stage::Forming,
-            lease: None,
-            is_dead: false,
-            replicas: (0..owned).map(|_| Replica::default()).collect(),
-            wanted: BTreeSet::new(),
-            handoffs: 0,
-            may_hand_over: false,
-            merges: BTreeMap::new(),
-            anti_entropy: AntiEntropy::default(),
-            purge: Purge::new(config.purge_grace),
-            relays: Relays::new(config.memory),
-            relayed: BTreeMap::new(),
-            forwards: BTreeMap::new(),
-            ops: BTreeMap::new(),
-            ops_of: BTreeSet::new(),
-            recent_writes: BTreeMap::new(),
-            owed: BTreeSet::new(),
-            owed_bytes: 0,
-            outstanding: BTreeMap::new(),
-            effects: VecDeque::new(),
-            relays_writes: false,
-            to_self: VecDeque::new(),
+            replica: Replica::new(&config, readers),
+            coordinator: Coordinator::new(),
+            data_centers: DataCenters::new(&config),
+            requests: Requests::new(),
             timers: Timers::default(),
-            #[cfg(feature = "sim")]
-            put_off: VecDeque::new(),
-            may_expire: false,
-            expiry_seen_at: None,
-            waiting: VecDeque::new(),
-            groups: BTreeMap::new(),
-            unfinished_groups: VecDeque::new(),
-            runs: BTreeMap::new(),
-            write_rules,
-            next_id: 1,
-            pending: 0,
-            giving: 0,
-            reported: (0, 0, 0),
-            config,
+            effects: VecDeque::new(),
+            node: Node::new(config),
         }
     }
 
-    /// What other threads read from.
+    /// Returns what other threads read from.
     pub(crate) fn view(&self) -> &Arc<View> {
-        self.store.view()
+        self.replica.copies.store.view()
     }
 
+    /// Takes up an event. What is to be done is added to `actions`.
     pub(crate) fn handle(&mut self, now: Now, event: Event<C>, actions: &mut Vec<Action<C>>) {
         match event {
-            Event::Call { call, caller } => self.call(now, call, Caller::App(caller), actions),
-            Event::Request { via, from, partition, request_id, request } => {
-                let from = from.life();
-                match self.check(partition, &request) {
-                    Ok(()) => {
-                        let answer = if self.placement.is_elsewhere(from.node) {
-                            let peer = (via, partition, request_id);
-                            self.serve_elsewhere(now, from, peer, request, actions)
-                        } else {
-                            Some(self.serve(now, from, partition, request))
-                        };
-                        let answered = |answer| Action::Answer { via, partition, request_id, answer };
-                        actions.extend(answer.map(answered));
-                    }
-                    Err(why) => actions.push(Action::Violation { via, why }),
-                }
+            Event::Placement { placement, stage } => {
+                let is_birth = stage == Stage::Born && self.node.stage == Stage::Forming;
+                let old = self.node.place(placement, stage);
+                let (parts, mut turn) = self.split(now, actions);
+                parts.replica.placed(&mut turn, &old, is_birth);
+                parts.data_centers.relaying.placed(&turn);
+                self.node.relays_writes = self.data_centers.relaying.is_wanted();
+                let (mut parts, mut turn) = self.split(now, actions);
+                parts.finish_effects(&mut turn);
+                parts.coordinator.members_changed(&mut turn, parts.replica);
+                parts.settle(&mut turn);
             }
-            Event::Answer { request_id, answer } => self.answered(now, request_id, answer, actions),
-            Event::Lost { node, boot } => self.lost(now, (node, boot), actions),
-            Event::Unsent { request_id } => self.unanswered(now, request_id, actions),
-            Event::Placement { placement, stage } => self.placed(now, placement, stage, actions),
-            Event::Lease(lease) => self.lease = Some(lease),
-            Event::NewLife { me } => self.live_anew(now, me.life()),
-            Event::AskDebt { question } => actions.push(Action::Debt { question, debt: self.debt(now) }),
+            Event::NewLife { me } => {
+                self.node.start_new_life(me.life());
+                let (mut parts, mut turn) = self.split(now, actions);
+                parts.replica.start_new_life(&mut turn);
+                parts.settle(&mut turn);
+            }
+            Event::Lease(lease) => {
+                self.node.lease = Some(lease);
+                let (mut parts, mut turn) = self.split(now, actions);
+                parts.settle(&mut turn);
+            }
             Event::Stop(by) => {
-                self.stop(by, actions);
-                self.finish_effects(now, actions);
-                let forwards: Vec<ForwardId> = self.forwards.keys().copied().collect();
-                forwards.into_iter().for_each(|id| self.end_forward(id));
-                return self.finish_effects(now, actions);
+                let (mut parts, mut turn) = self.split(now, actions);
+                parts.data_centers.forwards.ask_no_more();
+                parts.coordinator.stop(&mut turn, by);
+                parts.finish_effects(&mut turn);
+                parts.data_centers.stop(&mut turn);
+                parts.finish_effects(&mut turn);
+            }
+            event => {
+                let (mut parts, mut turn) = self.split(now, actions);
+                parts.handle(&mut turn, event);
+                parts.settle(&mut turn);
             }
         }
-        self.settle(now, actions);
     }
 
-    /// Fires what is due, as much of it as one turn allows: where there is more,
+    /// Fires what is due, as much of it as one turn allows. If there is more,
     /// [`deadline`](Self::deadline) has passed.
     pub(crate) fn handle_timers(&mut self, now: Now, actions: &mut Vec<Action<C>>) {
+        let (mut parts, mut turn) = self.split(now, actions);
         for _ in 0..TIMERS_PER_TURN {
-            let Some(timer) = self.timers.pop_due(now.instant) else { break };
-            match timer {
-                Timer::Op(op) => self.wake_op(now, op, actions),
-                Timer::Handoff(partition) => self.resume_handoff(now, partition, actions),
-                Timer::Remind(partition) => self.remind(now, partition, actions),
-                Timer::Compare => self.compare(now, actions),
-                Timer::Purge => self.purge(now, actions),
-                Timer::Relay => self.send_relays(now, actions),
-                Timer::Forward(id) => self.end_forward(id),
-                Timer::Collect => self.store.collect(),
-                Timer::Room => self.go_on_waiting(now, actions),
-                Timer::Groups => self.go_on_groups(now, actions),
-                #[cfg(feature = "sim")]
-                Timer::PutOff => self.apply_put_off(),
-                Timer::Expire => {
-                    self.may_expire = true;
-                    if self.store.expire(now.wall, EXPIRE_BUDGET) == EXPIRE_BUDGET {
-                        // More are due: at once, but not in this turn.
-                        self.soon(now, Timer::Expire);
-                    }
-                }
-            }
-            self.finish_effects(now, actions);
+            let Some(timer) = turn.timers.pop_due(now.instant) else { break };
+            parts.fire(&mut turn, timer);
+            parts.finish_effects(&mut turn);
         }
-        self.settle(now, actions);
+        parts.settle(&mut turn);
     }
 
-    /// When [`handle_timers`](Self::handle_timers) wants to be called next.
+    /// When [`handle_timers`](Self::handle_timers) should be called next.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         self.timers.deadline()
     }
 
     /// Whether another node has been asked and has not answered.
     pub(crate) fn expects_answers(&self) -> bool {
-        !self.outstanding.is_empty()
+        !self.requests.is_empty()
     }
 
-    /// The value that this node would answer as a synced replica.
-    #[cfg(feature = "sim")]
-    pub(crate) fn peek(&self, now: Now, hash: KeyHash, key: &[u8]) -> Option<Vec<u8>> {
-        let is_synced = self.replica(hash.partition()).serves_synced(&self.me);
-        let entry = self.store.get(hash, key).filter(|_| is_synced)?;
-        entry.live_value(now.wall).map(<[u8]>::to_vec)
-    }
-
-    /// What this node stores for the key, in whatever state, and whether as a synced replica.
-    #[cfg(feature = "sim")]
-    pub(crate) fn stored(&self, hash: KeyHash, key: &[u8]) -> Option<(Entry, bool)> {
-        let is_synced = self.replica(hash.partition()).serves_synced(&self.me);
-        self.store.get(hash, key).map(|entry| (Entry::clone(&entry), is_synced))
-    }
-
-    /// The number of the list that this node serves of the partition, synced.
-    #[cfg(feature = "sim")]
-    pub(crate) fn serves(&self, partition: Partition) -> Option<u64> {
-        let replica = self.replica(partition);
-        replica.list().filter(|_| replica.serves_synced(&self.me)).map(|list| list.number())
-    }
-
-    /// Lets go of every caller, and does nothing else: for a shard that has panicked, whose state means nothing
-    /// any more.
+    /// Lets go of every caller, and does nothing else: for a shard that has panicked, whose state
+    /// means nothing any more.
     pub(crate) fn abandon(&mut self) {
-        drop(std::mem::take(&mut self.ops));
-        drop(std::mem::take(&mut self.waiting));
-        drop(std::mem::take(&mut self.groups));
-        drop(std::mem::take(&mut self.runs));
-        drop(std::mem::take(&mut self.forwards));
+        // Both parts are replaced whole, so that no list of their fields can miss a caller.
+        drop(std::mem::replace(&mut self.coordinator, Coordinator::new()));
+        drop(std::mem::replace(&mut self.data_centers, DataCenters::new(&self.node.config)));
+        self.effects.clear();
     }
 
-    /// Answers this shard's own requests.
-    fn answer_self(&mut self, now: Now, actions: &mut Vec<Action<C>>) {
-        while let Some((request_id, partition, request)) = self.to_self.pop_front() {
-            let answer = self.serve(now, self.me, partition, request);
-            self.answered(now, request_id, answer, actions);
-        }
-    }
-
-    /// Lets every part know what the others did, and answers this shard's own requests, until there is nothing left of
-    /// either.
-    fn finish_effects(&mut self, now: Now, actions: &mut Vec<Action<C>>) {
-        loop {
-            self.answer_self(now, actions);
-            let Some(effect) = self.effects.pop_front() else { break };
-            match effect {
-                Effect::Listed { partition, list } => self.ops_relisted(now, &list, partition, actions),
-                Effect::Acknowledged { hash, entry } => self.relays.add(now.instant, hash, &entry),
-                Effect::Ended { caller, outcome } => self.remote_ended(caller, outcome, actions),
-                Effect::ReadAnywhere { call, caller } => self.read_anywhere(now, call, caller),
-                Effect::Call { call, caller } => self.call(now, call, caller, actions),
-                Effect::WriteRelayed { hash, entry, caller } => {
-                    let (quorum, deadline) = (self.config.write_quorum, now.instant + TRY_FOR);
-                    let machine = Machine::Write(Write::relayed(entry, quorum));
-                    self.begin(now, hash, machine, None, deadline, caller, actions);
-                }
-                Effect::Reply { caller, outcome } => self.reply(caller, outcome, actions),
-                Effect::Count { caller } => {
-                    let Debt { copies, writes, .. } = self.debt(now);
-                    let counts = Counts { redundancy_debt: copies + writes, ..self.counts() };
-                    self.reply(caller, Outcome::Counts(Box::new(counts)), actions);
-                }
-            }
-        }
-    }
-
-    /// Answers this shard's own requests, and reports what that changed.
-    fn settle(&mut self, now: Now, actions: &mut Vec<Action<C>>) {
-        loop {
-            self.finish_effects(now, actions);
-            if !std::mem::take(&mut self.may_hand_over) {
-                break;
-            }
-            self.start_handoffs(now, actions);
-        }
-        self.schedule_expiry(now);
-        self.schedule_compare();
-        self.schedule_purge();
-        self.schedule_relays();
-        if self.store.has_garbage() {
-            self.timers.set_once(Timer::Collect, now.instant + COLLECT_PERIOD);
-        }
-        self.report_progress(actions);
-    }
-
-    /// Asks `to`, which may be this node itself. One that is not a member (any more) is treated as a
-    /// connection that failed.
-    fn ask(
-        &mut self,
-        to: Identity,
-        partition: Partition,
-        request: Request,
-        asker: Asker,
-        actions: &mut Vec<Action<C>>,
-    ) -> Option<u64> {
-        let mut request = request;
-        if let Request::Adopt { horizon, .. } = &mut request {
-            *horizon = self.replica(partition).horizon;
-        }
-        let request_id = self.new_id();
-        if to == self.me {
-            self.outstanding.insert(request_id, Outstanding { to, is_elsewhere: false, partition, asker });
-            self.to_self.push_back((request_id, partition, request));
-            return Some(request_id);
-        }
-        let member = self.placement.member(to.node).filter(|member| member.identity == to)?;
-        let core = partition.core(member.cores);
-        let is_elsewhere = self.placement.is_elsewhere(to.node);
-        self.outstanding.insert(request_id, Outstanding { to, is_elsewhere, partition, asker });
-        actions.push(Action::Ask { to, core, partition, request_id, request });
-        Some(request_id)
-    }
-
-    fn answered(&mut self, now: Now, request_id: u64, answer: Answer, actions: &mut Vec<Action<C>>) {
-        let Some(waiting) = self.outstanding.remove(&request_id) else { return };
-        let Outstanding { to, is_elsewhere, partition, asker } = waiting;
-        let mut answer = answer;
-        if let Answer::Listed(Listed { list, .. }) | Answer::OtherList { list, .. } = &mut answer
-            && is_elsewhere
-            && !is_planted(Planted::FarListsCount)
-        {
-            // Another data center's lists are none here.
-            *list = None;
-        }
-        // Before the list is served that makes this node a replica.
-        if let Answer::Listed(Listed { horizon, .. }) | Answer::OtherList { horizon, .. } = &answer {
-            self.raise_horizon(partition, *horizon);
-        }
-        match asker {
-            Asker::Op(op) => self.op_answered(now, op, request_id, to, answer, actions),
-            Asker::Handoff(partition) => {
-                self.handoff_answered(now, partition, request_id, to, answer, actions);
-            }
-            Asker::List(partition) => {
-                if let Answer::Listed(Listed { list: Some(list), .. }) = answer {
-                    self.learn(now, partition, list);
-                }
-            }
-            Asker::Compare(round) => self.compared(now, round, answer, actions),
-            Asker::Purge(round) => self.purge_answered(now, round, to, &answer, actions),
-            Asker::Relay(batch) => self.relay_answered(now, batch, &answer),
-            Asker::Forward(id) => self.forward_answered(now, id, Some(answer)),
-            Asker::Survey { round, partition, after } => {
-                self.surveyed(now, to, (round, partition, after), answer, actions);
-            }
-        }
-    }
-
-    fn lost(&mut self, now: Now, peer: (NodeHash, Boot), actions: &mut Vec<Action<C>>) {
-        let is_to_peer = |waiting: &Outstanding| (waiting.to.node, waiting.to.boot) == peer;
-        let lost: Vec<u64> =
-            self.outstanding.iter().filter(|(_, waiting)| is_to_peer(waiting)).map(|(&id, _)| id).collect();
-        for request_id in lost {
-            self.unanswered(now, request_id, actions);
-        }
-        // Writes may have been lost with it.
-        let member = self.placement.member(peer.0).map(|member| member.identity);
-        if let Some(peer) = member.filter(|member| member.boot == peer.1) {
-            self.hurry_to_compare(now, peer);
-        }
-    }
-
-    /// A request will have no answer. (One before it may have made it moot.)
-    fn unanswered(&mut self, now: Now, request_id: u64, actions: &mut Vec<Action<C>>) {
-        let Some(Outstanding { to, asker, .. }) = self.outstanding.remove(&request_id) else { return };
-        match asker {
-            Asker::Op(op) => self.op_lost(now, op, request_id, to, actions),
-            Asker::Handoff(partition) => self.handoff_lost(now, partition, to),
-            Asker::List(_) => {}
-            Asker::Compare(round) | Asker::Survey { round, .. } => self.anti_entropy.lost(round, now.instant),
-            Asker::Purge(round) => self.purge.lost(round, now.instant),
-            Asker::Relay(batch) => self.relays.failed(batch, now.instant),
-            Asker::Forward(id) => self.forward_answered(now, id, None),
-        }
-    }
-
-    /// Merges an entry into the store.
-    fn apply(&mut self, hash: KeyHash, entry: Entry) -> Applied {
-        self.may_expire |= entry.expires_at_ms().is_some();
-        self.store.apply(hash, entry)
-    }
-
-    #[cfg(feature = "sim")]
-    fn apply_some_time(&mut self, now: Now, entry: Entry) {
-        self.put_off.push_back(entry);
-        self.timers.set_once(Timer::PutOff, now.instant + PUT_OFF_FOR);
-    }
-
-    #[cfg(not(feature = "sim"))]
-    fn apply_some_time(&mut self, _: Now, _: Entry) {}
-
-    #[cfg(feature = "sim")]
-    fn apply_put_off(&mut self) {
-        for entry in std::mem::take(&mut self.put_off) {
-            self.apply(self.hash(entry.key()), entry);
-        }
-    }
-
-    /// Keeps a timer for the key that expires first. Looks once a turn, as the wall clock may have been set,
-    /// and where something has come that expires.
-    fn schedule_expiry(&mut self, now: Now) {
-        let was_seen = self.expiry_seen_at.replace(now.instant) == Some(now.instant);
-        if !std::mem::take(&mut self.may_expire) && was_seen {
-            return;
-        }
-        let Some(at_ms) = self.store.next_expiry_ms() else { return };
-        let wait = Duration::from_millis(at_ms.saturating_sub(now.wall.millis())).max(EXPIRE_PERIOD);
-        self.timers.set_no_later(Timer::Expire, now.instant + wait);
-    }
-
-    fn new_id(&mut self) -> u64 {
-        let id = self.next_id;
-        self.next_id += 1;
-        id
-    }
-
-    /// Fires in the next turn, once for all who want it.
-    fn soon(&mut self, now: Now, timer: Timer) {
-        self.timers.set_once(timer, now.instant + Duration::from_nanos(1));
-    }
-
-    fn replica(&self, partition: Partition) -> &Replica {
-        &self.replicas[usize::from(self.cores.local(partition))]
-    }
-
-    fn replica_mut(&mut self, partition: Partition) -> &mut Replica {
-        &mut self.replicas[usize::from(self.cores.local(partition))]
-    }
-
-    fn owns(&self, partition: Partition) -> bool {
-        partition.core(self.config.cores) == self.config.core
-    }
-
-    fn partitions(&self) -> impl Iterator<Item = Partition> + use<C> {
-        let (core, cores) = (self.config.core, self.config.cores);
-        Partition::all().filter(move |partition| partition.core(cores) == core)
-    }
-
-    /// Of how many nodes a majority is required that this node does not hear from.
-    fn lacks_majority(&self, now: Now) -> Option<usize> {
-        let lease = self.lease.filter(|lease| lease.until <= now.instant)?;
-        (!is_planted(Planted::LeaseIgnored)).then_some(lease.nodes)
-    }
-
-    /// f = N − W: on how many replicas an acknowledged write may be missing.
-    fn tolerated(&self) -> usize {
-        self.config.replicas - self.config.write_quorum
-    }
-
-    fn rules(&self, needed: usize) -> Rules {
-        let write_quorum = self.config.write_quorum;
-        Rules { needed, write_quorum, confirmations: self.tolerated(), confirms_hits: false }
+    fn split<'a>(&'a mut self, now: Now, actions: &'a mut Vec<Action<C>>) -> (Parts<'a, C>, Turn<'a, C>) {
+        let Self { node, replica, coordinator, data_centers, requests, timers, effects } = self;
+        let turn = Turn { now, node, requests, timers, effects, actions };
+        (Parts { replica, coordinator, data_centers }, turn)
     }
 }
 
-/// Which of these errors a call gets that finds too few members.
-fn not_enough(alive: usize, needed: usize) -> (WriteError, ReadError) {
-    (
-        WriteError::NotApplied(NotApplied::NotEnoughReplicas { alive, needed }),
-        ReadError::NotEnoughReplicas { alive, needed },
-    )
+impl<C> Parts<'_, C> {
+    /// Hands an event to the part that it is for.
+    fn handle(&mut self, turn: &mut Turn<'_, C>, event: Event<C>) {
+        match event {
+            Event::Call { call, caller } => {
+                self.coordinator.call(turn, self.replica, call, Caller::App(caller));
+            }
+            Event::Request { via, from, partition, request_id, request } => {
+                if let Err(why) = replica::check(turn.node, partition, &request) {
+                    return turn.actions.push(Action::Violation { via, why });
+                }
+                let from = from.life();
+                let address = ReturnAddress { via, partition, request_id };
+                let answer = if turn.node.in_other_data_center(from.node) {
+                    self.data_centers.serve(turn, self.replica, from, address, request)
+                } else {
+                    Some(self.replica.serve(turn, from, partition, request))
+                };
+                if let Some(answer) = answer {
+                    turn.answer(address, answer);
+                }
+            }
+            Event::Answer { request_id, answer } => self.answered(turn, request_id, answer),
+            Event::Lost { node, boot } => {
+                for request_id in turn.requests.to_life((node, boot)) {
+                    self.unanswered(turn, request_id);
+                }
+                // Writes might have been lost with it.
+                let peer = turn.node.placement.member(node).map(|member| member.identity);
+                if let Some(peer) = peer.filter(|peer| peer.boot == boot) {
+                    self.replica.hurry_to_compare(turn, peer);
+                }
+            }
+            Event::Unsent { request_id } => self.unanswered(turn, request_id),
+            Event::AskDebt { question } => {
+                let debt = self.debt(turn);
+                turn.actions.push(Action::Debt { question, debt });
+            }
+            Event::Placement { .. } | Event::Lease(_) | Event::NewLife { .. } | Event::Stop(_) => {
+                unreachable!("the shard handles what changes its node")
+            }
+        }
+    }
+
+    /// Matches an answer with its request, and hands it to the part that asked.
+    fn answered(&mut self, turn: &mut Turn<'_, C>, request_id: u64, mut answer: Answer) {
+        let Some(request) = turn.requests.take(request_id) else { return };
+        let Outstanding { to, in_other_data_center, partition, asker, expects } = request;
+        if !expects.fits(&answer) {
+            log::error!(
+                "node {:?} answered a request of partition {} with {answer:?}, but {expects:?} was \
+                 expected: is it of another version?",
+                to.addr,
+                partition.index()
+            );
+            return self.no_answer(turn, asker, request_id, to);
+        }
+        if let Answer::Listed(Listed { list, horizon, .. }) | Answer::OtherList { list, horizon } =
+            &mut answer
+        {
+            if in_other_data_center && !is_planted(Planted::FarListsCount) {
+                // The lists of another data center mean nothing here.
+                *list = None;
+            }
+            // Before the list is served that makes this node a replica.
+            self.replica.copies.raise_purge_horizon(partition, *horizon);
+        }
+        match asker {
+            Asker::Op(op) => {
+                self.coordinator.answered(turn, self.replica, op, request_id, to, answer);
+            }
+            Asker::Relay(batch) => self.data_centers.relaying.answered(turn, batch, Some(&answer)),
+            Asker::Forward(id) => self.data_centers.forwards.answered(turn, id, Some(answer)),
+            asker => self.replica.answered(turn, asker, request_id, to, answer),
+        }
+    }
+
+    /// A request will have no answer. (One before it might have made it moot.)
+    fn unanswered(&mut self, turn: &mut Turn<'_, C>, request_id: u64) {
+        if let Some(Outstanding { to, asker, .. }) = turn.requests.take(request_id) {
+            self.no_answer(turn, asker, request_id, to);
+        }
+    }
+
+    fn no_answer(
+        &mut self,
+        turn: &mut Turn<'_, C>,
+        asker: Asker,
+        request_id: u64,
+        to: crate::types::Identity,
+    ) {
+        match asker {
+            Asker::Op(op) => self.coordinator.lost(turn, self.replica, op, request_id, to),
+            Asker::Relay(batch) => self.data_centers.relaying.answered(turn, batch, None),
+            Asker::Forward(id) => self.data_centers.forwards.answered(turn, id, None),
+            asker => self.replica.unanswered(turn, asker, to),
+        }
+    }
+
+    /// Hands a timer that is due to the part that set it.
+    fn fire(&mut self, turn: &mut Turn<'_, C>, timer: Timer) {
+        match timer {
+            Timer::Op(op) => self.coordinator.handle_timer(turn, self.replica, op),
+            Timer::Room => self.coordinator.go_on_waiting(turn, self.replica),
+            Timer::Groups => self.coordinator.go_on_groups(turn, self.replica),
+            Timer::Handoff(partition) => self.replica.resume_handoff(turn, partition),
+            Timer::Remind(partition) => self.replica.remind(turn, partition),
+            Timer::Compare => self.replica.compare(turn),
+            Timer::Purge => self.replica.purge(turn),
+            Timer::Expire => self.replica.expire(turn),
+            Timer::Collect => self.replica.copies.store.collect(),
+            Timer::Relay => self.data_centers.relaying.send(turn, &self.replica.copies),
+            Timer::Forward(id) => self.data_centers.end_forward(turn, id),
+            #[cfg(feature = "sim")]
+            Timer::PutOff => self.replica.apply_put_off(turn),
+        }
+    }
+
+    /// Hands each effect to the part that must know it, and lets the node's own replica answer, until
+    /// there is nothing left of either.
+    fn finish_effects(&mut self, turn: &mut Turn<'_, C>) {
+        loop {
+            self.coordinator.ask_own_replica(turn, self.replica);
+            let Some(effect) = turn.effects.pop_front() else { break };
+            match effect {
+                Effect::Listed { partition, list } => {
+                    self.coordinator.relisted(turn, self.replica, partition, &list);
+                }
+                Effect::Acknowledged { hash, entry } => {
+                    self.data_centers.relaying.add(turn, hash, &entry);
+                }
+                Effect::Ended { caller, outcome } => self.data_centers.ended(turn, caller, outcome),
+                Effect::ReadAnywhere { call, caller } => {
+                    self.data_centers.read_anywhere(turn, call, caller);
+                }
+                Effect::Call { call, caller } => {
+                    self.coordinator.call(turn, self.replica, call, caller);
+                }
+                Effect::WriteRelayed { hash, entry, caller } => {
+                    let write = Write::relayed(entry, turn.node.config.write_quorum);
+                    let deadline = turn.now.instant + TRY_FOR;
+                    self.coordinator.write_relayed(turn, self.replica, write, hash, deadline, caller);
+                }
+                Effect::Reply { caller, outcome } => self.coordinator.reply(turn, caller, outcome),
+                Effect::Count { caller } => {
+                    let Debt { copies, writes, .. } = self.debt(turn);
+                    let Self { replica, coordinator, data_centers } = self;
+                    let counts = debt::counts(turn.node, replica, coordinator, data_centers);
+                    let counts = Counts { redundancy_debt: copies + writes, ..counts };
+                    self.coordinator.reply(turn, caller, Outcome::Counts(Box::new(counts)));
+                }
+            }
+        }
+    }
+
+    fn debt(&self, turn: &Turn<'_, C>) -> Debt {
+        let now = turn.now.instant;
+        debt::debt(turn.node, now, self.replica, self.coordinator, self.data_centers)
+    }
+
+    /// Finishes a turn: effects first, then the handoffs that can start now, then each part's timers
+    /// and reports.
+    fn settle(&mut self, turn: &mut Turn<'_, C>) {
+        loop {
+            self.finish_effects(turn);
+            if !self.replica.start_what_is_wanted(turn) {
+                break;
+            }
+        }
+        self.replica.finish_turn(turn);
+        self.data_centers.finish_turn(turn);
+    }
+}
+
+/// What the simulator looks at.
+#[cfg(feature = "sim")]
+impl<C> Shard<C> {
+    /// Returns the value that this node would answer as a synced replica.
+    pub(crate) fn peek(&self, now: Now, hash: KeyHash, key: &[u8]) -> Option<Vec<u8>> {
+        let copies = &self.replica.copies;
+        let is_synced = copies.partition(hash.partition()).serves_synced(&self.node.me);
+        let entry = copies.store.get(hash, key).filter(|_| is_synced)?;
+        entry.live_value(now.wall).map(<[u8]>::to_vec)
+    }
+
+    /// Returns what this node stores for the key, in any state, and whether as a synced replica.
+    pub(crate) fn stored(&self, hash: KeyHash, key: &[u8]) -> Option<(Entry, bool)> {
+        let copies = &self.replica.copies;
+        let is_synced = copies.partition(hash.partition()).serves_synced(&self.node.me);
+        copies.store.get(hash, key).map(|entry| (Entry::clone(&entry), is_synced))
+    }
+
+    /// Returns the number of the list that this node serves of the partition as a synced replica.
+    pub(crate) fn serves(&self, partition: Partition) -> Option<u64> {
+        let copy = self.replica.copies.partition(partition);
+        copy.list().filter(|_| copy.serves_synced(&self.node.me)).map(|list| list.number())
+    }
+
+    /// Returns what this core holds and does, without its redundancy debt.
+    pub(crate) fn counts(&self) -> Counts {
+        debt::counts(&self.node, &self.replica, &self.coordinator, &self.data_centers)
+    }
 }
 
 #[cfg(test)]

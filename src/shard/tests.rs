@@ -1,19 +1,21 @@
 //! Whole shards, driven by hand.
 
 use std::any::Any;
+use std::collections::BTreeSet;
 use std::num::NonZeroU64;
+use std::time::Duration;
 
 use proptest::prelude::*;
 
 use super::*;
 use crate::clock::{Version, WallTime};
 use crate::entry::Content;
-use crate::error::RunError;
-use crate::options::WriteOptions;
-use crate::placement::{ListRef, Member, Site};
+use crate::error::{NotApplied, ReadError, RunError, WriteError};
+use crate::options::{Eviction, WriteOptions};
+use crate::placement::{Gone, ListRef, Member, Placement, Site};
 use crate::replication::purge::GRACE;
-use crate::types::NodeId;
-use crate::wire::message::{Compare, Compared, Found, Seen, Survey, Surveyed, Want};
+use crate::types::{Boot, ClusterHash, CoreId, Identity, KeyHash, NodeHash, NodeId, Partition};
+use crate::wire::message::{Answer, Compare, Compared, Found, Request, Seen, Survey, Surveyed, Want};
 
 const CLUSTER: ClusterHash = ClusterHash(7);
 const WALL_MICROS: u64 = 1_700_000_000_000_000;
@@ -62,6 +64,12 @@ fn born<C>(config: ShardConfig, nodes: u64) -> Driven<C> {
     driven.tell(Event::Placement { placement, stage: Stage::Born });
     driven.actions.clear();
     driven
+}
+
+/// Merges what another node holds, as a handoff does.
+fn merge(driven: &mut Driven, now: Now, partition: Partition, entries: Vec<Entry>) {
+    let Shard { node, replica, .. } = &mut driven.shard;
+    replica.copies.merge(node, now, partition, entries);
 }
 
 fn alone() -> Driven {
@@ -139,7 +147,7 @@ impl<C> Driven<C> {
 
     fn write(&self, key: &[u8], content: Content<'_>, options: &WriteOptions) -> Call {
         let wall = self.now.wall;
-        let rules = &self.shard.write_rules;
+        let rules = &self.shard.node.write_rules;
         Call::Write(WriteCall::new(rules, key, content, options, self.deadline(), || wall).unwrap())
     }
 
@@ -148,7 +156,7 @@ impl<C> Driven<C> {
     }
 
     fn get(&self, key: &[u8]) -> Call {
-        let (hash, quorum) = (KeyHash::of(CLUSTER, key), self.shard.config.read_quorum);
+        let (hash, quorum) = (KeyHash::of(CLUSTER, key), self.shard.node.config.read_quorum);
         Call::Read(Box::new(ReadCall {
             key: key.into(),
             hash,
@@ -170,7 +178,7 @@ impl<C> Driven<C> {
     }
 
     fn live(&self) -> usize {
-        self.shard.store.live()
+        self.shard.replica.copies.store.live()
     }
 }
 
@@ -223,7 +231,7 @@ fn a_group_is_answered_in_its_order_and_sees_what_it_did() {
     assert!(matches!(outcomes[5], Outcome::Touched(Ok(false))));
     shard.call(Call::Many(Vec::new()), 2);
     assert!(many(shard.reply()).is_empty());
-    assert!(shard.shard.groups.is_empty());
+    assert!(shard.shard.coordinator.groups_left().is_empty());
 }
 
 #[test]
@@ -255,7 +263,7 @@ fn a_large_group_goes_on_in_turns_and_others_come_between() {
     let Outcome::Counts(counts) = counts else { panic!("{counts:?}") };
     assert_eq!(counts.calls_in_flight, 99_744);
     let mut turns = 0;
-    while shard.shard.groups.len() == 1 {
+    while shard.shard.coordinator.groups_left().len() == 1 {
         let before = shard.live();
         shard.turn();
         turns += 1;
@@ -265,14 +273,14 @@ fn a_large_group_goes_on_in_turns_and_others_come_between() {
         shard.call(set, 3);
         shard.call(get, 4);
         let mut replies = shard.replies();
-        if shard.shard.groups.is_empty() {
+        if shard.shard.coordinator.groups_left().is_empty() {
             let outcomes = many(replies.remove(0).1);
             assert_eq!(outcomes.len(), CALLS);
             outcomes.iter().for_each(assert_written);
         }
         assert_eq!(replies.iter().map(|reply| reply.0).collect::<Vec<_>>(), [3, 4]);
         assert_eq!(value(&replies[1].1), Some(&b"1"[..]));
-        shard.shard.store.collect();
+        shard.shard.replica.copies.store.collect();
     }
     assert_eq!(turns, (CALLS - 256).div_ceil(256));
     assert_eq!(shard.live(), CALLS + turns);
@@ -284,7 +292,7 @@ fn a_group_keeps_its_order_where_a_write_waits_for_room() {
     for at in 0..20_000u32 {
         let call = shard.set(&at.to_le_bytes(), &[0; 100]);
         shard.call(call, 0);
-        while !shard.shard.waiting.is_empty() {
+        while shard.shard.coordinator.waiting_writes() > 0 {
             shard.turn();
         }
     }
@@ -292,7 +300,7 @@ fn a_group_keeps_its_order_where_a_write_waits_for_room() {
     let large = vec![1; 2 << 20];
     let calls = vec![shard.set(b"k", &large), shard.get(b"k"), shard.set(b"k", b"2"), shard.get(b"k")];
     shard.call(Call::Many(calls), 1);
-    assert_eq!(shard.shard.waiting.len(), 1, "more goes than one call evicts");
+    assert_eq!(shard.shard.coordinator.waiting_writes(), 1, "more goes than one call evicts");
     while shard.replies_are_none() {
         shard.turn();
     }
@@ -302,7 +310,7 @@ fn a_group_keeps_its_order_where_a_write_waits_for_room() {
     let large = vec![1; 3 << 20];
     let late = vec![shard.set(b"l", &large), shard.set(b"m", b"1")];
     shard.call(Call::Many(late), 1);
-    assert_eq!(shard.shard.waiting.len(), 1);
+    assert_eq!(shard.shard.coordinator.waiting_writes(), 1);
     shard.pass(Duration::from_secs(1));
     while shard.replies_are_none() {
         shard.turn();
@@ -334,7 +342,7 @@ fn groups_take_turns() {
     while order.len() < 2 {
         shard.turn();
         order.extend(shard.replies().into_iter().map(|reply| reply.0));
-        let left: Vec<usize> = shard.shard.groups.values().map(Group::not_begun).collect();
+        let left: Vec<usize> = shard.shard.coordinator.groups_left();
         assert!(left.len() < 2 || left[0].abs_diff(left[1]) <= 64, "{left:?}");
     }
     assert_eq!(shard.shard.deadline().filter(|at| *at <= shard.now.instant), None);
@@ -440,7 +448,7 @@ fn take(shard: &mut Driven, step: &Step, direct: bool) -> Vec<String> {
         Step::Merge { key, ahead_ms } => {
             let hash = KeyHash::of(CLUSTER, &[*key]);
             let list =
-                shard.shard.replica(hash.partition()).list().map_or(ListRef::default(), |l| l.reference());
+                shard.shard.replica.copies.partition(hash.partition()).list().map_or(ListRef::default(), |l| l.reference());
             let version = Version((WALL_MICROS + ahead_ms * 1000) << 12);
             let entry = Entry::new(&[*key], Content::Value(b"merged"), version, NonZeroU64::new(1 << 50));
             let request = Request::Write { list, entry };
@@ -477,8 +485,8 @@ proptest! {
             prop_assert_eq!(direct.shard.counts(), long.shard.counts());
         }
         for partition in Partition::all() {
-            prop_assert_eq!(direct.shard.store.digest(partition), long.shard.store.digest(partition));
-            prop_assert_eq!(direct.shard.store.sequence(partition), long.shard.store.sequence(partition));
+            prop_assert_eq!(direct.shard.replica.copies.store.digest(partition), long.shard.replica.copies.store.digest(partition));
+            prop_assert_eq!(direct.shard.replica.copies.store.sequence(partition), long.shard.replica.copies.store.sequence(partition));
         }
     }
 }
@@ -517,7 +525,7 @@ fn a_closure_reads_and_writes_the_keys_of_its_core() {
     });
     shard.call(call, 1);
     assert_eq!(ran::<Option<Vec<u8>>>(shard.reply()), Ok(Some(b"2".to_vec())));
-    assert!(shard.shard.runs.is_empty());
+    assert!(shard.shard.coordinator.has_no_runs());
 }
 
 #[test]
@@ -547,7 +555,7 @@ fn a_closure_that_panics_fails_alone() {
         shard.call(call, 2);
         assert_eq!(value(&shard.reply()), Some(&b"before"[..]));
     }
-    assert!(shard.shard.runs.is_empty());
+    assert!(shard.shard.coordinator.has_no_runs());
     let late = RunCall { run: Box::new(|_| Box::new(())), deadline: shard.now.instant };
     let bomb = Bomb;
     let late = RunCall { run: Box::new(move |_| Box::new(bomb)), ..late };
@@ -597,7 +605,7 @@ fn a_closure_is_answered_when_the_other_replica_has_its_writes() {
     shard.pass(Duration::from_secs(2));
     shard.turn();
     assert!(shard.replies_are_none());
-    assert!(shard.shard.runs.is_empty());
+    assert!(shard.shard.coordinator.has_no_runs());
 }
 
 impl<C> Driven<C> {
@@ -737,7 +745,7 @@ impl Driven {
 
     /// … and when that tells that it has this alone of the partition, and has evicted up to there.
     fn survey(&mut self, partition: Partition, mark: Version, has: &Entry) -> Surveyed {
-        let list = self.shard.replica(partition).list().unwrap().reference();
+        let list = self.shard.replica.copies.partition(partition).list().unwrap().reference();
         let hash = KeyHash::of(CLUSTER, has.key());
         let seen = vec![Seen { hash, version: has.version(), digest: has.digest(hash) }];
         match self.answer(partition, Request::Survey(Survey { list, after: None, until: None, mark, seen })) {
@@ -748,7 +756,7 @@ impl Driven {
 
     fn read(&mut self, key: &[u8]) -> Answer {
         let partition = KeyHash::of(CLUSTER, key).partition();
-        let list = self.shard.replica(partition).list().unwrap().reference();
+        let list = self.shard.replica.copies.partition(partition).list().unwrap().reference();
         self.answer(partition, Request::Read { list, key: key.into(), want: Want::Entry })
     }
 
@@ -764,7 +772,7 @@ impl Driven {
     /// The other node writes through this one's replica.
     fn replicate(&mut self, key: &[u8], value: &[u8]) {
         let partition = KeyHash::of(CLUSTER, key).partition();
-        let list = self.shard.replica(partition).list().unwrap().reference();
+        let list = self.shard.replica.copies.partition(partition).list().unwrap().reference();
         let entry = Entry::new(key, Content::Value(value), Version(1), None);
         let request = Request::Write { list, entry };
         self.tell(Event::Request { via: 1, from: identity(1), partition, request_id: 1, request });
@@ -788,7 +796,7 @@ fn a_partition_that_lost_keys_to_eviction_is_compared_key_by_key() {
         shard.replicate(&at.to_le_bytes(), &[0; 300]);
     }
     let hash = |at: &u32| KeyHash::of(CLUSTER, &at.to_le_bytes());
-    let is_here = |shard: &Driven, at: &u32| shard.shard.store.get(hash(at), &at.to_le_bytes()).is_some();
+    let is_here = |shard: &Driven, at: &u32| shard.shard.replica.copies.store.get(hash(at), &at.to_le_bytes()).is_some();
     let (here, evicted): (Vec<u32>, Vec<u32>) = (0..10_000).partition(|at| is_here(&shard, at));
     assert!(evicted.len() > 1000);
     let without: BTreeSet<Partition> = evicted.iter().map(|at| hash(at).partition()).collect();
@@ -803,14 +811,14 @@ fn a_partition_that_lost_keys_to_eviction_is_compared_key_by_key() {
     let entry =
         |at: u32, version| Entry::new(&at.to_le_bytes(), Content::Value(b"v"), Version(version), None);
     let now = shard.now;
-    shard.shard.merge(now, partition, vec![entry(gone, 1)]);
+    merge(&mut shard, now, partition, vec![entry(gone, 1)]);
     assert!(!is_here(&shard, &gone), "it does not come back");
     let old = shard.survey(partition, Version::ZERO, &entry(gone, 1));
     assert_eq!((old.missing, old.mark), (vec![hash(&gone)], Version(1)));
     assert!(!old.entries.is_empty() && is_here(&shard, &there), "nothing was evicted there");
     shard.survey(partition, Version(1), &entry(gone, 1));
     assert!(!is_here(&shard, &there), "it may have been evicted there, so it is here too");
-    shard.shard.merge(now, partition, vec![entry(gone, 2)]);
+    merge(&mut shard, now, partition, vec![entry(gone, 2)]);
     assert!(is_here(&shard, &gone), "a newer one comes");
 }
 
@@ -821,12 +829,12 @@ fn a_write_below_the_mark_does_not_come_after_what_was_evicted() {
     let mut shard: Driven = born(ShardConfig { memory: Some(1 << 20), ..config(2) }, 2);
     let partition = KeyHash::of(CLUSTER, b"key").partition();
     let mark = Version(5);
-    shard.shard.store.decline(partition, mark);
+    shard.shard.replica.copies.store.decline(partition, mark);
     let entry = |version| Entry::new(b"key", Content::Value(b"v"), Version(version), None);
     let is = |found| Answer::Found { found, synced: true };
     let steps = [(4, Some(mark), Found::Absent { mark }), (6, None, Found::Entry(entry(6)))];
     for (version, superseded_by, found) in steps {
-        let list = shard.shard.replica(partition).list().unwrap().reference();
+        let list = shard.shard.replica.copies.partition(partition).list().unwrap().reference();
         let answer = shard.answer(partition, Request::Write { list, entry: entry(version) });
         assert_eq!(answer, Answer::Written { superseded_by, synced: true });
         assert_eq!(shard.read(b"key"), is(found));
@@ -841,8 +849,8 @@ fn what_finds_no_room_where_nothing_is_evicted_is_not_taken_for_evicted() {
         let partition = KeyHash::of(CLUSTER, b"key").partition();
         let now = shard.now;
         let large = Entry::new(b"key", Content::Value(&[0; 1 << 20]), Version(1 << 40), None);
-        shard.shard.merge(now, partition, vec![large]);
-        let store = &shard.shard.store;
+        merge(&mut shard, now, partition, vec![large]);
+        let store = &shard.shard.replica.copies.store;
         assert_eq!((store.mark(partition), store.has_gaps(partition)), (mark, true), "{eviction:?}");
     }
 }
@@ -852,7 +860,7 @@ fn what_finds_no_room_where_nothing_is_evicted_is_not_taken_for_evicted() {
 fn a_replica_that_is_told_so_merges_the_others_copy() {
     let mut shard = of_two();
     let partition = Partition::new(7).unwrap();
-    let list = shard.shard.replica(partition).list().unwrap().reference();
+    let list = shard.shard.replica.copies.partition(partition).list().unwrap().reference();
     for (number, fetches) in [(list.number + 1, 0), (list.number, 1)] {
         shard.actions.clear();
         let request = Request::Repair { list: ListRef { number, ..list } };

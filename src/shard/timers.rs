@@ -2,8 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::coordinate::OpId;
-use super::elsewhere::ForwardId;
+use super::caller::{ForwardId, OpId};
 use crate::clock::Instant;
 use crate::types::Partition;
 

@@ -1,0 +1,53 @@
+//! [`Hints`]: acknowledged writes that some replica lacks, which are offered to it for a while.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use crate::shard::caller::OpId;
+
+/// How long an acknowledged write is offered to the replicas that have not acknowledged it.
+pub(in crate::shard) const HINT_WINDOW: Duration = Duration::from_secs(30);
+
+/// How many hints, and how many bytes of them, one core keeps; never more than a sixteenth of its
+/// memory, if that is limited. Beyond it the oldest is dropped; a read, anti-entropy or the next
+/// change of members heals what it leaves behind.
+const MAX_HINTS: usize = 10_000;
+const MAX_HINT_BYTES: usize = 64 << 20;
+
+/// The hints of one core, oldest first.
+#[derive(Default)]
+pub(super) struct Hints {
+    ids: BTreeSet<OpId>,
+    bytes: usize,
+}
+
+impl Hints {
+    /// Adds a hint of this size, if it is not one already.
+    pub(super) fn add(&mut self, id: OpId, bytes: usize) {
+        if self.ids.insert(id) {
+            self.bytes += bytes;
+        }
+    }
+
+    /// Removes what might be a hint, and is of this size.
+    pub(super) fn remove(&mut self, id: OpId, bytes: usize) {
+        if self.ids.remove(&id) {
+            self.bytes -= bytes;
+        }
+    }
+
+    /// Returns the oldest hint if there are more than a core with this much memory keeps.
+    pub(super) fn oldest_beyond(&self, memory: Option<usize>) -> Option<OpId> {
+        let max_bytes = memory.map_or(MAX_HINT_BYTES, |memory| MAX_HINT_BYTES.min(memory / 16));
+        let is_full = self.ids.len() > MAX_HINTS || self.bytes > max_bytes;
+        self.ids.first().filter(|_| is_full).copied()
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = OpId> {
+        self.ids.iter().copied()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.ids.len()
+    }
+}

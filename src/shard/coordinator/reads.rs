@@ -1,0 +1,87 @@
+//! Reads: how they begin, and the ones that this node's own copy answers.
+
+use super::Coordinator;
+use super::op::Machine;
+use super::operations::Begin;
+use crate::entry::Entry;
+use crate::error::ReadError;
+use crate::placement::List;
+use crate::replication::read::{Read, ReadRules};
+use crate::replication::write::Write;
+use crate::shard::caller::Caller;
+use crate::shard::calls::{Outcome, ReadCall};
+use crate::shard::effects::Effect;
+use crate::shard::node::Node;
+use crate::shard::replica::Replica;
+use crate::shard::turn::Turn;
+use crate::types::{Identity, KeyHash, quorum_of};
+
+impl<C> Coordinator<C> {
+    pub(super) fn read(
+        &mut self,
+        turn: &mut Turn<'_, C>,
+        replica: &mut Replica,
+        call: ReadCall,
+        caller: Caller<C>,
+    ) {
+        if call.anywhere && !turn.node.placement.elsewhere().is_empty() {
+            return turn.effects.push_back(Effect::ReadAnywhere { call, caller });
+        }
+        let copies = &replica.copies;
+        let is_local = copies.partition(call.hash.partition()).serves_synced(&turn.node.me);
+        if is_local && (call.quorum == 1 || call.local) {
+            let held = copies.store.get(call.hash, &call.key);
+            let live = held.filter(|entry| entry.live_value(turn.now.wall).is_some()).map(|entry| {
+                entry.visit();
+                Entry::clone(&entry)
+            });
+            if live.is_some() || call.local {
+                return self.reply(turn, caller, Outcome::Read(Ok(live)));
+            }
+        }
+        if let Some(error) = why_unreadable(turn, &call) {
+            return self.reply(turn, caller, Outcome::Read(Err(error)));
+        }
+        let ReadCall { key, hash, quorum, deadline, .. } = call;
+        let machine = Machine::Read(Read::new(key, rules(turn.node, quorum)));
+        self.begin(turn, replica, Begin { hash, machine, touch: None, deadline, caller });
+    }
+}
+
+/// Returns why no replica needs to be asked: the read cannot succeed.
+fn why_unreadable<C>(turn: &Turn<'_, C>, call: &ReadCall) -> Option<ReadError> {
+    let alive = turn.node.placement.replicas_per_partition();
+    let quorum = quorum_of(call.quorum, alive);
+    if call.local {
+        return Some(ReadError::NotLocal);
+    }
+    if alive < quorum {
+        let alive = turn.node.members_for_errors(alive);
+        return Some(ReadError::NotEnoughReplicas { alive, needed: quorum });
+    }
+    let lacking = turn.node.lacks_majority(turn.now).filter(|_| quorum >= 2);
+    lacking.map(|nodes| ReadError::NoMajority { nodes })
+}
+
+/// Returns what a read that needs this many answers goes by.
+pub(super) fn rules(node: &Node, needed: usize) -> ReadRules {
+    let write_quorum = node.config.write_quorum;
+    ReadRules { needed, write_quorum, confirmations: node.tolerated(), confirms_hits: false }
+}
+
+/// Returns the order in which the replicas are asked: this node first, then the replicas that
+/// acknowledged this node's own latest write of the key, then those of this node's zone, then the
+/// others, a different one first for different keys.
+pub(super) fn read_order(node: &Node, list: &List, hash: KeyHash, own: Option<&Write>) -> Vec<Identity> {
+    let has_own_write = |member: &Identity| own.is_some_and(|write| write.is_held_by(member));
+    let mut order = list.members().to_vec();
+    if !order.is_empty() {
+        let shift = (hash.0 % order.len() as u64) as usize;
+        order.rotate_left(shift);
+    }
+    let placement = &node.placement;
+    let zone = |of: &Identity| placement.member(of.node).map(|member| &member.site.zone);
+    let mine = zone(&node.me);
+    order.sort_by_cached_key(|member| (*member != node.me, !has_own_write(member), zone(member) != mine));
+    order
+}

@@ -1,0 +1,190 @@
+//! Writes and changes of expiry: how they begin, and the ones that this node decides alone.
+
+use std::num::NonZeroU64;
+
+use super::Coordinator;
+use super::op::{Machine, Op, Touch};
+use super::operations::Begin;
+use crate::clock::{HybridClock, Now, Version};
+use crate::entry::Entry;
+use crate::error::WriteError;
+use crate::replication::quorum::QuorumMachine;
+use crate::replication::read::{Read, ReadRules};
+use crate::replication::write::Write;
+use crate::shard::caller::{Caller, OpId};
+use crate::shard::calls::{Outcome, TouchCall, WriteCall};
+use crate::shard::effects::Effect;
+use crate::shard::node::Node;
+use crate::shard::replica::Replica;
+use crate::shard::turn::Turn;
+use crate::store::Room;
+use crate::types::{Identity, Partition, quorum_of};
+
+impl<C> Coordinator<C> {
+    /// Begins a write for which there is room.
+    pub(super) fn begin_write(
+        &mut self,
+        turn: &mut Turn<'_, C>,
+        replica: &mut Replica,
+        call: WriteCall,
+        caller: Caller<C>,
+    ) {
+        if is_decided_alone(turn.node, replica, &call) {
+            self.write_alone(turn, replica, call);
+            return self.reply(turn, caller, Outcome::Written(Ok(())));
+        }
+        let read_quorum = turn.node.config.read_quorum;
+        let is_strong = read_quorum >= 2;
+        let versions_needed = if is_strong { read_quorum.max(turn.node.tolerated() + 1) } else { 0 };
+        let WriteCall { entry, hash, quorum, deadline } = call;
+        let machine = Machine::Write(Write::new(entry, quorum, versions_needed));
+        self.begin(turn, replica, Begin { hash, machine, touch: None, deadline, caller });
+    }
+
+    /// Makes all steps of a [`Write`] at once, which this node alone has to make: none of them can
+    /// fail, wait or be asked for again.
+    pub(super) fn write_alone(&mut self, turn: &mut Turn<'_, C>, replica: &mut Replica, call: WriteCall) {
+        let WriteCall { entry, hash, quorum, .. } = call;
+        let wall = turn.now.wall;
+        let copies = &mut replica.copies;
+        let key: Option<Box<[u8]>> = turn.node.relays_writes.then(|| entry.key().into());
+        copies.may_expire |= entry.expires_at_ms().is_some();
+        let clock = &mut copies.clock;
+        copies.store.write(hash, entry, |held| {
+            let version = clock.stamp_above(held, wall);
+            clock.witness(version, wall);
+            version
+        });
+        let written = key.and_then(|key| copies.store.get(hash, &key).map(|entry| Entry::clone(&entry)));
+        turn.effects.extend(written.map(|entry| Effect::Acknowledged { hash, entry }));
+        // As the latest write it ends every hint before.
+        let before = self.ops.take_latest_write(hash);
+        self.ops.supersede(before);
+        self.complete_predecessors(turn, before, quorum_of(quorum, 1));
+    }
+
+    /// Gives a write the version that it asks for: above what its replicas hold, what this node holds,
+    /// and what this node wrote before.
+    pub(super) fn stamp(
+        &mut self,
+        turn: &mut Turn<'_, C>,
+        replica: &mut Replica,
+        id: OpId,
+        op: &mut Op<C>,
+        above: Version,
+    ) {
+        turn.requests.forget(&mut op.requests);
+        let Machine::Write(write) = &mut op.machine else { return };
+        let copies = &mut replica.copies;
+        let forgotten = copies.partition(op.partition).purge_horizon;
+        let held = copies.store.get(op.hash, write.entry().key());
+        let held = held.map_or(forgotten, |held| held.version());
+        let before = self.ops.set_latest_write(op.hash, id).filter(|before| *before != id);
+        let above = above.max(self.ops.supersede(before));
+        op.supersedes = op.supersedes.or(before);
+        copies.clock.witness(above, turn.now.wall);
+        let version = copies.clock.stamp_above(above.max(held), turn.now.wall);
+        let mut todo = Vec::new();
+        write.stamped(version, &mut todo);
+        self.perform(turn, replica, id, op, todo);
+    }
+
+    /// Reads the newest state of the key that was acknowledged, then writes it with another expiry.
+    pub(super) fn touch(
+        &mut self,
+        turn: &mut Turn<'_, C>,
+        replica: &mut Replica,
+        call: TouchCall,
+        caller: Caller<C>,
+    ) {
+        let node = turn.node;
+        let write_quorum = node.config.write_quorum;
+        if let Err(why) = node.check_alive(turn.now, write_quorum) {
+            return self.reply(turn, caller, Outcome::Touched(Err(why.into())));
+        }
+        if quorum_of(write_quorum, 1) == 1 && decides_alone(node, replica, call.hash.partition()) {
+            let outcome = Outcome::Touched(touch_alone(turn, replica, &call));
+            return self.reply(turn, caller, outcome);
+        }
+        let TouchCall { key, hash, expires_at_ms, deadline } = call;
+        let rules = super::reads::rules(node, node.config.read_quorum);
+        let rules = ReadRules { confirms_hits: true, ..rules };
+        let machine = Machine::Read(Read::new(key, rules));
+        let touch = Some(Touch(expires_at_ms));
+        self.begin(turn, replica, Begin { hash, machine, touch, deadline, caller });
+    }
+
+    /// The read of a touch is over: from here on it is a write, in the same list.
+    pub(super) fn write_retimed(
+        &mut self,
+        turn: &mut Turn<'_, C>,
+        replica: &mut Replica,
+        id: OpId,
+        op: &mut Op<C>,
+        entry: Entry,
+    ) {
+        turn.requests.forget(&mut op.requests);
+        let Some(list) = op.list.clone() else { return };
+        let placement = turn.node.placement.clone();
+        let alive = |member: &Identity| !placement.is_dead(member);
+        let mut write = Write::retimed(entry, turn.node.config.write_quorum);
+        let mut todo = Vec::new();
+        write.entered(list, &alive, turn.now, &mut todo);
+        op.machine = Machine::Write(write);
+        self.perform(turn, replica, id, op, todo);
+    }
+}
+
+/// Whether what this node says of the key is the whole truth, and all that the write asks for.
+pub(super) fn is_decided_alone(node: &Node, replica: &Replica, call: &WriteCall) -> bool {
+    quorum_of(call.quorum, 1) == 1 && decides_alone(node, replica, call.hash.partition())
+}
+
+fn decides_alone(node: &Node, replica: &Replica, partition: Partition) -> bool {
+    replica.copies.partition(partition).is_alone() && node.config.read_quorum == 1 && !node.is_dead
+}
+
+fn touch_alone<C>(
+    turn: &mut Turn<'_, C>,
+    replica: &mut Replica,
+    call: &TouchCall,
+) -> Result<bool, WriteError> {
+    let copies = &mut replica.copies;
+    let held = copies.store.get(call.hash, &call.key).map(|held| Entry::clone(&held));
+    let live = held.filter(|held| held.live_value(turn.now.wall).is_some());
+    let touch = Touch(call.expires_at_ms);
+    let entry = live.and_then(|held| retimed(&mut copies.clock, turn.now, &held, touch));
+    let Some(entry) = entry else { return Ok(false) };
+    match copies.store.make_room(call.hash, &entry) {
+        Room::Enough => {}
+        room => return Err(super::room::no_room(turn.node, room).into()),
+    }
+    if turn.node.relays_writes {
+        turn.effects.push_back(Effect::Acknowledged { hash: call.hash, entry: entry.clone() });
+    }
+    copies.apply(call.hash, entry);
+    Ok(true)
+}
+
+/// Returns a key as it should be with another expiry, if that changes anything. Merging prefers it to
+/// what was read, and what was stamped above that to both (`replication/write` says why).
+pub(super) fn retimed(
+    clock: &mut HybridClock,
+    now: Now,
+    held: &Entry,
+    Touch(expires_at_ms): Touch,
+) -> Option<Entry> {
+    let before = held.expires_at_ms();
+    if before.is_none() && expires_at_ms.is_none() {
+        return None;
+    }
+    let end = |at_ms: Option<NonZeroU64>| at_ms.map_or(u64::MAX, NonZeroU64::get);
+    let version = if end(expires_at_ms) >= end(before) {
+        held.version()
+    } else {
+        // Shortened for the 64th time without another write between, it is a write of its own.
+        let stamp = || clock.stamp_above(held.version(), now.wall);
+        held.version().shortened().unwrap_or_else(stamp)
+    };
+    Some(held.copy(version, expires_at_ms))
+}

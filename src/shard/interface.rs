@@ -1,0 +1,113 @@
+//! What a shard is told and what it wants done: its whole interface to the threads and to the
+//! simulator.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::calls::{Call, Outcome, StoppedBy};
+use crate::clock::Instant;
+use crate::options::Eviction;
+use crate::placement::Placement;
+use crate::types::{Boot, ClusterHash, CoreId, Identity, NodeHash, Partition};
+use crate::wire::message::{Answer, Request};
+
+/// What a shard is told once, when it is made.
+#[derive(Clone, Debug)]
+pub(crate) struct ShardConfig {
+    pub(crate) cluster: ClusterHash,
+    pub(crate) core: CoreId,
+    pub(crate) cores: u16,
+    pub(crate) me: Identity,
+    pub(crate) replicas: usize,
+    pub(crate) write_quorum: usize,
+    pub(crate) read_quorum: usize,
+    pub(crate) standalone: bool,
+    /// This core's share of the memory limit, in bytes.
+    pub(crate) memory: Option<usize>,
+    pub(crate) eviction: Eviction,
+    /// The least age at which a tombstone is forgotten.
+    pub(crate) purge_grace: Duration,
+}
+
+/// What a shard is told. `C` identifies the maker of a call and is opaque to the shard.
+pub(crate) enum Event<C> {
+    /// An app makes a call.
+    Call { call: Call, caller: C },
+    /// A peer's core asks, over the accepted connection `via`.
+    Request { via: u64, from: Identity, partition: Partition, request_id: u64, request: Request },
+    /// A peer's core answers what this shard asked.
+    Answer { request_id: u64, answer: Answer },
+    /// The connection to this life of a node failed: what was asked over it stays unanswered.
+    Lost { node: NodeHash, boot: Boot },
+    /// There was no room to send this request.
+    Unsent { request_id: u64 },
+    /// The members changed.
+    Placement { placement: Arc<Placement>, stage: Stage },
+    /// A majority is required: until when this node has it.
+    Lease(Lease),
+    /// This node has a new identity from now on, which no list names.
+    NewLife { me: Identity },
+    /// The control thread asks what is missing. An [`Action::Debt`] of the same number answers.
+    AskDebt { question: u64 },
+    /// The engine stops: every call gets its answer now.
+    Stop(StoppedBy),
+}
+
+/// What a shard wants done.
+#[derive(Debug)]
+pub(crate) enum Action<C> {
+    /// Send a request to a core of another node.
+    Ask { to: Identity, core: CoreId, partition: Partition, request_id: u64, request: Request },
+    /// Answer a peer's request over the connection that it came by.
+    Answer { via: u64, partition: Partition, request_id: u64, answer: Answer },
+    /// The peer broke the protocol: close its connection.
+    Violation { via: u64, why: &'static str },
+    /// Tell the maker of a call how it ended.
+    Reply { caller: C, outcome: Outcome },
+    /// Under the placement of this generation: how many partitions this shard should hold and does
+    /// not yet, and how many it holds and must give away.
+    Progress { generation: u64, pending: usize, giving: usize },
+    /// W replicas of the partition died before it could be copied: acknowledged writes may be gone.
+    DataAtRisk { partition: Partition },
+    /// The answer to [`Event::AskDebt`].
+    Debt { question: u64, debt: Debt },
+}
+
+/// Until when this node counts as part of a majority of this many nodes (`control/majority` says
+/// why).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Lease {
+    pub(crate) until: Instant,
+    pub(crate) nodes: usize,
+}
+
+/// How far the cluster is with its first lists, as this node sees it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Stage {
+    /// The members have not agreed yet; no lists are made.
+    Forming,
+    /// The members have agreed and none of them ever held data: the first lists are born synced.
+    Born,
+    /// The cluster has data; this node must fetch what it should hold.
+    Joined,
+}
+
+/// What a core, or a node, has still to do before no copy is missing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Debt {
+    /// Copies of partitions that this core should hold and may lack something of, that it holds and
+    /// has yet to give away, or for which there is no member.
+    pub(crate) copies: usize,
+    /// Writes that this core has acknowledged and some replica has not, for longer than one takes.
+    pub(crate) writes: usize,
+    /// Calls without an answer, and writes that not all replicas have acknowledged, however recent.
+    pub(crate) unfinished: usize,
+}
+
+impl Debt {
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.copies += other.copies;
+        self.writes += other.writes;
+        self.unfinished += other.unfinished;
+    }
+}

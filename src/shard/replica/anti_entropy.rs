@@ -1,0 +1,298 @@
+//! Anti-entropy: joins [`AntiEntropy`], which compares copies in the background, with store and lists.
+
+use std::collections::BTreeSet;
+use std::mem;
+
+use super::Replica;
+use super::copies::LocalCopies;
+use crate::placement::{ListRef, Member};
+use crate::replication::anti_entropy::{self, AntiEntropy, AntiEntropyAction, Copies, Pair};
+use crate::shard::node::Node;
+use crate::shard::requests::Asker;
+use crate::shard::turn::Turn;
+use crate::simulated::{Planted, is_planted};
+use crate::types::{Identity, KeyHash, Partition};
+use crate::wire::frame::CHUNK_BYTES;
+use crate::wire::message::{Answer, Compare, Compared, Held, Request, Seen, Survey, Surveyed};
+
+/// What is compared: partitions that this node and the peer serve as synced replicas, in one list or
+/// in two data centers.
+struct Comparable<'a> {
+    node: &'a Node,
+    copies: &'a LocalCopies,
+}
+
+impl Copies for Comparable<'_> {
+    fn pairs(&self) -> Vec<Pair> {
+        self.node.partitions().flat_map(|partition| self.pairs_of(partition)).collect()
+    }
+
+    fn pairs_of(&self, partition: Partition) -> Vec<Pair> {
+        let is_other = |peer: &Identity| *peer != self.node.me && self.held(peer, partition).is_some();
+        let here = self.node.placement.replicas(partition);
+        let others = here.chain(first_of_other_data_centers(self.node, partition));
+        others
+            .filter(|member| is_other(&member.identity))
+            .map(|member| Pair { peer: member.identity, core: partition.core(member.cores), partition })
+            .collect()
+    }
+
+    fn asks(&self, peer: &Identity) -> bool {
+        self.node.me < *peer
+    }
+
+    fn held(&self, peer: &Identity, partition: Partition) -> Option<Held> {
+        self.copies.held(self.node, peer, partition)
+    }
+}
+
+/// Returns the first replica of the partition in each other data center, if this node is the first
+/// one here.
+fn first_of_other_data_centers(node: &Node, partition: Partition) -> impl Iterator<Item = &Member> {
+    let first = node.placement.replicas(partition).next();
+    let is_first = first.is_some_and(|first| first.identity == node.me);
+    let is_first = is_first && !is_planted(Planted::FarNotCompared);
+    let others = node.placement.elsewhere().values().filter(move |_| is_first);
+    others.filter_map(move |other| other.replicas(partition).next())
+}
+
+impl LocalCopies {
+    /// Returns the list in which this node and the peer should hold the same. Copies in different
+    /// data centers, each of which has lists of its own, are compared as if they were in one.
+    fn common_list(&self, node: &Node, peer: &Identity, partition: Partition) -> Option<ListRef> {
+        if node.in_other_data_center(peer.node) {
+            return Some(ListRef::default());
+        }
+        let list = self.partition(partition).list();
+        list.filter(|list| list.contains(peer)).map(|list| list.reference())
+    }
+
+    /// Returns what this node holds of the partition, if it can be compared with what the peer holds.
+    fn held(&self, node: &Node, peer: &Identity, partition: Partition) -> Option<Held> {
+        let list = self.common_list(node, peer, partition)?;
+        let is_comparable = self.is_quiet(node, partition) && node.placement.is_alive(peer);
+        let (digest, has_gaps) = (self.store.digest(partition), self.store.has_gaps(partition));
+        is_comparable.then_some(Held { partition, list, digest, has_gaps })
+    }
+
+    /// Returns what this node has of the partition behind `after`, as far as one question goes.
+    fn part_to_survey(
+        &self,
+        node: &Node,
+        peer: &Identity,
+        partition: Partition,
+        after: Option<KeyHash>,
+    ) -> Option<Survey> {
+        let list = self.held(node, peer, partition)?.list;
+        let part = self.store.part(partition, after, 0, CHUNK_BYTES);
+        let seen = part.entries.iter().map(|entry| {
+            let hash = node.hash(entry.key());
+            Seen { hash, version: entry.version(), digest: entry.digest(hash) }
+        });
+        let (mark, seen) = (self.store.mark(partition), seen.collect());
+        Some(Survey { list, after, until: part.next, mark, seen })
+    }
+}
+
+impl Replica {
+    /// Compares soon with a peer: a connection to it broke, or a list changed.
+    pub(in crate::shard) fn hurry_to_compare<C>(&mut self, turn: &Turn<'_, C>, peer: Identity) {
+        if peer != turn.node.me {
+            self.anti_entropy.hurry(peer, turn.now.instant);
+        }
+    }
+
+    /// Compares what is due.
+    pub(in crate::shard) fn compare<C>(&mut self, turn: &mut Turn<'_, C>) {
+        let now = turn.now.instant;
+        self.with_anti_entropy(turn, |machine, copies, todo| machine.resume(now, copies, todo));
+    }
+
+    pub(super) fn compared<C>(&mut self, turn: &mut Turn<'_, C>, round: u64, answer: Answer) {
+        let now = turn.now.instant;
+        let Answer::Compared(answer) = answer else { return self.anti_entropy.lost(round, now) };
+        self.with_anti_entropy(turn, |machine, copies, todo| {
+            machine.answered(round, &answer, now, copies, todo);
+        });
+    }
+
+    /// The partition holds what another replica held.
+    pub(super) fn merged<C>(&mut self, turn: &mut Turn<'_, C>, partition: Partition) {
+        let copy = self.copies.partition_mut(partition);
+        let Some(list) = copy.list().cloned() else { return };
+        if mem::take(&mut copy.merges_other_data_center) {
+            // Only this replica asks other data centers.
+            let me = turn.node.me;
+            for other in list.members().iter().copied().filter(|other| *other != me) {
+                let request = Request::Repair { list: list.reference() };
+                turn.ask(other, partition, request, Asker::List(partition));
+            }
+        }
+        let now = turn.now.instant;
+        self.with_anti_entropy(turn, |machine, copies, todo| {
+            machine.merged(partition, now, copies, todo);
+        });
+    }
+
+    /// Lets the machine look at the copies, and carries out what it wants.
+    fn with_anti_entropy<C>(
+        &mut self,
+        turn: &mut Turn<'_, C>,
+        work: impl FnOnce(&mut AntiEntropy, &Comparable<'_>, &mut Vec<AntiEntropyAction>),
+    ) {
+        let mut todo = Vec::new();
+        let copies = Comparable { node: turn.node, copies: &self.copies };
+        work(&mut self.anti_entropy, &copies, &mut todo);
+        for action in todo {
+            match action {
+                AntiEntropyAction::Compare { round, to, partitions, digest } => {
+                    let Some(&first) = partitions.first() else { continue };
+                    let request = Request::Compare(Compare { partitions, digest });
+                    if turn.ask(to, first, request, Asker::Compare(round)).is_none() {
+                        self.anti_entropy.lost(round, turn.now.instant);
+                    }
+                }
+                AntiEntropyAction::Merge { partition, from } => {
+                    self.queue_merge(turn.node, partition, vec![from]);
+                }
+                AntiEntropyAction::Meet { partition, to } => {
+                    if let Some(list) = self.copies.partition(partition).list().cloned() {
+                        let request = self.copies.tell_list(partition, list);
+                        turn.ask(to, partition, request, Asker::List(partition));
+                    }
+                }
+                AntiEntropyAction::Tell { partition, to } => {
+                    if let Some(list) = self.copies.common_list(turn.node, &to, partition) {
+                        turn.ask(to, partition, Request::Repair { list }, Asker::List(partition));
+                    }
+                }
+                AntiEntropyAction::Survey { round, to, partition, after } => {
+                    let survey = self.copies.part_to_survey(turn.node, &to, partition, after);
+                    let asker = Asker::Survey { round, partition, after };
+                    let asked =
+                        survey.and_then(|survey| turn.ask(to, partition, Request::Survey(survey), asker));
+                    if asked.is_none() {
+                        self.anti_entropy.lost(round, turn.now.instant);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Returns the answer to a peer that tells what it has of a part of the partition. What the peer
+    /// might have evicted, this node evicts too.
+    pub(super) fn answer_survey(
+        &mut self,
+        node: &Node,
+        from: &Identity,
+        partition: Partition,
+        asked: &Survey,
+    ) -> Answer {
+        let copies = &mut self.copies;
+        if copies.held(node, from, partition).is_none_or(|held| held.list != asked.list) {
+            return copies.other_list(partition);
+        }
+        let part = copies.store.part(partition, asked.after, 0, CHUNK_BYTES);
+        let next = asked.until.into_iter().chain(part.next).min();
+        let mine = part.entries.into_iter().map(|entry| (node.hash(entry.key()), entry)).collect();
+        let found = anti_entropy::survey(asked, mine, next);
+        // As it was when these were missing.
+        let mark = copies.store.mark(partition);
+        if !node.in_other_data_center(from.node) {
+            found.evict.into_iter().for_each(|(hash, value)| copies.store.evict_value(hash, value));
+        }
+        let (entries, missing, outdated) = (found.give, found.missing, found.outdated);
+        Answer::Surveyed(Surveyed { entries, missing, mark, outdated, next })
+    }
+
+    /// Takes up a peer's answer to a survey. What the peer lacks, or has an older state of, is evicted
+    /// here or written there; what this node lacks is merged.
+    pub(super) fn surveyed<C>(
+        &mut self,
+        turn: &mut Turn<'_, C>,
+        from: Identity,
+        (round, partition, after): (u64, Partition, Option<KeyHash>),
+        answer: Answer,
+    ) {
+        let now = turn.now.instant;
+        let answer = match answer {
+            Answer::Surveyed(answer) => answer,
+            _ => return self.anti_entropy.put_off(round, now),
+        };
+        let Some(list) = self.copies.held(turn.node, &from, partition).map(|held| held.list) else {
+            return self.anti_entropy.put_off(round, now);
+        };
+        let difference = Difference {
+            missing: answer.missing.into_iter().collect(),
+            outdated: answer.outdated.into_iter().collect(),
+            evicted_up_to: answer.mark,
+        };
+        if !difference.missing.is_empty() || !difference.outdated.is_empty() {
+            self.repair_peer(turn, from, (partition, list, after), &difference);
+        }
+        self.copies.merge(turn.node, turn.now, partition, answer.entries);
+        self.with_anti_entropy(turn, |machine, copies, todo| {
+            machine.surveyed(round, answer.next, now, copies, todo);
+        });
+    }
+
+    fn repair_peer<C>(
+        &mut self,
+        turn: &mut Turn<'_, C>,
+        to: Identity,
+        (partition, list, after): (Partition, ListRef, Option<KeyHash>),
+        difference: &Difference,
+    ) {
+        // Another data center might have room for what one has none for.
+        let is_far = turn.node.in_other_data_center(to.node);
+        let store = &mut self.copies.store;
+        let mut to_write = Vec::new();
+        for entry in store.part(partition, after, 0, CHUNK_BYTES).entries {
+            let hash = turn.node.hash(entry.key());
+            let is_missing = difference.missing.contains(&hash);
+            if is_missing && entry.value().is_some() && entry.version() <= difference.evicted_up_to {
+                if !is_far {
+                    store.evict_value(hash, entry);
+                }
+            } else if is_missing || difference.outdated.contains(&hash) {
+                to_write.push(entry);
+            }
+        }
+        if is_far {
+            let request = Request::Relay { entries: to_write };
+            turn.ask(to, partition, request, Asker::List(partition));
+        } else {
+            for entry in to_write {
+                turn.ask(to, partition, Request::Write { list, entry }, Asker::List(partition));
+            }
+        }
+    }
+
+    /// Returns the answer to a peer that compares.
+    pub(super) fn answer_compare(&self, node: &Node, from: &Identity, asked: &Compare) -> Compared {
+        let held = |partition: &Partition| self.copies.held(node, from, *partition);
+        anti_entropy::compare(asked.digest, asked.partitions.iter().filter_map(held).collect())
+    }
+
+    /// Returns the answer to a peer that differed and has merged what this node holds.
+    pub(super) fn repair(
+        &mut self,
+        node: &Node,
+        from: Identity,
+        partition: Partition,
+        list: ListRef,
+    ) -> Answer {
+        if self.copies.held(node, &from, partition).is_some_and(|held| held.list == list) {
+            self.queue_merge(node, partition, vec![from]);
+        }
+        Answer::Listed(self.copies.listed(node, partition))
+    }
+}
+
+/// How a peer's part of a partition differs from this node's.
+struct Difference {
+    missing: BTreeSet<KeyHash>,
+    outdated: BTreeSet<KeyHash>,
+    /// The peer's eviction watermark: what it lacks up to there it might have evicted.
+    evicted_up_to: crate::clock::Version,
+}

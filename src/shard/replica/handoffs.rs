@@ -1,0 +1,269 @@
+//! Handoffs: joins [`Handoff`], which moves one partition, with store and lists.
+
+use std::collections::BTreeMap;
+
+use super::Replica;
+use crate::placement::{ListRef, Placement};
+use crate::replication::handoff::{Handoff, HandoffAction, Mine, Quorums};
+use crate::shard::interface::Action;
+use crate::shard::node::Node;
+use crate::shard::requests::Asker;
+use crate::shard::timers::Timer;
+use crate::shard::turn::Turn;
+use crate::types::{Identity, Partition};
+use crate::wire::message::{Answer, Fetch, Listed, Request};
+
+/// How many partitions one core hands over at a time: enough to hide round trips, few enough that
+/// foreground requests, which share the connections, hardly wait.
+const MAX_HANDOFFS: usize = 64;
+
+impl Replica {
+    /// Wants to merge what these replicas hold. This replica stays in the list; they might leave it,
+    /// or might hold what this one missed.
+    pub(super) fn queue_merge(&mut self, node: &Node, partition: Partition, sources: Vec<Identity>) {
+        if !sources.is_empty() {
+            let is_far = sources.iter().any(|source| node.in_other_data_center(source.node));
+            self.copies.partition_mut(partition).merges_other_data_center |= is_far;
+            self.copies.merges.entry(partition).or_default().extend(sources);
+            self.may_hand_over = true;
+        }
+    }
+
+    /// Starts again a handoff that waits for a member that is gone, or that aims at members that are
+    /// not wanted any more.
+    pub(super) fn review_handoff<C>(&mut self, turn: &mut Turn<'_, C>, partition: Partition) {
+        let node = turn.node;
+        let copy = self.copies.partition(partition);
+        let Some(handoff) = &copy.handoff else { return };
+        let gone = |member: &Identity| *member != node.me && !node.placement.is_alive(member);
+        let is_off_target = match handoff.target() {
+            Some(target) => self.change_wanted(node, partition).is_none_or(|wanted| wanted != target),
+            None => false,
+        };
+        if is_off_target || handoff.involves(gone) {
+            // What is left of a merge, or of a change that is over except for the receipts.
+            let is_merge = handoff.target().is_none() || copy.is_synced();
+            let remaining = handoff.open_sources().into_iter().filter(|source| !gone(source)).collect();
+            self.take_handoff(turn, partition);
+            self.forget_handoff_requests(turn, partition);
+            if is_merge {
+                self.queue_merge(node, partition, remaining);
+            }
+        }
+    }
+
+    /// Starts the handoffs that are wanted, as far as there is room: changes of lists first.
+    pub(super) fn start_handoffs<C>(&mut self, turn: &mut Turn<'_, C>) {
+        self.start_changes(turn);
+        self.start_merges(turn);
+    }
+
+    fn start_changes<C>(&mut self, turn: &mut Turn<'_, C>) {
+        let mut busy = Vec::new();
+        while self.handoffs < MAX_HANDOFFS
+            && let Some(partition) = self.wanted.pop_first()
+        {
+            if self.copies.partition(partition).has_handoff() {
+                busy.push(partition);
+                continue;
+            }
+            let Some(target) = self.change_wanted(turn.node, partition) else { continue };
+            let (listed, placement) = (self.copies.listed(turn.node, partition), turn.node.placement.clone());
+            let mine = mine(listed, &placement);
+            let mut todo = Vec::new();
+            let (me, others) = (turn.node.me, turn.node.others());
+            let handoff =
+                Handoff::change(me, quorums(turn.node), target, others, &mine, turn.now.instant, &mut todo);
+            self.drive(turn, partition, Box::new(handoff), todo);
+        }
+        self.wanted.extend(busy);
+    }
+
+    fn start_merges<C>(&mut self, turn: &mut Turn<'_, C>) {
+        let mut waiting = BTreeMap::new();
+        while self.handoffs < MAX_HANDOFFS
+            && let Some((partition, sources)) = self.copies.merges.pop_first()
+        {
+            let copy = self.copies.partition(partition);
+            if copy.has_handoff() {
+                waiting.insert(partition, sources);
+                continue;
+            }
+            let is_alive = |source: &Identity| turn.node.placement.is_alive(source);
+            let sources: Vec<Identity> = sources.into_iter().filter(is_alive).collect();
+            if let Some(list) = copy.list.clone()
+                && copy.is_synced()
+                && !sources.is_empty()
+            {
+                let (me, quorums) = (turn.node.me, quorums(turn.node));
+                let mut todo = Vec::new();
+                let handoff = Handoff::merge(me, quorums, list, sources, turn.now.instant, &mut todo);
+                self.drive(turn, partition, Box::new(handoff), todo);
+            }
+        }
+        self.copies.merges.append(&mut waiting);
+    }
+
+    pub(super) fn take_handoff<C>(
+        &mut self,
+        turn: &mut Turn<'_, C>,
+        partition: Partition,
+    ) -> Option<Box<Handoff>> {
+        let handoff = self.copies.partition_mut(partition).handoff.take();
+        self.handoffs -= usize::from(handoff.is_some());
+        self.may_hand_over |= handoff.is_some();
+        turn.timers.stop(Timer::Handoff(partition));
+        handoff
+    }
+
+    fn put_handoff<C>(&mut self, turn: &mut Turn<'_, C>, partition: Partition, handoff: Box<Handoff>) {
+        self.handoffs += 1;
+        turn.timers.set_to(Timer::Handoff(partition), handoff.wake());
+        self.copies.partition_mut(partition).handoff = Some(handoff);
+    }
+
+    pub(super) fn forget_handoff_requests<C>(&mut self, turn: &mut Turn<'_, C>, partition: Partition) {
+        turn.requests.forget(&mut self.copies.partition_mut(partition).requests);
+    }
+
+    /// Carries out what a handoff asks for, then puts it back, or ends it.
+    fn drive<C>(
+        &mut self,
+        turn: &mut Turn<'_, C>,
+        partition: Partition,
+        mut handoff: Box<Handoff>,
+        todo: Vec<HandoffAction>,
+    ) {
+        let mut is_finished = false;
+        for action in todo {
+            match action {
+                HandoffAction::Ask { to, request } => {
+                    self.ask_for_handoff(turn, partition, &mut handoff, to, request);
+                }
+                HandoffAction::Fetch { to, after, since } => {
+                    let digest = self.copies.store.digest(partition);
+                    let request = Request::Fetch(Fetch { after, since, digest });
+                    self.ask_for_handoff(turn, partition, &mut handoff, to, request);
+                }
+                HandoffAction::Apply(entries) => {
+                    self.copies.merge(turn.node, turn.now, partition, entries);
+                }
+                HandoffAction::Adopt(list) => {
+                    self.learn(turn, partition, list);
+                }
+                HandoffAction::Synced(list) => self.synced(turn, partition, &list),
+                HandoffAction::AtRisk => turn.actions.push(Action::DataAtRisk { partition }),
+                HandoffAction::Finished => is_finished = true,
+            }
+        }
+        if is_finished {
+            self.forget_handoff_requests(turn, partition);
+            // A node that still has the other list of this number says so again.
+            self.copies.partition_mut(partition).is_disputed = false;
+            self.update_wants(turn, partition);
+            self.merged(turn, partition);
+        } else {
+            if handoff.is_resting() {
+                // It starts again; an answer that comes late belongs to the attempt before.
+                self.forget_handoff_requests(turn, partition);
+            }
+            self.put_handoff(turn, partition, handoff);
+        }
+    }
+
+    fn ask_for_handoff<C>(
+        &mut self,
+        turn: &mut Turn<'_, C>,
+        partition: Partition,
+        handoff: &mut Handoff,
+        to: Identity,
+        mut request: Request,
+    ) {
+        if let Request::Adopt { horizon, .. } = &mut request {
+            *horizon = self.copies.partition(partition).purge_horizon;
+        }
+        match turn.ask(to, partition, request, Asker::Handoff(partition)) {
+            Some(request_id) => self.copies.partition_mut(partition).requests.push(request_id),
+            None => handoff.lost(to, turn.now.instant),
+        }
+    }
+
+    pub(super) fn handoff_answered<C>(
+        &mut self,
+        turn: &mut Turn<'_, C>,
+        partition: Partition,
+        request_id: u64,
+        from: Identity,
+        answer: Answer,
+    ) {
+        self.copies.partition_mut(partition).requests.retain(|request| *request != request_id);
+        let list = match &answer {
+            Answer::OtherList { list, .. } => list.clone(),
+            Answer::Listed(listed) => listed.list.clone(),
+            _ => None,
+        };
+        if let Some(mut handoff) = self.take_handoff(turn, partition) {
+            let (listed, placement) = (self.copies.listed(turn.node, partition), turn.node.placement.clone());
+            let mine = mine(listed, &placement);
+            let mut todo = Vec::new();
+            handoff.answered(from, answer, &mine, turn.now.instant, &mut todo);
+            self.drive(turn, partition, handoff, todo);
+        }
+        // A higher list than is known here counts, independent of the handoff.
+        if let Some(list) = list {
+            self.learn(turn, partition, list);
+        }
+    }
+
+    pub(super) fn handoff_lost<C>(&mut self, turn: &mut Turn<'_, C>, partition: Partition, from: Identity) {
+        if let Some(mut handoff) = self.take_handoff(turn, partition) {
+            handoff.lost(from, turn.now.instant);
+            self.put_handoff(turn, partition, handoff);
+        }
+    }
+
+    /// Goes on with a handoff that is due.
+    pub(in crate::shard) fn resume_handoff<C>(&mut self, turn: &mut Turn<'_, C>, partition: Partition) {
+        let Some(mut handoff) = self.take_handoff(turn, partition) else { return };
+        // What was asked is not waited for any more: a late answer does not belong to what is asked
+        // next.
+        self.forget_handoff_requests(turn, partition);
+        let (listed, placement) = (self.copies.listed(turn.node, partition), turn.node.placement.clone());
+        let mine = mine(listed, &placement);
+        let mut todo = Vec::new();
+        handoff.resume(turn.node.others(), &mine, turn.now.instant, &mut todo);
+        self.drive(turn, partition, handoff, todo);
+    }
+
+    /// A node that is not in the list told the list to this node: it holds data and wants to give it
+    /// away.
+    pub(super) fn offer_from_giver(
+        &mut self,
+        node: &Node,
+        partition: Partition,
+        from: Identity,
+        list: ListRef,
+    ) {
+        if !self.copies.knows(partition, list) {
+            return;
+        }
+        let copy = self.copies.partition_mut(partition);
+        let is_of_list = |member| copy.list.as_ref().is_some_and(|list| list.contains(member));
+        if is_of_list(&from) || !is_of_list(&node.me) {
+            return;
+        }
+        match &mut copy.handoff {
+            Some(handoff) if handoff.target().is_some() => handoff.also_from(from),
+            _ => self.queue_merge(node, partition, vec![from]),
+        }
+    }
+}
+
+fn quorums(node: &Node) -> Quorums {
+    Quorums { replicas: node.config.replicas, write: node.config.write_quorum }
+}
+
+/// Returns what this node itself knows, for its handoff.
+fn mine(listed: Listed, placement: &Placement) -> Mine<'_> {
+    Mine { listed, placement }
+}

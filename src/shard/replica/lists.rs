@@ -1,0 +1,285 @@
+//! Which list a partition counts in on this node, and what follows when that changes.
+//!
+//! Lists name lives: a node that was taken for dead and lives is the same replica as before. It
+//! learns from the first node that knows better that its list has been replaced.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Replica;
+use super::copies::{Progress, Standing};
+use crate::placement::{List, ListRef};
+use crate::shard::effects::Effect;
+use crate::shard::interface::Stage;
+use crate::shard::node::Node;
+use crate::shard::requests::Asker;
+use crate::shard::timers::Timer;
+use crate::shard::turn::Turn;
+use crate::simulated::{Planted, is_planted};
+use crate::types::{Identity, Partition};
+use crate::wire::message::Answer;
+
+/// How often members that have something to do about a list are told it, and how soon the first
+/// time. A node that was cut off goes by an old list until then.
+const REMIND_PERIOD: Duration = Duration::from_millis(500);
+const REMIND_AFTER: Duration = Duration::from_millis(50);
+
+impl Replica {
+    /// Creates a partition's first list. Nothing was ever written, so its replicas are synced and
+    /// empty.
+    pub(super) fn create_first_list<C>(&mut self, turn: &mut Turn<'_, C>, partition: Partition) {
+        let list = List::new(1, turn.node.target(partition), None);
+        let is_mine = list.contains(&turn.node.me);
+        self.copies.partition_mut(partition).list = Some(list.clone());
+        let standing = if is_mine { Standing::Synced } else { Standing::Outside };
+        self.set_standing(turn.node, partition, standing);
+        turn.effects.push_back(Effect::Listed { partition, list });
+    }
+
+    /// Sets what this node is to the partition from now on. Readers on other threads know it before
+    /// anything follows from it.
+    pub(super) fn set_standing(&mut self, node: &Node, partition: Partition, standing: Standing) {
+        let copy = self.copies.partition_mut(partition);
+        copy.standing = standing;
+        let serves = copy.serves_synced(&node.me);
+        copy.is_alone = serves && copy.list.as_ref().is_some_and(|list| list.has_members(&[node.me]));
+        self.copies.store.serve(partition, serves);
+    }
+
+    /// Hears of a list, and returns whether it counts from now on. It does if its number is higher
+    /// than that of the known one; a replica that was synced in the list from which it was made stays
+    /// synced. Of two lists with one number the first stays, until a higher one is made that the
+    /// replicas of both are told.
+    pub(in crate::shard) fn learn<C>(
+        &mut self,
+        turn: &mut Turn<'_, C>,
+        partition: Partition,
+        list: Arc<List>,
+    ) -> bool {
+        let node = turn.node;
+        let is_far = |member: &Identity| node.in_other_data_center(member.node);
+        if list.members().iter().any(is_far) && !is_planted(Planted::FarListsCount) {
+            // It is not a list of this data center.
+            return false;
+        }
+        let copy = self.copies.partition_mut(partition);
+        let known = copy.list.as_ref().map(|known| known.reference());
+        if known.is_some_and(|known| known.number >= list.number()) {
+            if known.is_some_and(|known| known.number == list.number() && known != list.reference()) {
+                copy.is_disputed = true;
+                self.update_wants(turn, partition);
+            }
+            return false;
+        }
+        if is_planted(Planted::AdoptedOnce) && copy.standing == Standing::Pending {
+            return false;
+        }
+        let old = copy.list.replace(list.clone());
+        copy.is_disputed = false;
+        // A replica that had a copy then might have none now.
+        copy.receipts = (0, Vec::new());
+        let is_synced = copy.standing == Standing::Synced && list.base() == known
+            || is_planted(Planted::ListedCounts)
+            || is_planted(Planted::BootIgnored) && known.is_none();
+        let stays = is_synced && list.contains(&node.me);
+        let standing = match list.contains(&node.me) {
+            true if stays => Standing::Synced,
+            true => Standing::Pending,
+            false => Standing::Outside,
+        };
+        self.set_standing(node, partition, standing);
+        if standing == Standing::Outside && !self.copies.store.is_empty(partition) {
+            remind_after(turn, REMIND_AFTER, partition);
+        }
+        turn.effects.push_back(Effect::Listed { partition, list: list.clone() });
+        if stays && let Some(old) = old {
+            self.queue_merge(node, partition, living_others(node, &old));
+            self.hurry_to_compare_list(turn, &list);
+        }
+        self.update_wants(turn, partition);
+        self.recount(turn, partition);
+        true
+    }
+
+    /// Members that went might have coordinated writes that not every replica has, and offer them no
+    /// longer. The replicas that stay compare what they hold.
+    pub(super) fn compare_with_others<C>(&mut self, turn: &Turn<'_, C>, partition: Partition) {
+        let copy = self.copies.partition(partition);
+        if let Some(list) = copy.list.clone().filter(|_| copy.is_synced()) {
+            self.queue_merge(turn.node, partition, living_others(turn.node, &list));
+        }
+    }
+
+    /// Compares soon with the replicas of a list that is new, or in which this replica is new.
+    fn hurry_to_compare_list<C>(&mut self, turn: &Turn<'_, C>, list: &List) {
+        list.members().iter().for_each(|member| self.hurry_to_compare(turn, *member));
+    }
+
+    /// Notes whether the partition wants a handoff, and whether another node must be told that it
+    /// does.
+    pub(super) fn update_wants<C>(&mut self, turn: &mut Turn<'_, C>, partition: Partition) {
+        if self.change_wanted(turn.node, partition).is_some() {
+            self.wanted.insert(partition);
+            self.may_hand_over = true;
+        } else {
+            self.wanted.remove(&partition);
+        }
+        if !self.to_be_told(turn.node, partition).is_empty() {
+            remind_after(turn, REMIND_AFTER, partition);
+        }
+        self.drop_if_given(turn.node, partition);
+    }
+
+    /// Returns the nodes that should know this node's list and might not know it yet. If this node is
+    /// synced in a list that should have other members: all that should be in it, as one of them
+    /// would drive the change if it knew. If this node holds a partition that it should not: all that
+    /// should, as they might have a later list that has not reached this node.
+    fn to_be_told(&self, node: &Node, partition: Partition) -> Vec<Identity> {
+        let copy = self.copies.partition(partition);
+        let Some(list) = &copy.list else { return Vec::new() };
+        let mut target = node.target(partition);
+        if target.contains(&node.me) {
+            let is_off = copy.is_synced() && !list.has_members(&target);
+            target.retain(|member| is_off && *member != node.me);
+            target
+        } else if list.contains(&node.me) || !self.copies.store.is_empty(partition) {
+            target
+        } else {
+            Vec::new()
+        }
+    }
+
+    /// Returns the members that the list should have, if it is for this node to see to that.
+    pub(super) fn change_wanted(&self, node: &Node, partition: Partition) -> Option<Vec<Identity>> {
+        if node.stage == Stage::Forming {
+            return None;
+        }
+        let copy = self.copies.partition(partition);
+        let target = node.target(partition);
+        if !target.contains(&node.me) {
+            return None;
+        }
+        if copy.standing != Standing::Synced || copy.is_disputed {
+            return (!is_planted(Planted::NothingRestored)).then_some(target);
+        }
+        let list = copy.list.as_ref()?;
+        if list.has_members(&target) {
+            return None;
+        }
+        let is_without_newcomer = target.iter().all(|member| list.contains(member));
+        (is_without_newcomer && target.first() == Some(&node.me)).then_some(target)
+    }
+
+    /// This node has merged every holder of the list before.
+    pub(super) fn synced<C>(&mut self, turn: &mut Turn<'_, C>, partition: Partition, list: &List) {
+        let is_pending = self.copies.partition(partition).standing == Standing::Pending;
+        if is_pending && list.contains(&turn.node.me) && self.copies.knows(partition, list.reference()) {
+            self.set_standing(turn.node, partition, Standing::Synced);
+            self.hurry_to_compare_list(turn, list);
+            self.recount(turn, partition);
+        }
+    }
+
+    /// Notes that `from` holds everything of this giver up to `covers` of its sequence.
+    pub(super) fn receipt(
+        &mut self,
+        node: &Node,
+        partition: Partition,
+        from: Identity,
+        list: ListRef,
+        covers: u64,
+    ) -> Answer {
+        let sequence = self.copies.store.sequence(partition);
+        if !self.copies.knows(partition, list) {
+            return self.copies.other_list(partition);
+        }
+        if covers < sequence {
+            return Answer::Received { covered: false };
+        }
+        let copy = self.copies.partition_mut(partition);
+        if copy.receipts.0 != sequence {
+            copy.receipts = (sequence, Vec::new());
+        }
+        if !copy.receipts.1.contains(&from) {
+            copy.receipts.1.push(from);
+        }
+        self.drop_if_given(node, partition);
+        Answer::Received { covered: true }
+    }
+
+    /// As a giver: drops the copy once every replica of the list holds its last change. Not if this
+    /// node is to hold the partition again and builds on what it has.
+    fn drop_if_given(&mut self, node: &Node, partition: Partition) {
+        let copy = self.copies.partition(partition);
+        let Some(list) = &copy.list else { return };
+        let is_needed = copy.standing != Standing::Outside
+            || copy.has_handoff()
+            || list.contains(&node.me)
+            || node.target(partition).contains(&node.me);
+        let (sequence, confirmed) = &copy.receipts;
+        let is_given = *sequence == self.copies.store.sequence(partition)
+            && list.members().iter().all(|member| confirmed.contains(member))
+            || is_planted(Planted::DroppedUnasked);
+        if !is_needed && is_given && !self.copies.store.is_empty(partition) {
+            self.copies.store.drop_partition(partition);
+            self.recount_of(node, partition);
+        }
+    }
+
+    /// Tells the list again to those that have something to do: as a giver, to its replicas that have
+    /// not confirmed; as a synced replica, to the nodes that should be in it.
+    pub(in crate::shard) fn remind<C>(&mut self, turn: &mut Turn<'_, C>, partition: Partition) {
+        let mut to_tell = self.to_be_told(turn.node, partition);
+        let copy = self.copies.partition(partition);
+        let Some(list) = copy.list.clone() else { return };
+        if !list.contains(&turn.node.me) && !self.copies.store.is_empty(partition) {
+            to_tell.extend(list.members());
+            let (sequence, confirmed) = &copy.receipts;
+            let is_current = *sequence == self.copies.store.sequence(partition);
+            to_tell.retain(|member| !(is_current && list.contains(member) && confirmed.contains(member)));
+            to_tell.sort();
+            to_tell.dedup();
+        }
+        if to_tell.is_empty() {
+            // Nothing else says so if eviction has taken what was to be given.
+            return self.recount(turn, partition);
+        }
+        for to in to_tell {
+            let request = self.copies.tell_list(partition, list.clone());
+            turn.ask(to, partition, request, Asker::List(partition));
+        }
+        remind_after(turn, REMIND_PERIOD, partition);
+    }
+
+    /// Counts the partition again after anything about it changed.
+    pub(super) fn recount<C>(&mut self, turn: &Turn<'_, C>, partition: Partition) {
+        self.recount_of(turn.node, partition);
+    }
+
+    fn recount_of(&mut self, node: &Node, partition: Partition) {
+        let copy = self.copies.partition(partition);
+        let target = node.target(partition);
+        let is_listed = copy.list.as_ref().is_some_and(|list| list.contains(&node.me));
+        let is_done = copy.is_synced() && copy.list.as_ref().is_some_and(|l| l.has_members(&target));
+        let progress = match target.contains(&node.me) {
+            true if !is_done => Progress::Pending,
+            false if is_listed || !self.copies.store.is_empty(partition) => Progress::Giving,
+            _ => Progress::Done,
+        };
+        let old = std::mem::replace(&mut self.copies.partition_mut(partition).progress, progress);
+        let change = |count: usize, what| count + usize::from(progress == what) - usize::from(old == what);
+        self.pending = change(self.pending, Progress::Pending);
+        self.giving = change(self.giving, Progress::Giving);
+    }
+}
+
+/// Returns the other members of the list that are not dead.
+fn living_others(node: &Node, list: &List) -> Vec<Identity> {
+    let is_other = |member: &&Identity| **member != node.me && node.placement.is_alive(member);
+    list.members().iter().filter(is_other).copied().collect()
+}
+
+/// Sees to it that the nodes that should take over the partition are told again.
+fn remind_after<C>(turn: &mut Turn<'_, C>, wait: Duration, partition: Partition) {
+    turn.timers.set_once(Timer::Remind(partition), turn.now.instant + wait);
+}

@@ -1,0 +1,280 @@
+//! [`Replica`]: this node's copies on one core. It answers the requests of coordinators and of other
+//! replicas, and knows no coordinator.
+//!
+//! - [`copies`]: the store, the clock, and what this node is to each partition;
+//! - [`serve`]: answers requests, each in one step;
+//! - [`lists`]: which list a partition counts in, and what follows from another one;
+//! - [`handoffs`]: copies partitions when the placement changed;
+//! - [`anti_entropy`]: compares copies with those of others in the background;
+//! - [`purge`]: forgets tombstones.
+//!
+//! A file here may use the copies and the machines of `replication`, and what a [`Turn`] holds. What
+//! a coordinator must know is an [`Effect`](super::effects::Effect).
+
+use std::collections::BTreeSet;
+#[cfg(feature = "sim")]
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use self::copies::{LocalCopies, Standing};
+use super::interface::{Action, ShardConfig};
+use super::node::Node;
+use super::requests::Asker;
+use super::timers::Timer;
+use super::turn::Turn;
+use crate::clock::Instant;
+#[cfg(feature = "sim")]
+use crate::entry::Entry;
+use crate::placement::Placement;
+use crate::replication::anti_entropy::AntiEntropy;
+use crate::replication::purge::Purge;
+use crate::simulated::{Planted, is_planted};
+use crate::store::Readers;
+use crate::types::{Identity, Partition};
+use crate::wire::message::{Answer, Listed};
+
+mod anti_entropy;
+pub(super) mod copies;
+mod handoffs;
+mod lists;
+mod purge;
+mod serve;
+
+pub(super) use self::serve::check;
+
+/// How many expired keys one turn frees; the rest wait for the next, so that no turn is long.
+const EXPIRE_BUDGET: usize = 256;
+
+/// The shortest time between two searches for expired keys.
+const EXPIRE_PERIOD: Duration = Duration::from_millis(50);
+
+/// The longest time that memory waits to be freed if no reader holds it up.
+const COLLECT_PERIOD: Duration = Duration::from_millis(10);
+
+/// How long a mutant puts off what it should have done.
+#[cfg(feature = "sim")]
+const PUT_OFF_FOR: Duration = Duration::from_millis(20);
+
+/// This node's copies of one core's partitions, and the machines that keep them.
+pub(super) struct Replica {
+    pub(super) copies: LocalCopies,
+    /// Partitions that want a handoff and have none yet.
+    wanted: BTreeSet<Partition>,
+    handoffs: usize,
+    /// Whether a handoff might be startable that was not when they were looked at last.
+    may_hand_over: bool,
+    anti_entropy: AntiEntropy,
+    purge: Purge,
+    /// When the timer for expiry was looked at last.
+    expiry_seen_at: Option<Instant>,
+    /// How many partitions are to be fetched, and to be given away.
+    pending: usize,
+    giving: usize,
+    /// The generation and the two numbers above as they were reported last.
+    reported: (u64, usize, usize),
+    /// What [`Planted::AcknowledgedFirst`] puts off.
+    #[cfg(feature = "sim")]
+    put_off: VecDeque<Entry>,
+}
+
+impl Replica {
+    pub(super) fn new(config: &ShardConfig, readers: Arc<Readers>) -> Self {
+        Self {
+            copies: LocalCopies::new(config, readers),
+            wanted: BTreeSet::new(),
+            handoffs: 0,
+            may_hand_over: false,
+            anti_entropy: AntiEntropy::default(),
+            purge: Purge::new(config.purge_grace),
+            expiry_seen_at: None,
+            pending: 0,
+            giving: 0,
+            reported: (0, 0, 0),
+            #[cfg(feature = "sim")]
+            put_off: VecDeque::new(),
+        }
+    }
+
+    /// The members changed, or the cluster's first lists were born. `old` is the placement before.
+    pub(super) fn placed<C>(&mut self, turn: &mut Turn<'_, C>, old: &Placement, is_birth: bool) {
+        let placement = turn.node.placement.clone();
+        let has_lost_members = old.members().iter().any(|member| !placement.is_alive(&member.identity));
+        for partition in turn.node.partitions() {
+            if is_birth && self.copies.partition(partition).list().is_none() {
+                self.create_first_list(turn, partition);
+            }
+            self.review_handoff(turn, partition);
+            if has_lost_members {
+                self.compare_with_others(turn, partition);
+            }
+            self.update_wants(turn, partition);
+            self.recount(turn, partition);
+        }
+        for other in placement.elsewhere().values() {
+            for member in other.members().iter().filter(|member| !old.is_alive(&member.identity)) {
+                // It might have been out of reach.
+                self.hurry_to_compare(turn, member.identity);
+            }
+        }
+        if placement.everybody().any(|member| member.identity != turn.node.me) {
+            self.anti_entropy.start(turn.now.instant);
+            self.purge.start(turn.now.instant);
+        }
+        self.purge.members_changed(|member| placement.is_alive(member));
+    }
+
+    /// Another node has answered what this replica asked.
+    pub(super) fn answered<C>(
+        &mut self,
+        turn: &mut Turn<'_, C>,
+        asker: Asker,
+        request_id: u64,
+        from: Identity,
+        answer: Answer,
+    ) {
+        match asker {
+            Asker::Handoff(partition) => self.handoff_answered(turn, partition, request_id, from, answer),
+            Asker::List(partition) => {
+                if let Answer::Listed(Listed { list: Some(list), .. }) = answer {
+                    self.learn(turn, partition, list);
+                }
+            }
+            Asker::Compare(round) => self.compared(turn, round, answer),
+            Asker::Purge(round) => self.purge_answered(turn, round, from, &answer),
+            Asker::Survey { round, partition, after } => {
+                self.surveyed(turn, from, (round, partition, after), answer);
+            }
+            Asker::Op(_) | Asker::Relay(_) | Asker::Forward(_) => unreachable!("asked by another part"),
+        }
+    }
+
+    /// What this replica asked will have no answer.
+    pub(super) fn unanswered<C>(&mut self, turn: &mut Turn<'_, C>, asker: Asker, from: Identity) {
+        match asker {
+            Asker::Handoff(partition) => self.handoff_lost(turn, partition, from),
+            Asker::List(_) => {}
+            Asker::Compare(round) | Asker::Survey { round, .. } => {
+                self.anti_entropy.lost(round, turn.now.instant);
+            }
+            Asker::Purge(round) => self.purge.lost(round, turn.now.instant),
+            Asker::Op(_) | Asker::Relay(_) | Asker::Forward(_) => unreachable!("asked by another part"),
+        }
+    }
+
+    /// Looks for expired keys, and frees some of them.
+    pub(super) fn expire<C>(&mut self, turn: &mut Turn<'_, C>) {
+        self.copies.may_expire = true;
+        if self.copies.store.expire(turn.now.wall, EXPIRE_BUDGET) == EXPIRE_BUDGET {
+            // More are due: at once, but not in this turn.
+            turn.soon(Timer::Expire);
+        }
+    }
+
+    /// Starts the handoffs that can start, and returns whether it looked for any.
+    pub(super) fn start_what_is_wanted<C>(&mut self, turn: &mut Turn<'_, C>) -> bool {
+        let may_hand_over = std::mem::take(&mut self.may_hand_over);
+        if may_hand_over {
+            self.start_handoffs(turn);
+        }
+        may_hand_over
+    }
+
+    /// Sets the timers of this part, and reports how far the handoffs are.
+    pub(super) fn finish_turn<C>(&mut self, turn: &mut Turn<'_, C>) {
+        self.schedule_expiry(turn);
+        let compare_at = self.anti_entropy.wake().filter(|_| !is_planted(Planted::NothingCompared));
+        turn.timers.set_to(Timer::Compare, compare_at);
+        turn.timers.set_to(Timer::Purge, self.purge.wake());
+        if self.copies.store.has_garbage() {
+            turn.timers.set_once(Timer::Collect, turn.now.instant + COLLECT_PERIOD);
+        }
+        let (pending, giving) = (self.pending, self.giving);
+        let progress = (turn.node.placement.generation(), pending, giving);
+        if self.reported != progress {
+            self.reported = progress;
+            turn.actions.push(Action::Progress { generation: progress.0, pending, giving });
+        }
+    }
+
+    /// Keeps a timer for the key that expires first. Looks once a turn, as the wall clock might have
+    /// been set, and after an entry that expires has come.
+    fn schedule_expiry<C>(&mut self, turn: &mut Turn<'_, C>) {
+        let was_seen = self.expiry_seen_at.replace(turn.now.instant) == Some(turn.now.instant);
+        if !std::mem::take(&mut self.copies.may_expire) && was_seen {
+            return;
+        }
+        let Some(at_ms) = self.copies.store.next_expiry_ms() else { return };
+        let left = Duration::from_millis(at_ms.saturating_sub(turn.now.wall.millis()));
+        turn.timers.set_no_later(Timer::Expire, turn.now.instant + left.max(EXPIRE_PERIOD));
+    }
+
+    /// How many partitions are to be fetched, and how many are to be given away.
+    pub(super) fn progress(&self) -> (usize, usize) {
+        (self.pending, self.giving)
+    }
+
+    pub(super) fn partitions_repaired(&self) -> u64 {
+        self.anti_entropy.repaired()
+    }
+
+    #[cfg(feature = "sim")]
+    fn apply_some_time<C>(&mut self, turn: &mut Turn<'_, C>, entry: Entry) {
+        self.put_off.push_back(entry);
+        turn.timers.set_once(Timer::PutOff, turn.now.instant + PUT_OFF_FOR);
+    }
+
+    #[cfg(not(feature = "sim"))]
+    fn apply_some_time<C>(&mut self, _: &mut Turn<'_, C>, _: crate::entry::Entry) {}
+
+    #[cfg(feature = "sim")]
+    pub(super) fn apply_put_off<C>(&mut self, turn: &Turn<'_, C>) {
+        for entry in std::mem::take(&mut self.put_off) {
+            self.copies.apply(turn.node.hash(entry.key()), entry);
+        }
+    }
+
+    /// How many copies of a partition are missing, or one too many, by this node's count.
+    pub(super) fn missing(&self, node: &Node, partition: Partition) -> usize {
+        let copy = self.copies.partition(partition);
+        let is_listed = copy.list().is_some_and(|list| list.contains(&node.me));
+        let target = || node.placement.replicas(partition).map(|member| member.identity);
+        let is_mine = if target().any(|member| member == node.me) {
+            let is_whole = self.copies.is_quiet(node, partition)
+                && copy.list().is_some_and(|list| target().eq(list.members().iter().copied()));
+            !is_whole
+        } else {
+            is_listed || !self.copies.store.is_empty(partition)
+        };
+        let is_first = target().next() == Some(node.me);
+        // If every node has a copy: one more than are allowed to miss a write.
+        let has_all = node.config.replicas == crate::types::ALL;
+        let wanted = if has_all { node.tolerated() + 1 } else { node.config.replicas };
+        let homeless = if is_first { wanted.saturating_sub(target().len()) } else { 0 };
+        usize::from(is_mine) + homeless
+    }
+
+    /// How many partitions this node serves as a synced replica.
+    pub(super) fn synced_partitions(&self, node: &Node) -> usize {
+        let serves = |partition: &Partition| self.copies.partition(*partition).serves_synced(&node.me);
+        node.partitions().filter(serves).count()
+    }
+
+    /// This node starts a new life, which no list names: its copies count nowhere, and it gives what
+    /// it holds to the nodes that do count.
+    pub(super) fn start_new_life<C>(&mut self, turn: &mut Turn<'_, C>) {
+        let me = turn.node.me;
+        for partition in turn.node.partitions() {
+            self.take_handoff(turn, partition);
+            self.forget_handoff_requests(turn, partition);
+            let copy = self.copies.partition_mut(partition);
+            copy.receipts = (0, Vec::new());
+            let is_listed = copy.list().is_some_and(|list| list.contains(&me));
+            let standing = if is_listed { Standing::Pending } else { Standing::Outside };
+            self.set_standing(turn.node, partition, standing);
+            self.update_wants(turn, partition);
+            self.recount(turn, partition);
+        }
+        self.copies.merges.clear();
+    }
+}

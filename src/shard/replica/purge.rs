@@ -1,0 +1,165 @@
+//! Purge: joins [`Purge`], which agrees with the others on which tombstones to forget, with store and
+//! lists.
+
+use std::sync::Arc;
+
+use super::Replica;
+use super::copies::LocalCopies;
+use crate::clock::Version;
+use crate::placement::{List, ListRef, Member};
+use crate::replication::purge::{Dead, Graveyard, MOST_KEYS, Purge, PurgeAction, Stand};
+use crate::shard::node::Node;
+use crate::shard::requests::Asker;
+use crate::shard::turn::Turn;
+use crate::simulated::{Planted, is_planted};
+use crate::types::{Identity, KeyHash, Partition};
+use crate::wire::message::{Answer, Request};
+
+/// What can be purged, as this node sees it.
+struct Purgeable<'a> {
+    node: &'a Node,
+    copies: &'a LocalCopies,
+}
+
+impl Graveyard for Purgeable<'_> {
+    fn with_dead(&self) -> Vec<Partition> {
+        let is_ours = |partition: &Partition| {
+            self.copies.store.has_dead(*partition)
+                && self.copies.partition(*partition).serves_synced(&self.node.me)
+        };
+        self.node.partitions().filter(is_ours).collect()
+    }
+
+    fn stand(&self, partition: Partition) -> Option<Stand> {
+        let node = self.node;
+        let is_settled = self.copies.is_settled(node, partition) && sees_all(node);
+        let list = self.copies.partition(partition).list().filter(|_| is_settled)?;
+        // The holders there drop it at the same time, or would bring it back.
+        let far = node.placement.elsewhere().values().flat_map(|other| other.members());
+        let far = far.map(|member| member.identity);
+        let is_asked =
+            |it: &&Member| !is_planted(Planted::FarNotAsked) || !node.in_other_data_center(it.identity.node);
+        let others = |members: &mut dyn Iterator<Item = Identity>| {
+            members.filter(|member| *member != node.me).collect::<Vec<_>>()
+        };
+        Some(Stand {
+            list: list.reference(),
+            place: list.members().iter().position(|member| *member == node.me)?,
+            replicas: others(&mut list.members().iter().copied().chain(far)),
+            alive: others(&mut node.placement.everybody().filter(is_asked).map(|member| member.identity)),
+            members_digest: node.placement.digest_of_all(),
+        })
+    }
+
+    fn dead(
+        &self,
+        partition: Partition,
+        after: Option<KeyHash>,
+        most: Version,
+    ) -> (Vec<Dead>, Option<KeyHash>) {
+        let (mut dead, next) = self.copies.store.dead(partition, after, MOST_KEYS / 2);
+        dead.truncate(MOST_KEYS);
+        dead.retain(|(_, version)| *version <= most);
+        (dead, next)
+    }
+}
+
+/// Whether every node that might hold something is here and can be asked.
+fn sees_all(node: &Node) -> bool {
+    node.placement.is_complete()
+        && !node.is_dead
+        && (!node.placement.has_absent() || is_planted(Planted::AbsentIgnored))
+}
+
+impl Replica {
+    fn raise_purge_horizon_to(&mut self, partition: Partition, dead: &[Dead]) {
+        let newest = dead.iter().map(|(_, version)| *version).max();
+        self.copies.raise_purge_horizon(partition, newest.unwrap_or_default());
+    }
+
+    /// Returns which of these keys can be purged, for all that this node holds.
+    pub(super) fn answer_purge(
+        &mut self,
+        node: &Node,
+        from: Identity,
+        partition: Partition,
+        (list, members_digest): (ListRef, u64),
+        dead: &[Dead],
+    ) -> Answer {
+        let is_far = node.in_other_data_center(from.node);
+        let copies = &self.copies;
+        let copy = copies.partition(partition);
+        let known = copy.list();
+        let is_of_list =
+            |known: &Arc<List>| known.contains(&node.me) && (is_far || known.reference() == list);
+        let agrees = if known.is_some_and(is_of_list) {
+            copies.is_settled(node, partition)
+        } else {
+            known.is_none_or(|known| is_far || known.number() <= list.number)
+                && copies.store.is_empty(partition)
+                && !copy.has_handoff()
+                && !copies.merges.contains_key(&partition)
+        };
+        if !agrees || !sees_all(node) || node.placement.digest_of_all() != members_digest {
+            return Answer::Declined;
+        }
+        self.raise_purge_horizon_to(partition, dead);
+        let copies = &self.copies;
+        let can_go = |(_, (hash, version)): &(u16, &Dead)| !copies.store.has_older(*hash, *version);
+        let places = (0..).zip(dead).filter(can_go).map(|(place, _)| place).collect();
+        Answer::Purgeable { merges: copies.partition(partition).merges, places }
+    }
+
+    /// Forgets these tombstones: no node holds anything older of their keys.
+    pub(super) fn drop_dead(&mut self, partition: Partition, dead: &[Dead]) {
+        self.raise_purge_horizon_to(partition, dead);
+        dead.iter().for_each(|(hash, version)| self.copies.store.purge(*hash, *version));
+    }
+
+    /// Begins or repeats what is due.
+    pub(in crate::shard) fn purge<C>(&mut self, turn: &mut Turn<'_, C>) {
+        let (now, reading) = (turn.now.instant, self.copies.clock.reading(turn.now.wall));
+        self.with_purge(turn, |machine, copies, todo| machine.resume(now, reading, copies, todo));
+    }
+
+    pub(super) fn purge_answered<C>(
+        &mut self,
+        turn: &mut Turn<'_, C>,
+        round: u64,
+        from: Identity,
+        answer: &Answer,
+    ) {
+        let now = turn.now.instant;
+        self.with_purge(turn, |machine, copies, todo| match answer {
+            Answer::Purgeable { merges, places } => {
+                machine.agreed(round, from, *merges, places, copies, todo);
+            }
+            Answer::Purged => machine.dropped(round, from, copies, todo),
+            _ => machine.lost(round, now),
+        });
+    }
+
+    /// Lets the machine look at the copies, and carries out what it wants.
+    fn with_purge<C>(
+        &mut self,
+        turn: &mut Turn<'_, C>,
+        work: impl FnOnce(&mut Purge, &Purgeable<'_>, &mut Vec<PurgeAction>),
+    ) {
+        let mut todo = Vec::new();
+        let copies = Purgeable { node: turn.node, copies: &self.copies };
+        work(&mut self.purge, &copies, &mut todo);
+        for action in todo {
+            match action {
+                PurgeAction::Ask { round, to, partition, request } => {
+                    if let Request::Purge { dead, .. } = &request {
+                        self.raise_purge_horizon_to(partition, dead);
+                    }
+                    if turn.ask(to, partition, request, Asker::Purge(round)).is_none() {
+                        self.purge.lost(round, turn.now.instant);
+                    }
+                }
+                PurgeAction::Drop { partition, dead } => self.drop_dead(partition, &dead),
+            }
+        }
+    }
+}

@@ -1,0 +1,221 @@
+//! What this node does as a replica: it answers requests about one partition, each in one step.
+
+use super::Replica;
+use super::copies::LocalCopies;
+use crate::clock::Now;
+use crate::entry::Entry;
+use crate::placement::ListRef;
+use crate::shard::node::Node;
+use crate::shard::turn::Turn;
+use crate::simulated::{Planted, is_planted};
+use crate::store::{Applied, Room};
+use crate::types::{Identity, KeyHash, Partition};
+use crate::wire::frame::CHUNK_BYTES;
+use crate::wire::message::{Answer, Chunk, Fetch, Found, Request, Want};
+
+/// Whether a peer's request makes sense at all. The error says how it broke the protocol.
+pub(in crate::shard) fn check(
+    node: &Node,
+    partition: Partition,
+    request: &Request,
+) -> Result<(), &'static str> {
+    if !node.owns(partition) {
+        return Err("a request for a partition of another core");
+    }
+    match request {
+        Request::Write { entry, .. } if node.hash(entry.key()).partition() != partition => {
+            Err("a key that is not of the partition")
+        }
+        Request::Relay { entries } if entries.len() >= usize::from(u16::MAX) => {
+            Err("more writes than can be confirmed")
+        }
+        Request::Relay { entries }
+            if !entries.iter().all(|it| node.owns(node.hash(it.key()).partition())) =>
+        {
+            Err("writes of another core")
+        }
+        Request::Forward { key } if node.hash(key).partition() != partition => {
+            Err("a key that is not of the partition")
+        }
+        Request::Compare(asked) if !asked.partitions.iter().all(|partition| node.owns(*partition)) => {
+            Err("a comparison of partitions of another core")
+        }
+        Request::Purge { dead, .. } | Request::Purged { dead }
+            if dead.iter().any(|(hash, _)| hash.partition() != partition) =>
+        {
+            Err("a key that is not of the partition")
+        }
+        _ => Ok(()),
+    }
+}
+
+impl Replica {
+    /// Answers the request of a coordinator or of another replica.
+    pub(in crate::shard) fn serve<C>(
+        &mut self,
+        turn: &mut Turn<'_, C>,
+        from: Identity,
+        partition: Partition,
+        request: Request,
+    ) -> Answer {
+        match request {
+            Request::Write { list, entry } => self.serve_write(turn, partition, list, entry),
+            Request::Read { list, key, want } => self.serve_read(turn, partition, list, &key, want),
+            Request::AskList => Answer::Listed(self.copies.listed(turn.node, partition)),
+            Request::Adopt { list, horizon } => {
+                self.copies.raise_purge_horizon(partition, horizon);
+                self.learn(turn, partition, list.clone());
+                self.offer_from_giver(turn.node, partition, from, list.reference());
+                Answer::Listed(self.copies.listed(turn.node, partition))
+            }
+            Request::Fetch(fetch) => self.copies.fetch(partition, fetch),
+            Request::Receipt { list, covers } => self.receipt(turn.node, partition, from, list, covers),
+            Request::Compare(asked) => Answer::Compared(self.answer_compare(turn.node, &from, &asked)),
+            Request::Repair { list } => self.repair(turn.node, from, partition, list),
+            Request::Purge { list, members_digest, dead } => {
+                self.answer_purge(turn.node, from, partition, (list, members_digest), &dead)
+            }
+            Request::Purged { dead } => {
+                self.drop_dead(partition, &dead);
+                Answer::Purged
+            }
+            Request::Survey(asked) => self.answer_survey(turn.node, &from, partition, &asked),
+            // The sender takes this node for one of another data center, and this node does not.
+            Request::Relay { .. } | Request::Forward { .. } => Answer::Declined,
+        }
+    }
+
+    fn serve_write<C>(
+        &mut self,
+        turn: &mut Turn<'_, C>,
+        partition: Partition,
+        list: ListRef,
+        entry: Entry,
+    ) -> Answer {
+        if !self.serves(turn.node, partition, list) {
+            return self.copies.other_list(partition);
+        }
+        if turn.node.lacks_majority(turn.now).is_some() {
+            return Answer::Declined;
+        }
+        let copies = &mut self.copies;
+        let hash = turn.node.hash(entry.key());
+        let copy = copies.partition(partition);
+        let (horizon, synced) = (copy.purge_horizon, copy.is_synced());
+        if entry.version() <= horizon
+            && copies.store.get(hash, entry.key()).is_none()
+            && !is_planted(Planted::HorizonIgnored)
+        {
+            return Answer::TooOld { horizon, synced };
+        }
+        if copies.may_be_evicted(partition, hash, &entry) {
+            // As if stored and evicted: a write that was owed for long must not come after what was
+            // evicted. A coordinator that writes it now stamps it above the watermark.
+            let superseded_by = Some(copies.store.mark(partition));
+            return Answer::Written { superseded_by, synced };
+        }
+        if copies.make_room(hash, &entry) != Room::Enough {
+            return Answer::Declined;
+        }
+        copies.clock.witness(entry.version(), turn.now.wall);
+        if is_planted(Planted::AcknowledgedFirst) {
+            self.apply_some_time(turn, entry);
+            return Answer::Written { superseded_by: None, synced };
+        }
+        let version = entry.version();
+        let superseded_by = match copies.apply(hash, entry) {
+            // A newer state of the key might have been evicted here, which others still have: the
+            // answer says so, and a write that is new is stamped above that.
+            Applied::Stored => Some(copies.store.mark(partition)).filter(|mark| *mark >= version),
+            Applied::Superseded(version) => Some(version),
+        };
+        Answer::Written { superseded_by, synced }
+    }
+
+    fn serve_read<C>(
+        &mut self,
+        turn: &Turn<'_, C>,
+        partition: Partition,
+        list: ListRef,
+        key: &[u8],
+        want: Want,
+    ) -> Answer {
+        if !self.serves(turn.node, partition, list) {
+            return self.copies.other_list(partition);
+        }
+        let copies = &self.copies;
+        let mark = copies.store.mark(partition);
+        let found = match (copies.store.get(turn.node.hash(key), key), want) {
+            // A write that asks is to be stamped above what was forgotten, or evicted.
+            (None, Want::Version) => Found::Version(copies.partition(partition).purge_horizon.max(mark)),
+            (None, Want::Entry) => Found::Absent { mark },
+            (Some(entry), Want::Version) => Found::Version(entry.version()),
+            (Some(entry), Want::Entry) => {
+                entry.visit();
+                Found::Entry(Entry::clone(&entry))
+            }
+        };
+        // What a majority has written since might be missing.
+        let may_count = turn.node.config.read_quorum == 1 || turn.node.lacks_majority(turn.now).is_none();
+        let is_synced = copies.partition(partition).is_synced() && may_count;
+        Answer::Found { found, synced: is_synced || is_planted(Planted::PendingCounts) }
+    }
+
+    /// Whether this node is in this list, as it sees itself.
+    fn serves(&self, node: &Node, partition: Partition, asked: ListRef) -> bool {
+        let list = self.copies.partition(partition).list();
+        list.is_some_and(|list| list.reference() == asked && list.contains(&node.me))
+            || is_planted(Planted::AnyList)
+    }
+}
+
+impl LocalCopies {
+    fn fetch(&self, partition: Partition, fetch: Fetch) -> Answer {
+        let sequence = self.store.sequence(partition);
+        if fetch.after.is_none() && fetch.digest == self.store.digest(partition) {
+            return Answer::Chunk(Chunk { entries: Vec::new(), next: None, sequence });
+        }
+        let part = self.store.part(partition, fetch.after, fetch.since, CHUNK_BYTES);
+        Answer::Chunk(Chunk { entries: part.entries, next: part.next, sequence })
+    }
+
+    /// Merges what another node holds. An entry for which there is no room, though all that can be
+    /// evicted was, stays away as if it had been evicted; and what this node might have evicted does
+    /// not come back. A node that is to be a replica is compared with the others once it is one.
+    pub(in crate::shard) fn merge(&mut self, node: &Node, now: Now, partition: Partition, entries: Vec<Entry>) {
+        let mut declined = 0;
+        self.partition_mut(partition).merges += 1;
+        for entry in entries {
+            let hash = node.hash(entry.key());
+            if hash.partition() != partition {
+                continue;
+            }
+            self.clock.witness(entry.version(), now.wall);
+            if self.may_be_evicted(partition, hash, &entry) {
+                continue;
+            }
+            match self.make_room(hash, &entry) {
+                Room::Enough | Room::HeldByReaders => drop(self.apply(hash, entry)),
+                Room::Later | Room::OutOfMemory => {
+                    self.store.decline(partition, entry.version());
+                    declined += 1;
+                }
+            }
+        }
+        if declined > 0 {
+            log::warn!(
+                "partition {}: {declined} keys of another replica find no room here: raise Config::max_memory",
+                partition.index()
+            );
+        }
+    }
+
+    /// Whether this value, or a newer state of its key, might have been evicted here. A node that is
+    /// to be a replica takes everything.
+    fn may_be_evicted(&self, partition: Partition, hash: KeyHash, entry: &Entry) -> bool {
+        entry.version() <= self.store.mark(partition)
+            && entry.value().is_some()
+            && self.partition(partition).is_synced()
+            && self.store.get(hash, entry.key()).is_none()
+    }
+}

@@ -1,0 +1,141 @@
+//! What this core asked other nodes and has no answer to.
+
+use std::collections::BTreeMap;
+
+use super::caller::{ForwardId, OpId};
+use crate::types::{Boot, Identity, KeyHash, NodeHash, Partition};
+use crate::wire::message::{Answer, Request};
+
+/// A request without an answer.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Outstanding {
+    pub(super) to: Identity,
+    /// Whether `to` is in another data center. It might be taken for dead when its answer comes.
+    pub(super) in_other_data_center: bool,
+    pub(super) partition: Partition,
+    pub(super) asker: Asker,
+    pub(super) expects: Expects,
+}
+
+/// The kind of answer that a request has, besides a refusal.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Expects {
+    Written,
+    Found,
+    Listed,
+    Chunk,
+    Received,
+    Compared,
+    Purgeable,
+    Purged,
+    Surveyed,
+    Relayed,
+}
+
+impl Expects {
+    pub(super) fn of(request: &Request) -> Self {
+        match request {
+            Request::Write { .. } => Self::Written,
+            Request::Read { .. } | Request::Forward { .. } => Self::Found,
+            Request::AskList | Request::Adopt { .. } | Request::Repair { .. } => Self::Listed,
+            Request::Fetch(_) => Self::Chunk,
+            Request::Receipt { .. } => Self::Received,
+            Request::Compare(_) => Self::Compared,
+            Request::Purge { .. } => Self::Purgeable,
+            Request::Purged { .. } => Self::Purged,
+            Request::Survey(_) => Self::Surveyed,
+            Request::Relay { .. } => Self::Relayed,
+        }
+    }
+
+    /// Whether the answer belongs to such a request. The node that sent it might be of another
+    /// version, or broken.
+    pub(super) fn fits(self, answer: &Answer) -> bool {
+        let counts_in_a_list = matches!(self, Self::Written | Self::Found | Self::Received | Self::Surveyed);
+        match answer {
+            Answer::Declined => true,
+            Answer::OtherList { .. } => counts_in_a_list,
+            Answer::Written { .. } | Answer::TooOld { .. } => self == Self::Written,
+            Answer::Found { .. } => self == Self::Found,
+            Answer::Listed(_) => self == Self::Listed,
+            Answer::Chunk(_) => self == Self::Chunk,
+            Answer::Received { .. } => self == Self::Received,
+            Answer::Compared(_) => self == Self::Compared,
+            Answer::Purgeable { .. } => self == Self::Purgeable,
+            Answer::Purged => self == Self::Purged,
+            Answer::Surveyed(_) => self == Self::Surveyed,
+            Answer::Relayed { .. } => self == Self::Relayed,
+        }
+    }
+}
+
+/// The part and the machine that asked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Asker {
+    Op(OpId),
+    Handoff(Partition),
+    /// Nothing waits for the answer, except that a list in it is learned.
+    List(Partition),
+    /// Anti-entropy, with this number of the comparison.
+    Compare(u64),
+    /// Purge, with this number of the round.
+    Purge(u64),
+    /// Relays, with this number of the batch.
+    Relay(u64),
+    Forward(ForwardId),
+    /// Anti-entropy, with this number of the question, about the keys behind this hash.
+    Survey {
+        round: u64,
+        partition: Partition,
+        after: Option<KeyHash>,
+    },
+}
+
+/// Requests without an answer, by their numbers. The same counter numbers everything else that is
+/// under way on this core.
+pub(super) struct Requests {
+    next_id: u64,
+    outstanding: BTreeMap<u64, Outstanding>,
+}
+
+impl Requests {
+    pub(super) fn new() -> Self {
+        Self { next_id: 1, outstanding: BTreeMap::new() }
+    }
+
+    /// Returns a number that nothing on this core had before.
+    pub(super) fn new_id(&mut self) -> u64 {
+        let id = self.next_id;
+        self.next_id += 1;
+        id
+    }
+
+    /// Notes that `request` was made, and returns its number.
+    pub(super) fn add(&mut self, request: Outstanding) -> u64 {
+        let id = self.new_id();
+        self.outstanding.insert(id, request);
+        id
+    }
+
+    /// Ends the wait for an answer: it is here, or it will not come. `None` if nothing waits for it.
+    pub(super) fn take(&mut self, request_id: u64) -> Option<Outstanding> {
+        self.outstanding.remove(&request_id)
+    }
+
+    /// Ends the wait for these answers: if they come, they are ignored.
+    pub(super) fn forget(&mut self, request_ids: &mut Vec<u64>) {
+        for request_id in request_ids.drain(..) {
+            self.outstanding.remove(&request_id);
+        }
+    }
+
+    /// Returns the numbers of all that was asked of this life of a node.
+    pub(super) fn to_life(&self, life: (NodeHash, Boot)) -> Vec<u64> {
+        let is_to_life = |request: &Outstanding| (request.to.node, request.to.boot) == life;
+        self.outstanding.iter().filter(|(_, request)| is_to_life(request)).map(|(&id, _)| id).collect()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.outstanding.is_empty()
+    }
+}
