@@ -9,7 +9,7 @@
 //! pointer, into the table too.
 //!
 //! ```text
-//! version 8 │ handles 4 │ content hash 4 │ value length 4 │ key length 2 │ flags 1 │ marks 1
+//! version 8 │ handles 4 │ content hash 4 │ value length 4 │ key length 2 │ flags 1 │ eviction bits 1
 //! [ deadline 8 │ timer 4 │ – 4 ]      where it expires
 //! [ shared block 16 ]                 where the value is longer than 4 KiB
 //! key │ value
@@ -66,7 +66,7 @@ struct Header {
     flags: u8,
     /// The store's own: whether a reader has seen the entry since eviction last looked at it, and the
     /// key's generation in the eviction queue.
-    marks: AtomicU8,
+    eviction_bits: AtomicU8,
     life: Life,
 }
 
@@ -179,7 +179,7 @@ impl Entry {
             value_bytes: value.len() as u32,
             key_bytes: key.len() as u16,
             flags,
-            marks: AtomicU8::new(0),
+            eviction_bits: AtomicU8::new(0),
             life: Life::new(),
         };
         // SAFETY: the layout has the header's size at the least. Every write below is inside of it, as
@@ -450,29 +450,29 @@ impl Entry {
     /// stays shared; and only the one bit, as the writer may be changing the others.
     #[inline]
     pub(crate) fn visit(&self) {
-        let marks = &self.header().marks;
-        if marks.load(Ordering::Relaxed) & VISITED == 0 {
-            marks.fetch_or(VISITED, Ordering::Relaxed);
+        let bits = &self.header().eviction_bits;
+        if bits.load(Ordering::Relaxed) & VISITED == 0 {
+            bits.fetch_or(VISITED, Ordering::Relaxed);
         }
     }
 
     /// Whether a reader has seen it since the last call. For the store's writer.
     pub(crate) fn take_visited(&self) -> bool {
-        let marks = &self.header().marks;
-        let seen = marks.load(Ordering::Relaxed);
+        let bits = &self.header().eviction_bits;
+        let seen = bits.load(Ordering::Relaxed);
         // Nobody else changes the generation. A visit that comes in between is lost, which costs little.
-        marks.store(seen & !VISITED, Ordering::Relaxed);
+        bits.store(seen & !VISITED, Ordering::Relaxed);
         seen & VISITED != 0
     }
 
     /// The key's generation in the eviction queue, seven bits.
     pub(crate) fn generation(&self) -> u8 {
-        self.header().marks.load(Ordering::Relaxed) >> 1
+        self.header().eviction_bits.load(Ordering::Relaxed) >> 1
     }
 
     /// For the store's writer. `generation` is below 128.
-    pub(crate) fn set_marks(&self, generation: u8, visited: bool) {
-        self.header().marks.store(generation << 1 | u8::from(visited), Ordering::Relaxed);
+    pub(crate) fn set_eviction_bits(&self, generation: u8, visited: bool) {
+        self.header().eviction_bits.store(generation << 1 | u8::from(visited), Ordering::Relaxed);
     }
 
     /// The store's timer for it; [`NO_TIMER`] where it has none.
@@ -685,7 +685,7 @@ mod tests {
         assert_eq!((entry.key(), entry.value()), (&key[..], Some(&value[..])));
     }
 
-    /// A visit that wrote all the marks back gave a key the generation that it had had before.
+    /// A visit that wrote all the bits back gave a key the generation that it had had before.
     #[test]
     fn threads_share_the_handles_and_a_visit_changes_no_generation() {
         let entry = Entry::new(b"key", Content::Value(b"value"), Version(1), None);
@@ -698,7 +698,7 @@ mod tests {
             });
             let mut generations = Vec::new();
             for generation in (0..128).cycle().take(300_000) {
-                entry.set_marks(generation, false);
+                entry.set_eviction_bits(generation, false);
                 std::iter::repeat_with(std::hint::spin_loop).take(10).for_each(drop);
                 if entry.generation() != generation {
                     generations.push((generation, entry.generation()));
@@ -711,9 +711,9 @@ mod tests {
     }
 
     #[test]
-    fn marks_are_kept() {
+    fn eviction_bits_are_kept() {
         let entry = Entry::new(b"key", Content::Tombstone, Version(1), None);
-        entry.set_marks(100, false);
+        entry.set_eviction_bits(100, false);
         assert!(!entry.take_visited());
         entry.visit();
         assert_eq!((entry.generation(), entry.take_visited(), entry.take_visited()), (100, true, false));

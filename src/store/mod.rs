@@ -783,10 +783,10 @@ fn enter_queue(
 ) {
     let Some(queue) = queue else { return };
     match held.filter(|held| held.value().is_some()) {
-        Some(held) => entry.set_marks(held.generation(), true),
+        Some(held) => entry.set_eviction_bits(held.generation(), true),
         None => {
             *generation = (*generation + 1) & 127;
-            entry.set_marks(*generation, false);
+            entry.set_eviction_bits(*generation, false);
             queue.push(hash.0, *generation);
         }
     }
