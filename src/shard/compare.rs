@@ -161,7 +161,7 @@ impl<C> Shard<C> {
             let hash = self.hash(entry.key());
             Seen { hash, version: entry.version(), digest: entry.digest(hash) }
         });
-        let (mark, seen) = (self.store.mark(partition), seen.collect());
+        let (mark, seen) = (self.store.eviction_watermark(partition), seen.collect());
         Some(Survey { list, after, until: part.next, mark, seen })
     }
 
@@ -177,7 +177,7 @@ impl<C> Shard<C> {
         let mine = part.entries.into_iter().map(|entry| (self.hash(entry.key()), entry)).collect();
         let found = anti_entropy::survey(asked, mine, next);
         // As it was when these were missing.
-        let mark = self.store.mark(partition);
+        let mark = self.store.eviction_watermark(partition);
         if !self.placement.is_elsewhere(from.node) {
             found.evict.into_iter().for_each(|(hash, value)| self.store.evict_value(hash, value));
         }

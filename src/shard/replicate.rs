@@ -74,7 +74,7 @@ impl<C> Shard<C> {
                 if self.may_be_evicted(partition, hash, &entry) {
                     // As if stored and evicted: what is owed since long must not come after what was evicted. Whoever
                     // writes this now stamps it above the mark.
-                    let superseded_by = Some(self.store.mark(partition));
+                    let superseded_by = Some(self.store.eviction_watermark(partition));
                     return Answer::Written { superseded_by, synced: self.replica(partition).is_synced() };
                 }
                 if self.make_room(hash, &entry) != Room::Enough {
@@ -92,7 +92,9 @@ impl<C> Shard<C> {
                 let superseded_by = match self.apply(hash, entry) {
                     // A newer state of the key may have been evicted here, which others still have: as it says so,
                     // a write that is new is stamped above that.
-                    Applied::Stored => Some(self.store.mark(partition)).filter(|mark| *mark >= version),
+                    Applied::Stored => {
+                        Some(self.store.eviction_watermark(partition)).filter(|mark| *mark >= version)
+                    }
                     Applied::Superseded(version) => Some(version),
                 };
                 Answer::Written { superseded_by, synced: self.replica(partition).is_synced() }
@@ -103,10 +105,10 @@ impl<C> Shard<C> {
                 }
                 let found = match (self.store.get(self.hash(&key), &key), want) {
                     // A write that asks is to be stamped above what was forgotten, or evicted.
-                    (None, Want::Version) => {
-                        Found::Version(self.replica(partition).horizon.max(self.store.mark(partition)))
-                    }
-                    (None, Want::Entry) => Found::Absent { mark: self.store.mark(partition) },
+                    (None, Want::Version) => Found::Version(
+                        self.replica(partition).horizon.max(self.store.eviction_watermark(partition)),
+                    ),
+                    (None, Want::Entry) => Found::Absent { mark: self.store.eviction_watermark(partition) },
                     (Some(entry), Want::Version) => Found::Version(entry.version()),
                     (Some(entry), Want::Entry) => {
                         entry.visit();
@@ -206,7 +208,7 @@ impl<C> Shard<C> {
     /// Whether this value, or a newer state of its key, may have been evicted here. One that is to be a replica takes
     /// everything.
     fn may_be_evicted(&self, partition: Partition, hash: KeyHash, entry: &Entry) -> bool {
-        entry.version() <= self.store.mark(partition)
+        entry.version() <= self.store.eviction_watermark(partition)
             && entry.value().is_some()
             && self.replica(partition).is_synced()
             && self.store.get(hash, entry.key()).is_none()

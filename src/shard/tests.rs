@@ -843,7 +843,11 @@ fn what_finds_no_room_where_nothing_is_evicted_is_not_taken_for_evicted() {
         let large = Entry::new(b"key", Content::Value(&[0; 1 << 20]), Version(1 << 40), None);
         shard.shard.merge(now, partition, vec![large]);
         let store = &shard.shard.store;
-        assert_eq!((store.mark(partition), store.has_gaps(partition)), (mark, true), "{eviction:?}");
+        assert_eq!(
+            (store.eviction_watermark(partition), store.has_gaps(partition)),
+            (mark, true),
+            "{eviction:?}"
+        );
     }
 }
 

@@ -111,7 +111,7 @@ struct Contents {
     /// Something may be elsewhere that is not here, for want of room.
     has_gaps: bool,
     /// The highest version that was evicted, or as good as.
-    mark: Version,
+    eviction_watermark: Version,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -407,7 +407,7 @@ impl Store {
             timers.remove(TimerId(entry.timer()));
             let share = Share::of(hash, &entry);
             self.count(hash.partition(), Some(share), None);
-            self.raise_mark(hash.partition(), entry.version());
+            self.raise_eviction_watermark(hash.partition(), entry.version());
             return true;
         }
         let mut evicted = None;
@@ -431,7 +431,7 @@ impl Store {
         match evicted {
             Some((partition, share, version)) => {
                 self.count(partition, Some(share), None);
-                self.raise_mark(partition, version);
+                self.raise_eviction_watermark(partition, version);
                 true
             }
             None => false,
@@ -622,8 +622,8 @@ impl Store {
     /// The highest version that was evicted from the partition since it was dropped last, or would have been had
     /// there been room for it at all: of a key that is not here, a newer state than any up to this one may have
     /// been. Zero where nothing was.
-    pub(crate) fn mark(&self, partition: Partition) -> Version {
-        self.partitions[self.index(partition)].mark
+    pub(crate) fn eviction_watermark(&self, partition: Partition) -> Version {
+        self.partitions[self.index(partition)].eviction_watermark
     }
 
     /// Whether this copy of the partition lacks what others may hold, for want of room: its digest says nothing.
@@ -635,16 +635,16 @@ impl Store {
     /// again.
     pub(crate) fn decline(&mut self, partition: Partition, version: Version) {
         if self.queue.is_some() {
-            self.raise_mark(partition, version);
+            self.raise_eviction_watermark(partition, version);
         }
         let at = self.index(partition);
         self.partitions[at].has_gaps = true;
     }
 
-    fn raise_mark(&mut self, partition: Partition, version: Version) {
+    fn raise_eviction_watermark(&mut self, partition: Partition, version: Version) {
         let at = self.index(partition);
         let contents = &mut self.partitions[at];
-        contents.mark = contents.mark.max(version);
+        contents.eviction_watermark = contents.eviction_watermark.max(version);
         contents.has_gaps = true;
     }
 
@@ -661,7 +661,7 @@ impl Store {
         });
         if share.is_some() {
             self.count(hash.partition(), share, None);
-            self.raise_mark(hash.partition(), version);
+            self.raise_eviction_watermark(hash.partition(), version);
             self.tidy();
         }
     }

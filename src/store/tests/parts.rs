@@ -19,7 +19,7 @@ fn entries(most: usize) -> impl Strategy<Value = Vec<Entry>> {
     prop::collection::vec(an_entry(), 0..most)
 }
 
-/// With copies of these: marks and timer of an entry belong to the one store that has it.
+/// With copies of these: eviction bits and timer of an entry belong to the one store that has it.
 fn filled(deletes: Deletes, entries: impl IntoIterator<Item = Entry>) -> Store {
     let mut store = store(deletes);
     entries.into_iter().for_each(|entry| put(&mut store, twice(&entry)));
