@@ -18,7 +18,7 @@ use crate::placement::{List, Placement};
 use crate::replication::read::{Read, ReadAction, Rules};
 use crate::replication::write::{Write, WriteAction};
 use crate::simulated::{Planted, is_planted};
-use crate::store::Room;
+use crate::store::Admission;
 use crate::types::{Identity, KeyHash, Partition, quorum_of};
 use crate::wire::message::{Answer, Request};
 
@@ -142,8 +142,8 @@ impl<C> Shard<C> {
             return self.reply(caller, Outcome::Written(Err(why.into())), actions);
         }
         match self.room_for(&call) {
-            Room::Enough => self.begin_write(now, call, caller, actions),
-            Room::Later => {
+            Admission::Enough => self.begin_write(now, call, caller, actions),
+            Admission::Later => {
                 self.waiting.push_back((call, caller));
                 self.soon(now, Timer::Room);
             }
@@ -168,21 +168,21 @@ impl<C> Shard<C> {
     }
 
     /// Makes room for a write, as far as one turn allows, where this node is to hold it.
-    pub(super) fn room_for(&mut self, call: &WriteCall) -> Room {
+    pub(super) fn room_for(&mut self, call: &WriteCall) -> Admission {
         let replica = self.replica(call.hash.partition());
         if replica.is_alone() || replica.list().is_some_and(|list| list.contains(&self.me)) {
             self.store.make_room(call.hash, &call.entry)
         } else {
-            Room::Enough
+            Admission::Enough
         }
     }
 
     /// Why a write is not applied for which there is no room.
-    pub(super) fn no_room(&self, room: Room) -> NotApplied {
+    pub(super) fn no_room(&self, room: Admission) -> NotApplied {
         let config = &self.config;
         let max_memory = config.memory.map_or(0, |memory| memory * usize::from(config.cores));
         match room {
-            Room::OutOfMemory => NotApplied::OutOfMemory { max_memory },
+            Admission::OutOfMemory => NotApplied::OutOfMemory { max_memory },
             _ => NotApplied::Overloaded,
         }
     }
@@ -271,7 +271,7 @@ impl<C> Shard<C> {
         for _ in 0..OPS_PER_TURN {
             let Some((call, caller)) = self.waiting.pop_front() else { return };
             let is_late = call.deadline <= now.instant;
-            if !is_late && self.room_for(&call) == Room::Later {
+            if !is_late && self.room_for(&call) == Admission::Later {
                 self.waiting.push_front((call, caller));
                 break;
             }
@@ -333,7 +333,7 @@ impl<C> Shard<C> {
             return Ok(false);
         };
         match self.store.make_room(call.hash, &entry) {
-            Room::Enough => {}
+            Admission::Enough => {}
             room => return Err(self.no_room(room).into()),
         }
         self.relay(now, call.hash, &entry);

@@ -5,7 +5,7 @@ use crate::clock::Now;
 use crate::entry::Entry;
 use crate::placement::ListRef;
 use crate::simulated::{Planted, is_planted};
-use crate::store::{Applied, Room};
+use crate::store::{Admission, Applied};
 use crate::types::{Identity, KeyHash, Partition};
 use crate::wire::frame::CHUNK_BYTES;
 use crate::wire::message::{Answer, Chunk, Fetch, Found, Listed, Request, Want};
@@ -77,7 +77,7 @@ impl<C> Shard<C> {
                     let superseded_by = Some(self.store.eviction_watermark(partition));
                     return Answer::Written { superseded_by, synced: self.replica(partition).is_synced() };
                 }
-                if self.make_room(hash, &entry) != Room::Enough {
+                if self.make_room(hash, &entry) != Admission::Enough {
                     return Answer::Declined;
                 }
                 self.clock.witness(entry.version(), now.wall);
@@ -190,8 +190,8 @@ impl<C> Shard<C> {
                 continue;
             }
             match self.make_room(hash, &entry) {
-                Room::Enough | Room::HeldByReaders => drop(self.apply(hash, entry)),
-                Room::Later | Room::OutOfMemory => {
+                Admission::Enough | Admission::HeldByReaders => drop(self.apply(hash, entry)),
+                Admission::Later | Admission::OutOfMemory => {
                     self.store.decline(partition, entry.version());
                     declined += 1;
                 }
@@ -215,9 +215,9 @@ impl<C> Shard<C> {
     }
 
     /// Makes room for what another node sends, as far as one turn can be made to wait.
-    pub(super) fn make_room(&mut self, hash: KeyHash, entry: &Entry) -> Room {
+    pub(super) fn make_room(&mut self, hash: KeyHash, entry: &Entry) -> Admission {
         let mut tries = (0..ROOM_TRIES).map(|_| self.store.make_room(hash, entry));
-        tries.find(|room| *room != Room::Later).unwrap_or(Room::Later)
+        tries.find(|room| *room != Admission::Later).unwrap_or(Admission::Later)
     }
 
     pub(super) fn hash(&self, key: &[u8]) -> KeyHash {

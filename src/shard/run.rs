@@ -16,7 +16,7 @@ use crate::clock::{Instant, Now};
 use crate::entry::Content;
 use crate::error::{NotApplied, ReadError, RunError, WriteError};
 use crate::options::WriteOptions;
-use crate::store::Room;
+use crate::store::Admission;
 use crate::types::MAX_KEY_BYTES;
 
 /// How often room is made for one entry: enough for the largest among the smallest, all of them read lately.
@@ -249,8 +249,8 @@ impl<C> Shard<C> {
     fn make_room_at_once(&mut self, call: &WriteCall) -> Result<(), NotApplied> {
         for _ in 0..ROOM_TRIES {
             match self.room_for(call) {
-                Room::Enough => return Ok(()),
-                Room::Later => {}
+                Admission::Enough => return Ok(()),
+                Admission::Later => {}
                 room => return Err(self.no_room(room)),
             }
         }

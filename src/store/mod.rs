@@ -142,7 +142,7 @@ pub(crate) enum Applied {
 
 /// Whether there is room for an entry.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Room {
+pub(crate) enum Admission {
     Enough,
     /// Some was made, and more takes more turns.
     Later,
@@ -331,15 +331,15 @@ impl Store {
     }
 
     /// Makes room for an entry, stamped or not, as far as one turn allows.
-    pub(crate) fn make_room(&mut self, hash: KeyHash, entry: &Entry) -> Room {
+    pub(crate) fn make_room(&mut self, hash: KeyHash, entry: &Entry) -> Admission {
         let Some(memory) = self.config.memory else {
             let is_delete = entry.value().is_none();
-            return if is_delete { Room::Enough } else { self.make_readers_room(0, MAX_HELD_BYTES) };
+            return if is_delete { Admission::Enough } else { self.make_readers_room(0, MAX_HELD_BYTES) };
         };
         let is_stamped = entry.version() != Version::ZERO;
         if is_stamped && self.get(hash, entry.key()).is_some_and(|held| !entry.wins_over(&held)) {
             // It will not be stored.
-            return Room::Enough;
+            return Admission::Enough;
         }
         let is_forgotten = self.config.deletes == Deletes::Forget && entry.value().is_none();
         let needed = if is_forgotten { 0 } else { charge::entry(entry) };
@@ -358,9 +358,9 @@ impl Store {
                 || entry.value().is_none() && held.as_deref().is_some_and(|held| held.value().is_some());
             if needed <= freed || self.used() + needed <= memory - memory / HELD_SHARE + freed {
                 match self.make_readers_room(self.used() + beside, memory) {
-                    Room::HeldByReaders if is_gain => return Room::Enough,
+                    Admission::HeldByReaders if is_gain => return Admission::Enough,
                     // Not their fault alone.
-                    Room::HeldByReaders if self.used() + beside > memory => {}
+                    Admission::HeldByReaders if self.used() + beside > memory => {}
                     room => return room,
                 }
             }
@@ -369,22 +369,22 @@ impl Store {
             if is_hopeless || !self.evict(&mut steps) {
                 self.tidy();
                 let goes_on = steps == 0 && !is_hopeless && self.queue.is_some();
-                return if goes_on { Room::Later } else { Room::OutOfMemory };
+                return if goes_on { Admission::Later } else { Admission::OutOfMemory };
             }
         }
     }
 
     /// Sees to it that what is used, and what readers hold up, are no more than `most`.
-    fn make_readers_room(&mut self, used: usize, most: usize) -> Room {
+    fn make_readers_room(&mut self, used: usize, most: usize) -> Admission {
         let held = self.table.retired_bytes();
         if used + held <= most {
-            return Room::Enough;
+            return Admission::Enough;
         }
         self.collect();
         match self.table.retired_bytes() {
-            left if used + left <= most => Room::Enough,
-            left if left < held => Room::Later,
-            _ => Room::HeldByReaders,
+            left if used + left <= most => Admission::Enough,
+            left if left < held => Admission::Later,
+            _ => Admission::HeldByReaders,
         }
     }
 

@@ -51,15 +51,15 @@ fn put(store: &mut Store, entry: Entry) {
 }
 
 /// Puts the entry where there is room, for which it takes as many turns as it needs.
-fn offer(store: &mut Store, entry: Entry) -> Room {
+fn offer(store: &mut Store, entry: Entry) -> Admission {
     let hash = hash_of(entry.key());
     for _ in 0..100_000 {
         match store.make_room(hash, &entry) {
-            Room::Later => assert_within_limit(store),
-            Room::Enough => {
+            Admission::Later => assert_within_limit(store),
+            Admission::Enough => {
                 store.apply(hash, entry);
                 assert_within_limit(store);
-                return Room::Enough;
+                return Admission::Enough;
             }
             room => return room,
         }
@@ -209,9 +209,9 @@ impl Pair {
                 let (live, held) = (store.live(), store.get(hash_of(&key), &key).is_some());
                 let room = offer(store, entry.clone());
                 let evicts = store.config.eviction == Eviction::Sieve;
-                assert_ne!(room, Room::HeldByReaders, "nobody reads");
-                assert!(room == Room::Enough || store.config.memory.is_some());
-                assert!(room == Room::Enough || value.is_some() || !(held || forget), "a delete fits");
+                assert_ne!(room, Admission::HeldByReaders, "nobody reads");
+                assert!(room == Admission::Enough || store.config.memory.is_some());
+                assert!(room == Admission::Enough || value.is_some() || !(held || forget), "a delete fits");
                 if evicts && store.config.memory.is_some() && store.live() <= live {
                     // Something may have been evicted, of which only the store can tell.
                     model.retain(|key, entry| {
@@ -220,7 +220,7 @@ impl Pair {
                         is_kept
                     });
                 }
-                if room != Room::Enough {
+                if room != Admission::Enough {
                     return;
                 }
                 match model.get(&key[..]) {
@@ -271,7 +271,7 @@ impl Pair {
         for key in keys {
             let tombstone = entry(&key, 100, 0, None);
             tombstones += charge::entry(&tombstone);
-            assert_eq!(offer(store, tombstone), Room::Enough, "a delete fits");
+            assert_eq!(offer(store, tombstone), Admission::Enough, "a delete fits");
         }
         store.collect();
         assert_sums(store);

@@ -117,11 +117,11 @@ fn write(shared: &Shared, store: &mut Store) -> u64 {
         shared.newest[n as usize].store(version, Ordering::Release);
         let room = loop {
             match store.make_room(*hash, &entry) {
-                Room::Later => {}
+                Admission::Later => {}
                 room => break room,
             }
         };
-        if room == Room::Enough {
+        if room == Admission::Enough {
             store.apply(*hash, entry);
             // Deletes pass whatever readers hold up, and each merge of segments takes one more.
             let most = store.config.memory.map_or(usize::MAX, |memory| memory + memory / 8);
@@ -130,7 +130,7 @@ fn write(shared: &Shared, store: &mut Store) -> u64 {
                 assert_eq!(store.get(*hash, key).unwrap().value(), Some(&value[..]));
             }
         } else {
-            assert_eq!(room, Room::HeldByReaders);
+            assert_eq!(room, Admission::HeldByReaders);
             store.collect();
         }
         match dice.roll(2000) {
