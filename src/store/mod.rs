@@ -47,7 +47,7 @@ use std::sync::Arc;
 #[cfg(gridkv_loom)]
 pub(crate) use reclaim::Reader;
 pub(crate) use reclaim::{HeavyFence, Readers};
-pub(crate) use table::{Local, Pinned, Place, View, Views};
+pub(crate) use table::{Local, Pinned, TablePosition, View, Views};
 
 use self::sieve::{Line, Sieve, Verdict};
 use self::table::{Change, Sought, Table};
@@ -152,12 +152,12 @@ pub(crate) enum Admission {
     HeldByReaders,
 }
 
-/// Some keys, in the order of places.
+/// Some keys, in the order of positions.
 #[derive(Debug)]
 pub(crate) struct Keys {
     pub(crate) keys: Vec<Box<[u8]>>,
     /// Where to go on; `None` after the last.
-    pub(crate) next: Option<Place>,
+    pub(crate) next: Option<TablePosition>,
 }
 
 /// Some entries of a partition, in the order of their hashes.
@@ -549,7 +549,7 @@ impl Store {
         while let Some(at) = path.filter(|at| end.is_none_or(|end| *at < end)) {
             let mut found = Vec::new();
             let mut from_tree = (0, None);
-            path = self.table.walk(&(at, Box::default()), |_, hash, sequence, entry, in_tree| {
+            path = self.table.walk(&TablePosition::first(at), |_, hash, sequence, entry, in_tree| {
                 let is_behind = after.is_none_or(|after| hash > after);
                 let weight = wanted(sequence, &entry).filter(|_| hash.partition() == partition && is_behind);
                 let Some(weight) = weight else { return ControlFlow::Continue(()) };
@@ -574,13 +574,13 @@ impl Store {
         None
     }
 
-    /// Keys that have a value, from a place on to before the path `end`, in the order of places, until `limit`
-    /// were looked at. Returns them with the place to go on from.
-    pub(crate) fn keys(&self, from: &Place, end: Option<u64>, wall: WallTime, limit: usize) -> Keys {
+    /// Keys that have a value, from a position on to before the path `end`, in the order of positions, until `limit`
+    /// were looked at. Returns them with the position to go on from.
+    pub(crate) fn keys(&self, from: &TablePosition, end: Option<u64>, wall: WallTime, limit: usize) -> Keys {
         let mut found = Vec::new();
         let mut from_tree = 0;
         let next = self.table.walk(from, |path, _, _, entry, in_tree| {
-            if (path, entry.key()) >= (from.0, &from.1) && end.is_none_or(|end| path < end) {
+            if from.is_at_or_before(path, entry.key()) && end.is_none_or(|end| path < end) {
                 found.push((path, entry));
             }
             from_tree += usize::from(in_tree);
@@ -589,8 +589,8 @@ impl Store {
         });
         found.sort_unstable_by(|(a, one), (b, other)| (a, one.key()).cmp(&(b, other.key())));
         let next = match found.get(limit) {
-            Some((path, entry)) => Some((*path, entry.key().into())),
-            None => next.filter(|next| end.is_none_or(|end| *next < end)).map(|next| (next, Box::default())),
+            Some((path, entry)) => Some(TablePosition::new(*path, entry.key())),
+            None => next.filter(|next| end.is_none_or(|end| *next < end)).map(TablePosition::first),
         };
         found.truncate(limit);
         let live = found.into_iter().filter(|(_, entry)| entry.live_value(wall).is_some());

@@ -169,11 +169,11 @@ pub(crate) enum Change {
 /// The writer's side.
 pub(crate) struct Table {
     view: Arc<View>,
-    tree: BTreeMap<Place, InTree>,
+    tree: BTreeMap<TablePosition, InTree>,
     /// Where in the tree what has a timer is: many keys may have one hash, which is all that a timer knows.
-    tree_timers: BTreeMap<u32, Place>,
+    tree_timers: BTreeMap<u32, TablePosition>,
     /// Where eviction goes on in the tree.
-    tree_hand: Place,
+    tree_hand: TablePosition,
     /// How many partitions this core has, and of how many of them this node answers for.
     owned: usize,
     served: usize,
@@ -185,8 +185,27 @@ pub(crate) struct Table {
     bytes: usize,
 }
 
-/// A path and a key.
-pub(crate) type Place = (u64, Box<[u8]>);
+/// A position in the order of the table: by path, then by key.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+pub(crate) struct TablePosition {
+    path: u64,
+    key: Box<[u8]>,
+}
+
+impl TablePosition {
+    pub(crate) fn new(path: u64, key: &[u8]) -> Self {
+        Self { path, key: key.into() }
+    }
+
+    /// The first position of a path: before every key.
+    pub(crate) fn first(path: u64) -> Self {
+        Self { path, key: Box::default() }
+    }
+
+    pub(crate) fn is_at_or_before(&self, path: u64, key: &[u8]) -> bool {
+        (self.path, &*self.key) <= (path, key)
+    }
+}
 
 struct InTree {
     entry: Entry,
@@ -219,14 +238,14 @@ impl Drop for Unlinked {
 /// What a key in the tree costs beside its entry: its node's share, and its key again.
 const TREE_NODE_BYTES: usize = 96;
 
-/// What a place in the tree takes.
-fn place_bytes(place: &Place) -> usize {
-    TREE_NODE_BYTES + charge::size_class(place.1.len())
+/// What a position in the tree takes.
+fn position_bytes(position: &TablePosition) -> usize {
+    TREE_NODE_BYTES + charge::size_class(position.key.len())
 }
 
 /// What it takes to find it by this timer.
-fn timer_bytes(place: &Place, timer: u32) -> usize {
-    if timer == NO_TIMER { 0 } else { place_bytes(place) }
+fn timer_bytes(position: &TablePosition, timer: u32) -> usize {
+    if timer == NO_TIMER { 0 } else { position_bytes(position) }
 }
 
 /// Where an entry is in a segment.
@@ -862,7 +881,7 @@ impl Table {
             view,
             tree: BTreeMap::new(),
             tree_timers: BTreeMap::new(),
-            tree_hand: Place::default(),
+            tree_hand: TablePosition::default(),
             // The models have one state for all.
             owned: if cfg!(gridkv_loom) { 1 } else { owned },
             served: 0,
@@ -933,7 +952,7 @@ impl Table {
         match unsafe { self.view.segment(path).find(hash, |entry| entry.has_key(key)) } {
             Ok((_, entry)) => Some(entry),
             Err(header) if header & IN_TREE != 0 => {
-                self.tree.get(&(path, key.into())).map(|held| held.entry.borrow())
+                self.tree.get(&TablePosition::new(path, key)).map(|held| held.entry.borrow())
             }
             Err(_) => None,
         }
@@ -984,9 +1003,9 @@ impl Table {
                 outcome
             }
             Err(header) => {
-                let place = if header & IN_TREE != 0 { self.find_in_tree(path, &sought) } else { None };
-                match place {
-                    Some(place) => self.update_tree(place, sequence, |held| decide(sought, Some(held))),
+                let position = if header & IN_TREE != 0 { self.find_in_tree(path, &sought) } else { None };
+                match position {
+                    Some(position) => self.update_tree(position, sequence, |held| decide(sought, Some(held))),
                     None => {
                         let (change, outcome) = decide(sought, None);
                         if let Change::Put(new) = change {
@@ -999,56 +1018,56 @@ impl Table {
         }
     }
 
-    fn find_in_tree(&self, path: u64, sought: &impl Sought) -> Option<Place> {
+    fn find_in_tree(&self, path: u64, sought: &impl Sought) -> Option<TablePosition> {
         if let Some(key) = sought.key() {
-            return Some((path, key.into())).filter(|place| self.tree.contains_key(place));
+            return Some(TablePosition::new(path, key)).filter(|position| self.tree.contains_key(position));
         }
         if let Some(timer) = sought.timer() {
-            return self.tree_timers.get(&timer).filter(|place| place.0 == path).cloned();
+            return self.tree_timers.get(&timer).filter(|position| position.path == path).cloned();
         }
-        let of_path = self.tree.range((path, Box::default())..).take_while(|((at, _), _)| *at == path);
-        of_path.into_iter().find(|(_, held)| sought.is(&held.entry)).map(|(place, _)| place.clone())
+        let of_path = self.tree.range(TablePosition::first(path)..).take_while(|(at, _)| at.path == path);
+        of_path.into_iter().find(|(_, held)| sought.is(&held.entry)).map(|(position, _)| position.clone())
     }
 
     fn update_tree<T>(
         &mut self,
-        place: Place,
+        position: TablePosition,
         sequence: u64,
         decide: impl FnOnce(&Entry) -> (Change, T),
     ) -> T {
-        let held = self.tree.get_mut(&place).expect("found just now");
+        let held = self.tree.get_mut(&position).expect("found just now");
         let (change, outcome) = decide(&held.entry);
         match change {
             Change::Keep => {}
             Change::Put(new) => {
                 let (old, timer) = (held.entry.timer(), new.timer());
                 if old != timer {
-                    self.bytes -= timer_bytes(&place, old);
-                    self.bytes += timer_bytes(&place, timer);
+                    self.bytes -= timer_bytes(&position, old);
+                    self.bytes += timer_bytes(&position, timer);
                     self.tree_timers.remove(&old);
                     if timer != NO_TIMER {
-                        self.tree_timers.insert(timer, place);
+                        self.tree_timers.insert(timer, position);
                     }
                 }
                 // As for buckets: what says nothing new keeps its number.
                 held.sequence = held.sequence.max(sequence);
                 held.entry = new;
             }
-            Change::Remove => self.remove_from_tree(&place),
+            Change::Remove => self.remove_from_tree(&position),
         }
         outcome
     }
 
-    fn remove_from_tree(&mut self, place: &Place) {
-        if let Some(held) = self.tree.remove(place) {
+    fn remove_from_tree(&mut self, position: &TablePosition) {
+        if let Some(held) = self.tree.remove(position) {
             self.len -= 1;
             self.tree_timers.remove(&held.entry.timer());
-            self.bytes -= place_bytes(place) + timer_bytes(place, held.entry.timer());
+            self.bytes -= position_bytes(position) + timer_bytes(position, held.entry.timer());
             // SAFETY: this is the writer, and nothing below collects.
-            let segment = unsafe { self.view.segment(place.0) };
+            let segment = unsafe { self.view.segment(position.path) };
             segment.count_in_tree(Segment::home(held.hash), false);
             if segment.in_tree() == 0 {
-                self.shrink(place.0);
+                self.shrink(position.path);
             }
         }
     }
@@ -1065,12 +1084,12 @@ impl Table {
             if !self.split(path) {
                 // SAFETY: made above, and no slot has it.
                 let entry = unsafe { Entry::from_bits(bits) };
-                let place: Place = (path, entry.key().into());
-                self.bytes += place_bytes(&place) + timer_bytes(&place, entry.timer());
+                let position = TablePosition::new(path, entry.key());
+                self.bytes += position_bytes(&position) + timer_bytes(&position, entry.timer());
                 if entry.timer() != NO_TIMER {
-                    self.tree_timers.insert(entry.timer(), place.clone());
+                    self.tree_timers.insert(entry.timer(), position.clone());
                 }
-                self.tree.insert(place, InTree { entry, hash, sequence });
+                self.tree.insert(position, InTree { entry, hash, sequence });
                 return segment.count_in_tree(Segment::home(hash), true);
             }
         }
@@ -1165,9 +1184,9 @@ impl Table {
         halves: &[Box<Segment>; 2],
         half_of: impl Fn(u64) -> usize,
     ) {
-        for place in self.tree_places(old.first(path), old.end(path)) {
-            let half = &halves[half_of(place.0)];
-            let Some(held) = self.tree.remove(&place) else { continue };
+        for position in self.tree_positions(old.first(path), old.end(path)) {
+            let half = &halves[half_of(position.path)];
+            let Some(held) = self.tree.remove(&position) else { continue };
             let (hash, sequence) = (held.hash, held.sequence);
             let in_queue = held.entry.value().is_some().then_some((hash, held.entry.generation()));
             let timer = held.entry.timer();
@@ -1175,21 +1194,21 @@ impl Table {
             if half.insert(hash, bits, sequence) {
                 self.left_tree.extend(in_queue);
                 self.tree_timers.remove(&timer);
-                self.bytes -= place_bytes(&place) + timer_bytes(&place, timer);
+                self.bytes -= position_bytes(&position) + timer_bytes(&position, timer);
             } else {
                 // SAFETY: taken out above, and no slot has it.
                 let entry = unsafe { Entry::from_bits(bits) };
                 half.count_in_tree(Segment::home(hash), true);
-                self.tree.insert(place, InTree { entry, hash, sequence });
+                self.tree.insert(position, InTree { entry, hash, sequence });
             }
         }
     }
 
-    /// The places in the tree of the paths from `start` to before `end`.
-    fn tree_places(&self, start: u64, end: Option<u64>) -> Vec<Place> {
-        let from = self.tree.range((start, Box::default())..);
-        from.map(|(place, _)| place)
-            .take_while(|place| end.is_none_or(|end| place.0 < end))
+    /// The positions in the tree of the paths from `start` to before `end`.
+    fn tree_positions(&self, start: u64, end: Option<u64>) -> Vec<TablePosition> {
+        let from = self.tree.range(TablePosition::first(start)..);
+        from.map(|(position, _)| position)
+            .take_while(|position| end.is_none_or(|end| position.path < end))
             .cloned()
             .collect()
     }
@@ -1273,11 +1292,11 @@ impl Table {
     /// Removes every entry of a partition, showing each to `gone`.
     pub(crate) fn clear(&mut self, partition: Partition, mut gone: impl FnMut(KeyHash, &Entry)) {
         let (start, end) = self.paths(partition);
-        for place in self.tree_places(start, end) {
-            if let Some(held) = self.tree.get(&place) {
+        for position in self.tree_positions(start, end) {
+            if let Some(held) = self.tree.get(&position) {
                 gone(held.hash, &held.entry);
             }
-            self.remove_from_tree(&place);
+            self.remove_from_tree(&position);
         }
         let mut path = Some(start);
         while let Some(at) = path.filter(|at| end.is_none_or(|end| *at < end)) {
@@ -1312,10 +1331,10 @@ impl Table {
         let from = std::mem::take(&mut self.tree_hand);
         let mut range = self.tree.range(from..);
         let found = range.by_ref().take(8).find(|(_, held)| held.entry.value().is_some());
-        let found = found.map(|(place, held)| (place.clone(), held.hash, held.entry.clone()));
-        self.tree_hand = range.next().map(|(place, _)| place.clone()).unwrap_or_default();
-        found.map(|(place, hash, entry)| {
-            self.remove_from_tree(&place);
+        let found = found.map(|(position, held)| (position.clone(), held.hash, held.entry.clone()));
+        self.tree_hand = range.next().map(|(position, _)| position.clone()).unwrap_or_default();
+        found.map(|(position, hash, entry)| {
+            self.remove_from_tree(&position);
             (hash, entry)
         })
     }
@@ -1342,26 +1361,26 @@ impl Table {
     }
 
     /// Shows the entries of the segment that covers the path of `from` to `visit`, with path, hash and sequence:
-    /// those in buckets in no order, then those of the tree from that place on in theirs, until it breaks off.
+    /// those in buckets in no order, then those of the tree from that position on in theirs, until it breaks off.
     /// Returns where the next segment begins.
     pub(crate) fn walk<'a>(
         &'a self,
-        from: &Place,
+        from: &TablePosition,
         mut visit: impl FnMut(u64, KeyHash, u64, EntryRef<'a>, bool) -> ControlFlow<()>,
     ) -> Option<u64> {
         // SAFETY: this is the writer, which collects only through `&mut self`.
-        let segment: &'a Segment = unsafe { self.view.segment(from.0) };
+        let segment: &'a Segment = unsafe { self.view.segment(from.path) };
         for (_, bits, sequence) in segment.words() {
             // SAFETY: as above.
             let entry = unsafe { Entry::borrow_bits(bits) };
             let hash = KeyHash::of(self.view.cluster, entry.key());
             let _ = visit(self.view.path(hash), hash, sequence, entry, false);
         }
-        let end = segment.end(from.0);
+        let end = segment.end(from.path);
         if segment.in_tree() > 0 {
-            let rest = self.tree.range::<Place, _>(from..);
-            for ((at, _), held) in rest.take_while(|((at, _), _)| end.is_none_or(|end| *at < end)) {
-                if visit(*at, held.hash, held.sequence, held.entry.borrow(), true).is_break() {
+            let rest = self.tree.range::<TablePosition, _>(from..);
+            for (at, held) in rest.take_while(|(at, _)| end.is_none_or(|end| at.path < end)) {
+                if visit(at.path, held.hash, held.sequence, held.entry.borrow(), true).is_break() {
                     break;
                 }
             }

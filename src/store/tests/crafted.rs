@@ -61,9 +61,9 @@ fn measure(key: KeyOf, count: u64, forward: bool) -> [Duration; STEPS.len()] {
                 assert_eq!(found, count);
             }
             "keys" => {
-                let (mut found, mut from) = (0, Some((0, Box::default())));
-                while let Some(place) = from {
-                    let keys = store.keys(&place, None, wall(0), 1000);
+                let (mut found, mut from) = (0, Some(TablePosition::first(0)));
+                while let Some(position) = from {
+                    let keys = store.keys(&position, None, wall(0), 1000);
                     found += keys.keys.len() as u64;
                     from = keys.next;
                 }

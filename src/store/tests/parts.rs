@@ -1,4 +1,4 @@
-//! What is read piece by piece: parts of partitions, and keys in the order of places.
+//! What is read piece by piece: parts of partitions, and keys in the order of positions.
 
 use super::*;
 
@@ -52,7 +52,7 @@ fn pieces(store: &Store, partition: Partition, since: u64, limit: usize) -> (Vec
 
 /// Every key of the store, so many at a time.
 fn all_keys(store: &Store, limit: usize) -> Vec<Box<[u8]>> {
-    let (mut all, mut from) = (Vec::new(), (0, Box::default()));
+    let (mut all, mut from) = (Vec::new(), TablePosition::first(0));
     loop {
         let found = store.keys(&from, None, wall(0), limit);
         assert!(found.keys.len() <= limit);
@@ -146,9 +146,9 @@ proptest! {
     #[test]
     fn keys_end_before_a_path(entries in entries(800), end in 0u64..9, limit in 1usize..400) {
         let store = filled(Deletes::Keep, entries);
-        let (mut found, mut from) = (Vec::new(), Some((0, Box::default())));
-        while let Some(place) = from {
-            let keys = store.keys(&place, Some(end << 52), wall(0), limit);
+        let (mut found, mut from) = (Vec::new(), Some(TablePosition::first(0)));
+        while let Some(position) = from {
+            let keys = store.keys(&position, Some(end << 52), wall(0), limit);
             found.extend(keys.keys);
             from = keys.next;
         }
