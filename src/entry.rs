@@ -92,7 +92,7 @@ const SHARED: u8 = 8;
 const VISITED: u8 = 1;
 
 /// Far from where the count would wrap around, by more than there can be threads.
-const MOST_HANDLES: u32 = u32::MAX / 2;
+const MAX_HANDLES: u32 = u32::MAX / 2;
 
 /// The timer of an entry that has none.
 pub(crate) const NO_TIMER: u32 = u32::MAX;
@@ -497,10 +497,10 @@ fn are_equal(one: &[u8], other: &[u8]) -> bool {
 impl Clone for Entry {
     fn clone(&self) -> Self {
         let handles = &self.header().handles;
-        if handles.fetch_add(1, Ordering::Relaxed) >= MOST_HANDLES {
+        if handles.fetch_add(1, Ordering::Relaxed) >= MAX_HANDLES {
             // Taken back, so that no number of panics that are caught wraps the count around.
             handles.fetch_sub(1, Ordering::Relaxed);
-            panic!("more than {MOST_HANDLES} handles of one entry: they are leaking");
+            panic!("more than {MAX_HANDLES} handles of one entry: they are leaking");
         }
         Self { header: self.header }
     }

@@ -6,7 +6,7 @@ use std::cell::{Cell, UnsafeCell};
 use std::ptr;
 
 /// More than one execution frees.
-const MOST: usize = 1 << 14;
+const MAX_PIECES: usize = 1 << 14;
 
 struct Graveyard;
 
@@ -16,7 +16,7 @@ static GRAVEYARD: Graveyard = Graveyard;
 struct Graves {
     is_open: Cell<bool>,
     len: Cell<usize>,
-    graves: UnsafeCell<[(*mut u8, Layout); MOST]>,
+    graves: UnsafeCell<[(*mut u8, Layout); MAX_PIECES]>,
 }
 
 thread_local! {
@@ -26,7 +26,7 @@ thread_local! {
         Graves {
             is_open: Cell::new(false),
             len: Cell::new(0),
-            graves: UnsafeCell::new([(ptr::null_mut(), Layout::new::<u8>()); MOST]),
+            graves: UnsafeCell::new([(ptr::null_mut(), Layout::new::<u8>()); MAX_PIECES]),
         }
     };
 }
@@ -41,7 +41,7 @@ unsafe impl GlobalAlloc for Graveyard {
     unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
         GRAVES.with(|graves| {
             let len = graves.len.get();
-            if graves.is_open.get() && len < MOST {
+            if graves.is_open.get() && len < MAX_PIECES {
                 // SAFETY: only this thread has it, and nothing here comes back to it meanwhile.
                 unsafe { (*graves.graves.get())[len] = (memory, layout) };
                 graves.len.set(len + 1);
