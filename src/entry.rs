@@ -31,9 +31,10 @@ use std::sync::Arc;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::clock::{Version, WallTime};
+use crate::mutants::{OrderingMutant, ordering};
 use crate::prefetch;
 use crate::simulated::{Planted, is_planted};
-use crate::sync::{AtomicU8, AtomicU32, Life, Mutant, Ordering, acquire, planted};
+use crate::sync::{AtomicU8, AtomicU32, Life, Ordering, acquire};
 use crate::types::{KeyHash, MAX_KEY_BYTES, MAX_VALUE_BYTES};
 
 /// Values above this are kept in a block of their own.
@@ -508,7 +509,7 @@ impl Clone for Entry {
 
 impl Drop for Entry {
     fn drop(&mut self) {
-        let order = if planted(Mutant::RelaxedDrop) { Ordering::Relaxed } else { Ordering::Release };
+        let order = ordering(OrderingMutant::RelaxedDrop, Ordering::Release);
         // SAFETY: see `header`; this handle still counts.
         if unsafe { self.header.as_ref() }.handles.fetch_sub(1, order) > 1 {
             return;

@@ -1,8 +1,7 @@
 //! The atomics and locks of the lock-free parts: the standard library's, or loom's where the models run.
 //!
-//! The models (`loom-tests/`) compile the source that ships. For each of them there is a [`Mutant`]: one
-//! ordering weakened, one fence or check left out. A model that does not reject its mutant proves nothing,
-//! so each is run with it too. In every other build [`planted`] is a constant `false`.
+//! The models (`loom-tests/`) compile the source that ships; what each of them must reject is in
+//! [`mutants`](crate::mutants).
 
 #[cfg(gridkv_loom)]
 pub(crate) use loom::cell::UnsafeCell;
@@ -23,73 +22,7 @@ pub(crate) use std::sync::{Condvar, Mutex, MutexGuard};
 #[cfg(not(gridkv_loom))]
 pub(crate) use std::thread::yield_now;
 
-/// What a model must reject.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Mutant {
-    /// An entry is published without [`Ordering::Release`].
-    RelaxedPublish,
-    /// A handle is dropped without [`Ordering::Release`].
-    RelaxedDrop,
-    /// A reader reads on without a fence behind its announcement.
-    UnfencedPin,
-    /// The writer looks at the readers without a fence behind its unlinking.
-    UnfencedCollect,
-    /// An epoch ends without [`Ordering::Release`].
-    RelaxedEpoch,
-    /// A reader that pins again does not say that it is done with what it saw before.
-    RelaxedRepin,
-    /// A reader's place is given back without [`Ordering::Release`].
-    RelaxedExit,
-    /// A tag that matches is taken for a key that matches.
-    TagIsKey,
-    /// A key that leaves the stash takes along the mark of another that stays.
-    ClearedHint,
-    /// Keys leave the old segment before the new ones are published.
-    SplitInPlace,
-    /// New segments or a new array are published without [`Ordering::Release`].
-    RelaxedDirectory,
-    /// What is evicted is freed at once.
-    FreeAtOnce,
-    /// A miss is believed without looking at the partition's state again.
-    TrustedMiss,
-    /// A message is put into its slot of the ring without [`Ordering::Release`].
-    RelaxedPush,
-    /// A slot of the ring is given back without [`Ordering::Release`].
-    RelaxedPop,
-    /// A ring is closed only when what was in it has been dropped.
-    LateClose,
-    /// Whoever rings looks at the word without a fence behind the message.
-    UnfencedRing,
-    /// A thread looks at its work without a fence behind the word.
-    UnfencedPark,
-    /// A thread sleeps without another look at its work.
-    UncheckedPark,
-    /// Whoever is about to wait does not ring again.
-    RungOnce,
-    /// A wake that failed is taken for one that came.
-    ForgottenFailure,
-    /// Whoever waits for room tries without a fence behind its entry in the list.
-    UnfencedEntry,
-    /// The inbox looks at the list without a fence behind the room that it made.
-    UnfencedAdmit,
-    /// The inbox makes room and tells nobody.
-    SkippedAdmit,
-    /// Whoever waits for room does not try again behind its entry in the list.
-    UntriedEntry,
-    /// Whoever is woken when it has its room already keeps that to itself.
-    KeptWake,
-    /// Whoever is woken when its time is up goes without a try.
-    LostWake,
-    /// An inbox closes and tells nobody who waits for room.
-    SilentClose,
-    /// An answer is told without [`Ordering::Release`].
-    RelaxedAnswer,
-    /// An answer is told, and who sleeps for it is not woken.
-    SilentAnswer,
-    /// Whoever gives up takes the slot along, to which the answer is still to come.
-    #[cfg(gridkv_loom)]
-    StolenSlot,
-}
+use crate::mutants::{OrderingMutant, is_left_out};
 
 /// Alone in its cache lines, and in their neighbours that processors fetch along.
 #[derive(Default)]
@@ -144,8 +77,8 @@ impl Fences {
 
     /// A fence that a mutant leaves out.
     #[inline]
-    pub(crate) fn fence_unless(&self, mutant: Mutant) {
-        if !planted(mutant) {
+    pub(crate) fn fence_unless(&self, mutant: OrderingMutant) {
+        if !is_left_out(mutant) {
             self.fence();
         }
     }
@@ -236,21 +169,4 @@ pub(crate) fn acquire(count: &AtomicU32) {
 /// What nobody leaves half done under the lock is sound, even if somebody panicked.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
-}
-
-/// Whether the model that runs now has this mutant planted.
-#[cfg(not(gridkv_loom))]
-pub(crate) const fn planted(_: Mutant) -> bool {
-    false
-}
-
-#[cfg(gridkv_loom)]
-std::thread_local! {
-    /// Loom runs all threads of a model on one thread of the system.
-    pub(crate) static PLANTED: std::cell::Cell<Option<Mutant>> = const { std::cell::Cell::new(None) };
-}
-
-#[cfg(gridkv_loom)]
-pub(crate) fn planted(mutant: Mutant) -> bool {
-    PLANTED.get() == Some(mutant)
 }

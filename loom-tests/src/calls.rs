@@ -10,10 +10,11 @@ use loom::thread;
 use crate::bell::{Bell, Wake};
 use crate::harness::Model;
 use crate::mailbox::{Inbox, SendError, Sender, mailbox};
+use crate::mutants::{OrderingMutant, is_left_out};
 use crate::parker::Parker;
 use crate::ring::{Pop, ring};
 use crate::slot::{Slot, TimedOut};
-use crate::sync::{Mutant, Mutex, lock, planted};
+use crate::sync::{Mutex, lock};
 
 /// What loom says of a use that is not ordered with a write.
 const RACE: &str = "Causality violation";
@@ -45,7 +46,7 @@ pub static RING: Model = Model {
         assert!(popped.is_sorted(), "{popped:?}");
     },
     preemptions: Some(3),
-    mutants: &[(Mutant::RelaxedPop, RACE)],
+    mutants: &[(OrderingMutant::RelaxedPop, RACE)],
 };
 
 /// Whoever finds a message finds all of it, and its slot is used again only after that.
@@ -60,7 +61,7 @@ pub static WRAP: Model = Model {
         assert_eq!(popped, pushed, "a message was lost");
     },
     preemptions: None,
-    mutants: &[(Mutant::RelaxedPush, RACE), (Mutant::RelaxedPop, RACE)],
+    mutants: &[(OrderingMutant::RelaxedPush, RACE), (OrderingMutant::RelaxedPop, RACE)],
 };
 
 /// Where an engine's thread sleeps.
@@ -137,9 +138,9 @@ pub static PARK: Model = Model {
     },
     preemptions: Some(2),
     mutants: &[
-        (Mutant::UnfencedRing, DEADLOCK),
-        (Mutant::UnfencedPark, DEADLOCK),
-        (Mutant::UncheckedPark, DEADLOCK),
+        (OrderingMutant::UnfencedRing, DEADLOCK),
+        (OrderingMutant::UnfencedPark, DEADLOCK),
+        (OrderingMutant::UncheckedPark, DEADLOCK),
     ],
 };
 
@@ -177,7 +178,7 @@ pub static PREEMPTED: Model = Model {
         [held_up, caller].into_iter().for_each(|thread| thread.join().expect("it has not panicked"));
     },
     preemptions: Some(2),
-    mutants: &[(Mutant::RungOnce, DEADLOCK)],
+    mutants: &[(OrderingMutant::RungOnce, DEADLOCK)],
 };
 
 /// A wake fails: the next one to ring tries it again.
@@ -194,7 +195,7 @@ pub static FAILED_WAKE: Model = Model {
         thread.join().expect("it has not panicked");
     },
     preemptions: None,
-    mutants: &[(Mutant::ForgottenFailure, DEADLOCK)],
+    mutants: &[(OrderingMutant::ForgottenFailure, DEADLOCK)],
 };
 
 /// The answer comes while the caller looks for it, while it goes to sleep, or when it sleeps.
@@ -209,7 +210,7 @@ pub static ANSWER: Model = Model {
         thread.join().expect("it has not panicked");
     },
     preemptions: None,
-    mutants: &[(Mutant::RelaxedAnswer, RACE), (Mutant::SilentAnswer, DEADLOCK)],
+    mutants: &[(OrderingMutant::RelaxedAnswer, RACE), (OrderingMutant::SilentAnswer, DEADLOCK)],
 };
 
 /// The caller's time is up while the answer comes: one of them has the slot, and can use it again.
@@ -228,7 +229,7 @@ pub static TIMEOUT: Model = Model {
         assert_ne!(thread.join().expect("it has not panicked"), is_callers, "whose is the slot?");
     },
     preemptions: None,
-    mutants: &[(Mutant::RelaxedAnswer, RACE)],
+    mutants: &[(OrderingMutant::RelaxedAnswer, RACE)],
 };
 
 fn use_again(slot: Slot<u8>) {
@@ -248,7 +249,7 @@ pub static LATE_ANSWER: Model = Model {
                 lock(&late).push(slot);
             }
         });
-        if planted(Mutant::StolenSlot) {
+        if is_left_out(OrderingMutant::StolenSlot) {
             lock(&pool).push(waiter.steal());
         }
         if let Ok((answer, slot)) = waiter.wait(|| false, || (), Some(Instant::now())) {
@@ -263,7 +264,11 @@ pub static LATE_ANSWER: Model = Model {
         [first, second].into_iter().for_each(|thread| thread.join().expect("it has not panicked"));
     },
     preemptions: Some(3),
-    mutants: &[(Mutant::StolenSlot, ""), (Mutant::RelaxedAnswer, RACE), (Mutant::SilentAnswer, DEADLOCK)],
+    mutants: &[
+        (OrderingMutant::StolenSlot, ""),
+        (OrderingMutant::RelaxedAnswer, RACE),
+        (OrderingMutant::SilentAnswer, DEADLOCK),
+    ],
 };
 
 /// A ring that is full is drained while a caller comes to wait for room.
@@ -277,10 +282,10 @@ pub static ROOM: Model = Model {
     },
     preemptions: Some(3),
     mutants: &[
-        (Mutant::UnfencedEntry, DEADLOCK),
-        (Mutant::UnfencedAdmit, DEADLOCK),
-        (Mutant::SkippedAdmit, DEADLOCK),
-        (Mutant::UntriedEntry, DEADLOCK),
+        (OrderingMutant::UnfencedEntry, DEADLOCK),
+        (OrderingMutant::UnfencedAdmit, DEADLOCK),
+        (OrderingMutant::SkippedAdmit, DEADLOCK),
+        (OrderingMutant::UntriedEntry, DEADLOCK),
     ],
 };
 
@@ -301,7 +306,7 @@ pub static ROOMS: Model = Model {
         assert_eq!(taken, [0, 1, 2]);
     },
     preemptions: Some(1),
-    mutants: &[(Mutant::SkippedAdmit, DEADLOCK), (Mutant::KeptWake, DEADLOCK)],
+    mutants: &[(OrderingMutant::SkippedAdmit, DEADLOCK), (OrderingMutant::KeptWake, DEADLOCK)],
 };
 
 /// One of the two that wait gives up, maybe just when the room is given to it.
@@ -326,7 +331,7 @@ pub static ROOM_TIMEOUT: Model = Model {
         assert_eq!(taken.contains(&1), was_sent);
     },
     preemptions: Some(2),
-    mutants: &[(Mutant::SkippedAdmit, DEADLOCK), (Mutant::LostWake, DEADLOCK)],
+    mutants: &[(OrderingMutant::SkippedAdmit, DEADLOCK), (OrderingMutant::LostWake, DEADLOCK)],
 };
 
 /// The engine's thread ends, with a message in its inbox, while another comes and one waits for room: each is
@@ -350,5 +355,5 @@ pub static STOP: Model = Model {
         assert_eq!(Arc::strong_count(&message), 1, "a message was lost");
     },
     preemptions: Some(3),
-    mutants: &[(Mutant::LateClose, "a message was lost"), (Mutant::SilentClose, DEADLOCK)],
+    mutants: &[(OrderingMutant::LateClose, "a message was lost"), (OrderingMutant::SilentClose, DEADLOCK)],
 };

@@ -9,9 +9,9 @@ use std::time::Instant;
 use crate::clock::Version;
 use crate::entry::{Content, Entry};
 use crate::graveyard;
+use crate::mutants::{ACTIVE, OrderingMutant};
 use crate::options::Eviction;
 use crate::store::{Deletes, Local, Pinned, Reader, Readers, Store, StoreConfig, Views};
-use crate::sync::{Mutant, PLANTED};
 use crate::types::{ClusterHash, CoreId, Cores, KeyHash};
 
 /// One scenario, and what is to be found with it.
@@ -20,7 +20,7 @@ pub struct Model {
     /// How many switches away from a thread that could have gone on one execution has at the most.
     pub(crate) preemptions: Option<usize>,
     /// What it must reject, and a part of what is said then.
-    pub(crate) mutants: &'static [(Mutant, &'static str)],
+    pub(crate) mutants: &'static [(OrderingMutant, &'static str)],
 }
 
 thread_local! {
@@ -45,11 +45,11 @@ impl Model {
         listen();
         for (mutant, reason) in self.mutants {
             let start = Instant::now();
-            PLANTED.set(Some(*mutant));
+            ACTIVE.set(Some(*mutant));
             SAID.set(Some(Vec::new()));
             let outcome = panic::catch_unwind(AssertUnwindSafe(|| self.run()));
             let said = SAID.take().unwrap_or_default();
-            PLANTED.set(None);
+            ACTIVE.set(None);
             graveyard::clear(false);
             assert!(outcome.is_err(), "{mutant:?} was not found");
             let is_expected = said.first().is_some_and(|said| said.contains(reason));

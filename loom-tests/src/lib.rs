@@ -8,7 +8,7 @@
 //! What runs is the source that ships: it is compiled here a second time, with loom's atomics for the
 //! standard library's and with a segment of four slots. Without the flag this crate is empty.
 //!
-//! Each model runs as it is and must hold, and then with each of its mutants (`Mutant` in `src/sync.rs`)
+//! Each model runs as it is and must hold, and then with each of its mutants (`OrderingMutant` in `src/mutants.rs`)
 //! planted, which it must reject for the reason that it names. A model that holds with its mutant too has
 //! proved nothing.
 //!
@@ -43,6 +43,8 @@ mod clock;
 mod entry;
 #[path = "../../src/runtime/mailbox.rs"]
 mod mailbox;
+#[path = "../../src/mutants.rs"]
+mod mutants;
 #[path = "../../src/options.rs"]
 mod options;
 #[path = "../../src/runtime/parker.rs"]

@@ -4,8 +4,8 @@ use loom::thread;
 
 use crate::clock::{Version, WallTime};
 use crate::harness::{CLUSTER, Model, ReaderThread, Shard, entry, hash, look};
+use crate::mutants::OrderingMutant;
 use crate::store::{Deletes, Local};
-use crate::sync::Mutant;
 use crate::types::{CoreId, KeyHash};
 
 /// What loom says of a use that is not ordered with a write or a free.
@@ -27,7 +27,7 @@ pub static PUBLISH: Model = Model {
         shard.end([reader]);
     },
     preemptions: None,
-    mutants: &[(Mutant::RelaxedPublish, RACE)],
+    mutants: &[(OrderingMutant::RelaxedPublish, RACE)],
 };
 
 /// A reader keeps a handle for longer than it is pinned: whoever drops the last one frees the entry.
@@ -43,7 +43,7 @@ pub static HANDLES: Model = Model {
         shard.end([reader]);
     },
     preemptions: None,
-    mutants: &[(Mutant::RelaxedDrop, RACE)],
+    mutants: &[(OrderingMutant::RelaxedDrop, RACE)],
 };
 
 /// An entry is given its version in place only when whoever else had a handle has done with it.
@@ -57,7 +57,7 @@ pub static STAMP: Model = Model {
         thread.join().expect("it has not panicked");
     },
     preemptions: None,
-    mutants: &[(Mutant::RelaxedDrop, RACE)],
+    mutants: &[(OrderingMutant::RelaxedDrop, RACE)],
 };
 
 /// A pinned reader keeps what it finds; what it does not keep is freed.
@@ -75,7 +75,11 @@ pub static PIN: Model = Model {
         shard.end([reader]);
     },
     preemptions: None,
-    mutants: &[(Mutant::UnfencedPin, RACE), (Mutant::UnfencedCollect, RACE), (Mutant::RelaxedEpoch, RACE)],
+    mutants: &[
+        (OrderingMutant::UnfencedPin, RACE),
+        (OrderingMutant::UnfencedCollect, RACE),
+        (OrderingMutant::RelaxedEpoch, RACE),
+    ],
 };
 
 /// A reader pins again: the writer that sees the later announcement knows that the earlier one is over.
@@ -91,7 +95,7 @@ pub static REPIN: Model = Model {
         shard.end([reader]);
     },
     preemptions: None,
-    mutants: &[(Mutant::RelaxedRepin, RACE)],
+    mutants: &[(OrderingMutant::RelaxedRepin, RACE)],
 };
 
 /// Readers come and go, one in the other's place, while epochs end.
@@ -110,7 +114,7 @@ pub static REGISTER: Model = Model {
         shard.end(threads);
     },
     preemptions: Some(3),
-    mutants: &[(Mutant::RelaxedExit, RACE), (Mutant::UnfencedPin, RACE)],
+    mutants: &[(OrderingMutant::RelaxedExit, RACE), (OrderingMutant::UnfencedPin, RACE)],
 };
 
 /// A key is deleted and its slot given to another with the same tag, and then to one with another tag: a
@@ -131,7 +135,7 @@ pub static REUSE: Model = Model {
         shard.end([reader]);
     },
     preemptions: Some(4),
-    mutants: &[(Mutant::TagIsKey, "another key was found")],
+    mutants: &[(OrderingMutant::TagIsKey, "another key was found")],
 };
 
 /// Keys come and go in the stash beside one that stays there.
@@ -149,7 +153,7 @@ pub static STASH: Model = Model {
         shard.end([reader]);
     },
     preemptions: None,
-    mutants: &[(Mutant::ClearedHint, "missed")],
+    mutants: &[(OrderingMutant::ClearedHint, "missed")],
 };
 
 /// Four that fill one segment and differ in the first bit of the path, and one more of either half.
@@ -177,7 +181,7 @@ pub static SPLIT: Model = Model {
         shard.end([reader]);
     },
     preemptions: None,
-    mutants: &[(Mutant::SplitInPlace, "missed"), (Mutant::RelaxedDirectory, RACE)],
+    mutants: &[(OrderingMutant::SplitInPlace, "missed"), (OrderingMutant::RelaxedDirectory, RACE)],
 };
 
 /// Four of which all are in the half that the fifth is not in.
@@ -198,7 +202,7 @@ pub static GROWTH: Model = Model {
         shard.end([reader]);
     },
     preemptions: Some(4),
-    mutants: &[(Mutant::SplitInPlace, "missed"), (Mutant::RelaxedDirectory, RACE)],
+    mutants: &[(OrderingMutant::SplitInPlace, "missed"), (OrderingMutant::RelaxedDirectory, RACE)],
 };
 
 /// A segment splits to which two words of the array led, as the other half is deeper.
@@ -217,7 +221,7 @@ pub static LINK: Model = Model {
         shard.end([reader]);
     },
     preemptions: Some(4),
-    mutants: &[(Mutant::SplitInPlace, "missed"), (Mutant::RelaxedDirectory, RACE)],
+    mutants: &[(OrderingMutant::SplitInPlace, "missed"), (OrderingMutant::RelaxedDirectory, RACE)],
 };
 
 /// Two segments become one again, and the array goes.
@@ -234,7 +238,7 @@ pub static MERGE: Model = Model {
         shard.end([reader]);
     },
     preemptions: Some(4),
-    mutants: &[(Mutant::RelaxedDirectory, RACE)],
+    mutants: &[(OrderingMutant::RelaxedDirectory, RACE)],
 };
 
 /// What is evicted, or expires, stays for a reader that has found it.
@@ -250,7 +254,7 @@ pub static EVICTION: Model = Model {
         shard.end([reader]);
     },
     preemptions: None,
-    mutants: &[(Mutant::FreeAtOnce, RACE)],
+    mutants: &[(OrderingMutant::FreeAtOnce, RACE)],
 };
 
 /// What is evicted, or expires, stays for a reader that has found it.
@@ -264,7 +268,7 @@ pub static EXPIRY: Model = Model {
         shard.end([reader]);
     },
     preemptions: None,
-    mutants: &[(Mutant::FreeAtOnce, RACE)],
+    mutants: &[(OrderingMutant::FreeAtOnce, RACE)],
 };
 
 /// A partition is given away, emptied, filled and taken back, in which its key was never known to be missing.
@@ -282,7 +286,7 @@ pub static PARTITION: Model = Model {
         shard.end([reader]);
     },
     preemptions: None,
-    mutants: &[(Mutant::TrustedMiss, "a false miss")],
+    mutants: &[(OrderingMutant::TrustedMiss, "a false miss")],
 };
 
 /// The same with a key of the stash, which a reader misses as soon as its home bucket's header does not lead
@@ -300,7 +304,7 @@ pub static STASHED_PARTITION: Model = Model {
         shard.end([reader]);
     },
     preemptions: None,
-    mutants: &[(Mutant::TrustedMiss, "a false miss")],
+    mutants: &[(OrderingMutant::TrustedMiss, "a false miss")],
 };
 
 /// A reader walks over a segment: it sees a key that is there all along once, and whole.
@@ -324,5 +328,5 @@ pub static WALK: Model = Model {
         shard.end([reader]);
     },
     preemptions: None,
-    mutants: &[(Mutant::RelaxedPublish, RACE)],
+    mutants: &[(OrderingMutant::RelaxedPublish, RACE)],
 };

@@ -29,7 +29,8 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64 as StdAtomicU64;
 
-use crate::sync::{AtomicBool, AtomicU32, AtomicU64, Fences, Mutant, Mutex, Ordering, Padded, lock, planted};
+use crate::mutants::{OrderingMutant, is_left_out, ordering};
+use crate::sync::{AtomicBool, AtomicU32, AtomicU64, Fences, Mutex, Ordering, Padded, lock};
 
 /// A fence on every processor that runs a thread of this process; whether it was done.
 pub(crate) type HeavyFence = fn() -> bool;
@@ -147,11 +148,11 @@ impl Readers {
             // Acquire: what was unlinked before this epoch began is not found by this reader.
             let epoch = self.epoch.0.load(Ordering::Acquire);
             // Release: whoever sees this announcement knows that the one before is over, and all its loads.
-            let order = if planted(Mutant::RelaxedRepin) { Ordering::Relaxed } else { Ordering::Release };
+            let order = ordering(OrderingMutant::RelaxedRepin, Ordering::Release);
             slot.announced.store(epoch, order);
             if self.heavy_fence.is_some() {
                 std::sync::atomic::compiler_fence(std::sync::atomic::Ordering::SeqCst);
-            } else if !planted(Mutant::UnfencedPin) {
+            } else if !is_left_out(OrderingMutant::UnfencedPin) {
                 self.fences.fence();
             }
         }
@@ -160,7 +161,7 @@ impl Readers {
 
     /// Ends the epoch; its number. What was unlinked before is not found by readers that announce a later one.
     fn end_epoch(&self) -> u64 {
-        let order = if planted(Mutant::RelaxedEpoch) { Ordering::Relaxed } else { Ordering::AcqRel };
+        let order = ordering(OrderingMutant::RelaxedEpoch, Ordering::AcqRel);
         self.epoch.0.fetch_add(1, order)
     }
 
@@ -169,7 +170,7 @@ impl Readers {
         match self.heavy_fence {
             Some(heavy_fence) if !heavy_fence() => return None,
             Some(_) => {}
-            None if planted(Mutant::UnfencedCollect) => {}
+            None if is_left_out(OrderingMutant::UnfencedCollect) => {}
             None => self.fences.fence(),
         }
         // A thread that is just registering: the next time.
@@ -209,7 +210,7 @@ impl Reader {
 impl Drop for Reader {
     fn drop(&mut self) {
         // Release: who has the place next announces in it after all that was announced before.
-        let order = if planted(Mutant::RelaxedExit) { Ordering::Relaxed } else { Ordering::Release };
+        let order = ordering(OrderingMutant::RelaxedExit, Ordering::Release);
         self.slot.is_taken.store(false, order);
     }
 }
@@ -231,7 +232,7 @@ impl<T> Retired<T> {
 
     /// Takes what readers cannot find any more, `bytes` large.
     pub(crate) fn retire(&mut self, garbage: T, bytes: usize) {
-        if planted(Mutant::FreeAtOnce) {
+        if is_left_out(OrderingMutant::FreeAtOnce) {
             return drop(garbage);
         }
         self.bytes += bytes;

@@ -41,10 +41,11 @@ use super::charge;
 use super::reclaim::Reader;
 use super::reclaim::{Guard, Readers, Retired};
 use crate::entry::{Entry, EntryRef, NO_TIMER};
+use crate::mutants::{OrderingMutant, is_left_out, ordering};
 use crate::prefetch;
 #[cfg(gridkv_loom)]
 use crate::sync::has_failed;
-use crate::sync::{AtomicU32, AtomicU64, Life, Mutant, Mutex, Ordering, lock, planted};
+use crate::sync::{AtomicU32, AtomicU64, Life, Mutex, Ordering, lock};
 use crate::types::{ClusterHash, CoreId, Cores, KeyHash, PARTITIONS, Partition};
 
 /// Smaller in the models, which try every interleaving.
@@ -386,7 +387,7 @@ impl Segment {
         let header = &self.buckets[home].header;
         let shift = 3 * (bucket - HOMES);
         let mut counts = header.load(Ordering::Relaxed).wrapping_add_signed(by << shift);
-        if by < 0 && planted(Mutant::ClearedHint) {
+        if by < 0 && is_left_out(OrderingMutant::ClearedHint) {
             counts &= !(STASH_COUNT << shift);
         }
         header.store(counts, Ordering::Release);
@@ -479,7 +480,7 @@ impl Bucket {
             }
             // SAFETY: a slot's word has a handle's bits, and the caller promises that the handle stays.
             let entry = unsafe { Entry::borrow_bits(word & POINTER) };
-            if planted(Mutant::TagIsKey) || is_it(&entry) {
+            if is_left_out(OrderingMutant::TagIsKey) || is_it(&entry) {
                 return Some((slot, entry));
             }
         }
@@ -553,12 +554,12 @@ fn change_state(state: &AtomicU32, serves: bool) {
 
 /// How an entry's slot is written: what was written of the entry before is seen by whoever finds it.
 fn publish() -> Ordering {
-    if planted(Mutant::RelaxedPublish) { Ordering::Relaxed } else { Ordering::Release }
+    ordering(OrderingMutant::RelaxedPublish, Ordering::Release)
 }
 
 /// How a word that leads to segments is written: all that is in them is seen by whoever finds them.
 fn lead() -> Ordering {
-    if planted(Mutant::RelaxedDirectory) { Ordering::Relaxed } else { Ordering::Release }
+    ordering(OrderingMutant::RelaxedDirectory, Ordering::Release)
 }
 
 fn new_array(bits: u32, word: impl Fn(usize) -> u64) -> Box<[Line]> {
@@ -720,7 +721,7 @@ impl View {
         let found = unsafe { self.segment(self.path_at(local, hash)).find(hash, |entry| entry.has_key(key)) };
         // The reader may have slept while the partition was given away, emptied, even taken back: what it
         // found, and that it found nothing, counts only if this node answered for it all along.
-        if state.load(Ordering::Acquire) != before && !planted(Mutant::TrustedMiss) {
+        if state.load(Ordering::Acquire) != before && !is_left_out(OrderingMutant::TrustedMiss) {
             return Local::AskOwner;
         }
         match found {
@@ -1150,7 +1151,7 @@ impl Table {
         if old.in_tree() > 0 {
             self.split_tree(path, old, &halves, half_of);
         }
-        if planted(Mutant::SplitInPlace) {
+        if is_left_out(OrderingMutant::SplitInPlace) {
             old.buckets
                 .iter()
                 .flat_map(|bucket| &bucket.slots)
