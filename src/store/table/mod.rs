@@ -1,7 +1,7 @@
 //! The index of one shard: an extendible hash table with one writer and any number of readers.
 //!
-//! The problem: reads are the product, so a reader must find a key without a lock, a message or a retry, while one
-//! writer inserts, removes, splits and merges.
+//! The problem: reads are the product, so a reader must find a key without a lock, a message or a
+//! retry, while one writer inserts, removes, splits and merges.
 //!
 //! ```text
 //! root ──▶ array of 2^b words ──▶ segment                            partitions share it
@@ -12,26 +12,28 @@
 //! bucket  = header │ 7 slots                              slot = tag 16 │ pointer to an entry 48
 //! ```
 //!
-//! A key's *path* is its partition's number within this core and then the other bits of its hash. The path's
-//! first bits lead through the arrays; a segment of depth d holds all keys that share its first d bits. Other
-//! bits of the hash choose the home bucket and the tag.
+//! A key's *path* is its partition's number within this core and then the other bits of its hash.
+//! The path's first bits lead through the arrays; a segment of depth d holds all keys that share
+//! its first d bits. Other bits of the hash choose the home bucket and the tag.
 //!
 //! Three rules make it correct:
 //!
-//! - **No displacement.** An entry keeps its slot until it is removed or its segment is replaced: a reader that
-//!   scans the bucket at that time cannot miss it. If the home bucket has no room, the entry goes to the stash,
-//!   and the home bucket's header counts in which bucket of it.
-//! - **Replacement in place.** Tag and pointer share a word, so insert, replace and remove are one store each.
-//! - **Split by copy.** Two new segments are filled, then published, then the old one is retired. A reader that
-//!   is still in the old one finds what was current when its call began. Merging two halves is the same.
+//! - **No displacement.** An entry keeps its slot until it is removed or its segment is replaced: a
+//!   reader that scans the bucket at that time cannot miss it. If the home bucket has no room, the
+//!   entry goes to the stash, and the home bucket's header counts in which bucket of it.
+//! - **Replacement in place.** Tag and pointer share a word, so insert, replace and remove are one
+//!   store each.
+//! - **Split by copy.** Two new segments are filled, then published, then the old one is retired. A
+//!   reader that is still in the old one finds what was current when its call began. Merging two
+//!   halves is the same.
 //!
-//! Keys that were crafted to share more bits of the path than a split can spread go to a [`tree`] that only the
-//! writer sees. Readers find a bit for it in the bucket's header and ask the owner.
+//! Keys that were crafted to share more bits of the path than a split can spread go to a [`tree`]
+//! that only the writer sees. Readers find a bit for it in the bucket's header and ask the owner.
 //!
-//! Sources: extendible hashing is Fagin et al., TODS 1979; small segments that split alone, Nam et al.,
-//! "Write-optimized dynamic hashing for persistent memory" (CCEH), FAST '19, and Lu et al., "Dash", VLDB 2020; one
-//! writer and lock-free readers, Li et al., "MICA", NSDI '14. None of them has readers without locks in a segment
-//! that splits, which is what the three rules are for.
+//! Sources: extendible hashing is Fagin et al., TODS 1979; small segments that split alone, Nam et
+//! al., "Write-optimized dynamic hashing for persistent memory" (CCEH), FAST '19, and Lu et al.,
+//! "Dash", VLDB 2020; one writer and lock-free readers, Li et al., "MICA", NSDI '14. None of them
+//! has readers without locks in a segment that splits, which is what the three rules are for.
 //!
 //! | file | what | knows |
 //! |---|---|---|
@@ -152,8 +154,8 @@ impl Table {
 
     pub(crate) fn get(&self, hash: KeyHash, key: &[u8]) -> Option<EntryRef<'_>> {
         let path = self.view.path(hash);
-        // SAFETY: this is the writer, which collects only through `&mut self`: the entry's handle stays in its
-        // slot, or in the retire list, for as long as `self` is borrowed.
+        // SAFETY: this is the writer, which collects only through `&mut self`: the entry's handle
+        // stays in its slot, or in the retire list, for as long as `self` is borrowed.
         match unsafe { self.view.segment(path).find(hash, |entry| entry.has_key(key)) } {
             Ok((_, entry)) => Some(entry),
             Err(header) if header & IN_TREE != 0 => {
@@ -171,8 +173,8 @@ impl Table {
         prefetch::to_write(&segment.buckets[Segment::home(hash)]);
     }
 
-    /// Lets `decide` see the entry of this hash that is sought, and say what is to become of it. Returns what else
-    /// `decide` says. `sequence` numbers the change.
+    /// Lets `decide` see the entry of this hash that is sought, and say what is to become of it.
+    /// Returns what else `decide` says. `sequence` numbers the change.
     pub(crate) fn update<S: Sought, T>(
         &mut self,
         hash: KeyHash,
@@ -304,8 +306,8 @@ impl Table {
         }
     }
 
-    /// Returns the values that have left the tree for a bucket since the last call. The eviction queue does not
-    /// find what is in the tree, so it may have dropped their lines.
+    /// Returns the values that have left the tree for a bucket since the last call. The eviction
+    /// queue does not find what is in the tree, so it may have dropped their lines.
     pub(crate) fn left_tree(&mut self) -> impl Iterator<Item = (KeyHash, u8)> {
         self.tree.take_left()
     }
@@ -338,9 +340,10 @@ impl Table {
         sequence >> SEQUENCE_GRAIN << SEQUENCE_GRAIN
     }
 
-    /// Shows the entries of the segment that covers the path of `from` to `visit`, with path, hash and sequence,
-    /// and whether they are in the tree. First come those in buckets, in no order. Then come those of the tree
-    /// from that position on, in their order, until `visit` breaks off. Returns the first path of the next segment.
+    /// Shows the entries of the segment that covers the path of `from` to `visit`, with path, hash
+    /// and sequence, and whether they are in the tree. First come those in buckets, in no order.
+    /// Then come those of the tree from that position on, in their order, until `visit` breaks off.
+    /// Returns the first path of the next segment.
     pub(crate) fn walk<'a>(
         &'a self,
         from: &TablePosition,

@@ -1,8 +1,9 @@
 //! What the table is made of: segments of buckets, and the arrays of words that lead to them.
 //!
-//! A *node* is one word: the address of a segment, or that of an array with its size in the low bits. The writer
-//! makes nodes and publishes them; readers follow them; [`Garbage`] frees them when no reader is left. Everything
-//! that turns a word into memory is in this file, and each of these functions states what its caller promises.
+//! A *node* is one word: the address of a segment, or that of an array with its size in the low
+//! bits. The writer makes nodes and publishes them; readers follow them; [`Garbage`] frees them
+//! when no reader is left. Everything that turns a word into memory is in this file, and each of
+//! these functions states what its caller promises.
 //!
 //! Nothing here knows the writer, the readers or the tree of crafted keys.
 
@@ -33,12 +34,13 @@ const LINE: usize = 8;
 /// A slot's pointer, below its tag.
 pub(super) const POINTER: u64 = (1 << 48) - 1;
 
-/// A node's word is the address of a segment, or that of an array of 2^b words with 64 − b in its low six bits: a
-/// path is shifted to the right by that number to give the index of a word.
+/// A node's word is the address of a segment, or that of an array of 2^b words with 64 − b in its
+/// low six bits: a path is shifted to the right by that number to give the index of a word.
 pub(super) const NODE_SHIFT: u64 = 63;
 
-/// In a bucket's header: for each stash bucket, how many keys of this home are there (three bits each); whether
-/// some are in the tree; when anything in the bucket was last put, as a sequence number.
+/// In a bucket's header: for each stash bucket, how many keys of this home are there (three bits
+/// each); whether some are in the tree; when anything in the bucket was last put, as a sequence
+/// number.
 const STASH_COUNT: u64 = 7;
 pub(super) const IN_TREE: u64 = 1 << 21;
 const SEQUENCE_SHIFT: u32 = 22;
@@ -56,8 +58,8 @@ pub(super) struct Bucket {
 #[repr(C, align(64))]
 pub(super) struct Segment {
     pub(super) depth: u32,
-    /// How many entries are in the buckets, and how many more of this segment's are in the tree. Only the writer
-    /// looks at them.
+    /// How many entries are in the buckets, and how many more of this segment's are in the tree.
+    /// Only the writer looks at them.
     used: AtomicU32,
     in_tree: AtomicU32,
     pub(super) buckets: [Bucket; HOMES + STASHES],
@@ -85,7 +87,8 @@ pub(super) enum Garbage {
     Node(Unlinked),
 }
 
-/// A node that no word leads to any more. Not a box before it is freed: readers may still look at it.
+/// A node that no word leads to any more. Not a box before it is freed: readers may still look at
+/// it.
 pub(super) struct Unlinked(u64);
 
 impl Garbage {
@@ -97,7 +100,8 @@ impl Garbage {
 
 impl Drop for Unlinked {
     fn drop(&mut self) {
-        // SAFETY: it was made of a node that was unlinked, once, and is dropped when no reader is left.
+        // SAFETY: it was made of a node that was unlinked, once, and is dropped when no reader is
+        // left.
         unsafe {
             match node_bits(self.0) {
                 0 => drop(take_segment(self.0)),
@@ -148,7 +152,8 @@ impl Segment {
         (hash.0 >> 7) & 0xffff
     }
 
-    /// Finds the entry of this hash that `is_it`, if a bucket has it. Otherwise returns the home bucket's header.
+    /// Finds the entry of this hash that `is_it`, if a bucket has it. Otherwise returns the home
+    /// bucket's header.
     ///
     /// # Safety
     ///
@@ -200,8 +205,8 @@ impl Segment {
         &self.buckets[spot.bucket].slots[spot.slot]
     }
 
-    /// Puts an entry that is not here yet into a free slot of its home bucket or the stash. Returns `false` if
-    /// neither has one.
+    /// Puts an entry that is not here yet into a free slot of its home bucket or the stash. Returns
+    /// `false` if neither has one.
     pub(super) fn insert(&self, hash: KeyHash, bits: u64, sequence: u64) -> bool {
         let home = Self::home(hash);
         let word = Self::tag(hash) << 48 | bits;
@@ -336,7 +341,8 @@ impl Bucket {
             if word == 0 {
                 continue;
             }
-            // SAFETY: a slot's word has a handle's bits, and the caller promises that the handle stays.
+            // SAFETY: a slot's word has a handle's bits, and the caller promises that the handle
+            // stays.
             let entry = unsafe { Entry::borrow_bits(word & POINTER) };
             if is_left_out(OrderingMutant::TagIsKey) || is_it(&entry) {
                 return Some((slot, entry));
@@ -345,8 +351,8 @@ impl Bucket {
         None
     }
 
-    /// The slots that have this tag, as every second bit; some may be empty. Without a branch: the slots are one
-    /// cache line.
+    /// The slots that have this tag, as every second bit; some may be empty. Without a branch: the
+    /// slots are one cache line.
     #[cfg(not(all(target_arch = "x86_64", not(gridkv_loom), not(miri))))]
     #[inline]
     fn matches(&self, tag: u16) -> u32 {
@@ -366,9 +372,9 @@ impl Bucket {
         };
 
         let (a, b, c, d): (__m128i, __m128i, __m128i, __m128i);
-        // SAFETY: it reads this bucket, which is 64 bytes and aligned to that. The assembly stands for eight
-        // atomic loads with Acquire, which is what the processor does: it loads aligned words whole, and in
-        // their order.
+        // SAFETY: it reads this bucket, which is 64 bytes and aligned to that. The assembly stands
+        // for eight atomic loads with Acquire, which is what the processor does: it loads aligned
+        // words whole, and in their order.
         unsafe {
             std::arch::asm!(
                 "movdqa {a}, xmmword ptr [{bucket}]",
@@ -385,7 +391,8 @@ impl Bucket {
         }
         // SAFETY: SSE2 is part of every x86-64 processor.
         let matches = unsafe {
-            // The upper halves of all words, and the upper halves of these: eight tags, that of the header first.
+            // The upper halves of all words, and the upper halves of these: eight tags, that of the
+            // header first.
             let upper = |a, b| {
                 _mm_castps_si128(_mm_shuffle_ps::<0b11_01_11_01>(_mm_castsi128_ps(a), _mm_castsi128_ps(b)))
             };
@@ -404,13 +411,15 @@ impl Bucket {
     }
 }
 
-/// How an entry's slot is written: a reader that finds the entry sees all that was written of it before.
+/// How an entry's slot is written: a reader that finds the entry sees all that was written of it
+/// before.
 #[inline]
 fn publish() -> Ordering {
     ordering(OrderingMutant::RelaxedPublish, Ordering::Release)
 }
 
-/// How a word that leads to segments is written: a reader that finds the segments sees all that is in them.
+/// How a word that leads to segments is written: a reader that finds the segments sees all that is
+/// in them.
 #[inline]
 pub(super) fn lead() -> Ordering {
     ordering(OrderingMutant::RelaxedDirectory, Ordering::Release)
@@ -437,7 +446,7 @@ pub(super) fn segment_bytes() -> usize {
     charge::size_class(size_of::<Segment>())
 }
 
-/// How many bits of a path an array decides; zero for a segment.
+/// How many bits of a path a node decides; zero for a segment.
 pub(super) fn node_bits(node: u64) -> u32 {
     match (node & NODE_SHIFT) as u32 {
         0 => 0,
@@ -480,7 +489,8 @@ pub(super) unsafe fn segment<'a>(node: u64) -> &'a Segment {
 ///
 /// # Safety
 ///
-/// The caller is the writer, and `node` is its own, which it does not free now. An array leads to segments alone.
+/// The caller is the writer, and `node` is its own, which it does not free now. An array leads to
+/// segments alone.
 pub(super) unsafe fn segments_below(node: u64) -> usize {
     let bits = node_bits(node);
     if bits == 0 {
@@ -514,7 +524,8 @@ unsafe fn take_array(node: u64) -> Box<[Line]> {
 ///
 /// # Safety
 ///
-/// The table that the node is of is used by no thread any more, and this is the only time the node comes here.
+/// The table that the node is of is used by no thread any more, and this is the only time the node
+/// comes here.
 pub(super) unsafe fn free_all(node: u64) {
     let bits = node_bits(node);
     if bits == 0 {

@@ -1,7 +1,7 @@
 //! How the table grows and shrinks: segments split and merge, arrays double and go.
 //!
-//! Every change here makes new nodes, fills them, publishes them by one store each, and retires the old ones:
-//! readers that are still in an old node find what was current when their calls began.
+//! Every change here makes new nodes, fills them, publishes them by one store each, and retires the
+//! old ones: readers that are still in an old node find what was current when their calls began.
 //!
 //! ```text
 //! split, deepest segment            array ──▶ array of twice the words ──▶ two halves      (grow)
@@ -24,14 +24,15 @@ use crate::mutants::{OrderingMutant, is_left_out};
 use crate::sync::{AtomicU64, Ordering};
 use crate::types::KeyHash;
 
-/// How many words a partition's own array may have for each of its segments: random keys need no more than four,
-/// crafted ones are not given more than this.
+/// How many words a partition's own array may have for each of its segments: random keys need no
+/// more than four, crafted ones are not given more than this.
 const WORDS_PER_SEGMENT: usize = 16;
 
 /// The most bits that a partition's own array decides.
 const MAX_PAGE_BITS: u32 = 16;
 
-/// An array as it is found: the word that leads to it, how many bits it decides, after how many others.
+/// An array as it is found: the word that leads to it, how many bits it decides, after how many
+/// others.
 struct Level<'a> {
     holder: &'a AtomicU64,
     node: u64,
@@ -40,8 +41,8 @@ struct Level<'a> {
 }
 
 impl Table {
-    /// Replaces the segment that covers `path` by two. Returns `false` if its keys share so many bits that they
-    /// are not given more room.
+    /// Replaces the segment that covers `path` by two. Returns `false` if its keys share more bits
+    /// than are worth more room.
     pub(super) fn split(&mut self, path: u64) -> bool {
         // SAFETY: this is the writer, and nothing below collects.
         let old = unsafe { self.view.segment(path) };
@@ -53,7 +54,8 @@ impl Table {
         let halves = [Segment::new(old.depth + 1), Segment::new(old.depth + 1)];
         let half_of = |path: u64| (path >> (63 - old.depth)) as usize & 1;
         for (_, bits, sequence) in old.words() {
-            // SAFETY: the entry's handle is in the old segment's slot, and in the new one's from now on.
+            // SAFETY: the entry's handle is in the old segment's slot, and in the new one's from
+            // now on.
             let entry = unsafe { Entry::borrow_bits(bits) };
             let hash = KeyHash::of(self.view.cluster, entry.key());
             let fits = halves[half_of(self.view.path(hash))].insert(hash, bits, sequence);
@@ -79,8 +81,8 @@ impl Table {
         true
     }
 
-    /// Merges the segment that covers `path` with its other half while both are nearly empty. Looks only now and
-    /// then, as the other half is far away in memory.
+    /// Merges the segment that covers `path` with its other half while both are nearly empty. Looks
+    /// only now and then, as the other half is far away in memory.
     pub(super) fn shrink(&mut self, path: u64) {
         loop {
             // SAFETY: this is the writer, and nothing below collects.
@@ -101,7 +103,8 @@ impl Table {
 
     /// The array that decides about a segment of this depth, or would.
     fn level(&self, path: u64, depth: u32) -> Level<'static> {
-        // SAFETY: this is the writer, and none that uses the level collects before it is done with it.
+        // SAFETY: this is the writer, and none that uses the level collects before it is done with
+        // it.
         let root: &'static AtomicU64 = unsafe { &*ptr::from_ref(&self.view.root) };
         let node = root.load(Ordering::Relaxed);
         let (holder, base) = if depth < self.view.partition_bits {
@@ -121,7 +124,8 @@ impl Table {
         if level.base == 0 {
             return level.bits < self.view.partition_bits;
         }
-        // SAFETY: this is the writer, and the node is of the last level: it leads to segments alone.
+        // SAFETY: this is the writer, and the node is of the last level: it leads to segments
+        // alone.
         let segments = || unsafe { segments_below(level.node) };
         level.bits < MAX_PAGE_BITS && 1usize << level.bits <= WORDS_PER_SEGMENT * segments()
     }
@@ -152,7 +156,8 @@ impl Table {
         }
     }
 
-    /// Publishes an array of twice the words, with `nodes` for the segment of `path`, the deepest there is.
+    /// Publishes an array of twice the words, with `nodes` for the segment of `path`, the deepest
+    /// there is.
     fn grow(&mut self, level: &Level<'_>, path: u64, nodes: [u64; 2]) {
         let bits = level.bits + 1;
         let index = (path << level.base >> (64 - bits)) as usize;
@@ -171,8 +176,8 @@ impl Table {
         }
     }
 
-    /// Changes the words that led to the segment of `path` and `depth`: each now leads to what `node` says for
-    /// its half.
+    /// Changes the words that led to the segment of `path` and `depth`: each now leads to what
+    /// `node` says for its half.
     fn link(&self, level: &Level<'_>, path: u64, depth: u32, node: impl Fn(usize) -> u64) {
         let (own, words) = (depth - level.base, 1usize << (level.bits + level.base - depth));
         let prefix = if own == 0 { 0 } else { (path << level.base >> (64 - own)) as usize };
@@ -187,7 +192,8 @@ impl Table {
         let depth = one.depth - 1;
         let whole = Segment::new(depth);
         for (_, bits, sequence) in one.words().chain(other.words()) {
-            // SAFETY: the entry's handle is in the old segment's slot, and in the new one's from now on.
+            // SAFETY: the entry's handle is in the old segment's slot, and in the new one's from
+            // now on.
             let entry = unsafe { Entry::borrow_bits(bits) };
             if !whole.insert(KeyHash::of(self.view.cluster, entry.key()), bits, sequence) {
                 // Too many keys of one home: the halves stay apart.

@@ -1,8 +1,9 @@
-//! The entries that no bucket has room for: keys that were crafted to share so much of their paths that no split
-//! can spread them.
+//! The entries that no bucket has room for: keys that were crafted to share so much of their paths
+//! that no split can spread them.
 //!
-//! They are in a tree, ordered by path and key, so that nothing is searched linearly: crafted keys cost what
-//! others do. Only the owner looks here. Readers find a bit in the home bucket's header and ask the owner.
+//! They are in a tree, ordered by path and key, so that nothing is searched linearly: crafted keys
+//! cost what others do. Only the owner looks here. Readers find a bit in the home bucket's header
+//! and ask the owner.
 //!
 //! ```text
 //! entries: position (path, key) ──▶ entry, hash, sequence

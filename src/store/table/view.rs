@@ -1,7 +1,8 @@
 //! The readers' side of the table: any thread, without locks, messages or waiting.
 //!
-//! A [`View`] is what the writer of one shard shares. [`Views`] joins those of all cores of an engine. A reader
-//! pins itself ([`Views::pin`]): as long as its [`Pinned`] lives, nothing that it finds is freed.
+//! A [`View`] is what the writer of one shard shares. [`Views`] joins those of all cores of an
+//! engine. A reader pins itself ([`Views::pin`]): as long as its [`Pinned`] lives, nothing that it
+//! finds is freed.
 //!
 //! This file reads nodes and writes none; what the writer alone may do is in the table's own file.
 
@@ -21,11 +22,11 @@ use crate::types::{ClusterHash, CoreId, Cores, KeyHash, PARTITIONS, Partition};
 /// What readers share with the writer.
 pub(crate) struct View {
     pub(super) root: AtomicU64,
-    /// For each partition of this core: whether this node answers for it (the lowest bit), and how often that
-    /// changed.
+    /// For each partition of this core: whether this node answers for it (the lowest bit), and how
+    /// often that changed.
     states: Box<[AtomicU32]>,
-    /// The same for all of them together: if this node answers for each, readers look at one word instead of
-    /// thousands.
+    /// The state of all of them together: if this node answers for each, readers look at one word
+    /// instead of thousands.
     pub(super) state_of_all: AtomicU32,
     pub(super) cluster: ClusterHash,
     pub(super) cores: Cores,
@@ -83,7 +84,8 @@ impl Views {
 
 #[cfg(gridkv_loom)]
 impl Views {
-    /// Pins as [`pin`](Self::pin) does, in a place of [`Readers::register`]'s that the caller keeps.
+    /// Pins as [`pin`](Self::pin) does, in a place of [`Readers::register`]'s that the caller
+    /// keeps.
     pub(crate) fn pin_in<'a>(&'a self, reader: &'a Reader) -> Pinned<'a> {
         Pinned { _guard: reader.pin(&self.readers), views: self }
     }
@@ -99,12 +101,14 @@ impl Pinned<'_> {
     #[inline]
     fn segment(&self, hash: KeyHash) -> &Segment {
         let (view, local) = self.view(hash);
-        // SAFETY: the guard pins this thread among the readers of every view, as `Views::new` has checked.
+        // SAFETY: the guard pins this thread among the readers of every view, as `Views::new` has
+        // checked.
         unsafe { view.segment(view.path_at(local, hash)) }
     }
 
-    /// Looks at this node's own copy of a key, on the caller's thread, without waiting for another one. What it
-    /// finds was current during the call: a value, expired or not, or what a delete left.
+    /// Looks at this node's own copy of a key, on the caller's thread, without waiting for another
+    /// one. What it finds was current during the call: a value, expired or not, or what a delete
+    /// left.
     #[inline]
     pub(crate) fn get(&self, hash: KeyHash, key: &[u8]) -> Local<EntryRef<'_>> {
         let (view, local) = self.view(hash);
@@ -133,8 +137,9 @@ impl Pinned<'_> {
         }
     }
 
-    /// Shows every entry of the segment of `core` that covers `path` to `visit`, with its path. Returns the first
-    /// path of the next segment, and whether there may be more of this one that only the owner sees.
+    /// Shows every entry of the segment of `core` that covers `path` to `visit`, with its path.
+    /// Returns the first path of the next segment, and whether there may be more of this one that
+    /// only the owner sees.
     pub(crate) fn walk(
         &self,
         core: CoreId,
@@ -198,8 +203,9 @@ impl View {
     pub(super) unsafe fn segment<'a>(&self, path: u64) -> &'a Segment {
         let root = self.root.load(Ordering::Acquire);
         let shift = root & NODE_SHIFT;
-        // SAFETY: what the arrays lead to is freed only after it was unlinked and every reader that was pinned
-        // then has gone. An index has as many bits as its array. There are no more than two levels of arrays.
+        // SAFETY: what the arrays lead to is freed only after it was unlinked and every reader that
+        // was pinned then has gone. An index has as many bits as its array. There are no more than
+        // two levels of arrays.
         unsafe {
             if shift == 0 {
                 return segment(root);
@@ -239,8 +245,9 @@ impl View {
         }
         // SAFETY: the caller's promise.
         let found = unsafe { self.segment(self.path_at(local, hash)).find(hash, |entry| entry.has_key(key)) };
-        // The reader may have slept while the partition was given away, emptied, even taken back: what it
-        // found, and that it found nothing, counts only if this node answered for it all along.
+        // The reader may have slept while the partition was given away, emptied, even taken back:
+        // what it found, and that it found nothing, counts only if this node answered for it all
+        // along.
         if state.load(Ordering::Acquire) != before && !is_left_out(OrderingMutant::TrustedMiss) {
             return Local::AskOwner;
         }
@@ -262,7 +269,8 @@ impl Drop for View {
     }
 }
 
-/// Begins a new generation of a state, so that a reader that has slept over two changes sees that there were some.
+/// Begins a new generation of a state, so that a reader that has slept over two changes sees that
+/// there were some.
 pub(super) fn change_state(state: &AtomicU32, serves: bool) {
     let old = state.load(Ordering::Relaxed);
     state.store((old & !1).wrapping_add(2) | u32::from(serves), Ordering::Release);

@@ -33,7 +33,7 @@ fn store(deletes: Deletes) -> Store {
     Store::new(config(deletes), Arc::new(Readers::new(None)))
 }
 
-/// A store that may take so many bytes, and whoever may read it.
+/// A store that may take this many bytes, and its readers.
 fn limited(deletes: Deletes, memory: usize, eviction: Eviction) -> (Store, Arc<Readers>) {
     let readers = Arc::new(Readers::new(None));
     let config = StoreConfig { memory: Some(memory), eviction, ..config(deletes) };
@@ -50,7 +50,7 @@ fn put(store: &mut Store, entry: Entry) {
     store.apply(hash, entry);
 }
 
-/// Puts the entry where there is room, for which it takes as many turns as it needs.
+/// Puts the entry if there is room, for which it takes as many turns as it needs.
 fn offer(store: &mut Store, entry: Entry) -> Admission {
     let hash = hash_of(entry.key());
     for _ in 0..100_000 {
@@ -111,8 +111,8 @@ impl Dice {
     }
 }
 
-/// Any number of keys with the same hash, in this order: XXH3 multiplies the first half of a key of 32 bytes,
-/// mixed with the seed, by the next, and this first half makes that zero.
+/// Any number of keys with the same hash, in this order: XXH3 multiplies the first half of a key of
+/// 32 bytes, mixed with the seed, by the next, and this first half makes that zero.
 fn twin(number: u64) -> [u8; 32] {
     let mut key = [0; 32];
     key[..8].copy_from_slice(&0xbe4b_a423_396c_feb8u64.wrapping_add(CLUSTER.0).to_le_bytes());
@@ -191,7 +191,7 @@ fn contents(store: &Store) -> BTreeMap<Vec<u8>, Entry> {
     all
 }
 
-/// A store beside what it should hold.
+/// A store, and what it should hold.
 struct Pair {
     store: Store,
     model: BTreeMap<Vec<u8>, Entry>,

@@ -1,6 +1,7 @@
 //! Memory: what is evicted, what is refused, and what readers hold up.
 
 use super::*;
+use crate::store::room::{EVICT_STEPS, HELD_SHARE};
 
 const MEMORY: usize = 1 << 20;
 
@@ -16,7 +17,8 @@ fn has(store: &Store, key: &[u8]) -> bool {
     store.get(hash_of(key), key).is_some()
 }
 
-/// Puts values of this length until there is no room, or one was evicted. Returns how many there are.
+/// Puts values of this length until there is no room, or one was evicted. Returns how many there
+/// are.
 fn fill(store: &mut Store, length: usize) -> u64 {
     for n in 0.. {
         let before = store.live();
@@ -36,7 +38,7 @@ fn keys_that_were_read_outlive_those_that_were_not() {
     for &n in &read {
         store.get(hash_of(&name(n)), &name(n)).unwrap().visit();
     }
-    // As many new ones as there are old ones that nobody has read.
+    // As many new ones as there are old ones that no reader has read.
     for n in 0..count / 2 {
         assert_eq!(offer(&mut store, entry(&name(count + 1 + n), 1, 0, Some(&[7; 1000]))), Admission::Enough);
     }
@@ -44,8 +46,8 @@ fn keys_that_were_read_outlive_those_that_were_not() {
     assert_sums(&store);
 }
 
-/// It had to fit beside the value that it replaces, and nothing was evicted for that: all that an app saw was
-/// that its engine is overloaded, whatever it did.
+/// It had to fit next to the value that it replaces, and nothing was evicted for that: all that an
+/// app saw was that its engine is overloaded, in all that it did.
 #[test]
 fn a_large_value_can_be_overwritten_in_a_full_store() {
     let (mut store, _) = cache();
@@ -62,7 +64,8 @@ fn a_large_value_can_be_overwritten_in_a_full_store() {
     }
 }
 
-/// The value that it replaces was evicted to make room for it, and its bytes were counted as room once more.
+/// The value that it replaces was evicted to make room for it, and its bytes were counted as room
+/// once more.
 #[test]
 fn a_value_that_grows_evicts_what_it_needs_and_no_less() {
     let (mut store, _) = cache();
@@ -180,8 +183,8 @@ fn without_a_limit_what_readers_hold_is_bounded() {
     assert_eq!(store.make_room(hash_of(b"k"), &entry), Admission::Enough);
 }
 
-/// A long value that two versions of an entry share was counted as held by neither of them when both were
-/// replaced while a reader looked.
+/// A long value that two versions of an entry share was counted as held by neither of them when
+/// both were replaced while a reader looked.
 #[test]
 fn a_long_value_that_was_touched_and_deleted_is_held_once() {
     let (mut store, readers) = limited(Deletes::Forget, 4 << 20, Eviction::Sieve);
@@ -264,13 +267,14 @@ fn timers_go_with_their_values() {
     assert_sums(&store);
 }
 
-/// What the tree gave to the buckets when their segment split at last had lost its line in the queue, as the
-/// queue does not find what is in the tree: it could never be evicted.
+/// What the tree gave to the buckets when their segment split at last had lost its line in the
+/// queue, as the queue does not find what is in the tree: it could never be evicted.
 #[test]
 fn what_comes_back_from_the_tree_can_be_evicted() {
     let (mut store, _) = limited(Deletes::Forget, 16 << 20, Eviction::Sieve);
-    // So many more than fit into one bucket and the stash that some are in the tree, while the partition's
-    // array is as large as so few segments may have; they differ in the last bits that it can decide.
+    // More than fit into one bucket and the stash, by enough that some are in the tree, while the
+    // partition's array is as large as these few segments may have; they differ in the last bits
+    // that it can decide.
     let crafted = |n: u64| key_of(3 << 52 | (n >> 3) << 39 | n & 7);
     (0..100)
         .for_each(|n| assert_eq!(offer(&mut store, entry(&crafted(n), 1, 0, Some(b"v"))), Admission::Enough));
@@ -294,9 +298,9 @@ fn what_comes_back_from_the_tree_can_be_evicted() {
     assert_eq!(store.live(), 0, "all can go");
 }
 
-/// A line of the queue found a key by its tag and generation alone: in the stash that could be a key of another
-/// bucket. It went in the place of the right one, and the counts of who is in the stash were wrong from then on:
-/// keys that were there were not found.
+/// A line of the queue found a key by its tag and generation alone: in the stash that could be a
+/// key of another bucket. It went in the place of the right one, and the counts of who is in the
+/// stash were wrong from then on: keys that were there were not found.
 #[test]
 fn a_line_evicts_its_own_key_and_no_other_of_its_tag() {
     let (mut store, _) = cache();
