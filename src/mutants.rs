@@ -24,15 +24,15 @@ pub(crate) enum OrderingMutant {
     RelaxedRepin,
     /// A reader's place is given back without [`Ordering::Release`].
     RelaxedExit,
-    /// A tag that matches is taken for a key that matches.
+    /// A tag that matches counts as a key that matches.
     TagIsKey,
-    /// A key that leaves the stash takes along the mark of another that stays.
+    /// A key that leaves the stash takes along the count of another that stays.
     ClearedHint,
     /// Keys leave the old segment before the new ones are published.
     SplitInPlace,
     /// New segments or a new array are published without [`Ordering::Release`].
     RelaxedDirectory,
-    /// What is evicted is freed at once.
+    /// What is unlinked is freed at once.
     FreeAtOnce,
     /// A miss is believed without looking at the partition's state again.
     TrustedMiss,
@@ -42,35 +42,35 @@ pub(crate) enum OrderingMutant {
     RelaxedPop,
     /// A ring is closed only when what was in it has been dropped.
     LateClose,
-    /// Whoever rings looks at the word without a fence behind the message.
+    /// A sender that rings looks at the word without a fence behind the message.
     UnfencedRing,
     /// A thread looks at its work without a fence behind the word.
     UnfencedPark,
     /// A thread sleeps without another look at its work.
     UncheckedPark,
-    /// Whoever is about to wait does not ring again.
+    /// A caller that is about to wait does not ring again.
     RungOnce,
-    /// A wake that failed is taken for one that came.
+    /// A wake that failed counts as one that came.
     ForgottenFailure,
-    /// Whoever waits for room tries without a fence behind its entry in the list.
+    /// A sender that waits for room tries without a fence behind its entry in the list.
     UnfencedEntry,
     /// The inbox looks at the list without a fence behind the room that it made.
     UnfencedAdmit,
-    /// The inbox makes room and tells nobody.
+    /// The inbox makes room and tells no sender.
     SkippedAdmit,
-    /// Whoever waits for room does not try again behind its entry in the list.
+    /// A sender that waits for room does not try again behind its entry in the list.
     UntriedEntry,
-    /// Whoever is woken when it has its room already keeps that to itself.
+    /// A sender that is woken when it already has its room does not pass the wake on.
     KeptWake,
-    /// Whoever is woken when its time is up goes without a try.
+    /// A sender that is woken when its time is up goes without a try.
     LostWake,
-    /// An inbox closes and tells nobody who waits for room.
+    /// An inbox closes and tells no sender that waits for room.
     SilentClose,
     /// An answer is told without [`Ordering::Release`].
     RelaxedAnswer,
-    /// An answer is told, and who sleeps for it is not woken.
+    /// An answer is told, and the caller that sleeps for it is not woken.
     SilentAnswer,
-    /// Whoever gives up takes the slot along, to which the answer is still to come.
+    /// A caller that gives up takes the slot along, to which the answer is still to come.
     #[cfg(gridkv_loom)]
     StolenSlot,
 }

@@ -1,4 +1,5 @@
-//! The atomics and locks of the lock-free parts: the standard library's, or loom's where the models run.
+//! The atomics and locks of the lock-free parts: the standard library's, or loom's when the models
+//! run.
 //!
 //! The models (`loom-tests/`) compile the source that ships; what each of them must reject is in
 //! [`mutants`](crate::mutants).
@@ -24,12 +25,13 @@ pub(crate) use std::thread::yield_now;
 
 use crate::mutants::{OrderingMutant, is_left_out};
 
-/// Alone in its cache lines, and in their neighbours that processors fetch along.
+/// A value that is alone in its cache lines, and in their neighbours that processors fetch along.
 #[derive(Default)]
 #[repr(align(128))]
 pub(crate) struct Padded<T>(pub(crate) T);
 
-/// What several threads reach, one at a time, as something else sees to; in the models it is checked.
+/// A cell that several threads reach, one at a time: the code around it sees to that, and the
+/// models check it.
 #[cfg(not(gridkv_loom))]
 pub(crate) struct UnsafeCell<T>(std::cell::UnsafeCell<T>);
 
@@ -45,8 +47,9 @@ impl<T> UnsafeCell<T> {
     }
 }
 
-/// What loom is to try in every order, where it would miss some by itself: of each word, it compares an access only
-/// with the last one, so a thread that loads and then stores hides another's load from itself.
+/// A point that loom is to try in every order although it would miss some: for each word, it
+/// compares an access only with the last one, so a thread that loads and then stores hides
+/// another's load from itself.
 #[derive(Default)]
 pub(crate) struct Crossing {
     #[cfg(gridkv_loom)]
@@ -61,10 +64,10 @@ impl Crossing {
     }
 }
 
-/// Where fences come in pairs, of which one comes first.
+/// Fences that come in pairs, of which one comes first.
 #[derive(Default)]
 pub(crate) struct Fences {
-    /// Loom tries both orders of two fences only where something else that depends on the order is beside them.
+    /// Loom tries both orders of two fences only if something next to them depends on the order.
     crossing: Crossing,
 }
 
@@ -75,7 +78,7 @@ impl Fences {
         fence(Ordering::SeqCst);
     }
 
-    /// A fence that a mutant leaves out.
+    /// Runs the fence, which a mutant leaves out.
     #[inline]
     pub(crate) fn fence_unless(&self, mutant: OrderingMutant) {
         if !is_left_out(mutant) {
@@ -84,8 +87,8 @@ impl Fences {
     }
 }
 
-/// Part of memory that readers share and the writer frees. In the models it checks that every use comes before
-/// the end, and that the end comes; in every other build it is nothing.
+/// Part of memory that readers share and the writer frees. In the models it checks that every use
+/// comes before the end, and that the end comes; in every other build it is nothing.
 pub(crate) struct Life {
     #[cfg(gridkv_loom)]
     uses: loom::cell::UnsafeCell<()>,
@@ -156,7 +159,8 @@ pub(crate) const fn has_failed() -> bool {
     false
 }
 
-/// Orders whatever others did before they counted down, now that `count` was seen to be at its end.
+/// Orders all that other threads did before they counted down, now that `count` was seen to be at
+/// its end.
 pub(crate) fn acquire(count: &AtomicU32) {
     if cfg!(gridkv_tsan) {
         // ThreadSanitizer does not understand fences.
@@ -166,7 +170,8 @@ pub(crate) fn acquire(count: &AtomicU32) {
     }
 }
 
-/// What nobody leaves half done under the lock is sound, even if somebody panicked.
+/// Takes the lock, even if a thread has panicked under it. For data that no thread leaves half
+/// done, which is sound then.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }

@@ -1,5 +1,5 @@
-//! Calls: the way of a message to an engine's thread, and of its answer back. The thread that sets a scenario up
-//! is the engine's, or the caller that waits.
+//! Calls: the way of a message to an engine's thread, and of its answer back. The thread that sets
+//! a scenario up is the engine's, or the caller that waits.
 
 use std::io;
 use std::sync::Arc;
@@ -19,11 +19,12 @@ use crate::sync::{Mutex, lock};
 /// What loom says of a use that is not ordered with a write.
 const RACE: &str = "Causality violation";
 
-/// What it says when nobody can go on.
+/// What loom says when no thread can go on.
 const DEADLOCK: &str = "deadlock";
 
-/// Two producers, and more messages than the ring has slots: each message comes once or back, each producer's in its
-/// order. Whoever has claimed a slot may be held up before it has filled it.
+/// Two producers, and more messages than the ring has slots: each message comes once or back, each
+/// producer's in its order. A producer that has claimed a slot may be held up before it has filled
+/// it.
 pub static RING: Model = Model {
     scenario: || {
         let (producer, mut consumer) = ring(2);
@@ -49,7 +50,7 @@ pub static RING: Model = Model {
     mutants: &[(OrderingMutant::RelaxedPop, RACE)],
 };
 
-/// Whoever finds a message finds all of it, and its slot is used again only after that.
+/// A consumer that finds a message finds all of it, and its slot is used again only after that.
 pub static WRAP: Model = Model {
     scenario: || {
         let (producer, mut consumer) = ring(1);
@@ -105,7 +106,7 @@ impl<T> Core<T> {
         (sender, Self { bed, bell, inbox })
     }
 
-    /// Takes so many messages, sleeping where there is none.
+    /// Takes `count` messages, and sleeps while there is none.
     fn take(&mut self, count: usize) -> Vec<T> {
         let mut taken = Vec::new();
         loop {
@@ -144,8 +145,8 @@ pub static PARK: Model = Model {
     ],
 };
 
-/// One caller is held up between its change of the word and its wake, until the other one, which sends to another
-/// inbox of the same thread, has its answer.
+/// One caller is held up between its change of the word and its wake, until the other one, which
+/// sends to another inbox of the same thread, has its answer.
 pub static PREEMPTED: Model = Model {
     scenario: || {
         let (sender, mut core) = Core::new(1);
@@ -238,7 +239,8 @@ fn use_again(slot: Slot<u8>) {
     assert_eq!(waiter.give_up().map(|(answer, _slot)| answer), Some(8), "another call's answer");
 }
 
-/// A caller gives up and makes another call, with whatever slot is free by then, while its first answer comes.
+/// A caller gives up and makes another call, with a slot that is free by then, while its first
+/// answer comes.
 pub static LATE_ANSWER: Model = Model {
     scenario: || {
         let pool = Arc::new(Mutex::new(Vec::new()));
@@ -334,8 +336,8 @@ pub static ROOM_TIMEOUT: Model = Model {
     mutants: &[(OrderingMutant::SkippedAdmit, DEADLOCK), (OrderingMutant::LostWake, DEADLOCK)],
 };
 
-/// The engine's thread ends, with a message in its inbox, while another comes and one waits for room: each is
-/// dropped by somebody, and nobody waits on.
+/// The engine's thread ends, with a message in its inbox, while another comes and one waits for
+/// room: each is dropped by one of them, and no thread waits on.
 pub static STOP: Model = Model {
     scenario: || {
         let (sender, core) = Core::new(1);

@@ -14,7 +14,7 @@ const RACE: &str = "Causality violation";
 const KEY: KeyHash = hash(0x00, 1);
 const OTHER: KeyHash = hash(0x01, 2);
 
-/// Whoever finds an entry finds all of it: a new key's, and one that replaces another.
+/// A reader that finds an entry finds all of it: a new key's, and one that replaces another.
 pub static PUBLISH: Model = Model {
     scenario: || {
         let mut shard = Shard::new(&[KEY]);
@@ -30,7 +30,8 @@ pub static PUBLISH: Model = Model {
     mutants: &[(OrderingMutant::RelaxedPublish, RACE)],
 };
 
-/// A reader keeps a handle for longer than it is pinned: whoever drops the last one frees the entry.
+/// A reader keeps a handle for longer than it is pinned: the thread that drops the last one frees
+/// the entry.
 pub static HANDLES: Model = Model {
     scenario: || {
         let mut shard = Shard::new(&[KEY]);
@@ -46,7 +47,8 @@ pub static HANDLES: Model = Model {
     mutants: &[(OrderingMutant::RelaxedDrop, RACE)],
 };
 
-/// An entry is given its version in place only when whoever else had a handle has done with it.
+/// An entry is given its version in place only when every other thread that had a handle has done
+/// with it.
 pub static STAMP: Model = Model {
     scenario: || {
         let mut entry = entry(KEY, 1, 0);
@@ -82,7 +84,8 @@ pub static PIN: Model = Model {
     ],
 };
 
-/// A reader pins again: the writer that sees the later announcement knows that the earlier one is over.
+/// A reader pins again: the writer that sees the later announcement knows that the earlier one is
+/// over.
 pub static REPIN: Model = Model {
     scenario: || {
         let mut shard = Shard::new(&[KEY]);
@@ -117,8 +120,8 @@ pub static REGISTER: Model = Model {
     mutants: &[(OrderingMutant::RelaxedExit, RACE), (OrderingMutant::UnfencedPin, RACE)],
 };
 
-/// A key is deleted and its slot given to another with the same tag, and then to one with another tag: a
-/// reader of the one does not find the others.
+/// A key is deleted and its slot given to another with the same tag, and then to one with another
+/// tag: a reader of the one does not find the others.
 pub static REUSE: Model = Model {
     scenario: || {
         const SAME_TAG: KeyHash = hash(0x01, 1);
@@ -138,7 +141,7 @@ pub static REUSE: Model = Model {
     mutants: &[(OrderingMutant::TagIsKey, "another key was found")],
 };
 
-/// Keys come and go in the stash beside one that stays there.
+/// Keys come and go in the stash while another stays there.
 pub static STASH: Model = Model {
     scenario: || {
         // The first two fill the home bucket.
@@ -169,7 +172,8 @@ fn never_missed_never_older(thread: &ReaderThread, key: KeyHash) {
     assert!(versions[0] <= versions[1], "older: {versions:?}");
 }
 
-/// The only segment splits while one of its keys is replaced, before and after: the first array comes.
+/// The only segment splits while one of its keys is replaced, before and after: the first array
+/// comes.
 pub static SPLIT: Model = Model {
     scenario: || {
         let mut shard = Shard::new(&FOUR);
@@ -214,8 +218,8 @@ pub static LINK: Model = Model {
         }
         let reader = shard.read(|thread| never_missed_never_older(thread, FIFTH));
         shard.put(FIFTH, 2);
-        // The last to be retired, and so the first to be freed, is a segment: an entry is freed behind a fence
-        // of its own.
+        // The last to be retired, and so the first to be freed, is a segment: an entry is freed
+        // behind a fence of its own.
         shard.put(hash(0xc2, 5), 1);
         shard.store.collect();
         shard.end([reader]);
@@ -271,7 +275,8 @@ pub static EXPIRY: Model = Model {
     mutants: &[(OrderingMutant::FreeAtOnce, RACE)],
 };
 
-/// A partition is given away, emptied, filled and taken back, in which its key was never known to be missing.
+/// A partition is given away, emptied, filled and taken back, in which its key was never known to
+/// be missing.
 pub static PARTITION: Model = Model {
     scenario: || {
         let mut shard = Shard::new(&[KEY]);
@@ -289,8 +294,8 @@ pub static PARTITION: Model = Model {
     mutants: &[(OrderingMutant::TrustedMiss, "a false miss")],
 };
 
-/// The same with a key of the stash, which a reader misses as soon as its home bucket's header does not lead
-/// there.
+/// A partition is given away with a key of the stash, which a reader misses as soon as its home
+/// bucket's header does not lead there.
 pub static STASHED_PARTITION: Model = Model {
     scenario: || {
         let keys @ [_, _, stashed] = [1, 2, 3].map(|tag| hash(0, tag));
