@@ -71,7 +71,7 @@ pub(crate) struct Placement {
     has_absent: bool,
     is_complete: bool,
     /// The other data centers. Of theirs, only members and the first of each preference list count.
-    elsewhere: BTreeMap<Arc<str>, Placement>,
+    other_data_centers: BTreeMap<Arc<str>, Placement>,
 }
 
 /// The latest life of each node that is known to be over.
@@ -144,7 +144,7 @@ impl Placement {
             table.extend(scored.iter().map(|&(.., at)| at));
         }
         let digest = members_digest(members.iter().filter(|m| !m.leaving).map(|m| &m.identity));
-        let elsewhere = BTreeMap::new();
+        let other_data_centers = BTreeMap::new();
         Self {
             members,
             table,
@@ -154,34 +154,34 @@ impl Placement {
             gone,
             has_absent: false,
             is_complete: true,
-            elsewhere,
+            other_data_centers,
         }
     }
 
     /// Adds the members of other data centers.
-    pub(crate) fn with_elsewhere(self, members: Vec<Member>) -> Self {
+    pub(crate) fn with_other_data_centers(self, members: Vec<Member>) -> Self {
         let mut by_name: BTreeMap<Arc<str>, Vec<Member>> = BTreeMap::new();
         for member in members {
             by_name.entry(member.site.data_center.clone()).or_default().push(member);
         }
         let place = |members| Self::new(members, 1, self.generation, Gone::new());
-        let elsewhere = by_name.into_iter().map(|(name, members)| (name, place(members))).collect();
-        Self { elsewhere, ..self }
+        let other_data_centers = by_name.into_iter().map(|(name, members)| (name, place(members))).collect();
+        Self { other_data_centers, ..self }
     }
 
     /// The other data centers that have members which are not dead, by their names.
-    pub(crate) fn elsewhere(&self) -> &BTreeMap<Arc<str>, Self> {
-        &self.elsewhere
+    pub(crate) fn other_data_centers(&self) -> &BTreeMap<Arc<str>, Self> {
+        &self.other_data_centers
     }
 
     /// Returns the members of all data centers, those of this one first.
     pub(crate) fn everybody(&self) -> impl Iterator<Item = &Member> {
-        self.members.iter().chain(self.elsewhere.values().flat_map(|other| &other.members))
+        self.members.iter().chain(self.other_data_centers.values().flat_map(|other| &other.members))
     }
 
     /// Whether the node is in another data center.
-    pub(crate) fn is_elsewhere(&self, node: NodeHash) -> bool {
-        self.elsewhere.values().any(|other| other.member(node).is_some())
+    pub(crate) fn in_other_data_center(&self, node: NodeHash) -> bool {
+        self.other_data_centers.values().any(|other| other.member(node).is_some())
     }
 
     /// The preference list of `partition`, best first.
@@ -204,7 +204,7 @@ impl Placement {
     pub(crate) fn member(&self, node: NodeHash) -> Option<&Member> {
         match self.members.binary_search_by_key(&node, |member| member.identity.node) {
             Ok(at) => Some(&self.members[at]),
-            Err(_) => self.elsewhere.values().find_map(|other| other.member(node)),
+            Err(_) => self.other_data_centers.values().find_map(|other| other.member(node)),
         }
     }
 
@@ -258,7 +258,7 @@ impl Placement {
     /// A digest that is equal for equal sets of active members of all data centers, and the same in
     /// each of them.
     pub(crate) fn digest_of_all(&self) -> u64 {
-        self.elsewhere.values().fold(self.digest, |digest, other| digest ^ other.digest)
+        self.other_data_centers.values().fold(self.digest, |digest, other| digest ^ other.digest)
     }
 }
 

@@ -604,7 +604,7 @@ impl Control {
         let is_last = self.is_last();
         let cores = usize::from(self.config.local.cores);
         let given = |progress: &&Progress| progress.generation >= generation && progress.giving == 0;
-        let is_all = is_last && self.placement.elsewhere().is_empty();
+        let is_all = is_last && self.placement.other_data_centers().is_empty();
         if is_all || is_planted(Planted::LeftAtOnce) {
             if is_all {
                 log::warn!("the last node leaves: the data is gone");
@@ -677,7 +677,7 @@ impl Control {
             self.placed = members.clone();
             let (here, elsewhere) = members.into_iter().partition(|member| self.is_here(&member.site));
             let placement = Placement::new(here, replicas, self.generation, self.gone.clone());
-            let mut placement = placement.with_elsewhere(elsewhere).with_absent(has_absent);
+            let mut placement = placement.with_other_data_centers(elsewhere).with_absent(has_absent);
             if !is_complete {
                 placement = placement.incomplete();
             }

@@ -44,7 +44,7 @@ impl<C> Shard<C> {
     /// The list in which this node and the peer are to hold the same. Copies in different data centers, each of which has
     /// lists of its own, are compared as if they were in one.
     fn common_list(&self, peer: &Identity, partition: Partition) -> Option<ListRef> {
-        if self.placement.is_elsewhere(peer.node) {
+        if self.placement.in_other_data_center(peer.node) {
             return Some(ListRef::default());
         }
         self.replica(partition).list().filter(|list| list.contains(peer)).map(|list| list.reference())
@@ -178,7 +178,7 @@ impl<C> Shard<C> {
         let found = anti_entropy::survey(asked, mine, next);
         // As it was when these were missing.
         let mark = self.store.eviction_watermark(partition);
-        if !self.placement.is_elsewhere(from.node) {
+        if !self.placement.in_other_data_center(from.node) {
             found.evict.into_iter().for_each(|(hash, value)| self.store.evict_value(hash, value));
         }
         let (entries, missing, outdated) = (found.give, found.missing, found.outdated);
@@ -202,7 +202,7 @@ impl<C> Shard<C> {
             return self.anti_entropy.put_off(round, now.instant);
         };
         // What one data center has no room for another may have.
-        let is_elsewhere = self.placement.is_elsewhere(from.node);
+        let is_elsewhere = self.placement.in_other_data_center(from.node);
         let (missing, outdated): (BTreeSet<_>, BTreeSet<_>) =
             (answer.missing.into_iter().collect(), answer.outdated.into_iter().collect());
         if !missing.is_empty() || !outdated.is_empty() {

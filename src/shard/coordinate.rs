@@ -342,7 +342,7 @@ impl<C> Shard<C> {
     }
 
     fn read(&mut self, now: Now, call: ReadCall, caller: Caller<C>, actions: &mut Vec<Action<C>>) {
-        if call.anywhere && !self.placement.elsewhere().is_empty() {
+        if call.anywhere && !self.placement.other_data_centers().is_empty() {
             return self.read_anywhere(now, call, caller, actions);
         }
         let partition = call.hash.partition();

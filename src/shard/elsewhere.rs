@@ -68,11 +68,11 @@ impl<C> Forward<C> {
 impl<C> Shard<C> {
     /// Takes up which other data centers there are.
     pub(super) fn placed_elsewhere(&mut self, now: Now, old: &Placement) {
-        let others = self.placement.elsewhere().iter();
+        let others = self.placement.other_data_centers().iter();
         let others = others.map(|(name, other)| (name.clone(), self.candidates(other))).collect();
         self.relays.placed(now.instant, others);
         let placement = self.placement.clone();
-        for other in placement.elsewhere().values() {
+        for other in placement.other_data_centers().values() {
             for member in other.members().iter().filter(|member| !old.is_alive(&member.identity)) {
                 // It may have been out of reach.
                 self.hurry_to_compare(now, member.identity);
@@ -96,7 +96,7 @@ impl<C> Shard<C> {
         let first = self.placement.replicas(partition).next();
         let is_first = first.is_some_and(|first| first.identity == self.me);
         let is_first = is_first && !is_planted(Planted::FarNotCompared);
-        let others = self.placement.elsewhere().values().filter(move |_| is_first);
+        let others = self.placement.other_data_centers().values().filter(move |_| is_first);
         others.filter_map(move |other| other.replicas(partition).next())
     }
 
@@ -233,7 +233,8 @@ impl<C> Shard<C> {
     ) {
         let id = ForwardId(self.new_id());
         let partition = call.hash.partition();
-        let firsts = self.placement.elsewhere().values().filter_map(|other| other.replicas(partition).next());
+        let firsts =
+            self.placement.other_data_centers().values().filter_map(|other| other.replicas(partition).next());
         let forward = Forward {
             caller,
             key: call.key.clone(),

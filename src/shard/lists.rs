@@ -209,7 +209,7 @@ impl<C> Shard<C> {
         list: Arc<List>,
         actions: &mut Vec<Action<C>>,
     ) {
-        let is_far = |member: &Identity| self.placement.is_elsewhere(member.node);
+        let is_far = |member: &Identity| self.placement.in_other_data_center(member.node);
         if list.members().iter().any(is_far) && !is_planted(Planted::FarListsCount) {
             // Not this data center's.
             return;
@@ -263,7 +263,7 @@ impl<C> Shard<C> {
     /// hold what it missed.
     pub(super) fn queue_merge(&mut self, partition: Partition, sources: Vec<Identity>) {
         if !sources.is_empty() {
-            let is_elsewhere = sources.iter().any(|source| self.placement.is_elsewhere(source.node));
+            let is_elsewhere = sources.iter().any(|source| self.placement.in_other_data_center(source.node));
             self.replica_mut(partition).merged_elsewhere |= is_elsewhere;
             let wanted = self.merges.entry(partition).or_default();
             wanted.extend(sources);

@@ -416,7 +416,7 @@ impl<C> Shard<C> {
                 let from = from.life();
                 match self.check(partition, &request) {
                     Ok(()) => {
-                        let answer = if self.placement.is_elsewhere(from.node) {
+                        let answer = if self.placement.in_other_data_center(from.node) {
                             let peer = (via, partition, request_id);
                             self.serve_elsewhere(now, from, peer, request, actions)
                         } else {
@@ -575,7 +575,7 @@ impl<C> Shard<C> {
         }
         let member = self.placement.member(to.node).filter(|member| member.identity == to)?;
         let core = partition.core(member.cores);
-        let is_elsewhere = self.placement.is_elsewhere(to.node);
+        let is_elsewhere = self.placement.in_other_data_center(to.node);
         self.outstanding.insert(request_id, Outstanding { to, is_elsewhere, partition, asker });
         actions.push(Action::Ask { to, core, partition, request_id, request });
         Some(request_id)

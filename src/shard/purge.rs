@@ -23,10 +23,10 @@ impl<C> Graveyard for Shard<C> {
         let list =
             self.replica(partition).list().filter(|_| self.is_settled(partition) && self.sees_all())?;
         // Who holds it there drops it at the same time, or would bring it back.
-        let elsewhere = self.placement.elsewhere().values().flat_map(|other| other.members());
+        let elsewhere = self.placement.other_data_centers().values().flat_map(|other| other.members());
         let elsewhere = elsewhere.map(|member| member.identity);
         let is_asked = |it: &&Member| {
-            !is_planted(Planted::FarNotAsked) || !self.placement.is_elsewhere(it.identity.node)
+            !is_planted(Planted::FarNotAsked) || !self.placement.in_other_data_center(it.identity.node)
         };
         let others = |members: &mut dyn Iterator<Item = Identity>| {
             members.filter(|member| *member != self.me).collect::<Vec<_>>()
@@ -81,7 +81,7 @@ impl<C> Shard<C> {
         members_digest: u64,
         dead: &[Dead],
     ) -> Answer {
-        let is_elsewhere = self.placement.is_elsewhere(from.node);
+        let is_elsewhere = self.placement.in_other_data_center(from.node);
         let replica = self.replica(partition);
         let known = replica.list();
         let is_of_list =
