@@ -16,7 +16,6 @@ use std::num::NonZeroU64;
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
 
-use super::NO_TIMER;
 use crate::clock::Version;
 use crate::sync::{AtomicU8, AtomicU32, Life};
 use crate::types::{MAX_KEY_BYTES, MAX_VALUE_BYTES};
@@ -48,6 +47,9 @@ pub(super) struct Expiry {
 
 /// What lies behind that if the value is long.
 pub(super) type Block = Arc<[u8]>;
+
+/// The timer of an entry that has none.
+pub(crate) const NO_TIMER: u32 = u32::MAX;
 
 pub(super) const TOMBSTONE: u8 = 1;
 pub(super) const HUSK: u8 = 2;

@@ -29,6 +29,7 @@ use std::sync::Arc;
 
 use xxhash_rust::xxh3::xxh3_64;
 
+pub(crate) use self::layout::NO_TIMER;
 use self::layout::{Block, Draft, EXPIRES, Expiry, HUSK, Header, Parts, SHARED, TOMBSTONE, free};
 use crate::clock::{Version, WallTime};
 use crate::mutants::{OrderingMutant, ordering};
@@ -61,9 +62,6 @@ const VISITED: u8 = 1;
 
 /// Far from where the count would wrap around, by more than there can be threads.
 const MAX_HANDLES: u32 = u32::MAX / 2;
-
-/// The timer of an entry that has none.
-pub(crate) const NO_TIMER: u32 = u32::MAX;
 
 /// Value, delete, or what an expired value leaves.
 #[derive(Clone, Copy, PartialEq, Eq)]

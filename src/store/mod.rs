@@ -15,8 +15,8 @@
 //! looks at a key without a message, without waiting and without being waited for. The figures that
 //! this is held to are in `benches/README.md`.
 //!
-//! The files below the table, the wheel and the sieve know nothing of each other. Nothing here
-//! knows a replica, a quorum or a clock: versions and times are arguments.
+//! Table, wheel and sieve know nothing of each other; this file joins them. Nothing here knows a
+//! replica or a quorum, or asks a clock: versions and times are arguments.
 
 mod charge;
 mod reclaim;

@@ -178,6 +178,8 @@ impl Segment {
         unsafe { self.find_in_stash(hash, header, &is_it) }
     }
 
+    /// Finds the entry in those stash buckets that the header counts some in.
+    ///
     /// # Safety
     ///
     /// As [`find`](Self::find).
@@ -323,6 +325,8 @@ impl Drop for Line {
 }
 
 impl Bucket {
+    /// Finds the entry in this bucket, with the number of its slot.
+    ///
     /// # Safety
     ///
     /// As [`Segment::find`].
@@ -502,6 +506,8 @@ pub(super) unsafe fn segments_below(node: u64) -> usize {
     children.filter(|child| std::mem::replace(&mut last, *child) != *child).count()
 }
 
+/// Takes a segment back as a box.
+///
 /// # Safety
 ///
 /// `node` is a segment's that no reader finds any more, and this is the only time it is taken.
@@ -510,6 +516,8 @@ unsafe fn take_segment(node: u64) -> Box<Segment> {
     unsafe { Box::from_raw(ptr::with_exposed_provenance_mut(node as usize)) }
 }
 
+/// Takes an array back as a box.
+///
 /// # Safety
 ///
 /// As [`take_segment`], for an array's node.

@@ -233,6 +233,8 @@ impl View {
         &self.states[if cfg!(gridkv_loom) { 0 } else { usize::from(local) }]
     }
 
+    /// Looks at the copy of a key, whose partition has this number within the core.
+    ///
     /// # Safety
     ///
     /// For all of `'a`, the caller is pinned.
