@@ -52,25 +52,8 @@ impl Store {
         let needed = if is_forgotten { 0 } else { charge::entry(entry) };
         let mut steps = EVICT_STEPS;
         loop {
-            // Looked up each time: it may have been evicted.
-            let held = self.get(hash, entry.key());
-            let freed = held.as_deref().map_or(0, charge::entry);
-            // What it replaces stays in memory too until no reader looks any more.
-            let beside = match held.as_deref() {
-                Some(held) if !is_forgotten => charge::beside(entry, held),
-                _ => needed,
-            };
-            // This gives memory back, and does so once: it is never refused for what readers hold
-            // up.
-            let is_gain = is_forgotten
-                || entry.value().is_none() && held.as_deref().is_some_and(|held| held.value().is_some());
-            if needed <= freed || self.used() + needed <= memory - memory / HELD_SHARE + freed {
-                match self.make_readers_room(self.used() + beside, memory) {
-                    Admission::HeldByReaders if is_gain => return Admission::Enough,
-                    // Not the readers' fault alone.
-                    Admission::HeldByReaders if self.used() + beside > memory => {}
-                    room => return room,
-                }
+            if let Some(admission) = self.room_as_it_is(hash, entry, needed, memory) {
+                return admission;
             }
             // What nothing evicts leaves no room: the values need not go before that is found.
             let is_hopeless = self.totals.bytes - self.totals.value_bytes + needed > memory;
@@ -79,6 +62,37 @@ impl Store {
                 let goes_on = steps == 0 && !is_hopeless && self.queue.is_some();
                 return if goes_on { Admission::Later } else { Admission::OutOfMemory };
             }
+        }
+    }
+
+    /// Whether there is room for an entry that needs this many bytes, zero if it leaves nothing.
+    /// `None` if something must be evicted first.
+    fn room_as_it_is(
+        &mut self,
+        hash: KeyHash,
+        entry: &Entry,
+        needed: usize,
+        memory: usize,
+    ) -> Option<Admission> {
+        // Looked up each time: it may have been evicted.
+        let held = self.get(hash, entry.key());
+        let freed = held.as_deref().map_or(0, charge::entry);
+        // What it replaces stays in memory too until no reader looks any more.
+        let added = match held.as_deref() {
+            Some(held) if needed > 0 => charge::beside(entry, held),
+            _ => needed,
+        };
+        // This gives memory back, and does so once: it is never refused for what readers hold up.
+        let is_gain = needed == 0
+            || entry.value().is_none() && held.as_deref().is_some_and(|held| held.value().is_some());
+        if needed > freed && self.used() + needed > memory - memory / HELD_SHARE + freed {
+            return None;
+        }
+        match self.make_readers_room(self.used() + added, memory) {
+            Admission::HeldByReaders if is_gain => Some(Admission::Enough),
+            // Not the readers' fault alone.
+            Admission::HeldByReaders if self.used() + added > memory => None,
+            admission => Some(admission),
         }
     }
 
@@ -107,19 +121,24 @@ impl Store {
     /// Crafted keys, which the queue does not find, go first. Returns `false` if none was evicted
     /// in the steps that are left.
     pub(super) fn evict(&mut self, steps: &mut usize) -> bool {
-        let Self { table, timers, queue: Some(queue), config, .. } = self else { return false };
-        if *steps == 0 {
+        if self.queue.is_none() || *steps == 0 {
             return false;
         }
+        self.evict_crafted(steps) || self.evict_queued(steps)
+    }
+
+    fn evict_crafted(&mut self, steps: &mut usize) -> bool {
+        let Some((hash, entry)) = self.table.evict_from_tree() else { return false };
+        *steps -= 1;
+        self.timers.remove(TimerId(entry.timer()));
+        self.count(hash.partition(), Some(Share::of(hash, &entry)), None);
+        self.raise_eviction_watermark(hash.partition(), entry.version());
+        true
+    }
+
+    fn evict_queued(&mut self, steps: &mut usize) -> bool {
+        let Self { table, timers, queue: Some(queue), config, .. } = self else { return false };
         let sequence = self.sequence + 1;
-        if let Some((hash, entry)) = table.evict_from_tree() {
-            *steps -= 1;
-            timers.remove(TimerId(entry.timer()));
-            let share = Share::of(hash, &entry);
-            self.count(hash.partition(), Some(share), None);
-            self.raise_eviction_watermark(hash.partition(), entry.version());
-            return true;
-        }
         let mut evicted = None;
         let cluster = config.cluster;
         let mut judge = |line: Line| {
@@ -138,14 +157,10 @@ impl Store {
         };
         // A round over keys that were all visited evicts none, and the next one does.
         let _ = queue.hand(&mut judge, steps) || queue.hand(&mut judge, steps);
-        match evicted {
-            Some((partition, share, version)) => {
-                self.count(partition, Some(share), None);
-                self.raise_eviction_watermark(partition, version);
-                true
-            }
-            None => false,
-        }
+        let Some((partition, share, version)) = evicted else { return false };
+        self.count(partition, Some(share), None);
+        self.raise_eviction_watermark(partition, version);
+        true
     }
 
     /// Notes that an entry of this version found no room. If the store evicts, that is as good as
