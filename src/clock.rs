@@ -1,10 +1,10 @@
 //! Time as the protocol sees it: always an argument, never asked for.
 //!
-//! Three notions, three types. [`Instant`] is monotonic and private to a node: deadlines and timeouts.
-//! [`WallTime`] is what the calendar says: expiry, because replicas must agree on it. [`Version`] orders
-//! the writes to a key across nodes: a hybrid logical clock (Kulkarni et al., "Logical Physical Clocks",
-//! OPODIS '14), so that a write which saw another is always the newer one, and so that versions stay
-//! close to wall time without trusting it.
+//! Three notions, three types. [`Instant`] is monotonic and private to a node: deadlines and
+//! timeouts. [`WallTime`] is what the calendar says: expiry, because replicas must agree on it.
+//! [`Version`] orders the writes to a key across nodes: a hybrid logical clock (Kulkarni et al.,
+//! "Logical Physical Clocks", OPODIS '14), so that a write which saw another is always the newer
+//! one, and so that versions stay close to wall time without trusting it.
 
 use std::fmt;
 use std::time::Duration;
@@ -70,9 +70,10 @@ pub(crate) struct Now {
     pub(crate) wall: WallTime,
 }
 
-/// When an entry was written, as a hybrid logical timestamp: 52 bits of microseconds (enough until the
-/// year 2112) and 12 bits of counter. No clock gives out the lowest six: they count how often the same write was
-/// given a shorter time to live, so that this makes it newer than itself, and never newer than another write.
+/// When an entry was written, as a hybrid logical timestamp: 52 bits of microseconds (enough until
+/// the year 2112) and 12 bits of counter. No clock gives out the lowest six bits: they count how
+/// often the same write was given a shorter time to live. That makes it newer than itself, and
+/// never newer than another write.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub(crate) struct Version(pub(crate) u64);
 
@@ -94,7 +95,8 @@ impl Version {
         Self((self.0 | SHORTENED).saturating_add(1))
     }
 
-    /// The version of the same write with a shorter time to live; `None` where it was shortened too often.
+    /// The version of the same write with a shorter time to live; `None` if it was shortened too
+    /// often.
     pub(crate) fn shortened(self) -> Option<Self> {
         (self.0 & SHORTENED < SHORTENED).then_some(Self(self.0 + 1))
     }
@@ -106,7 +108,8 @@ impl fmt::Debug for Version {
     }
 }
 
-/// Hands out versions that only grow, whatever the wall clock does. One per core: a key has one core.
+/// Hands out versions that only grow, even if the wall clock goes back. One per core: a key has one
+/// core.
 #[derive(Debug)]
 pub(crate) struct HybridClock {
     last: Version,
@@ -119,7 +122,7 @@ impl HybridClock {
         Self { last: Version::ZERO, max_skew }
     }
 
-    /// A version above every one handed out or witnessed, and above `floor`.
+    /// Returns a version above every one handed out or witnessed, and above `floor`.
     pub(crate) fn stamp_above(&mut self, floor: Version, wall: WallTime) -> Version {
         if is_planted(Planted::WallClock) {
             return Version::at(wall);
@@ -128,14 +131,14 @@ impl HybridClock {
         self.last.max(floor.next())
     }
 
-    /// What it reads: no version that it hands out from here on is lower.
+    /// The clock's reading: no version that it hands out from here on is lower.
     pub(crate) fn reading(&self, wall: WallTime) -> Version {
         self.last.max(Version::at(wall))
     }
 
-    /// Learns a received version, so that what is written next here is newer. A version too far in the
-    /// future is not learned: one node with a clock of next year must not drag the cluster with it. (The
-    /// entry still merges, and a write to that very key is stamped above it.)
+    /// Learns a received version, so that what is written next here is newer. A version too far in
+    /// the future is not learned: one node with a clock of next year must not drag the cluster with
+    /// it. (The entry still merges, and a write to that very key is stamped above it.)
     pub(crate) fn witness(&mut self, version: Version, wall: WallTime) {
         let limit = WallTime { micros: wall.micros.saturating_add(self.max_skew.as_micros() as u64) };
         if version <= Version::at(limit) {

@@ -16,7 +16,7 @@ use crate::shard::{
     Call, Counts, KeysCall, LocalAnswer, LocalRules, Outcome, ReadCall, TouchCall, WriteCall, WriteRules,
     check_lengths, expires_at_ms, read_local,
 };
-use crate::store::{Keys, Place};
+use crate::store::{Keys, TablePosition};
 use crate::types::{CoreId, KeyHash, MAX_KEY_BYTES, MAX_REPLICAS, quorum_of};
 
 mod batch;
@@ -670,7 +670,7 @@ pub struct LocalKeys {
     /// Where the next segment of the core's table begins; `None` behind the last.
     path: Option<u64>,
     /// What only the owning core sees: from a place on to before a path.
-    owner: Option<(Place, Option<u64>)>,
+    owner: Option<(TablePosition, Option<u64>)>,
     found: std::vec::IntoIter<Box<[u8]>>,
 }
 
@@ -701,7 +701,7 @@ impl LocalKeys {
         let wall = self.engine.wall();
         let views = self.engine.inner.runtime.views()?;
         let Some(pinned) = views.pin() else {
-            self.owner = Some(((path, Box::default()), None));
+            self.owner = Some((TablePosition::first(path), None));
             self.path = None;
             return Ok(());
         };
@@ -713,7 +713,7 @@ impl LocalKeys {
             }
         });
         if has_more {
-            self.owner = Some(((path, Box::default()), next));
+            self.owner = Some((TablePosition::first(path), next));
         } else {
             self.found = found.into_iter();
         }

@@ -48,6 +48,7 @@ mod entry;
 mod error;
 mod events;
 mod membership;
+mod mutants;
 mod options;
 mod placement;
 mod prefetch;

@@ -1,19 +1,21 @@
 //! Which nodes hold a partition: members -> partition table -> preference lists.
 //!
-//! Rendezvous (highest random weight) hashing (Thaler & Ravishankar, 1996): every active member scores
-//! every partition, the N highest scores hold it. No tokens to keep, nothing to negotiate: nodes that
-//! agree on the members agree on the table, a join moves only what the newcomer takes, a death only what
-//! the dead one had. The table is compiled once per change of members and shared as a snapshot.
+//! Rendezvous (highest random weight) hashing (Thaler & Ravishankar, 1996): every active member
+//! scores every partition, the N highest scores hold it. No tokens to keep, nothing to negotiate:
+//! nodes that agree on the members agree on the table, a join moves only what the newcomer takes, a
+//! death only what the dead one had. The table is compiled once per change of members and shared as
+//! a snapshot.
 //!
-//! Of each zone the highest score comes first: N nodes of N zones, where there are so many, and else the highest of the
-//! others after one of each. A node of twice the weight is as likely to be the highest as two nodes: its score is
-//! -log2(u) / weight, the lowest is the best (Schindelhauer & Schomaker, "Weighted Distributed Hash Tables", SPAA '05).
+//! The highest score of each zone comes first: N nodes of N zones, if there are that many. If not,
+//! the highest of the others follow after one of each. A node of twice the weight is as likely to
+//! be the highest as two nodes: its score is -log2(u) / weight, the lowest is the best
+//! (Schindelhauer & Schomaker, "Weighted Distributed Hash Tables", SPAA '05).
 //!
 //! The table says who *should* hold a partition. Who does hold it, and in which list quorums are
 //! counted, is what the replicas of the partition have agreed on: a [`List`].
 //!
-//! Both name a node's *life*, from its start to the loss of its memory. How often membership took it for dead
-//! meanwhile says nothing about what it holds.
+//! Both name a node's *life*, from its start to the loss of its memory. How often membership took
+//! it for dead in between says nothing about what it holds.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -31,22 +33,22 @@ pub(crate) struct Member {
     pub(crate) id: NodeId,
     pub(crate) cores: u16,
     pub(crate) site: Site,
-    /// It is handing its data over and takes no new partitions.
+    /// Whether it is handing its data over and takes no new partitions.
     pub(crate) leaving: bool,
 }
 
-/// Where a node stands, and how much of the data it is to hold.
+/// The place of a node, and how much of the data it is to hold.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Site {
-    /// Whose nodes keep copies of their own; empty where that was not told.
+    /// The data center, which keeps copies of its own; empty if that was not told.
     pub(crate) data_center: Arc<str>,
-    /// What fails together; empty where that was not told.
+    /// The zone, whose nodes may fail together; empty if that was not told.
     pub(crate) zone: Arc<str>,
-    /// Its share, beside those of the others.
+    /// Its share of the data, relative to the others' weights.
     pub(crate) weight: u16,
 }
 
-/// A weight that is not told.
+/// The weight of a node that tells none.
 pub(crate) const DEFAULT_WEIGHT: u16 = 100;
 
 impl Default for Site {
@@ -55,8 +57,8 @@ impl Default for Site {
     }
 }
 
-/// An immutable snapshot: the members of this node's data center that are not dead, and the preference list of every
-/// partition; and what the same is like in other data centers.
+/// An immutable snapshot: the members of this node's data center that are not dead, and the
+/// preference list of every partition; and what the same is like in other data centers.
 pub(crate) struct Placement {
     /// Sorted by node.
     members: Vec<Member>,
@@ -69,15 +71,46 @@ pub(crate) struct Placement {
     has_absent: bool,
     is_complete: bool,
     /// The other data centers. Of theirs, only members and the first of each preference list count.
-    elsewhere: BTreeMap<Arc<str>, Placement>,
+    other_data_centers: BTreeMap<Arc<str>, Placement>,
 }
 
 /// The latest life of each node that is known to be over.
-pub(crate) type Gone = BTreeMap<NodeHash, Boot>;
+#[derive(Clone, PartialEq, Eq, Default)]
+pub(crate) struct Gone(BTreeMap<NodeHash, Boot>);
+
+impl Gone {
+    pub(crate) const fn new() -> Self {
+        Self(BTreeMap::new())
+    }
+
+    /// Notes that this life of the node is over, and with it all earlier ones.
+    pub(crate) fn record(&mut self, identity: &Identity) {
+        let known = self.0.entry(identity.node).or_insert(identity.boot);
+        *known = identity.boot.max(*known);
+    }
+
+    /// Takes back that this life of the node is over, if it is the latest that is known to be.
+    pub(crate) fn forget(&mut self, identity: &Identity) {
+        if self.0.get(&identity.node) == Some(&identity.boot) {
+            self.0.remove(&identity.node);
+        }
+    }
+
+    /// Whether this life of the node is known to be over.
+    pub(crate) fn contains(&self, identity: &Identity) -> bool {
+        self.0.get(&identity.node).is_some_and(|boot| *boot >= identity.boot)
+    }
+}
+
+impl FromIterator<(NodeHash, Boot)> for Gone {
+    fn from_iter<T: IntoIterator<Item = (NodeHash, Boot)>>(lives: T) -> Self {
+        Self(lives.into_iter().collect())
+    }
+}
 
 impl Placement {
-    /// Places every partition on `replicas` of the members that are not leaving, or on all of them where
-    /// they are fewer, in as many zones as there are. One life of a node at the most.
+    /// Places every partition on `replicas` of the members that are not leaving, or on all of them
+    /// if they are fewer, in as many zones as there are. `members` has no two lives of one node.
     pub(crate) fn new(mut members: Vec<Member>, replicas: usize, generation: u64, gone: Gone) -> Self {
         for member in &mut members {
             member.identity = member.identity.life();
@@ -111,7 +144,7 @@ impl Placement {
             table.extend(scored.iter().map(|&(.., at)| at));
         }
         let digest = members_digest(members.iter().filter(|m| !m.leaving).map(|m| &m.identity));
-        let elsewhere = BTreeMap::new();
+        let other_data_centers = BTreeMap::new();
         Self {
             members,
             table,
@@ -121,34 +154,34 @@ impl Placement {
             gone,
             has_absent: false,
             is_complete: true,
-            elsewhere,
+            other_data_centers,
         }
     }
 
     /// Adds the members of other data centers.
-    pub(crate) fn with_elsewhere(self, members: Vec<Member>) -> Self {
+    pub(crate) fn with_other_data_centers(self, members: Vec<Member>) -> Self {
         let mut by_name: BTreeMap<Arc<str>, Vec<Member>> = BTreeMap::new();
         for member in members {
             by_name.entry(member.site.data_center.clone()).or_default().push(member);
         }
         let place = |members| Self::new(members, 1, self.generation, Gone::new());
-        let elsewhere = by_name.into_iter().map(|(name, members)| (name, place(members))).collect();
-        Self { elsewhere, ..self }
+        let other_data_centers = by_name.into_iter().map(|(name, members)| (name, place(members))).collect();
+        Self { other_data_centers, ..self }
     }
 
     /// The other data centers that have members which are not dead, by their names.
-    pub(crate) fn elsewhere(&self) -> &BTreeMap<Arc<str>, Self> {
-        &self.elsewhere
+    pub(crate) fn other_data_centers(&self) -> &BTreeMap<Arc<str>, Self> {
+        &self.other_data_centers
     }
 
-    /// The members of all data centers, those of this one first.
+    /// Returns the members of all data centers, those of this one first.
     pub(crate) fn everybody(&self) -> impl Iterator<Item = &Member> {
-        self.members.iter().chain(self.elsewhere.values().flat_map(|other| &other.members))
+        self.members.iter().chain(self.other_data_centers.values().flat_map(|other| &other.members))
     }
 
-    /// Whether the node is of another data center.
-    pub(crate) fn is_elsewhere(&self, node: NodeHash) -> bool {
-        self.elsewhere.values().any(|other| other.member(node).is_some())
+    /// Whether the node is in another data center.
+    pub(crate) fn in_other_data_center(&self, node: NodeHash) -> bool {
+        self.other_data_centers.values().any(|other| other.member(node).is_some())
     }
 
     /// The preference list of `partition`, best first.
@@ -157,7 +190,7 @@ impl Placement {
         self.table[from..from + self.per_partition].iter().map(|&at| &self.members[at as usize])
     }
 
-    /// How many nodes hold each partition: N, or fewer where there are fewer active members.
+    /// How many nodes hold each partition: N, or fewer if there are fewer active members.
     pub(crate) fn replicas_per_partition(&self) -> usize {
         self.per_partition
     }
@@ -167,11 +200,11 @@ impl Placement {
         &self.members
     }
 
-    /// The member, of whichever data center.
+    /// The member of this name inside the protocol, in any data center.
     pub(crate) fn member(&self, node: NodeHash) -> Option<&Member> {
         match self.members.binary_search_by_key(&node, |member| member.identity.node) {
             Ok(at) => Some(&self.members[at]),
-            Err(_) => self.elsewhere.values().find_map(|other| other.member(node)),
+            Err(_) => self.other_data_centers.values().find_map(|other| other.member(node)),
         }
     }
 
@@ -180,16 +213,16 @@ impl Placement {
         self.member(identity.node).is_some_and(|member| member.identity.boot == identity.boot)
     }
 
-    /// Whether this life of the node is over, or taken to be. One that was never heard of is neither alive nor
-    /// dead.
+    /// Whether this life of the node is over, or taken to be. A life that this node never heard of
+    /// is neither alive nor dead.
     pub(crate) fn is_dead(&self, identity: &Identity) -> bool {
         match self.member(identity.node) {
             Some(member) => member.identity.boot > identity.boot,
-            None => self.gone.get(&identity.node).is_some_and(|gone| *gone >= identity.boot),
+            None => self.gone.contains(identity),
         }
     }
 
-    /// Notes that there are members which are alive and cannot be reached yet.
+    /// Notes that some members are alive and cannot be reached yet.
     pub(crate) fn incomplete(self) -> Self {
         Self { is_complete: false, ..self }
     }
@@ -199,7 +232,7 @@ impl Placement {
         self.is_complete
     }
 
-    /// Notes whether a member is dead that may come back with what it holds.
+    /// Notes whether a dead member may come back with what it holds.
     pub(crate) fn with_absent(self, has_absent: bool) -> Self {
         Self { has_absent, ..self }
     }
@@ -212,19 +245,20 @@ impl Placement {
         &self.gone
     }
 
-    /// Counts this node's placements, so that it is known which one a core has seen.
+    /// The number of this placement on this node, so that it is known which one a core has seen.
     pub(crate) fn generation(&self) -> u64 {
         self.generation
     }
 
-    /// Equal for equal sets of active members of this data center.
+    /// A digest that is equal for equal sets of active members of this data center.
     pub(crate) fn digest(&self) -> u64 {
         self.digest
     }
 
-    /// Equal for equal sets of active members of all data centers, at whichever of them.
+    /// A digest that is equal for equal sets of active members of all data centers, and the same in
+    /// each of them.
     pub(crate) fn digest_of_all(&self) -> u64 {
-        self.elsewhere.values().fold(self.digest, |digest, other| digest ^ other.digest)
+        self.other_data_centers.values().fold(self.digest, |digest, other| digest ^ other.digest)
     }
 }
 
@@ -236,11 +270,12 @@ fn score(node: NodeHash, partition: Partition) -> u64 {
     z ^ (z >> 31)
 }
 
-/// -log2 of the score, as a part of all scores, by the weight: the lower the better. In units of 2^-40.
+/// -log2 of the score, as a part of all scores, by the weight: the lower the better. In units of
+/// 2^-40.
 fn weighted(score: u64, weight: u16) -> u64 {
     const STEPS: u32 = 20;
-    // log2 of x = 2^e · m with 1 <= m < 2: each squaring of m doubles its logarithm, whose next digit is whether it
-    // reached 2.
+    // log2 of x = 2^e · m with 1 <= m < 2: each squaring of m doubles its logarithm, whose next
+    // digit is whether it reached 2.
     let x = score | 1;
     let exponent = x.ilog2();
     let mut mantissa = x << (63 - exponent);
@@ -255,7 +290,7 @@ fn weighted(score: u64, weight: u16) -> u64 {
     ((64 << 40) - log2) / u64::from(weight.max(1))
 }
 
-/// A number for each member's zone, where there is more than one.
+/// Returns a number for each member's zone; `None` if there is only one zone.
 fn zones_of(members: &[Member]) -> Option<Vec<u16>> {
     let mut names: Vec<&str> = members.iter().map(|member| &*member.site.zone).collect();
     names.sort_unstable();
@@ -266,7 +301,7 @@ fn zones_of(members: &[Member]) -> Option<Vec<u16>> {
 
 type Scored = (u64, std::cmp::Reverse<u64>, u16);
 
-/// Keeps the best of each zone, in their order, and the best of the others where that are not enough.
+/// Keeps the best of each zone, in their order, and the best of the others if those are not enough.
 fn keep_zones_apart(scored: &mut Vec<Scored>, zones: &[u16], count: usize) {
     scored.sort_unstable();
     let mut seen = Vec::with_capacity(count);
@@ -284,7 +319,7 @@ fn keep_zones_apart(scored: &mut Vec<Scored>, zones: &[u16], count: usize) {
     scored.extend(chosen.into_iter().take(count).map(|(_, it)| it));
 }
 
-/// Equal for equal lives in the same order.
+/// A digest that is equal for equal lives in the same order.
 pub(crate) fn members_digest<'a>(identities: impl Iterator<Item = &'a Identity>) -> u64 {
     let mut bytes = Vec::new();
     for identity in identities {
@@ -299,14 +334,14 @@ pub(crate) fn members_digest<'a>(identities: impl Iterator<Item = &'a Identity>)
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct List {
     reference: ListRef,
-    /// The list that it was made from: whoever is synced in that one is synced in this one. `None` where
-    /// nobody is before it has merged the others.
+    /// The list that it was made from: a replica that is synced in that one is synced in this one.
+    /// `None` if a replica must first merge the others.
     base: Option<ListRef>,
     members: Box<[Identity]>,
 }
 
-/// A list's number and the digest of its members and its base: what a request carries. Nodes that do not know of
-/// each other may make two lists under one number; the digest tells them apart.
+/// A list's number and the digest of its members and its base: what a request carries. Nodes that
+/// do not know of each other may make two lists under one number; the digest tells them apart.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub(crate) struct ListRef {
     pub(crate) number: u64,
@@ -314,7 +349,7 @@ pub(crate) struct ListRef {
 }
 
 impl List {
-    /// A list that was made from another one, or from none.
+    /// Makes a list from another one, or from none.
     pub(crate) fn new(
         number: u64,
         members: impl IntoIterator<Item = Identity>,
@@ -330,9 +365,10 @@ impl List {
         self.base
     }
 
-    /// How many members must have left this list for another one that is to replace it: so many that those which
-    /// remain acknowledge nothing any more, that every write which was acknowledged is on one of them, and that
-    /// of two lists made at the same time one at the most can replace it.
+    /// How many members must have left this list before another one may replace it. Three things
+    /// follow from that number: the members that remain acknowledge nothing any more, every
+    /// acknowledged write is on one of those that left, and only one of two lists made at the same
+    /// time can replace this one.
     pub(crate) fn leave_quorum(&self, write_quorum: usize) -> usize {
         let members = self.members.len();
         (members + 1).saturating_sub(quorum_of(write_quorum, members)).max(members / 2 + 1)

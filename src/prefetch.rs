@@ -1,4 +1,5 @@
-//! Bringing a cache line closer before it is needed. Where the processor has no way to, nothing happens.
+//! Bringing a cache line closer before it is needed. Where the processor has no way to, nothing
+//! happens.
 
 /// A line that will be read.
 #[inline]
@@ -16,8 +17,8 @@ pub(crate) fn to_read<T>(at: *const T) {
 #[inline]
 pub(crate) fn to_write<T>(at: *const T) {
     #[cfg(all(target_arch = "x86_64", not(gridkv_loom)))]
-    // SAFETY: as above. (The compiler's own function comes out as a prefetch for reading where the processor is not
-    // known to have this one; those that have not ignore it.)
+    // SAFETY: as above. (The compiler's own function comes out as a prefetch for reading where the
+    // processor is not known to have this one; those that have not ignore it.)
     unsafe {
         std::arch::asm!("prefetchw [{}]", in(reg) at, options(nostack, preserves_flags, readonly));
     }

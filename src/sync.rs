@@ -1,8 +1,8 @@
-//! The atomics and locks of the lock-free parts: the standard library's, or loom's where the models run.
+//! The atomics and locks of the lock-free parts: the standard library's, or loom's when the models
+//! run.
 //!
-//! The models (`loom-tests/`) compile the source that ships. For each of them there is a [`Mutant`]: one
-//! ordering weakened, one fence or check left out. A model that does not reject its mutant proves nothing,
-//! so each is run with it too. In every other build [`planted`] is a constant `false`.
+//! The models (`loom-tests/`) compile the source that ships; what each of them must reject is in
+//! [`mutants`](crate::mutants).
 
 #[cfg(gridkv_loom)]
 pub(crate) use loom::cell::UnsafeCell;
@@ -23,80 +23,15 @@ pub(crate) use std::sync::{Condvar, Mutex, MutexGuard};
 #[cfg(not(gridkv_loom))]
 pub(crate) use std::thread::yield_now;
 
-/// What a model must reject.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Mutant {
-    /// An entry is published without [`Ordering::Release`].
-    RelaxedPublish,
-    /// A handle is dropped without [`Ordering::Release`].
-    RelaxedDrop,
-    /// A reader reads on without a fence behind its announcement.
-    UnfencedPin,
-    /// The writer looks at the readers without a fence behind its unlinking.
-    UnfencedCollect,
-    /// An epoch ends without [`Ordering::Release`].
-    RelaxedEpoch,
-    /// A reader that pins again does not say that it is done with what it saw before.
-    RelaxedRepin,
-    /// A reader's place is given back without [`Ordering::Release`].
-    RelaxedExit,
-    /// A tag that matches is taken for a key that matches.
-    TagIsKey,
-    /// A key that leaves the stash takes along the mark of another that stays.
-    ClearedHint,
-    /// Keys leave the old segment before the new ones are published.
-    SplitInPlace,
-    /// New segments or a new array are published without [`Ordering::Release`].
-    RelaxedDirectory,
-    /// What is evicted is freed at once.
-    FreeAtOnce,
-    /// A miss is believed without looking at the partition's state again.
-    TrustedMiss,
-    /// A message is put into its slot of the ring without [`Ordering::Release`].
-    RelaxedPush,
-    /// A slot of the ring is given back without [`Ordering::Release`].
-    RelaxedPop,
-    /// A ring is closed only when what was in it has been dropped.
-    LateClose,
-    /// Whoever rings looks at the word without a fence behind the message.
-    UnfencedRing,
-    /// A thread looks at its work without a fence behind the word.
-    UnfencedPark,
-    /// A thread sleeps without another look at its work.
-    UncheckedPark,
-    /// Whoever is about to wait does not ring again.
-    RungOnce,
-    /// A wake that failed is taken for one that came.
-    ForgottenFailure,
-    /// Whoever waits for room tries without a fence behind its entry in the list.
-    UnfencedEntry,
-    /// The inbox looks at the list without a fence behind the room that it made.
-    UnfencedAdmit,
-    /// The inbox makes room and tells nobody.
-    SkippedAdmit,
-    /// Whoever waits for room does not try again behind its entry in the list.
-    UntriedEntry,
-    /// Whoever is woken when it has its room already keeps that to itself.
-    KeptWake,
-    /// Whoever is woken when its time is up goes without a try.
-    LostWake,
-    /// An inbox closes and tells nobody who waits for room.
-    SilentClose,
-    /// An answer is told without [`Ordering::Release`].
-    RelaxedAnswer,
-    /// An answer is told, and who sleeps for it is not woken.
-    SilentAnswer,
-    /// Whoever gives up takes the slot along, to which the answer is still to come.
-    #[cfg(gridkv_loom)]
-    StolenSlot,
-}
+use crate::mutants::{OrderingMutant, is_left_out};
 
-/// Alone in its cache lines, and in their neighbours that processors fetch along.
+/// A value that is alone in its cache lines, and in their neighbours that processors fetch along.
 #[derive(Default)]
 #[repr(align(128))]
 pub(crate) struct Padded<T>(pub(crate) T);
 
-/// What several threads reach, one at a time, as something else sees to; in the models it is checked.
+/// A cell that several threads reach, one at a time: the code around it sees to that, and the
+/// models check it.
 #[cfg(not(gridkv_loom))]
 pub(crate) struct UnsafeCell<T>(std::cell::UnsafeCell<T>);
 
@@ -112,8 +47,9 @@ impl<T> UnsafeCell<T> {
     }
 }
 
-/// What loom is to try in every order, where it would miss some by itself: of each word, it compares an access only
-/// with the last one, so a thread that loads and then stores hides another's load from itself.
+/// A point that loom is to try in every order although it would miss some: for each word, it
+/// compares an access only with the last one, so a thread that loads and then stores hides
+/// another's load from itself.
 #[derive(Default)]
 pub(crate) struct Crossing {
     #[cfg(gridkv_loom)]
@@ -128,10 +64,10 @@ impl Crossing {
     }
 }
 
-/// Where fences come in pairs, of which one comes first.
+/// Fences that come in pairs, of which one comes first.
 #[derive(Default)]
 pub(crate) struct Fences {
-    /// Loom tries both orders of two fences only where something else that depends on the order is beside them.
+    /// Loom tries both orders of two fences only if something next to them depends on the order.
     crossing: Crossing,
 }
 
@@ -142,17 +78,17 @@ impl Fences {
         fence(Ordering::SeqCst);
     }
 
-    /// A fence that a mutant leaves out.
+    /// Runs the fence, which a mutant leaves out.
     #[inline]
-    pub(crate) fn fence_unless(&self, mutant: Mutant) {
-        if !planted(mutant) {
+    pub(crate) fn fence_unless(&self, mutant: OrderingMutant) {
+        if !is_left_out(mutant) {
             self.fence();
         }
     }
 }
 
-/// Part of memory that readers share and the writer frees. In the models it checks that every use comes before
-/// the end, and that the end comes; in every other build it is nothing.
+/// Part of memory that readers share and the writer frees. In the models it checks that every use
+/// comes before the end, and that the end comes; in every other build it is nothing.
 pub(crate) struct Life {
     #[cfg(gridkv_loom)]
     uses: loom::cell::UnsafeCell<()>,
@@ -223,7 +159,8 @@ pub(crate) const fn has_failed() -> bool {
     false
 }
 
-/// Orders whatever others did before they counted down, now that `count` was seen to be at its end.
+/// Orders all that other threads did before they counted down, now that `count` was seen to be at
+/// its end.
 pub(crate) fn acquire(count: &AtomicU32) {
     if cfg!(gridkv_tsan) {
         // ThreadSanitizer does not understand fences.
@@ -233,24 +170,8 @@ pub(crate) fn acquire(count: &AtomicU32) {
     }
 }
 
-/// What nobody leaves half done under the lock is sound, even if somebody panicked.
+/// Takes the lock, even if a thread has panicked under it. For data that no thread leaves half
+/// done, which is sound then.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
-}
-
-/// Whether the model that runs now has this mutant planted.
-#[cfg(not(gridkv_loom))]
-pub(crate) const fn planted(_: Mutant) -> bool {
-    false
-}
-
-#[cfg(gridkv_loom)]
-std::thread_local! {
-    /// Loom runs all threads of a model on one thread of the system.
-    pub(crate) static PLANTED: std::cell::Cell<Option<Mutant>> = const { std::cell::Cell::new(None) };
-}
-
-#[cfg(gridkv_loom)]
-pub(crate) fn planted(mutant: Mutant) -> bool {
-    PLANTED.get() == Some(mutant)
 }

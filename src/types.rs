@@ -18,28 +18,28 @@ pub const MAX_NAME_BYTES: usize = 255;
 /// The longest key, in bytes (64 KiB − 1): its length fits in 16 bits of an entry's header.
 pub const MAX_KEY_BYTES: usize = u16::MAX as usize;
 
-/// The largest value, in bytes (16 MiB). A value crosses the network in one frame, and a frame is held
-/// whole in memory on both sides.
+/// The largest value, in bytes (16 MiB). A value crosses the network in one frame, and a frame is
+/// held whole in memory on both sides.
 pub const MAX_VALUE_BYTES: usize = 16 << 20;
 
-/// The most cores one engine may run.
+/// The largest number of cores that one engine may run.
 pub const MAX_CORES: usize = 256;
 
-/// The most copies of a key that can be asked for.
+/// The largest number of copies of a key that can be asked for.
 pub const MAX_REPLICAS: usize = 16;
 
-/// N where every node keeps a copy. How many of them a quorum is depends on how many there are, so quorums are then
-/// counted from this end: W = `ALL` − f is all but f, and a majority at the least; `ALL` / 2 + 1 is the majority. No number
-/// of replicas that is asked for by itself comes near.
+/// N if every node keeps a copy. A quorum then depends on how many nodes there are, so it is
+/// counted from this end: W = `ALL` − f is all but f, and never less than a majority; `ALL` / 2 + 1
+/// is the majority. No number of replicas that is asked for as such comes near.
 pub(crate) const ALL: usize = 255;
 
-/// How many members a cluster has at the least when it is born: W, or one more than may miss a write, so that no node
-/// that starts alone takes its empty memory for all that there is.
+/// How many members a cluster must have when it is born: W, or one more than may miss a write. So
+/// no node that starts alone takes its empty memory for all that there is.
 pub(crate) fn least_at_birth(write_quorum: usize) -> usize {
     if write_quorum > ALL / 2 { ALL - write_quorum + 1 } else { write_quorum }
 }
 
-/// What a quorum means in a list of so many members.
+/// Returns what a quorum means in a list of this many members.
 #[inline]
 pub(crate) fn quorum_of(quorum: usize, members: usize) -> usize {
     const MAJORITY: usize = ALL / 2 + 1;
@@ -50,7 +50,7 @@ pub(crate) fn quorum_of(quorum: usize, members: usize) -> usize {
     }
 }
 
-/// The name of a node: what the app passed to [`Config::new`](crate::Config::new). Cheap to clone.
+/// The name of a node, which the app passed to [`Config::new`](crate::Config::new). Cheap to clone.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NodeId(Arc<str>);
 
@@ -59,7 +59,7 @@ impl NodeId {
         Self(name.into())
     }
 
-    /// The name as text.
+    /// Returns the name as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -89,8 +89,9 @@ impl PartialEq<&str> for NodeId {
     }
 }
 
-/// The hash of a cluster's name. It seeds every other hash, so that two clusters place the same key and
-/// the same node differently, and it opens every datagram, so that a stray one is dropped unread.
+/// The hash of a cluster's name. It seeds every other hash, so that two clusters place the same key
+/// and the same node differently, and it opens every datagram, so that a stray one is dropped
+/// unread.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct ClusterHash(pub(crate) u64);
 
@@ -101,8 +102,8 @@ impl ClusterHash {
     }
 }
 
-/// The hash of a node's id: the node's name inside the protocol. It stays the same over restarts, so a
-/// node that comes back takes the partitions that it held.
+/// The hash of a node's id: the node's name inside the protocol. It stays the same over restarts,
+/// so a node that comes back takes the partitions that it held.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct NodeHash(pub(crate) u64);
 
@@ -142,8 +143,8 @@ impl KeyHash {
 
 #[cfg(any(test, gridkv_loom))]
 impl KeyHash {
-    /// The only key of eight bytes that has this hash: XXH3 maps those one to one, and every step of it can be
-    /// undone.
+    /// The only key of eight bytes that has this hash: XXH3 maps those one to one, and every step
+    /// of it can be undone.
     pub(crate) fn key(self, cluster: ClusterHash) -> [u8; 8] {
         const FACTOR: u64 = 0x9fb2_1c65_1e98_df25;
         let inverse = (0..6).fold(FACTOR, |x, _| x.wrapping_mul(2u64.wrapping_sub(FACTOR.wrapping_mul(x))));
@@ -168,12 +169,13 @@ impl fmt::Debug for KeyHash {
     }
 }
 
-/// One 4096th of the key space: the unit in which data is owned by cores, placed on nodes and moved.
+/// One 4096th of the key space: the unit in which data is owned by cores, placed on nodes and
+/// moved.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub(crate) struct Partition(u16);
 
 impl Partition {
-    /// `None` when `index` is not below [`PARTITIONS`], as a number from the network may not be.
+    /// `None` if `index` is not below [`PARTITIONS`], which a number from the network might not be.
     pub(crate) fn new(index: u16) -> Option<Self> {
         (index < PARTITIONS).then_some(Self(index))
     }
@@ -200,9 +202,10 @@ pub(crate) struct Cores {
 }
 
 impl Cores {
-    /// From 1 to [`MAX_CORES`].
+    /// Spreads the partitions over `count` cores, from 1 to [`MAX_CORES`].
     pub(crate) fn new(count: u16) -> Self {
-        // Exact for numbers below 4096 and up to 256 cores: the rounding error stays below one core's part.
+        // Exact for numbers below 4096 and up to 256 cores: the rounding error stays below one
+        // core's part.
         Self { count, reciprocal: (1 << 20) / u32::from(count) + 1 }
     }
 
@@ -228,16 +231,16 @@ impl Cores {
     }
 }
 
-/// Which life of a node's memory: milliseconds of wall time at its start. A newer boot of the same node
-/// remembers nothing of the older one.
+/// Which life of a node's memory: milliseconds of wall time at its start. A newer boot of the same
+/// node remembers nothing of the older one.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub(crate) struct Boot(pub(crate) u64);
 
-/// A member as the protocol names it: which node, which life of it, and where it is reached. At most 37
+/// A member as the protocol names it: which node, which life of it, and its address. At most 37
 /// bytes on the wire.
 ///
-/// Two identities with one `node` are the same node at different times: a higher `boot` means that its
-/// memory was lost in between, a higher `returns` that it was declared dead while it lived.
+/// Two identities with one `node` are the same node at different times: a higher `boot` means that
+/// its memory was lost in between, a higher `returns` that it was declared dead while it lived.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Identity {
     pub(crate) node: NodeHash,
@@ -253,7 +256,8 @@ impl Identity {
         (self.boot, self.returns) > (other.boot, other.returns)
     }
 
-    /// The node from this start on until it loses its memory, however often it is taken for dead meanwhile.
+    /// The node's life: from this start until it loses its memory, however often it is taken for
+    /// dead in between.
     pub(crate) fn life(&self) -> Self {
         Self { returns: 0, ..*self }
     }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 const PURE: &[&str] = &[
     "clock.rs",
     "control",
-    "entry.rs",
+    "entry",
     "membership",
     "placement.rs",
     "replication",
@@ -40,7 +40,7 @@ const IMPURE: &[&str] = &[
 
 /// What may have unsafe code: memory that is shared without locks.
 const UNSAFE: &[&str] =
-    &["entry.rs", "prefetch.rs", "runtime/ring.rs", "runtime/slot.rs", "store/reclaim.rs", "store/table.rs"];
+    &["entry", "prefetch.rs", "runtime/ring.rs", "runtime/slot.rs", "store/reclaim.rs", "store/table"];
 
 fn source() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("src")

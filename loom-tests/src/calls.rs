@@ -1,5 +1,5 @@
-//! Calls: the way of a message to an engine's thread, and of its answer back. The thread that sets a scenario up
-//! is the engine's, or the caller that waits.
+//! Calls: the way of a message to an engine's thread, and of its answer back. The thread that sets
+//! a scenario up is the engine's, or the caller that waits.
 
 use std::io;
 use std::sync::Arc;
@@ -10,19 +10,21 @@ use loom::thread;
 use crate::bell::{Bell, Wake};
 use crate::harness::Model;
 use crate::mailbox::{Inbox, SendError, Sender, mailbox};
+use crate::mutants::{OrderingMutant, is_left_out};
 use crate::parker::Parker;
 use crate::ring::{Pop, ring};
 use crate::slot::{Slot, TimedOut};
-use crate::sync::{Mutant, Mutex, lock, planted};
+use crate::sync::{Mutex, lock};
 
 /// What loom says of a use that is not ordered with a write.
 const RACE: &str = "Causality violation";
 
-/// What it says when nobody can go on.
+/// What loom says when no thread can go on.
 const DEADLOCK: &str = "deadlock";
 
-/// Two producers, and more messages than the ring has slots: each message comes once or back, each producer's in its
-/// order. Whoever has claimed a slot may be held up before it has filled it.
+/// Two producers, and more messages than the ring has slots: each message comes once or back, each
+/// producer's in its order. A producer that has claimed a slot may be held up before it has filled
+/// it.
 pub static RING: Model = Model {
     scenario: || {
         let (producer, mut consumer) = ring(2);
@@ -45,10 +47,10 @@ pub static RING: Model = Model {
         assert!(popped.is_sorted(), "{popped:?}");
     },
     preemptions: Some(3),
-    mutants: &[(Mutant::RelaxedPop, RACE)],
+    mutants: &[(OrderingMutant::RelaxedPop, RACE)],
 };
 
-/// Whoever finds a message finds all of it, and its slot is used again only after that.
+/// A consumer that finds a message finds all of it, and its slot is used again only after that.
 pub static WRAP: Model = Model {
     scenario: || {
         let (producer, mut consumer) = ring(1);
@@ -60,7 +62,7 @@ pub static WRAP: Model = Model {
         assert_eq!(popped, pushed, "a message was lost");
     },
     preemptions: None,
-    mutants: &[(Mutant::RelaxedPush, RACE), (Mutant::RelaxedPop, RACE)],
+    mutants: &[(OrderingMutant::RelaxedPush, RACE), (OrderingMutant::RelaxedPop, RACE)],
 };
 
 /// Where an engine's thread sleeps.
@@ -104,7 +106,7 @@ impl<T> Core<T> {
         (sender, Self { bed, bell, inbox })
     }
 
-    /// Takes so many messages, sleeping where there is none.
+    /// Takes `count` messages, and sleeps while there is none.
     fn take(&mut self, count: usize) -> Vec<T> {
         let mut taken = Vec::new();
         loop {
@@ -137,14 +139,14 @@ pub static PARK: Model = Model {
     },
     preemptions: Some(2),
     mutants: &[
-        (Mutant::UnfencedRing, DEADLOCK),
-        (Mutant::UnfencedPark, DEADLOCK),
-        (Mutant::UncheckedPark, DEADLOCK),
+        (OrderingMutant::UnfencedRing, DEADLOCK),
+        (OrderingMutant::UnfencedPark, DEADLOCK),
+        (OrderingMutant::UncheckedPark, DEADLOCK),
     ],
 };
 
-/// One caller is held up between its change of the word and its wake, until the other one, which sends to another
-/// inbox of the same thread, has its answer.
+/// One caller is held up between its change of the word and its wake, until the other one, which
+/// sends to another inbox of the same thread, has its answer.
 pub static PREEMPTED: Model = Model {
     scenario: || {
         let (sender, mut core) = Core::new(1);
@@ -177,7 +179,7 @@ pub static PREEMPTED: Model = Model {
         [held_up, caller].into_iter().for_each(|thread| thread.join().expect("it has not panicked"));
     },
     preemptions: Some(2),
-    mutants: &[(Mutant::RungOnce, DEADLOCK)],
+    mutants: &[(OrderingMutant::RungOnce, DEADLOCK)],
 };
 
 /// A wake fails: the next one to ring tries it again.
@@ -194,7 +196,7 @@ pub static FAILED_WAKE: Model = Model {
         thread.join().expect("it has not panicked");
     },
     preemptions: None,
-    mutants: &[(Mutant::ForgottenFailure, DEADLOCK)],
+    mutants: &[(OrderingMutant::ForgottenFailure, DEADLOCK)],
 };
 
 /// The answer comes while the caller looks for it, while it goes to sleep, or when it sleeps.
@@ -209,7 +211,7 @@ pub static ANSWER: Model = Model {
         thread.join().expect("it has not panicked");
     },
     preemptions: None,
-    mutants: &[(Mutant::RelaxedAnswer, RACE), (Mutant::SilentAnswer, DEADLOCK)],
+    mutants: &[(OrderingMutant::RelaxedAnswer, RACE), (OrderingMutant::SilentAnswer, DEADLOCK)],
 };
 
 /// The caller's time is up while the answer comes: one of them has the slot, and can use it again.
@@ -228,7 +230,7 @@ pub static TIMEOUT: Model = Model {
         assert_ne!(thread.join().expect("it has not panicked"), is_callers, "whose is the slot?");
     },
     preemptions: None,
-    mutants: &[(Mutant::RelaxedAnswer, RACE)],
+    mutants: &[(OrderingMutant::RelaxedAnswer, RACE)],
 };
 
 fn use_again(slot: Slot<u8>) {
@@ -237,7 +239,8 @@ fn use_again(slot: Slot<u8>) {
     assert_eq!(waiter.give_up().map(|(answer, _slot)| answer), Some(8), "another call's answer");
 }
 
-/// A caller gives up and makes another call, with whatever slot is free by then, while its first answer comes.
+/// A caller gives up and makes another call, with a slot that is free by then, while its first
+/// answer comes.
 pub static LATE_ANSWER: Model = Model {
     scenario: || {
         let pool = Arc::new(Mutex::new(Vec::new()));
@@ -248,7 +251,7 @@ pub static LATE_ANSWER: Model = Model {
                 lock(&late).push(slot);
             }
         });
-        if planted(Mutant::StolenSlot) {
+        if is_left_out(OrderingMutant::StolenSlot) {
             lock(&pool).push(waiter.steal());
         }
         if let Ok((answer, slot)) = waiter.wait(|| false, || (), Some(Instant::now())) {
@@ -263,7 +266,11 @@ pub static LATE_ANSWER: Model = Model {
         [first, second].into_iter().for_each(|thread| thread.join().expect("it has not panicked"));
     },
     preemptions: Some(3),
-    mutants: &[(Mutant::StolenSlot, ""), (Mutant::RelaxedAnswer, RACE), (Mutant::SilentAnswer, DEADLOCK)],
+    mutants: &[
+        (OrderingMutant::StolenSlot, ""),
+        (OrderingMutant::RelaxedAnswer, RACE),
+        (OrderingMutant::SilentAnswer, DEADLOCK),
+    ],
 };
 
 /// A ring that is full is drained while a caller comes to wait for room.
@@ -277,10 +284,10 @@ pub static ROOM: Model = Model {
     },
     preemptions: Some(3),
     mutants: &[
-        (Mutant::UnfencedEntry, DEADLOCK),
-        (Mutant::UnfencedAdmit, DEADLOCK),
-        (Mutant::SkippedAdmit, DEADLOCK),
-        (Mutant::UntriedEntry, DEADLOCK),
+        (OrderingMutant::UnfencedEntry, DEADLOCK),
+        (OrderingMutant::UnfencedAdmit, DEADLOCK),
+        (OrderingMutant::SkippedAdmit, DEADLOCK),
+        (OrderingMutant::UntriedEntry, DEADLOCK),
     ],
 };
 
@@ -301,7 +308,7 @@ pub static ROOMS: Model = Model {
         assert_eq!(taken, [0, 1, 2]);
     },
     preemptions: Some(1),
-    mutants: &[(Mutant::SkippedAdmit, DEADLOCK), (Mutant::KeptWake, DEADLOCK)],
+    mutants: &[(OrderingMutant::SkippedAdmit, DEADLOCK), (OrderingMutant::KeptWake, DEADLOCK)],
 };
 
 /// One of the two that wait gives up, maybe just when the room is given to it.
@@ -326,11 +333,11 @@ pub static ROOM_TIMEOUT: Model = Model {
         assert_eq!(taken.contains(&1), was_sent);
     },
     preemptions: Some(2),
-    mutants: &[(Mutant::SkippedAdmit, DEADLOCK), (Mutant::LostWake, DEADLOCK)],
+    mutants: &[(OrderingMutant::SkippedAdmit, DEADLOCK), (OrderingMutant::LostWake, DEADLOCK)],
 };
 
-/// The engine's thread ends, with a message in its inbox, while another comes and one waits for room: each is
-/// dropped by somebody, and nobody waits on.
+/// The engine's thread ends, with a message in its inbox, while another comes and one waits for
+/// room: each is dropped by one of them, and no thread waits on.
 pub static STOP: Model = Model {
     scenario: || {
         let (sender, core) = Core::new(1);
@@ -350,5 +357,5 @@ pub static STOP: Model = Model {
         assert_eq!(Arc::strong_count(&message), 1, "a message was lost");
     },
     preemptions: Some(3),
-    mutants: &[(Mutant::LateClose, "a message was lost"), (Mutant::SilentClose, DEADLOCK)],
+    mutants: &[(OrderingMutant::LateClose, "a message was lost"), (OrderingMutant::SilentClose, DEADLOCK)],
 };

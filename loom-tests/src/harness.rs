@@ -9,22 +9,22 @@ use std::time::Instant;
 use crate::clock::Version;
 use crate::entry::{Content, Entry};
 use crate::graveyard;
+use crate::mutants::{ACTIVE, OrderingMutant};
 use crate::options::Eviction;
 use crate::store::{Deletes, Local, Pinned, Reader, Readers, Store, StoreConfig, Views};
-use crate::sync::{Mutant, PLANTED};
 use crate::types::{ClusterHash, CoreId, Cores, KeyHash};
 
-/// One scenario, and what is to be found with it.
+/// One scenario, and the mutants that it must reject.
 pub struct Model {
     pub(crate) scenario: fn(),
-    /// How many switches away from a thread that could have gone on one execution has at the most.
+    /// How many times one execution may switch away from a thread that could have gone on.
     pub(crate) preemptions: Option<usize>,
-    /// What it must reject, and a part of what is said then.
-    pub(crate) mutants: &'static [(Mutant, &'static str)],
+    /// The mutants that it must reject, each with a part of what is said then.
+    pub(crate) mutants: &'static [(OrderingMutant, &'static str)],
 }
 
 thread_local! {
-    /// What panicked, where that is expected.
+    /// What panicked, if a panic is expected.
     static SAID: RefCell<Option<Vec<String>>> = const { RefCell::new(None) };
 }
 
@@ -45,11 +45,11 @@ impl Model {
         listen();
         for (mutant, reason) in self.mutants {
             let start = Instant::now();
-            PLANTED.set(Some(*mutant));
+            ACTIVE.set(Some(*mutant));
             SAID.set(Some(Vec::new()));
             let outcome = panic::catch_unwind(AssertUnwindSafe(|| self.run()));
             let said = SAID.take().unwrap_or_default();
-            PLANTED.set(None);
+            ACTIVE.set(None);
             graveyard::clear(false);
             assert!(outcome.is_err(), "{mutant:?} was not found");
             let is_expected = said.first().is_some_and(|said| said.contains(reason));
@@ -94,8 +94,8 @@ fn listen() {
 
 pub(crate) const CLUSTER: ClusterHash = ClusterHash(7);
 
-/// A key's hash. With one core the hash is the path, so the highest bits, `path`, choose the segment; there is
-/// one home bucket; `tag` is compared before the key is.
+/// A key's hash. With one core the hash is the path, so the highest bits, `path`, choose the
+/// segment; there is one home bucket; `tag` is compared before the key is.
 pub(crate) const fn hash(path: u64, tag: u64) -> KeyHash {
     KeyHash(path << 56 | tag << 7)
 }
@@ -105,7 +105,7 @@ pub(crate) fn entry(hash: KeyHash, version: u64, expires_at_ms: u64) -> Entry {
     Entry::new(&hash.key(CLUSTER), Content::Value(&content), Version(version), expires_at_ms.try_into().ok())
 }
 
-/// Says which version of which key it is.
+/// A value that says which version of which key it is.
 fn value(hash: KeyHash, version: u64) -> Vec<u8> {
     [hash.0, version].iter().flat_map(|word| word.to_le_bytes()).collect()
 }
@@ -118,7 +118,7 @@ pub(crate) struct Shard {
 }
 
 impl Shard {
-    /// With the first version of some keys, for which it answers.
+    /// Makes a shard with the first version of some keys, for which it answers.
     pub(crate) fn new(keys: &[KeyHash]) -> Self {
         Self::with(Deletes::Forget, None, keys)
     }
@@ -156,8 +156,8 @@ impl Shard {
         loom::thread::spawn(move || reads(&thread))
     }
 
-    /// When all readers have ended: nothing is left that cannot be freed. That all is freed in the end is
-    /// loom's to see.
+    /// When all readers have ended: nothing is left that cannot be freed. That all is freed in the
+    /// end is loom's to see.
     pub(crate) fn end(mut self, threads: impl IntoIterator<Item = loom::thread::JoinHandle<()>>) {
         threads.into_iter().for_each(|thread| thread.join().expect("it has not panicked"));
         self.store.collect();
@@ -171,12 +171,12 @@ pub(crate) struct ReaderThread {
 }
 
 impl ReaderThread {
-    /// Pins and looks; the version that it found.
+    /// Pins and looks; returns the version that it found.
     pub(crate) fn get(&self, hash: KeyHash) -> Local<u64> {
         look(&self.views.pin_in(&self.reader), hash)
     }
 
-    /// A handle of what it finds, which lasts longer than the look.
+    /// Returns a handle of what it finds, which lasts longer than the look.
     pub(crate) fn take(&self, hash: KeyHash) -> Option<Entry> {
         match self.views.pin_in(&self.reader).get(hash, &hash.key(CLUSTER)) {
             Local::Found(entry) => Some(entry.clone()),

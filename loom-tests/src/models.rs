@@ -4,8 +4,8 @@ use loom::thread;
 
 use crate::clock::{Version, WallTime};
 use crate::harness::{CLUSTER, Model, ReaderThread, Shard, entry, hash, look};
+use crate::mutants::OrderingMutant;
 use crate::store::{Deletes, Local};
-use crate::sync::Mutant;
 use crate::types::{CoreId, KeyHash};
 
 /// What loom says of a use that is not ordered with a write or a free.
@@ -14,7 +14,7 @@ const RACE: &str = "Causality violation";
 const KEY: KeyHash = hash(0x00, 1);
 const OTHER: KeyHash = hash(0x01, 2);
 
-/// Whoever finds an entry finds all of it: a new key's, and one that replaces another.
+/// A reader that finds an entry finds all of it: a new key's, and one that replaces another.
 pub static PUBLISH: Model = Model {
     scenario: || {
         let mut shard = Shard::new(&[KEY]);
@@ -27,10 +27,11 @@ pub static PUBLISH: Model = Model {
         shard.end([reader]);
     },
     preemptions: None,
-    mutants: &[(Mutant::RelaxedPublish, RACE)],
+    mutants: &[(OrderingMutant::RelaxedPublish, RACE)],
 };
 
-/// A reader keeps a handle for longer than it is pinned: whoever drops the last one frees the entry.
+/// A reader keeps a handle for longer than it is pinned: the thread that drops the last one frees
+/// the entry.
 pub static HANDLES: Model = Model {
     scenario: || {
         let mut shard = Shard::new(&[KEY]);
@@ -43,10 +44,11 @@ pub static HANDLES: Model = Model {
         shard.end([reader]);
     },
     preemptions: None,
-    mutants: &[(Mutant::RelaxedDrop, RACE)],
+    mutants: &[(OrderingMutant::RelaxedDrop, RACE)],
 };
 
-/// An entry is given its version in place only when whoever else had a handle has done with it.
+/// An entry is given its version in place only when every other thread that had a handle has done
+/// with it.
 pub static STAMP: Model = Model {
     scenario: || {
         let mut entry = entry(KEY, 1, 0);
@@ -57,7 +59,7 @@ pub static STAMP: Model = Model {
         thread.join().expect("it has not panicked");
     },
     preemptions: None,
-    mutants: &[(Mutant::RelaxedDrop, RACE)],
+    mutants: &[(OrderingMutant::RelaxedDrop, RACE)],
 };
 
 /// A pinned reader keeps what it finds; what it does not keep is freed.
@@ -75,10 +77,15 @@ pub static PIN: Model = Model {
         shard.end([reader]);
     },
     preemptions: None,
-    mutants: &[(Mutant::UnfencedPin, RACE), (Mutant::UnfencedCollect, RACE), (Mutant::RelaxedEpoch, RACE)],
+    mutants: &[
+        (OrderingMutant::UnfencedPin, RACE),
+        (OrderingMutant::UnfencedCollect, RACE),
+        (OrderingMutant::RelaxedEpoch, RACE),
+    ],
 };
 
-/// A reader pins again: the writer that sees the later announcement knows that the earlier one is over.
+/// A reader pins again: the writer that sees the later announcement knows that the earlier one is
+/// over.
 pub static REPIN: Model = Model {
     scenario: || {
         let mut shard = Shard::new(&[KEY]);
@@ -91,7 +98,7 @@ pub static REPIN: Model = Model {
         shard.end([reader]);
     },
     preemptions: None,
-    mutants: &[(Mutant::RelaxedRepin, RACE)],
+    mutants: &[(OrderingMutant::RelaxedRepin, RACE)],
 };
 
 /// Readers come and go, one in the other's place, while epochs end.
@@ -110,11 +117,11 @@ pub static REGISTER: Model = Model {
         shard.end(threads);
     },
     preemptions: Some(3),
-    mutants: &[(Mutant::RelaxedExit, RACE), (Mutant::UnfencedPin, RACE)],
+    mutants: &[(OrderingMutant::RelaxedExit, RACE), (OrderingMutant::UnfencedPin, RACE)],
 };
 
-/// A key is deleted and its slot given to another with the same tag, and then to one with another tag: a
-/// reader of the one does not find the others.
+/// A key is deleted and its slot given to another with the same tag, and then to one with another
+/// tag: a reader of the one does not find the others.
 pub static REUSE: Model = Model {
     scenario: || {
         const SAME_TAG: KeyHash = hash(0x01, 1);
@@ -131,10 +138,10 @@ pub static REUSE: Model = Model {
         shard.end([reader]);
     },
     preemptions: Some(4),
-    mutants: &[(Mutant::TagIsKey, "another key was found")],
+    mutants: &[(OrderingMutant::TagIsKey, "another key was found")],
 };
 
-/// Keys come and go in the stash beside one that stays there.
+/// Keys come and go in the stash while another stays there.
 pub static STASH: Model = Model {
     scenario: || {
         // The first two fill the home bucket.
@@ -149,7 +156,7 @@ pub static STASH: Model = Model {
         shard.end([reader]);
     },
     preemptions: None,
-    mutants: &[(Mutant::ClearedHint, "missed")],
+    mutants: &[(OrderingMutant::ClearedHint, "missed")],
 };
 
 /// Four that fill one segment and differ in the first bit of the path, and one more of either half.
@@ -165,7 +172,8 @@ fn never_missed_never_older(thread: &ReaderThread, key: KeyHash) {
     assert!(versions[0] <= versions[1], "older: {versions:?}");
 }
 
-/// The only segment splits while one of its keys is replaced, before and after: the first array comes.
+/// The only segment splits while one of its keys is replaced, before and after: the first array
+/// comes.
 pub static SPLIT: Model = Model {
     scenario: || {
         let mut shard = Shard::new(&FOUR);
@@ -177,7 +185,7 @@ pub static SPLIT: Model = Model {
         shard.end([reader]);
     },
     preemptions: None,
-    mutants: &[(Mutant::SplitInPlace, "missed"), (Mutant::RelaxedDirectory, RACE)],
+    mutants: &[(OrderingMutant::SplitInPlace, "missed"), (OrderingMutant::RelaxedDirectory, RACE)],
 };
 
 /// Four of which all are in the half that the fifth is not in.
@@ -198,7 +206,7 @@ pub static GROWTH: Model = Model {
         shard.end([reader]);
     },
     preemptions: Some(4),
-    mutants: &[(Mutant::SplitInPlace, "missed"), (Mutant::RelaxedDirectory, RACE)],
+    mutants: &[(OrderingMutant::SplitInPlace, "missed"), (OrderingMutant::RelaxedDirectory, RACE)],
 };
 
 /// A segment splits to which two words of the array led, as the other half is deeper.
@@ -210,14 +218,14 @@ pub static LINK: Model = Model {
         }
         let reader = shard.read(|thread| never_missed_never_older(thread, FIFTH));
         shard.put(FIFTH, 2);
-        // The last to be retired, and so the first to be freed, is a segment: an entry is freed behind a fence
-        // of its own.
+        // The last to be retired, and so the first to be freed, is a segment: an entry is freed
+        // behind a fence of its own.
         shard.put(hash(0xc2, 5), 1);
         shard.store.collect();
         shard.end([reader]);
     },
     preemptions: Some(4),
-    mutants: &[(Mutant::SplitInPlace, "missed"), (Mutant::RelaxedDirectory, RACE)],
+    mutants: &[(OrderingMutant::SplitInPlace, "missed"), (OrderingMutant::RelaxedDirectory, RACE)],
 };
 
 /// Two segments become one again, and the array goes.
@@ -234,7 +242,7 @@ pub static MERGE: Model = Model {
         shard.end([reader]);
     },
     preemptions: Some(4),
-    mutants: &[(Mutant::RelaxedDirectory, RACE)],
+    mutants: &[(OrderingMutant::RelaxedDirectory, RACE)],
 };
 
 /// What is evicted, or expires, stays for a reader that has found it.
@@ -250,7 +258,7 @@ pub static EVICTION: Model = Model {
         shard.end([reader]);
     },
     preemptions: None,
-    mutants: &[(Mutant::FreeAtOnce, RACE)],
+    mutants: &[(OrderingMutant::FreeAtOnce, RACE)],
 };
 
 /// What is evicted, or expires, stays for a reader that has found it.
@@ -264,10 +272,11 @@ pub static EXPIRY: Model = Model {
         shard.end([reader]);
     },
     preemptions: None,
-    mutants: &[(Mutant::FreeAtOnce, RACE)],
+    mutants: &[(OrderingMutant::FreeAtOnce, RACE)],
 };
 
-/// A partition is given away, emptied, filled and taken back, in which its key was never known to be missing.
+/// A partition is given away, emptied, filled and taken back, in which its key was never known to
+/// be missing.
 pub static PARTITION: Model = Model {
     scenario: || {
         let mut shard = Shard::new(&[KEY]);
@@ -282,11 +291,11 @@ pub static PARTITION: Model = Model {
         shard.end([reader]);
     },
     preemptions: None,
-    mutants: &[(Mutant::TrustedMiss, "a false miss")],
+    mutants: &[(OrderingMutant::TrustedMiss, "a false miss")],
 };
 
-/// The same with a key of the stash, which a reader misses as soon as its home bucket's header does not lead
-/// there.
+/// A partition is given away with a key of the stash, which a reader misses as soon as its home
+/// bucket's header does not lead there.
 pub static STASHED_PARTITION: Model = Model {
     scenario: || {
         let keys @ [_, _, stashed] = [1, 2, 3].map(|tag| hash(0, tag));
@@ -300,7 +309,7 @@ pub static STASHED_PARTITION: Model = Model {
         shard.end([reader]);
     },
     preemptions: None,
-    mutants: &[(Mutant::TrustedMiss, "a false miss")],
+    mutants: &[(OrderingMutant::TrustedMiss, "a false miss")],
 };
 
 /// A reader walks over a segment: it sees a key that is there all along once, and whole.
@@ -324,5 +333,5 @@ pub static WALK: Model = Model {
         shard.end([reader]);
     },
     preemptions: None,
-    mutants: &[(Mutant::RelaxedPublish, RACE)],
+    mutants: &[(OrderingMutant::RelaxedPublish, RACE)],
 };

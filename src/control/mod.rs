@@ -31,7 +31,6 @@ use self::links::{LinkState, MemberLink, member_link};
 pub(crate) use self::majority::LEASE;
 use self::majority::Majority;
 pub(crate) use self::publish::Readiness;
-use self::publish::bury;
 use self::reach::Reach;
 use self::seeds::{Finding, Seed};
 use crate::clock::Instant;
@@ -525,7 +524,7 @@ impl Control {
             ControlMessage::Members { records, absent } => {
                 self.absent.told(now, &absent);
                 for known in records.iter().filter(|known| !known.state.is_active()) {
-                    bury(&mut self.gone, &known.identity);
+                    self.gone.record(&known.identity);
                 }
                 self.swim(now, actions, |membership, todo| membership.learn(now, &records, todo));
                 if link.expects.is_none() {
@@ -605,7 +604,7 @@ impl Control {
         let is_last = self.is_last();
         let cores = usize::from(self.config.local.cores);
         let given = |progress: &&Progress| progress.generation >= generation && progress.giving == 0;
-        let is_all = is_last && self.placement.elsewhere().is_empty();
+        let is_all = is_last && self.placement.other_data_centers().is_empty();
         if is_all || is_planted(Planted::LeftAtOnce) {
             if is_all {
                 log::warn!("the last node leaves: the data is gone");
@@ -678,7 +677,7 @@ impl Control {
             self.placed = members.clone();
             let (here, elsewhere) = members.into_iter().partition(|member| self.is_here(&member.site));
             let placement = Placement::new(here, replicas, self.generation, self.gone.clone());
-            let mut placement = placement.with_elsewhere(elsewhere).with_absent(has_absent);
+            let mut placement = placement.with_other_data_centers(elsewhere).with_absent(has_absent);
             if !is_complete {
                 placement = placement.incomplete();
             }

@@ -34,7 +34,8 @@
 
 use std::io;
 
-use crate::sync::{AtomicU8, Fences, Mutant, Ordering, Padded, planted};
+use crate::mutants::{OrderingMutant, is_left_out};
+use crate::sync::{AtomicU8, Fences, Ordering, Padded};
 
 const AWAKE: u8 = 0;
 const PARKED: u8 = 1;
@@ -77,7 +78,7 @@ impl<W: Wake> Bell<W> {
 
     /// There is work. A system call only if the thread sleeps and nobody else is about to wake it.
     pub(crate) fn ring(&self) {
-        self.fences.fence_unless(Mutant::UnfencedRing);
+        self.fences.fence_unless(OrderingMutant::UnfencedRing);
         if self.word.0.load(Ordering::Relaxed) == PARKED && self.change(PARKED, NOTIFIED) {
             self.wake();
         }
@@ -86,7 +87,7 @@ impl<W: Wake> Bell<W> {
     /// For who has rung and is about to wait for what comes of it: whoever else was to wake the thread may have
     /// been preempted before it did.
     pub(crate) fn ring_again(&self) {
-        if self.word.0.load(Ordering::Relaxed) == NOTIFIED && !planted(Mutant::RungOnce) {
+        if self.word.0.load(Ordering::Relaxed) == NOTIFIED && !is_left_out(OrderingMutant::RungOnce) {
             self.wake();
         }
     }
@@ -96,8 +97,8 @@ impl<W: Wake> Bell<W> {
     /// `block` may return for any other reason as well.
     pub(crate) fn park<R>(&self, has_work: impl FnOnce() -> bool, block: impl FnOnce() -> R) -> Option<R> {
         self.word.0.store(PARKED, Ordering::Relaxed);
-        self.fences.fence_unless(Mutant::UnfencedPark);
-        let has_work = !planted(Mutant::UncheckedPark) && has_work();
+        self.fences.fence_unless(OrderingMutant::UnfencedPark);
+        let has_work = !is_left_out(OrderingMutant::UncheckedPark) && has_work();
         let blocked = (!has_work).then(block);
         self.word.0.store(AWAKE, Ordering::Relaxed);
         blocked
@@ -106,7 +107,7 @@ impl<W: Wake> Bell<W> {
     fn wake(&self) {
         if let Err(error) = self.waker.wake() {
             // The next one to ring tries it again.
-            if !planted(Mutant::ForgottenFailure) {
+            if !is_left_out(OrderingMutant::ForgottenFailure) {
                 self.change(NOTIFIED, PARKED);
             }
             log::error!("an engine's thread could not be woken: {error}");

@@ -13,7 +13,8 @@ use std::time::Instant;
 use super::bell::{Bell, SystemWaker, Wake};
 use super::ring::{Consumer, Pop, Producer, PushError, ring};
 use super::room::Room;
-use crate::sync::{Mutant, has_failed, planted, spin_loop, yield_now};
+use crate::mutants::{OrderingMutant, is_left_out};
+use crate::sync::{has_failed, spin_loop, yield_now};
 
 /// How often an app thread looks for room before it enters the list, and from when on it lets others run between
 /// two looks: the thread that makes room may need this one's processor. In the models it is a step like any
@@ -73,7 +74,7 @@ impl<T> Drop for Inbox<T> {
         if has_failed() {
             return;
         }
-        if !planted(Mutant::LateClose) {
+        if !is_left_out(OrderingMutant::LateClose) {
             self.consumer.close();
         }
         self.room.close();
@@ -123,7 +124,7 @@ impl<T, W: Wake> Sender<T, W> {
     fn send_with_place(&self, message: T, deadline: Option<Instant>) -> Result<(), SendError<T>> {
         let mut message = message;
         let place = self.room.enter();
-        let mut is_tried = planted(Mutant::UntriedEntry);
+        let mut is_tried = is_left_out(OrderingMutant::UntriedEntry);
         loop {
             if !std::mem::take(&mut is_tried) {
                 match self.try_send(message) {

@@ -17,10 +17,9 @@
 use std::mem::MaybeUninit;
 use std::sync::Arc;
 
+use crate::mutants::{OrderingMutant, is_left_out, ordering};
 use crate::prefetch;
-use crate::sync::{
-    AtomicU64, Crossing, Mutant, Ordering, Padded, UnsafeCell, has_failed, planted, yield_now,
-};
+use crate::sync::{AtomicU64, Crossing, Ordering, Padded, UnsafeCell, has_failed, yield_now};
 
 /// In the tail: nothing can be claimed any more. No ring comes so far with its positions.
 const CLOSED: u64 = 1 << 63;
@@ -137,7 +136,7 @@ impl<T> Ring<T> {
         slot.message.with_mut(|place| unsafe {
             (*place).write(message);
         });
-        let order = if planted(Mutant::RelaxedPush) { Ordering::Relaxed } else { Ordering::Release };
+        let order = ordering(OrderingMutant::RelaxedPush, Ordering::Release);
         slot.crossing.pass();
         slot.word.store(filled(position), order);
         // The consumer had it last.
@@ -201,7 +200,7 @@ impl<T> Consumer<T> {
         // SAFETY: the word says that the slot is filled, which was read with `Acquire`. Only this consumer reads
         // it, once: the head moves on.
         let message = slot.message.with_mut(|place| unsafe { (*place).assume_init_read() });
-        let order = if planted(Mutant::RelaxedPop) { Ordering::Relaxed } else { Ordering::Release };
+        let order = ordering(OrderingMutant::RelaxedPop, Ordering::Release);
         slot.crossing.pass();
         slot.word.store(vacant(self.head + self.ring.slots.len() as u64), order);
         self.head += 1;
@@ -230,12 +229,12 @@ impl<T> Drop for Consumer<T> {
         if has_failed() {
             return;
         }
-        if planted(Mutant::LateClose) {
+        if is_left_out(OrderingMutant::LateClose) {
             self.drain();
         }
         // The tail is read after this by the thread that changed it last: `drain` cannot miss a claim.
         self.close();
-        if !planted(Mutant::LateClose) {
+        if !is_left_out(OrderingMutant::LateClose) {
             self.drain();
         }
     }

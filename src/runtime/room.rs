@@ -27,7 +27,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::parker::Parker;
-use crate::sync::{AtomicBool, Fences, Mutant, Mutex, Ordering, Padded, lock, planted};
+use crate::mutants::{OrderingMutant, is_left_out};
+use crate::sync::{AtomicBool, Fences, Mutex, Ordering, Padded, lock};
 
 #[derive(Default)]
 pub(crate) struct Room {
@@ -48,14 +49,14 @@ impl Room {
     pub(crate) fn enter(&self) -> Place<'_> {
         let place = Place { room: self, parker: Arc::default() };
         self.change(|waiting| waiting.push_back(place.parker.clone()));
-        self.fences.fence_unless(Mutant::UnfencedEntry);
+        self.fences.fence_unless(OrderingMutant::UnfencedEntry);
         place
     }
 
     /// After messages were taken: wakes as many as there is room for.
     pub(crate) fn admit(&self, free: impl FnOnce() -> usize) {
-        self.fences.fence_unless(Mutant::UnfencedAdmit);
-        if self.is_wanted.0.load(Ordering::Relaxed) && !planted(Mutant::SkippedAdmit) {
+        self.fences.fence_unless(OrderingMutant::UnfencedAdmit);
+        if self.is_wanted.0.load(Ordering::Relaxed) && !is_left_out(OrderingMutant::SkippedAdmit) {
             self.change(|waiting| {
                 let count = free().min(waiting.len());
                 waiting.drain(..count).for_each(|parker| parker.unpark());
@@ -66,7 +67,7 @@ impl Room {
     /// The queue is closed: whoever waits will hear so from it. Who comes later does before it sleeps, as the lock
     /// orders its entry behind this.
     pub(crate) fn close(&self) {
-        if !planted(Mutant::SilentClose) {
+        if !is_left_out(OrderingMutant::SilentClose) {
             self.change(|waiting| waiting.drain(..).for_each(|parker| parker.unpark()));
         }
     }
@@ -98,18 +99,18 @@ impl Place<'_> {
     /// Whether it was woken at the last moment, its time being up. The wake is taken then, or the next sleep would end
     /// by it, with a place in the list.
     fn was_woken(&self) -> bool {
-        !self.leave() && !planted(Mutant::LostWake) && self.parker.park(None)
+        !self.leave() && !is_left_out(OrderingMutant::LostWake) && self.parker.park(None)
     }
 
     /// Back in the list, before all others, after a wake and before another push.
     pub(crate) fn enter_again(&self) {
         self.room.change(|waiting| waiting.push_front(self.parker.clone()));
-        self.room.fences.fence_unless(Mutant::UnfencedEntry);
+        self.room.fences.fence_unless(OrderingMutant::UnfencedEntry);
     }
 
     /// With its message sent. A wake that was on its way is for the next one.
     pub(crate) fn done(self) {
-        if !self.leave() && !planted(Mutant::KeptWake) {
+        if !self.leave() && !is_left_out(OrderingMutant::KeptWake) {
             self.room.change(|waiting| {
                 if let Some(next) = waiting.pop_front() {
                     next.unpark();

@@ -23,7 +23,8 @@ use std::mem::ManuallyDrop;
 use std::time::Instant;
 
 use super::parker::Parker;
-use crate::sync::{AtomicU8, Mutant, Ordering, UnsafeCell, has_failed, planted};
+use crate::mutants::{OrderingMutant, is_left_out, ordering};
+use crate::sync::{AtomicU8, Ordering, UnsafeCell, has_failed};
 
 const OPEN: u8 = 0;
 const PARKED: u8 = 1;
@@ -92,12 +93,12 @@ impl<T> Answerer<T> {
         let shared = self.shared;
         // SAFETY: the word is `OPEN`, `PARKED` or `ABANDONED`: the cell is the answerer's.
         shared.answer.with_mut(|cell| unsafe { *cell = Some(answer) });
-        let order = if planted(Mutant::RelaxedAnswer) { Ordering::Relaxed } else { Ordering::AcqRel };
+        let order = ordering(OrderingMutant::RelaxedAnswer, Ordering::AcqRel);
         match shared.word.swap(ANSWERED, order) {
             // SAFETY: the waiter has gone, and left the cell here.
             ABANDONED => drop(shared.answer.with_mut(|cell| unsafe { (*cell).take() })),
             // From here on the slot may be in use for another call, whose waiter is woken then: it sleeps on.
-            PARKED if !planted(Mutant::SilentAnswer) => {
+            PARKED if !is_left_out(OrderingMutant::SilentAnswer) => {
                 shared.parker.unpark();
                 return None;
             }

@@ -11,7 +11,7 @@ use crate::clock::{Instant, Version, WallTime};
 use crate::entry::{Content, Entry};
 use crate::error::{NotApplied, ReadError, RunError, WriteError};
 use crate::options::{Quorum, WriteOptions};
-use crate::store::{Keys, Place, Store};
+use crate::store::{Keys, Store, TablePosition};
 use crate::types::{ClusterHash, KeyHash, MAX_KEY_BYTES, MAX_VALUE_BYTES};
 
 /// The end of the calendar for a time to live: the year 10000, in milliseconds since 1970.
@@ -72,7 +72,7 @@ pub(crate) struct ReadCall {
 #[derive(Debug)]
 pub(crate) struct KeysCall {
     pub(crate) prefix: Box<[u8]>,
-    pub(crate) from: Place,
+    pub(crate) from: TablePosition,
     pub(crate) end: Option<u64>,
 }
 

@@ -86,7 +86,7 @@ impl Node {
     }
 
     pub(super) fn in_other_data_center(&self, node: NodeHash) -> bool {
-        self.placement.is_elsewhere(node)
+        self.placement.in_other_data_center(node)
     }
 
     /// Returns the size of the required majority if this node has no lease for it now.

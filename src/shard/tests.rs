@@ -447,8 +447,13 @@ fn take(shard: &mut Driven, step: &Step, direct: bool) -> Vec<String> {
         }
         Step::Merge { key, ahead_ms } => {
             let hash = KeyHash::of(CLUSTER, &[*key]);
-            let list =
-                shard.shard.replica.copies.partition(hash.partition()).list().map_or(ListRef::default(), |l| l.reference());
+            let list = shard
+                .shard
+                .replica
+                .copies
+                .partition(hash.partition())
+                .list()
+                .map_or(ListRef::default(), |l| l.reference());
             let version = Version((WALL_MICROS + ahead_ms * 1000) << 12);
             let entry = Entry::new(&[*key], Content::Value(b"merged"), version, NonZeroU64::new(1 << 50));
             let request = Request::Write { list, entry };
@@ -796,7 +801,9 @@ fn a_partition_that_lost_keys_to_eviction_is_compared_key_by_key() {
         shard.replicate(&at.to_le_bytes(), &[0; 300]);
     }
     let hash = |at: &u32| KeyHash::of(CLUSTER, &at.to_le_bytes());
-    let is_here = |shard: &Driven, at: &u32| shard.shard.replica.copies.store.get(hash(at), &at.to_le_bytes()).is_some();
+    let is_here = |shard: &Driven, at: &u32| {
+        shard.shard.replica.copies.store.get(hash(at), &at.to_le_bytes()).is_some()
+    };
     let (here, evicted): (Vec<u32>, Vec<u32>) = (0..10_000).partition(|at| is_here(&shard, at));
     assert!(evicted.len() > 1000);
     let without: BTreeSet<Partition> = evicted.iter().map(|at| hash(at).partition()).collect();
@@ -851,7 +858,11 @@ fn what_finds_no_room_where_nothing_is_evicted_is_not_taken_for_evicted() {
         let large = Entry::new(b"key", Content::Value(&[0; 1 << 20]), Version(1 << 40), None);
         merge(&mut shard, now, partition, vec![large]);
         let store = &shard.shard.replica.copies.store;
-        assert_eq!((store.mark(partition), store.has_gaps(partition)), (mark, true), "{eviction:?}");
+        assert_eq!(
+            (store.eviction_watermark(partition), store.has_gaps(partition)),
+            (mark, true),
+            "{eviction:?}"
+        );
     }
 }
 

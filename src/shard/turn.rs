@@ -37,7 +37,7 @@ impl<C> Turn<'_, C> {
         let placement = &self.node.placement;
         let member = placement.member(to.node).filter(|member| member.identity == to)?;
         let core = partition.core(member.cores);
-        let in_other_data_center = placement.is_elsewhere(to.node);
+        let in_other_data_center = placement.in_other_data_center(to.node);
         let expects = Expects::of(&request);
         let outstanding = Outstanding { to, in_other_data_center, partition, asker, expects };
         let request_id = self.requests.add(outstanding);

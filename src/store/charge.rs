@@ -1,12 +1,13 @@
-//! What memory is charged for: a fixed table of size classes, so that decisions do not depend on which
-//! allocator the app has chosen. A little above what the system's takes.
+//! What memory is charged for: a fixed table of size classes, so that decisions do not depend on
+//! which allocator the app has chosen. A little above what the system's takes.
 
 use crate::entry::Entry;
 
-/// An allocator's own word beside an allocation.
+/// The word that an allocator keeps for each allocation.
 const HEADER_BYTES: usize = 8;
 
-/// What an allocation of this size takes: a multiple of 16 up to 1 KiB, an eighth of its power of two above.
+/// Returns what an allocation of this size takes: a multiple of 16 up to 1 KiB, an eighth of its
+/// power of two above.
 pub(crate) fn size_class(bytes: usize) -> usize {
     if bytes == 0 {
         return 0;
@@ -17,13 +18,13 @@ pub(crate) fn size_class(bytes: usize) -> usize {
     (bytes + step - 1) & !(step - 1)
 }
 
-/// What an entry takes, its whole value included.
+/// Returns what an entry takes, its whole value included.
 pub(crate) fn entry(entry: &Entry) -> usize {
     let (own, block) = entry.allocations();
     size_class(own) + size_class(block)
 }
 
-/// What an entry takes beside another state of its key, which may have the same block.
+/// Returns what an entry takes on top of another state of its key, which may have the same block.
 pub(crate) fn beside(entry: &Entry, other: &Entry) -> usize {
     let (own, block) = entry.allocations();
     size_class(own) + if entry.shares_block_with(other) { 0 } else { size_class(block) }

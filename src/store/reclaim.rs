@@ -1,8 +1,8 @@
-//! Epochs: when the writer may free what a reader could still look at.
+//! When the writer may free what a reader could still look at: epochs.
 //!
-//! A reader *pins*: it announces the epoch it saw, in a slot of its thread, and only then looks at the
-//! table. The writer unlinks something, hands it to [`Retired`], and goes on; now and then it ends the
-//! epoch and frees what was unlinked in epochs older than any that is announced.
+//! A reader *pins*: it announces the epoch it saw, in a slot of its thread, and only then looks at
+//! the table. The writer unlinks something, hands it to [`Retired`], and goes on; now and then it
+//! ends the epoch and frees what was unlinked in epochs older than any that is announced.
 //!
 //! ```text
 //! reader                            writer
@@ -12,13 +12,13 @@
 //!                                   look at the announcements
 //! ```
 //!
-//! With both fences, either the writer sees the announcement or the reader sees the unlinking. Only the
-//! writer frees, and it never waits: what a stalled reader holds up is counted, and bounded by whoever
-//! writes.
+//! The invariant: with both fences, either the writer sees the announcement or the reader sees the
+//! unlinking. Only the writer frees, and it never waits: what a stalled reader holds up is counted,
+//! and the store bounds it by refusing writes.
 //!
 //! The reader's fence is most of what a short read costs. Where the system can run a fence on every
-//! processor for us (`membarrier` on Linux), the writer does both, once for a whole batch, and the reader
-//! only keeps the compiler from moving its loads.
+//! processor for us (`membarrier` on Linux), the writer does both, once for a whole batch, and the
+//! reader only keeps the compiler from moving its loads.
 //!
 //! Epochs as such: Fraser, "Practical lock-freedom", 2004. Asymmetric fences: Desnoyers et al.,
 //! "User-level implementations of read-copy update", 2012.
@@ -29,12 +29,13 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64 as StdAtomicU64;
 
-use crate::sync::{AtomicBool, AtomicU32, AtomicU64, Fences, Mutant, Mutex, Ordering, Padded, lock, planted};
+use crate::mutants::{OrderingMutant, is_left_out, ordering};
+use crate::sync::{AtomicBool, AtomicU32, AtomicU64, Fences, Mutex, Ordering, Padded, lock};
 
 /// A fence on every processor that runs a thread of this process; whether it was done.
 pub(crate) type HeavyFence = fn() -> bool;
 
-/// Announced by a reader that looks at nothing.
+/// The announcement of a reader that looks at nothing.
 const IDLE: u64 = 0;
 
 /// The readers of one engine, and its epoch.
@@ -70,7 +71,8 @@ pub(crate) struct Reader {
 }
 
 thread_local! {
-    /// Whose reader this thread was last, and its slot: valid as long as that engine's [`Readers`] live.
+    /// Whose reader this thread was last, and its slot: valid as long as that engine's [`Readers`]
+    /// live.
     static LAST: Cell<(u64, *const Slot)> = const { Cell::new((0, std::ptr::null())) };
     static PLACES: Places = const { Places(RefCell::new(Vec::new())) };
 }
@@ -85,7 +87,7 @@ impl Drop for Places {
 }
 
 impl Readers {
-    /// With `heavy_fence`, readers save theirs.
+    /// Makes an engine's readers. With `heavy_fence`, they save their own fences.
     pub(crate) fn new(heavy_fence: Option<HeavyFence>) -> Self {
         static NEXT_ID: StdAtomicU64 = StdAtomicU64::new(1);
         Self {
@@ -97,13 +99,14 @@ impl Readers {
         }
     }
 
-    /// Keeps what this thread finds from being freed. `None` where the thread is ending and cannot have a
-    /// place any more.
+    /// Keeps what this thread finds from being freed. `None` if the thread is ending and cannot
+    /// have a place any more.
     #[inline]
     pub(crate) fn pin(&self) -> Option<Guard<'_>> {
         let (id, slot) = LAST.get();
         let slot = if id == self.id { slot } else { self.find_place()? };
-        // SAFETY: the slot is one of this engine's, as the id says, which keeps it as long as `self` lives.
+        // SAFETY: the slot is one of this engine's, as the id says, which keeps it as long as
+        // `self` lives.
         Some(self.pin_slot(unsafe { &*slot }))
     }
 
@@ -126,7 +129,7 @@ impl Readers {
         Some(slot)
     }
 
-    /// A place for one thread.
+    /// Gives one thread a place.
     pub(crate) fn register(&self) -> Reader {
         let mut slots = lock(&self.slots);
         let free = slots.iter().find(|slot| !slot.is_taken.load(Ordering::Acquire));
@@ -146,33 +149,35 @@ impl Readers {
         if depth == 0 {
             // Acquire: what was unlinked before this epoch began is not found by this reader.
             let epoch = self.epoch.0.load(Ordering::Acquire);
-            // Release: whoever sees this announcement knows that the one before is over, and all its loads.
-            let order = if planted(Mutant::RelaxedRepin) { Ordering::Relaxed } else { Ordering::Release };
+            // Release: a writer that sees this announcement knows that the one before is over, and
+            // all its loads.
+            let order = ordering(OrderingMutant::RelaxedRepin, Ordering::Release);
             slot.announced.store(epoch, order);
             if self.heavy_fence.is_some() {
                 std::sync::atomic::compiler_fence(std::sync::atomic::Ordering::SeqCst);
-            } else if !planted(Mutant::UnfencedPin) {
+            } else if !is_left_out(OrderingMutant::UnfencedPin) {
                 self.fences.fence();
             }
         }
         Guard { slot, not_send: PhantomData }
     }
 
-    /// Ends the epoch; its number. What was unlinked before is not found by readers that announce a later one.
+    /// Ends the epoch and returns its number. What was unlinked before is not found by readers that
+    /// announce a later one.
     fn end_epoch(&self) -> u64 {
-        let order = if planted(Mutant::RelaxedEpoch) { Ordering::Relaxed } else { Ordering::AcqRel };
+        let order = ordering(OrderingMutant::RelaxedEpoch, Ordering::AcqRel);
         self.epoch.0.fetch_add(1, order)
     }
 
-    /// The oldest epoch that a reader has announced; `None` where that cannot be told now.
+    /// The oldest epoch that a reader has announced; `None` if that cannot be told now.
     fn oldest(&self) -> Option<u64> {
         match self.heavy_fence {
             Some(heavy_fence) if !heavy_fence() => return None,
             Some(_) => {}
-            None if planted(Mutant::UnfencedCollect) => {}
+            None if is_left_out(OrderingMutant::UnfencedCollect) => {}
             None => self.fences.fence(),
         }
-        // A thread that is just registering: the next time.
+        // A thread is registering just now: the next call will see it.
         let slots = self.slots.try_lock().ok()?;
         let announced = slots.iter().map(|slot| slot.announced.load(Ordering::Acquire));
         Some(announced.filter(|epoch| *epoch != IDLE).min().unwrap_or(u64::MAX))
@@ -192,7 +197,8 @@ impl Drop for Guard<'_> {
         let depth = slot.depth.load(Ordering::Relaxed) - 1;
         slot.depth.store(depth, Ordering::Relaxed);
         if depth == 0 {
-            // Release: the loads under this guard come before whatever the writer does when it sees this.
+            // Release: the loads under this guard come before all that the writer does when it sees
+            // this.
             slot.announced.store(IDLE, Ordering::Release);
         }
     }
@@ -200,7 +206,7 @@ impl Drop for Guard<'_> {
 
 #[cfg(any(test, gridkv_loom))]
 impl Reader {
-    /// As [`Readers::pin`], for whoever keeps the place by itself.
+    /// Pins as [`Readers::pin`] does, in a place that the caller keeps.
     pub(crate) fn pin<'a>(&'a self, readers: &Readers) -> Guard<'a> {
         readers.pin_slot(&self.slot)
     }
@@ -208,8 +214,9 @@ impl Reader {
 
 impl Drop for Reader {
     fn drop(&mut self) {
-        // Release: who has the place next announces in it after all that was announced before.
-        let order = if planted(Mutant::RelaxedExit) { Ordering::Relaxed } else { Ordering::Release };
+        // Release: the thread that has the place next announces in it after all that was announced
+        // before.
+        let order = ordering(OrderingMutant::RelaxedExit, Ordering::Release);
         self.slot.is_taken.store(false, order);
     }
 }
@@ -231,7 +238,7 @@ impl<T> Retired<T> {
 
     /// Takes what readers cannot find any more, `bytes` large.
     pub(crate) fn retire(&mut self, garbage: T, bytes: usize) {
-        if planted(Mutant::FreeAtOnce) {
+        if is_left_out(OrderingMutant::FreeAtOnce) {
             return drop(garbage);
         }
         self.bytes += bytes;

@@ -1,14 +1,15 @@
 //! The order of eviction: SIEVE (Zhang et al., "SIEVE is Simpler than LRU", NSDI '24).
 //!
-//! SIEVE keeps keys in the order they came, in one list, and a hand that goes from the oldest to the newest
-//! and then round again. The hand evicts the first key it meets that was not visited since it last came by,
-//! and takes the mark off those that were; it moves nothing.
+//! SIEVE keeps keys in the order they came, in one list, and a hand that goes from the oldest to
+//! the newest and then round again. The hand evicts the first key it meets that was not visited
+//! since it last came by, and takes the visited bit off those that were; it moves nothing.
 //!
-//! Here the list is cut at the hand into two queues: `behind` it, the keys that it passed, and `ahead` of
-//! it, the keys it has yet to meet, which are all newer. The hand takes the front of `ahead`; a key that it
-//! spares goes to the back of `behind`, so both stay in the order the keys came; a new key enters at the
-//! back of `ahead`; and when `ahead` runs out the two change places, which is the hand going round. So this
-//! is SIEVE exactly, with queues for the list, and without a pointer for each key.
+//! Here the list is cut at the hand into two queues: `behind` it, the keys that it passed, and
+//! `ahead` of it, the keys it has yet to meet, which are all newer. The hand takes the front of
+//! `ahead`; a key that it spares goes to the back of `behind`, so both stay in the order the keys
+//! came; a new key enters at the back of `ahead`; and when `ahead` runs out the two change places,
+//! which is the hand going round. So this is SIEVE exactly, with queues for the list, and without a
+//! pointer for each key.
 //!
 //! A deleted key's line stays in its place until the hand comes to it and finds it stale.
 
@@ -22,9 +23,9 @@ const GENERATION_BITS: u32 = 7;
 const GENERATION_MASK: u64 = (1 << GENERATION_BITS) - 1;
 
 impl Line {
-    /// Of `generation`, the low seven bits: they tell the line of a key that was deleted and came again from
-    /// the line that it left behind. Should they repeat while that line is there, the key can be evicted by
-    /// either of its lines, and the other is stale then.
+    /// Makes a line with the low seven bits of `generation`: they tell the line of a key that was
+    /// deleted and came again from the line that it left behind. If they repeat while that line is
+    /// there, the key can be evicted by either of its lines, and the other is stale then.
     pub(super) fn new(hash: u64, generation: u8) -> Self {
         Self(hash & !GENERATION_MASK | u64::from(generation) & GENERATION_MASK)
     }
@@ -39,7 +40,7 @@ impl Line {
         self.0 & !GENERATION_MASK
     }
 
-    /// Less than 128.
+    /// The key's generation, which is less than 128.
     pub(super) fn generation(self) -> u8 {
         (self.0 & GENERATION_MASK) as u8
     }
@@ -50,7 +51,7 @@ impl Line {
 pub(super) enum Verdict {
     /// Its key is gone, or has a newer line.
     Stale,
-    /// Its key was visited (the judge takes the mark off) or cannot go.
+    /// Its key was visited (the judge takes the bit off) or cannot go.
     Keep,
     /// Its key goes.
     Evict,
@@ -69,8 +70,9 @@ impl Sieve {
         self.ahead.push(Line::new(hash, generation));
     }
 
-    /// Moves the hand on until `judge` has a line evicted, which is dropped as stale ones are. Returns false
-    /// when that did not come about in one full round, or in `steps`, of which each line takes one.
+    /// Moves the hand on until `judge` has a line evicted, which is dropped as stale ones are.
+    /// Returns false when that did not come about in one full round, or in `steps`, of which each
+    /// line takes one.
     ///
     /// When every key was visited, the first round finds none and the next one evicts.
     pub(super) fn hand(&mut self, mut judge: impl FnMut(Line) -> Verdict, steps: &mut usize) -> bool {
@@ -86,8 +88,9 @@ impl Sieve {
         false
     }
 
-    /// Moves the hand on over up to `steps` lines, one full round at the most, only to drop the stale ones:
-    /// for a store that deletes much and evicts nothing. Returns how many it dropped.
+    /// Moves the hand on over up to `steps` lines, but no more than one full round, only to drop
+    /// the stale ones: for a store that deletes much and evicts nothing. Returns how many it
+    /// dropped.
     pub(super) fn compact(&mut self, mut is_stale: impl FnMut(Line) -> bool, steps: usize) -> usize {
         let before = self.len();
         for _ in 0..before.min(steps) {
@@ -96,8 +99,8 @@ impl Sieve {
         before - self.len()
     }
 
-    /// Has the hand take one line. It goes round at once when that was the newest: a key that comes after is
-    /// met at the end of the new round.
+    /// Has the hand take one line. It goes round at once when that was the newest: a key that comes
+    /// after is met at the end of the new round.
     fn step(&mut self, judge: &mut impl FnMut(Line) -> Verdict) -> Option<Verdict> {
         let line = self.ahead.pop()?;
         let verdict = judge(line);
@@ -127,7 +130,7 @@ const CHUNK: usize = 512;
 #[derive(Default)]
 struct Fifo {
     chunks: VecDeque<Box<[u64; CHUNK]>>,
-    /// Where the front is in the first chunk.
+    /// The index of the front in the first chunk.
     front: usize,
     len: usize,
 }
@@ -172,9 +175,9 @@ mod tests {
 
     use super::*;
 
-    /// SIEVE as its paper has it: objects from the oldest to the newest, each visited or not, and a hand that
-    /// is at an object or, before the oldest, at none. A deleted object keeps its place until the hand
-    /// comes, and is no victim.
+    /// SIEVE as its paper has it: objects from the oldest to the newest, each visited or not, and a
+    /// hand that is at an object or, before the oldest, at none. A deleted object keeps its place
+    /// until the hand comes, and is no victim.
     #[derive(Default)]
     struct Model {
         objects: Vec<Object>,

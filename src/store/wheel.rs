@@ -1,12 +1,15 @@
-//! Deadlines in a hierarchical timing wheel (Varghese & Lauck, "Hashed and Hierarchical Timing Wheels",
-//! SOSP '87): setting, moving and taking back a deadline cost the same few steps however many there are.
+//! Deadlines in a hierarchical timing wheel (Varghese & Lauck, "Hashed and Hierarchical Timing
+//! Wheels", SOSP '87): setting, moving and taking back a deadline cost the same few steps however
+//! many there are.
 //!
-//! Eight levels of 64 slots. A slot of level `l` spans 64^l milliseconds; a deadline is kept at the level of
-//! the highest group of six bits in which it differs from the time the wheel has reached, in the slot that
-//! this group numbers. When the wheel reaches a slot, each of its nodes is looked at once: it fires or it
-//! goes on to a lower level, so that a node is looked at eight times at the most.
+//! Eight levels of 64 slots. A slot of level `l` spans 64^l milliseconds; a deadline is kept at the
+//! level of the highest group of six bits in which it differs from the time the wheel has reached,
+//! in the slot that this group numbers. When the wheel reaches a slot, each of its nodes is looked
+//! at once: it fires or it goes on to a lower level, so that a node is looked at no more than eight
+//! times.
 //!
-//! A node can be removed exactly and at once: no line of a deadline that was taken back stays behind.
+//! A node can be removed exactly and at once: no line of a deadline that was taken back stays
+//! behind.
 
 /// A deadline's node in a [`Wheel`]: valid until it fires or is removed, used again after that.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -27,8 +30,9 @@ pub(super) struct Due {
 
 /// Deadlines in milliseconds of wall time, each with the hash of its key.
 ///
-/// A slot is a ring of nodes, doubly linked, that its head leads into. Which slot a node is in follows from
-/// its deadline and `elapsed_ms`, so nodes do not record it; the exception is the ring of pending nodes.
+/// A slot is a ring of nodes, doubly linked, that its head leads into. Which slot a node is in
+/// follows from its deadline and `elapsed_ms`, so nodes do not record it; the exception is the ring
+/// of pending nodes.
 pub(super) struct Wheel {
     slab: Slab,
     /// The first node of each slot, level by level, and then that of the pending ones.
@@ -44,8 +48,8 @@ pub(super) struct Wheel {
 const LEVELS: usize = 8;
 const SLOT_BITS: u32 = 6;
 const SLOTS: usize = 1 << SLOT_BITS;
-/// The list of the nodes that are to be looked at next: those of the slot that was reached, and those that
-/// were due already when they were set.
+/// The list of the nodes that are to be looked at next: those of the slot that was reached, and
+/// those that were due already when they were set.
 const PENDING: usize = LEVELS * SLOTS;
 /// The last moment that there is, in the year 10889. A later deadline is taken for this one.
 pub(super) const MAX_MS: u64 = (1 << 48) - 1;
@@ -58,8 +62,8 @@ impl Wheel {
         Self { slab: Slab::default(), heads, occupied: [0; LEVELS], elapsed_ms: 0, pending_from_ms: u64::MAX }
     }
 
-    /// Sets a deadline; one that has passed is due at once. Returns [`TimerId::NONE`], and sets nothing,
-    /// when there are as many as ids can number: 2^32 - 1.
+    /// Sets a deadline; one that has passed is due at once. Returns [`TimerId::NONE`], and sets
+    /// nothing, when there are as many as ids can number: 2^32 - 1.
     pub(super) fn insert(&mut self, at_ms: u64, hash: u64) -> TimerId {
         let at_ms = at_ms.min(MAX_MS);
         let id = self.slab.insert(hash, at_ms);
@@ -87,16 +91,18 @@ impl Wheel {
         }
     }
 
-    /// When to call [`Wheel::pop_due`] next: never later than the earliest deadline. It may be earlier, by
-    /// less than the span of that deadline's slot; a call then brings the deadline to a lower level.
+    /// When to call [`Wheel::pop_due`] next: never later than the earliest deadline. It may be
+    /// earlier, by less than the span of that deadline's slot; a call then brings the deadline to a
+    /// lower level.
     pub(super) fn next_due_ms(&self) -> Option<u64> {
         let pending = (self.heads[PENDING] != TimerId::NONE).then_some(self.pending_from_ms);
         let slot = self.next_slot().map(|(_, start_ms)| start_ms);
         [pending, slot].into_iter().flatten().min()
     }
 
-    /// Removes and returns a node that is due by `now_ms`; of several, in no order to rely on. `None` when
-    /// no other is due, or when `budget` is used up: each node that is looked at takes one, fired or not.
+    /// Removes and returns a node that is due by `now_ms`; of several, in no order to rely on.
+    /// `None` when no other is due, or when `budget` is used up: each node that is looked at takes
+    /// one, fired or not.
     ///
     /// Time that goes back turns the wheel back: what is not due any more does not fire.
     pub(super) fn pop_due(&mut self, now_ms: u64, budget: &mut usize) -> Option<Due> {
@@ -134,8 +140,8 @@ impl Wheel {
         size_of_val::<[TimerId]>(&self.heads) + self.slab.bytes()
     }
 
-    /// Moves on to the next slot that has nodes, which become the pending ones, or else to `now_ms`. Returns
-    /// whether there was such a slot. Nothing may be pending.
+    /// Moves on to the next slot that has nodes, which become the pending ones, or else to
+    /// `now_ms`. Returns whether there was such a slot. Nothing may be pending.
     fn advance(&mut self, now_ms: u64) -> bool {
         match self.next_slot() {
             Some((slot, start_ms)) if start_ms <= now_ms => {
@@ -151,9 +157,9 @@ impl Wheel {
         }
     }
 
-    /// Goes back to `to_ms`. Of the levels, the one at which the two times differ most and those above it
-    /// stay as they are. What is below it is all in the span of one slot now, the one the wheel stood at,
-    /// which has no nodes of its own.
+    /// Goes back to `to_ms`. Of the levels, the one at which the two times differ most and those
+    /// above it stay as they are. What is below it is all in the span of one slot now, the one the
+    /// wheel stood at, which has no nodes of its own.
     fn turn_back(&mut self, to_ms: u64) {
         let level = level(self.elapsed_ms ^ to_ms);
         let into = slot(level, self.elapsed_ms);
@@ -165,8 +171,8 @@ impl Wheel {
         self.elapsed_ms = to_ms;
     }
 
-    /// The first slot that has nodes, and where its span starts. All nodes of a level are due before those
-    /// of the levels above.
+    /// The first slot that has nodes, and where its span starts. All nodes of a level are due
+    /// before those of the levels above.
     fn next_slot(&self) -> Option<(usize, u64)> {
         let level = self.occupied.iter().position(|&slots| slots != 0)?;
         let group = self.occupied[level].trailing_zeros();
@@ -191,7 +197,7 @@ impl Wheel {
         self.append(list, id);
     }
 
-    /// Takes a node out of the list it is in: a slot, or the pending ones whatever its deadline.
+    /// Takes a node out of the list it is in: a slot, or the pending ones with any deadline.
     fn unlink(&mut self, id: TimerId) {
         let Node { at_ms, prev, next, .. } = *self.slab.node(id);
         self.slab.join(prev, next);

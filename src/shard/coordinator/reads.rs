@@ -24,7 +24,7 @@ impl<C> Coordinator<C> {
         call: ReadCall,
         caller: Caller<C>,
     ) {
-        if call.anywhere && !turn.node.placement.elsewhere().is_empty() {
+        if call.anywhere && !turn.node.placement.other_data_centers().is_empty() {
             return turn.effects.push_back(Effect::ReadAnywhere { call, caller });
         }
         let copies = &replica.copies;

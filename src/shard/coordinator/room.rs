@@ -11,7 +11,7 @@ use crate::shard::node::Node;
 use crate::shard::replica::Replica;
 use crate::shard::timers::Timer;
 use crate::shard::turn::Turn;
-use crate::store::Room;
+use crate::store::Admission;
 
 impl<C> Coordinator<C> {
     pub(super) fn write(
@@ -39,8 +39,8 @@ impl<C> Coordinator<C> {
             return self.reply(turn, caller, Outcome::Written(Err(why.into())));
         }
         match room_for(turn.node, replica, &call) {
-            Room::Enough => self.begin_write(turn, replica, call, caller),
-            Room::Later => {
+            Admission::Enough => self.begin_write(turn, replica, call, caller),
+            Admission::Later => {
                 self.waiting.push_back((call, caller));
                 turn.soon(Timer::Room);
             }
@@ -56,7 +56,7 @@ impl<C> Coordinator<C> {
         for _ in 0..OPS_PER_TURN {
             let Some((call, caller)) = self.waiting.pop_front() else { return };
             let is_late = call.deadline <= turn.now.instant;
-            if !is_late && room_for(turn.node, replica, &call) == Room::Later {
+            if !is_late && room_for(turn.node, replica, &call) == Admission::Later {
                 self.waiting.push_front((call, caller));
                 break;
             }
@@ -79,21 +79,21 @@ impl<C> Coordinator<C> {
 }
 
 /// Makes room for a write, as far as one turn allows, if this node is to hold it.
-pub(super) fn room_for(node: &Node, replica: &mut Replica, call: &WriteCall) -> Room {
+pub(super) fn room_for(node: &Node, replica: &mut Replica, call: &WriteCall) -> Admission {
     let copy = replica.copies.partition(call.hash.partition());
     if copy.is_alone() || copy.list().is_some_and(|list| list.contains(&node.me)) {
         replica.copies.store.make_room(call.hash, &call.entry)
     } else {
-        Room::Enough
+        Admission::Enough
     }
 }
 
 /// Returns why a write is not applied for which there is no room.
-pub(super) fn no_room(node: &Node, room: Room) -> NotApplied {
+pub(super) fn no_room(node: &Node, room: Admission) -> NotApplied {
     let config = &node.config;
     let max_memory = config.memory.map_or(0, |memory| memory * usize::from(config.cores));
     match room {
-        Room::OutOfMemory => NotApplied::OutOfMemory { max_memory },
+        Admission::OutOfMemory => NotApplied::OutOfMemory { max_memory },
         _ => NotApplied::Overloaded,
     }
 }

@@ -24,7 +24,7 @@ use crate::shard::local_shard::{LocalShard, Owner, Returned, drop_quietly};
 use crate::shard::node::Node;
 use crate::shard::replica::Replica;
 use crate::shard::turn::Turn;
-use crate::store::Room;
+use crate::store::Admission;
 use crate::types::MAX_KEY_BYTES;
 
 /// How often room is made for one entry: enough for the largest among the smallest, all of them read
@@ -112,8 +112,8 @@ impl<C> Running<'_, '_, C> {
 fn make_room_at_once(node: &Node, replica: &mut Replica, call: &WriteCall) -> Result<(), NotApplied> {
     for _ in 0..ROOM_TRIES {
         match room_for(node, replica, call) {
-            Room::Enough => return Ok(()),
-            Room::Later => {}
+            Admission::Enough => return Ok(()),
+            Admission::Later => {}
             room => return Err(no_room(node, room)),
         }
     }

@@ -17,7 +17,7 @@ use crate::shard::effects::Effect;
 use crate::shard::node::Node;
 use crate::shard::replica::Replica;
 use crate::shard::turn::Turn;
-use crate::store::Room;
+use crate::store::Admission;
 use crate::types::{Identity, Partition, quorum_of};
 
 impl<C> Coordinator<C> {
@@ -156,7 +156,7 @@ fn touch_alone<C>(
     let entry = live.and_then(|held| retimed(&mut copies.clock, turn.now, &held, touch));
     let Some(entry) = entry else { return Ok(false) };
     match copies.store.make_room(call.hash, &entry) {
-        Room::Enough => {}
+        Admission::Enough => {}
         room => return Err(super::room::no_room(turn.node, room).into()),
     }
     if turn.node.relays_writes {

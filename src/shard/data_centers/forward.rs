@@ -45,7 +45,7 @@ impl<C> Forwards<C> {
     pub(super) fn begin(&mut self, turn: &mut Turn<'_, C>, call: ReadCall, caller: Caller<C>) {
         let id = ForwardId(turn.requests.new_id());
         let partition = call.hash.partition();
-        let others = turn.node.placement.elsewhere().values();
+        let others = turn.node.placement.other_data_centers().values();
         let firsts = others.filter_map(|other| other.replicas(partition).next());
         let forward = Forward {
             caller,

@@ -44,7 +44,7 @@ impl Relaying {
 
     /// Takes up which other data centers there are.
     pub(in crate::shard) fn placed<C>(&mut self, turn: &Turn<'_, C>) {
-        let others = turn.node.placement.elsewhere().iter();
+        let others = turn.node.placement.other_data_centers().iter();
         let others = others.map(|(name, other)| (name.clone(), candidates(turn.node, other))).collect();
         self.relays.placed(turn.now.instant, others);
     }

@@ -52,7 +52,7 @@ fn first_of_other_data_centers(node: &Node, partition: Partition) -> impl Iterat
     let first = node.placement.replicas(partition).next();
     let is_first = first.is_some_and(|first| first.identity == node.me);
     let is_first = is_first && !is_planted(Planted::FarNotCompared);
-    let others = node.placement.elsewhere().values().filter(move |_| is_first);
+    let others = node.placement.other_data_centers().values().filter(move |_| is_first);
     others.filter_map(move |other| other.replicas(partition).next())
 }
 
@@ -89,7 +89,7 @@ impl LocalCopies {
             let hash = node.hash(entry.key());
             Seen { hash, version: entry.version(), digest: entry.digest(hash) }
         });
-        let (mark, seen) = (self.store.mark(partition), seen.collect());
+        let (mark, seen) = (self.store.eviction_watermark(partition), seen.collect());
         Some(Survey { list, after, until: part.next, mark, seen })
     }
 }
@@ -197,7 +197,7 @@ impl Replica {
         let mine = part.entries.into_iter().map(|entry| (node.hash(entry.key()), entry)).collect();
         let found = anti_entropy::survey(asked, mine, next);
         // As it was when these were missing.
-        let mark = copies.store.mark(partition);
+        let mark = copies.store.eviction_watermark(partition);
         if !node.in_other_data_center(from.node) {
             found.evict.into_iter().for_each(|(hash, value)| copies.store.evict_value(hash, value));
         }

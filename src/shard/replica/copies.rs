@@ -23,7 +23,7 @@ use crate::placement::{List, ListRef};
 use crate::replication::handoff::Handoff;
 use crate::shard::interface::ShardConfig;
 use crate::shard::node::Node;
-use crate::store::{Applied, Deletes, Readers, Room, Store, StoreConfig};
+use crate::store::{Admission, Applied, Deletes, Readers, Store, StoreConfig};
 use crate::types::{Cores, Identity, KeyHash, Partition};
 use crate::wire::message::{Answer, Listed, Request};
 
@@ -159,9 +159,9 @@ impl LocalCopies {
     }
 
     /// Makes room for what another node sends, as far as one turn can be made to wait.
-    pub(super) fn make_room(&mut self, hash: KeyHash, entry: &Entry) -> Room {
+    pub(super) fn make_room(&mut self, hash: KeyHash, entry: &Entry) -> Admission {
         let mut tries = (0..ROOM_TRIES).map(|_| self.store.make_room(hash, entry));
-        tries.find(|room| *room != Room::Later).unwrap_or(Room::Later)
+        tries.find(|room| *room != Admission::Later).unwrap_or(Admission::Later)
     }
 
     /// From now on a single entry at or below this version is not taken if its key is not held.

@@ -111,7 +111,7 @@ impl Replica {
             self.update_wants(turn, partition);
             self.recount(turn, partition);
         }
-        for other in placement.elsewhere().values() {
+        for other in placement.other_data_centers().values() {
             for member in other.members().iter().filter(|member| !old.is_alive(&member.identity)) {
                 // It might have been out of reach.
                 self.hurry_to_compare(turn, member.identity);

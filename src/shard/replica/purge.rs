@@ -35,7 +35,7 @@ impl Graveyard for Purgeable<'_> {
         let is_settled = self.copies.is_settled(node, partition) && sees_all(node);
         let list = self.copies.partition(partition).list().filter(|_| is_settled)?;
         // The holders there drop it at the same time, or would bring it back.
-        let far = node.placement.elsewhere().values().flat_map(|other| other.members());
+        let far = node.placement.other_data_centers().values().flat_map(|other| other.members());
         let far = far.map(|member| member.identity);
         let is_asked =
             |it: &&Member| !is_planted(Planted::FarNotAsked) || !node.in_other_data_center(it.identity.node);

@@ -8,7 +8,7 @@ use crate::placement::ListRef;
 use crate::shard::node::Node;
 use crate::shard::turn::Turn;
 use crate::simulated::{Planted, is_planted};
-use crate::store::{Applied, Room};
+use crate::store::{Admission, Applied};
 use crate::types::{Identity, KeyHash, Partition};
 use crate::wire::frame::CHUNK_BYTES;
 use crate::wire::message::{Answer, Chunk, Fetch, Found, Request, Want};
@@ -111,10 +111,10 @@ impl Replica {
         if copies.may_be_evicted(partition, hash, &entry) {
             // As if stored and evicted: a write that was owed for long must not come after what was
             // evicted. A coordinator that writes it now stamps it above the watermark.
-            let superseded_by = Some(copies.store.mark(partition));
+            let superseded_by = Some(copies.store.eviction_watermark(partition));
             return Answer::Written { superseded_by, synced };
         }
-        if copies.make_room(hash, &entry) != Room::Enough {
+        if copies.make_room(hash, &entry) != Admission::Enough {
             return Answer::Declined;
         }
         copies.clock.witness(entry.version(), turn.now.wall);
@@ -126,7 +126,9 @@ impl Replica {
         let superseded_by = match copies.apply(hash, entry) {
             // A newer state of the key might have been evicted here, which others still have: the
             // answer says so, and a write that is new is stamped above that.
-            Applied::Stored => Some(copies.store.mark(partition)).filter(|mark| *mark >= version),
+            Applied::Stored => {
+                Some(copies.store.eviction_watermark(partition)).filter(|mark| *mark >= version)
+            }
             Applied::Superseded(version) => Some(version),
         };
         Answer::Written { superseded_by, synced }
@@ -144,7 +146,7 @@ impl Replica {
             return self.copies.other_list(partition);
         }
         let copies = &self.copies;
-        let mark = copies.store.mark(partition);
+        let mark = copies.store.eviction_watermark(partition);
         let found = match (copies.store.get(turn.node.hash(key), key), want) {
             // A write that asks is to be stamped above what was forgotten, or evicted.
             (None, Want::Version) => Found::Version(copies.partition(partition).purge_horizon.max(mark)),
@@ -182,7 +184,13 @@ impl LocalCopies {
     /// Merges what another node holds. An entry for which there is no room, though all that can be
     /// evicted was, stays away as if it had been evicted; and what this node might have evicted does
     /// not come back. A node that is to be a replica is compared with the others once it is one.
-    pub(in crate::shard) fn merge(&mut self, node: &Node, now: Now, partition: Partition, entries: Vec<Entry>) {
+    pub(in crate::shard) fn merge(
+        &mut self,
+        node: &Node,
+        now: Now,
+        partition: Partition,
+        entries: Vec<Entry>,
+    ) {
         let mut declined = 0;
         self.partition_mut(partition).merges += 1;
         for entry in entries {
@@ -195,8 +203,8 @@ impl LocalCopies {
                 continue;
             }
             match self.make_room(hash, &entry) {
-                Room::Enough | Room::HeldByReaders => drop(self.apply(hash, entry)),
-                Room::Later | Room::OutOfMemory => {
+                Admission::Enough | Admission::HeldByReaders => drop(self.apply(hash, entry)),
+                Admission::Later | Admission::OutOfMemory => {
                     self.store.decline(partition, entry.version());
                     declined += 1;
                 }
@@ -213,7 +221,7 @@ impl LocalCopies {
     /// Whether this value, or a newer state of its key, might have been evicted here. A node that is
     /// to be a replica takes everything.
     fn may_be_evicted(&self, partition: Partition, hash: KeyHash, entry: &Entry) -> bool {
-        entry.version() <= self.store.mark(partition)
+        entry.version() <= self.store.eviction_watermark(partition)
             && entry.value().is_some()
             && self.partition(partition).is_synced()
             && self.store.get(hash, entry.key()).is_none()

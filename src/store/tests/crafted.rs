@@ -1,5 +1,5 @@
-//! Keys that somebody who knows the cluster's name made, to hit one place: no call may cost them more than a few
-//! times what it costs as many random ones.
+//! Keys that an attacker who knows the cluster's name made, to hit one place: no call may cost them
+//! more than a few times what it costs as many random ones.
 #![allow(clippy::disallowed_methods, reason = "the tests measure what a step takes")]
 
 use std::time::{Duration, Instant};
@@ -28,7 +28,7 @@ fn random(n: u64) -> Vec<u8> {
 
 const STEPS: [&str; 7] = ["insert", "read", "miss", "parts", "keys", "overwrite", "delete"];
 
-/// How long each of the steps takes with so many keys.
+/// How long each of the steps takes with this many keys.
 fn measure(key: KeyOf, count: u64, forward: bool) -> [Duration; STEPS.len()] {
     let mut store = store(Deletes::Forget);
     let mut times = [Duration::ZERO; STEPS.len()];
@@ -61,9 +61,9 @@ fn measure(key: KeyOf, count: u64, forward: bool) -> [Duration; STEPS.len()] {
                 assert_eq!(found, count);
             }
             "keys" => {
-                let (mut found, mut from) = (0, Some((0, Box::default())));
-                while let Some(place) = from {
-                    let keys = store.keys(&place, None, wall(0), 1000);
+                let (mut found, mut from) = (0, Some(TablePosition::first(0)));
+                while let Some(position) = from {
+                    let keys = store.keys(&position, None, wall(0), 1000);
                     found += keys.keys.len() as u64;
                     from = keys.next;
                 }
@@ -134,7 +134,8 @@ fn crafted_keys_that_expire_last_first_cost_little_more_than_random_ones() {
     assert!(time < 20 * expected + Duration::from_millis(50), "{time:?}; random ones: {expected:?}");
 }
 
-/// Whoever adds and removes one key over and over, where that splits segments and merges them, gains little.
+/// A caller that adds and removes one key over and over, where that splits segments and merges
+/// them, gains little.
 #[test]
 fn a_key_that_comes_and_goes_at_a_brink_costs_little() {
     let turns = 20_000;

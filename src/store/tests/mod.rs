@@ -33,7 +33,7 @@ fn store(deletes: Deletes) -> Store {
     Store::new(config(deletes), Arc::new(Readers::new(None)))
 }
 
-/// A store that may take so many bytes, and whoever may read it.
+/// A store that may take this many bytes, and its readers.
 fn limited(deletes: Deletes, memory: usize, eviction: Eviction) -> (Store, Arc<Readers>) {
     let readers = Arc::new(Readers::new(None));
     let config = StoreConfig { memory: Some(memory), eviction, ..config(deletes) };
@@ -50,16 +50,16 @@ fn put(store: &mut Store, entry: Entry) {
     store.apply(hash, entry);
 }
 
-/// Puts the entry where there is room, for which it takes as many turns as it needs.
-fn offer(store: &mut Store, entry: Entry) -> Room {
+/// Puts the entry if there is room, for which it takes as many turns as it needs.
+fn offer(store: &mut Store, entry: Entry) -> Admission {
     let hash = hash_of(entry.key());
     for _ in 0..100_000 {
         match store.make_room(hash, &entry) {
-            Room::Later => assert_within_limit(store),
-            Room::Enough => {
+            Admission::Later => assert_within_limit(store),
+            Admission::Enough => {
                 store.apply(hash, entry);
                 assert_within_limit(store);
-                return Room::Enough;
+                return Admission::Enough;
             }
             room => return room,
         }
@@ -111,8 +111,8 @@ impl Dice {
     }
 }
 
-/// Any number of keys with the same hash, in this order: XXH3 multiplies the first half of a key of 32 bytes,
-/// mixed with the seed, by the next, and this first half makes that zero.
+/// Any number of keys with the same hash, in this order: XXH3 multiplies the first half of a key of
+/// 32 bytes, mixed with the seed, by the next, and this first half makes that zero.
 fn twin(number: u64) -> [u8; 32] {
     let mut key = [0; 32];
     key[..8].copy_from_slice(&0xbe4b_a423_396c_feb8u64.wrapping_add(CLUSTER.0).to_le_bytes());
@@ -191,7 +191,7 @@ fn contents(store: &Store) -> BTreeMap<Vec<u8>, Entry> {
     all
 }
 
-/// A store beside what it should hold.
+/// A store, and what it should hold.
 struct Pair {
     store: Store,
     model: BTreeMap<Vec<u8>, Entry>,
@@ -209,9 +209,9 @@ impl Pair {
                 let (live, held) = (store.live(), store.get(hash_of(&key), &key).is_some());
                 let room = offer(store, entry.clone());
                 let evicts = store.config.eviction == Eviction::Sieve;
-                assert_ne!(room, Room::HeldByReaders, "nobody reads");
-                assert!(room == Room::Enough || store.config.memory.is_some());
-                assert!(room == Room::Enough || value.is_some() || !(held || forget), "a delete fits");
+                assert_ne!(room, Admission::HeldByReaders, "nobody reads");
+                assert!(room == Admission::Enough || store.config.memory.is_some());
+                assert!(room == Admission::Enough || value.is_some() || !(held || forget), "a delete fits");
                 if evicts && store.config.memory.is_some() && store.live() <= live {
                     // Something may have been evicted, of which only the store can tell.
                     model.retain(|key, entry| {
@@ -220,7 +220,7 @@ impl Pair {
                         is_kept
                     });
                 }
-                if room != Room::Enough {
+                if room != Admission::Enough {
                     return;
                 }
                 match model.get(&key[..]) {
@@ -271,7 +271,7 @@ impl Pair {
         for key in keys {
             let tombstone = entry(&key, 100, 0, None);
             tombstones += charge::entry(&tombstone);
-            assert_eq!(offer(store, tombstone), Room::Enough, "a delete fits");
+            assert_eq!(offer(store, tombstone), Admission::Enough, "a delete fits");
         }
         store.collect();
         assert_sums(store);

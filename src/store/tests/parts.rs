@@ -1,9 +1,9 @@
-//! What is read piece by piece: parts of partitions, and keys in the order of places.
+//! What is read piece by piece: parts of partitions, and keys in the order of positions.
 
 use super::*;
 
-/// Few hashes of one partition, so that keys collide on purpose; more than a segment holds, so that some are in
-/// the tree.
+/// Few hashes of one partition, so that keys collide on purpose; more than a segment holds, so that
+/// some are in the tree.
 fn number() -> impl Strategy<Value = u16> {
     prop_oneof![(0u16..400).prop_map(|n| 5 * n + 2), (0u16..200).prop_map(|n| 5 * n + 3), 0u16..200]
 }
@@ -19,7 +19,7 @@ fn entries(most: usize) -> impl Strategy<Value = Vec<Entry>> {
     prop::collection::vec(an_entry(), 0..most)
 }
 
-/// With copies of these: marks and timer of an entry belong to the one store that has it.
+/// With copies of these: eviction bits and timer of an entry belong to the one store that has it.
 fn filled(deletes: Deletes, entries: impl IntoIterator<Item = Entry>) -> Store {
     let mut store = store(deletes);
     entries.into_iter().for_each(|entry| put(&mut store, twice(&entry)));
@@ -50,9 +50,9 @@ fn pieces(store: &Store, partition: Partition, since: u64, limit: usize) -> (Vec
     }
 }
 
-/// Every key of the store, so many at a time.
+/// Every key of the store, `limit` at a time.
 fn all_keys(store: &Store, limit: usize) -> Vec<Box<[u8]>> {
-    let (mut all, mut from) = (Vec::new(), (0, Box::default()));
+    let (mut all, mut from) = (Vec::new(), TablePosition::first(0));
     loop {
         let found = store.keys(&from, None, wall(0), limit);
         assert!(found.keys.len() <= limit);
@@ -146,9 +146,9 @@ proptest! {
     #[test]
     fn keys_end_before_a_path(entries in entries(800), end in 0u64..9, limit in 1usize..400) {
         let store = filled(Deletes::Keep, entries);
-        let (mut found, mut from) = (Vec::new(), Some((0, Box::default())));
-        while let Some(place) = from {
-            let keys = store.keys(&place, Some(end << 52), wall(0), limit);
+        let (mut found, mut from) = (Vec::new(), Some(TablePosition::first(0)));
+        while let Some(position) = from {
+            let keys = store.keys(&position, Some(end << 52), wall(0), limit);
             found.extend(keys.keys);
             from = keys.next;
         }
@@ -218,9 +218,10 @@ proptest! {
     }
 }
 
-/// The walk looked at so many keys of the tree and went on behind the segment: with none of the buckets' keys
-/// behind them, the rest of the tree was not seen. And it began each step with the first key of a path: of more
-/// keys with one hash than one step looks at, the rest was not seen either.
+/// The walk looked at a number of keys of the tree and went on behind the segment: with none of the
+/// buckets' keys behind them, the rest of the tree was not seen. And it began each step with the
+/// first key of a path: of more keys with one hash than one step looks at, the rest was not seen
+/// either.
 #[test]
 fn a_walk_over_the_tree_ends_behind_its_last_key() {
     let same_path: fn(u64) -> Vec<u8> = |n| key_of(3 << 52 | n).to_vec();
@@ -234,8 +235,8 @@ fn a_walk_over_the_tree_ends_behind_its_last_key() {
     }
 }
 
-/// A husk in the tree lost the number of its value's last change: whoever had fetched the partition before that
-/// never got it.
+/// A husk in the tree lost the number of its value's last change: a node that had fetched the
+/// partition before that never got it.
 #[test]
 fn what_expired_in_the_tree_is_still_what_changed() {
     let mut store = filled(Deletes::Keep, (0..5000).map(|n| entry(&twin(n), 1, 0, Some(b"v"))));
@@ -304,7 +305,8 @@ fn what_has_expired_counts_the_same_freed_or_not() {
     }
 }
 
-/// Deletes of ever new keys, each purged after a while, take no more memory in the end than in the beginning.
+/// Deletes of ever new keys, each purged after a while, take no more memory in the end than in the
+/// beginning.
 #[test]
 fn memory_comes_back_with_what_is_purged() {
     let mut store = store(Deletes::Keep);

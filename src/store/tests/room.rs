@@ -1,6 +1,7 @@
 //! Memory: what is evicted, what is refused, and what readers hold up.
 
 use super::*;
+use crate::store::room::{EVICT_STEPS, HELD_SHARE};
 
 const MEMORY: usize = 1 << 20;
 
@@ -16,12 +17,13 @@ fn has(store: &Store, key: &[u8]) -> bool {
     store.get(hash_of(key), key).is_some()
 }
 
-/// Puts values of this length until there is no room, or one was evicted. Returns how many there are.
+/// Puts values of this length until there is no room, or one was evicted. Returns how many there
+/// are.
 fn fill(store: &mut Store, length: usize) -> u64 {
     for n in 0.. {
         let before = store.live();
         let room = offer(store, entry(&name(n), 1, 0, Some(&vec![7; length])));
-        if room != Room::Enough || store.live() <= before {
+        if room != Admission::Enough || store.live() <= before {
             return n;
         }
     }
@@ -36,40 +38,41 @@ fn keys_that_were_read_outlive_those_that_were_not() {
     for &n in &read {
         store.get(hash_of(&name(n)), &name(n)).unwrap().visit();
     }
-    // As many new ones as there are old ones that nobody has read.
+    // As many new ones as there are old ones that no reader has read.
     for n in 0..count / 2 {
-        assert_eq!(offer(&mut store, entry(&name(count + 1 + n), 1, 0, Some(&[7; 1000]))), Room::Enough);
+        assert_eq!(offer(&mut store, entry(&name(count + 1 + n), 1, 0, Some(&[7; 1000]))), Admission::Enough);
     }
     assert!(read.iter().all(|n| has(&store, &name(*n))));
     assert_sums(&store);
 }
 
-/// It had to fit beside the value that it replaces, and nothing was evicted for that: all that an app saw was
-/// that its engine is overloaded, whatever it did.
+/// It had to fit next to the value that it replaces, and nothing was evicted for that: all that an
+/// app saw was that its engine is overloaded, in all that it did.
 #[test]
 fn a_large_value_can_be_overwritten_in_a_full_store() {
     let (mut store, _) = cache();
     let length = 600 << 10;
     for version in 1..10 {
         let value = vec![version as u8; length];
-        assert_eq!(offer(&mut store, entry(b"large", version, 0, Some(&value))), Room::Enough);
+        assert_eq!(offer(&mut store, entry(b"large", version, 0, Some(&value))), Admission::Enough);
     }
     fill(&mut store, 100);
     for version in 10..20 {
         let value = vec![version as u8; 200 << 10];
-        assert_eq!(offer(&mut store, entry(b"large", version, 0, Some(&value))), Room::Enough);
+        assert_eq!(offer(&mut store, entry(b"large", version, 0, Some(&value))), Admission::Enough);
         fill(&mut store, 100 + version as usize);
     }
 }
 
-/// The value that it replaces was evicted to make room for it, and its bytes were counted as room once more.
+/// The value that it replaces was evicted to make room for it, and its bytes were counted as room
+/// once more.
 #[test]
 fn a_value_that_grows_evicts_what_it_needs_and_no_less() {
     let (mut store, _) = cache();
     for length in (0..800).step_by(37) {
         fill(&mut store, 100);
         let value = vec![7; length << 10];
-        assert_eq!(offer(&mut store, entry(b"grows", 1 + length as u64, 0, Some(&value))), Room::Enough);
+        assert_eq!(offer(&mut store, entry(b"grows", 1 + length as u64, 0, Some(&value))), Admission::Enough);
         assert!(store.used() <= MEMORY - MEMORY / HELD_SHARE, "{} bytes used", store.used());
         assert_sums(&store);
     }
@@ -85,7 +88,7 @@ fn every_entry_that_is_not_too_large_finds_room() {
     }
     fill(&mut store, 10);
     for version in 1..4 {
-        assert_eq!(offer(&mut store, entry(b"k", version, 0, Some(&vec![7; length]))), Room::Enough);
+        assert_eq!(offer(&mut store, entry(b"k", version, 0, Some(&vec![7; length]))), Admission::Enough);
     }
     assert!(has(&store, b"k"));
 }
@@ -102,7 +105,7 @@ fn what_deletes_leave_is_never_evicted() {
         offer(&mut store, entry(&twin(n), 3, 0, None));
     }
     for n in 0..20_000 {
-        assert_eq!(offer(&mut store, entry(&name(10_000 + n), 1, 0, Some(&[7; 300]))), Room::Enough);
+        assert_eq!(offer(&mut store, entry(&name(10_000 + n), 1, 0, Some(&[7; 300]))), Admission::Enough);
     }
     assert!((0..2000).all(|n| has(&store, &name(n)) && has(&store, &twin(n))));
     assert!(store.live() > 100);
@@ -116,16 +119,16 @@ fn without_eviction_what_finds_no_room_is_refused_and_nothing_is_lost() {
         let count = fill(&mut store, 100);
         assert!(count > 3000, "{count} keys");
         let new = |n: u64| entry(&name(n), 1, 0, Some(&[7; 100]));
-        assert_eq!(offer(&mut store, new(count)), Room::OutOfMemory);
+        assert_eq!(offer(&mut store, new(count)), Admission::OutOfMemory);
         assert!((0..count).all(|n| has(&store, &name(n))));
         // What takes no more than what it replaces fits; what takes more does not.
-        assert_eq!(offer(&mut store, entry(&name(0), 2, 0, Some(&[8; 100]))), Room::Enough);
-        assert_eq!(offer(&mut store, entry(&name(1), 2, 0, Some(&[8; 1000]))), Room::OutOfMemory);
+        assert_eq!(offer(&mut store, entry(&name(0), 2, 0, Some(&[8; 100]))), Admission::Enough);
+        assert_eq!(offer(&mut store, entry(&name(1), 2, 0, Some(&[8; 1000]))), Admission::OutOfMemory);
         for n in 0..count {
-            assert_eq!(offer(&mut store, entry(&name(n), 3, 0, None)), Room::Enough, "a delete fits");
+            assert_eq!(offer(&mut store, entry(&name(n), 3, 0, None)), Admission::Enough, "a delete fits");
         }
         assert_eq!(store.live(), 0);
-        assert_eq!(offer(&mut store, new(count)), Room::Enough);
+        assert_eq!(offer(&mut store, new(count)), Admission::Enough);
         assert_sums(&store);
     }
 }
@@ -140,19 +143,19 @@ fn a_reader_that_stalls_holds_writes_up_until_it_goes() {
         let mut held_up = None;
         for version in 1..1000 {
             let room = offer(&mut store, entry(&name(version % 10), version, 0, Some(&value)));
-            if room != Room::Enough {
+            if room != Admission::Enough {
                 held_up = Some((version, room));
                 break;
             }
         }
         let (version, room) = held_up.expect("nothing is freed while it looks");
-        assert_eq!(room, Room::HeldByReaders);
+        assert_eq!(room, Admission::HeldByReaders);
         assert!(store.retired_bytes() > MEMORY / 2);
         let all_there = |store: &Store| (0..10).all(|n| has(store, &name(n)));
         assert!(all_there(&store), "a write that is refused costs nothing");
-        assert_eq!(offer(&mut store, entry(&name(0), version, 0, None)), Room::Enough, "a delete fits");
+        assert_eq!(offer(&mut store, entry(&name(0), version, 0, None)), Admission::Enough, "a delete fits");
         drop(guard);
-        assert_eq!(offer(&mut store, entry(&name(0), version + 1, 0, Some(&value))), Room::Enough);
+        assert_eq!(offer(&mut store, entry(&name(0), version + 1, 0, Some(&value))), Admission::Enough);
         assert!(all_there(&store));
         store.collect();
         assert_eq!(store.retired_bytes(), 0);
@@ -171,17 +174,17 @@ fn without_a_limit_what_readers_hold_is_bounded() {
         let entry = entry(b"k", *version, 0, Some(&value));
         let room = store.make_room(hash_of(b"k"), &entry);
         store.apply(hash_of(b"k"), entry);
-        room != Room::Enough
+        room != Admission::Enough
     });
     assert!(refused.is_some_and(|version| (55..70).contains(&version)), "{refused:?}");
     drop(guard);
     let entry = entry(b"k", 2000, 0, Some(&value));
-    while store.make_room(hash_of(b"k"), &entry) == Room::Later {}
-    assert_eq!(store.make_room(hash_of(b"k"), &entry), Room::Enough);
+    while store.make_room(hash_of(b"k"), &entry) == Admission::Later {}
+    assert_eq!(store.make_room(hash_of(b"k"), &entry), Admission::Enough);
 }
 
-/// A long value that two versions of an entry share was counted as held by neither of them when both were
-/// replaced while a reader looked.
+/// A long value that two versions of an entry share was counted as held by neither of them when
+/// both were replaced while a reader looked.
 #[test]
 fn a_long_value_that_was_touched_and_deleted_is_held_once() {
     let (mut store, readers) = limited(Deletes::Forget, 4 << 20, Eviction::Sieve);
@@ -209,7 +212,7 @@ fn a_long_value_can_be_touched_in_a_full_store() {
         for version in 2..10 {
             let touched =
                 store.get(hash_of(b"k"), b"k").unwrap().copy(Version(version), NonZeroU64::new(version));
-            assert_eq!(offer(&mut store, touched), Room::Enough);
+            assert_eq!(offer(&mut store, touched), Admission::Enough);
             assert!(has(&store, b"k"));
         }
     }
@@ -264,15 +267,17 @@ fn timers_go_with_their_values() {
     assert_sums(&store);
 }
 
-/// What the tree gave to the buckets when their segment split at last had lost its line in the queue, as the
-/// queue does not find what is in the tree: it could never be evicted.
+/// What the tree gave to the buckets when their segment split at last had lost its line in the
+/// queue, as the queue does not find what is in the tree: it could never be evicted.
 #[test]
 fn what_comes_back_from_the_tree_can_be_evicted() {
     let (mut store, _) = limited(Deletes::Forget, 16 << 20, Eviction::Sieve);
-    // So many more than fit into one bucket and the stash that some are in the tree, while the partition's
-    // array is as large as so few segments may have; they differ in the last bits that it can decide.
+    // More than fit into one bucket and the stash, by enough that some are in the tree, while the
+    // partition's array is as large as these few segments may have; they differ in the last bits
+    // that it can decide.
     let crafted = |n: u64| key_of(3 << 52 | (n >> 3) << 39 | n & 7);
-    (0..100).for_each(|n| assert_eq!(offer(&mut store, entry(&crafted(n), 1, 0, Some(b"v"))), Room::Enough));
+    (0..100)
+        .for_each(|n| assert_eq!(offer(&mut store, entry(&crafted(n), 1, 0, Some(b"v"))), Admission::Enough));
     let before = store.table.tree_len();
     assert!(before > 0);
     // The queue forgets stale lines while keys come and go.
@@ -286,16 +291,16 @@ fn what_comes_back_from_the_tree_can_be_evicted() {
         offer(&mut store, entry(&key_of(3 << 52 | dice.roll(1 << 52)), 1, 0, Some(b"v")));
     }
     (100..150)
-        .for_each(|n| assert_eq!(offer(&mut store, entry(&crafted(n), 1, 0, Some(b"v"))), Room::Enough));
+        .for_each(|n| assert_eq!(offer(&mut store, entry(&crafted(n), 1, 0, Some(b"v"))), Admission::Enough));
     assert!(store.table.tree_len() < before, "the segment has split");
     let mut steps = usize::MAX;
     while store.evict(&mut steps) {}
     assert_eq!(store.live(), 0, "all can go");
 }
 
-/// A line of the queue found a key by its tag and generation alone: in the stash that could be a key of another
-/// bucket. It went in the place of the right one, and the counts of who is in the stash were wrong from then on:
-/// keys that were there were not found.
+/// A line of the queue found a key by its tag and generation alone: in the stash that could be a
+/// key of another bucket. It went in the place of the right one, and the counts of who is in the
+/// stash were wrong from then on: keys that were there were not found.
 #[test]
 fn a_line_evicts_its_own_key_and_no_other_of_its_tag() {
     let (mut store, _) = cache();
@@ -325,11 +330,11 @@ fn room_for_a_large_value_among_many_small_ones_is_made_in_turns() {
     }
     let large = entry(b"large", 1, 0, Some(&vec![7; 2 << 20]));
     let (mut turns, mut live) = (0, store.live());
-    while store.make_room(hash_of(b"large"), &large) == Room::Later {
+    while store.make_room(hash_of(b"large"), &large) == Admission::Later {
         assert!(live - store.live() <= EVICT_STEPS, "{} in one turn", live - store.live());
         live = store.live();
         turns += 1;
     }
     assert!(turns > 10);
-    assert_eq!(offer(&mut store, large), Room::Enough);
+    assert_eq!(offer(&mut store, large), Admission::Enough);
 }

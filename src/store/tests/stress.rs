@@ -34,7 +34,7 @@ fn stress_value(n: u64, version: u64, length: usize) -> Vec<u8> {
     value
 }
 
-/// Its version, where it is what [`stress_value`] made of this key.
+/// Its version, if it is what [`stress_value`] made of this key.
 fn check_value(n: u64, value: &[u8]) -> u64 {
     let word = |at: usize| u64::from_le_bytes(value[8 * at..8 * at + 8].try_into().unwrap());
     let version = word(1);
@@ -117,20 +117,20 @@ fn write(shared: &Shared, store: &mut Store) -> u64 {
         shared.newest[n as usize].store(version, Ordering::Release);
         let room = loop {
             match store.make_room(*hash, &entry) {
-                Room::Later => {}
+                Admission::Later => {}
                 room => break room,
             }
         };
-        if room == Room::Enough {
+        if room == Admission::Enough {
             store.apply(*hash, entry);
-            // Deletes pass whatever readers hold up, and each merge of segments takes one more.
+            // Deletes pass however much readers hold up, and each merge of segments takes one more.
             let most = store.config.memory.map_or(usize::MAX, |memory| memory + memory / 8);
             assert!(store.used() + store.retired_bytes() <= most);
             if let (Some(value), false) = (&value, expires > 0 && expires <= at) {
                 assert_eq!(store.get(*hash, key).unwrap().value(), Some(&value[..]));
             }
         } else {
-            assert_eq!(room, Room::HeldByReaders);
+            assert_eq!(room, Admission::HeldByReaders);
             store.collect();
         }
         match dice.roll(2000) {
@@ -178,7 +178,7 @@ fn run(memory: Option<usize>, deletes: Deletes) {
         let found: u64 = counts.iter().map(|counts| counts[0]).sum();
         assert!(found > 0, "the readers found nothing");
     });
-    // As many pieces as there are, so many at a time.
+    // As many pieces as there are, a number of them at a time.
     for _ in 0..1000 {
         store.collect();
     }

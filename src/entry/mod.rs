@@ -1,24 +1,23 @@
-//! A key's stored state, and [`merge`](Entry::wins_over): which of two states of a key is the newer.
+//! A key's stored state, and [`wins_over`](Entry::wins_over): which of two states of a key is the
+//! newer.
 //!
-//! A delete is a state too, a *tombstone* with a version of its own: without one, a replica that missed
-//! the delete would bring the key back. An expired value keeps its version for the same reason and gives
-//! up its bytes; what is left is called a *husk*.
+//! A delete is a state too, a *tombstone* with a version of its own: without one, a replica that
+//! missed the delete would bring the key back. An expired value keeps its version for the same
+//! reason and gives up its bytes; what is left is called a *husk*.
 //!
-//! An entry is one allocation, shared by counted handles: a header of 24 bytes, what only some entries
-//! have, the key, the value. The app's thread builds it in this form; from then on it travels as a
-//! pointer, into the table too.
+//! | state | bytes of its value | expires | versions compare as |
+//! |---|---|---|---|
+//! | value | yes | if it has a deadline | themselves |
+//! | husk | no | did | the value's: they are one state, seen at two times |
+//! | tombstone | no | no | themselves, and above a value of the same version |
 //!
-//! ```text
-//! version 8 │ handles 4 │ content hash 4 │ value length 4 │ key length 2 │ flags 1 │ marks 1
-//! [ deadline 8 │ timer 4 │ – 4 ]      where it expires
-//! [ shared block 16 ]                 where the value is longer than 4 KiB
-//! key │ value
-//! ```
-//!
-//! A value of more than 4 KiB lives in a block of its own that entries share, so that a new version or
-//! deadline of it copies nothing.
+//! An entry is one allocation, shared by counted handles: a header of 24 bytes, what only some
+//! entries have, the key, the value ([`layout`]). The app's thread builds it in this form; from
+//! then on it travels as a pointer, into the table too. A value of more than 4 KiB lives in a block
+//! of its own that entries share, so that a new version or deadline of it copies nothing.
 
-use std::alloc::{self, Layout};
+mod layout;
+
 use std::cmp::Ordering as Order;
 use std::fmt;
 use std::marker::PhantomData;
@@ -30,11 +29,14 @@ use std::sync::Arc;
 
 use xxhash_rust::xxh3::xxh3_64;
 
+pub(crate) use self::layout::NO_TIMER;
+use self::layout::{Block, Draft, EXPIRES, Expiry, HUSK, Header, Parts, SHARED, TOMBSTONE, free};
 use crate::clock::{Version, WallTime};
+use crate::mutants::{OrderingMutant, ordering};
 use crate::prefetch;
 use crate::simulated::{Planted, is_planted};
-use crate::sync::{AtomicU8, AtomicU32, Life, Mutant, Ordering, acquire, planted};
-use crate::types::{KeyHash, MAX_KEY_BYTES, MAX_VALUE_BYTES};
+use crate::sync::{Ordering, acquire};
+use crate::types::KeyHash;
 
 /// Values above this are kept in a block of their own.
 const MAX_INLINE_BYTES: usize = 4 << 10;
@@ -43,59 +45,23 @@ const MAX_INLINE_BYTES: usize = 4 << 10;
 const ODD: [u64; 4] =
     [0x6a09_e667_f3bc_c909, 0xbb67_ae85_84ca_a73b, 0x3c6e_f372_fe94_f82b, 0xa54f_f53a_5f1d_36f1];
 
-/// Mixes two numbers into one: the halves of their product, as wyhash and its descendants do. Fast, and not made
-/// against somebody who chooses both.
+/// Mixes two numbers into one: the halves of their product, as wyhash and its descendants do. Fast,
+/// and not made to resist an attacker who chooses both.
 const fn fold(a: u64, b: u64) -> u64 {
     let product = a as u128 * b as u128;
     product as u64 ^ (product >> 64) as u64
 }
 
 /// A counted handle of what one replica holds for one key. What it says never changes, except that
-/// [`stamp`](Self::stamp) sets the version of an entry that nobody else has seen.
+/// [`stamp`](Self::stamp) sets the version of an entry that has no other handle.
 pub(crate) struct Entry {
     header: NonNull<Header>,
 }
 
-#[repr(C)]
-struct Header {
-    version: Version,
-    handles: AtomicU32,
-    content_hash: u32,
-    value_bytes: u32,
-    key_bytes: u16,
-    flags: u8,
-    /// The store's own: whether a reader has seen the entry since eviction last looked at it, and the
-    /// key's generation in the eviction queue.
-    marks: AtomicU8,
-    life: Life,
-}
-
-#[cfg(not(gridkv_loom))]
-const _: () = assert!(size_of::<Header>() == 24);
-
-/// Behind the header of an entry that expires.
-#[repr(C)]
-struct Expiry {
-    at_ms: NonZeroU64,
-    /// The store's own: the entry's timer.
-    timer: AtomicU32,
-}
-
-/// Behind that, where the value is long.
-type Block = Arc<[u8]>;
-
-const TOMBSTONE: u8 = 1;
-const HUSK: u8 = 2;
-const EXPIRES: u8 = 4;
-const SHARED: u8 = 8;
-
 const VISITED: u8 = 1;
 
 /// Far from where the count would wrap around, by more than there can be threads.
-const MOST_HANDLES: u32 = u32::MAX / 2;
-
-/// The timer of an entry that has none.
-pub(crate) const NO_TIMER: u32 = u32::MAX;
+const MAX_HANDLES: u32 = u32::MAX / 2;
 
 /// Value, delete, or what an expired value leaves.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -106,40 +72,16 @@ pub(crate) enum Content<'a> {
     Husk(u32),
 }
 
-/// Where the parts of an entry are.
-#[derive(Clone, Copy)]
-struct Parts {
-    expiry: usize,
-    block: usize,
-    key: usize,
-    value: usize,
-    end: usize,
-}
-
-impl Parts {
-    #[inline]
-    fn new(flags: u8, key_bytes: usize, value_bytes: usize) -> Self {
-        let expiry = size_of::<Header>();
-        let block = expiry + usize::from(flags & EXPIRES) * (size_of::<Expiry>() / EXPIRES as usize);
-        let key = block + usize::from(flags & SHARED) * (size_of::<Block>() / SHARED as usize);
-        let value = key + key_bytes;
-        let end = value + if flags & SHARED != 0 { 0 } else { value_bytes };
-        Self { expiry, block, key, value, end }
-    }
-
-    fn layout(self) -> Layout {
-        Layout::from_size_align(self.end, align_of::<Header>())
-            .expect("an entry is smaller than the address space")
-    }
-}
-
-// SAFETY: a handle gives shared access to data that is written only before it is shared (`new`), by its
-// sole owner (`stamp`, which checks that), or through atomics. The block is an `Arc` of bytes.
+// SAFETY: a handle gives shared access to data that is written only before it is shared
+// (`allocate`), by its sole owner (`stamp`, which checks that), or through atomics. The block is an
+// `Arc` of bytes.
 unsafe impl Send for Entry {}
 // SAFETY: as above; `&Entry` gives nothing more than a clone does.
 unsafe impl Sync for Entry {}
 
 impl Entry {
+    /// Makes an entry; a long value gets a block of its own.
+    ///
     /// # Panics
     ///
     /// When key or value are over the limits, which callers check.
@@ -149,64 +91,20 @@ impl Entry {
         version: Version,
         expires_at_ms: Option<NonZeroU64>,
     ) -> Self {
-        let (flags, content_hash, value): (u8, u32, &[u8]) = match content {
+        let (kind, content_hash, value): (u8, u32, &[u8]) = match content {
             Content::Value(value) => (0, xxh3_64(value) as u32, value),
             Content::Tombstone => (TOMBSTONE, 0, &[]),
             Content::Husk(hash) => (HUSK, hash, &[]),
         };
         let block = (value.len() > MAX_INLINE_BYTES).then(|| Block::from(value));
-        Self::build(key, value, block, flags, content_hash, version, expires_at_ms)
-    }
-
-    fn build(
-        key: &[u8],
-        value: &[u8],
-        block: Option<Block>,
-        kind: u8,
-        content_hash: u32,
-        version: Version,
-        expires_at_ms: Option<NonZeroU64>,
-    ) -> Self {
-        assert!(key.len() <= MAX_KEY_BYTES && value.len() <= MAX_VALUE_BYTES, "checked by whoever got it");
-        let expires = if expires_at_ms.is_some() { EXPIRES } else { 0 };
-        let flags = kind | expires | if block.is_some() { SHARED } else { 0 };
-        let parts = Parts::new(flags, key.len(), value.len());
-        let layout = parts.layout();
-        let header = Header {
-            version,
-            handles: AtomicU32::new(1),
-            content_hash,
-            value_bytes: value.len() as u32,
-            key_bytes: key.len() as u16,
-            flags,
-            marks: AtomicU8::new(0),
-            life: Life::new(),
-        };
-        // SAFETY: the layout has the header's size at the least. Every write below is inside of it, as
-        // `Parts` computes both, and aligned: the parts that need it follow each other in multiples of 8.
-        unsafe {
-            let start = alloc::alloc(layout);
-            if start.is_null() {
-                alloc::handle_alloc_error(layout);
-            }
-            start.cast::<Header>().write(header);
-            if let Some(at_ms) = expires_at_ms {
-                let expiry = Expiry { at_ms, timer: AtomicU32::new(NO_TIMER) };
-                start.add(parts.expiry).cast::<Expiry>().write(expiry);
-            }
-            ptr::copy_nonoverlapping(key.as_ptr(), start.add(parts.key), key.len());
-            match block {
-                Some(block) => start.add(parts.block).cast::<Block>().write(block),
-                None => ptr::copy_nonoverlapping(value.as_ptr(), start.add(parts.value), value.len()),
-            }
-            Self { header: NonNull::new_unchecked(start.cast()) }
-        }
+        let draft = Draft { key, value, block, kind, content_hash, version, expires_at_ms };
+        Self { header: draft.allocate() }
     }
 
     #[inline]
     fn header(&self) -> &Header {
-        // SAFETY: a handle keeps the allocation alive, and what is not atomic in it is not written while
-        // handles are shared.
+        // SAFETY: a handle keeps the allocation alive, and what is not atomic in it is not written
+        // while handles are shared.
         let header = unsafe { self.header.as_ref() };
         header.life.read();
         header
@@ -240,7 +138,8 @@ impl Entry {
         self.header().version
     }
 
-    /// When the value stops being visible, in milliseconds of wall time. Absolute, so that replicas agree.
+    /// When the value stops being visible, in milliseconds of wall time. Absolute, so that replicas
+    /// agree.
     #[inline]
     pub(crate) fn expires_at_ms(&self) -> Option<NonZeroU64> {
         self.expiry().map(|expiry| expiry.at_ms)
@@ -249,25 +148,25 @@ impl Entry {
     #[inline]
     pub(crate) fn key(&self) -> &[u8] {
         let parts = self.parts();
-        // SAFETY: `build` wrote that many bytes there.
+        // SAFETY: `allocate` wrote that many bytes there.
         unsafe { std::slice::from_raw_parts(self.at(parts.key), parts.value - parts.key) }
     }
 
-    /// Whether it is this key's.
+    /// Whether this is the entry's key.
     #[inline]
     pub(crate) fn has_key(&self, key: &[u8]) -> bool {
         let header = self.header();
         if usize::from(header.key_bytes) != key.len() {
             return false;
         }
-        // Most entries have nothing between header and key: a branch that is foreseen is cheaper than a sum
-        // that is waited for.
+        // Most entries have nothing between header and key: a branch that is foreseen is cheaper
+        // than a sum that is waited for.
         let start: *const u8 = if header.flags & (EXPIRES | SHARED) == 0 {
             self.at(size_of::<Header>())
         } else {
             self.at(self.parts().key)
         };
-        // SAFETY: `build` wrote that many bytes there.
+        // SAFETY: `allocate` wrote that many bytes there.
         let own = unsafe { std::slice::from_raw_parts(start, key.len()) };
         // Two overlapping halves are cheaper than a call, for the keys that most apps have.
         let halves = |key: &[u8]| Some((*key.first_chunk::<16>()?, *key.last_chunk::<16>()?));
@@ -288,7 +187,7 @@ impl Entry {
         let header = self.header();
         if header.flags == 0 {
             let start = size_of::<Header>() + usize::from(header.key_bytes);
-            // SAFETY: `build` wrote that many bytes there, right behind the key.
+            // SAFETY: `allocate` wrote that many bytes there, right behind the key.
             return Some(unsafe { std::slice::from_raw_parts(self.at(start), header.value_bytes as usize) });
         }
         if header.flags & (TOMBSTONE | HUSK) != 0 {
@@ -298,7 +197,7 @@ impl Entry {
             return Some(block);
         }
         let parts = self.parts();
-        // SAFETY: `build` wrote that many bytes there.
+        // SAFETY: `allocate` wrote that many bytes there.
         Some(unsafe { std::slice::from_raw_parts(self.at(parts.value), parts.end - parts.value) })
     }
 
@@ -308,7 +207,7 @@ impl Entry {
         self.header().flags & (TOMBSTONE | HUSK | EXPIRES) == 0
     }
 
-    /// The value, when there is one and it has not expired.
+    /// The value, if there is one and it has not expired.
     #[inline]
     pub(crate) fn live_value(&self, wall: WallTime) -> Option<&[u8]> {
         self.value().filter(|_| !self.is_expired(wall))
@@ -319,19 +218,19 @@ impl Entry {
         self.expires_at_ms().is_some_and(|at| at.get() <= wall.millis())
     }
 
-    /// The bytes of key and value.
+    /// How many bytes key and value have.
     pub(crate) fn bytes(&self) -> usize {
         usize::from(self.header().key_bytes) + self.header().value_bytes as usize
     }
 
-    /// The sizes of its allocations: its own, and the shared block's where there is one.
+    /// The sizes of its allocations: its own, and the shared block's, or zero.
     pub(crate) fn allocations(&self) -> (usize, usize) {
         // A block has two counters before its bytes.
         let block = self.block().map_or(0, |block| block.len() + 2 * size_of::<usize>());
         (self.parts().end, block)
     }
 
-    /// Whether both have the same block.
+    /// Whether both entries have the same block.
     pub(crate) fn shares_block_with(&self, other: &Self) -> bool {
         self.block().zip(other.block()).is_some_and(|(mine, theirs)| Arc::ptr_eq(mine, theirs))
     }
@@ -341,37 +240,43 @@ impl Entry {
         self.header().content_hash
     }
 
-    /// Gives it a version: in place where this is the only handle, else in a copy.
+    /// Gives the entry a version: in place if this is the only handle, else in a copy.
     pub(crate) fn stamp(&mut self, version: Version) {
         // SAFETY: see `header`.
         let is_unique = unsafe { self.header.as_ref() }.handles.load(Ordering::Acquire) == 1;
         if is_unique {
             // SAFETY: see `header`.
             unsafe { self.header.as_ref() }.life.write();
-            // SAFETY: the only handle is borrowed mutably, so nobody reads or writes the version now. The
-            // table counts as a handle, and a reader's borrow lives no longer than the table's handle, or
-            // the one that the retire list keeps for it.
+            // SAFETY: the only handle is borrowed mutably, so no thread reads or writes the version
+            // now. The table counts as a handle, and a reader's borrow lives no longer than the
+            // table's handle, or the one that the retire list keeps for it.
             unsafe { ptr::addr_of_mut!((*self.header.as_ptr()).version).write(version) };
         } else {
             *self = self.copy(version, self.expires_at_ms());
         }
     }
 
-    /// The same content with another version and deadline. Shares a long value.
+    /// Returns the same content with another version and deadline. A long value is shared.
     pub(crate) fn copy(&self, version: Version, expires_at_ms: Option<NonZeroU64>) -> Self {
-        let kind = self.header().flags & (TOMBSTONE | HUSK);
-        let value = self.value().unwrap_or_default();
-        let block = self.block().cloned();
-        Self::build(self.key(), value, block, kind, self.content_hash(), version, expires_at_ms)
+        let draft = Draft {
+            key: self.key(),
+            value: self.value().unwrap_or_default(),
+            block: self.block().cloned(),
+            kind: self.header().flags & (TOMBSTONE | HUSK),
+            content_hash: self.content_hash(),
+            version,
+            expires_at_ms,
+        };
+        Self { header: draft.allocate() }
     }
 
-    /// What is left once the value has expired.
+    /// Returns what is left once the value has expired.
     pub(crate) fn husk(&self) -> Self {
         Self::new(self.key(), Content::Husk(self.content_hash()), self.version(), self.expires_at_ms())
     }
 
-    /// A number that is equal for equal states of a key and differs for different ones, so that sums of
-    /// it compare whole partitions. `hash` is the key's.
+    /// A number that is equal for equal states of a key and differs for different ones, so that
+    /// sums of it compare whole partitions. `hash` is the key's.
     pub(crate) fn digest(&self, hash: KeyHash) -> u64 {
         let expiry = self.expires_at_ms().map_or(0, NonZeroU64::get);
         let content = if is_planted(Planted::ContentNotCompared) { 0 } else { self.content_hash() };
@@ -379,7 +284,7 @@ impl Entry {
         fold(fold(hash.0 ^ ODD[2], state ^ ODD[3]) ^ ODD[0], expiry.rotate_left(32) ^ ODD[1])
     }
 
-    /// Brings closer what merging it begins with.
+    /// Prefetches what merging the entry begins with.
     #[inline]
     pub(crate) fn prefetch(&self) {
         let header = self.header.as_ptr().cast::<u8>();
@@ -388,9 +293,9 @@ impl Entry {
         prefetch::to_read(header.wrapping_add(64));
     }
 
-    /// Whether this state replaces `other`, a state of the same key. A total order up to equality, so
-    /// replicas that merge the same states in any order, any number of times, end up the same: version,
-    /// then tombstone over value, then content, then later expiry.
+    /// Whether this state replaces `other`, a state of the same key: by version, then tombstone
+    /// over value, then content, then later expiry. This is a total order up to equality, so
+    /// replicas that merge the same states in any order, any number of times, end up the same.
     pub(crate) fn wins_over(&self, other: &Self) -> bool {
         self.order(other) == Order::Greater
     }
@@ -411,14 +316,14 @@ impl Entry {
             })
     }
 
-    /// The handle as a number, for a slot of the table.
+    /// Turns the handle into a number, for a slot of the table.
     pub(crate) fn into_bits(self) -> u64 {
         let bits = ManuallyDrop::new(self).header.as_ptr().expose_provenance() as u64;
         assert!(bits >> 48 == 0, "pointers of more than 48 bits leave no room for a tag");
         bits
     }
 
-    /// The handle again.
+    /// Turns a number into the handle again.
     ///
     /// # Safety
     ///
@@ -430,11 +335,12 @@ impl Entry {
         Self { header: unsafe { NonNull::new_unchecked(header) } }
     }
 
-    /// A look at what a number stands for, without a handle of its own.
+    /// Looks at what a number stands for, without a handle of its own.
     ///
     /// # Safety
     ///
-    /// `bits` came from [`into_bits`](Self::into_bits), and for all of `'a` nobody drops the handle.
+    /// `bits` came from [`into_bits`](Self::into_bits), and for all of `'a` the handle is not
+    /// dropped.
     #[inline]
     pub(crate) unsafe fn borrow_bits<'a>(bits: u64) -> EntryRef<'a> {
         // SAFETY: the caller's promise. The handle is never dropped.
@@ -442,45 +348,48 @@ impl Entry {
         EntryRef { entry, life: PhantomData }
     }
 
+    /// Looks at the entry without another handle.
     pub(crate) fn borrow(&self) -> EntryRef<'_> {
         EntryRef { entry: ManuallyDrop::new(Self { header: self.header }), life: PhantomData }
     }
 
-    /// Notes that a reader has seen it. Writes only where that is news, so that a hot entry's cache line
-    /// stays shared; and only the one bit, as the writer may be changing the others.
+    /// Notes that a reader has seen the entry. Writes only if that is news, so that a hot entry's
+    /// cache line stays shared; and only the one bit, as the writer may be changing the others.
     #[inline]
     pub(crate) fn visit(&self) {
-        let marks = &self.header().marks;
-        if marks.load(Ordering::Relaxed) & VISITED == 0 {
-            marks.fetch_or(VISITED, Ordering::Relaxed);
+        let bits = &self.header().eviction_bits;
+        if bits.load(Ordering::Relaxed) & VISITED == 0 {
+            bits.fetch_or(VISITED, Ordering::Relaxed);
         }
     }
 
-    /// Whether a reader has seen it since the last call. For the store's writer.
+    /// Whether a reader has seen the entry since the last call. For the store's writer.
     pub(crate) fn take_visited(&self) -> bool {
-        let marks = &self.header().marks;
-        let seen = marks.load(Ordering::Relaxed);
-        // Nobody else changes the generation. A visit that comes in between is lost, which costs little.
-        marks.store(seen & !VISITED, Ordering::Relaxed);
+        let bits = &self.header().eviction_bits;
+        let seen = bits.load(Ordering::Relaxed);
+        // Only the writer changes the generation. A visit that comes in between is lost, which
+        // costs little.
+        bits.store(seen & !VISITED, Ordering::Relaxed);
         seen & VISITED != 0
     }
 
     /// The key's generation in the eviction queue, seven bits.
     pub(crate) fn generation(&self) -> u8 {
-        self.header().marks.load(Ordering::Relaxed) >> 1
+        self.header().eviction_bits.load(Ordering::Relaxed) >> 1
     }
 
-    /// For the store's writer. `generation` is below 128.
-    pub(crate) fn set_marks(&self, generation: u8, visited: bool) {
-        self.header().marks.store(generation << 1 | u8::from(visited), Ordering::Relaxed);
+    /// Sets the generation, which is below 128, and whether a reader has seen the entry. For the
+    /// store's writer.
+    pub(crate) fn set_eviction_bits(&self, generation: u8, visited: bool) {
+        self.header().eviction_bits.store(generation << 1 | u8::from(visited), Ordering::Relaxed);
     }
 
-    /// The store's timer for it; [`NO_TIMER`] where it has none.
+    /// The store's timer for the entry; [`NO_TIMER`] if it has none.
     pub(crate) fn timer(&self) -> u32 {
         self.expiry().map_or(NO_TIMER, |expiry| expiry.timer.load(Ordering::Relaxed))
     }
 
-    /// Keeps a timer where it expires.
+    /// Keeps a timer, if the entry expires.
     pub(crate) fn set_timer(&self, timer: u32) {
         if let Some(expiry) = self.expiry() {
             expiry.timer.store(timer, Ordering::Relaxed);
@@ -488,7 +397,7 @@ impl Entry {
     }
 }
 
-/// Apart, so that the common case keeps its registers.
+/// A function of its own, so that the common case keeps its registers.
 #[inline(never)]
 fn are_equal(one: &[u8], other: &[u8]) -> bool {
     one == other
@@ -497,10 +406,10 @@ fn are_equal(one: &[u8], other: &[u8]) -> bool {
 impl Clone for Entry {
     fn clone(&self) -> Self {
         let handles = &self.header().handles;
-        if handles.fetch_add(1, Ordering::Relaxed) >= MOST_HANDLES {
+        if handles.fetch_add(1, Ordering::Relaxed) >= MAX_HANDLES {
             // Taken back, so that no number of panics that are caught wraps the count around.
             handles.fetch_sub(1, Ordering::Relaxed);
-            panic!("more than {MOST_HANDLES} handles of one entry: they are leaking");
+            panic!("more than {MAX_HANDLES} handles of one entry: they are leaking");
         }
         Self { header: self.header }
     }
@@ -508,7 +417,7 @@ impl Clone for Entry {
 
 impl Drop for Entry {
     fn drop(&mut self) {
-        let order = if planted(Mutant::RelaxedDrop) { Ordering::Relaxed } else { Ordering::Release };
+        let order = ordering(OrderingMutant::RelaxedDrop, Ordering::Release);
         // SAFETY: see `header`; this handle still counts.
         if unsafe { self.header.as_ref() }.handles.fetch_sub(1, order) > 1 {
             return;
@@ -519,19 +428,13 @@ impl Drop for Entry {
         let block = self.block().map(ptr::from_ref);
         // SAFETY: as above.
         unsafe { self.header.as_ref() }.life.end();
-        // SAFETY: this was the last handle, and the fence orders every use through the others before. The
-        // block and the header are dropped once, and the layout is that of `build`.
-        unsafe {
-            if let Some(block) = block {
-                drop(block.read());
-            }
-            ptr::drop_in_place(self.header.as_ptr());
-            alloc::dealloc(self.header.as_ptr().cast(), parts.layout());
-        }
+        // SAFETY: this was the last handle, and the fence orders every use through the others
+        // before.
+        unsafe { free(self.header, parts, block) };
     }
 }
 
-/// A look at an entry that somebody else keeps alive for `'a`.
+/// A look at an entry that another handle keeps alive for `'a`.
 pub(crate) struct EntryRef<'a> {
     entry: ManuallyDrop<Entry>,
     life: PhantomData<&'a Entry>,
@@ -541,18 +444,19 @@ impl<'a> EntryRef<'a> {
     /// The value, expired or not, for as long as the entry is kept.
     pub(crate) fn into_value(self) -> Option<&'a [u8]> {
         let value: *const [u8] = self.value()?;
-        // SAFETY: the value is in the entry's allocation, or in a block that the entry keeps; neither is written
-        // while handles are shared, and whoever made this look keeps the entry for `'a`.
+        // SAFETY: the value is in the entry's allocation, or in a block that the entry keeps;
+        // neither is written while handles are shared, and the handle that this look is of keeps
+        // the entry for `'a`.
         Some(unsafe { &*value })
     }
 }
 
 impl EntryRef<'_> {
-    /// The handle that somebody else kept.
+    /// Takes the handle that this look is of.
     ///
     /// # Safety
     ///
-    /// That one is never dropped or taken again.
+    /// The place that kept the handle never drops or takes it again.
     pub(crate) unsafe fn into_handle(self) -> Entry {
         ManuallyDrop::into_inner(self.entry)
     }
@@ -597,6 +501,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::sync::AtomicU8;
+    use crate::types::{MAX_KEY_BYTES, MAX_VALUE_BYTES};
 
     const HASH: KeyHash = KeyHash(7);
 
@@ -668,7 +574,7 @@ mod tests {
     }
 
     #[test]
-    fn a_version_is_set_in_place_only_where_nobody_else_sees_it() {
+    fn a_version_is_set_in_place_only_if_no_other_handle_sees_it() {
         let mut entry = Entry::new(b"key", Content::Value(b"value"), Version(0), None);
         let before = entry.header;
         entry.stamp(Version(1));
@@ -685,7 +591,7 @@ mod tests {
         assert_eq!((entry.key(), entry.value()), (&key[..], Some(&value[..])));
     }
 
-    /// A visit that wrote all the marks back gave a key the generation that it had had before.
+    /// A visit that wrote all the bits back gave a key the generation that it had had before.
     #[test]
     fn threads_share_the_handles_and_a_visit_changes_no_generation() {
         let entry = Entry::new(b"key", Content::Value(b"value"), Version(1), None);
@@ -698,7 +604,7 @@ mod tests {
             });
             let mut generations = Vec::new();
             for generation in (0..128).cycle().take(300_000) {
-                entry.set_marks(generation, false);
+                entry.set_eviction_bits(generation, false);
                 std::iter::repeat_with(std::hint::spin_loop).take(10).for_each(drop);
                 if entry.generation() != generation {
                     generations.push((generation, entry.generation()));
@@ -711,9 +617,9 @@ mod tests {
     }
 
     #[test]
-    fn marks_are_kept() {
+    fn eviction_bits_are_kept() {
         let entry = Entry::new(b"key", Content::Tombstone, Version(1), None);
-        entry.set_marks(100, false);
+        entry.set_eviction_bits(100, false);
         assert!(!entry.take_visited());
         entry.visit();
         assert_eq!((entry.generation(), entry.take_visited(), entry.take_visited()), (100, true, false));
