@@ -68,6 +68,11 @@ pub(crate) enum ReadAction {
         to: Identity,
         request: Request,
     },
+    /// Make this list known to `to`, which serves an older one.
+    Tell {
+        to: Identity,
+        list: Arc<List>,
+    },
     /// The answer: the newest state, if there is one. The read is over.
     Done(Option<Entry>),
 }
@@ -279,7 +284,7 @@ impl Read {
     /// `from` serves an older list than this read counts in.
     pub(crate) fn behind(&mut self, from: Identity, now: Now, actions: &mut Vec<ReadAction>) {
         if let Some(list) = &self.list {
-            actions.push(ReadAction::Ask { to: from, request: Request::adopt(list.clone()) });
+            actions.push(ReadAction::Tell { to: from, list: list.clone() });
         }
         self.lost(from, now, actions);
     }
@@ -380,7 +385,7 @@ mod tests {
 
     fn whom(actions: &[ReadAction]) -> Vec<Identity> {
         let asked = actions.iter().map(|action| match action {
-            ReadAction::Ask { to, .. } => *to,
+            ReadAction::Ask { to, .. } | ReadAction::Tell { to, .. } => *to,
             ReadAction::Done(_) => panic!("it is done: {actions:?}"),
         });
         asked.collect()

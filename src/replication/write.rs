@@ -73,6 +73,11 @@ pub(crate) enum WriteAction {
         to: Identity,
         request: Request,
     },
+    /// Make this list known to `to`, which serves an older one.
+    Tell {
+        to: Identity,
+        list: Arc<List>,
+    },
     /// Needs a version above this one: call [`Write::stamped`].
     Stamp {
         above: Version,
@@ -194,7 +199,7 @@ impl Write {
                 }
                 self.restamp_if_overtaken(actions);
             }
-            (Phase::Replicating, Answer::TooOld { horizon, synced }) => {
+            (Phase::Replicating, Answer::TooOld { purge_horizon, synced }) => {
                 if self.is_relayed {
                     settle(&mut self.replicas, from, Ok(Acked { counts: synced, has_it: true }));
                 } else if self.was_acknowledged {
@@ -203,7 +208,7 @@ impl Write {
                 } else if self.versions_needed > 0 || self.restamped {
                     self.ask_later(from, now);
                 } else {
-                    self.overtaken_by = self.overtaken_by.max(horizon);
+                    self.overtaken_by = self.overtaken_by.max(purge_horizon);
                     settle(&mut self.replicas, from, Ok(Acked { counts: synced, has_it: false }));
                     self.restamp_if_overtaken(actions);
                 }
@@ -236,7 +241,7 @@ impl Write {
     /// `from` serves an older list than this write counts in: it is told the list and asked again.
     pub(crate) fn behind(&mut self, from: Identity, now: Instant, actions: &mut Vec<WriteAction>) {
         if let Some(list) = &self.list {
-            actions.push(WriteAction::Ask { to: from, request: Request::adopt(list.clone()) });
+            actions.push(WriteAction::Tell { to: from, list: list.clone() });
         }
         self.lost(from, now);
     }

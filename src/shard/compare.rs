@@ -127,7 +127,8 @@ impl<C> Shard<C> {
                 AntiEntropyAction::Merge { partition, from } => self.queue_merge(partition, vec![from]),
                 AntiEntropyAction::Meet { partition, to } => {
                     if let Some(list) = self.replica(partition).list().cloned() {
-                        self.ask(to, partition, Request::adopt(list), Asker::List(partition), actions);
+                        let request = self.adopt_request(partition, list);
+                        self.ask(to, partition, request, Asker::List(partition), actions);
                     }
                 }
                 AntiEntropyAction::Tell { partition, to } => {
@@ -170,7 +171,7 @@ impl<C> Shard<C> {
     pub(super) fn answer_survey(&mut self, from: &Identity, partition: Partition, asked: &Survey) -> Answer {
         if self.held(from, partition).is_none_or(|held| held.list != asked.list) {
             let replica = self.replica(partition);
-            return Answer::OtherList { list: replica.list().cloned(), horizon: replica.horizon };
+            return Answer::OtherList { list: replica.list().cloned(), purge_horizon: replica.horizon };
         }
         let part = self.store.part(partition, asked.after, 0, CHUNK_BYTES);
         let next = asked.until.into_iter().chain(part.next).min();

@@ -591,6 +591,10 @@ impl<C> Shard<C> {
         for action in todo {
             match action {
                 WriteAction::Ask { to, request } => self.ask_for(now, id, op, to, request, actions),
+                WriteAction::Tell { to, list } => {
+                    let request = self.adopt_request(op.partition, list);
+                    self.ask_for(now, id, op, to, request, actions);
+                }
                 WriteAction::Stamp { above } => {
                     self.forget_requests(op);
                     let Machine::Write(write) = &mut op.machine else { return };
@@ -621,6 +625,10 @@ impl<C> Shard<C> {
         for action in todo {
             match action {
                 ReadAction::Ask { to, request } => self.ask_for(now, id, op, to, request, actions),
+                ReadAction::Tell { to, list } => {
+                    let request = self.adopt_request(op.partition, list);
+                    self.ask_for(now, id, op, to, request, actions);
+                }
                 ReadAction::Done(found) => {
                     let live = found.filter(|entry| entry.live_value(now.wall).is_some());
                     let outcome = match op.touch {

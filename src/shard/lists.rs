@@ -435,6 +435,10 @@ impl<C> Shard<C> {
                 HandoffAction::Ask { to, request } => {
                     self.ask_for_handoff(now, partition, &mut handoff, to, request, actions);
                 }
+                HandoffAction::Tell { to, list } => {
+                    let request = self.adopt_request(partition, list);
+                    self.ask_for_handoff(now, partition, &mut handoff, to, request, actions);
+                }
                 HandoffAction::Fetch { to, after, since } => {
                     let digest = self.store.digest(partition);
                     let request = Request::Fetch(Fetch { after, since, digest });
@@ -561,7 +565,7 @@ impl<C> Shard<C> {
         let sequence = self.store.sequence(partition);
         let replica = self.replica_mut(partition);
         if replica.list.as_ref().is_none_or(|known| known.reference() != list) {
-            return Answer::OtherList { list: replica.list.clone(), horizon: replica.horizon };
+            return Answer::OtherList { list: replica.list.clone(), purge_horizon: replica.horizon };
         }
         if covers < sequence {
             return Answer::Received { covered: false };
@@ -615,7 +619,7 @@ impl<C> Shard<C> {
             return self.recount(partition);
         }
         for to in to_tell {
-            let request = Request::adopt(list.clone());
+            let request = self.adopt_request(partition, list.clone());
             self.ask(to, partition, request, Asker::List(partition), actions);
         }
         self.remind_after(now, REMIND_PERIOD, partition);

@@ -22,7 +22,7 @@ use crate::clock::{HybridClock, Instant, Now};
 use crate::entry::Entry;
 use crate::error::{NotApplied, ReadError, WriteError};
 use crate::options::Eviction;
-use crate::placement::{Gone, Placement};
+use crate::placement::{Gone, List, Placement};
 use crate::replication::anti_entropy::AntiEntropy;
 use crate::replication::purge::Purge;
 use crate::replication::read::Rules;
@@ -563,10 +563,6 @@ impl<C> Shard<C> {
         asker: Asker,
         actions: &mut Vec<Action<C>>,
     ) -> Option<u64> {
-        let mut request = request;
-        if let Request::Adopt { horizon, .. } = &mut request {
-            *horizon = self.replica(partition).horizon;
-        }
         let request_id = self.new_id();
         if to == self.me {
             self.outstanding.insert(request_id, Outstanding { to, is_elsewhere: false, partition, asker });
@@ -581,6 +577,11 @@ impl<C> Shard<C> {
         Some(request_id)
     }
 
+    /// Returns the request that makes the partition's list known to another node.
+    fn adopt_request(&self, partition: Partition, list: Arc<List>) -> Request {
+        Request::Adopt { list, purge_horizon: self.replica(partition).horizon }
+    }
+
     fn answered(&mut self, now: Now, request_id: u64, answer: Answer, actions: &mut Vec<Action<C>>) {
         let Some(waiting) = self.outstanding.remove(&request_id) else { return };
         let Outstanding { to, is_elsewhere, partition, asker } = waiting;
@@ -593,8 +594,10 @@ impl<C> Shard<C> {
             *list = None;
         }
         // Before the list is served that makes this node a replica.
-        if let Answer::Listed(Listed { horizon, .. }) | Answer::OtherList { horizon, .. } = &answer {
-            self.raise_horizon(partition, *horizon);
+        if let Answer::Listed(Listed { purge_horizon, .. }) | Answer::OtherList { purge_horizon, .. } =
+            &answer
+        {
+            self.raise_horizon(partition, *purge_horizon);
         }
         match asker {
             Asker::Op(op) => self.op_answered(now, op, request_id, to, answer, actions),

@@ -64,12 +64,13 @@ impl<C> Shard<C> {
                     return Answer::Declined;
                 }
                 let hash = self.hash(entry.key());
-                let horizon = self.replica(partition).horizon;
-                if entry.version() <= horizon
+                let purge_horizon = self.replica(partition).horizon;
+                if entry.version() <= purge_horizon
                     && self.store.get(hash, entry.key()).is_none()
                     && !is_planted(Planted::HorizonIgnored)
                 {
-                    return Answer::TooOld { horizon, synced: self.replica(partition).is_synced() };
+                    let synced = self.replica(partition).is_synced();
+                    return Answer::TooOld { purge_horizon, synced };
                 }
                 if self.may_be_evicted(partition, hash, &entry) {
                     // As if stored and evicted: what is owed since long must not come after what was evicted. Whoever
@@ -120,8 +121,8 @@ impl<C> Shard<C> {
                 Answer::Found { found, synced: is_synced }
             }
             Request::AskList => Answer::Listed(self.listed(partition)),
-            Request::Adopt { list, horizon } => {
-                self.raise_horizon(partition, horizon);
+            Request::Adopt { list, purge_horizon } => {
+                self.raise_horizon(partition, purge_horizon);
                 self.learn(now, partition, list.clone(), actions);
                 self.giver_calls(partition, from, list.reference());
                 Answer::Listed(self.listed(partition))
@@ -148,7 +149,7 @@ impl<C> Shard<C> {
         let replica = self.replica(partition);
         let serves = replica.list().is_some_and(|list| list.reference() == asked && list.contains(&self.me));
         (!serves && !is_planted(Planted::AnyList))
-            .then(|| Answer::OtherList { list: replica.list().cloned(), horizon: replica.horizon })
+            .then(|| Answer::OtherList { list: replica.list().cloned(), purge_horizon: replica.horizon })
     }
 
     /// What this node knows of a partition.
@@ -158,7 +159,7 @@ impl<C> Shard<C> {
             list: replica.list().cloned(),
             synced: replica.serves_synced(&self.me),
             holds: !self.store.is_empty(partition),
-            horizon: replica.horizon,
+            purge_horizon: replica.horizon,
             members_digest: self.placement.digest(),
         }
     }
