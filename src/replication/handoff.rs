@@ -155,6 +155,11 @@ pub(crate) enum HandoffAction {
         to: Identity,
         request: Request,
     },
+    /// Make this list known to `to`, which answers what it then knows.
+    Tell {
+        to: Identity,
+        list: Arc<List>,
+    },
     /// Fetch from `to`: the shard fills in the digest of what it holds.
     Fetch {
         to: Identity,
@@ -518,8 +523,7 @@ impl Handoff {
 
     fn adopt(&mut self, plan: Plan, tell: Vec<Identity>, now: Instant, actions: &mut Vec<HandoffAction>) {
         for &to in &tell {
-            let request = Request::adopt(plan.list.clone());
-            actions.push(HandoffAction::Ask { to, request });
+            actions.push(HandoffAction::Tell { to, list: plan.list.clone() });
         }
         self.phase = Phase::Adopt { plan, unanswered: tell, adopted: Vec::new(), missing: Vec::new() };
         self.wait(now);
@@ -646,7 +650,7 @@ impl Handoff {
                 } else if let Some(giver) = self.sources.iter().find(|source| source.replica == from) {
                     // It has not heard of the list yet.
                     let receipt = Request::Receipt { list: ours, covers: giver.merged_to };
-                    actions.push(HandoffAction::Ask { to: from, request: Request::adopt(list.clone()) });
+                    actions.push(HandoffAction::Tell { to: from, list: list.clone() });
                     actions.push(HandoffAction::Ask { to: from, request: receipt });
                 }
             }
@@ -708,7 +712,13 @@ mod tests {
     const QUORUMS: Quorums = Quorums { replicas: 3, write: 2 };
 
     fn listed(list: Option<Arc<List>>, synced: bool) -> Answer {
-        Answer::Listed(Listed { list, synced, holds: synced, horizon: Version::ZERO, members_digest: 0 })
+        Answer::Listed(Listed {
+            list,
+            synced,
+            holds: synced,
+            purge_horizon: Version::ZERO,
+            members_digest: 0,
+        })
     }
 
     /// Node 3 comes in for node 0, while nodes 1 and 2 stay; it has asked all of them for their list.
@@ -740,7 +750,7 @@ mod tests {
     }
 
     fn nothing() -> Listed {
-        Listed { list: None, synced: false, holds: false, horizon: Version::ZERO, members_digest: 0 }
+        Listed { list: None, synced: false, holds: false, purge_horizon: Version::ZERO, members_digest: 0 }
     }
 
     fn chunk(sequence: u64) -> Answer {
@@ -778,11 +788,11 @@ mod tests {
             ]
         );
         // The giver has not heard of the list: it is told, and asked again.
-        let behind = Answer::OtherList { list: Some(list(4, 0..3)), horizon: Version::ZERO };
+        let behind = Answer::OtherList { list: Some(list(4, 0..3)), purge_horizon: Version::ZERO };
         assert_eq!(
             newcomer.answer(0, behind),
             [
-                HandoffAction::Ask { to: node(0), request: Request::adopt(new) },
+                HandoffAction::Tell { to: node(0), list: new },
                 HandoffAction::Ask { to: node(0), request: receipt }
             ]
         );
@@ -810,7 +820,7 @@ mod tests {
         newcomer.answer(9, listed(Some(list(4, 0..3)), false));
         newcomer.answer(1, chunk(1));
         let adopts_higher = |action: &HandoffAction| {
-            matches!(action, HandoffAction::Ask { request: Request::Adopt { list, .. }, .. }
+            matches!(action, HandoffAction::Tell { list, .. }
                 if list.number() == 6 && list.base().is_none())
         };
         assert!(newcomer.actions[1..].iter().all(adopts_higher));
@@ -893,7 +903,7 @@ mod tests {
 
     fn adopts(actions: &[HandoffAction]) -> Vec<Identity> {
         let told = actions.iter().filter_map(|action| match action {
-            HandoffAction::Ask { to, request: Request::Adopt { .. } } => Some(*to),
+            HandoffAction::Tell { to, .. } => Some(*to),
             _ => None,
         });
         told.collect()
@@ -993,7 +1003,7 @@ mod tests {
             list: Some(list(4, 1..4)),
             synced: true,
             holds: true,
-            horizon: Version::ZERO,
+            purge_horizon: Version::ZERO,
             members_digest: 0,
         };
         let mine = Mine { listed: mine_listed, placement: &driver.placement };

@@ -48,13 +48,10 @@ use crate::clock::{Instant, Version};
 use crate::placement::ListRef;
 use crate::simulated::{Planted, is_planted};
 use crate::types::{Identity, KeyHash, Partition};
-use crate::wire::message::Request;
+use crate::wire::message::{Dead, Request};
 
 /// How old a tombstone is at the least when it goes: twice as long as a write is offered to who missed it.
 pub(crate) const GRACE: Duration = Duration::from_secs(60);
-
-/// How many keys are asked about at a time, 16 bytes each.
-pub(crate) const MOST_KEYS: usize = 1024;
 
 /// How many partitions are purged at a time.
 const MOST_ROUNDS: usize = 16;
@@ -65,9 +62,6 @@ const MOST_TRIES: u32 = 20;
 
 /// For how many cycles the replicas behind the first one wait.
 const LATER_CYCLES: usize = 3;
-
-/// A key without a value: its hash, and the version of what deleted it.
-pub(crate) type Dead = (KeyHash, Version);
 
 /// Where a partition stands.
 #[derive(Clone, Debug, PartialEq)]

@@ -344,8 +344,8 @@ impl QuorumMachine for Write {
             (Phase::Replicating, Answer::Written { superseded_by, synced }) => {
                 self.written(from, superseded_by, synced, now, actions);
             }
-            (Phase::Replicating, Answer::TooOld { horizon, synced }) => {
-                self.too_old(from, horizon, synced, now, actions);
+            (Phase::Replicating, Answer::TooOld { purge_horizon, synced }) => {
+                self.too_old(from, purge_horizon, synced, now, actions);
             }
             (_, Answer::Declined) => self.ask_later(from, now.instant),
             (_, answer) => mismatch(&format!("a write was answered {answer:?}")),

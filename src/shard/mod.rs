@@ -263,15 +263,15 @@ impl<C> Parts<'_, C> {
             );
             return self.no_answer(turn, asker, request_id, to);
         }
-        if let Answer::Listed(Listed { list, horizon, .. }) | Answer::OtherList { list, horizon } =
-            &mut answer
+        if let Answer::Listed(Listed { list, purge_horizon, .. })
+        | Answer::OtherList { list, purge_horizon } = &mut answer
         {
             if in_other_data_center && !is_planted(Planted::FarListsCount) {
                 // The lists of another data center mean nothing here.
                 *list = None;
             }
             // Before the list is served that makes this node a replica.
-            self.replica.copies.raise_purge_horizon(partition, *horizon);
+            self.replica.copies.raise_purge_horizon(partition, *purge_horizon);
         }
         match asker {
             Asker::Op(op) => {

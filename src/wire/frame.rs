@@ -5,29 +5,32 @@
 //! │ length │ type │ flags │ partition │ request id    │ body … │ padding │     all little-endian
 //! ```
 //!
-//! `length` counts the body without padding. Because every frame starts at a multiple of 16 of an aligned
-//! buffer, a body is aligned where it was received and is read there, without a copy. The length is
-//! checked against the connection's limit before anything is allocated for it, and the buffer grows only
-//! as bytes arrive, so a header alone cannot make a node reserve memory.
+//! `length` counts the body without padding. Every frame starts at a multiple of 16 of an aligned
+//! buffer. So a body is aligned in the receive buffer and is read there, without a copy.
+//!
+//! The length is checked against the connection's limit before anything is allocated for it. The
+//! buffer grows only as bytes arrive, so a header alone cannot make a node reserve memory.
 
 use rkyv::util::AlignedVec;
 use thiserror::Error;
 
 use crate::types::{MAX_KEY_BYTES, MAX_VALUE_BYTES, PARTITIONS, Partition};
 
+/// The length of the header in front of each body.
 pub(crate) const HEADER_BYTES: usize = 16;
 const ALIGNMENT: usize = 16;
 
-/// Entries are put into one transfer chunk until it has this many bytes.
+/// How full a transfer chunk gets: entries are put into it until it has at least this length.
 pub(crate) const CHUNK_BYTES: usize = 256 << 10;
 
-/// The largest body after the handshake: a chunk that was almost full when the largest entry came.
+/// The largest body after the handshake: a chunk that was almost full when the largest entry was
+/// added.
 pub(crate) const MAX_BODY_BYTES: usize = MAX_VALUE_BYTES + MAX_KEY_BYTES + 2 * CHUNK_BYTES;
 
-/// The largest body before the handshake is done: a HELLO with two names, or a refusal's text.
+/// The largest body before the handshake is done: a HELLO with its four names, or a refusal's text.
 pub(crate) const MAX_HANDSHAKE_BYTES: usize = 4 << 10;
 
-/// What a receive buffer starts with, and shrinks back to after a large frame.
+/// The size of a new receive buffer, to which it also shrinks back after a large frame.
 const BUFFER_BYTES: usize = 64 << 10;
 
 const _: () = assert!(HEADER_BYTES == ALIGNMENT && BUFFER_BYTES.is_multiple_of(ALIGNMENT));
@@ -36,16 +39,18 @@ const _: () = assert!(MAX_BODY_BYTES < u32::MAX as usize);
 /// A frame's bytes, ready to be written.
 pub(crate) type Encoded = AlignedVec<ALIGNMENT>;
 
+/// The first 16 bytes of a frame, checked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Header {
+    /// The type of the message, as `codec` numbers them.
     pub(crate) kind: u8,
     pub(crate) partition: Partition,
     pub(crate) request_id: u64,
     pub(crate) body_bytes: usize,
 }
 
-/// Why a connection's bytes make no sense. The connection is closed: after a bad frame nothing that
-/// follows can be trusted.
+/// Why the bytes of a connection make no sense. The node closes the connection: after a bad frame
+/// it cannot trust what follows.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub(crate) enum FrameError {
     #[error("a frame of {length} bytes, over the limit of {limit}")]
@@ -58,14 +63,14 @@ pub(crate) enum FrameError {
     BadBody { kind: u8, why: &'static str },
 }
 
-/// Starts a frame: room for the header, to be filled by [`finish`].
+/// Returns the start of a frame: room for the header, which [`finish`] fills.
 pub(crate) fn begin() -> Encoded {
     let mut bytes = Encoded::with_capacity(256);
     bytes.resize(HEADER_BYTES, 0);
     bytes
 }
 
-/// Writes the header in front of the body that was appended since [`begin`], and the padding behind it.
+/// Writes the header before the body that was appended since [`begin`], and the padding after it.
 pub(crate) fn finish(mut bytes: Encoded, kind: u8, partition: Partition, request_id: u64) -> Encoded {
     let length = (bytes.len() - HEADER_BYTES) as u32;
     bytes[..4].copy_from_slice(&length.to_le_bytes());
@@ -101,16 +106,19 @@ pub(crate) struct FrameBuffer {
 }
 
 impl FrameBuffer {
-    /// For the handshake; [`raise_limit`](Self::raise_limit) when it is done.
+    /// Returns an empty buffer with the handshake's limit; [`raise_limit`](Self::raise_limit) ends
+    /// that.
     pub(crate) fn new() -> Self {
         Self { bytes: Encoded::new(), start: 0, end: 0, limit: MAX_HANDSHAKE_BYTES }
     }
 
+    /// Accepts bodies of all lengths that the protocol has: the handshake is done.
     pub(crate) fn raise_limit(&mut self) {
         self.limit = MAX_BODY_BYTES;
     }
 
-    /// Where to receive the next bytes; never empty. Report how many came with [`received`](Self::received).
+    /// Returns the room for the next bytes, which is never empty. The caller reports how many came
+    /// with [`received`](Self::received).
     pub(crate) fn space(&mut self) -> &mut [u8] {
         if self.start == self.end {
             self.start = 0;
@@ -125,7 +133,7 @@ impl FrameBuffer {
         &mut self.bytes[self.end..]
     }
 
-    /// Moves what is left to the front; doubles the buffer when that frees less than half.
+    /// Moves what is left to the front, and doubles the buffer if that frees less than half.
     fn make_room(&mut self) {
         if self.start > 0 {
             self.bytes.copy_within(self.start..self.end, 0);
@@ -138,12 +146,13 @@ impl FrameBuffer {
         }
     }
 
+    /// Takes note that `count` bytes were put into [`space`](Self::space).
     pub(crate) fn received(&mut self, count: usize) {
         self.end += count;
         assert!(self.end <= self.bytes.len(), "more bytes received than there was space for");
     }
 
-    /// The next whole frame, if it is here.
+    /// Returns the next frame if all of it has arrived.
     pub(crate) fn next(&mut self) -> Result<Option<(Header, &[u8])>, FrameError> {
         let here = &self.bytes[self.start..self.end];
         let Some(header) = here.first_chunk::<HEADER_BYTES>() else { return Ok(None) };

@@ -1,6 +1,8 @@
-//! Who may talk to whom: what the acceptor of a connection checks in a HELLO, and the opener in the
-//! WELCOME. Both refuse with a reason and a text that names both sides' settings, so that whoever is
-//! paged reads the cause on either side.
+//! Which nodes may talk to each other: what the acceptor of a connection checks in a HELLO, and the
+//! opener in the WELCOME.
+//!
+//! Both refuse with a reason and a text that names the settings of both sides. So an operator reads
+//! the cause in the log of either node.
 
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
@@ -9,10 +11,10 @@ use super::message::{Channel, Hello, Refusal, RefusalReason};
 use crate::placement::Site;
 use crate::types::{ALL, Boot, ClusterHash, Identity, MAX_CORES, MAX_NAME_BYTES, NodeHash, PARTITIONS};
 
-/// The protocol versions this build speaks.
+/// The protocol versions that this build speaks.
 pub(crate) const PROTOCOL: RangeInclusive<u16> = 1..=1;
 
-/// What this node says of itself, and holds others to.
+/// What this node says of itself, and what it holds other nodes to.
 #[derive(Clone, Debug)]
 pub(crate) struct Local {
     pub(crate) cluster: String,
@@ -20,12 +22,13 @@ pub(crate) struct Local {
     pub(crate) cores: u16,
     pub(crate) replicas: u8,
     pub(crate) write_quorum: u8,
-    /// Of how many nodes this one requires a majority; zero where it does not.
+    /// The number of nodes of which this one requires a majority; zero if it requires none.
     pub(crate) majority_of: u16,
     pub(crate) site: Site,
 }
 
 impl Local {
+    /// Returns the first frame of this node, with `identity`, for a connection to `channel`.
     pub(crate) fn hello(
         &self,
         identity: Identity,
@@ -50,7 +53,7 @@ impl Local {
         }
     }
 
-    /// What the acceptor, `identity`, answers to a HELLO.
+    /// Returns what this node, the acceptor with `identity`, answers to a HELLO.
     pub(crate) fn judge_hello(&self, identity: Identity, hello: &Hello) -> Result<Hello, Refusal> {
         self.judge(identity, hello)?;
         if hello.expects.is_some_and(|(node, boot)| (node, boot) != (identity.node, identity.boot)) {
@@ -70,7 +73,7 @@ impl Local {
         Ok(self.hello(identity, hello.channel, None))
     }
 
-    /// What the opener, `identity`, makes of the WELCOME, given whom it wanted to reach.
+    /// Checks a WELCOME for this node, the opener with `identity`, which wanted to reach `expects`.
     pub(crate) fn judge_welcome(
         &self,
         identity: Identity,
@@ -85,7 +88,7 @@ impl Local {
         Ok(())
     }
 
-    /// What both sides hold the other to.
+    /// Checks what each side requires of the other.
     fn judge(&self, identity: Identity, other: &Hello) -> Result<(), Refusal> {
         let (oldest, newest) = other.protocol;
         if oldest > *PROTOCOL.end() || newest < *PROTOCOL.start() {
@@ -151,7 +154,7 @@ impl Local {
     }
 }
 
-/// One node id, at two addresses.
+/// Returns the refusal of a node id that is in use at two addresses.
 pub(crate) fn duplicate_id(id: &str, one: SocketAddr, other: SocketAddr) -> Refusal {
     let text = format!(
         "the node id {id:?} is in use at {one} and at {other}: every node needs an id of its own, give one of them another \

@@ -1,10 +1,12 @@
 //! Every message between nodes, told as the protocol's story.
 //!
-//! Connections have a direction: the opener asks, the acceptor answers. Each answer carries the request
-//! id of its question. A node asks over connections that it opened itself, so two nodes that talk both
-//! ways hold two connections, never wait for each other, and never dial "the same" one twice.
+//! Connections have a direction: the opener asks, the acceptor answers. Each answer carries the
+//! request id of its question. A node asks over connections that it opened itself. So two nodes
+//! that talk both ways hold two connections, never wait for each other, and never dial "the same"
+//! one twice.
 //!
-//! **Opening.** Control thread and cores all open the same way; the acceptor's control thread judges.
+//! **Opening.** The control thread and the cores all open the same way; the acceptor's control
+//! thread judges.
 //!
 //! ```text
 //! opener ──[Hello: who I am, which cluster, which core I want]──▶ control thread of the acceptor
@@ -12,61 +14,74 @@
 //! opener ◀──[Refused: why]──      …and both sides close
 //! ```
 //!
-//! **Between control threads**, which hold one connection each way for as long as both live. Its loss is
-//! the first sign of a crash.
+//! **Between control threads**, which hold one connection each way as long as both nodes live. Its
+//! loss is the first sign of a crash.
 //!
 //! ```text
-//! A ──[AskMembers]──▶ B    A ◀──[Members: everybody B knows]── B      a joiner learns the cluster at once
-//! A ──[Status: who I think is here, have I been born]──▶ B            until the first lists are born
-//! A ◀──[Status]── B
-//! A ──[AskDebt]──▶ B    A ◀──[Debt: what I lack or owe]── B           while an app waits for it to be zero everywhere
+//! A ──[AskMembers]──▶ B              A ◀──[Members: all that B knows]── B
+//!                                         a joiner learns the cluster at once
+//! A ──[Status: whom I see, am I born?]──▶ B      A ◀──[Status]── B
+//!                                         until the first lists are born
+//! A ──[AskDebt]──▶ B                 A ◀──[Debt: what I lack or owe]── B
+//!                                         while an app waits until that is nothing on every node
+//! A ──[DialBack: my address]──▶ B    A ◀──[DialedBack: how it went]── B
+//!                                         whether the others can reach A
 //! ```
 //!
-//! **Between cores**, always about one partition, named by the frame's header. Each request of the data
-//! path names the list in which its sender counts; a replica that serves another list answers
-//! [`Answer::OtherList`], and is not counted.
+//! **Between cores**, always about one partition, which the frame's header names. Each request of
+//! the data path names the list in which its sender counts. A replica that serves another list
+//! answers [`Answer::OtherList`], and is not counted.
 //!
 //! ```text
-//! coordinator ──[Write: entry]──▶ replica      ◀──[Written]           after it was applied
-//!                                              ◀──[Declined]          no room now: it was not
-//!                                              ◀──[TooOld]            older than what was forgotten: it was not
-//! coordinator ──[Read: key]──▶ replica         ◀──[Found]             value, or only its version
+//! coordinator ──[Write: entry]──▶ replica      ◀──[Written]   after it was applied
+//!                                              ◀──[Declined]  no room now: it was not applied
+//!                                              ◀──[TooOld]    refused: it might have been purged
+//! coordinator ──[Read: key]──▶ replica         ◀──[Found]     the entry, or only its version
 //! ```
 //!
-//! Changing a partition's list, driven by a node that should hold it and does not yet:
+//! **Changing a partition's list.** The driver is a node that should hold the partition and does
+//! not yet:
 //!
 //! ```text
-//! newcomer ──[AskList]──▶ every member         ◀──[Listed]            which list, what do you hold?
-//! newcomer ──[Fetch]──▶ a source               ◀──[Chunk]…            bulk copy, the old list still counts
-//! newcomer ──[Adopt: new list]──▶ old and new  ◀──[Listed]            from here only the new list counts
-//! newcomer ──[Fetch: what changed]──▶ sources  ◀──[Chunk]…            now it holds all: synced
-//! newcomer ──[Receipt: I hold your last change]──▶ old ◀──[Received]  a replica that left may drop its copy
+//! newcomer ──[AskList]──▶ every member         ◀──[Listed]    which list, and what do you hold?
+//! newcomer ──[Fetch]──▶ a source               ◀──[Chunk]…    bulk copy; the old list still counts
+//! newcomer ──[Adopt: new list]──▶ old and new  ◀──[Listed]    from here only the new list counts
+//! newcomer ──[Fetch: what changed]──▶ sources  ◀──[Chunk]…    now it holds all: it is synced
+//! newcomer ──[Receipt: I hold your last change]──▶ old replica
+//!                                              ◀──[Received]  if it has left, it can drop its copy
 //! ```
 //!
-//! Between replicas that serve the same list, in the background (`anti_entropy` says when):
+//! **Comparing**, in the background, between replicas that serve the same list (`anti_entropy` says
+//! when):
 //!
 //! ```text
-//! replica ──[Compare: digest of some partitions]──▶ replica   ◀──[Compared]   all alike, or what it holds of each
-//! replica ──[Repair: I have merged you]──▶ replica            ◀──[Listed]     it fetches from the asker
-//! replica ──[Survey: each key's version]──▶ replica           ◀──[Surveyed]   where eviction took some: what differs
+//! replica ──[Compare: digest of some partitions]──▶ replica
+//!                                              ◀──[Compared]  all alike, or what it holds of each
+//! replica ──[Repair: I have merged you]──▶ replica
+//!                                              ◀──[Listed]    then it fetches from the asker
+//! replica ──[Survey: each key's version]──▶ replica
+//!                                              ◀──[Surveyed]  what differs, if eviction took some
 //! ```
 //!
-//! And between all members, about what was deleted long ago (`purge` says when):
+//! **Forgetting** what was deleted long ago, between all members (`purge` says when):
 //!
 //! ```text
-//! replica ──[Purge: do you hold older states of these?]──▶ every member   ◀──[Purgeable]   of which it holds none
-//!                                              ◀──[Declined]          it agrees to nothing now
-//! replica ──[Purged: drop these]──▶ the other replicas                    ◀──[Purged]
+//! replica ──[Purge: do you hold older states of these?]──▶ every member
+//!                                              ◀──[Purgeable] of which keys it holds none
+//!                                              ◀──[Declined]  it agrees to nothing now
+//! replica ──[Purged: drop these]──▶ the other replicas
+//!                                              ◀──[Purged]
 //! ```
 //!
-//! From a data center to another, whose lists are its own (`relay` says when):
+//! **To another data center**, whose lists are its own (`relay` says when):
 //!
 //! ```text
-//! coordinator ──[Relay: entries]──▶ relay      ◀──[Relayed]           which of them W replicas there have
-//! coordinator ──[Forward: key]──▶ any member   ◀──[Found]             as a read there has it
+//! coordinator ──[Relay: entries]──▶ relay      ◀──[Relayed]   which of them W replicas there have
+//! coordinator ──[Forward: key]──▶ any member   ◀──[Found]     as a read there finds it
 //! ```
 //!
-//! Beside these, only what copies and compares whole partitions, and what purges, passes between data centers.
+//! Nothing else passes between data centers but what copies or compares whole partitions, and what
+//! purges.
 //!
 //! A published message never changes: a new need is a new message (`codec` says why).
 
@@ -77,19 +92,19 @@ use crate::clock::Version;
 use crate::entry::Entry;
 use crate::membership::Record;
 use crate::placement::{List, ListRef};
-use crate::replication::purge::Dead;
-use crate::types::{CoreId, Identity, KeyHash, NodeHash, Partition};
+use crate::types::{Boot, CoreId, Identity, KeyHash, NodeHash, Partition};
 
-/// One message with its frame's addressing.
+/// A message with its frame's addressing.
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) struct Frame {
-    /// Partition zero where a message is not about one.
+    /// The partition that the message is about; partition zero if it is about none.
     pub(crate) partition: Partition,
-    /// Chosen by the asker, repeated by the answer; unique on its connection.
+    /// Chosen by the asker, unique on its connection, and repeated by the answer.
     pub(crate) request_id: u64,
     pub(crate) message: Message,
 }
 
+/// What a frame says: one of the opening, of the control threads, or of the cores.
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) enum Message {
     Hello(Hello),
@@ -100,7 +115,7 @@ pub(crate) enum Message {
     Answer(Answer),
 }
 
-/// The first frame of each side.
+/// The first frame of each side: what it is, and what it holds the other side to.
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) struct Hello {
     /// The oldest and newest protocol version that the sender speaks.
@@ -110,18 +125,20 @@ pub(crate) struct Hello {
     pub(crate) identity: Identity,
     pub(crate) cores: u16,
     pub(crate) partitions: u16,
-    /// N and W: what a quorum means must be the same everywhere.
+    /// N and W. All nodes of a data center must have the same, or a quorum would mean nothing.
     pub(crate) replicas: u8,
     pub(crate) write_quorum: u8,
-    /// Of how many nodes it requires a majority; zero where it does not.
+    /// The number of nodes of which the sender requires a majority; zero if it requires none.
     pub(crate) majority_of: u16,
-    /// Whose nodes keep copies of their own, and what fails together with it; empty where that was not told. And its share of the data, beside the others'.
+    /// The data center, whose nodes keep copies of their own; empty if none was configured.
     pub(crate) data_center: String,
+    /// What fails together with the sender, a rack for example; empty if none was configured.
     pub(crate) zone: String,
+    /// The sender's share of the data, relative to the weights of the other nodes.
     pub(crate) weight: u16,
     pub(crate) channel: Channel,
-    /// Whom the opener wants to reach, where it knows: an address may have passed to another node.
-    pub(crate) expects: Option<(NodeHash, crate::types::Boot)>,
+    /// The node that the opener wants to reach, if it knows. An address can pass to another node.
+    pub(crate) expects: Option<(NodeHash, Boot)>,
 }
 
 /// Which thread of the acceptor a connection is for.
@@ -131,13 +148,15 @@ pub(crate) enum Channel {
     Core(CoreId),
 }
 
-/// Why a connection was refused. The text is for people: it names both sides' settings and what to do.
+/// Why a connection was refused. The text is for people: it names the settings of both sides and
+/// says what to do.
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) struct Refusal {
     pub(crate) reason: RefusalReason,
     pub(crate) text: String,
 }
 
+/// Why a connection was refused, for the program.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum RefusalReason {
     Protocol,
@@ -149,41 +168,42 @@ pub(crate) enum RefusalReason {
     NotMe,
     NoSuchCore,
     Stopping,
-    /// A reason that a newer version knows.
+    /// A rare one that has no number of its own, or one that only a newer version knows.
     Other,
 }
 
-/// Between control threads.
+/// What control threads say to each other.
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) enum ControlMessage {
     AskMembers,
     Members {
         records: Vec<Record>,
-        /// Members that are dead and may come back with what they hold, each with for how long they have been.
+        /// Dead members that might come back with what they hold, each with how long it has been
+        /// dead.
         absent: Vec<(Identity, Duration)>,
     },
-    /// Also its own answer.
+    /// It is also its own answer.
     Status(Status),
-    /// With the asker's number for this round of questions, which the answer repeats.
     AskDebt {
+        /// The asker's number for this round of questions. The answer repeats it.
         round: u64,
     },
     Debt {
         round: u64,
         debt: NodeDebt,
     },
-    /// Connect to me where I say that I am, and ping me.
+    /// "Connect to me at the address that I give, and ping me there."
     DialBack {
         identity: Identity,
     },
     DialedBack {
         tcp: Reached,
-        /// A ping was answered.
+        /// Whether a ping was answered.
         udp: bool,
     },
 }
 
-/// What connecting to a node came to.
+/// How an attempt to connect to a node ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Reached {
     Yes,
@@ -192,32 +212,35 @@ pub(crate) enum Reached {
     SomebodyElse,
 }
 
-/// What is missing before any node may be stopped, as one node knows it.
+/// What one node knows to be missing before it is safe to stop a node.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct NodeDebt {
-    /// Of the members that it sees, as in [`Status`].
+    /// The digest of the members that the node sees, as in [`Status`].
     pub(crate) members_digest: u64,
-    /// As in [`Debt`](crate::shard::Debt).
+    /// Copies that might lack something, that the node has yet to give away, or for which there is
+    /// no member.
     pub(crate) copies: u32,
+    /// Writes that the node acknowledged and some replica did not, for longer than a write takes.
     pub(crate) writes: u32,
 }
 
 /// What a node tells the others until the cluster's first lists are born.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Status {
-    /// [`Placement::digest`](crate::placement::Placement::digest) of the members it sees.
+    /// [`Placement::digest`](crate::placement::Placement::digest) of the members that the node
+    /// sees.
     pub(crate) members_digest: u64,
     pub(crate) origin: Origin,
 }
 
-/// How a node came to hold lists, if it does.
+/// How a node came to hold lists, if it holds any.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Origin {
-    /// It has never been synced for anything.
+    /// It has never been synced for any partition.
     Unborn,
-    /// It was there when the first lists were born, among the members of this digest.
+    /// It took part when the first lists were born, among the members of this digest.
     Born { members_digest: u64 },
-    /// It joined a cluster that held data already.
+    /// It joined a cluster that already held data.
     Joined,
 }
 
@@ -234,10 +257,11 @@ pub(crate) enum Request {
         want: Want,
     },
     AskList,
-    /// With the sender's horizon of the partition.
+    /// "This is the partition's list, unless you know of a higher one."
     Adopt {
         list: Arc<List>,
-        horizon: Version,
+        /// The sender's, of the partition.
+        purge_horizon: Version,
     },
     Fetch(Fetch),
     Receipt {
@@ -249,19 +273,20 @@ pub(crate) enum Request {
     Repair {
         list: ListRef,
     },
-    /// "Do you hold anything older of these keys?" Without any, whether the receiver has merged since it was asked.
+    /// "Do you hold older states of these keys?" Without keys it asks whether the receiver has
+    /// merged since it was asked last.
     Purge {
         list: ListRef,
-        /// Of the members that the asker sees, as in [`Status`].
+        /// The digest of the members that the asker sees, as in [`Status`].
         members_digest: u64,
         dead: Vec<Dead>,
     },
-    /// "Drop these: nobody holds anything older."
+    /// "Drop these: no member holds an older state."
     Purged {
         dead: Vec<Dead>,
     },
     Survey(Survey),
-    /// "Write these in your data center." Each of a partition of the asked core.
+    /// "Write these in your data center." Each is of a partition of the asked core.
     Relay {
         entries: Vec<Entry>,
     },
@@ -271,18 +296,17 @@ pub(crate) enum Request {
     },
 }
 
-impl Request {
-    /// The list that the receiver should know of. The horizon is put in where it is sent.
-    pub(crate) fn adopt(list: Arc<List>) -> Self {
-        Self::Adopt { list, horizon: Version::ZERO }
-    }
-}
+/// A key without a value: its hash, and the version of what deleted it.
+pub(crate) type Dead = (KeyHash, Version);
 
-/// "Do you hold what I hold?" About all these partitions at once, each of the asked core.
+/// How many dead keys one message names at most, 16 bytes each: 16 KiB.
+pub(crate) const MAX_DEAD_KEYS: usize = 1024;
+
+/// "Do you hold what I hold?" It is about all these partitions at once, each of the asked core.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Compare {
     pub(crate) partitions: Vec<Partition>,
-    /// One digest for what the asker holds of all of them.
+    /// One digest of what the asker holds of all of them.
     pub(crate) digest: u64,
 }
 
@@ -290,10 +314,12 @@ pub(crate) struct Compare {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Survey {
     pub(crate) list: ListRef,
-    /// Behind which hash the part begins, and with which one it ends.
+    /// The hash behind which the part begins; `None` is the start of the partition.
     pub(crate) after: Option<KeyHash>,
+    /// The hash with which the part ends; `None` is the end of the partition.
     pub(crate) until: Option<KeyHash>,
-    /// The asker's: a value up to this that it lacks, it may have evicted, or a newer one.
+    /// The asker's eviction watermark. Of what it lacks up to this version, it might have evicted
+    /// that state or a newer one.
     pub(crate) mark: Version,
     pub(crate) seen: Vec<Seen>,
 }
@@ -303,36 +329,40 @@ pub(crate) struct Survey {
 pub(crate) struct Seen {
     pub(crate) hash: KeyHash,
     pub(crate) version: Version,
-    /// Of all of its state.
+    /// The digest of all of its state.
     pub(crate) digest: u64,
 }
 
+/// What a read wants to be told of a key.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Want {
     Entry,
     Version,
 }
 
-/// "Give me your entries of this partition", a chunk at a time, in the order of their hashes.
+/// "Give me your entries of this partition": a chunk at a time, in the order of their hashes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Fetch {
-    /// Where the previous chunk ended.
+    /// The hash with which the previous chunk ended; `None` for the first chunk.
     pub(crate) after: Option<KeyHash>,
     /// Only entries that the source stored after this point of its sequence.
     pub(crate) since: u64,
-    /// The asker's digest: equal contents need no transfer. Only looked at in a first chunk.
+    /// The asker's digest: equal contents need no transfer. The source looks at it for a first
+    /// chunk only.
     pub(crate) digest: u64,
 }
 
+/// What a core answers to a [`Request`].
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) enum Answer {
-    /// The entry, or a newer one (then its version), is stored here. A replica that is not `synced` must
-    /// not be counted.
+    /// The replica stores the entry, or a newer one, of which it then tells the version. A replica
+    /// that is not `synced` must not be counted.
     Written {
         superseded_by: Option<Version>,
         synced: bool,
     },
-    /// Not now: a replica has no room for the write, which was not applied; a member agrees to no purge.
+    /// Not now. A replica has no room for the write and did not apply it, or a member agrees to no
+    /// purge.
     Declined,
     Found {
         found: Found,
@@ -342,31 +372,31 @@ pub(crate) enum Answer {
     OtherList {
         list: Option<Arc<List>>,
         /// As in [`Listed`].
-        horizon: Version,
+        purge_horizon: Version,
     },
     Listed(Listed),
     Chunk(Chunk),
-    /// Whether the receipt covers the last change.
     Received {
+        /// Whether the receipt covers the last change.
         covered: bool,
     },
     Compared(Compared),
-    /// It is no newer than the replica's horizon of the partition, and of a key that it does not hold: it may be
-    /// older than what was purged, and was not applied.
+    /// The entry was not applied: the replica does not hold the key, and the version is not above
+    /// the partition's purge horizon. So the entry might be older than what was purged.
     TooOld {
-        horizon: Version,
+        purge_horizon: Version,
         synced: bool,
     },
     Purgeable {
-        /// How often this node has merged what others hold of the partition, since it was started.
+        /// How often this node, since its start, has merged what others hold of the partition.
         merges: u64,
-        /// Which of the keys may go, by their places in the question, in order.
+        /// The keys that can go, by their places in the question, in order.
         places: Vec<u16>,
     },
     Purged,
     Surveyed(Surveyed),
-    /// Which of the entries W replicas have applied, by their places in the question, in order.
     Relayed {
+        /// The entries that W replicas have applied, by their places in the question, in order.
         places: Vec<u16>,
     },
 }
@@ -374,42 +404,46 @@ pub(crate) enum Answer {
 /// How another replica differs from what the asker said it has.
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) struct Surveyed {
-    /// What the asker lacks, or has an older state of.
+    /// Entries that the asker lacks, or of which it has an older state.
     pub(crate) entries: Vec<Entry>,
-    /// Keys that this replica lacks, of which it may have evicted something up to this mark.
+    /// Keys that the answering replica lacks, perhaps because it evicted them.
     pub(crate) missing: Vec<KeyHash>,
+    /// Its eviction watermark.
     pub(crate) mark: Version,
     /// Keys of which the asker has a newer state.
     pub(crate) outdated: Vec<KeyHash>,
-    /// With which hash the part ended that was compared; `None` with the last.
+    /// The hash with which the compared part ended; `None` after the last part.
     pub(crate) next: Option<KeyHash>,
 }
 
+/// How what a replica holds compares with what the asker holds.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Compared {
-    /// The same, all of it.
+    /// All of it is the same.
     Alike,
-    /// What this node holds of them; those that are not to be compared are left out.
+    /// What this replica holds of each partition. Those that are not to be compared are left out.
     Differ(Vec<Held>),
 }
 
-/// What a replica holds of a partition: equal digests in one list are equal contents.
+/// What a replica holds of a partition: in one list, equal digests are equal contents.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Held {
     pub(crate) partition: Partition,
     pub(crate) list: ListRef,
     pub(crate) digest: u64,
-    /// It lacks what others may hold, for want of room: the digest says nothing.
+    /// Whether it lacks, for want of room, what others might hold. Then the digest says nothing.
     pub(crate) has_gaps: bool,
 }
 
+/// What a replica has of a key.
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) enum Found {
-    /// It is not here. A state up to the mark may have been, and was evicted.
+    /// It has nothing.
     Absent {
+        /// The eviction watermark: a state up to this version might have existed here.
         mark: Version,
     },
-    /// Only asked for: a value's version, or a tombstone's.
+    /// The version of what it has, a value or a tombstone, if only that was asked for.
     Version(Version),
     Entry(Entry),
 }
@@ -417,14 +451,15 @@ pub(crate) enum Found {
 /// What a node knows of a partition.
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) struct Listed {
-    /// The highest list it adopted or heard of.
+    /// The highest list that it adopted or heard of.
     pub(crate) list: Option<Arc<List>>,
     pub(crate) synced: bool,
-    /// It has entries, synced or not.
+    /// Whether it has entries, synced or not.
     pub(crate) holds: bool,
-    /// Of the partition.
-    pub(crate) horizon: Version,
-    /// Of the members that it sees, as in [`Status`].
+    /// The partition's purge horizon: up to it, the node refuses a single entry whose key it does
+    /// not hold.
+    pub(crate) purge_horizon: Version,
+    /// The digest of the members that the node sees, as in [`Status`].
     pub(crate) members_digest: u64,
 }
 
@@ -432,8 +467,8 @@ pub(crate) struct Listed {
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) struct Chunk {
     pub(crate) entries: Vec<Entry>,
-    /// Where to go on; `None` after the last.
+    /// The hash behind which the next chunk begins; `None` after the last.
     pub(crate) next: Option<KeyHash>,
-    /// The source's sequence when it answered: a receipt for it covers everything before.
+    /// The source's sequence when it answered. A receipt for it covers every change up to it.
     pub(crate) sequence: u64,
 }

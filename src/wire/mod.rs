@@ -1,8 +1,12 @@
 //! What nodes say to each other over TCP, and how it is framed.
 //!
-//! [`message`] has every message and tells the protocol as a story; [`codec`] is their `rkyv` layout,
-//! checked before it is read; [`frame`] is the 16-byte header and the bounded receive buffer;
-//! [`handshake`] decides who may talk to whom. All of it is pure.
+//! [`message`] has every message and tells the protocol as a story. [`codec`] is their `rkyv`
+//! layout, checked before it is read. [`frame`] is the 16-byte header and the bounded receive
+//! buffer. [`handshake`] decides which nodes may talk to each other.
+//!
+//! All of it is pure: bytes and values in, bytes and values out. These files name only what lies
+//! below a protocol: `types`, `clock`, `entry`, `placement`, and a member's record. No machine, no
+//! shard and no socket.
 
 pub(crate) mod codec;
 pub(crate) mod frame;

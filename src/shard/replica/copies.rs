@@ -177,7 +177,7 @@ impl LocalCopies {
             list: copy.list().cloned(),
             synced: copy.serves_synced(&node.me),
             holds: !self.store.is_empty(partition),
-            horizon: copy.purge_horizon,
+            purge_horizon: copy.purge_horizon,
             members_digest: node.placement.digest(),
         }
     }
@@ -185,12 +185,12 @@ impl LocalCopies {
     /// Returns the answer to a request that counts in a list which this node does not serve.
     pub(super) fn other_list(&self, partition: Partition) -> Answer {
         let copy = self.partition(partition);
-        Answer::OtherList { list: copy.list().cloned(), horizon: copy.purge_horizon }
+        Answer::OtherList { list: copy.list().cloned(), purge_horizon: copy.purge_horizon }
     }
 
     /// Returns the request that tells another node of a list.
     pub(in crate::shard) fn tell_list(&self, partition: Partition, list: Arc<List>) -> Request {
-        Request::Adopt { list, horizon: self.partition(partition).purge_horizon }
+        Request::Adopt { list, purge_horizon: self.partition(partition).purge_horizon }
     }
 
     /// Whether this node serves the partition as a synced replica and merges nothing now.

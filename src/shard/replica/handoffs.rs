@@ -140,6 +140,10 @@ impl Replica {
                 HandoffAction::Ask { to, request } => {
                     self.ask_for_handoff(turn, partition, &mut handoff, to, request);
                 }
+                HandoffAction::Tell { to, list } => {
+                    let request = self.copies.tell_list(partition, list);
+                    self.ask_for_handoff(turn, partition, &mut handoff, to, request);
+                }
                 HandoffAction::Fetch { to, after, since } => {
                     let digest = self.copies.store.digest(partition);
                     let request = Request::Fetch(Fetch { after, since, digest });
@@ -177,11 +181,8 @@ impl Replica {
         partition: Partition,
         handoff: &mut Handoff,
         to: Identity,
-        mut request: Request,
+        request: Request,
     ) {
-        if let Request::Adopt { horizon, .. } = &mut request {
-            *horizon = self.copies.partition(partition).purge_horizon;
-        }
         match turn.ask(to, partition, request, Asker::Handoff(partition)) {
             Some(request_id) => self.copies.partition_mut(partition).requests.push(request_id),
             None => handoff.lost(to, turn.now.instant),

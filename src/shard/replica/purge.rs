@@ -7,13 +7,13 @@ use super::Replica;
 use super::copies::LocalCopies;
 use crate::clock::Version;
 use crate::placement::{List, ListRef, Member};
-use crate::replication::purge::{Dead, Graveyard, MOST_KEYS, Purge, PurgeAction, Stand};
+use crate::replication::purge::{Graveyard, Purge, PurgeAction, Stand};
 use crate::shard::node::Node;
 use crate::shard::requests::Asker;
 use crate::shard::turn::Turn;
 use crate::simulated::{Planted, is_planted};
 use crate::types::{Identity, KeyHash, Partition};
-use crate::wire::message::{Answer, Request};
+use crate::wire::message::{Answer, Dead, MAX_DEAD_KEYS, Request};
 
 /// What can be purged, as this node sees it.
 struct Purgeable<'a> {
@@ -57,8 +57,8 @@ impl Graveyard for Purgeable<'_> {
         after: Option<KeyHash>,
         most: Version,
     ) -> (Vec<Dead>, Option<KeyHash>) {
-        let (mut dead, next) = self.copies.store.dead(partition, after, MOST_KEYS / 2);
-        dead.truncate(MOST_KEYS);
+        let (mut dead, next) = self.copies.store.dead(partition, after, MAX_DEAD_KEYS / 2);
+        dead.truncate(MAX_DEAD_KEYS);
         dead.retain(|(_, version)| *version <= most);
         (dead, next)
     }

@@ -62,8 +62,8 @@ impl Replica {
             Request::Write { list, entry } => self.serve_write(turn, partition, list, entry),
             Request::Read { list, key, want } => self.serve_read(turn, partition, list, &key, want),
             Request::AskList => Answer::Listed(self.copies.listed(turn.node, partition)),
-            Request::Adopt { list, horizon } => {
-                self.copies.raise_purge_horizon(partition, horizon);
+            Request::Adopt { list, purge_horizon } => {
+                self.copies.raise_purge_horizon(partition, purge_horizon);
                 self.learn(turn, partition, list.clone());
                 self.offer_from_giver(turn.node, partition, from, list.reference());
                 Answer::Listed(self.copies.listed(turn.node, partition))
@@ -101,12 +101,12 @@ impl Replica {
         let copies = &mut self.copies;
         let hash = turn.node.hash(entry.key());
         let copy = copies.partition(partition);
-        let (horizon, synced) = (copy.purge_horizon, copy.is_synced());
-        if entry.version() <= horizon
+        let (purge_horizon, synced) = (copy.purge_horizon, copy.is_synced());
+        if entry.version() <= purge_horizon
             && copies.store.get(hash, entry.key()).is_none()
             && !is_planted(Planted::HorizonIgnored)
         {
-            return Answer::TooOld { horizon, synced };
+            return Answer::TooOld { purge_horizon, synced };
         }
         if copies.may_be_evicted(partition, hash, &entry) {
             // As if stored and evicted: a write that was owed for long must not come after what was

@@ -1,0 +1,228 @@
+//! What control threads tell each other: members, the state before the first lists, debt, and
+//! whether a node can be reached.
+
+use std::time::Duration;
+
+use rkyv::{Archive, Serialize};
+
+use super::body::{Body, Decoder, Reader};
+use super::values::{WireIdentity, identity, wire_identity};
+use crate::membership::{Record, State};
+use crate::types::Identity;
+use crate::wire::frame::FrameError;
+use crate::wire::message::{ControlMessage, Message, NodeDebt, Origin, Reached, Status};
+
+pub(super) fn encode(message: &ControlMessage) -> Body {
+    match message {
+        ControlMessage::AskMembers => Body::empty(ASK_MEMBERS),
+        ControlMessage::Members { records, absent } => encode_members(records, absent),
+        ControlMessage::Status(status) => encode_status(*status),
+        ControlMessage::AskDebt { round } => Body::of(ASK_DEBT, &WireAskDebt { round: *round }),
+        ControlMessage::Debt { round, debt } => encode_debt(*round, *debt),
+        ControlMessage::DialBack { identity } => {
+            Body::of(DIAL_BACK, &WireDialBack { identity: wire_identity(identity) })
+        }
+        ControlMessage::DialedBack { tcp, udp } => encode_dialed_back(*tcp, *udp),
+    }
+}
+
+pub(super) const DECODERS: &[(u8, Decoder)] = &[
+    (ASK_MEMBERS, |_| Ok(Message::Control(ControlMessage::AskMembers))),
+    (MEMBERS, decode_members),
+    (STATUS, decode_status),
+    (ASK_DEBT, decode_ask_debt),
+    (DEBT, decode_debt),
+    (DIAL_BACK, decode_dial_back),
+    (DIALED_BACK, decode_dialed_back),
+];
+
+const ASK_MEMBERS: u8 = 4;
+
+const MEMBERS: u8 = 5;
+
+#[derive(Archive, Serialize)]
+struct WireMembers {
+    records: Vec<WireRecord>,
+    absent: Vec<WireAbsent>,
+}
+
+#[derive(Archive, Serialize, Clone, Copy)]
+struct WireRecord {
+    identity: WireIdentity,
+    /// 0 is alive, 1 suspect, 2 dead, 3 left.
+    state: u8,
+    leaving: bool,
+}
+
+#[derive(Archive, Serialize)]
+struct WireAbsent {
+    identity: WireIdentity,
+    for_ms: u64,
+}
+
+const _: () = assert!(size_of::<ArchivedWireMembers>() == 16);
+const _: () = assert!(size_of::<ArchivedWireRecord>() == 48);
+const _: () = assert!(size_of::<ArchivedWireAbsent>() == 48);
+
+fn encode_members(records: &[Record], absent: &[(Identity, Duration)]) -> Body {
+    let records = records.iter().map(wire_record).collect();
+    let absent = absent.iter().map(wire_absent).collect();
+    Body::of(MEMBERS, &WireMembers { records, absent })
+}
+
+fn wire_record(record: &Record) -> WireRecord {
+    let state = match record.state {
+        State::Alive => 0,
+        State::Suspect => 1,
+        State::Dead => 2,
+        State::Left => 3,
+    };
+    WireRecord { identity: wire_identity(&record.identity), state, leaving: record.leaving }
+}
+
+fn wire_absent((identity, dead_for): &(Identity, Duration)) -> WireAbsent {
+    let for_ms = u64::try_from(dead_for.as_millis()).unwrap_or(u64::MAX);
+    WireAbsent { identity: wire_identity(identity), for_ms }
+}
+
+fn decode_members(reader: &Reader<'_>) -> Result<Message, FrameError> {
+    let record = |wire: &ArchivedWireRecord| {
+        let state = match wire.state {
+            0 => State::Alive,
+            1 => State::Suspect,
+            2 => State::Dead,
+            3 => State::Left,
+            _ => return Err(reader.bad("an unknown member state")),
+        };
+        Ok(Record { identity: identity(&wire.identity), state, leaving: wire.leaving })
+    };
+    let absent = |wire: &ArchivedWireAbsent| {
+        (identity(&wire.identity), Duration::from_millis(wire.for_ms.to_native()))
+    };
+    let wire = reader.archive::<ArchivedWireMembers>()?;
+    let records = wire.records.iter().map(record).collect::<Result<_, _>>()?;
+    let absent = wire.absent.iter().map(absent).collect();
+    Ok(Message::Control(ControlMessage::Members { records, absent }))
+}
+
+const STATUS: u8 = 6;
+
+#[derive(Archive, Serialize)]
+struct WireStatus {
+    members_digest: u64,
+    /// Zero unless the node was born.
+    born_digest: u64,
+    /// 0 is unborn, 1 born, 2 joined.
+    origin: u8,
+}
+
+const _: () = assert!(size_of::<ArchivedWireStatus>() == 24);
+
+fn encode_status(Status { members_digest, origin }: Status) -> Body {
+    let (origin, born_digest) = match origin {
+        Origin::Unborn => (0, 0),
+        Origin::Born { members_digest } => (1, members_digest),
+        Origin::Joined => (2, 0),
+    };
+    Body::of(STATUS, &WireStatus { members_digest, born_digest, origin })
+}
+
+fn decode_status(reader: &Reader<'_>) -> Result<Message, FrameError> {
+    let wire = reader.archive::<ArchivedWireStatus>()?;
+    let origin = match wire.origin {
+        0 => Origin::Unborn,
+        1 => Origin::Born { members_digest: wire.born_digest.to_native() },
+        2 => Origin::Joined,
+        _ => return Err(reader.bad("an unknown origin")),
+    };
+    let status = Status { members_digest: wire.members_digest.to_native(), origin };
+    Ok(Message::Control(ControlMessage::Status(status)))
+}
+
+const ASK_DEBT: u8 = 7;
+
+#[derive(Archive, Serialize)]
+struct WireAskDebt {
+    round: u64,
+}
+
+const _: () = assert!(size_of::<ArchivedWireAskDebt>() == 8);
+
+fn decode_ask_debt(reader: &Reader<'_>) -> Result<Message, FrameError> {
+    let round = reader.archive::<ArchivedWireAskDebt>()?.round.to_native();
+    Ok(Message::Control(ControlMessage::AskDebt { round }))
+}
+
+const DEBT: u8 = 8;
+
+#[derive(Archive, Serialize)]
+struct WireDebt {
+    round: u64,
+    members_digest: u64,
+    copies: u32,
+    writes: u32,
+}
+
+const _: () = assert!(size_of::<ArchivedWireDebt>() == 24);
+
+fn encode_debt(round: u64, debt: NodeDebt) -> Body {
+    let NodeDebt { members_digest, copies, writes } = debt;
+    Body::of(DEBT, &WireDebt { round, members_digest, copies, writes })
+}
+
+fn decode_debt(reader: &Reader<'_>) -> Result<Message, FrameError> {
+    let wire = reader.archive::<ArchivedWireDebt>()?;
+    let debt = NodeDebt {
+        members_digest: wire.members_digest.to_native(),
+        copies: wire.copies.to_native(),
+        writes: wire.writes.to_native(),
+    };
+    Ok(Message::Control(ControlMessage::Debt { round: wire.round.to_native(), debt }))
+}
+
+const DIAL_BACK: u8 = 9;
+
+#[derive(Archive, Serialize)]
+struct WireDialBack {
+    identity: WireIdentity,
+}
+
+const _: () = assert!(size_of::<ArchivedWireDialBack>() == 40);
+
+fn decode_dial_back(reader: &Reader<'_>) -> Result<Message, FrameError> {
+    let identity = identity(&reader.archive::<ArchivedWireDialBack>()?.identity);
+    Ok(Message::Control(ControlMessage::DialBack { identity }))
+}
+
+const DIALED_BACK: u8 = 10;
+
+#[derive(Archive, Serialize)]
+struct WireDialedBack {
+    /// 0 is yes, 1 that no process listens, 2 that no answer came, 3 that another node answered.
+    tcp: u8,
+    udp: bool,
+}
+
+const _: () = assert!(size_of::<ArchivedWireDialedBack>() == 2);
+
+fn encode_dialed_back(tcp: Reached, udp: bool) -> Body {
+    let tcp = match tcp {
+        Reached::Yes => 0,
+        Reached::NobodyListens => 1,
+        Reached::NoAnswer => 2,
+        Reached::SomebodyElse => 3,
+    };
+    Body::of(DIALED_BACK, &WireDialedBack { tcp, udp })
+}
+
+fn decode_dialed_back(reader: &Reader<'_>) -> Result<Message, FrameError> {
+    let wire = reader.archive::<ArchivedWireDialedBack>()?;
+    let tcp = match wire.tcp {
+        0 => Reached::Yes,
+        1 => Reached::NobodyListens,
+        2 => Reached::NoAnswer,
+        3 => Reached::SomebodyElse,
+        _ => return Err(reader.bad("an unknown outcome")),
+    };
+    Ok(Message::Control(ControlMessage::DialedBack { tcp, udp: wire.udp }))
+}

@@ -1,0 +1,120 @@
+//! A handoff's copy of a partition: `Fetch`, answered by `Chunk`; `Receipt`, answered by
+//! `Received`.
+
+use rkyv::{Archive, Serialize};
+
+use super::body::{Body, Decoder, Reader, hash, wire_hash};
+use super::values::{WireEntry, WireListRef, list_ref, wire_entries, wire_ref};
+use crate::placement::ListRef;
+use crate::wire::frame::FrameError;
+use crate::wire::message::{Answer, Chunk, Fetch, Message, Request};
+
+pub(super) fn encode_request(request: &Request) -> Option<Body> {
+    match request {
+        Request::Fetch(fetch) => Some(encode_fetch(*fetch)),
+        Request::Receipt { list, covers } => Some(encode_receipt(*list, *covers)),
+        _ => None,
+    }
+}
+
+pub(super) fn encode_answer(answer: &Answer) -> Option<Body> {
+    match answer {
+        Answer::Chunk(chunk) => Some(encode_chunk(chunk)),
+        Answer::Received { covered } => Some(Body::of(RECEIVED, &WireReceived { covered: *covered })),
+        _ => None,
+    }
+}
+
+pub(super) const DECODERS: &[(u8, Decoder)] =
+    &[(FETCH, decode_fetch), (CHUNK, decode_chunk), (RECEIPT, decode_receipt), (RECEIVED, decode_received)];
+
+const FETCH: u8 = 20;
+
+#[derive(Archive, Serialize)]
+struct WireFetch {
+    after: u64,
+    since: u64,
+    digest: u64,
+    from_start: bool,
+}
+
+const _: () = assert!(size_of::<ArchivedWireFetch>() == 32);
+
+fn encode_fetch(Fetch { after, since, digest }: Fetch) -> Body {
+    let from_start = after.is_none();
+    Body::of(FETCH, &WireFetch { after: wire_hash(after), since, digest, from_start })
+}
+
+fn decode_fetch(reader: &Reader<'_>) -> Result<Message, FrameError> {
+    let wire = reader.archive::<ArchivedWireFetch>()?;
+    Ok(Message::Request(Request::Fetch(Fetch {
+        after: hash(wire.after.to_native(), wire.from_start),
+        since: wire.since.to_native(),
+        digest: wire.digest.to_native(),
+    })))
+}
+
+const CHUNK: u8 = 36;
+
+#[derive(Archive, Serialize)]
+struct WireChunk<'a> {
+    sequence: u64,
+    next: u64,
+    done: bool,
+    entries: Vec<WireEntry<'a>>,
+}
+
+const _: () = assert!(size_of::<ArchivedWireChunk>() == 32);
+
+fn encode_chunk(Chunk { entries, next, sequence }: &Chunk) -> Body {
+    let chunk = WireChunk {
+        sequence: *sequence,
+        next: wire_hash(*next),
+        done: next.is_none(),
+        entries: wire_entries(entries),
+    };
+    Body::of(CHUNK, &chunk)
+}
+
+fn decode_chunk(reader: &Reader<'_>) -> Result<Message, FrameError> {
+    let wire = reader.archive::<ArchivedWireChunk>()?;
+    Ok(Message::Answer(Answer::Chunk(Chunk {
+        entries: reader.entries(&wire.entries)?,
+        next: hash(wire.next.to_native(), wire.done),
+        sequence: wire.sequence.to_native(),
+    })))
+}
+
+const RECEIPT: u8 = 21;
+
+#[derive(Archive, Serialize)]
+struct WireReceipt {
+    list: WireListRef,
+    covers: u64,
+}
+
+const _: () = assert!(size_of::<ArchivedWireReceipt>() == 24);
+
+fn encode_receipt(list: ListRef, covers: u64) -> Body {
+    Body::of(RECEIPT, &WireReceipt { list: wire_ref(list), covers })
+}
+
+fn decode_receipt(reader: &Reader<'_>) -> Result<Message, FrameError> {
+    let wire = reader.archive::<ArchivedWireReceipt>()?;
+    let (list, covers) = (list_ref(&wire.list), wire.covers.to_native());
+    Ok(Message::Request(Request::Receipt { list, covers }))
+}
+
+const RECEIVED: u8 = 37;
+
+#[derive(Archive, Serialize)]
+struct WireReceived {
+    covered: bool,
+}
+
+const _: () = assert!(size_of::<ArchivedWireReceived>() == 1);
+
+fn decode_received(reader: &Reader<'_>) -> Result<Message, FrameError> {
+    let covered = reader.archive::<ArchivedWireReceived>()?.covered;
+    Ok(Message::Answer(Answer::Received { covered }))
+}

@@ -1,0 +1,409 @@
+//! Every message arrives as it was sent; what is cut short, too long or damaged is refused.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::num::NonZeroU64;
+use std::sync::Arc;
+use std::time::Duration;
+
+use proptest::prelude::*;
+use proptest::strategy::ValueTree;
+use proptest::test_runner::TestRunner;
+
+use super::body::MAX_NUMBER;
+use super::*;
+use crate::clock::Version;
+use crate::entry::{Content, Entry};
+use crate::membership::{Record, State};
+use crate::placement::{List, ListRef};
+use crate::types::{ALL, Boot, CoreId, Identity, KeyHash, MAX_KEY_BYTES, NodeHash, PARTITIONS, Partition};
+use crate::wire::frame::{FrameBuffer, HEADER_BYTES};
+use crate::wire::message::*;
+
+/// By the numbers in which they travel, and one number that no version knows.
+const REASONS: [RefusalReason; 9] = [
+    RefusalReason::Other,
+    RefusalReason::Protocol,
+    RefusalReason::Cluster,
+    RefusalReason::Quorums,
+    RefusalReason::DuplicateId,
+    RefusalReason::NotMe,
+    RefusalReason::NoSuchCore,
+    RefusalReason::Stopping,
+    RefusalReason::Other,
+];
+
+fn an_identity() -> impl Strategy<Value = Identity> {
+    (any::<u64>(), any::<u64>(), any::<u16>(), any::<bool>(), any::<u16>()).prop_map(
+        |(node, boot, returns, v6, port)| Identity {
+            node: NodeHash(node),
+            boot: Boot(boot),
+            returns,
+            addr: SocketAddr::new(
+                if v6 { "fe80::17".parse().unwrap() } else { "10.1.2.3".parse().unwrap() },
+                port,
+            ),
+        },
+    )
+}
+
+fn an_entry() -> impl Strategy<Value = Entry> {
+    let value = || prop::collection::vec(any::<u8>(), 0..200);
+    let state = (any::<u32>(), value(), 0..3).prop_map(|(hash, value, kind)| (kind, hash, value));
+    (prop::collection::vec(any::<u8>(), 0..40), 0..=MAX_NUMBER, any::<u64>(), state).prop_map(
+        |(key, version, expiry, (kind, hash, value))| {
+            let content = match kind {
+                0 => Content::Tombstone,
+                1 => Content::Husk(hash),
+                _ => Content::Value(&value),
+            };
+            Entry::new(&key, content, Version(version), NonZeroU64::new(expiry))
+        },
+    )
+}
+
+fn a_list() -> impl Strategy<Value = Arc<List>> {
+    let base = prop::option::of((1..=MAX_NUMBER, any::<u64>()));
+    let base = base.prop_map(|base| base.map(|(number, digest)| ListRef { number, digest }));
+    (1..=MAX_NUMBER, prop::collection::vec(an_identity(), 1..5), base)
+        .prop_map(|(n, m, b)| List::new(n, m, b))
+}
+
+fn a_ref() -> impl Strategy<Value = ListRef> {
+    (any::<u64>(), any::<u64>()).prop_map(|(number, digest)| ListRef { number, digest })
+}
+
+fn a_partition() -> impl Strategy<Value = Partition> {
+    (0..PARTITIONS).prop_map(|index| Partition::new(index).unwrap())
+}
+
+fn a_held() -> impl Strategy<Value = Held> {
+    (a_partition(), a_ref(), any::<u64>(), any::<bool>())
+        .prop_map(|(partition, list, digest, has_gaps)| Held { partition, list, digest, has_gaps })
+}
+
+fn a_hash() -> impl Strategy<Value = KeyHash> {
+    any::<u64>().prop_map(KeyHash)
+}
+
+fn a_survey() -> impl Strategy<Value = Survey> {
+    let seen = (a_hash(), 0..=MAX_NUMBER, any::<u64>()).prop_map(|(hash, version, digest)| Seen {
+        hash,
+        version: Version(version),
+        digest,
+    });
+    let hash = || prop::option::of(a_hash());
+    (a_ref(), hash(), hash(), 0..=MAX_NUMBER, prop::collection::vec(seen, 0..20))
+        .prop_map(|(list, after, until, mark, seen)| Survey { list, after, until, mark: Version(mark), seen })
+}
+
+fn a_surveyed() -> impl Strategy<Value = Surveyed> {
+    let hashes = || prop::collection::vec(a_hash(), 0..20);
+    let entries = prop::collection::vec(an_entry(), 0..5);
+    (entries, hashes(), 0..=MAX_NUMBER, hashes(), prop::option::of(a_hash())).prop_map(
+        |(entries, missing, mark, outdated, next)| Surveyed {
+            entries,
+            missing,
+            mark: Version(mark),
+            outdated,
+            next,
+        },
+    )
+}
+
+fn a_hello() -> impl Strategy<Value = Hello> {
+    let channel = prop_oneof![Just(Channel::Control), (0u16..256).prop_map(|c| Channel::Core(CoreId(c)))];
+    (".{0,30}", ".{0,30}", an_identity(), channel, prop::option::of((any::<u64>(), any::<u64>()))).prop_map(
+        |(cluster, node_id, identity, channel, expects)| Hello {
+            protocol: (1, 2),
+            cluster,
+            node_id,
+            identity,
+            cores: 3,
+            partitions: 4096,
+            replicas: 3,
+            write_quorum: 2,
+            majority_of: 5,
+            data_center: "eu".into(),
+            zone: "rack 7".into(),
+            weight: 300,
+            channel,
+            expects: expects.map(|(node, boot)| (NodeHash(node), Boot(boot))),
+        },
+    )
+}
+
+fn some_dead() -> impl Strategy<Value = Vec<Dead>> {
+    let dead = (any::<u64>(), 0..=MAX_NUMBER).prop_map(|(hash, version)| (KeyHash(hash), Version(version)));
+    prop::collection::vec(dead, 0..40)
+}
+
+fn a_request() -> impl Strategy<Value = Request> {
+    prop_oneof![
+        (a_ref(), an_entry()).prop_map(|(list, entry)| Request::Write { list, entry }),
+        (a_ref(), prop::collection::vec(any::<u8>(), 0..40), any::<bool>()).prop_map(|(list, key, v)| {
+            Request::Read { list, key: key.into(), want: if v { Want::Version } else { Want::Entry } }
+        }),
+        Just(Request::AskList),
+        (a_list(), 0..=MAX_NUMBER)
+            .prop_map(|(list, horizon)| Request::Adopt { list, purge_horizon: Version(horizon) }),
+        (a_ref(), any::<u64>(), some_dead()).prop_map(|(list, members_digest, dead)| Request::Purge {
+            list,
+            members_digest,
+            dead
+        }),
+        some_dead().prop_map(|dead| Request::Purged { dead }),
+        (prop::option::of(any::<u64>()), any::<u64>(), any::<u64>()).prop_map(|(after, since, digest)| {
+            Request::Fetch(Fetch { after: after.map(KeyHash), since, digest })
+        }),
+        (a_ref(), any::<u64>()).prop_map(|(list, covers)| Request::Receipt { list, covers }),
+        (prop::collection::vec(a_partition(), 0..300), any::<u64>())
+            .prop_map(|(partitions, digest)| Request::Compare(Compare { partitions, digest })),
+        a_ref().prop_map(|list| Request::Repair { list }),
+        a_survey().prop_map(Request::Survey),
+        prop::collection::vec(an_entry(), 0..5).prop_map(|entries| Request::Relay { entries }),
+        prop::collection::vec(any::<u8>(), 0..40).prop_map(|key| Request::Forward { key: key.into() }),
+    ]
+}
+
+fn an_answer() -> impl Strategy<Value = Answer> {
+    let found = prop_oneof![
+        (0..=MAX_NUMBER).prop_map(|mark| Found::Absent { mark: Version(mark) }),
+        (0..=MAX_NUMBER).prop_map(|version| Found::Version(Version(version))),
+        an_entry().prop_map(Found::Entry),
+    ];
+    prop_oneof![
+        (prop::option::of(1..=MAX_NUMBER), any::<bool>())
+            .prop_map(|(v, synced)| Answer::Written { superseded_by: v.map(Version), synced }),
+        (found, any::<bool>()).prop_map(|(found, synced)| Answer::Found { found, synced }),
+        (prop::option::of(a_list()), 0..=MAX_NUMBER)
+            .prop_map(|(list, horizon)| Answer::OtherList { list, purge_horizon: Version(horizon) }),
+        (prop::option::of(a_list()), any::<bool>(), any::<bool>(), 0..=MAX_NUMBER, any::<u64>()).prop_map(
+            |(list, synced, holds, horizon, members_digest)| {
+                let purge_horizon = Version(horizon);
+                Answer::Listed(Listed { list, synced, holds, purge_horizon, members_digest })
+            }
+        ),
+        (0..=MAX_NUMBER, any::<bool>())
+            .prop_map(|(horizon, synced)| Answer::TooOld { purge_horizon: Version(horizon), synced }),
+        (any::<u64>(), prop::collection::vec(any::<u16>(), 0..40))
+            .prop_map(|(merges, places)| Answer::Purgeable { merges, places }),
+        Just(Answer::Purged),
+        (prop::collection::vec(an_entry(), 0..5), prop::option::of(any::<u64>()), any::<u64>()).prop_map(
+            |(entries, next, sequence)| {
+                Answer::Chunk(Chunk { entries, next: next.map(KeyHash), sequence })
+            }
+        ),
+        any::<bool>().prop_map(|covered| Answer::Received { covered }),
+        Just(Answer::Declined),
+        Just(Answer::Compared(Compared::Alike)),
+        prop::collection::vec(a_held(), 0..40).prop_map(|held| Answer::Compared(Compared::Differ(held))),
+        a_surveyed().prop_map(Answer::Surveyed),
+        prop::collection::vec(any::<u16>(), 0..40).prop_map(|places| Answer::Relayed { places }),
+    ]
+}
+
+fn a_control_message() -> impl Strategy<Value = ControlMessage> {
+    let state = prop_oneof![Just(State::Alive), Just(State::Suspect), Just(State::Dead), Just(State::Left)];
+    let record = (an_identity(), state, any::<bool>()).prop_map(|(identity, state, leaving)| Record {
+        identity,
+        state,
+        leaving,
+    });
+    let origin = prop_oneof![
+        Just(Origin::Unborn),
+        Just(Origin::Joined),
+        any::<u64>().prop_map(|members_digest| Origin::Born { members_digest }),
+    ];
+    let reached = prop_oneof![
+        Just(Reached::Yes),
+        Just(Reached::NobodyListens),
+        Just(Reached::NoAnswer),
+        Just(Reached::SomebodyElse),
+    ];
+    let absent = (an_identity(), any::<u64>()).prop_map(|(who, ms)| (who, Duration::from_millis(ms)));
+    prop_oneof![
+        Just(ControlMessage::AskMembers),
+        (prop::collection::vec(record, 0..5), prop::collection::vec(absent, 0..5))
+            .prop_map(|(records, absent)| ControlMessage::Members { records, absent }),
+        (any::<u64>(), origin)
+            .prop_map(|(members_digest, origin)| ControlMessage::Status(Status { members_digest, origin })),
+        any::<u64>().prop_map(|round| ControlMessage::AskDebt { round }),
+        any::<(u64, u64, u32, u32)>().prop_map(|(round, members_digest, copies, writes)| {
+            ControlMessage::Debt { round, debt: NodeDebt { members_digest, copies, writes } }
+        }),
+        an_identity().prop_map(|identity| ControlMessage::DialBack { identity }),
+        (reached, any::<bool>()).prop_map(|(tcp, udp)| ControlMessage::DialedBack { tcp, udp }),
+    ]
+}
+
+fn a_frame() -> impl Strategy<Value = Frame> {
+    let message = prop_oneof![
+        a_hello().prop_map(Message::Hello),
+        a_hello().prop_map(Message::Welcome),
+        (0u16..9, ".{0,60}").prop_map(|(reason, text)| Message::Refused(Refusal {
+            reason: REASONS[usize::from(reason)],
+            text
+        })),
+        a_control_message().prop_map(Message::Control),
+        a_request().prop_map(Message::Request),
+        an_answer().prop_map(Message::Answer),
+    ];
+    (0u16..4096, any::<u64>(), message).prop_map(|(partition, request_id, message)| Frame {
+        partition: Partition::new(partition).unwrap(),
+        request_id,
+        message,
+    })
+}
+
+fn receive(bytes: &[u8]) -> Result<Option<Frame>, FrameError> {
+    let mut buffer = FrameBuffer::new();
+    buffer.raise_limit();
+    let space = buffer.space();
+    space[..bytes.len()].copy_from_slice(bytes);
+    buffer.received(bytes.len());
+    buffer.next()?.map(|(header, body)| decode(header, body)).transpose()
+}
+
+proptest! {
+    #[test]
+    fn every_message_arrives_as_it_was_sent(frame in a_frame()) {
+        let received = receive(&encode(&frame)).unwrap().unwrap();
+        prop_assert_eq!(received, frame);
+    }
+
+    #[test]
+    fn damaged_frames_are_errors_or_other_messages_but_never_a_panic(
+        frame in a_frame(),
+        flips in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
+        cut in any::<prop::sample::Index>(),
+    ) {
+        let mut bytes = encode(&frame).to_vec();
+        for (at, with) in flips {
+            let at = at.index(bytes.len());
+            bytes[at] = with;
+        }
+        let _ = receive(&bytes);
+        bytes.truncate(cut.index(bytes.len()));
+        let _ = receive(&bytes);
+    }
+
+    #[test]
+    fn random_bodies_of_every_type_never_panic(kind: u8, body in prop::collection::vec(any::<u8>(), 0..200)) {
+        let mut bytes = frame::begin();
+        bytes.extend_from_slice(&body);
+        let _ = receive(&frame::finish(bytes, kind, Partition::new(0).unwrap(), 0));
+    }
+}
+
+fn partition_zero(message: Message) -> Frame {
+    Frame { partition: Partition::new(0).unwrap(), request_id: 0, message }
+}
+
+/// Frames with every message, always the same ones.
+fn samples() -> impl Iterator<Item = Frame> {
+    let (mut runner, frames) = (TestRunner::deterministic(), a_frame());
+    (0..4_000).map(move |_| frames.new_tree(&mut runner).unwrap().current())
+}
+
+/// Decodes the body of an encoded frame, of which `cut` bytes at the end are missing.
+fn decode_cut(encoded: &Encoded, cut: usize) -> Result<Frame, FrameError> {
+    let body_bytes = u32::from_le_bytes(encoded[..4].try_into().unwrap()) as usize - cut;
+    let partition = Partition::new(0).unwrap();
+    let header = Header { kind: encoded[4], partition, request_id: 0, body_bytes };
+    decode(header, &encoded[HEADER_BYTES..HEADER_BYTES + body_bytes])
+}
+
+/// The variants of an enum of `message.rs`, read off its source.
+fn variants(of: &str) -> BTreeSet<String> {
+    let source = include_str!("../message.rs");
+    let (_, body) = source.split_once(&format!("pub(crate) enum {of} {{\n")).unwrap();
+    let (body, _) = body.split_once("\n}").unwrap();
+    let lines = body.lines().filter_map(|line| line.strip_prefix("    "));
+    lines.filter(|line| line.starts_with(char::is_uppercase)).map(name).collect()
+}
+
+fn name(text: &str) -> String {
+    text.chars().take_while(|letter| letter.is_alphanumeric()).collect()
+}
+
+/// A new message that was forgotten here, or has no number, fails this test.
+#[test]
+fn every_message_of_the_story_has_a_number_and_arrives() {
+    let mut numbers = BTreeSet::new();
+    let (mut control, mut requests, mut answers) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+    for frame in samples() {
+        let encoded = encode(&frame);
+        assert_eq!(decode_cut(&encoded, 0).unwrap().message, frame.message);
+        numbers.insert(encoded[4]);
+        match &frame.message {
+            Message::Control(message) => control.insert(name(&format!("{message:?}"))),
+            Message::Request(request) => requests.insert(name(&format!("{request:?}"))),
+            Message::Answer(answer) => answers.insert(name(&format!("{answer:?}"))),
+            Message::Hello(_) | Message::Welcome(_) | Message::Refused(_) => false,
+        };
+    }
+    let known: BTreeSet<u8> = (0..=u8::MAX).filter(|kind| DECODERS[usize::from(*kind)].is_some()).collect();
+    assert_eq!(numbers, known);
+    assert_eq!(control, variants("ControlMessage"));
+    assert_eq!(requests, variants("Request"));
+    assert_eq!(answers, variants("Answer"));
+}
+
+#[test]
+fn a_body_that_is_cut_short_is_refused_in_every_message() {
+    for frame in samples() {
+        let encoded = encode(&frame);
+        let length = u32::from_le_bytes(encoded[..4].try_into().unwrap()) as usize;
+        if length > 0 {
+            let refused = Err(FrameError::BadBody { kind: encoded[4], why: "not a valid archive" });
+            assert_eq!(decode_cut(&encoded, 1), refused, "{frame:?}");
+            assert_eq!(decode_cut(&encoded, length), refused, "{frame:?}");
+        }
+    }
+}
+
+#[test]
+fn what_is_over_a_limit_is_refused_in_every_family() {
+    let list = ListRef::default();
+    let beyond = Version(MAX_NUMBER + 1);
+    let key: Box<[u8]> = vec![7; MAX_KEY_BYTES + 1].into();
+    let entry = Entry::new(b"key", Content::Tombstone, beyond, None);
+    let dead = |count| vec![(KeyHash(1), Version(1)); count];
+    let member = |port| Identity {
+        node: NodeHash(u64::from(port)),
+        boot: Boot(1),
+        returns: 0,
+        addr: ([127, 0, 0, 1], port).into(),
+    };
+    let long_list = List::new(1, (1..=ALL as u16 + 1).map(member), None);
+    let partitions = vec![Partition::new(0).unwrap(); usize::from(PARTITIONS) + 1];
+    let requests = [
+        (Request::Write { list, entry: entry.clone() }, "a version beyond the calendar"),
+        (Request::Read { list, key: key.clone(), want: Want::Entry }, "a key over the limit"),
+        (Request::Adopt { list: long_list, purge_horizon: Version(1) }, "a list longer than N can be"),
+        (Request::Compare(Compare { partitions, digest: 0 }), "more partitions than there are"),
+        (
+            Request::Purge { list, members_digest: 0, dead: dead(MAX_DEAD_KEYS + 1) },
+            "more keys than are purged at a time",
+        ),
+        (Request::Purged { dead: dead(MAX_DEAD_KEYS + 1) }, "more keys than are purged at a time"),
+        (Request::Relay { entries: vec![entry.clone()] }, "a version beyond the calendar"),
+        (Request::Forward { key }, "a key over the limit"),
+    ];
+    let answers = [
+        (Answer::Found { found: Found::Version(beyond), synced: true }, "a version beyond the calendar"),
+        (Answer::OtherList { list: None, purge_horizon: beyond }, "a version beyond the calendar"),
+        (Answer::TooOld { purge_horizon: beyond, synced: true }, "a version beyond the calendar"),
+        (
+            Answer::Chunk(Chunk { entries: vec![entry], next: None, sequence: 0 }),
+            "a version beyond the calendar",
+        ),
+    ];
+    let requests = requests.map(|(request, why)| (Message::Request(request), why));
+    let answers = answers.map(|(answer, why)| (Message::Answer(answer), why));
+    for (message, why) in requests.into_iter().chain(answers) {
+        let encoded = encode(&partition_zero(message));
+        assert_eq!(decode_cut(&encoded, 0), Err(FrameError::BadBody { kind: encoded[4], why }));
+    }
+}

@@ -1,0 +1,156 @@
+//! Values that several messages carry: identities, lists and entries.
+//!
+//! A key travels without its hash. The shard computes it, so that no peer can put a key where it
+//! does not belong. Key and value are copied once, from the receive buffer into their entry.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::num::NonZeroU64;
+use std::sync::Arc;
+
+use rkyv::with::InlineAsBox;
+use rkyv::{Archive, Serialize};
+
+use super::body::{MAX_NUMBER, Reader};
+use crate::entry::{Content, Entry};
+use crate::placement::{List, ListRef};
+use crate::types::{ALL, Boot, Identity, MAX_VALUE_BYTES, NodeHash};
+use crate::wire::frame::FrameError;
+
+#[derive(Archive, Serialize, Clone, Copy)]
+pub(super) struct WireIdentity {
+    node: u64,
+    boot: u64,
+    /// An IPv4 address is mapped into IPv6.
+    ip: [u8; 16],
+    port: u16,
+    returns: u16,
+}
+
+const _: () = assert!(size_of::<ArchivedWireIdentity>() == 40);
+
+pub(super) fn wire_identity(identity: &Identity) -> WireIdentity {
+    let ip = match identity.addr.ip() {
+        IpAddr::V4(ip) => ip.to_ipv6_mapped().octets(),
+        IpAddr::V6(ip) => ip.octets(),
+    };
+    WireIdentity {
+        node: identity.node.0,
+        boot: identity.boot.0,
+        ip,
+        port: identity.addr.port(),
+        returns: identity.returns,
+    }
+}
+
+pub(super) fn identity(wire: &ArchivedWireIdentity) -> Identity {
+    let ip = match wire.ip {
+        [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d] => IpAddr::V4(Ipv4Addr::new(a, b, c, d)),
+        octets => IpAddr::V6(octets.into()),
+    };
+    Identity {
+        node: NodeHash(wire.node.to_native()),
+        boot: Boot(wire.boot.to_native()),
+        returns: wire.returns.to_native(),
+        addr: SocketAddr::new(ip, wire.port.to_native()),
+    }
+}
+
+#[derive(Archive, Serialize, Clone, Copy)]
+pub(super) struct WireListRef {
+    number: u64,
+    digest: u64,
+}
+
+const _: () = assert!(size_of::<ArchivedWireListRef>() == 16);
+
+pub(super) fn wire_ref(list: ListRef) -> WireListRef {
+    WireListRef { number: list.number, digest: list.digest }
+}
+
+pub(super) fn list_ref(wire: &ArchivedWireListRef) -> ListRef {
+    ListRef { number: wire.number.to_native(), digest: wire.digest.to_native() }
+}
+
+#[derive(Archive, Serialize)]
+pub(super) struct WireList {
+    number: u64,
+    /// The list's number is zero if there is no base.
+    base: WireListRef,
+    members: Vec<WireIdentity>,
+}
+
+const _: () = assert!(size_of::<ArchivedWireList>() == 32);
+
+pub(super) fn wire_list(list: &List) -> WireList {
+    let base = wire_ref(list.base().unwrap_or_default());
+    WireList { number: list.number(), base, members: list.members().iter().map(wire_identity).collect() }
+}
+
+#[derive(Archive, Serialize)]
+pub(super) struct WireEntry<'a> {
+    version: u64,
+    /// Zero if the entry does not expire.
+    expires_at_ms: u64,
+    /// Only a husk's: the hash of the value that it had.
+    content_hash: u32,
+    /// 0 is a value, 1 a tombstone, 2 a husk.
+    content: u8,
+    #[rkyv(with = InlineAsBox)]
+    key: &'a [u8],
+    #[rkyv(with = InlineAsBox)]
+    value: &'a [u8],
+}
+
+const _: () = assert!(size_of::<ArchivedWireEntry>() == 40);
+
+pub(super) fn wire_entry(entry: &Entry) -> WireEntry<'_> {
+    let (content, content_hash, value): (_, _, &[u8]) = match entry.content() {
+        Content::Value(value) => (0, 0, value),
+        Content::Tombstone => (1, 0, &[]),
+        Content::Husk(hash) => (2, hash, &[]),
+    };
+    WireEntry {
+        version: entry.version().0,
+        expires_at_ms: entry.expires_at_ms().map_or(0, NonZeroU64::get),
+        content_hash,
+        content,
+        key: entry.key(),
+        value,
+    }
+}
+
+pub(super) fn wire_entries(entries: &[Entry]) -> Vec<WireEntry<'_>> {
+    entries.iter().map(wire_entry).collect()
+}
+
+impl Reader<'_> {
+    pub(super) fn list(&self, wire: &ArchivedWireList) -> Result<Arc<List>, FrameError> {
+        if wire.members.len() > ALL {
+            return Err(self.bad("a list longer than N can be"));
+        }
+        if wire.members.is_empty() || !(1..=MAX_NUMBER).contains(&wire.number.to_native()) {
+            return Err(self.bad("a list without members, or with a number out of range"));
+        }
+        let base = Some(list_ref(&wire.base)).filter(|base| base.number > 0);
+        Ok(List::new(wire.number.to_native(), wire.members.iter().map(identity), base))
+    }
+
+    pub(super) fn entry(&self, wire: &ArchivedWireEntry<'_>) -> Result<Entry, FrameError> {
+        if wire.value.len() > MAX_VALUE_BYTES {
+            return Err(self.bad("a value over the limit"));
+        }
+        let content = match wire.content {
+            0 => Content::Value(&wire.value),
+            1 => Content::Tombstone,
+            2 => Content::Husk(wire.content_hash.to_native()),
+            _ => return Err(self.bad("an unknown kind of content")),
+        };
+        let version = self.version(wire.version.to_native())?;
+        let expires_at_ms = NonZeroU64::new(wire.expires_at_ms.to_native());
+        Ok(Entry::new(self.key(&wire.key)?, content, version, expires_at_ms))
+    }
+
+    pub(super) fn entries(&self, wire: &[ArchivedWireEntry<'_>]) -> Result<Vec<Entry>, FrameError> {
+        wire.iter().map(|entry| self.entry(entry)).collect()
+    }
+}
