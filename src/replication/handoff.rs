@@ -65,12 +65,12 @@ const LOST_AFTER_SURVEYS: u32 = 20;
 
 /// N and W.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Quorums {
+pub(crate) struct HandoffQuorums {
     pub(crate) replicas: usize,
     pub(crate) write: usize,
 }
 
-impl Quorums {
+impl HandoffQuorums {
     /// How many synced members of a list have every acknowledged write among them.
     fn all_writes(self) -> usize {
         self.replicas + 1 - self.write
@@ -79,7 +79,7 @@ impl Quorums {
 
 pub(crate) struct Handoff {
     me: Identity,
-    quorums: Quorums,
+    quorums: HandoffQuorums,
     /// The members that the new list should have. Empty where only a merge is to be done.
     target: Vec<Identity>,
     /// The list that was adopted already, where only a merge is to be done.
@@ -175,7 +175,7 @@ impl Handoff {
     /// Brings about a list of these members, this node among them.
     pub(crate) fn change(
         me: Identity,
-        quorums: Quorums,
+        quorums: HandoffQuorums,
         target: Vec<Identity>,
         others: Vec<Identity>,
         mine: &Mine<'_>,
@@ -191,7 +191,7 @@ impl Handoff {
     /// Merges what these replicas hold, the list being adopted already.
     pub(crate) fn merge(
         me: Identity,
-        quorums: Quorums,
+        quorums: HandoffQuorums,
         list: Arc<List>,
         sources: Vec<Identity>,
         now: Instant,
@@ -204,7 +204,7 @@ impl Handoff {
         handoff
     }
 
-    fn idle(me: Identity, quorums: Quorums, target: Vec<Identity>) -> Self {
+    fn idle(me: Identity, quorums: HandoffQuorums, target: Vec<Identity>) -> Self {
         Self {
             me,
             quorums,
@@ -705,7 +705,7 @@ mod tests {
     use crate::types::NodeId;
 
     const NOW: Instant = Instant::from_nanos(1);
-    const QUORUMS: Quorums = Quorums { replicas: 3, write: 2 };
+    const QUORUMS: HandoffQuorums = HandoffQuorums { replicas: 3, write: 2 };
 
     fn listed(list: Option<Arc<List>>, synced: bool) -> Answer {
         Answer::Listed(Listed { list, synced, holds: synced, horizon: Version::ZERO, members_digest: 0 })

@@ -22,7 +22,7 @@ use std::time::Duration;
 use super::{Action, Asker, Shard, Stage, Timer};
 use crate::clock::{Now, Version};
 use crate::placement::{List, ListRef, Placement};
-use crate::replication::handoff::{Handoff, HandoffAction, Mine, Quorums};
+use crate::replication::handoff::{Handoff, HandoffAction, HandoffQuorums, Mine};
 use crate::simulated::{Planted, is_planted};
 use crate::types::{Identity, Partition};
 use crate::wire::message::{Answer, Fetch, Listed, Request};
@@ -389,8 +389,8 @@ impl<C> Shard<C> {
         self.merges.append(&mut waiting);
     }
 
-    fn quorums(&self) -> Quorums {
-        Quorums { replicas: self.config.replicas, write: self.config.write_quorum }
+    fn quorums(&self) -> HandoffQuorums {
+        HandoffQuorums { replicas: self.config.replicas, write: self.config.write_quorum }
     }
 
     /// Every member that is not dead, but this node.
