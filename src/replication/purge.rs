@@ -71,7 +71,7 @@ pub(crate) type Dead = (KeyHash, Version);
 
 /// Where a partition stands.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Stand {
+pub(crate) struct PurgeView {
     pub(crate) list: ListRef,
     /// This node's place among the list's replicas.
     pub(crate) place: usize,
@@ -89,7 +89,7 @@ pub(crate) trait Graveyard {
     fn with_dead(&self) -> Vec<Partition>;
 
     /// `None` where nothing may go now.
-    fn stand(&self, partition: Partition) -> Option<Stand>;
+    fn purge_view(&self, partition: Partition) -> Option<PurgeView>;
 
     /// Dead keys behind `after` that are no newer than `most`, and where to go on.
     fn dead(
@@ -123,7 +123,7 @@ pub(crate) struct Purge {
 struct Round {
     partition: Partition,
     /// Where the partition stood when the round began: it is over as soon as it stands elsewhere.
-    stand: Stand,
+    view: PurgeView,
     /// Each with whether all that have answered agreed to it.
     dead: Vec<(Dead, bool)>,
     /// Where to go on after these; `None` after the last.
@@ -209,8 +209,8 @@ impl Purge {
         shard: &impl Graveyard,
         actions: &mut Vec<PurgeAction>,
     ) {
-        let Some(stand) = shard.stand(partition) else { return };
-        let cycles = if stand.place == 0 { 1 } else { LATER_CYCLES };
+        let Some(view) = shard.purge_view(partition) else { return };
+        let cycles = if view.place == 0 { 1 } else { LATER_CYCLES };
         let Some(&most) = self.readings.iter().rev().nth(cycles) else { return };
         let (dead, next) = shard.dead(partition, after, most);
         if dead.is_empty() {
@@ -219,7 +219,7 @@ impl Purge {
         self.next_round += 1;
         let dead = dead.into_iter().map(|dead| (dead, true)).collect();
         let phase = Phase::Asking { merges: BTreeMap::new() };
-        let mut round = Round { partition, stand, dead, next, unanswered: Vec::new(), phase };
+        let mut round = Round { partition, view, dead, next, unanswered: Vec::new(), phase };
         round.ask(self.next_round, actions);
         self.rounds.insert(self.next_round, round);
         self.go_on(self.next_round, shard, actions);
@@ -278,7 +278,7 @@ impl Purge {
     /// Members died: nobody waits for them.
     pub(crate) fn members_changed(&mut self, alive: impl Fn(&Identity) -> bool) {
         self.rounds.retain(|_, round| match round.phase {
-            Phase::Asking { .. } | Phase::Confirming { .. } => round.stand.alive.iter().all(&alive),
+            Phase::Asking { .. } | Phase::Confirming { .. } => round.view.alive.iter().all(&alive),
             Phase::Dropping { .. } => {
                 round.unanswered.retain(&alive);
                 !round.unanswered.is_empty()
@@ -290,7 +290,7 @@ impl Purge {
         while let Some(round) = self.rounds.get_mut(&number).filter(|round| round.unanswered.is_empty()) {
             let partition = round.partition;
             let is_dropping = matches!(round.phase, Phase::Dropping { .. });
-            if !is_dropping && shard.stand(partition).as_ref() != Some(&round.stand) {
+            if !is_dropping && shard.purge_view(partition).as_ref() != Some(&round.view) {
                 self.rounds.remove(&number);
                 return;
             }
@@ -302,7 +302,7 @@ impl Purge {
                 }
                 Phase::Confirming { .. } => {
                     round.phase = Phase::Dropping { tries: 0, retry_at: None };
-                    round.unanswered = round.stand.replicas.clone();
+                    round.unanswered = round.view.replicas.clone();
                     actions.push(PurgeAction::Drop { partition, dead: round.keys() });
                     round.tell(number, actions);
                 }
@@ -342,9 +342,9 @@ impl Round {
         if is_planted(Planted::PurgedByTime) {
             return;
         }
-        let Stand { list, members_digest, .. } = self.stand;
+        let PurgeView { list, members_digest, .. } = self.view;
         let dead = if let Phase::Asking { .. } = self.phase { self.keys() } else { Vec::new() };
-        self.unanswered = self.stand.alive.clone();
+        self.unanswered = self.view.alive.clone();
         for &to in &self.unanswered {
             let request = Request::Purge { list, members_digest, dead: dead.clone() };
             actions.push(PurgeAction::Ask { round: number, to, partition: self.partition, request });
@@ -373,7 +373,7 @@ mod tests {
     /// What one replica of a list of three holds, beside a member that is in no list.
     struct Grave {
         dead: Vec<Dead>,
-        stand: Option<Stand>,
+        view: Option<PurgeView>,
     }
 
     impl Graveyard for Grave {
@@ -381,8 +381,8 @@ mod tests {
             if self.dead.is_empty() { Vec::new() } else { vec![here()] }
         }
 
-        fn stand(&self, _: Partition) -> Option<Stand> {
-            self.stand.clone()
+        fn purge_view(&self, _: Partition) -> Option<PurgeView> {
+            self.view.clone()
         }
 
         fn dead(&self, _: Partition, after: Option<KeyHash>, most: Version) -> (Vec<Dead>, Option<KeyHash>) {
@@ -405,10 +405,11 @@ mod tests {
             let dead = (1..=keys).map(|key| (KeyHash(key), Version(10 * key))).collect();
             let replicas = vec![node(1), node(2)];
             let alive = vec![node(1), node(2), node(3)];
-            let stand = Stand { list: list(1, 0..3).reference(), place, replicas, alive, members_digest: 7 };
+            let view =
+                PurgeView { list: list(1, 0..3).reference(), place, replicas, alive, members_digest: 7 };
             let mut machine = Purge::new(60 * SECOND);
             machine.start(Instant::default());
-            Self { machine, grave: Grave { dead, stand: Some(stand) }, now: Instant::default() }
+            Self { machine, grave: Grave { dead, view: Some(view) }, now: Instant::default() }
         }
 
         /// What it wants until `seconds` have passed, while the clock reads `reading`.
@@ -503,9 +504,9 @@ mod tests {
         let changes: [fn(&mut Driver); 5] = [
             |driver| driver.machine.lost(1, driver.now),
             |driver| driver.machine.members_changed(|member| *member != node(3)),
-            |driver| driver.grave.stand.as_mut().unwrap().members_digest = 8,
-            |driver| driver.grave.stand.as_mut().unwrap().list = list(2, 0..3).reference(),
-            |driver| driver.grave.stand = None,
+            |driver| driver.grave.view.as_mut().unwrap().members_digest = 8,
+            |driver| driver.grave.view.as_mut().unwrap().list = list(2, 0..3).reference(),
+            |driver| driver.grave.view = None,
         ];
         for change in changes {
             for confirmations in 0..=3 {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::{Action, Asker, Shard, Timer};
 use crate::clock::{Now, Version};
 use crate::placement::{List, ListRef, Member};
-use crate::replication::purge::{Dead, Graveyard, MOST_KEYS, Purge, PurgeAction, Stand};
+use crate::replication::purge::{Dead, Graveyard, MOST_KEYS, Purge, PurgeAction, PurgeView};
 use crate::simulated::{Planted, is_planted};
 use crate::types::{Identity, KeyHash, Partition};
 use crate::wire::message::{Answer, Request};
@@ -19,7 +19,7 @@ impl<C> Graveyard for Shard<C> {
         self.partitions().filter(is_ours).collect()
     }
 
-    fn stand(&self, partition: Partition) -> Option<Stand> {
+    fn purge_view(&self, partition: Partition) -> Option<PurgeView> {
         let list =
             self.replica(partition).list().filter(|_| self.is_settled(partition) && self.sees_all())?;
         // Who holds it there drops it at the same time, or would bring it back.
@@ -31,7 +31,7 @@ impl<C> Graveyard for Shard<C> {
         let others = |members: &mut dyn Iterator<Item = Identity>| {
             members.filter(|member| *member != self.me).collect::<Vec<_>>()
         };
-        Some(Stand {
+        Some(PurgeView {
             list: list.reference(),
             place: list.members().iter().position(|member| *member == self.me)?,
             replicas: others(&mut list.members().iter().copied().chain(elsewhere)),
