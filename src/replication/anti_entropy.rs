@@ -156,7 +156,7 @@ pub(crate) struct AntiEntropy {
     /// Where the peer has gaps, as it said when it was asked last.
     gaps: BTreeSet<Pair>,
     recheck_at: Option<Instant>,
-    wake: Option<Instant>,
+    deadline: Option<Instant>,
     repaired: u64,
 }
 
@@ -196,18 +196,18 @@ impl AntiEntropy {
     /// There are peers: begins, unless it has begun.
     pub(crate) fn start(&mut self, now: Instant) {
         self.next_step.get_or_insert(now + HURRY_AFTER);
-        self.set_wake();
+        self.set_deadline();
     }
 
     /// This peer may lack something, or have something: compares all of it soon.
     pub(crate) fn hurry(&mut self, peer: Identity, now: Instant) {
         self.hurried.entry(peer).or_insert(now + HURRY_AFTER);
-        self.set_wake();
+        self.set_deadline();
     }
 
     /// When [`resume`](Self::resume) wants to be called.
-    pub(crate) fn wake(&self) -> Option<Instant> {
-        self.wake
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.deadline
     }
 
     /// How many partitions differed from a peer's and are equal now.
@@ -215,9 +215,9 @@ impl AntiEntropy {
         self.repaired
     }
 
-    fn set_wake(&mut self) {
+    fn set_deadline(&mut self) {
         let hurried = self.hurried.values().min().copied();
-        self.wake = self.next_step.into_iter().chain(hurried).chain(self.recheck_at).min();
+        self.deadline = self.next_step.into_iter().chain(hurried).chain(self.recheck_at).min();
     }
 
     /// Does what is due.
@@ -236,7 +236,7 @@ impl AntiEntropy {
         if self.recheck_at.is_some_and(|at| at <= now) {
             self.recheck(now, copies, actions);
         }
-        self.set_wake();
+        self.set_deadline();
     }
 
     /// The next question of the cycle.
@@ -342,7 +342,7 @@ impl AntiEntropy {
             }
         }
         self.begin_surveys(now, copies, actions);
-        self.set_wake();
+        self.set_deadline();
     }
 
     /// The peer does not compare this now, as it changes lists or merges: it is asked again for a while.
@@ -447,7 +447,7 @@ impl AntiEntropy {
         if !self.suspects.is_empty() {
             self.recheck_at.get_or_insert(now + RECHECK_AFTER);
         }
-        self.set_wake();
+        self.set_deadline();
     }
 
     /// The question will have no answer: the peer is asked again once it can be.
@@ -527,7 +527,7 @@ impl AntiEntropy {
             }
         }
         self.begin_surveys(now, copies, actions);
-        self.set_wake();
+        self.set_deadline();
     }
 }
 
@@ -683,7 +683,7 @@ mod tests {
 
         /// Until the next time that it wants to be called: answers what it asks.
         fn turn(&mut self) {
-            self.now = self.machine.wake().unwrap();
+            self.now = self.machine.deadline().unwrap();
             let mut actions = Vec::new();
             self.machine.resume(self.now, &self.mine, &mut actions);
             while let Some(action) = actions.pop() {
@@ -700,7 +700,7 @@ mod tests {
 
         fn run_for(&mut self, time: Duration) {
             let until = self.now + time;
-            while self.machine.wake().unwrap() <= until {
+            while self.machine.deadline().unwrap() <= until {
                 self.turn();
             }
             self.now = until;
@@ -884,12 +884,12 @@ mod tests {
     fn a_peer_whose_answer_is_lost_is_asked_again_at_once() {
         let mut two = Two::new(600);
         let mut actions = Vec::new();
-        let begin = two.machine.wake().unwrap();
+        let begin = two.machine.deadline().unwrap();
         two.machine.resume(begin, &two.mine, &mut actions);
         let [AntiEntropyAction::Compare { round, .. }] = actions[..] else { panic!("{actions:?}") };
         two.machine.lost(round, begin);
         two.machine.lost(round, begin);
-        assert_eq!(two.machine.wake(), Some(begin + HURRY_AFTER));
+        assert_eq!(two.machine.deadline(), Some(begin + HURRY_AFTER));
         two.turn();
         assert_eq!(two.asked, 3, "all of it, at once");
         assert!(two.machine.open.is_empty());

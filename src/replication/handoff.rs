@@ -93,7 +93,7 @@ pub(crate) struct Handoff {
     fruitless_surveys: u32,
     surveys_with_unknown: u32,
     /// When to start again, or to go on without those who have not answered.
-    wake: Option<Instant>,
+    deadline: Option<Instant>,
 }
 
 /// What this node itself knows.
@@ -216,7 +216,7 @@ impl Handoff {
             asked_at: Instant::default(),
             fruitless_surveys: 0,
             surveys_with_unknown: 0,
-            wake: None,
+            deadline: None,
         }
     }
 
@@ -275,7 +275,7 @@ impl Handoff {
     /// For answers that were asked for now.
     fn wait(&mut self, now: Instant) {
         self.asked_at = now;
-        self.wake = Some(now + SILENCE);
+        self.deadline = Some(now + SILENCE);
     }
 
     fn back_off(&mut self, now: Instant) {
@@ -284,12 +284,12 @@ impl Handoff {
 
     fn rest(&mut self, now: Instant, pause: Duration) {
         self.phase = Phase::Backoff;
-        self.wake = Some(now + pause);
+        self.deadline = Some(now + pause);
     }
 
     /// When [`resume`](Self::resume) wants to be called.
-    pub(crate) fn wake(&self) -> Option<Instant> {
-        self.wake
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.deadline
     }
 
     /// Whether it starts again, and what it asked before does not matter any more.
@@ -306,10 +306,10 @@ impl Handoff {
         now: Instant,
         actions: &mut Vec<HandoffAction>,
     ) {
-        if self.wake.is_none_or(|at| at > now) {
+        if self.deadline.is_none_or(|at| at > now) {
             return;
         }
-        self.wake = None;
+        self.deadline = None;
         match (&self.phase, self.merging.clone()) {
             (Phase::Backoff, Some(list)) => {
                 self.sources.retain(|source| others.contains(&source.replica));
@@ -365,7 +365,7 @@ impl Handoff {
         if self.awaited().contains(&from) {
             self.unheard(from);
             if self.awaited().is_empty() {
-                self.wake = Some(now);
+                self.deadline = Some(now);
             }
         }
     }
@@ -592,7 +592,7 @@ impl Handoff {
         if let Phase::Receipts { unanswered, .. } = &self.phase
             && unanswered.is_empty()
         {
-            self.wake = None;
+            self.deadline = None;
             actions.push(HandoffAction::Finished);
         }
     }
@@ -802,7 +802,7 @@ mod tests {
         newcomer.answer(0, chunk(7));
         let other = List::new(5, [node(1), node(2), node(9)], None);
         assert_eq!(newcomer.answer(1, listed(Some(other.clone()), true)), [], "nothing is adopted here");
-        assert_eq!(newcomer.handoff.wake(), Some(NOW + BACKOFF));
+        assert_eq!(newcomer.handoff.deadline(), Some(NOW + BACKOFF));
 
         let mut newcomer = Newcomer::surveying(&[1, 2, 9]);
         newcomer.answer(1, listed(Some(other), true));
@@ -825,7 +825,7 @@ mod tests {
         let old = list(4, 0..3);
         newcomer.answer(0, listed(Some(old.clone()), true));
         assert_eq!(newcomer.answer(1, listed(Some(old), true)), []);
-        assert_eq!(newcomer.handoff.wake(), Some(NOW + BACKOFF), "it surveys again when it knows more");
+        assert_eq!(newcomer.handoff.deadline(), Some(NOW + BACKOFF), "it surveys again when it knows more");
     }
 
     const LATER: Instant = Instant::from_nanos(1 + SILENCE.as_nanos() as u64);

@@ -166,7 +166,7 @@ impl Purge {
     }
 
     /// When [`resume`](Self::resume) wants to be called.
-    pub(crate) fn wake(&self) -> Option<Instant> {
+    pub(crate) fn deadline(&self) -> Option<Instant> {
         let retries = self.rounds.values().filter_map(|round| match round.phase {
             Phase::Dropping { retry_at, .. } => retry_at,
             Phase::Asking { .. } | Phase::Confirming { .. } => None,
@@ -416,7 +416,7 @@ mod tests {
         fn run(&mut self, seconds: u64, reading: u64) -> Vec<PurgeAction> {
             let mut actions = Vec::new();
             let end = self.now + SECOND * seconds as u32;
-            while let Some(at) = self.machine.wake().filter(|at| *at <= end) {
+            while let Some(at) = self.machine.deadline().filter(|at| *at <= end) {
                 self.now = at;
                 self.machine.resume(at, Version(reading), &self.grave, &mut actions);
             }
@@ -574,7 +574,7 @@ mod tests {
     fn without_dead_keys_it_wakes_once_a_grace() {
         let mut driver = Driver::new(0, 0);
         assert_eq!(driver.run(60, 1), []);
-        let first = driver.machine.wake().unwrap();
+        let first = driver.machine.deadline().unwrap();
         assert_eq!(first, driver.now + 60 * SECOND);
     }
 }

@@ -194,8 +194,8 @@ impl Relays {
     }
 
     /// When [`resume`](Self::resume) wants to be called.
-    pub(crate) fn wake(&self) -> Option<Instant> {
-        self.outboxes.values().filter_map(Outbox::wake).min()
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.outboxes.values().filter_map(Outbox::deadline).min()
     }
 
     /// Sends what is due, but for what is no newer than what was purged here: elsewhere that may have been purged, too, and
@@ -350,7 +350,7 @@ impl Outbox {
         self.paused_until = Some(now + pause);
     }
 
-    fn wake(&self) -> Option<Instant> {
+    fn deadline(&self) -> Option<Instant> {
         let until = self.open.values().map(|batch| batch.until).min();
         let due = self.lanes.values().filter_map(Lane::due).min().filter(|_| !self.candidates.is_empty());
         let due = due.map(|due| self.paused_until.map_or(due, |until| due.max(until)));
@@ -474,7 +474,7 @@ mod tests {
 
         /// What is sent by the time that the machine asks for: to whom, how many, and the batch's number.
         fn send(&mut self) -> Vec<(u64, Identity, Vec<Entry>)> {
-            self.now = self.relays.wake().unwrap_or(self.now).max(self.now);
+            self.now = self.relays.deadline().unwrap_or(self.now).max(self.now);
             let mut actions = Vec::new();
             self.relays.resume(self.now, |_, version| version <= self.forgotten, &mut actions);
             let parts = |RelayAction::Send { batch, to, entries }| (batch, to, entries);
@@ -486,11 +486,15 @@ mod tests {
     fn writes_go_together_and_wait_for_the_batch_before_unless_they_fill_one() {
         let mut test = Test::new(&[1, 2]);
         test.add(0..3, 1, 10);
-        assert_eq!(test.relays.wake(), Some(START + LINGER));
+        assert_eq!(test.relays.deadline(), Some(START + LINGER));
         let [(first, to, entries)] = &test.send()[..] else { panic!("one batch") };
         assert_eq!((*to, entries.len()), (node(1), 3));
         test.add(3..5, 1, 10);
-        assert_eq!(test.relays.wake(), Some(test.now + ANSWER_WITHIN), "two wait for the batch under way");
+        assert_eq!(
+            test.relays.deadline(),
+            Some(test.now + ANSWER_WITHIN),
+            "two wait for the batch under way"
+        );
         test.add(5..5 + MOST_WRITES, 1, 10);
         assert_eq!(test.send().iter().map(|(.., entries)| entries.len()).collect::<Vec<_>>(), [MOST_WRITES]);
         test.relays.relayed(*first, &[0, 1, 2], test.now);
@@ -508,7 +512,7 @@ mod tests {
         test.add(0..1, 9, 30);
         test.add(0..1, 7, 20);
         assert_eq!(
-            (test.relays.waiting(), test.relays.wake()),
+            (test.relays.waiting(), test.relays.deadline()),
             (1, None),
             "it is kept while nobody is there"
         );
@@ -521,7 +525,7 @@ mod tests {
         let [(batch, _, entries)] = &test.send()[..] else { panic!("one batch") };
         assert_eq!(entries.iter().map(Entry::version).collect::<Vec<_>>(), [Version(11)]);
         test.relays.relayed(*batch, &[0], test.now);
-        assert_eq!((test.relays.waiting(), test.relays.wake()), (0, None));
+        assert_eq!((test.relays.waiting(), test.relays.deadline()), (0, None));
         assert!(test.relays.outboxes.values().all(|outbox| outbox.bytes == 0 && outbox.latest.is_empty()));
     }
 
@@ -572,7 +576,7 @@ mod tests {
         test.relays.relayed(batch, &[0, 1], test.now);
         test.add(0..1, 5, 10);
         assert!(test.send().is_empty());
-        assert_eq!((test.relays.waiting(), test.relays.wake()), (0, None));
+        assert_eq!((test.relays.waiting(), test.relays.deadline()), (0, None));
         assert!(test.relays.outboxes.values().all(|outbox| outbox.bytes == 0));
     }
 

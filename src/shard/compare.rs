@@ -236,7 +236,7 @@ impl<C> Shard<C> {
 
     /// Keeps the timer for what is to be compared next.
     pub(super) fn schedule_compare(&mut self) {
-        let wake = self.anti_entropy.wake().filter(|_| !is_planted(Planted::NothingCompared));
+        let wake = self.anti_entropy.deadline().filter(|_| !is_planted(Planted::NothingCompared));
         if wake != self.compare_at {
             let old = mem::replace(&mut self.compare_at, wake);
             old.map(|at| self.timers.remove(&(at, Timer::Compare)));

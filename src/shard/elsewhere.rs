@@ -134,7 +134,7 @@ impl<C> Shard<C> {
 
     /// Keeps the timer for what is to be sent next.
     pub(super) fn schedule_relays(&mut self) {
-        let wake = self.relays.wake();
+        let wake = self.relays.deadline();
         if wake != self.relay_at {
             let old = std::mem::replace(&mut self.relay_at, wake);
             old.map(|at| self.timers.remove(&(at, Timer::Relay)));

@@ -408,7 +408,7 @@ impl<C> Shard<C> {
 
     fn put_handoff(&mut self, partition: Partition, handoff: Box<Handoff>) {
         self.handoffs += 1;
-        if let Some(at) = handoff.wake() {
+        if let Some(at) = handoff.deadline() {
             self.timers.insert((at, Timer::Handoff(partition)));
         }
         self.replica_mut(partition).handoff = Some(handoff);

@@ -161,7 +161,7 @@ impl<C> Shard<C> {
 
     /// Keeps the timer for what is due next.
     pub(super) fn schedule_purge(&mut self) {
-        let wake = self.purge.wake();
+        let wake = self.purge.deadline();
         if wake != self.purge_at {
             let old = mem::replace(&mut self.purge_at, wake);
             old.map(|at| self.timers.remove(&(at, Timer::Purge)));
