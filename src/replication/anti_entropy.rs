@@ -205,7 +205,7 @@ impl AntiEntropy {
         self.set_deadline();
     }
 
-    /// When [`resume`](Self::resume) wants to be called.
+    /// When [`handle_timers`](Self::handle_timers) wants to be called.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         self.deadline
     }
@@ -221,7 +221,7 @@ impl AntiEntropy {
     }
 
     /// Does what is due.
-    pub(crate) fn resume(
+    pub(crate) fn handle_timers(
         &mut self,
         now: Instant,
         copies: &impl Copies,
@@ -685,7 +685,7 @@ mod tests {
         fn turn(&mut self) {
             self.now = self.machine.deadline().unwrap();
             let mut actions = Vec::new();
-            self.machine.resume(self.now, &self.mine, &mut actions);
+            self.machine.handle_timers(self.now, &self.mine, &mut actions);
             while let Some(action) = actions.pop() {
                 let AntiEntropyAction::Compare { round, to, partitions, digest } = action else {
                     self.others.push(action);
@@ -885,7 +885,7 @@ mod tests {
         let mut two = Two::new(600);
         let mut actions = Vec::new();
         let begin = two.machine.deadline().unwrap();
-        two.machine.resume(begin, &two.mine, &mut actions);
+        two.machine.handle_timers(begin, &two.mine, &mut actions);
         let [AntiEntropyAction::Compare { round, .. }] = actions[..] else { panic!("{actions:?}") };
         two.machine.lost(round, begin);
         two.machine.lost(round, begin);

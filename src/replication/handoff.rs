@@ -287,7 +287,7 @@ impl Handoff {
         self.deadline = Some(now + pause);
     }
 
-    /// When [`resume`](Self::resume) wants to be called.
+    /// When [`handle_timers`](Self::handle_timers) wants to be called.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         self.deadline
     }
@@ -299,7 +299,7 @@ impl Handoff {
 
     /// A pause is over, or the time for answers. `others` is every member that is not dead but this node; `mine`
     /// what this node itself knows.
-    pub(crate) fn resume(
+    pub(crate) fn handle_timers(
         &mut self,
         others: Vec<Identity>,
         mine: &Mine<'_>,
@@ -886,7 +886,7 @@ mod tests {
             let mine = Mine { listed, placement: &self.placement };
             let others = self.placement.members().iter().map(|member| member.identity);
             let others = others.filter(|other| *other != node(3)).collect();
-            self.handoff.resume(others, &mine, LATER + SILENCE, &mut self.actions);
+            self.handoff.handle_timers(others, &mine, LATER + SILENCE, &mut self.actions);
             &self.actions
         }
     }

@@ -165,7 +165,7 @@ impl Purge {
         self.next_step.get_or_insert(now + self.grace);
     }
 
-    /// When [`resume`](Self::resume) wants to be called.
+    /// When [`handle_timers`](Self::handle_timers) wants to be called.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         let retries = self.rounds.values().filter_map(|round| match round.phase {
             Phase::Dropping { retry_at, .. } => retry_at,
@@ -175,7 +175,7 @@ impl Purge {
     }
 
     /// Does what is due. `reading` is what the clock reads.
-    pub(crate) fn resume(
+    pub(crate) fn handle_timers(
         &mut self,
         now: Instant,
         reading: Version,
@@ -418,7 +418,7 @@ mod tests {
             let end = self.now + SECOND * seconds as u32;
             while let Some(at) = self.machine.deadline().filter(|at| *at <= end) {
                 self.now = at;
-                self.machine.resume(at, Version(reading), &self.grave, &mut actions);
+                self.machine.handle_timers(at, Version(reading), &self.grave, &mut actions);
             }
             self.now = end;
             actions

@@ -193,14 +193,14 @@ impl Relays {
         }
     }
 
-    /// When [`resume`](Self::resume) wants to be called.
+    /// When [`handle_timers`](Self::handle_timers) wants to be called.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         self.outboxes.values().filter_map(Outbox::deadline).min()
     }
 
     /// Sends what is due, but for what is no newer than what was purged here: elsewhere that may have been purged, too, and
     /// nobody there may know.
-    pub(crate) fn resume(
+    pub(crate) fn handle_timers(
         &mut self,
         now: Instant,
         is_forgotten: impl Fn(KeyHash, Version) -> bool,
@@ -476,7 +476,7 @@ mod tests {
         fn send(&mut self) -> Vec<(u64, Identity, Vec<Entry>)> {
             self.now = self.relays.deadline().unwrap_or(self.now).max(self.now);
             let mut actions = Vec::new();
-            self.relays.resume(self.now, |_, version| version <= self.forgotten, &mut actions);
+            self.relays.handle_timers(self.now, |_, version| version <= self.forgotten, &mut actions);
             let parts = |RelayAction::Send { batch, to, entries }| (batch, to, entries);
             actions.into_iter().map(parts).collect()
         }

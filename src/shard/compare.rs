@@ -77,7 +77,7 @@ impl<C> Shard<C> {
     pub(super) fn compare(&mut self, now: Now, actions: &mut Vec<Action<C>>) {
         self.compare_at = None;
         self.with_anti_entropy(now, actions, |machine, shard, todo| {
-            machine.resume(now.instant, shard, todo);
+            machine.handle_timers(now.instant, shard, todo);
         });
     }
 

@@ -113,7 +113,7 @@ impl<C> Shard<C> {
         let mut todo = Vec::new();
         let Self { relays, replicas, cores, .. } = self;
         let horizon = |hash: KeyHash| replicas[usize::from(cores.local(hash.partition()))].horizon;
-        relays.resume(now.instant, |hash, version| version <= horizon(hash), &mut todo);
+        relays.handle_timers(now.instant, |hash, version| version <= horizon(hash), &mut todo);
         for RelayAction::Send { batch, to, entries } in todo {
             let Some(partition) = entries.first().map(|entry| self.hash(entry.key()).partition()) else {
                 continue;

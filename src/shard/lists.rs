@@ -532,7 +532,7 @@ impl<C> Shard<C> {
         let (listed, placement) = (self.listed(partition), self.placement.clone());
         let mine = mine(listed, &placement);
         let mut todo = Vec::new();
-        handoff.resume(self.others(), &mine, now.instant, &mut todo);
+        handoff.handle_timers(self.others(), &mine, now.instant, &mut todo);
         self.drive(now, partition, handoff, todo, actions);
     }
 

@@ -114,7 +114,7 @@ impl<C> Shard<C> {
         self.purge_at = None;
         let reading = self.clock.reading(now.wall);
         self.with_purge(now, actions, |machine, shard, todo| {
-            machine.resume(now.instant, reading, shard, todo);
+            machine.handle_timers(now.instant, reading, shard, todo);
         });
     }
 
