@@ -537,7 +537,7 @@ impl<C> Shard<C> {
     }
 
     /// A node that is not in the list told it to this one: it holds data and wants to be relieved of it.
-    pub(super) fn giver_calls(&mut self, partition: Partition, from: Identity, list: ListRef) {
+    pub(super) fn offer_from_giver(&mut self, partition: Partition, from: Identity, list: ListRef) {
         let me = self.me;
         let replica = self.replica_mut(partition);
         let Some(known) = replica.list.clone().filter(|known| known.reference() == list) else { return };

@@ -123,7 +123,7 @@ impl<C> Shard<C> {
             Request::Adopt { list, horizon } => {
                 self.raise_horizon(partition, horizon);
                 self.learn(now, partition, list.clone(), actions);
-                self.giver_calls(partition, from, list.reference());
+                self.offer_from_giver(partition, from, list.reference());
                 Answer::Listed(self.listed(partition))
             }
             Request::Fetch(fetch) => self.fetch(partition, fetch),
