@@ -170,7 +170,7 @@ impl<C> Shard<C> {
     pub(super) fn answer_survey(&mut self, from: &Identity, partition: Partition, asked: &Survey) -> Answer {
         if self.held(from, partition).is_none_or(|held| held.list != asked.list) {
             let replica = self.replica(partition);
-            return Answer::OtherList { list: replica.list().cloned(), horizon: replica.horizon };
+            return Answer::OtherList { list: replica.list().cloned(), horizon: replica.purge_horizon };
         }
         let part = self.store.part(partition, asked.after, 0, CHUNK_BYTES);
         let next = asked.until.into_iter().chain(part.next).min();

@@ -432,7 +432,7 @@ impl<C> Shard<C> {
             Machine::Read(read) => {
                 let own = self.own_write(op.hash);
                 let order = read_order(self.me, &placement, &list, op.hash, own);
-                let forgotten = self.replica(op.partition).horizon;
+                let forgotten = self.replica(op.partition).purge_horizon;
                 let own = own.map(Write::entry).filter(|entry| entry.version() > forgotten).cloned();
                 let mut todo = Vec::new();
                 read.enter(list, order, alive, own, now, &mut todo);
@@ -595,7 +595,7 @@ impl<C> Shard<C> {
                     self.forget_requests(op);
                     let Machine::Write(write) = &mut op.machine else { return };
                     let held = self.store.get(op.hash, write.entry().key());
-                    let forgotten = self.replica(op.partition).horizon;
+                    let forgotten = self.replica(op.partition).purge_horizon;
                     let held = held.map_or(forgotten, |held| held.version());
                     let before = self.recent_writes.insert(op.hash, id).filter(|before| *before != id);
                     let above = above.max(self.follow(before));

@@ -112,7 +112,7 @@ impl<C> Shard<C> {
         self.relay_at = None;
         let mut todo = Vec::new();
         let Self { relays, replicas, cores, .. } = self;
-        let horizon = |hash: KeyHash| replicas[usize::from(cores.local(hash.partition()))].horizon;
+        let horizon = |hash: KeyHash| replicas[usize::from(cores.local(hash.partition()))].purge_horizon;
         relays.handle_timers(now.instant, |hash, version| version <= horizon(hash), &mut todo);
         for RelayAction::Send { batch, to, entries } in todo {
             let Some(partition) = entries.first().map(|entry| self.hash(entry.key()).partition()) else {

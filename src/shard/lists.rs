@@ -55,7 +55,7 @@ pub(super) struct Replica {
     receipts: (u64, Vec<Identity>),
     progress: Progress,
     /// No single entry at or below it is taken of a key that is not held (`replication/purge` says why).
-    pub(super) horizon: Version,
+    pub(super) purge_horizon: Version,
     /// How often it has merged what another node holds.
     pub(super) merges: u64,
     /// Whether it merges what another data center holds, which the other replicas here are to have, too.
@@ -561,7 +561,7 @@ impl<C> Shard<C> {
         let sequence = self.store.sequence(partition);
         let replica = self.replica_mut(partition);
         if replica.list.as_ref().is_none_or(|known| known.reference() != list) {
-            return Answer::OtherList { list: replica.list.clone(), horizon: replica.horizon };
+            return Answer::OtherList { list: replica.list.clone(), horizon: replica.purge_horizon };
         }
         if covers < sequence {
             return Answer::Received { covered: false };

@@ -565,7 +565,7 @@ impl<C> Shard<C> {
     ) -> Option<u64> {
         let mut request = request;
         if let Request::Adopt { horizon, .. } = &mut request {
-            *horizon = self.replica(partition).horizon;
+            *horizon = self.replica(partition).purge_horizon;
         }
         let request_id = self.new_id();
         if to == self.me {
@@ -594,7 +594,7 @@ impl<C> Shard<C> {
         }
         // Before the list is served that makes this node a replica.
         if let Answer::Listed(Listed { horizon, .. }) | Answer::OtherList { horizon, .. } = &answer {
-            self.raise_horizon(partition, *horizon);
+            self.raise_purge_horizon(partition, *horizon);
         }
         match asker {
             Asker::Op(op) => self.op_answered(now, op, request_id, to, answer, actions),

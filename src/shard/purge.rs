@@ -62,14 +62,14 @@ impl<C> Shard<C> {
     }
 
     /// From here on no single entry at or below it is taken of a key that is not held.
-    pub(super) fn raise_horizon(&mut self, partition: Partition, horizon: Version) {
+    pub(super) fn raise_purge_horizon(&mut self, partition: Partition, horizon: Version) {
         let replica = self.replica_mut(partition);
-        replica.horizon = replica.horizon.max(horizon);
+        replica.purge_horizon = replica.purge_horizon.max(horizon);
     }
 
-    fn raise_horizon_to(&mut self, partition: Partition, dead: &[Dead]) {
+    fn raise_purge_horizon_to(&mut self, partition: Partition, dead: &[Dead]) {
         let newest = dead.iter().map(|(_, version)| *version).max();
-        self.raise_horizon(partition, newest.unwrap_or_default());
+        self.raise_purge_horizon(partition, newest.unwrap_or_default());
     }
 
     /// Which of these keys may go, for all that this node holds.
@@ -97,7 +97,7 @@ impl<C> Shard<C> {
         if !agrees || !self.sees_all() || self.placement.digest_of_all() != members_digest {
             return Answer::Declined;
         }
-        self.raise_horizon_to(partition, dead);
+        self.raise_purge_horizon_to(partition, dead);
         let may_go = |(_, (hash, version)): &(u16, &Dead)| !self.store.has_older(*hash, *version);
         let places = (0..).zip(dead).filter(may_go).map(|(place, _)| place).collect();
         Answer::Purgeable { merges: self.replica(partition).merges, places }
@@ -105,7 +105,7 @@ impl<C> Shard<C> {
 
     /// Nobody holds anything older of these keys.
     pub(super) fn drop_dead(&mut self, partition: Partition, dead: &[Dead]) {
-        self.raise_horizon_to(partition, dead);
+        self.raise_purge_horizon_to(partition, dead);
         dead.iter().for_each(|(hash, version)| self.store.purge(*hash, *version));
     }
 
@@ -148,7 +148,7 @@ impl<C> Shard<C> {
             match action {
                 PurgeAction::Ask { round, to, partition, request } => {
                     if let Request::Purge { dead, .. } = &request {
-                        self.raise_horizon_to(partition, dead);
+                        self.raise_purge_horizon_to(partition, dead);
                     }
                     if self.ask(to, partition, request, Asker::Purge(round), actions).is_none() {
                         self.purge.lost(round, now.instant);

@@ -64,7 +64,7 @@ impl<C> Shard<C> {
                     return Answer::Declined;
                 }
                 let hash = self.hash(entry.key());
-                let horizon = self.replica(partition).horizon;
+                let horizon = self.replica(partition).purge_horizon;
                 if entry.version() <= horizon
                     && self.store.get(hash, entry.key()).is_none()
                     && !is_planted(Planted::HorizonIgnored)
@@ -104,7 +104,7 @@ impl<C> Shard<C> {
                 let found = match (self.store.get(self.hash(&key), &key), want) {
                     // A write that asks is to be stamped above what was forgotten, or evicted.
                     (None, Want::Version) => {
-                        Found::Version(self.replica(partition).horizon.max(self.store.mark(partition)))
+                        Found::Version(self.replica(partition).purge_horizon.max(self.store.mark(partition)))
                     }
                     (None, Want::Entry) => Found::Absent { mark: self.store.mark(partition) },
                     (Some(entry), Want::Version) => Found::Version(entry.version()),
@@ -121,7 +121,7 @@ impl<C> Shard<C> {
             }
             Request::AskList => Answer::Listed(self.listed(partition)),
             Request::Adopt { list, horizon } => {
-                self.raise_horizon(partition, horizon);
+                self.raise_purge_horizon(partition, horizon);
                 self.learn(now, partition, list.clone(), actions);
                 self.offer_from_giver(partition, from, list.reference());
                 Answer::Listed(self.listed(partition))
@@ -148,7 +148,7 @@ impl<C> Shard<C> {
         let replica = self.replica(partition);
         let serves = replica.list().is_some_and(|list| list.reference() == asked && list.contains(&self.me));
         (!serves && !is_planted(Planted::AnyList))
-            .then(|| Answer::OtherList { list: replica.list().cloned(), horizon: replica.horizon })
+            .then(|| Answer::OtherList { list: replica.list().cloned(), horizon: replica.purge_horizon })
     }
 
     /// What this node knows of a partition.
@@ -158,7 +158,7 @@ impl<C> Shard<C> {
             list: replica.list().cloned(),
             synced: replica.serves_synced(&self.me),
             holds: !self.store.is_empty(partition),
-            horizon: replica.horizon,
+            horizon: replica.purge_horizon,
             members_digest: self.placement.digest(),
         }
     }
