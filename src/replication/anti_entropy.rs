@@ -80,23 +80,23 @@ const SIGHTINGS: u8 = 3;
 
 /// How often those that differ are looked at before they are left to the next cycle: for ten seconds, or for a
 /// minute where one merges, which for large partitions takes a while and may have been given up.
-const MOST_LOOKS: u8 = 20;
-const MOST_LOOKS_MERGING: u8 = 120;
+const MAX_LOOKS: u8 = 20;
+const MAX_LOOKS_MERGING: u8 = 120;
 
 /// How many partitions one question compares at the most.
 const BATCH: usize = 256;
 
 /// How many partitions are repaired at a time.
-const MOST_REPAIRS: usize = 16;
+const MAX_REPAIRS: usize = 16;
 
 /// How many questions to one peer wait for an answer at the most: twice what all partitions take.
-const MOST_OPEN: usize = 32;
+const MAX_OPEN: usize = 32;
 
 /// In so many cycles everything is surveyed once that has gaps.
 const SURVEY_CYCLES: u64 = 60;
 
 /// How many surveys are under way at a time.
-const MOST_SURVEYS: usize = 4;
+const MAX_SURVEYS: usize = 4;
 
 /// One partition that this node has in common with a peer, and which of the peer's cores has it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -294,7 +294,7 @@ impl AntiEntropy {
     /// Asks what is due to be surveyed, as far as there is room.
     fn begin_surveys(&mut self, now: Instant, copies: &impl Copies, actions: &mut Vec<AntiEntropyAction>) {
         let open = self.surveys.values().filter(|survey| survey.round.is_some()).count();
-        let mut room = MOST_SURVEYS.saturating_sub(open);
+        let mut room = MAX_SURVEYS.saturating_sub(open);
         let next_round = &mut self.next_round;
         self.surveys.retain(|pair, survey| {
             if room == 0 || survey.round.is_some() || survey.not_before > now {
@@ -353,7 +353,7 @@ impl AntiEntropy {
             }
             (survey.round, survey.not_before) = (None, now + RECHECK_AFTER);
             survey.tries += 1;
-            survey.tries <= MOST_LOOKS_MERGING
+            survey.tries <= MAX_LOOKS_MERGING
         });
     }
 
@@ -362,7 +362,7 @@ impl AntiEntropy {
     fn recheck(&mut self, now: Instant, copies: &impl Copies, actions: &mut Vec<AntiEntropyAction>) {
         self.suspects.retain(|_, suspect| {
             suspect.looks += u8::from(suspect.phase != Phase::Waiting);
-            suspect.looks <= if suspect.phase == Phase::Merging { MOST_LOOKS_MERGING } else { MOST_LOOKS }
+            suspect.looks <= if suspect.phase == Phase::Merging { MAX_LOOKS_MERGING } else { MAX_LOOKS }
         });
         let is_looked_at = |suspect: &Suspect| matches!(suspect.phase, Phase::Watching | Phase::Told);
         let again = self.suspects.iter().filter(|(_, suspect)| is_looked_at(suspect));
@@ -386,7 +386,7 @@ impl AntiEntropy {
         });
         let Some(&Pair { peer, .. }) = batch.first() else { return };
         let open = self.open.values().filter(|open| open.first().is_some_and(|pair| pair.peer == peer));
-        if open.count() >= MOST_OPEN {
+        if open.count() >= MAX_OPEN {
             return;
         }
         self.next_round += 1;
@@ -490,7 +490,7 @@ impl AntiEntropy {
     /// Repairs what waits for it, as far as there is room.
     fn begin_repairs(&mut self, copies: &impl Copies, actions: &mut Vec<AntiEntropyAction>) {
         let is_open = |suspect: &&Suspect| matches!(suspect.phase, Phase::Merging | Phase::Told);
-        let mut room = MOST_REPAIRS.saturating_sub(self.suspects.values().filter(is_open).count());
+        let mut room = MAX_REPAIRS.saturating_sub(self.suspects.values().filter(is_open).count());
         self.suspects.retain(|pair, suspect| {
             if room == 0 || suspect.phase != Phase::Waiting {
                 return true;
@@ -821,7 +821,7 @@ mod tests {
                 asked += 1;
             }
         }
-        assert_eq!(asked, usize::from(MOST_LOOKS_MERGING) + 1);
+        assert_eq!(asked, usize::from(MAX_LOOKS_MERGING) + 1);
     }
 
     fn entry(version: u64, value: Option<&str>) -> Entry {
@@ -875,9 +875,9 @@ mod tests {
             two.theirs.0.insert(partition(index), 5);
         }
         two.run_for(5 * RECHECK_AFTER);
-        assert_eq!(two.others.len(), MOST_REPAIRS);
-        two.run_for(RECHECK_AFTER * (u32::from(MOST_LOOKS_MERGING) + 2));
-        assert_eq!(two.others.len(), 2 * MOST_REPAIRS);
+        assert_eq!(two.others.len(), MAX_REPAIRS);
+        two.run_for(RECHECK_AFTER * (u32::from(MAX_LOOKS_MERGING) + 2));
+        assert_eq!(two.others.len(), 2 * MAX_REPAIRS);
     }
 
     #[test]

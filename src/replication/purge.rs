@@ -54,14 +54,14 @@ use crate::wire::message::Request;
 pub(crate) const GRACE: Duration = Duration::from_secs(60);
 
 /// How many keys are asked about at a time, 16 bytes each.
-pub(crate) const MOST_KEYS: usize = 1024;
+pub(crate) const MAX_KEYS: usize = 1024;
 
 /// How many partitions are purged at a time.
-const MOST_ROUNDS: usize = 16;
+const MAX_ROUNDS: usize = 16;
 
 /// When a replica is told again what to drop, and how often.
 const RETRY_AFTER: Duration = Duration::from_millis(500);
-const MOST_TRIES: u32 = 20;
+const MAX_TRIES: u32 = 20;
 
 /// For how many cycles the replicas behind the first one wait.
 const LATER_CYCLES: usize = 3;
@@ -193,7 +193,7 @@ impl Purge {
             }
             self.queue = shard.with_dead().into();
             self.pace = self.grace / (self.queue.len() as u32 + 1);
-        } else if self.rounds.len() < MOST_ROUNDS
+        } else if self.rounds.len() < MAX_ROUNDS
             && let Some(partition) = self.queue.pop_front()
         {
             self.begin(partition, None, shard, actions);
@@ -322,7 +322,7 @@ impl Purge {
                 && retry_at.take_if(|at| *at <= now).is_some()
             {
                 *tries += 1;
-                if *tries > MOST_TRIES {
+                if *tries > MAX_TRIES {
                     return false;
                 }
                 round.tell(*number, actions);
@@ -561,7 +561,7 @@ mod tests {
         (0..2).for_each(|_| (1..=3).for_each(|from| drop(driver.agreed(from, 4, &[0]))));
         driver.dropped(1);
         driver.grave.dead.clear();
-        for _ in 0..MOST_TRIES {
+        for _ in 0..MAX_TRIES {
             driver.machine.lost(round, driver.now);
             assert_eq!(told(&driver.run(1, 1_000)).len(), 1);
         }

@@ -12,7 +12,7 @@
 //!
 //! What waits is kept until the relay has said so: over lost connections, dead relays (the next member is taken) and
 //! while the data center cannot be reached. Of a key, only the newest state waits. There is a bound on the bytes that
-//! wait ([`MOST_BYTES`]) and on how long a data center is waited for without any member ([`PATIENCE`]); beyond it, and
+//! wait ([`MAX_BYTES`]) and on how long a data center is waited for without any member ([`PATIENCE`]); beyond it, and
 //! where a coordinator dies, anti-entropy between the data centers brings what is missing.
 //!
 //! A batch is sent when it is full, or [`LINGER`] after its first write while none is on its way: under load batches
@@ -32,20 +32,20 @@ use crate::wire::frame::CHUNK_BYTES;
 const LINGER: Duration = Duration::from_millis(2);
 
 /// How many writes one batch has at the most; its bytes are limited as a chunk's are.
-const MOST_WRITES: usize = 512;
+const MAX_WRITES: usize = 512;
 
 /// How many batches are on their way to one core of a relay: full ones only, but for the first.
-const MOST_OPEN: usize = 4;
+const MAX_OPEN: usize = 4;
 
 /// How long the relay may take. It answers earlier, be it that it could not write.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 
 /// The pause after a batch that came to nothing, doubled each time.
 const PAUSE: Duration = Duration::from_millis(50);
-const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+const MAX_PAUSE: Duration = Duration::from_secs(2);
 
 /// How many bytes one core keeps for other data centers; no more than a sixteenth of its memory, where that is limited.
-pub(crate) const MOST_BYTES: usize = 64 << 20;
+pub(crate) const MAX_BYTES: usize = 64 << 20;
 
 /// What a write takes beside its bytes.
 const OVERHEAD: usize = 64;
@@ -65,7 +65,7 @@ pub(crate) enum RelayAction {
 
 pub(crate) struct Relays {
     outboxes: BTreeMap<Arc<str>, Outbox>,
-    most_bytes: usize,
+    max_bytes: usize,
     next_item: u64,
     next_batch: u64,
     given_up: u64,
@@ -116,8 +116,8 @@ struct Batch {
 
 impl Relays {
     pub(crate) fn new(memory: Option<usize>) -> Self {
-        let most_bytes = memory.map_or(MOST_BYTES, |memory| MOST_BYTES.min(memory / 16));
-        Self { outboxes: BTreeMap::new(), most_bytes, next_item: 0, next_batch: 0, given_up: 0 }
+        let max_bytes = memory.map_or(MAX_BYTES, |memory| MAX_BYTES.min(memory / 16));
+        Self { outboxes: BTreeMap::new(), max_bytes, next_item: 0, next_batch: 0, given_up: 0 }
     }
 
     /// Whether there is another data center to write to.
@@ -148,7 +148,7 @@ impl Relays {
         for (name, outbox) in &mut self.outboxes {
             self.next_item += 1;
             outbox.put(now, self.next_item, Item { hash, entry: entry.clone() });
-            while outbox.bytes > self.most_bytes && outbox.give_up_oldest() {
+            while outbox.bytes > self.max_bytes && outbox.give_up_oldest() {
                 self.given_up += 1;
                 if !mem::replace(&mut outbox.has_overflowed, true) {
                     log::warn!(
@@ -345,7 +345,7 @@ impl Outbox {
     }
 
     fn pause(&mut self, now: Instant) {
-        let pause = PAUSE.saturating_mul(1 << self.failures.min(10)).min(LONGEST_PAUSE);
+        let pause = PAUSE.saturating_mul(1 << self.failures.min(10)).min(MAX_PAUSE);
         self.failures += 1;
         self.paused_until = Some(now + pause);
     }
@@ -403,19 +403,19 @@ impl Outbox {
 impl Lane {
     /// When the next batch is to be sent, for all that this lane knows.
     fn due(&self) -> Option<Instant> {
-        let is_full = self.waiting.len() >= MOST_WRITES;
+        let is_full = self.waiting.len() >= MAX_WRITES;
         match self.open {
             _ if self.waiting.is_empty() => None,
             0 if is_full => Some(Instant::default()),
             0 => self.due,
-            1..MOST_OPEN if is_full => Some(Instant::default()),
+            1..MAX_OPEN if is_full => Some(Instant::default()),
             _ => None,
         }
     }
 
     fn take_batch(&mut self) -> Vec<(u64, Item)> {
         let (mut items, mut bytes) = (Vec::new(), 0);
-        while items.len() < MOST_WRITES
+        while items.len() < MAX_WRITES
             && bytes < CHUNK_BYTES
             && let Some((number, item)) = self.waiting.pop_first()
         {
@@ -495,11 +495,11 @@ mod tests {
             Some(test.now + ANSWER_WITHIN),
             "two wait for the batch under way"
         );
-        test.add(5..5 + MOST_WRITES, 1, 10);
-        assert_eq!(test.send().iter().map(|(.., entries)| entries.len()).collect::<Vec<_>>(), [MOST_WRITES]);
+        test.add(5..5 + MAX_WRITES, 1, 10);
+        assert_eq!(test.send().iter().map(|(.., entries)| entries.len()).collect::<Vec<_>>(), [MAX_WRITES]);
         test.relays.relayed(*first, &[0, 1, 2], test.now);
         assert_eq!(test.send().len(), 0, "not full, and another is under way");
-        assert_eq!(test.relays.waiting(), MOST_WRITES + 2);
+        assert_eq!(test.relays.waiting(), MAX_WRITES + 2);
     }
 
     #[test]
@@ -555,7 +555,7 @@ mod tests {
     #[test]
     fn what_is_too_much_is_left_to_comparison_the_oldest_first() {
         let mut test = Test::new(&[1]);
-        test.relays.most_bytes = 10 * (1000 + 5 + OVERHEAD);
+        test.relays.max_bytes = 10 * (1000 + 5 + OVERHEAD);
         test.place(&[]);
         test.add(0..25, 1, 1000);
         assert_eq!((test.relays.waiting(), test.relays.given_up()), (9, 16));

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::{Action, Asker, Shard, Timer};
 use crate::clock::{Now, Version};
 use crate::placement::{List, ListRef, Member};
-use crate::replication::purge::{Dead, Graveyard, MOST_KEYS, Purge, PurgeAction, PurgeView};
+use crate::replication::purge::{Dead, Graveyard, MAX_KEYS, Purge, PurgeAction, PurgeView};
 use crate::simulated::{Planted, is_planted};
 use crate::types::{Identity, KeyHash, Partition};
 use crate::wire::message::{Answer, Request};
@@ -46,8 +46,8 @@ impl<C> Graveyard for Shard<C> {
         after: Option<KeyHash>,
         most: Version,
     ) -> (Vec<Dead>, Option<KeyHash>) {
-        let (mut dead, next) = self.store.dead(partition, after, MOST_KEYS / 2);
-        dead.truncate(MOST_KEYS);
+        let (mut dead, next) = self.store.dead(partition, after, MAX_KEYS / 2);
+        dead.truncate(MAX_KEYS);
         dead.retain(|(_, version)| *version <= most);
         (dead, next)
     }

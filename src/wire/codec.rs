@@ -24,7 +24,7 @@ use crate::clock::Version;
 use crate::entry::{Content, Entry};
 use crate::membership::{Record, State};
 use crate::placement::{List, ListRef};
-use crate::replication::purge::{Dead, MOST_KEYS};
+use crate::replication::purge::{Dead, MAX_KEYS};
 use crate::types::{
     ALL, Boot, CoreId, Identity, KeyHash, MAX_KEY_BYTES, MAX_VALUE_BYTES, NodeHash, PARTITIONS, Partition,
 };
@@ -881,7 +881,7 @@ impl<'a> Reader<'a> {
     }
 
     fn dead(&self, wire: &[ArchivedWireDead]) -> Result<Vec<Dead>, FrameError> {
-        if wire.len() > MOST_KEYS {
+        if wire.len() > MAX_KEYS {
             return Err(self.bad("more keys than are purged at a time"));
         }
         let dead = |wire: &ArchivedWireDead| {
