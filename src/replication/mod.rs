@@ -11,6 +11,7 @@ use crate::types::Identity;
 
 pub(crate) mod anti_entropy;
 pub(crate) mod handoff;
+mod mismatch;
 pub(crate) mod purge;
 pub(crate) mod read;
 pub(crate) mod relay;
