@@ -1,54 +1,62 @@
-//! Forgetting what was deleted: tombstones, and the husks of what expired, go away when no node needs them. One
-//! machine for each core.
+//! Forgetting what was deleted: tombstones, and the husks of what expired, go away when no node
+//! needs them. One machine for each core.
 //!
-//! **Problem.** A tombstone is there to win over what it deleted, on any node where that turns up. It can go when
-//! nothing older can turn up any more. So its replica asks every living node:
+//! **Problem.** A tombstone is there to win over what it deleted, on any node where that turns up.
+//! It can go when nothing older can turn up any more. So its replica asks every living node:
 //!
-//! | phase | what happens | it ends when |
+//! | phase | what this replica asks | ends when |
 //! |---|---|---|
-//! | Asking | "Do you hold anything older of these keys?" A replica of the list says which of them may go, another node whether it holds the partition at all. | all have answered |
+//! | Asking | "Do you hold anything older of these keys?" | all have answered |
 //! | Confirming | "Have you merged anything of others since?" | all have answered, with no |
-//! | Dropping | What all agreed on is dropped here. The other replicas are told to drop it. | all have answered, or [`MAX_TRIES`] are over |
+//! | Dropping | "Drop these", of the other replicas | all have answered, or [`MAX_TRIES`] are over |
 //!
-//! A lost question, a wrong answer, a new list or a change of the members ends a round before Dropping. What is left
-//! is proposed again in a later cycle.
+//! When it is asked, a replica of the list says which of the keys may go, another node whether it
+//! holds the partition at all. What all agreed on this replica drops when Dropping begins.
 //!
-//! **Invariant.** A tombstone is dropped only after a moment at which no node held, or could be sent, an older state
-//! of its key. An older state could come from four places:
+//! A lost question, a wrong answer, a new list or a change of the members ends a round before
+//! Dropping. What is left is proposed again in a later cycle.
 //!
-//! - *A node that holds a copy.* Each was asked, and said that it holds none. One that merges, hands over, or sees
-//!   other members than the asker agrees to nothing. But nodes answer one after the other. So an older state could
-//!   pass from one that has not answered yet to one that has, and be merged away where it came from. Therefore each
-//!   tells how often it has merged what others hold, and all are asked again when all have answered. If none has
-//!   merged in between, there was a moment at which no node held anything older, and none has it to give.
-//! - *A member that is away.* Nothing goes while a member is dead that might come back with its memory. After
-//!   `forget_after` it is not waited for any more. A node that joins is told of such members; otherwise they would be
-//!   forgotten with the last node that saw them die.
-//! - *A message that is still on its way:* a write that its coordinator offers late, or one that a reader sends on.
-//!   Each node that is asked first raises the partition's *purge horizon* to the newest version in question. A single
-//!   entry at or below it, of a key that is not held, is refused (`Answer::TooOld`). Every living node was asked, so
-//!   this holds everywhere. A node that comes later learns the purge horizon from the one that tells it a list: to
-//!   agree to a new list is to serve another one, which makes a purge in the old one impossible. So one member of
-//!   the old list suffices to learn it from.
+//! **Invariant.** A tombstone is dropped only after a moment at which no node held, or could be
+//! sent, an older state of its key. An older state could come from four places:
+//!
+//! - *A node that holds a copy.* Each was asked, and said that it holds none. One that merges,
+//!   hands over, or sees other members than the asker agrees to nothing. But nodes answer one after
+//!   the other. So an older state could pass from one that has not answered yet to one that has,
+//!   and be merged away where it came from. Therefore each tells how often it has merged what
+//!   others hold, and all are asked again when all have answered. If none has merged in between,
+//!   there was a moment at which no node held anything older, and none has it to give.
+//! - *A member that is away.* Nothing goes while a member is dead that might come back with its
+//!   memory. After `forget_after` it is not waited for any more. A node that joins is told of such
+//!   members; otherwise they would be forgotten with the last node that saw them die.
+//! - *A message that is still on its way:* a write that its coordinator offers late, or one that a
+//!   reader sends on. Each node that is asked first raises the partition's *purge horizon* to the
+//!   newest version in question. A single entry at or below it, of a key that is not held, is
+//!   refused (`Answer::TooOld`). Every living node was asked, so this holds everywhere. A node that
+//!   comes later learns the purge horizon from the one that tells it a list: to agree to a new list
+//!   is to serve another one, which makes a purge in the old one impossible. So one member of the
+//!   old list suffices to learn it from.
 //! - *Copies that are merged as a whole* come from a node that was asked.
 //!
-//! The purge horizon says nothing of what a replica merges from others, where an entry might have been missed for good
-//! reasons. So it need not be right about anything but single messages, and it may be raised early.
+//! The purge horizon says nothing of what a replica merges from others, where an entry might have
+//! been missed for good reasons. So it need not be right about anything but single messages, and it
+//! may be raised early.
 //!
-//! Each key is judged by itself. One that differs does not hold up the others, and eviction is no obstacle.
+//! Each key is judged by itself. One that differs does not hold up the others, and eviction is no
+//! obstacle.
 //!
-//! **When.** The first replica of a list proposes a tombstone when the clock has read more than its version for a
-//! *grace* ([`GRACE`]). Until then writes of the same time are offered to replicas that missed them, and must not be
-//! refused. The other replicas propose what is left after three graces: a message was lost, or the first replica
-//! changed. So memory comes back one to two minutes after a delete in a quiet cluster. A husk has the version of the
-//! write that expired, so it goes in the cycle after that. A cycle looks at every partition that has something to
-//! propose, evenly over the grace, and reads all entries of these.
+//! **When.** The first replica of a list proposes a tombstone when the clock has read more than its
+//! version for a *grace* ([`GRACE`]). Until then writes of the same time are offered to replicas
+//! that missed them, and must not be refused. The other replicas propose what is left after three
+//! graces: a message was lost, or the first replica changed. So memory comes back one to two
+//! minutes after a delete in a quiet cluster. A husk has the version of the write that expired, so
+//! it goes in the cycle after that. A cycle looks at every partition that has something to propose,
+//! evenly over the grace, and reads all entries of these.
 //!
-//! **Source.** The death certificates of Demers et al., "Epidemic Algorithms for Replicated Database Maintenance",
-//! PODC '87.
+//! **Source.** The death certificates of Demers et al., "Epidemic Algorithms for Replicated
+//! Database Maintenance", PODC '87.
 //!
-//! **Rejected:** to drop a tombstone when it is old, as that paper does with a fixed threshold. A replica that was away
-//! for longer brings the deleted value back.
+//! **Rejected:** to drop a tombstone when it is old, as that paper does with a fixed threshold. A
+//! replica that was away for longer brings the deleted value back.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -59,7 +67,8 @@ use crate::simulated::{Planted, is_planted};
 use crate::types::{Identity, KeyHash, Partition};
 use crate::wire::message::Request;
 
-/// How old a tombstone must be before it goes: twice as long as a write is offered to a replica that missed it.
+/// How old a tombstone must be before it goes: twice as long as a write is offered to a replica
+/// that missed it.
 pub(crate) const GRACE: Duration = Duration::from_secs(60);
 
 /// How many keys one question is about, 16 bytes each.
@@ -71,7 +80,8 @@ const MAX_ROUNDS: usize = 16;
 /// After what time a replica is told again what to drop.
 const RETRY_AFTER: Duration = Duration::from_millis(500);
 
-/// How often a replica is told again. Then it is left to a later cycle, in which it proposes by itself.
+/// How often a replica is told again. Then it is left to a later cycle, in which it proposes by
+/// itself.
 const MAX_TRIES: u32 = 20;
 
 /// For how many cycles the replicas behind the first one wait.
@@ -240,7 +250,8 @@ impl Purge {
         self.go_on(self.next_round, shard, actions);
     }
 
-    /// Takes up which of the keys may go for `from`, by their places in the question, and how often it has merged.
+    /// Takes up which of the keys may go for `from`, by their places in the question, and how often
+    /// it has merged.
     pub(crate) fn agreed(
         &mut self,
         number: u64,
@@ -261,8 +272,8 @@ impl Purge {
             Phase::Confirming { merges: before } if before.get(&from) == Some(&merges) => {}
             // It has merged since.
             Phase::Confirming { .. } => return drop(self.rounds.remove(&number)),
-            // It was told to drop the keys, and answers something else. A peer can do that, so it is no bug here. What
-            // it keeps it proposes by itself.
+            // It was told to drop the keys, and answers something else. A peer can do that, so it
+            // is no bug here. What it keeps it proposes by itself.
             Phase::Dropping { .. } => {}
         }
         round.unanswered.retain(|member| *member != from);
@@ -283,8 +294,9 @@ impl Purge {
                 round.unanswered.retain(|member| *member != from);
                 self.go_on(number, shard, actions);
             }
-            // It was only asked. A peer can answer so, so it is no bug here. Without its word nothing may go, and a
-            // round that waited for another answer would keep its slot for ever.
+            // It was only asked. A peer can answer so, so it is no bug here. Without its word
+            // nothing may go, and a round that waited for another answer would keep its slot for
+            // ever.
             Phase::Asking { .. } | Phase::Confirming { .. } => drop(self.rounds.remove(&number)),
         }
     }
@@ -362,7 +374,8 @@ impl Round {
         self.dead.iter().map(|(dead, _)| *dead).collect()
     }
 
-    /// Asks every living node about the keys, or, without any, whether it has merged since it answered.
+    /// Asks every living node about the keys, or, without any, whether it has merged since it
+    /// answered.
     fn ask(&mut self, number: u64, actions: &mut Vec<PurgeAction>) {
         if is_planted(Planted::PurgedByTime) {
             return;
@@ -396,7 +409,7 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    /// What one replica of a list of three holds, beside a member that is in no list.
+    /// What one replica of a list of three holds, and a member that is in no list.
     struct Grave {
         dead: Vec<Dead>,
         view: Option<PurgeView>,
@@ -426,7 +439,8 @@ mod tests {
     }
 
     impl Driver {
-        /// Keys 1, 2, … were deleted with versions 10, 20, … before the machine began; this is the replica at `place`.
+        /// Keys 1, 2, … were deleted with versions 10, 20, … before the machine began; this is the
+        /// replica at `place`.
         fn new(keys: u64, place: usize) -> Self {
             let dead = (1..=keys).map(|key| (KeyHash(key), Version(10 * key))).collect();
             let replicas = vec![node(1), node(2)];
@@ -512,8 +526,8 @@ mod tests {
         assert!(driver.machine.rounds.is_empty());
     }
 
-    /// One that holds nothing of the key answers; then it merges the value from one that has not answered yet, which
-    /// then merges the tombstone, and agrees as well.
+    /// One that holds nothing of the key answers; then it merges the value from one that has not
+    /// answered yet, which then merges the tombstone, and agrees as well.
     #[test]
     fn nothing_goes_where_somebody_merged_between_the_answers() {
         let mut driver = Driver::new(1, 0);

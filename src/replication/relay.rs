@@ -1,34 +1,42 @@
 //! Sending what was written here to the other data centers. One machine for each core.
 //!
-//! **Problem.** Each data center has its own copies, lists and quorums. A write that was acknowledged in one of them
-//! must reach the others, though they are far away, and cut off at times.
+//! **Problem.** Each data center has its own copies, lists and quorums. A write that was
+//! acknowledged in one of them must reach the others, though they are far away, and cut off at
+//! times.
 //!
-//! Its coordinator sends the write to each other data center, in batches, through one member there, the *relay*. The
-//! relay writes it in its own data center as a coordinator does, under the version that it has, and answers when W
-//! replicas there have applied it. A relay passes nothing on to a third data center: the coordinator sends to each.
+//! Its coordinator sends the write to each other data center, in batches, through one member there,
+//! the *relay*. The relay writes it in its own data center as a coordinator does, under the version
+//! that it has, and answers when W replicas there have applied it. A relay passes nothing on to a
+//! third data center: the coordinator sends to each.
 //!
 //! ```text
 //! coordinator ──[Relay: entries]──▶ relay ──[Write]──▶ W replicas there
 //! coordinator ◀──[Relayed: which of them]──
 //! ```
 //!
-//! | a write | what keeps it | what ends that |
+//! | a write is | kept by | until |
 //! |---|---|---|
-//! | waiting | its lane: one for each core of the relay | its batch is sent: full, or [`LINGER`] old and none on its way |
-//! | on its way | its batch | the relay confirms it; if it does not, the write waits again |
-//! | given up | anti-entropy between the data centers | |
+//! | waiting | a lane, one for each core of the relay | its batch is sent |
+//! | on its way | its batch | the relay confirms it, or it waits again |
+//! | given up | no one: anti-entropy finds it | |
 //!
-//! **Invariant.** A write waits or is on its way until a relay has confirmed it: over lost connections, dead relays
-//! (the next member is taken), and while the data center cannot be reached. Of a key, only the newest state waits.
+//! A batch is sent when it is full, or [`LINGER`] after its first write while none is on its way.
 //!
-//! Two bounds limit that: on the bytes that are kept ([`MAX_BYTES`]), and on how long a data center without any member
-//! is waited for ([`PATIENCE`]). Anti-entropy brings what is beyond them, and what a dead coordinator kept.
+//! **Invariant.** A write waits or is on its way until a relay has confirmed it: over lost
+//! connections, dead relays (the next member is taken), and while the data center cannot be
+//! reached. Of a key, only the newest state waits.
 //!
-//! Under load batches grow with the round trip, so few are needed however far away the other data center is.
+//! Two bounds limit that: on the bytes that are kept ([`MAX_BYTES`]), and on how long a data center
+//! without any member is waited for ([`PATIENCE`]). Anti-entropy brings what is beyond them, and
+//! what a dead coordinator kept.
+//!
+//! Under load batches grow with the round trip, so few are needed however far away the other data
+//! center is.
 //!
 //! **Source.** One member of each other data center passes a write on to its own, as in Cassandra.
 //!
-//! **Rejected:** a quorum of all data centers. A write would wait for the slowest of them, and fail while one is away.
+//! **Rejected:** a quorum of all data centers. A write would wait for the slowest of them, and fail
+//! while one is away.
 
 use std::collections::BTreeMap;
 use std::mem;
@@ -58,7 +66,8 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// The longest pause: how long a data center that is back might wait for its writes.
 const MAX_PAUSE: Duration = Duration::from_secs(2);
 
-/// How many bytes one core keeps for each other data center. If its memory is limited, at most a sixteenth of that.
+/// How many bytes one core keeps for each other data center. If its memory is limited, at most a
+/// sixteenth of that.
 const MAX_BYTES: usize = 64 << 20;
 
 /// How many bytes a write takes in addition to those of its entry.
@@ -73,8 +82,8 @@ pub(crate) type Candidate = (Identity, u16);
 /// What the machine wants its shard to do.
 #[derive(Debug, PartialEq)]
 pub(crate) enum RelayAction {
-    /// Send these to `to`. All of them belong to one of its cores. [`Relays::relayed`] or [`Relays::failed`] is told
-    /// with this number.
+    /// Send these to `to`. All of them belong to one of its cores. [`Relays::relayed`] or
+    /// [`Relays::failed`] is told with this number.
     Send { batch: u64, to: Identity, entries: Vec<Entry> },
 }
 
@@ -90,7 +99,8 @@ pub(crate) struct Relays {
 /// What waits for one data center.
 #[derive(Default)]
 struct Outbox {
-    /// The members that can relay, in this node's order. The first of them does. Empty while there is no member.
+    /// The members that can relay, in this node's order. The first of them does. Empty while there
+    /// is no member.
     candidates: Vec<Candidate>,
     /// How many cores the relay has, or the last one had.
     cores: u16,
@@ -148,7 +158,8 @@ impl Relays {
         !self.outboxes.is_empty()
     }
 
-    /// Takes up which other data centers have members, and which of these can relay, in this node's order.
+    /// Takes up which other data centers have members, and which of these can relay, in this node's
+    /// order.
     pub(crate) fn placed(&mut self, now: Instant, mut others: BTreeMap<Arc<str>, Vec<Candidate>>) {
         for name in others.keys() {
             self.outboxes.entry(name.clone()).or_default();
@@ -182,7 +193,8 @@ impl Relays {
         }
     }
 
-    /// Takes up which writes of the batch the relay has written in its data center, by their places.
+    /// Takes up which writes of the batch the relay has written in its data center, by their
+    /// places.
     pub(crate) fn relayed(&mut self, number: u64, places: &[u16], now: Instant) {
         let found = self.outboxes.values_mut().find_map(|outbox| Some((outbox.close(number)?, outbox)));
         let Some((batch, outbox)) = found else { return };
@@ -221,8 +233,8 @@ impl Relays {
         self.outboxes.values().filter_map(Outbox::deadline).min()
     }
 
-    /// Sends what is due. What is no newer than the purge horizon here is given up: other data centers might have
-    /// purged it too, and no node there would know.
+    /// Sends what is due. What is no newer than the purge horizon here is given up: other data
+    /// centers might have purged it too, and no node there would know.
     pub(crate) fn handle_timers(
         &mut self,
         now: Instant,
@@ -243,7 +255,8 @@ impl Relays {
         self.outboxes.values().map(Outbox::len).sum()
     }
 
-    /// Returns how many of them wait for data centers that have members, and take what they are sent.
+    /// Returns how many of them wait for data centers that have members, and take what they are
+    /// sent.
     pub(crate) fn waiting_for_reachable(&self) -> usize {
         let takes = |outbox: &&Outbox| !outbox.candidates.is_empty() && outbox.failures < 3;
         let reachable = self.outboxes.values().filter(takes);
@@ -352,7 +365,8 @@ impl Outbox {
         }
     }
 
-    /// Gives up the oldest item that waits, and returns whether there was one. What is on its way is not taken back.
+    /// Gives up the oldest item that waits, and returns whether there was one. What is on its way
+    /// is not taken back.
     fn give_up_oldest(&mut self) -> bool {
         let lanes = self.lanes.values_mut().filter(|lane| !lane.waiting.is_empty());
         let oldest = lanes.min_by_key(|lane| lane.waiting.first_key_value().map(|(number, _)| *number));
@@ -486,7 +500,7 @@ mod tests {
 
         fn place(&mut self, members: &[u64]) {
             let candidates: Vec<Candidate> = members.iter().map(|number| (node(*number), 1)).collect();
-            let others = if candidates.is_empty() { vec![] } else { vec![("far".into(), candidates)] };
+            let others = if candidates.is_empty() { vec![] } else { vec![("other".into(), candidates)] };
             self.relays.placed(self.now, others.into_iter().collect());
         }
 
@@ -497,7 +511,8 @@ mod tests {
             }
         }
 
-        /// What is sent by the time that the machine asks for: to whom, how many, and the batch's number.
+        /// What is sent by the time that the machine asks for: to whom, how many, and the batch's
+        /// number.
         fn send(&mut self) -> Vec<(u64, Identity, Vec<Entry>)> {
             self.now = self.relays.deadline().unwrap_or(self.now).max(self.now);
             let mut actions = Vec::new();
@@ -530,7 +545,7 @@ mod tests {
     #[test]
     fn of_a_key_only_the_newest_state_waits() {
         let mut test = Test::new(&[]);
-        assert!(!test.relays.is_wanted(), "nobody there yet");
+        assert!(!test.relays.is_wanted(), "no member there yet");
         test.place(&[1]);
         test.place(&[]);
         test.add(0..1, 5, 10);
@@ -539,7 +554,7 @@ mod tests {
         assert_eq!(
             (test.relays.waiting(), test.relays.deadline()),
             (1, None),
-            "it is kept while nobody is there"
+            "it is kept while no member is there"
         );
         test.place(&[1]);
         let [(batch, _, entries)] = &test.send()[..] else { panic!("one batch") };

@@ -31,8 +31,8 @@ pub(crate) trait Copies {
     fn held(&self, peer: &Identity, partition: Partition) -> Option<Held>;
 }
 
-/// Returns the answer to a peer's question, which had the digest `asked` for all of its partitions: what this
-/// node holds of them, if that is not the same.
+/// Returns the answer to a peer's question, which had the digest `asked` for all of its partitions:
+/// what this node holds of them, if that is not the same.
 pub(crate) fn compare(asked: u64, held: Vec<Held>) -> Compared {
     if digest(&held) == asked { Compared::Alike } else { Compared::Differ(held) }
 }

@@ -1,49 +1,61 @@
-//! Anti-entropy: finding, without being asked, what a replica has missed. One machine for each core.
+//! Anti-entropy: finding, without being asked, what a replica has missed. One machine for each
+//! core.
 //!
-//! **Problem.** A write is offered for half a minute to a replica that missed it, and reads repair what they
-//! touch. What both leave behind stays different for ever, unless the replicas compare all that they hold.
+//! **Problem.** A write is offered for half a minute to a replica that missed it, and reads repair
+//! what they touch. What both leave behind stays different for ever, unless the replicas compare
+//! all that they hold.
 //!
-//! The replicas of a partition compare its digest once a [`CYCLE`], and merge each other's entries if it differs:
+//! The replicas of a partition compare its digest once a [`CYCLE`], and merge each other's entries
+//! if it differs:
 //!
-//! | phase | what this node does |
+//! | phase | what this node does with a partition that differs |
 //! |---|---|
-//! | (cycle) | asks about every partition and co-replica once, evenly over the time. Of two replicas the one with the lower identity asks. |
-//! | Watching | they differ: asks again, as writes on their way make digests differ for a moment |
-//! | Waiting | they differ for good: waits until there is room to merge, a few partitions at a time |
+//! | Watching | asks again: writes on their way make digests differ for a moment |
+//! | Waiting | waits for room: a few partitions are merged at a time |
 //! | Merging | merges the other replica's entries |
 //! | Told | has told the other one to do the same, and compares until they are equal |
 //!
-//! **Invariant.** A difference is acted upon when it was seen [`SIGHTINGS`] times unchanged, and never before. A
-//! digest is the sum of its entries' digests. So the difference of two digests stays the same while both
-//! replicas take the same writes, and is another one while a write has reached only one of them. A partition
-//! that has a write on its way at every look is left alone until the next cycle.
+//! A cycle asks about every partition and co-replica once, evenly over the time. Of two replicas
+//! the one with the lower identity asks.
 //!
-//! **What it costs**, as computed. A question names its partitions with two bytes each and has one hash for all
-//! of them. If they are equal the answer takes 32 bytes; else it has 32 bytes for each partition that is compared.
+//! **Invariant.** A difference is acted upon when it was seen [`SIGHTINGS`] times unchanged, and
+//! never before. A digest is the sum of its entries' digests. So the difference of two digests
+//! stays the same while both replicas take the same writes, and is another one while a write has
+//! reached only one of them. A partition that has a write on its way at every look is left alone
+//! until the next cycle.
 //!
-//! | | |
+//! **What it costs**, as computed. A question names its partitions with two bytes each and has one
+//! hash for all of them. If they are equal the answer takes 32 bytes; else it has 32 bytes for each
+//! partition that is compared.
+//!
+//! | what | bytes |
 //! |---|---|
-//! | pairs of copies in a cluster of any size, N = 3 | 3 × 4096 |
-//! | bytes a cycle that name them | 24,576 |
-//! | bytes around each question of up to 256 partitions | 70 |
-//! | a difference | the partition as a whole, a 4096th of the data: once if the asker lacked something, twice if the other one did |
+//! | naming 3 × 4096 pairs of copies, once a cycle (N = 3, a cluster of any size) | 24,576 |
+//! | around each question of up to 256 partitions | 70 |
+//! | a difference | the whole partition, a 4096th of the data |
 //!
-//! **Gaps.** If either replica has evicted keys of a partition, the two are compared key by key ([`survey`]).
+//! A difference is transferred once if only the asker lacked something, and twice if the other one
+//! did.
 //!
-//! **Other lists.** Two replicas that serve different lists tell each other. One of them missed a change, and the
-//! nodes that made it might be gone.
+//! **Gaps.** If either replica has evicted keys of a partition, the two are compared key by key
+//! ([`survey`]).
 //!
-//! **What it leaves to others.** Nothing is compared while a list changes: a handoff merges by itself. If a
-//! connection broke, the node that opened it compares at once, though only one of two repairs what differs.
+//! **Other lists.** Two replicas that serve different lists tell each other. One of them missed a
+//! change, and the nodes that made it might be gone.
 //!
-//! **Source.** Demers et al., "Epidemic Algorithms for Replicated Database Maintenance", PODC '87: anti-entropy
-//! behind direct mail, with checksums.
+//! **What it leaves to others.** Nothing is compared while a list changes: a handoff merges by
+//! itself. If a connection broke, the node that opened it compares at once, though only one of two
+//! repairs what differs.
 //!
-//! **Rejected:** Merkle trees (DeCandia et al., "Dynamo", SOSP '07). They find a single key in a large range, at the
-//! price of a tree that every write updates. Here a partition is the range, and small enough to transfer.
+//! **Source.** Demers et al., "Epidemic Algorithms for Replicated Database Maintenance", PODC '87:
+//! anti-entropy behind direct mail, with checksums.
 //!
-//! **The files.** [`copies`] is what this machine may know of its shard, `survey` the comparison key by key. Both
-//! know nothing of this file, which alone decides when to ask.
+//! **Rejected:** Merkle trees (DeCandia et al., "Dynamo", SOSP '07). They find a single key in a
+//! large range, at the price of a tree that every write updates. Here a partition is the range, and
+//! small enough to transfer.
+//!
+//! **The files.** [`copies`] is what this machine may know of its shard, `survey` the comparison
+//! key by key. Both know nothing of this file, which alone decides when to ask.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -63,8 +75,8 @@ use survey::{SURVEY_CYCLES, Surveys};
 /// How long it takes to compare everything once.
 const CYCLE: Duration = Duration::from_secs(60);
 
-/// After what time a peer is compared as a whole whose connection broke or whose lists changed. Many such events
-/// happen together.
+/// After what time a peer is compared as a whole whose connection broke or whose lists changed.
+/// Many such events happen together.
 const HURRY_AFTER: Duration = Duration::from_secs(1);
 
 /// How long until those that differ are compared again.
@@ -73,23 +85,26 @@ const RECHECK_AFTER: Duration = Duration::from_millis(500);
 /// How often the same difference is seen until it is acted upon.
 const SIGHTINGS: u8 = 3;
 
-/// How often those that differ are looked at before they are left to the next cycle: for ten seconds.
+/// How often those that differ are looked at before they are left to the next cycle: for ten
+/// seconds.
 const MAX_LOOKS: u8 = 20;
 
-/// The same for one that merges: for a minute. A merge of a large partition takes a while, and might have been
-/// given up.
+/// The same for one that merges: for a minute. A merge of a large partition takes a while, and
+/// might have been given up.
 const MAX_LOOKS_MERGING: u8 = 120;
 
 /// How many partitions are repaired at a time.
 const MAX_REPAIRS: usize = 16;
 
-/// How many questions to one peer wait for an answer: twice what all partitions take. More are not asked.
+/// How many questions to one peer wait for an answer: twice what all partitions take. More are not
+/// asked.
 const MAX_OPEN: usize = 32;
 
 /// What the machine wants its shard to do.
 #[derive(Debug, PartialEq)]
 pub(crate) enum AntiEntropyAction {
-    /// Ask `to` about these; [`AntiEntropy::answered`] or [`AntiEntropy::lost`] is told with this number.
+    /// Ask `to` about these; [`AntiEntropy::answered`] or [`AntiEntropy::lost`] is told with this
+    /// number.
     Compare { round: u64, to: Identity, partitions: Vec<Partition>, digest: u64 },
     /// Merge what `from` holds; then [`AntiEntropy::merged`].
     Merge { partition: Partition, from: Identity },
@@ -97,8 +112,8 @@ pub(crate) enum AntiEntropyAction {
     Meet { partition: Partition, to: Identity },
     /// Have `to` merge what this node holds.
     Tell { partition: Partition, to: Identity },
-    /// Ask `to` about the part of the partition behind `after`; [`AntiEntropy::surveyed`], [`AntiEntropy::put_off`]
-    /// or [`AntiEntropy::lost`] is told with this number.
+    /// Ask `to` about the part of the partition behind `after`; [`AntiEntropy::surveyed`],
+    /// [`AntiEntropy::put_off`] or [`AntiEntropy::lost`] is told with this number.
     Survey { round: u64, to: Identity, partition: Partition, after: Option<KeyHash> },
 }
 
@@ -212,7 +227,8 @@ impl AntiEntropy {
         self.set_deadline();
     }
 
-    /// Notes that a question will have no answer, or has one of another kind: the peer is asked again soon.
+    /// Notes that a question will have no answer, or has one of another kind: the peer is asked
+    /// again soon.
     pub(crate) fn lost(&mut self, round: u64, now: Instant) {
         self.put_off(round, now);
         if let Some(pair) = self.open.remove(&round).unwrap_or_default().first() {
@@ -220,8 +236,8 @@ impl AntiEntropy {
         }
     }
 
-    /// Takes up that a survey's question was answered, and that what it found is applied. It goes on behind `next`
-    /// if there is more.
+    /// Takes up that a survey's question was answered, and that what it found is applied. It goes
+    /// on behind `next` if there is more.
     pub(crate) fn surveyed(
         &mut self,
         round: u64,
@@ -235,13 +251,14 @@ impl AntiEntropy {
         self.set_deadline();
     }
 
-    /// Notes that the peer does not compare this now, as it changes lists or merges. It is asked again for a while.
+    /// Notes that the peer does not compare this now, as it changes lists or merges. It is asked
+    /// again for a while.
     pub(crate) fn put_off(&mut self, round: u64, now: Instant) {
         self.surveys.put_off(round, now + RECHECK_AFTER, MAX_LOOKS_MERGING);
     }
 
-    /// Takes up that a merge of this partition is over. Now it is the peer's turn, which finds nothing to fetch if
-    /// it lacked nothing.
+    /// Takes up that a merge of this partition is over. Now it is the peer's turn, which finds
+    /// nothing to fetch if it lacked nothing.
     pub(crate) fn merged(
         &mut self,
         partition: Partition,
@@ -315,8 +332,8 @@ impl AntiEntropy {
         self.begin_surveys(now, copies, actions);
     }
 
-    /// Looks again at what differed, and gives up what has differed for long. It or its peer is gone, or it does
-    /// not come to rest.
+    /// Looks again at what differed, and gives up what has differed for long. It or its peer is
+    /// gone, or it does not come to rest.
     fn recheck(&mut self, now: Instant, copies: &impl Copies, actions: &mut Vec<AntiEntropyAction>) {
         self.suspects.retain(|_, suspect| {
             suspect.looks += u8::from(suspect.phase != Phase::Waiting);
@@ -384,11 +401,13 @@ impl AntiEntropy {
         }
     }
 
-    /// Notes by how much a partition differs from the peer's; `None` if they cannot be compared now.
+    /// Notes by how much a partition differs from the peer's; `None` if they cannot be compared
+    /// now.
     fn saw(&mut self, pair: Pair, difference: Option<u64>) {
         let Some(suspect) = self.suspects.get_mut(&pair) else {
             if difference != Some(0) {
-                // If they cannot be compared, lists change or one of the two merges. That is looked at for a while.
+                // If they cannot be compared, lists change or one of the two merges. That is looked
+                // at for a while.
                 let (sightings, difference) = (u8::from(difference.is_some()), difference.unwrap_or(0));
                 let suspect = Suspect { phase: Phase::Watching, difference, sightings, looks: 0 };
                 self.suspects.insert(pair, suspect);
@@ -409,7 +428,8 @@ impl AntiEntropy {
                     suspect.phase = Phase::Waiting;
                 }
             }
-            // The repair goes its way, whatever a look at the pair finds before it is over.
+            // The repair goes its way. What a look at the pair finds before it is over changes
+            // nothing.
             (Phase::Waiting | Phase::Merging | Phase::Told, _) => {}
         }
     }
@@ -432,7 +452,8 @@ impl AntiEntropy {
         });
     }
 
-    /// Asks what is due to be surveyed, as far as there is room, and looks again while a survey is open.
+    /// Asks what is due to be surveyed, as far as there is room, and looks again while a survey is
+    /// open.
     fn begin_surveys(&mut self, now: Instant, copies: &impl Copies, actions: &mut Vec<AntiEntropyAction>) {
         for question in self.surveys.begin(now, &mut self.next_round, copies) {
             let (round, after) = (question.round, question.after);

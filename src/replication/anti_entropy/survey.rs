@@ -1,34 +1,39 @@
 //! Comparing copies key by key, because at least one of them has evicted something.
 //!
-//! **Problem.** If a replica has evicted keys of a partition, its digest says nothing, and merging would bring
-//! back what was evicted. Such a copy has *gaps*, and an eviction watermark: the highest version that it evicted.
+//! **Problem.** If a replica has evicted keys of a partition, its digest says nothing, and merging
+//! would bring back what was evicted. Such a copy has *gaps*, and an eviction watermark: the
+//! highest version that it evicted.
 //!
-//! A [`Survey`] tells hash, version and digest of each entry in a range of hashes. The answer says what differs
-//! there:
+//! A [`Survey`] tells hash, version and digest of each entry in a range of hashes. The answer says
+//! what differs there:
 //!
 //! | only one side has | what becomes of it |
 //! |---|---|
 //! | a newer state | the other side merges it |
 //! | a value up to the other side's watermark | it is dropped, as if it had been evicted here too |
 //! | a value above the other side's watermark | the other side merges it |
-//! | a delete or an expired key | the other side merges it: it is never evicted, and brings nothing back |
+//! | a delete or an expired key | the other side merges it: it brings nothing back |
 //!
-//! **Invariant.** Nothing goes to and fro. What a replica dropped up to its watermark is never offered to it again,
-//! and of what it is given it can evict each version once. In the end the replicas agree on what is a miss, and
-//! no replica keeps a value whose successor the others have evicted.
+//! **Invariant.** Nothing goes to and fro. What a replica dropped up to its watermark is never
+//! offered to it again, and of what it is given it can evict each version once. In the end the
+//! replicas agree on what is a miss, and no replica keeps a value whose successor the others have
+//! evicted.
 //!
-//! The price: what one replica has no room for, the others forget too, at the next survey. Replicas want equal
-//! memory.
+//! The price: what one replica has no room for, the others forget too, at the next survey. Replicas
+//! want equal memory.
 //!
-//! **What it costs.** The asker applies one half of the differences at once and pushes the other half as writes;
-//! the answerer drops its part before it answers. So one question does for both. It takes 24 bytes for each key
-//! that one of the two has, and no digest saves that, so surveys are rare:
+//! **What it costs.** The asker applies one half of the differences at once and pushes the other
+//! half as writes; the answerer drops its part before it answers. So one question does for both. It
+//! takes 24 bytes for each key that one of the two has, and no digest saves that, so surveys are
+//! rare:
 //!
 //! - when a partition is found to have gaps,
-//! - soon after a replica might have missed something: a connection broke, a list changed, a merge ended,
+//! - soon after a replica might have missed something: a connection broke, a list changed, a merge
+//!   ended,
 //! - otherwise once in [`SURVEY_CYCLES`] cycles, which is an hour.
 //!
-//! **Rejected:** asking in turn, each side for what it lacks. It takes two questions of the same size.
+//! **Rejected:** asking in turn, each side for what it lacks. It takes two questions of the same
+//! size.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -95,8 +100,8 @@ impl Surveys {
         self.gaps.retain(|pair| pairs.binary_search(pair).is_ok());
     }
 
-    /// Has those of the pairs surveyed of which this node's copy has gaps. If only the peer's had any, the pair is
-    /// surveyed when the peer says so again.
+    /// Has those of the pairs surveyed of which this node's copy has gaps. If only the peer's had
+    /// any, the pair is surveyed when the peer says so again.
     pub(super) fn look_for_gaps<'a>(&mut self, pairs: impl Iterator<Item = &'a Pair>, copies: &impl Copies) {
         for pair in pairs {
             if copies.held(&pair.peer, pair.partition).is_some_and(|held| held.has_gaps) {
@@ -107,14 +112,16 @@ impl Surveys {
         }
     }
 
-    /// Has a pair surveyed, from its beginning: one of the two might have missed what the other one has.
+    /// Has a pair surveyed, from its beginning: one of the two might have missed what the other one
+    /// has.
     pub(super) fn survey_soon(&mut self, pair: Pair) {
         let survey = self.surveys.entry(pair).or_default();
         survey.again = survey.after.is_some() || survey.round.is_some();
         survey.tries = 0;
     }
 
-    /// Returns what is to be asked now, as far as there is room. Each question gets the next number.
+    /// Returns what is to be asked now, as far as there is room. Each question gets the next
+    /// number.
     pub(super) fn begin(
         &mut self,
         now: Instant,
@@ -129,7 +136,8 @@ impl Surveys {
                 return true;
             }
             if copies.held(&pair.peer, pair.partition).is_none() {
-                // The list changes, or the peer is gone. When a replica is synced again it has this surveyed.
+                // The list changes, or the peer is gone. When a replica is synced again it has this
+                // surveyed.
                 return false;
             }
             room -= 1;
@@ -141,12 +149,13 @@ impl Surveys {
         questions
     }
 
-    /// Notes that a question was answered, and that the survey goes on behind `next` if there is more.
+    /// Notes that a question was answered, and that the survey goes on behind `next` if there is
+    /// more.
     pub(super) fn answered(&mut self, round: u64, next: Option<KeyHash>) {
         let found = self.surveys.iter_mut().find(|(_, survey)| survey.round == Some(round));
         let Some((&pair, survey)) = found else { return };
         match next {
-            // Only ever onward, whatever the peer says.
+            // Only ever onward, even if the peer says otherwise.
             Some(next) if survey.after.is_none_or(|after| next > after) => {
                 (survey.after, survey.round, survey.tries) = (Some(next), None, 0);
             }
@@ -155,7 +164,8 @@ impl Surveys {
         }
     }
 
-    /// Notes that the peer does not compare this now. It is asked again from `again_at` on, `max_tries` times.
+    /// Notes that the peer does not compare this now. It is asked again from `again_at` on,
+    /// `max_tries` times.
     pub(super) fn put_off(&mut self, round: u64, again_at: Instant, max_tries: u8) {
         self.surveys.retain(|_, survey| {
             if survey.round != Some(round) {
@@ -188,7 +198,8 @@ struct OfHash {
     mine: Vec<Entry>,
 }
 
-/// Compares what a peer has of a part with `mine`, all that this node has of it, up to and with the hash `end`.
+/// Compares what a peer has of a part with `mine`, all that this node has of it, up to and with the
+/// hash `end`.
 pub(crate) fn survey(asked: &Survey, mine: Vec<(KeyHash, Entry)>, end: Option<KeyHash>) -> Differences {
     let is_within =
         |hash: KeyHash| asked.after.is_none_or(|after| hash > after) && end.is_none_or(|end| hash <= end);
@@ -230,7 +241,8 @@ impl Differences {
                 }
             }
             _ => {
-                // Several keys of one hash. Nothing tells which is which: both sides merge all of them.
+                // Several keys of one hash. Nothing tells which is which: both sides merge all of
+                // them.
                 let theirs: BTreeSet<u64> = theirs.iter().map(|seen| seen.digest).collect();
                 if theirs != mine.iter().map(|entry| entry.digest(hash)).collect() {
                     self.outdated.push(hash);

@@ -123,7 +123,7 @@ fn a_difference_that_changes_is_not_acted_upon_for_ever() {
     assert!(two.machine.suspects.len() <= 1);
 }
 
-/// The same gap, though both take writes meanwhile.
+/// Both lack the same as before, though they take writes between the looks.
 #[test]
 fn a_gap_is_seen_behind_writes_that_reach_both() {
     let mut two = Two::new(2);

@@ -1,19 +1,20 @@
 //! The replicas that a node fetches a partition from, and how far it has got with each.
 //!
-//! **Problem.** A partition is larger than one message, and its sources change while it is fetched. The node
-//! must know up to which change of each source it holds everything.
+//! **Problem.** A partition is larger than one message, and its sources change while it is fetched.
+//! The node must know up to which change of each source it holds everything.
 //!
 //! ```text
-//!             the last chunk                    fetched again: what changed since
-//!   Pending ──────────────────▶ Done ────────────────────────────────────────────▶ Pending
-//!      │     no answer                          fetched again
-//!      └──────────────────────▶ Skipped ─────────────────────────────────────────▶ Pending
+//!             the last chunk            fetched again: what changed since
+//!   Pending ──────────────────▶ Done ─────────────────────────────────────▶ Pending
+//!      │       no answer                fetched again
+//!      └──────────────────────▶ Skipped ──────────────────────────────────▶ Pending
 //! ```
 //!
-//! **Invariant.** Every change of a source up to [`Source::merged_to`] of its sequence is here. What changes
-//! while the chunks come is behind the sequence of the first one, and belongs to the next fetch.
+//! **Invariant.** Every change of a source up to [`Source::merged_to`] of its sequence is here.
+//! What changes while the chunks come is behind the sequence of the first one, and belongs to the
+//! next fetch.
 //!
-//! This file asks nobody: it says what to fetch next, and the handoff does so.
+//! This file says what to fetch next; the handoff asks.
 
 use crate::placement::List;
 use crate::types::{Identity, KeyHash};
@@ -92,8 +93,8 @@ impl Sources {
         self.sources.truncate(len);
     }
 
-    /// Counts only those as synced that have adopted the new list. Another one might still acknowledge a write
-    /// in the old list after it was merged.
+    /// Counts only those as synced that have adopted the new list. Another one might still
+    /// acknowledge a write in the old list after it was merged.
     pub(super) fn keep_synced(&mut self, adopted: &[Identity]) {
         for source in &mut self.sources {
             source.is_synced &= adopted.contains(&source.replica);
@@ -138,12 +139,14 @@ impl Sources {
         self.sources.iter().position(|source| source.replica == *replica)
     }
 
-    /// Returns the first part of everything that the best source holds; `None` if there is no source.
+    /// Returns the first part of everything that the best source holds; `None` if there is no
+    /// source.
     pub(super) fn first_part(&self) -> Option<ToFetch> {
         self.sources.first().map(|source| ToFetch { from: source.replica, after: None, since: 0 })
     }
 
-    /// Begins to fetch from the source at `at` what it has changed since the last time; `None` behind the last.
+    /// Begins to fetch from the source at `at` what it has changed since the last time; `None`
+    /// behind the last.
     pub(super) fn begin(&mut self, at: usize) -> Option<ToFetch> {
         let source = self.sources.get_mut(at)?;
         source.state = FetchState::Pending;

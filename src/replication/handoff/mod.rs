@@ -1,59 +1,49 @@
-//! Changing a partition's list, and moving what the partition holds. One machine per partition and node, driven
-//! by a node that should hold the partition and does not yet.
+//! Changing a partition's list, and moving what the partition holds. One machine per partition and
+//! node, driven by a node that should hold the partition and does not yet.
 //!
-//! **Problem.** A quorum is counted in a list of replicas, and that list must change while writes go on. No
-//! acknowledged write must be left behind in the old list, and no two lists must acknowledge at the same time.
+//! **Problem.** A quorum is counted in a list of replicas, and that list must change while writes
+//! go on. No acknowledged write must be left behind in the old list, and no two lists must
+//! acknowledge at the same time.
 //!
-//! | phase | what the driver does | it goes on when |
+//! | phase | what the driver does | goes on when |
 //! |---|---|---|
 //! | Survey | asks every member which list counts and who holds what | all have reported |
-//! | Copy | fetches everything from the best source; the old list still counts | the last chunk is here |
-//! | Adopt | tells the new list, one number higher, to old and new replicas | enough of the old list have adopted it |
-//! | Merge | fetches from every replica that holds something what was missed | all are merged: it is synced |
-//! | Receipts | tells each giver (a holder outside the list) that its last change is here | all have confirmed |
-//! | Backoff | waits, then starts again with a survey, after any failure | the pause is over |
+//! | Copy | fetches all from the best source; the old list counts | the last chunk is here |
+//! | Adopt | tells the new list to old and new replicas | enough of the old list have adopted it |
+//! | Merge | fetches from every holder what was missed | all are merged: now it is synced |
+//! | Receipts | tells each giver that its last change is here | all have confirmed |
+//! | Backoff | waits after a failure, then surveys again | the pause is over |
 //!
-//! A replica that has adopted the new list counts for that one only. From Adopt on no quorum can form in the old
-//! list, so after Merge every write that the old list acknowledged is here.
+//! The new list has the next number. A *giver* is a holder that is not in it.
 //!
-//! **Invariant.** Of the members of the list that counts, at most N − W lack an acknowledged write or a newer
-//! one. A member that stays in a list keeps what it has, so a change only makes these fewer. A member that comes
-//! in does not count before it lacks nothing.
+//! A replica that has adopted the new list counts for that one only. From Adopt on no quorum can
+//! form in the old list, so after Merge every write that the old list acknowledged is here.
 //!
-//! **One list counts.** A list is replaced when enough of its members have adopted the next one
-//! ([`List::leave_quorum`]): the rest can acknowledge nothing, and no other list can replace it too. A member is
-//! excused only if it is taken for dead, and only when every living member has reported and takes the same
-//! members for dead. Otherwise a later list might exist that only its own members know, and these might be alive
-//! behind a network partition. If too many are dead, both sides of a network partition go on. A list too short
-//! to acknowledge a write is not made that way: a node that is cut off from all others keeps the list it had.
+//! **Invariant.** Of the members of the list that counts, at most N − W lack an acknowledged write
+//! or a newer one. A member that stays in a list keeps what it has, so a change only makes these
+//! fewer. A member that comes in does not count before it lacks nothing.
 //!
-//! **When lists meet.**
+//! If a death leaves no newcomer, the first replica of the shorter list drives. A driver adopts its
+//! own list last, so that it never serves a list that the others turned down.
 //!
-//! | two lists | what happens |
-//! |---|---|
-//! | different numbers | The higher one counts. A replica adopts it, and is synced in it only if it was synced in its base. |
-//! | same number | Each stays where it was adopted. A node that finds both makes one above them without a base, in which each replica merges every holder before it is synced. |
-//! | made by two newcomers from the same old list | They are one list: number, members and base determine its id. So the newcomers need not agree on who drives. |
+//! **Silent members.** A member that does not answer for [`SILENCE`] and is not dead is done
+//! without if the others suffice: to replace the list, and to be synced (more than N − W synced
+//! members have everything among them). It learns the list later, from a member that asks it or
+//! hears of its list.
 //!
-//! If a death leaves no newcomer, the first replica of the shorter list drives. A driver adopts its own list
-//! last, so that it never serves a list that the others turned down.
+//! A replica that stays in the list stays synced, and runs Merge and Receipts too: to close the gaps
+//! that a dead coordinator left, and to let a leaving node go. Starting again is cheap, because what
+//! was merged stays merged and equal digests skip what is there.
 //!
-//! **Silent members.** A member that does not answer for [`SILENCE`] and is not dead is done without if the
-//! others suffice: to replace the list, and to be synced (more than N − W synced members have everything among
-//! them). It learns the list later, from a member that asks it or hears of its list.
+//! **Source.** The reconfiguration of RAMBO (Lynch & Shvartsman, DISC '02): a quorum of the old
+//! configuration learns of the new one, then its state is read, then the new one counts alone.
 //!
-//! A replica that stays in the list stays synced. It runs Merge and Receipts too: so it closes the gaps that a
-//! dead coordinator left, and lets a leaving node go. Starting again is cheap: what was merged stays merged, and
-//! equal digests skip what is there.
+//! **Rejected:** a consensus group for the placement. A few voters would stand in the way of every
+//! change, and nodes without disks would have to replace these voters by the same kind of change.
 //!
-//! **Source.** The order of the phases is that of reconfiguration in RAMBO (Lynch & Shvartsman, DISC '02): a
-//! quorum of the old configuration learns of the new one, then its state is read, then the new one counts alone.
-//!
-//! **Rejected:** a consensus group for the placement. A few voters would stand in the way of every change, and
-//! nodes without disks would have to replace these voters by the same kind of change.
-//!
-//! **The files.** [`plan`] judges the members' reports, [`copy`] keeps how far each source is merged; both are
-//! functions of what they are told. This file has the phases, and asks.
+//! **The files.** [`plan`] judges the members' reports and says when a list counts, [`copy`] keeps
+//! how far each source is merged, [`phase`] whom each phase waits for. All are functions of what
+//! they are told, and name nothing of this file, which asks.
 
 use std::collections::BTreeMap;
 use std::mem;
@@ -68,24 +58,27 @@ use crate::types::{Identity, KeyHash};
 use crate::wire::message::{Answer, Chunk, Listed, Request};
 
 mod copy;
+mod phase;
 mod plan;
 
 use copy::{Next, Sources, ToFetch};
+use phase::{Phase, take};
 pub(crate) use plan::{HandoffQuorums, Mine};
 use plan::{Leave, Plan, Reports};
 
 /// The pause before starting again.
 const BACKOFF: Duration = Duration::from_millis(50);
 
-/// How long a member that is not dead is waited for. Usually longer than it takes to notice a death.
+/// How long a member that is not dead is waited for. Usually longer than a death stays unnoticed.
 const SILENCE: Duration = Duration::from_secs(1);
 
-/// How many surveys in a row a list may have members that this node has never heard of, before they are taken
-/// for dead. Such a list was made by a node that knows more; its members are heard of soon.
+/// How many surveys in a row a list may have members that this node has never heard of, before they
+/// are taken for dead. Such a list was made by a node that knows more; its members are heard of
+/// soon.
 const UNKNOWN_FOR_SURVEYS: u32 = 100;
 
-/// After how many surveys in a row without any list the partition counts as lost. The first lists of a cluster
-/// reach the cores of its nodes at slightly different times.
+/// After how many surveys in a row without any list the partition counts as lost. The first lists
+/// of a cluster reach the cores of its nodes at slightly different times.
 const LOST_AFTER_SURVEYS: u32 = 20;
 
 /// Brings one partition to this node: changes its list, or only merges what other replicas hold.
@@ -106,16 +99,6 @@ pub(crate) struct Handoff {
     surveys_with_unknown: u32,
     /// When to start again, or to go on without the members that have not answered.
     deadline: Option<Instant>,
-}
-
-#[derive(Debug)]
-enum Phase {
-    Backoff,
-    Survey { unanswered: Vec<Identity>, reports: Vec<(Identity, Listed)>, missing: Vec<Identity> },
-    Copy { plan: Plan, to_tell: Vec<Identity> },
-    Adopt { plan: Plan, unanswered: Vec<Identity>, adopted: Vec<Identity>, missing: Vec<Identity> },
-    Merge { plan: Plan, at: usize },
-    Receipts { list: Arc<List>, unanswered: Vec<Identity> },
 }
 
 /// What a handoff wants its shard to do.
@@ -144,8 +127,8 @@ pub(crate) enum HandoffAction {
 }
 
 impl Handoff {
-    /// Begins to bring about a list of the `target` members, this node among them. `others` is every member that
-    /// is not dead, except this node.
+    /// Begins to bring about a list of the `target` members, this node among them. `others` is
+    /// every member that is not dead, except this node.
     pub(crate) fn change(
         me: Identity,
         quorums: HandoffQuorums,
@@ -208,15 +191,7 @@ impl Handoff {
 
     /// Whether an answer of any of these is waited for, now or later.
     pub(crate) fn involves(&self, gone: impl Fn(&Identity) -> bool) -> bool {
-        let waits_for = match &self.phase {
-            Phase::Backoff | Phase::Merge { .. } => false,
-            Phase::Survey { unanswered, missing, .. } | Phase::Adopt { unanswered, missing, .. } => {
-                unanswered.iter().chain(missing).any(&gone)
-            }
-            Phase::Receipts { unanswered, .. } => unanswered.iter().any(&gone),
-            Phase::Copy { to_tell, .. } => to_tell.iter().any(&gone),
-        };
-        waits_for || self.open_sources().iter().any(gone)
+        self.phase.involves(&gone) || self.open_sources().iter().any(gone)
     }
 
     /// Whether it waits to start again. No answer to what it asked before matters any more.
@@ -224,7 +199,8 @@ impl Handoff {
         matches!(self.phase, Phase::Backoff)
     }
 
-    /// Adds a giver that asks to be merged. A survey finds it by itself, and in Receipts it asks again.
+    /// Adds a giver that asks to be merged. A survey finds it by itself, and in Receipts it asks
+    /// again.
     pub(crate) fn also_from(&mut self, source: Identity) {
         if matches!(self.phase, Phase::Copy { .. } | Phase::Adopt { .. } | Phase::Merge { .. }) {
             self.sources.add(source, false);
@@ -236,8 +212,8 @@ impl Handoff {
         self.deadline
     }
 
-    /// Starts again if a pause is over, or goes on without the members that have not answered in time. `others`
-    /// is every member that is not dead, except this node.
+    /// Starts again if a pause is over, or goes on without the members that have not answered in
+    /// time. `others` is every member that is not dead, except this node.
     pub(crate) fn handle_timers(
         &mut self,
         others: Vec<Identity>,
@@ -273,8 +249,8 @@ impl Handoff {
 
     /// Takes up an answer to what this machine asked since it rested last.
     ///
-    /// Answers come from the network, so one of a kind that was not asked for is no bug of this node. It is not
-    /// counted, and its sender counts as silent when [`SILENCE`] is over.
+    /// Answers come from the network, so one of a kind that was not asked for is no bug of this
+    /// node. It is not counted, and its sender counts as silent when [`SILENCE`] is over.
     pub(crate) fn answered(
         &mut self,
         from: Identity,
@@ -289,7 +265,8 @@ impl Handoff {
             Answer::Chunk(chunk) => self.chunk(from, chunk, now, actions),
             Answer::Received { covered } => self.received(from, covered, now, actions),
             Answer::OtherList { list, .. } => self.other_list(from, list, actions),
-            // As a node of another data center does that is asked for a list, which is none of its own.
+            // As a node of another data center does that is asked for a list, which is none of its
+            // own.
             Answer::Declined => log::debug!("{:?} declines to take part in a handoff", from.node),
             _ => log::debug!("{:?} answers a handoff with something else", from.node),
         }
@@ -307,7 +284,8 @@ impl Handoff {
 
     /// Begins what the reports call for, once every member has reported or is done without.
     fn decide(&mut self, mine: &Mine<'_>, now: Instant, actions: &mut Vec<HandoffAction>) {
-        let Some((reports, missing)) = self.take_reports(mine) else { return };
+        let Some((mut reports, missing)) = self.phase.take_reports() else { return };
+        reports.push((self.me, mine.listed.clone()));
         if !self.are_done_without(missing.iter(), now) {
             return self.back_off(now);
         }
@@ -334,22 +312,8 @@ impl Handoff {
         self.copy(plan, to_tell, mine.listed.synced, now, actions);
     }
 
-    /// Returns the reports of all members, this node's last, and who is missing; `None` while some are awaited.
-    fn take_reports(&mut self, mine: &Mine<'_>) -> Option<(Vec<(Identity, Listed)>, Vec<Identity>)> {
-        let Phase::Survey { unanswered, reports, missing } = &mut self.phase else {
-            mismatch("a handoff decides without a survey");
-            return None;
-        };
-        if !unanswered.is_empty() {
-            return None;
-        }
-        let (mut reports, missing) = (mem::take(reports), mem::take(missing));
-        reports.push((self.me, mine.listed.clone()));
-        Some((reports, missing))
-    }
-
-    /// Makes the partition's first list when no member has known any for [`LOST_AFTER_SURVEYS`]. A survey counts
-    /// if all members can be reached: one that could not be asked might know a list.
+    /// Makes the partition's first list when no member has known any for [`LOST_AFTER_SURVEYS`]. A
+    /// survey counts if all members can be reached: one that could not be asked might know a list.
     fn no_list_reported(&mut self, is_complete: bool, now: Instant, actions: &mut Vec<HandoffAction>) {
         self.fruitless_surveys += u32::from(is_complete);
         if self.fruitless_surveys < LOST_AFTER_SURVEYS {
@@ -359,8 +323,8 @@ impl Handoff {
         self.adopt(Plan::first_list(&self.target), to_tell, now, actions);
     }
 
-    /// Copies from the best source while the old list counts, so that little is left to merge when it does not
-    /// any more. A synced node has the copy already.
+    /// Copies from the best source while the old list counts, so that little is left to merge when
+    /// it does not any more. A synced node has the copy already.
     fn copy(
         &mut self,
         plan: Plan,
@@ -390,18 +354,11 @@ impl Handoff {
         self.finish_adopting(now, actions);
     }
 
-    /// Adopts the list here when enough members of the old one have adopted it. This node is the last to do so,
-    /// as it must not serve a list that the others turn down.
+    /// Adopts the list here when enough members of the old one have adopted it. This node is the
+    /// last to do so, as it must not serve a list that the others turn down.
     fn finish_adopting(&mut self, now: Instant, actions: &mut Vec<HandoffAction>) {
-        let (plan, adopted, missing) = match mem::replace(&mut self.phase, Phase::Backoff) {
-            Phase::Adopt { plan, unanswered, adopted, missing } if unanswered.is_empty() => {
-                (plan, adopted, missing)
-            }
-            waiting => return self.phase = waiting,
-        };
-        let has_left = |member: &&Identity| **member == self.me || adopted.contains(member);
-        let left = plan.old.iter().flat_map(|old| old.members()).filter(has_left).count();
-        if left < plan.leavers || !self.are_done_without(missing.iter(), now) {
+        let Some((plan, adopted, missing)) = self.phase.take_adopted() else { return };
+        if !plan.is_left(&self.me, &adopted) || !self.are_done_without(missing.iter(), now) {
             return self.back_off(now);
         }
         self.sources.keep_synced(&adopted);
@@ -413,25 +370,21 @@ impl Handoff {
         self.merge_from(plan, 0, now, actions);
     }
 
-    /// Fetches what was missed from the source at `at`; behind the last one, this node is synced if that
-    /// suffices.
+    /// Fetches what was missed from the source at `at`; behind the last one, this node is synced if
+    /// that suffices.
     fn merge_from(&mut self, plan: Plan, at: usize, now: Instant, actions: &mut Vec<HandoffAction>) {
         if let Some(part) = self.sources.begin(at) {
             actions.push(fetch(part));
             self.phase = Phase::Merge { plan, at };
             return self.wait(now);
         }
-        let is_all = self.sources.skipped().next().is_none();
-        if !self.are_done_without(self.sources.skipped(), now) || !is_all && !self.suffices(&plan) {
+        let is_all = self.sources.skipped().next().is_none() || self.merging.is_some();
+        if !self.are_done_without(self.sources.skipped(), now)
+            || !is_all && !plan.suffices(self.sources.count_synced(), self.quorums)
+        {
             return self.back_off(now);
         }
         self.give_receipts(plan.list, now, actions);
-    }
-
-    /// Whether the merged replicas have every acknowledged write among them, though others were not merged.
-    fn suffices(&self, plan: &Plan) -> bool {
-        let synced = self.sources.count_synced() + usize::from(plan.is_synced);
-        self.merging.is_some() || plan.is_synced || synced >= self.quorums.all_writes()
     }
 
     /// Is synced, and tells each giver up to which change it may forget its copy.
@@ -482,8 +435,8 @@ impl Handoff {
                 adopted.push(from);
                 self.finish_adopting(now, actions);
             }
-            // From a giver that had to be told the list before it could take its receipt. The receipt was sent
-            // behind it, and that answer counts.
+            // From a giver that had to be told the list before it could take its receipt. The
+            // receipt was sent behind it, and that answer counts.
             Phase::Receipts { .. } | Phase::Merge { .. } => {}
             Phase::Backoff | Phase::Copy { .. } => {
                 log::debug!("{:?} reports a list and was not asked for it", from.node);
@@ -493,7 +446,7 @@ impl Handoff {
 
     /// Applies a chunk, and fetches what follows.
     fn chunk(&mut self, from: Identity, chunk: Chunk, now: Instant, actions: &mut Vec<HandoffAction>) {
-        let next = self.source_at().and_then(|at| self.sources.take_chunk(at, &from, &chunk));
+        let next = self.phase.source_at().and_then(|at| self.sources.take_chunk(at, &from, &chunk));
         let Some(next) = next else {
             return log::debug!("{:?} sends a chunk and was not asked for it", from.node);
         };
@@ -509,7 +462,8 @@ impl Handoff {
 
     /// Takes up whether a giver's last change is covered by its receipt.
     fn received(&mut self, from: Identity, covered: bool, now: Instant, actions: &mut Vec<HandoffAction>) {
-        // While another giver is merged once more, what this one says is not lost: it gets a new receipt then.
+        // While another giver is merged once more, what this one says is not lost: it gets a new
+        // receipt then.
         let Phase::Receipts { list, unanswered } = &mut self.phase else { return };
         if covered {
             take(unanswered, &from);
@@ -564,41 +518,18 @@ impl Handoff {
         }
     }
 
-    /// Returns the position of the source that is fetched from.
-    fn source_at(&self) -> Option<usize> {
-        match self.phase {
-            Phase::Copy { .. } => Some(0),
-            Phase::Merge { at, .. } => Some(at),
-            Phase::Backoff | Phase::Survey { .. } | Phase::Adopt { .. } | Phase::Receipts { .. } => None,
-        }
-    }
-
     /// Returns the members whose answers the phase waits for.
     fn awaited(&self) -> Vec<Identity> {
-        match &self.phase {
-            Phase::Survey { unanswered, .. }
-            | Phase::Adopt { unanswered, .. }
-            | Phase::Receipts { unanswered, .. } => unanswered.clone(),
-            Phase::Copy { .. } | Phase::Merge { .. } => {
-                self.source_at().and_then(|at| self.sources.awaited(at)).into_iter().collect()
-            }
-            Phase::Backoff => Vec::new(),
-        }
+        let source = self.phase.source_at().and_then(|at| self.sources.awaited(at));
+        self.phase.unanswered().iter().copied().chain(source).collect()
     }
 
     /// Notes that `from` was asked and has not answered. This phase does not wait for it any more.
     fn unheard(&mut self, from: Identity) {
         self.silent.entry(from).or_insert(self.asked_at);
-        match &mut self.phase {
-            Phase::Survey { unanswered, missing, .. } | Phase::Adopt { unanswered, missing, .. } => {
-                if take(unanswered, &from) {
-                    missing.push(from);
-                }
-            }
-            Phase::Receipts { unanswered, .. } => drop(take(unanswered, &from)),
-            Phase::Copy { .. } | Phase::Merge { .. } => self.sources.skip(&from),
-            // It waits for no answer.
-            Phase::Backoff => {}
+        self.phase.miss(&from);
+        if self.phase.source_at().is_some() {
+            self.sources.skip(&from);
         }
     }
 
@@ -625,13 +556,6 @@ impl Handoff {
 
 fn fetch(ToFetch { from: to, after, since }: ToFetch) -> HandoffAction {
     HandoffAction::Fetch { to, after, since }
-}
-
-/// Removes `member`, and returns whether it was there.
-fn take(members: &mut Vec<Identity>, member: &Identity) -> bool {
-    let before = members.len();
-    members.retain(|other| other != member);
-    members.len() < before
 }
 
 #[cfg(test)]

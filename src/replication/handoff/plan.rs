@@ -1,8 +1,9 @@
-//! What the members' reports mean for a partition's list: which list counts, whether this node may replace it,
-//! what comes next, and who must hear of it.
+//! What the members' reports mean for a partition's list: which list counts, whether this node may
+//! replace it, what comes next, and who must hear of it.
 //!
-//! **Problem.** The reports come from members that may know different lists, and some members do not answer.
-//! A wrong decision lets two lists acknowledge writes at the same time, or leaves an acknowledged write behind.
+//! **Problem.** The reports come from members that may know different lists, and some members do
+//! not answer. A wrong decision lets two lists acknowledge writes at the same time, or leaves an
+//! acknowledged write behind.
 //!
 //! | what was reported | what this node does |
 //! |---|---|
@@ -12,10 +13,24 @@
 //! | too few, and the others are dead for every member | replaces it without the dead |
 //! | too few, for any other reason | waits |
 //!
-//! **Invariant.** A list is replaced only with the leave of so many of its members that the rest acknowledge
-//! nothing ([`List::leave_quorum`]), or when every living member agrees that the others are dead.
+//! **Invariant: one list counts.** A list is replaced when enough of its members have adopted the
+//! next one ([`List::leave_quorum`]): the rest can acknowledge nothing, and no other list can
+//! replace it too. A member is excused only if it is taken for dead, and only when every living
+//! member has reported and takes the same members for dead. Otherwise a later list might exist that
+//! only its own members know, and these might be alive behind a network partition. If too many are
+//! dead, both sides of a network partition go on. A list too short to acknowledge a write is not
+//! made that way: a node that is cut off from all others keeps the list it had.
 //!
-//! Everything here is a function of the reports: this file asks nobody and keeps nothing.
+//! **When lists meet.**
+//!
+//! - *Of different numbers:* the higher one counts. A replica adopts it, and is synced in it only
+//!   if it was synced in its base.
+//! - *Of one number:* each stays where it was adopted. A node that finds both makes one above them
+//!   without a base. In that one each replica merges every holder before it is synced.
+//! - *Made by two newcomers from one old list:* they are the same list, because number, members and
+//!   base determine its id. So the newcomers need not agree on who drives.
+//!
+//! Everything here is a function of the reports. This file asks no member and keeps nothing.
 
 use std::sync::Arc;
 
@@ -36,7 +51,7 @@ pub(crate) struct HandoffQuorums {
 
 impl HandoffQuorums {
     /// Returns how many synced members of a list have every acknowledged write among them.
-    pub(super) fn all_writes(self) -> usize {
+    fn all_writes(self) -> usize {
         self.replicas + 1 - self.write
     }
 }
@@ -75,6 +90,19 @@ impl Plan {
         let list = List::new(1, members.iter().copied(), None);
         Self { list, old: None, leavers: 0, is_synced: false, is_at_risk: true }
     }
+
+    /// Whether enough members have left the old list: those that adopted the new one, and `me`.
+    pub(super) fn is_left(&self, me: &Identity, adopted: &[Identity]) -> bool {
+        let has_left = |member: &&Identity| *member == me || adopted.contains(member);
+        let old = self.old.iter().flat_map(|old| old.members());
+        old.filter(has_left).count() >= self.leavers
+    }
+
+    /// Whether this node and the synced members of the old list that it merged have every
+    /// acknowledged write among them, though others were not merged.
+    pub(super) fn suffices(&self, synced_merged: usize, quorums: HandoffQuorums) -> bool {
+        self.is_synced || synced_merged >= quorums.all_writes()
+    }
 }
 
 /// Whether a list may be replaced.
@@ -101,14 +129,16 @@ pub(super) struct Reports<'a> {
 }
 
 impl Reports<'_> {
-    /// Returns the list that counts: the highest one. `None` means that no member that answered knows any.
+    /// Returns the list that counts: the highest one. `None` means that no member that answered
+    /// knows any.
     pub(super) fn counting_list(&self) -> Option<Arc<List>> {
         let highest = self.lists().max_by_key(|list| list.reference());
         let lowest = self.lists().min_by_key(|list| list.reference());
         if is_planted(Planted::LowestReplaced) { lowest } else { highest }.cloned()
     }
 
-    /// Whether `old` has members that this node has never heard of. They are neither alive nor dead for it.
+    /// Whether `old` has members that this node has never heard of. They are neither alive nor dead
+    /// for it.
     pub(super) fn has_unknown_members(&self, old: &List) -> bool {
         let placement = self.mine.placement;
         let is_unknown = |member: &Identity| {
@@ -117,8 +147,8 @@ impl Reports<'_> {
         old.members().iter().any(is_unknown)
     }
 
-    /// Returns whether `old` may be replaced: enough of its members are here, or the others are dead for
-    /// every member.
+    /// Returns whether `old` may be replaced: enough of its members are here, or the others are
+    /// dead for every member.
     pub(super) fn leave(&self, old: &List) -> Leave {
         if self.count_here(old) >= old.leave_quorum(self.quorums.write) {
             return Leave::Granted;
@@ -137,7 +167,8 @@ impl Reports<'_> {
         Leave::Granted
     }
 
-    /// Returns what replaces `old`: `old` itself if it has the right members, or a list with the next number.
+    /// Returns what replaces `old`: `old` itself if it has the right members, or a list with the
+    /// next number.
     pub(super) fn plan(&self, old: Arc<List>) -> Plan {
         let is_disputed = self.is_disputed(&old);
         let is_kept = old.has_members(self.target) && !is_disputed;
@@ -161,7 +192,8 @@ impl Reports<'_> {
         }
     }
 
-    /// Chooses the replicas to copy from, best first, and returns the members that must adopt the new list.
+    /// Chooses the replicas to copy from, best first, and returns the members that must adopt the
+    /// new list.
     pub(super) fn choose_sources(&self, old: &List, new: &List, sources: &mut Sources) -> Vec<Identity> {
         for (from, listed) in self.reports.iter().filter(|(_, listed)| listed.synced) {
             sources.add(*from, self.is_synced_in(old, from, listed));
@@ -173,7 +205,8 @@ impl Reports<'_> {
             sources.add(*member, false);
         }
         let to_tell = self.to_tell(old, new, sources);
-        // A silent member might hold something too. It is merged with the others if it can be reached by then.
+        // A silent member might hold something too. It is merged with the others if it can be
+        // reached by then.
         self.missing.iter().for_each(|silent| sources.add(*silent, false));
         if is_planted(Planted::OneSource) {
             sources.truncate(1);
@@ -181,8 +214,8 @@ impl Reports<'_> {
         to_tell
     }
 
-    /// Returns the members that must adopt the new list: the sources, its own members that are here, and every
-    /// member that believes itself to be in some list.
+    /// Returns the members that must adopt the new list: the sources, its own members that are
+    /// here, and every member that believes itself to be in some list.
     fn to_tell(&self, old: &List, new: &List, sources: &Sources) -> Vec<Identity> {
         let mut to_tell = sources.replicas();
         let is_believer = |(from, listed): &&(Identity, Listed)| {
@@ -205,7 +238,8 @@ impl Reports<'_> {
         self.reports.iter().filter_map(|(_, listed)| listed.list.as_ref())
     }
 
-    /// Whether another list with the number of `old` exists: nodes made them that did not know of each other.
+    /// Whether another list with the number of `old` exists: nodes made them that did not know of
+    /// each other.
     fn is_disputed(&self, old: &List) -> bool {
         self.lists().any(|list| list.number() == old.number() && **list != *old)
     }
@@ -224,7 +258,8 @@ impl Reports<'_> {
         old.members().iter().filter(|member| self.is_here(member)).count()
     }
 
-    /// Whether `from`, which reported `listed`, is a synced member of `old`. In a disputed list nobody is.
+    /// Whether `from`, which reported `listed`, is a synced member of `old`. No member is synced in
+    /// a disputed list.
     fn is_synced_in(&self, old: &List, from: &Identity, listed: &Listed) -> bool {
         let serves_old = listed.list.as_ref().is_some_and(|list| **list == *old);
         listed.synced && serves_old && old.contains(from) && !self.is_disputed(old)

@@ -22,20 +22,20 @@ impl Newcomer {
         let mut actions = Vec::new();
         let others = others.iter().map(|other| node(*other)).collect();
         let target = vec![node(1), node(2), node(3)];
-        let mine = Mine { listed: nothing(), placement: &nobody() };
+        let mine = Mine { listed: nothing(), placement: &no_members() };
         let handoff = Handoff::change(node(3), QUORUMS, target, others, &mine, NOW, &mut actions);
         Self { handoff, actions }
     }
 
     fn answer(&mut self, from: u64, answer: Answer) -> &[HandoffAction] {
-        let mine = Mine { listed: nothing(), placement: &nobody() };
+        let mine = Mine { listed: nothing(), placement: &no_members() };
         self.actions.clear();
         self.handoff.answered(node(from), answer, &mine, NOW, &mut self.actions);
         &self.actions
     }
 }
 
-fn nobody() -> Placement {
+fn no_members() -> Placement {
     Placement::new(Vec::new(), 3, 0, Gone::new())
 }
 
@@ -87,8 +87,8 @@ fn a_newcomer_surveys_copies_adopts_merges_and_relieves_the_giver() {
 }
 
 /// Found by four real nodes on busy processors: two of them brought about lists of one number, each
-/// without having seen the other's. The one whose digest was lower was replaced at the others, and went
-/// on serving its own.
+/// without having seen the other's. The one whose digest was lower was replaced at the others, and
+/// went on serving its own.
 #[test]
 fn a_list_that_others_turn_down_is_not_served_and_a_dispute_ends_with_a_higher_number() {
     let mut newcomer = Newcomer::surveying(&[0, 1, 2]);
@@ -113,9 +113,9 @@ fn a_list_that_others_turn_down_is_not_served_and_a_dispute_ends_with_a_higher_n
     assert!(newcomer.actions[1..].iter().all(adopts_higher));
 }
 
-/// Found by the simulator (seed 0): five nodes started at once. One of them had not heard of a fifth
-/// that was already in the partition's list, took it for dead, and brought about a list without it.
-/// Nobody told the fifth, which went on serving the old list for ever.
+/// Found by the simulator (seed 0): five nodes started at once. One of them had not heard of a
+/// fifth that was already in the partition's list, took it for dead, and brought about a list
+/// without it. The fifth was never told, and went on serving the old list for ever.
 #[test]
 fn a_list_with_a_member_never_heard_of_is_not_replaced() {
     let mut newcomer = Newcomer::surveying(&[0, 1]);
@@ -210,7 +210,8 @@ fn who_is_silent_for_long_is_done_without_where_the_others_suffice() {
     assert_eq!(actions[0], HandoffAction::Adopt(new.clone()));
     driver.answer(1, chunk(2));
     driver.answer(2, chunk(2));
-    // Node 0 is asked in vain; nodes 1 and 2 were synced, and what was acknowledged is on one of them.
+    // Node 0 is asked in vain; nodes 1 and 2 were synced, and what was acknowledged is on one of
+    // them.
     assert!(driver.silence().contains(&HandoffAction::Synced(new)));
 }
 
@@ -222,7 +223,7 @@ fn a_list_is_not_replaced_where_too_many_are_silent() {
     assert!(driver.handoff.is_resting());
 }
 
-/// Node 1 alone may not have what nodes 0 and 2 acknowledged.
+/// Node 1 alone might lack what nodes 0 and 2 acknowledged.
 #[test]
 fn one_synced_source_of_two_that_live_does_not_suffice() {
     let old = list(4, 0..3);
@@ -261,9 +262,10 @@ fn the_dead_are_excused_and_w_of_them_put_data_at_risk() {
     }
 }
 
-/// Found by the simulator: of a list of two one died; another came in for it, and then the first one died as well and
-/// was back at once, cut off from the one that had come in. All that it reached knew the old list alone, whose
-/// members were dead, so it made another one from that, empty, while the data was there.
+/// Found by the simulator: of a list of two one died; another came in for it, and then the first
+/// one died as well and was back at once, cut off from the one that had come in. All that it
+/// reached knew the old list alone, whose members were dead, so it made another one from that,
+/// empty, while the data was there.
 #[test]
 fn the_dead_are_not_excused_while_a_living_member_is_silent() {
     let mut driver = Driver::surveying(&[2, 3, 4], &[2, 3, 4], &[0, 1]);
@@ -272,8 +274,9 @@ fn the_dead_are_not_excused_while_a_living_member_is_silent() {
     assert!(driver.handoff.is_resting());
 }
 
-/// Found by the simulator: a node that was cut off took the others for dead. When the network was whole again it
-/// heard of one of them first, and made a list with that one, empty, from one whose members it still took for dead.
+/// Found by the simulator: a node that was cut off took the others for dead. When the network was
+/// whole again it heard of one of them first, and made a list with that one, empty, from one whose
+/// members it still took for dead.
 #[test]
 fn the_dead_are_not_excused_where_others_see_them_alive() {
     let mut driver = Driver::surveying(&[3, 4], &[3, 4], &[0, 1, 2]);
@@ -281,7 +284,7 @@ fn the_dead_are_not_excused_where_others_see_them_alive() {
     assert!(driver.handoff.is_resting());
 }
 
-/// It could acknowledge nothing, and whoever it takes for dead may live.
+/// Its list could acknowledge nothing, and the nodes that it takes for dead might live.
 #[test]
 fn a_node_that_sees_no_one_makes_no_list_of_its_own() {
     let mut driver = Driver::surveying(&[3], &[3], &[0, 1, 2]);
