@@ -38,7 +38,7 @@
 //! did.
 //!
 //! **Gaps.** If either replica has evicted keys of a partition, the two are compared key by key
-//! ([`survey`]).
+//! ([`survey`](mod@survey)).
 //!
 //! **Other lists.** Two replicas that serve different lists tell each other. One of them missed a
 //! change, and the nodes that made it might be gone.
