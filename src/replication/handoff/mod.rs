@@ -62,7 +62,7 @@ mod phase;
 mod plan;
 
 use copy::{Next, Sources, ToFetch};
-use phase::{Phase, take};
+use phase::{Collected, Phase, take};
 pub(crate) use plan::{HandoffQuorums, Mine};
 use plan::{Leave, Plan, Reports};
 
@@ -284,7 +284,7 @@ impl Handoff {
 
     /// Begins what the reports call for, once every member has reported or is done without.
     fn decide(&mut self, mine: &Mine<'_>, now: Instant, actions: &mut Vec<HandoffAction>) {
-        let Some((mut reports, missing)) = self.phase.take_reports() else { return };
+        let Some(Collected { mut reports, missing }) = self.phase.take_reports() else { return };
         reports.push((self.me, mine.listed.clone()));
         if !self.are_done_without(missing.iter(), now) {
             return self.back_off(now);

@@ -20,6 +20,13 @@ pub(super) enum Phase {
     Receipts { list: Arc<List>, unanswered: Vec<Identity> },
 }
 
+/// What a survey found when it is over.
+pub(super) struct Collected {
+    pub(super) reports: Vec<(Identity, Listed)>,
+    /// The members that did not answer.
+    pub(super) missing: Vec<Identity>,
+}
+
 impl Phase {
     /// Whether an answer of any of these matters to it, sources left out.
     pub(super) fn involves(&self, gone: impl Fn(&Identity) -> bool) -> bool {
@@ -53,12 +60,12 @@ impl Phase {
     }
 
     /// Takes the reports of a survey, and who is missing; `None` while some are waited for.
-    pub(super) fn take_reports(&mut self) -> Option<(Vec<(Identity, Listed)>, Vec<Identity>)> {
+    pub(super) fn take_reports(&mut self) -> Option<Collected> {
         let Self::Survey { unanswered, reports, missing } = self else {
             mismatch("a handoff decides without a survey");
             return None;
         };
-        unanswered.is_empty().then(|| (mem::take(reports), mem::take(missing)))
+        unanswered.is_empty().then(|| Collected { reports: mem::take(reports), missing: mem::take(missing) })
     }
 
     /// Ends Adopt, and returns its plan, who has adopted the list, and who is missing; `None` while
