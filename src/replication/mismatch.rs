@@ -1,13 +1,14 @@
-//! A machine was told what cannot happen: a bug of this crate, which must show itself.
+//! What to do about a state that the code says cannot be.
 
-/// Panics in debug builds. In release builds the engine goes on and the log says so: the request that
-/// this belongs to is asked again, or fails by its deadline.
+/// Shows a bug of this node: panics in a debug build, and logs an error in a release build, where
+/// the protocol goes on without the event.
 ///
-/// Nothing that a peer can send leads here: the shard compares each answer with its request first.
-#[track_caller]
+/// It is for contradictions between parts of one process alone. What a peer can cause by a wrong
+/// message is a violation of the protocol, or ignored for a reason that is stated there: a peer
+/// must not be able to stop a core.
 pub(crate) fn mismatch(what: &str) {
     if cfg!(debug_assertions) {
         unreachable!("{what}");
     }
-    log::error!("{what} (this is a bug of gridkv: please report it)");
+    log::error!("a bug in gridkv, please report it: {what}");
 }

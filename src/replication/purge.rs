@@ -1,45 +1,62 @@
-//! Forgetting what was deleted: tombstones, and the husks of what expired, go away once nobody needs them. One
-//! machine for each core.
+//! Forgetting what was deleted: tombstones, and the husks of what expired, go away when no node
+//! needs them. One machine for each core.
 //!
-//! A tombstone is there to win over what it deleted, wherever that turns up. It can go when nothing older can turn
-//! up any more. Its replica asks everybody who is alive:
+//! **Problem.** A tombstone is there to win over what it deleted, on any node where that turns up.
+//! It can go when nothing older can turn up any more. So its replica asks every living node:
 //!
-//! ```text
-//! Asking     "do you hold anything older of these keys?" Each replica of the list says which of them may go,
-//!            anybody else whether it holds the partition at all
-//! Confirming "have you merged anything of others since?" Once all have answered
-//! Dropping   what all agreed on is dropped here, and the other replicas are told to drop it until they have answered
-//! ```
+//! | phase | what this replica asks | ends when |
+//! |---|---|---|
+//! | Asking | "Do you hold anything older of these keys?" | all have answered |
+//! | Confirming | "Have you merged anything of others since?" | all have answered, with no |
+//! | Dropping | "Drop these", of the other replicas | all have answered, or [`MAX_TRIES`] are over |
 //!
-//! **Where an older state could come from**, and why it does not:
-//! - *A replica, or whoever still holds a copy:* each was asked, and said that it holds none. One that merges, hands
-//!   over, or sees other members than the asker agrees to nothing. As they answer one after the other, an older state
-//!   could pass from one that has not answered yet to one that has, which holds nothing of the key, and be merged away
-//!   where it came from. So each tells how often it has merged what others hold, and all are asked again once all have
-//!   answered: where nobody has merged in between, there was a moment at which nobody held anything older. From then on
-//!   nobody has it to give.
-//! - *A member that is away:* nothing goes while a member is dead that has not left, has not lost its memory in a
-//!   restart, and may come back. After `forget_after` it is not waited for any more. A node that joins is told of such
-//!   members, or they would be forgotten with the last one that saw them die.
-//! - *A message that is still on its way,* a write that its coordinator offers late, or one that a reader sends on:
-//!   whoever is asked first raises the partition's *horizon* to the newest version in question. A single entry at or
-//!   below it, of a key that is not held, is refused (`Answer::TooOld`). Everybody alive was asked, so this holds
-//!   everywhere; who comes later learns the horizon from whoever tells it a list. To agree to a new list is to serve
-//!   another one, which makes a purge in the old one impossible: so one of the old list's members suffices to learn it
-//!   from.
-//! - *Copies that are merged as a whole* come from somebody who was asked.
+//! When it is asked, a replica of the list says which of the keys may go, another node whether it
+//! holds the partition at all. What all agreed on this replica drops when Dropping begins.
 //!
-//! The horizon says nothing of what a replica merges from others, where an entry may have been missed for good
-//! reasons. So it need not be right about anything but single messages, and it may be raised early.
+//! A lost question, a wrong answer, a new list or a change of the members ends a round before
+//! Dropping. What is left is proposed again in a later cycle.
 //!
-//! Each key is judged by itself: one that differs does not hold up the others, and what was evicted is no obstacle.
+//! **Invariant.** A tombstone is dropped only after a moment at which no node held, or could be
+//! sent, an older state of its key. An older state could come from four places:
 //!
-//! **When.** A tombstone is proposed by the first replica of its list, once the clock has read more than its version
-//! for a *grace* ([`GRACE`]): until then writes of the same time are offered to replicas that missed them, and must not
-//! be refused. The other replicas propose what is left after three: a message was lost, or the first replica changed.
-//! So memory comes back one to two minutes after a delete in a quiet cluster. A husk has the version of the write that
-//! expired, so it goes in the cycle after that. A cycle looks at every partition that has something to propose, evenly
-//! over the grace, and reads all entries of these.
+//! - *A node that holds a copy.* Each was asked, and said that it holds none. One that merges,
+//!   hands over, or sees other members than the asker agrees to nothing. But nodes answer one after
+//!   the other. So an older state could pass from one that has not answered yet to one that has,
+//!   and be merged away where it came from. Therefore each tells how often it has merged what
+//!   others hold, and all are asked again when all have answered. If none has merged in between,
+//!   there was a moment at which no node held anything older, and none has it to give.
+//! - *A member that is away.* Nothing goes while a member is dead that might come back with its
+//!   memory. After `forget_after` it is not waited for any more. A node that joins is told of such
+//!   members; otherwise they would be forgotten with the last node that saw them die.
+//! - *A message that is still on its way:* a write that its coordinator offers late, or one that a
+//!   reader sends on. Each node that is asked first raises the partition's *purge horizon* to the
+//!   newest version in question. A single entry at or below it, of a key that is not held, is
+//!   refused (`Answer::TooOld`). Every living node was asked, so this holds everywhere. A node that
+//!   comes later learns the purge horizon from the one that tells it a list: to agree to a new list
+//!   is to serve another one, which makes a purge in the old one impossible. So one member of the
+//!   old list suffices to learn it from.
+//! - *Copies that are merged as a whole* come from a node that was asked.
+//!
+//! The purge horizon says nothing of what a replica merges from others, where an entry might have
+//! been missed for good reasons. So it need not be right about anything but single messages, and it
+//! may be raised early.
+//!
+//! Each key is judged by itself. One that differs does not hold up the others, and eviction is no
+//! obstacle.
+//!
+//! **When.** The first replica of a list proposes a tombstone when the clock has read more than its
+//! version for a *grace* ([`GRACE`]). Until then writes of the same time are offered to replicas
+//! that missed them, and must not be refused. The other replicas propose what is left after three
+//! graces: a message was lost, or the first replica changed. So memory comes back one to two
+//! minutes after a delete in a quiet cluster. A husk has the version of the write that expired, so
+//! it goes in the cycle after that. A cycle looks at every partition that has something to propose,
+//! evenly over the grace, and reads all entries of these.
+//!
+//! **Source.** The death certificates of Demers et al., "Epidemic Algorithms for Replicated
+//! Database Maintenance", PODC '87.
+//!
+//! **Rejected:** to drop a tombstone when it is old, as that paper does with a fixed threshold. A
+//! replica that was away for longer brings the deleted value back.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -50,64 +67,71 @@ use crate::simulated::{Planted, is_planted};
 use crate::types::{Identity, KeyHash, Partition};
 use crate::wire::message::{Dead, Request};
 
-/// How old a tombstone is at the least when it goes: twice as long as a write is offered to who missed it.
+/// How old a tombstone must be before it goes: twice as long as a write is offered to a replica
+/// that missed it.
 pub(crate) const GRACE: Duration = Duration::from_secs(60);
 
 /// How many partitions are purged at a time.
-const MOST_ROUNDS: usize = 16;
+const MAX_ROUNDS: usize = 16;
 
-/// When a replica is told again what to drop, and how often.
+/// After what time a replica is told again what to drop.
 const RETRY_AFTER: Duration = Duration::from_millis(500);
-const MOST_TRIES: u32 = 20;
+
+/// How often a replica is told again. Then it is left to a later cycle, in which it proposes by
+/// itself.
+const MAX_TRIES: u32 = 20;
 
 /// For how many cycles the replicas behind the first one wait.
 const LATER_CYCLES: usize = 3;
 
-/// Where a partition stands.
+/// What this node sees of a partition that it purges. A round is over as soon as any of it changes.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Stand {
+pub(crate) struct PurgeView {
     pub(crate) list: ListRef,
-    /// This node's place among the list's replicas.
+    /// The position of this node among the list's replicas.
     pub(crate) place: usize,
-    /// The other ones, and who may hold a copy in other data centers.
+    /// The other replicas, and every node that might hold a copy in other data centers.
     pub(crate) replicas: Vec<Identity>,
-    /// Everybody who is alive, in all data centers, but this node.
+    /// Every living node of all data centers, except this one.
     pub(crate) alive: Vec<Identity>,
     /// The digest of the members that this node sees.
     pub(crate) members_digest: u64,
 }
 
-/// What the machine asks its shard.
+/// What the machine may know of its shard.
 pub(crate) trait Graveyard {
-    /// The partitions that have dead keys and are served here.
+    /// Returns the partitions that have dead keys and are served here.
     fn with_dead(&self) -> Vec<Partition>;
 
-    /// `None` where nothing may go now.
-    fn stand(&self, partition: Partition) -> Option<Stand>;
+    /// Returns what this node sees of the partition; `None` if nothing may go now.
+    fn purge_view(&self, partition: Partition) -> Option<PurgeView>;
 
-    /// Dead keys behind `after` that are no newer than `most`, and where to go on.
+    /// Returns dead keys behind `after` that are no newer than `newest`, and where to go on.
     fn dead(
         &self,
         partition: Partition,
         after: Option<KeyHash>,
-        most: Version,
+        newest: Version,
     ) -> (Vec<Dead>, Option<KeyHash>);
 }
 
+/// What the machine wants its shard to do.
 #[derive(Debug, PartialEq)]
 pub(crate) enum PurgeAction {
     /// Ask `to`; [`Purge::agreed`], [`Purge::dropped`] or [`Purge::lost`] is told with this number.
     Ask { round: u64, to: Identity, partition: Partition, request: Request },
-    /// Drop these, which everybody agreed on.
+    /// Drop these, to which every node agreed.
     Drop { partition: Partition, dead: Vec<Dead> },
 }
 
+/// Purges the partitions of one core.
 pub(crate) struct Purge {
     grace: Duration,
-    /// What the clock read at the last cycles' beginnings.
+    /// What the clock read when the last cycles began, the oldest first.
     readings: VecDeque<Version>,
-    /// What is left to be looked at in this cycle, and how far apart.
+    /// What is left to be looked at in this cycle.
     queue: VecDeque<Partition>,
+    /// How far apart the partitions of a cycle are looked at.
     pace: Duration,
     next_step: Option<Instant>,
     rounds: BTreeMap<u64, Round>,
@@ -116,9 +140,9 @@ pub(crate) struct Purge {
 
 struct Round {
     partition: Partition,
-    /// Where the partition stood when the round began: it is over as soon as it stands elsewhere.
-    stand: Stand,
-    /// Each with whether all that have answered agreed to it.
+    /// What this node saw of the partition when the round began.
+    view: PurgeView,
+    /// The keys, each with whether all that have answered agreed to it.
     dead: Vec<(Dead, bool)>,
     /// Where to go on after these; `None` after the last.
     next: Option<KeyHash>,
@@ -127,16 +151,13 @@ struct Round {
 }
 
 enum Phase {
-    /// With how often those who have answered have merged.
-    Asking {
-        merges: BTreeMap<Identity, u64>,
-    },
-    Confirming {
-        merges: BTreeMap<Identity, u64>,
-    },
+    /// With how often each node that answered has merged.
+    Asking { merges: BTreeMap<Identity, u64> },
+    /// With the same numbers, which must not have changed.
+    Confirming { merges: BTreeMap<Identity, u64> },
     Dropping {
         tries: u32,
-        /// When those who have not answered are told again.
+        /// When the replicas that have not answered are told again.
         retry_at: Option<Instant>,
     },
 }
@@ -154,13 +175,13 @@ impl Purge {
         }
     }
 
-    /// There are peers: begins, unless it has begun.
+    /// Begins, unless it has begun: there are peers.
     pub(crate) fn start(&mut self, now: Instant) {
         self.next_step.get_or_insert(now + self.grace);
     }
 
-    /// When [`resume`](Self::resume) wants to be called.
-    pub(crate) fn wake(&self) -> Option<Instant> {
+    /// Returns when [`handle_timers`](Self::handle_timers) wants to be called.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
         let retries = self.rounds.values().filter_map(|round| match round.phase {
             Phase::Dropping { retry_at, .. } => retry_at,
             Phase::Asking { .. } | Phase::Confirming { .. } => None,
@@ -169,7 +190,7 @@ impl Purge {
     }
 
     /// Does what is due. `reading` is what the clock reads.
-    pub(crate) fn resume(
+    pub(crate) fn handle_timers(
         &mut self,
         now: Instant,
         reading: Version,
@@ -181,13 +202,8 @@ impl Purge {
             return;
         }
         if self.queue.is_empty() {
-            self.readings.push_back(reading);
-            if self.readings.len() > LATER_CYCLES + 1 {
-                self.readings.pop_front();
-            }
-            self.queue = shard.with_dead().into();
-            self.pace = self.grace / (self.queue.len() as u32 + 1);
-        } else if self.rounds.len() < MOST_ROUNDS
+            self.begin_cycle(reading, shard);
+        } else if self.rounds.len() < MAX_ROUNDS
             && let Some(partition) = self.queue.pop_front()
         {
             self.begin(partition, None, shard, actions);
@@ -195,7 +211,16 @@ impl Purge {
         self.next_step = Some(now + self.pace);
     }
 
-    /// Asks everybody about the partition's next dead keys.
+    fn begin_cycle(&mut self, reading: Version, shard: &impl Graveyard) {
+        self.readings.push_back(reading);
+        if self.readings.len() > LATER_CYCLES + 1 {
+            self.readings.pop_front();
+        }
+        self.queue = shard.with_dead().into();
+        self.pace = self.grace / (self.queue.len() as u32 + 1);
+    }
+
+    /// Asks every living node about the partition's next dead keys.
     fn begin(
         &mut self,
         partition: Partition,
@@ -203,23 +228,24 @@ impl Purge {
         shard: &impl Graveyard,
         actions: &mut Vec<PurgeAction>,
     ) {
-        let Some(stand) = shard.stand(partition) else { return };
-        let cycles = if stand.place == 0 { 1 } else { LATER_CYCLES };
-        let Some(&most) = self.readings.iter().rev().nth(cycles) else { return };
-        let (dead, next) = shard.dead(partition, after, most);
+        let Some(view) = shard.purge_view(partition) else { return };
+        let cycles = if view.place == 0 { 1 } else { LATER_CYCLES };
+        let Some(&newest) = self.readings.iter().rev().nth(cycles) else { return };
+        let (dead, next) = shard.dead(partition, after, newest);
         if dead.is_empty() {
             return;
         }
         self.next_round += 1;
         let dead = dead.into_iter().map(|dead| (dead, true)).collect();
         let phase = Phase::Asking { merges: BTreeMap::new() };
-        let mut round = Round { partition, stand, dead, next, unanswered: Vec::new(), phase };
+        let mut round = Round { partition, view, dead, next, unanswered: Vec::new(), phase };
         round.ask(self.next_round, actions);
         self.rounds.insert(self.next_round, round);
         self.go_on(self.next_round, shard, actions);
     }
 
-    /// `from` has answered which of the keys may go, by their places in the question, and how often it has merged.
+    /// Takes up which of the keys may go for `from`, by their places in the question, and how often
+    /// it has merged.
     pub(crate) fn agreed(
         &mut self,
         number: u64,
@@ -238,14 +264,17 @@ impl Purge {
                 }
             }
             Phase::Confirming { merges: before } if before.get(&from) == Some(&merges) => {}
+            // It has merged since.
             Phase::Confirming { .. } => return drop(self.rounds.remove(&number)),
-            Phase::Dropping { .. } => return,
+            // It was told to drop the keys, and answers something else. A peer can do that, so it
+            // is no bug here. What it keeps it proposes by itself.
+            Phase::Dropping { .. } => {}
         }
         round.unanswered.retain(|member| *member != from);
         self.go_on(number, shard, actions);
     }
 
-    /// `from` has dropped them.
+    /// Takes up that `from` has dropped the keys.
     pub(crate) fn dropped(
         &mut self,
         number: u64,
@@ -254,13 +283,19 @@ impl Purge {
         actions: &mut Vec<PurgeAction>,
     ) {
         let Some(round) = self.rounds.get_mut(&number) else { return };
-        if matches!(round.phase, Phase::Dropping { .. }) {
-            round.unanswered.retain(|member| *member != from);
-            self.go_on(number, shard, actions);
+        match round.phase {
+            Phase::Dropping { .. } => {
+                round.unanswered.retain(|member| *member != from);
+                self.go_on(number, shard, actions);
+            }
+            // It was only asked. A peer can answer so, so it is no bug here. Without its word
+            // nothing may go, and a round that waited for another answer would keep its slot for
+            // ever.
+            Phase::Asking { .. } | Phase::Confirming { .. } => drop(self.rounds.remove(&number)),
         }
     }
 
-    /// A question will have no answer, or another one than was asked for.
+    /// Notes that a question will have no answer, or has one of another kind.
     pub(crate) fn lost(&mut self, number: u64, now: Instant) {
         let Some(round) = self.rounds.get_mut(&number) else { return };
         match &mut round.phase {
@@ -269,10 +304,10 @@ impl Purge {
         }
     }
 
-    /// Members died: nobody waits for them.
+    /// Takes up that members died: no round waits for them.
     pub(crate) fn members_changed(&mut self, alive: impl Fn(&Identity) -> bool) {
         self.rounds.retain(|_, round| match round.phase {
-            Phase::Asking { .. } | Phase::Confirming { .. } => round.stand.alive.iter().all(&alive),
+            Phase::Asking { .. } | Phase::Confirming { .. } => round.view.alive.iter().all(&alive),
             Phase::Dropping { .. } => {
                 round.unanswered.retain(&alive);
                 !round.unanswered.is_empty()
@@ -280,11 +315,12 @@ impl Purge {
         });
     }
 
+    /// Goes on with a round as long as it waits for no answer.
     fn go_on(&mut self, number: u64, shard: &impl Graveyard, actions: &mut Vec<PurgeAction>) {
         while let Some(round) = self.rounds.get_mut(&number).filter(|round| round.unanswered.is_empty()) {
             let partition = round.partition;
             let is_dropping = matches!(round.phase, Phase::Dropping { .. });
-            if !is_dropping && shard.stand(partition).as_ref() != Some(&round.stand) {
+            if !is_dropping && shard.purge_view(partition).as_ref() != Some(&round.view) {
                 self.rounds.remove(&number);
                 return;
             }
@@ -296,7 +332,7 @@ impl Purge {
                 }
                 Phase::Confirming { .. } => {
                     round.phase = Phase::Dropping { tries: 0, retry_at: None };
-                    round.unanswered = round.stand.replicas.clone();
+                    round.unanswered = round.view.replicas.clone();
                     actions.push(PurgeAction::Drop { partition, dead: round.keys() });
                     round.tell(number, actions);
                 }
@@ -310,13 +346,14 @@ impl Purge {
         }
     }
 
+    /// Tells the replicas again that have not said that they dropped the keys.
     fn tell_again(&mut self, now: Instant, actions: &mut Vec<PurgeAction>) {
         self.rounds.retain(|number, round| {
             if let Phase::Dropping { tries, retry_at } = &mut round.phase
                 && retry_at.take_if(|at| *at <= now).is_some()
             {
                 *tries += 1;
-                if *tries > MOST_TRIES {
+                if *tries > MAX_TRIES {
                     return false;
                 }
                 round.tell(*number, actions);
@@ -331,20 +368,22 @@ impl Round {
         self.dead.iter().map(|(dead, _)| *dead).collect()
     }
 
-    /// Asks everybody about the keys, or whether they have merged since they answered.
+    /// Asks every living node about the keys, or, without any, whether it has merged since it
+    /// answered.
     fn ask(&mut self, number: u64, actions: &mut Vec<PurgeAction>) {
         if is_planted(Planted::PurgedByTime) {
             return;
         }
-        let Stand { list, members_digest, .. } = self.stand;
+        let PurgeView { list, members_digest, .. } = self.view;
         let dead = if let Phase::Asking { .. } = self.phase { self.keys() } else { Vec::new() };
-        self.unanswered = self.stand.alive.clone();
+        self.unanswered = self.view.alive.clone();
         for &to in &self.unanswered {
             let request = Request::Purge { list, members_digest, dead: dead.clone() };
             actions.push(PurgeAction::Ask { round: number, to, partition: self.partition, request });
         }
     }
 
+    /// Tells the replicas that have not answered to drop the keys.
     fn tell(&self, number: u64, actions: &mut Vec<PurgeAction>) {
         for &to in &self.unanswered {
             let request = Request::Purged { dead: self.keys() };
@@ -364,10 +403,10 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    /// What one replica of a list of three holds, beside a member that is in no list.
+    /// What one replica of a list of three holds, and a member that is in no list.
     struct Grave {
         dead: Vec<Dead>,
-        stand: Option<Stand>,
+        view: Option<PurgeView>,
     }
 
     impl Graveyard for Grave {
@@ -375,8 +414,8 @@ mod tests {
             if self.dead.is_empty() { Vec::new() } else { vec![here()] }
         }
 
-        fn stand(&self, _: Partition) -> Option<Stand> {
-            self.stand.clone()
+        fn purge_view(&self, _: Partition) -> Option<PurgeView> {
+            self.view.clone()
         }
 
         fn dead(&self, _: Partition, after: Option<KeyHash>, most: Version) -> (Vec<Dead>, Option<KeyHash>) {
@@ -394,24 +433,26 @@ mod tests {
     }
 
     impl Driver {
-        /// Keys 1, 2, … were deleted with versions 10, 20, … before the machine began; this is the replica at `place`.
+        /// Keys 1, 2, … were deleted with versions 10, 20, … before the machine began; this is the
+        /// replica at `place`.
         fn new(keys: u64, place: usize) -> Self {
             let dead = (1..=keys).map(|key| (KeyHash(key), Version(10 * key))).collect();
             let replicas = vec![node(1), node(2)];
             let alive = vec![node(1), node(2), node(3)];
-            let stand = Stand { list: list(1, 0..3).reference(), place, replicas, alive, members_digest: 7 };
+            let view =
+                PurgeView { list: list(1, 0..3).reference(), place, replicas, alive, members_digest: 7 };
             let mut machine = Purge::new(60 * SECOND);
             machine.start(Instant::default());
-            Self { machine, grave: Grave { dead, stand: Some(stand) }, now: Instant::default() }
+            Self { machine, grave: Grave { dead, view: Some(view) }, now: Instant::default() }
         }
 
         /// What it wants until `seconds` have passed, while the clock reads `reading`.
         fn run(&mut self, seconds: u64, reading: u64) -> Vec<PurgeAction> {
             let mut actions = Vec::new();
             let end = self.now + SECOND * seconds as u32;
-            while let Some(at) = self.machine.wake().filter(|at| *at <= end) {
+            while let Some(at) = self.machine.deadline().filter(|at| *at <= end) {
                 self.now = at;
-                self.machine.resume(at, Version(reading), &self.grave, &mut actions);
+                self.machine.handle_timers(at, Version(reading), &self.grave, &mut actions);
             }
             self.now = end;
             actions
@@ -479,8 +520,8 @@ mod tests {
         assert!(driver.machine.rounds.is_empty());
     }
 
-    /// One that holds nothing of the key answers; then it merges the value from one that has not answered yet, which
-    /// then merges the tombstone, and agrees as well.
+    /// One that holds nothing of the key answers; then it merges the value from one that has not
+    /// answered yet, which then merges the tombstone, and agrees as well.
     #[test]
     fn nothing_goes_where_somebody_merged_between_the_answers() {
         let mut driver = Driver::new(1, 0);
@@ -497,9 +538,9 @@ mod tests {
         let changes: [fn(&mut Driver); 5] = [
             |driver| driver.machine.lost(1, driver.now),
             |driver| driver.machine.members_changed(|member| *member != node(3)),
-            |driver| driver.grave.stand.as_mut().unwrap().members_digest = 8,
-            |driver| driver.grave.stand.as_mut().unwrap().list = list(2, 0..3).reference(),
-            |driver| driver.grave.stand = None,
+            |driver| driver.grave.view.as_mut().unwrap().members_digest = 8,
+            |driver| driver.grave.view.as_mut().unwrap().list = list(2, 0..3).reference(),
+            |driver| driver.grave.view = None,
         ];
         for change in changes {
             for confirmations in 0..=3 {
@@ -554,7 +595,7 @@ mod tests {
         (0..2).for_each(|_| (1..=3).for_each(|from| drop(driver.agreed(from, 4, &[0]))));
         driver.dropped(1);
         driver.grave.dead.clear();
-        for _ in 0..MOST_TRIES {
+        for _ in 0..MAX_TRIES {
             driver.machine.lost(round, driver.now);
             assert_eq!(told(&driver.run(1, 1_000)).len(), 1);
         }
@@ -567,7 +608,7 @@ mod tests {
     fn without_dead_keys_it_wakes_once_a_grace() {
         let mut driver = Driver::new(0, 0);
         assert_eq!(driver.run(60, 1), []);
-        let first = driver.machine.wake().unwrap();
+        let first = driver.machine.deadline().unwrap();
         assert_eq!(first, driver.now + 60 * SECOND);
     }
 }

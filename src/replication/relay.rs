@@ -1,22 +1,42 @@
-//! What was written here, for the other data centers. One machine for each core.
+//! Sending what was written here to the other data centers. One machine for each core.
 //!
-//! Each data center has its own copies, lists and quorums. A write that was acknowledged in one is sent to each of the
-//! others by its coordinator, in batches, through one member there, the *relay*. That writes it in its own data center
-//! as a coordinator does, under the version that it has, and says so when W replicas there have applied it. Relays pass
-//! nothing on to a third data center: the coordinator sends to each of them.
+//! **Problem.** Each data center has its own copies, lists and quorums. A write that was
+//! acknowledged in one of them must reach the others, though they are far away, and cut off at
+//! times.
+//!
+//! Its coordinator sends the write to each other data center, in batches, through one member there,
+//! the *relay*. The relay writes it in its own data center as a coordinator does, under the version
+//! that it has, and answers when W replicas there have applied it. A relay passes nothing on to a
+//! third data center: the coordinator sends to each.
 //!
 //! ```text
 //! coordinator ──[Relay: entries]──▶ relay ──[Write]──▶ W replicas there
 //! coordinator ◀──[Relayed: which of them]──
 //! ```
 //!
-//! What waits is kept until the relay has said so: over lost connections, dead relays (the next member is taken) and
-//! while the data center cannot be reached. Of a key, only the newest state waits. There is a bound on the bytes that
-//! wait ([`MOST_BYTES`]) and on how long a data center is waited for without any member ([`PATIENCE`]); beyond it, and
-//! where a coordinator dies, anti-entropy between the data centers brings what is missing.
+//! | a write is | kept by | until |
+//! |---|---|---|
+//! | waiting | a lane, one for each core of the relay | its batch is sent |
+//! | on its way | its batch | the relay confirms it, or it waits again |
+//! | given up | no one: anti-entropy finds it | |
 //!
-//! A batch is sent when it is full, or [`LINGER`] after its first write while none is on its way: under load batches
-//! grow with the round trip, so that few are needed however far the other data center is.
+//! A batch is sent when it is full, or [`LINGER`] after its first write while none is on its way.
+//!
+//! **Invariant.** A write waits or is on its way until a relay has confirmed it: over lost
+//! connections, dead relays (the next member is taken), and while the data center cannot be
+//! reached. Of a key, only the newest state waits.
+//!
+//! Two bounds limit that: on the bytes that are kept ([`MAX_BYTES`]), and on how long a data center
+//! without any member is waited for ([`PATIENCE`]). Anti-entropy brings what is beyond them, and
+//! what a dead coordinator kept.
+//!
+//! Under load batches grow with the round trip, so few are needed however far away the other data
+//! center is.
+//!
+//! **Source.** One member of each other data center passes a write on to its own, as in Cassandra.
+//!
+//! **Rejected:** a quorum of all data centers. A write would wait for the slowest of them, and fail
+//! while one is away.
 
 use std::collections::BTreeMap;
 use std::mem;
@@ -31,41 +51,46 @@ use crate::wire::frame::CHUNK_BYTES;
 /// How long a write waits for others to go with it.
 const LINGER: Duration = Duration::from_millis(2);
 
-/// How many writes one batch has at the most; its bytes are limited as a chunk's are.
-const MOST_WRITES: usize = 512;
+/// How many writes one batch has at most. Its bytes are limited as a chunk's are.
+const MAX_WRITES: usize = 512;
 
-/// How many batches are on their way to one core of a relay: full ones only, but for the first.
-const MOST_OPEN: usize = 4;
+/// How many batches are on their way to one core of a relay. All but the first are full ones.
+const MAX_OPEN: usize = 4;
 
-/// How long the relay may take. It answers earlier, be it that it could not write.
+/// How long the relay may take. It answers earlier, also if it could not write.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 
-/// The pause after a batch that came to nothing, doubled each time.
+/// The pause after a batch that came to nothing. It doubles each time, up to [`MAX_PAUSE`].
 const PAUSE: Duration = Duration::from_millis(50);
-const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
-/// How many bytes one core keeps for other data centers; no more than a sixteenth of its memory, where that is limited.
-pub(crate) const MOST_BYTES: usize = 64 << 20;
+/// The longest pause: how long a data center that is back might wait for its writes.
+const MAX_PAUSE: Duration = Duration::from_secs(2);
 
-/// What a write takes beside its bytes.
+/// How many bytes one core keeps for each other data center. If its memory is limited, at most a
+/// sixteenth of that.
+const MAX_BYTES: usize = 64 << 20;
+
+/// How many bytes a write takes in addition to those of its entry.
 const OVERHEAD: usize = 64;
 
-/// For how long writes are kept for a data center that has no member.
+/// How long writes are kept for a data center that has no member.
 const PATIENCE: Duration = Duration::from_secs(3600);
 
-/// A member of another data center that may relay, and how many cores it has.
+/// A member of another data center that can relay, and how many cores it has.
 pub(crate) type Candidate = (Identity, u16);
 
+/// What the machine wants its shard to do.
 #[derive(Debug, PartialEq)]
 pub(crate) enum RelayAction {
-    /// Send these to `to`, all of which belong to one of its cores; [`Relays::relayed`] or [`Relays::failed`] is told with
-    /// this number.
+    /// Send these to `to`. All of them belong to one of its cores. [`Relays::relayed`] or
+    /// [`Relays::failed`] is told with this number.
     Send { batch: u64, to: Identity, entries: Vec<Entry> },
 }
 
+/// The writes of one core that other data centers have not confirmed.
 pub(crate) struct Relays {
     outboxes: BTreeMap<Arc<str>, Outbox>,
-    most_bytes: usize,
+    max_bytes: usize,
     next_item: u64,
     next_batch: u64,
     given_up: u64,
@@ -74,22 +99,24 @@ pub(crate) struct Relays {
 /// What waits for one data center.
 #[derive(Default)]
 struct Outbox {
-    /// Who may relay, in this node's order; the first of them does. Empty while none is a member.
+    /// The members that can relay, in this node's order. The first of them does. Empty while there
+    /// is no member.
     candidates: Vec<Candidate>,
     /// How many cores the relay has, or the last one had.
     cores: u16,
-    /// Since when that is so.
+    /// Since when there is no member.
     unreachable_since: Option<Instant>,
     /// By the relay's core.
     lanes: BTreeMap<CoreId, Lane>,
-    /// Which of the items that wait is the key's.
+    /// The number of the item that waits for a key.
     latest: BTreeMap<KeyHash, u64>,
     open: BTreeMap<u64, Batch>,
     bytes: usize,
-    /// How many batches in a row came to nothing, and until when none is sent.
+    /// How many batches in a row came to nothing.
     failures: u32,
+    /// Until when no batch is sent.
     paused_until: Option<Instant>,
-    /// Whether it was said that writes were given up, since the last time that nothing waited.
+    /// Whether it was logged that writes were given up, since nothing waited last.
     has_overflowed: bool,
 }
 
@@ -99,13 +126,19 @@ struct Lane {
     /// By number, which is the order in which they came.
     waiting: BTreeMap<u64, Item>,
     open: usize,
-    /// When the first of those that wait is sent, full batch or not.
+    /// When the first of those that wait is sent, whether the batch is full or not.
     due: Option<Instant>,
 }
 
 struct Item {
     hash: KeyHash,
     entry: Entry,
+}
+
+impl Item {
+    fn bytes(&self) -> usize {
+        self.entry.bytes() + OVERHEAD
+    }
 }
 
 struct Batch {
@@ -116,8 +149,8 @@ struct Batch {
 
 impl Relays {
     pub(crate) fn new(memory: Option<usize>) -> Self {
-        let most_bytes = memory.map_or(MOST_BYTES, |memory| MOST_BYTES.min(memory / 16));
-        Self { outboxes: BTreeMap::new(), most_bytes, next_item: 0, next_batch: 0, given_up: 0 }
+        let max_bytes = memory.map_or(MAX_BYTES, |memory| MAX_BYTES.min(memory / 16));
+        Self { outboxes: BTreeMap::new(), max_bytes, next_item: 0, next_batch: 0, given_up: 0 }
     }
 
     /// Whether there is another data center to write to.
@@ -125,7 +158,8 @@ impl Relays {
         !self.outboxes.is_empty()
     }
 
-    /// The data centers that have members, with those that may relay there, in this node's order.
+    /// Takes up which other data centers have members, and which of these can relay, in this node's
+    /// order.
     pub(crate) fn placed(&mut self, now: Instant, mut others: BTreeMap<Arc<str>, Vec<Candidate>>) {
         for name in others.keys() {
             self.outboxes.entry(name.clone()).or_default();
@@ -143,12 +177,12 @@ impl Relays {
         });
     }
 
-    /// A write was acknowledged here: the others are to have it.
+    /// Keeps a write that was acknowledged here for each other data center.
     pub(crate) fn add(&mut self, now: Instant, hash: KeyHash, entry: &Entry) {
         for (name, outbox) in &mut self.outboxes {
             self.next_item += 1;
             outbox.put(now, self.next_item, Item { hash, entry: entry.clone() });
-            while outbox.bytes > self.most_bytes && outbox.give_up_oldest() {
+            while outbox.bytes > self.max_bytes && outbox.give_up_oldest() {
                 self.given_up += 1;
                 if !mem::replace(&mut outbox.has_overflowed, true) {
                     log::warn!(
@@ -159,7 +193,8 @@ impl Relays {
         }
     }
 
-    /// The relay has these of the batch written in its data center, by their places.
+    /// Takes up which writes of the batch the relay has written in its data center, by their
+    /// places.
     pub(crate) fn relayed(&mut self, number: u64, places: &[u16], now: Instant) {
         let found = self.outboxes.values_mut().find_map(|outbox| Some((outbox.close(number)?, outbox)));
         let Some((batch, outbox)) = found else { return };
@@ -181,7 +216,7 @@ impl Relays {
         }
     }
 
-    /// The batch was not sent, or has no answer: another member relays it.
+    /// Notes that the batch was not sent, or that its answer is none. Another member relays it.
     pub(crate) fn failed(&mut self, number: u64, now: Instant) {
         let found = self.outboxes.values_mut().find_map(|outbox| Some((outbox.close(number)?, outbox)));
         let Some((batch, outbox)) = found else { return };
@@ -193,14 +228,14 @@ impl Relays {
         }
     }
 
-    /// When [`resume`](Self::resume) wants to be called.
-    pub(crate) fn wake(&self) -> Option<Instant> {
-        self.outboxes.values().filter_map(Outbox::wake).min()
+    /// Returns when [`handle_timers`](Self::handle_timers) wants to be called.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.outboxes.values().filter_map(Outbox::deadline).min()
     }
 
-    /// Sends what is due, but for what is no newer than what was purged here: elsewhere that may have been purged, too, and
-    /// nobody there may know.
-    pub(crate) fn resume(
+    /// Sends what is due. What is no newer than the purge horizon here is given up: other data
+    /// centers might have purged it too, and no node there would know.
+    pub(crate) fn handle_timers(
         &mut self,
         now: Instant,
         is_forgotten: impl Fn(KeyHash, Version) -> bool,
@@ -215,19 +250,20 @@ impl Relays {
         }
     }
 
-    /// How many writes another data center has not confirmed.
+    /// Returns how many writes another data center has not confirmed.
     pub(crate) fn waiting(&self) -> usize {
         self.outboxes.values().map(Outbox::len).sum()
     }
 
-    /// The same of data centers that have members, and take what they are sent.
+    /// Returns how many of them wait for data centers that have members, and take what they are
+    /// sent.
     pub(crate) fn waiting_for_reachable(&self) -> usize {
         let takes = |outbox: &&Outbox| !outbox.candidates.is_empty() && outbox.failures < 3;
         let reachable = self.outboxes.values().filter(takes);
         reachable.map(Outbox::len).sum()
     }
 
-    /// How many writes were left to anti-entropy.
+    /// Returns how many writes were left to anti-entropy.
     pub(crate) fn given_up(&self) -> u64 {
         self.given_up
     }
@@ -239,11 +275,12 @@ impl Outbox {
         open + self.lanes.values().map(|lane| lane.waiting.len()).sum::<usize>()
     }
 
-    /// Which of the relay's cores a key belongs to.
+    /// Returns the relay's core to which a key belongs.
     fn core_of(&self, hash: KeyHash) -> CoreId {
         hash.partition().core(self.cores.max(1))
     }
 
+    /// Takes up which members can relay now.
     fn take_candidates(&mut self, now: Instant, candidates: Vec<Candidate>) {
         let old = self.candidates.first().copied();
         if candidates.is_empty() {
@@ -262,6 +299,7 @@ impl Outbox {
         }
     }
 
+    /// Lets the next member relay, if there is another one.
     fn take_next_candidate(&mut self) {
         if self.candidates.len() > 1 {
             self.candidates.rotate_left(1);
@@ -269,7 +307,7 @@ impl Outbox {
         }
     }
 
-    /// Another member relays from now on: what an earlier one has not confirmed is sent to it.
+    /// Sends to the new relay what an earlier one has not confirmed.
     fn change_relay(&mut self) {
         let open = mem::take(&mut self.open).into_values().flat_map(|batch| batch.items);
         if let Some(&(_, cores)) = self.candidates.first().filter(|(_, cores)| *cores != self.cores) {
@@ -285,7 +323,7 @@ impl Outbox {
         }
     }
 
-    /// An item that is new.
+    /// Keeps an item that is new.
     fn put(&mut self, now: Instant, number: u64, item: Item) {
         let core = self.core_of(item.hash);
         let lane = self.lanes.entry(core).or_default();
@@ -298,13 +336,13 @@ impl Outbox {
             }
             return;
         }
-        self.bytes += item.entry.bytes() + OVERHEAD;
+        self.bytes += item.bytes();
         self.latest.insert(item.hash, number);
         lane.waiting.insert(number, item);
         lane.due.get_or_insert(now + LINGER);
     }
 
-    /// An item that was sent, and is to be sent again unless there is a newer one of its key.
+    /// Keeps an item that was sent, to send it again, unless a newer one of its key waits.
     fn put_back(&mut self, number: u64, item: Item) {
         let core = self.core_of(item.hash);
         let lane = self.lanes.entry(core).or_default();
@@ -312,21 +350,23 @@ impl Outbox {
         let of_key = latest.filter(|waiting| waiting.entry.key() == item.entry.key());
         lane.due = Some(Instant::default());
         if of_key.is_some_and(|waiting| !item.entry.wins_over(&waiting.entry)) {
-            self.bytes -= item.entry.bytes() + OVERHEAD;
+            self.bytes -= item.bytes();
         } else {
             self.latest.entry(item.hash).or_insert(number);
             lane.waiting.insert(number, item);
         }
     }
 
+    /// Forgets an item that is confirmed or given up.
     fn forget(&mut self, number: u64, item: &Item) {
-        self.bytes -= item.entry.bytes() + OVERHEAD;
+        self.bytes -= item.bytes();
         if self.latest.get(&item.hash) == Some(&number) {
             self.latest.remove(&item.hash);
         }
     }
 
-    /// Whether there was one. What is on its way is not taken back.
+    /// Gives up the oldest item that waits, and returns whether there was one. What is on its way
+    /// is not taken back.
     fn give_up_oldest(&mut self) -> bool {
         let lanes = self.lanes.values_mut().filter(|lane| !lane.waiting.is_empty());
         let oldest = lanes.min_by_key(|lane| lane.waiting.first_key_value().map(|(number, _)| *number));
@@ -344,20 +384,21 @@ impl Outbox {
         Some(batch)
     }
 
+    /// Sends nothing for a while, longer after each failure.
     fn pause(&mut self, now: Instant) {
-        let pause = PAUSE.saturating_mul(1 << self.failures.min(10)).min(LONGEST_PAUSE);
+        let pause = PAUSE.saturating_mul(1 << self.failures.min(10)).min(MAX_PAUSE);
         self.failures += 1;
         self.paused_until = Some(now + pause);
     }
 
-    fn wake(&self) -> Option<Instant> {
+    fn deadline(&self) -> Option<Instant> {
         let until = self.open.values().map(|batch| batch.until).min();
         let due = self.lanes.values().filter_map(Lane::due).min().filter(|_| !self.candidates.is_empty());
         let due = due.map(|due| self.paused_until.map_or(due, |until| due.max(until)));
         until.into_iter().chain(due).min()
     }
 
-    /// Returns how many were given up.
+    /// Sends the batches that are due, and returns how many writes were given up.
     fn send(
         &mut self,
         now: Instant,
@@ -366,26 +407,23 @@ impl Outbox {
         actions: &mut Vec<RelayAction>,
     ) -> u64 {
         let mut given_up = 0;
-        let Some(&(to, _)) = self.candidates.first() else { return given_up };
-        if self.paused_until.is_some_and(|until| until > now) {
-            return given_up;
-        }
+        let is_paused = self.paused_until.is_some_and(|until| until > now);
+        let Some(&(to, _)) = self.candidates.first().filter(|_| !is_paused) else { return given_up };
         for (&core, lane) in &mut self.lanes {
             while lane.due().is_some_and(|due| due <= now) {
                 let mut items = lane.take_batch();
                 for (number, item) in &items {
+                    // A later write of the key does not replace what is on its way.
                     if self.latest.get(&item.hash) == Some(number) {
                         self.latest.remove(&item.hash);
                     }
                 }
-                items.retain(|(_, item)| {
-                    let is_kept = !is_forgotten(item.hash, item.entry.version());
-                    if !is_kept {
-                        self.bytes -= item.entry.bytes() + OVERHEAD;
-                        given_up += 1;
-                    }
-                    is_kept
-                });
+                for (_, item) in
+                    items.extract_if(.., |(_, item)| is_forgotten(item.hash, item.entry.version()))
+                {
+                    self.bytes -= item.bytes();
+                    given_up += 1;
+                }
                 if items.is_empty() {
                     continue;
                 }
@@ -401,21 +439,22 @@ impl Outbox {
 }
 
 impl Lane {
-    /// When the next batch is to be sent, for all that this lane knows.
+    /// Returns when the next batch is to be sent, as far as this lane knows.
     fn due(&self) -> Option<Instant> {
-        let is_full = self.waiting.len() >= MOST_WRITES;
+        let is_full = self.waiting.len() >= MAX_WRITES;
         match self.open {
             _ if self.waiting.is_empty() => None,
             0 if is_full => Some(Instant::default()),
             0 => self.due,
-            1..MOST_OPEN if is_full => Some(Instant::default()),
+            1..MAX_OPEN if is_full => Some(Instant::default()),
             _ => None,
         }
     }
 
+    /// Takes the oldest items, as many as fit into one batch.
     fn take_batch(&mut self) -> Vec<(u64, Item)> {
         let (mut items, mut bytes) = (Vec::new(), 0);
-        while items.len() < MOST_WRITES
+        while items.len() < MAX_WRITES
             && bytes < CHUNK_BYTES
             && let Some((number, item)) = self.waiting.pop_first()
         {
@@ -461,7 +500,7 @@ mod tests {
 
         fn place(&mut self, members: &[u64]) {
             let candidates: Vec<Candidate> = members.iter().map(|number| (node(*number), 1)).collect();
-            let others = if candidates.is_empty() { vec![] } else { vec![("far".into(), candidates)] };
+            let others = if candidates.is_empty() { vec![] } else { vec![("other".into(), candidates)] };
             self.relays.placed(self.now, others.into_iter().collect());
         }
 
@@ -472,11 +511,12 @@ mod tests {
             }
         }
 
-        /// What is sent by the time that the machine asks for: to whom, how many, and the batch's number.
+        /// What is sent by the time that the machine asks for: to whom, how many, and the batch's
+        /// number.
         fn send(&mut self) -> Vec<(u64, Identity, Vec<Entry>)> {
-            self.now = self.relays.wake().unwrap_or(self.now).max(self.now);
+            self.now = self.relays.deadline().unwrap_or(self.now).max(self.now);
             let mut actions = Vec::new();
-            self.relays.resume(self.now, |_, version| version <= self.forgotten, &mut actions);
+            self.relays.handle_timers(self.now, |_, version| version <= self.forgotten, &mut actions);
             let parts = |RelayAction::Send { batch, to, entries }| (batch, to, entries);
             actions.into_iter().map(parts).collect()
         }
@@ -486,31 +526,35 @@ mod tests {
     fn writes_go_together_and_wait_for_the_batch_before_unless_they_fill_one() {
         let mut test = Test::new(&[1, 2]);
         test.add(0..3, 1, 10);
-        assert_eq!(test.relays.wake(), Some(START + LINGER));
+        assert_eq!(test.relays.deadline(), Some(START + LINGER));
         let [(first, to, entries)] = &test.send()[..] else { panic!("one batch") };
         assert_eq!((*to, entries.len()), (node(1), 3));
         test.add(3..5, 1, 10);
-        assert_eq!(test.relays.wake(), Some(test.now + ANSWER_WITHIN), "two wait for the batch under way");
-        test.add(5..5 + MOST_WRITES, 1, 10);
-        assert_eq!(test.send().iter().map(|(.., entries)| entries.len()).collect::<Vec<_>>(), [MOST_WRITES]);
+        assert_eq!(
+            test.relays.deadline(),
+            Some(test.now + ANSWER_WITHIN),
+            "two wait for the batch under way"
+        );
+        test.add(5..5 + MAX_WRITES, 1, 10);
+        assert_eq!(test.send().iter().map(|(.., entries)| entries.len()).collect::<Vec<_>>(), [MAX_WRITES]);
         test.relays.relayed(*first, &[0, 1, 2], test.now);
         assert_eq!(test.send().len(), 0, "not full, and another is under way");
-        assert_eq!(test.relays.waiting(), MOST_WRITES + 2);
+        assert_eq!(test.relays.waiting(), MAX_WRITES + 2);
     }
 
     #[test]
     fn of_a_key_only_the_newest_state_waits() {
         let mut test = Test::new(&[]);
-        assert!(!test.relays.is_wanted(), "nobody there yet");
+        assert!(!test.relays.is_wanted(), "no member there yet");
         test.place(&[1]);
         test.place(&[]);
         test.add(0..1, 5, 10);
         test.add(0..1, 9, 30);
         test.add(0..1, 7, 20);
         assert_eq!(
-            (test.relays.waiting(), test.relays.wake()),
+            (test.relays.waiting(), test.relays.deadline()),
             (1, None),
-            "it is kept while nobody is there"
+            "it is kept while no member is there"
         );
         test.place(&[1]);
         let [(batch, _, entries)] = &test.send()[..] else { panic!("one batch") };
@@ -521,7 +565,7 @@ mod tests {
         let [(batch, _, entries)] = &test.send()[..] else { panic!("one batch") };
         assert_eq!(entries.iter().map(Entry::version).collect::<Vec<_>>(), [Version(11)]);
         test.relays.relayed(*batch, &[0], test.now);
-        assert_eq!((test.relays.waiting(), test.relays.wake()), (0, None));
+        assert_eq!((test.relays.waiting(), test.relays.deadline()), (0, None));
         assert!(test.relays.outboxes.values().all(|outbox| outbox.bytes == 0 && outbox.latest.is_empty()));
     }
 
@@ -551,7 +595,7 @@ mod tests {
     #[test]
     fn what_is_too_much_is_left_to_comparison_the_oldest_first() {
         let mut test = Test::new(&[1]);
-        test.relays.most_bytes = 10 * (1000 + 5 + OVERHEAD);
+        test.relays.max_bytes = 10 * (1000 + 5 + OVERHEAD);
         test.place(&[]);
         test.add(0..25, 1, 1000);
         assert_eq!((test.relays.waiting(), test.relays.given_up()), (9, 16));
@@ -572,7 +616,7 @@ mod tests {
         test.relays.relayed(batch, &[0, 1], test.now);
         test.add(0..1, 5, 10);
         assert!(test.send().is_empty());
-        assert_eq!((test.relays.waiting(), test.relays.wake()), (0, None));
+        assert_eq!((test.relays.waiting(), test.relays.deadline()), (0, None));
         assert!(test.relays.outboxes.values().all(|outbox| outbox.bytes == 0));
     }
 

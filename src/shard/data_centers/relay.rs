@@ -65,7 +65,7 @@ impl Relaying {
         let mut todo = Vec::new();
         let is_forgotten =
             |hash: KeyHash, version| version <= copies.partition(hash.partition()).purge_horizon;
-        self.relays.resume(now, is_forgotten, &mut todo);
+        self.relays.handle_timers(now, is_forgotten, &mut todo);
         for RelayAction::Send { batch, to, entries } in todo {
             let Some(first) = entries.first() else { continue };
             let partition = turn.node.hash(first.key()).partition();
@@ -84,7 +84,7 @@ impl Relaying {
     }
 
     pub(super) fn deadline(&self) -> Option<Instant> {
-        self.relays.wake()
+        self.relays.deadline()
     }
 
     /// How many writes wait for a data center, of which how many for one that can be reached, and how

@@ -105,7 +105,7 @@ impl Replica {
     /// Compares what is due.
     pub(in crate::shard) fn compare<C>(&mut self, turn: &mut Turn<'_, C>) {
         let now = turn.now.instant;
-        self.with_anti_entropy(turn, |machine, copies, todo| machine.resume(now, copies, todo));
+        self.with_anti_entropy(turn, |machine, copies, todo| machine.handle_timers(now, copies, todo));
     }
 
     pub(super) fn compared<C>(&mut self, turn: &mut Turn<'_, C>, round: u64, answer: Answer) {

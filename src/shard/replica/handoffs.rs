@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::Replica;
 use crate::placement::{ListRef, Placement};
-use crate::replication::handoff::{Handoff, HandoffAction, Mine, Quorums};
+use crate::replication::handoff::{Handoff, HandoffAction, HandoffQuorums, Mine};
 use crate::shard::interface::Action;
 use crate::shard::node::Node;
 use crate::shard::requests::Asker;
@@ -118,7 +118,7 @@ impl Replica {
 
     fn put_handoff<C>(&mut self, turn: &mut Turn<'_, C>, partition: Partition, handoff: Box<Handoff>) {
         self.handoffs += 1;
-        turn.timers.set_to(Timer::Handoff(partition), handoff.wake());
+        turn.timers.set_to(Timer::Handoff(partition), handoff.deadline());
         self.copies.partition_mut(partition).handoff = Some(handoff);
     }
 
@@ -232,7 +232,7 @@ impl Replica {
         let (listed, placement) = (self.copies.listed(turn.node, partition), turn.node.placement.clone());
         let mine = mine(listed, &placement);
         let mut todo = Vec::new();
-        handoff.resume(turn.node.others(), &mine, turn.now.instant, &mut todo);
+        handoff.handle_timers(turn.node.others(), &mine, turn.now.instant, &mut todo);
         self.drive(turn, partition, handoff, todo);
     }
 
@@ -260,8 +260,8 @@ impl Replica {
     }
 }
 
-fn quorums(node: &Node) -> Quorums {
-    Quorums { replicas: node.config.replicas, write: node.config.write_quorum }
+fn quorums(node: &Node) -> HandoffQuorums {
+    HandoffQuorums { replicas: node.config.replicas, write: node.config.write_quorum }
 }
 
 /// Returns what this node itself knows, for its handoff.

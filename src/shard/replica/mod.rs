@@ -183,9 +183,9 @@ impl Replica {
     /// Sets the timers of this part, and reports how far the handoffs are.
     pub(super) fn finish_turn<C>(&mut self, turn: &mut Turn<'_, C>) {
         self.schedule_expiry(turn);
-        let compare_at = self.anti_entropy.wake().filter(|_| !is_planted(Planted::NothingCompared));
+        let compare_at = self.anti_entropy.deadline().filter(|_| !is_planted(Planted::NothingCompared));
         turn.timers.set_to(Timer::Compare, compare_at);
-        turn.timers.set_to(Timer::Purge, self.purge.wake());
+        turn.timers.set_to(Timer::Purge, self.purge.deadline());
         if self.copies.store.has_garbage() {
             turn.timers.set_once(Timer::Collect, turn.now.instant + COLLECT_PERIOD);
         }

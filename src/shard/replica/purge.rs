@@ -7,7 +7,7 @@ use super::Replica;
 use super::copies::LocalCopies;
 use crate::clock::Version;
 use crate::placement::{List, ListRef, Member};
-use crate::replication::purge::{Graveyard, Purge, PurgeAction, Stand};
+use crate::replication::purge::{Graveyard, Purge, PurgeAction, PurgeView};
 use crate::shard::node::Node;
 use crate::shard::requests::Asker;
 use crate::shard::turn::Turn;
@@ -30,7 +30,7 @@ impl Graveyard for Purgeable<'_> {
         self.node.partitions().filter(is_ours).collect()
     }
 
-    fn stand(&self, partition: Partition) -> Option<Stand> {
+    fn purge_view(&self, partition: Partition) -> Option<PurgeView> {
         let node = self.node;
         let is_settled = self.copies.is_settled(node, partition) && sees_all(node);
         let list = self.copies.partition(partition).list().filter(|_| is_settled)?;
@@ -42,7 +42,7 @@ impl Graveyard for Purgeable<'_> {
         let others = |members: &mut dyn Iterator<Item = Identity>| {
             members.filter(|member| *member != node.me).collect::<Vec<_>>()
         };
-        Some(Stand {
+        Some(PurgeView {
             list: list.reference(),
             place: list.members().iter().position(|member| *member == node.me)?,
             replicas: others(&mut list.members().iter().copied().chain(far)),
@@ -119,7 +119,7 @@ impl Replica {
     /// Begins or repeats what is due.
     pub(in crate::shard) fn purge<C>(&mut self, turn: &mut Turn<'_, C>) {
         let (now, reading) = (turn.now.instant, self.copies.clock.reading(turn.now.wall));
-        self.with_purge(turn, |machine, copies, todo| machine.resume(now, reading, copies, todo));
+        self.with_purge(turn, |machine, copies, todo| machine.handle_timers(now, reading, copies, todo));
     }
 
     pub(super) fn purge_answered<C>(

@@ -1,0 +1,254 @@
+//! Comparing copies key by key, because at least one of them has evicted something.
+//!
+//! **Problem.** If a replica has evicted keys of a partition, its digest says nothing, and merging
+//! would bring back what was evicted. Such a copy has *gaps*, and an eviction watermark: the
+//! highest version that it evicted.
+//!
+//! A [`Survey`] tells hash, version and digest of each entry in a range of hashes. The answer says
+//! what differs there:
+//!
+//! | only one side has | what becomes of it |
+//! |---|---|
+//! | a newer state | the other side merges it |
+//! | a value up to the other side's watermark | it is dropped, as if it had been evicted here too |
+//! | a value above the other side's watermark | the other side merges it |
+//! | a delete or an expired key | the other side merges it: it brings nothing back |
+//!
+//! **Invariant.** Nothing goes to and fro. What a replica dropped up to its watermark is never
+//! offered to it again, and of what it is given it can evict each version once. In the end the
+//! replicas agree on what is a miss, and no replica keeps a value whose successor the others have
+//! evicted.
+//!
+//! The price: what one replica has no room for, the others forget too, at the next survey. Replicas
+//! want equal memory.
+//!
+//! **What it costs.** The asker applies one half of the differences at once and pushes the other
+//! half as writes; the answerer drops its part before it answers. So one question does for both. It
+//! takes 24 bytes for each key that one of the two has, and no digest saves that, so surveys are
+//! rare:
+//!
+//! - when a partition is found to have gaps,
+//! - soon after a replica might have missed something: a connection broke, a list changed, a merge
+//!   ended,
+//! - otherwise once in [`SURVEY_CYCLES`] cycles, which is an hour.
+//!
+//! **Rejected:** asking in turn, each side for what it lacks. It takes two questions of the same
+//! size.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::copies::{Copies, Pair};
+use crate::clock::Instant;
+use crate::entry::Entry;
+use crate::types::KeyHash;
+use crate::wire::message::{Seen, Survey};
+
+/// In how many cycles every partition with gaps is surveyed once.
+pub(super) const SURVEY_CYCLES: u64 = 60;
+
+/// How many surveys run at a time.
+const MAX_SURVEYS: usize = 4;
+
+/// The surveys of a core, those that run and those that wait.
+#[derive(Default)]
+pub(super) struct Surveys {
+    surveys: BTreeMap<Pair, Surveying>,
+    /// The pairs whose peer has gaps, as it said when it was asked last.
+    gaps: BTreeSet<Pair>,
+}
+
+#[derive(Clone, Copy, Default, Debug)]
+struct Surveying {
+    /// Up to which hash it is done.
+    after: Option<KeyHash>,
+    /// The question that has no answer yet.
+    round: Option<u64>,
+    /// Whether it begins again when it is over: something has happened since it began.
+    again: bool,
+    /// How often it was put off, and until when it is.
+    tries: u8,
+    not_before: Instant,
+}
+
+/// A question that is to be asked: about the part of the pair's partition behind `after`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Question {
+    pub(super) round: u64,
+    pub(super) pair: Pair,
+    pub(super) after: Option<KeyHash>,
+}
+
+impl Surveys {
+    pub(super) fn is_empty(&self) -> bool {
+        self.surveys.is_empty()
+    }
+
+    /// Whether the peer has said that its copy has gaps.
+    pub(super) fn has_gaps(&self, pair: &Pair) -> bool {
+        self.gaps.contains(pair)
+    }
+
+    /// Notes that one of the two copies has gaps. They are surveyed if that is new.
+    pub(super) fn found_gaps(&mut self, pair: Pair) {
+        if self.gaps.insert(pair) {
+            self.survey_soon(pair);
+        }
+    }
+
+    /// Forgets the gaps of pairs that are none any more. `pairs` is sorted.
+    pub(super) fn keep_gaps_of(&mut self, pairs: &[Pair]) {
+        self.gaps.retain(|pair| pairs.binary_search(pair).is_ok());
+    }
+
+    /// Has those of the pairs surveyed of which this node's copy has gaps. If only the peer's had
+    /// any, the pair is surveyed when the peer says so again.
+    pub(super) fn look_for_gaps<'a>(&mut self, pairs: impl Iterator<Item = &'a Pair>, copies: &impl Copies) {
+        for pair in pairs {
+            if copies.held(&pair.peer, pair.partition).is_some_and(|held| held.has_gaps) {
+                self.survey_soon(*pair);
+            } else {
+                self.gaps.remove(pair);
+            }
+        }
+    }
+
+    /// Has a pair surveyed, from its beginning: one of the two might have missed what the other one
+    /// has.
+    pub(super) fn survey_soon(&mut self, pair: Pair) {
+        let survey = self.surveys.entry(pair).or_default();
+        survey.again = survey.after.is_some() || survey.round.is_some();
+        survey.tries = 0;
+    }
+
+    /// Returns what is to be asked now, as far as there is room. Each question gets the next
+    /// number.
+    pub(super) fn begin(
+        &mut self,
+        now: Instant,
+        next_round: &mut u64,
+        copies: &impl Copies,
+    ) -> Vec<Question> {
+        let open = self.surveys.values().filter(|survey| survey.round.is_some()).count();
+        let mut room = MAX_SURVEYS.saturating_sub(open);
+        let mut questions = Vec::new();
+        self.surveys.retain(|&pair, survey| {
+            if room == 0 || survey.round.is_some() || survey.not_before > now {
+                return true;
+            }
+            if copies.held(&pair.peer, pair.partition).is_none() {
+                // The list changes, or the peer is gone. When a replica is synced again it has this
+                // surveyed.
+                return false;
+            }
+            room -= 1;
+            *next_round += 1;
+            survey.round = Some(*next_round);
+            questions.push(Question { round: *next_round, pair, after: survey.after });
+            true
+        });
+        questions
+    }
+
+    /// Notes that a question was answered, and that the survey goes on behind `next` if there is
+    /// more.
+    pub(super) fn answered(&mut self, round: u64, next: Option<KeyHash>) {
+        let found = self.surveys.iter_mut().find(|(_, survey)| survey.round == Some(round));
+        let Some((&pair, survey)) = found else { return };
+        match next {
+            // Only ever onward, even if the peer says otherwise.
+            Some(next) if survey.after.is_none_or(|after| next > after) => {
+                (survey.after, survey.round, survey.tries) = (Some(next), None, 0);
+            }
+            _ if survey.again => *survey = Surveying::default(),
+            _ => drop(self.surveys.remove(&pair)),
+        }
+    }
+
+    /// Notes that the peer does not compare this now. It is asked again from `again_at` on,
+    /// `max_tries` times.
+    pub(super) fn put_off(&mut self, round: u64, again_at: Instant, max_tries: u8) {
+        self.surveys.retain(|_, survey| {
+            if survey.round != Some(round) {
+                return true;
+            }
+            (survey.round, survey.not_before) = (None, again_at);
+            survey.tries += 1;
+            survey.tries <= max_tries
+        });
+    }
+}
+
+/// How two replicas differ in a part of a partition.
+#[derive(Default, Debug, PartialEq)]
+pub(crate) struct Differences {
+    /// The entries that the asker lacks, or has an older state of.
+    pub(crate) give: Vec<Entry>,
+    /// The values that the asker might have evicted, or a newer state than them.
+    pub(crate) evict: Vec<(KeyHash, Entry)>,
+    /// The keys that this replica lacks.
+    pub(crate) missing: Vec<KeyHash>,
+    /// The keys that this replica has an older state of.
+    pub(crate) outdated: Vec<KeyHash>,
+}
+
+/// What each side has of the keys of one hash.
+#[derive(Default)]
+struct OfHash {
+    theirs: Vec<Seen>,
+    mine: Vec<Entry>,
+}
+
+/// Compares what a peer has of a part with `mine`, all that this node has of it, up to and with the
+/// hash `end`.
+pub(crate) fn survey(asked: &Survey, mine: Vec<(KeyHash, Entry)>, end: Option<KeyHash>) -> Differences {
+    let is_within =
+        |hash: KeyHash| asked.after.is_none_or(|after| hash > after) && end.is_none_or(|end| hash <= end);
+    let mut keys: BTreeMap<KeyHash, OfHash> = BTreeMap::new();
+    for seen in asked.seen.iter().filter(|seen| is_within(seen.hash)) {
+        keys.entry(seen.hash).or_default().theirs.push(*seen);
+    }
+    for (hash, entry) in mine.into_iter().filter(|(hash, _)| is_within(*hash)) {
+        keys.entry(hash).or_default().mine.push(entry);
+    }
+    let mut found = Differences::default();
+    for (hash, of_hash) in keys {
+        found.compare(asked, hash, of_hash);
+    }
+    found
+}
+
+impl Differences {
+    /// Adds how the two sides differ in the keys of one hash.
+    fn compare(&mut self, asked: &Survey, hash: KeyHash, OfHash { theirs, mine }: OfHash) {
+        match (&theirs[..], &mine[..]) {
+            (_, []) => self.missing.push(hash),
+            ([], _) => {
+                for entry in mine {
+                    if entry.value().is_some() && entry.version() <= asked.mark {
+                        self.evict.push((hash, entry));
+                    } else {
+                        self.give.push(entry);
+                    }
+                }
+            }
+            ([seen], [entry]) => {
+                let is_same = seen.version == entry.version() && seen.digest == entry.digest(hash);
+                if !is_same && seen.version >= entry.version() {
+                    self.outdated.push(hash);
+                }
+                if !is_same && seen.version <= entry.version() {
+                    self.give.push(entry.clone());
+                }
+            }
+            _ => {
+                // Several keys of one hash. Nothing tells which is which: both sides merge all of
+                // them.
+                let theirs: BTreeSet<u64> = theirs.iter().map(|seen| seen.digest).collect();
+                if theirs != mine.iter().map(|entry| entry.digest(hash)).collect() {
+                    self.outdated.push(hash);
+                    self.give.extend(mine);
+                }
+            }
+        }
+    }
+}
