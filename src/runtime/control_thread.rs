@@ -2,8 +2,7 @@
 //! connection, has `Control` judge it, and hands it to the core that its opener wants.
 
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use mio::net::TcpListener;
@@ -11,162 +10,23 @@ use mio::{Events, Poll, Token};
 
 use super::bell::Bell;
 use super::clock::Clock;
-use super::core_thread::{FIRST_CONNECTION, Order};
 use super::discovery_thread::DiscoveryRequests;
 use super::mailbox::{Inbox, Outbox};
+use super::messages::{Order, ToControl};
 use super::net::datagram::Datagrams;
 use super::net::{ConnectionId, LossCause, Net, NetEvent, Target};
 use super::ring::Pop;
+use super::shared::Shared;
+use super::tokens::{FIRST_CONNECTION, LISTENER};
 use crate::clock::Instant;
-use crate::control::{Control, ControlAction, ControlEvent, Link, LinkEnd, Readiness};
-use crate::discovery::Found;
-use crate::error::Risk;
-use crate::events::{Event, MemberInfo, Subscriber};
-use crate::shard::{Debt, StoppedBy};
+use crate::control::{Control, ControlAction, ControlEvent, Link, LinkEnd};
+use crate::events::Event;
 use crate::types::Partition;
 use crate::wire::message::{Channel, Frame, Message};
-
-/// How many messages of cores and handles may wait.
-pub(crate) const MESSAGES_CAPACITY: usize = 1024;
 
 /// How many datagrams one turn takes: more than a cluster's gossip brings, so that a flood of them leaves
 /// the connections and timers their turn.
 const DATAGRAMS_PER_TURN: usize = 256;
-
-pub(crate) const LISTENER: Token = Token(1);
-pub(crate) const DATAGRAMS: Token = Token(2);
-
-/// What the control thread is told by cores and by the engine's handle.
-pub(crate) enum ToControl {
-    Progress { core: usize, generation: u64, pending: usize, giving: usize },
-    DataAtRisk { partitions: usize },
-    CoreOwes { core: usize, question: u64, debt: Debt },
-    WatchSafety { ticket: u64, until: Instant },
-    Found(Box<Found>),
-    Leave,
-}
-
-/// What becomes of calls: they are let in, or only those that were before go on, or none.
-const OPEN: u8 = 0;
-const DRAINING: u8 = 1;
-const CLOSED: u8 = 2;
-
-/// What the control thread lets the app's threads see.
-#[derive(Default)]
-pub(crate) struct Shared {
-    /// [`OPEN`] at first, then only higher ones.
-    door: AtomicU8,
-    /// The other nodes are not told.
-    is_silent: AtomicBool,
-    /// Nobody had asked for that.
-    has_failed: AtomicBool,
-    state: Mutex<SharedState>,
-    changed: Condvar,
-}
-
-#[derive(Default)]
-pub(crate) struct SharedState {
-    pub(crate) members: Vec<MemberInfo>,
-    pub(crate) readiness: Readiness,
-    /// How many partitions each core has still to give away.
-    pub(crate) giving: Vec<usize>,
-    /// How many calls, on each core, had not ended when it was asked last.
-    pub(crate) unfinished: Vec<usize>,
-    /// Counts those who wait until it is safe, and up to which of them it was; else, why not.
-    pub(crate) safety_tickets: u64,
-    pub(crate) safe_up_to: u64,
-    pub(crate) risks: Vec<Risk>,
-    pub(crate) has_left: bool,
-    pub(crate) is_stopped: bool,
-    /// Why it failed, where it did.
-    pub(crate) failure: Option<String>,
-    pub(crate) subscribers: Vec<Subscriber>,
-}
-
-impl Shared {
-    /// Lets no more calls in, and has the threads stop when they look next. With `farewell` the other nodes are
-    /// told; without, they find out.
-    pub(crate) fn close(&self, farewell: bool) {
-        if !farewell {
-            self.is_silent.store(true, Ordering::Relaxed);
-        }
-        self.door.fetch_max(CLOSED, Ordering::Release);
-    }
-
-    /// Lets no more calls in.
-    fn drain(&self) {
-        self.door.fetch_max(DRAINING, Ordering::Release);
-    }
-
-    fn is_silent(&self) -> bool {
-        self.is_silent.load(Ordering::Relaxed)
-    }
-
-    /// Whether calls are let in.
-    #[inline]
-    pub(crate) fn is_open(&self) -> bool {
-        self.door.load(Ordering::Acquire) == OPEN
-    }
-
-    #[inline]
-    pub(crate) fn is_closed(&self) -> bool {
-        self.door.load(Ordering::Acquire) == CLOSED
-    }
-
-    /// Lets no more calls in, and says that it is by a failure, unless it was closed before. Why is known before
-    /// anybody finds it closed; said again, it is said better.
-    pub(crate) fn fail(&self, why: &str) {
-        let mut state = self.lock();
-        if !self.is_closed() || self.has_failed() {
-            state.failure = Some(why.to_owned());
-            self.has_failed.store(true, Ordering::Relaxed);
-        }
-        drop(state);
-        self.close(true);
-    }
-
-    /// Whether it is a failure that has closed it.
-    pub(crate) fn has_failed(&self) -> bool {
-        self.is_closed() && self.has_failed.load(Ordering::Relaxed)
-    }
-
-    pub(crate) fn stopped_by(&self) -> StoppedBy {
-        if self.has_failed() { StoppedBy::Failure } else { StoppedBy::Request }
-    }
-
-    /// Nothing will happen any more: whoever waits is told.
-    pub(crate) fn set_stopped(&self) {
-        self.close(true);
-        self.update(|state| {
-            state.is_stopped = true;
-            state.subscribers.clear();
-        });
-    }
-
-    pub(crate) fn lock(&self) -> MutexGuard<'_, SharedState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(crate) fn update(&self, change: impl FnOnce(&mut SharedState)) {
-        change(&mut self.lock());
-        self.changed.notify_all();
-    }
-
-    /// Waits until `done` gives a result, or the time is up.
-    pub(crate) fn wait<T>(
-        &self,
-        timeout: Duration,
-        mut done: impl FnMut(&SharedState) -> Option<T>,
-    ) -> Option<T> {
-        let mut result = None;
-        let waited = self.changed.wait_timeout_while(self.lock(), timeout, |state| {
-            result = done(state);
-            result.is_none()
-        });
-        drop(waited);
-        result
-    }
-}
 
 pub(crate) struct ControlThread {
     pub(crate) poll: Poll,

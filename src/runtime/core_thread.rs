@@ -8,98 +8,30 @@ use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
 use std::time::Duration;
 
-use mio::{Events, Poll, Token};
+use mio::{Events, Poll};
 
 use super::bell::Bell;
 use super::clock::Clock;
-use super::control_thread::{Shared, ToControl};
-use super::engine_thread::{message, stopped_by};
+use super::engine_thread::message;
 use super::idle::{CoreCount, Patience, look, spare_processors};
 use super::mailbox::{Inbox, SendError, Sender};
-use super::net::{ConnectionId, Handover, Net, NetEvent, Target};
+use super::messages::{CallMessage, Order, ToControl};
+use super::net::{ConnectionId, Net, NetEvent, Target};
 use super::reply::ReplyTo;
 use super::ring::Pop;
+use super::shared::Shared;
+use super::tokens::FIRST_CONNECTION;
 use crate::clock::{Instant, Now};
 use crate::options::IdleStrategy;
-use crate::placement::Placement;
-use crate::shard::{Action, Call, Event, Lease, Shard, Stage};
+use crate::shard::{Action, Event, Shard};
 use crate::types::{CoreId, Identity};
 use crate::wire::message::{Channel, Frame, Message};
-
-/// How many messages of apps may wait for a core. A caller beyond that waits for room. Few enough that the queue
-/// stays in the processor's cache.
-pub(crate) const CALLS_CAPACITY: usize = 1024;
-
-/// How many messages of the control thread may wait; it keeps what does not fit.
-pub(crate) const ORDERS_CAPACITY: usize = 256;
 
 /// How many operations one turn takes, so that sockets and timers get theirs under a flood of calls.
 const OPERATIONS_PER_TURN: usize = 256;
 
 /// After how many operations sockets are looked at, where there are calls all the time: some ten microseconds.
 const OPERATIONS_PER_POLL: usize = 64;
-
-pub(crate) const WAKE: Token = Token(0);
-/// Below this, tokens belong to the thread; from here on to its connections.
-pub(crate) const FIRST_CONNECTION: usize = 16;
-
-/// From an app. Dropped before a core took it, it answers that the engine has stopped: whatever becomes
-/// of the queue, its caller is told.
-pub(crate) struct CallMessage {
-    /// `None` once it was taken.
-    content: Option<(Call, ReplyTo)>,
-}
-
-/// With its place's number it fills one cache line of the queue.
-const _: () = assert!(size_of::<CallMessage>() <= 56);
-
-impl CallMessage {
-    pub(crate) fn new(call: Call, reply_to: ReplyTo) -> Self {
-        Self { content: Some((call, reply_to)) }
-    }
-
-    fn take(mut self) -> Option<(Call, ReplyTo)> {
-        self.content.take()
-    }
-
-    /// It was not sent: its caller knows.
-    pub(crate) fn discard(self) {
-        if let Some((_, reply_to)) = self.take() {
-            reply_to.discard();
-        }
-    }
-}
-
-impl Drop for CallMessage {
-    fn drop(&mut self) {
-        if let Some((call, reply_to)) = self.content.take() {
-            reply_to.send(call.stopped(stopped_by()));
-        }
-    }
-}
-
-/// From the control thread.
-pub(crate) enum Order {
-    Place {
-        placement: Arc<Placement>,
-        stage: Stage,
-    },
-    /// Until when this node is part of a majority.
-    Lease(Lease),
-    /// This node counts as another life of itself.
-    NewLife {
-        identity: Identity,
-    },
-    /// What does it owe? Answered with [`ToControl::CoreOwes`].
-    AskDebt {
-        question: u64,
-    },
-    /// An accepted connection whose opener wants this core.
-    Adopt {
-        handover: Box<Handover>,
-        peer: Identity,
-    },
-}
 
 pub(crate) struct CoreThread {
     pub(crate) core: CoreId,

@@ -10,8 +10,8 @@ use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::time::{Duration, Instant};
 use std::{io, thread};
 
-use super::control_thread::ToControl;
 use super::mailbox::{SendError, Sender};
+use super::messages::ToControl;
 use crate::discovery::AddressSource;
 
 /// The control thread's handle to the discovery thread, which ends when this is dropped and its

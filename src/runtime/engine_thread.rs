@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::thread;
 
 use super::bell::Bell;
-use super::control_thread::Shared;
+use super::shared::Shared;
 use crate::shard::StoppedBy;
 
 thread_local! {
