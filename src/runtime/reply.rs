@@ -11,11 +11,11 @@ use std::time::Duration;
 
 use super::allowance::Permit;
 use super::clock::Clock;
+use super::completions::Place;
 use super::engine_thread::close_if_panicking;
 use super::idle::{LOOKS, SpinningCaller, pause, spare_processors};
 use super::slot::{Answerer, Slot, Waiter};
 use crate::clock::Instant;
-use crate::completions::Place;
 use crate::shard::Outcome;
 
 /// `None`: the core has ended without an answer.

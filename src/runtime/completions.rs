@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use super::engine_thread::is_engine_thread;
 use crate::error::{ReadError, WriteError};
-use crate::runtime::is_engine_thread;
 use crate::shard::Outcome;
 
 /// Where the answers of submitted calls arrive ([`Engine::submit_set`](crate::Engine::submit_set) and its
