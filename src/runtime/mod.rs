@@ -41,7 +41,7 @@ use self::affinity::PinError;
 use self::allowance::{Allowance, Permit};
 use self::bell::Bell;
 use self::clock::Clock;
-use self::completions::Place;
+use self::completions::CompletionSlot;
 use self::control_thread::ControlThread;
 use self::core_thread::CoreThread;
 use self::discovery_thread::DiscoveryRequests;
@@ -228,14 +228,14 @@ impl Runtime {
         &self,
         core: CoreId,
         call: Call,
-        place: Place,
+        slot: CompletionSlot,
         permit: Option<Permit>,
     ) -> Result<(), NotSent> {
         if !self.threads.shared.is_open() {
             return Err(self.closed());
         }
         let calls = &self.ways.calls[usize::from(core.0)];
-        let message = CallMessage::new(call, ReplyTo::completion(place, permit));
+        let message = CallMessage::new(call, ReplyTo::completion(slot, permit));
         calls.try_send(message).map_err(|error| self.not_sent(error))?;
         // Nobody waits who would do it later.
         calls.ring_again();

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use super::allowance::Permit;
 use super::clock::Clock;
-use super::completions::Place;
+use super::completions::CompletionSlot;
 use super::engine_thread::close_if_panicking;
 use super::idle::{LOOKS, SpinningCaller, pause, spare_processors};
 use super::slot::{Answerer, Slot, Waiter};
@@ -35,7 +35,7 @@ pub(crate) struct ReplyTo {
 
 enum To {
     Caller(Answerer<Option<Outcome>>),
-    Completions(Box<Place>),
+    Completions(Box<CompletionSlot>),
     /// Of a call with a large value, which is under way until then.
     Permitted(Box<(To, Permit)>),
 }
@@ -138,8 +138,8 @@ impl Drop for Reply {
 
 impl ReplyTo {
     /// For a call that nobody waits for.
-    pub(crate) fn completion(place: Place, permit: Option<Permit>) -> Self {
-        Self::new(To::Completions(Box::new(place)), permit)
+    pub(crate) fn completion(slot: CompletionSlot, permit: Option<Permit>) -> Self {
+        Self::new(To::Completions(Box::new(slot)), permit)
     }
 
     fn new(to: To, permit: Option<Permit>) -> Self {
@@ -167,7 +167,7 @@ impl To {
     fn answer(self, outcome: Option<Outcome>) {
         match self {
             Self::Caller(answerer) => answerer.answer(outcome).into_iter().for_each(give_back),
-            Self::Completions(place) => place.complete(outcome),
+            Self::Completions(slot) => slot.complete(outcome),
             Self::Permitted(both) => both.0.answer(outcome),
         }
     }
@@ -175,7 +175,7 @@ impl To {
     fn discard(self) {
         match self {
             Self::Caller(answerer) => answerer.answer(None).into_iter().for_each(give_back),
-            Self::Completions(place) => drop(place),
+            Self::Completions(slot) => drop(slot),
             Self::Permitted(both) => both.0.discard(),
         }
     }
