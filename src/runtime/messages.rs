@@ -12,6 +12,7 @@
 use std::sync::Arc;
 
 use super::engine_thread::stopped_by;
+use super::mailbox::Sender;
 use super::net::Handover;
 use super::reply::ReplyTo;
 use crate::clock::Instant;
@@ -30,6 +31,16 @@ pub(crate) const ORDERS_CAPACITY: usize = 256;
 
 /// How many messages may wait for the control thread.
 pub(crate) const MESSAGES_CAPACITY: usize = 1024;
+
+/// The sending ends of an engine's mailboxes.
+#[derive(Default)]
+pub(crate) struct Senders {
+    /// One for each core.
+    pub(crate) calls: Vec<Sender<CallMessage>>,
+    pub(crate) orders: Vec<Sender<Order>>,
+    /// `None`: the engine is standalone.
+    pub(crate) control: Option<Sender<ToControl>>,
+}
 
 /// A call of an app.
 ///
