@@ -216,6 +216,22 @@ enum Step {
     Broken,
 }
 
+impl Step {
+    /// Where a failed write leaves the connection: before the welcome it only ever failed to open.
+    fn broken(self) -> Self {
+        if self == Self::Open { Self::Broken } else { self }
+    }
+
+    /// What the end of a connection means that had come this far.
+    fn cause(self, kind: io::ErrorKind) -> LossCause {
+        match self {
+            Self::Dialling if kind == io::ErrorKind::ConnectionRefused => LossCause::ConnectRefused,
+            Self::Dialling | Self::Greeting => LossCause::Unreachable(kind),
+            Self::Open | Self::Broken => LossCause::Ended,
+        }
+    }
+}
+
 /// The connections of one thread.
 pub(crate) struct Net {
     registry: Registry,
@@ -386,7 +402,7 @@ impl Net {
         log::debug!("{} with {} ended: {kind}", link.stage, link.connection.peer());
         match link.stage {
             Stage::Outgoing(Outgoing { target, step, .. }) => {
-                events.push(NetEvent::Lost { target, cause: outgoing::cause(step, kind) });
+                events.push(NetEvent::Lost { target, cause: step.cause(kind) });
             }
             Stage::Greeted | Stage::Serving { .. } => {
                 events.push(NetEvent::Closed { connection: ConnectionId(id) });

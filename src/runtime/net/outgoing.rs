@@ -14,22 +14,6 @@ use crate::clock::Instant;
 use crate::wire::codec;
 use crate::wire::message::{Frame, Hello, Message, Refusal};
 
-impl Step {
-    /// Where a failed write leaves the connection: it only ever failed to *open* before the welcome.
-    pub(super) fn broken(self) -> Self {
-        if self == Self::Open { Self::Broken } else { self }
-    }
-}
-
-/// What the end of a connection means, given how far it had come.
-pub(super) fn cause(step: Step, kind: io::ErrorKind) -> LossCause {
-    match step {
-        Step::Dialling if kind == io::ErrorKind::ConnectionRefused => LossCause::ConnectRefused,
-        Step::Dialling | Step::Greeting => LossCause::Unreachable(kind),
-        Step::Open | Step::Broken => LossCause::Ended,
-    }
-}
-
 impl Net {
     /// Queues a frame, and dials where there is no connection yet; it goes out with the first
     /// [`flush`](Net::flush) after the welcome. Whether it was taken: the peer may be so far behind that
@@ -84,7 +68,7 @@ impl Net {
             }
             Err(error) => {
                 log::debug!("dialling {}: {error}", target.addr);
-                self.lost.insert(target, cause(Step::Dialling, error.kind()));
+                self.lost.insert(target, Step::Dialling.cause(error.kind()));
                 None
             }
         }
