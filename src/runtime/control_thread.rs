@@ -25,8 +25,8 @@ use crate::types::Partition;
 use crate::wire::message::{Channel, Frame, Message};
 
 /// How many datagrams one turn takes: more than a cluster's gossip brings, so that a flood of them leaves
-/// the connections and timers their turn.
-const DATAGRAMS_PER_TURN: usize = 256;
+/// the connections and timers their control_loop.
+const DATAGRAMS_PER_PASS: usize = 256;
 
 pub(crate) struct ControlThread {
     pub(crate) poll: Poll,
@@ -44,7 +44,7 @@ pub(crate) struct ControlThread {
 }
 
 /// The control thread's loop, begun and not yet running.
-pub(crate) struct Turn {
+pub(crate) struct ControlLoop {
     thread: ControlThread,
     actions: Vec<ControlAction>,
     net_events: Vec<NetEvent>,
@@ -52,12 +52,13 @@ pub(crate) struct Turn {
 }
 
 /// Gives every core its first placement, so that the first call finds one.
-pub(crate) fn begin(thread: ControlThread) -> Turn {
-    let mut turn = Turn { thread, actions: Vec::new(), net_events: Vec::new(), next_request: 1 };
-    let now = turn.thread.clock.instant();
-    turn.thread.control.start(now, &mut turn.actions);
-    turn.perform(now);
-    turn
+pub(crate) fn begin(thread: ControlThread) -> ControlLoop {
+    let mut control_loop =
+        ControlLoop { thread, actions: Vec::new(), net_events: Vec::new(), next_request: 1 };
+    let now = control_loop.thread.clock.instant();
+    control_loop.thread.control.start(now, &mut control_loop.actions);
+    control_loop.perform(now);
+    control_loop
 }
 
 /// Runs until it is told to stop.
@@ -65,18 +66,18 @@ pub(crate) fn begin(thread: ControlThread) -> Turn {
 /// # Errors
 ///
 /// The poll's, which end the thread.
-pub(crate) fn run(mut turn: Turn) -> io::Result<()> {
+pub(crate) fn run(mut control_loop: ControlLoop) -> io::Result<()> {
     let mut events = Events::with_capacity(256);
     let mut is_behind = true;
-    while !turn.thread.shared.is_closed() {
-        turn.poll(&mut events, is_behind)?;
-        is_behind = turn.run(&events);
+    while !control_loop.thread.shared.is_closed() {
+        control_loop.poll(&mut events, is_behind)?;
+        is_behind = control_loop.run(&events);
     }
-    turn.stop();
+    control_loop.stop();
     Ok(())
 }
 
-impl Turn {
+impl ControlLoop {
     /// Waits for something to do, unless there is.
     fn poll(&mut self, events: &mut Events, is_behind: bool) -> io::Result<()> {
         let timeout = if is_behind { Some(Duration::ZERO) } else { self.until_deadline() };
@@ -101,7 +102,7 @@ impl Turn {
         self.thread.control.deadline().into_iter().chain(net).min().map(|at| at.since(now))
     }
 
-    /// One turn. Whether there is more to do at once.
+    /// One control_loop. Whether there is more to do at once.
     fn run(&mut self, events: &Events) -> bool {
         let now = self.thread.clock.instant();
         self.take_messages(now);
@@ -159,7 +160,7 @@ impl Turn {
 
     fn read_datagrams(&mut self, now: Instant) -> bool {
         let (control, actions) = (&mut self.thread.control, &mut self.actions);
-        self.thread.datagrams.receive(DATAGRAMS_PER_TURN, |from, bytes| {
+        self.thread.datagrams.receive(DATAGRAMS_PER_PASS, |from, bytes| {
             if let Err(error) = control.handle_datagram(now, from, bytes, actions) {
                 log::debug!("a datagram from {from} was dropped: {error}");
             }
@@ -176,7 +177,7 @@ impl Turn {
                 _ => {}
             }
         }
-        let is_behind = self.thread.net.resume(now, &mut self.net_events);
+        let is_behind = self.thread.net.read_pending(now, &mut self.net_events);
         self.thread.net.handle_timers(now, &mut self.net_events);
         for event in std::mem::take(&mut self.net_events) {
             self.network(now, event);

@@ -28,7 +28,7 @@ use crate::types::{CoreId, Identity};
 use crate::wire::message::{Channel, Frame, Message};
 
 /// How many operations one turn takes, so that sockets and timers get theirs under a flood of calls.
-const OPERATIONS_PER_TURN: usize = 256;
+const OPERATIONS_PER_PASS: usize = 256;
 
 /// After how many operations sockets are looked at, where there are calls all the time: some ten microseconds.
 const OPERATIONS_PER_POLL: usize = 64;
@@ -49,7 +49,7 @@ pub(crate) struct CoreThread {
 }
 
 /// The state of the loop.
-struct Turn {
+struct CoreLoop {
     thread: CoreThread,
     /// When it began.
     now: Now,
@@ -81,23 +81,23 @@ struct Report {
 /// The poll's, which end the thread.
 pub(crate) fn run(thread: CoreThread) -> io::Result<()> {
     let _is_core = CoreCount::new();
-    let mut turn = Turn::new(thread);
-    match panic::catch_unwind(AssertUnwindSafe(|| turn.run_until_closed())) {
+    let mut core_loop = CoreLoop::new(thread);
+    match panic::catch_unwind(AssertUnwindSafe(|| core_loop.run_until_closed())) {
         Ok(outcome) => {
             if let Err(error) = &outcome {
-                turn.thread.shared.fail(&format!("polling failed: {error}"));
+                core_loop.thread.shared.fail(&format!("polling failed: {error}"));
             }
-            turn.stop();
+            core_loop.stop();
             outcome
         }
         Err(payload) => {
-            turn.abandon(message(&*payload));
+            core_loop.abandon(message(&*payload));
             panic::resume_unwind(payload)
         }
     }
 }
 
-impl Turn {
+impl CoreLoop {
     fn new(thread: CoreThread) -> Self {
         Self {
             now: thread.clock.now(),
@@ -197,7 +197,7 @@ impl Turn {
         self.thread.shard.deadline().into_iter().chain(net).min()
     }
 
-    /// One turn. Whether there is more to do at once.
+    /// One core_loop. Whether there is more to do at once.
     fn run(&mut self, events: &Events) -> bool {
         let now = self.thread.clock.now();
         self.now = now;
@@ -212,7 +212,7 @@ impl Turn {
         self.perform(now);
         if let Some(net) = &mut self.thread.net {
             net.flush(&mut self.net_events);
-            // What the flush lost is handled in the next turn.
+            // What the flush lost is handled in the next core_loop.
             is_behind |= !self.net_events.is_empty();
         }
         while let Some(request_id) = self.unsent.pop() {
@@ -251,7 +251,7 @@ impl Turn {
         for event in events.iter().filter(|event| event.token().0 >= FIRST_CONNECTION) {
             net.ready(now.instant, event, &mut self.net_events);
         }
-        let is_behind = net.resume(now.instant, &mut self.net_events);
+        let is_behind = net.read_pending(now.instant, &mut self.net_events);
         net.handle_timers(now.instant, &mut self.net_events);
         for event in std::mem::take(&mut self.net_events) {
             self.network(now, event);
@@ -291,10 +291,10 @@ impl Turn {
         }
     }
 
-    /// Takes calls within the budget of a turn. Whether there are more.
+    /// Takes calls within the budget of a core_loop. Whether there are more.
     fn take_calls(&mut self, now: Now) -> bool {
         let mut operations = 0;
-        while operations < OPERATIONS_PER_TURN
+        while operations < OPERATIONS_PER_PASS
             // Cheaper to look at than to pop in vain, which would take the producers' line from them.
             && self.thread.calls.has_item()
             && let Pop::Item(message) = self.thread.calls.pop()

@@ -99,8 +99,8 @@ impl Net {
         let peer = handover.connection.peer();
         match self.insert(handover.connection, Stage::Serving { paused: false }, None) {
             Ok(id) => {
-                self.write_turn(id, events);
-                self.read_turn(id, events);
+                self.write_link(id, events);
+                self.read_link(id, events);
                 ConnectionId(id)
             }
             Err(error) => {

@@ -10,7 +10,7 @@
 //! ```
 //!
 //! A loop around a `Net` does, in every turn: poll, at most until [`deadline`](Net::deadline);
-//! [`ready`](Net::ready) for each event with a token of its own; [`resume`](Net::resume);
+//! [`ready`](Net::ready) for each event with a token of its own; [`read_pending`](Net::read_pending);
 //! [`handle_timers`](Net::handle_timers); act on the events; [`flush`](Net::flush), whose events are acted
 //! on too.
 //!
@@ -30,7 +30,7 @@ pub(crate) mod datagram;
 mod outgoing;
 #[cfg(test)]
 mod tests;
-mod turn;
+mod transfer;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -70,7 +70,7 @@ const READ_BUDGET_BYTES: usize = 256 << 10;
 
 /// Requests given out in one turn of an accepted connection. Their answers are queued before the next
 /// turn looks at the queue, so this is how far beyond its mark a queue can get.
-const REQUESTS_PER_TURN: usize = 16;
+const REQUESTS_PER_PASS: usize = 16;
 
 /// When so many bytes of requests wait for one peer, the writes of about a second at half a gigabit, no
 /// more are taken: they are owed to it and offered again. So it holds this much and one frame more.
@@ -298,13 +298,13 @@ impl Net {
     }
 
     /// Takes up what the poll reported for one of this `Net`'s sockets: what may be read is left to
-    /// [`resume`](Self::resume), so that no socket gets more than its share of a turn.
+    /// [`read_pending`](Self::read_pending), so that no socket gets more than its share of a turn.
     pub(crate) fn ready(&mut self, now: Instant, event: &Event, events: &mut Vec<NetEvent>) {
         self.now = now;
         let Some(id) = event.token().0.checked_sub(self.first_token).map(|id| id as u64) else { return };
         self.finish_dial(id, events);
         if event.is_writable() || event.is_write_closed() || event.is_error() {
-            self.write_turn(id, events);
+            self.write_link(id, events);
         }
         if self.links.contains_key(&id) && (event.is_readable() || event.is_read_closed() || event.is_error())
         {
@@ -315,10 +315,10 @@ impl Net {
     /// Reads, one share each, what the poll reported and what a budget or back-pressure held back. Once
     /// per turn, after the poll's events. Whether there is still more: then the poll must not wait
     /// ([`deadline`](Self::deadline) says so too).
-    pub(crate) fn resume(&mut self, now: Instant, events: &mut Vec<NetEvent>) -> bool {
+    pub(crate) fn read_pending(&mut self, now: Instant, events: &mut Vec<NetEvent>) -> bool {
         self.now = now;
         for id in std::mem::take(&mut self.unread) {
-            self.read_turn(id, events);
+            self.read_link(id, events);
         }
         self.owes()
     }
@@ -332,7 +332,7 @@ impl Net {
     /// between. Once per turn, after everything was sent.
     pub(crate) fn flush(&mut self, events: &mut Vec<NetEvent>) {
         for id in std::mem::take(&mut self.dirty) {
-            self.write_turn(id, events);
+            self.write_link(id, events);
         }
         for (target, cause) in std::mem::take(&mut self.lost) {
             events.push(NetEvent::Lost { target, cause });

@@ -20,7 +20,7 @@ const NOW: Instant = Instant::from_nanos(1_000_000_000);
 const LISTENER: Token = Token(0);
 const FIRST_TOKEN: usize = 10;
 /// Of at most 10 ms each.
-const MAX_TURNS: usize = 3000;
+const MAX_PASSES: usize = 3000;
 
 struct Node {
     poll: Poll,
@@ -61,7 +61,7 @@ impl Node {
         Target { addr: self.identity.addr, expects: Some((self.identity.node, self.identity.boot)), channel }
     }
 
-    fn turn(&mut self) {
+    fn pass(&mut self) {
         let wait = if self.net.owes() { Duration::ZERO } else { Duration::from_millis(10) };
         let mut ready = Events::with_capacity(64);
         self.poll.poll(&mut ready, Some(wait)).unwrap();
@@ -71,7 +71,7 @@ impl Node {
                 _ => self.net.ready(NOW, event, &mut self.events),
             }
         }
-        self.net.resume(NOW, &mut self.events);
+        self.net.read_pending(NOW, &mut self.events);
         self.net.flush(&mut self.events);
     }
 
@@ -130,23 +130,23 @@ impl Node {
 
 /// Runs one node until something is there.
 fn until<T>(node: &mut Node, mut there: impl FnMut(&mut Node) -> Option<T>) -> T {
-    for _ in 0..MAX_TURNS {
+    for _ in 0..MAX_PASSES {
         if let Some(it) = there(node) {
             return it;
         }
-        node.turn();
+        node.pass();
     }
     panic!("it never came; there was {:?}", node.events);
 }
 
 /// Runs two nodes until something is there.
 fn until_both<T>(a: &mut Node, b: &mut Node, mut there: impl FnMut(&mut Node, &mut Node) -> Option<T>) -> T {
-    for _ in 0..MAX_TURNS {
+    for _ in 0..MAX_PASSES {
         if let Some(it) = there(a, b) {
             return it;
         }
-        a.turn();
-        b.turn();
+        a.pass();
+        b.pass();
     }
     panic!("it never came; there was {:?} and {:?}", a.events, b.events);
 }
@@ -235,7 +235,7 @@ fn a_connection_moves_to_a_core_with_what_was_read_and_not_yet_written() {
         assert_eq!(until(&mut core, Node::request), (connection, read(id)));
     }
     core.net.answer(connection, &found(0, 10));
-    core.turn();
+    core.pass();
     let expected = found(0, 10);
     let mut buffer = crate::wire::frame::FrameBuffer::new();
     let mut got = Vec::new();
@@ -294,7 +294,7 @@ fn nobody_listening_is_told_from_a_silent_host() {
     assert_eq!(until(&mut a, Node::lost), LossCause::ConnectRefused);
 
     assert!(a.net.send(NOW, silent, &read(1)));
-    a.turn();
+    a.pass();
     assert_eq!(a.net.deadline(), Some(NOW + OPEN_TIMEOUT));
     a.net.handle_timers(NOW + OPEN_TIMEOUT, &mut a.events);
     assert_eq!(a.lost(), Some(LossCause::Unreachable(io::ErrorKind::TimedOut)));
@@ -437,13 +437,13 @@ fn a_peer_that_takes_no_answers_gets_no_more_requests_read_until_it_does() {
             b.net.answer(connection, &found(answered, 1 << 20));
             answered += 1;
         }
-        b.turn();
+        b.pass();
     }
     assert!((8..200).contains(&answered), "{answered} answered");
     let link = &b.net.links[&connection.0];
     assert!(matches!(link.stage, Stage::Serving { paused: true }));
     assert!(
-        link.connection.queued_bytes() < ANSWERS_HIGH_BYTES + (REQUESTS_PER_TURN + 1) * ((1 << 20) + 256)
+        link.connection.queued_bytes() < ANSWERS_HIGH_BYTES + (REQUESTS_PER_PASS + 1) * ((1 << 20) + 256)
     );
     assert!(!b.net.owes(), "a paused connection must not keep its thread awake");
 

@@ -5,13 +5,13 @@
 use std::io;
 
 use super::connection::Filled;
-use super::{ANSWERS_HIGH_BYTES, Net, NetEvent, Outgoing, READ_BUDGET_BYTES, REQUESTS_PER_TURN, Stage, Step};
+use super::{ANSWERS_HIGH_BYTES, Net, NetEvent, Outgoing, READ_BUDGET_BYTES, REQUESTS_PER_PASS, Stage, Step};
 use crate::wire::message::Frame;
 
 impl Net {
     /// Reads one link until nothing is left or its share of the turn is used up. What is in the buffer
     /// goes first, so that the buffer holds no more than one turn's bytes beyond a frame.
-    pub(super) fn read_turn(&mut self, id: u64, events: &mut Vec<NetEvent>) {
+    pub(super) fn read_link(&mut self, id: u64, events: &mut Vec<NetEvent>) {
         let mut filled = None;
         let mut requests = 0;
         loop {
@@ -24,7 +24,7 @@ impl Net {
                 Stage::Refusing { .. } => return self.linger(id),
                 Stage::Stranger | Stage::Serving { .. } => requests += 1,
             }
-            if requests > REQUESTS_PER_TURN {
+            if requests > REQUESTS_PER_PASS {
                 self.unread.insert(id);
                 return;
             }
@@ -69,7 +69,7 @@ impl Net {
     }
 
     /// Writes what one link has queued, and takes up what waited for that.
-    pub(super) fn write_turn(&mut self, id: u64, events: &mut Vec<NetEvent>) {
+    pub(super) fn write_link(&mut self, id: u64, events: &mut Vec<NetEvent>) {
         let Some(link) = self.links.get_mut(&id) else { return };
         if matches!(&link.stage, Stage::Outgoing(Outgoing { step: Step::Dialling, .. })) {
             return;
