@@ -3,7 +3,7 @@
 //! A message to a thread that is awake is a few instructions, and no system call. A thread may have several
 //! inboxes, which share its bell: what floods one of them leaves room in the others.
 //!
-//! An app thread that finds no room [waits for it](super::room). Nobody on an engine thread ever does: what does
+//! An app thread that finds no room [waits for it](super::wait_list). Nobody on an engine thread ever does: what does
 //! not fit stays in the sender's [`Outbox`] until the next turn.
 
 use std::collections::VecDeque;
@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use super::bell::{Bell, SystemWaker, Wake};
 use super::ring::{Consumer, Pop, Producer, PushError, ring};
-use super::room::Room;
+use super::wait_list::WaitList;
 use crate::sync::{Mutant, has_failed, planted, spin_loop, yield_now};
 
 /// How often an app thread looks for room before it enters the list, and from when on it lets others run between
@@ -24,7 +24,7 @@ const YIELDS_FROM: u32 = 48;
 /// The sending end. Cheap to clone.
 pub(crate) struct Sender<T, W = SystemWaker> {
     producer: Producer<T>,
-    room: Arc<Room>,
+    wait_list: Arc<WaitList>,
     bell: Arc<Bell<W>>,
 }
 
@@ -32,7 +32,7 @@ pub(crate) struct Sender<T, W = SystemWaker> {
 /// here, or comes back to its sender.
 pub(crate) struct Inbox<T> {
     consumer: Consumer<T>,
-    room: Arc<Room>,
+    wait_list: Arc<WaitList>,
 }
 
 /// Why a message was not taken; it comes back.
@@ -47,8 +47,8 @@ pub(crate) enum SendError<T> {
 /// An inbox for `capacity` messages, or somewhat more, of the thread that has this bell.
 pub(crate) fn mailbox<T, W>(capacity: usize, bell: Arc<Bell<W>>) -> (Sender<T, W>, Inbox<T>) {
     let (producer, consumer) = ring(capacity);
-    let room = Arc::new(Room::default());
-    (Sender { producer, room: room.clone(), bell }, Inbox { consumer, room })
+    let wait_list = Arc::new(WaitList::default());
+    (Sender { producer, wait_list: wait_list.clone(), bell }, Inbox { consumer, wait_list })
 }
 
 impl<T> Inbox<T> {
@@ -64,7 +64,7 @@ impl<T> Inbox<T> {
 
     /// Once after messages were taken: those who wait for the room get it.
     pub(crate) fn admit(&mut self) {
-        self.room.admit(|| self.consumer.free());
+        self.wait_list.admit(|| self.consumer.free());
     }
 }
 
@@ -76,13 +76,13 @@ impl<T> Drop for Inbox<T> {
         if !planted(Mutant::LateClose) {
             self.consumer.close();
         }
-        self.room.close();
+        self.wait_list.close();
     }
 }
 
 impl<T, W> Clone for Sender<T, W> {
     fn clone(&self) -> Self {
-        Self { producer: self.producer.clone(), room: self.room.clone(), bell: self.bell.clone() }
+        Self { producer: self.producer.clone(), wait_list: self.wait_list.clone(), bell: self.bell.clone() }
     }
 }
 
@@ -104,8 +104,8 @@ impl<T, W: Wake> Sender<T, W> {
         for spins in (0..).take(SPINS) {
             let Err(SendError::Full(message)) = sent else { return sent };
             // Others wait already: it is behind them.
-            if self.room.is_wanted() {
-                return self.send_with_place(message, deadline.into());
+            if self.wait_list.is_wanted() {
+                return self.send_in_line(message, deadline.into());
             }
             if spins < YIELDS_FROM {
                 spin_loop()
@@ -115,21 +115,21 @@ impl<T, W: Wake> Sender<T, W> {
             sent = self.try_send(message);
         }
         match sent {
-            Err(SendError::Full(message)) => self.send_with_place(message, deadline.into()),
+            Err(SendError::Full(message)) => self.send_in_line(message, deadline.into()),
             sent => sent,
         }
     }
 
-    fn send_with_place(&self, message: T, deadline: Option<Instant>) -> Result<(), SendError<T>> {
+    fn send_in_line(&self, message: T, deadline: Option<Instant>) -> Result<(), SendError<T>> {
         let mut message = message;
-        let place = self.room.enter();
+        let position = self.wait_list.enter();
         let mut is_tried = planted(Mutant::UntriedEntry);
         loop {
             if !std::mem::take(&mut is_tried) {
                 match self.try_send(message) {
                     Err(SendError::Full(back)) => message = back,
                     sent => {
-                        place.done();
+                        position.done();
                         return sent;
                     }
                 }
@@ -137,10 +137,10 @@ impl<T, W: Wake> Sender<T, W> {
             // Whoever filled the ring may have been preempted before it rang, or before it woke the thread.
             self.bell.ring();
             self.bell.ring_again();
-            if !place.wait(deadline) {
+            if !position.wait(deadline) {
                 return Err(SendError::Full(message));
             }
-            place.enter_again();
+            position.enter_again();
         }
     }
 
@@ -249,7 +249,7 @@ mod tests {
 
     /// Lets other threads run until so many wait for room.
     fn until_waiting<T>(inbox: &Inbox<T>, count: usize) {
-        while inbox.room.waiting() < count {
+        while inbox.wait_list.waiting() < count {
             thread::yield_now();
         }
     }
@@ -262,7 +262,7 @@ mod tests {
         let soon = after(Duration::from_millis(1));
         assert!(matches!(sender.try_send(message.clone()), Err(SendError::Full(_))));
         assert!(matches!(sender.send_until(message.clone(), soon), Err(SendError::Full(_))));
-        assert_eq!(inbox.room.waiting(), 0, "its time was up");
+        assert_eq!(inbox.wait_list.waiting(), 0, "its time was up");
         drop(inbox);
         assert!(matches!(sender.try_send(message.clone()), Err(SendError::Closed(_))));
         assert!(matches!(sender.send_until(message.clone(), soon), Err(SendError::Closed(_))));
@@ -308,7 +308,7 @@ mod tests {
                 inbox.admit();
             }
         });
-        assert_eq!(inbox.room.waiting(), 0);
+        assert_eq!(inbox.wait_list.waiting(), 0);
     }
 
     #[test]

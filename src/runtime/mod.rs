@@ -24,10 +24,10 @@ pub(crate) mod net;
 mod parker;
 pub(crate) mod reply;
 mod ring;
-mod room;
 mod shared;
 mod slot;
 mod tokens;
+mod wait_list;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -30,7 +30,7 @@ use super::parker::Parker;
 use crate::sync::{AtomicBool, Fences, Mutant, Mutex, Ordering, Padded, lock, planted};
 
 #[derive(Default)]
-pub(crate) struct Room {
+pub(crate) struct WaitList {
     /// Whether anybody is in the list. Changed under its lock.
     is_wanted: Padded<AtomicBool>,
     waiting: Mutex<VecDeque<Arc<Parker>>>,
@@ -38,18 +38,18 @@ pub(crate) struct Room {
 }
 
 /// A place in the list. It is left, or was taken off it by a wake.
-pub(crate) struct Place<'a> {
-    room: &'a Room,
+pub(crate) struct WaitPosition<'a> {
+    wait_list: &'a WaitList,
     parker: Arc<Parker>,
 }
 
-impl Room {
+impl WaitList {
     /// Before a push that is the last one before a sleep.
-    pub(crate) fn enter(&self) -> Place<'_> {
-        let place = Place { room: self, parker: Arc::default() };
-        self.change(|waiting| waiting.push_back(place.parker.clone()));
+    pub(crate) fn enter(&self) -> WaitPosition<'_> {
+        let position = WaitPosition { wait_list: self, parker: Arc::default() };
+        self.change(|waiting| waiting.push_back(position.parker.clone()));
         self.fences.fence_unless(Mutant::UnfencedEntry);
-        place
+        position
     }
 
     /// After messages were taken: wakes as many as there is room for.
@@ -88,7 +88,7 @@ impl Room {
     }
 }
 
-impl Place<'_> {
+impl WaitPosition<'_> {
     /// Sleeps until there may be room. `false` when the time was up first: then nobody has woken it, and it is in
     /// the list no more.
     pub(crate) fn wait(&self, deadline: Option<Instant>) -> bool {
@@ -103,14 +103,14 @@ impl Place<'_> {
 
     /// Back in the list, before all others, after a wake and before another push.
     pub(crate) fn enter_again(&self) {
-        self.room.change(|waiting| waiting.push_front(self.parker.clone()));
-        self.room.fences.fence_unless(Mutant::UnfencedEntry);
+        self.wait_list.change(|waiting| waiting.push_front(self.parker.clone()));
+        self.wait_list.fences.fence_unless(Mutant::UnfencedEntry);
     }
 
     /// With its message sent. A wake that was on its way is for the next one.
     pub(crate) fn done(self) {
         if !self.leave() && !planted(Mutant::KeptWake) {
-            self.room.change(|waiting| {
+            self.wait_list.change(|waiting| {
                 if let Some(next) = waiting.pop_front() {
                     next.unpark();
                 }
@@ -121,7 +121,7 @@ impl Place<'_> {
     /// Whether it was still in the list.
     fn leave(&self) -> bool {
         let mut was_there = false;
-        self.room.change(|waiting| {
+        self.wait_list.change(|waiting| {
             let at = waiting.iter().position(|parker| Arc::ptr_eq(parker, &self.parker));
             was_there = at.and_then(|at| waiting.remove(at)).is_some();
         });
@@ -138,16 +138,16 @@ mod tests {
     /// the list, and it entered that twice: one of the places took a wake that was another's.
     #[test]
     fn a_wake_at_the_last_moment_is_taken() {
-        let room = Room::default();
-        let place = room.enter();
+        let wait_list = WaitList::default();
+        let position = wait_list.enter();
         let past = Some(Instant::now());
-        assert!(!place.parker.park(past), "nobody has woken it");
-        room.admit(|| 1);
-        assert!(place.was_woken());
-        place.enter_again();
-        assert!(!place.parker.park(past), "once is enough");
-        assert_eq!(room.waiting(), 1);
-        place.done();
-        assert_eq!(room.waiting(), 0);
+        assert!(!position.parker.park(past), "nobody has woken it");
+        wait_list.admit(|| 1);
+        assert!(position.was_woken());
+        position.enter_again();
+        assert!(!position.parker.park(past), "once is enough");
+        assert_eq!(wait_list.waiting(), 1);
+        position.done();
+        assert_eq!(wait_list.waiting(), 0);
     }
 }
