@@ -49,18 +49,18 @@ pub(crate) enum NoReply {
 }
 
 /// What a thread keeps between its calls.
-struct Kept {
+struct ThreadSlot {
     slot: Cell<Option<ReplySlot>>,
 }
 
 thread_local! {
-    static KEPT: Kept = const { Kept { slot: Cell::new(None) } };
+    static THREAD_SLOT: ThreadSlot = const { ThreadSlot { slot: Cell::new(None) } };
 }
 
 /// Slots that nobody keeps.
 static SPARE: Mutex<Vec<ReplySlot>> = Mutex::new(Vec::new());
 
-impl Drop for Kept {
+impl Drop for ThreadSlot {
     fn drop(&mut self) {
         self.slot.take().into_iter().for_each(give_back);
     }
@@ -69,7 +69,7 @@ impl Drop for Kept {
 /// A slot for a call: the one that this thread keeps, one that nobody does, or a new one. It is never freed, so
 /// there are as many as there ever were calls at a time.
 fn take_slot() -> ReplySlot {
-    let kept = KEPT.try_with(|kept| kept.slot.take()).ok().flatten();
+    let kept = THREAD_SLOT.try_with(|kept| kept.slot.take()).ok().flatten();
     let spare = || SPARE.lock().unwrap_or_else(PoisonError::into_inner).pop();
     kept.or_else(spare).unwrap_or_else(Slot::new)
 }
@@ -77,7 +77,7 @@ fn take_slot() -> ReplySlot {
 /// For this thread's next call, unless it has one already or is about to end.
 fn keep(slot: ReplySlot) {
     let mut slot = Some(slot);
-    let _ = KEPT.try_with(|kept| slot = kept.slot.replace(slot.take()));
+    let _ = THREAD_SLOT.try_with(|kept| slot = kept.slot.replace(slot.take()));
     slot.into_iter().for_each(give_back);
 }
 
