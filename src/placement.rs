@@ -73,7 +73,38 @@ pub(crate) struct Placement {
 }
 
 /// The latest life of each node that is known to be over.
-pub(crate) type Gone = BTreeMap<NodeHash, Boot>;
+#[derive(Clone, PartialEq, Eq, Default)]
+pub(crate) struct Gone(BTreeMap<NodeHash, Boot>);
+
+impl Gone {
+    pub(crate) const fn new() -> Self {
+        Self(BTreeMap::new())
+    }
+
+    /// Notes that this life of the node is over, and with it all earlier ones.
+    pub(crate) fn record(&mut self, identity: &Identity) {
+        let known = self.0.entry(identity.node).or_insert(identity.boot);
+        *known = identity.boot.max(*known);
+    }
+
+    /// Takes back that this life of the node is over, if it is the latest that is known to be.
+    pub(crate) fn forget(&mut self, identity: &Identity) {
+        if self.0.get(&identity.node) == Some(&identity.boot) {
+            self.0.remove(&identity.node);
+        }
+    }
+
+    /// Whether this life of the node is known to be over.
+    pub(crate) fn contains(&self, identity: &Identity) -> bool {
+        self.0.get(&identity.node).is_some_and(|boot| *boot >= identity.boot)
+    }
+}
+
+impl FromIterator<(NodeHash, Boot)> for Gone {
+    fn from_iter<T: IntoIterator<Item = (NodeHash, Boot)>>(lives: T) -> Self {
+        Self(lives.into_iter().collect())
+    }
+}
 
 impl Placement {
     /// Places every partition on `replicas` of the members that are not leaving, or on all of them where
@@ -185,7 +216,7 @@ impl Placement {
     pub(crate) fn is_dead(&self, identity: &Identity) -> bool {
         match self.member(identity.node) {
             Some(member) => member.identity.boot > identity.boot,
-            None => self.gone.get(&identity.node).is_some_and(|gone| *gone >= identity.boot),
+            None => self.gone.contains(identity),
         }
     }
 

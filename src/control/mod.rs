@@ -31,7 +31,6 @@ use self::links::{LinkState, MemberLink, member_link};
 pub(crate) use self::majority::LEASE;
 use self::majority::Majority;
 pub(crate) use self::publish::Readiness;
-use self::publish::bury;
 use self::reach::Reach;
 use self::seeds::{Finding, Seed};
 use crate::clock::Instant;
@@ -525,7 +524,7 @@ impl Control {
             ControlMessage::Members { records, absent } => {
                 self.absent.told(now, &absent);
                 for known in records.iter().filter(|known| !known.state.is_active()) {
-                    bury(&mut self.gone, &known.identity);
+                    self.gone.record(&known.identity);
                 }
                 self.swim(now, actions, |membership, todo| membership.learn(now, &records, todo));
                 if link.expects.is_none() {

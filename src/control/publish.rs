@@ -3,8 +3,8 @@
 use super::{Actions, Control, ControlAction, Leaving};
 use crate::events::{Event, MemberInfo, MemberState};
 use crate::membership::{Record, State};
-use crate::placement::{Gone, Member, Placement};
-use crate::types::{Identity, NodeId};
+use crate::placement::{Member, Placement};
+use crate::types::NodeId;
 
 /// Whether calls can be expected to succeed.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
@@ -21,9 +21,9 @@ impl Control {
     pub(super) fn note_gone(&mut self) {
         for Record { identity, state, .. } in self.membership.records() {
             if !state.is_active() {
-                bury(&mut self.gone, &identity);
-            } else if self.gone.get(&identity.node) == Some(&identity.boot) {
-                self.gone.remove(&identity.node);
+                self.gone.record(&identity);
+            } else {
+                self.gone.forget(&identity);
             }
         }
     }
@@ -132,9 +132,4 @@ impl Control {
         refused
             .or_else(|| self.discovery.failure.as_ref().map(|why| format!("looking for nodes failed: {why}")))
     }
-}
-
-pub(super) fn bury(gone: &mut Gone, identity: &Identity) {
-    let known = gone.entry(identity.node).or_insert(identity.boot);
-    *known = identity.boot.max(*known);
 }
