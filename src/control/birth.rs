@@ -8,8 +8,8 @@
 
 use std::time::Duration;
 
-use super::links::{LinkState, member_link};
-use super::{Actions, Control, ControlAction, Leaving};
+use super::interface::{Actions, ControlAction, Link};
+use super::state::{Control, Leaving, LinkState};
 use crate::clock::Instant;
 use crate::events::Event;
 use crate::placement::Member;
@@ -30,7 +30,7 @@ impl Control {
         self.status_at = now + STATUS_PERIOD;
         let message = ControlMessage::Status(self.status());
         for member in self.links.values().filter(|member| member.state == LinkState::Up) {
-            let link = member_link(&member.identity);
+            let link = Link::to(&member.identity);
             actions.push(ControlAction::Ask { link, message: message.clone() });
         }
     }

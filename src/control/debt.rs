@@ -11,8 +11,8 @@ use std::collections::BTreeMap;
 use std::mem;
 use std::time::Duration;
 
-use super::links::{LinkState, member_link};
-use super::{Actions, Control, ControlAction, Leaving, Link};
+use super::interface::{Actions, ControlAction, Link};
+use super::state::{Asker, Control, LinkState, Safety};
 use crate::clock::Instant;
 use crate::error::Risk;
 use crate::shard::{Debt, Stage};
@@ -23,38 +23,6 @@ use crate::wire::message::{ControlMessage, NodeDebt};
 /// for again.
 const ROUND_PERIOD: Duration = Duration::from_millis(100);
 const SHORTEST_ROUND: Duration = Duration::from_millis(10);
-
-/// How often a node that leaves looks whether its last calls have ended.
-const DRAIN_PERIOD: Duration = Duration::from_millis(5);
-
-/// What this node's own cores owe: one question at a time, for all who want to know.
-#[derive(Default)]
-pub(super) struct OwnDebt {
-    /// The number of the question that the cores were asked last, and what they have said.
-    question: u64,
-    answers: BTreeMap<usize, Debt>,
-    /// Who waits for those, and who came too late and waits for the next.
-    asking: Vec<Asker>,
-    next: Vec<Asker>,
-}
-
-enum Asker {
-    Peer { via: u64, request_id: u64, round: u64 },
-    Safety { round: u64 },
-    Leave,
-}
-
-/// An app of this node waits until it is safe.
-pub(super) struct Safety {
-    /// The latest who waits, and until when.
-    ticket: u64,
-    until: Instant,
-    /// The number of this round of questions; zero before the first.
-    round: u64,
-    ask_at: Instant,
-    /// What members have said in this round, this node among them.
-    heard: BTreeMap<NodeHash, NodeDebt>,
-}
 
 impl Control {
     /// An app waits until it is safe. What was asked before it came does not count.
@@ -85,7 +53,7 @@ impl Control {
         safety.ask_at = now + ROUND_PERIOD.min(safety.until.since(now) / 2).max(SHORTEST_ROUND);
         self.safety = Some(safety);
         for member in self.links.values().filter(|member| member.state == LinkState::Up) {
-            let link = member_link(&member.identity);
+            let link = Link::to(&member.identity);
             actions.push(ControlAction::Ask { link, message: ControlMessage::AskDebt { round } });
         }
         self.ask_cores(Asker::Safety { round }, actions);
@@ -93,7 +61,7 @@ impl Control {
 
     /// A member has said what it owes.
     pub(super) fn debt_told(&mut self, link: Link, round: u64, debt: NodeDebt, actions: &mut Actions) {
-        let from = self.links.values().find(|member| member_link(&member.identity) == link);
+        let from = self.links.values().find(|member| Link::to(&member.identity) == link);
         if let Some(node) = from.map(|member| member.identity.node) {
             self.debt_heard(node, round, debt, actions);
         }
@@ -144,27 +112,7 @@ impl Control {
         self.ask_cores(Asker::Peer { via, request_id, round }, actions);
     }
 
-    /// Whether the last calls of a node that leaves have ended is asked from now on.
-    pub(super) fn drain(&mut self, actions: &mut Actions) {
-        self.leaving = Leaving::Draining { ask_at: None };
-        actions.push(ControlAction::Drain);
-        self.ask_cores(Asker::Leave, actions);
-    }
-
-    pub(super) fn wake_drain(&mut self, now: Instant, actions: &mut Actions) {
-        if let Leaving::Draining { ask_at: Some(at) } = self.leaving
-            && at <= now
-        {
-            self.leaving = Leaving::Draining { ask_at: None };
-            self.ask_cores(Asker::Leave, actions);
-        }
-    }
-
-    pub(super) fn drain_deadline(&self) -> Option<Instant> {
-        if let Leaving::Draining { ask_at } = self.leaving { ask_at } else { None }
-    }
-
-    fn ask_cores(&mut self, asker: Asker, actions: &mut Actions) {
+    pub(super) fn ask_cores(&mut self, asker: Asker, actions: &mut Actions) {
         self.own_debt.next.push(asker);
         self.ask_cores_next(actions);
     }
@@ -211,11 +159,7 @@ impl Control {
                     actions.push(ControlAction::Answer { via, request_id, message });
                 }
                 Asker::Safety { round } => self.debt_heard(self.identity().node, round, told, actions),
-                // The last one of a data center has nobody to give to.
-                Asker::Leave if (total.copies == 0 || self.is_last()) && total.unfinished == 0 => {
-                    self.left(now, actions);
-                }
-                Asker::Leave => self.leaving = Leaving::Draining { ask_at: Some(now + DRAIN_PERIOD) },
+                Asker::Leave => self.drained(now, &total, actions),
             }
         }
         self.ask_cores_next(actions);

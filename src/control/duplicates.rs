@@ -19,7 +19,8 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::{Actions, Control, ControlAction};
+use super::interface::{Actions, ControlAction};
+use super::state::{Control, Held};
 use crate::clock::Instant;
 use crate::types::{Identity, NodeHash};
 use crate::wire::handshake;
@@ -32,15 +33,6 @@ const PING_PERIOD: Duration = Duration::from_millis(80);
 
 /// How many greetings wait at a time.
 const MOST_HELD: usize = 64;
-
-/// A greeting that waits for what becomes of another life of the same node.
-pub(super) struct Held {
-    via: u64,
-    hello: Hello,
-    other: Identity,
-    ping_at: Instant,
-    until: Instant,
-}
 
 impl Control {
     /// The lives of a node that take part, one at an address.

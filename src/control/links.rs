@@ -6,17 +6,13 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::{Actions, Control, ControlAction, Link, LinkEnd};
+use super::interface::{Actions, ControlAction, Link, LinkEnd};
+use super::state::{Control, LINK_BACKOFF, LinkState, MemberLink};
 use crate::clock::Instant;
 use crate::events::Event;
 use crate::membership::{EXCHANGE_SOON, exchange_period};
 use crate::types::Identity;
 use crate::wire::message::{ControlMessage, Hello, Origin, Refusal, RefusalReason};
-
-/// A link that failed is dialled again after this, doubling up to the second: a process that is killed takes a moment to
-/// close what it listens on.
-const LINK_BACKOFF: Duration = Duration::from_millis(5);
-const LINK_BACKOFF_MOST: Duration = Duration::from_millis(320);
 
 /// Of how many addresses it is remembered what was refused, so that it is not said each time, and after how
 /// long it is said again.
@@ -27,40 +23,6 @@ const REFUSAL_REPEAT: Duration = Duration::from_secs(5);
 /// long again to answer.
 const PINGS: u32 = 2;
 const PING_PERIOD: Duration = Duration::from_millis(20);
-
-#[derive(Clone, Debug)]
-pub(super) struct MemberLink {
-    pub(super) identity: Identity,
-    pub(super) state: LinkState,
-    /// After how long it is dialled again, should it fail.
-    backoff: Duration,
-}
-
-impl MemberLink {
-    fn new(identity: Identity) -> Self {
-        Self { identity, state: LinkState::Opening, backoff: LINK_BACKOFF }
-    }
-
-    fn fail(&mut self, now: Instant) {
-        self.state = LinkState::Down { until: now + self.backoff };
-        self.backoff = (self.backoff * 2).min(LINK_BACKOFF_MOST);
-    }
-}
-
-#[derive(Clone, Copy, PartialEq, Debug)]
-pub(super) enum LinkState {
-    Opening,
-    Up,
-    /// Dialled again at this time.
-    Down {
-        until: Instant,
-    },
-    /// Nobody listens there: pinged, and declared dead when no ping is answered.
-    Probing {
-        pings: u32,
-        next: Instant,
-    },
-}
 
 impl Control {
     pub(super) fn open_link(&mut self, identity: Identity, actions: &mut Actions) {
@@ -77,14 +39,14 @@ impl Control {
         let known = self.links.insert(identity.node, new);
         match known {
             // Only its `returns` changed: the connection stays.
-            Some(old) if member_link(&old.identity) == member_link(&identity) => {
+            Some(old) if Link::to(&old.identity) == Link::to(&identity) => {
                 self.links.insert(identity.node, MemberLink { identity, ..old });
             }
             Some(old) => {
-                actions.push(ControlAction::Close(member_link(&old.identity)));
-                actions.push(ControlAction::Open(member_link(&identity)));
+                actions.push(ControlAction::Close(Link::to(&old.identity)));
+                actions.push(ControlAction::Open(Link::to(&identity)));
             }
-            None => actions.push(ControlAction::Open(member_link(&identity))),
+            None => actions.push(ControlAction::Open(Link::to(&identity))),
         }
     }
 
@@ -92,7 +54,7 @@ impl Control {
         if self.links.get(&identity.node).is_some_and(|link| link.identity == *identity) {
             self.links.remove(&identity.node);
             self.statuses.remove(&identity.node);
-            actions.push(ControlAction::Close(member_link(identity)));
+            actions.push(ControlAction::Close(Link::to(identity)));
         }
     }
 
@@ -102,7 +64,7 @@ impl Control {
             return self.seed_answered(now, link, welcome, actions);
         }
         self.link_was_tried(now, link, None, actions);
-        if let Some(member) = self.links.values_mut().find(|member| member_link(&member.identity) == link) {
+        if let Some(member) = self.links.values_mut().find(|member| Link::to(&member.identity) == link) {
             (member.state, member.backoff) = (LinkState::Up, LINK_BACKOFF);
             if self.refused_by.take().is_some() {
                 // Whoever had this node's id may be gone, and was a later life.
@@ -126,8 +88,7 @@ impl Control {
             return self.seed_failed(now, link.addr);
         }
         self.link_was_tried(now, link, Some(&end), actions);
-        let Some(member) = self.links.values_mut().find(|member| member_link(&member.identity) == link)
-        else {
+        let Some(member) = self.links.values_mut().find(|member| Link::to(&member.identity) == link) else {
             return;
         };
         let is_gone = match &end {
@@ -165,7 +126,7 @@ impl Control {
         let next = up().find(|(node, _)| **node > self.exchanged_with).or_else(|| up().next());
         let wait = next.map_or(EXCHANGE_SOON, |_| exchange_period(self.links.len()));
         if let Some((&node, link)) = next {
-            let link = member_link(&link.identity);
+            let link = Link::to(&link.identity);
             actions.push(ControlAction::Ask { link, message: ControlMessage::AskMembers });
             self.exchanged_with = node;
         }
@@ -188,7 +149,7 @@ impl Control {
             match &mut link.state {
                 LinkState::Down { until } if *until <= now => {
                     link.state = LinkState::Opening;
-                    actions.push(ControlAction::Open(member_link(&link.identity)));
+                    actions.push(ControlAction::Open(Link::to(&link.identity)));
                 }
                 LinkState::Probing { pings, next } if *next <= now => {
                     if *pings < PINGS {
@@ -234,8 +195,4 @@ impl Control {
 /// Says nothing about a configuration.
 fn is_passing(refusal: &Refusal) -> bool {
     matches!(refusal.reason, RefusalReason::NotMe | RefusalReason::Stopping)
-}
-
-pub(super) fn member_link(identity: &Identity) -> Link {
-    Link { addr: identity.addr, expects: Some((identity.node, identity.boot)) }
 }

@@ -24,17 +24,17 @@
 //! processes without disks do not have. Leases are Gray and Cheriton's (SOSP '89), in monotonic time: clocks need not agree,
 //! they must only run equally fast, but for the difference between the two times.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::{Actions, Control, ControlAction};
+use super::interface::{Actions, ControlAction};
+use super::state::{Control, Heard, Majority};
 use crate::clock::Instant;
 use crate::events::Event;
 use crate::membership::{Record, State};
 use crate::placement::{Placement, members_digest};
 use crate::shard::{Lease, Stage};
 use crate::simulated::{Planted, is_planted};
-use crate::types::{Identity, NodeHash};
+use crate::types::Identity;
 
 /// How long an answer counts, from when its ping was sent.
 pub(crate) const LEASE: Duration = Duration::from_secs(2);
@@ -51,33 +51,6 @@ const LEASE_STEP: Duration = Duration::from_millis(500);
 
 /// How soon everybody is pinged when other members are seen than before.
 const PING_SOON: Duration = Duration::from_millis(20);
-
-#[derive(Default)]
-pub(super) struct Majority {
-    /// Of how many nodes one is required; zero where none is.
-    of: usize,
-    /// Whom this node sees.
-    active: BTreeSet<Identity>,
-    heard: BTreeMap<NodeHash, Heard>,
-    ping_at: Instant,
-    /// The digest of the members that this node sees, and since when.
-    view: u64,
-    view_since: Instant,
-    /// Since when a majority sees the same.
-    agreed_at: Option<Instant>,
-    /// As the cores know it.
-    lease: Option<Lease>,
-    /// Whether the app was told that there is a lease.
-    is_held: bool,
-}
-
-/// The latest ping of ours that a node answered.
-#[derive(Clone, Copy)]
-struct Heard {
-    identity: Identity,
-    sent_at: Instant,
-    view: u64,
-}
 
 impl Control {
     /// How many are a majority, where one is required. More nodes than there should be count, too.
@@ -187,7 +160,7 @@ impl Control {
         let was_held = self.majority.is_held;
         self.count_majority(now, actions);
         if self.majority.is_held != was_held || self.is_withholding() && self.may_follow(now) {
-            self.settle(now, actions);
+            self.finish_event(now, actions);
         }
     }
 

@@ -7,8 +7,8 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::links::{LinkState, member_link};
-use super::{Actions, Control, ControlAction, Link, LinkEnd};
+use super::interface::{Actions, ControlAction, Link, LinkEnd};
+use super::state::{Control, LinkState, Try};
 use crate::clock::Instant;
 use crate::events::Event;
 use crate::types::Identity;
@@ -26,28 +26,6 @@ const MOST_TRIED: usize = 64;
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 const ASK_RARELY: Duration = Duration::from_secs(10);
 
-/// What this node knows of how others reach it, and for whom it tries.
-#[derive(Default)]
-pub(super) struct Reach {
-    /// A member has reached this node.
-    is_certain: bool,
-    ask_at: Instant,
-    failures: u32,
-    pub(super) failure: Option<String>,
-    tried: Vec<Try>,
-}
-
-struct Try {
-    via: u64,
-    request_id: u64,
-    identity: Identity,
-    until: Instant,
-    ping_at: Instant,
-    tcp: Option<Reached>,
-    is_up: bool,
-    udp: bool,
-}
-
 impl Control {
     /// This node was dead to others: it may be because they do not reach it.
     pub(super) fn doubt_reach(&mut self) {
@@ -56,7 +34,7 @@ impl Control {
 
     fn link_to_ask(&self) -> Option<Link> {
         let mut up = self.links.values().filter(|link| link.state == LinkState::Up);
-        up.next().filter(|_| !self.reach.is_certain).map(|member| member_link(&member.identity))
+        up.next().filter(|_| !self.reach.is_certain).map(|member| Link::to(&member.identity))
     }
 
     pub(super) fn reach_deadline(&self) -> Option<Instant> {
@@ -96,9 +74,9 @@ impl Control {
         if self.reach.tried.len() >= MOST_TRIED || identity.addr == self.identity().addr {
             return;
         }
-        let link = member_link(&identity);
-        let known = self.links.values().find(|member| member_link(&member.identity) == link);
-        let is_tried = self.reach.tried.iter().any(|it| member_link(&it.identity) == link);
+        let link = Link::to(&identity);
+        let known = self.links.values().find(|member| Link::to(&member.identity) == link);
+        let is_tried = self.reach.tried.iter().any(|it| Link::to(&it.identity) == link);
         if known.is_none() && !is_tried {
             actions.push(ControlAction::Open(link));
         }
@@ -119,9 +97,9 @@ impl Control {
 
     /// Whether there is a link to a node for no other reason than that it asked.
     pub(super) fn has_reached(&self, identity: &Identity) -> bool {
-        let link = member_link(identity);
+        let link = Link::to(identity);
         let mut tried = self.reach.tried.iter();
-        tried.any(|it| member_link(&it.identity) == link && it.is_up)
+        tried.any(|it| Link::to(&it.identity) == link && it.is_up)
     }
 
     /// What became of a link that may have been tried for a node that asked.
@@ -141,7 +119,7 @@ impl Control {
             Some(LinkEnd::Refused(_)) => Reached::Yes,
             Some(LinkEnd::Unreachable | LinkEnd::Ended) => Reached::NoAnswer,
         };
-        for it in self.reach.tried.iter_mut().filter(|it| member_link(&it.identity) == link) {
+        for it in self.reach.tried.iter_mut().filter(|it| Link::to(&it.identity) == link) {
             it.is_up = end.is_none();
             if it.tcp != Some(Reached::Yes) {
                 it.tcp = Some(reached);
@@ -164,9 +142,9 @@ impl Control {
         for Try { via, request_id, identity, tcp, udp, .. } in over {
             let message = ControlMessage::DialedBack { tcp: tcp.unwrap_or(Reached::NoAnswer), udp };
             actions.push(ControlAction::Answer { via, request_id, message });
-            let link = member_link(&identity);
-            let is_tried = self.reach.tried.iter().any(|it| member_link(&it.identity) == link);
-            if !is_tried && self.links.values().all(|member| member_link(&member.identity) != link) {
+            let link = Link::to(&identity);
+            let is_tried = self.reach.tried.iter().any(|it| Link::to(&it.identity) == link);
+            if !is_tried && self.links.values().all(|member| Link::to(&member.identity) != link) {
                 actions.push(ControlAction::Close(link));
             }
         }
@@ -193,7 +171,7 @@ impl Control {
             return self.wake_reach(now, actions);
         }
         self.reach.ask_at = now + ASK_RARELY;
-        let from = self.links.values().find(|member| member_link(&member.identity) == link);
+        let from = self.links.values().find(|member| Link::to(&member.identity) == link);
         if let Some(by) = from.and_then(|member| self.name(&member.identity)) {
             self.reach.failure = Some(format!("{by} does not reach this node: {why}"));
             actions.push(ControlAction::Notify(Event::Unreachable { by, address, reason: why }));

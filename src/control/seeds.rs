@@ -1,76 +1,22 @@
-//! Seeds: where a node looks for its cluster. Asked for ever, so that nodes that were started together or
-//! split apart find each other. Some are given as addresses; others are found, by their names or by what the app brought,
-//! again and again.
+//! Seeds: where a node looks for its cluster. Asked for ever, so that nodes that were started
+//! together or split apart find each other. Some are given as addresses; others are found, by their
+//! names or by what the app brought, again and again.
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::{Actions, Control, ControlAction, Leaving, Link};
+use super::interface::{Actions, ControlAction, Link};
+use super::state::{Control, Leaving, LinkState, SEED_BACKOFF, SEED_BACKOFF_MOST, Seed, SeedState};
 use crate::clock::Instant;
 use crate::discovery::Found;
-use crate::types::NodeHash;
 use crate::wire::message::{ControlMessage, Hello};
-
-/// A seed that does not answer is asked again after this, doubling up to the second.
-const SEED_BACKOFF: Duration = Duration::from_millis(100);
-const SEED_BACKOFF_MOST: Duration = Duration::from_secs(5);
 
 /// What there is to find is looked up again after this, where this node sees another one.
 const DISCOVERY_PERIOD: Duration = Duration::from_secs(30);
 
-/// A lookup that keeps failing is not waited for any longer before the cluster is born: a name may have no addresses until
-/// a node is ready.
+/// A lookup that keeps failing is not waited for any longer before the cluster is born: a name may
+/// have no addresses until a node is ready.
 const DISCOVERY_PATIENCE: Duration = Duration::from_secs(5);
-
-/// Looking for seeds that are not given as addresses.
-#[derive(Clone, Debug)]
-pub(super) struct Finding {
-    /// When to look next; `None` while that is under way, and for ever where there is nothing to look up.
-    at: Option<Instant>,
-    began: Option<Instant>,
-    backoff: Duration,
-    /// It has found something once, or has long failed to.
-    pub(super) is_settled: bool,
-    pub(super) failure: Option<String>,
-}
-
-impl Finding {
-    pub(super) fn new(is_needed: bool) -> Self {
-        let at = is_needed.then(Instant::default);
-        Self { at, began: None, backoff: SEED_BACKOFF, is_settled: !is_needed, failure: None }
-    }
-}
-
-#[derive(Clone, Debug)]
-pub(super) struct Seed {
-    addr: SocketAddr,
-    /// It was found, and goes when it is not any more.
-    is_found: bool,
-    state: SeedState,
-    backoff: Duration,
-    /// It was heard from, or found not to answer, at least once.
-    pub(super) settled: bool,
-    /// Who answered there last.
-    pub(super) node: Option<NodeHash>,
-}
-
-#[derive(Clone, Copy, PartialEq, Debug)]
-enum SeedState {
-    Idle {
-        until: Instant,
-    },
-    Trying,
-    /// It is this node itself.
-    Myself,
-}
-
-impl Seed {
-    pub(super) fn new(addr: SocketAddr, me: SocketAddr) -> Self {
-        let is_myself = addr == me;
-        let state = if is_myself { SeedState::Myself } else { SeedState::Idle { until: Instant::default() } };
-        Self { addr, is_found: false, state, backoff: SEED_BACKOFF, settled: is_myself, node: None }
-    }
-}
 
 impl Control {
     pub(super) fn seeds_deadline(&self) -> Option<Instant> {
@@ -81,8 +27,8 @@ impl Control {
         due.chain(self.discovery.at.filter(|_| self.leaving == Leaving::No)).min()
     }
 
-    /// Asks the seeds that are due and are no members: for ever, so that nodes that were started together
-    /// or split apart find each other.
+    /// Asks the seeds that are due and are no members: for ever, so that nodes that were started
+    /// together or split apart find each other.
     pub(super) fn wake_seeds(&mut self, now: Instant, actions: &mut Actions) {
         if self.leaving == Leaving::No && self.discovery.at.take_if(|at| *at <= now).is_some() {
             self.discovery.began.get_or_insert(now);
@@ -168,5 +114,10 @@ impl Control {
                 seed.backoff = (seed.backoff * 2).min(SEED_BACKOFF_MOST);
             }
         }
+    }
+
+    /// Whether a link to a member at this address is up.
+    fn is_member_at(&self, addr: SocketAddr) -> bool {
+        self.links.values().any(|link| link.identity.addr == addr && link.state == LinkState::Up)
     }
 }
