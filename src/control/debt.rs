@@ -29,7 +29,7 @@ impl Control {
     pub(super) fn watch_safety(&mut self, now: Instant, ticket: u64, until: Instant, actions: &mut Actions) {
         let until = self.safety.as_ref().map_or(until, |others| others.until.max(until));
         self.safety = Some(Safety { ticket, until, round: 0, ask_at: now, heard: BTreeMap::new() });
-        self.wake_safety(now, actions);
+        self.handle_safety_timer(now, actions);
     }
 
     pub(super) fn safety_deadline(&self) -> Option<Instant> {
@@ -37,7 +37,7 @@ impl Control {
     }
 
     /// Asks everybody, unless nobody waits any more.
-    pub(super) fn wake_safety(&mut self, now: Instant, actions: &mut Actions) {
+    pub(super) fn handle_safety_timer(&mut self, now: Instant, actions: &mut Actions) {
         let Some(mut safety) = self.safety.take_if(|safety| safety.ask_at <= now) else { return };
         if safety.round > 0 {
             actions.push(ControlAction::Risks(self.risks(&safety)));

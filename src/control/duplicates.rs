@@ -67,7 +67,7 @@ impl Control {
             |held| (held.ping_at, held.until),
         );
         self.held.push(Held { via, hello, other, ping_at, until });
-        self.wake_held(now, actions);
+        self.handle_held_timers(now, actions);
     }
 
     pub(super) fn held_deadline(&self) -> Option<Instant> {
@@ -96,7 +96,7 @@ impl Control {
     }
 
     /// Asks on, and judges those anew whose other life is over or has been silent for long enough.
-    pub(super) fn wake_held(&mut self, now: Instant, actions: &mut Actions) {
+    pub(super) fn handle_held_timers(&mut self, now: Instant, actions: &mut Actions) {
         let mut to_ping = BTreeSet::new();
         for held in self.held.iter_mut().filter(|held| held.ping_at <= now && now < held.until) {
             held.ping_at = now + PING_PERIOD;

@@ -66,7 +66,7 @@ impl Control {
         self.ask_cores(Asker::Leave, actions);
     }
 
-    pub(super) fn wake_drain(&mut self, now: Instant, actions: &mut Actions) {
+    pub(super) fn handle_drain_timer(&mut self, now: Instant, actions: &mut Actions) {
         if let Leaving::Draining { ask_at: Some(at) } = self.leaving
             && at <= now
         {

@@ -98,7 +98,7 @@ impl Control {
         };
         if is_gone {
             member.state = LinkState::Probing { pings: 0, next: now };
-            self.wake_links(now, actions);
+            self.handle_link_timers(now, actions);
         } else if end == LinkEnd::Ended && member.state == LinkState::Up {
             member.state = LinkState::Opening;
             actions.push(ControlAction::Open(link));
@@ -118,7 +118,7 @@ impl Control {
 
     /// Asks the members for whom they know, one after the other: gossip about one that came is over soon, and may have
     /// missed another that came at the same time.
-    pub(super) fn wake_exchange(&mut self, now: Instant, actions: &mut Actions) {
+    pub(super) fn handle_exchange_timer(&mut self, now: Instant, actions: &mut Actions) {
         if self.exchange_at > now {
             return;
         }
@@ -142,7 +142,7 @@ impl Control {
         }
     }
 
-    pub(super) fn wake_links(&mut self, now: Instant, actions: &mut Actions) {
+    pub(super) fn handle_link_timers(&mut self, now: Instant, actions: &mut Actions) {
         let mut to_ping = Vec::new();
         let mut to_bury = Vec::new();
         for link in self.links.values_mut() {

@@ -197,7 +197,7 @@ impl Control {
         })
     }
 
-    pub(super) fn wake_majority(&mut self, now: Instant, actions: &mut Actions) {
+    pub(super) fn handle_majority_timer(&mut self, now: Instant, actions: &mut Actions) {
         if self.majority().is_none() || self.majority.ping_at > now {
             return;
         }

@@ -113,14 +113,14 @@ impl Control {
 
     pub(crate) fn handle_timers(&mut self, now: Instant, actions: &mut Actions) {
         self.swim(now, actions, |membership, todo| membership.handle_timers(now, todo));
-        self.wake_links(now, actions);
-        self.wake_exchange(now, actions);
-        self.wake_majority(now, actions);
-        self.wake_seeds(now, actions);
-        self.wake_reach(now, actions);
-        self.wake_held(now, actions);
-        self.wake_safety(now, actions);
-        self.wake_drain(now, actions);
+        self.handle_link_timers(now, actions);
+        self.handle_exchange_timer(now, actions);
+        self.handle_majority_timer(now, actions);
+        self.handle_seed_timers(now, actions);
+        self.handle_reach_timers(now, actions);
+        self.handle_held_timers(now, actions);
+        self.handle_safety_timer(now, actions);
+        self.handle_drain_timer(now, actions);
         if self.origin == Origin::Unborn && self.status_at <= now {
             self.tell_status(now, actions);
         }
@@ -203,7 +203,7 @@ impl Control {
 
     fn life_ended(&mut self, now: Instant, life: &Identity, actions: &mut Actions) {
         self.close_link(life, actions);
-        self.wake_held(now, actions);
+        self.handle_held_timers(now, actions);
     }
 
     fn answered(&mut self, now: Instant, link: Link, message: ControlMessage, actions: &mut Actions) {

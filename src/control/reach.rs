@@ -43,7 +43,7 @@ impl Control {
         tried.chain(self.link_to_ask().map(|_| self.reach.ask_at)).min()
     }
 
-    pub(super) fn wake_reach(&mut self, now: Instant, actions: &mut Actions) {
+    pub(super) fn handle_reach_timers(&mut self, now: Instant, actions: &mut Actions) {
         if self.reach.ask_at <= now
             && let Some(link) = self.link_to_ask()
         {
@@ -92,7 +92,7 @@ impl Control {
             is_up: tcp.is_some(),
             udp: false,
         });
-        self.wake_reach(now, actions);
+        self.handle_reach_timers(now, actions);
     }
 
     /// Whether there is a link to a node for no other reason than that it asked.
@@ -168,7 +168,7 @@ impl Control {
         self.reach.failures += 1;
         if self.reach.failures == 1 {
             self.reach.ask_at = now;
-            return self.wake_reach(now, actions);
+            return self.handle_reach_timers(now, actions);
         }
         self.reach.ask_at = now + ASK_RARELY;
         let from = self.links.values().find(|member| Link::to(&member.identity) == link);

@@ -29,7 +29,7 @@ impl Control {
 
     /// Asks the seeds that are due and are no members: for ever, so that nodes that were started
     /// together or split apart find each other.
-    pub(super) fn wake_seeds(&mut self, now: Instant, actions: &mut Actions) {
+    pub(super) fn handle_seed_timers(&mut self, now: Instant, actions: &mut Actions) {
         if self.leaving == Leaving::No && self.discovery.at.take_if(|at| *at <= now).is_some() {
             self.discovery.began.get_or_insert(now);
             actions.push(ControlAction::Discover);
