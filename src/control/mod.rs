@@ -186,7 +186,7 @@ impl Control {
             Change::Returned(identity) => {
                 let is_same_life = identity.boot == self.config.identity.boot;
                 self.config.identity = identity;
-                self.doubt_reach();
+                self.recheck_reachability();
                 actions.push(ControlAction::Returned { identity, is_same_life });
                 is_same_life.then_some(Event::Returned)
             }

@@ -28,7 +28,7 @@ const ASK_RARELY: Duration = Duration::from_secs(10);
 
 impl Control {
     /// This node was dead to others: it may be because they do not reach it.
-    pub(super) fn doubt_reach(&mut self) {
+    pub(super) fn recheck_reachability(&mut self) {
         self.reach.is_certain = false;
     }
 
