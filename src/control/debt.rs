@@ -22,7 +22,7 @@ use crate::wire::message::{ControlMessage, NodeDebt};
 /// How long a round of questions takes at the most, and at the least. A slow answer is waited for in vain, and asked
 /// for again.
 const ROUND_PERIOD: Duration = Duration::from_millis(100);
-const SHORTEST_ROUND: Duration = Duration::from_millis(10);
+const MIN_ROUND_PERIOD: Duration = Duration::from_millis(10);
 
 impl Control {
     /// An app waits until it is safe. What was asked before it came does not count.
@@ -50,7 +50,7 @@ impl Control {
         safety.round = round;
         safety.heard.clear();
         // However short a time somebody waits, there is one round whose outcome is known before.
-        safety.ask_at = now + ROUND_PERIOD.min(safety.until.since(now) / 2).max(SHORTEST_ROUND);
+        safety.ask_at = now + ROUND_PERIOD.min(safety.until.since(now) / 2).max(MIN_ROUND_PERIOD);
         self.safety = Some(safety);
         for member in self.links.values().filter(|member| member.state == LinkState::Up) {
             let link = Link::to(&member.identity);

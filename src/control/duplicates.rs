@@ -32,7 +32,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 const PING_PERIOD: Duration = Duration::from_millis(80);
 
 /// How many greetings wait at a time.
-const MOST_HELD: usize = 64;
+const MAX_HELD: usize = 64;
 
 impl Control {
     /// The lives of a node that take part, one at an address.
@@ -58,7 +58,7 @@ impl Control {
         other: Identity,
         actions: &mut Actions,
     ) {
-        if self.held.len() >= MOST_HELD {
+        if self.held.len() >= MAX_HELD {
             return self.refuse_duplicate(now, via, &hello, &other, actions);
         }
         let asked = self.held.iter().find(|held| held.other == other);

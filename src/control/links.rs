@@ -16,7 +16,7 @@ use crate::wire::message::{ControlMessage, Hello, Origin, Refusal, RefusalReason
 
 /// Of how many addresses it is remembered what was refused, so that it is not said each time, and after how
 /// long it is said again.
-const MOST_REFUSALS: usize = 64;
+const MAX_REFUSALS: usize = 64;
 const REFUSAL_REPEAT: Duration = Duration::from_secs(5);
 
 /// A member where nobody listens gets this many pings, this far apart, or a round trip where that takes longer, and as
@@ -184,7 +184,7 @@ impl Control {
         if is_passing(refusal) || self.refusals.get(&address).is_some_and(was_said) {
             return;
         }
-        if self.refusals.len() >= MOST_REFUSALS {
+        if self.refusals.len() >= MAX_REFUSALS {
             self.refusals.clear();
         }
         self.refusals.insert(address, (reason.clone(), now + REFUSAL_REPEAT));

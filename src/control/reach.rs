@@ -19,7 +19,7 @@ const TRIES_FOR: Duration = Duration::from_millis(400);
 const PING_PERIOD: Duration = Duration::from_millis(80);
 
 /// For how many it tries at a time.
-const MOST_TRIED: usize = 64;
+const MAX_TRIED: usize = 64;
 
 /// An answer that does not come is asked for again after this, one that is bad after that, as a datagram may get lost;
 /// and when it was bad twice, only now and then.
@@ -71,7 +71,7 @@ impl Control {
         identity: Identity,
         actions: &mut Actions,
     ) {
-        if self.reach.tried.len() >= MOST_TRIED || identity.addr == self.identity().addr {
+        if self.reach.tried.len() >= MAX_TRIED || identity.addr == self.identity().addr {
             return;
         }
         let link = Link::to(&identity);

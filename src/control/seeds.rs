@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::interface::{Actions, ControlAction, Link};
-use super::state::{Control, Leaving, LinkState, SEED_BACKOFF, SEED_BACKOFF_MOST, Seed, SeedState};
+use super::state::{Control, Leaving, LinkState, MAX_SEED_BACKOFF, SEED_BACKOFF, Seed, SeedState};
 use crate::clock::Instant;
 use crate::discovery::Found;
 use crate::wire::message::{ControlMessage, Hello};
@@ -53,7 +53,7 @@ impl Control {
         let is_alone = self.placement.everybody().count() <= 1;
         let after = if is_alone { self.discovery.backoff } else { DISCOVERY_PERIOD };
         self.discovery.at = Some(now + after);
-        self.discovery.backoff = (self.discovery.backoff * 2).min(SEED_BACKOFF_MOST);
+        self.discovery.backoff = (self.discovery.backoff * 2).min(MAX_SEED_BACKOFF);
         if let Some(why) = failure.as_ref().filter(|why| self.discovery.failure.as_ref() != Some(why)) {
             log::warn!("looking for nodes failed: {why}");
         }
@@ -81,11 +81,8 @@ impl Control {
             seed.settled = true;
             seed.backoff = SEED_BACKOFF;
             seed.node = Some(welcome.identity.node);
-            seed.state = if is_myself {
-                SeedState::Myself
-            } else {
-                SeedState::Idle { until: now + SEED_BACKOFF_MOST }
-            };
+            seed.state =
+                if is_myself { SeedState::Myself } else { SeedState::Idle { until: now + MAX_SEED_BACKOFF } };
         }
         if is_myself {
             actions.push(ControlAction::Close(link));
@@ -100,7 +97,7 @@ impl Control {
     pub(super) fn seed_is_done(&mut self, now: Instant, addr: SocketAddr) {
         for seed in self.seeds.iter_mut().filter(|seed| seed.addr == addr) {
             if seed.state == SeedState::Trying {
-                seed.state = SeedState::Idle { until: now + SEED_BACKOFF_MOST };
+                seed.state = SeedState::Idle { until: now + MAX_SEED_BACKOFF };
             }
         }
     }
@@ -111,7 +108,7 @@ impl Control {
                 seed.settled = true;
                 seed.node = None;
                 seed.state = SeedState::Idle { until: now + seed.backoff };
-                seed.backoff = (seed.backoff * 2).min(SEED_BACKOFF_MOST);
+                seed.backoff = (seed.backoff * 2).min(MAX_SEED_BACKOFF);
             }
         }
     }

@@ -21,12 +21,12 @@ use crate::wire::message::{Hello, NodeDebt, Origin, Reached, Status};
 /// A link that failed is dialled again after this time, which doubles up to the second constant: a
 /// process that is killed takes a moment to close what it listens on.
 pub(super) const LINK_BACKOFF: Duration = Duration::from_millis(5);
-const LINK_BACKOFF_MOST: Duration = Duration::from_millis(320);
+const MAX_LINK_BACKOFF: Duration = Duration::from_millis(320);
 
 /// A seed that does not answer is asked again after this time, which doubles up to the second
 /// constant.
 pub(super) const SEED_BACKOFF: Duration = Duration::from_millis(100);
-pub(super) const SEED_BACKOFF_MOST: Duration = Duration::from_secs(5);
+pub(super) const MAX_SEED_BACKOFF: Duration = Duration::from_secs(5);
 
 /// From membership to placement: what the control thread does, without the thread.
 pub(crate) struct Control {
@@ -194,7 +194,7 @@ impl MemberLink {
 
     pub(super) fn fail(&mut self, now: Instant) {
         self.state = LinkState::Down { until: now + self.backoff };
-        self.backoff = (self.backoff * 2).min(LINK_BACKOFF_MOST);
+        self.backoff = (self.backoff * 2).min(MAX_LINK_BACKOFF);
     }
 }
 
