@@ -11,8 +11,9 @@ use super::state::{Control, LINK_BACKOFF, LinkState, MemberLink};
 use crate::clock::Instant;
 use crate::events::Event;
 use crate::membership::{EXCHANGE_SOON, exchange_period};
+use crate::shard::Stage;
 use crate::types::Identity;
-use crate::wire::message::{ControlMessage, Hello, Origin, Refusal, RefusalReason};
+use crate::wire::message::{ControlMessage, Hello, Refusal, RefusalReason};
 
 /// Of how many addresses it is remembered what was refused, so that it is not said each time, and after how
 /// long it is said again.
@@ -70,7 +71,7 @@ impl Control {
                 // Whoever had this node's id may be gone, and was a later life.
                 actions.push(ControlAction::Ask { link, message: ControlMessage::AskMembers });
             }
-            if self.origin == Origin::Unborn {
+            if self.stage == Stage::Forming {
                 let message = ControlMessage::Status(self.status());
                 actions.push(ControlAction::Ask { link, message });
             }

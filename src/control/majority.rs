@@ -170,7 +170,7 @@ impl Control {
         let is_free = match old_stage {
             // Until there are lists. Who agree on being new agree on who they are.
             Stage::Forming => self.stage != Stage::Joined,
-            Stage::Born | Stage::Joined => self.is_nobody_missed(old),
+            Stage::Born { .. } | Stage::Joined => self.is_nobody_missed(old),
         };
         let has_waited = self.majority.agreed_at.is_some_and(|at| at + WAIT <= now);
         self.majority().is_none() || is_free || has_waited || is_planted(Planted::FollowedAtOnce)

@@ -36,7 +36,7 @@ use crate::events::Event;
 use crate::membership::{Change, DatagramError, Membership, MembershipAction};
 use crate::shard::Stage;
 use crate::types::Identity;
-use crate::wire::message::{ControlMessage, Origin};
+use crate::wire::message::ControlMessage;
 
 impl Control {
     /// Publishes the first placement, of this node alone, and asks the seeds.
@@ -121,14 +121,14 @@ impl Control {
         self.handle_held_timers(now, actions);
         self.handle_safety_timer(now, actions);
         self.handle_drain_timer(now, actions);
-        if self.origin == Origin::Unborn && self.status_at <= now {
+        if self.stage == Stage::Forming && self.status_at <= now {
             self.tell_status(now, actions);
         }
         self.finish_event(now, actions);
     }
 
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        let status = (self.origin == Origin::Unborn).then_some(self.status_at);
+        let status = (self.stage == Stage::Forming).then_some(self.status_at);
         let links = [self.links_deadline(), self.seeds_deadline(), status, self.membership.deadline()];
         let majority = self.majority_deadline(self.is_withholding());
         let others = [

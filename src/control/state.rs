@@ -16,7 +16,7 @@ use crate::membership::{Membership, MembershipConfig};
 use crate::placement::{Gone, Member, Placement, Site};
 use crate::shard::{Debt, Lease, Stage};
 use crate::types::{Boot, Identity, NodeHash, NodeId};
-use crate::wire::message::{Hello, NodeDebt, Origin, Reached, Status};
+use crate::wire::message::{Hello, NodeDebt, Reached, Status};
 
 /// A link that failed is dialled again after this time, which doubles up to the second constant: a
 /// process that is killed takes a moment to close what it listens on.
@@ -40,7 +40,6 @@ pub(crate) struct Control {
     pub(super) reach: Reach,
     /// Greetings that are not judged yet.
     pub(super) held: Vec<Held>,
-    pub(super) origin: Origin,
     pub(super) statuses: BTreeMap<NodeHash, (Identity, Status)>,
     pub(super) status_at: Instant,
     /// When the next member is asked for the members that it knows.
@@ -96,7 +95,6 @@ impl Control {
             discovery: Finding::new(config.discovers),
             reach: Reach::default(),
             held: Vec::new(),
-            origin: Origin::Unborn,
             statuses: BTreeMap::new(),
             status_at: Instant::default(),
             exchange_at: Instant::default(),

@@ -278,9 +278,10 @@ impl Launch<'_> {
         let (cores, site) = (self.settings.cores, Site::default());
         let member = Member { identity, id: id.clone(), cores, site, leaving: false };
         let placement = Arc::new(Placement::new(vec![member], 1, 1, Gone::new()));
+        let stage = Stage::Born { members_digest: placement.digest() };
         for orders in &self.senders.orders {
             // The queue is new, so there is room.
-            let _ = orders.try_send(Order::Place { placement: placement.clone(), stage: Stage::Born });
+            let _ = orders.try_send(Order::Place { placement: placement.clone(), stage });
         }
         self.threads.shared.update(|state| {
             state.readiness.members = 1;

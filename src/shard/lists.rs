@@ -121,7 +121,7 @@ impl<C> Shard<C> {
     ) {
         let old = std::mem::replace(&mut self.placement, placement);
         let somebody_went = old.members().iter().any(|member| !self.placement.is_alive(&member.identity));
-        let is_birth = stage == Stage::Born && self.stage == Stage::Forming;
+        let is_birth = matches!(stage, Stage::Born { .. }) && self.stage == Stage::Forming;
         self.stage = stage;
         self.is_dead = self.placement.is_dead(&self.me);
         for partition in self.partitions() {

@@ -22,6 +22,7 @@ use crate::clock::{HybridClock, Instant, Now};
 use crate::entry::Entry;
 use crate::error::{NotApplied, ReadError, WriteError};
 use crate::options::Eviction;
+pub(crate) use crate::placement::Stage;
 use crate::placement::{Gone, Placement};
 use crate::replication::anti_entropy::AntiEntropy;
 use crate::replication::purge::Purge;
@@ -145,17 +146,6 @@ pub(crate) enum Event<C> {
 pub(crate) struct Lease {
     pub(crate) until: Instant,
     pub(crate) nodes: usize,
-}
-
-/// How far the cluster is with its first lists, as this node sees it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Stage {
-    /// The members have not agreed yet; no lists are made.
-    Forming,
-    /// The members have agreed, none of them ever held data: lists of this placement are born synced.
-    Born,
-    /// The cluster has data; whatever this node should hold it must fetch.
-    Joined,
 }
 
 /// What a shard wants done.

@@ -23,7 +23,7 @@ use super::message::*;
 use crate::clock::Version;
 use crate::entry::{Content, Entry};
 use crate::membership::{Record, State};
-use crate::placement::{List, ListRef};
+use crate::placement::{List, ListRef, Stage};
 use crate::replication::purge::{Dead, MOST_KEYS};
 use crate::types::{
     ALL, Boot, CoreId, Identity, KeyHash, MAX_KEY_BYTES, MAX_VALUE_BYTES, NodeHash, PARTITIONS, Partition,
@@ -420,11 +420,11 @@ fn encode_control(message: &ControlMessage) -> (u8, Encoded) {
             let absent = absent.iter().map(wire_absent).collect();
             (kind::MEMBERS, archive(&WireMembers { records, absent }))
         }
-        ControlMessage::Status(Status { members_digest, origin }) => {
-            let (origin, born_digest) = match origin {
-                Origin::Unborn => (0, 0),
-                Origin::Born { members_digest } => (1, *members_digest),
-                Origin::Joined => (2, 0),
+        ControlMessage::Status(Status { members_digest, stage }) => {
+            let (origin, born_digest) = match stage {
+                Stage::Forming => (0, 0),
+                Stage::Born { members_digest } => (1, *members_digest),
+                Stage::Joined => (2, 0),
             };
             (kind::STATUS, archive(&WireStatus { members_digest: *members_digest, born_digest, origin }))
         }
@@ -679,13 +679,13 @@ impl<'a> Reader<'a> {
 
     fn status(&self) -> Result<Status, FrameError> {
         let wire = self.archive::<ArchivedWireStatus>()?;
-        let origin = match wire.origin {
-            0 => Origin::Unborn,
-            1 => Origin::Born { members_digest: wire.born_digest.to_native() },
-            2 => Origin::Joined,
+        let stage = match wire.origin {
+            0 => Stage::Forming,
+            1 => Stage::Born { members_digest: wire.born_digest.to_native() },
+            2 => Stage::Joined,
             _ => return Err(self.bad("an unknown origin")),
         };
-        Ok(Status { members_digest: wire.members_digest.to_native(), origin })
+        Ok(Status { members_digest: wire.members_digest.to_native(), stage })
     }
 
     fn debt(&self) -> Result<ControlMessage, FrameError> {
@@ -1243,10 +1243,10 @@ mod tests {
             state,
             leaving,
         });
-        let origin = prop_oneof![
-            Just(Origin::Unborn),
-            Just(Origin::Joined),
-            any::<u64>().prop_map(|members_digest| Origin::Born { members_digest }),
+        let stage = prop_oneof![
+            Just(Stage::Forming),
+            Just(Stage::Joined),
+            any::<u64>().prop_map(|members_digest| Stage::Born { members_digest }),
         ];
         let reached = prop_oneof![
             Just(Reached::Yes),
@@ -1259,10 +1259,8 @@ mod tests {
             Just(ControlMessage::AskMembers),
             (prop::collection::vec(record, 0..5), prop::collection::vec(absent, 0..5))
                 .prop_map(|(records, absent)| ControlMessage::Members { records, absent }),
-            (any::<u64>(), origin).prop_map(|(members_digest, origin)| ControlMessage::Status(Status {
-                members_digest,
-                origin
-            })),
+            (any::<u64>(), stage)
+                .prop_map(|(members_digest, stage)| ControlMessage::Status(Status { members_digest, stage })),
             any::<u64>().prop_map(|round| ControlMessage::AskDebt { round }),
             any::<(u64, u64, u32, u32)>().prop_map(|(round, members_digest, copies, writes)| {
                 ControlMessage::Debt { round, debt: NodeDebt { members_digest, copies, writes } }

@@ -76,7 +76,7 @@ use std::time::Duration;
 use crate::clock::Version;
 use crate::entry::Entry;
 use crate::membership::Record;
-use crate::placement::{List, ListRef};
+use crate::placement::{List, ListRef, Stage};
 use crate::replication::purge::Dead;
 use crate::types::{CoreId, Identity, KeyHash, NodeHash, Partition};
 
@@ -207,18 +207,7 @@ pub(crate) struct NodeDebt {
 pub(crate) struct Status {
     /// [`Placement::digest`](crate::placement::Placement::digest) of the members it sees.
     pub(crate) members_digest: u64,
-    pub(crate) origin: Origin,
-}
-
-/// How a node came to hold lists, if it does.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Origin {
-    /// It has never been synced for anything.
-    Unborn,
-    /// It was there when the first lists were born, among the members of this digest.
-    Born { members_digest: u64 },
-    /// It joined a cluster that held data already.
-    Joined,
+    pub(crate) stage: Stage,
 }
 
 /// A question about one partition, from core to core.
