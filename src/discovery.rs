@@ -64,7 +64,7 @@ impl fmt::Debug for Custom {
 
 /// The result of one lookup.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub(crate) struct Found {
+pub(crate) struct FoundAddresses {
     pub(crate) addresses: Vec<SocketAddr>,
     /// What did not work, in words for the operator.
     pub(crate) failure: Option<String>,
@@ -85,8 +85,8 @@ impl AddressSource {
     }
 
     /// Looks up every name and asks the app's discovery. Might block for as long as these do.
-    pub(crate) fn find(&self) -> Found {
-        let mut found = Found::default();
+    pub(crate) fn find(&self) -> FoundAddresses {
+        let mut found = FoundAddresses::default();
         let mut failures = Vec::new();
         for name in &self.names {
             match name.to_socket_addrs() {

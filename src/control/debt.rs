@@ -12,7 +12,7 @@ use std::mem;
 use std::time::Duration;
 
 use super::interface::{Actions, ControlAction, Link};
-use super::state::{Asker, Control, LinkState, Safety};
+use super::state::{Control, DebtAsker, LinkState, Safety};
 use crate::clock::Instant;
 use crate::error::Risk;
 use crate::shard::{Debt, Stage};
@@ -56,7 +56,7 @@ impl Control {
             let link = Link::to(&member.identity);
             actions.push(ControlAction::Ask { link, message: ControlMessage::AskDebt { round } });
         }
-        self.ask_cores(Asker::Safety { round }, actions);
+        self.ask_cores(DebtAsker::Safety { round }, actions);
     }
 
     /// A member has said what it owes.
@@ -109,10 +109,10 @@ impl Control {
 
     /// A peer asks what this node owes.
     pub(super) fn debt_asked(&mut self, via: u64, request_id: u64, round: u64, actions: &mut Actions) {
-        self.ask_cores(Asker::Peer { via, request_id, round }, actions);
+        self.ask_cores(DebtAsker::Peer { via, request_id, round }, actions);
     }
 
-    pub(super) fn ask_cores(&mut self, asker: Asker, actions: &mut Actions) {
+    pub(super) fn ask_cores(&mut self, asker: DebtAsker, actions: &mut Actions) {
         self.own_debt.next.push(asker);
         self.ask_cores_next(actions);
     }
@@ -154,12 +154,12 @@ impl Control {
         };
         for asker in mem::take(&mut self.own_debt.asking) {
             match asker {
-                Asker::Peer { via, request_id, round } => {
+                DebtAsker::Peer { via, request_id, round } => {
                     let message = ControlMessage::Debt { round, debt: told };
                     actions.push(ControlAction::Answer { via, request_id, message });
                 }
-                Asker::Safety { round } => self.debt_heard(self.identity().node, round, told, actions),
-                Asker::Leave => self.drained(now, &total, actions),
+                DebtAsker::Safety { round } => self.debt_heard(self.identity().node, round, told, actions),
+                DebtAsker::Leave => self.drained(now, &total, actions),
             }
         }
         self.ask_cores_next(actions);

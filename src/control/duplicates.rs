@@ -20,7 +20,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::interface::{Actions, ControlAction};
-use super::state::{Control, Held};
+use super::state::{Control, HeldGreeting};
 use crate::clock::Instant;
 use crate::types::{Identity, NodeHash};
 use crate::wire::handshake;
@@ -66,7 +66,7 @@ impl Control {
             || (now, now + PATIENCE.max(2 * self.membership.round_trip_at_most(&other))),
             |held| (held.ping_at, held.until),
         );
-        self.held.push(Held { via, hello, other, ping_at, until });
+        self.held.push(HeldGreeting { via, hello, other, ping_at, until });
         self.handle_held_timers(now, actions);
     }
 
@@ -76,8 +76,8 @@ impl Control {
 
     /// A node answered a ping: whoever wants its id is refused.
     pub(super) fn other_answered(&mut self, now: Instant, other: &Identity, actions: &mut Actions) {
-        let refused: Vec<Held> = self.held.extract_if(.., |held| held.other == *other).collect();
-        for Held { via, hello, other, .. } in refused {
+        let refused: Vec<HeldGreeting> = self.held.extract_if(.., |held| held.other == *other).collect();
+        for HeldGreeting { via, hello, other, .. } in refused {
             self.refuse_duplicate(now, via, &hello, &other, actions);
         }
     }
@@ -110,14 +110,14 @@ impl Control {
         }
         let active: BTreeSet<Identity> =
             self.held.iter().flat_map(|held| self.lives(held.other.node)).collect();
-        let is_over = |held: &mut Held| held.until <= now || !active.contains(&held.other);
-        let over: Vec<Held> = self.held.extract_if(.., is_over).collect();
+        let is_over = |held: &mut HeldGreeting| held.until <= now || !active.contains(&held.other);
+        let over: Vec<HeldGreeting> = self.held.extract_if(.., is_over).collect();
         let silent: BTreeSet<Identity> = over.iter().map(|held| held.other).collect();
         for other in silent.intersection(&active) {
             log::warn!("{other:?} does not answer, and another node has its id");
             self.swim(now, actions, |membership, todo| membership.declare_dead(now, *other, todo));
         }
-        for Held { via, hello, .. } in over {
+        for HeldGreeting { via, hello, .. } in over {
             self.greeted(now, via, hello, actions);
         }
     }

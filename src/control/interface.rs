@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::Instant;
-use crate::discovery::Found;
+use crate::discovery::FoundAddresses;
 use crate::error::Risk;
 use crate::events::{Event, MemberInfo};
 use crate::placement::Placement;
@@ -111,7 +111,7 @@ pub(crate) enum ControlEvent {
         until: Instant,
     },
     /// The result of [`ControlAction::Discover`].
-    Found(Found),
+    Found(FoundAddresses),
     /// Hand everything over, then [`ControlAction::Left`].
     Leave,
     /// The node stops without handing over: tell the others not to wait.

@@ -12,7 +12,7 @@
 use std::time::Duration;
 
 use super::interface::{Actions, ControlAction};
-use super::state::{Asker, Control, Leaving, Progress};
+use super::state::{Control, CoreProgress, DebtAsker, Leaving};
 use crate::clock::Instant;
 use crate::shard::Debt;
 use crate::simulated::{Planted, is_planted};
@@ -35,7 +35,7 @@ impl Control {
         let Leaving::Since { generation } = self.leaving else { return };
         let is_last = self.is_last();
         let cores = usize::from(self.config.local.cores);
-        let given = |progress: &&Progress| progress.generation >= generation && progress.giving == 0;
+        let given = |progress: &&CoreProgress| progress.generation >= generation && progress.giving == 0;
         let is_all = is_last && self.placement.elsewhere().is_empty();
         if is_all || is_planted(Planted::LeftAtOnce) {
             if is_all {
@@ -63,7 +63,7 @@ impl Control {
     fn drain(&mut self, actions: &mut Actions) {
         self.leaving = Leaving::Draining { ask_at: None };
         actions.push(ControlAction::Drain);
-        self.ask_cores(Asker::Leave, actions);
+        self.ask_cores(DebtAsker::Leave, actions);
     }
 
     pub(super) fn handle_drain_timer(&mut self, now: Instant, actions: &mut Actions) {
@@ -71,7 +71,7 @@ impl Control {
             && at <= now
         {
             self.leaving = Leaving::Draining { ask_at: None };
-            self.ask_cores(Asker::Leave, actions);
+            self.ask_cores(DebtAsker::Leave, actions);
         }
     }
 

@@ -30,7 +30,7 @@ pub(crate) use self::interface::{ControlAction, ControlConfig, ControlEvent, Lin
 #[cfg(feature = "sim")]
 pub(crate) use self::majority::LEASE;
 pub(crate) use self::state::Control;
-use self::state::Progress;
+use self::state::CoreProgress;
 use crate::clock::Instant;
 use crate::events::Event;
 use crate::membership::{Change, DatagramError, Membership, MembershipAction};
@@ -93,7 +93,7 @@ impl Control {
                 self.requested(now, via, request_id, message, actions);
             }
             ControlEvent::Progress { core, generation, pending, giving } => {
-                self.progress.insert(core, Progress { generation, pending, giving });
+                self.progress.insert(core, CoreProgress { generation, pending, giving });
             }
             ControlEvent::DataAtRisk { partitions } => {
                 actions.push(ControlAction::Notify(Event::DataAtRisk { partitions }));

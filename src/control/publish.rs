@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::interface::{Actions, ControlAction, Readiness};
-use super::state::{Control, Leaving, Progress};
+use super::state::{Control, CoreProgress, Leaving};
 use crate::clock::Instant;
 use crate::events::{Event, MemberInfo, MemberState};
 use crate::membership::{Record, State};
@@ -68,7 +68,7 @@ impl Control {
     /// Tells the app when this node holds what it should.
     pub(super) fn note_synced(&mut self, actions: &mut Actions) {
         let (generation, stage) = (self.published.0.generation(), self.published.1);
-        let is_done = |progress: &&Progress| progress.generation == generation && progress.pending == 0;
+        let is_done = |progress: &&CoreProgress| progress.generation == generation && progress.pending == 0;
         let done = self.progress.values().filter(is_done).count();
         let is_synced = stage != Stage::Forming && done == usize::from(self.config.local.cores);
         if is_synced && !std::mem::replace(&mut self.is_synced, true) {

@@ -6,9 +6,9 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::interface::{Actions, ControlAction, Link};
-use super::state::{Control, Leaving, LinkState, MAX_SEED_BACKOFF, SEED_BACKOFF, Seed, SeedState};
+use super::state::{Control, Leaving, LinkState, MAX_SEED_BACKOFF, SEED_BACKOFF, SeedAddress, SeedState};
 use crate::clock::Instant;
-use crate::discovery::Found;
+use crate::discovery::FoundAddresses;
 use crate::wire::message::{ControlMessage, Hello};
 
 /// What there is to find is looked up again after this, where this node sees another one.
@@ -46,8 +46,8 @@ impl Control {
     }
 
     /// What was looked up: seeds from now on, in place of those that were found before.
-    pub(super) fn found(&mut self, now: Instant, found: Found) {
-        let Found { addresses, failure } = found;
+    pub(super) fn found(&mut self, now: Instant, found: FoundAddresses) {
+        let FoundAddresses { addresses, failure } = found;
         let began = *self.discovery.began.get_or_insert(now);
         self.discovery.is_settled |= failure.is_none() || now.since(began) >= DISCOVERY_PATIENCE;
         let is_alone = self.placement.everybody().count() <= 1;
@@ -59,19 +59,22 @@ impl Control {
         }
         if failure.is_none() {
             // One that is being asked is known by its answer.
-            let is_kept = |seed: &Seed| !seed.is_found || seed.state == SeedState::Trying;
+            let is_kept = |seed: &SeedAddress| !seed.is_found || seed.state == SeedState::Trying;
             self.seeds.retain(|seed| is_kept(seed) || addresses.contains(&seed.addr));
         }
         self.discovery.failure = failure;
         for addr in addresses {
             if self.seeds.iter().all(|seed| seed.addr != addr) {
-                self.seeds.push(Seed { is_found: true, ..Seed::new(addr, self.config.identity.addr) });
+                self.seeds.push(SeedAddress {
+                    is_found: true,
+                    ..SeedAddress::new(addr, self.config.identity.addr)
+                });
             }
         }
     }
 
     /// One that is a member has nothing new to say, and whoever leaves finds nobody any more.
-    pub(super) fn asks_seed(&self, seed: &Seed) -> bool {
+    pub(super) fn asks_seed(&self, seed: &SeedAddress) -> bool {
         self.leaving == Leaving::No && !self.is_member_at(seed.addr)
     }
 

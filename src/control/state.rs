@@ -35,11 +35,11 @@ pub(crate) struct Control {
     /// What nodes told of themselves when they shook hands.
     pub(super) details: BTreeMap<NodeHash, Details>,
     pub(super) links: BTreeMap<NodeHash, MemberLink>,
-    pub(super) seeds: Vec<Seed>,
+    pub(super) seeds: Vec<SeedAddress>,
     pub(super) discovery: Finding,
     pub(super) reach: Reach,
     /// Greetings that are not judged yet.
-    pub(super) held: Vec<Held>,
+    pub(super) held: Vec<HeldGreeting>,
     pub(super) statuses: BTreeMap<NodeHash, (Identity, Status)>,
     pub(super) status_at: Instant,
     /// When the next member is asked for the members that it knows.
@@ -62,7 +62,7 @@ pub(crate) struct Control {
     pub(super) majority: Majority,
     pub(super) leaving: Leaving,
     /// What each core told last of its progress.
-    pub(super) progress: BTreeMap<usize, Progress>,
+    pub(super) progress: BTreeMap<usize, CoreProgress>,
     pub(super) own_debt: OwnDebt,
     pub(super) safety: Option<Safety>,
     /// The number of the latest round of questions about what others owe.
@@ -91,7 +91,7 @@ impl Control {
             membership,
             details: BTreeMap::new(),
             links: BTreeMap::new(),
-            seeds: config.seeds.iter().map(|&addr| Seed::new(addr, config.identity.addr)).collect(),
+            seeds: config.seeds.iter().map(|&addr| SeedAddress::new(addr, config.identity.addr)).collect(),
             discovery: Finding::new(config.discovers),
             reach: Reach::default(),
             held: Vec::new(),
@@ -152,7 +152,7 @@ pub(super) enum Leaving {
 
 /// How far a core is with a placement.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Progress {
+pub(super) struct CoreProgress {
     pub(super) generation: u64,
     pub(super) pending: usize,
     pub(super) giving: usize,
@@ -200,7 +200,7 @@ impl MemberLink {
 
 /// An address at which this node looks for its cluster.
 #[derive(Clone, Debug)]
-pub(super) struct Seed {
+pub(super) struct SeedAddress {
     pub(super) addr: SocketAddr,
     /// Whether a lookup found it; it goes when the lookup finds it no more.
     pub(super) is_found: bool,
@@ -222,7 +222,7 @@ pub(super) enum SeedState {
     Myself,
 }
 
-impl Seed {
+impl SeedAddress {
     pub(super) fn new(addr: SocketAddr, me: SocketAddr) -> Self {
         let is_myself = addr == me;
         let state = if is_myself { SeedState::Myself } else { SeedState::Idle { until: Instant::default() } };
@@ -278,7 +278,7 @@ pub(super) struct Try {
 // ---- duplicates ----
 
 /// A greeting that waits for what becomes of another life of the same node.
-pub(super) struct Held {
+pub(super) struct HeldGreeting {
     pub(super) via: u64,
     pub(super) hello: Hello,
     pub(super) other: Identity,
@@ -326,13 +326,13 @@ pub(super) struct OwnDebt {
     pub(super) question: u64,
     pub(super) answers: BTreeMap<usize, Debt>,
     /// Those that wait for these answers.
-    pub(super) asking: Vec<Asker>,
+    pub(super) asking: Vec<DebtAsker>,
     /// Those that came too late for this question, and wait for the next.
-    pub(super) next: Vec<Asker>,
+    pub(super) next: Vec<DebtAsker>,
 }
 
 /// Where the sum of what the cores owe goes.
-pub(super) enum Asker {
+pub(super) enum DebtAsker {
     Peer { via: u64, request_id: u64, round: u64 },
     Safety { round: u64 },
     Leave,

@@ -7,12 +7,12 @@ use std::time::Duration;
 
 pub(crate) struct Allowance {
     most: usize,
-    state: Mutex<State>,
+    state: Mutex<Usage>,
     changed: Condvar,
 }
 
 #[derive(Default)]
-struct State {
+struct Usage {
     used: usize,
     /// Who waits, in the order of coming.
     waiting: VecDeque<u64>,
@@ -38,7 +38,7 @@ impl Allowance {
         let ticket = state.next_ticket;
         state.next_ticket += 1;
         state.waiting.push_back(ticket);
-        let has_to_wait = |state: &mut State| {
+        let has_to_wait = |state: &mut Usage| {
             let fits = state.used == 0 || state.used + bytes <= self.most;
             !fits || state.waiting.front() != Some(&ticket)
         };
@@ -53,7 +53,7 @@ impl Allowance {
         Some(Permit { allowance: self.clone(), bytes })
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, Usage> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -11,10 +11,10 @@ use mio::{Events, Poll, Token};
 use super::bell::Bell;
 use super::clock::Clock;
 use super::discovery_thread::DiscoveryRequests;
-use super::mailbox::{Inbox, Outbox};
+use super::mailbox::{Inbox, ThreadOutbox};
 use super::messages::{Order, ToControl};
 use super::net::datagram::Datagrams;
-use super::net::{ConnectionId, LossCause, Net, NetEvent, Target};
+use super::net::{ConnectionId, Destination, LossCause, Net, NetEvent};
 use super::ring::Pop;
 use super::shared::Shared;
 use super::tokens::{FIRST_CONNECTION, LISTENER};
@@ -39,7 +39,7 @@ pub(crate) struct ControlThread {
     pub(crate) messages: Inbox<ToControl>,
     /// Where there is something to look up.
     pub(crate) discovery: Option<DiscoveryRequests>,
-    pub(crate) cores: Vec<Outbox<Order>>,
+    pub(crate) cores: Vec<ThreadOutbox<Order>>,
     pub(crate) shared: Arc<Shared>,
 }
 
@@ -335,10 +335,10 @@ fn control_frame(request_id: u64, message: Message) -> Frame {
     Frame { partition: Partition::default(), request_id, message }
 }
 
-fn target(link: Link) -> Target {
-    Target { addr: link.addr, expects: link.expects, channel: Channel::Control }
+fn target(link: Link) -> Destination {
+    Destination { addr: link.addr, expects: link.expects, channel: Channel::Control }
 }
 
-fn link(target: &Target) -> Link {
+fn link(target: &Destination) -> Link {
     Link { addr: target.addr, expects: target.expects }
 }

@@ -16,7 +16,7 @@ use super::engine_thread::message;
 use super::idle::{CoreCount, Patience, look, spare_processors};
 use super::mailbox::{Inbox, SendError, Sender};
 use super::messages::{CallMessage, Order, ToControl};
-use super::net::{ConnectionId, Net, NetEvent, Target};
+use super::net::{ConnectionId, Destination, Net, NetEvent};
 use super::reply::ReplyTo;
 use super::ring::Pop;
 use super::shared::Shared;
@@ -325,7 +325,7 @@ impl CoreLoop {
             match action {
                 Action::Reply { caller, outcome } => caller.send(outcome),
                 Action::Ask { to, core, partition, request_id, request } => {
-                    let target = Target {
+                    let target = Destination {
                         addr: to.addr,
                         expects: Some((to.node, to.boot)),
                         channel: Channel::Core(core),
@@ -387,7 +387,7 @@ impl CoreLoop {
         progress.is_some() || debt.is_some() || *partitions_at_risk > 0
     }
 
-    fn close(&mut self, now: Now, target: Target) {
+    fn close(&mut self, now: Now, target: Destination) {
         if let Some(net) = &mut self.thread.net {
             net.close(target);
         }

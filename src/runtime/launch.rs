@@ -28,7 +28,7 @@ use super::discovery_thread::{self, DiscoveryRequests};
 use super::engine_thread::Threads;
 use super::fence::heavy_fence;
 use super::idle::note_processors;
-use super::mailbox::{Inbox, Outbox, mailbox};
+use super::mailbox::{Inbox, ThreadOutbox, mailbox};
 use super::messages::{
     CALLS_CAPACITY, CallMessage, MESSAGES_CAPACITY, ORDERS_CAPACITY, Order, Senders, ToControl,
 };
@@ -248,7 +248,7 @@ impl Launch<'_> {
             datagrams,
             messages,
             discovery,
-            cores: self.senders.orders.iter().cloned().map(Outbox::new).collect(),
+            cores: self.senders.orders.iter().cloned().map(ThreadOutbox::new).collect(),
             shared: self.threads.shared.clone(),
         });
         self.threads.spawn(CONTROL_NAME.to_owned(), move || control_thread::run(control_loop))

@@ -4,7 +4,7 @@
 //! inboxes, which share its bell: what floods one of them leaves room in the others.
 //!
 //! An app thread that finds no room [waits for it](super::wait_list). Nobody on an engine thread ever does: what does
-//! not fit stays in the sender's [`Outbox`] until the next turn.
+//! not fit stays in the sender's [`ThreadOutbox`] until the next turn.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -168,12 +168,12 @@ impl<T> From<PushError<T>> for SendError<T> {
 ///
 /// It holds what does not fit into the queue, without a bound of its own: every message stands for a
 /// change of the members or for an open connection, and those are bounded.
-pub(crate) struct Outbox<T, W = SystemWaker> {
+pub(crate) struct ThreadOutbox<T, W = SystemWaker> {
     sender: Sender<T, W>,
     overflow: VecDeque<T>,
 }
 
-impl<T, W: Wake> Outbox<T, W> {
+impl<T, W: Wake> ThreadOutbox<T, W> {
     pub(crate) fn new(sender: Sender<T, W>) -> Self {
         Self { sender, overflow: VecDeque::new() }
     }

@@ -16,7 +16,7 @@ use super::mailbox::Sender;
 use super::net::Handover;
 use super::reply::ReplyTo;
 use crate::clock::Instant;
-use crate::discovery::Found;
+use crate::discovery::FoundAddresses;
 use crate::placement::Placement;
 use crate::shard::{Call, Debt, Lease, Stage};
 use crate::types::Identity;
@@ -108,7 +108,7 @@ pub(crate) enum ToControl {
     /// An app waits, with this ticket, until no copy is missing anywhere.
     WatchSafety { ticket: u64, until: Instant },
     /// The result of a lookup.
-    Found(Box<Found>),
+    Found(Box<FoundAddresses>),
     /// Hand everything over, then leave the cluster.
     Leave,
 }

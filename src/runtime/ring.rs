@@ -57,12 +57,12 @@ struct Ring<T> {
     /// The position that is claimed next, and [`CLOSED`]. Positions only grow, and a slot is used for every
     /// position that is its own modulo the capacity.
     tail: Padded<AtomicU64>,
-    slots: Box<[Slot<T>]>,
+    slots: Box<[RingSlot<T>]>,
 }
 
 /// In cache lines of its own: it goes from one processor to another and back.
 #[repr(align(64))]
-struct Slot<T> {
+struct RingSlot<T> {
     /// [`vacant`] or [`filled`] for the position that it is used for now.
     word: AtomicU64,
     crossing: Crossing,
@@ -88,7 +88,7 @@ const fn filled(position: u64) -> u64 {
 
 /// A ring for `capacity` messages, or for as many more as make a power of two.
 pub(crate) fn ring<T>(capacity: usize) -> (Producer<T>, Consumer<T>) {
-    let slot = |position| Slot {
+    let slot = |position| RingSlot {
         word: AtomicU64::new(vacant(position)),
         crossing: Crossing::default(),
         message: UnsafeCell::new(MaybeUninit::uninit()),
@@ -99,7 +99,7 @@ pub(crate) fn ring<T>(capacity: usize) -> (Producer<T>, Consumer<T>) {
 }
 
 impl<T> Ring<T> {
-    fn slot(&self, position: u64) -> &Slot<T> {
+    fn slot(&self, position: u64) -> &RingSlot<T> {
         &self.slots[position as usize & (self.slots.len() - 1)]
     }
 
@@ -166,7 +166,7 @@ impl<T> Producer<T> {
 
     #[cfg(all(test, not(gridkv_loom)))]
     pub(crate) fn queued(&self) -> usize {
-        let is_filled = |slot: &&Slot<T>| slot.word.load(Ordering::Acquire) & 1 == 1;
+        let is_filled = |slot: &&RingSlot<T>| slot.word.load(Ordering::Acquire) & 1 == 1;
         self.ring.slots.iter().filter(is_filled).count()
     }
 }

@@ -33,20 +33,20 @@ const ABANDONED: u8 = 3;
 /// A slot that nobody uses. Dropped, its memory is lost: it belongs into a pool.
 #[must_use = "a slot is never freed"]
 pub(crate) struct Slot<T: 'static> {
-    shared: &'static Shared<T>,
+    shared: &'static SlotMemory<T>,
 }
 
 /// The end that takes the answer. Dropped before the answer came, it leaves the slot to the answerer; after that,
 /// the slot is lost, and is better had by [`give_up`](Self::give_up).
 #[must_use = "somebody is to wait for the answer"]
 pub(crate) struct Waiter<T: 'static> {
-    shared: &'static Shared<T>,
+    shared: &'static SlotMemory<T>,
 }
 
 /// The end that gives it. Dropped, it leaves its waiter waiting: it belongs into what answers in any case.
 #[must_use = "somebody waits for the answer"]
 pub(crate) struct Answerer<T: 'static> {
-    shared: &'static Shared<T>,
+    shared: &'static SlotMemory<T>,
 }
 
 /// No answer came in time. When it comes, the answerer has the slot.
@@ -56,7 +56,7 @@ pub(crate) struct TimedOut;
 /// Alone in its cache lines, since the threads at both ends run at the same time; a small answer lies in the first,
 /// with the word.
 #[repr(C, align(128))]
-struct Shared<T> {
+struct SlotMemory<T> {
     word: AtomicU8,
     answer: UnsafeCell<Option<T>>,
     parker: Parker,
@@ -65,12 +65,12 @@ struct Shared<T> {
 // SAFETY: an answer goes from one thread to another, which `T: Send` allows. The cell is the answerer's until it
 // changes the word, to `ANSWERED`, and then the waiter's, or its own again if the waiter has changed the word to
 // `ABANDONED` before. Both changes are swaps that release and acquire.
-unsafe impl<T: Send> Sync for Shared<T> {}
+unsafe impl<T: Send> Sync for SlotMemory<T> {}
 
 impl<T> Slot<T> {
     pub(crate) fn new() -> Self {
         Self {
-            shared: Box::leak(Box::new(Shared {
+            shared: Box::leak(Box::new(SlotMemory {
                 word: AtomicU8::new(ANSWERED),
                 answer: UnsafeCell::new(None),
                 parker: Parker::default(),
@@ -138,7 +138,7 @@ impl<T> Waiter<T> {
 
     /// Until it is answered, or the time is up.
     fn sleep(&self, deadline: Option<Instant>) {
-        let Shared { word, parker, .. } = self.shared;
+        let SlotMemory { word, parker, .. } = self.shared;
         let may_sleep = word.compare_exchange(OPEN, PARKED, Ordering::Relaxed, Ordering::Relaxed).is_ok();
         while may_sleep && !self.is_answered() && parker.park(deadline) {}
     }

@@ -9,8 +9,8 @@ use mio::net::{TcpListener, TcpStream};
 
 use super::connection::{Connection, Filled};
 use super::{
-    ANSWERS_HIGH_BYTES, ConnectionId, HELLO_TIMEOUT, Handover, LINGER, Link, MAX_STRANGERS, Net, NetEvent,
-    READ_BUDGET_BYTES, Stage, handshake,
+    ANSWERS_HIGH_BYTES, ConnectionId, HELLO_TIMEOUT, Handover, LINGER, LinkStage, MAX_STRANGERS, Net,
+    NetEvent, NetLink, READ_BUDGET_BYTES, handshake,
 };
 use crate::clock::Instant;
 use crate::wire::codec;
@@ -43,7 +43,7 @@ impl Net {
         let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
         let connection = Connection::new(stream, peer);
         connection.tune();
-        match self.insert(connection, Stage::Stranger, Some(now + HELLO_TIMEOUT)) {
+        match self.insert(connection, LinkStage::Stranger, Some(now + HELLO_TIMEOUT)) {
             Ok(id) => {
                 self.counters.accepted += 1;
                 self.add_stranger(id);
@@ -65,10 +65,10 @@ impl Net {
     /// Welcomes a greeted connection, which stays with this thread.
     pub(crate) fn welcome(&mut self, connection: ConnectionId, welcome: Hello) {
         let Some(link) = self.links.get_mut(&connection.0) else { return };
-        if !matches!(link.stage, Stage::Greeted) {
+        if !matches!(link.stage, LinkStage::Greeted) {
             return;
         }
-        link.stage = Stage::Serving { paused: false };
+        link.stage = LinkStage::Serving { paused: false };
         link.connection.raise_limit();
         self.queue(connection.0, handshake(Message::Welcome(welcome)));
         // What came behind the HELLO was reported while nobody read.
@@ -78,7 +78,7 @@ impl Net {
     /// Welcomes a greeted connection and gives it away, to be [adopted](Self::adopt) by another thread's
     /// `Net`. `None` when it ended meanwhile.
     pub(crate) fn hand_over(&mut self, connection: ConnectionId, welcome: Hello) -> Option<Handover> {
-        if !matches!(self.links.get(&connection.0)?.stage, Stage::Greeted) {
+        if !matches!(self.links.get(&connection.0)?.stage, LinkStage::Greeted) {
             return None;
         }
         self.queue(connection.0, handshake(Message::Welcome(welcome)));
@@ -97,7 +97,7 @@ impl Net {
     ) -> ConnectionId {
         self.now = now;
         let peer = handover.connection.peer();
-        match self.insert(handover.connection, Stage::Serving { paused: false }, None) {
+        match self.insert(handover.connection, LinkStage::Serving { paused: false }, None) {
             Ok(id) => {
                 self.write_link(id, events);
                 self.read_link(id, events);
@@ -117,10 +117,10 @@ impl Net {
     /// reported of this connection.
     pub(crate) fn refuse(&mut self, connection: ConnectionId, refusal: Refusal) {
         let Some(link) = self.links.get_mut(&connection.0) else { return };
-        if !matches!(link.stage, Stage::Greeted | Stage::Serving { .. }) {
+        if !matches!(link.stage, LinkStage::Greeted | LinkStage::Serving { .. }) {
             return;
         }
-        link.stage = Stage::Refusing { finished: false };
+        link.stage = LinkStage::Refusing { finished: false };
         let Refusal { reason, mut text } = refusal;
         text.truncate(text.floor_char_boundary(MAX_REFUSAL_BYTES));
         self.set_deadline(connection.0, Some(self.now + LINGER));
@@ -131,7 +131,7 @@ impl Net {
 
     /// Closes an accepted connection at once. Nothing more is reported of it.
     pub(crate) fn close_accepted(&mut self, connection: ConnectionId) {
-        let is_accepted = |link: &Link| !matches!(link.stage, Stage::Outgoing(_));
+        let is_accepted = |link: &NetLink| !matches!(link.stage, LinkStage::Outgoing(_));
         if self.links.get(&connection.0).is_some_and(is_accepted) {
             self.remove(connection.0);
         }
@@ -156,14 +156,14 @@ impl Net {
     /// requests are left unread until half of them are written.
     pub(crate) fn answer(&mut self, connection: ConnectionId, frame: &Frame) {
         let id = connection.0;
-        if !self.links.get(&id).is_some_and(|link| matches!(link.stage, Stage::Serving { .. })) {
+        if !self.links.get(&id).is_some_and(|link| matches!(link.stage, LinkStage::Serving { .. })) {
             return;
         }
         self.queue(id, codec::encode(frame));
         if let Some(link) = self.links.get_mut(&id)
             && link.connection.queued_bytes() > ANSWERS_HIGH_BYTES
         {
-            link.stage = Stage::Serving { paused: true };
+            link.stage = LinkStage::Serving { paused: true };
         }
     }
 
@@ -181,7 +181,7 @@ impl Net {
                 self.strangers.remove(&id);
                 self.set_deadline(id, None);
                 if let Some(link) = self.links.get_mut(&id) {
-                    link.stage = Stage::Greeted;
+                    link.stage = LinkStage::Greeted;
                 }
                 events.push(NetEvent::Greeted { connection, hello });
             }

@@ -82,7 +82,7 @@ const ANSWERS_HIGH_BYTES: usize = 8 << 20;
 
 /// Whom to open a connection to: the key of an outgoing connection.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(crate) struct Target {
+pub(crate) struct Destination {
     pub(crate) addr: SocketAddr,
     /// Which life of which node, where that is known: an address may have passed to another.
     pub(crate) expects: Option<(NodeHash, Boot)>,
@@ -109,12 +109,12 @@ impl ConnectionId {
 #[derive(Debug)]
 pub(crate) enum NetEvent {
     /// Our connection was welcomed; what waited for that is on its way.
-    Opened { target: Target, welcome: Hello },
+    Opened { target: Destination, welcome: Hello },
     /// Something came over a connection that we opened: an answer, a control message.
-    Answer { target: Target, frame: Frame },
+    Answer { target: Destination, frame: Frame },
     /// Our connection failed or ended. What was sent over it and not answered is lost, in the sense that
     /// nobody knows whether it arrived.
-    Lost { target: Target, cause: LossCause },
+    Lost { target: Destination, cause: LossCause },
     /// An accepted connection's first frame. It waits for `welcome`, `hand_over` or `refuse`.
     Greeted { connection: ConnectionId, hello: Hello },
     /// Something came over an accepted connection that was welcomed.
@@ -164,14 +164,14 @@ impl fmt::Debug for Handover {
 }
 
 /// A connection and how far it has come.
-struct Link {
+struct NetLink {
     connection: Connection,
-    stage: Stage,
+    stage: LinkStage,
     /// Where `timers` has it.
     deadline: Option<Instant>,
 }
 
-enum Stage {
+enum LinkStage {
     /// We opened it.
     Outgoing(Outgoing),
     /// Accepted, and not heard yet.
@@ -185,7 +185,7 @@ enum Stage {
 }
 
 /// For the log: what a link was, without what it carried.
-impl fmt::Display for Stage {
+impl fmt::Display for LinkStage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Outgoing(Outgoing { target, step, .. }) => {
@@ -199,15 +199,15 @@ impl fmt::Display for Stage {
 }
 
 struct Outgoing {
-    target: Target,
-    step: Step,
+    target: Destination,
+    step: DialStep,
     /// Sent before the welcome, to be written after it.
     waiting: Vec<Encoded>,
     waiting_bytes: usize,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Step {
+enum DialStep {
     Dialling,
     /// HELLO is sent.
     Greeting,
@@ -216,7 +216,7 @@ enum Step {
     Broken,
 }
 
-impl Step {
+impl DialStep {
     /// Where a failed write leaves the connection: before the welcome it only ever failed to open.
     fn broken(self) -> Self {
         if self == Self::Open { Self::Broken } else { self }
@@ -243,8 +243,8 @@ pub(crate) struct Net {
     /// Numbers links. A link's token is its number above `first_token`, and neither is used twice: an
     /// event that comes late finds nobody.
     next: u64,
-    links: BTreeMap<u64, Link>,
-    targets: BTreeMap<Target, u64>,
+    links: BTreeMap<u64, NetLink>,
+    targets: BTreeMap<Destination, u64>,
     /// Accepted links that are not heard yet, or refused; the oldest first.
     strangers: BTreeSet<u64>,
     timers: BTreeSet<(Instant, u64)>,
@@ -254,7 +254,7 @@ pub(crate) struct Net {
     /// held it back.
     unread: BTreeSet<u64>,
     /// Lost where there was no list of events at hand.
-    lost: BTreeMap<Target, LossCause>,
+    lost: BTreeMap<Destination, LossCause>,
     counters: NetCounters,
 }
 
@@ -361,25 +361,25 @@ impl Net {
     fn insert(
         &mut self,
         mut connection: Connection,
-        stage: Stage,
+        stage: LinkStage,
         deadline: Option<Instant>,
     ) -> io::Result<u64> {
         let id = self.next;
         connection.register(&self.registry, Token(self.first_token + id as usize))?;
         self.next += 1;
-        self.links.insert(id, Link { connection, stage, deadline: None });
+        self.links.insert(id, NetLink { connection, stage, deadline: None });
         self.set_deadline(id, deadline);
         Ok(id)
     }
 
     /// Forgets a link everywhere. The poll forgets it too.
-    fn remove(&mut self, id: u64) -> Option<Link> {
+    fn remove(&mut self, id: u64) -> Option<NetLink> {
         self.set_deadline(id, None);
         let mut link = self.links.remove(&id)?;
         self.strangers.remove(&id);
         self.dirty.remove(&id);
         self.unread.remove(&id);
-        if let Stage::Outgoing(outgoing) = &link.stage {
+        if let LinkStage::Outgoing(outgoing) = &link.stage {
             self.targets.remove(&outgoing.target);
         }
         link.connection.deregister(&self.registry);
@@ -401,13 +401,13 @@ impl Net {
         let Some(link) = self.remove(id) else { return };
         log::debug!("{} with {} ended: {kind}", link.stage, link.connection.peer());
         match link.stage {
-            Stage::Outgoing(Outgoing { target, step, .. }) => {
+            LinkStage::Outgoing(Outgoing { target, step, .. }) => {
                 events.push(NetEvent::Lost { target, cause: step.cause(kind) });
             }
-            Stage::Greeted | Stage::Serving { .. } => {
+            LinkStage::Greeted | LinkStage::Serving { .. } => {
                 events.push(NetEvent::Closed { connection: ConnectionId(id) });
             }
-            Stage::Stranger | Stage::Refusing { .. } => {}
+            LinkStage::Stranger | LinkStage::Refusing { .. } => {}
         }
     }
 

@@ -8,7 +8,8 @@ use mio::net::TcpStream;
 
 use super::connection::{Connection, cost};
 use super::{
-    LossCause, Net, NetEvent, OPEN_TIMEOUT, OUT_LIMIT_BYTES, Outgoing, Stage, Step, Target, handshake,
+    Destination, DialStep, LinkStage, LossCause, Net, NetEvent, OPEN_TIMEOUT, OUT_LIMIT_BYTES, Outgoing,
+    handshake,
 };
 use crate::clock::Instant;
 use crate::wire::codec;
@@ -19,33 +20,33 @@ impl Net {
     /// [`flush`](Net::flush) after the welcome. Whether it was taken: the peer may be so far behind that
     /// memory must not pay for more. (Not taken for a connection that was lost: its `Lost` covers the frame.)
     #[must_use]
-    pub(crate) fn send(&mut self, now: Instant, target: Target, frame: &Frame) -> bool {
+    pub(crate) fn send(&mut self, now: Instant, target: Destination, frame: &Frame) -> bool {
         let Some(id) = self.connection_to(now, target) else { return true };
         let Some(link) = self.links.get_mut(&id) else { return true };
-        let Stage::Outgoing(outgoing) = &mut link.stage else { return true };
+        let LinkStage::Outgoing(outgoing) = &mut link.stage else { return true };
         if link.connection.queued_bytes() + outgoing.waiting_bytes > OUT_LIMIT_BYTES {
             return false;
         }
         let frame = codec::encode(frame);
         match outgoing.step {
-            Step::Dialling | Step::Greeting => {
+            DialStep::Dialling | DialStep::Greeting => {
                 outgoing.waiting_bytes += cost(&frame);
                 outgoing.waiting.push(frame);
             }
-            Step::Open => self.queue(id, frame),
+            DialStep::Open => self.queue(id, frame),
             // Its loss is about to be reported, and includes this frame.
-            Step::Broken => {}
+            DialStep::Broken => {}
         }
         true
     }
 
     /// Dials, where there is no connection yet.
-    pub(crate) fn open(&mut self, now: Instant, target: Target) {
+    pub(crate) fn open(&mut self, now: Instant, target: Destination) {
         self.connection_to(now, target);
     }
 
     /// Drops the connection with everything queued, and reports nothing of it any more.
-    pub(crate) fn close(&mut self, target: Target) {
+    pub(crate) fn close(&mut self, target: Destination) {
         self.lost.remove(&target);
         if let Some(id) = self.targets.get(&target).copied() {
             self.remove(id);
@@ -53,7 +54,7 @@ impl Net {
     }
 
     /// `None` when it is lost and that is still to be reported: the report covers what is sent meanwhile.
-    fn connection_to(&mut self, now: Instant, target: Target) -> Option<u64> {
+    fn connection_to(&mut self, now: Instant, target: Destination) -> Option<u64> {
         self.now = now;
         if self.lost.contains_key(&target) {
             return None;
@@ -68,24 +69,24 @@ impl Net {
             }
             Err(error) => {
                 log::debug!("dialling {}: {error}", target.addr);
-                self.lost.insert(target, Step::Dialling.cause(error.kind()));
+                self.lost.insert(target, DialStep::Dialling.cause(error.kind()));
                 None
             }
         }
     }
 
-    fn dial(&mut self, now: Instant, target: Target) -> io::Result<u64> {
+    fn dial(&mut self, now: Instant, target: Destination) -> io::Result<u64> {
         let stream = TcpStream::connect(target.addr)?;
-        let outgoing = Outgoing { target, step: Step::Dialling, waiting: Vec::new(), waiting_bytes: 0 };
+        let outgoing = Outgoing { target, step: DialStep::Dialling, waiting: Vec::new(), waiting_bytes: 0 };
         let connection = Connection::new(stream, target.addr);
-        self.insert(connection, Stage::Outgoing(outgoing), Some(now + OPEN_TIMEOUT))
+        self.insert(connection, LinkStage::Outgoing(outgoing), Some(now + OPEN_TIMEOUT))
     }
 
     /// Says HELLO, if this is a dial and it has come through.
     pub(super) fn finish_dial(&mut self, id: u64, events: &mut Vec<NetEvent>) {
         let Some(link) = self.links.get_mut(&id) else { return };
-        let Stage::Outgoing(outgoing) = &mut link.stage else { return };
-        if outgoing.step != Step::Dialling {
+        let LinkStage::Outgoing(outgoing) = &mut link.stage else { return };
+        if outgoing.step != DialStep::Dialling {
             return;
         }
         match link.connection.is_connected() {
@@ -96,8 +97,8 @@ impl Net {
                     // The thread dialled before it knew who it is. Nobody can be greeted so.
                     return self.end(id, io::ErrorKind::NotConnected, events);
                 };
-                outgoing.step = Step::Greeting;
-                let Target { channel, expects, .. } = outgoing.target;
+                outgoing.step = DialStep::Greeting;
+                let Destination { channel, expects, .. } = outgoing.target;
                 link.connection.tune();
                 self.queue(id, handshake(Message::Hello(self.local.hello(identity, channel, expects))));
             }
@@ -108,30 +109,30 @@ impl Net {
     pub(super) fn received_answer(
         &mut self,
         id: u64,
-        target: Target,
-        step: Step,
+        target: Destination,
+        step: DialStep,
         frame: Frame,
         events: &mut Vec<NetEvent>,
     ) {
         match (step, frame.message) {
             (_, Message::Refused(refusal)) => self.lose(id, target, refusal, events),
-            (Step::Greeting, Message::Welcome(welcome)) => self.welcomed(id, target, welcome, events),
-            (Step::Open | Step::Broken, message @ (Message::Answer(_) | Message::Control(_))) => {
+            (DialStep::Greeting, Message::Welcome(welcome)) => self.welcomed(id, target, welcome, events),
+            (DialStep::Open | DialStep::Broken, message @ (Message::Answer(_) | Message::Control(_))) => {
                 events.push(NetEvent::Answer { target, frame: Frame { message, ..frame } });
             }
-            (Step::Greeting, _) => self.end_for(id, &"neither welcomed nor refused us", events),
+            (DialStep::Greeting, _) => self.end_for(id, &"neither welcomed nor refused us", events),
             _ => self.end_for(id, &"sent what an acceptor does not send", events),
         }
     }
 
-    fn welcomed(&mut self, id: u64, target: Target, welcome: Hello, events: &mut Vec<NetEvent>) {
+    fn welcomed(&mut self, id: u64, target: Destination, welcome: Hello, events: &mut Vec<NetEvent>) {
         let Some(identity) = self.identity else { return };
         if let Err(refusal) = self.local.judge_welcome(identity, target.expects, &welcome) {
             return self.lose(id, target, refusal, events);
         }
         let Some(link) = self.links.get_mut(&id) else { return };
-        let Stage::Outgoing(outgoing) = &mut link.stage else { return };
-        outgoing.step = Step::Open;
+        let LinkStage::Outgoing(outgoing) = &mut link.stage else { return };
+        outgoing.step = DialStep::Open;
         outgoing.waiting_bytes = 0;
         let waiting = std::mem::take(&mut outgoing.waiting);
         link.connection.raise_limit();
@@ -143,7 +144,7 @@ impl Net {
         events.push(NetEvent::Opened { target, welcome });
     }
 
-    fn lose(&mut self, id: u64, target: Target, refusal: Refusal, events: &mut Vec<NetEvent>) {
+    fn lose(&mut self, id: u64, target: Destination, refusal: Refusal, events: &mut Vec<NetEvent>) {
         log::debug!("no connection with {}: {:?}", target.addr, refusal.text);
         self.remove(id);
         events.push(NetEvent::Lost { target, cause: LossCause::Refused(refusal) });

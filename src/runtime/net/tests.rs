@@ -57,8 +57,12 @@ fn node(id: &str) -> Node {
 }
 
 impl Node {
-    fn target(&self, channel: Channel) -> Target {
-        Target { addr: self.identity.addr, expects: Some((self.identity.node, self.identity.boot)), channel }
+    fn target(&self, channel: Channel) -> Destination {
+        Destination {
+            addr: self.identity.addr,
+            expects: Some((self.identity.node, self.identity.boot)),
+            channel,
+        }
     }
 
     fn pass(&mut self) {
@@ -171,7 +175,7 @@ fn found(request_id: u64, value_bytes: usize) -> Frame {
 }
 
 /// `a` opens to `b`, which welcomes it on its control thread.
-fn connect(a: &mut Node, b: &mut Node) -> (Target, ConnectionId) {
+fn connect(a: &mut Node, b: &mut Node) -> (Destination, ConnectionId) {
     let target = b.target(Channel::Control);
     a.net.open(NOW, target);
     let (connection, hello) = until_both(a, b, |_, b| b.greeted());
@@ -395,7 +399,7 @@ fn an_acceptor_that_asks_or_does_not_greet_is_left() {
 
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = listener.local_addr().unwrap();
-    a.net.open(NOW, Target { addr, expects: None, channel: Channel::Control });
+    a.net.open(NOW, Destination { addr, expects: None, channel: Channel::Control });
     let (mut stream, _) = listener.accept().unwrap();
     stream.write_all(b"SSH-2.0-OpenSSH_9.6p1\r\n").unwrap();
     assert_eq!(until(&mut a, Node::lost), LossCause::Unreachable(io::ErrorKind::InvalidData));
@@ -405,7 +409,7 @@ fn an_acceptor_that_asks_or_does_not_greet_is_left() {
 #[test]
 fn another_life_at_the_same_address_is_not_spoken_to() {
     let (mut a, mut b) = (node("a"), node("b"));
-    let target = Target { expects: Some((b.identity.node, Boot(4))), ..b.target(Channel::Control) };
+    let target = Destination { expects: Some((b.identity.node, Boot(4))), ..b.target(Channel::Control) };
     let not_me =
         |cause| matches!(cause, LossCause::Refused(refusal) if refusal.reason == RefusalReason::NotMe);
     a.net.open(NOW, target);
@@ -441,7 +445,7 @@ fn a_peer_that_takes_no_answers_gets_no_more_requests_read_until_it_does() {
     }
     assert!((8..200).contains(&answered), "{answered} answered");
     let link = &b.net.links[&connection.0];
-    assert!(matches!(link.stage, Stage::Serving { paused: true }));
+    assert!(matches!(link.stage, LinkStage::Serving { paused: true }));
     assert!(
         link.connection.queued_bytes() < ANSWERS_HIGH_BYTES + (REQUESTS_PER_PASS + 1) * ((1 << 20) + 256)
     );
@@ -471,7 +475,7 @@ fn a_peer_that_takes_no_requests_gets_no_more_and_keeps_its_connection() {
     assert!(a.net.targets.contains_key(&target) && !a.net.owes());
 
     // The same while the welcome is still awaited.
-    let other = Target { channel: Channel::Core(CoreId(0)), ..target };
+    let other = Destination { channel: Channel::Core(CoreId(0)), ..target };
     let taken = (0..70).filter(|_| a.net.send(NOW, other, &large)).count();
     assert_eq!(taken, 64);
     assert_eq!(a.lost(), None);
