@@ -1,5 +1,8 @@
-//! The control thread: one [`Control`], one poll, the listener and the datagram socket. It accepts every
-//! connection, has `Control` judge it, and hands it to the core that its opener wants.
+//! The control thread: one [`Control`], one poll, the listener and the datagram socket.
+//! [`ControlLoop`] has the loop.
+//!
+//! It accepts every connection, has `Control` judge it, and hands it to the core that its opener
+//! wants.
 
 use std::io;
 use std::sync::Arc;
@@ -24,10 +27,11 @@ use crate::events::Event;
 use crate::types::Partition;
 use crate::wire::message::{Channel, Frame, Message};
 
-/// How many datagrams one turn takes: more than a cluster's gossip brings, so that a flood of them leaves
-/// the connections and timers their control_loop.
+/// How many datagrams one pass takes: more than a cluster's gossip brings. A flood of them leaves
+/// the connections and timers their share.
 const DATAGRAMS_PER_PASS: usize = 256;
 
+/// What the control thread is made of.
 pub(crate) struct ControlThread {
     pub(crate) poll: Poll,
     pub(crate) bell: Arc<Bell>,
@@ -37,13 +41,13 @@ pub(crate) struct ControlThread {
     pub(crate) listener: TcpListener,
     pub(crate) datagrams: Datagrams,
     pub(crate) messages: Inbox<ToControl>,
-    /// Where there is something to look up.
+    /// `None` if there is nothing to look up.
     pub(crate) discovery: Option<DiscoveryRequests>,
     pub(crate) cores: Vec<ThreadOutbox<Order>>,
     pub(crate) shared: Arc<Shared>,
 }
 
-/// The control thread's loop, begun and not yet running.
+/// The loop of the control thread.
 pub(crate) struct ControlLoop {
     thread: ControlThread,
     actions: Vec<ControlAction>,
@@ -51,7 +55,7 @@ pub(crate) struct ControlLoop {
     next_request: u64,
 }
 
-/// Gives every core its first placement, so that the first call finds one.
+/// Begins the loop: gives every core its first placement, so that the first call finds one.
 pub(crate) fn begin(thread: ControlThread) -> ControlLoop {
     let mut control_loop =
         ControlLoop { thread, actions: Vec::new(), net_events: Vec::new(), next_request: 1 };
@@ -102,7 +106,7 @@ impl ControlLoop {
         self.thread.control.deadline().into_iter().chain(net).min().map(|at| at.since(now))
     }
 
-    /// One control_loop. Whether there is more to do at once.
+    /// Does one pass. Returns whether there is more to do at once.
     fn run(&mut self, events: &Events) -> bool {
         let now = self.thread.clock.instant();
         self.take_messages(now);
@@ -120,7 +124,8 @@ impl ControlLoop {
         is_behind
     }
 
-    /// Says farewell, where that is wanted. Whatever is read from here on could only be answered wrongly.
+    /// Says farewell if the other nodes are to be told. A frame that is read from here on could
+    /// only be answered wrongly.
     fn stop(mut self) {
         let now = self.thread.clock.instant();
         if !self.thread.shared.is_silent() {
@@ -242,7 +247,7 @@ impl ControlLoop {
                     let request_id = self.next_request;
                     self.next_request += 1;
                     let frame = control_frame(request_id, Message::Control(message));
-                    // A status or a question: asked again.
+                    // If it does not fit: a status or a question is sent again anyway.
                     let _ = self.thread.net.send(now, target(link), &frame);
                 }
                 ControlAction::Answer { via, request_id, message } => {
@@ -311,7 +316,7 @@ impl ControlLoop {
                 ControlAction::Left => self.thread.shared.update(|state| state.has_left = true),
             }
         }
-        // Whoever hears of it finds the members as it says.
+        // Last, so that an app that hears of it finds the members as it says.
         for event in happened {
             self.notify(&event);
         }

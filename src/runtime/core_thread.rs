@@ -1,5 +1,7 @@
-//! A core thread: one shard, one poll. One turn of its loop takes messages and frames within a budget,
-//! lets the shard work on them, carries out what it asks for, and writes each connection once.
+//! A core thread: one shard, one poll. [`CoreLoop`] has the loop.
+//!
+//! Each pass of the loop takes messages and frames within a budget, lets the shard work on them,
+//! carries out what it asks for, and writes each connection once.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -27,12 +29,15 @@ use crate::shard::{Action, Event, Shard};
 use crate::types::{CoreId, Identity};
 use crate::wire::message::{Channel, Frame, Message};
 
-/// How many operations one turn takes, so that sockets and timers get theirs under a flood of calls.
+/// How many operations one pass takes, so that sockets and timers get their share under a flood of
+/// calls.
 const OPERATIONS_PER_PASS: usize = 256;
 
-/// After how many operations sockets are looked at, where there are calls all the time: some ten microseconds.
+/// After how many operations the sockets are looked at if there are calls all the time: some ten
+/// microseconds.
 const OPERATIONS_PER_POLL: usize = 64;
 
+/// What a core thread is made of.
 pub(crate) struct CoreThread {
     pub(crate) core: CoreId,
     pub(crate) poll: Poll,
@@ -43,30 +48,30 @@ pub(crate) struct CoreThread {
     pub(crate) calls: Inbox<CallMessage>,
     pub(crate) orders: Inbox<Order>,
     pub(crate) shared: Arc<Shared>,
-    /// Both `None` where the engine is standalone.
+    /// Both are `None` if the engine is standalone.
     pub(crate) net: Option<Net>,
     pub(crate) control: Option<Sender<ToControl>>,
 }
 
-/// The state of the loop.
+/// The loop of a core thread.
 struct CoreLoop {
     thread: CoreThread,
-    /// When it began.
+    /// When the current pass began.
     now: Now,
     patience: Patience,
     /// Operations since the sockets were last looked at.
     unpolled: usize,
-    /// Who is at the other end of the accepted connections.
+    /// The node at the other end of each accepted connection.
     peers: BTreeMap<ConnectionId, Identity>,
     actions: Vec<Action<ReplyTo>>,
     net_events: Vec<NetEvent>,
-    /// Requests that their peer's connection had no room for.
+    /// Requests that did not fit into their connection's queue.
     unsent: Vec<u64>,
     /// What the control thread has not been told yet, because its queue was full.
     unreported: Report,
 }
 
-/// The latest of what a core tells the control thread: what is older does not matter any more.
+/// The latest of what a core tells the control thread: anything older does not matter any more.
 #[derive(Default)]
 struct Report {
     progress: Option<ToControl>,
@@ -74,7 +79,7 @@ struct Report {
     partitions_at_risk: usize,
 }
 
-/// Runs until the engine is closed. Where it panics, the engine is closed before anybody is told.
+/// Runs until the engine is closed. If it panics, the engine is closed before any caller is told.
 ///
 /// # Errors
 ///
@@ -125,14 +130,14 @@ impl CoreLoop {
         Ok(())
     }
 
-    /// Waits for something to do, where there is nothing, as the strategy says.
+    /// Waits as the idle strategy says, unless there is something to do.
     fn wait(&mut self, events: &mut Events, is_behind: bool) -> io::Result<()> {
         events.clear();
         let is_due = self.deadline().is_some_and(|at| at <= self.now.instant);
         if !is_behind && !is_due && !self.has_messages() && !self.spin(events)? {
             return self.sleep(events);
         }
-        // What a poll has reported it does not report again.
+        // The poll has not reported anything yet: what it reports it does not report again.
         if self.thread.net.is_some() && self.unpolled >= OPERATIONS_PER_POLL && events.is_empty() {
             self.unpolled = 0;
             poll_for(&mut self.thread.poll, events, Duration::ZERO)?;
@@ -140,13 +145,13 @@ impl CoreLoop {
         Ok(())
     }
 
-    /// A message, or the end.
+    /// Whether a message or the end has come.
     fn has_messages(&self) -> bool {
         self.thread.calls.has_item() || self.thread.orders.has_item() || self.thread.shared.is_closed()
     }
 
-    /// Looks for messages and at the sockets for as long as the strategy allows, and no longer than until
-    /// something is due. Whether something is there.
+    /// Looks for messages and at the sockets, for as long as the strategy allows and until
+    /// something is due. Returns whether something is there.
     fn spin(&mut self, events: &mut Events) -> io::Result<bool> {
         let until = match self.thread.idle {
             IdleStrategy::Park => return Ok(false),
@@ -176,7 +181,7 @@ impl CoreLoop {
         Ok(found || self.thread.idle == IdleStrategy::Busy)
     }
 
-    /// Sleeps until somebody rings, a socket has something, or something is due.
+    /// Sleeps until another thread rings, a socket has something, or something is due.
     fn sleep(&mut self, events: &mut Events) -> io::Result<()> {
         let timeout = self.deadline().map(|at| at.since(self.thread.clock.instant()));
         let CoreThread { poll, bell, calls, orders, shared, .. } = &mut self.thread;
@@ -191,13 +196,13 @@ impl CoreLoop {
         Ok(())
     }
 
-    /// When something is due, at the latest.
+    /// Returns when something is due.
     fn deadline(&self) -> Option<Instant> {
         let net = self.thread.net.as_ref().and_then(Net::deadline);
         self.thread.shard.deadline().into_iter().chain(net).min()
     }
 
-    /// One core_loop. Whether there is more to do at once.
+    /// Does one pass. Returns whether there is more to do at once.
     fn run(&mut self, events: &Events) -> bool {
         let now = self.thread.clock.now();
         self.now = now;
@@ -206,13 +211,13 @@ impl CoreLoop {
         is_behind |= self.take_calls(now);
         if self.thread.shard.deadline().is_some_and(|at| at <= now.instant) {
             self.thread.shard.handle_timers(now, &mut self.actions);
-            // It may have gone on with as many operations of batches as a turn has.
+            // It may have gone on with as many operations of batches as a pass takes.
             self.unpolled += OPERATIONS_PER_POLL;
         }
         self.perform(now);
         if let Some(net) = &mut self.thread.net {
             net.flush(&mut self.net_events);
-            // What the flush lost is handled in the next core_loop.
+            // What the flush lost is handled in the next pass.
             is_behind |= !self.net_events.is_empty();
         }
         while let Some(request_id) = self.unsent.pop() {
@@ -291,7 +296,7 @@ impl CoreLoop {
         }
     }
 
-    /// Takes calls within the budget of a core_loop. Whether there are more.
+    /// Takes calls within the budget of a pass. Returns whether there are more.
     fn take_calls(&mut self, now: Now) -> bool {
         let mut operations = 0;
         while operations < OPERATIONS_PER_PASS
@@ -310,7 +315,7 @@ impl CoreLoop {
         if operations > 0 {
             self.thread.calls.admit();
         }
-        // A turn without any counts, too: there are other reasons to be busy.
+        // A pass without any counts, too: there are other reasons to be busy.
         self.unpolled += operations.max(OPERATIONS_PER_POLL / 4);
         self.thread.calls.has_item()
     }
@@ -366,7 +371,8 @@ impl CoreLoop {
         self.actions = actions;
     }
 
-    /// Tells the control thread what is new, as far as it has room. Whether something is left to tell.
+    /// Tells the control thread what is new, as far as it has room. Returns whether something is
+    /// left to tell.
     fn report(&mut self) -> bool {
         let (Some(control), Report { progress, debt, partitions_at_risk }) =
             (&self.thread.control, &mut self.unreported)
@@ -404,7 +410,8 @@ impl CoreLoop {
         }
     }
 
-    /// Answers whoever waits. Who waits in the queue is answered when that is dropped.
+    /// Answers every caller that the shard knows. A caller in the queue is answered when the queue
+    /// is dropped.
     fn stop(mut self) {
         let now = self.thread.clock.now();
         self.tell(now, Event::Stop(self.thread.shared.stopped_by()));
@@ -414,8 +421,10 @@ impl CoreLoop {
         }
     }
 
-    /// After a panic: closes the engine and lets go of whoever waits. Of the rest of the shard, which may be in
-    /// any state, nothing is looked at again: its memory is never freed.
+    /// Closes the engine after a panic, and lets go of every caller that waits.
+    ///
+    /// The rest of the shard may be in any state, so nothing looks at it again: its memory is never
+    /// freed.
     fn abandon(self, why: &str) {
         self.thread.shared.fail(why);
         let mut shard = ManuallyDrop::new(self.thread.shard);

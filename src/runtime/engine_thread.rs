@@ -1,11 +1,11 @@
-//! What all threads of an engine have in common: nobody may wait on them for each other, and none
-//! of them may fail alone.
+//! What all threads of an engine have in common: none of them may wait for another, and none may
+//! fail alone.
 //!
-//! An engine that answers for some of its keys only would be taken for a healthy one by the other
-//! nodes. So when one of its threads panics, or cannot poll, the engine is closed first: from then
-//! on no copy here is read. Then whoever waits is told, the other threads stop, and the node leaves
-//! the cluster as if it had died. The app lives on. (Where panics abort, nothing of this happens:
-//! the process ends.)
+//! If only one thread stopped, the engine would answer for some of its keys, and the other nodes
+//! would take it for a healthy one. So when a thread panics or cannot poll, the engine is closed
+//! first: from then on no copy here is read. Then all callers that wait are told, the other threads
+//! stop, and the node leaves the cluster as if it had died. The app lives on. (If panics abort,
+//! nothing of this happens: the process ends.)
 
 use std::any::Any;
 use std::cell::{Cell, RefCell};
@@ -25,21 +25,22 @@ thread_local! {
     static ENGINE: RefCell<Option<Arc<Shared>>> = const { RefCell::new(None) };
 }
 
-/// Whether the caller is one of an engine's own threads, of whichever engine: it must not wait for
-/// one.
+/// Whether the caller runs on a thread of any engine, which must not wait for one.
 #[inline]
 pub(crate) fn is_engine_thread() -> bool {
     IS_ENGINE_THREAD.get()
 }
 
-/// Why the calling thread's engine stops, where it does.
+/// Returns why the calling thread's engine stops, if it does.
 pub(crate) fn stopped_by() -> StoppedBy {
     let engine = ENGINE.try_with(|engine| engine.borrow().clone()).ok().flatten();
     engine.map_or(StoppedBy::Request, |shared| shared.stopped_by())
 }
 
-/// To be called before anybody is told anything by a drop: where an engine's thread is panicking,
-/// its engine is closed first, so that nobody hears of it who could still read here.
+/// Closes the engine if the calling thread is one of its threads and panics.
+///
+/// A drop that tells a caller something calls it first, so that no caller learns of the panic while
+/// it could still read here.
 pub(crate) fn close_if_panicking() {
     if thread::panicking() {
         let engine = ENGINE.try_with(|engine| engine.borrow().clone()).ok().flatten();
@@ -105,8 +106,8 @@ struct EngineThread {
 }
 
 impl EngineThread {
-    /// Runs a thread's loop to its end. Where it does not end because it was told to, the whole
-    /// engine stops.
+    /// Runs a thread's loop to its end. If the loop ends by an error or a panic, the whole engine
+    /// stops.
     fn run(self, run: impl FnOnce() -> io::Result<()>) {
         IS_ENGINE_THREAD.set(true);
         ENGINE.set(Some(self.shared.clone()));
@@ -130,7 +131,7 @@ impl EngineThread {
     }
 }
 
-/// What a panic says.
+/// Returns the text of a panic.
 pub(crate) fn message(payload: &(dyn Any + Send)) -> &str {
     let text = payload.downcast_ref::<&str>().copied();
     text.or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("it does not say why")

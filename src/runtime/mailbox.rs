@@ -1,10 +1,12 @@
-//! A thread's inbox: a bounded [`ring`](mod@super::ring), and a [`Bell`] to wake the thread out of its poll.
+//! A mailbox: a bounded [`ring`](mod@super::ring), and a [`Bell`] that wakes the receiving thread
+//! out of its poll.
 //!
-//! A message to a thread that is awake is a few instructions, and no system call. A thread may have several
-//! inboxes, which share its bell: what floods one of them leaves room in the others.
+//! A message to a thread that is awake is a few instructions, and no system call. A thread may have
+//! several inboxes, which share its bell: a flood in one of them leaves room in the others.
 //!
-//! An app thread that finds no room [waits for it](super::wait_list). Nobody on an engine thread ever does: what does
-//! not fit stays in the sender's [`ThreadOutbox`] until the next turn.
+//! If the ring is full, an app's thread [waits for room](super::wait_list). An engine's thread
+//! never waits: what does not fit stays in the sender's [`ThreadOutbox`] until the next pass of its
+//! loop.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -15,8 +17,10 @@ use super::ring::{Consumer, Pop, Producer, PushError, ring};
 use super::wait_list::WaitList;
 use crate::sync::{Mutant, has_failed, planted, spin_loop, yield_now};
 
-/// How often an app thread looks for room before it enters the list, and from when on it lets others run between
-/// two looks: the thread that makes room may need this one's processor. In the models it is a step like any
+/// How often an app's thread looks for room before it enters the wait list, and from which look on
+/// it lets others run in between.
+///
+/// The thread that makes room may need this one's processor. In the models it is a step like any
 /// other.
 const SPINS: usize = if cfg!(gridkv_loom) { 0 } else { 64 };
 const YIELDS_FROM: u32 = 48;
@@ -28,23 +32,23 @@ pub(crate) struct Sender<T, W = SystemWaker> {
     bell: Arc<Bell<W>>,
 }
 
-/// The receiving end. Dropping it closes the mailbox and drops every message in it: each is received, or dropped
-/// here, or comes back to its sender.
+/// The receiving end. Dropping it closes the mailbox: each message in it is dropped or goes back to
+/// its sender.
 pub(crate) struct Inbox<T> {
     consumer: Consumer<T>,
     wait_list: Arc<WaitList>,
 }
 
-/// Why a message was not taken; it comes back.
+/// Why a message was not taken; it holds the message.
 #[derive(Debug)]
 pub(crate) enum SendError<T> {
     /// No room before the deadline.
     Full(T),
-    /// The thread has ended.
+    /// The receiving thread has ended.
     Closed(T),
 }
 
-/// An inbox for `capacity` messages, or somewhat more, of the thread that has this bell.
+/// Makes a mailbox for at least `capacity` messages, for the thread that has this bell.
 pub(crate) fn mailbox<T, W>(capacity: usize, bell: Arc<Bell<W>>) -> (Sender<T, W>, Inbox<T>) {
     let (producer, consumer) = ring(capacity);
     let wait_list = Arc::new(WaitList::default());
@@ -52,17 +56,18 @@ pub(crate) fn mailbox<T, W>(capacity: usize, bell: Arc<Bell<W>>) -> (Sender<T, W
 }
 
 impl<T> Inbox<T> {
-    /// The next message. Whoever takes some [admits](Self::admit) afterwards.
+    /// Takes the next message. A thread that has taken some [admits](Self::admit) afterwards.
     pub(crate) fn pop(&mut self) -> Pop<T> {
         self.consumer.pop()
     }
 
-    /// Whether a message is here that can be taken.
+    /// Whether there is a message that can be taken.
     pub(crate) fn has_item(&self) -> bool {
         self.consumer.has_item()
     }
 
-    /// Once after messages were taken: those who wait for the room get it.
+    /// Gives the room that was made to the callers that wait for it. Called once after messages
+    /// were taken.
     pub(crate) fn admit(&mut self) {
         self.wait_list.admit(|| self.consumer.free());
     }
@@ -87,14 +92,15 @@ impl<T, W> Clone for Sender<T, W> {
 }
 
 impl<T, W: Wake> Sender<T, W> {
-    /// For engine threads: never waits.
+    /// Sends now or not at all, without waiting. An engine's thread sends no other way.
     pub(crate) fn try_send(&self, message: T) -> Result<(), SendError<T>> {
         self.producer.push(message)?;
         self.bell.ring();
         Ok(())
     }
 
-    /// Waits for room until the deadline, or for as long as it takes. For app threads.
+    /// Sends, and waits for room until the deadline, or for ever if there is none. Only app threads
+    /// may wait.
     pub(crate) fn send_until(
         &self,
         message: T,
@@ -134,7 +140,8 @@ impl<T, W: Wake> Sender<T, W> {
                     }
                 }
             }
-            // Whoever filled the ring may have been preempted before it rang, or before it woke the thread.
+            // The sender that filled the ring might have been preempted before it rang, or before
+            // it woke the thread.
             self.bell.ring();
             self.bell.ring_again();
             if !position.wait(deadline) {
@@ -149,7 +156,8 @@ impl<T, W: Wake> Sender<T, W> {
         self.producer.queued()
     }
 
-    /// For who has sent a message and is about to sleep until it is answered.
+    /// Wakes the thread again if a wake is still to come; called before a sleep that waits for the
+    /// answer.
     pub(crate) fn ring_again(&self) {
         self.bell.ring_again();
     }
@@ -164,10 +172,10 @@ impl<T> From<PushError<T>> for SendError<T> {
     }
 }
 
-/// What an engine thread sends to another one, in order, without ever waiting.
+/// What an engine's thread sends to another one, in order and without ever waiting.
 ///
-/// It holds what does not fit into the queue, without a bound of its own: every message stands for a
-/// change of the members or for an open connection, and those are bounded.
+/// It holds what does not fit into the queue, without a bound of its own: every message stands for
+/// a change of the members or for an open connection, and those are bounded.
 pub(crate) struct ThreadOutbox<T, W = SystemWaker> {
     sender: Sender<T, W>,
     overflow: VecDeque<T>,
@@ -183,14 +191,15 @@ impl<T, W: Wake> ThreadOutbox<T, W> {
         self.flush();
     }
 
-    /// What comes again and again, and is worth nothing to a thread that lies behind. Unless it `matters`.
+    /// Sends unless earlier messages wait, or the message `matters`: a message that comes again and
+    /// again is worth nothing to a thread that is behind.
     pub(crate) fn send_unless_behind(&mut self, message: T, matters: bool) {
         if matters || self.overflow.is_empty() {
             self.send(message);
         }
     }
 
-    /// Sends what did not fit before; whether anything is left.
+    /// Sends what did not fit before. Returns whether anything is left.
     pub(crate) fn flush(&mut self) -> bool {
         while let Some(message) = self.overflow.pop_front() {
             match self.sender.try_send(message) {
@@ -199,7 +208,7 @@ impl<T, W: Wake> ThreadOutbox<T, W> {
                     self.overflow.push_front(message);
                     return true;
                 }
-                // It has ended, and with it whatever the message was about.
+                // The thread has ended, and with it the matter of the message.
                 Err(SendError::Closed(_)) => {}
             }
         }
@@ -219,7 +228,7 @@ mod tests {
 
     use super::*;
 
-    /// For a thread that does not sleep.
+    /// A waker for a thread that does not sleep.
     struct Silent;
 
     impl Wake for Silent {
@@ -247,7 +256,7 @@ mod tests {
         }
     }
 
-    /// Lets other threads run until so many wait for room.
+    /// Lets other threads run until this many wait for room.
     fn until_waiting<T>(inbox: &Inbox<T>, count: usize) {
         while inbox.wait_list.waiting() < count {
             thread::yield_now();

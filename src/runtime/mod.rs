@@ -1,10 +1,22 @@
-//! The only home of threads, sockets and the operating system's clock.
+//! The runtime: the only home of threads, sockets and the operating system's clock.
 //!
-//! [`Runtime`] starts and stops an engine's threads: [`core_thread`] runs one shard each,
-//! [`control_thread`] runs membership and accepts connections, and [`engine_thread`] says what
-//! happens when one of them fails. They talk to each other and to the app's threads through
-//! [mailboxes](mod@mailbox), each a [`ring`] and a [`bell`]; an answer comes back through a
-//! [`reply`], which is a [`slot`]. Who has nothing to do is [`idle`]. [`net`] has the sockets.
+//! [`Runtime`] is the ways in: it starts and stops an engine's threads, and takes calls to them.
+//!
+//! ```text
+//! launch              from settings to threads that run
+//! core_thread         one shard each           ─┐
+//! control_thread      membership, accepting     │ their loops, and what happens when one of them fails
+//! discovery_thread    lookups that block        │ (engine_thread)
+//! engine_thread                                ─┘
+//! messages · shared   what threads send each other; what they share with the engine's handle
+//! mailbox             how a message comes to a thread: a ring and a bell, and a wait list for its room
+//! reply · completions how an answer comes back: a slot, or a queue
+//! idle                what a thread does that has nothing to do
+//! net                 the sockets
+//! ```
+//!
+//! Nothing here decides what a shard or the control decides: its files name their events and
+//! actions, and none of `net`, the mailboxes and the replies knows a shard's insides.
 
 mod affinity;
 mod allowance;
@@ -71,7 +83,7 @@ pub(crate) struct Runtime {
     threads: Threads,
 }
 
-/// A call that no core took: nothing happened.
+/// Why no core took a call: nothing happened.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum NotSent {
     Full,
@@ -119,7 +131,7 @@ impl Runtime {
         Ok(Self { clock, cluster, address, longest_spin, senders, views, allowance, threads })
     }
 
-    /// Gives a core a call, which may bring a large value, waiting for room until `deadline`.
+    /// Sends a core a call, which may bring a large value, and waits for room until `deadline`.
     pub(crate) fn send(
         &self,
         core: CoreId,
@@ -136,7 +148,7 @@ impl Runtime {
         }
     }
 
-    /// Waits for the answer of a core to what was sent at `since`.
+    /// Waits for a core's answer to a call that was sent at `since`.
     pub(crate) fn wait(
         &self,
         core: CoreId,
@@ -148,13 +160,13 @@ impl Runtime {
         reply.wait(&self.clock, since, self.longest_spin, ring_again, deadline)
     }
 
-    /// How many calls wait for a core.
+    /// Returns how many calls wait for a core.
     #[cfg(test)]
     pub(crate) fn queued(&self, core: CoreId) -> usize {
         self.senders.calls[usize::from(core.0)].queued()
     }
 
-    /// Gives a core a call that nobody waits for, if there is room.
+    /// Sends a core a call that no thread waits for, if there is room.
     pub(crate) fn submit(
         &self,
         core: CoreId,
@@ -168,12 +180,12 @@ impl Runtime {
         let calls = &self.senders.calls[usize::from(core.0)];
         let message = CallMessage::new(call, ReplyTo::completion(slot, permit));
         calls.try_send(message).map_err(|error| self.not_sent(error))?;
-        // Nobody waits who would do it later.
+        // No caller waits that would do it later.
         calls.ring_again();
         Ok(())
     }
 
-    /// Whether a caller may wait for this engine.
+    /// Checks that the calling thread may wait for this engine.
     pub(crate) fn check_caller(&self) -> Result<(), NotSent> {
         if !self.threads.shared.is_open() {
             return Err(self.closed());
@@ -181,12 +193,12 @@ impl Runtime {
         if is_engine_thread() { Err(NotSent::WouldBlock) } else { Ok(()) }
     }
 
-    /// Why it is closed.
+    /// Returns why the engine is closed.
     pub(crate) fn closed(&self) -> NotSent {
         if self.threads.shared.has_failed() { NotSent::Failed } else { NotSent::Closed }
     }
 
-    /// The call that comes back is nobody's any more.
+    /// Ends a call that was not sent.
     fn not_sent(&self, error: SendError<CallMessage>) -> NotSent {
         let (message, why) = match error {
             SendError::Full(message) => (message, NotSent::Full),
@@ -196,7 +208,7 @@ impl Runtime {
         why
     }
 
-    /// Lets a value of so many bytes be made for a call, when there is room for it among those
+    /// Lets a value of this many bytes be made for a call once there is room for it among those
     /// under way.
     pub(crate) fn allow(&self, bytes: usize, deadline: Instant) -> Result<Option<Permit>, NotSent> {
         match &self.allowance {
@@ -209,7 +221,7 @@ impl Runtime {
         }
     }
 
-    /// The same, without waiting.
+    /// Lets a value of this many bytes be made for a call if there is room for it now.
     pub(crate) fn allow_now(&self, bytes: usize) -> Result<Option<Permit>, NotSent> {
         match &self.allowance {
             Some(allowance) if bytes > MAX_FREE_BYTES => {
@@ -270,7 +282,7 @@ impl Runtime {
         }
     }
 
-    /// Why a closed engine will not be ready.
+    /// Returns why a closed engine will not be ready.
     fn not_ready(&self) -> NotReady {
         if self.threads.shared.has_failed() { NotReady::EngineFailed } else { NotReady::ShutDown }
     }
@@ -320,12 +332,14 @@ impl Runtime {
     }
 
     /// Stops and joins the threads. With `farewell` the other nodes are told; without, they find
-    /// out. Called again, it waits for nothing. Called on an engine's own thread, it does not join.
+    /// out.
+    ///
+    /// Called again, it waits for nothing. Called on an engine's own thread, it does not join.
     pub(crate) fn stop(&self, farewell: bool) {
         self.threads.stop(farewell);
     }
 
-    /// Why it has failed, where it has.
+    /// Returns why the engine has failed, if it has.
     pub(crate) fn failure(&self) -> Option<String> {
         self.threads.shared.lock().failure.clone()
     }
@@ -351,7 +365,7 @@ impl Runtime {
         self.cluster
     }
 
-    /// What this node's cores let others read, until the engine is closed.
+    /// Returns what this node's cores let other threads read, until the engine is closed.
     #[inline]
     pub(crate) fn views(&self) -> Result<&Views, NotSent> {
         if self.threads.shared.is_open() { Ok(&self.views) } else { Err(self.closed()) }

@@ -1,26 +1,28 @@
-//! App threads that wait for room in a queue that is full, the longest-waiting first.
+//! A wait list: the app threads that wait for room in a full queue, the longest-waiting first.
 //!
 //! ```text
 //! waiter                            consumer
 //! enter the list                    take messages
 //! fence                             fence
-//! try to push                       look whether anybody is in the list
+//! try to push                       look whether the list has a waiter
 //! sleep
 //! ```
 //!
-//! One of the fences comes first: either the push finds the room, or the consumer finds the waiter. What the
-//! consumer pays is one fence and one load for a whole batch of messages, and a lock where somebody waits.
+//! One of the fences comes first: either the push finds the room, or the consumer finds the waiter.
+//! The consumer pays one fence and one load for a whole batch of messages, and a lock if a caller
+//! waits.
 //!
-//! # Why nobody waits beside free room for ever
+//! # Why no caller waits for ever while there is room
 //!
-//! Each time the consumer has taken messages, it wakes as many as there is room for: all of them, where the queue
-//! is empty. And after each wake somebody tries to push: whoever was woken, even if its time is up by then; or, if
-//! it had pushed already and was only about to leave the list, the next one, to whom it hands the wake on. Either
-//! the push succeeds, and the consumer will come for the message; or the queue is full, and the consumer will come
-//! for what is in it. So as long as anybody waits, the consumer is to come again.
+//! Each time the consumer has taken messages, it wakes as many waiters as there is room for: all of
+//! them, if the queue is empty. After each wake a caller tries to push. It is the one that was
+//! woken, even if its time is up by then. If that one had pushed already and was only about to
+//! leave the list, it hands the wake on to the next one. Either the push succeeds, and the consumer
+//! will come for the message; or the queue is full, and the consumer will come for what is in it.
+//! So while any caller waits, the consumer is to come again.
 //!
-//! Somebody who comes just then may take the room before who was woken gets there, since no place in the queue is
-//! kept for anybody. It goes back to the front of the list then.
+//! A newcomer might take the room before the waiter that was woken gets there, since no place in
+//! the queue is kept. The waiter then goes back to the front of the list.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -31,20 +33,20 @@ use crate::sync::{AtomicBool, Fences, Mutant, Mutex, Ordering, Padded, lock, pla
 
 #[derive(Default)]
 pub(crate) struct WaitList {
-    /// Whether anybody is in the list. Changed under its lock.
+    /// Whether any caller is in the list. Changed under its lock.
     is_wanted: Padded<AtomicBool>,
     waiting: Mutex<VecDeque<Arc<Parker>>>,
     fences: Fences,
 }
 
-/// A place in the list. It is left, or was taken off it by a wake.
+/// A caller's position in the list. It ends when the caller leaves, or when a wake takes it off.
 pub(crate) struct WaitPosition<'a> {
     wait_list: &'a WaitList,
     parker: Arc<Parker>,
 }
 
 impl WaitList {
-    /// Before a push that is the last one before a sleep.
+    /// Enters the list, before a push that is the last one before a sleep.
     pub(crate) fn enter(&self) -> WaitPosition<'_> {
         let position = WaitPosition { wait_list: self, parker: Arc::default() };
         self.change(|waiting| waiting.push_back(position.parker.clone()));
@@ -52,7 +54,7 @@ impl WaitList {
         position
     }
 
-    /// After messages were taken: wakes as many as there is room for.
+    /// Wakes as many callers as there is room for. Called after messages were taken.
     pub(crate) fn admit(&self, free: impl FnOnce() -> usize) {
         self.fences.fence_unless(Mutant::UnfencedAdmit);
         if self.is_wanted.0.load(Ordering::Relaxed) && !planted(Mutant::SkippedAdmit) {
@@ -63,15 +65,15 @@ impl WaitList {
         }
     }
 
-    /// The queue is closed: whoever waits will hear so from it. Who comes later does before it sleeps, as the lock
-    /// orders its entry behind this.
+    /// Wakes all callers: the queue is closed, and tells them so. A caller that comes later finds
+    /// that out before it sleeps, as the lock orders its entry behind this.
     pub(crate) fn close(&self) {
         if !planted(Mutant::SilentClose) {
             self.change(|waiting| waiting.drain(..).for_each(|parker| parker.unpark()));
         }
     }
 
-    /// Whether anybody is in the list, as far as can be seen without the lock.
+    /// Whether any caller is in the list, as far as can be seen without the lock.
     pub(crate) fn is_wanted(&self) -> bool {
         self.is_wanted.0.load(Ordering::Relaxed)
     }
@@ -89,25 +91,25 @@ impl WaitList {
 }
 
 impl WaitPosition<'_> {
-    /// Sleeps until there may be room. `false` when the time was up first: then nobody has woken it, and it is in
-    /// the list no more.
+    /// Sleeps until there may be room. `false` if the time was up first: then no wake has come, and
+    /// the caller is in the list no more.
     pub(crate) fn wait(&self, deadline: Option<Instant>) -> bool {
         self.parker.park(deadline) || self.was_woken()
     }
 
-    /// Whether it was woken at the last moment, its time being up. The wake is taken then, or the next sleep would end
-    /// by it, with a place in the list.
+    /// Whether a wake came at the last moment, when the time was up. The wake is taken then;
+    /// otherwise the next sleep would end by it, with a position in the list.
     fn was_woken(&self) -> bool {
         !self.leave() && !planted(Mutant::LostWake) && self.parker.park(None)
     }
 
-    /// Back in the list, before all others, after a wake and before another push.
+    /// Enters the list again, before all others, after a wake and before another push.
     pub(crate) fn enter_again(&self) {
         self.wait_list.change(|waiting| waiting.push_front(self.parker.clone()));
         self.wait_list.fences.fence_unless(Mutant::UnfencedEntry);
     }
 
-    /// With its message sent. A wake that was on its way is for the next one.
+    /// Leaves with the message sent. A wake that was on its way is for the next caller.
     pub(crate) fn done(self) {
         if !self.leave() && !planted(Mutant::KeptWake) {
             self.wait_list.change(|waiting| {
@@ -118,7 +120,7 @@ impl WaitPosition<'_> {
         }
     }
 
-    /// Whether it was still in the list.
+    /// Leaves the list. Returns whether the caller was still in it.
     fn leave(&self) -> bool {
         let mut was_there = false;
         self.wait_list.change(|waiting| {

@@ -1,4 +1,5 @@
-//! The acceptor's side: hear the HELLO, let the control thread judge it, then serve or explain.
+//! The acceptor's side of a connection: hear the HELLO, let the control thread judge it, then serve
+//! or explain.
 
 #![forbid(unsafe_code)]
 
@@ -21,8 +22,10 @@ use crate::wire::message::{Frame, Hello, Message, Refusal};
 const MAX_REFUSAL_BYTES: usize = MAX_HANDSHAKE_BYTES / 2;
 
 impl Net {
-    /// Accepts everybody who waits. An error that concerns one of them skips it; one that concerns this
-    /// process, such as running out of descriptors, is logged, and the rest wait for the next to come.
+    /// Accepts every connection that waits.
+    ///
+    /// An error that concerns one of them skips it. An error that concerns this process, such as
+    /// running out of descriptors, is logged, and the rest wait for the next one to come.
     pub(crate) fn accept_all(&mut self, now: Instant, listener: &TcpListener) {
         self.now = now;
         loop {
@@ -71,12 +74,12 @@ impl Net {
         link.stage = LinkStage::Serving { paused: false };
         link.connection.raise_limit();
         self.queue(connection.0, handshake(Message::Welcome(welcome)));
-        // What came behind the HELLO was reported while nobody read.
+        // What came behind the HELLO was reported while the link was not read.
         self.unread.insert(connection.0);
     }
 
-    /// Welcomes a greeted connection and gives it away, to be [adopted](Self::adopt) by another thread's
-    /// `Net`. `None` when it ended meanwhile.
+    /// Welcomes a greeted connection and gives it away, to be [adopted](Self::adopt) by another
+    /// thread's `Net`. `None` if it has ended.
     pub(crate) fn hand_over(&mut self, connection: ConnectionId, welcome: Hello) -> Option<Handover> {
         if !matches!(self.links.get(&connection.0)?.stage, LinkStage::Greeted) {
             return None;
@@ -87,8 +90,8 @@ impl Net {
         Some(Handover { connection })
     }
 
-    /// Takes over a connection. It is written and read at once: what the poll reported of it, it reported
-    /// to somebody else.
+    /// Takes over a connection. It is written and read at once: its poll events so far went to
+    /// another thread.
     pub(crate) fn adopt(
         &mut self,
         now: Instant,
@@ -113,8 +116,8 @@ impl Net {
         }
     }
 
-    /// Says why not, then closes, once the other end has had the chance to read it. Nothing more is
-    /// reported of this connection.
+    /// Tells an opener why it is refused, and closes once it has had the chance to read that.
+    /// Nothing more is reported of this connection.
     pub(crate) fn refuse(&mut self, connection: ConnectionId, refusal: Refusal) {
         let Some(link) = self.links.get_mut(&connection.0) else { return };
         if !matches!(link.stage, LinkStage::Greeted | LinkStage::Serving { .. }) {
@@ -137,8 +140,8 @@ impl Net {
         }
     }
 
-    /// Reads and forgets what a refused opener still sends, until it closes: closing with unread bytes
-    /// would reset the connection, and the refusal might never be read.
+    /// Reads and forgets what a refused opener still sends, until it closes. Closing with unread
+    /// bytes would reset the connection, and the refusal might never be read.
     pub(super) fn linger(&mut self, id: u64) {
         let Some(link) = self.links.get_mut(&id) else { return };
         match link.connection.discard(READ_BUDGET_BYTES) {
@@ -152,8 +155,9 @@ impl Net {
         }
     }
 
-    /// Queues an answer. Answers to a connection that ended go nowhere. When many wait, the connection's
-    /// requests are left unread until half of them are written.
+    /// Queues an answer. Answers to a connection that ended go nowhere.
+    ///
+    /// When many wait, the connection's requests are left unread until half of them are written.
     pub(crate) fn answer(&mut self, connection: ConnectionId, frame: &Frame) {
         let id = connection.0;
         if !self.links.get(&id).is_some_and(|link| matches!(link.stage, LinkStage::Serving { .. })) {
@@ -167,7 +171,7 @@ impl Net {
         }
     }
 
-    /// A frame came over an accepted connection; `first` if it is the first one.
+    /// Takes up a frame that came over an accepted connection; `first` if it is the first one.
     pub(super) fn received_request(
         &mut self,
         id: u64,

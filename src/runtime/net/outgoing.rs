@@ -1,4 +1,5 @@
-//! The opener's side: dial when there is something to say, say HELLO, judge the WELCOME, then ask.
+//! The opener's side of a connection: dial when there is something to say, say HELLO, judge the
+//! WELCOME, then ask.
 
 #![forbid(unsafe_code)]
 
@@ -16,9 +17,11 @@ use crate::wire::codec;
 use crate::wire::message::{Frame, Hello, Message, Refusal};
 
 impl Net {
-    /// Queues a frame, and dials where there is no connection yet; it goes out with the first
-    /// [`flush`](Net::flush) after the welcome. Whether it was taken: the peer may be so far behind that
-    /// memory must not pay for more. (Not taken for a connection that was lost: its `Lost` covers the frame.)
+    /// Queues a frame, and dials if there is no connection yet; the frame goes out with the first
+    /// [`flush`](Net::flush) after the welcome.
+    ///
+    /// Returns whether it was taken: the peer may be so far behind that memory must not pay for
+    /// more. A connection that was lost counts as taken: its `Lost` covers the frame.
     #[must_use]
     pub(crate) fn send(&mut self, now: Instant, target: Destination, frame: &Frame) -> bool {
         let Some(id) = self.connection_to(now, target) else { return true };
@@ -40,7 +43,7 @@ impl Net {
         true
     }
 
-    /// Dials, where there is no connection yet.
+    /// Dials if there is no connection yet.
     pub(crate) fn open(&mut self, now: Instant, target: Destination) {
         self.connection_to(now, target);
     }
@@ -53,7 +56,8 @@ impl Net {
         }
     }
 
-    /// `None` when it is lost and that is still to be reported: the report covers what is sent meanwhile.
+    /// Returns the link to this destination, which it dials if there is none. `None` if the link is
+    /// lost and that is still to be reported: the report covers what is sent until then.
     fn connection_to(&mut self, now: Instant, target: Destination) -> Option<u64> {
         self.now = now;
         if self.lost.contains_key(&target) {
@@ -94,7 +98,8 @@ impl Net {
             Err(error) => self.end(id, error.kind(), events),
             Ok(true) => {
                 let Some(identity) = self.identity else {
-                    // The thread dialled before it knew who it is. Nobody can be greeted so.
+                    // The thread dialled before it knew its identity, and has nothing to greet
+                    // with.
                     return self.end(id, io::ErrorKind::NotConnected, events);
                 };
                 outgoing.step = DialStep::Greeting;
@@ -105,7 +110,7 @@ impl Net {
         }
     }
 
-    /// A frame came over a connection that we opened.
+    /// Takes up a frame that came over a connection that this node opened.
     pub(super) fn received_answer(
         &mut self,
         id: u64,

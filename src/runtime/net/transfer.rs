@@ -1,4 +1,4 @@
-//! One link's share of a turn: what it reads, what it writes, and when it must come back.
+//! One link's share of a pass: what it reads, what it writes, and when it must come back.
 
 #![forbid(unsafe_code)]
 
@@ -11,8 +11,10 @@ use super::{
 use crate::wire::message::Frame;
 
 impl Net {
-    /// Reads one link until nothing is left or its share of the turn is used up. What is in the buffer
-    /// goes first, so that the buffer holds no more than one turn's bytes beyond a frame.
+    /// Reads one link until nothing is left or its share of the pass is used up.
+    ///
+    /// What is in the buffer goes first, so that the buffer holds no more than one pass's bytes
+    /// beyond a frame.
     pub(super) fn read_link(&mut self, id: u64, events: &mut Vec<NetEvent>) {
         let mut filled = None;
         let mut requests = 0;
