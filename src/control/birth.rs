@@ -3,8 +3,8 @@
 //! A node starts without knowing whether the cluster has data. Its stage says how far it is:
 //!
 //! ```text
-//! Forming ──all see the same members, and none has data──▶ Born     the lists are born, synced and empty
-//!    └─────any member has data────────────────────────────▶ Joined   the node holds nothing until it has fetched it
+//! Forming ──all see the same, none has data──▶ Born     the lists are born, synced and empty
+//!    └──────any member has data──────────────▶ Joined   it holds nothing until it has fetched it
 //! ```
 //!
 //! For a birth at least W members (and a majority, if one is required) must see exactly the same

@@ -1,7 +1,8 @@
 //! Links: the connections between control threads, one each way for as long as both live.
 //!
-//! The end of a link is the first sign of a crash. That alone kills nobody: the link is dialled again, and
-//! only where nobody listens any more, and the member's own port answers no ping, is it declared dead.
+//! The end of a link is the first sign of a crash. That alone declares no member dead. The link is
+//! dialled again, and the member is declared dead only if no process listens there any more, and
+//! the member's own port answers no ping.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -15,13 +16,13 @@ use crate::shard::Stage;
 use crate::types::Identity;
 use crate::wire::message::{ControlMessage, Hello, Refusal, RefusalReason};
 
-/// Of how many addresses it is remembered what was refused, so that it is not said each time, and after how
+/// For how many addresses a refusal is remembered, so that it is not said each time, and after how
 /// long it is said again.
 const MAX_REFUSALS: usize = 64;
 const REFUSAL_REPEAT: Duration = Duration::from_secs(5);
 
-/// A member where nobody listens gets this many pings, this far apart, or a round trip where that takes longer, and as
-/// long again to answer.
+/// How many pings a member gets if no process listens at its address, and how far apart they are
+/// (or a round trip, if that takes longer). It has as long again to answer.
 const PINGS: u32 = 2;
 const PING_PERIOD: Duration = Duration::from_millis(20);
 
@@ -68,7 +69,7 @@ impl Control {
         if let Some(member) = self.links.values_mut().find(|member| Link::to(&member.identity) == link) {
             (member.state, member.backoff) = (LinkState::Up, LINK_BACKOFF);
             if self.refused_by.take().is_some() {
-                // Whoever had this node's id may be gone, and was a later life.
+                // The node that had this node's id may be gone, and was a later life.
                 actions.push(ControlAction::Ask { link, message: ControlMessage::AskMembers });
             }
             if self.stage == Stage::Forming {
@@ -117,8 +118,10 @@ impl Control {
         due.min()
     }
 
-    /// Asks the members for whom they know, one after the other: gossip about one that came is over soon, and may have
-    /// missed another that came at the same time.
+    /// Asks the members for the members that they know, one after the other.
+    ///
+    /// Gossip about a member that came is over soon, and may have missed another that came at the
+    /// same time.
     pub(super) fn handle_exchange_timer(&mut self, now: Instant, actions: &mut Actions) {
         if self.exchange_at > now {
             return;
@@ -134,7 +137,7 @@ impl Control {
         self.exchange_at = now + wait;
     }
 
-    /// A member where nobody listened answered a ping: it lives.
+    /// A member at whose address no process listened answered a ping: it lives.
     pub(super) fn probe_answered(&mut self, now: Instant, identity: &Identity) {
         if let Some(link) = self.links.get_mut(&identity.node)
             && matches!(link.state, LinkState::Probing { .. })
@@ -193,7 +196,7 @@ impl Control {
     }
 }
 
-/// Says nothing about a configuration.
+/// Whether a refusal says nothing about a configuration.
 fn is_passing(refusal: &Refusal) -> bool {
     matches!(refusal.reason, RefusalReason::NotMe | RefusalReason::Stopping)
 }

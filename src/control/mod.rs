@@ -1,13 +1,24 @@
 //! [`Control`]: from membership to placement. What the control thread does, without the thread.
 //!
-//! It keeps a connection, a *link*, to every member's control thread; finds members through the
-//! seeds; turns what SWIM says into placements for the cores; and decides the one thing that must
-//! be agreed on before there is any data: that the cluster is new.
+//! It keeps a connection, a *link*, to every member's control thread. It finds members through the
+//! seeds, and turns what SWIM says into placements for the cores. And it decides the one thing that
+//! must be agreed on before there is any data: that the cluster is new.
 //!
-//! [`links`] says how a crash is found, [`seeds`] how a cluster is, [`birth`] when lists are made,
-//! [`majority`] when they may change and be written to, [`debt`] when a node may be stopped,
-//! [`reach`] whether others reach this one, [`duplicates`] what becomes of a node whose id is in
-//! use, and [`publish`] what cores and app are told.
+//! ```text
+//! interface    what it is told (ControlEvent), and what it asks for (ControlAction)
+//! state        what it knows
+//! seeds        how it finds a cluster          links       how it finds a crash
+//! greetings    which nodes it lets in          duplicates  what happens if a node's id is in use
+//! birth        when lists are made             majority    when they may change and be written to
+//! publish      what cores and app are told     absent      which dead members are waited for
+//! debt         when a node may be stopped      leaving     how this node goes
+//! reach        whether others reach this node
+//! ```
+//!
+//! This file joins them: an event or a timer goes to the part that it concerns, and `finish_event`
+//! publishes what changed. The parts have methods of [`Control`] and share its state; they name the
+//! files `interface`, `state` and `absent`, and not each other. None of them names a thread, a
+//! socket or a clock.
 
 mod absent;
 mod birth;
@@ -49,12 +60,12 @@ impl Control {
         self.membership.identity()
     }
 
-    /// Whether the cores know of lists, and hear from a majority where one is required.
+    /// Whether the cores know of lists, and hear from a majority if one is required.
     pub(crate) fn is_serving(&self) -> bool {
         self.published.1 != Stage::Forming && self.has_majority()
     }
 
-    /// How far the cluster is with its first lists, as the cores know.
+    /// Returns how far the cluster is with its first lists, as the cores know.
     #[cfg(feature = "sim")]
     pub(crate) fn stage(&self) -> Stage {
         self.published.1
@@ -201,6 +212,7 @@ impl Control {
         actions.extend(event.map(ControlAction::Notify));
     }
 
+    /// Follows the end of a member's life.
     fn life_ended(&mut self, now: Instant, life: &Identity, actions: &mut Actions) {
         self.close_link(life, actions);
         self.handle_held_timers(now, actions);

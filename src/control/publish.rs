@@ -1,4 +1,5 @@
-//! What follows from membership: whom partitions can be placed on, and what the app sees.
+//! What follows from membership: the members that partitions can be placed on, the placement that
+//! the cores go by, and what the app sees.
 
 use std::sync::Arc;
 
@@ -76,7 +77,7 @@ impl Control {
         }
     }
 
-    /// Remembers whose lives are over; one that was only taken for dead is not.
+    /// Remembers the lives that are over. One that was only taken for dead is not.
     pub(super) fn note_gone(&mut self) {
         for Record { identity, state, .. } in self.membership.records() {
             if !state.is_active() {
@@ -87,7 +88,8 @@ impl Control {
         }
     }
 
-    /// The members that partitions can be placed on or fetched from: alive, and known by name.
+    /// Returns the members that partitions can be placed on or fetched from: those that live and
+    /// are known by name.
     pub(super) fn placeable(&self) -> Vec<Member> {
         let me = self.identity();
         let member = |known: Record| {
@@ -136,7 +138,7 @@ impl Control {
         let me = self.identity();
         let info = |known: Record| {
             let is_self = known.identity.life() == me.life();
-            // Another one may have its id.
+            // Another node may have its id.
             let is_alike = known.identity.node == me.node;
             let id =
                 if is_alike { NodeId::new(&self.config.local.node_id) } else { self.name(&known.identity)? };

@@ -1,8 +1,9 @@
-//! Whether others reach this node where it says that it is: a member is asked to dial back, over TCP and UDP.
+//! Reach: whether others reach this node at the address that it advertises. A member is asked to
+//! dial back, over TCP and UDP.
 //!
-//! A node behind a firewall, or one that advertises a wrong address, reaches others and is not reached. To it they all
-//! look well, and to them it is dead: it joins, dies and returns for ever. So it asks the first member that it is
-//! connected to, and says what that finds.
+//! A node behind a firewall, or one that advertises a wrong address, reaches others and is not
+//! reached. All others look well to it, and it looks dead to them: it joins, dies and returns for
+//! ever. So it asks the first member that it is connected to, and reports what that finds.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -18,16 +19,16 @@ use crate::wire::message::{ControlMessage, Reached, RefusalReason};
 const TRIES_FOR: Duration = Duration::from_millis(400);
 const PING_PERIOD: Duration = Duration::from_millis(80);
 
-/// For how many it tries at a time.
+/// For how many nodes it tries at a time.
 const MAX_TRIED: usize = 64;
 
-/// An answer that does not come is asked for again after this, one that is bad after that, as a datagram may get lost;
-/// and when it was bad twice, only now and then.
+/// After how long an answer that does not come is asked for again; and how rarely one that was bad
+/// twice. A bad answer is asked for once more at once, as a datagram may get lost.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 const ASK_RARELY: Duration = Duration::from_secs(10);
 
 impl Control {
-    /// This node was dead to others: it may be because they do not reach it.
+    /// Asks again whether others reach this node: it was dead to some, perhaps because they do not.
     pub(super) fn recheck_reachability(&mut self) {
         self.reach.is_certain = false;
     }
@@ -102,7 +103,7 @@ impl Control {
         tried.any(|it| Link::to(&it.identity) == link && it.is_up)
     }
 
-    /// What became of a link that may have been tried for a node that asked.
+    /// Takes up what became of a link that may have been tried for a node that asked.
     pub(super) fn link_was_tried(
         &mut self,
         now: Instant,

@@ -1,6 +1,8 @@
-//! Seeds: where a node looks for its cluster. Asked for ever, so that nodes that were started
-//! together or split apart find each other. Some are given as addresses; others are found, by their
-//! names or by what the app brought, again and again.
+//! Seeds: the addresses at which a node looks for its cluster.
+//!
+//! They are asked for ever, so that nodes that were started together or split apart find each
+//! other. Some are given as addresses. Others are found by a lookup, of their names or by the app's
+//! discovery, again and again.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -11,11 +13,11 @@ use crate::clock::Instant;
 use crate::discovery::FoundAddresses;
 use crate::wire::message::{ControlMessage, Hello};
 
-/// What there is to find is looked up again after this, where this node sees another one.
+/// After how long the lookup is made again if this node sees another one.
 const DISCOVERY_PERIOD: Duration = Duration::from_secs(30);
 
-/// A lookup that keeps failing is not waited for any longer before the cluster is born: a name may
-/// have no addresses until a node is ready.
+/// For how long a lookup that keeps failing holds up the birth of the cluster: a name may have no
+/// addresses until a node is ready.
 const DISCOVERY_PATIENCE: Duration = Duration::from_secs(5);
 
 impl Control {
@@ -27,8 +29,7 @@ impl Control {
         due.chain(self.discovery.at.filter(|_| self.leaving == Leaving::No)).min()
     }
 
-    /// Asks the seeds that are due and are no members: for ever, so that nodes that were started
-    /// together or split apart find each other.
+    /// Asks the seeds that are due and are no members.
     pub(super) fn handle_seed_timers(&mut self, now: Instant, actions: &mut Actions) {
         if self.leaving == Leaving::No && self.discovery.at.take_if(|at| *at <= now).is_some() {
             self.discovery.began.get_or_insert(now);
@@ -45,7 +46,8 @@ impl Control {
         }
     }
 
-    /// What was looked up: seeds from now on, in place of those that were found before.
+    /// Takes up the result of a lookup: seeds from now on, in place of those that were found
+    /// before.
     pub(super) fn found(&mut self, now: Instant, found: FoundAddresses) {
         let FoundAddresses { addresses, failure } = found;
         let began = *self.discovery.began.get_or_insert(now);
@@ -73,7 +75,8 @@ impl Control {
         }
     }
 
-    /// One that is a member has nothing new to say, and whoever leaves finds nobody any more.
+    /// Whether a seed is to be asked. One that is a member has nothing new to say, and a node that
+    /// leaves looks for none.
     pub(super) fn asks_seed(&self, seed: &SeedAddress) -> bool {
         self.leaving == Leaving::No && !self.is_member_at(seed.addr)
     }
@@ -96,7 +99,7 @@ impl Control {
         }
     }
 
-    /// It has told whom it knows, however late.
+    /// A seed has told the members that it knows, however late.
     pub(super) fn seed_is_done(&mut self, now: Instant, addr: SocketAddr) {
         for seed in self.seeds.iter_mut().filter(|seed| seed.addr == addr) {
             if seed.state == SeedState::Trying {

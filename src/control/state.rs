@@ -1,7 +1,7 @@
 //! [`Control`]: everything that the control thread knows, in one place.
 //!
-//! The files beside this one have what it does, each one subject; they share this state and name
-//! nothing of each other.
+//! The other files of this folder have what it does, each one subject. They share this state, and
+//! name nothing of each other.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;

@@ -300,7 +300,8 @@ impl CoreLoop {
     fn take_calls(&mut self, now: Now) -> bool {
         let mut operations = 0;
         while operations < OPERATIONS_PER_PASS
-            // Cheaper to look at than to pop in vain, which would take the producers' line from them.
+            // Cheaper to look at than to pop in vain, which would take the producers' line from
+            // them.
             && self.thread.calls.has_item()
             && let Pop::Item(message) = self.thread.calls.pop()
         {

@@ -33,7 +33,8 @@ use crate::options::IdleStrategy;
 /// a core that is awake has answered.
 pub(crate) const LOOKS: u32 = 64;
 
-/// A core that never sleeps looks more often than can be counted: the tests begin near the end of the numbers.
+/// A core that never sleeps looks more often than can be counted: the tests begin near the end of
+/// the numbers.
 const FIRST_LOOK: u32 = if cfg!(test) { u32::MAX - 10 } else { 0 };
 
 /// A spin never gets shorter than the longest one divided by this, so that it can grow again.

@@ -4,7 +4,8 @@
 //! 1. bind the sockets
 //! 2. prepare the control thread, then each core: poll, bell, mailboxes, net
 //! 3. start the cores; each pins itself, makes its shard, and hands out the view of it
-//! 4. start the control thread, which gives the cores their first placement (a standalone engine's is given here)
+//! 4. start the control thread, which gives the cores their first placement
+//!    (a standalone engine's cores are given theirs here)
 //! ```
 //!
 //! What can fail is made before the first thread is started, as far as it can be. If something

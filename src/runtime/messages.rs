@@ -1,10 +1,11 @@
 //! What an engine's threads send each other, each through a [mailbox](mod@super::mailbox).
 //!
 //! ```text
-//! message        from                                 to               when the mailbox is full
-//! CallMessage    an app's thread                      a core           the caller waits for room
-//! Order          the control thread                   a core           the control thread keeps it
-//! ToControl      a core, discovery, an app's thread   control thread   a core keeps the latest, the others wait
+//! message       from                        to              when the mailbox is full
+//! CallMessage   an app's thread             a core          the caller waits for room
+//! Order         the control thread          a core          the control thread keeps it
+//! ToControl     a core                      the control     the core keeps the latest
+//! ToControl     discovery, an app's thread  the control     the sender waits for room
 //! ```
 
 #![forbid(unsafe_code)]

@@ -56,8 +56,8 @@ pub(crate) enum Pop<T> {
 }
 
 struct Ring<T> {
-    /// The position that is claimed next, and [`CLOSED`]. Positions only grow, and a slot is used for every
-    /// position that is its own modulo the capacity.
+    /// The position that is claimed next, and [`CLOSED`]. Positions only grow, and a slot is used
+    /// for every position that is its own modulo the capacity.
     tail: Padded<AtomicU64>,
     slots: Box<[RingSlot<T>]>,
 }
@@ -71,9 +71,10 @@ struct RingSlot<T> {
     message: UnsafeCell<MaybeUninit<T>>,
 }
 
-// SAFETY: a message goes from one thread to another, which `T: Send` allows. A slot's message is written by the
-// one producer that moved the tail over its position, while its word says that it is vacant; it is read by the
-// one consumer, while its word says that it is filled. The stores of the word release and the loads acquire.
+// SAFETY: a message goes from one thread to another, which `T: Send` allows. A slot's message is
+// written by the one producer that moved the tail over its position, while its word says that it is
+// vacant; it is read by the one consumer, while its word says that it is filled. The stores of the
+// word release and the loads acquire.
 unsafe impl<T: Send> Send for Ring<T> {}
 // SAFETY: as above.
 unsafe impl<T: Send> Sync for Ring<T> {}
@@ -135,7 +136,8 @@ impl<T> Ring<T> {
 
     fn fill(&self, position: u64, message: T) {
         let slot = self.slot(position);
-        // SAFETY: `claim` gave this position to the caller alone, and only when the slot was vacant.
+        // SAFETY: `claim` gave this position to the caller alone, and only when the slot was
+        // vacant.
         slot.message.with_mut(|place| unsafe {
             (*place).write(message);
         });
@@ -201,8 +203,8 @@ impl<T> Consumer<T> {
     /// Takes the message that [`has_item`](Self::has_item) has just seen.
     fn take(&mut self) -> T {
         let slot = self.ring.slot(self.head);
-        // SAFETY: the word says that the slot is filled, which was read with `Acquire`. Only this consumer reads
-        // it, once: the head moves on.
+        // SAFETY: the word says that the slot is filled, which was read with `Acquire`. Only this
+        // consumer reads it, once: the head moves on.
         let message = slot.message.with_mut(|place| unsafe { (*place).assume_init_read() });
         let order = if planted(Mutant::RelaxedPop) { Ordering::Relaxed } else { Ordering::Release };
         slot.crossing.pass();
@@ -217,7 +219,8 @@ impl<T> Consumer<T> {
         self.ring.tail.0.fetch_or(CLOSED, Ordering::Relaxed);
     }
 
-    /// Drops what has been claimed, waiting for its producers: each is a few instructions from being done.
+    /// Drops what has been claimed, waiting for its producers: each is a few instructions from
+    /// being done.
     fn drain(&mut self) {
         loop {
             match self.pop() {
@@ -237,7 +240,8 @@ impl<T> Drop for Consumer<T> {
         if planted(Mutant::LateClose) {
             self.drain();
         }
-        // The tail is read after this by the thread that changed it last: `drain` cannot miss a claim.
+        // The tail is read after this by the thread that changed it last: `drain` cannot miss a
+        // claim.
         self.close();
         if !planted(Mutant::LateClose) {
             self.drain();

@@ -1,10 +1,10 @@
 //! What an engine's threads and its handle share: the door, and the news.
 //!
 //! ```text
-//! door       calls                                       who moves it on
-//! OPEN       are let in                                  it starts so
-//! DRAINING   that were let in go on, new ones fail       the control thread, once all is handed over
-//! CLOSED     fail, and the threads stop                  the handle, or a thread that fails
+//! door       calls                                   what moves it there
+//! OPEN       are let in                              it starts so
+//! DRAINING   that were let in go on, new ones fail   the control, once all is handed over
+//! CLOSED     fail, and the threads stop              the handle, or a thread that fails
 //! ```
 //!
 //! The door only moves on, never back. It is a word of its own, since every call looks at it; all

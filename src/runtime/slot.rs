@@ -58,8 +58,8 @@ pub(crate) struct Answerer<T: 'static> {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct TimedOut;
 
-/// Alone in its cache lines, since the threads at both ends run at the same time; a small answer lies in the first,
-/// with the word.
+/// Alone in its cache lines, since the threads at both ends run at the same time; a small answer
+/// lies in the first, with the word.
 #[repr(C, align(128))]
 struct SlotMemory<T> {
     word: AtomicU8,
@@ -67,9 +67,10 @@ struct SlotMemory<T> {
     parker: Parker,
 }
 
-// SAFETY: an answer goes from one thread to another, which `T: Send` allows. The cell is the answerer's until it
-// changes the word, to `ANSWERED`, and then the waiter's, or its own again if the waiter has changed the word to
-// `ABANDONED` before. Both changes are swaps that release and acquire.
+// SAFETY: an answer goes from one thread to another, which `T: Send` allows. The cell is the
+// answerer's until it changes the word, to `ANSWERED`, and then the waiter's, or its own again if
+// the waiter has changed the word to `ABANDONED` before. Both changes are swaps that release and
+// acquire.
 unsafe impl<T: Send> Sync for SlotMemory<T> {}
 
 impl<T> Slot<T> {
@@ -103,7 +104,8 @@ impl<T> Answerer<T> {
         match shared.word.swap(ANSWERED, order) {
             // SAFETY: the waiter has gone, and left the cell here.
             ABANDONED => drop(shared.answer.with_mut(|cell| unsafe { (*cell).take() })),
-            // From here on the slot may be in use for another call, whose waiter is woken then: it sleeps on.
+            // From here on the slot may be in use for another call, whose waiter is woken then: it
+            // sleeps on.
             PARKED if !planted(Mutant::SilentAnswer) => {
                 shared.parker.unpark();
                 return None;

@@ -136,8 +136,9 @@ impl WaitPosition<'_> {
 mod tests {
     use super::*;
 
-    /// A wake that came when the time was up stayed with the waiter. Its next sleep ended at once, while it was in
-    /// the list, and it entered that twice: one of the places took a wake that was another's.
+    /// A wake that came when the time was up stayed with the waiter. Its next sleep ended at once,
+    /// while it was in the list, and it entered that twice: one of the places took a wake that was
+    /// another's.
     #[test]
     fn a_wake_at_the_last_moment_is_taken() {
         let wait_list = WaitList::default();

@@ -12,8 +12,8 @@ use thiserror::Error;
 /// Connections that may wait to be accepted: a large cluster that reconnects all at once.
 const BACKLOG: i32 = 1024;
 
-/// How many numbers are tried when any port will do and UDP's is taken. Each try fails rarely; this many
-/// in a row means that no UDP port is free.
+/// How many numbers are tried when any port will do and UDP's is taken. Each try fails rarely; this
+/// many in a row means that no UDP port is free.
 const PORT_TRIES: usize = 32;
 
 /// Both sockets, bound and listening.

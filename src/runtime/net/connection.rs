@@ -25,7 +25,8 @@ const SLICES: usize = 64;
 /// A small frame still occupies an allocation of about this size, and is counted as such.
 const FRAME_COST_BYTES: usize = 256;
 
-/// An idle connection is probed after this long, so that one whose other end vanished does not stay.
+/// An idle connection is probed after this long, so that one whose other end vanished does not
+/// stay.
 const KEEPALIVE: Duration = Duration::from_secs(15);
 
 /// Unacknowledged bytes end a connection after this long: the system's own limit is about 15 minutes. It waits twice as

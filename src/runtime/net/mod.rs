@@ -162,8 +162,8 @@ pub(crate) struct NetCounters {
     pub(crate) accepted: u64,
 }
 
-/// A welcomed connection on its way to the thread that will serve it, with everything it has read and not
-/// yet written. Dropping it closes the connection.
+/// A welcomed connection on its way to the thread that will serve it, with everything it has read
+/// and not yet written. Dropping it closes the connection.
 pub(crate) struct Handover {
     connection: Connection,
 }
@@ -261,8 +261,8 @@ pub(crate) struct Net {
     timers: BTreeSet<(Instant, u64)>,
     /// Something was queued since the last flush.
     dirty: BTreeSet<u64>,
-    /// To be read: the poll said so, or it will not say so again, since a budget, a pause or a verdict
-    /// held it back.
+    /// To be read: the poll said so, or it will not say so again, since a budget, a pause or a
+    /// verdict held it back.
     unread: BTreeSet<u64>,
     /// Links that were lost while there was no list of events at hand.
     lost: BTreeMap<Destination, LossCause>,

@@ -1,5 +1,5 @@
-//! Real sockets on the loopback interface, real polls, and a clock that stands still unless a test says
-//! otherwise.
+//! Real sockets on the loopback interface, real polls, and a clock that stands still unless a test
+//! says otherwise.
 
 use std::io::{Read, Write};
 
@@ -185,7 +185,7 @@ fn connect(a: &mut Node, b: &mut Node) -> (Destination, ConnectionId) {
     (target, connection)
 }
 
-/// Somebody who has not read the protocol.
+/// A stranger that has not read the protocol.
 fn raw(to: &Node) -> std::net::TcpStream {
     std::net::TcpStream::connect(to.identity.addr).unwrap()
 }
@@ -418,7 +418,7 @@ fn another_life_at_the_same_address_is_not_spoken_to() {
     b.net.refuse(connection, refusal);
     assert!(not_me(until_both(&mut a, &mut b, |a, _| a.lost())));
 
-    // An acceptor that welcomes whoever comes is judged by the opener.
+    // An acceptor that welcomes every opener is judged by the opener.
     a.net.open(NOW, target);
     let (connection, hello) = until_both(&mut a, &mut b, |_, b| b.greeted());
     b.net.welcome(connection, b.local.hello(b.identity, hello.channel, None));
@@ -434,7 +434,7 @@ fn a_peer_that_takes_no_answers_gets_no_more_requests_read_until_it_does() {
         assert!(a.net.send(NOW, target, &read(id)));
     }
     a.net.flush(&mut a.events);
-    // From here `a` does nothing, so nobody takes the answers of `b`.
+    // From here `a` does nothing, so the answers of `b` stay.
     let mut answered = 0;
     for _ in 0..100 {
         while b.request().is_some() {
