@@ -5,11 +5,11 @@
 //! ```text
 //! launch              from settings to threads that run
 //! core_thread         one shard each           ─┐
-//! control_thread      membership, accepting     │ their loops, and what happens when one of them fails
-//! discovery_thread    lookups that block        │ (engine_thread)
+//! control_thread      membership, accepting     │ their loops, and what happens
+//! discovery_thread    lookups that block        │ if one of them fails
 //! engine_thread                                ─┘
 //! messages · shared   what threads send each other; what they share with the engine's handle
-//! mailbox             how a message comes to a thread: a ring and a bell, and a wait list for its room
+//! mailbox             how a message comes to a thread: ring, bell, and a wait list for room
 //! reply · completions how an answer comes back: a slot, or a queue
 //! idle                what a thread does that has nothing to do
 //! net                 the sockets
