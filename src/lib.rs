@@ -39,7 +39,6 @@
 //! drives the same code with a time and a network of its own.
 
 mod clock;
-mod completions;
 mod config;
 mod control;
 mod discovery;
@@ -63,7 +62,6 @@ mod sync;
 mod types;
 mod wire;
 
-pub use completions::{Completed, Completion, Completions, Ticket};
 pub use config::Config;
 pub use discovery::Discovery;
 pub use engine::{Batch, Engine, LocalKeys, Stats, TimeToLive};
@@ -73,6 +71,7 @@ pub use error::{
 };
 pub use events::{Event, Events, MemberInfo, MemberState};
 pub use options::{Eviction, IdleStrategy, Quorum, ReadOptions, Replicas, WriteOptions};
+pub use runtime::completions::{Completed, Completion, Completions, Ticket};
 pub use shard::LocalShard;
 pub use types::{MAX_CORES, MAX_KEY_BYTES, MAX_NAME_BYTES, MAX_REPLICAS, MAX_VALUE_BYTES, NodeId};
 

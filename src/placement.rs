@@ -418,6 +418,17 @@ impl fmt::Debug for List {
     }
 }
 
+/// How far the cluster is with its first lists, as one node sees it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Stage {
+    /// The members have not agreed yet; no lists are made, and this node has never been synced for anything.
+    Forming,
+    /// The members of this digest have agreed, and none of them ever held data: their lists were born synced.
+    Born { members_digest: u64 },
+    /// The cluster had data already; a node must fetch what it should hold.
+    Joined,
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

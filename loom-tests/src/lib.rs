@@ -58,8 +58,6 @@ mod parker;
 mod prefetch;
 #[path = "../../src/runtime/ring.rs"]
 mod ring;
-#[path = "../../src/runtime/room.rs"]
-mod room;
 #[path = "../../src/simulated.rs"]
 mod simulated;
 #[path = "../../src/runtime/slot.rs"]
@@ -70,6 +68,8 @@ mod store;
 mod sync;
 #[path = "../../src/types.rs"]
 mod types;
+#[path = "../../src/runtime/wait_list.rs"]
+mod wait_list;
 
 mod calls;
 mod graveyard;

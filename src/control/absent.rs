@@ -1,8 +1,9 @@
-//! Members that are dead and may come back with what they hold. While there are any, nothing that was deleted is
-//! forgotten (`replication/purge` says why).
+//! Absent members: they are dead, and may come back with what they hold. While there are any, no
+//! node forgets what was deleted (`replication/purge` says why).
 //!
-//! Known by node, with the last life: a later one has lost the memory of those before. Membership forgets the dead in
-//! its own time, and does not tell joiners of them, so this is kept beside it.
+//! A member is known by its node, with its last life: a later life has lost the memory of those
+//! before. Membership forgets the dead in its own time and does not tell joiners of them, so they
+//! are kept here.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -11,9 +12,10 @@ use crate::clock::Instant;
 use crate::membership::{Record, State};
 use crate::types::{Identity, NodeHash};
 
+/// The members that are waited for, and for how long.
 pub(super) struct Absent {
-    /// Each with when it is forgotten. One that is forgotten stays for as long as membership has it for dead, so that
-    /// it does not count anew.
+    /// Each with when it is forgotten. One that is forgotten stays for as long as membership has it
+    /// for dead, so that its time does not begin again.
     lives: BTreeMap<NodeHash, (Identity, Instant)>,
     forget_after: Duration,
 }
@@ -23,7 +25,7 @@ impl Absent {
         Self { lives: BTreeMap::new(), forget_after }
     }
 
-    /// What membership says now.
+    /// Takes up what membership says now.
     pub(super) fn note(&mut self, now: Instant, records: &[Record]) {
         for Record { identity, .. } in records.iter().filter(|known| known.state == State::Dead) {
             self.add(*identity, now + self.forget_after);
@@ -39,7 +41,7 @@ impl Absent {
         });
     }
 
-    /// What another member says, to whom they have been dead for so long.
+    /// Takes up what another member says: who is dead, and for how long.
     pub(super) fn told(&mut self, now: Instant, absent: &[(Identity, Duration)]) {
         for (identity, dead_for) in absent {
             self.add(*identity, now + self.forget_after.saturating_sub(*dead_for));
@@ -53,13 +55,13 @@ impl Absent {
         }
     }
 
-    /// Those who are not forgotten yet, each with for how long it has been dead.
+    /// Returns those that are not forgotten yet, each with how long it has been dead.
     pub(super) fn waited_for(&self, now: Instant) -> Vec<(Identity, Duration)> {
         let waited_for = self.lives.values().filter(|(_, forget_at)| now < *forget_at);
         waited_for.map(|(life, at)| (*life, self.forget_after.saturating_sub(at.since(now)))).collect()
     }
 
-    /// When the last of them will be forgotten; `None` where all are.
+    /// Returns when the last of them will be forgotten; `None` if all are.
     pub(super) fn deadline(&self, now: Instant) -> Option<Instant> {
         self.lives.values().map(|(_, forget_at)| *forget_at).max().filter(|at| now < *at)
     }
@@ -105,7 +107,8 @@ mod tests {
         }
     }
 
-    /// A node left and was started again at another address, where it died: it was taken for the one that left.
+    /// A node left and was started again at another address, where it died: it was taken for the
+    /// one that left.
     #[test]
     fn a_life_that_left_does_not_stand_for_a_later_one_that_died() {
         let mut absent = Absent::new(24 * HOUR);

@@ -1,75 +1,44 @@
-//! Whether any node may be stopped: only where no copy is missing anywhere.
+//! Whether any node may be stopped: only while no copy is missing anywhere.
 //!
-//! What a node lacks or owes is known to its cores, so they are asked; what others do is known to them, so they are
-//! asked as well. It is safe when all members answered one round of questions, each sees the same members, and none
-//! owes anything. Nobody is asked unless somebody waits: until then this costs nothing.
+//! A node's cores know what it lacks or owes, so it asks them. Only the other members know what
+//! they lack or owe, so it asks these too. It is safe when all members answered one round of
+//! questions, each sees the same members, and none owes anything. No member is asked unless a
+//! caller waits: until then this costs nothing.
 //!
-//! A node that leaves asks its own cores, too: it goes when nothing is left to give, and every call that it took has
-//! its answer and is known to every replica.
+//! A node that leaves asks its own cores as well: it goes when nothing is left to give, and every
+//! call that it took has its answer and is known to every replica.
 
 use std::collections::BTreeMap;
 use std::mem;
 use std::time::Duration;
 
-use super::links::{LinkState, member_link};
-use super::{Actions, Control, ControlAction, Leaving, Link};
+use super::interface::{Actions, ControlAction, Link};
+use super::state::{Control, DebtAsker, LinkState, Safety};
 use crate::clock::Instant;
 use crate::error::Risk;
 use crate::shard::{Debt, Stage};
 use crate::types::NodeHash;
 use crate::wire::message::{ControlMessage, NodeDebt};
 
-/// How long a round of questions takes at the most, and at the least. A slow answer is waited for in vain, and asked
-/// for again.
+/// How long a round of questions takes at most, and at least. An answer that comes later is not
+/// waited for, and is asked for again.
 const ROUND_PERIOD: Duration = Duration::from_millis(100);
-const SHORTEST_ROUND: Duration = Duration::from_millis(10);
-
-/// How often a node that leaves looks whether its last calls have ended.
-const DRAIN_PERIOD: Duration = Duration::from_millis(5);
-
-/// What this node's own cores owe: one question at a time, for all who want to know.
-#[derive(Default)]
-pub(super) struct OwnDebt {
-    /// The number of the question that the cores were asked last, and what they have said.
-    question: u64,
-    answers: BTreeMap<usize, Debt>,
-    /// Who waits for those, and who came too late and waits for the next.
-    asking: Vec<Asker>,
-    next: Vec<Asker>,
-}
-
-enum Asker {
-    Peer { via: u64, request_id: u64, round: u64 },
-    Safety { round: u64 },
-    Leave,
-}
-
-/// An app of this node waits until it is safe.
-pub(super) struct Safety {
-    /// The latest who waits, and until when.
-    ticket: u64,
-    until: Instant,
-    /// The number of this round of questions; zero before the first.
-    round: u64,
-    ask_at: Instant,
-    /// What members have said in this round, this node among them.
-    heard: BTreeMap<NodeHash, NodeDebt>,
-}
+const MIN_ROUND_PERIOD: Duration = Duration::from_millis(10);
 
 impl Control {
-    /// An app waits until it is safe. What was asked before it came does not count.
+    /// Lets an app wait until it is safe. What was asked before it came does not count.
     pub(super) fn watch_safety(&mut self, now: Instant, ticket: u64, until: Instant, actions: &mut Actions) {
         let until = self.safety.as_ref().map_or(until, |others| others.until.max(until));
         self.safety = Some(Safety { ticket, until, round: 0, ask_at: now, heard: BTreeMap::new() });
-        self.wake_safety(now, actions);
+        self.handle_safety_timer(now, actions);
     }
 
     pub(super) fn safety_deadline(&self) -> Option<Instant> {
         self.safety.as_ref().map(|safety| safety.ask_at)
     }
 
-    /// Asks everybody, unless nobody waits any more.
-    pub(super) fn wake_safety(&mut self, now: Instant, actions: &mut Actions) {
+    /// Begins a round of questions, unless no caller waits any more.
+    pub(super) fn handle_safety_timer(&mut self, now: Instant, actions: &mut Actions) {
         let Some(mut safety) = self.safety.take_if(|safety| safety.ask_at <= now) else { return };
         if safety.round > 0 {
             actions.push(ControlAction::Risks(self.risks(&safety)));
@@ -81,19 +50,19 @@ impl Control {
         let round = self.last_round;
         safety.round = round;
         safety.heard.clear();
-        // However short a time somebody waits, there is one round whose outcome is known before.
-        safety.ask_at = now + ROUND_PERIOD.min(safety.until.since(now) / 2).max(SHORTEST_ROUND);
+        // However short a time a caller waits, the outcome of one round is known before.
+        safety.ask_at = now + ROUND_PERIOD.min(safety.until.since(now) / 2).max(MIN_ROUND_PERIOD);
         self.safety = Some(safety);
         for member in self.links.values().filter(|member| member.state == LinkState::Up) {
-            let link = member_link(&member.identity);
+            let link = Link::to(&member.identity);
             actions.push(ControlAction::Ask { link, message: ControlMessage::AskDebt { round } });
         }
-        self.ask_cores(Asker::Safety { round }, actions);
+        self.ask_cores(DebtAsker::Safety { round }, actions);
     }
 
-    /// A member has said what it owes.
+    /// Takes up what a member has said that it owes.
     pub(super) fn debt_told(&mut self, link: Link, round: u64, debt: NodeDebt, actions: &mut Actions) {
-        let from = self.links.values().find(|member| member_link(&member.identity) == link);
+        let from = self.links.values().find(|member| Link::to(&member.identity) == link);
         if let Some(node) = from.map(|member| member.identity.node) {
             self.debt_heard(node, round, debt, actions);
         }
@@ -111,7 +80,7 @@ impl Control {
         }
     }
 
-    /// Why no node may be stopped, as far as it is known in this round.
+    /// Returns why no node may be stopped, as far as it is known in this round.
     fn risks(&self, safety: &Safety) -> Vec<Risk> {
         let mut risks = Vec::new();
         for member in self.placement.members() {
@@ -132,39 +101,20 @@ impl Control {
             self.stage != Stage::Forming && self.placement.is_complete() && !self.is_withholding();
         if risks.is_empty() && !is_certain {
             risks.extend(self.placement.member(self.identity().node).map(|me| {
-                // It does not know all of the members by name, or what they hold, or has yet to act upon it.
+                // It does not know all of the members by name, or what they hold, or has yet to act
+                // upon it.
                 Risk::Disagrees { node: me.id.clone() }
             }));
         }
         risks
     }
 
-    /// A peer asks what this node owes.
+    /// Answers, once the cores have, a member that asks what this node owes.
     pub(super) fn debt_asked(&mut self, via: u64, request_id: u64, round: u64, actions: &mut Actions) {
-        self.ask_cores(Asker::Peer { via, request_id, round }, actions);
+        self.ask_cores(DebtAsker::Peer { via, request_id, round }, actions);
     }
 
-    /// Whether the last calls of a node that leaves have ended is asked from now on.
-    pub(super) fn drain(&mut self, actions: &mut Actions) {
-        self.leaving = Leaving::Draining { ask_at: None };
-        actions.push(ControlAction::Drain);
-        self.ask_cores(Asker::Leave, actions);
-    }
-
-    pub(super) fn wake_drain(&mut self, now: Instant, actions: &mut Actions) {
-        if let Leaving::Draining { ask_at: Some(at) } = self.leaving
-            && at <= now
-        {
-            self.leaving = Leaving::Draining { ask_at: None };
-            self.ask_cores(Asker::Leave, actions);
-        }
-    }
-
-    pub(super) fn drain_deadline(&self) -> Option<Instant> {
-        if let Leaving::Draining { ask_at } = self.leaving { ask_at } else { None }
-    }
-
-    fn ask_cores(&mut self, asker: Asker, actions: &mut Actions) {
+    pub(super) fn ask_cores(&mut self, asker: DebtAsker, actions: &mut Actions) {
         self.own_debt.next.push(asker);
         self.ask_cores_next(actions);
     }
@@ -179,7 +129,7 @@ impl Control {
         }
     }
 
-    /// One of the cores has said what it owes.
+    /// Takes up what one of the cores has said that it owes.
     pub(super) fn core_owes(
         &mut self,
         now: Instant,
@@ -206,16 +156,12 @@ impl Control {
         };
         for asker in mem::take(&mut self.own_debt.asking) {
             match asker {
-                Asker::Peer { via, request_id, round } => {
+                DebtAsker::Peer { via, request_id, round } => {
                     let message = ControlMessage::Debt { round, debt: told };
                     actions.push(ControlAction::Answer { via, request_id, message });
                 }
-                Asker::Safety { round } => self.debt_heard(self.identity().node, round, told, actions),
-                // The last one of a data center has nobody to give to.
-                Asker::Leave if (total.copies == 0 || self.is_last()) && total.unfinished == 0 => {
-                    self.left(now, actions);
-                }
-                Asker::Leave => self.leaving = Leaving::Draining { ask_at: Some(now + DRAIN_PERIOD) },
+                DebtAsker::Safety { round } => self.debt_heard(self.identity().node, round, told, actions),
+                DebtAsker::Leave => self.drained(now, &total, actions),
             }
         }
         self.ask_cores_next(actions);

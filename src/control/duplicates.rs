@@ -1,9 +1,11 @@
-//! One node id at two addresses: whoever was there first is asked whether it still is.
+//! Duplicates: one node id at two addresses. The node that was there first is asked whether it
+//! still is.
 //!
-//! A node that is moved to another host comes back under its id at another address, often before anybody has noticed that
-//! the one before it is gone; and by mistake two nodes are given one id. Only an answer tells the two apart. The one that
-//! was there is pinged while the newcomer waits for its welcome: an answer refuses the newcomer, with both addresses on
-//! both sides; silence is a death, and the newcomer takes its place. It need not wait for the suspicion to end.
+//! A node that is moved to another host comes back under its id at another address, often before
+//! any member has noticed that the one before it is gone. And by mistake two nodes are given one
+//! id. Only an answer tells the two apart. The one that was there is pinged while the newcomer
+//! waits for its welcome. An answer refuses the newcomer, with both addresses on both sides.
+//! Silence is a death, and the newcomer takes its place: it need not wait for the suspicion to end.
 //!
 //! ```text
 //! newcomer            a member                    the one at the other address
@@ -13,43 +15,38 @@
 //!    │◀─── WELCOME ───────│ no pong within PATIENCE: declared dead
 //! ```
 //!
-//! Where both are members, each let in by nodes that did not know of the other, the later life counts, as after a restart.
-//! The other one is refused by whomever it greets next, and comes back when the later one is gone.
+//! If both are members, each let in by nodes that did not know of the other, the later life counts,
+//! as after a restart. The other one is refused by the next node that it greets, and comes back
+//! when the later one is gone.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::{Actions, Control, ControlAction};
+use super::interface::{Actions, ControlAction};
+use super::state::{Control, HeldGreeting};
 use crate::clock::Instant;
 use crate::types::{Identity, NodeHash};
 use crate::wire::handshake;
 use crate::wire::message::Hello;
 
-/// How long the one that was there may take to answer, or two round trips where these take longer. A process that
-/// stands still for a moment is no reason to give its id away, and a newcomer waits for two seconds.
+/// How long the one that was there may take to answer, or two round trips where these take longer.
+/// A process that stands still for a moment is no reason to give its id away, and a newcomer waits
+/// for two seconds.
 const PATIENCE: Duration = Duration::from_secs(1);
 const PING_PERIOD: Duration = Duration::from_millis(80);
 
 /// How many greetings wait at a time.
-const MOST_HELD: usize = 64;
-
-/// A greeting that waits for what becomes of another life of the same node.
-pub(super) struct Held {
-    via: u64,
-    hello: Hello,
-    other: Identity,
-    ping_at: Instant,
-    until: Instant,
-}
+const MAX_HELD: usize = 64;
 
 impl Control {
-    /// The lives of a node that take part, one at an address.
+    /// Returns the lives of a node that take part, one at an address.
     fn lives(&self, node: NodeHash) -> impl Iterator<Item = Identity> {
         let records = self.membership.records().into_iter();
         records.filter(move |it| it.state.is_active() && it.identity.node == node).map(|it| it.identity)
     }
 
-    /// The latest life of this node at another address, unless `identity` is a member, too, and the later one.
+    /// Returns the latest life of this node at another address, unless `identity` is a member, too,
+    /// and the later one.
     pub(super) fn life_elsewhere(&self, identity: &Identity) -> Option<Identity> {
         let lives: Vec<Identity> = self.lives(identity.node).collect();
         let other = lives.iter().copied().filter(|life| life.addr != identity.addr).max()?;
@@ -57,7 +54,7 @@ impl Control {
         (!is_member || other.life() > identity.life()).then_some(other)
     }
 
-    /// Has a greeting wait until it is known whether `other`, of the same node id, is there.
+    /// Lets a greeting wait until it is known whether `other`, of the same node id, is there.
     pub(super) fn hold(
         &mut self,
         now: Instant,
@@ -66,7 +63,7 @@ impl Control {
         other: Identity,
         actions: &mut Actions,
     ) {
-        if self.held.len() >= MOST_HELD {
+        if self.held.len() >= MAX_HELD {
             return self.refuse_duplicate(now, via, &hello, &other, actions);
         }
         let asked = self.held.iter().find(|held| held.other == other);
@@ -74,18 +71,18 @@ impl Control {
             || (now, now + PATIENCE.max(2 * self.membership.round_trip_at_most(&other))),
             |held| (held.ping_at, held.until),
         );
-        self.held.push(Held { via, hello, other, ping_at, until });
-        self.wake_held(now, actions);
+        self.held.push(HeldGreeting { via, hello, other, ping_at, until });
+        self.handle_held_timers(now, actions);
     }
 
     pub(super) fn held_deadline(&self) -> Option<Instant> {
         self.held.iter().map(|held| held.ping_at.min(held.until)).min()
     }
 
-    /// A node answered a ping: whoever wants its id is refused.
+    /// A node answered a ping: those that want its id are refused.
     pub(super) fn other_answered(&mut self, now: Instant, other: &Identity, actions: &mut Actions) {
-        let refused: Vec<Held> = self.held.extract_if(.., |held| held.other == *other).collect();
-        for Held { via, hello, other, .. } in refused {
+        let refused: Vec<HeldGreeting> = self.held.extract_if(.., |held| held.other == *other).collect();
+        for HeldGreeting { via, hello, other, .. } in refused {
             self.refuse_duplicate(now, via, &hello, &other, actions);
         }
     }
@@ -103,8 +100,9 @@ impl Control {
         actions.push(ControlAction::Refuse { via, refusal });
     }
 
-    /// Asks on, and judges those anew whose other life is over or has been silent for long enough.
-    pub(super) fn wake_held(&mut self, now: Instant, actions: &mut Actions) {
+    /// Pings on, and judges the greetings again whose other life is over or has been silent for
+    /// long enough.
+    pub(super) fn handle_held_timers(&mut self, now: Instant, actions: &mut Actions) {
         let mut to_ping = BTreeSet::new();
         for held in self.held.iter_mut().filter(|held| held.ping_at <= now && now < held.until) {
             held.ping_at = now + PING_PERIOD;
@@ -118,14 +116,14 @@ impl Control {
         }
         let active: BTreeSet<Identity> =
             self.held.iter().flat_map(|held| self.lives(held.other.node)).collect();
-        let is_over = |held: &mut Held| held.until <= now || !active.contains(&held.other);
-        let over: Vec<Held> = self.held.extract_if(.., is_over).collect();
+        let is_over = |held: &mut HeldGreeting| held.until <= now || !active.contains(&held.other);
+        let over: Vec<HeldGreeting> = self.held.extract_if(.., is_over).collect();
         let silent: BTreeSet<Identity> = over.iter().map(|held| held.other).collect();
         for other in silent.intersection(&active) {
             log::warn!("{other:?} does not answer, and another node has its id");
             self.swim(now, actions, |membership, todo| membership.declare_dead(now, *other, todo));
         }
-        for Held { via, hello, .. } in over {
+        for HeldGreeting { via, hello, .. } in over {
             self.greeted(now, via, hello, actions);
         }
     }

@@ -1,66 +1,30 @@
 //! Links: the connections between control threads, one each way for as long as both live.
 //!
-//! The end of a link is the first sign of a crash. That alone kills nobody: the link is dialled again, and
-//! only where nobody listens any more, and the member's own port answers no ping, is it declared dead.
+//! The end of a link is the first sign of a crash. That alone declares no member dead. The link is
+//! dialled again, and the member is declared dead only if no process listens there any more, and
+//! the member's own port answers no ping.
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::{Actions, Control, ControlAction, Link, LinkEnd};
+use super::interface::{Actions, ControlAction, Link, LinkEnd};
+use super::state::{Control, LINK_BACKOFF, LinkState, MemberLink};
 use crate::clock::Instant;
 use crate::events::Event;
 use crate::membership::{EXCHANGE_SOON, exchange_period};
+use crate::shard::Stage;
 use crate::types::Identity;
-use crate::wire::message::{ControlMessage, Hello, Origin, Refusal, RefusalReason};
+use crate::wire::message::{ControlMessage, Hello, Refusal, RefusalReason};
 
-/// A link that failed is dialled again after this, doubling up to the second: a process that is killed takes a moment to
-/// close what it listens on.
-const LINK_BACKOFF: Duration = Duration::from_millis(5);
-const LINK_BACKOFF_MOST: Duration = Duration::from_millis(320);
-
-/// Of how many addresses it is remembered what was refused, so that it is not said each time, and after how
+/// For how many addresses a refusal is remembered, so that it is not said each time, and after how
 /// long it is said again.
-const MOST_REFUSALS: usize = 64;
+const MAX_REFUSALS: usize = 64;
 const REFUSAL_REPEAT: Duration = Duration::from_secs(5);
 
-/// A member where nobody listens gets this many pings, this far apart, or a round trip where that takes longer, and as
-/// long again to answer.
+/// How many pings a member gets if no process listens at its address, and how far apart they are
+/// (or a round trip, if that takes longer). It has as long again to answer.
 const PINGS: u32 = 2;
 const PING_PERIOD: Duration = Duration::from_millis(20);
-
-#[derive(Clone, Debug)]
-pub(super) struct MemberLink {
-    pub(super) identity: Identity,
-    pub(super) state: LinkState,
-    /// After how long it is dialled again, should it fail.
-    backoff: Duration,
-}
-
-impl MemberLink {
-    fn new(identity: Identity) -> Self {
-        Self { identity, state: LinkState::Opening, backoff: LINK_BACKOFF }
-    }
-
-    fn fail(&mut self, now: Instant) {
-        self.state = LinkState::Down { until: now + self.backoff };
-        self.backoff = (self.backoff * 2).min(LINK_BACKOFF_MOST);
-    }
-}
-
-#[derive(Clone, Copy, PartialEq, Debug)]
-pub(super) enum LinkState {
-    Opening,
-    Up,
-    /// Dialled again at this time.
-    Down {
-        until: Instant,
-    },
-    /// Nobody listens there: pinged, and declared dead when no ping is answered.
-    Probing {
-        pings: u32,
-        next: Instant,
-    },
-}
 
 impl Control {
     pub(super) fn open_link(&mut self, identity: Identity, actions: &mut Actions) {
@@ -77,14 +41,14 @@ impl Control {
         let known = self.links.insert(identity.node, new);
         match known {
             // Only its `returns` changed: the connection stays.
-            Some(old) if member_link(&old.identity) == member_link(&identity) => {
+            Some(old) if Link::to(&old.identity) == Link::to(&identity) => {
                 self.links.insert(identity.node, MemberLink { identity, ..old });
             }
             Some(old) => {
-                actions.push(ControlAction::Close(member_link(&old.identity)));
-                actions.push(ControlAction::Open(member_link(&identity)));
+                actions.push(ControlAction::Close(Link::to(&old.identity)));
+                actions.push(ControlAction::Open(Link::to(&identity)));
             }
-            None => actions.push(ControlAction::Open(member_link(&identity))),
+            None => actions.push(ControlAction::Open(Link::to(&identity))),
         }
     }
 
@@ -92,7 +56,7 @@ impl Control {
         if self.links.get(&identity.node).is_some_and(|link| link.identity == *identity) {
             self.links.remove(&identity.node);
             self.statuses.remove(&identity.node);
-            actions.push(ControlAction::Close(member_link(identity)));
+            actions.push(ControlAction::Close(Link::to(identity)));
         }
     }
 
@@ -102,13 +66,13 @@ impl Control {
             return self.seed_answered(now, link, welcome, actions);
         }
         self.link_was_tried(now, link, None, actions);
-        if let Some(member) = self.links.values_mut().find(|member| member_link(&member.identity) == link) {
+        if let Some(member) = self.links.values_mut().find(|member| Link::to(&member.identity) == link) {
             (member.state, member.backoff) = (LinkState::Up, LINK_BACKOFF);
             if self.refused_by.take().is_some() {
-                // Whoever had this node's id may be gone, and was a later life.
+                // The node that had this node's id may be gone, and was a later life.
                 actions.push(ControlAction::Ask { link, message: ControlMessage::AskMembers });
             }
-            if self.origin == Origin::Unborn {
+            if self.stage == Stage::Forming {
                 let message = ControlMessage::Status(self.status());
                 actions.push(ControlAction::Ask { link, message });
             }
@@ -126,8 +90,7 @@ impl Control {
             return self.seed_failed(now, link.addr);
         }
         self.link_was_tried(now, link, Some(&end), actions);
-        let Some(member) = self.links.values_mut().find(|member| member_link(&member.identity) == link)
-        else {
+        let Some(member) = self.links.values_mut().find(|member| Link::to(&member.identity) == link) else {
             return;
         };
         let is_gone = match &end {
@@ -137,7 +100,7 @@ impl Control {
         };
         if is_gone {
             member.state = LinkState::Probing { pings: 0, next: now };
-            self.wake_links(now, actions);
+            self.handle_link_timers(now, actions);
         } else if end == LinkEnd::Ended && member.state == LinkState::Up {
             member.state = LinkState::Opening;
             actions.push(ControlAction::Open(link));
@@ -155,9 +118,11 @@ impl Control {
         due.min()
     }
 
-    /// Asks the members for whom they know, one after the other: gossip about one that came is over soon, and may have
-    /// missed another that came at the same time.
-    pub(super) fn wake_exchange(&mut self, now: Instant, actions: &mut Actions) {
+    /// Asks the members for the members that they know, one after the other.
+    ///
+    /// Gossip about a member that came is over soon, and may have missed another that came at the
+    /// same time.
+    pub(super) fn handle_exchange_timer(&mut self, now: Instant, actions: &mut Actions) {
         if self.exchange_at > now {
             return;
         }
@@ -165,14 +130,14 @@ impl Control {
         let next = up().find(|(node, _)| **node > self.exchanged_with).or_else(|| up().next());
         let wait = next.map_or(EXCHANGE_SOON, |_| exchange_period(self.links.len()));
         if let Some((&node, link)) = next {
-            let link = member_link(&link.identity);
+            let link = Link::to(&link.identity);
             actions.push(ControlAction::Ask { link, message: ControlMessage::AskMembers });
             self.exchanged_with = node;
         }
         self.exchange_at = now + wait;
     }
 
-    /// A member where nobody listened answered a ping: it lives.
+    /// A member at whose address no process listened answered a ping: it lives.
     pub(super) fn probe_answered(&mut self, now: Instant, identity: &Identity) {
         if let Some(link) = self.links.get_mut(&identity.node)
             && matches!(link.state, LinkState::Probing { .. })
@@ -181,14 +146,14 @@ impl Control {
         }
     }
 
-    pub(super) fn wake_links(&mut self, now: Instant, actions: &mut Actions) {
+    pub(super) fn handle_link_timers(&mut self, now: Instant, actions: &mut Actions) {
         let mut to_ping = Vec::new();
         let mut to_bury = Vec::new();
         for link in self.links.values_mut() {
             match &mut link.state {
                 LinkState::Down { until } if *until <= now => {
                     link.state = LinkState::Opening;
-                    actions.push(ControlAction::Open(member_link(&link.identity)));
+                    actions.push(ControlAction::Open(Link::to(&link.identity)));
                 }
                 LinkState::Probing { pings, next } if *next <= now => {
                     if *pings < PINGS {
@@ -223,7 +188,7 @@ impl Control {
         if is_passing(refusal) || self.refusals.get(&address).is_some_and(was_said) {
             return;
         }
-        if self.refusals.len() >= MOST_REFUSALS {
+        if self.refusals.len() >= MAX_REFUSALS {
             self.refusals.clear();
         }
         self.refusals.insert(address, (reason.clone(), now + REFUSAL_REPEAT));
@@ -231,11 +196,7 @@ impl Control {
     }
 }
 
-/// Says nothing about a configuration.
+/// Whether a refusal says nothing about a configuration.
 fn is_passing(refusal: &Refusal) -> bool {
     matches!(refusal.reason, RefusalReason::NotMe | RefusalReason::Stopping)
-}
-
-pub(super) fn member_link(identity: &Identity) -> Link {
-    Link { addr: identity.addr, expects: Some((identity.node, identity.boot)) }
 }

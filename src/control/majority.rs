@@ -1,13 +1,16 @@
-//! [`Config::require_majority`](crate::Config::require_majority): no more than one side of a network partition acknowledges.
-//! Each data center counts its own nodes; who is meant by a member here is one of this node's data center.
+//! [`Config::require_majority`](crate::Config::require_majority): at most one side of a network
+//! partition acknowledges. Each data center counts its own nodes; a member here is one of this
+//! node's data center.
 //!
-//! Every member pings every other one. Whoever has a *lease* has been answered, by so many that these and it are a majority
-//! of the nodes that there can be, each in reply to a ping that it sent within [`LEASE`]. Replicas without one decline
-//! writes, and coordinators acknowledge none. A member does not answer so whom it takes for dead.
+//! Every member pings every other one. A node has a *lease* while enough members have answered
+//! pings that it sent within [`LEASE`]: they and it are a majority of the nodes that there can be.
+//! Replicas without a lease decline writes, and coordinators without one acknowledge none. A member
+//! does not answer in this way a node that it takes for dead.
 //!
-//! Cores are told of a placement without a member that may live when a majority has said that it sees the same members, and
-//! [`WAIT`] has passed since. Two majorities share a node; from when that one said so it has not extended the lease of
-//! the missing member, whose last one is over. So nobody counts any more in the lists that are then replaced.
+//! Cores are told of a placement without a member that may live when a majority has said that it
+//! sees the same members, and [`WAIT`] has passed since. Two majorities share a node. From when
+//! that one said so it has not extended the lease of the missing member, whose last one is over. So
+//! the missing member counts no more in the lists that are then replaced.
 //!
 //! ```text
 //! missing member    ── ping ──▶ answered │            lease over: declines writes
@@ -17,24 +20,26 @@
 //!                                            ├────────────── WAIT ────────────┤
 //! ```
 //!
-//! A side without a majority keeps the placement that it had. When the network is whole again lists meet as they do
-//! without all this: until then, and in the lease after a moment in which it was whole, both may be written to.
+//! A side without a majority keeps the placement that it had. When the network is whole again,
+//! lists meet as they do without all this. Until then, and in the lease after a moment in which it
+//! was whole, both may be written to.
 //!
-//! A quorum of a fixed number of nodes, because to agree on who the nodes are takes consensus and a memory of it, which
-//! processes without disks do not have. Leases are Gray and Cheriton's (SOSP '89), in monotonic time: clocks need not agree,
-//! they must only run equally fast, but for the difference between the two times.
+//! The quorum is of a fixed number of nodes, because to agree on who the nodes are takes consensus
+//! and a memory of it, which processes without disks do not have. Leases are Gray and Cheriton's
+//! (SOSP '89), in monotonic time: clocks need not agree. They must only run equally fast, but for
+//! the difference between the two times.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::{Actions, Control, ControlAction};
+use super::interface::{Actions, ControlAction};
+use super::state::{Control, Heard, Majority};
 use crate::clock::Instant;
 use crate::events::Event;
 use crate::membership::{Record, State};
 use crate::placement::{Placement, members_digest};
 use crate::shard::{Lease, Stage};
 use crate::simulated::{Planted, is_planted};
-use crate::types::{Identity, NodeHash};
+use crate::types::Identity;
 
 /// How long an answer counts, from when its ping was sent.
 pub(crate) const LEASE: Duration = Duration::from_secs(2);
@@ -52,35 +57,9 @@ const LEASE_STEP: Duration = Duration::from_millis(500);
 /// How soon everybody is pinged when other members are seen than before.
 const PING_SOON: Duration = Duration::from_millis(20);
 
-#[derive(Default)]
-pub(super) struct Majority {
-    /// Of how many nodes one is required; zero where none is.
-    of: usize,
-    /// Whom this node sees.
-    active: BTreeSet<Identity>,
-    heard: BTreeMap<NodeHash, Heard>,
-    ping_at: Instant,
-    /// The digest of the members that this node sees, and since when.
-    view: u64,
-    view_since: Instant,
-    /// Since when a majority sees the same.
-    agreed_at: Option<Instant>,
-    /// As the cores know it.
-    lease: Option<Lease>,
-    /// Whether the app was told that there is a lease.
-    is_held: bool,
-}
-
-/// The latest ping of ours that a node answered.
-#[derive(Clone, Copy)]
-struct Heard {
-    identity: Identity,
-    sent_at: Instant,
-    view: u64,
-}
-
 impl Control {
-    /// How many are a majority, where one is required. More nodes than there should be count, too.
+    /// Returns how many nodes are a majority, if one is required. More nodes than there should be
+    /// count, too.
     pub(super) fn majority(&self) -> Option<usize> {
         let nodes = self.majority.of;
         (nodes > 0).then(|| nodes.max(self.placement.members().len()) / 2 + 1)
@@ -91,7 +70,7 @@ impl Control {
         self.majority().is_none() || self.majority.is_held
     }
 
-    /// The members of this data center, and those that have not told yet where they stand.
+    /// Returns the members of this data center, and those that have not told their data center yet.
     fn records_here(&self) -> Vec<Record> {
         let mut records = self.membership.records();
         records.retain(|known| {
@@ -112,10 +91,11 @@ impl Control {
         }
     }
 
-    /// Takes up whom this node sees now, and of how many nodes they require a majority: the largest number that one names.
+    /// Takes up which members this node sees now, and of how many nodes they require a majority:
+    /// the largest number that one of them names.
     ///
-    /// One that is dead counts on until it is forgotten: it may only be out of reach, and what it named is what the
-    /// others there go by.
+    /// A dead member counts on until it is forgotten. It may only be out of reach, and the others
+    /// there go by the number that it named.
     pub(super) fn count_members(&mut self, now: Instant, actions: &mut Actions) {
         let records = self.records_here();
         let named = records.iter().filter(|known| known.state != State::Left).filter_map(|known| {
@@ -125,7 +105,7 @@ impl Control {
         let of = named.chain([self.config.local.majority_of]).max().unwrap_or_default().into();
         let majority = &mut self.majority;
         if of == 0 {
-            // Whoever asked for it is gone, or was started again without.
+            // The member that asked for it is gone, or was started again without.
             let before = std::mem::take(majority);
             if before.of > 0 {
                 actions.push(ControlAction::Lease(Lease { until: Instant::MAX, nodes: 0 }));
@@ -136,7 +116,7 @@ impl Control {
         majority.of = of;
         let active = records.iter().filter(|known| known.state.is_active());
         majority.active = active.map(|known| known.identity.life()).collect();
-        // Zero says that whoever asks is not among them.
+        // Zero says that the node that asks is not among them.
         let view = members_digest(majority.active.iter()).max(1);
         majority.heard.retain(|_, heard| majority.active.contains(&heard.identity.life()));
         if majority.view != view {
@@ -182,12 +162,13 @@ impl Control {
         }
     }
 
-    /// An answer to a ping came: less to do than after any other event, of which there are far fewer.
+    /// An answer to a ping came: less to do than after any other event, of which there are far
+    /// fewer.
     pub(super) fn majority_answered(&mut self, now: Instant, actions: &mut Actions) {
         let was_held = self.majority.is_held;
         self.count_majority(now, actions);
         if self.majority.is_held != was_held || self.is_withholding() && self.may_follow(now) {
-            self.settle(now, actions);
+            self.finish_event(now, actions);
         }
     }
 
@@ -195,16 +176,16 @@ impl Control {
     pub(super) fn may_follow(&self, now: Instant) -> bool {
         let (old, old_stage) = &self.published;
         let is_free = match old_stage {
-            // Until there are lists. Who agree on being new agree on who they are.
+            // Until there are lists. Nodes that agree on being new agree on who they are.
             Stage::Forming => self.stage != Stage::Joined,
-            Stage::Born | Stage::Joined => self.is_nobody_missed(old),
+            Stage::Born { .. } | Stage::Joined => self.is_nobody_missed(old),
         };
         let has_waited = self.majority.agreed_at.is_some_and(|at| at + WAIT <= now);
         self.majority().is_none() || is_free || has_waited || is_planted(Planted::FollowedAtOnce)
     }
 
-    /// Whether every member of a placement is a member still, or this life of it is over: it has left, or was started
-    /// again.
+    /// Whether every member of a placement is a member still, or this life of it is over: it has
+    /// left, or was started again.
     fn is_nobody_missed(&self, old: &Placement) -> bool {
         let records = self.records_here();
         old.members().iter().all(|member| {
@@ -224,7 +205,7 @@ impl Control {
         })
     }
 
-    pub(super) fn wake_majority(&mut self, now: Instant, actions: &mut Actions) {
+    pub(super) fn handle_majority_timer(&mut self, now: Instant, actions: &mut Actions) {
         if self.majority().is_none() || self.majority.ping_at > now {
             return;
         }
@@ -237,7 +218,8 @@ impl Control {
         }
     }
 
-    /// `is_withholding` says that the cores do not go by what this node sees.
+    /// Returns when something is due. `is_withholding` says that the cores do not go by what this
+    /// node sees.
     pub(super) fn majority_deadline(&self, is_withholding: bool) -> Option<Instant> {
         self.majority()?;
         let Majority { ping_at, agreed_at, lease, is_held, .. } = &self.majority;

@@ -1,23 +1,83 @@
-//! What follows from membership: whom partitions can be placed on, and what the app sees.
+//! What follows from membership: the members that partitions can be placed on, the placement that
+//! the cores go by, and what the app sees.
 
-use super::{Actions, Control, ControlAction, Leaving};
+use std::sync::Arc;
+
+use super::interface::{Actions, ControlAction, Readiness};
+use super::state::{Control, CoreProgress, Leaving};
+use crate::clock::Instant;
 use crate::events::{Event, MemberInfo, MemberState};
 use crate::membership::{Record, State};
 use crate::placement::{Member, Placement};
+use crate::shard::Stage;
 use crate::types::NodeId;
 
-/// Whether calls can be expected to succeed.
-#[derive(Clone, Debug, PartialEq, Eq, Default)]
-pub(crate) struct Readiness {
-    pub(crate) members: usize,
-    /// There are lists, and a majority is heard from where one is required.
-    pub(crate) is_serving: bool,
-    /// What may be wrong, where something is.
-    pub(crate) hint: Option<String>,
-}
-
 impl Control {
-    /// Remembers whose lives are over; one that was only taken for dead is not.
+    /// Makes a new placement if the members are others than those it was made of. Whether it did.
+    pub(super) fn place_members(&mut self, now: Instant, actions: &mut Actions) -> bool {
+        let members = self.placeable();
+        self.note_gone();
+        let alive = self.membership.records().iter().filter(|known| known.state.is_active()).count();
+        let is_complete = members.len() == alive;
+        self.absent.note(now, &self.membership.records());
+        self.forget_at = self.absent.deadline(now);
+        let has_absent = self.forget_at.is_some();
+        let members_changed = members != self.placed
+            || self.gone != *self.placement.gone()
+            || is_complete != self.placement.is_complete()
+            || has_absent != self.placement.has_absent();
+        if members_changed {
+            self.generation += 1;
+            self.placed = members.clone();
+            let placement = self.placement_of(members, is_complete, has_absent);
+            self.notify_joined(&placement, actions);
+            self.placement = Arc::new(placement);
+        }
+        members_changed
+    }
+
+    /// The placement of these members, under the current generation.
+    fn placement_of(&self, members: Vec<Member>, is_complete: bool, has_absent: bool) -> Placement {
+        let replicas = self.config.local.replicas.into();
+        let (here, elsewhere) = members.into_iter().partition(|member| self.is_here(&member.site));
+        let placement = Placement::new(here, replicas, self.generation, self.gone.clone());
+        let placement = placement.with_other_data_centers(elsewhere).with_absent(has_absent);
+        if is_complete { placement } else { placement.incomplete() }
+    }
+
+    /// Whether the cores go by something else than what this node sees.
+    pub(super) fn is_withholding(&self) -> bool {
+        self.published.0.generation() != self.generation || self.published.1 != self.stage
+    }
+
+    /// Lets the cores go by what this node sees, if they do not and may.
+    pub(super) fn publish(&mut self, now: Instant, actions: &mut Actions) {
+        if self.is_withholding() && self.may_follow(now) {
+            let (placement, stage) = (self.placement.clone(), self.stage);
+            let before = std::mem::replace(&mut self.published, (placement.clone(), stage));
+            // Not if something changed in another data center only.
+            let is_moved = before.1 != stage || before.0.members() != placement.members();
+            let members = placement.members().len();
+            actions.push(ControlAction::Publish { placement, stage });
+            if stage != Stage::Forming && is_moved {
+                self.is_synced = false;
+                actions.push(ControlAction::Notify(Event::PlacementChanged { members }));
+            }
+        }
+    }
+
+    /// Tells the app when this node holds what it should.
+    pub(super) fn note_synced(&mut self, actions: &mut Actions) {
+        let (generation, stage) = (self.published.0.generation(), self.published.1);
+        let is_done = |progress: &&CoreProgress| progress.generation == generation && progress.pending == 0;
+        let done = self.progress.values().filter(is_done).count();
+        let is_synced = stage != Stage::Forming && done == usize::from(self.config.local.cores);
+        if is_synced && !std::mem::replace(&mut self.is_synced, true) {
+            actions.push(ControlAction::Notify(Event::Synced));
+        }
+    }
+
+    /// Remembers the lives that are over. One that was only taken for dead is not.
     pub(super) fn note_gone(&mut self) {
         for Record { identity, state, .. } in self.membership.records() {
             if !state.is_active() {
@@ -28,7 +88,8 @@ impl Control {
         }
     }
 
-    /// The members that partitions can be placed on or fetched from: alive, and known by name.
+    /// Returns the members that partitions can be placed on or fetched from: those that live and
+    /// are known by name.
     pub(super) fn placeable(&self) -> Vec<Member> {
         let me = self.identity();
         let member = |known: Record| {
@@ -77,7 +138,7 @@ impl Control {
         let me = self.identity();
         let info = |known: Record| {
             let is_self = known.identity.life() == me.life();
-            // Another one may have its id.
+            // Another node may have its id.
             let is_alike = known.identity.node == me.node;
             let id =
                 if is_alike { NodeId::new(&self.config.local.node_id) } else { self.name(&known.identity)? };
@@ -122,9 +183,7 @@ impl Control {
             actions.push(ControlAction::Readiness(readiness));
         }
     }
-}
 
-impl Control {
     /// What may be the cause that this node is alone.
     fn hint(&self) -> Option<String> {
         let refused = self.refused_by.as_ref().map(|why| format!("a node refused this one: {why}"));

@@ -1,14 +1,15 @@
-//! Whether others reach this node where it says that it is: a member is asked to dial back, over TCP and UDP.
+//! Reach: whether others reach this node at the address that it advertises. A member is asked to
+//! dial back, over TCP and UDP.
 //!
-//! A node behind a firewall, or one that advertises a wrong address, reaches others and is not reached. To it they all
-//! look well, and to them it is dead: it joins, dies and returns for ever. So it asks the first member that it is
-//! connected to, and says what that finds.
+//! A node behind a firewall, or one that advertises a wrong address, reaches others and is not
+//! reached. All others look well to it, and it looks dead to them: it joins, dies and returns for
+//! ever. So it asks the first member that it is connected to, and reports what that finds.
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::links::{LinkState, member_link};
-use super::{Actions, Control, ControlAction, Link, LinkEnd};
+use super::interface::{Actions, ControlAction, Link, LinkEnd};
+use super::state::{Control, LinkState, Try};
 use crate::clock::Instant;
 use crate::events::Event;
 use crate::types::Identity;
@@ -18,45 +19,23 @@ use crate::wire::message::{ControlMessage, Reached, RefusalReason};
 const TRIES_FOR: Duration = Duration::from_millis(400);
 const PING_PERIOD: Duration = Duration::from_millis(80);
 
-/// For how many it tries at a time.
-const MOST_TRIED: usize = 64;
+/// For how many nodes it tries at a time.
+const MAX_TRIED: usize = 64;
 
-/// An answer that does not come is asked for again after this, one that is bad after that, as a datagram may get lost;
-/// and when it was bad twice, only now and then.
+/// After how long an answer that does not come is asked for again; and how rarely one that was bad
+/// twice. A bad answer is asked for once more at once, as a datagram may get lost.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 const ASK_RARELY: Duration = Duration::from_secs(10);
 
-/// What this node knows of how others reach it, and for whom it tries.
-#[derive(Default)]
-pub(super) struct Reach {
-    /// A member has reached this node.
-    is_certain: bool,
-    ask_at: Instant,
-    failures: u32,
-    pub(super) failure: Option<String>,
-    tried: Vec<Try>,
-}
-
-struct Try {
-    via: u64,
-    request_id: u64,
-    identity: Identity,
-    until: Instant,
-    ping_at: Instant,
-    tcp: Option<Reached>,
-    is_up: bool,
-    udp: bool,
-}
-
 impl Control {
-    /// This node was dead to others: it may be because they do not reach it.
-    pub(super) fn doubt_reach(&mut self) {
+    /// Asks again whether others reach this node: it was dead to some, perhaps because they do not.
+    pub(super) fn recheck_reachability(&mut self) {
         self.reach.is_certain = false;
     }
 
     fn link_to_ask(&self) -> Option<Link> {
         let mut up = self.links.values().filter(|link| link.state == LinkState::Up);
-        up.next().filter(|_| !self.reach.is_certain).map(|member| member_link(&member.identity))
+        up.next().filter(|_| !self.reach.is_certain).map(|member| Link::to(&member.identity))
     }
 
     pub(super) fn reach_deadline(&self) -> Option<Instant> {
@@ -65,7 +44,7 @@ impl Control {
         tried.chain(self.link_to_ask().map(|_| self.reach.ask_at)).min()
     }
 
-    pub(super) fn wake_reach(&mut self, now: Instant, actions: &mut Actions) {
+    pub(super) fn handle_reach_timers(&mut self, now: Instant, actions: &mut Actions) {
         if self.reach.ask_at <= now
             && let Some(link) = self.link_to_ask()
         {
@@ -93,12 +72,12 @@ impl Control {
         identity: Identity,
         actions: &mut Actions,
     ) {
-        if self.reach.tried.len() >= MOST_TRIED || identity.addr == self.identity().addr {
+        if self.reach.tried.len() >= MAX_TRIED || identity.addr == self.identity().addr {
             return;
         }
-        let link = member_link(&identity);
-        let known = self.links.values().find(|member| member_link(&member.identity) == link);
-        let is_tried = self.reach.tried.iter().any(|it| member_link(&it.identity) == link);
+        let link = Link::to(&identity);
+        let known = self.links.values().find(|member| Link::to(&member.identity) == link);
+        let is_tried = self.reach.tried.iter().any(|it| Link::to(&it.identity) == link);
         if known.is_none() && !is_tried {
             actions.push(ControlAction::Open(link));
         }
@@ -114,17 +93,17 @@ impl Control {
             is_up: tcp.is_some(),
             udp: false,
         });
-        self.wake_reach(now, actions);
+        self.handle_reach_timers(now, actions);
     }
 
     /// Whether there is a link to a node for no other reason than that it asked.
     pub(super) fn has_reached(&self, identity: &Identity) -> bool {
-        let link = member_link(identity);
+        let link = Link::to(identity);
         let mut tried = self.reach.tried.iter();
-        tried.any(|it| member_link(&it.identity) == link && it.is_up)
+        tried.any(|it| Link::to(&it.identity) == link && it.is_up)
     }
 
-    /// What became of a link that may have been tried for a node that asked.
+    /// Takes up what became of a link that may have been tried for a node that asked.
     pub(super) fn link_was_tried(
         &mut self,
         now: Instant,
@@ -141,7 +120,7 @@ impl Control {
             Some(LinkEnd::Refused(_)) => Reached::Yes,
             Some(LinkEnd::Unreachable | LinkEnd::Ended) => Reached::NoAnswer,
         };
-        for it in self.reach.tried.iter_mut().filter(|it| member_link(&it.identity) == link) {
+        for it in self.reach.tried.iter_mut().filter(|it| Link::to(&it.identity) == link) {
             it.is_up = end.is_none();
             if it.tcp != Some(Reached::Yes) {
                 it.tcp = Some(reached);
@@ -164,9 +143,9 @@ impl Control {
         for Try { via, request_id, identity, tcp, udp, .. } in over {
             let message = ControlMessage::DialedBack { tcp: tcp.unwrap_or(Reached::NoAnswer), udp };
             actions.push(ControlAction::Answer { via, request_id, message });
-            let link = member_link(&identity);
-            let is_tried = self.reach.tried.iter().any(|it| member_link(&it.identity) == link);
-            if !is_tried && self.links.values().all(|member| member_link(&member.identity) != link) {
+            let link = Link::to(&identity);
+            let is_tried = self.reach.tried.iter().any(|it| Link::to(&it.identity) == link);
+            if !is_tried && self.links.values().all(|member| Link::to(&member.identity) != link) {
                 actions.push(ControlAction::Close(link));
             }
         }
@@ -190,10 +169,10 @@ impl Control {
         self.reach.failures += 1;
         if self.reach.failures == 1 {
             self.reach.ask_at = now;
-            return self.wake_reach(now, actions);
+            return self.handle_reach_timers(now, actions);
         }
         self.reach.ask_at = now + ASK_RARELY;
-        let from = self.links.values().find(|member| member_link(&member.identity) == link);
+        let from = self.links.values().find(|member| Link::to(&member.identity) == link);
         if let Some(by) = from.and_then(|member| self.name(&member.identity)) {
             self.reach.failure = Some(format!("{by} does not reach this node: {why}"));
             actions.push(ControlAction::Notify(Event::Unreachable { by, address, reason: why }));

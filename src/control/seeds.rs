@@ -1,76 +1,24 @@
-//! Seeds: where a node looks for its cluster. Asked for ever, so that nodes that were started together or
-//! split apart find each other. Some are given as addresses; others are found, by their names or by what the app brought,
-//! again and again.
+//! Seeds: the addresses at which a node looks for its cluster.
+//!
+//! They are asked for ever, so that nodes that were started together or split apart find each
+//! other. Some are given as addresses. Others are found by a lookup, of their names or by the app's
+//! discovery, again and again.
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::{Actions, Control, ControlAction, Leaving, Link};
+use super::interface::{Actions, ControlAction, Link};
+use super::state::{Control, Leaving, LinkState, MAX_SEED_BACKOFF, SEED_BACKOFF, SeedAddress, SeedState};
 use crate::clock::Instant;
-use crate::discovery::Found;
-use crate::types::NodeHash;
+use crate::discovery::FoundAddresses;
 use crate::wire::message::{ControlMessage, Hello};
 
-/// A seed that does not answer is asked again after this, doubling up to the second.
-const SEED_BACKOFF: Duration = Duration::from_millis(100);
-const SEED_BACKOFF_MOST: Duration = Duration::from_secs(5);
-
-/// What there is to find is looked up again after this, where this node sees another one.
+/// After how long the lookup is made again if this node sees another one.
 const DISCOVERY_PERIOD: Duration = Duration::from_secs(30);
 
-/// A lookup that keeps failing is not waited for any longer before the cluster is born: a name may have no addresses until
-/// a node is ready.
+/// For how long a lookup that keeps failing holds up the birth of the cluster: a name may have no
+/// addresses until a node is ready.
 const DISCOVERY_PATIENCE: Duration = Duration::from_secs(5);
-
-/// Looking for seeds that are not given as addresses.
-#[derive(Clone, Debug)]
-pub(super) struct Finding {
-    /// When to look next; `None` while that is under way, and for ever where there is nothing to look up.
-    at: Option<Instant>,
-    began: Option<Instant>,
-    backoff: Duration,
-    /// It has found something once, or has long failed to.
-    pub(super) is_settled: bool,
-    pub(super) failure: Option<String>,
-}
-
-impl Finding {
-    pub(super) fn new(is_needed: bool) -> Self {
-        let at = is_needed.then(Instant::default);
-        Self { at, began: None, backoff: SEED_BACKOFF, is_settled: !is_needed, failure: None }
-    }
-}
-
-#[derive(Clone, Debug)]
-pub(super) struct Seed {
-    addr: SocketAddr,
-    /// It was found, and goes when it is not any more.
-    is_found: bool,
-    state: SeedState,
-    backoff: Duration,
-    /// It was heard from, or found not to answer, at least once.
-    pub(super) settled: bool,
-    /// Who answered there last.
-    pub(super) node: Option<NodeHash>,
-}
-
-#[derive(Clone, Copy, PartialEq, Debug)]
-enum SeedState {
-    Idle {
-        until: Instant,
-    },
-    Trying,
-    /// It is this node itself.
-    Myself,
-}
-
-impl Seed {
-    pub(super) fn new(addr: SocketAddr, me: SocketAddr) -> Self {
-        let is_myself = addr == me;
-        let state = if is_myself { SeedState::Myself } else { SeedState::Idle { until: Instant::default() } };
-        Self { addr, is_found: false, state, backoff: SEED_BACKOFF, settled: is_myself, node: None }
-    }
-}
 
 impl Control {
     pub(super) fn seeds_deadline(&self) -> Option<Instant> {
@@ -81,9 +29,8 @@ impl Control {
         due.chain(self.discovery.at.filter(|_| self.leaving == Leaving::No)).min()
     }
 
-    /// Asks the seeds that are due and are no members: for ever, so that nodes that were started together
-    /// or split apart find each other.
-    pub(super) fn wake_seeds(&mut self, now: Instant, actions: &mut Actions) {
+    /// Asks the seeds that are due and are no members.
+    pub(super) fn handle_seed_timers(&mut self, now: Instant, actions: &mut Actions) {
         if self.leaving == Leaving::No && self.discovery.at.take_if(|at| *at <= now).is_some() {
             self.discovery.began.get_or_insert(now);
             actions.push(ControlAction::Discover);
@@ -99,33 +46,38 @@ impl Control {
         }
     }
 
-    /// What was looked up: seeds from now on, in place of those that were found before.
-    pub(super) fn found(&mut self, now: Instant, found: Found) {
-        let Found { addresses, failure } = found;
+    /// Takes up the result of a lookup: seeds from now on, in place of those that were found
+    /// before.
+    pub(super) fn found(&mut self, now: Instant, found: FoundAddresses) {
+        let FoundAddresses { addresses, failure } = found;
         let began = *self.discovery.began.get_or_insert(now);
         self.discovery.is_settled |= failure.is_none() || now.since(began) >= DISCOVERY_PATIENCE;
         let is_alone = self.placement.everybody().count() <= 1;
         let after = if is_alone { self.discovery.backoff } else { DISCOVERY_PERIOD };
         self.discovery.at = Some(now + after);
-        self.discovery.backoff = (self.discovery.backoff * 2).min(SEED_BACKOFF_MOST);
+        self.discovery.backoff = (self.discovery.backoff * 2).min(MAX_SEED_BACKOFF);
         if let Some(why) = failure.as_ref().filter(|why| self.discovery.failure.as_ref() != Some(why)) {
             log::warn!("looking for nodes failed: {why}");
         }
         if failure.is_none() {
             // One that is being asked is known by its answer.
-            let is_kept = |seed: &Seed| !seed.is_found || seed.state == SeedState::Trying;
+            let is_kept = |seed: &SeedAddress| !seed.is_found || seed.state == SeedState::Trying;
             self.seeds.retain(|seed| is_kept(seed) || addresses.contains(&seed.addr));
         }
         self.discovery.failure = failure;
         for addr in addresses {
             if self.seeds.iter().all(|seed| seed.addr != addr) {
-                self.seeds.push(Seed { is_found: true, ..Seed::new(addr, self.config.identity.addr) });
+                self.seeds.push(SeedAddress {
+                    is_found: true,
+                    ..SeedAddress::new(addr, self.config.identity.addr)
+                });
             }
         }
     }
 
-    /// One that is a member has nothing new to say, and whoever leaves finds nobody any more.
-    pub(super) fn asks_seed(&self, seed: &Seed) -> bool {
+    /// Whether a seed is to be asked. One that is a member has nothing new to say, and a node that
+    /// leaves looks for none.
+    pub(super) fn asks_seed(&self, seed: &SeedAddress) -> bool {
         self.leaving == Leaving::No && !self.is_member_at(seed.addr)
     }
 
@@ -135,11 +87,8 @@ impl Control {
             seed.settled = true;
             seed.backoff = SEED_BACKOFF;
             seed.node = Some(welcome.identity.node);
-            seed.state = if is_myself {
-                SeedState::Myself
-            } else {
-                SeedState::Idle { until: now + SEED_BACKOFF_MOST }
-            };
+            seed.state =
+                if is_myself { SeedState::Myself } else { SeedState::Idle { until: now + MAX_SEED_BACKOFF } };
         }
         if is_myself {
             actions.push(ControlAction::Close(link));
@@ -150,11 +99,11 @@ impl Control {
         }
     }
 
-    /// It has told whom it knows, however late.
+    /// A seed has told the members that it knows, however late.
     pub(super) fn seed_is_done(&mut self, now: Instant, addr: SocketAddr) {
         for seed in self.seeds.iter_mut().filter(|seed| seed.addr == addr) {
             if seed.state == SeedState::Trying {
-                seed.state = SeedState::Idle { until: now + SEED_BACKOFF_MOST };
+                seed.state = SeedState::Idle { until: now + MAX_SEED_BACKOFF };
             }
         }
     }
@@ -165,8 +114,13 @@ impl Control {
                 seed.settled = true;
                 seed.node = None;
                 seed.state = SeedState::Idle { until: now + seed.backoff };
-                seed.backoff = (seed.backoff * 2).min(SEED_BACKOFF_MOST);
+                seed.backoff = (seed.backoff * 2).min(MAX_SEED_BACKOFF);
             }
         }
+    }
+
+    /// Whether a link to a member at this address is up.
+    fn is_member_at(&self, addr: SocketAddr) -> bool {
+        self.links.values().any(|link| link.identity.addr == addr && link.state == LinkState::Up)
     }
 }

@@ -1,10 +1,10 @@
 //! Calls that do not wait for their answers.
 
 use super::{Engine, local_rules};
-use crate::completions::{Completions, Place, Ticket};
 use crate::entry::{Content, Entry};
 use crate::error::{NotApplied, ReadError, SubmitError, WriteError};
 use crate::options::{ReadOptions, WriteOptions};
+use crate::runtime::completions::{CompletionSlot, Completions, Ticket};
 use crate::shard::{Call, LocalAnswer, Outcome, check_lengths, read_local};
 
 impl Engine {
@@ -101,7 +101,7 @@ impl Engine {
         Ok(ticket)
     }
 
-    fn reserve(&self, completions: &Completions, if_lost: Outcome) -> Result<Place, SubmitError> {
+    fn reserve(&self, completions: &Completions, if_lost: Outcome) -> Result<CompletionSlot, SubmitError> {
         completions.reserve(if_lost).ok_or(SubmitError::Full { capacity: completions.capacity() })
     }
 }

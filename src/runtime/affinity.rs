@@ -1,11 +1,11 @@
-//! On which CPUs threads run.
+//! Pins threads to CPUs.
 
 use std::io;
 
 /// Why a thread could not be pinned.
 #[derive(Debug)]
 pub(crate) enum PinError {
-    /// The CPU is not there, or is not for this process, which may use these.
+    /// The CPU does not exist, or this process is not allowed to use it; it may use these.
     NotAllowed {
         allowed: Vec<usize>,
     },
@@ -14,8 +14,8 @@ pub(crate) enum PinError {
 
 /// Lets the calling thread run on this CPU alone.
 ///
-/// The system is asked by trying: the mask of the thread that starts an engine says nothing about what another
-/// thread may have, since an app's threads may be pinned themselves.
+/// Whether it is allowed is found out by trying. The mask of the thread that starts an engine says
+/// nothing about another thread, since an app may pin its own threads.
 #[cfg(target_os = "linux")]
 pub(crate) fn pin(cpu: usize) -> Result<(), PinError> {
     use rustix::io::Errno;
@@ -35,7 +35,7 @@ pub(crate) fn pin(cpu: usize) -> Result<(), PinError> {
     })
 }
 
-/// The CPUs that the calling thread may run on; none where the system does not tell.
+/// Returns the CPUs that the calling thread may run on; none if the system does not tell.
 #[cfg(target_os = "linux")]
 pub(crate) fn allowed_here() -> Vec<usize> {
     use rustix::thread::{CpuSet, sched_getaffinity};

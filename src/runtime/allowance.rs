@@ -1,25 +1,28 @@
-//! How many bytes of large values may be on their way through the cores at a time, so that a queue full of them
-//! does not break the memory limit. First come, first served: a large one is not overtaken for ever.
+//! Limits how many bytes of large values may be on their way through the cores at a time.
+//!
+//! Without it, a queue full of large values would break the memory limit. Callers are served in the
+//! order in which they come, so that smaller values never overtake a large one for ever.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+/// The bytes that may be on their way, and the callers that wait for some of them.
 pub(crate) struct Allowance {
     most: usize,
-    state: Mutex<State>,
+    state: Mutex<Usage>,
     changed: Condvar,
 }
 
 #[derive(Default)]
-struct State {
+struct Usage {
     used: usize,
-    /// Who waits, in the order of coming.
+    /// The tickets of the callers that wait, in the order in which they came.
     waiting: VecDeque<u64>,
     next_ticket: u64,
 }
 
-/// Gives its bytes back when it is dropped.
+/// The right to send a value of some length. It gives its bytes back when it is dropped.
 #[derive(Debug)]
 pub(crate) struct Permit {
     allowance: Arc<Allowance>,
@@ -31,14 +34,14 @@ impl Allowance {
         Arc::new(Self { most, state: Mutex::default(), changed: Condvar::new() })
     }
 
-    /// Waits until so many bytes are free, or all of them where it takes more. `None` when the time was over
-    /// first.
+    /// Waits until this many bytes are free, or all of them if the value is longer than the limit.
+    /// `None` if the time is up first.
     pub(crate) fn take(self: &Arc<Self>, bytes: usize, timeout: Duration) -> Option<Permit> {
         let mut state = self.lock();
         let ticket = state.next_ticket;
         state.next_ticket += 1;
         state.waiting.push_back(ticket);
-        let has_to_wait = |state: &mut State| {
+        let has_to_wait = |state: &mut Usage| {
             let fits = state.used == 0 || state.used + bytes <= self.most;
             !fits || state.waiting.front() != Some(&ticket)
         };
@@ -53,7 +56,7 @@ impl Allowance {
         Some(Permit { allowance: self.clone(), bytes })
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, Usage> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,16 +1,17 @@
-//! How a thread that sleeps in its poll is woken, by whoever has put work where it looks for it.
+//! A bell wakes a thread that sleeps in its poll when another thread has put work into its inbox.
 //!
 //! Waking is a system call, and a thread that works needs none. So each thread has a word:
 //!
 //! ```text
 //! AWAKE      it works, and will look for work before it sleeps
 //! PARKED     it sleeps, or is about to
-//! NOTIFIED   it sleeps, and somebody is about to wake it
+//! NOTIFIED   it sleeps, and another thread is about to wake it
 //! ```
 //!
-//! Only the thread itself returns to `AWAKE`, and only who changes `PARKED` to `NOTIFIED` makes the system call.
+//! Only the thread itself returns to `AWAKE`. Only the sender that changes `PARKED` to `NOTIFIED`
+//! makes the system call.
 //!
-//! # Why nobody is forgotten
+//! # Why no message is forgotten
 //!
 //! ```text
 //! sender                            thread
@@ -20,17 +21,19 @@
 //!                                   sleep
 //! ```
 //!
-//! One of the fences comes first. If it is the sender's, the thread sees the message and does not sleep. If it is
-//! the thread's, the sender sees `PARKED`, or what came after it: `NOTIFIED`, so that another sender has the wake in
-//! hand; or `AWAKE`, and the thread looks again before it sleeps. (Dekker's algorithm, in effect.) The word orders
-//! nothing else: messages have their own words, so every access to it is relaxed.
+//! One of the fences comes first. If it is the sender's, the thread sees the message and does not
+//! sleep. If it is the thread's, the sender sees `PARKED` or what came after it. `NOTIFIED` means
+//! that another sender has the wake in hand; `AWAKE` means that the thread looks again before it
+//! sleeps. (Dekker's algorithm, in effect.) The word orders nothing else: messages have their own
+//! words, so every access to it is relaxed.
 //!
 //! # Who rings again
 //!
-//! The sender that has the wake in hand may be preempted before its system call, by the very threads that wait
-//! for the answers. Whoever is about to wait and still sees `NOTIFIED` therefore wakes as well: once too often does no
-//! harm. Without that, everybody would wait for a thread that does not run, with nothing wrong otherwise. (A message
-//! behind a slot that its producer has claimed and not filled waits for that producer in any case.)
+//! The sender that has the wake in hand might be preempted before its system call, by the very
+//! threads that wait for the answers. A caller that is about to wait and still sees `NOTIFIED`
+//! therefore wakes the thread as well: a wake too many does no harm. Without that, all of them
+//! would wait for a thread that does not run, with nothing else wrong. (A message behind a slot
+//! that its producer has claimed and not filled waits for that producer in any case.)
 
 use std::io;
 
@@ -41,13 +44,13 @@ const AWAKE: u8 = 0;
 const PARKED: u8 = 1;
 const NOTIFIED: u8 = 2;
 
-/// What wakes an engine's threads. The models bring their own.
+/// The waker of an engine's threads. The models bring their own.
 #[cfg(not(gridkv_loom))]
 pub(crate) type SystemWaker = mio::Waker;
 #[cfg(gridkv_loom)]
 pub(crate) type SystemWaker = std::convert::Infallible;
 
-/// Ends a sleep: the one that goes on, or else the next one.
+/// Ends a thread's sleep: the one that goes on, or else the next one.
 pub(crate) trait Wake {
     fn wake(&self) -> io::Result<()>;
 }
@@ -63,7 +66,7 @@ impl Wake for mio::Waker {
     }
 }
 
-/// One thread's, which all who send it something share.
+/// One thread's bell, which all threads that send it something share.
 pub(crate) struct Bell<W = SystemWaker> {
     word: Padded<AtomicU8>,
     fences: Fences,
@@ -71,12 +74,13 @@ pub(crate) struct Bell<W = SystemWaker> {
 }
 
 impl<W: Wake> Bell<W> {
-    /// Of a thread that works.
+    /// Makes the bell of a thread that works.
     pub(crate) fn new(waker: W) -> Self {
         Self { word: Padded(AtomicU8::new(AWAKE)), fences: Fences::default(), waker }
     }
 
-    /// There is work. A system call only if the thread sleeps and nobody else is about to wake it.
+    /// Says that there is work. It makes a system call only if the thread sleeps and no other
+    /// sender is about to wake it.
     pub(crate) fn ring(&self) {
         self.fences.fence_unless(OrderingMutant::UnfencedRing);
         if self.word.0.load(Ordering::Relaxed) == PARKED && self.change(PARKED, NOTIFIED) {
@@ -84,15 +88,16 @@ impl<W: Wake> Bell<W> {
         }
     }
 
-    /// For who has rung and is about to wait for what comes of it: whoever else was to wake the thread may have
-    /// been preempted before it did.
+    /// Wakes the thread if a wake is still to come. A caller that has rung calls it before it waits
+    /// for the answer: the sender that has the wake in hand might have been preempted.
     pub(crate) fn ring_again(&self) {
         if self.word.0.load(Ordering::Relaxed) == NOTIFIED && !is_left_out(OrderingMutant::RungOnce) {
             self.wake();
         }
     }
 
-    /// For the thread itself: calls `block` unless there is work. `None` where there was.
+    /// Calls `block` unless there is work, and returns `None` if there was. Only the thread itself
+    /// calls it.
     ///
     /// `block` may return for any other reason as well.
     pub(crate) fn park<R>(&self, has_work: impl FnOnce() -> bool, block: impl FnOnce() -> R) -> Option<R> {
@@ -125,7 +130,7 @@ mod tests {
 
     use super::*;
 
-    /// Counts, and fails as long as it is told to.
+    /// Counts its wakes, and fails for as long as it is told to.
     #[derive(Default)]
     struct Counting {
         wakes: Cell<usize>,

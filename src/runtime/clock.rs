@@ -1,11 +1,13 @@
-//! The operating system's clocks, read here and nowhere else.
+//! Reads the operating system's clocks; no other file does.
 
 use std::time::{Duration, Instant as OsInstant, SystemTime, UNIX_EPOCH};
 
 use crate::clock::{Instant, Now, WallTime};
 
-/// One engine's clock. Wall time is read once, at the start, and then advances with the monotonic clock:
-/// a step of the system's clock expires no key and stops no version from growing.
+/// One engine's clock.
+///
+/// Wall time is read once, at the start, and then advances with the monotonic clock. So a step of
+/// the system's clock expires no key, and stops no version from growing.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Clock {
     start: OsInstant,
@@ -35,8 +37,8 @@ impl Clock {
         }
     }
 
-    /// Wall time as of the system's last timer tick, some milliseconds ago at the most: a fraction of what
-    /// [`now`](Self::now) costs.
+    /// Returns wall time as of the system's last timer tick, at most some milliseconds ago, at a
+    /// fraction of the cost of [`now`](Self::now).
     #[cfg(target_os = "linux")]
     #[inline(never)]
     pub(crate) fn coarse_wall(&self) -> WallTime {
@@ -53,13 +55,13 @@ impl Clock {
         Instant::from_nanos(self.start.elapsed().as_nanos() as u64)
     }
 
-    /// The same moment on the operating system's scale.
+    /// Returns the same moment on the operating system's scale.
     pub(crate) fn to_os(self, instant: Instant) -> OsInstant {
         self.start + Duration::from_nanos(instant.nanos())
     }
 }
 
-/// What one of the system's monotonic clocks says, in microseconds.
+/// Reads one of the system's monotonic clocks, in microseconds.
 #[cfg(target_os = "linux")]
 fn monotonic(clock: rustix::time::ClockId) -> u64 {
     let now = rustix::time::clock_gettime(clock);

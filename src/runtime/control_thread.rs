@@ -1,9 +1,11 @@
-//! The control thread: one [`Control`], one poll, the listener and the datagram socket. It accepts every
-//! connection, has `Control` judge it, and hands it to the core that its opener wants.
+//! The control thread: one [`Control`], one poll, the listener and the datagram socket.
+//! [`ControlLoop`] has the loop.
+//!
+//! It accepts every connection, has `Control` judge it, and hands it to the core that its opener
+//! wants.
 
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use mio::net::TcpListener;
@@ -11,163 +13,25 @@ use mio::{Events, Poll, Token};
 
 use super::bell::Bell;
 use super::clock::Clock;
-use super::core_thread::{FIRST_CONNECTION, Order};
-use super::discovery_thread::Wishes;
-use super::mailbox::{Inbox, Outbox};
+use super::discovery_thread::DiscoveryRequests;
+use super::mailbox::{Inbox, ThreadOutbox};
+use super::messages::{Order, ToControl};
 use super::net::datagram::Datagrams;
-use super::net::{ConnectionId, LossCause, Net, NetEvent, Target};
+use super::net::{ConnectionId, Destination, LossCause, Net, NetEvent};
 use super::ring::Pop;
+use super::shared::Shared;
+use super::tokens::{FIRST_CONNECTION, LISTENER};
 use crate::clock::Instant;
-use crate::control::{Control, ControlAction, ControlEvent, Link, LinkEnd, Readiness};
-use crate::discovery::Found;
-use crate::error::Risk;
-use crate::events::{Event, MemberInfo, Subscriber};
-use crate::shard::{Debt, StoppedBy};
+use crate::control::{Control, ControlAction, ControlEvent, Link, LinkEnd};
+use crate::events::Event;
 use crate::types::Partition;
 use crate::wire::message::{Channel, Frame, Message};
 
-/// How many messages of cores and handles may wait.
-pub(crate) const MESSAGES_CAPACITY: usize = 1024;
+/// How many datagrams one pass takes: more than a cluster's gossip brings. A flood of them leaves
+/// the connections and timers their share.
+const DATAGRAMS_PER_PASS: usize = 256;
 
-/// How many datagrams one turn takes: more than a cluster's gossip brings, so that a flood of them leaves
-/// the connections and timers their turn.
-const DATAGRAMS_PER_TURN: usize = 256;
-
-pub(crate) const LISTENER: Token = Token(1);
-pub(crate) const DATAGRAMS: Token = Token(2);
-
-/// What the control thread is told by cores and by the engine's handle.
-pub(crate) enum ToControl {
-    Progress { core: usize, generation: u64, pending: usize, giving: usize },
-    DataAtRisk { partitions: usize },
-    CoreOwes { core: usize, question: u64, debt: Debt },
-    WatchSafety { ticket: u64, until: Instant },
-    Found(Box<Found>),
-    Leave,
-}
-
-/// What becomes of calls: they are let in, or only those that were before go on, or none.
-const OPEN: u8 = 0;
-const DRAINING: u8 = 1;
-const CLOSED: u8 = 2;
-
-/// What the control thread lets the app's threads see.
-#[derive(Default)]
-pub(crate) struct Shared {
-    /// [`OPEN`] at first, then only higher ones.
-    door: AtomicU8,
-    /// The other nodes are not told.
-    is_silent: AtomicBool,
-    /// Nobody had asked for that.
-    has_failed: AtomicBool,
-    state: Mutex<SharedState>,
-    changed: Condvar,
-}
-
-#[derive(Default)]
-pub(crate) struct SharedState {
-    pub(crate) members: Vec<MemberInfo>,
-    pub(crate) readiness: Readiness,
-    /// How many partitions each core has still to give away.
-    pub(crate) giving: Vec<usize>,
-    /// How many calls, on each core, had not ended when it was asked last.
-    pub(crate) unfinished: Vec<usize>,
-    /// Counts those who wait until it is safe, and up to which of them it was; else, why not.
-    pub(crate) safety_tickets: u64,
-    pub(crate) safe_up_to: u64,
-    pub(crate) risks: Vec<Risk>,
-    pub(crate) has_left: bool,
-    pub(crate) is_stopped: bool,
-    /// Why it failed, where it did.
-    pub(crate) failure: Option<String>,
-    pub(crate) subscribers: Vec<Subscriber>,
-}
-
-impl Shared {
-    /// Lets no more calls in, and has the threads stop when they look next. With `farewell` the other nodes are
-    /// told; without, they find out.
-    pub(crate) fn close(&self, farewell: bool) {
-        if !farewell {
-            self.is_silent.store(true, Ordering::Relaxed);
-        }
-        self.door.fetch_max(CLOSED, Ordering::Release);
-    }
-
-    /// Lets no more calls in.
-    fn drain(&self) {
-        self.door.fetch_max(DRAINING, Ordering::Release);
-    }
-
-    fn is_silent(&self) -> bool {
-        self.is_silent.load(Ordering::Relaxed)
-    }
-
-    /// Whether calls are let in.
-    #[inline]
-    pub(crate) fn is_open(&self) -> bool {
-        self.door.load(Ordering::Acquire) == OPEN
-    }
-
-    #[inline]
-    pub(crate) fn is_closed(&self) -> bool {
-        self.door.load(Ordering::Acquire) == CLOSED
-    }
-
-    /// Lets no more calls in, and says that it is by a failure, unless it was closed before. Why is known before
-    /// anybody finds it closed; said again, it is said better.
-    pub(crate) fn fail(&self, why: &str) {
-        let mut state = self.lock();
-        if !self.is_closed() || self.has_failed() {
-            state.failure = Some(why.to_owned());
-            self.has_failed.store(true, Ordering::Relaxed);
-        }
-        drop(state);
-        self.close(true);
-    }
-
-    /// Whether it is a failure that has closed it.
-    pub(crate) fn has_failed(&self) -> bool {
-        self.is_closed() && self.has_failed.load(Ordering::Relaxed)
-    }
-
-    pub(crate) fn stopped_by(&self) -> StoppedBy {
-        if self.has_failed() { StoppedBy::Failure } else { StoppedBy::Request }
-    }
-
-    /// Nothing will happen any more: whoever waits is told.
-    pub(crate) fn set_stopped(&self) {
-        self.close(true);
-        self.update(|state| {
-            state.is_stopped = true;
-            state.subscribers.clear();
-        });
-    }
-
-    pub(crate) fn lock(&self) -> MutexGuard<'_, SharedState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(crate) fn update(&self, change: impl FnOnce(&mut SharedState)) {
-        change(&mut self.lock());
-        self.changed.notify_all();
-    }
-
-    /// Waits until `done` gives a result, or the time is up.
-    pub(crate) fn wait<T>(
-        &self,
-        timeout: Duration,
-        mut done: impl FnMut(&SharedState) -> Option<T>,
-    ) -> Option<T> {
-        let mut result = None;
-        let waited = self.changed.wait_timeout_while(self.lock(), timeout, |state| {
-            result = done(state);
-            result.is_none()
-        });
-        drop(waited);
-        result
-    }
-}
-
+/// What the control thread is made of.
 pub(crate) struct ControlThread {
     pub(crate) poll: Poll,
     pub(crate) bell: Arc<Bell>,
@@ -177,27 +41,28 @@ pub(crate) struct ControlThread {
     pub(crate) listener: TcpListener,
     pub(crate) datagrams: Datagrams,
     pub(crate) messages: Inbox<ToControl>,
-    /// Where there is something to look up.
-    pub(crate) discovery: Option<Wishes>,
-    pub(crate) cores: Vec<Outbox<Order>>,
+    /// `None` if there is nothing to look up.
+    pub(crate) discovery: Option<DiscoveryRequests>,
+    pub(crate) cores: Vec<ThreadOutbox<Order>>,
     pub(crate) shared: Arc<Shared>,
 }
 
-/// The control thread's loop, begun and not yet running.
-pub(crate) struct Turn {
+/// The loop of the control thread.
+pub(crate) struct ControlLoop {
     thread: ControlThread,
     actions: Vec<ControlAction>,
     net_events: Vec<NetEvent>,
     next_request: u64,
 }
 
-/// Gives every core its first placement, so that the first call finds one.
-pub(crate) fn begin(thread: ControlThread) -> Turn {
-    let mut turn = Turn { thread, actions: Vec::new(), net_events: Vec::new(), next_request: 1 };
-    let now = turn.thread.clock.instant();
-    turn.thread.control.start(now, &mut turn.actions);
-    turn.perform(now);
-    turn
+/// Begins the loop: gives every core its first placement, so that the first call finds one.
+pub(crate) fn begin(thread: ControlThread) -> ControlLoop {
+    let mut control_loop =
+        ControlLoop { thread, actions: Vec::new(), net_events: Vec::new(), next_request: 1 };
+    let now = control_loop.thread.clock.instant();
+    control_loop.thread.control.start(now, &mut control_loop.actions);
+    control_loop.perform(now);
+    control_loop
 }
 
 /// Runs until it is told to stop.
@@ -205,18 +70,18 @@ pub(crate) fn begin(thread: ControlThread) -> Turn {
 /// # Errors
 ///
 /// The poll's, which end the thread.
-pub(crate) fn run(mut turn: Turn) -> io::Result<()> {
+pub(crate) fn run(mut control_loop: ControlLoop) -> io::Result<()> {
     let mut events = Events::with_capacity(256);
     let mut is_behind = true;
-    while !turn.thread.shared.is_closed() {
-        turn.poll(&mut events, is_behind)?;
-        is_behind = turn.run(&events);
+    while !control_loop.thread.shared.is_closed() {
+        control_loop.poll(&mut events, is_behind)?;
+        is_behind = control_loop.run(&events);
     }
-    turn.stop();
+    control_loop.stop();
     Ok(())
 }
 
-impl Turn {
+impl ControlLoop {
     /// Waits for something to do, unless there is.
     fn poll(&mut self, events: &mut Events, is_behind: bool) -> io::Result<()> {
         let timeout = if is_behind { Some(Duration::ZERO) } else { self.until_deadline() };
@@ -241,7 +106,7 @@ impl Turn {
         self.thread.control.deadline().into_iter().chain(net).min().map(|at| at.since(now))
     }
 
-    /// One turn. Whether there is more to do at once.
+    /// Does one pass. Returns whether there is more to do at once.
     fn run(&mut self, events: &Events) -> bool {
         let now = self.thread.clock.instant();
         self.take_messages(now);
@@ -259,7 +124,8 @@ impl Turn {
         is_behind
     }
 
-    /// Says farewell, where that is wanted. Whatever is read from here on could only be answered wrongly.
+    /// Says farewell if the other nodes are to be told. A frame that is read from here on could
+    /// only be answered wrongly.
     fn stop(mut self) {
         let now = self.thread.clock.instant();
         if !self.thread.shared.is_silent() {
@@ -299,7 +165,7 @@ impl Turn {
 
     fn read_datagrams(&mut self, now: Instant) -> bool {
         let (control, actions) = (&mut self.thread.control, &mut self.actions);
-        self.thread.datagrams.receive(DATAGRAMS_PER_TURN, |from, bytes| {
+        self.thread.datagrams.receive(DATAGRAMS_PER_PASS, |from, bytes| {
             if let Err(error) = control.handle_datagram(now, from, bytes, actions) {
                 log::debug!("a datagram from {from} was dropped: {error}");
             }
@@ -316,7 +182,7 @@ impl Turn {
                 _ => {}
             }
         }
-        let is_behind = self.thread.net.resume(now, &mut self.net_events);
+        let is_behind = self.thread.net.read_pending(now, &mut self.net_events);
         self.thread.net.handle_timers(now, &mut self.net_events);
         for event in std::mem::take(&mut self.net_events) {
             self.network(now, event);
@@ -381,7 +247,7 @@ impl Turn {
                     let request_id = self.next_request;
                     self.next_request += 1;
                     let frame = control_frame(request_id, Message::Control(message));
-                    // A status or a question: asked again.
+                    // If it does not fit: a status or a question is sent again anyway.
                     let _ = self.thread.net.send(now, target(link), &frame);
                 }
                 ControlAction::Answer { via, request_id, message } => {
@@ -450,7 +316,7 @@ impl Turn {
                 ControlAction::Left => self.thread.shared.update(|state| state.has_left = true),
             }
         }
-        // Whoever hears of it finds the members as it says.
+        // Last, so that an app that hears of it finds the members as it says.
         for event in happened {
             self.notify(&event);
         }
@@ -474,10 +340,10 @@ fn control_frame(request_id: u64, message: Message) -> Frame {
     Frame { partition: Partition::default(), request_id, message }
 }
 
-fn target(link: Link) -> Target {
-    Target { addr: link.addr, expects: link.expects, channel: Channel::Control }
+fn target(link: Link) -> Destination {
+    Destination { addr: link.addr, expects: link.expects, channel: Channel::Control }
 }
 
-fn link(target: &Target) -> Link {
+fn link(target: &Destination) -> Link {
     Link { addr: target.addr, expects: target.expects }
 }

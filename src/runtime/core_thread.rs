@@ -1,5 +1,7 @@
-//! A core thread: one shard, one poll. One turn of its loop takes messages and frames within a budget,
-//! lets the shard work on them, carries out what it asks for, and writes each connection once.
+//! A core thread: one shard, one poll. [`CoreLoop`] has the loop.
+//!
+//! Each pass of the loop takes messages and frames within a budget, lets the shard work on them,
+//! carries out what it asks for, and writes each connection once.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -8,99 +10,34 @@ use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
 use std::time::Duration;
 
-use mio::{Events, Poll, Token};
+use mio::{Events, Poll};
 
 use super::bell::Bell;
 use super::clock::Clock;
-use super::control_thread::{Shared, ToControl};
-use super::engine_thread::{message, stopped_by};
+use super::engine_thread::message;
 use super::idle::{CoreCount, Patience, look, spare_processors};
 use super::mailbox::{Inbox, SendError, Sender};
-use super::net::{ConnectionId, Handover, Net, NetEvent, Target};
+use super::messages::{CallMessage, Order, ToControl};
+use super::net::{ConnectionId, Destination, Net, NetEvent};
 use super::reply::ReplyTo;
 use super::ring::Pop;
+use super::shared::Shared;
+use super::tokens::FIRST_CONNECTION;
 use crate::clock::{Instant, Now};
 use crate::options::IdleStrategy;
-use crate::placement::Placement;
-use crate::shard::{Action, Call, Event, Lease, Shard, Stage};
+use crate::shard::{Action, Event, Shard};
 use crate::types::{CoreId, Identity};
 use crate::wire::message::{Channel, Frame, Message};
 
-/// How many messages of apps may wait for a core. A caller beyond that waits for room. Few enough that the queue
-/// stays in the processor's cache.
-pub(crate) const CALLS_CAPACITY: usize = 1024;
+/// How many operations one pass takes, so that sockets and timers get their share under a flood of
+/// calls.
+const OPERATIONS_PER_PASS: usize = 256;
 
-/// How many messages of the control thread may wait; it keeps what does not fit.
-pub(crate) const ORDERS_CAPACITY: usize = 256;
-
-/// How many operations one turn takes, so that sockets and timers get theirs under a flood of calls.
-const OPERATIONS_PER_TURN: usize = 256;
-
-/// After how many operations sockets are looked at, where there are calls all the time: some ten microseconds.
+/// After how many operations the sockets are looked at if there are calls all the time: some ten
+/// microseconds.
 const OPERATIONS_PER_POLL: usize = 64;
 
-pub(crate) const WAKE: Token = Token(0);
-/// Below this, tokens belong to the thread; from here on to its connections.
-pub(crate) const FIRST_CONNECTION: usize = 16;
-
-/// From an app. Dropped before a core took it, it answers that the engine has stopped: whatever becomes
-/// of the queue, its caller is told.
-pub(crate) struct CallMessage {
-    /// `None` once it was taken.
-    content: Option<(Call, ReplyTo)>,
-}
-
-/// With its place's number it fills one cache line of the queue.
-const _: () = assert!(size_of::<CallMessage>() <= 56);
-
-impl CallMessage {
-    pub(crate) fn new(call: Call, reply_to: ReplyTo) -> Self {
-        Self { content: Some((call, reply_to)) }
-    }
-
-    fn take(mut self) -> Option<(Call, ReplyTo)> {
-        self.content.take()
-    }
-
-    /// It was not sent: its caller knows.
-    pub(crate) fn discard(self) {
-        if let Some((_, reply_to)) = self.take() {
-            reply_to.discard();
-        }
-    }
-}
-
-impl Drop for CallMessage {
-    fn drop(&mut self) {
-        if let Some((call, reply_to)) = self.content.take() {
-            reply_to.send(call.stopped(stopped_by()));
-        }
-    }
-}
-
-/// From the control thread.
-pub(crate) enum Order {
-    Place {
-        placement: Arc<Placement>,
-        stage: Stage,
-    },
-    /// Until when this node is part of a majority.
-    Lease(Lease),
-    /// This node counts as another life of itself.
-    NewLife {
-        identity: Identity,
-    },
-    /// What does it owe? Answered with [`ToControl::CoreOwes`].
-    AskDebt {
-        question: u64,
-    },
-    /// An accepted connection whose opener wants this core.
-    Adopt {
-        handover: Box<Handover>,
-        peer: Identity,
-    },
-}
-
+/// What a core thread is made of.
 pub(crate) struct CoreThread {
     pub(crate) core: CoreId,
     pub(crate) poll: Poll,
@@ -111,30 +48,30 @@ pub(crate) struct CoreThread {
     pub(crate) calls: Inbox<CallMessage>,
     pub(crate) orders: Inbox<Order>,
     pub(crate) shared: Arc<Shared>,
-    /// Both `None` where the engine is standalone.
+    /// Both are `None` if the engine is standalone.
     pub(crate) net: Option<Net>,
     pub(crate) control: Option<Sender<ToControl>>,
 }
 
-/// The state of the loop.
-struct Turn {
+/// The loop of a core thread.
+struct CoreLoop {
     thread: CoreThread,
-    /// When it began.
+    /// When the current pass began.
     now: Now,
     patience: Patience,
     /// Operations since the sockets were last looked at.
     unpolled: usize,
-    /// Who is at the other end of the accepted connections.
+    /// The node at the other end of each accepted connection.
     peers: BTreeMap<ConnectionId, Identity>,
     actions: Vec<Action<ReplyTo>>,
     net_events: Vec<NetEvent>,
-    /// Requests that their peer's connection had no room for.
+    /// Requests that did not fit into their connection's queue.
     unsent: Vec<u64>,
     /// What the control thread has not been told yet, because its queue was full.
     unreported: Report,
 }
 
-/// The latest of what a core tells the control thread: what is older does not matter any more.
+/// The latest of what a core tells the control thread: anything older does not matter any more.
 #[derive(Default)]
 struct Report {
     progress: Option<ToControl>,
@@ -142,30 +79,30 @@ struct Report {
     partitions_at_risk: usize,
 }
 
-/// Runs until the engine is closed. Where it panics, the engine is closed before anybody is told.
+/// Runs until the engine is closed. If it panics, the engine is closed before any caller is told.
 ///
 /// # Errors
 ///
 /// The poll's, which end the thread.
 pub(crate) fn run(thread: CoreThread) -> io::Result<()> {
     let _is_core = CoreCount::new();
-    let mut turn = Turn::new(thread);
-    match panic::catch_unwind(AssertUnwindSafe(|| turn.run_until_closed())) {
+    let mut core_loop = CoreLoop::new(thread);
+    match panic::catch_unwind(AssertUnwindSafe(|| core_loop.run_until_closed())) {
         Ok(outcome) => {
             if let Err(error) = &outcome {
-                turn.thread.shared.fail(&format!("polling failed: {error}"));
+                core_loop.thread.shared.fail(&format!("polling failed: {error}"));
             }
-            turn.stop();
+            core_loop.stop();
             outcome
         }
         Err(payload) => {
-            turn.abandon(message(&*payload));
+            core_loop.abandon(message(&*payload));
             panic::resume_unwind(payload)
         }
     }
 }
 
-impl Turn {
+impl CoreLoop {
     fn new(thread: CoreThread) -> Self {
         Self {
             now: thread.clock.now(),
@@ -193,14 +130,14 @@ impl Turn {
         Ok(())
     }
 
-    /// Waits for something to do, where there is nothing, as the strategy says.
+    /// Waits as the idle strategy says, unless there is something to do.
     fn wait(&mut self, events: &mut Events, is_behind: bool) -> io::Result<()> {
         events.clear();
         let is_due = self.deadline().is_some_and(|at| at <= self.now.instant);
         if !is_behind && !is_due && !self.has_messages() && !self.spin(events)? {
             return self.sleep(events);
         }
-        // What a poll has reported it does not report again.
+        // The poll has not reported anything yet: what it reports it does not report again.
         if self.thread.net.is_some() && self.unpolled >= OPERATIONS_PER_POLL && events.is_empty() {
             self.unpolled = 0;
             poll_for(&mut self.thread.poll, events, Duration::ZERO)?;
@@ -208,13 +145,13 @@ impl Turn {
         Ok(())
     }
 
-    /// A message, or the end.
+    /// Whether a message or the end has come.
     fn has_messages(&self) -> bool {
         self.thread.calls.has_item() || self.thread.orders.has_item() || self.thread.shared.is_closed()
     }
 
-    /// Looks for messages and at the sockets for as long as the strategy allows, and no longer than until
-    /// something is due. Whether something is there.
+    /// Looks for messages and at the sockets, for as long as the strategy allows and until
+    /// something is due. Returns whether something is there.
     fn spin(&mut self, events: &mut Events) -> io::Result<bool> {
         let until = match self.thread.idle {
             IdleStrategy::Park => return Ok(false),
@@ -244,7 +181,7 @@ impl Turn {
         Ok(found || self.thread.idle == IdleStrategy::Busy)
     }
 
-    /// Sleeps until somebody rings, a socket has something, or something is due.
+    /// Sleeps until another thread rings, a socket has something, or something is due.
     fn sleep(&mut self, events: &mut Events) -> io::Result<()> {
         let timeout = self.deadline().map(|at| at.since(self.thread.clock.instant()));
         let CoreThread { poll, bell, calls, orders, shared, .. } = &mut self.thread;
@@ -259,13 +196,13 @@ impl Turn {
         Ok(())
     }
 
-    /// When something is due, at the latest.
+    /// Returns when something is due.
     fn deadline(&self) -> Option<Instant> {
         let net = self.thread.net.as_ref().and_then(Net::deadline);
         self.thread.shard.deadline().into_iter().chain(net).min()
     }
 
-    /// One turn. Whether there is more to do at once.
+    /// Does one pass. Returns whether there is more to do at once.
     fn run(&mut self, events: &Events) -> bool {
         let now = self.thread.clock.now();
         self.now = now;
@@ -274,13 +211,13 @@ impl Turn {
         is_behind |= self.take_calls(now);
         if self.thread.shard.deadline().is_some_and(|at| at <= now.instant) {
             self.thread.shard.handle_timers(now, &mut self.actions);
-            // It may have gone on with as many operations of batches as a turn has.
+            // It may have gone on with as many operations of batches as a pass takes.
             self.unpolled += OPERATIONS_PER_POLL;
         }
         self.perform(now);
         if let Some(net) = &mut self.thread.net {
             net.flush(&mut self.net_events);
-            // What the flush lost is handled in the next turn.
+            // What the flush lost is handled in the next pass.
             is_behind |= !self.net_events.is_empty();
         }
         while let Some(request_id) = self.unsent.pop() {
@@ -319,7 +256,7 @@ impl Turn {
         for event in events.iter().filter(|event| event.token().0 >= FIRST_CONNECTION) {
             net.ready(now.instant, event, &mut self.net_events);
         }
-        let is_behind = net.resume(now.instant, &mut self.net_events);
+        let is_behind = net.read_pending(now.instant, &mut self.net_events);
         net.handle_timers(now.instant, &mut self.net_events);
         for event in std::mem::take(&mut self.net_events) {
             self.network(now, event);
@@ -359,11 +296,12 @@ impl Turn {
         }
     }
 
-    /// Takes calls within the budget of a turn. Whether there are more.
+    /// Takes calls within the budget of a pass. Returns whether there are more.
     fn take_calls(&mut self, now: Now) -> bool {
         let mut operations = 0;
-        while operations < OPERATIONS_PER_TURN
-            // Cheaper to look at than to pop in vain, which would take the producers' line from them.
+        while operations < OPERATIONS_PER_PASS
+            // Cheaper to look at than to pop in vain, which would take the producers' line from
+            // them.
             && self.thread.calls.has_item()
             && let Pop::Item(message) = self.thread.calls.pop()
         {
@@ -378,7 +316,7 @@ impl Turn {
         if operations > 0 {
             self.thread.calls.admit();
         }
-        // A turn without any counts, too: there are other reasons to be busy.
+        // A pass without any counts, too: there are other reasons to be busy.
         self.unpolled += operations.max(OPERATIONS_PER_POLL / 4);
         self.thread.calls.has_item()
     }
@@ -393,7 +331,7 @@ impl Turn {
             match action {
                 Action::Reply { caller, outcome } => caller.send(outcome),
                 Action::Ask { to, core, partition, request_id, request } => {
-                    let target = Target {
+                    let target = Destination {
                         addr: to.addr,
                         expects: Some((to.node, to.boot)),
                         channel: Channel::Core(core),
@@ -434,7 +372,8 @@ impl Turn {
         self.actions = actions;
     }
 
-    /// Tells the control thread what is new, as far as it has room. Whether something is left to tell.
+    /// Tells the control thread what is new, as far as it has room. Returns whether something is
+    /// left to tell.
     fn report(&mut self) -> bool {
         let (Some(control), Report { progress, debt, partitions_at_risk }) =
             (&self.thread.control, &mut self.unreported)
@@ -455,7 +394,7 @@ impl Turn {
         progress.is_some() || debt.is_some() || *partitions_at_risk > 0
     }
 
-    fn close(&mut self, now: Now, target: Target) {
+    fn close(&mut self, now: Now, target: Destination) {
         if let Some(net) = &mut self.thread.net {
             net.close(target);
         }
@@ -472,7 +411,8 @@ impl Turn {
         }
     }
 
-    /// Answers whoever waits. Who waits in the queue is answered when that is dropped.
+    /// Answers every caller that the shard knows. A caller in the queue is answered when the queue
+    /// is dropped.
     fn stop(mut self) {
         let now = self.thread.clock.now();
         self.tell(now, Event::Stop(self.thread.shared.stopped_by()));
@@ -482,8 +422,10 @@ impl Turn {
         }
     }
 
-    /// After a panic: closes the engine and lets go of whoever waits. Of the rest of the shard, which may be in
-    /// any state, nothing is looked at again: its memory is never freed.
+    /// Closes the engine after a panic, and lets go of every caller that waits.
+    ///
+    /// The rest of the shard may be in any state, so nothing looks at it again: its memory is never
+    /// freed.
     fn abandon(self, why: &str) {
         self.thread.shared.fail(why);
         let mut shard = ManuallyDrop::new(self.thread.shard);

@@ -1,20 +1,22 @@
-//! What all threads of an engine have in common: nobody may wait on them for each other, and none of them may
+//! What all threads of an engine have in common: none of them may wait for another, and none may
 //! fail alone.
 //!
-//! An engine that answers for some of its keys only would be taken for a healthy one by the other nodes. So when
-//! one of its threads panics, or cannot poll, the engine is closed first: from then on no copy here is read. Then
-//! whoever waits is told, the other threads stop, and the node leaves the cluster as if it had died. The app lives
-//! on. (Where panics abort, nothing of this happens: the process ends.)
+//! If only one thread stopped, the engine would answer for some of its keys, and the other nodes
+//! would take it for a healthy one. So when a thread panics or cannot poll, the engine is closed
+//! first: from then on no copy here is read. Then all callers that wait are told, the other threads
+//! stop, and the node leaves the cluster as if it had died. The app lives on. (If panics abort,
+//! nothing of this happens: the process ends.)
 
 use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::panic::{self, AssertUnwindSafe};
-use std::sync::Arc;
-use std::thread;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
 
 use super::bell::Bell;
-use super::control_thread::Shared;
+use super::shared::Shared;
+use crate::error::StartError;
 use crate::shard::StoppedBy;
 
 thread_local! {
@@ -23,20 +25,22 @@ thread_local! {
     static ENGINE: RefCell<Option<Arc<Shared>>> = const { RefCell::new(None) };
 }
 
-/// Whether the caller is one of an engine's own threads, of whichever engine: it must not wait for one.
+/// Whether the caller runs on a thread of any engine, which must not wait for one.
 #[inline]
 pub(crate) fn is_engine_thread() -> bool {
     IS_ENGINE_THREAD.get()
 }
 
-/// Why the calling thread's engine stops, where it does.
+/// Returns why the calling thread's engine stops, if it does.
 pub(crate) fn stopped_by() -> StoppedBy {
     let engine = ENGINE.try_with(|engine| engine.borrow().clone()).ok().flatten();
     engine.map_or(StoppedBy::Request, |shared| shared.stopped_by())
 }
 
-/// To be called before anybody is told anything by a drop: where an engine's thread is panicking, its engine is
-/// closed first, so that nobody hears of it who could still read here.
+/// Closes the engine if the calling thread is one of its threads and panics.
+///
+/// A drop that tells a caller something calls it first, so that no caller learns of the panic while
+/// it could still read here.
 pub(crate) fn close_if_panicking() {
     if thread::panicking() {
         let engine = ENGINE.try_with(|engine| engine.borrow().clone()).ok().flatten();
@@ -44,16 +48,67 @@ pub(crate) fn close_if_panicking() {
     }
 }
 
-/// A thread of an engine, and those that stop with it.
-pub(crate) struct EngineThread {
-    pub(crate) name: String,
+/// The threads of one engine, and what stops them.
+#[derive(Default)]
+pub(crate) struct Threads {
     pub(crate) shared: Arc<Shared>,
     pub(crate) bells: Vec<Arc<Bell>>,
+    handles: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Threads {
+    /// Starts a thread. Every bell is known by then.
+    pub(crate) fn spawn(
+        &self,
+        name: String,
+        run: impl FnOnce() -> io::Result<()> + Send + 'static,
+    ) -> Result<(), StartError> {
+        let thread =
+            EngineThread { name: name.clone(), shared: self.shared.clone(), bells: self.bells.clone() };
+        let handle = thread::Builder::new()
+            .name(name)
+            .spawn(move || thread.run(run))
+            .map_err(|source| StartError::System { what: "starting a thread", source })?;
+        self.lock().push(handle);
+        Ok(())
+    }
+
+    /// Stops and joins the threads. An engine's own thread does not join them: they end by
+    /// themselves.
+    pub(crate) fn stop(&self, farewell: bool) {
+        self.shared.close(farewell);
+        let handles = std::mem::take(&mut *self.lock());
+        if handles.is_empty() {
+            return;
+        }
+        self.bells.iter().for_each(|bell| bell.ring());
+        if !is_engine_thread() {
+            for handle in handles {
+                let name = handle.thread().name().unwrap_or_default().to_owned();
+                if handle.join().is_err() {
+                    log::error!("{name} had panicked");
+                }
+            }
+        }
+        self.shared.set_stopped();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<JoinHandle<()>>> {
+        self.handles.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A thread of an engine, and those that stop with it.
+struct EngineThread {
+    name: String,
+    shared: Arc<Shared>,
+    bells: Vec<Arc<Bell>>,
 }
 
 impl EngineThread {
-    /// Runs a thread's loop to its end. Where it does not end because it was told to, the whole engine stops.
-    pub(crate) fn run(self, run: impl FnOnce() -> io::Result<()>) {
+    /// Runs a thread's loop to its end. If the loop ends by an error or a panic, the whole engine
+    /// stops.
+    fn run(self, run: impl FnOnce() -> io::Result<()>) {
         IS_ENGINE_THREAD.set(true);
         ENGINE.set(Some(self.shared.clone()));
         let why = match panic::catch_unwind(AssertUnwindSafe(run)) {
@@ -76,7 +131,7 @@ impl EngineThread {
     }
 }
 
-/// What a panic says.
+/// Returns the text of a panic.
 pub(crate) fn message(payload: &(dyn Any + Send)) -> &str {
     let text = payload.downcast_ref::<&str>().copied();
     text.or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("it does not say why")

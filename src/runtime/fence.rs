@@ -1,8 +1,9 @@
-//! A memory fence on every processor that runs one of this process's threads, in one call.
+//! The heavy fence: a memory fence on every processor that runs a thread of this process, in one
+//! call.
 
 use crate::store::HeavyFence;
 
-/// The fence, where the system has one. Readers then do without theirs.
+/// Returns the fence if the system has one. Readers then need none of their own.
 #[cfg(target_os = "linux")]
 pub(crate) fn heavy_fence() -> Option<HeavyFence> {
     use rustix::thread::{MembarrierCommand, membarrier, membarrier_query};

@@ -1,18 +1,20 @@
 //! How long a thread looks for what it waits for before it sleeps.
 //!
-//! A caller looks for as long as waking would take where both ends sleep: who looks for longer has lost more than
-//! sleeping costs, and who looks for less sleeps beside an answer that is on its way. So does a core that expects
-//! answers from the network. They must not learn from how long they waited: two that sleep have each other wait so
-//! long that neither would look again.
+//! **A caller** looks for as long as waking would take if both ends slept. A longer look loses more
+//! than sleeping costs; after a shorter one it would sleep while its answer is on its way. A core
+//! that expects answers from the network does the same. Neither learns from how long it waited: two
+//! threads that sleep make each other wait so much that neither would look again.
 //!
-//! A core that waits for nothing in particular learns: what came within the longest spin of waiting for it would
-//! have been met awake, so the next spin is twice as long; what came later was not worth looking for, and the next
-//! is half as long. The processor time of a core with little to do is then that of waking it, and a busy one never
-//! sleeps. (Adaptive mutexes learn in similar ways.)
+//! **A core that waits for nothing in particular** learns. If a message comes within the longest
+//! spin, a spin would have met it awake, so the next spin is twice as long. If it comes later, it
+//! was not worth looking for, and the next spin is half as long. So a core with little to do costs
+//! the processor time of its wakes, and a busy core never sleeps. (Adaptive mutexes learn in
+//! similar ways.)
 //!
-//! Who spins keeps a processor from whoever is to do the work. So cores spin only where they leave a processor of
-//! the process to others, callers only as many at a time as there are processors without a core, and all of them
-//! yield as they go: on a crowded machine a spin is little more than a queue for the processor.
+//! A thread that spins keeps a processor from the thread that is to do the work. So cores spin only
+//! if they leave a processor of the process to others. Only as many callers spin at a time as there
+//! are processors without a core, and all of them yield as they go. On a crowded machine a spin is
+//! little more than a queue for the processor.
 
 use std::collections::BTreeSet;
 use std::hint;
@@ -27,23 +29,24 @@ use super::clock::Clock;
 use crate::clock::Instant;
 use crate::options::IdleStrategy;
 
-/// How often a thread looks before it asks the clock, and yields: some microseconds, in which a core that is awake
-/// has answered.
+/// How many looks a thread takes before it asks the clock, and yields: some microseconds, in which
+/// a core that is awake has answered.
 pub(crate) const LOOKS: u32 = 64;
 
-/// A core that never sleeps looks more often than can be counted: the tests begin near the end of the numbers.
+/// A core that never sleeps looks more often than can be counted: the tests begin near the end of
+/// the numbers.
 const FIRST_LOOK: u32 = if cfg!(test) { u32::MAX - 10 } else { 0 };
 
 /// A spin never gets shorter than the longest one divided by this, so that it can grow again.
 const SHORTEST: u32 = 16;
 
-/// The core threads of all engines in this process.
+/// How many core threads all engines of this process have.
 static CORES: AtomicUsize = AtomicUsize::new(0);
 
-/// The callers that spin now.
+/// How many callers spin now.
 static CALLERS: AtomicUsize = AtomicUsize::new(0);
 
-/// One core thread, for as long as it runs.
+/// Counts one core thread for as long as it runs.
 pub(crate) struct CoreCount(());
 
 impl CoreCount {
@@ -59,11 +62,12 @@ impl Drop for CoreCount {
     }
 }
 
-/// One caller that spins, for as long as it does.
+/// Counts one caller that spins for as long as it does.
 pub(crate) struct SpinningCaller(());
 
 impl SpinningCaller {
-    /// `None` where there are as many already as there are processors for them.
+    /// Begins to spin. `None` if there are as many callers already as there are processors for
+    /// them.
     pub(crate) fn new() -> Option<Self> {
         let this = Self(());
         let others = CALLERS.fetch_add(1, Ordering::Relaxed);
@@ -80,8 +84,9 @@ impl Drop for SpinningCaller {
 /// How many processors the engines of this process and their callers have been seen to use.
 static PROCESSORS: AtomicUsize = AtomicUsize::new(1);
 
-/// Takes note of the processors that an engine is started from, and those that its cores have been pinned to. One thread
-/// alone does not tell: it may be pinned itself.
+/// Records the processors that an engine is started from, and those that its cores were pinned to.
+///
+/// One thread alone does not tell: the app may have pinned it.
 pub(crate) fn note_processors(pinned: &[usize]) {
     static SEEN: Mutex<BTreeSet<usize>> = Mutex::new(BTreeSet::new());
     let here = affinity::allowed_here();
@@ -93,12 +98,12 @@ pub(crate) fn note_processors(pinned: &[usize]) {
     PROCESSORS.store(seen.len().max(parallelism).min(most), Ordering::Relaxed);
 }
 
-/// How many processors this process has besides those that its cores may keep busy.
+/// Returns how many processors this process has besides those that its cores may keep busy.
 pub(crate) fn spare_processors() -> usize {
     PROCESSORS.load(Ordering::Relaxed).saturating_sub(CORES.load(Ordering::Relaxed))
 }
 
-/// The longest that callers spin under a strategy.
+/// Returns how long callers spin at most under a strategy.
 pub(crate) fn longest_caller_spin(strategy: IdleStrategy) -> Duration {
     match strategy {
         IdleStrategy::Park => Duration::ZERO,
@@ -107,7 +112,7 @@ pub(crate) fn longest_caller_spin(strategy: IdleStrategy) -> Duration {
     }
 }
 
-/// How long one core spins: what it has learnt.
+/// How long one core spins, as it has learnt.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Patience {
     longest: Duration,
@@ -119,12 +124,12 @@ impl Patience {
         Self { longest, next: longest }
     }
 
-    /// How long to spin this time.
+    /// Returns how long to spin this time.
     pub(crate) fn spin(&self, expects_answers: bool) -> Duration {
         if expects_answers { self.longest } else { self.next }
     }
 
-    /// It came so long after it was waited for.
+    /// Learns from how long the last message was waited for.
     pub(crate) fn learn(&mut self, waited: Duration) {
         self.next = if waited < self.longest {
             (self.next * 2).min(self.longest)
@@ -134,7 +139,7 @@ impl Patience {
     }
 }
 
-/// Between two looks: lets the other hardware thread run, and now and then other threads.
+/// Pauses between two looks: lets the other hardware thread run, and now and then other threads.
 pub(crate) fn pause(looks: u32) {
     if looks.is_multiple_of(LOOKS) {
         thread::yield_now();
@@ -143,8 +148,8 @@ pub(crate) fn pause(looks: u32) {
     }
 }
 
-/// Looks until there is something, or the time is up: often at what costs little to look at, seldom at what
-/// costs more. Whether something was found.
+/// Looks until there is something or the time is up: `often` at what costs little to look at,
+/// `seldom` at what costs more. Returns whether something was found.
 ///
 /// # Errors
 ///

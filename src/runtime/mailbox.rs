@@ -1,10 +1,12 @@
-//! A thread's inbox: a bounded [`ring`](mod@super::ring), and a [`Bell`] to wake the thread out of its poll.
+//! A mailbox: a bounded [`ring`](mod@super::ring), and a [`Bell`] that wakes the receiving thread
+//! out of its poll.
 //!
-//! A message to a thread that is awake is a few instructions, and no system call. A thread may have several
-//! inboxes, which share its bell: what floods one of them leaves room in the others.
+//! A message to a thread that is awake is a few instructions, and no system call. A thread may have
+//! several inboxes, which share its bell: a flood in one of them leaves room in the others.
 //!
-//! An app thread that finds no room [waits for it](super::room). Nobody on an engine thread ever does: what does
-//! not fit stays in the sender's [`Outbox`] until the next turn.
+//! If the ring is full, an app's thread [waits for room](super::wait_list). An engine's thread
+//! never waits: what does not fit stays in the sender's [`ThreadOutbox`] until the next pass of its
+//! loop.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -12,12 +14,14 @@ use std::time::Instant;
 
 use super::bell::{Bell, SystemWaker, Wake};
 use super::ring::{Consumer, Pop, Producer, PushError, ring};
-use super::room::Room;
+use super::wait_list::WaitList;
 use crate::mutants::{OrderingMutant, is_left_out};
 use crate::sync::{has_failed, spin_loop, yield_now};
 
-/// How often an app thread looks for room before it enters the list, and from when on it lets others run between
-/// two looks: the thread that makes room may need this one's processor. In the models it is a step like any
+/// How often an app's thread looks for room before it enters the wait list, and from which look on
+/// it lets others run in between.
+///
+/// The thread that makes room may need this one's processor. In the models it is a step like any
 /// other.
 const SPINS: usize = if cfg!(gridkv_loom) { 0 } else { 64 };
 const YIELDS_FROM: u32 = 48;
@@ -25,47 +29,48 @@ const YIELDS_FROM: u32 = 48;
 /// The sending end. Cheap to clone.
 pub(crate) struct Sender<T, W = SystemWaker> {
     producer: Producer<T>,
-    room: Arc<Room>,
+    wait_list: Arc<WaitList>,
     bell: Arc<Bell<W>>,
 }
 
-/// The receiving end. Dropping it closes the mailbox and drops every message in it: each is received, or dropped
-/// here, or comes back to its sender.
+/// The receiving end. Dropping it closes the mailbox: each message in it is dropped or goes back to
+/// its sender.
 pub(crate) struct Inbox<T> {
     consumer: Consumer<T>,
-    room: Arc<Room>,
+    wait_list: Arc<WaitList>,
 }
 
-/// Why a message was not taken; it comes back.
+/// Why a message was not taken; it holds the message.
 #[derive(Debug)]
 pub(crate) enum SendError<T> {
     /// No room before the deadline.
     Full(T),
-    /// The thread has ended.
+    /// The receiving thread has ended.
     Closed(T),
 }
 
-/// An inbox for `capacity` messages, or somewhat more, of the thread that has this bell.
+/// Makes a mailbox for at least `capacity` messages, for the thread that has this bell.
 pub(crate) fn mailbox<T, W>(capacity: usize, bell: Arc<Bell<W>>) -> (Sender<T, W>, Inbox<T>) {
     let (producer, consumer) = ring(capacity);
-    let room = Arc::new(Room::default());
-    (Sender { producer, room: room.clone(), bell }, Inbox { consumer, room })
+    let wait_list = Arc::new(WaitList::default());
+    (Sender { producer, wait_list: wait_list.clone(), bell }, Inbox { consumer, wait_list })
 }
 
 impl<T> Inbox<T> {
-    /// The next message. Whoever takes some [admits](Self::admit) afterwards.
+    /// Takes the next message. A thread that has taken some [admits](Self::admit) afterwards.
     pub(crate) fn pop(&mut self) -> Pop<T> {
         self.consumer.pop()
     }
 
-    /// Whether a message is here that can be taken.
+    /// Whether there is a message that can be taken.
     pub(crate) fn has_item(&self) -> bool {
         self.consumer.has_item()
     }
 
-    /// Once after messages were taken: those who wait for the room get it.
+    /// Gives the room that was made to the callers that wait for it. Called once after messages
+    /// were taken.
     pub(crate) fn admit(&mut self) {
-        self.room.admit(|| self.consumer.free());
+        self.wait_list.admit(|| self.consumer.free());
     }
 }
 
@@ -77,25 +82,26 @@ impl<T> Drop for Inbox<T> {
         if !is_left_out(OrderingMutant::LateClose) {
             self.consumer.close();
         }
-        self.room.close();
+        self.wait_list.close();
     }
 }
 
 impl<T, W> Clone for Sender<T, W> {
     fn clone(&self) -> Self {
-        Self { producer: self.producer.clone(), room: self.room.clone(), bell: self.bell.clone() }
+        Self { producer: self.producer.clone(), wait_list: self.wait_list.clone(), bell: self.bell.clone() }
     }
 }
 
 impl<T, W: Wake> Sender<T, W> {
-    /// For engine threads: never waits.
+    /// Sends now or not at all, without waiting. An engine's thread sends no other way.
     pub(crate) fn try_send(&self, message: T) -> Result<(), SendError<T>> {
         self.producer.push(message)?;
         self.bell.ring();
         Ok(())
     }
 
-    /// Waits for room until the deadline, or for as long as it takes. For app threads.
+    /// Sends, and waits for room until the deadline, or for ever if there is none. Only app threads
+    /// may wait.
     pub(crate) fn send_until(
         &self,
         message: T,
@@ -105,8 +111,8 @@ impl<T, W: Wake> Sender<T, W> {
         for spins in (0..).take(SPINS) {
             let Err(SendError::Full(message)) = sent else { return sent };
             // Others wait already: it is behind them.
-            if self.room.is_wanted() {
-                return self.send_with_place(message, deadline.into());
+            if self.wait_list.is_wanted() {
+                return self.send_in_line(message, deadline.into());
             }
             if spins < YIELDS_FROM {
                 spin_loop()
@@ -116,32 +122,33 @@ impl<T, W: Wake> Sender<T, W> {
             sent = self.try_send(message);
         }
         match sent {
-            Err(SendError::Full(message)) => self.send_with_place(message, deadline.into()),
+            Err(SendError::Full(message)) => self.send_in_line(message, deadline.into()),
             sent => sent,
         }
     }
 
-    fn send_with_place(&self, message: T, deadline: Option<Instant>) -> Result<(), SendError<T>> {
+    fn send_in_line(&self, message: T, deadline: Option<Instant>) -> Result<(), SendError<T>> {
         let mut message = message;
-        let place = self.room.enter();
+        let position = self.wait_list.enter();
         let mut is_tried = is_left_out(OrderingMutant::UntriedEntry);
         loop {
             if !std::mem::take(&mut is_tried) {
                 match self.try_send(message) {
                     Err(SendError::Full(back)) => message = back,
                     sent => {
-                        place.done();
+                        position.done();
                         return sent;
                     }
                 }
             }
-            // Whoever filled the ring may have been preempted before it rang, or before it woke the thread.
+            // The sender that filled the ring might have been preempted before it rang, or before
+            // it woke the thread.
             self.bell.ring();
             self.bell.ring_again();
-            if !place.wait(deadline) {
+            if !position.wait(deadline) {
                 return Err(SendError::Full(message));
             }
-            place.enter_again();
+            position.enter_again();
         }
     }
 
@@ -150,7 +157,8 @@ impl<T, W: Wake> Sender<T, W> {
         self.producer.queued()
     }
 
-    /// For who has sent a message and is about to sleep until it is answered.
+    /// Wakes the thread again if a wake is still to come; called before a sleep that waits for the
+    /// answer.
     pub(crate) fn ring_again(&self) {
         self.bell.ring_again();
     }
@@ -165,16 +173,16 @@ impl<T> From<PushError<T>> for SendError<T> {
     }
 }
 
-/// What an engine thread sends to another one, in order, without ever waiting.
+/// What an engine's thread sends to another one, in order and without ever waiting.
 ///
-/// It holds what does not fit into the queue, without a bound of its own: every message stands for a
-/// change of the members or for an open connection, and those are bounded.
-pub(crate) struct Outbox<T, W = SystemWaker> {
+/// It holds what does not fit into the queue, without a bound of its own: every message stands for
+/// a change of the members or for an open connection, and those are bounded.
+pub(crate) struct ThreadOutbox<T, W = SystemWaker> {
     sender: Sender<T, W>,
     overflow: VecDeque<T>,
 }
 
-impl<T, W: Wake> Outbox<T, W> {
+impl<T, W: Wake> ThreadOutbox<T, W> {
     pub(crate) fn new(sender: Sender<T, W>) -> Self {
         Self { sender, overflow: VecDeque::new() }
     }
@@ -184,14 +192,15 @@ impl<T, W: Wake> Outbox<T, W> {
         self.flush();
     }
 
-    /// What comes again and again, and is worth nothing to a thread that lies behind. Unless it `matters`.
+    /// Sends unless earlier messages wait, or the message `matters`: a message that comes again and
+    /// again is worth nothing to a thread that is behind.
     pub(crate) fn send_unless_behind(&mut self, message: T, matters: bool) {
         if matters || self.overflow.is_empty() {
             self.send(message);
         }
     }
 
-    /// Sends what did not fit before; whether anything is left.
+    /// Sends what did not fit before. Returns whether anything is left.
     pub(crate) fn flush(&mut self) -> bool {
         while let Some(message) = self.overflow.pop_front() {
             match self.sender.try_send(message) {
@@ -200,7 +209,7 @@ impl<T, W: Wake> Outbox<T, W> {
                     self.overflow.push_front(message);
                     return true;
                 }
-                // It has ended, and with it whatever the message was about.
+                // The thread has ended, and with it the matter of the message.
                 Err(SendError::Closed(_)) => {}
             }
         }
@@ -220,7 +229,7 @@ mod tests {
 
     use super::*;
 
-    /// For a thread that does not sleep.
+    /// A waker for a thread that does not sleep.
     struct Silent;
 
     impl Wake for Silent {
@@ -248,9 +257,9 @@ mod tests {
         }
     }
 
-    /// Lets other threads run until so many wait for room.
+    /// Lets other threads run until this many wait for room.
     fn until_waiting<T>(inbox: &Inbox<T>, count: usize) {
-        while inbox.room.waiting() < count {
+        while inbox.wait_list.waiting() < count {
             thread::yield_now();
         }
     }
@@ -263,7 +272,7 @@ mod tests {
         let soon = after(Duration::from_millis(1));
         assert!(matches!(sender.try_send(message.clone()), Err(SendError::Full(_))));
         assert!(matches!(sender.send_until(message.clone(), soon), Err(SendError::Full(_))));
-        assert_eq!(inbox.room.waiting(), 0, "its time was up");
+        assert_eq!(inbox.wait_list.waiting(), 0, "its time was up");
         drop(inbox);
         assert!(matches!(sender.try_send(message.clone()), Err(SendError::Closed(_))));
         assert!(matches!(sender.send_until(message.clone(), soon), Err(SendError::Closed(_))));
@@ -309,7 +318,7 @@ mod tests {
                 inbox.admit();
             }
         });
-        assert_eq!(inbox.room.waiting(), 0);
+        assert_eq!(inbox.wait_list.waiting(), 0);
     }
 
     #[test]

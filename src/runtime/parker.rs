@@ -1,7 +1,8 @@
-//! One thread's sleep, until another ends it or its time is up.
+//! A parker is one thread's sleep, until another thread ends it or its time is up.
 //!
-//! Not `std::thread::park`, whose token belongs to the app: what it leaves there, or takes, would confuse us or it.
-//! Not `crossbeam`'s, which the models cannot run.
+//! It is not `std::thread::park`, whose token belongs to the app: what the app leaves there, or
+//! takes, would confuse the engine or the app. It is not `crossbeam`'s, which the models cannot
+//! run.
 
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
@@ -10,15 +11,17 @@ use crate::sync::{Condvar, Mutex, lock};
 
 #[derive(Default, Debug)]
 pub(crate) struct Parker {
-    /// Whether somebody has come since the last sleep.
+    /// Whether a thread has come since the last sleep.
     has_come: Mutex<bool>,
     comes: Condvar,
 }
 
 impl Parker {
-    /// Sleeps until somebody comes, unless somebody has. `false` when the time was up first.
+    /// Sleeps until another thread comes, unless one has come already. `false` if the time was up
+    /// first.
     ///
-    /// They may have come for an earlier sleep: whatever this one was for is to be looked at again.
+    /// The other may have come for an earlier sleep: the caller must look again at what it waits
+    /// for.
     pub(crate) fn park(&self, deadline: Option<Instant>) -> bool {
         let mut has_come = lock(&self.has_come);
         while !*has_come {
@@ -41,7 +44,7 @@ impl Parker {
     }
 }
 
-/// How long it is until then.
+/// Returns how long it is until the deadline.
 #[allow(clippy::disallowed_methods, reason = "the app thread's own wait")]
 fn until(deadline: Instant) -> Duration {
     deadline.saturating_duration_since(Instant::now())

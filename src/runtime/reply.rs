@@ -1,8 +1,9 @@
-//! How a core's answer reaches whoever made the call: a thread that waits for it, or a queue of completions.
+//! A reply brings a core's answer to the caller: to a thread that waits for it, or to a queue of
+//! completions.
 //!
-//! Every call has its own [`Slot`], and every message one [`ReplyTo`], which answers once whatever happens: dropped
-//! unanswered, it says so. Each thread keeps a slot for its next call; what is given up with a call comes back with
-//! the late answer, and then anybody may have it.
+//! Every call has its own [`Slot`], and every message one [`ReplyTo`], which answers exactly once:
+//! if it is dropped unanswered, it says so. Each thread keeps a slot for its next call. A slot that
+//! is given up with a call comes back with the late answer, and is then spare for any thread.
 
 use std::cell::Cell;
 use std::fmt;
@@ -11,14 +12,14 @@ use std::time::Duration;
 
 use super::allowance::Permit;
 use super::clock::Clock;
+use super::completions::CompletionSlot;
 use super::engine_thread::close_if_panicking;
 use super::idle::{LOOKS, SpinningCaller, pause, spare_processors};
 use super::slot::{Answerer, Slot, Waiter};
 use crate::clock::Instant;
-use crate::completions::Place;
 use crate::shard::Outcome;
 
-/// `None`: the core has ended without an answer.
+/// A slot for one outcome. `None`: the core has ended without an answer.
 type ReplySlot = Slot<Option<Outcome>>;
 
 /// The waiting end of one call.
@@ -27,7 +28,8 @@ pub(crate) struct Reply {
     waiter: Option<Waiter<Option<Outcome>>>,
 }
 
-/// The core's end: where one outcome goes. Dropped unanswered, it tells the other end so.
+/// The core's end of a call, where its outcome goes. If it is dropped unanswered, it tells the
+/// other end so.
 pub(crate) struct ReplyTo {
     /// `None` once it has answered.
     to: Option<To>,
@@ -35,12 +37,12 @@ pub(crate) struct ReplyTo {
 
 enum To {
     Caller(Answerer<Option<Outcome>>),
-    Completions(Box<Place>),
-    /// Of a call with a large value, which is under way until then.
+    Completions(Box<CompletionSlot>),
+    /// A call with a large value, which is under way until its answer.
     Permitted(Box<(To, Permit)>),
 }
 
-/// No answer came.
+/// Why no answer came.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum NoReply {
     TimedOut,
@@ -49,35 +51,35 @@ pub(crate) enum NoReply {
 }
 
 /// What a thread keeps between its calls.
-struct Kept {
+struct ThreadSlot {
     slot: Cell<Option<ReplySlot>>,
 }
 
 thread_local! {
-    static KEPT: Kept = const { Kept { slot: Cell::new(None) } };
+    static THREAD_SLOT: ThreadSlot = const { ThreadSlot { slot: Cell::new(None) } };
 }
 
-/// Slots that nobody keeps.
+/// Slots that no thread keeps.
 static SPARE: Mutex<Vec<ReplySlot>> = Mutex::new(Vec::new());
 
-impl Drop for Kept {
+impl Drop for ThreadSlot {
     fn drop(&mut self) {
         self.slot.take().into_iter().for_each(give_back);
     }
 }
 
-/// A slot for a call: the one that this thread keeps, one that nobody does, or a new one. It is never freed, so
-/// there are as many as there ever were calls at a time.
+/// Takes a slot for a call: the one that this thread keeps, a spare one, or a new one. A slot is
+/// never freed, so there are as many as there ever were calls at a time.
 fn take_slot() -> ReplySlot {
-    let kept = KEPT.try_with(|kept| kept.slot.take()).ok().flatten();
+    let kept = THREAD_SLOT.try_with(|kept| kept.slot.take()).ok().flatten();
     let spare = || SPARE.lock().unwrap_or_else(PoisonError::into_inner).pop();
     kept.or_else(spare).unwrap_or_else(Slot::new)
 }
 
-/// For this thread's next call, unless it has one already or is about to end.
+/// Keeps a slot for this thread's next call, unless it has one already or is about to end.
 fn keep(slot: ReplySlot) {
     let mut slot = Some(slot);
-    let _ = KEPT.try_with(|kept| slot = kept.slot.replace(slot.take()));
+    let _ = THREAD_SLOT.try_with(|kept| slot = kept.slot.replace(slot.take()));
     slot.into_iter().for_each(give_back);
 }
 
@@ -86,14 +88,15 @@ fn give_back(slot: ReplySlot) {
 }
 
 impl Reply {
-    /// Both ends for one call, which may bring a large value.
+    /// Makes both ends of one call, which may bring a large value.
     pub(crate) fn new(permit: Option<Permit>) -> (Self, ReplyTo) {
         let (waiter, answerer) = take_slot().open();
         (Self { waiter: Some(waiter) }, ReplyTo::new(To::Caller(answerer), permit))
     }
 
-    /// Waits for the answer to a call that was made at `since`: looks for it for `longest_spin` at the most, and
-    /// then sleeps, `before_sleep` having been called.
+    /// Waits for the answer to a call that was made at `since`.
+    ///
+    /// It looks for the answer for at most `longest_spin`, then calls `before_sleep`, and sleeps.
     pub(crate) fn wait(
         mut self,
         clock: &Clock,
@@ -129,7 +132,7 @@ impl Reply {
 }
 
 impl Drop for Reply {
-    /// Nobody waits any more: the call was not sent, or something panicked.
+    /// No thread waits any more: the call was not sent, or the caller panicked.
     fn drop(&mut self) {
         let slot = self.waiter.take().and_then(Waiter::give_up);
         slot.into_iter().for_each(|(_, slot)| give_back(slot));
@@ -137,9 +140,9 @@ impl Drop for Reply {
 }
 
 impl ReplyTo {
-    /// For a call that nobody waits for.
-    pub(crate) fn completion(place: Place, permit: Option<Permit>) -> Self {
-        Self::new(To::Completions(Box::new(place)), permit)
+    /// Makes the core's end of a call that no thread waits for.
+    pub(crate) fn completion(slot: CompletionSlot, permit: Option<Permit>) -> Self {
+        Self::new(To::Completions(Box::new(slot)), permit)
     }
 
     fn new(to: To, permit: Option<Permit>) -> Self {
@@ -150,14 +153,14 @@ impl ReplyTo {
         Self { to: Some(to) }
     }
 
-    /// A caller that has given up does not hear it.
+    /// Sends the outcome. A caller that has given up does not hear it.
     pub(crate) fn send(mut self, outcome: Outcome) {
         if let Some(to) = self.to.take() {
             to.answer(Some(outcome));
         }
     }
 
-    /// The call was not sent, as whoever made it is told otherwise.
+    /// Ends a call that was not sent; its caller is told in another way.
     pub(crate) fn discard(mut self) {
         self.to.take().into_iter().for_each(To::discard);
     }
@@ -167,7 +170,7 @@ impl To {
     fn answer(self, outcome: Option<Outcome>) {
         match self {
             Self::Caller(answerer) => answerer.answer(outcome).into_iter().for_each(give_back),
-            Self::Completions(place) => place.complete(outcome),
+            Self::Completions(slot) => slot.complete(outcome),
             Self::Permitted(both) => both.0.answer(outcome),
         }
     }
@@ -175,7 +178,7 @@ impl To {
     fn discard(self) {
         match self {
             Self::Caller(answerer) => answerer.answer(None).into_iter().for_each(give_back),
-            Self::Completions(place) => drop(place),
+            Self::Completions(slot) => drop(slot),
             Self::Permitted(both) => both.0.discard(),
         }
     }

@@ -1,15 +1,17 @@
-//! A bounded queue from many threads to one: the way of every message to an engine's thread.
+//! A ring is a bounded queue from many threads to one: every message to an engine's thread goes
+//! through one.
 //!
-//! A ring of slots, each with a word of its own, after Vyukov. A producer *claims* the slot that the tail says,
-//! by moving the tail on; it writes the message and then says so in the slot's word. The consumer looks at the
-//! word of one slot only, which is the next one's.
+//! It has slots with a word each, after Vyukov. A producer *claims* the slot at the tail by moving
+//! the tail on; it writes the message and then says so in the slot's word. The consumer looks at
+//! one word only, that of the next slot.
 //!
-//! - A producer that is preempted between its claim and its word holds up what was claimed behind it. The
-//!   consumer hears [`Pop::Busy`] and does something else. (`crossbeam`'s `ArrayQueue` spins there instead: for a
-//!   whole time slice, if the producer waits for the consumer's processor.)
-//! - The ring is closed by a bit in the tail, so that the claim that would come too late fails by itself. There
-//!   is no lock that producers hold while they push, and nothing that the consumer would have to wait for but
-//!   the claims that came before.
+//! - A producer that is preempted between its claim and its word holds up what was claimed behind
+//!   it. The consumer hears [`Pop::Busy`] and does something else. (`crossbeam`'s `ArrayQueue`
+//!   spins there instead: for a whole time slice, if the producer waits for the consumer's
+//!   processor.)
+//! - The ring is closed by a bit in the tail, so that a claim that comes too late fails by itself.
+//!   Producers hold no lock while they push, and the consumer waits for nothing but the claims that
+//!   came before.
 //! - The head belongs to the consumer alone: taking a message is one load and one store.
 //!
 //! Vyukov, "Bounded MPMC queue", 2010.
@@ -21,7 +23,7 @@ use crate::mutants::{OrderingMutant, is_left_out, ordering};
 use crate::prefetch;
 use crate::sync::{AtomicU64, Crossing, Ordering, Padded, UnsafeCell, has_failed, yield_now};
 
-/// In the tail: nothing can be claimed any more. No ring comes so far with its positions.
+/// A bit of the tail: nothing can be claimed any more. No ring's positions come that far.
 const CLOSED: u64 = 1 << 63;
 
 /// The pushing end. Cheap to clone.
@@ -36,7 +38,7 @@ pub(crate) struct Consumer<T> {
     head: u64,
 }
 
-/// Why a message was not taken; it comes back.
+/// Why a message was not taken; it holds the message.
 #[derive(Debug)]
 pub(crate) enum PushError<T> {
     Full(T),
@@ -48,46 +50,47 @@ pub(crate) enum PushError<T> {
 pub(crate) enum Pop<T> {
     Item(T),
     Empty,
-    /// A message is on its way, and its producer is not done with it. To be asked again, later.
+    /// A message is on its way, and its producer is not done with it. Ask again later.
     Busy,
 }
 
 struct Ring<T> {
-    /// The position that is claimed next, and [`CLOSED`]. Positions only grow, and a slot is used for every
-    /// position that is its own modulo the capacity.
+    /// The position that is claimed next, and [`CLOSED`]. Positions only grow, and a slot is used
+    /// for every position that is its own modulo the capacity.
     tail: Padded<AtomicU64>,
-    slots: Box<[Slot<T>]>,
+    slots: Box<[RingSlot<T>]>,
 }
 
-/// In cache lines of its own: it goes from one processor to another and back.
+/// One slot, in cache lines of its own: it goes from one processor to another and back.
 #[repr(align(64))]
-struct Slot<T> {
+struct RingSlot<T> {
     /// [`vacant`] or [`filled`] for the position that it is used for now.
     word: AtomicU64,
     crossing: Crossing,
     message: UnsafeCell<MaybeUninit<T>>,
 }
 
-// SAFETY: a message goes from one thread to another, which `T: Send` allows. A slot's message is written by the
-// one producer that moved the tail over its position, while its word says that it is vacant; it is read by the
-// one consumer, while its word says that it is filled. The stores of the word release and the loads acquire.
+// SAFETY: a message goes from one thread to another, which `T: Send` allows. A slot's message is
+// written by the one producer that moved the tail over its position, while its word says that it is
+// vacant; it is read by the one consumer, while its word says that it is filled. The stores of the
+// word release and the loads acquire.
 unsafe impl<T: Send> Send for Ring<T> {}
 // SAFETY: as above.
 unsafe impl<T: Send> Sync for Ring<T> {}
 
-/// The word of a slot that waits for the message of this position.
+/// Returns the word of a slot that waits for the message of this position.
 const fn vacant(position: u64) -> u64 {
     position << 1
 }
 
-/// The word of a slot that has it.
+/// Returns the word of a slot that has the message of this position.
 const fn filled(position: u64) -> u64 {
     position << 1 | 1
 }
 
-/// A ring for `capacity` messages, or for as many more as make a power of two.
+/// Makes a ring for `capacity` messages, or for as many more as make a power of two.
 pub(crate) fn ring<T>(capacity: usize) -> (Producer<T>, Consumer<T>) {
-    let slot = |position| Slot {
+    let slot = |position| RingSlot {
         word: AtomicU64::new(vacant(position)),
         crossing: Crossing::default(),
         message: UnsafeCell::new(MaybeUninit::uninit()),
@@ -98,11 +101,11 @@ pub(crate) fn ring<T>(capacity: usize) -> (Producer<T>, Consumer<T>) {
 }
 
 impl<T> Ring<T> {
-    fn slot(&self, position: u64) -> &Slot<T> {
+    fn slot(&self, position: u64) -> &RingSlot<T> {
         &self.slots[position as usize & (self.slots.len() - 1)]
     }
 
-    /// The position that the caller alone may fill now.
+    /// Claims a position, which the caller alone may fill now.
     fn claim(&self) -> Result<u64, PushError<()>> {
         let mut tail = self.tail.0.load(Ordering::Relaxed);
         loop {
@@ -132,7 +135,8 @@ impl<T> Ring<T> {
 
     fn fill(&self, position: u64, message: T) {
         let slot = self.slot(position);
-        // SAFETY: `claim` gave this position to the caller alone, and only when the slot was vacant.
+        // SAFETY: `claim` gave this position to the caller alone, and only when the slot was
+        // vacant.
         slot.message.with_mut(|place| unsafe {
             (*place).write(message);
         });
@@ -151,7 +155,8 @@ impl<T> Clone for Producer<T> {
 }
 
 impl<T> Producer<T> {
-    /// Never waits. That the ring is full was so at some moment since the producer's last fence.
+    /// Pushes a message, and never waits. That the ring is full was so at some moment since the
+    /// producer's last fence.
     pub(crate) fn push(&self, message: T) -> Result<(), PushError<T>> {
         match self.ring.claim() {
             Ok(position) => {
@@ -165,13 +170,13 @@ impl<T> Producer<T> {
 
     #[cfg(all(test, not(gridkv_loom)))]
     pub(crate) fn queued(&self) -> usize {
-        let is_filled = |slot: &&Slot<T>| slot.word.load(Ordering::Acquire) & 1 == 1;
+        let is_filled = |slot: &&RingSlot<T>| slot.word.load(Ordering::Acquire) & 1 == 1;
         self.ring.slots.iter().filter(is_filled).count()
     }
 }
 
 impl<T> Consumer<T> {
-    /// The next message.
+    /// Takes the next message.
     pub(crate) fn pop(&mut self) -> Pop<T> {
         if self.has_item() {
             return Pop::Item(self.take());
@@ -187,7 +192,7 @@ impl<T> Consumer<T> {
         slot.word.load(Ordering::Acquire) == filled(self.head)
     }
 
-    /// How many slots are free. Producers may have taken some of them already.
+    /// Returns how many slots are free. Producers may have taken some of them already.
     pub(crate) fn free(&self) -> usize {
         let tail = self.ring.tail.0.load(Ordering::Relaxed) & !CLOSED;
         // A tail that is read late may even be behind the head.
@@ -197,8 +202,8 @@ impl<T> Consumer<T> {
     /// Takes the message that [`has_item`](Self::has_item) has just seen.
     fn take(&mut self) -> T {
         let slot = self.ring.slot(self.head);
-        // SAFETY: the word says that the slot is filled, which was read with `Acquire`. Only this consumer reads
-        // it, once: the head moves on.
+        // SAFETY: the word says that the slot is filled, which was read with `Acquire`. Only this
+        // consumer reads it, once: the head moves on.
         let message = slot.message.with_mut(|place| unsafe { (*place).assume_init_read() });
         let order = ordering(OrderingMutant::RelaxedPop, Ordering::Release);
         slot.crossing.pass();
@@ -207,12 +212,14 @@ impl<T> Consumer<T> {
         message
     }
 
-    /// From now on every message comes back to its producer. What was claimed before is still to be popped.
+    /// Closes the ring: from now on every message goes back to its producer. What was claimed
+    /// before is still to be popped.
     pub(crate) fn close(&mut self) {
         self.ring.tail.0.fetch_or(CLOSED, Ordering::Relaxed);
     }
 
-    /// Drops what has been claimed, waiting for its producers: each is a few instructions from being done.
+    /// Drops what has been claimed, waiting for its producers: each is a few instructions from
+    /// being done.
     fn drain(&mut self) {
         loop {
             match self.pop() {
@@ -232,7 +239,8 @@ impl<T> Drop for Consumer<T> {
         if is_left_out(OrderingMutant::LateClose) {
             self.drain();
         }
-        // The tail is read after this by the thread that changed it last: `drain` cannot miss a claim.
+        // The tail is read after this by the thread that changed it last: `drain` cannot miss a
+        // claim.
         self.close();
         if !is_left_out(OrderingMutant::LateClose) {
             self.drain();

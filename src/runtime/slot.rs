@@ -1,7 +1,7 @@
-//! Where one answer goes from the thread that has it to the one that waits for it.
+//! A slot carries one answer from the thread that has it to the one that waits for it.
 //!
-//! A slot is used for one call after another and never freed, so that an answer which comes late finds memory to
-//! write to. To whom the slot belongs is one word's matter:
+//! A slot is used for one call after another and never freed, so that an answer which comes late
+//! finds memory to write to. One word says to which end the slot belongs:
 //!
 //! ```text
 //! OPEN       the answerer may write; the waiter looks at the word
@@ -10,20 +10,24 @@
 //! ABANDONED  the answerer drops the answer, and has the slot
 //! ```
 //!
-//! A waiter that gives up leaves the slot to the answerer. Nobody else can be given it before the answer has come,
-//! so a late answer meets no other call. The alternative, a number of the call in the slot that the answerer
-//! compares, lets the waiter have its slot back at once; but then two answerers can be at one slot, and the answer
-//! itself would have to be written under a lock. What this way costs is that a slot stays out for as long as its
-//! answerer does. That whoever waits is told at all is not this module's: an [`Answerer`] that is dropped says
+//! A waiter that gives up leaves the slot to the answerer. No other call can be given the slot
+//! before the answer has come, so a late answer meets no other call. The rejected alternative is a
+//! number of the call in the slot, which the answerer compares. It gives the waiter its slot back
+//! at once; but then two answerers can be at one slot, and the answer itself would have to be
+//! written under a lock. The cost of this way is that a slot stays out for as long as its answerer
+//! does.
+//!
+//! That a waiter is told at all is not this module's duty: an [`Answerer`] that is dropped says
 //! nothing, so it belongs into something that answers when *it* is dropped.
 //!
-//! Who is woken too often, by an answer to an earlier call of the same slot, looks at the word and sleeps on.
+//! A waiter that is woken too often, by the answer to an earlier call of the same slot, looks at
+//! the word and sleeps on.
 
 use std::mem::ManuallyDrop;
 use std::time::Instant;
 
 use super::parker::Parker;
-use crate::mutants::{OrderingMutant, is_left_out, ordering};
+use crate::mutants::{OrderingMutant, is_left_out};
 use crate::sync::{AtomicU8, Ordering, UnsafeCell, has_failed};
 
 const OPEN: u8 = 0;
@@ -31,47 +35,49 @@ const PARKED: u8 = 1;
 const ANSWERED: u8 = 2;
 const ABANDONED: u8 = 3;
 
-/// A slot that nobody uses. Dropped, its memory is lost: it belongs into a pool.
+/// A slot that no call uses. If it is dropped, its memory is lost: it belongs into a pool.
 #[must_use = "a slot is never freed"]
 pub(crate) struct Slot<T: 'static> {
-    shared: &'static Shared<T>,
+    shared: &'static SlotMemory<T>,
 }
 
-/// The end that takes the answer. Dropped before the answer came, it leaves the slot to the answerer; after that,
-/// the slot is lost, and is better had by [`give_up`](Self::give_up).
+/// The end that takes the answer. If it is dropped before the answer came, it leaves the slot to
+/// the answerer; after that, the slot is lost, and [`give_up`](Self::give_up) is better.
 #[must_use = "somebody is to wait for the answer"]
 pub(crate) struct Waiter<T: 'static> {
-    shared: &'static Shared<T>,
+    shared: &'static SlotMemory<T>,
 }
 
-/// The end that gives it. Dropped, it leaves its waiter waiting: it belongs into what answers in any case.
+/// The end that gives the answer. If it is dropped, its waiter goes on waiting: it belongs into
+/// something that answers in any case.
 #[must_use = "somebody waits for the answer"]
 pub(crate) struct Answerer<T: 'static> {
-    shared: &'static Shared<T>,
+    shared: &'static SlotMemory<T>,
 }
 
-/// No answer came in time. When it comes, the answerer has the slot.
+/// No answer came in time. The answerer has the slot when it answers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct TimedOut;
 
-/// Alone in its cache lines, since the threads at both ends run at the same time; a small answer lies in the first,
-/// with the word.
+/// Alone in its cache lines, since the threads at both ends run at the same time; a small answer
+/// lies in the first, with the word.
 #[repr(C, align(128))]
-struct Shared<T> {
+struct SlotMemory<T> {
     word: AtomicU8,
     answer: UnsafeCell<Option<T>>,
     parker: Parker,
 }
 
-// SAFETY: an answer goes from one thread to another, which `T: Send` allows. The cell is the answerer's until it
-// changes the word, to `ANSWERED`, and then the waiter's, or its own again if the waiter has changed the word to
-// `ABANDONED` before. Both changes are swaps that release and acquire.
-unsafe impl<T: Send> Sync for Shared<T> {}
+// SAFETY: an answer goes from one thread to another, which `T: Send` allows. The cell is the
+// answerer's until it changes the word, to `ANSWERED`, and then the waiter's, or its own again if
+// the waiter has changed the word to `ABANDONED` before. Both changes are swaps that release and
+// acquire.
+unsafe impl<T: Send> Sync for SlotMemory<T> {}
 
 impl<T> Slot<T> {
     pub(crate) fn new() -> Self {
         Self {
-            shared: Box::leak(Box::new(Shared {
+            shared: Box::leak(Box::new(SlotMemory {
                 word: AtomicU8::new(ANSWERED),
                 answer: UnsafeCell::new(None),
                 parker: Parker::default(),
@@ -79,25 +85,29 @@ impl<T> Slot<T> {
         }
     }
 
-    /// For another call.
+    /// Opens the slot for another call.
     pub(crate) fn open(self) -> (Waiter<T>, Answerer<T>) {
-        // The answerer gets it by another way, which orders this before whatever it does.
+        // The answerer gets the slot by another way, which orders this before anything that it
+        // does.
         self.shared.word.store(OPEN, Ordering::Relaxed);
         (Waiter { shared: self.shared }, Answerer { shared: self.shared })
     }
 }
 
 impl<T> Answerer<T> {
-    /// Gives the answer. If nobody waits for it any more, it is dropped, and the slot is the caller's.
+    /// Gives the answer. If the waiter has gone, the answer is dropped, and the slot is the
+    /// caller's.
     pub(crate) fn answer(self, answer: T) -> Option<Slot<T>> {
         let shared = self.shared;
         // SAFETY: the word is `OPEN`, `PARKED` or `ABANDONED`: the cell is the answerer's.
         shared.answer.with_mut(|cell| unsafe { *cell = Some(answer) });
-        let order = ordering(OrderingMutant::RelaxedAnswer, Ordering::AcqRel);
+        let order =
+            if is_left_out(OrderingMutant::RelaxedAnswer) { Ordering::Relaxed } else { Ordering::AcqRel };
         match shared.word.swap(ANSWERED, order) {
             // SAFETY: the waiter has gone, and left the cell here.
             ABANDONED => drop(shared.answer.with_mut(|cell| unsafe { (*cell).take() })),
-            // From here on the slot may be in use for another call, whose waiter is woken then: it sleeps on.
+            // From here on the slot may be in use for another call, whose waiter is woken then: it
+            // sleeps on.
             PARKED if !is_left_out(OrderingMutant::SilentAnswer) => {
                 shared.parker.unpark();
                 return None;
@@ -109,8 +119,10 @@ impl<T> Answerer<T> {
 }
 
 impl<T> Waiter<T> {
-    /// Waits for the answer: looks for it as long as `spin` says so, then calls `before_park`, and sleeps until it
-    /// comes or the time is up. The slot comes back with the answer.
+    /// Waits for the answer, which comes with the slot.
+    ///
+    /// It looks for the answer for as long as `spin` returns true, then calls `before_park`, and
+    /// sleeps until the answer comes or the time is up.
     pub(crate) fn wait(
         self,
         mut spin: impl FnMut() -> bool,
@@ -127,8 +139,8 @@ impl<T> Waiter<T> {
         self.give_up().ok_or(TimedOut)
     }
 
-    /// Takes the answer, if it is there, and the slot. Otherwise the slot is the answerer's, who gets it by
-    /// answering.
+    /// Takes the answer and the slot if the answer is there. Otherwise the slot is the answerer's,
+    /// which gets it by answering.
     pub(crate) fn give_up(self) -> Option<(T, Slot<T>)> {
         ManuallyDrop::new(self).end()
     }
@@ -137,14 +149,14 @@ impl<T> Waiter<T> {
         self.shared.word.load(Ordering::Acquire) == ANSWERED
     }
 
-    /// Until it is answered, or the time is up.
+    /// Sleeps until the answer is there or the time is up.
     fn sleep(&self, deadline: Option<Instant>) {
-        let Shared { word, parker, .. } = self.shared;
+        let SlotMemory { word, parker, .. } = self.shared;
         let may_sleep = word.compare_exchange(OPEN, PARKED, Ordering::Relaxed, Ordering::Relaxed).is_ok();
         while may_sleep && !self.is_answered() && parker.park(deadline) {}
     }
 
-    /// Nobody waits from here on.
+    /// Ends the wait: the slot goes to the end that comes last.
     fn end(&self) -> Option<(T, Slot<T>)> {
         let shared = self.shared;
         let has_answer = self.is_answered() || shared.word.swap(ABANDONED, Ordering::AcqRel) == ANSWERED;
@@ -153,7 +165,7 @@ impl<T> Waiter<T> {
         answer.flatten().map(|answer| (answer, Slot { shared }))
     }
 
-    /// The slot, which is not the waiter's: for a mutant.
+    /// Returns the slot, which is not the waiter's: for a mutant.
     #[cfg(gridkv_loom)]
     pub(crate) fn steal(&self) -> Slot<T> {
         Slot { shared: self.shared }
@@ -275,7 +287,7 @@ mod tests {
             }
             drop(calls);
         });
-        // Whoever it was left to, every slot came back.
+        // Every slot came back, from one end or the other.
         let slots = pool.into_inner().unwrap();
         for slot in &slots {
             assert_eq!(slots.iter().filter(|other| std::ptr::eq(other.shared, slot.shared)).count(), 1);

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::calls::{Call, Outcome, StoppedBy};
 use crate::clock::Instant;
 use crate::options::Eviction;
-use crate::placement::Placement;
+use crate::placement::{Placement, Stage};
 use crate::types::{Boot, ClusterHash, CoreId, Identity, NodeHash, Partition};
 use crate::wire::message::{Answer, Request};
 
@@ -79,17 +79,6 @@ pub(crate) enum Action<C> {
 pub(crate) struct Lease {
     pub(crate) until: Instant,
     pub(crate) nodes: usize,
-}
-
-/// How far the cluster is with its first lists, as this node sees it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Stage {
-    /// The members have not agreed yet; no lists are made.
-    Forming,
-    /// The members have agreed and none of them ever held data: the first lists are born synced.
-    Born,
-    /// The cluster has data; this node must fetch what it should hold.
-    Joined,
 }
 
 /// What a core, or a node, has still to do before no copy is missing.

@@ -76,7 +76,7 @@ use self::coordinator::Coordinator;
 use self::data_centers::DataCenters;
 use self::data_centers::relay::TRY_FOR;
 use self::effects::Effect;
-pub(crate) use self::interface::{Action, Debt, Event, Lease, ShardConfig, Stage};
+pub(crate) use self::interface::{Action, Debt, Event, Lease, ShardConfig};
 pub(crate) use self::local_read::{LocalAnswer, LocalRules, read_local};
 pub use self::local_shard::LocalShard;
 use self::node::Node;
@@ -84,6 +84,7 @@ use self::replica::Replica;
 use self::requests::{Asker, Outstanding, Requests};
 use self::timers::{Timer, Timers};
 use self::turn::Turn;
+pub(crate) use crate::placement::Stage;
 
 /// How many timers one turn fires; the rest are due in the next.
 const TIMERS_PER_TURN: usize = 256;
@@ -130,7 +131,7 @@ impl<C> Shard<C> {
     pub(crate) fn handle(&mut self, now: Now, event: Event<C>, actions: &mut Vec<Action<C>>) {
         match event {
             Event::Placement { placement, stage } => {
-                let is_birth = stage == Stage::Born && self.node.stage == Stage::Forming;
+                let is_birth = matches!(stage, Stage::Born { .. }) && self.node.stage == Stage::Forming;
                 let old = self.node.place(placement, stage);
                 let (parts, mut turn) = self.split(now, actions);
                 parts.replica.placed(&mut turn, &old, is_birth);

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use super::calls::WriteRules;
-use super::interface::{Lease, ShardConfig, Stage};
+use super::interface::{Lease, ShardConfig};
 use crate::clock::Now;
 use crate::error::NotApplied;
-use crate::placement::{Gone, Placement};
+use crate::placement::{Gone, Placement, Stage};
 use crate::simulated::{Planted, is_planted};
 use crate::types::{Identity, KeyHash, NodeHash, Partition, quorum_of};
 

@@ -110,11 +110,9 @@ impl Requests {
         id
     }
 
-    /// Notes that `request` was made, and returns its number.
-    pub(super) fn add(&mut self, request: Outstanding) -> u64 {
-        let id = self.new_id();
-        self.outstanding.insert(id, request);
-        id
+    /// Notes that the request with this number was made.
+    pub(super) fn add(&mut self, request_id: u64, request: Outstanding) {
+        self.outstanding.insert(request_id, request);
     }
 
     /// Ends the wait for an answer: it is here, or it will not come. `None` if nothing waits for it.

@@ -61,7 +61,7 @@ fn born<C>(config: ShardConfig, nodes: u64) -> Driven<C> {
     let now = Now { instant: Instant::from_nanos(1_000_000), wall: WallTime::from_micros(WALL_MICROS) };
     let shard = Shard::new(config, Arc::new(Readers::new(None)));
     let mut driven = Driven { shard, now, actions: Vec::new() };
-    driven.tell(Event::Placement { placement, stage: Stage::Born });
+    driven.tell(Event::Placement { placement, stage: Stage::Born { members_digest: 0 } });
     driven.actions.clear();
     driven
 }

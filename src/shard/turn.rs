@@ -34,13 +34,14 @@ impl<C> Turn<'_, C> {
         asker: Asker,
     ) -> Option<u64> {
         debug_assert!(to != self.node.me, "only the coordinator asks this node's own replica");
+        let request_id = self.requests.new_id();
         let placement = &self.node.placement;
         let member = placement.member(to.node).filter(|member| member.identity == to)?;
         let core = partition.core(member.cores);
         let in_other_data_center = placement.in_other_data_center(to.node);
         let expects = Expects::of(&request);
         let outstanding = Outstanding { to, in_other_data_center, partition, asker, expects };
-        let request_id = self.requests.add(outstanding);
+        self.requests.add(request_id, outstanding);
         self.actions.push(Action::Ask { to, core, partition, request_id, request });
         Some(request_id)
     }

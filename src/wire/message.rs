@@ -91,7 +91,7 @@ use std::time::Duration;
 use crate::clock::Version;
 use crate::entry::Entry;
 use crate::membership::Record;
-use crate::placement::{List, ListRef};
+use crate::placement::{List, ListRef, Stage};
 use crate::types::{Boot, CoreId, Identity, KeyHash, NodeHash, Partition};
 
 /// A message with its frame's addressing.
@@ -230,18 +230,7 @@ pub(crate) struct Status {
     /// [`Placement::digest`](crate::placement::Placement::digest) of the members that the node
     /// sees.
     pub(crate) members_digest: u64,
-    pub(crate) origin: Origin,
-}
-
-/// How a node came to hold lists, if it holds any.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Origin {
-    /// It has never been synced for any partition.
-    Unborn,
-    /// It took part when the first lists were born, among the members of this digest.
-    Born { members_digest: u64 },
-    /// It joined a cluster that already held data.
-    Joined,
+    pub(crate) stage: Stage,
 }
 
 /// A question about one partition, from core to core.

@@ -1,4 +1,5 @@
-//! The acceptor's side: hear the HELLO, let the control thread judge it, then serve or explain.
+//! The acceptor's side of a connection: hear the HELLO, let the control thread judge it, then serve
+//! or explain.
 
 #![forbid(unsafe_code)]
 
@@ -9,8 +10,8 @@ use mio::net::{TcpListener, TcpStream};
 
 use super::connection::{Connection, Filled};
 use super::{
-    ANSWERS_HIGH_BYTES, ConnectionId, HELLO_TIMEOUT, Handover, LINGER, Link, MAX_STRANGERS, Net, NetEvent,
-    READ_BUDGET_BYTES, Stage, handshake,
+    ANSWERS_HIGH_BYTES, ConnectionId, HELLO_TIMEOUT, Handover, LINGER, LinkStage, MAX_STRANGERS, Net,
+    NetEvent, NetLink, READ_BUDGET_BYTES, handshake,
 };
 use crate::clock::Instant;
 use crate::wire::codec;
@@ -21,8 +22,10 @@ use crate::wire::message::{Frame, Hello, Message, Refusal};
 const MAX_REFUSAL_BYTES: usize = MAX_HANDSHAKE_BYTES / 2;
 
 impl Net {
-    /// Accepts everybody who waits. An error that concerns one of them skips it; one that concerns this
-    /// process, such as running out of descriptors, is logged, and the rest wait for the next to come.
+    /// Accepts every connection that waits.
+    ///
+    /// An error that concerns one of them skips it. An error that concerns this process, such as
+    /// running out of descriptors, is logged, and the rest wait for the next one to come.
     pub(crate) fn accept_all(&mut self, now: Instant, listener: &TcpListener) {
         self.now = now;
         loop {
@@ -43,7 +46,7 @@ impl Net {
         let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
         let connection = Connection::new(stream, peer);
         connection.tune();
-        match self.insert(connection, Stage::Stranger, Some(now + HELLO_TIMEOUT)) {
+        match self.insert(connection, LinkStage::Stranger, Some(now + HELLO_TIMEOUT)) {
             Ok(id) => {
                 self.counters.accepted += 1;
                 self.add_stranger(id);
@@ -65,20 +68,20 @@ impl Net {
     /// Welcomes a greeted connection, which stays with this thread.
     pub(crate) fn welcome(&mut self, connection: ConnectionId, welcome: Hello) {
         let Some(link) = self.links.get_mut(&connection.0) else { return };
-        if !matches!(link.stage, Stage::Greeted) {
+        if !matches!(link.stage, LinkStage::Greeted) {
             return;
         }
-        link.stage = Stage::Serving { paused: false };
+        link.stage = LinkStage::Serving { paused: false };
         link.connection.raise_limit();
         self.queue(connection.0, handshake(Message::Welcome(welcome)));
-        // What came behind the HELLO was reported while nobody read.
+        // What came behind the HELLO was reported while the link was not read.
         self.unread.insert(connection.0);
     }
 
-    /// Welcomes a greeted connection and gives it away, to be [adopted](Self::adopt) by another thread's
-    /// `Net`. `None` when it ended meanwhile.
+    /// Welcomes a greeted connection and gives it away, to be [adopted](Self::adopt) by another
+    /// thread's `Net`. `None` if it has ended.
     pub(crate) fn hand_over(&mut self, connection: ConnectionId, welcome: Hello) -> Option<Handover> {
-        if !matches!(self.links.get(&connection.0)?.stage, Stage::Greeted) {
+        if !matches!(self.links.get(&connection.0)?.stage, LinkStage::Greeted) {
             return None;
         }
         self.queue(connection.0, handshake(Message::Welcome(welcome)));
@@ -87,8 +90,8 @@ impl Net {
         Some(Handover { connection })
     }
 
-    /// Takes over a connection. It is written and read at once: what the poll reported of it, it reported
-    /// to somebody else.
+    /// Takes over a connection. It is written and read at once: its poll events so far went to
+    /// another thread.
     pub(crate) fn adopt(
         &mut self,
         now: Instant,
@@ -97,10 +100,10 @@ impl Net {
     ) -> ConnectionId {
         self.now = now;
         let peer = handover.connection.peer();
-        match self.insert(handover.connection, Stage::Serving { paused: false }, None) {
+        match self.insert(handover.connection, LinkStage::Serving { paused: false }, None) {
             Ok(id) => {
-                self.write_turn(id, events);
-                self.read_turn(id, events);
+                self.write_link(id, events);
+                self.read_link(id, events);
                 ConnectionId(id)
             }
             Err(error) => {
@@ -113,14 +116,14 @@ impl Net {
         }
     }
 
-    /// Says why not, then closes, once the other end has had the chance to read it. Nothing more is
-    /// reported of this connection.
+    /// Tells an opener why it is refused, and closes once it has had the chance to read that.
+    /// Nothing more is reported of this connection.
     pub(crate) fn refuse(&mut self, connection: ConnectionId, refusal: Refusal) {
         let Some(link) = self.links.get_mut(&connection.0) else { return };
-        if !matches!(link.stage, Stage::Greeted | Stage::Serving { .. }) {
+        if !matches!(link.stage, LinkStage::Greeted | LinkStage::Serving { .. }) {
             return;
         }
-        link.stage = Stage::Refusing { finished: false };
+        link.stage = LinkStage::Refusing { finished: false };
         let Refusal { reason, mut text } = refusal;
         text.truncate(text.floor_char_boundary(MAX_REFUSAL_BYTES));
         self.set_deadline(connection.0, Some(self.now + LINGER));
@@ -131,14 +134,14 @@ impl Net {
 
     /// Closes an accepted connection at once. Nothing more is reported of it.
     pub(crate) fn close_accepted(&mut self, connection: ConnectionId) {
-        let is_accepted = |link: &Link| !matches!(link.stage, Stage::Outgoing(_));
+        let is_accepted = |link: &NetLink| !matches!(link.stage, LinkStage::Outgoing(_));
         if self.links.get(&connection.0).is_some_and(is_accepted) {
             self.remove(connection.0);
         }
     }
 
-    /// Reads and forgets what a refused opener still sends, until it closes: closing with unread bytes
-    /// would reset the connection, and the refusal might never be read.
+    /// Reads and forgets what a refused opener still sends, until it closes. Closing with unread
+    /// bytes would reset the connection, and the refusal might never be read.
     pub(super) fn linger(&mut self, id: u64) {
         let Some(link) = self.links.get_mut(&id) else { return };
         match link.connection.discard(READ_BUDGET_BYTES) {
@@ -152,22 +155,23 @@ impl Net {
         }
     }
 
-    /// Queues an answer. Answers to a connection that ended go nowhere. When many wait, the connection's
-    /// requests are left unread until half of them are written.
+    /// Queues an answer. Answers to a connection that ended go nowhere.
+    ///
+    /// When many wait, the connection's requests are left unread until half of them are written.
     pub(crate) fn answer(&mut self, connection: ConnectionId, frame: &Frame) {
         let id = connection.0;
-        if !self.links.get(&id).is_some_and(|link| matches!(link.stage, Stage::Serving { .. })) {
+        if !self.links.get(&id).is_some_and(|link| matches!(link.stage, LinkStage::Serving { .. })) {
             return;
         }
         self.queue(id, codec::encode(frame));
         if let Some(link) = self.links.get_mut(&id)
             && link.connection.queued_bytes() > ANSWERS_HIGH_BYTES
         {
-            link.stage = Stage::Serving { paused: true };
+            link.stage = LinkStage::Serving { paused: true };
         }
     }
 
-    /// A frame came over an accepted connection; `first` if it is the first one.
+    /// Takes up a frame that came over an accepted connection; `first` if it is the first one.
     pub(super) fn received_request(
         &mut self,
         id: u64,
@@ -181,7 +185,7 @@ impl Net {
                 self.strangers.remove(&id);
                 self.set_deadline(id, None);
                 if let Some(link) = self.links.get_mut(&id) {
-                    link.stage = Stage::Greeted;
+                    link.stage = LinkStage::Greeted;
                 }
                 events.push(NetEvent::Greeted { connection, hello });
             }

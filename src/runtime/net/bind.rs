@@ -12,8 +12,8 @@ use thiserror::Error;
 /// Connections that may wait to be accepted: a large cluster that reconnects all at once.
 const BACKLOG: i32 = 1024;
 
-/// How many numbers are tried when any port will do and UDP's is taken. Each try fails rarely; this many
-/// in a row means that no UDP port is free.
+/// How many numbers are tried when any port will do and UDP's is taken. Each try fails rarely; this
+/// many in a row means that no UDP port is free.
 const PORT_TRIES: usize = 32;
 
 /// Both sockets, bound and listening.
@@ -21,11 +21,11 @@ const PORT_TRIES: usize = 32;
 pub(crate) struct Bound {
     pub(crate) listener: TcpListener,
     pub(crate) datagrams: UdpSocket,
-    /// What was asked for, with the port that was found where that was 0.
+    /// The address that was asked for, with the port that was found if that was 0.
     pub(crate) addr: SocketAddr,
 }
 
-/// Why a node cannot listen where it was told to.
+/// Why a node cannot listen at its address.
 #[derive(Debug, Error)]
 pub(crate) enum BindError {
     #[error(
@@ -67,8 +67,8 @@ pub(crate) fn bind(addr: SocketAddr) -> Result<Bound, BindError> {
 
 fn bind_tcp(addr: SocketAddr) -> io::Result<(TcpListener, SocketAddr)> {
     let socket = socket(addr, Type::STREAM, Protocol::TCP)?;
-    // A restarted node must not wait for its old connections to time out. (Elsewhere than on Unix the
-    // option means that a port can be stolen.)
+    // A restarted node must not wait for its old connections to time out. (On other systems than
+    // Unix the option means that a port can be stolen.)
     #[cfg(unix)]
     socket.set_reuse_address(true)?;
     socket.bind(&addr.into())?;

@@ -1,8 +1,8 @@
 //! One TCP connection's bytes: in, out, and nothing of what they mean.
 //!
 //! The poll is edge-triggered: it reports a socket once, and again only after a call returned
-//! `WouldBlock`. Whoever stops earlier (a budget, back-pressure) must come back by itself; [`Filled`] says
-//! so, and [`Net`](super::Net) keeps the list.
+//! `WouldBlock`. A reader that stops earlier (a budget, back-pressure) must come back by itself;
+//! [`Filled`] says so, and [`Net`](super::Net) keeps the list.
 
 #![forbid(unsafe_code)]
 
@@ -25,7 +25,8 @@ const SLICES: usize = 64;
 /// A small frame still occupies an allocation of about this size, and is counted as such.
 const FRAME_COST_BYTES: usize = 256;
 
-/// An idle connection is probed after this long, so that one whose other end vanished does not stay.
+/// An idle connection is probed after this long, so that one whose other end vanished does not
+/// stay.
 const KEEPALIVE: Duration = Duration::from_secs(15);
 
 /// Unacknowledged bytes end a connection after this long: the system's own limit is about 15 minutes. It waits twice as
@@ -78,14 +79,14 @@ impl Connection {
         }
     }
 
-    /// Whether the dial is done: `Ok(false)` while it still goes on, the cause when it failed.
+    /// Returns whether the dial is done: `false` while it goes on, the cause if it failed.
     pub(crate) fn is_connected(&self) -> io::Result<bool> {
         if let Some(error) = self.stream.take_error()? {
             return Err(error);
         }
         match self.stream.peer_addr() {
-            // A dial to a port of this machine where nobody listens can meet itself, when the system
-            // picks that very port for its own end.
+            // A dial to a port of this machine at which no process listens can meet itself, when
+            // the system picks that very port for its own end.
             Ok(peer) if self.stream.local_addr()? == peer => Err(io::ErrorKind::ConnectionRefused.into()),
             Ok(_) => Ok(true),
             Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(false),
@@ -106,7 +107,7 @@ impl Connection {
         }
     }
 
-    /// Reads until nothing is left or `budget` bytes came; says how many came.
+    /// Reads until nothing is left or `budget` bytes came. Returns how many came.
     pub(crate) fn fill(&mut self, budget: usize) -> (usize, Filled) {
         let mut count = 0;
         while count < budget {
@@ -145,7 +146,7 @@ impl Connection {
         Filled::Stopped
     }
 
-    /// The next whole frame of what was read.
+    /// Returns the next whole frame of what was read.
     pub(crate) fn next_frame(&mut self) -> Result<Option<Frame>, FrameError> {
         match self.buffer.next()? {
             Some((header, body)) => codec::decode(header, body).map(Some),
@@ -153,7 +154,7 @@ impl Connection {
         }
     }
 
-    /// The handshake is done: frames of full size may come.
+    /// Lets frames of full size come: the handshake is done.
     pub(crate) fn raise_limit(&mut self) {
         self.buffer.raise_limit();
     }
@@ -163,12 +164,12 @@ impl Connection {
         self.queue.push_back(frame);
     }
 
-    /// About how much memory the unwritten frames take.
+    /// Returns about how much memory the unwritten frames take.
     pub(crate) fn queued_bytes(&self) -> usize {
         self.queued_bytes
     }
 
-    /// Writes until nothing is queued or the socket takes no more; says how many bytes went out.
+    /// Writes until nothing is queued or the socket takes no more. Returns how many bytes went out.
     pub(crate) fn flush(&mut self) -> io::Result<usize> {
         let mut count = 0;
         while !self.queue.is_empty() {
@@ -207,7 +208,7 @@ impl Connection {
         }
     }
 
-    /// Forgets what is not written: there is nobody left to write it to.
+    /// Forgets what is not written: there is no other end left to write it to.
     pub(crate) fn drop_queue(&mut self) {
         self.queue.clear();
         self.queued_bytes = 0;
@@ -227,6 +228,7 @@ impl Connection {
     }
 }
 
+/// Returns what an unwritten frame counts against the limit of its connection.
 pub(crate) fn cost(frame: &Encoded) -> usize {
     frame.len().max(FRAME_COST_BYTES)
 }

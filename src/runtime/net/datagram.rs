@@ -1,5 +1,6 @@
-//! Gossip's datagrams: received up to a budget, sent at best effort. SWIM expects to lose some, so
-//! nothing here is retried or queued.
+//! Gossip's datagrams: received up to a budget, sent at best effort.
+//!
+//! SWIM expects to lose some, so nothing here is retried or queued.
 
 #![forbid(unsafe_code)]
 
@@ -38,13 +39,14 @@ impl Datagrams {
         Ok(Self { socket, is_v6, stopped: false, counters: DatagramCounters::default() })
     }
 
-    /// To register it with a poll; for readability alone, since sending never waits.
+    /// Returns the socket, to register it with a poll. For readability alone, since sending never
+    /// waits.
     pub(crate) fn source(&mut self) -> &mut UdpSocket {
         &mut self.socket
     }
 
-    /// Receives until none is left or `budget` datagrams came. Whether some may be left: then call again
-    /// before waiting for the poll.
+    /// Receives until none is left or `budget` datagrams came. Returns whether some may be left:
+    /// then call again before waiting for the poll.
     pub(crate) fn receive(&mut self, budget: usize, mut each: impl FnMut(SocketAddr, &[u8])) -> bool {
         let mut buffer = [0; DATAGRAM_BYTES];
         // Errors count too: a socket that reports one each time must not hold the thread.

@@ -1,4 +1,4 @@
-//! One thread's connections: those it opened and those that were given to it.
+//! The net: one thread's connections, those it opened and those that were given to it.
 //!
 //! ```text
 //! thread                         Net                              the other node's Net
@@ -9,17 +9,24 @@
 //!   Answer ◀────────────────────────────────────────────────── answer(connection, frame)
 //! ```
 //!
-//! A loop around a `Net` does, in every turn: poll, at most until [`deadline`](Net::deadline);
-//! [`ready`](Net::ready) for each event with a token of its own; [`resume`](Net::resume);
-//! [`handle_timers`](Net::handle_timers); act on the events; [`flush`](Net::flush), whose events are acted
-//! on too.
+//! In every pass, a loop around a `Net`
 //!
-//! **Back-pressure.** Memory is bounded per connection in both directions. A peer that takes no answers
-//! gets no more of its requests read; a peer that takes no requests loses the connection, since nobody here
-//! can be told to wait. Answers are always read: to leave them would stop the two ends on each other.
+//! - polls, until [`deadline`](Net::deadline) at the latest;
+//! - calls [`ready`](Net::ready) for each event with a token of the `Net`'s,
+//!   [`read_pending`](Net::read_pending), and [`handle_timers`](Net::handle_timers), and acts on
+//!   the events that these report;
+//! - calls [`flush`](Net::flush), and acts on its events too.
 //!
-//! **Whatever arrives**, the worst outcome is the end of the connection it arrived on, one line in the log
-//! and a counter.
+//! **Back-pressure.** Memory is bounded per connection in both directions. A peer that takes no
+//! answers gets no more of its requests read. A peer that takes no requests is sent no more of
+//! them: [`send`](Net::send) says so. Answers are always read: to leave them would stop the two
+//! ends on each other.
+//!
+//! **Hostile bytes.** The worst outcome of any frame is the end of the connection that it came
+//! over, one line in the log, and a counter.
+//!
+//! The files of this folder name [`Net`] and what stands below it; none of them names a shard, a
+//! store or the control.
 
 #![forbid(unsafe_code)]
 
@@ -30,7 +37,7 @@ pub(crate) mod datagram;
 mod outgoing;
 #[cfg(test)]
 mod tests;
-mod turn;
+mod transfer;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -59,47 +66,51 @@ const HELLO_TIMEOUT: Duration = Duration::from_secs(2);
 /// A refused opener gets this long to read why, and to close.
 const LINGER: Duration = Duration::from_secs(1);
 
-/// Accepted connections that are not welcome yet. A cluster that restarts stays below it; a flood of
-/// strangers costs this many descriptors and receive buffers, and pushes out its own oldest. (A test process
-/// may not have the descriptors to reach it.)
+/// How many accepted connections may wait for their welcome.
+///
+/// A cluster that restarts stays below it. A flood of strangers costs this many descriptors and
+/// receive buffers, and pushes out its own oldest. (A test process may lack the descriptors to
+/// reach it.)
 const MAX_STRANGERS: usize = if cfg!(test) { 32 } else { 1024 };
 
-/// Bytes read from one socket in one turn: four receive buffers, some 30 µs, so that one busy peer does
-/// not make the others wait.
+/// How many bytes are read from one socket in one pass: four receive buffers, some 30 µs, so that
+/// one busy peer does not make the others wait.
 const READ_BUDGET_BYTES: usize = 256 << 10;
 
-/// Requests given out in one turn of an accepted connection. Their answers are queued before the next
-/// turn looks at the queue, so this is how far beyond its mark a queue can get.
-const REQUESTS_PER_TURN: usize = 16;
+/// How many requests of an accepted connection are given out in one pass. Their answers are queued
+/// before the next pass looks at the queue, so this is how far beyond its mark a queue can get.
+const REQUESTS_PER_PASS: usize = 16;
 
-/// When so many bytes of requests wait for one peer, the writes of about a second at half a gigabit, no
-/// more are taken: they are owed to it and offered again. So it holds this much and one frame more.
+/// How many bytes of requests may wait for one peer: the writes of about a second at half a
+/// gigabit. Beyond it no more are taken: they are owed to the peer and offered again. So the queue
+/// holds this much and one frame more.
 const OUT_LIMIT_BYTES: usize = 64 << 20;
 
-/// Unread answers above which an accepted connection's requests are no longer read; below half of it they
-/// are again. Far above what the sockets themselves hold, so that a peer that keeps up never notices.
+/// How many bytes of unwritten answers stop an accepted connection's requests from being read;
+/// below half of it they are read again. Far above what the sockets themselves hold, so that a peer
+/// that keeps up never notices.
 const ANSWERS_HIGH_BYTES: usize = 8 << 20;
 
-/// Whom to open a connection to: the key of an outgoing connection.
+/// Where a connection is opened to: the key of an outgoing connection.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(crate) struct Target {
+pub(crate) struct Destination {
     pub(crate) addr: SocketAddr,
-    /// Which life of which node, where that is known: an address may have passed to another.
+    /// The node and its life, if they are known: an address may have passed to another node.
     pub(crate) expects: Option<(NodeHash, Boot)>,
     pub(crate) channel: Channel,
 }
 
-/// An accepted connection, as its [`Net`] names it. Never used again for another one.
+/// Names an accepted connection of a [`Net`]. Never used again for another one.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) struct ConnectionId(u64);
 
 impl ConnectionId {
-    /// As the pure code names it, which knows no connections.
+    /// Returns the number by which pure code, which knows no connections, names it.
     pub(crate) fn number(self) -> u64 {
         self.0
     }
 
-    /// What [`number`](Self::number) gave.
+    /// Returns the connection of a [`number`](Self::number).
     pub(crate) fn from_number(number: u64) -> Self {
         Self(number)
     }
@@ -108,16 +119,16 @@ impl ConnectionId {
 /// What a [`Net`] reports.
 #[derive(Debug)]
 pub(crate) enum NetEvent {
-    /// Our connection was welcomed; what waited for that is on its way.
-    Opened { target: Target, welcome: Hello },
-    /// Something came over a connection that we opened: an answer, a control message.
-    Answer { target: Target, frame: Frame },
-    /// Our connection failed or ended. What was sent over it and not answered is lost, in the sense that
-    /// nobody knows whether it arrived.
-    Lost { target: Target, cause: LossCause },
+    /// A connection that this node opened was welcomed; what waited for that is on its way.
+    Opened { target: Destination, welcome: Hello },
+    /// An answer or a control message came over a connection that this node opened.
+    Answer { target: Destination, frame: Frame },
+    /// A connection that this node opened failed or ended. What was sent over it and not answered
+    /// is lost: it may have arrived or not.
+    Lost { target: Destination, cause: LossCause },
     /// An accepted connection's first frame. It waits for `welcome`, `hand_over` or `refuse`.
     Greeted { connection: ConnectionId, hello: Hello },
-    /// Something came over an accepted connection that was welcomed.
+    /// A request came over an accepted connection that was welcomed.
     Request { connection: ConnectionId, frame: Frame },
     /// An accepted connection that was reported before ended by itself.
     Closed { connection: ConnectionId },
@@ -126,7 +137,7 @@ pub(crate) enum NetEvent {
 /// Why an outgoing connection was lost.
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) enum LossCause {
-    /// Nobody listens at that address: the process is gone.
+    /// No process listens at that address: the node is gone.
     ConnectRefused,
     /// It did not get as far as a welcome: no route, no answer in time, or no sense in the answer.
     Unreachable(io::ErrorKind),
@@ -145,14 +156,14 @@ pub(crate) struct NetCounters {
     pub(crate) frames_out: u64,
     /// Connections ended for what came over them.
     pub(crate) protocol_errors: u64,
-    /// Our connections that were welcomed.
+    /// Outgoing connections that were welcomed.
     pub(crate) opened: u64,
     /// Connections accepted from the listener, welcome or not.
     pub(crate) accepted: u64,
 }
 
-/// A welcomed connection on its way to the thread that will serve it, with everything it has read and not
-/// yet written. Dropping it closes the connection.
+/// A welcomed connection on its way to the thread that will serve it, with everything it has read
+/// and not yet written. Dropping it closes the connection.
 pub(crate) struct Handover {
     connection: Connection,
 }
@@ -164,19 +175,19 @@ impl fmt::Debug for Handover {
 }
 
 /// A connection and how far it has come.
-struct Link {
+struct NetLink {
     connection: Connection,
-    stage: Stage,
-    /// Where `timers` has it.
+    stage: LinkStage,
+    /// The time under which `timers` has it.
     deadline: Option<Instant>,
 }
 
-enum Stage {
-    /// We opened it.
+enum LinkStage {
+    /// This node opened it.
     Outgoing(Outgoing),
     /// Accepted, and not heard yet.
     Stranger,
-    /// Its HELLO is being judged. Nothing is read meanwhile.
+    /// Its HELLO is being judged. Nothing is read until the verdict.
     Greeted,
     /// Welcomed. Paused: its answers pile up, so its requests are not read.
     Serving { paused: bool },
@@ -184,8 +195,8 @@ enum Stage {
     Refusing { finished: bool },
 }
 
-/// For the log: what a link was, without what it carried.
-impl fmt::Display for Stage {
+/// Writes what a link was, without what it carried, for the log.
+impl fmt::Display for LinkStage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Outgoing(Outgoing { target, step, .. }) => {
@@ -199,21 +210,37 @@ impl fmt::Display for Stage {
 }
 
 struct Outgoing {
-    target: Target,
-    step: Step,
+    target: Destination,
+    step: DialStep,
     /// Sent before the welcome, to be written after it.
     waiting: Vec<Encoded>,
     waiting_bytes: usize,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Step {
+enum DialStep {
     Dialling,
     /// HELLO is sent.
     Greeting,
     Open,
     /// Writing failed; what can still be read is, since it may answer or explain.
     Broken,
+}
+
+impl DialStep {
+    /// Where a failed write leaves the connection: before the welcome it only ever failed to open.
+    fn broken(self) -> Self {
+        if self == Self::Open { Self::Broken } else { self }
+    }
+
+    /// What the end of a connection means that had come this far.
+    fn cause(self, kind: io::ErrorKind) -> LossCause {
+        match self {
+            Self::Dialling if kind == io::ErrorKind::ConnectionRefused => LossCause::ConnectRefused,
+            Self::Dialling | Self::Greeting => LossCause::Unreachable(kind),
+            Self::Open | Self::Broken => LossCause::Ended,
+        }
+    }
 }
 
 /// The connections of one thread.
@@ -224,27 +251,27 @@ pub(crate) struct Net {
     identity: Option<Identity>,
     /// The latest time that was told.
     now: Instant,
-    /// Numbers links. A link's token is its number above `first_token`, and neither is used twice: an
-    /// event that comes late finds nobody.
+    /// The number of the next link. A link's token is its number above `first_token`, and neither
+    /// is used twice: an event that comes late finds no link.
     next: u64,
-    links: BTreeMap<u64, Link>,
-    targets: BTreeMap<Target, u64>,
+    links: BTreeMap<u64, NetLink>,
+    targets: BTreeMap<Destination, u64>,
     /// Accepted links that are not heard yet, or refused; the oldest first.
     strangers: BTreeSet<u64>,
     timers: BTreeSet<(Instant, u64)>,
     /// Something was queued since the last flush.
     dirty: BTreeSet<u64>,
-    /// To be read: the poll said so, or it will not say so again, since a budget, a pause or a verdict
-    /// held it back.
+    /// To be read: the poll said so, or it will not say so again, since a budget, a pause or a
+    /// verdict held it back.
     unread: BTreeSet<u64>,
-    /// Lost where there was no list of events at hand.
-    lost: BTreeMap<Target, LossCause>,
+    /// Links that were lost while there was no list of events at hand.
+    lost: BTreeMap<Destination, LossCause>,
     counters: NetCounters,
 }
 
 impl Net {
-    /// Uses the tokens from `first_token` upwards. [`set_identity`](Self::set_identity) comes before the
-    /// first dial.
+    /// Makes a `Net` that uses the tokens from `first_token` upwards.
+    /// [`set_identity`](Self::set_identity) comes before the first dial.
     pub(crate) fn new(registry: Registry, first_token: usize, local: Local) -> Self {
         Self {
             registry,
@@ -264,9 +291,11 @@ impl Net {
         }
     }
 
-    /// Who this node is, from now on: goes into every HELLO and into the judgement of every WELCOME.
-    /// Connections that it opened as somebody else end and are reported lost, since the other ends would
-    /// go on taking it for that one.
+    /// Sets who this node is from now on: it goes into every HELLO and into the judgement of every
+    /// WELCOME.
+    ///
+    /// Connections that it opened under another identity end and are reported lost, since the other
+    /// ends would go on taking it for that one.
     pub(crate) fn set_identity(&mut self, identity: Identity) {
         if self.identity.replace(identity).is_none_or(|old| old == identity) {
             return;
@@ -281,14 +310,14 @@ impl Net {
         self.counters
     }
 
-    /// Takes up what the poll reported for one of this `Net`'s sockets: what may be read is left to
-    /// [`resume`](Self::resume), so that no socket gets more than its share of a turn.
+    /// Takes up what the poll reported for one of this `Net`'s sockets. Reading is left to
+    /// [`read_pending`](Self::read_pending), so that no socket gets more than its share of a pass.
     pub(crate) fn ready(&mut self, now: Instant, event: &Event, events: &mut Vec<NetEvent>) {
         self.now = now;
         let Some(id) = event.token().0.checked_sub(self.first_token).map(|id| id as u64) else { return };
         self.finish_dial(id, events);
         if event.is_writable() || event.is_write_closed() || event.is_error() {
-            self.write_turn(id, events);
+            self.write_link(id, events);
         }
         if self.links.contains_key(&id) && (event.is_readable() || event.is_read_closed() || event.is_error())
         {
@@ -296,13 +325,15 @@ impl Net {
         }
     }
 
-    /// Reads, one share each, what the poll reported and what a budget or back-pressure held back. Once
-    /// per turn, after the poll's events. Whether there is still more: then the poll must not wait
+    /// Reads, one share each, what the poll reported and what a budget or back-pressure held back.
+    /// Once per pass, after the poll's events.
+    ///
+    /// Returns whether there is still more: then the poll must not wait
     /// ([`deadline`](Self::deadline) says so too).
-    pub(crate) fn resume(&mut self, now: Instant, events: &mut Vec<NetEvent>) -> bool {
+    pub(crate) fn read_pending(&mut self, now: Instant, events: &mut Vec<NetEvent>) -> bool {
         self.now = now;
         for id in std::mem::take(&mut self.unread) {
-            self.read_turn(id, events);
+            self.read_link(id, events);
         }
         self.owes()
     }
@@ -312,18 +343,18 @@ impl Net {
         !self.unread.is_empty() || !self.lost.is_empty()
     }
 
-    /// Writes what was queued since the last call, many frames at a time, and reports what was lost in
-    /// between. Once per turn, after everything was sent.
+    /// Writes what was queued since the last call, many frames at a time, and reports what was lost
+    /// in between. Once per pass, after everything was sent.
     pub(crate) fn flush(&mut self, events: &mut Vec<NetEvent>) {
         for id in std::mem::take(&mut self.dirty) {
-            self.write_turn(id, events);
+            self.write_link(id, events);
         }
         for (target, cause) in std::mem::take(&mut self.lost) {
             events.push(NetEvent::Lost { target, cause });
         }
     }
 
-    /// When to come back at the latest: in the past while work is [owed](Self::owes).
+    /// Returns when to come back: in the past while work is [owed](Self::owes).
     pub(crate) fn deadline(&self) -> Option<Instant> {
         if self.owes() {
             return Some(Instant::default());
@@ -345,25 +376,25 @@ impl Net {
     fn insert(
         &mut self,
         mut connection: Connection,
-        stage: Stage,
+        stage: LinkStage,
         deadline: Option<Instant>,
     ) -> io::Result<u64> {
         let id = self.next;
         connection.register(&self.registry, Token(self.first_token + id as usize))?;
         self.next += 1;
-        self.links.insert(id, Link { connection, stage, deadline: None });
+        self.links.insert(id, NetLink { connection, stage, deadline: None });
         self.set_deadline(id, deadline);
         Ok(id)
     }
 
     /// Forgets a link everywhere. The poll forgets it too.
-    fn remove(&mut self, id: u64) -> Option<Link> {
+    fn remove(&mut self, id: u64) -> Option<NetLink> {
         self.set_deadline(id, None);
         let mut link = self.links.remove(&id)?;
         self.strangers.remove(&id);
         self.dirty.remove(&id);
         self.unread.remove(&id);
-        if let Stage::Outgoing(outgoing) = &link.stage {
+        if let LinkStage::Outgoing(outgoing) = &link.stage {
             self.targets.remove(&outgoing.target);
         }
         link.connection.deregister(&self.registry);
@@ -380,18 +411,18 @@ impl Net {
         }
     }
 
-    /// Ends a link and reports it to whoever knows of it.
+    /// Ends a link, and reports it if it was reported before.
     fn end(&mut self, id: u64, kind: io::ErrorKind, events: &mut Vec<NetEvent>) {
         let Some(link) = self.remove(id) else { return };
         log::debug!("{} with {} ended: {kind}", link.stage, link.connection.peer());
         match link.stage {
-            Stage::Outgoing(Outgoing { target, step, .. }) => {
-                events.push(NetEvent::Lost { target, cause: outgoing::cause(step, kind) });
+            LinkStage::Outgoing(Outgoing { target, step, .. }) => {
+                events.push(NetEvent::Lost { target, cause: step.cause(kind) });
             }
-            Stage::Greeted | Stage::Serving { .. } => {
+            LinkStage::Greeted | LinkStage::Serving { .. } => {
                 events.push(NetEvent::Closed { connection: ConnectionId(id) });
             }
-            Stage::Stranger | Stage::Refusing { .. } => {}
+            LinkStage::Stranger | LinkStage::Refusing { .. } => {}
         }
     }
 
@@ -413,7 +444,7 @@ impl Net {
     }
 }
 
-/// A handshake frame: about no partition, answering no question.
+/// Encodes a handshake frame, which is about no partition and answers no question.
 fn handshake(message: Message) -> Encoded {
     let partition = Partition::new(0).expect("there is a partition zero");
     codec::encode(&Frame { partition, request_id: 0, message })

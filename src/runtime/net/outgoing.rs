@@ -1,4 +1,5 @@
-//! The opener's side: dial when there is something to say, say HELLO, judge the WELCOME, then ask.
+//! The opener's side of a connection: dial when there is something to say, say HELLO, judge the
+//! WELCOME, then ask.
 
 #![forbid(unsafe_code)]
 
@@ -8,68 +9,56 @@ use mio::net::TcpStream;
 
 use super::connection::{Connection, cost};
 use super::{
-    LossCause, Net, NetEvent, OPEN_TIMEOUT, OUT_LIMIT_BYTES, Outgoing, Stage, Step, Target, handshake,
+    Destination, DialStep, LinkStage, LossCause, Net, NetEvent, OPEN_TIMEOUT, OUT_LIMIT_BYTES, Outgoing,
+    handshake,
 };
 use crate::clock::Instant;
 use crate::wire::codec;
 use crate::wire::message::{Frame, Hello, Message, Refusal};
 
-impl Step {
-    /// Where a failed write leaves the connection: it only ever failed to *open* before the welcome.
-    pub(super) fn broken(self) -> Self {
-        if self == Self::Open { Self::Broken } else { self }
-    }
-}
-
-/// What the end of a connection means, given how far it had come.
-pub(super) fn cause(step: Step, kind: io::ErrorKind) -> LossCause {
-    match step {
-        Step::Dialling if kind == io::ErrorKind::ConnectionRefused => LossCause::ConnectRefused,
-        Step::Dialling | Step::Greeting => LossCause::Unreachable(kind),
-        Step::Open | Step::Broken => LossCause::Ended,
-    }
-}
-
 impl Net {
-    /// Queues a frame, and dials where there is no connection yet; it goes out with the first
-    /// [`flush`](Net::flush) after the welcome. Whether it was taken: the peer may be so far behind that
-    /// memory must not pay for more. (Not taken for a connection that was lost: its `Lost` covers the frame.)
+    /// Queues a frame, and dials if there is no connection yet; the frame goes out with the first
+    /// [`flush`](Net::flush) after the welcome.
+    ///
+    /// Returns whether it was taken: the peer may be so far behind that memory must not pay for
+    /// more. A connection that was lost counts as taken: its `Lost` covers the frame.
     #[must_use]
-    pub(crate) fn send(&mut self, now: Instant, target: Target, frame: &Frame) -> bool {
+    pub(crate) fn send(&mut self, now: Instant, target: Destination, frame: &Frame) -> bool {
         let Some(id) = self.connection_to(now, target) else { return true };
         let Some(link) = self.links.get_mut(&id) else { return true };
-        let Stage::Outgoing(outgoing) = &mut link.stage else { return true };
+        let LinkStage::Outgoing(outgoing) = &mut link.stage else { return true };
         if link.connection.queued_bytes() + outgoing.waiting_bytes > OUT_LIMIT_BYTES {
             return false;
         }
         let frame = codec::encode(frame);
         match outgoing.step {
-            Step::Dialling | Step::Greeting => {
+            DialStep::Dialling | DialStep::Greeting => {
                 outgoing.waiting_bytes += cost(&frame);
                 outgoing.waiting.push(frame);
             }
-            Step::Open => self.queue(id, frame),
+            DialStep::Open => self.queue(id, frame),
             // Its loss is about to be reported, and includes this frame.
-            Step::Broken => {}
+            DialStep::Broken => {}
         }
         true
     }
 
-    /// Dials, where there is no connection yet.
-    pub(crate) fn open(&mut self, now: Instant, target: Target) {
+    /// Dials if there is no connection yet.
+    pub(crate) fn open(&mut self, now: Instant, target: Destination) {
         self.connection_to(now, target);
     }
 
     /// Drops the connection with everything queued, and reports nothing of it any more.
-    pub(crate) fn close(&mut self, target: Target) {
+    pub(crate) fn close(&mut self, target: Destination) {
         self.lost.remove(&target);
         if let Some(id) = self.targets.get(&target).copied() {
             self.remove(id);
         }
     }
 
-    /// `None` when it is lost and that is still to be reported: the report covers what is sent meanwhile.
-    fn connection_to(&mut self, now: Instant, target: Target) -> Option<u64> {
+    /// Returns the link to this destination, which it dials if there is none. `None` if the link is
+    /// lost and that is still to be reported: the report covers what is sent until then.
+    fn connection_to(&mut self, now: Instant, target: Destination) -> Option<u64> {
         self.now = now;
         if self.lost.contains_key(&target) {
             return None;
@@ -84,24 +73,24 @@ impl Net {
             }
             Err(error) => {
                 log::debug!("dialling {}: {error}", target.addr);
-                self.lost.insert(target, cause(Step::Dialling, error.kind()));
+                self.lost.insert(target, DialStep::Dialling.cause(error.kind()));
                 None
             }
         }
     }
 
-    fn dial(&mut self, now: Instant, target: Target) -> io::Result<u64> {
+    fn dial(&mut self, now: Instant, target: Destination) -> io::Result<u64> {
         let stream = TcpStream::connect(target.addr)?;
-        let outgoing = Outgoing { target, step: Step::Dialling, waiting: Vec::new(), waiting_bytes: 0 };
+        let outgoing = Outgoing { target, step: DialStep::Dialling, waiting: Vec::new(), waiting_bytes: 0 };
         let connection = Connection::new(stream, target.addr);
-        self.insert(connection, Stage::Outgoing(outgoing), Some(now + OPEN_TIMEOUT))
+        self.insert(connection, LinkStage::Outgoing(outgoing), Some(now + OPEN_TIMEOUT))
     }
 
     /// Says HELLO, if this is a dial and it has come through.
     pub(super) fn finish_dial(&mut self, id: u64, events: &mut Vec<NetEvent>) {
         let Some(link) = self.links.get_mut(&id) else { return };
-        let Stage::Outgoing(outgoing) = &mut link.stage else { return };
-        if outgoing.step != Step::Dialling {
+        let LinkStage::Outgoing(outgoing) = &mut link.stage else { return };
+        if outgoing.step != DialStep::Dialling {
             return;
         }
         match link.connection.is_connected() {
@@ -109,45 +98,46 @@ impl Net {
             Err(error) => self.end(id, error.kind(), events),
             Ok(true) => {
                 let Some(identity) = self.identity else {
-                    // The thread dialled before it knew who it is. Nobody can be greeted so.
+                    // The thread dialled before it knew its identity, and has nothing to greet
+                    // with.
                     return self.end(id, io::ErrorKind::NotConnected, events);
                 };
-                outgoing.step = Step::Greeting;
-                let Target { channel, expects, .. } = outgoing.target;
+                outgoing.step = DialStep::Greeting;
+                let Destination { channel, expects, .. } = outgoing.target;
                 link.connection.tune();
                 self.queue(id, handshake(Message::Hello(self.local.hello(identity, channel, expects))));
             }
         }
     }
 
-    /// A frame came over a connection that we opened.
+    /// Takes up a frame that came over a connection that this node opened.
     pub(super) fn received_answer(
         &mut self,
         id: u64,
-        target: Target,
-        step: Step,
+        target: Destination,
+        step: DialStep,
         frame: Frame,
         events: &mut Vec<NetEvent>,
     ) {
         match (step, frame.message) {
             (_, Message::Refused(refusal)) => self.lose(id, target, refusal, events),
-            (Step::Greeting, Message::Welcome(welcome)) => self.welcomed(id, target, welcome, events),
-            (Step::Open | Step::Broken, message @ (Message::Answer(_) | Message::Control(_))) => {
+            (DialStep::Greeting, Message::Welcome(welcome)) => self.welcomed(id, target, welcome, events),
+            (DialStep::Open | DialStep::Broken, message @ (Message::Answer(_) | Message::Control(_))) => {
                 events.push(NetEvent::Answer { target, frame: Frame { message, ..frame } });
             }
-            (Step::Greeting, _) => self.end_for(id, &"neither welcomed nor refused us", events),
+            (DialStep::Greeting, _) => self.end_for(id, &"neither welcomed nor refused us", events),
             _ => self.end_for(id, &"sent what an acceptor does not send", events),
         }
     }
 
-    fn welcomed(&mut self, id: u64, target: Target, welcome: Hello, events: &mut Vec<NetEvent>) {
+    fn welcomed(&mut self, id: u64, target: Destination, welcome: Hello, events: &mut Vec<NetEvent>) {
         let Some(identity) = self.identity else { return };
         if let Err(refusal) = self.local.judge_welcome(identity, target.expects, &welcome) {
             return self.lose(id, target, refusal, events);
         }
         let Some(link) = self.links.get_mut(&id) else { return };
-        let Stage::Outgoing(outgoing) = &mut link.stage else { return };
-        outgoing.step = Step::Open;
+        let LinkStage::Outgoing(outgoing) = &mut link.stage else { return };
+        outgoing.step = DialStep::Open;
         outgoing.waiting_bytes = 0;
         let waiting = std::mem::take(&mut outgoing.waiting);
         link.connection.raise_limit();
@@ -159,7 +149,7 @@ impl Net {
         events.push(NetEvent::Opened { target, welcome });
     }
 
-    fn lose(&mut self, id: u64, target: Target, refusal: Refusal, events: &mut Vec<NetEvent>) {
+    fn lose(&mut self, id: u64, target: Destination, refusal: Refusal, events: &mut Vec<NetEvent>) {
         log::debug!("no connection with {}: {:?}", target.addr, refusal.text);
         self.remove(id);
         events.push(NetEvent::Lost { target, cause: LossCause::Refused(refusal) });

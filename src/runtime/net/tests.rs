@@ -1,5 +1,5 @@
-//! Real sockets on the loopback interface, real polls, and a clock that stands still unless a test says
-//! otherwise.
+//! Real sockets on the loopback interface, real polls, and a clock that stands still unless a test
+//! says otherwise.
 
 use std::io::{Read, Write};
 
@@ -20,7 +20,7 @@ const NOW: Instant = Instant::from_nanos(1_000_000_000);
 const LISTENER: Token = Token(0);
 const FIRST_TOKEN: usize = 10;
 /// Of at most 10 ms each.
-const MAX_TURNS: usize = 3000;
+const MAX_PASSES: usize = 3000;
 
 struct Node {
     poll: Poll,
@@ -57,11 +57,15 @@ fn node(id: &str) -> Node {
 }
 
 impl Node {
-    fn target(&self, channel: Channel) -> Target {
-        Target { addr: self.identity.addr, expects: Some((self.identity.node, self.identity.boot)), channel }
+    fn target(&self, channel: Channel) -> Destination {
+        Destination {
+            addr: self.identity.addr,
+            expects: Some((self.identity.node, self.identity.boot)),
+            channel,
+        }
     }
 
-    fn turn(&mut self) {
+    fn pass(&mut self) {
         let wait = if self.net.owes() { Duration::ZERO } else { Duration::from_millis(10) };
         let mut ready = Events::with_capacity(64);
         self.poll.poll(&mut ready, Some(wait)).unwrap();
@@ -71,7 +75,7 @@ impl Node {
                 _ => self.net.ready(NOW, event, &mut self.events),
             }
         }
-        self.net.resume(NOW, &mut self.events);
+        self.net.read_pending(NOW, &mut self.events);
         self.net.flush(&mut self.events);
     }
 
@@ -130,23 +134,23 @@ impl Node {
 
 /// Runs one node until something is there.
 fn until<T>(node: &mut Node, mut there: impl FnMut(&mut Node) -> Option<T>) -> T {
-    for _ in 0..MAX_TURNS {
+    for _ in 0..MAX_PASSES {
         if let Some(it) = there(node) {
             return it;
         }
-        node.turn();
+        node.pass();
     }
     panic!("it never came; there was {:?}", node.events);
 }
 
 /// Runs two nodes until something is there.
 fn until_both<T>(a: &mut Node, b: &mut Node, mut there: impl FnMut(&mut Node, &mut Node) -> Option<T>) -> T {
-    for _ in 0..MAX_TURNS {
+    for _ in 0..MAX_PASSES {
         if let Some(it) = there(a, b) {
             return it;
         }
-        a.turn();
-        b.turn();
+        a.pass();
+        b.pass();
     }
     panic!("it never came; there was {:?} and {:?}", a.events, b.events);
 }
@@ -171,7 +175,7 @@ fn found(request_id: u64, value_bytes: usize) -> Frame {
 }
 
 /// `a` opens to `b`, which welcomes it on its control thread.
-fn connect(a: &mut Node, b: &mut Node) -> (Target, ConnectionId) {
+fn connect(a: &mut Node, b: &mut Node) -> (Destination, ConnectionId) {
     let target = b.target(Channel::Control);
     a.net.open(NOW, target);
     let (connection, hello) = until_both(a, b, |_, b| b.greeted());
@@ -181,7 +185,7 @@ fn connect(a: &mut Node, b: &mut Node) -> (Target, ConnectionId) {
     (target, connection)
 }
 
-/// Somebody who has not read the protocol.
+/// A stranger that has not read the protocol.
 fn raw(to: &Node) -> std::net::TcpStream {
     std::net::TcpStream::connect(to.identity.addr).unwrap()
 }
@@ -235,7 +239,7 @@ fn a_connection_moves_to_a_core_with_what_was_read_and_not_yet_written() {
         assert_eq!(until(&mut core, Node::request), (connection, read(id)));
     }
     core.net.answer(connection, &found(0, 10));
-    core.turn();
+    core.pass();
     let expected = found(0, 10);
     let mut buffer = crate::wire::frame::FrameBuffer::new();
     let mut got = Vec::new();
@@ -294,7 +298,7 @@ fn nobody_listening_is_told_from_a_silent_host() {
     assert_eq!(until(&mut a, Node::lost), LossCause::ConnectRefused);
 
     assert!(a.net.send(NOW, silent, &read(1)));
-    a.turn();
+    a.pass();
     assert_eq!(a.net.deadline(), Some(NOW + OPEN_TIMEOUT));
     a.net.handle_timers(NOW + OPEN_TIMEOUT, &mut a.events);
     assert_eq!(a.lost(), Some(LossCause::Unreachable(io::ErrorKind::TimedOut)));
@@ -395,7 +399,7 @@ fn an_acceptor_that_asks_or_does_not_greet_is_left() {
 
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = listener.local_addr().unwrap();
-    a.net.open(NOW, Target { addr, expects: None, channel: Channel::Control });
+    a.net.open(NOW, Destination { addr, expects: None, channel: Channel::Control });
     let (mut stream, _) = listener.accept().unwrap();
     stream.write_all(b"SSH-2.0-OpenSSH_9.6p1\r\n").unwrap();
     assert_eq!(until(&mut a, Node::lost), LossCause::Unreachable(io::ErrorKind::InvalidData));
@@ -405,7 +409,7 @@ fn an_acceptor_that_asks_or_does_not_greet_is_left() {
 #[test]
 fn another_life_at_the_same_address_is_not_spoken_to() {
     let (mut a, mut b) = (node("a"), node("b"));
-    let target = Target { expects: Some((b.identity.node, Boot(4))), ..b.target(Channel::Control) };
+    let target = Destination { expects: Some((b.identity.node, Boot(4))), ..b.target(Channel::Control) };
     let not_me =
         |cause| matches!(cause, LossCause::Refused(refusal) if refusal.reason == RefusalReason::NotMe);
     a.net.open(NOW, target);
@@ -414,7 +418,7 @@ fn another_life_at_the_same_address_is_not_spoken_to() {
     b.net.refuse(connection, refusal);
     assert!(not_me(until_both(&mut a, &mut b, |a, _| a.lost())));
 
-    // An acceptor that welcomes whoever comes is judged by the opener.
+    // An acceptor that welcomes every opener is judged by the opener.
     a.net.open(NOW, target);
     let (connection, hello) = until_both(&mut a, &mut b, |_, b| b.greeted());
     b.net.welcome(connection, b.local.hello(b.identity, hello.channel, None));
@@ -430,20 +434,20 @@ fn a_peer_that_takes_no_answers_gets_no_more_requests_read_until_it_does() {
         assert!(a.net.send(NOW, target, &read(id)));
     }
     a.net.flush(&mut a.events);
-    // From here `a` does nothing, so nobody takes the answers of `b`.
+    // From here `a` does nothing, so the answers of `b` stay.
     let mut answered = 0;
     for _ in 0..100 {
         while b.request().is_some() {
             b.net.answer(connection, &found(answered, 1 << 20));
             answered += 1;
         }
-        b.turn();
+        b.pass();
     }
     assert!((8..200).contains(&answered), "{answered} answered");
     let link = &b.net.links[&connection.0];
-    assert!(matches!(link.stage, Stage::Serving { paused: true }));
+    assert!(matches!(link.stage, LinkStage::Serving { paused: true }));
     assert!(
-        link.connection.queued_bytes() < ANSWERS_HIGH_BYTES + (REQUESTS_PER_TURN + 1) * ((1 << 20) + 256)
+        link.connection.queued_bytes() < ANSWERS_HIGH_BYTES + (REQUESTS_PER_PASS + 1) * ((1 << 20) + 256)
     );
     assert!(!b.net.owes(), "a paused connection must not keep its thread awake");
 
@@ -471,7 +475,7 @@ fn a_peer_that_takes_no_requests_gets_no_more_and_keeps_its_connection() {
     assert!(a.net.targets.contains_key(&target) && !a.net.owes());
 
     // The same while the welcome is still awaited.
-    let other = Target { channel: Channel::Core(CoreId(0)), ..target };
+    let other = Destination { channel: Channel::Core(CoreId(0)), ..target };
     let taken = (0..70).filter(|_| a.net.send(NOW, other, &large)).count();
     assert_eq!(taken, 64);
     assert_eq!(a.lost(), None);

@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use crate::clock::{HybridClock, Version};
 use crate::entry::Entry;
-use crate::placement::{List, ListRef};
+use crate::placement::{List, ListRef, Stage};
 use crate::replication::handoff::Handoff;
 use crate::shard::interface::ShardConfig;
 use crate::shard::node::Node;
@@ -196,7 +196,7 @@ impl LocalCopies {
     /// Whether this node serves the partition as a synced replica and merges nothing now.
     pub(super) fn is_quiet(&self, node: &Node, partition: Partition) -> bool {
         let copy = self.partition(partition);
-        node.stage != crate::shard::interface::Stage::Forming
+        node.stage != Stage::Forming
             && copy.serves_synced(&node.me)
             && !copy.has_handoff()
             && !self.merges.contains_key(&partition)

@@ -8,9 +8,8 @@ use std::time::Duration;
 
 use super::Replica;
 use super::copies::{Progress, Standing};
-use crate::placement::{List, ListRef};
+use crate::placement::{List, ListRef, Stage};
 use crate::shard::effects::Effect;
-use crate::shard::interface::Stage;
 use crate::shard::node::Node;
 use crate::shard::requests::Asker;
 use crate::shard::timers::Timer;

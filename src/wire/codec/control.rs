@@ -8,9 +8,10 @@ use rkyv::{Archive, Serialize};
 use super::body::{Body, Decoder, Reader};
 use super::values::{WireIdentity, identity, wire_identity};
 use crate::membership::{Record, State};
+use crate::placement::Stage;
 use crate::types::Identity;
 use crate::wire::frame::FrameError;
-use crate::wire::message::{ControlMessage, Message, NodeDebt, Origin, Reached, Status};
+use crate::wire::message::{ControlMessage, Message, NodeDebt, Reached, Status};
 
 pub(super) fn encode(message: &ControlMessage) -> Body {
     match message {
@@ -118,24 +119,24 @@ struct WireStatus {
 
 const _: () = assert!(size_of::<ArchivedWireStatus>() == 24);
 
-fn encode_status(Status { members_digest, origin }: Status) -> Body {
-    let (origin, born_digest) = match origin {
-        Origin::Unborn => (0, 0),
-        Origin::Born { members_digest } => (1, members_digest),
-        Origin::Joined => (2, 0),
+fn encode_status(Status { members_digest, stage }: Status) -> Body {
+    let (origin, born_digest) = match stage {
+        Stage::Forming => (0, 0),
+        Stage::Born { members_digest } => (1, members_digest),
+        Stage::Joined => (2, 0),
     };
     Body::of(STATUS, &WireStatus { members_digest, born_digest, origin })
 }
 
 fn decode_status(reader: &Reader<'_>) -> Result<Message, FrameError> {
     let wire = reader.archive::<ArchivedWireStatus>()?;
-    let origin = match wire.origin {
-        0 => Origin::Unborn,
-        1 => Origin::Born { members_digest: wire.born_digest.to_native() },
-        2 => Origin::Joined,
+    let stage = match wire.origin {
+        0 => Stage::Forming,
+        1 => Stage::Born { members_digest: wire.born_digest.to_native() },
+        2 => Stage::Joined,
         _ => return Err(reader.bad("an unknown origin")),
     };
-    let status = Status { members_digest: wire.members_digest.to_native(), origin };
+    let status = Status { members_digest: wire.members_digest.to_native(), stage };
     Ok(Message::Control(ControlMessage::Status(status)))
 }
 

@@ -15,7 +15,7 @@ use super::*;
 use crate::clock::Version;
 use crate::entry::{Content, Entry};
 use crate::membership::{Record, State};
-use crate::placement::{List, ListRef};
+use crate::placement::{List, ListRef, Stage};
 use crate::types::{ALL, Boot, CoreId, Identity, KeyHash, MAX_KEY_BYTES, NodeHash, PARTITIONS, Partition};
 use crate::wire::frame::{FrameBuffer, HEADER_BYTES};
 use crate::wire::message::*;
@@ -210,10 +210,10 @@ fn a_control_message() -> impl Strategy<Value = ControlMessage> {
         state,
         leaving,
     });
-    let origin = prop_oneof![
-        Just(Origin::Unborn),
-        Just(Origin::Joined),
-        any::<u64>().prop_map(|members_digest| Origin::Born { members_digest }),
+    let stage = prop_oneof![
+        Just(Stage::Forming),
+        Just(Stage::Joined),
+        any::<u64>().prop_map(|members_digest| Stage::Born { members_digest }),
     ];
     let reached = prop_oneof![
         Just(Reached::Yes),
@@ -226,8 +226,8 @@ fn a_control_message() -> impl Strategy<Value = ControlMessage> {
         Just(ControlMessage::AskMembers),
         (prop::collection::vec(record, 0..5), prop::collection::vec(absent, 0..5))
             .prop_map(|(records, absent)| ControlMessage::Members { records, absent }),
-        (any::<u64>(), origin)
-            .prop_map(|(members_digest, origin)| ControlMessage::Status(Status { members_digest, origin })),
+        (any::<u64>(), stage)
+            .prop_map(|(members_digest, stage)| ControlMessage::Status(Status { members_digest, stage })),
         any::<u64>().prop_map(|round| ControlMessage::AskDebt { round }),
         any::<(u64, u64, u32, u32)>().prop_map(|(round, members_digest, copies, writes)| {
             ControlMessage::Debt { round, debt: NodeDebt { members_digest, copies, writes } }

@@ -1,30 +1,34 @@
-//! One link's share of a turn: what it reads, what it writes, and when it must come back.
+//! One link's share of a pass: what it reads, what it writes, and when it must come back.
 
 #![forbid(unsafe_code)]
 
 use std::io;
 
 use super::connection::Filled;
-use super::{ANSWERS_HIGH_BYTES, Net, NetEvent, Outgoing, READ_BUDGET_BYTES, REQUESTS_PER_TURN, Stage, Step};
+use super::{
+    ANSWERS_HIGH_BYTES, DialStep, LinkStage, Net, NetEvent, Outgoing, READ_BUDGET_BYTES, REQUESTS_PER_PASS,
+};
 use crate::wire::message::Frame;
 
 impl Net {
-    /// Reads one link until nothing is left or its share of the turn is used up. What is in the buffer
-    /// goes first, so that the buffer holds no more than one turn's bytes beyond a frame.
-    pub(super) fn read_turn(&mut self, id: u64, events: &mut Vec<NetEvent>) {
+    /// Reads one link until nothing is left or its share of the pass is used up.
+    ///
+    /// What is in the buffer goes first, so that the buffer holds no more than one pass's bytes
+    /// beyond a frame.
+    pub(super) fn read_link(&mut self, id: u64, events: &mut Vec<NetEvent>) {
         let mut filled = None;
         let mut requests = 0;
         loop {
             let Some(link) = self.links.get_mut(&id) else { return };
             let mut broken = false;
             match &link.stage {
-                Stage::Outgoing(Outgoing { step: Step::Dialling, .. }) => return,
-                Stage::Outgoing(Outgoing { step, .. }) => broken = *step == Step::Broken,
-                Stage::Greeted | Stage::Serving { paused: true } => return,
-                Stage::Refusing { .. } => return self.linger(id),
-                Stage::Stranger | Stage::Serving { .. } => requests += 1,
+                LinkStage::Outgoing(Outgoing { step: DialStep::Dialling, .. }) => return,
+                LinkStage::Outgoing(Outgoing { step, .. }) => broken = *step == DialStep::Broken,
+                LinkStage::Greeted | LinkStage::Serving { paused: true } => return,
+                LinkStage::Refusing { .. } => return self.linger(id),
+                LinkStage::Stranger | LinkStage::Serving { .. } => requests += 1,
             }
-            if requests > REQUESTS_PER_TURN {
+            if requests > REQUESTS_PER_PASS {
                 self.unread.insert(id);
                 return;
             }
@@ -56,12 +60,12 @@ impl Net {
 
     fn received(&mut self, id: u64, frame: Frame, events: &mut Vec<NetEvent>) {
         match self.links.get(&id).map(|link| &link.stage) {
-            Some(Stage::Outgoing(outgoing)) => {
+            Some(LinkStage::Outgoing(outgoing)) => {
                 let (target, step) = (outgoing.target, outgoing.step);
                 self.received_answer(id, target, step, frame, events);
             }
             Some(stage) => {
-                let first = matches!(stage, Stage::Stranger);
+                let first = matches!(stage, LinkStage::Stranger);
                 self.received_request(id, first, frame, events);
             }
             None => {}
@@ -69,9 +73,9 @@ impl Net {
     }
 
     /// Writes what one link has queued, and takes up what waited for that.
-    pub(super) fn write_turn(&mut self, id: u64, events: &mut Vec<NetEvent>) {
+    pub(super) fn write_link(&mut self, id: u64, events: &mut Vec<NetEvent>) {
         let Some(link) = self.links.get_mut(&id) else { return };
-        if matches!(&link.stage, Stage::Outgoing(Outgoing { step: Step::Dialling, .. })) {
+        if matches!(&link.stage, LinkStage::Outgoing(Outgoing { step: DialStep::Dialling, .. })) {
             return;
         }
         let written = link.connection.flush();
@@ -80,18 +84,18 @@ impl Net {
             (Ok(count), stage) => {
                 self.counters.bytes_out += count as u64;
                 match stage {
-                    Stage::Serving { paused } if *paused && left < ANSWERS_HIGH_BYTES / 2 => {
+                    LinkStage::Serving { paused } if *paused && left < ANSWERS_HIGH_BYTES / 2 => {
                         *paused = false;
                         self.unread.insert(id);
                     }
-                    Stage::Refusing { finished } if !*finished && left == 0 => {
+                    LinkStage::Refusing { finished } if !*finished && left == 0 => {
                         *finished = true;
                         link.connection.finish_writing();
                     }
                     _ => {}
                 }
             }
-            (Err(_), Stage::Outgoing(outgoing)) => {
+            (Err(_), LinkStage::Outgoing(outgoing)) => {
                 outgoing.step = outgoing.step.broken();
                 link.connection.drop_queue();
                 self.unread.insert(id);

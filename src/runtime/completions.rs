@@ -1,24 +1,31 @@
-//! Calls that nobody waits for: their answers come through a queue.
+//! [`Completions`]: a queue for the answers of calls that no thread waits for.
+//!
+//! Every submitted call holds a [`CompletionSlot`] from its submission until the app drops its
+//! [`Completion`]. The channel has room for all of them, so that a core never waits for the app,
+//! and no answer is lost. The slots are counted apart from the channel: a completion that lies in
+//! the channel must not keep the channel alive.
 
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use super::engine_thread::is_engine_thread;
 use crate::error::{ReadError, WriteError};
-use crate::runtime::is_engine_thread;
 use crate::shard::Outcome;
 
-/// Where the answers of submitted calls arrive ([`Engine::submit_set`](crate::Engine::submit_set) and its
-/// siblings), each with the [`Ticket`] that the call was given: for an app that must not wait, such as one with an
-/// event loop of its own.
+/// A queue that receives the answers of submitted calls, for an app that must not wait, such as one
+/// with an event loop of its own.
 ///
-/// Calls are answered in whatever order they end. Writes of one key that were submitted one after the other take effect
-/// in their order where one replica answers reads (R = 1).
+/// [`Engine::submit_set`](crate::Engine::submit_set) and its siblings return a [`Ticket`], and the
+/// answer arrives here with the same ticket. Calls are answered in the order in which they end. If
+/// one replica answers reads (R = 1), writes of one key that were submitted one after the other
+/// take effect in the order of their submission.
 ///
-/// It has room for a number of calls. Each takes its place when it is submitted, and gives it back when its
-/// [`Completion`] is dropped; a call that finds no place is not made. So nothing here ever waits for the app, and
-/// nothing is lost. Cloning gives another handle to the same queue; each completion reaches one of them.
+/// The queue has slots for a number of calls. A call takes a slot when it is submitted, and frees
+/// it when its [`Completion`] is dropped. A call that finds no free slot is not made. So the engine
+/// never waits for the app, and no answer is lost. Cloning gives another handle to the same queue;
+/// each completion reaches one of the handles.
 ///
 /// ```
 /// use gridkv::{Completed, Completions, Config, Engine, WriteOptions};
@@ -38,97 +45,107 @@ use crate::shard::Outcome;
 pub struct Completions {
     sender: flume::Sender<Completion>,
     receiver: flume::Receiver<Completion>,
-    places: Arc<Places>,
+    slots: Arc<Slots>,
 }
 
-/// Which submitted call a [`Completion`] belongs to: a number that its [`Completions`] give out once.
+/// Names the submitted call that a [`Completion`] belongs to: a number that each queue gives out
+/// once.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Ticket(u64);
 
-/// The answer to a submitted call. It keeps the call's place in the queue until it is dropped.
+/// The answer to a submitted call. It keeps the call's slot in the queue until it is dropped.
 pub struct Completion {
     ticket: Ticket,
     outcome: Outcome,
-    _place: Taken,
+    _taken: Taken,
 }
 
 /// What became of a submitted call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Completed {
-    /// As [`Engine::set`](crate::Engine::set) and [`Engine::delete`](crate::Engine::delete) return it.
+    /// The result that [`Engine::set`](crate::Engine::set) or
+    /// [`Engine::delete`](crate::Engine::delete) would have returned.
     Write(Result<(), WriteError>),
-    /// As [`Engine::get`](crate::Engine::get) returns it.
+    /// The result that [`Engine::get`](crate::Engine::get) would have returned.
     Read(Result<Option<Vec<u8>>, ReadError>),
 }
 
-struct Places {
+/// Counts the slots of one queue.
+struct Slots {
     capacity: usize,
     taken: AtomicUsize,
     next_ticket: AtomicU64,
 }
 
-/// One place, until it is dropped. It does not hold the queue: a completion that lies there would keep it.
-struct Taken(Arc<Places>);
+/// One slot that is taken, until this is dropped. It does not hold the channel, in which it might
+/// lie.
+struct Taken(Arc<Slots>);
 
-/// The place of a call that is under way.
-pub(crate) struct Place {
+/// The slot of a call that is under way.
+pub(crate) struct CompletionSlot {
     ticket: Ticket,
     taken: Taken,
     sender: flume::Sender<Completion>,
-    /// What to say where no answer comes.
+    /// The outcome if no answer comes.
     if_lost: Outcome,
 }
 
 impl Completions {
-    /// A queue for this many calls at a time: submitted and not answered, answered and not taken, or taken and not
-    /// dropped. (At least one.)
+    /// Creates a queue with this many slots, at least one.
+    ///
+    /// It holds this many calls at a time: submitted and not answered, answered and not taken, or
+    /// taken and not dropped.
     pub fn new(capacity: usize) -> Self {
         let capacity = capacity.max(1);
         let (sender, receiver) = flume::bounded(capacity);
-        let places = Places { capacity, taken: AtomicUsize::new(0), next_ticket: AtomicU64::new(0) };
-        Self { sender, receiver, places: Arc::new(places) }
+        let slots = Slots { capacity, taken: AtomicUsize::new(0), next_ticket: AtomicU64::new(0) };
+        Self { sender, receiver, slots: Arc::new(slots) }
     }
 
-    /// Waits for the next completion: for ever, where no call is under way. `None` on an engine's own thread, which
-    /// must not wait, where none is here.
+    /// Waits for the next completion, and for ever if no call is under way.
+    ///
+    /// An engine's own thread must not wait: there it returns `None` if no completion is here.
     pub fn next(&self) -> Option<Completion> {
         if is_engine_thread() { self.try_next() } else { self.receiver.recv().ok() }
     }
 
-    /// The next completion, if one is here.
+    /// Returns the next completion if one is here.
     pub fn try_next(&self) -> Option<Completion> {
         self.receiver.try_recv().ok()
     }
 
-    /// Waits for the next completion, at most for so long, and on an engine's own thread not at all.
+    /// Waits for the next completion for at most `timeout`, and on an engine's own thread not at
+    /// all.
     pub fn next_within(&self, timeout: Duration) -> Option<Completion> {
         if is_engine_thread() { self.try_next() } else { self.receiver.recv_timeout(timeout).ok() }
     }
 
-    /// The queue itself, for a `flume::Selector`, or for `recv_async` in an async task (with flume's features of
-    /// that name).
+    /// Returns the receiving end of the queue, for a `flume::Selector` or for `recv_async` in an
+    /// async task.
+    ///
+    /// Both need the feature of flume that bears their name (`select`, `async`).
     pub fn receiver(&self) -> &flume::Receiver<Completion> {
         &self.receiver
     }
 
-    /// How many places there are.
+    /// Returns how many slots there are.
     pub fn capacity(&self) -> usize {
-        self.places.capacity
+        self.slots.capacity
     }
 
-    /// How many places are taken.
+    /// Returns how many slots are taken.
     pub fn in_use(&self) -> usize {
-        self.places.taken.load(Ordering::Relaxed)
+        self.slots.taken.load(Ordering::Relaxed)
     }
 
-    /// A place for one more call, where there is one.
-    pub(crate) fn reserve(&self, if_lost: Outcome) -> Option<Place> {
-        let add = |taken| (taken < self.places.capacity).then_some(taken + 1);
-        self.places.taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add).ok()?;
-        let taken = Taken(self.places.clone());
-        let ticket = Ticket(self.places.next_ticket.fetch_add(1, Ordering::Relaxed));
-        Some(Place { ticket, taken, sender: self.sender.clone(), if_lost })
+    /// Takes a slot for one more call, if one is free.
+    pub(crate) fn reserve(&self, if_lost: Outcome) -> Option<CompletionSlot> {
+        let add = |taken| (taken < self.slots.capacity).then_some(taken + 1);
+        self.slots.taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add).ok()?;
+        let taken = Taken(self.slots.clone());
+        let ticket = Ticket(self.slots.next_ticket.fetch_add(1, Ordering::Relaxed));
+        Some(CompletionSlot { ticket, taken, sender: self.sender.clone(), if_lost })
     }
 }
 
@@ -138,27 +155,27 @@ impl Drop for Taken {
     }
 }
 
-impl Place {
+impl CompletionSlot {
     pub(crate) fn ticket(&self) -> Ticket {
         self.ticket
     }
 
-    /// Puts the answer into the queue: it has room for every place. `None`: there is no answer.
+    /// Puts the answer into the queue, which has room for it. `None` says that no answer came.
     pub(crate) fn complete(self, outcome: Option<Outcome>) {
         let Self { ticket, taken, sender, if_lost } = self;
-        let completion = Completion { ticket, outcome: outcome.unwrap_or(if_lost), _place: taken };
-        // Where nobody has a handle any more, nobody wants to know.
+        let completion = Completion { ticket, outcome: outcome.unwrap_or(if_lost), _taken: taken };
+        // It fails if the app has dropped every handle.
         let _ = sender.try_send(completion);
     }
 }
 
 impl Completion {
-    /// The call's.
+    /// Returns the ticket of the call.
     pub fn ticket(&self) -> Ticket {
         self.ticket
     }
 
-    /// What became of the call. Copies a value that was read.
+    /// Returns what became of the call. Copies a value that was read.
     pub fn into_result(self) -> Completed {
         match self.outcome {
             Outcome::Written(result) => Completed::Write(result),
@@ -196,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn a_place_is_taken_until_its_completion_is_dropped() {
+    fn a_slot_is_taken_until_its_completion_is_dropped() {
         let completions = Completions::new(2);
         let first = completions.reserve(lost()).unwrap();
         let second = completions.reserve(lost()).unwrap();
@@ -217,11 +234,11 @@ mod tests {
     #[test]
     fn a_queue_that_nobody_reads_any_more_keeps_nothing() {
         let completions = Completions::new(2);
-        let places = Arc::downgrade(&completions.places);
+        let slots = Arc::downgrade(&completions.slots);
         let [first, second] = [(); 2].map(|()| completions.reserve(lost()).unwrap());
         first.complete(None);
         drop(completions);
         second.complete(None);
-        assert!(places.upgrade().is_none());
+        assert!(slots.upgrade().is_none());
     }
 }

@@ -1,0 +1,352 @@
+//! [`Control`]: everything that the control thread knows, in one place.
+//!
+//! The other files of this folder have what it does, each one subject. They share this state, and
+//! name nothing of each other.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::absent::Absent;
+use super::interface::{ControlConfig, Readiness};
+use crate::clock::Instant;
+use crate::events::MemberInfo;
+use crate::membership::{Membership, MembershipConfig};
+use crate::placement::{Gone, Member, Placement, Site};
+use crate::shard::{Debt, Lease, Stage};
+use crate::types::{Boot, Identity, NodeHash, NodeId};
+use crate::wire::message::{Hello, NodeDebt, Reached, Status};
+
+/// A link that failed is dialled again after this time, which doubles up to the second constant: a
+/// process that is killed takes a moment to close what it listens on.
+pub(super) const LINK_BACKOFF: Duration = Duration::from_millis(5);
+const MAX_LINK_BACKOFF: Duration = Duration::from_millis(320);
+
+/// A seed that does not answer is asked again after this time, which doubles up to the second
+/// constant.
+pub(super) const SEED_BACKOFF: Duration = Duration::from_millis(100);
+pub(super) const MAX_SEED_BACKOFF: Duration = Duration::from_secs(5);
+
+/// From membership to placement: what the control thread does, without the thread.
+pub(crate) struct Control {
+    pub(super) config: ControlConfig,
+    pub(super) membership: Membership,
+    /// What nodes told of themselves when they shook hands.
+    pub(super) details: BTreeMap<NodeHash, Details>,
+    pub(super) links: BTreeMap<NodeHash, MemberLink>,
+    pub(super) seeds: Vec<SeedAddress>,
+    pub(super) discovery: Finding,
+    pub(super) reach: Reach,
+    /// Greetings that are not judged yet.
+    pub(super) held: Vec<HeldGreeting>,
+    pub(super) statuses: BTreeMap<NodeHash, (Identity, Status)>,
+    pub(super) status_at: Instant,
+    /// When the next member is asked for the members that it knows.
+    pub(super) exchange_at: Instant,
+    /// The member that was asked last.
+    pub(super) exchanged_with: NodeHash,
+    pub(super) placement: Arc<Placement>,
+    /// The members that the placement was made of, of all data centers.
+    pub(super) placed: Vec<Member>,
+    pub(super) generation: u64,
+    pub(super) gone: Gone,
+    pub(super) absent: Absent,
+    /// When the last absent member will be forgotten.
+    pub(super) forget_at: Option<Instant>,
+    pub(super) stage: Stage,
+    /// What the cores go by, until they may go by `placement` and `stage`.
+    pub(super) published: (Arc<Placement>, Stage),
+    /// Whether the app was told that this node holds everything that it should.
+    pub(super) is_synced: bool,
+    pub(super) majority: Majority,
+    pub(super) leaving: Leaving,
+    /// What each core told last of its progress.
+    pub(super) progress: BTreeMap<usize, CoreProgress>,
+    pub(super) own_debt: OwnDebt,
+    pub(super) safety: Option<Safety>,
+    /// The number of the latest round of questions about what others owe.
+    pub(super) last_round: u64,
+    pub(super) members: Vec<MemberInfo>,
+    pub(super) readiness: Readiness,
+    /// What the last node that refused this one said, unless another has welcomed it since.
+    pub(super) refused_by: Option<String>,
+    /// What was refused at which address, either way, and until when that need not be said again.
+    pub(super) refusals: BTreeMap<SocketAddr, (String, Instant)>,
+}
+
+impl Control {
+    pub(crate) fn new(config: ControlConfig) -> Self {
+        let membership = Membership::new(MembershipConfig {
+            cluster: config.cluster,
+            identity: config.identity,
+            probe_period: config.probe_period,
+            suspicion_timeout: config.suspicion_timeout,
+            local_health: config.local_health,
+            seed: config.seed,
+        });
+        let nowhere = Placement::new(Vec::new(), config.local.replicas.into(), 0, Gone::new());
+        let nowhere = Arc::new(nowhere);
+        Self {
+            membership,
+            details: BTreeMap::new(),
+            links: BTreeMap::new(),
+            seeds: config.seeds.iter().map(|&addr| SeedAddress::new(addr, config.identity.addr)).collect(),
+            discovery: Finding::new(config.discovers),
+            reach: Reach::default(),
+            held: Vec::new(),
+            statuses: BTreeMap::new(),
+            status_at: Instant::default(),
+            exchange_at: Instant::default(),
+            exchanged_with: NodeHash(0),
+            placement: nowhere.clone(),
+            placed: Vec::new(),
+            generation: 0,
+            gone: Gone::new(),
+            absent: Absent::new(config.forget_after),
+            forget_at: None,
+            stage: Stage::Forming,
+            published: (nowhere, Stage::Forming),
+            is_synced: false,
+            majority: Majority::default(),
+            leaving: Leaving::No,
+            progress: BTreeMap::new(),
+            own_debt: OwnDebt::default(),
+            safety: None,
+            last_round: 0,
+            members: Vec::new(),
+            readiness: Readiness::default(),
+            refused_by: None,
+            refusals: BTreeMap::new(),
+            config,
+        }
+    }
+}
+
+/// What a life of a node told of itself.
+#[derive(Clone, Debug)]
+pub(super) struct Details {
+    pub(super) boot: Boot,
+    pub(super) id: NodeId,
+    pub(super) cores: u16,
+    pub(super) site: Site,
+    pub(super) majority_of: u16,
+}
+
+/// How far this node is with leaving.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub(super) enum Leaving {
+    No,
+    /// Until every core has given everything away under a placement of this generation or later.
+    Since {
+        generation: u64,
+    },
+    /// Nothing is left to give; the last calls have yet to end.
+    Draining {
+        /// When the cores are asked next whether they have ended. `None` while they are being
+        /// asked.
+        ask_at: Option<Instant>,
+    },
+    Done,
+}
+
+/// How far a core is with a placement.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct CoreProgress {
+    pub(super) generation: u64,
+    pub(super) pending: usize,
+    pub(super) giving: usize,
+}
+
+// ---- links ----
+
+/// The link to one member.
+#[derive(Clone, Debug)]
+pub(super) struct MemberLink {
+    pub(super) identity: Identity,
+    pub(super) state: LinkState,
+    /// After how long it is dialled again if it fails.
+    pub(super) backoff: Duration,
+}
+
+/// How far a link to a member is.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub(super) enum LinkState {
+    Opening,
+    Up,
+    /// It is dialled again at this time.
+    Down {
+        until: Instant,
+    },
+    /// No process listens there: the member is pinged, and declared dead when it answers no ping.
+    Probing {
+        pings: u32,
+        next: Instant,
+    },
+}
+
+impl MemberLink {
+    pub(super) fn new(identity: Identity) -> Self {
+        Self { identity, state: LinkState::Opening, backoff: LINK_BACKOFF }
+    }
+
+    pub(super) fn fail(&mut self, now: Instant) {
+        self.state = LinkState::Down { until: now + self.backoff };
+        self.backoff = (self.backoff * 2).min(MAX_LINK_BACKOFF);
+    }
+}
+
+// ---- seeds ----
+
+/// An address at which this node looks for its cluster.
+#[derive(Clone, Debug)]
+pub(super) struct SeedAddress {
+    pub(super) addr: SocketAddr,
+    /// Whether a lookup found it; it goes when the lookup finds it no more.
+    pub(super) is_found: bool,
+    pub(super) state: SeedState,
+    pub(super) backoff: Duration,
+    /// Whether it was heard from, or found not to answer, at least once.
+    pub(super) settled: bool,
+    /// The node that answered there last.
+    pub(super) node: Option<NodeHash>,
+}
+
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub(super) enum SeedState {
+    Idle {
+        until: Instant,
+    },
+    Trying,
+    /// It is this node itself.
+    Myself,
+}
+
+impl SeedAddress {
+    pub(super) fn new(addr: SocketAddr, me: SocketAddr) -> Self {
+        let is_myself = addr == me;
+        let state = if is_myself { SeedState::Myself } else { SeedState::Idle { until: Instant::default() } };
+        Self { addr, is_found: false, state, backoff: SEED_BACKOFF, settled: is_myself, node: None }
+    }
+}
+
+/// The lookup of seeds that are not given as addresses.
+#[derive(Clone, Debug)]
+pub(super) struct Finding {
+    /// When to look next; `None` while a lookup is under way, and for ever if there is nothing to
+    /// look up.
+    pub(super) at: Option<Instant>,
+    pub(super) began: Option<Instant>,
+    pub(super) backoff: Duration,
+    /// Whether it has found something once, or has long failed to.
+    pub(super) is_settled: bool,
+    pub(super) failure: Option<String>,
+}
+
+impl Finding {
+    pub(super) fn new(is_needed: bool) -> Self {
+        let at = is_needed.then(Instant::default);
+        Self { at, began: None, backoff: SEED_BACKOFF, is_settled: !is_needed, failure: None }
+    }
+}
+
+// ---- reach ----
+
+/// What this node knows of how others reach it, and the nodes that it tries to reach for them.
+#[derive(Default)]
+pub(super) struct Reach {
+    /// Whether a member has reached this node.
+    pub(super) is_certain: bool,
+    pub(super) ask_at: Instant,
+    pub(super) failures: u32,
+    pub(super) failure: Option<String>,
+    pub(super) tried: Vec<Try>,
+}
+
+/// A try to reach a node that asked for it.
+pub(super) struct Try {
+    pub(super) via: u64,
+    pub(super) request_id: u64,
+    pub(super) identity: Identity,
+    pub(super) until: Instant,
+    pub(super) ping_at: Instant,
+    pub(super) tcp: Option<Reached>,
+    pub(super) is_up: bool,
+    pub(super) udp: bool,
+}
+
+// ---- duplicates ----
+
+/// A greeting that waits for what becomes of another life of the same node.
+pub(super) struct HeldGreeting {
+    pub(super) via: u64,
+    pub(super) hello: Hello,
+    pub(super) other: Identity,
+    pub(super) ping_at: Instant,
+    pub(super) until: Instant,
+}
+
+// ---- majority ----
+
+/// Whether this node hears from a majority, and since when a majority agrees with it.
+#[derive(Default)]
+pub(super) struct Majority {
+    /// Of how many nodes a majority is required; zero if none is.
+    pub(super) of: usize,
+    /// The members that this node sees.
+    pub(super) active: BTreeSet<Identity>,
+    pub(super) heard: BTreeMap<NodeHash, Heard>,
+    pub(super) ping_at: Instant,
+    /// The digest of the members that this node sees.
+    pub(super) view: u64,
+    /// Since when it sees them.
+    pub(super) view_since: Instant,
+    /// Since when a majority sees the same.
+    pub(super) agreed_at: Option<Instant>,
+    /// The lease as the cores know it.
+    pub(super) lease: Option<Lease>,
+    /// Whether the app was told that there is a lease.
+    pub(super) is_held: bool,
+}
+
+/// The latest of this node's pings that a member answered.
+#[derive(Clone, Copy)]
+pub(super) struct Heard {
+    pub(super) identity: Identity,
+    pub(super) sent_at: Instant,
+    pub(super) view: u64,
+}
+
+// ---- debt ----
+
+/// What this node's own cores owe: one question at a time, for all that want to know.
+#[derive(Default)]
+pub(super) struct OwnDebt {
+    /// The number of the question that the cores were asked last.
+    pub(super) question: u64,
+    pub(super) answers: BTreeMap<usize, Debt>,
+    /// Those that wait for these answers.
+    pub(super) asking: Vec<DebtAsker>,
+    /// Those that came too late for this question, and wait for the next.
+    pub(super) next: Vec<DebtAsker>,
+}
+
+/// Where the sum of what the cores owe goes.
+pub(super) enum DebtAsker {
+    Peer { via: u64, request_id: u64, round: u64 },
+    Safety { round: u64 },
+    Leave,
+}
+
+/// An app of this node waits until it is safe.
+pub(super) struct Safety {
+    /// The ticket of the latest caller that waits.
+    pub(super) ticket: u64,
+    /// Until when the last of them waits.
+    pub(super) until: Instant,
+    /// The number of this round of questions; zero before the first.
+    pub(super) round: u64,
+    pub(super) ask_at: Instant,
+    /// What members have said in this round, this node among them.
+    pub(super) heard: BTreeMap<NodeHash, NodeDebt>,
+}
