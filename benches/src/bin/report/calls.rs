@@ -18,7 +18,7 @@ use gridkv_benches::machine::{Cpus, pin, resident_bytes};
 use gridkv_benches::rivals::{Hashbrown, Rival};
 use mio::{Events, Poll, Token, Waker};
 
-use crate::memory::run_child;
+use crate::child::run_child;
 use crate::report::{Report, Verdict};
 
 const KEYS: u64 = 10_000;

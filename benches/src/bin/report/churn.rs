@@ -11,7 +11,7 @@ use gridkv_benches::grid;
 use gridkv_benches::keys::{Family, Random, key};
 use gridkv_benches::machine::{Cpus, most_resident_bytes, on_cpus, resident_bytes};
 
-use crate::memory::run_child;
+use crate::child::run_child;
 use crate::report::{Report, Verdict, thousands};
 
 const LEAST_VALUE_BYTES: f64 = 16.0;
