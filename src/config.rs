@@ -5,11 +5,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::discovery::{Custom, Discovery};
+use crate::discovery::{AddressSource, Custom, Discovery};
 use crate::error::ConfigError;
 use crate::options::{Eviction, IdleStrategy, Replicas};
 use crate::placement::{DEFAULT_WEIGHT, Site};
-use crate::runtime::Finder;
 use crate::types::{ALL, MAX_CORES, MAX_NAME_BYTES, MAX_REPLICAS, quorum_of};
 
 /// How an engine is started. Options return the configuration, so that they can be chained; mistakes are
@@ -64,7 +63,7 @@ pub(crate) struct Settings {
     pub(crate) cluster: String,
     pub(crate) seeds: Vec<SocketAddr>,
     /// What else there is to find nodes through.
-    pub(crate) finder: Finder,
+    pub(crate) finder: AddressSource,
     /// Where others reach this node, if that is not where it listens; port 0 is the port that it listens on.
     pub(crate) advertise: Option<SocketAddr>,
     pub(crate) replicas: usize,
@@ -397,7 +396,7 @@ impl Config {
             address: self.address.as_deref().map(check_listen).transpose()?,
             cluster: cluster.to_owned(),
             seeds,
-            finder: Finder { names, custom: self.discovery.clone() },
+            finder: AddressSource { names, custom: self.discovery.clone() },
             advertise,
             replicas,
             write_quorum,

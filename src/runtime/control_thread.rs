@@ -12,7 +12,7 @@ use mio::{Events, Poll, Token};
 use super::bell::Bell;
 use super::clock::Clock;
 use super::core_thread::{FIRST_CONNECTION, Order};
-use super::discovery_thread::Wishes;
+use super::discovery_thread::DiscoveryRequests;
 use super::mailbox::{Inbox, Outbox};
 use super::net::datagram::Datagrams;
 use super::net::{ConnectionId, LossCause, Net, NetEvent, Target};
@@ -178,7 +178,7 @@ pub(crate) struct ControlThread {
     pub(crate) datagrams: Datagrams,
     pub(crate) messages: Inbox<ToControl>,
     /// Where there is something to look up.
-    pub(crate) discovery: Option<Wishes>,
+    pub(crate) discovery: Option<DiscoveryRequests>,
     pub(crate) cores: Vec<Outbox<Order>>,
     pub(crate) shared: Arc<Shared>,
 }

@@ -41,8 +41,7 @@ use self::control_thread::{ControlThread, DATAGRAMS, LISTENER, MESSAGES_CAPACITY
 use self::core_thread::{
     CALLS_CAPACITY, CallMessage, CoreThread, FIRST_CONNECTION, ORDERS_CAPACITY, Order, WAKE,
 };
-pub(crate) use self::discovery_thread::Finder;
-use self::discovery_thread::Wishes;
+use self::discovery_thread::DiscoveryRequests;
 use self::engine_thread::EngineThread;
 pub(crate) use self::engine_thread::is_engine_thread;
 use self::fence::heavy_fence;
@@ -457,7 +456,7 @@ struct PreparedControl {
     listener: TcpListener,
     datagrams: Datagrams,
     messages: Inbox<ToControl>,
-    discovery: Option<Wishes>,
+    discovery: Option<DiscoveryRequests>,
 }
 
 /// A core's shard that has been made, or why it has not.
@@ -481,8 +480,8 @@ impl Launch<'_> {
         registry.register(&mut listener, LISTENER, Interest::READABLE).map_err(failed)?;
         registry.register(datagrams.source(), DATAGRAMS, Interest::READABLE).map_err(failed)?;
         let (sender, messages) = mailbox(MESSAGES_CAPACITY, thread.bell.clone());
-        let finder = &self.settings.finder;
-        let discovery = finder.is_needed().then(|| discovery_thread::start(finder.clone(), sender.clone()));
+        let source = &self.settings.finder;
+        let discovery = source.is_needed().then(|| discovery_thread::start(source.clone(), sender.clone()));
         let failed = |source| StartError::System { what: "starting a thread", source };
         let discovery = discovery.transpose().map_err(failed)?;
         self.ways.control = Some(sender);
