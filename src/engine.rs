@@ -9,7 +9,8 @@ use crate::config::{Config, Settings};
 use crate::entry::{Content, Entry};
 use crate::error::{LeaveError, NotApplied, NotReady, NotSafe, ReadError, StartError, WriteError};
 use crate::events::{Events, MemberInfo, MemberState, subscription};
-use crate::options::{Quorum, ReadOptions, WriteOptions};
+use crate::options::{ReadOptions, WriteOptions};
+use crate::quorums::Count;
 use crate::runtime::Runtime;
 use crate::runtime::reply::{NoReply, Reply};
 use crate::shard::{
@@ -17,7 +18,7 @@ use crate::shard::{
     check_lengths, expires_at_ms, read_local,
 };
 use crate::store::{Keys, Place};
-use crate::types::{CoreId, KeyHash, MAX_KEY_BYTES, MAX_REPLICAS, quorum_of};
+use crate::types::{CoreId, KeyHash, MAX_KEY_BYTES};
 
 mod batch;
 mod load;
@@ -75,9 +76,9 @@ impl Engine {
     pub fn start(config: Config) -> Result<Self, StartError> {
         let settings = config.check()?;
         let runtime = Runtime::start(&settings)?;
-        let rules = local_rules(&settings, settings.read_quorum, false);
-        let Settings { replicas, write_quorum, memory, .. } = settings;
-        let write_rules = WriteRules { cluster: runtime.cluster(), replicas, write_quorum, memory };
+        let Settings { quorums, memory, .. } = settings;
+        let rules = local_rules(&settings, quorums.read, false);
+        let write_rules = WriteRules { cluster: runtime.cluster(), quorums, memory };
         let loads = Loads::default();
         Ok(Self { inner: Arc::new(Inner { settings, rules, write_rules, loads, runtime }) })
     }
@@ -89,7 +90,7 @@ impl Engine {
     ///
     /// [`NotReady`] says what is missing. The engine goes on trying.
     pub fn wait_ready(&self, timeout: Duration) -> Result<(), NotReady> {
-        self.inner.runtime.wait_ready(timeout, self.inner.settings.quorum_members())
+        self.inner.runtime.wait_ready(timeout, self.inner.settings.members_needed())
     }
 
     /// Waits until no copy of anything is missing anywhere: N nodes hold each partition, every one of them completely,
@@ -398,7 +399,7 @@ impl Engine {
         let bytes = if let Content::Value(value) = content { value.len() } else { 0 };
         let permit = self.inner.runtime.allow(bytes, span.deadline)?;
         let (core, call) = self.write_call(key, content, options, span)?;
-        let needed = call.quorum;
+        let needed = Count::from_code(call.quorum as u8);
         let reply = self.inner.runtime.send(core, Call::Write(call), permit, span.deadline)?;
         match self.wait(core, reply, span) {
             Ok(Outcome::Written(result)) => result,
@@ -428,7 +429,7 @@ impl Engine {
         let reply = self.inner.runtime.send(core, Call::Touch(Box::new(call)), None, span.deadline)?;
         match self.wait(core, reply, span) {
             Ok(Outcome::Touched(result)) => result,
-            other => Err(self.no_write(other, self.inner.settings.write_quorum)),
+            other => Err(self.no_write(other, self.inner.settings.quorums.write)),
         }
     }
 
@@ -459,14 +460,10 @@ impl Engine {
         Ok(LocalRules { one_denies: rules.one_denies && !options.anywhere, ..rules })
     }
 
-    fn read_quorum(&self, options: &ReadOptions) -> Result<usize, ReadError> {
-        let Settings { replicas, read_quorum, .. } = self.inner.settings;
-        let quorum = options.quorum.count(read_quorum, replicas);
-        let is_too_high = matches!(options.quorum, Quorum::Count(count) if count > MAX_REPLICAS);
-        if quorum == 0 || quorum > replicas || is_too_high {
-            return Err(ReadError::BadQuorum { asked: quorum, replicas });
-        }
-        Ok(quorum)
+    fn read_quorum(&self, options: &ReadOptions) -> Result<Count, ReadError> {
+        let quorums = self.inner.settings.quorums;
+        let bad = |asked| ReadError::BadQuorum { asked, replicas: quorums.replicas };
+        quorums.of_read(options.quorum).map_err(bad)
     }
 
     #[cold]
@@ -486,7 +483,7 @@ impl Engine {
         options: &ReadOptions,
         span: Span,
     ) -> Result<(CoreId, ReadCall), ReadError> {
-        let quorum = self.read_quorum(options)?;
+        let quorum = self.read_quorum(options)?.code().into();
         let (core, hash) = self.place(key);
         let deadline = span.deadline;
         let (key, local, anywhere) = (key.into(), options.local, options.anywhere);
@@ -510,7 +507,7 @@ impl Engine {
     }
 
     /// What to say of a write without an answer.
-    fn no_write(&self, reply: Result<Outcome, NoReply>, quorum: usize) -> WriteError {
+    fn no_write(&self, reply: Result<Outcome, NoReply>, quorum: Count) -> WriteError {
         match reply {
             Err(NoReply::Gone) => WriteError::EngineFailed,
             _ => WriteError::Indeterminate { acked: 0, needed: self.needed(quorum) },
@@ -518,9 +515,9 @@ impl Engine {
     }
 
     /// How many replicas a quorum is, for all that this node sees.
-    fn needed(&self, quorum: usize) -> usize {
-        if quorum <= MAX_REPLICAS {
-            return quorum;
+    fn needed(&self, quorum: Count) -> usize {
+        if let Count::Exactly(quorum) = quorum {
+            return quorum.into();
         }
         let members = self.members();
         let here = members.iter().find(|member| member.is_self).and_then(|me| me.data_center.as_ref());
@@ -528,14 +525,14 @@ impl Engine {
             let is_up = matches!(member.state, MemberState::Alive | MemberState::Suspect);
             is_up && member.data_center.as_ref() == here
         };
-        quorum_of(quorum, members.iter().filter(is_alive).count())
+        quorum.count(members.iter().filter(is_alive).count())
     }
 
     /// What to say of a read without an answer.
     fn no_read(&self, reply: Result<Outcome, NoReply>) -> ReadError {
         match reply {
             Err(NoReply::Gone) => ReadError::EngineFailed,
-            _ => ReadError::TimedOut { answered: 0, needed: self.inner.settings.read_quorum },
+            _ => ReadError::TimedOut { answered: 0, needed: self.needed(self.inner.settings.quorums.read) },
         }
     }
 
@@ -563,10 +560,10 @@ impl Engine {
     }
 }
 
-fn local_rules(settings: &Settings, quorum: usize, local: bool) -> LocalRules {
+fn local_rules(settings: &Settings, quorum: Count, local: bool) -> LocalRules {
     LocalRules {
-        one_answers: quorum == 1 || local,
-        one_denies: settings.replicas == settings.write_quorum || local,
+        one_answers: quorum == Count::Exactly(1) || local,
+        one_denies: settings.quorums.tolerated() == 0 || local,
     }
 }
 

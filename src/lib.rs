@@ -51,6 +51,7 @@ mod membership;
 mod options;
 mod placement;
 mod prefetch;
+mod quorums;
 mod replication;
 mod runtime;
 mod shard;
@@ -72,6 +73,7 @@ pub use error::{
 };
 pub use events::{Event, Events, MemberInfo, MemberState};
 pub use options::{Eviction, IdleStrategy, Quorum, ReadOptions, Replicas, WriteOptions};
+pub use quorums::Count;
 pub use shard::LocalShard;
 pub use types::{MAX_CORES, MAX_KEY_BYTES, MAX_NAME_BYTES, MAX_REPLICAS, MAX_VALUE_BYTES, NodeId};
 

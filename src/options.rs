@@ -36,19 +36,6 @@ pub enum Quorum {
     Count(usize),
 }
 
-impl Quorum {
-    /// How many replicas this means.
-    #[inline]
-    pub(crate) fn count(self, configured: usize, replicas: usize) -> usize {
-        match self {
-            Self::Configured => configured,
-            Self::Majority => configured.max(replicas / 2 + 1),
-            Self::All => replicas,
-            Self::Count(count) => count,
-        }
-    }
-}
-
 /// What a node does when its [`Config::max_memory`](crate::Config::max_memory) is full. Without that limit
 /// neither of these matters.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

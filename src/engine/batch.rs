@@ -7,7 +7,7 @@ use crate::clock::Version;
 use crate::entry::{Content, Entry};
 use crate::error::{NotApplied, WriteError};
 use crate::options::WriteOptions;
-use crate::runtime::reply::Reply;
+use crate::runtime::reply::{NoReply, Reply};
 use crate::shard::{Call, Outcome, WriteCall, check_lengths, expires_at_ms};
 use crate::types::CoreId;
 
@@ -41,7 +41,6 @@ struct Part {
     indices: Vec<usize>,
     /// Of all values.
     bytes: usize,
-    needed: usize,
 }
 
 impl Batch {
@@ -99,11 +98,14 @@ impl Engine {
     /// store a value and have none of their own.
     pub fn apply_with(&self, batch: Batch, options: &WriteOptions) -> Vec<Result<(), WriteError>> {
         let span = self.span(options.timeout);
-        let needed = self.needed(self.inner.settings.write_quorum);
+        let quorums = self.inner.settings.quorums;
+        // If it asks for what cannot be had, each write says so.
+        let quorum = quorums.of_write(options.quorum).unwrap_or(quorums.write);
+        let unanswered = self.no_write(Err(NoReply::TimedOut), quorum);
         let mut results = Vec::with_capacity(batch.len());
         let mut parts: Vec<Part> = self.cores().map(|_| Part::default()).collect();
         for (index, operation) in batch.operations.into_iter().enumerate() {
-            results.push(Err(WriteError::Indeterminate { acked: 0, needed }));
+            results.push(Err(unanswered.clone()));
             match self.batched(operation, options, span) {
                 Ok(call) => parts[usize::from(self.core_of(call.hash).0)].add(index, call),
                 Err(error) => results[index] = Err(error.into()),
@@ -111,24 +113,24 @@ impl Engine {
         }
         let mut sent = Vec::with_capacity(parts.len());
         for (core, part) in self.cores().zip(parts).filter(|(_, part)| !part.calls.is_empty()) {
-            let Part { calls, indices, bytes, needed } = part;
+            let Part { calls, indices, bytes } = part;
             match self.send_part(core, calls, bytes, span) {
-                Ok(reply) => sent.push((core, indices, needed, reply)),
+                Ok(reply) => sent.push((core, indices, reply)),
                 Err(error) => indices.iter().for_each(|index| results[*index] = Err(error.clone().into())),
             }
         }
-        for (core, indices, needed, reply) in sent {
+        for (core, indices, reply) in sent {
             match self.wait(core, reply, span) {
                 Ok(Outcome::Many(outcomes)) => {
                     for (index, outcome) in indices.into_iter().zip(outcomes) {
                         results[index] = match outcome {
                             Outcome::Written(result) => result,
-                            other => Err(self.no_write(Ok(other), needed)),
+                            other => Err(self.no_write(Ok(other), quorum)),
                         };
                     }
                 }
                 other => {
-                    let error = self.no_write(other, needed);
+                    let error = self.no_write(other, quorum);
                     indices.into_iter().for_each(|index| results[index] = Err(error.clone()));
                 }
             }
@@ -164,7 +166,6 @@ impl Engine {
 
 impl Part {
     fn add(&mut self, index: usize, call: WriteCall) {
-        self.needed = call.quorum;
         self.bytes += call.entry.value().map_or(0, <[u8]>::len);
         self.indices.push(index);
         self.calls.push(Call::Write(call));

@@ -5,6 +5,7 @@ use crate::completions::{Completions, Place, Ticket};
 use crate::entry::{Content, Entry};
 use crate::error::{NotApplied, ReadError, SubmitError, WriteError};
 use crate::options::{ReadOptions, WriteOptions};
+use crate::quorums::Count;
 use crate::shard::{Call, LocalAnswer, Outcome, check_lengths, read_local};
 
 impl Engine {
@@ -65,7 +66,7 @@ impl Engine {
         let place = self.reserve(completions, Outcome::Read(Err(ReadError::EngineFailed)))?;
         let ticket = place.ticket();
         let runtime = &self.inner.runtime;
-        let rules = local_rules(&self.inner.settings, call.quorum, options.local);
+        let rules = local_rules(&self.inner.settings, Count::from_code(call.quorum as u8), options.local);
         if let Some(pinned) = runtime.views().map_err(NotApplied::from)?.pin() {
             let answer = read_local(&pinned, rules, call.hash, key, || runtime.clock().coarse_wall());
             let found = match answer {

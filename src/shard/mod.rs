@@ -23,6 +23,7 @@ use crate::entry::Entry;
 use crate::error::{NotApplied, ReadError, WriteError};
 use crate::options::Eviction;
 use crate::placement::{Gone, Placement};
+use crate::quorums::Quorums;
 use crate::replication::anti_entropy::AntiEntropy;
 use crate::replication::purge::Purge;
 use crate::replication::read::Rules;
@@ -349,8 +350,7 @@ impl<C> Shard<C> {
         let owned = PARTITIONS.div_ceil(config.cores);
         let write_rules = WriteRules {
             cluster: config.cluster,
-            replicas: config.replicas,
-            write_quorum: config.write_quorum,
+            quorums: Quorums::from_codes(config.replicas, config.write_quorum, config.read_quorum),
             memory: config.memory,
         };
         Self {
