@@ -93,7 +93,8 @@ impl Quorums {
     pub(crate) const ONE: Self =
         Self { replicas: Count::Exactly(1), write: Count::Exactly(1), read: Count::Exactly(1) };
 
-    /// Returns the quorums of these [codes](Count::code), which the shard's configuration still holds.
+    /// Returns the quorums of these [codes](Count::code), which the shard's configuration still
+    /// holds.
     pub(crate) fn from_codes(replicas: usize, write: usize, read: usize) -> Self {
         let [replicas, write, read] = [replicas, write, read].map(|code| Count::from_code(code as u8));
         Self { replicas, write, read }
@@ -113,8 +114,8 @@ impl Quorums {
         }
     }
 
-    /// Returns how many members calls need at least: W and R of them. With a copy on every node, one
-    /// member can be enough for W.
+    /// Returns how many members calls need at least: W and R of them. With a copy on every node,
+    /// one member can be enough for W.
     pub(crate) fn members_needed(self) -> usize {
         self.write.count(1).max(self.read.count(1))
     }
@@ -328,7 +329,8 @@ mod tests {
         assert_eq!(exactly(5, 4, 1).of_write(Quorum::Majority), Ok(Count::Exactly(4)));
     }
 
-    /// When N was the number 255 and W 255 − f, a write that asked for 254 replicas got all but one.
+    /// When N was the number 255 and W 255 − f, a write that asked for 254 replicas got all but
+    /// one.
     #[test]
     fn where_every_node_has_a_copy_a_write_cannot_ask_for_a_number() {
         let quorums = on_every_node(1, 1);

@@ -1,7 +1,8 @@
 //! [`Config`]: what an app tells an engine before it starts, as a builder.
 //!
-//! `settings.rs` has every default and bound with its reason, all checks, and [`Settings`], which is
-//! what passed them. All other modules read the settings; these files read no module of the runtime.
+//! `settings.rs` has every default and bound with its reason, all checks, and [`Settings`], which
+//! is what passed them. All other modules read the settings; these files read no module of the
+//! runtime.
 
 mod settings;
 
@@ -68,9 +69,9 @@ impl Config {
 
     /// Sets the addresses through which this node finds the cluster; default none.
     ///
-    /// Each is an IP address or a host name, and a port. One seed that runs is enough. A node may be
-    /// its own seed, so every node can be given the same list. Seeds are asked again for ever, so
-    /// the order in which nodes start does not matter.
+    /// Each is an IP address or a host name, and a port. One seed that runs is enough. A node may
+    /// be its own seed, so every node can be given the same list. Seeds are asked again for ever,
+    /// so the order in which nodes start does not matter.
     ///
     /// A host name stands for all its addresses. It is looked up as often as
     /// [`Discovery::discover`] is asked, on a thread of its own.
@@ -85,12 +86,12 @@ impl Config {
         self
     }
 
-    /// Sets the IP address and port at which other nodes reach this one; default the address that it
-    /// listens on.
+    /// Sets the IP address and port at which other nodes reach this one; default the address that
+    /// it listens on.
     ///
     /// This is for containers, and for networks that translate addresses. Listen on `0.0.0.0:8001`
-    /// or `[::]:8001`, and advertise an address to which others can connect over TCP and UDP. Port 0
-    /// stands for the port that this node listens on.
+    /// or `[::]:8001`, and advertise an address to which others can connect over TCP and UDP. Port
+    /// 0 stands for the port that this node listens on.
     pub fn advertise(mut self, address: impl Into<String>) -> Self {
         self.given.advertise = Some(address.into());
         self
@@ -115,15 +116,15 @@ impl Config {
     ///
     /// The nodes of a zone are those that fail together: a rack, a building, an availability zone.
     /// All nodes without a name form one zone. The copies of a key are kept in different zones, as
-    /// far as there are enough zones. Zones should have about the same number of nodes: each node of
-    /// a small zone holds more than the others.
+    /// far as there are enough zones. Zones should have about the same number of nodes: each node
+    /// of a small zone holds more than the others.
     pub fn zone(mut self, zone: impl Into<String>) -> Self {
         self.given.zone = Some(zone.into());
         self
     }
 
-    /// Sets how much of the data this node holds, relative to other nodes; from 1 to 10,000, default
-    /// 100.
+    /// Sets how much of the data this node holds, relative to other nodes; from 1 to 10,000,
+    /// default 100.
     ///
     /// A node with 200 holds twice as much as one with 100. If there are only as many nodes as
     /// copies, each node holds everything.
@@ -132,7 +133,8 @@ impl Config {
         self
     }
 
-    /// Sets N: how many nodes keep a copy of each key. From 1 to 16, or [`Replicas::All`]; default 3.
+    /// Sets N: how many nodes keep a copy of each key. From 1 to 16, or [`Replicas::All`]; default
+    /// 3.
     ///
     /// It must be the same on every node of a data center.
     pub fn replicas(mut self, replicas: impl Into<Replicas>) -> Self {
@@ -150,12 +152,12 @@ impl Config {
         self
     }
 
-    /// Sets how many replicas may be missing from a write's acknowledgement, with [`Replicas::All`].
-    /// From 0 to 16; default 1.
+    /// Sets how many replicas may be missing from a write's acknowledgement, with
+    /// [`Replicas::All`]. From 0 to 16; default 1.
     ///
     /// It takes the place of [`write_quorum`](Self::write_quorum), and must be the same on every
-    /// node of a data center. A majority must always acknowledge. With 0, one silent node delays all
-    /// writes until it is declared dead. A cluster begins when it has one node more than this.
+    /// node of a data center. A majority must always acknowledge. With 0, one silent node delays
+    /// all writes until it is declared dead. A cluster begins when it has one node more than this.
     pub fn unacknowledged(mut self, replicas: usize) -> Self {
         self.given.unacknowledged = Some(replicas);
         self
@@ -200,24 +202,27 @@ impl Config {
     /// default no limit.
     ///
     /// The cores share the limit evenly, and each needs at least 1 MiB. Seven eighths are for data.
-    /// The rest is for overwritten values that readers still look at, for large values on their way,
-    /// and for gaps between allocations. If the limit is reached, [`eviction`](Self::eviction)
+    /// The rest is for overwritten values that readers still look at, for large values on their
+    /// way, and for gaps between allocations. If the limit is reached, [`eviction`](Self::eviction)
     /// decides. Nodes may have different limits.
     pub fn max_memory(mut self, bytes: usize) -> Self {
         self.given.max_memory = Some(bytes);
         self
     }
 
-    /// Sets what happens when [`max_memory`](Self::max_memory) is full; default [`Eviction::Sieve`].
+    /// Sets what happens when [`max_memory`](Self::max_memory) is full; default
+    /// [`Eviction::Sieve`].
     pub fn eviction(mut self, eviction: Eviction) -> Self {
         self.given.eviction = eviction;
         self
     }
 
-    /// Sets whether cores may use Linux's `membarrier`, so that reads need no fence; default `true`.
+    /// Sets whether cores may use Linux's `membarrier`, so that reads need no fence; default
+    /// `true`.
     ///
-    /// Each time a core frees what it has collected, `membarrier` interrupts the processors that run
-    /// this process, for about a microsecond. Without it, each read takes some nanoseconds longer.
+    /// Each time a core frees what it has collected, `membarrier` interrupts the processors that
+    /// run this process, for about a microsecond. Without it, each read takes some nanoseconds
+    /// longer.
     pub fn membarrier(mut self, allowed: bool) -> Self {
         self.given.membarrier = allowed;
         self
@@ -249,15 +254,15 @@ impl Config {
     /// `true`.
     ///
     /// A node does badly if its own probes fail, if others suspect it, or if it gets too little of
-    /// its processor. It then gives others up to eight times as long. (Lifeguard, DSN '18.) It costs
-    /// nothing while all is well.
+    /// its processor. It then gives others up to eight times as long. (Lifeguard, DSN '18.) It
+    /// costs nothing while all is well.
     pub fn local_health(mut self, enabled: bool) -> Self {
         self.given.local_health = enabled;
         self
     }
 
-    /// Sets how long a member that died may come back with what it holds; from a second to 366 days,
-    /// default 24 h.
+    /// Sets how long a member that died may come back with what it holds; from a second to 366
+    /// days, default 24 h.
     ///
     /// During that time every deleted key of the cluster leaves a tombstone, so that the returning
     /// member cannot bring the key back. Nodes that join later learn of the dead member, too. The
@@ -277,8 +282,8 @@ impl Config {
     ///
     /// If the network falls apart, at most one side acknowledges writes:
     ///
-    /// - 2 s after a node last heard from a majority, it refuses writes, and if R ≥ 2 reads too, with
-    ///   [`NotApplied::NoMajority`](crate::NotApplied::NoMajority).
+    /// - 2 s after a node last heard from a majority, it refuses writes, and if R ≥ 2 reads too,
+    ///   with [`NotApplied::NoMajority`](crate::NotApplied::NoMajority).
     /// - The majority gives the copies of dead nodes to others only after that: 2.5 s after these
     ///   were declared dead.
     /// - Reads with R = 1 are answered on every side.

@@ -27,7 +27,8 @@ const DEFAULT_REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
 /// With the suspicion timeout, a silent host is dead to the others within about a second, at some
 /// 1 KB/s of gossip a node.
 pub(crate) const DEFAULT_PROBE_PERIOD: Duration = Duration::from_millis(200);
-/// Nearly two probe periods for the accused to refute; the accusation is told seven times until then.
+/// Nearly two probe periods for the accused to refute; the accusation is told seven times until
+/// then.
 pub(crate) const DEFAULT_SUSPICION_TIMEOUT: Duration = Duration::from_millis(350);
 /// A node that fails in the evening can come back the next day.
 pub(crate) const DEFAULT_FORGET_AFTER: Duration = Duration::from_secs(24 * 60 * 60);

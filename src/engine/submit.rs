@@ -1,6 +1,7 @@
-//! Calls that do not wait for their answers.
+//! Calls that do not wait for their answers: `submit_set`, `submit_delete` and `submit_get`.
 
-use super::{Engine, local_rules};
+use super::Engine;
+use super::calls::local_rules;
 use crate::completions::{Completions, Place, Ticket};
 use crate::entry::{Content, Entry};
 use crate::error::{NotApplied, ReadError, SubmitError, WriteError};
@@ -9,13 +10,14 @@ use crate::quorums::Count;
 use crate::shard::{Call, LocalAnswer, Outcome, check_lengths, read_local};
 
 impl Engine {
-    /// [`set_with`](Self::set_with) without waiting: the answer comes through `completions`, under the ticket that
-    /// this returns.
+    /// Stores `value` under `key` like [`set_with`](Self::set_with), without waiting.
+    ///
+    /// The answer comes through `completions`, under the ticket that this method returns.
     ///
     /// # Errors
     ///
-    /// [`SubmitError`]: nothing was done, and no completion will come. [`NotApplied::Overloaded`] where the core's
-    /// queue is full.
+    /// [`SubmitError`]: nothing was done, and no completion will come. If the core's queue is full,
+    /// it is [`NotApplied::Overloaded`].
     pub fn submit_set(
         &self,
         completions: &Completions,
@@ -26,11 +28,11 @@ impl Engine {
         self.submit_write(completions, key.as_ref(), Content::Value(value.as_ref()), options)
     }
 
-    /// [`delete_with`](Self::delete_with) without waiting.
+    /// Deletes `key` like [`delete_with`](Self::delete_with), without waiting.
     ///
     /// # Errors
     ///
-    /// As [`submit_set`](Self::submit_set).
+    /// [`SubmitError`], as for [`submit_set`](Self::submit_set).
     pub fn submit_delete(
         &self,
         completions: &Completions,
@@ -41,12 +43,13 @@ impl Engine {
         self.submit_write(completions, key.as_ref(), Content::Tombstone, &options)
     }
 
-    /// [`get_with`](Self::get_with) without waiting. Where this node's copy is an answer, the completion is there at
-    /// once.
+    /// Reads the value of `key` like [`get_with`](Self::get_with), without waiting.
+    ///
+    /// If this node's copy is an answer, the completion is there at once.
     ///
     /// # Errors
     ///
-    /// As [`submit_set`](Self::submit_set).
+    /// [`SubmitError`], as for [`submit_set`](Self::submit_set).
     pub fn submit_get(
         &self,
         completions: &Completions,
@@ -66,7 +69,8 @@ impl Engine {
         let place = self.reserve(completions, Outcome::Read(Err(ReadError::EngineFailed)))?;
         let ticket = place.ticket();
         let runtime = &self.inner.runtime;
-        let rules = local_rules(&self.inner.settings, Count::from_code(call.quorum as u8), options.local);
+        let rules =
+            local_rules(self.inner.settings.quorums, Count::from_code(call.quorum as u8), options.local);
         if let Some(pinned) = runtime.views().map_err(NotApplied::from)?.pin() {
             let answer = read_local(&pinned, rules, call.hash, key, || runtime.clock().coarse_wall());
             let found = match answer {

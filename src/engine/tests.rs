@@ -1,14 +1,18 @@
-//! What happens when a thread of the engine fails, which only the engine itself can bring about.
+//! Tests of an engine whose threads fail, which only the engine itself can bring about.
 #![expect(clippy::disallowed_methods, reason = "tests are apps: they start threads, and wait")]
 
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant as OsInstant};
 
-use super::*;
-use crate::error::RunError;
+use super::Engine;
+use crate::config::Config;
+use crate::error::{LeaveError, NotApplied, NotReady, ReadError, RunError};
 use crate::events::MemberState;
-use crate::shard::LocalShard;
+use crate::options::WriteOptions;
+use crate::runtime::reply::NoReply;
+use crate::shard::{Call, LocalShard, Outcome};
+use crate::types::CoreId;
 
 const LATE: Duration = Duration::from_secs(60);
 
@@ -23,7 +27,7 @@ fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
 /// A key of this core.
 fn key_of(engine: &Engine, core: u16) -> String {
     let mut keys = (0..).map(|n| format!("key {n}"));
-    keys.find(|key| engine.place(key.as_bytes()).0 == CoreId(core)).expect("each core has some")
+    keys.find(|key| engine.route(key.as_bytes()).0 == CoreId(core)).expect("each core has some")
 }
 
 /// A closure that keeps its core busy: it says when it runs, and is told when to end.

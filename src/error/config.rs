@@ -34,7 +34,8 @@ pub enum ConfigError {
     },
     /// The address is not an IP address and a port.
     #[error(
-        "the address {address:?} is not an IP address and a port, such as \"10.0.0.1:8001\" or \"[::1]:8001\""
+        "the address {address:?} is not an IP address and a port, such as \"10.0.0.1:8001\" or \
+         \"[::1]:8001\""
     )]
     BadAddress {
         /// The text that was given.
@@ -42,8 +43,8 @@ pub enum ConfigError {
     },
     /// The address means "every address of this machine", to which no other node can connect.
     #[error(
-        "the address {address} names no interface: other nodes connect to this address, so give the one they reach, \
-         or give that to Config::advertise"
+        "the address {address} names no interface: other nodes connect to this address, so give \
+         the one they reach, or give that to Config::advertise"
     )]
     UnspecifiedAddress {
         /// The address that was given.
@@ -51,8 +52,8 @@ pub enum ConfigError {
     },
     /// A seed is neither an IP address nor a host name with a port.
     #[error(
-        "the seed {seed:?} is not an IP address or host name and a port, such as \"10.0.0.2:8001\" or \
-         \"grid.example.com:8001\""
+        "the seed {seed:?} is not an IP address or host name and a port, such as \"10.0.0.2:8001\" \
+         or \"grid.example.com:8001\""
     )]
     BadSeed {
         /// The text that was given.
@@ -71,7 +72,10 @@ pub enum ConfigError {
         length: usize,
     },
     /// The weight is not between 1 and 10,000.
-    #[error("a weight of {weight} is not between 1 and 10000: 100 is the default, 200 holds twice as much")]
+    #[error(
+        "a weight of {weight} is not between 1 and 10000: 100 is the default, 200 holds twice as \
+         much"
+    )]
     BadWeight {
         /// The weight that was given.
         weight: u16,
@@ -99,13 +103,15 @@ pub enum ConfigError {
     /// A write quorum was given together with [`Replicas::All`](crate::Replicas::All), which takes
     /// [`Config::unacknowledged`](crate::Config::unacknowledged) instead.
     #[error(
-        "with Replicas::All there is no write_quorum: Config::unacknowledged says how many nodes a write need not wait for"
+        "with Replicas::All there is no write_quorum: Config::unacknowledged says how many nodes a \
+         write need not wait for"
     )]
     WriteQuorumOfAll,
     /// [`Config::unacknowledged`](crate::Config::unacknowledged) was given without
     /// [`Replicas::All`](crate::Replicas::All).
     #[error(
-        "unacknowledged is for Replicas::All; with {replicas} replicas write_quorum says how many must acknowledge"
+        "unacknowledged is for Replicas::All; with {replicas} replicas write_quorum says how many \
+         must acknowledge"
     )]
     UnacknowledgedWithoutAll {
         /// N.
@@ -117,10 +123,11 @@ pub enum ConfigError {
         /// The number that was given.
         unacknowledged: usize,
     },
-    /// R is 2 or more, and a write may miss as many replicas as a read asks: the read might miss the
-    /// write.
+    /// R is 2 or more, and a write may miss as many replicas as a read asks: the read might miss
+    /// the write.
     #[error(
-        "read_quorum {read_quorum} promises linearizable keys, which needs more than unacknowledged, {unacknowledged}"
+        "read_quorum {read_quorum} promises linearizable keys, which needs more than \
+         unacknowledged, {unacknowledged}"
     )]
     TooManyUnacknowledged {
         /// How many replicas need not acknowledge a write.
@@ -139,8 +146,9 @@ pub enum ConfigError {
     },
     /// R is 2 or more, and two writes, or a read and a write, might share no replica.
     #[error(
-        "read_quorum {read_quorum} promises linearizable keys, which needs write_quorum + read_quorum > replicas and \
-         2 × write_quorum > replicas; write_quorum is {write_quorum} and replicas {replicas}"
+        "read_quorum {read_quorum} promises linearizable keys, which needs write_quorum + \
+         read_quorum > replicas and 2 × write_quorum > replicas; write_quorum is {write_quorum} \
+         and replicas {replicas}"
     )]
     QuorumsDoNotOverlap {
         /// R.
@@ -152,8 +160,8 @@ pub enum ConfigError {
     },
     /// The number of nodes of which a majority is required is out of range.
     #[error(
-        "require_majority names {nodes} nodes; name the most that the cluster will ever have: at least {least}, which \
-         all replicas of a key need, and at most 1000"
+        "require_majority names {nodes} nodes; name the most that the cluster will ever have: at \
+         least {least}, which all replicas of a key need, and at most 1000"
     )]
     BadMajority {
         /// The number that was given.
@@ -165,7 +173,8 @@ pub enum ConfigError {
     /// A majority is required and 2 W ≤ N: two sides of a network partition might each hold W
     /// replicas of one key.
     #[error(
-        "require_majority needs 2 × write_quorum > replicas; write_quorum is {write_quorum} and replicas {replicas}"
+        "require_majority needs 2 × write_quorum > replicas; write_quorum is {write_quorum} and \
+         replicas {replicas}"
     )]
     MajorityNeedsOverlap {
         /// W.
@@ -181,7 +190,8 @@ pub enum ConfigError {
     },
     /// The number of CPUs differs from the number of cores.
     #[error(
-        "pin_cpus names {cpus} CPUs and cores is {cores}: name one CPU for each core, or leave Config::cores out"
+        "pin_cpus names {cpus} CPUs and cores is {cores}: name one CPU for each core, or leave \
+         Config::cores out"
     )]
     PinnedCpus {
         /// How many CPUs were named.
@@ -197,8 +207,8 @@ pub enum ConfigError {
     },
     /// The memory limit is too small for the number of cores.
     #[error(
-        "max_memory is {max_memory} bytes; it must be at least {least}, which is 1 MiB for each core: raise it, or \
-         run fewer cores"
+        "max_memory is {max_memory} bytes; it must be at least {least}, which is 1 MiB for each \
+         core: raise it, or run fewer cores"
     )]
     BadMemory {
         /// The limit that was given, in bytes.

@@ -18,28 +18,35 @@ pub enum StartError {
     Config(#[from] ConfigError),
     /// Another process, or another engine, listens at the address.
     #[error(
-        "{address} is in use: another process or engine listens there; give another port, or 0 for a free one"
+        "{address} is in use: another process or engine listens there; give another port, or 0 for \
+         a free one"
     )]
     AddressInUse {
         /// The address that was asked for.
         address: SocketAddr,
     },
     /// This machine does not have the address.
-    #[error("{address} is not an address of this machine: give one of its own, which other nodes can reach")]
+    #[error(
+        "{address} is not an address of this machine: give one of its own, which other nodes can \
+         reach"
+    )]
     AddressNotAvailable {
         /// The address that was asked for.
         address: SocketAddr,
     },
     /// The system did not allow this process to listen at the address.
-    #[error("no permission to listen on {address}: ports below 1024 need it, or a firewall rule forbids it")]
+    #[error(
+        "no permission to listen on {address}: ports below 1024 need it, or a firewall rule \
+         forbids it"
+    )]
     PermissionDenied {
         /// The address that was asked for.
         address: SocketAddr,
     },
     /// A core was to run on a CPU that does not exist, or that this process must not use.
     #[error(
-        "CPU {cpu} cannot be pinned: this process may use {}; name some of these in Config::pin_cpus, or have it \
-         given more (taskset, cpusets, the container's limits)",
+        "CPU {cpu} cannot be pinned: this process may use {}; name some of these in \
+         Config::pin_cpus, or have it given more (taskset, cpusets, the container's limits)",
         list(.allowed)
     )]
     CpuNotAllowed {
@@ -99,11 +106,11 @@ pub enum NotReady {
     /// stopped and its node has left the cluster: start a new one.
     #[error("the engine has failed and stopped (its log says why): start a new one")]
     EngineFailed,
-    /// The call came from an engine's own thread, which must not wait: from a closure that was given
-    /// to [`Engine::run_on`](crate::Engine::run_on).
+    /// The call came from an engine's own thread, which must not wait: from a closure that was
+    /// given to [`Engine::run_on`](crate::Engine::run_on).
     #[error(
-        "called on an engine's own thread, which must not wait: use what Engine::run_on hands to its closure, or call \
-         from a thread of the app"
+        "called on an engine's own thread, which must not wait: use what Engine::run_on hands to \
+         its closure, or call from a thread of the app"
     )]
     WouldBlockCore,
 }
@@ -125,11 +132,11 @@ pub enum NotSafe {
     /// stopped and its node has left the cluster: start a new one.
     #[error("the engine has failed and stopped (its log says why): start a new one")]
     EngineFailed,
-    /// The call came from an engine's own thread, which must not wait: from a closure that was given
-    /// to [`Engine::run_on`](crate::Engine::run_on).
+    /// The call came from an engine's own thread, which must not wait: from a closure that was
+    /// given to [`Engine::run_on`](crate::Engine::run_on).
     #[error(
-        "called on an engine's own thread, which must not wait: use what Engine::run_on hands to its closure, or call \
-         from a thread of the app"
+        "called on an engine's own thread, which must not wait: use what Engine::run_on hands to \
+         its closure, or call from a thread of the app"
     )]
     WouldBlockCore,
 }
@@ -140,13 +147,14 @@ pub enum NotSafe {
 pub enum Risk {
     /// A node lacks copies that it should hold, or has writes that other replicas lack.
     #[error(
-        "at {node} {copies} copies of partitions are missing or not settled, and {writes} writes not everywhere"
+        "at {node} {copies} copies of partitions are missing or not settled, and {writes} writes \
+         not everywhere"
     )]
     Owes {
         /// The node's name.
         node: NodeId,
-        /// How many copies of partitions the node does not hold completely, has yet to give away, or
-        /// finds no node for, because there are fewer nodes than replicas.
+        /// How many copies of partitions the node does not hold completely, has yet to give away,
+        /// or finds no node for, because there are fewer nodes than replicas.
         copies: usize,
         /// How many writes the node has acknowledged that some replica has not confirmed.
         writes: usize,
@@ -181,8 +189,8 @@ pub enum LeaveError {
     /// The time was up. The node has stopped all the same: the others treat it as dead and restore
     /// its copies from their own.
     #[error(
-        "{partitions} partitions were not handed over and {unfinished} calls not ended in time; the node has stopped, the \
-         others restore its copies"
+        "{partitions} partitions were not handed over and {unfinished} calls not ended in time; \
+         the node has stopped, the others restore its copies"
     )]
     TimedOut {
         /// How many partitions were not handed over.
@@ -198,11 +206,11 @@ pub enum LeaveError {
     /// stopped and its node has left the cluster: start a new one.
     #[error("the engine has failed and stopped (its log says why): start a new one")]
     EngineFailed,
-    /// The call came from an engine's own thread, which must not wait: from a closure that was given
-    /// to [`Engine::run_on`](crate::Engine::run_on).
+    /// The call came from an engine's own thread, which must not wait: from a closure that was
+    /// given to [`Engine::run_on`](crate::Engine::run_on).
     #[error(
-        "called on an engine's own thread, which must not wait: use what Engine::run_on hands to its closure, or call \
-         from a thread of the app"
+        "called on an engine's own thread, which must not wait: use what Engine::run_on hands to \
+         its closure, or call from a thread of the app"
     )]
     WouldBlockCore,
 }

@@ -56,7 +56,8 @@ pub enum WriteError {
     /// The write may have happened: some replicas might have applied it, but fewer than were asked
     /// for confirmed it in time.
     ///
-    /// It might be visible now, or take effect later, at most once. Read the key, or write it again.
+    /// It might be visible now, or take effect later, at most once. Read the key, or write it
+    /// again.
     #[error("may have happened: {acked} of the {needed} replicas needed acknowledged it in time")]
     Indeterminate {
         /// How many replicas acknowledged the write.
@@ -67,7 +68,8 @@ pub enum WriteError {
     /// The write may have happened: a thread of the engine failed during the call. The engine has
     /// stopped.
     #[error(
-        "may have happened: the engine has failed and stopped (its log says why) while the write was under way"
+        "may have happened: the engine has failed and stopped (its log says why) while the write \
+         was under way"
     )]
     EngineFailed,
 }
@@ -90,7 +92,8 @@ pub enum NotApplied {
     },
     /// The time to live is under a millisecond, or ends after the year 9999.
     #[error(
-        "a time to live of {ttl:?} cannot be kept: it must be at least a millisecond and end before the year 10000"
+        "a time to live of {ttl:?} cannot be kept: it must be at least a millisecond and end \
+         before the year 10000"
     )]
     BadTtl {
         /// The time to live that was given.
@@ -98,7 +101,10 @@ pub enum NotApplied {
     },
     /// The call asks for fewer acknowledgements than W, or for more than N. With
     /// [`Replicas::All`](crate::Replicas::All) it asks for a fixed number.
-    #[error("the call asks for {asked} acknowledgements; {}", acknowledgements(*.write_quorum, *.replicas))]
+    #[error(
+        "the call asks for {asked} acknowledgements; {}",
+        acknowledgements(*.write_quorum, *.replicas)
+    )]
     BadQuorum {
         /// The number that the call asked for.
         asked: usize,
@@ -109,8 +115,8 @@ pub enum NotApplied {
     },
     /// Fewer replicas are alive than must acknowledge the write.
     #[error(
-        "{needed} replicas must acknowledge the write and {alive} are alive: start more nodes or wait for them \
-         (Engine::wait_ready), or run one node with Config::standalone"
+        "{needed} replicas must acknowledge the write and {alive} are alive: start more nodes or \
+         wait for them (Engine::wait_ready), or run one node with Config::standalone"
     )]
     NotEnoughReplicas {
         /// How many nodes can hold the key now.
@@ -121,8 +127,9 @@ pub enum NotApplied {
     /// This node hears from no majority and might be cut off from the others, which
     /// [`Config::require_majority`](crate::Config::require_majority) forbids.
     #[error(
-        "this node hears from no majority of {nodes} nodes, which Config::require_majority asks for: it may be cut off \
-         from the others, or too few of them run; Event::MajorityFound tells when that is over"
+        "this node hears from no majority of {nodes} nodes, which Config::require_majority asks \
+         for: it may be cut off from the others, or too few of them run; Event::MajorityFound \
+         tells when that is over"
     )]
     NoMajority {
         /// Of how many nodes a majority is required.
@@ -133,8 +140,9 @@ pub enum NotApplied {
     /// That is every entry with [`Eviction::None`](crate::Eviction::None). In a cluster it is also
     /// what deleted and expired keys leave behind, with any eviction.
     #[error(
-        "the memory limit of {max_memory} bytes is full of what may not be evicted: raise Config::max_memory; with \
-         Eviction::None, delete keys, give them a time to live, or choose Eviction::Sieve"
+        "the memory limit of {max_memory} bytes is full of what may not be evicted: raise \
+         Config::max_memory; with Eviction::None, delete keys, give them a time to live, or choose \
+         Eviction::Sieve"
     )]
     OutOfMemory {
         /// The limit of this node, in bytes.
@@ -142,8 +150,8 @@ pub enum NotApplied {
     },
     /// The key and its value would not fit if everything else were evicted.
     #[error(
-        "the entry takes {bytes} bytes and a core's share of the memory limit is {share}: raise Config::max_memory, \
-         run fewer cores, or store less under one key"
+        "the entry takes {bytes} bytes and a core's share of the memory limit is {share}: raise \
+         Config::max_memory, run fewer cores, or store less under one key"
     )]
     EntryTooLarge {
         /// How much memory the key and the value take, with their index and timers, in bytes.
@@ -154,19 +162,21 @@ pub enum NotApplied {
     /// No replica could take the write before the deadline: no replica was reached, or those that
     /// were reached had no room for it.
     #[error(
-        "no replica of the key could take the write in time: none was reached, or those that were had no room for it"
+        "no replica of the key could take the write in time: none was reached, or those that were \
+         had no room for it"
     )]
     Unavailable,
     /// No core took the call before the deadline, or readers hold too much memory that was
     /// overwritten, deleted or evicted. Both pass by themselves.
     #[error(
-        "overloaded: no core took the call before its deadline, or readers hold up too much memory: call less, give it \
-         more time, keep what is given to Engine::read short"
+        "overloaded: no core took the call before its deadline, or readers hold up too much \
+         memory: call less, give it more time, keep what is given to Engine::read short"
     )]
     Overloaded,
     /// A closure on a core wrote a key that belongs to another core.
     #[error(
-        "the key belongs to another core than the one that the closure runs on: give run_on a key of that core, or write it outside of the closure"
+        "the key belongs to another core than the one that the closure runs on: give run_on a key \
+         of that core, or write it outside of the closure"
     )]
     OtherCore,
     /// The engine has stopped, or is stopping.
@@ -176,11 +186,11 @@ pub enum NotApplied {
     /// stopped and its node has left the cluster: start a new one.
     #[error("the engine has failed and stopped (its log says why): start a new one")]
     EngineFailed,
-    /// The call came from an engine's own thread, which must not wait: from a closure that was given
-    /// to [`Engine::run_on`](crate::Engine::run_on).
+    /// The call came from an engine's own thread, which must not wait: from a closure that was
+    /// given to [`Engine::run_on`](crate::Engine::run_on).
     #[error(
-        "called on an engine's own thread, which must not wait: use what Engine::run_on hands to its closure, or call \
-         from a thread of the app"
+        "called on an engine's own thread, which must not wait: use what Engine::run_on hands to \
+         its closure, or call from a thread of the app"
     )]
     WouldBlockCore,
 }
@@ -202,7 +212,8 @@ fn answers(replicas: Count) -> String {
     match replicas {
         Count::Exactly(_) => format!("from 1 to {replicas} (replicas) can be had"),
         Count::AllBut(_) => format!(
-            "as every node keeps a copy, from 1 to {MAX_REPLICAS} can be had, or Quorum::Majority or Quorum::All"
+            "as every node keeps a copy, from 1 to {MAX_REPLICAS} can be had, or Quorum::Majority or \
+             Quorum::All"
         ),
     }
 }
@@ -261,7 +272,8 @@ pub enum ReadError {
     },
     /// Fewer replicas are alive than must answer.
     #[error(
-        "{needed} replicas must answer the read and {alive} are alive: start more nodes or wait for them"
+        "{needed} replicas must answer the read and {alive} are alive: start more nodes or wait \
+         for them"
     )]
     NotEnoughReplicas {
         /// How many nodes can hold the key now.
@@ -272,8 +284,9 @@ pub enum ReadError {
     /// R is 2 or more, and this node hears from no majority and might be cut off from the others,
     /// which [`Config::require_majority`](crate::Config::require_majority) forbids.
     #[error(
-        "this node hears from no majority of {nodes} nodes, which Config::require_majority asks for: it may be cut off \
-         from the others, or too few of them run; Event::MajorityFound tells when that is over"
+        "this node hears from no majority of {nodes} nodes, which Config::require_majority asks \
+         for: it may be cut off from the others, or too few of them run; Event::MajorityFound \
+         tells when that is over"
     )]
     NoMajority {
         /// Of how many nodes a majority is required.
@@ -285,7 +298,8 @@ pub enum ReadError {
     NotLocal,
     /// A closure on a core read a key that belongs to another core.
     #[error(
-        "the key belongs to another core than the one that the closure runs on: give run_on a key of that core, or read it outside of the closure"
+        "the key belongs to another core than the one that the closure runs on: give run_on a key \
+         of that core, or read it outside of the closure"
     )]
     OtherCore,
     /// Too few replicas answered before the deadline.
@@ -306,11 +320,11 @@ pub enum ReadError {
     /// stopped and its node has left the cluster: start a new one.
     #[error("the engine has failed and stopped (its log says why): start a new one")]
     EngineFailed,
-    /// The call came from an engine's own thread, which must not wait: from a closure that was given
-    /// to [`Engine::run_on`](crate::Engine::run_on).
+    /// The call came from an engine's own thread, which must not wait: from a closure that was
+    /// given to [`Engine::run_on`](crate::Engine::run_on).
     #[error(
-        "called on an engine's own thread, which must not wait: use what Engine::run_on hands to its closure, or call \
-         from a thread of the app"
+        "called on an engine's own thread, which must not wait: use what Engine::run_on hands to \
+         its closure, or call from a thread of the app"
     )]
     WouldBlockCore,
 }
@@ -336,7 +350,8 @@ pub enum LoadError<E> {
     },
     /// Another caller is loading the key and has taken longer than this caller waits.
     #[error(
-        "another caller is loading the key, for more than {waited:?}: raise Config::request_timeout above what loading takes"
+        "another caller is loading the key, for more than {waited:?}: raise \
+         Config::request_timeout above what loading takes"
     )]
     TimedOut {
         /// How long this caller has waited.
@@ -353,7 +368,8 @@ pub enum LoadError<E> {
 pub enum SubmitError {
     /// All places of the [`Completions`](crate::Completions) are taken.
     #[error(
-        "all {capacity} places for completions are taken: take completions, and drop them, before submitting more"
+        "all {capacity} places for completions are taken: take completions, and drop them, before \
+         submitting more"
     )]
     Full {
         /// How many places there are.
