@@ -102,6 +102,7 @@ impl Quorums {
 
     /// Returns f = N − W: how many replicas may miss an acknowledged write.
     pub(crate) fn tolerated(self) -> usize {
+        // N and W are counted from the same end, and there codes differ as the numbers do.
         self.replicas.code().saturating_sub(self.write.code()).into()
     }
 

@@ -1,12 +1,10 @@
 //! Calls that do not wait for their answers: `submit_set`, `submit_delete` and `submit_get`.
 
 use super::Engine;
-use super::calls::local_rules;
 use crate::completions::{Completions, Place, Ticket};
 use crate::entry::{Content, Entry};
 use crate::error::{NotApplied, ReadError, SubmitError, WriteError};
 use crate::options::{ReadOptions, WriteOptions};
-use crate::quorums::Count;
 use crate::shard::{Call, LocalAnswer, Outcome, check_lengths, read_local};
 
 impl Engine {
@@ -59,18 +57,11 @@ impl Engine {
         let key = key.as_ref();
         let span = self.span(options.timeout);
         check_lengths(key, Content::Tombstone)?;
-        let (core, call) = match self.read_call(key, options, span) {
-            Ok(call) => call,
-            Err(ReadError::BadQuorum { asked, replicas }) => {
-                return Err(SubmitError::BadReadQuorum { asked, replicas });
-            }
-            Err(_) => return Err(NotApplied::ShutDown.into()),
-        };
+        let rules = self.rules(options).map_err(submit_error)?;
+        let (core, call) = self.read_call(key, options, span).map_err(submit_error)?;
         let place = self.reserve(completions, Outcome::Read(Err(ReadError::EngineFailed)))?;
         let ticket = place.ticket();
         let runtime = &self.inner.runtime;
-        let rules =
-            local_rules(self.inner.settings.quorums, Count::from_code(call.quorum as u8), options.local);
         if let Some(pinned) = runtime.views().map_err(NotApplied::from)?.pin() {
             let answer = read_local(&pinned, rules, call.hash, key, || runtime.clock().coarse_wall());
             let found = match answer {
@@ -108,5 +99,13 @@ impl Engine {
 
     fn reserve(&self, completions: &Completions, if_lost: Outcome) -> Result<Place, SubmitError> {
         completions.reserve(if_lost).ok_or(SubmitError::Full { capacity: completions.capacity() })
+    }
+}
+
+/// Returns the error of a read that could not be made.
+fn submit_error(error: ReadError) -> SubmitError {
+    match error {
+        ReadError::BadQuorum { asked, replicas } => SubmitError::BadReadQuorum { asked, replicas },
+        _ => NotApplied::ShutDown.into(),
     }
 }
