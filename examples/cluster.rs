@@ -1,7 +1,8 @@
 //! Three apps form a cluster, one is killed, nothing is lost, and the copies are restored.
 //!
-//! `cargo run --release --example cluster [FOLDER]` stores every file below FOLDER (this crate's `src` by
-//! default) and 10,000 sessions. It ends with an error if anything is missing, wrong or late.
+//! `cargo run --release --example cluster [FOLDER]` stores every file below FOLDER (this crate's
+//! `src` by default) and 10,000 sessions. It ends with an error if anything is missing, wrong or
+//! late.
 #![allow(clippy::disallowed_methods, reason = "an app measures time and waits as it likes")]
 
 use std::collections::BTreeMap;

@@ -1,10 +1,11 @@
-//! A hub and two edge sites, each a data center: everybody reads and writes at home. One site is cut off, serves on,
-//! and catches up when it is back.
+//! A hub and two edge sites, each a data center: each app reads and writes at its own site. One
+//! site is cut off, serves on, and catches up when it is back.
 //!
-//! `cargo run --release --example edge` starts a process for each site. On Linux each gets a network of its own (of
-//! namespaces, made by `unshare` and `ip`; that needs no rights on most systems), so that a cable can be pulled. Where
-//! that is not allowed, all sites are on one network and none is cut off. It ends with an error if anything is missing,
-//! wrong or late.
+//! `cargo run --release --example edge` starts a process for each site. On Linux each site gets a
+//! network of its own, so that a cable can be pulled. (It is made of namespaces, by `unshare` and
+//! `ip`, which needs no rights on most systems.) If that is not allowed, all sites are on one
+//! network and none is cut off. The example ends with an error if anything is missing, wrong or
+//! late.
 #![allow(clippy::disallowed_methods, reason = "an app measures time and waits as it likes")]
 
 use std::env;
@@ -42,9 +43,10 @@ fn main() -> ExitCode {
     )
 }
 
-// ── the story ───────────────────────────────────────────────────────────────────────────────────────────
+// ── the story
+// ───────────────────────────────────────────────────────────────────────────────────────────
 
-/// Runs the story again, in networks of its own, or here where these cannot be had.
+/// Runs the story again, in networks of its own, or here if these cannot be had.
 fn begin() -> Result<()> {
     let is_allowed = |flags: &str| {
         let made = unshare(flags)
@@ -138,7 +140,8 @@ fn step(what: &str, work: impl FnOnce() -> Result<()>) -> Result<()> {
     Ok(())
 }
 
-// ── a site, as the story sees it ────────────────────────────────────────────────────────────────────────
+// ── a site, as the story sees it
+// ────────────────────────────────────────────────────────────────────────
 
 /// A process that is told lines and answers each with one.
 struct Site {
@@ -209,7 +212,8 @@ impl Site {
     }
 }
 
-// ── a site, as it sees itself ───────────────────────────────────────────────────────────────────────────
+// ── a site, as it sees itself
+// ───────────────────────────────────────────────────────────────────────────
 
 fn site(number: usize, is_wired: bool) -> Result<()> {
     if is_wired {
@@ -246,7 +250,7 @@ fn start_nodes(site: usize, is_wired: bool) -> Result<Vec<Engine>> {
         let config = Config::new(format!("{name}-{node}"), address(site, node, is_wired))
             .data_center(name)
             .replicas(copies)
-            // The hub's nodes: whoever reaches one of them finds all others.
+            // The hub's nodes: a node that reaches one of them finds all others.
             .seeds((0..SITES[0].1).map(|node| address(0, node, is_wired)))
             .idle(IdleStrategy::Park);
         Ok(Engine::start(config)?)

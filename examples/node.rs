@@ -2,16 +2,18 @@
 //!
 //! `cargo run --example node -- --id a --address 127.0.0.1:8001 --seed 127.0.0.1:8002`
 //!
-//! The first line on standard output is `listening ADDRESS`. Each command is answered there with one line,
-//! or with several and a line that says `.`; what went wrong is answered with `failed: ` and why. The exit code
-//! is 1 if anything failed, 2 for a wrong flag. Events go to standard error.
+//! The first line on standard output is `listening ADDRESS`. Each command is answered there with
+//! one line, or with several and a line that says `.`. A failure is answered with `failed: ` and
+//! the reason. The exit code is 1 if anything failed, 2 for a wrong flag. Events go to standard
+//! error.
 //!
-//! Commands are carried out one after the other, and none is read meanwhile. Those that start with `@NAME ` are
-//! carried out on a thread of that name, beside the others, and so does each line of their answers start: many
-//! clients of one process. (A node that has left at such a command stays until it is told to `quit`.)
+//! Commands are carried out one after the other: the next one is read when the last one is done. A
+//! command that starts with `@NAME ` runs on a thread of that name, at the same time as the others,
+//! and each line of its answer starts with `@NAME `, too. That makes many clients of one process.
+//! (A node that has left at such a command stays until it is told to `quit`.)
 //!
-//! A rolling restart is, for one node after the other: `leave 30000`, start it again at its address, `wait-safe 30000`
-//! on any of them.
+//! For a rolling restart, do this with one node after the other: `leave 30000`, start it again at
+//! its address, `wait-safe 30000` on any node.
 #![allow(clippy::disallowed_methods, reason = "an app starts threads as it likes")]
 
 use std::collections::BTreeMap;
@@ -129,7 +131,7 @@ fn serve(engine: &Engine) -> Result<usize> {
                 let (sender, commands) = channel::<String>();
                 let (name, failed) = (format!("@{name} "), &failed);
                 scope.spawn(move || {
-                    // Where nobody reads the answers any more, nobody asks.
+                    // If the answers are no longer read, no more commands will come.
                     commands.iter().try_for_each(|command| answer(engine, &name, &command, failed).map(drop))
                 });
                 sender

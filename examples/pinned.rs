@@ -1,5 +1,6 @@
-//! A service whose threads are pinned and that keeps its logic beside its data: a rate limiter. One core thread has a
-//! CPU of its own, where there is more than one; the service's thread has another.
+//! A service whose threads are pinned and that keeps its logic close to its data: a rate limiter.
+//! One core thread has a CPU of its own, if there is more than one; the service's thread has
+//! another.
 //!
 //! `cargo run --release --example pinned`
 #![allow(clippy::disallowed_methods, reason = "an app may ask for the time")]
@@ -14,7 +15,8 @@ use gridkv::{
 const CLIENTS: usize = 1000;
 const MOST_REQUESTS: u64 = 100;
 
-/// Counts a request, on the core that owns the client's key: nothing comes between the read and the write.
+/// Counts a request, on the core that owns the client's key: nothing comes between the read and the
+/// write.
 fn admit(shard: &mut LocalShard<'_>, client: &str) -> Result<bool, NotApplied> {
     let count = shard
         .get(client)

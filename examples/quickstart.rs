@@ -1,4 +1,4 @@
-//! One instance on its own: no network, ready at once.
+//! One engine on its own: no network, ready at once.
 //!
 //! `cargo run --example quickstart`
 

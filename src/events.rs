@@ -1,4 +1,4 @@
-//! What an app sees of the cluster: its members, and what happens to them.
+//! What an app sees of the cluster: its members, and the events that change them.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -7,126 +7,132 @@ use std::time::Duration;
 
 use crate::types::NodeId;
 
-/// A node as this one sees it.
+/// What this node knows of one member.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct MemberInfo {
-    /// Its name.
+    /// The member's name.
     pub id: NodeId,
-    /// Where it listens.
+    /// The address at which other nodes reach the member.
     pub address: SocketAddr,
-    /// Whether it lives, as far as this node knows.
+    /// Whether the member lives, as far as this node knows.
     pub state: MemberState,
-    /// It is handing its data over and will be gone.
+    /// Whether the member is handing its data over and will leave.
     pub leaving: bool,
-    /// It is the node that was asked.
+    /// Whether the member is this node itself.
     pub is_self: bool,
-    /// [`Config::data_center`](crate::Config::data_center), where it named one.
+    /// The member's [`Config::data_center`](crate::Config::data_center), if it has one.
     pub data_center: Option<String>,
-    /// [`Config::zone`](crate::Config::zone), where it named one.
+    /// The member's [`Config::zone`](crate::Config::zone), if it has one.
     pub zone: Option<String>,
-    /// How long a message takes there and back, smoothed; what is shown follows in steps of a quarter. `None` for the
-    /// node itself, and until it was measured. How long probes may take, and suspected members to refute, follows it.
+    /// How long a message takes to the member and back, smoothed and shown in steps of a quarter.
+    ///
+    /// `None` for this node itself, and before the first measurement. The time limits of probes and
+    /// refutations follow this value.
     pub round_trip: Option<Duration>,
 }
 
-/// Whether a member lives.
+/// Whether a member lives, as another node sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum MemberState {
-    /// It answers.
+    /// The member answers probes.
     Alive,
-    /// It did not answer a probe, and has a moment to refute. It still counts as alive.
+    /// The member did not answer a probe and has a moment to refute. It still counts as alive.
     Suspect,
-    /// It is taken for dead; its copies are restored from the others.
+    /// The member is declared dead; its copies are restored from the others.
     Dead,
-    /// It has handed its data over and is gone.
+    /// The member has handed its data over and is gone.
     Left,
 }
 
-/// What happened in the cluster, as this node saw it.
+/// Something that happened in the cluster, as this node saw it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Event {
-    /// A node is here and takes its share of the keys.
+    /// A node has joined and takes its share of the keys.
     Joined {
-        /// Its name.
+        /// The node's name.
         node: NodeId,
-        /// Where it listens.
+        /// The address at which other nodes reach it.
         address: SocketAddr,
     },
-    /// A node did not answer a probe; it counts as alive for a moment more.
+    /// A node did not answer a probe. It still counts as alive, and has a moment to refute.
     Suspected {
-        /// Its name.
+        /// The node's name.
         node: NodeId,
     },
-    /// A suspected node answered.
+    /// A suspected node has answered.
     Refuted {
-        /// Its name.
+        /// The node's name.
         node: NodeId,
     },
-    /// A node is taken for dead; its copies are being restored from the others.
+    /// A node was declared dead; its copies are being restored from the others.
     Died {
-        /// Its name.
+        /// The node's name.
         node: NodeId,
     },
     /// A node has handed its data over and is gone.
     Left {
-        /// Its name.
+        /// The node's name.
         node: NodeId,
     },
-    /// The others took this node for dead while it lived. It is back, and fetches what it missed.
+    /// This node is back after the others declared it dead while it lived. It fetches what it
+    /// missed.
     Returned,
-    /// A node and this one refused each other, and why: the text names both sides' settings.
+    /// Another node and this one refused each other.
     Refused {
-        /// Where the other node is.
+        /// The address of the other node.
         address: SocketAddr,
-        /// What is different.
+        /// The difference, with both nodes' settings.
         reason: String,
     },
-    /// Another node was asked to connect to this one, and could not: to the others this node is dead. It is asked again.
+    /// Another node was asked to connect to this one and could not, so this node is dead to the
+    /// others. The other node is asked again.
     Unreachable {
-        /// The node that tried.
+        /// The name of the node that tried.
         by: NodeId,
-        /// Where this node says that it is: [`Config::advertise`](crate::Config::advertise), or what it listens on.
+        /// The address that this node tells the others:
+        /// [`Config::advertise`](crate::Config::advertise), or the one on which it listens.
         address: SocketAddr,
         /// What happened, and what to check.
         reason: String,
     },
-    /// The cluster has its first partitions, empty: no node here had any data before.
+    /// The cluster has its first partitions, all of them empty: no node had any data before.
     Born {
-        /// How many members it had then.
+        /// How many members the cluster had at its birth.
         members: usize,
     },
-    /// Partitions are placed anew: somebody came or went, or the cluster was born.
+    /// The placement of the partitions has changed: a node has come or gone, or the cluster was
+    /// born.
     PlacementChanged {
-        /// On how many members of this data center, those that are leaving included.
+        /// How many members of this data center hold partitions, including those that are leaving.
         members: usize,
     },
     /// This node holds everything that it should, since the last [`Event::PlacementChanged`].
     Synced,
-    /// This node hears from fewer nodes than [`Config::require_majority`](crate::Config::require_majority) asks for: it
-    /// acknowledges no writes.
+    /// This node hears from no majority and acknowledges no writes, because of
+    /// [`Config::require_majority`](crate::Config::require_majority).
     MajorityLost {
-        /// From how many, itself included.
+        /// From how many nodes it hears, itself included.
         heard: usize,
-        /// How many are a majority.
+        /// How many nodes are a majority.
         needed: usize,
     },
-    /// This node hears from a majority (again): it acknowledges writes.
+    /// This node hears from a majority (again) and acknowledges writes.
     MajorityFound,
-    /// So many replicas of some partitions died, before the copies of one death were restored, that acknowledged
-    /// writes of theirs may be gone: W of them, or all.
+    /// Acknowledged writes might be lost: W replicas of some partitions, or all of them, died
+    /// before their copies were restored.
     DataAtRisk {
-        /// How many partitions, of 4096.
+        /// How many partitions are at risk, of 4096.
         partitions: usize,
     },
 }
 
-/// A subscription to [`Event`]s: [`Engine::events`](crate::Engine::events).
+/// A subscription to [`Event`]s, from [`Engine::events`](crate::Engine::events).
 ///
-/// It holds up to 1024 events that were not taken. When it is full, newer ones are dropped and counted;
-/// the engine never waits for a subscriber.
+/// It is an iterator that waits for the next event. It holds up to 1024 events that were not taken.
+/// If it is full, newer events are dropped and counted: the engine never waits for a subscriber.
 #[derive(Debug)]
 pub struct Events {
     receiver: flume::Receiver<Event>,
@@ -142,6 +148,7 @@ pub(crate) struct Subscriber {
     dropped: Arc<AtomicU64>,
 }
 
+/// Returns both ends of a new subscription.
 pub(crate) fn subscription() -> (Subscriber, Events) {
     let (sender, receiver) = flume::bounded(CAPACITY);
     let dropped = Arc::new(AtomicU64::new(0));
@@ -149,12 +156,13 @@ pub(crate) fn subscription() -> (Subscriber, Events) {
 }
 
 impl Subscriber {
-    /// Whether anybody still listens.
+    /// Whether the subscription still exists.
     pub(crate) fn is_heard(&self) -> bool {
         !self.sender.is_disconnected()
     }
 
-    /// Whether anybody still listens.
+    /// Sends an event, or counts it as dropped if the subscription is full. Returns whether the
+    /// subscription still exists.
     pub(crate) fn notify(&self, event: &Event) -> bool {
         match self.sender.try_send(event.clone()) {
             Ok(()) => true,
@@ -168,18 +176,19 @@ impl Subscriber {
 }
 
 impl Events {
-    /// The next event, waiting up to `timeout` for one. `None` when the time is up, or the engine has
-    /// stopped and every event was taken.
+    /// Returns the next event, and waits up to `timeout` for one.
+    ///
+    /// Returns `None` if the time is up, or if the engine has stopped and every event was taken.
     pub fn next_within(&self, timeout: Duration) -> Option<Event> {
         self.receiver.recv_timeout(timeout).ok()
     }
 
-    /// The next event, if one is here.
+    /// Returns the next event if there is one now.
     pub fn try_next(&self) -> Option<Event> {
         self.receiver.try_recv().ok()
     }
 
-    /// How many events were dropped because nobody took them in time.
+    /// Returns how many events were dropped because they were not taken in time.
     pub fn dropped(&self) -> u64 {
         self.dropped.load(Ordering::Relaxed)
     }
@@ -188,7 +197,8 @@ impl Events {
 impl Iterator for Events {
     type Item = Event;
 
-    /// Waits for the next event; `None` once the engine has stopped.
+    /// Waits for the next event. Returns `None` if the engine has stopped and every event was
+    /// taken.
     fn next(&mut self) -> Option<Event> {
         self.receiver.recv().ok()
     }

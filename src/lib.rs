@@ -14,15 +14,17 @@
 //! # }
 //! ```
 //!
-//! A node of a cluster is given an address and the addresses of others ([`Config::new`]); everything else
-//! stays the same.
+//! A node of a cluster is given its own address and the addresses of others ([`Config::new`]). All
+//! else stays the same.
+//!
+//! # How it works
 //!
 //! ```text
-//!  app threads              core threads, one shard each
+//!  app threads               core threads, one shard each
 //! ┌────────────┐ local read ┌──────────────────────────────────────────┐
-//! │ Engine     │───────────▶│ Store: table, timers, eviction           │
-//! │ (a handle) │──call─────▶│ Shard: store, quorums, handoff           │◀─▶ peers, TCP
-//! │            │◀─reply─────│                                          │
+//! │ Engine     │───────────▶│ store: table, expiry, eviction           │
+//! │ (a handle) │───call────▶│ shard: copies, quorums, handoff          │◀─▶ peers, TCP
+//! │            │◀──reply────│                                          │
 //! └────────────┘            └───────────────────▲──────────────────────┘
 //!                                               │ placements, connections
 //!                           ┌───────────────────┴──────────────────────┐
@@ -31,18 +33,73 @@
 //!                           └──────────────────────────────────────────┘
 //! ```
 //!
+//! A key's hash names its partition, one of 4096. A partition has one owner core on this node, and N
+//! replicas in the cluster. Only the owner core changes its shard. App threads read the shard's table
+//! directly, and send everything else as a message.
+//!
+//! # The house
+//!
+//! The source is a house of rooms on floors. A room names only rooms below it, and a test holds it to
+//! that.
+//!
+//! ```text
+//! ┌──────────┬────────────────────────────────────────────────────────────────────────────┐
+//! │ top      │ lib          this tour                                                     │
+//! │          │ engine       the handle: what an app can do                                │
+//! ├──────────┼────────────────────────────────────────────────────────────────────────────┤
+//! │ drivers  │ runtime      threads, sockets, the system's clock                          │
+//! │          │ sim          the same control and shard in virtual time (feature "sim")    │
+//! ├──────────┼────────────────────────────────────────────────────────────────────────────┤
+//! │ protocol │ control      members -> placement -> what the cores are told               │
+//! │          │ shard        one core's share of a node: it joins three parts              │
+//! │          │  ├ coordinator   the calls of this node's apps                             │
+//! │          │  ├ replica       the copies that this core keeps                           │
+//! │          │  └ data_centers  what passes between sites                                 │
+//! │          │ replication  one machine a file: quorum, write, read, handoff,             │
+//! │          │              anti_entropy, purge, relay                                    │
+//! ├──────────┼────────────────────────────────────────────────────────────────────────────┤
+//! │ ground   │ config       what an app chose, checked                                    │
+//! │          │ wire         messages, frames, handshake, codec, timing                    │
+//! │          │ store        the table of a core: merge, limit, expiry, walk               │
+//! │          │ membership, placement, entry, quorums, types, clock, events, error,        │
+//! │          │ options, discovery, sync, mutants                                          │
+//! └──────────┴────────────────────────────────────────────────────────────────────────────┘
+//! ```
+//!
+//! The protocol and the ground are pure, except for the table's memory: state machines that get events
+//! and the time, and return actions. They own no thread, socket, clock or random source. So the
+//! simulator runs the same code as production, and replays a history from one number.
+//!
 //! # Reading the source
 //!
-//! In this order: [`engine`](Engine), `wire/message`, `entry`, `store` and its `table`, `shard`,
-//! `replication/write`, `runtime/core_thread`, and how calls reach it: `runtime/mailbox`, `ring`, `bell`, `slot`.
-//! Everything outside `runtime` is pure: state machines that are told events and the time, and return actions. `sim`
-//! drives the same code with a time and a network of its own.
+//! In this order, in half an hour:
+//!
+//! 1. `engine/mod.rs`: what an app can do.
+//! 2. `wire/message.rs`: what nodes say to each other, as one story.
+//! 3. `shard/interface.rs` and `shard/mod.rs`: what goes into a shard and what comes out.
+//! 4. `shard/coordinator/writes.rs` with `replication/write.rs`: how a write is acknowledged.
+//! 5. `shard/replica/serve.rs` with `entry.rs`: how a replica applies it.
+//! 6. `shard/replica/lists.rs` with `replication/handoff`: how replicas change without a loss.
+//! 7. `runtime/core_thread.rs`: the loop that drives a shard.
+//! 8. `sim/mod.rs`: the same shard under virtual time.
 
+// The top.
+mod engine;
+
+// The drivers.
+mod runtime;
+#[cfg(feature = "sim")]
+pub mod sim;
+
+// The protocol.
+mod control;
+mod replication;
+mod shard;
+
+// The ground.
 mod clock;
 mod config;
-mod control;
 mod discovery;
-mod engine;
 mod entry;
 mod error;
 mod events;
@@ -51,11 +108,7 @@ mod mutants;
 mod options;
 mod placement;
 mod prefetch;
-mod replication;
-mod runtime;
-mod shard;
-#[cfg(feature = "sim")]
-pub mod sim;
+mod quorums;
 mod simulated;
 mod store;
 mod sync;
@@ -71,6 +124,7 @@ pub use error::{
 };
 pub use events::{Event, Events, MemberInfo, MemberState};
 pub use options::{Eviction, IdleStrategy, Quorum, ReadOptions, Replicas, WriteOptions};
+pub use quorums::Count;
 pub use runtime::completions::{Completed, Completion, Completions, Ticket};
 pub use shard::LocalShard;
 pub use types::{MAX_CORES, MAX_KEY_BYTES, MAX_NAME_BYTES, MAX_REPLICAS, MAX_VALUE_BYTES, NodeId};

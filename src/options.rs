@@ -1,16 +1,18 @@
-//! What an app chooses: what a full node does, and what a single call may ask for differently from the
-//! configuration.
+//! What an app chooses: the number of copies, what a full node does, what an idle core does, and
+//! what a single call asks for.
 
 use std::time::Duration;
 
-/// On how many nodes each key is kept: [`Config::replicas`](crate::Config::replicas).
+/// How many nodes keep a copy of each key, for [`Config::replicas`](crate::Config::replicas).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Replicas {
-    /// On so many, from 1 to [`MAX_REPLICAS`](crate::MAX_REPLICAS).
+    /// This number of nodes, from 1 to [`MAX_REPLICAS`](crate::MAX_REPLICAS).
     Count(usize),
-    /// On every node of the data center, up to 255: for what all of them read all the time and few write, as
-    /// configuration. All reads of one replica are answered from memory, and each write goes to every node.
+    /// Every node of the data center, up to 255 nodes.
+    ///
+    /// This is for data that all nodes read often and few write, such as configuration. Every read
+    /// with R = 1 is answered from memory, and every write goes to every node.
     All,
 }
 
@@ -24,80 +26,77 @@ impl From<usize> for Replicas {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Quorum {
-    /// W for a write, R for a read.
+    /// As configured: W replicas for a write, R for a read.
     #[default]
     Configured,
-    /// More than half of N, and no fewer than configured.
+    /// More than half of the N replicas, or as configured if that is more.
     Majority,
-    /// All N.
+    /// All N replicas.
     All,
-    /// Exactly so many. A write may ask for more than W, never for fewer; where every node keeps a copy
-    /// ([`Replicas::All`]) it cannot ask so.
+    /// Exactly this number of replicas: from W to N for a write, from 1 to N for a read.
+    ///
+    /// With [`Replicas::All`], a write cannot ask for a number, and a read for no more than
+    /// [`MAX_REPLICAS`](crate::MAX_REPLICAS).
     Count(usize),
 }
 
-impl Quorum {
-    /// How many replicas this means.
-    #[inline]
-    pub(crate) fn count(self, configured: usize, replicas: usize) -> usize {
-        match self {
-            Self::Configured => configured,
-            Self::Majority => configured.max(replicas / 2 + 1),
-            Self::All => replicas,
-            Self::Count(count) => count,
-        }
-    }
-}
-
-/// What a node does when its [`Config::max_memory`](crate::Config::max_memory) is full. Without that limit
-/// neither of these matters.
+/// What a node does when its [`Config::max_memory`](crate::Config::max_memory) is full. Without
+/// that limit it has no effect.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Eviction {
-    /// Forgets keys that were not read lately to make room for new ones, by the SIEVE algorithm: the node
-    /// is a cache.
+    /// Evicts keys that were not read lately, by the SIEVE algorithm: the node is a cache.
     #[default]
     Sieve,
-    /// Forgets nothing: writes that need room fail with
-    /// [`OutOfMemory`](crate::NotApplied::OutOfMemory). A value that replaces another needs room beside it.
+    /// Evicts nothing: writes that need room fail with
+    /// [`OutOfMemory`](crate::NotApplied::OutOfMemory).
+    ///
+    /// To replace a value, a node needs room for the old and the new one.
     None,
 }
 
-/// What a core thread does when it has nothing to do, and a caller that waits for its answer: how much
-/// processor time the engine may trade for latency. A thread that is awake is reached in some hundred
-/// nanoseconds; one that sleeps must be woken by the system, which takes microseconds, tens of them where both
-/// ends sleep.
+/// What a core thread does without work, and what a caller does while it waits for an answer.
+///
+/// It trades processor time for latency. A thread that is awake is reached within some hundred
+/// nanoseconds. A thread that sleeps must be woken by the system, which takes microseconds, and
+/// tens of them if both ends sleep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum IdleStrategy {
-    /// Sleeps at once. Least processor time, for background work and crowded machines.
+    /// Sleeps at once: the least processor time, for background work and crowded machines.
     Park,
-    /// Looks for work a while before it sleeps, for as long as that has paid lately: calls in quick succession,
-    /// and answers from the network under load, are met awake. Where the cores of this process leave no
-    /// processor to anybody else, it sleeps at once.
+    /// Looks for work for a while, and then sleeps.
+    ///
+    /// A thread looks for as long as that has paid lately, so that calls in quick succession, and
+    /// answers from the network under load, find it awake. If the cores of this process leave no
+    /// processor to other threads, it sleeps at once.
     Adaptive {
-        /// The longest that a thread looks; at most 10 ms.
+        /// The longest time that a thread looks for work; at most 10 ms.
         max_spin: Duration,
     },
-    /// Never sleeps: each core thread uses a processor of its own up, whether or not there is work. For
-    /// dedicated processors, together with [`Config::pin_cpus`](crate::Config::pin_cpus). Callers wait as in the
-    /// default.
+    /// Never sleeps: each core thread uses up one processor, with or without work.
+    ///
+    /// This is for dedicated processors, together with
+    /// [`Config::pin_cpus`](crate::Config::pin_cpus). Callers wait as with the default.
     Busy,
 }
 
 impl IdleStrategy {
-    /// As long as waking takes where both ends sleep: who looks for longer has lost more than sleeping costs.
+    /// About as long as waking takes if both ends sleep: a thread that looks for longer has lost
+    /// more than sleeping costs.
     pub(crate) const DEFAULT_SPIN: Duration = Duration::from_micros(50);
 }
 
-/// Adaptive, for at most 50 µs.
 impl Default for IdleStrategy {
+    /// Returns [`Adaptive`](Self::Adaptive) with at most 50 µs.
     fn default() -> Self {
         Self::Adaptive { max_spin: Self::DEFAULT_SPIN }
     }
 }
 
-/// For [`Engine::set_with`](crate::Engine::set_with) and [`Engine::delete_with`](crate::Engine::delete_with).
+/// Options of a single write, for [`Engine::set_with`](crate::Engine::set_with),
+/// [`Engine::delete_with`](crate::Engine::delete_with) and
+/// [`Engine::apply_with`](crate::Engine::apply_with).
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct WriteOptions {
@@ -107,31 +106,36 @@ pub struct WriteOptions {
 }
 
 impl WriteOptions {
-    /// As configured: no expiry, W, the configured timeout.
+    /// Returns the options of a plain write: no time to live, W acknowledgements, the configured
+    /// timeout.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// The value disappears after this time, counted in whole milliseconds, at least one.
+    /// Sets the time after which the value expires, in whole milliseconds; default never.
+    ///
+    /// It is at least 1 ms, and must end before the year 10000.
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.ttl = Some(ttl);
         self
     }
 
-    /// How many replicas must have applied the write. Not fewer than W.
+    /// Sets how many replicas must have applied the write, at least W; default W.
     pub fn quorum(mut self, quorum: Quorum) -> Self {
         self.quorum = quorum;
         self
     }
 
-    /// How long the call may take.
+    /// Sets how long the call may take; default
+    /// [`Config::request_timeout`](crate::Config::request_timeout).
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self
     }
 }
 
-/// For [`Engine::get_with`](crate::Engine::get_with).
+/// Options of a single read, for [`Engine::get_with`](crate::Engine::get_with) and
+/// [`Engine::submit_get`](crate::Engine::submit_get).
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct ReadOptions {
@@ -142,36 +146,45 @@ pub struct ReadOptions {
 }
 
 impl ReadOptions {
-    /// As configured: R, the configured timeout.
+    /// Returns the options of a plain read: R answers, the configured timeout.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// How many replicas must answer. A single read of two or more sees the newest of those; that it sees
-    /// every acknowledged write takes a [`Config::read_quorum`](crate::Config::read_quorum) of two or more,
-    /// by which writes go too.
+    /// Sets how many replicas must answer; default R.
+    ///
+    /// A single read of two or more sees the newest value of those that answer. It sees every
+    /// acknowledged write only if [`Config::read_quorum`](crate::Config::read_quorum) is two or
+    /// more, because writes follow that, too.
     pub fn quorum(mut self, quorum: Quorum) -> Self {
         self.quorum = quorum;
         self
     }
 
-    /// How long the call may take.
+    /// Sets how long the call may take; default
+    /// [`Config::request_timeout`](crate::Config::request_timeout).
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self
     }
 
-    /// Only what this node holds: never waits for the network, and a miss is not confirmed by others.
-    /// Fails with [`NotLocal`](crate::ReadError::NotLocal) where this node holds no current copy.
+    /// Reads only what this node holds: the call never waits for the network, and no other node
+    /// confirms a miss.
+    ///
+    /// The call fails with [`NotLocal`](crate::ReadError::NotLocal) if this node holds no current
+    /// copy. It takes the place of [`any_data_center`](Self::any_data_center).
     pub fn local(mut self) -> Self {
         self.local = true;
         self.anywhere = false;
         self
     }
 
-    /// Asks the other data centers, too, where this node's own finds nothing or cannot answer; by default it alone is asked.
-    /// For a data center that is new, or was cut off and has not caught up yet. That there is nothing says that all which
-    /// have a living member have nothing; where one of them does not answer, the read fails.
+    /// Asks the other data centers, too, if this node's own finds no value or cannot answer. By
+    /// default only its own is asked.
+    ///
+    /// This is for a data center that is new, or was cut off and has not caught up yet. `None`
+    /// means that every data center with a live member has no value. If one of them does not
+    /// answer, the read fails. It takes the place of [`local`](Self::local).
     pub fn any_data_center(mut self) -> Self {
         self.anywhere = true;
         self.local = false;

@@ -10,7 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use gridkv::{
-    Config, ConfigError, Engine, Error, Event, Eviction, LeaveError, MAX_KEY_BYTES, MAX_VALUE_BYTES,
+    Config, ConfigError, Count, Engine, Error, Event, Eviction, LeaveError, MAX_KEY_BYTES, MAX_VALUE_BYTES,
     MemberState, NotApplied, NotReady, NotSafe, Quorum, ReadError, ReadOptions, Risk, StartError, TimeToLive,
     WriteError, WriteOptions,
 };
@@ -113,11 +113,15 @@ fn options_that_cannot_be_kept_are_refused() {
     }
     for asked in [0, 2] {
         let write = WriteOptions::new().quorum(Quorum::Count(asked));
-        let error = NotApplied::BadQuorum { asked, write_quorum: 1, replicas: 1 };
+        let error =
+            NotApplied::BadQuorum { asked, write_quorum: Count::Exactly(1), replicas: Count::Exactly(1) };
         assert_eq!(engine.set_with("k", "v", &write), not_applied(error.clone()));
         assert_eq!(engine.delete_with("k", &write), not_applied(error));
         let read = ReadOptions::new().quorum(Quorum::Count(asked));
-        assert_eq!(engine.get_with("k", &read), Err(ReadError::BadQuorum { asked, replicas: 1 }));
+        assert_eq!(
+            engine.get_with("k", &read),
+            Err(ReadError::BadQuorum { asked, replicas: Count::Exactly(1) })
+        );
     }
     let no_time = WriteOptions::new().timeout(Duration::ZERO);
     wait_until("no time is hardly ever enough", || {
@@ -546,7 +550,8 @@ fn a_read_of_two_sees_every_write_from_anywhere() {
         let value = engines[2].get_with("q", &ReadOptions::new().quorum(quorum)).unwrap();
         assert_eq!(value.as_deref(), Some(&b"v"[..]));
     }
-    let error = NotApplied::BadQuorum { asked: 1, write_quorum: 2, replicas: 3 };
+    let error =
+        NotApplied::BadQuorum { asked: 1, write_quorum: Count::Exactly(2), replicas: Count::Exactly(3) };
     let one = WriteOptions::new().quorum(Quorum::Count(1));
     assert_eq!(engines[0].set_with("q", "v", &one), not_applied(error));
 }

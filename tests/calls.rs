@@ -13,7 +13,7 @@ use std::thread;
 use std::time::Duration;
 
 use gridkv::{
-    Batch, Completed, Completions, Config, Engine, IdleStrategy, LeaveError, LoadError, MAX_KEY_BYTES,
+    Batch, Completed, Completions, Config, Count, Engine, IdleStrategy, LeaveError, LoadError, MAX_KEY_BYTES,
     MAX_VALUE_BYTES, NotApplied, NotReady, NotSafe, Quorum, ReadError, ReadOptions, RunError, SubmitError,
     Ticket, TimeToLive, WriteError, WriteOptions,
 };
@@ -136,7 +136,8 @@ fn options_of_a_batch_are_for_those_writes_that_have_none_of_their_own() {
     let results = engine.apply_with(batch(), &WriteOptions::new().ttl(ttl));
     assert_eq!(results, [not_applied(NotApplied::BadTtl { ttl }), Ok(()), Ok(())]);
 
-    let error = NotApplied::BadQuorum { asked: 2, write_quorum: 1, replicas: 1 };
+    let error =
+        NotApplied::BadQuorum { asked: 2, write_quorum: Count::Exactly(1), replicas: Count::Exactly(1) };
     let results = engine.apply_with(batch(), &WriteOptions::new().quorum(Quorum::Count(2)));
     assert_eq!(results, vec![not_applied(error); 3]);
 
@@ -995,11 +996,12 @@ fn a_call_that_cannot_be_made_takes_no_place() {
     let ttl = Duration::ZERO;
     let error = SubmitError::NotApplied(NotApplied::BadTtl { ttl });
     assert_eq!(engine.submit_set(&completions, "k", "v", &writing.clone().ttl(ttl)), Err(error));
-    let error = NotApplied::BadQuorum { asked: 2, write_quorum: 1, replicas: 1 };
+    let error =
+        NotApplied::BadQuorum { asked: 2, write_quorum: Count::Exactly(1), replicas: Count::Exactly(1) };
     let two = writing.clone().quorum(Quorum::Count(2));
     assert_eq!(engine.submit_set(&completions, "k", "v", &two), Err(SubmitError::NotApplied(error)));
     let two = ReadOptions::new().quorum(Quorum::Count(2));
-    let error = SubmitError::BadReadQuorum { asked: 2, replicas: 1 };
+    let error = SubmitError::BadReadQuorum { asked: 2, replicas: Count::Exactly(1) };
     assert_eq!(engine.submit_get(&completions, "k", &two), Err(error));
     assert_eq!(completions.in_use(), 0);
     engine.abort();

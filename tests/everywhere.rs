@@ -6,7 +6,7 @@ mod support;
 use std::time::Duration;
 
 use gridkv::{
-    Config, ConfigError, Engine, NotApplied, Quorum, ReadOptions, Replicas, WriteError, WriteOptions,
+    Config, ConfigError, Count, Engine, NotApplied, Quorum, ReadOptions, Replicas, WriteError, WriteOptions,
 };
 use support::{address, cluster, node, start, wait_settled, wait_until};
 
@@ -94,9 +94,9 @@ fn settings_that_make_no_sense_are_refused_in_clear_words() {
     assert_eq!(error(config().unacknowledged(17)), ConfigError::BadUnacknowledged { unacknowledged: 17 });
     let too_many = ConfigError::TooManyUnacknowledged { unacknowledged: 2, read_quorum: 2 };
     assert_eq!(error(config().unacknowledged(2).read_quorum(2)), too_many);
-    let without = ConfigError::UnacknowledgedWithoutAll { replicas: 3 };
+    let without = ConfigError::UnacknowledgedWithoutAll { replicas: Count::Exactly(3) };
     assert_eq!(error(node("a").unacknowledged(1)), without);
-    let majority = ConfigError::BadMajority { nodes: 2, replicas: 3 };
+    let majority = ConfigError::BadMajority { nodes: 2, least: 3 };
     assert_eq!(error(config().require_majority(2)), majority);
 
     // A number on one node, and all on the other.

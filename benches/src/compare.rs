@@ -44,8 +44,8 @@ impl<'a> Contender<'a> {
         Self::batches(name, draws, 1, move |keys| read(black_box(&keys[0])))
     }
 
-    /// The same, where each call waits for the value of the one before: the processor cannot overlap
-    /// them.
+    /// The same, where each call waits for the value of the one before: the processor cannot
+    /// overlap them.
     pub fn reads_in_turn(name: &'static str, draws: &'a Draws, read: impl Fn(&Key) -> u64 + 'a) -> Self {
         let zero = black_box(0);
         Self::batches(name, draws, CHUNK, move |keys| {
@@ -149,7 +149,7 @@ pub struct Spread {
 impl Spread {
     /// # Panics
     ///
-    /// Where there is no measurement.
+    /// If there is no measurement.
     pub fn of(mut measured: Vec<f64>) -> Self {
         assert!(!measured.is_empty(), "something was measured");
         measured.sort_by(f64::total_cmp);
@@ -161,8 +161,8 @@ impl Spread {
         Self { median: at(0.5), quartiles: (at(0.25), at(0.75)), range: (at(0.0), at(1.0)) }
     }
 
-    /// Whether this, the ratio of a contender to itself, is what it must be: 1 within its own spread,
-    /// and within 5 %.
+    /// Whether this, the ratio of a contender to itself, is what it must be: 1 within its own
+    /// spread, and within 5 %.
     pub fn is_even(&self) -> bool {
         self.range.0 <= 1.0 && 1.0 <= self.range.1 && (self.median - 1.0).abs() <= 0.05
     }

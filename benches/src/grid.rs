@@ -26,7 +26,7 @@ pub fn config() -> Config {
 ///
 /// # Panics
 ///
-/// Where the engine does not start.
+/// If the engine does not start.
 pub fn start(config: Config, cpus: &Cpus) -> Engine {
     let engine = on_cpus(&[cpus.owner], || Engine::start(config).expect("the engine starts"));
     engine.wait_ready(LATE).expect("a single node is ready");
@@ -52,7 +52,7 @@ pub fn filled(keys: u64, cpus: &Cpus) -> Engine {
 ///
 /// # Panics
 ///
-/// Where a write fails.
+/// If a write fails.
 pub fn load(engine: &Engine, family: Family, numbers: std::ops::Range<u64>) {
     let options = match family {
         Family::Plain => WriteOptions::new(),
@@ -75,7 +75,7 @@ pub fn load(engine: &Engine, family: Family, numbers: std::ops::Range<u64>) {
 ///
 /// # Panics
 ///
-/// Where it is not.
+/// If it is not.
 #[inline]
 pub fn read(engine: &Engine, key: &keys::Key) -> u64 {
     engine.read(key, keys::look).expect("a running engine reads").expect("a loaded key is there")

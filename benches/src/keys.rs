@@ -41,15 +41,16 @@ pub fn value(number: u64) -> [u8; VALUE_BYTES] {
     [number as u8 | 1; VALUE_BYTES]
 }
 
-/// What every reader does with a value: its first byte and its length, so that it has been looked at.
+/// What every reader does with a value: its first byte and its length, so that it has been looked
+/// at.
 #[inline]
 pub fn look(value: &[u8]) -> u64 {
     value.first().map_or(0, |&first| u64::from(first)) + value.len() as u64
 }
 
 /// Keys in the order in which they are asked for, drawn beforehand, so that drawing costs every
-/// contender the same. Laid out in that order: a caller has its key at hand, and fetching it is not what
-/// is measured.
+/// contender the same. Laid out in that order: a caller has its key at hand, and fetching it is not
+/// what is measured.
 #[derive(Debug)]
 pub struct Draws {
     keys: Vec<Key>,
@@ -130,8 +131,8 @@ fn mix(number: u64) -> u64 {
     mixed ^ (mixed >> 31)
 }
 
-/// XXH3-64 with a seed, in one go over a key: what gridkv does, and no dearer. (The streaming form of
-/// the same hash sets up hundreds of bytes of state for each key.)
+/// XXH3-64 with a seed, in one go over a key: what gridkv does, and no dearer. (The streaming form
+/// of the same hash sets up hundreds of bytes of state for each key.)
 #[derive(Clone, Copy, Debug)]
 pub struct Xxh3 {
     seed: u64,

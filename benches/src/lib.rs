@@ -1,5 +1,5 @@
-//! What the report and the conventional suite share: the machine, the keys, the engine under test, its
-//! rivals, and how two of them are compared.
+//! What the report and the conventional suite share: the machine, the keys, the engine under test,
+//! its rivals, and how two of them are compared.
 //!
 //! `cargo run --release -p gridkv-benches --bin report` is the main piece; `README.md` says how it
 //! measures.

@@ -6,14 +6,15 @@ use std::thread;
 
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
-/// The CPUs that this process was given, and what each is for. Taken once, before anything is pinned.
+/// The CPUs that this process was given, and what each is for. Taken once, before anything is
+/// pinned.
 #[derive(Clone, Debug)]
 pub struct Cpus {
     /// Where the measuring thread runs.
     pub reader: usize,
-    /// Where the engine's threads run. The reader's own where there is one CPU only.
+    /// Where the engine's threads run: the reader's own CPU if there is only one.
     pub owner: usize,
-    /// Where threads run that drive writes: neither of the two where there are more, the owner's else.
+    /// Where threads run that drive writes: a third CPU if there is one, the owner's otherwise.
     pub drivers: Vec<usize>,
     /// All of them.
     pub all: Vec<usize>,
@@ -22,7 +23,7 @@ pub struct Cpus {
 impl Cpus {
     /// # Panics
     ///
-    /// Where the kernel does not say which CPUs there are.
+    /// If the kernel does not say which CPUs there are.
     pub fn given() -> Self {
         let set = sched_getaffinity(None).expect("the kernel tells the CPUs of this process");
         let all: Vec<usize> = (0..CpuSet::MAX_CPU).filter(|&cpu| set.is_set(cpu)).collect();
@@ -38,11 +39,11 @@ impl Cpus {
     }
 }
 
-/// Pins the calling thread, and whatever threads and processes it starts from now on.
+/// Pins the calling thread, and all threads and processes that it starts from now on.
 ///
 /// # Panics
 ///
-/// Where the kernel does not allow it: figures of threads that wander are worth nothing.
+/// If the kernel does not allow it: figures of threads that wander are worth nothing.
 pub fn pin(cpu: usize) {
     allow(&[cpu]);
 }
@@ -53,11 +54,12 @@ fn allow(cpus: &[usize]) {
     sched_setaffinity(None, &set).expect("this thread may be pinned");
 }
 
-/// Runs `work` on a thread of its own that keeps to `cpus`, and waits for it. So does what it starts.
+/// Runs `work` on a thread of its own that keeps to `cpus`, and waits for it. So does what it
+/// starts.
 ///
 /// # Panics
 ///
-/// Where `work` does.
+/// If `work` panics.
 pub fn on_cpus<T: Send>(cpus: &[usize], work: impl FnOnce() -> T + Send) -> T {
     thread::scope(|scope| {
         let pinned = scope.spawn(|| {

@@ -1,5 +1,6 @@
-//! The rivals, each as its user would hold keys and values of any length: `Box<[u8]>`, or `Arc<[u8]>`
-//! where a read gives out a clone. All with one hasher, all from the system's allocator.
+//! The rivals, each as its user would hold keys and values of any length: `Box<[u8]>`, or
+//! `Arc<[u8]>` where a read gives out a clone. All with one hasher, all from the system's
+//! allocator.
 
 use std::sync::Arc;
 
@@ -24,7 +25,7 @@ pub trait Rival: Sized {
     /// Stores a value, with exclusive access.
     fn put(&mut self, key: &Key, value: &[u8]);
 
-    /// Does whatever maintenance it would otherwise do now and then within calls.
+    /// Does the maintenance that it would otherwise do now and then within calls.
     fn settle(&self) {}
 
     /// One with the first `keys` keys. A cache has twice the room, so that it evicts nothing.
@@ -65,8 +66,8 @@ impl Rival for Hashbrown {
     }
 }
 
-/// Unsynchronised, and with keys of one length inside the table: what no store for keys of any length
-/// can do.
+/// Unsynchronised, and with keys of one length inside the table: what no store for keys of any
+/// length can do.
 #[derive(Debug)]
 pub struct HashbrownInline(hashbrown::HashMap<Key, [u8; VALUE_BYTES], Xxh3>);
 
@@ -200,7 +201,7 @@ impl Shared for QuickCache {
     }
 }
 
-/// A cache: TinyLFU, with the accesses recorded beside a concurrent table.
+/// A cache: TinyLFU, with the accesses recorded next to a concurrent table.
 #[derive(Debug)]
 pub struct Moka(moka::sync::Cache<Bytes, Arc<[u8]>, Xxh3>);
 
@@ -236,11 +237,11 @@ impl Shared for Moka {
 pub struct Lru(lru::LruCache<Key, (), Xxh3>);
 
 impl Lru {
-    /// Room for so many entries.
+    /// Returns a cache with room for this number of entries.
     ///
     /// # Panics
     ///
-    /// Where that is none.
+    /// If that number is zero.
     pub fn empty(capacity: u64) -> Self {
         let capacity = std::num::NonZeroUsize::new(capacity as usize).expect("room for an entry");
         Self(lru::LruCache::with_hasher(capacity, Xxh3::default()))

@@ -1,19 +1,22 @@
-//! Many writes at once.
+//! [`Batch`] and [`Engine::apply`]: many writes at once, one message to each core.
 
 use std::time::Duration;
 
-use super::{Engine, Span};
+use super::Engine;
+use super::calls::Span;
 use crate::clock::Version;
 use crate::entry::{Content, Entry};
 use crate::error::{NotApplied, WriteError};
 use crate::options::WriteOptions;
-use crate::runtime::reply::Reply;
+use crate::runtime::reply::{NoReply, Reply};
 use crate::shard::{Call, Outcome, WriteCall, check_lengths, expires_at_ms};
 use crate::types::CoreId;
 
-/// Writes that are made together by [`Engine::apply`]: one message to each core that owns some of the keys, and
-/// one wait for all answers. It is no transaction: each write succeeds or fails by itself, and others may see some
-/// of them before the rest.
+/// A list of writes that [`Engine::apply`] makes together.
+///
+/// Each core that owns some of the keys gets one message, and the caller waits once for all
+/// answers. It is no transaction: each write succeeds or fails by itself, and others might see some
+/// of the writes before the rest.
 ///
 /// ```
 /// # use gridkv::{Batch, Config, Engine};
@@ -28,54 +31,54 @@ pub struct Batch {
 
 #[derive(Clone, Debug)]
 struct Operation {
-    /// What its key is to be; without a time to live so far.
+    /// The entry that the key gets, without a version and without a time to live so far.
     entry: Result<Entry, NotApplied>,
     ttl: Option<Duration>,
 }
 
-/// What goes to one core.
+/// The writes that go to one core.
 #[derive(Default)]
 struct Part {
     calls: Vec<Call>,
-    /// Where the results belong.
+    /// The index of each write in the batch.
     indices: Vec<usize>,
-    /// Of all values.
+    /// The length of all values together.
     bytes: usize,
-    needed: usize,
 }
 
 impl Batch {
-    /// Without any write so far.
+    /// Returns an empty batch.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// With room for so many writes.
+    /// Returns an empty batch with room for this number of writes.
     pub fn with_capacity(writes: usize) -> Self {
         Self { operations: Vec::with_capacity(writes) }
     }
 
-    /// Stores `value` under `key`.
+    /// Adds a write that stores `value` under `key`.
     pub fn set(self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Self {
         self.add(key.as_ref(), Content::Value(value.as_ref()), None)
     }
 
-    /// Stores `value` under `key`, where it disappears after `ttl`, counted from when the batch is applied.
+    /// Adds a write that stores `value` under `key` for `ttl`, counted from when the batch is
+    /// applied.
     pub fn set_with_ttl(self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>, ttl: Duration) -> Self {
         self.add(key.as_ref(), Content::Value(value.as_ref()), Some(ttl))
     }
 
-    /// Deletes `key`.
+    /// Adds a delete of `key`.
     pub fn delete(self, key: impl AsRef<[u8]>) -> Self {
         self.add(key.as_ref(), Content::Tombstone, None)
     }
 
-    /// How many writes there are.
+    /// Returns the number of writes.
     pub fn len(&self) -> usize {
         self.operations.len()
     }
 
-    /// Whether there is none.
+    /// Returns whether the batch has no writes.
     pub fn is_empty(&self) -> bool {
         self.operations.is_empty()
     }
@@ -88,22 +91,30 @@ impl Batch {
 }
 
 impl Engine {
-    /// Makes the writes of a batch together, which costs a fraction of what they cost one by one. One result for
-    /// each, in their order. Writes of the same key take effect in their order, except under a
-    /// [`read_quorum`](crate::Config::read_quorum) of two or more, where they are concurrent.
+    /// Makes the writes of a batch together, and returns one result for each, in their order.
+    ///
+    /// This costs a fraction of the same writes one by one. Writes to one key take effect in their
+    /// order. The exception is a [`read_quorum`](crate::Config::read_quorum) of two or more: then
+    /// they are concurrent.
     pub fn apply(&self, batch: Batch) -> Vec<Result<(), WriteError>> {
         self.apply_with(batch, &WriteOptions::new())
     }
 
-    /// [`apply`](Self::apply) with a quorum or a timeout for all of the writes, and a time to live for those that
-    /// store a value and have none of their own.
+    /// Makes the writes of a batch like [`apply`](Self::apply), with a quorum or a timeout for all
+    /// of them.
+    ///
+    /// A time to live in `options` holds for each write that stores a value and has none of its
+    /// own.
     pub fn apply_with(&self, batch: Batch, options: &WriteOptions) -> Vec<Result<(), WriteError>> {
         let span = self.span(options.timeout);
-        let needed = self.needed(self.inner.settings.write_quorum);
+        let quorums = self.inner.settings.quorums;
+        // If it asks for what cannot be had, each write says so.
+        let quorum = quorums.of_write(options.quorum).unwrap_or(quorums.write);
+        let unanswered = self.no_write(Err(NoReply::TimedOut), quorum);
         let mut results = Vec::with_capacity(batch.len());
         let mut parts: Vec<Part> = self.cores().map(|_| Part::default()).collect();
         for (index, operation) in batch.operations.into_iter().enumerate() {
-            results.push(Err(WriteError::Indeterminate { acked: 0, needed }));
+            results.push(Err(unanswered.clone()));
             match self.batched(operation, options, span) {
                 Ok(call) => parts[usize::from(self.core_of(call.hash).0)].add(index, call),
                 Err(error) => results[index] = Err(error.into()),
@@ -111,24 +122,24 @@ impl Engine {
         }
         let mut sent = Vec::with_capacity(parts.len());
         for (core, part) in self.cores().zip(parts).filter(|(_, part)| !part.calls.is_empty()) {
-            let Part { calls, indices, bytes, needed } = part;
+            let Part { calls, indices, bytes } = part;
             match self.send_part(core, calls, bytes, span) {
-                Ok(reply) => sent.push((core, indices, needed, reply)),
+                Ok(reply) => sent.push((core, indices, reply)),
                 Err(error) => indices.iter().for_each(|index| results[*index] = Err(error.clone().into())),
             }
         }
-        for (core, indices, needed, reply) in sent {
+        for (core, indices, reply) in sent {
             match self.wait(core, reply, span) {
                 Ok(Outcome::Many(outcomes)) => {
                     for (index, outcome) in indices.into_iter().zip(outcomes) {
                         results[index] = match outcome {
                             Outcome::Written(result) => result,
-                            other => Err(self.no_write(Ok(other), needed)),
+                            other => Err(self.no_write(Ok(other), quorum)),
                         };
                     }
                 }
                 other => {
-                    let error = self.no_write(other, needed);
+                    let error = self.no_write(other, quorum);
                     indices.into_iter().for_each(|index| results[index] = Err(error.clone()));
                 }
             }
@@ -164,7 +175,6 @@ impl Engine {
 
 impl Part {
     fn add(&mut self, index: usize, call: WriteCall) {
-        self.needed = call.quorum;
         self.bytes += call.entry.value().map_or(0, <[u8]>::len);
         self.indices.push(index);
         self.calls.push(Call::Write(call));

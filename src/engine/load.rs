@@ -1,4 +1,7 @@
 //! [`Engine::get_or_insert_with`]: one loader at a time for each key.
+//!
+//! The first caller that misses a key loads it. Others on this node that miss the key wait for the
+//! first one's value. If its loader fails or panics, the next of them loads.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -25,19 +28,20 @@ struct Load {
 
 enum State {
     Loading,
-    /// Stored, or not.
+    /// The value, and whether it was stored.
     Loaded(Arc<[u8]>, Result<(), WriteError>),
-    /// Somebody else may try.
+    /// The next caller may try.
     Failed,
 }
 
-/// What a caller that found nothing is to do.
-enum Turn<'a> {
+/// What a caller that found no value does next.
+enum LoadRole<'a> {
     Load(Loading<'a>),
     Wait(Arc<Load>),
 }
 
-/// The right to load a key. Dropped without a value, by a panic too, it lets the next one try.
+/// The right to load a key. If it is dropped without a value, by a panic too, the next caller
+/// loads.
 struct Loading<'a> {
     loads: &'a Loads,
     key: &'a [u8],
@@ -45,13 +49,16 @@ struct Loading<'a> {
 }
 
 impl Engine {
-    /// The value of `key`, or where there is none what `load` returns, stored with this time to live (`None`: for
-    /// ever). While one caller loads, others on this node that miss the same key wait for its value, at most for
-    /// [`request_timeout`](crate::Config::request_timeout), instead of loading it too. When its `load` panics,
-    /// the next of them loads.
+    /// Returns the value of `key`. If there is none, stores what `load` returns and returns that.
     ///
-    /// What `load` returns is stored like any other write: over what somebody else has written, or deleted, while it
-    /// was loading. Where a change invalidates a cached value, let the loader see the change before it is made known.
+    /// `ttl` is the time to live of the loaded value; `None` is for ever. While one caller loads,
+    /// other callers on this node that miss the same key wait for its value instead of loading it,
+    /// too. They wait at most [`request_timeout`](crate::Config::request_timeout). If `load`
+    /// panics, the next of them loads.
+    ///
+    /// The loaded value is stored like any other write: it replaces what was written or deleted
+    /// during the load. If a change invalidates a cached value, let the loader see the change
+    /// before you delete the key.
     ///
     /// ```
     /// # use std::time::Duration;
@@ -65,7 +72,7 @@ impl Engine {
     ///
     /// # Errors
     ///
-    /// [`LoadError`]. Where only storing has failed, it has the value.
+    /// [`LoadError`]. If only storing failed, the error has the value.
     pub fn get_or_insert_with<V: Into<Vec<u8>>>(
         &self,
         key: impl AsRef<[u8]>,
@@ -75,12 +82,14 @@ impl Engine {
         self.get_or_try_insert_with(key, ttl, || Ok(load()))
     }
 
-    /// [`get_or_insert_with`](Self::get_or_insert_with), where loading may fail: the caller whose `load` did gets
-    /// its error, and the next that waits loads.
+    /// Returns the value of `key`, or loads it like
+    /// [`get_or_insert_with`](Self::get_or_insert_with) with a loader that can fail.
+    ///
+    /// The caller whose `load` failed gets its error, and the next caller that waits loads.
     ///
     /// # Errors
     ///
-    /// [`LoadError`]. Where only storing has failed, it has the value.
+    /// [`LoadError`]. If only storing failed, the error has the value.
     pub fn get_or_try_insert_with<V: Into<Vec<u8>>, E>(
         &self,
         key: impl AsRef<[u8]>,
@@ -93,11 +102,12 @@ impl Engine {
             if let Some(value) = self.get(key)? {
                 return Ok(value);
             }
-            // On a core, storing would wait for it; and so does whoever loads the key already, elsewhere.
+            // On a core's thread, storing would wait for that thread, and so might the caller that
+            // loads the key already.
             self.inner.runtime.check_caller().map_err(ReadError::from)?;
             match self.inner.loads.enter(key) {
-                Turn::Load(loading) => return self.load(loading, ttl.into(), load),
-                Turn::Wait(other) => {
+                LoadRole::Load(loading) => return self.load(loading, ttl.into(), load),
+                LoadRole::Wait(other) => {
                     let left = span.deadline.since(self.inner.runtime.clock().instant());
                     if let Some(result) = other.wait(left, self.inner.settings.request_timeout) {
                         return result;
@@ -127,11 +137,11 @@ impl Engine {
 }
 
 impl Loads {
-    /// Whose turn it is to load this key.
-    fn enter<'a>(&'a self, key: &'a [u8]) -> Turn<'a> {
+    /// Returns whether the caller loads this key, or waits for the caller that does.
+    fn enter<'a>(&'a self, key: &'a [u8]) -> LoadRole<'a> {
         let mut loads = lock(&self.loads);
         if let Some(other) = loads.get(key) {
-            return Turn::Wait(other.clone());
+            return LoadRole::Wait(other.clone());
         }
         let load = Arc::new(Load {
             loader: thread::current().id(),
@@ -139,12 +149,12 @@ impl Loads {
             changed: Condvar::new(),
         });
         loads.insert(key.into(), load.clone());
-        Turn::Load(Loading { loads: self, key, load })
+        LoadRole::Load(Loading { loads: self, key, load })
     }
 }
 
 impl Load {
-    /// Waits for what another caller loads. `None`: it has failed.
+    /// Waits for what another caller loads. `None` means that the load has failed.
     fn wait<E>(&self, left: Duration, waited: Duration) -> Option<Result<Vec<u8>, LoadError<E>>> {
         if self.loader == thread::current().id() {
             return Some(Err(LoadError::Recursive));
@@ -164,7 +174,7 @@ impl Load {
 }
 
 impl Loading<'_> {
-    /// Gives the value to those who wait.
+    /// Gives the value to the callers that wait.
     fn end(&self, value: &[u8], stored: Result<(), WriteError>) {
         *lock(&self.load.state) = State::Loaded(value.into(), stored);
     }

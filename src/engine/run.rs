@@ -1,4 +1,4 @@
-//! An app's own code on the core that owns a key.
+//! [`Engine::run_on`]: an app's own code on the core that owns a key.
 
 use super::Engine;
 use crate::error::{NotApplied, RunError};
@@ -6,13 +6,16 @@ use crate::runtime::reply::NoReply;
 use crate::shard::{Call, LocalShard, Outcome, RunCall};
 
 impl Engine {
-    /// Runs a closure on the core thread that owns `key`, and returns what it does once all of its writes are
-    /// acknowledged by W replicas: for services that keep their logic beside their data. In there, reads and writes
-    /// of that core's keys take no message.
+    /// Runs a closure on the core thread that owns `key`, and returns its result when W replicas
+    /// have acknowledged each of its writes.
     ///
-    /// Everything else on that core waits meanwhile: other calls, the network, timers. So the closure must be short,
-    /// some microseconds, and must not wait for anything: no lock that is held for long, no input or output. A call
-    /// to an engine that would wait returns an error in there ([`NotApplied::WouldBlockCore`]).
+    /// This is for services that keep their logic close to their data: inside the closure, reads
+    /// and writes of that core's keys take no message.
+    ///
+    /// The closure holds up everything else on that core: other calls, the network, timers. So it
+    /// must be short, some microseconds, and must not wait: no lock that is held for long, no input
+    /// or output. If it makes a call on an engine that would wait, the call fails with
+    /// [`NotApplied::WouldBlockCore`].
     ///
     /// ```
     /// # use gridkv::{Config, Engine};
@@ -25,19 +28,21 @@ impl Engine {
     /// assert_eq!(visits, Ok(1));
     /// ```
     ///
-    /// That no other write comes between such a read and write holds for the calls that this node coordinates. In a
-    /// cluster, other nodes may write the key at the same time, and then one of the writes is lost.
+    /// No other write that this node coordinates comes between a read and a write in the closure.
+    /// But in a cluster, other nodes might write the key at the same time, and one of the writes is
+    /// then lost.
     ///
     /// # Errors
     ///
-    /// [`RunError`]. A closure that panics fails its own call, and nothing else.
+    /// [`RunError`] says whether the closure may have run. A closure that panics fails its own
+    /// call, and nothing else.
     pub fn run_on<T: Send + 'static>(
         &self,
         key: impl AsRef<[u8]>,
         run: impl FnOnce(&mut LocalShard<'_>) -> T + Send + 'static,
     ) -> Result<T, RunError> {
         let span = self.span(None);
-        let (core, _) = self.place(key.as_ref());
+        let (core, _) = self.route(key.as_ref());
         let call = RunCall { run: Box::new(move |shard| Box::new(run(shard))), deadline: span.deadline };
         let runtime = &self.inner.runtime;
         let reply = runtime.send(core, Call::Run(call), None, span.deadline).map_err(NotApplied::from)?;

@@ -1,6 +1,6 @@
-//! Calls that do not wait for their answers.
+//! Calls that do not wait for their answers: `submit_set`, `submit_delete` and `submit_get`.
 
-use super::{Engine, local_rules};
+use super::Engine;
 use crate::entry::{Content, Entry};
 use crate::error::{NotApplied, ReadError, SubmitError, WriteError};
 use crate::options::{ReadOptions, WriteOptions};
@@ -8,13 +8,14 @@ use crate::runtime::completions::{CompletionSlot, Completions, Ticket};
 use crate::shard::{Call, LocalAnswer, Outcome, check_lengths, read_local};
 
 impl Engine {
-    /// [`set_with`](Self::set_with) without waiting: the answer comes through `completions`, under the ticket that
-    /// this returns.
+    /// Stores `value` under `key` like [`set_with`](Self::set_with), without waiting.
+    ///
+    /// The answer comes through `completions`, under the ticket that this method returns.
     ///
     /// # Errors
     ///
-    /// [`SubmitError`]: nothing was done, and no completion will come. [`NotApplied::Overloaded`] where the core's
-    /// queue is full.
+    /// [`SubmitError`]: nothing was done, and no completion will come. If the core's queue is full,
+    /// it is [`NotApplied::Overloaded`].
     pub fn submit_set(
         &self,
         completions: &Completions,
@@ -25,11 +26,11 @@ impl Engine {
         self.submit_write(completions, key.as_ref(), Content::Value(value.as_ref()), options)
     }
 
-    /// [`delete_with`](Self::delete_with) without waiting.
+    /// Deletes `key` like [`delete_with`](Self::delete_with), without waiting.
     ///
     /// # Errors
     ///
-    /// As [`submit_set`](Self::submit_set).
+    /// [`SubmitError`], as for [`submit_set`](Self::submit_set).
     pub fn submit_delete(
         &self,
         completions: &Completions,
@@ -40,12 +41,13 @@ impl Engine {
         self.submit_write(completions, key.as_ref(), Content::Tombstone, &options)
     }
 
-    /// [`get_with`](Self::get_with) without waiting. Where this node's copy is an answer, the completion is there at
-    /// once.
+    /// Reads the value of `key` like [`get_with`](Self::get_with), without waiting.
+    ///
+    /// If this node's copy is an answer, the completion is there at once.
     ///
     /// # Errors
     ///
-    /// As [`submit_set`](Self::submit_set).
+    /// [`SubmitError`], as for [`submit_set`](Self::submit_set).
     pub fn submit_get(
         &self,
         completions: &Completions,
@@ -55,17 +57,11 @@ impl Engine {
         let key = key.as_ref();
         let span = self.span(options.timeout);
         check_lengths(key, Content::Tombstone)?;
-        let (core, call) = match self.read_call(key, options, span) {
-            Ok(call) => call,
-            Err(ReadError::BadQuorum { asked, replicas }) => {
-                return Err(SubmitError::BadReadQuorum { asked, replicas });
-            }
-            Err(_) => return Err(NotApplied::ShutDown.into()),
-        };
+        let rules = self.rules(options).map_err(submit_error)?;
+        let (core, call) = self.read_call(key, options, span).map_err(submit_error)?;
         let place = self.reserve(completions, Outcome::Read(Err(ReadError::EngineFailed)))?;
         let ticket = place.ticket();
         let runtime = &self.inner.runtime;
-        let rules = local_rules(&self.inner.settings, call.quorum, options.local);
         if let Some(pinned) = runtime.views().map_err(NotApplied::from)?.pin() {
             let answer = read_local(&pinned, rules, call.hash, key, || runtime.clock().coarse_wall());
             let found = match answer {
@@ -103,5 +99,13 @@ impl Engine {
 
     fn reserve(&self, completions: &Completions, if_lost: Outcome) -> Result<CompletionSlot, SubmitError> {
         completions.reserve(if_lost).ok_or(SubmitError::Full { capacity: completions.capacity() })
+    }
+}
+
+/// Returns the error of a read that could not be made.
+fn submit_error(error: ReadError) -> SubmitError {
+    match error {
+        ReadError::BadQuorum { asked, replicas } => SubmitError::BadReadQuorum { asked, replicas },
+        _ => NotApplied::ShutDown.into(),
     }
 }

@@ -1,14 +1,19 @@
-//! What happens when a thread of the engine fails, which only the engine itself can bring about.
+//! Tests of an engine whose threads fail, which only the engine itself can bring about.
 #![expect(clippy::disallowed_methods, reason = "tests are apps: they start threads, and wait")]
 
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant as OsInstant};
 
-use super::*;
-use crate::error::RunError;
+use super::Engine;
+use crate::config::Config;
+use crate::error::{LeaveError, NotApplied, NotReady, ReadError, RunError};
 use crate::events::MemberState;
-use crate::shard::LocalShard;
+use crate::options::{ReadOptions, WriteOptions};
+use crate::runtime::completions::{Completed, Completions};
+use crate::runtime::reply::NoReply;
+use crate::shard::{Call, LocalShard, Outcome};
+use crate::types::CoreId;
 
 const LATE: Duration = Duration::from_secs(60);
 
@@ -23,7 +28,7 @@ fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
 /// A key of this core.
 fn key_of(engine: &Engine, core: u16) -> String {
     let mut keys = (0..).map(|n| format!("key {n}"));
-    keys.find(|key| engine.place(key.as_bytes()).0 == CoreId(core)).expect("each core has some")
+    keys.find(|key| engine.route(key.as_bytes()).0 == CoreId(core)).expect("each core has some")
 }
 
 /// A closure that keeps its core busy: it says when it runs, and is told when to end.
@@ -88,7 +93,7 @@ fn a_core_that_panics_closes_the_engine_before_anybody_is_told() {
 #[test]
 fn submitted_calls_hear_of_a_failure() {
     let engine = Engine::start(Config::standalone("solo")).unwrap();
-    let completions = crate::Completions::new(10);
+    let completions = Completions::new(10);
     let (block, running, go_on) = blocker();
     thread::scope(|scope| {
         let engine = &engine;
@@ -102,7 +107,7 @@ fn submitted_calls_hear_of_a_failure() {
         assert!(failing.join().unwrap().is_err());
     });
     let completion = completions.next_within(LATE).expect("each of them is answered");
-    assert_eq!(completion.into_result(), crate::Completed::Write(Err(NotApplied::EngineFailed.into())));
+    assert_eq!(completion.into_result(), Completed::Write(Err(NotApplied::EngineFailed.into())));
 }
 
 #[test]
@@ -143,4 +148,30 @@ fn a_closure_that_panics_is_no_failure() {
     assert_eq!(panics, Err(RunError::Panicked { message: "on purpose".into() }));
     assert_eq!(engine.failure(), None);
     engine.set("k", "v").unwrap();
+}
+
+/// A submitted read took this node's word that there is nothing, when N = W, even if it was to ask the
+/// other data centers: a data center that was new answered "nothing" for all that it had not copied yet.
+#[test]
+fn a_submitted_read_of_any_data_center_asks_the_others() {
+    let node =
+        |id: &str, data_center: &str| Config::new(id, "127.0.0.1:0").replicas(1).data_center(data_center);
+    let old = Engine::start(node("a", "old")).unwrap();
+    old.wait_ready(LATE).unwrap();
+    let keys: Vec<String> = (0..20).map(|n| format!("k{n}")).collect();
+    keys.iter().for_each(|key| old.set(key, "v").unwrap());
+    let seed = old.address().unwrap().to_string();
+    let new = Engine::start(node("b", "new").seeds([seed])).unwrap();
+    new.wait_ready(LATE).unwrap();
+    wait_until("the old one is known", || new.members().len() == 2);
+    let completions = Completions::new(keys.len());
+    let anywhere = ReadOptions::new().any_data_center().timeout(LATE);
+    keys.iter().for_each(|key| {
+        new.submit_get(&completions, key, &anywhere).unwrap();
+    });
+    for _ in &keys {
+        let completion = completions.next_within(LATE).expect("each of them is answered");
+        let value = Ok(Some(b"v".to_vec()));
+        assert_eq!(completion.into_result(), Completed::Read(value));
+    }
 }

@@ -27,7 +27,7 @@ use std::mem::ManuallyDrop;
 use std::time::Instant;
 
 use super::parker::Parker;
-use crate::mutants::{OrderingMutant, is_left_out};
+use crate::mutants::{OrderingMutant, is_left_out, ordering};
 use crate::sync::{AtomicU8, Ordering, UnsafeCell, has_failed};
 
 const OPEN: u8 = 0;
@@ -101,8 +101,7 @@ impl<T> Answerer<T> {
         let shared = self.shared;
         // SAFETY: the word is `OPEN`, `PARKED` or `ABANDONED`: the cell is the answerer's.
         shared.answer.with_mut(|cell| unsafe { *cell = Some(answer) });
-        let order =
-            if is_left_out(OrderingMutant::RelaxedAnswer) { Ordering::Relaxed } else { Ordering::AcqRel };
+        let order = ordering(OrderingMutant::RelaxedAnswer, Ordering::AcqRel);
         match shared.word.swap(ANSWERED, order) {
             // SAFETY: the waiter has gone, and left the cell here.
             ABANDONED => drop(shared.answer.with_mut(|cell| unsafe { (*cell).take() })),

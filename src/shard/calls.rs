@@ -11,6 +11,7 @@ use crate::clock::{Instant, Version, WallTime};
 use crate::entry::{Content, Entry};
 use crate::error::{NotApplied, ReadError, RunError, WriteError};
 use crate::options::{Quorum, WriteOptions};
+use crate::quorums::Quorums;
 use crate::store::{Keys, Store, TablePosition};
 use crate::types::{ClusterHash, KeyHash, MAX_KEY_BYTES, MAX_VALUE_BYTES};
 
@@ -213,8 +214,7 @@ impl fmt::Debug for RunCall {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct WriteRules {
     pub(crate) cluster: ClusterHash,
-    pub(crate) replicas: usize,
-    pub(crate) write_quorum: usize,
+    pub(crate) quorums: Quorums,
     /// Each core's share of the memory limit, in bytes.
     pub(crate) memory: Option<usize>,
 }
@@ -241,17 +241,17 @@ impl WriteCall {
         quorum: Quorum,
         deadline: Instant,
     ) -> Result<Self, NotApplied> {
-        let WriteRules { cluster, replicas, write_quorum, memory } = *rules;
-        let quorum = quorum.count(write_quorum, replicas);
-        if quorum < write_quorum || quorum > replicas {
-            return Err(NotApplied::BadQuorum { asked: quorum, write_quorum, replicas });
-        }
+        let WriteRules { cluster, quorums, memory } = *rules;
+        let quorum = quorums.of_write(quorum).map_err(|asked| {
+            let Quorums { replicas, write, .. } = quorums;
+            NotApplied::BadQuorum { asked, write_quorum: write, replicas }
+        })?;
         if let Some(share) = memory {
             Store::check_size(&entry, share)
                 .map_err(|(bytes, share)| NotApplied::EntryTooLarge { bytes, share })?;
         }
         let hash = KeyHash::of(cluster, entry.key());
-        Ok(Self { entry, hash, quorum, deadline })
+        Ok(Self { entry, hash, quorum: quorum.code().into(), deadline })
     }
 }
 

@@ -7,6 +7,7 @@ use super::interface::{Lease, ShardConfig};
 use crate::clock::Now;
 use crate::error::NotApplied;
 use crate::placement::{Gone, Placement, Stage};
+use crate::quorums::Quorums;
 use crate::simulated::{Planted, is_planted};
 use crate::types::{Identity, KeyHash, NodeHash, Partition, quorum_of};
 
@@ -29,8 +30,7 @@ impl Node {
     pub(super) fn new(config: ShardConfig) -> Self {
         let write_rules = WriteRules {
             cluster: config.cluster,
-            replicas: config.replicas,
-            write_quorum: config.write_quorum,
+            quorums: Quorums::from_codes(config.replicas, config.write_quorum, config.read_quorum),
             memory: config.memory,
         };
         Self {

@@ -1,5 +1,5 @@
-//! `calls` and `idle`: what it takes to reach a core, beside the bare primitives, and what an engine takes that has
-//! nothing to do.
+//! `calls` and `idle`: what it takes to reach a core, compared with the bare primitives, and what
+//! an engine takes that has nothing to do.
 
 use std::fs;
 use std::hint::spin_loop;
@@ -18,7 +18,7 @@ use gridkv_benches::machine::{Cpus, pin, resident_bytes};
 use gridkv_benches::rivals::{Hashbrown, Rival};
 use mio::{Events, Poll, Token, Waker};
 
-use crate::memory::run_child;
+use crate::child::run_child;
 use crate::report::{Report, Verdict};
 
 const KEYS: u64 = 10_000;
@@ -79,7 +79,7 @@ fn together(report: &mut Report, plan: &Plan, engine: &Engine, draws: &Draws) {
     nanoseconds_each(report, "run_on with 64 sets", &compare(&mut run, &mut insert, plan));
 }
 
-/// Writes that nobody waits for, one by one.
+/// Writes that no caller waits for, one by one.
 fn pipelined(report: &mut Report, plan: &Plan, engine: &Engine, draws: &Draws) {
     let (completions, options) = (Completions::new(UNDER_WAY), WriteOptions::new());
     let mut submit = Contender::batches("submitted sets", draws, 1, |keys| {
@@ -149,7 +149,8 @@ fn after_pauses(slice: Duration, mut call: impl FnMut(u64)) -> f64 {
     taken[taken.len() / 2]
 }
 
-// ── the bare primitives ─────────────────────────────────────────────────────────────────────────────────
+// ── the bare primitives
+// ─────────────────────────────────────────────────────────────────────────────────
 
 /// Nanoseconds from a number in a queue to its answer, by a thread that looks for it all the time.
 fn bare_queue(slice: Duration, cpu: usize) -> f64 {
@@ -213,7 +214,8 @@ fn bare_waker(slice: Duration, cpu: usize) -> f64 {
     })
 }
 
-// ── with nothing to do ──────────────────────────────────────────────────────────────────────────────────
+// ── with nothing to do
+// ──────────────────────────────────────────────────────────────────────────────────
 
 /// What an engine takes that has nothing to do, in a process of its own.
 pub(crate) fn idle(report: &mut Report, plan: &Plan, _: &Cpus) {

@@ -1,5 +1,5 @@
-//! `rss-churn`: the resident set of a process whose engine has a memory limit, while values of all sizes
-//! come and go.
+//! `rss-churn`: the resident set of a process whose engine has a memory limit, while values of all
+//! sizes come and go.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
@@ -11,7 +11,7 @@ use gridkv_benches::grid;
 use gridkv_benches::keys::{Family, Random, key};
 use gridkv_benches::machine::{Cpus, most_resident_bytes, on_cpus, resident_bytes};
 
-use crate::memory::run_child;
+use crate::child::run_child;
 use crate::report::{Report, Verdict, thousands};
 
 const LEAST_VALUE_BYTES: f64 = 16.0;
@@ -21,7 +21,7 @@ const MEAN_VALUE_BYTES: u64 = 7877;
 /// The values of all keys together, as a multiple of the limit.
 const OVERFLOW: u64 = 4;
 const WRITERS: u64 = 8;
-/// Of a hundred calls, so many delete and so many read; the rest write.
+/// How many of a hundred calls delete, and how many read; the rest write.
 const DELETES: u64 = 10;
 const READS: u64 = 20;
 const READS_END: u64 = DELETES + READS;
@@ -49,8 +49,8 @@ pub(crate) fn resident(report: &mut Report, plan: &Plan, cpus: &Cpus) {
     report.row("resident set, most / limit", format!("{factor:.3}"), "≤ 1.2", verdict);
 }
 
-/// Prints the resident set before, its mean in the second half and its most, how many writes were refused,
-/// and how many keys are there.
+/// Prints the resident set before, its mean in the second half and its most, how many writes were
+/// refused, and how many keys are there.
 pub(crate) fn child(limit_bytes: u64, written_bytes: u64) {
     let before = resident_bytes();
     let engine = grid::limited(limit_bytes as usize, &Cpus::given());

@@ -1,4 +1,5 @@
-//! `growth`: the longest pause of any operation while the store grows, beside loops that do nothing.
+//! `growth`: the longest pause of any operation while the store grows, compared with loops that do
+//! nothing.
 
 use std::hint::black_box;
 use std::sync::Barrier;

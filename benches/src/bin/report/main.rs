@@ -1,8 +1,9 @@
-//! Measures gridkv beside its rivals and says which figures are reached.
+//! Measures gridkv against its rivals and says which figures are reached.
 //!
 //! `cargo run --release -p gridkv-benches --bin report -- [--quick] [section…]`; see `README.md`.
 
 mod calls;
+mod child;
 mod churn;
 mod growth;
 mod hits;
@@ -39,9 +40,9 @@ const SECTIONS: &[Section] = &[
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     if let [flag, work] = &arguments[..]
-        && flag == memory::CHILD
+        && flag == child::CHILD
     {
-        memory::child(work);
+        work_as_child(work);
         return ExitCode::SUCCESS;
     }
     let (plan, wanted) = match parse(&arguments) {
@@ -69,6 +70,17 @@ fn main() -> ExitCode {
     }
     report.close();
     ExitCode::SUCCESS
+}
+
+/// Does the work of a child process, which a section named for it.
+fn work_as_child(work: &str) {
+    let number = |text: &str| text.parse().expect("a number");
+    match work.split('/').collect::<Vec<_>>()[..] {
+        ["memory", name, keys] => memory::fill_store(name, number(keys)),
+        ["churn", limit_bytes, written_bytes] => churn::child(number(limit_bytes), number(written_bytes)),
+        ["idle", kind, seconds] => calls::idle_child(kind, number(seconds)),
+        _ => panic!("{work} is no work"),
+    }
 }
 
 fn parse(arguments: &[String]) -> Result<(Plan, Vec<&'static Section>), String> {

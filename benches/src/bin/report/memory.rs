@@ -1,9 +1,7 @@
-//! `memory`: what a key takes beyond its own bytes and its value's, by the resident set of a process that
-//! holds nothing else.
+//! `memory`: measures what a key takes beyond its own bytes and its value's, by the resident set of
+//! a process that holds nothing else.
 
-use std::env;
-use std::io::{BufRead, BufReader, Write, stdout};
-use std::process::{Command, Stdio};
+use std::io::{Write, stdout};
 
 use gridkv_benches::compare::Plan;
 use gridkv_benches::grid;
@@ -11,11 +9,8 @@ use gridkv_benches::keys::{Family, KEY_BYTES, VALUE_BYTES, key, value};
 use gridkv_benches::machine::{Cpus, most_resident_bytes, on_cpus, resident_bytes};
 use gridkv_benches::rivals::{Dashmap, Hashbrown, HashbrownInline, Moka, Papaya, QuickCache, Rival, Scc};
 
+use crate::child::run_child;
 use crate::report::{Report, Verdict, thousands};
-use crate::{calls, churn};
-
-/// What a child process is started with, before its work.
-pub(crate) const CHILD: &str = "--child";
 
 /// Tables double: from half of the last point to it, in steps of the eighth root of two.
 const STEPS: i32 = 8;
@@ -75,30 +70,8 @@ fn measured(report: &Report, name: &str, keys: u64, cpus: &Cpus) -> f64 {
     points.iter().copied().fold(f64::MIN, f64::max)
 }
 
-/// Starts this program again, with `work`, and gives what it prints.
-pub(crate) fn run_child(work: &str) -> Vec<String> {
-    let program = env::current_exe().expect("this program has a path");
-    let child = Command::new(program).args([CHILD, work]).stdout(Stdio::piped()).spawn();
-    let mut child = child.expect("this program runs again");
-    let lines = BufReader::new(child.stdout.take().expect("its output is ours")).lines();
-    let lines: Vec<String> = lines.map(|line| line.expect("it prints text")).collect();
-    assert!(child.wait().expect("it ends").success(), "{work} failed");
-    lines
-}
-
-/// What a child does.
-pub(crate) fn child(work: &str) {
-    let number = |text: &str| text.parse().expect("a number");
-    match work.split('/').collect::<Vec<_>>()[..] {
-        ["memory", name, keys] => fill_store(name, number(keys)),
-        ["churn", limit_bytes, written_bytes] => churn::child(number(limit_bytes), number(written_bytes)),
-        ["idle", kind, seconds] => calls::idle_child(kind, number(seconds)),
-        _ => panic!("{work} is no work"),
-    }
-}
-
 /// Fills a store, and prints the number of keys and the bytes at each point, then at the peak.
-fn fill_store(name: &str, keys: u64) {
+pub(crate) fn fill_store(name: &str, keys: u64) {
     match name {
         "gridkv" => fill_engine(keys),
         Hashbrown::NAME => fill::<Hashbrown>(keys),

@@ -15,7 +15,8 @@ use gridkv_benches::rivals::{Dashmap, Hashbrown, HashbrownInline, Moka, Papaya, 
 use crate::report::{Report, Verdict};
 
 const RESIDENT: u64 = 10_000;
-/// Enough draws that no predictor learns them, few enough to stay in the cache beside the keys.
+/// Enough draws that no predictor learns them, few enough to stay in the cache together with the
+/// keys.
 const RESIDENT_DRAWS: usize = 32 * 1024;
 const BATCH: usize = 32;
 

@@ -1,5 +1,5 @@
-//! What is printed: lines as they are measured, and at the end the figures and the cases where gridkv
-//! loses.
+//! What is printed: lines as they are measured, and at the end the figures and the cases where
+//! gridkv loses.
 
 use gridkv_benches::compare::{Comparison, Contender, Plan, Spread, against_itself, compare};
 
@@ -79,7 +79,7 @@ impl Report {
         }
     }
 
-    /// A measurement beside its figure.
+    /// A measurement next to its figure.
     pub(crate) fn row(&mut self, what: &str, measured: String, figure: &str, verdict: Verdict) {
         println!("{}", line(what, &measured, figure, self.mark(verdict)));
         self.rows.push(Row {
@@ -97,14 +97,14 @@ impl Report {
         println!("{}", line(what, measured, "", ""));
     }
 
-    /// Measures a contender against itself. Where that is not even, whatever else this section measures
-    /// is void.
+    /// Measures a contender against itself. If that is not even, all that this section
+    /// measures is void.
     pub(crate) fn check_itself(&mut self, contender: &mut Contender<'_>, plan: &Plan) {
         let ratio = against_itself(contender, plan).ratio;
         self.check_even(contender.name, &ratio);
     }
 
-    /// The same, of a ratio that was measured already.
+    /// Checks a ratio that was measured already.
     pub(crate) fn check_even(&mut self, name: &str, ratio: &Spread) {
         let is_even = ratio.is_even();
         self.info(&format!("A/A: {name} / itself"), &format!("{ratio}"));
@@ -185,7 +185,7 @@ pub(crate) fn thousands(number: u64) -> String {
     text
 }
 
-/// A duration of so many nanoseconds, with the unit that suits it.
+/// Returns a duration, given in nanoseconds, as text with the unit that suits it.
 pub(crate) fn nanoseconds(ns: f64) -> String {
     match ns {
         ns if ns < 1e4 => format!("{ns:.0} ns"),

@@ -1,5 +1,5 @@
-//! `writer`: what a reader on one core sees while the owner of the keys writes flat out on another, and
-//! what the writer loses by it.
+//! `writer`: what a reader on one core sees while the owner of the keys writes flat out on another,
+//! and what the writer loses by it.
 
 use std::hint::{black_box, spin_loop};
 use std::sync::Barrier;
@@ -75,7 +75,8 @@ fn say_what_is_measured(report: &Report, cpus: &Cpus) {
 type Read<'a> = &'a (dyn Fn(&Key) -> u64 + Sync);
 type Write<'a> = &'a (dyn Fn(&Key, &[u8]) -> bool + Sync);
 
-/// Something read by one thread and written by others. The calls go through a pointer, for everybody.
+/// Something read by one thread and written by others. The calls go through a pointer, for
+/// everybody.
 struct Store<'a> {
     name: &'static str,
     /// One writing thread on each.
@@ -87,8 +88,8 @@ struct Store<'a> {
 }
 
 impl Store<'_> {
-    /// Writes during a slice, flat out or at a rate, while `meanwhile` runs on this thread. Gives the
-    /// writes a second.
+    /// Writes during a slice, flat out or at a rate, while `meanwhile` runs on this thread. Gives
+    /// the writes a second.
     fn written<T>(&self, writes_a_second: Option<f64>, meanwhile: impl FnOnce() -> T) -> (f64, T) {
         let (start, stop) = (Barrier::new(self.drivers.len() + 1), AtomicBool::new(false));
         thread::scope(|scope| {
@@ -140,7 +141,8 @@ impl Store<'_> {
     }
 }
 
-// ── what the writer loses ───────────────────────────────────────────────────────────────────────────────
+// ── what the writer loses
+// ───────────────────────────────────────────────────────────────────────────────
 
 fn writers_loss(report: &mut Report, plan: &Plan, draws: &Draws, ours: &Store<'_>, rivals: &[&Store<'_>]) {
     let itself = gridkv_benches::compare::against_itself(&mut writes_alone(ours), plan);
@@ -175,7 +177,8 @@ fn kept(plan: &Plan, draws: &Draws, store: &Store<'_>) -> (Spread, f64) {
     (comparison.ratio, comparison.b.median)
 }
 
-// ── what the reader sees ────────────────────────────────────────────────────────────────────────────────
+// ── what the reader sees
+// ────────────────────────────────────────────────────────────────────────────────
 
 /// Of the calls back to back, and of calls that are due at fixed times, from when they were due.
 struct Latencies {
@@ -313,8 +316,8 @@ fn latencies(report: &mut Report, plan: &Plan, draws: &Draws, ours: &Store<'_>, 
     }
 }
 
-/// Ours, the rivals in turn, the control; then the other way round. A rival's writer keeps to the rate
-/// that ours had in the round before.
+/// Ours, the rivals in turn, the control; then the other way round. A rival's writer keeps to the
+/// rate that ours had in the round before.
 fn rounds(
     plan: &Plan,
     draws: &Draws,

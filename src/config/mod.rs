@@ -1,0 +1,495 @@
+//! [`Config`]: what an app tells an engine before it starts, as a builder.
+//!
+//! `settings.rs` has every default and bound with its reason, all checks, and [`Settings`], which
+//! is what passed them. All other modules read the settings; these files read no module of the
+//! runtime.
+
+mod settings;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use self::settings::Given;
+pub(crate) use self::settings::{
+    DEFAULT_FORGET_AFTER, DEFAULT_PROBE_PERIOD, DEFAULT_SUSPICION_TIMEOUT, Settings,
+};
+use crate::discovery::{Custom, Discovery};
+use crate::error::ConfigError;
+use crate::options::{Eviction, IdleStrategy, Replicas};
+
+/// Says how an engine starts: its name, its address, its cluster and its limits.
+///
+/// Each method sets one option and returns the configuration, so that calls can be chained.
+/// [`Engine::start`](crate::Engine::start) checks all of them and reports the first mistake, as a
+/// [`ConfigError`](crate::ConfigError).
+///
+/// ```
+/// use gridkv::Config;
+///
+/// let config = Config::new("app-1", "10.0.0.1:8001")
+///     .cluster("shop")
+///     .seeds(["10.0.0.2:8001", "10.0.0.3:8001"])
+///     .replicas(3)
+///     .write_quorum(2);
+/// # let _ = config;
+/// ```
+#[derive(Clone, Debug)]
+pub struct Config {
+    given: Given,
+}
+
+impl Config {
+    /// Describes a node of a cluster, named `node_id`, that listens on `address` over TCP and UDP.
+    ///
+    /// `address` is an IP address and a port, and other nodes reach this node there unless
+    /// [`advertise`](Self::advertise) names another address. Port 0 takes a free port, which
+    /// [`Engine::address`](crate::Engine::address) tells.
+    ///
+    /// `node_id` has 1 to 255 bytes, and no other node may have the same. It should stay the same
+    /// over restarts: the node then takes back the partitions that it held.
+    pub fn new(node_id: impl Into<String>, address: impl Into<String>) -> Self {
+        Self { given: Given::new(node_id.into(), Some(address.into())) }
+    }
+
+    /// Describes one engine on its own: one copy of each key, no network, ready at once.
+    ///
+    /// It has none of the options of a cluster's node. If one is set, the engine does not start.
+    pub fn standalone(node_id: impl Into<String>) -> Self {
+        Self { given: Given::new(node_id.into(), None) }
+    }
+
+    /// Sets the cluster's name, of 1 to 255 bytes; default `"gridkv"`.
+    ///
+    /// Nodes with different names refuse each other, so an address that passes from one cluster to
+    /// another never merges the two.
+    pub fn cluster(mut self, name: impl Into<String>) -> Self {
+        self.given.cluster = Some(name.into());
+        self
+    }
+
+    /// Sets the addresses through which this node finds the cluster; default none.
+    ///
+    /// Each is an IP address or a host name, and a port. One seed that runs is enough. A node may
+    /// be its own seed, so every node can be given the same list. Seeds are asked again for ever,
+    /// so the order in which nodes start does not matter.
+    ///
+    /// A host name stands for all its addresses. It is looked up as often as
+    /// [`Discovery::discover`] is asked, on a thread of its own.
+    pub fn seeds<S: Into<String>>(mut self, seeds: impl IntoIterator<Item = S>) -> Self {
+        self.given.seeds = seeds.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// Sets a further source of addresses, in addition to the seeds; default none.
+    pub fn discovery(mut self, discovery: impl Discovery) -> Self {
+        self.given.discovery = Some(Custom(Arc::new(discovery)));
+        self
+    }
+
+    /// Sets the IP address and port at which other nodes reach this one; default the address that
+    /// it listens on.
+    ///
+    /// This is for containers, and for networks that translate addresses. Listen on `0.0.0.0:8001`
+    /// or `[::]:8001`, and advertise an address to which others can connect over TCP and UDP. Port
+    /// 0 stands for the port that this node listens on.
+    pub fn advertise(mut self, address: impl Into<String>) -> Self {
+        self.given.advertise = Some(address.into());
+        self
+    }
+
+    /// Sets the data center of this node, a name of at most 255 bytes; default none.
+    ///
+    /// All nodes without a name form one data center. Each data center keeps all keys, on N of its
+    /// own nodes, and counts W and R among these. N, W and R must be the same only within a data
+    /// center.
+    ///
+    /// - A call never waits for another data center.
+    /// - An acknowledged write reaches the others soon after, usually one round trip later.
+    /// - A data center that is cut off goes on serving, and catches up afterwards.
+    /// - If two data centers write one key at the same time, the write with the later clock wins.
+    pub fn data_center(mut self, name: impl Into<String>) -> Self {
+        self.given.data_center = Some(name.into());
+        self
+    }
+
+    /// Sets the zone of this node, a name of at most 255 bytes; default none.
+    ///
+    /// The nodes of a zone are those that fail together: a rack, a building, an availability zone.
+    /// All nodes without a name form one zone. The copies of a key are kept in different zones, as
+    /// far as there are enough zones. Zones should have about the same number of nodes: each node
+    /// of a small zone holds more than the others.
+    pub fn zone(mut self, zone: impl Into<String>) -> Self {
+        self.given.zone = Some(zone.into());
+        self
+    }
+
+    /// Sets how much of the data this node holds, relative to other nodes; from 1 to 10,000,
+    /// default 100.
+    ///
+    /// A node with 200 holds twice as much as one with 100. If there are only as many nodes as
+    /// copies, each node holds everything.
+    pub fn weight(mut self, weight: u16) -> Self {
+        self.given.weight = Some(weight);
+        self
+    }
+
+    /// Sets N: how many nodes keep a copy of each key. From 1 to 16, or [`Replicas::All`]; default
+    /// 3.
+    ///
+    /// It must be the same on every node of a data center.
+    pub fn replicas(mut self, replicas: impl Into<Replicas>) -> Self {
+        self.given.replicas = Some(replicas.into());
+        self
+    }
+
+    /// Sets W: how many replicas must apply a write before it is acknowledged. From 1 to N; default
+    /// 2, or 1 if N is 1.
+    ///
+    /// It must be the same on every node of a data center. An acknowledged write survives the death
+    /// of any W − 1 nodes.
+    pub fn write_quorum(mut self, write_quorum: usize) -> Self {
+        self.given.write_quorum = Some(write_quorum);
+        self
+    }
+
+    /// Sets how many replicas may be missing from a write's acknowledgement, with
+    /// [`Replicas::All`]. From 0 to 16; default 1.
+    ///
+    /// It takes the place of [`write_quorum`](Self::write_quorum), and must be the same on every
+    /// node of a data center. A majority must always acknowledge. With 0, one silent node delays
+    /// all writes until it is declared dead. A cluster begins when it has one node more than this.
+    pub fn unacknowledged(mut self, replicas: usize) -> Self {
+        self.given.unacknowledged = Some(replicas);
+        self
+    }
+
+    /// Sets R: how many replicas must answer a read. From 1 to N; default 1.
+    ///
+    /// - With 1, a local copy answers alone, and might be briefly old.
+    /// - With 2 or more, each key is linearizable while its replicas do not change. This requires
+    ///   W + R > N and 2 W > N.
+    pub fn read_quorum(mut self, read_quorum: usize) -> Self {
+        self.given.read_quorum = Some(read_quorum);
+        self
+    }
+
+    /// Sets how many core threads share the keys of this node, from 1 to 256.
+    ///
+    /// The default is one for each CPU of [`pin_cpus`](Self::pin_cpus), or 1 if no CPU is named.
+    pub fn cores(mut self, cores: usize) -> Self {
+        self.given.cores = Some(cores);
+        self
+    }
+
+    /// Sets the CPU of each core thread, by the system's numbers; default none, so that the system
+    /// chooses. Linux only.
+    ///
+    /// The first core runs on the first CPU, and so on: one CPU for each core, none of them twice,
+    /// all of them open to this process. The memory of a core is allocated close to its CPU.
+    pub fn pin_cpus(mut self, cpus: impl IntoIterator<Item = usize>) -> Self {
+        self.given.pin_cpus = Some(cpus.into_iter().collect());
+        self
+    }
+
+    /// Sets what a core thread does without work; default [`IdleStrategy::Adaptive`] for at most
+    /// 50 µs.
+    pub fn idle(mut self, strategy: IdleStrategy) -> Self {
+        self.given.idle = strategy;
+        self
+    }
+
+    /// Sets how many bytes the keys and values of this node may take, with their index and timers;
+    /// default no limit.
+    ///
+    /// The cores share the limit evenly, and each needs at least 1 MiB. Seven eighths are for data.
+    /// The rest is for overwritten values that readers still look at, for large values on their
+    /// way, and for gaps between allocations. If the limit is reached, [`eviction`](Self::eviction)
+    /// decides. Nodes may have different limits.
+    pub fn max_memory(mut self, bytes: usize) -> Self {
+        self.given.max_memory = Some(bytes);
+        self
+    }
+
+    /// Sets what happens when [`max_memory`](Self::max_memory) is full; default
+    /// [`Eviction::Sieve`].
+    pub fn eviction(mut self, eviction: Eviction) -> Self {
+        self.given.eviction = eviction;
+        self
+    }
+
+    /// Sets whether cores may use Linux's `membarrier`, so that reads need no fence; default
+    /// `true`.
+    ///
+    /// Each time a core frees what it has collected, `membarrier` interrupts the processors that
+    /// run this process, for about a microsecond. Without it, each read takes some nanoseconds
+    /// longer.
+    pub fn membarrier(mut self, allowed: bool) -> Self {
+        self.given.membarrier = allowed;
+        self
+    }
+
+    /// Sets how long a call may take if it names no timeout of its own; from 1 ms to an hour,
+    /// default 2 s.
+    pub fn request_timeout(mut self, timeout: Duration) -> Self {
+        self.given.request_timeout = timeout;
+        self
+    }
+
+    /// Sets how often this node probes another member; from 20 ms to a minute, default 200 ms.
+    pub fn probe_period(mut self, period: Duration) -> Self {
+        self.given.probe_period = period;
+        self
+    }
+
+    /// Sets how long a member that does not answer probes may refute before it is declared dead;
+    /// from 20 ms to a minute, default 350 ms.
+    ///
+    /// A longer time tolerates longer pauses of a process.
+    pub fn suspicion_timeout(mut self, timeout: Duration) -> Self {
+        self.given.suspicion_timeout = timeout;
+        self
+    }
+
+    /// Sets whether this node, when it does badly itself, is slower to declare others dead; default
+    /// `true`.
+    ///
+    /// A node does badly if its own probes fail, if others suspect it, or if it gets too little of
+    /// its processor. It then gives others up to eight times as long. (Lifeguard, DSN '18.) It
+    /// costs nothing while all is well.
+    pub fn local_health(mut self, enabled: bool) -> Self {
+        self.given.local_health = enabled;
+        self
+    }
+
+    /// Sets how long a member that died may come back with what it holds; from a second to 366
+    /// days, default 24 h.
+    ///
+    /// During that time every deleted key of the cluster leaves a tombstone, so that the returning
+    /// member cannot bring the key back. Nodes that join later learn of the dead member, too. The
+    /// cluster does not wait for a member that left, or that restarted under its node id. A member
+    /// that was cut off for longer, and ran all the time, might bring deleted keys back.
+    pub fn forget_after(mut self, time: Duration) -> Self {
+        self.given.forget_after = time;
+        self
+    }
+
+    /// Sets that writes are acknowledged only while this node hears from a majority of `nodes`;
+    /// default no.
+    ///
+    /// `nodes` is the most nodes that the cluster (or, if there are several, this data center) will
+    /// ever have: from N to 1000. With [`Replicas::All`] and f nodes
+    /// [unacknowledged](Self::unacknowledged) it is at least 2 f + 1. It requires 2 W > N.
+    ///
+    /// If the network falls apart, at most one side acknowledges writes:
+    ///
+    /// - 2 s after a node last heard from a majority, it refuses writes, and if R ≥ 2 reads too,
+    ///   with [`NotApplied::NoMajority`](crate::NotApplied::NoMajority).
+    /// - The majority gives the copies of dead nodes to others only after that: 2.5 s after these
+    ///   were declared dead.
+    /// - Reads with R = 1 are answered on every side.
+    /// - The cluster is born when a majority is there.
+    ///
+    /// The promise holds only if `nodes` is true: if more nodes run, each of two halves could be a
+    /// majority. Clocks must run equally fast, within a tenth, but need not agree. A host that is
+    /// suspended and resumed might not notice how much time has passed.
+    ///
+    /// The largest number that any member names counts for all. To have more nodes, first restart
+    /// the old ones with the new number, one at a time. To have fewer, or to do without a majority,
+    /// restart all nodes, one at a time: the last restart lowers the number. A dead member's number
+    /// counts until the member is forgotten, restarts or has left.
+    pub fn require_majority(mut self, nodes: usize) -> Self {
+        self.given.majority_of = Some(nodes);
+        self
+    }
+
+    /// Checks every option, and returns what an engine works with.
+    pub(crate) fn check(&self) -> Result<Settings, ConfigError> {
+        self.given.check()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use super::*;
+    use crate::quorums::{Count, Quorums};
+
+    fn valid() -> Config {
+        Config::new("a", "127.0.0.1:0")
+    }
+
+    fn error(config: Config) -> ConfigError {
+        config.check().unwrap_err()
+    }
+
+    #[test]
+    fn defaults_are_three_two_one() {
+        let settings = valid().check().unwrap();
+        let [one, two, three] = [1, 2, 3].map(Count::Exactly);
+        assert_eq!(settings.quorums, Quorums { replicas: three, write: two, read: one });
+        let settings = valid().replicas(1).check().unwrap();
+        assert_eq!(settings.quorums, Quorums::ONE);
+        let settings = Config::standalone("a").cores(2).check().unwrap();
+        assert_eq!((settings.quorums, settings.address), (Quorums::ONE, None));
+        assert_eq!((settings.memory, settings.eviction), (None, Eviction::Sieve));
+    }
+
+    #[test]
+    fn there_is_a_core_for_each_cpu_that_is_named() {
+        assert_eq!(valid().check().unwrap().cores, 1);
+        let settings = valid().pin_cpus([5, 3]).check().unwrap();
+        assert_eq!((settings.cores, settings.pin_cpus), (2, Some(vec![5, 3])));
+        assert_eq!(error(valid().pin_cpus([1, 2]).cores(3)), ConfigError::PinnedCpus { cpus: 2, cores: 3 });
+        assert_eq!(error(valid().pin_cpus([1, 2, 1])), ConfigError::CpuTwice { cpu: 1 });
+        assert_eq!(error(valid().pin_cpus([])), ConfigError::BadCores { cores: 0 });
+    }
+
+    #[test]
+    fn a_spin_is_short() {
+        let adaptive = |max_spin| valid().idle(IdleStrategy::Adaptive { max_spin });
+        assert!(adaptive(Duration::ZERO).check().is_ok());
+        assert!(matches!(error(adaptive(Duration::from_secs(1))), ConfigError::BadDuration { .. }));
+    }
+
+    #[test]
+    fn the_cores_share_the_memory_limit() {
+        for config in [valid(), Config::standalone("a")] {
+            let config = config.cores(3).eviction(Eviction::None);
+            let least = 3 << 20;
+            let settings = config.clone().max_memory(least).check().unwrap();
+            assert_eq!((settings.memory, settings.eviction), (Some(1 << 20), Eviction::None));
+            let max_memory = least - 1;
+            let error = error(config.max_memory(max_memory));
+            assert_eq!(error, ConfigError::BadMemory { max_memory, least });
+            assert!(error.to_string().contains("run fewer cores"), "{error}");
+        }
+    }
+
+    #[test]
+    fn each_mistake_has_its_own_error() {
+        assert_eq!(error(Config::new("", "127.0.0.1:0")), ConfigError::EmptyNodeId);
+        assert_eq!(
+            error(Config::new("x".repeat(256), "127.0.0.1:0")),
+            ConfigError::NodeIdTooLong { length: 256 }
+        );
+        assert_eq!(error(valid().cluster("")), ConfigError::EmptyClusterName);
+        assert_eq!(error(valid().cluster("x".repeat(300))), ConfigError::ClusterNameTooLong { length: 300 });
+        for address in ["localhost:80", "127.0.0.1", "", "127.0.0.1:99999"] {
+            assert_eq!(error(Config::new("a", address)), ConfigError::BadAddress { address: address.into() });
+        }
+        for address in ["0.0.0.0:80", "[::]:80"] {
+            let parsed = address.parse().unwrap();
+            assert_eq!(error(Config::new("a", address)), ConfigError::UnspecifiedAddress { address: parsed });
+        }
+        for seed in
+            ["nowhere", "10.0.0.1:0", "0.0.0.0:8000", "10.0.0.256:1", "a b:1", ":1", "host:0", "host:"]
+        {
+            assert_eq!(error(valid().seeds([seed])), ConfigError::BadSeed { seed: seed.into() });
+        }
+        let advertised = "0.0.0.0:80".parse().unwrap();
+        assert_eq!(
+            error(valid().advertise("0.0.0.0:80")),
+            ConfigError::UnspecifiedAddress { address: advertised }
+        );
+        assert_eq!(error(valid().advertise("x")), ConfigError::BadAddress { address: "x".into() });
+        assert_eq!(
+            error(valid().data_center("x".repeat(256))),
+            ConfigError::DataCenterTooLong { length: 256 }
+        );
+        assert_eq!(error(valid().zone("x".repeat(256))), ConfigError::ZoneTooLong { length: 256 });
+        for weight in [0, 10_001] {
+            assert_eq!(error(valid().weight(weight)), ConfigError::BadWeight { weight });
+        }
+        assert_eq!(error(valid().replicas(0)), ConfigError::BadReplicas { replicas: 0 });
+        assert_eq!(error(valid().replicas(17)), ConfigError::BadReplicas { replicas: 17 });
+        for write_quorum in [0, 4] {
+            assert_eq!(
+                error(valid().write_quorum(write_quorum)),
+                ConfigError::BadWriteQuorum { write_quorum, replicas: Count::Exactly(3) }
+            );
+        }
+        for read_quorum in [0, 4] {
+            assert_eq!(
+                error(valid().read_quorum(read_quorum)),
+                ConfigError::BadReadQuorum { read_quorum, replicas: Count::Exactly(3) }
+            );
+        }
+        assert_eq!(
+            error(valid().write_quorum(1).read_quorum(3)),
+            ConfigError::QuorumsDoNotOverlap {
+                read_quorum: Count::Exactly(3),
+                write_quorum: Count::Exactly(1),
+                replicas: Count::Exactly(3)
+            }
+        );
+        for nodes in [0, 2, 1001] {
+            assert_eq!(error(valid().require_majority(nodes)), ConfigError::BadMajority { nodes, least: 3 });
+        }
+        assert_eq!(
+            error(valid().require_majority(5).write_quorum(1)),
+            ConfigError::MajorityNeedsOverlap {
+                write_quorum: Count::Exactly(1),
+                replicas: Count::Exactly(3)
+            }
+        );
+        assert_eq!(valid().require_majority(5).check().unwrap().majority_of, 5);
+        for cores in [0, 257] {
+            assert_eq!(error(valid().cores(cores)), ConfigError::BadCores { cores });
+        }
+        assert!(matches!(
+            error(valid().request_timeout(Duration::ZERO)),
+            ConfigError::BadDuration { option: "request_timeout", .. }
+        ));
+        assert!(matches!(
+            error(valid().forget_after(Duration::ZERO)),
+            ConfigError::BadDuration { option: "forget_after", .. }
+        ));
+        assert!(matches!(
+            error(valid().probe_period(Duration::from_millis(1))),
+            ConfigError::BadDuration { option: "probe_period", .. }
+        ));
+        assert!(matches!(
+            error(valid().suspicion_timeout(Duration::from_secs(61))),
+            ConfigError::BadDuration { option: "suspicion_timeout", .. }
+        ));
+        for (config, option) in [
+            (Config::standalone("a").cluster("b"), "cluster"),
+            (Config::standalone("a").seeds(["127.0.0.1:1"]), "seeds"),
+            (Config::standalone("a").replicas(3), "replicas"),
+            (Config::standalone("a").write_quorum(1), "write_quorum"),
+            (Config::standalone("a").unacknowledged(1), "unacknowledged"),
+            (Config::standalone("a").read_quorum(1), "read_quorum"),
+            (Config::standalone("a").require_majority(3), "require_majority"),
+            (Config::standalone("a").discovery(|| Ok(Vec::new())), "discovery"),
+            (Config::standalone("a").advertise("10.0.0.1:1"), "advertise"),
+            (Config::standalone("a").data_center("d"), "data_center"),
+            (Config::standalone("a").zone("z"), "zone"),
+            (Config::standalone("a").weight(1), "weight"),
+        ] {
+            assert_eq!(error(config), ConfigError::Standalone { option });
+        }
+    }
+
+    #[test]
+    fn seeds_are_addresses_or_names() {
+        let seeds = ["10.0.0.1:1", "db-1.example.com:2", "[::1]:3", "localhost:4", "a_b.svc.:5"];
+        let settings = valid().seeds(seeds).check().unwrap();
+        assert_eq!(settings.seeds, [0, 2].map(|at: usize| seeds[at].parse::<SocketAddr>().unwrap()));
+        assert_eq!(settings.finder.names, [seeds[1], seeds[3], seeds[4]]);
+        assert!(settings.finder.is_needed() && !valid().check().unwrap().finder.is_needed());
+    }
+
+    #[test]
+    fn who_advertises_an_address_may_listen_on_all() {
+        let settings = Config::new("a", "[::]:80").advertise("203.0.113.7:0").check().unwrap();
+        assert_eq!(settings.advertise, Some("203.0.113.7:0".parse().unwrap()));
+        assert_eq!(settings.address, Some("[::]:80".parse().unwrap()));
+    }
+
+    #[test]
+    fn a_mapped_address_is_the_ipv4_one() {
+        let settings = Config::new("a", "[::ffff:127.0.0.1]:80").check().unwrap();
+        assert_eq!(settings.address, Some("127.0.0.1:80".parse().unwrap()));
+    }
+}

@@ -1,0 +1,420 @@
+//! [`Settings`]: a configuration that was checked; and the checks, with every default and bound.
+//!
+//! [`Given`] holds what an app gave, [`Given::check`] turns it into settings or names the first
+//! mistake. What the settings hold was checked here and is not checked again.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use crate::discovery::{AddressSource, Custom};
+use crate::error::ConfigError;
+use crate::options::{Eviction, IdleStrategy, Replicas};
+use crate::placement::{DEFAULT_WEIGHT, Site};
+use crate::quorums::{Count, Quorums};
+use crate::types::{MAX_CORES, MAX_NAME_BYTES, MAX_REPLICAS};
+
+/// Three copies survive one death and keep two while the third is restored.
+const DEFAULT_REPLICAS: usize = 3;
+/// Two acknowledgements: a write survives the death of any one node.
+const DEFAULT_WRITE_QUORUM: usize = 2;
+/// A local copy answers alone: reads at memory speed.
+const DEFAULT_READ_QUORUM: usize = 1;
+/// As with N = 3 and W = 2, one replica may miss a write.
+const DEFAULT_UNACKNOWLEDGED: usize = 1;
+const DEFAULT_CLUSTER: &str = "gridkv";
+/// Longer than it takes to notice a silent host, so that a call outlives one death.
+const DEFAULT_REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
+/// With the suspicion timeout, a silent host is dead to the others within about a second, at some
+/// 1 KB/s of gossip a node.
+pub(crate) const DEFAULT_PROBE_PERIOD: Duration = Duration::from_millis(200);
+/// Nearly two probe periods for the accused to refute; the accusation is told seven times until
+/// then.
+pub(crate) const DEFAULT_SUSPICION_TIMEOUT: Duration = Duration::from_millis(350);
+/// A node that fails in the evening can come back the next day.
+pub(crate) const DEFAULT_FORGET_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
+
+const MIN_FORGET_AFTER: Duration = Duration::from_secs(1);
+const MAX_FORGET_AFTER: Duration = Duration::from_secs(366 * 24 * 60 * 60);
+/// What a core needs to work with: room for the largest parts of its table at once.
+const MIN_CORE_MEMORY: usize = 1 << 20;
+/// Longer is [`IdleStrategy::Busy`].
+const MAX_SPIN: Duration = Duration::from_millis(10);
+const MIN_REQUEST_TIMEOUT: Duration = Duration::from_millis(1);
+const MAX_REQUEST_TIMEOUT: Duration = Duration::from_secs(3600);
+const MIN_PROBE_PERIOD: Duration = Duration::from_millis(20);
+const MAX_PROBE_PERIOD: Duration = Duration::from_secs(60);
+/// Far more would leave the others with nothing.
+const MAX_WEIGHT: u16 = 10_000;
+/// Of how many nodes a majority can be required at most.
+const MAX_NODES: usize = 1000;
+
+/// What an app gave, unchecked. `None` is an option that was not set.
+#[derive(Clone, Debug)]
+pub(super) struct Given {
+    node_id: String,
+    /// `None`: standalone.
+    address: Option<String>,
+    pub(super) cluster: Option<String>,
+    pub(super) seeds: Vec<String>,
+    pub(super) discovery: Option<Custom>,
+    pub(super) advertise: Option<String>,
+    pub(super) replicas: Option<Replicas>,
+    pub(super) write_quorum: Option<usize>,
+    pub(super) unacknowledged: Option<usize>,
+    pub(super) read_quorum: Option<usize>,
+    pub(super) cores: Option<usize>,
+    pub(super) pin_cpus: Option<Vec<usize>>,
+    pub(super) idle: IdleStrategy,
+    pub(super) max_memory: Option<usize>,
+    pub(super) eviction: Eviction,
+    pub(super) membarrier: bool,
+    pub(super) request_timeout: Duration,
+    pub(super) probe_period: Duration,
+    pub(super) suspicion_timeout: Duration,
+    pub(super) local_health: bool,
+    pub(super) forget_after: Duration,
+    pub(super) majority_of: Option<usize>,
+    pub(super) data_center: Option<String>,
+    pub(super) zone: Option<String>,
+    pub(super) weight: Option<u16>,
+}
+
+/// A configuration that was checked.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    pub(crate) node_id: String,
+    /// Where this node listens; `None` for a standalone engine.
+    pub(crate) address: Option<SocketAddr>,
+    pub(crate) cluster: String,
+    pub(crate) seeds: Vec<SocketAddr>,
+    /// Seeds that are host names, and the app's own discovery.
+    pub(crate) finder: AddressSource,
+    /// Where others reach this node, if that is not where it listens. Port 0 is the port that it
+    /// listens on.
+    pub(crate) advertise: Option<SocketAddr>,
+    pub(crate) quorums: Quorums,
+    pub(crate) cores: u16,
+    /// One CPU for each core, if cores are pinned.
+    pub(crate) pin_cpus: Option<Vec<usize>>,
+    pub(crate) idle: IdleStrategy,
+    /// Each core's share of the memory limit, in bytes.
+    pub(crate) memory: Option<usize>,
+    pub(crate) eviction: Eviction,
+    pub(crate) membarrier: bool,
+    pub(crate) request_timeout: Duration,
+    pub(crate) probe_period: Duration,
+    pub(crate) suspicion_timeout: Duration,
+    pub(crate) local_health: bool,
+    pub(crate) forget_after: Duration,
+    /// Of how many nodes a majority is required; zero if none is.
+    pub(crate) majority_of: u16,
+    pub(crate) site: Site,
+}
+
+impl Settings {
+    /// Returns how many members calls need.
+    pub(crate) fn members_needed(&self) -> usize {
+        let majority = if self.majority_of > 0 { usize::from(self.majority_of) / 2 + 1 } else { 0 };
+        self.quorums.members_needed().max(majority)
+    }
+}
+
+impl Given {
+    pub(super) fn new(node_id: String, address: Option<String>) -> Self {
+        Self {
+            node_id,
+            address,
+            cluster: None,
+            seeds: Vec::new(),
+            discovery: None,
+            advertise: None,
+            replicas: None,
+            write_quorum: None,
+            unacknowledged: None,
+            read_quorum: None,
+            cores: None,
+            pin_cpus: None,
+            idle: IdleStrategy::default(),
+            max_memory: None,
+            eviction: Eviction::default(),
+            membarrier: true,
+            request_timeout: DEFAULT_REQUEST_TIMEOUT,
+            probe_period: DEFAULT_PROBE_PERIOD,
+            suspicion_timeout: DEFAULT_SUSPICION_TIMEOUT,
+            local_health: true,
+            forget_after: DEFAULT_FORGET_AFTER,
+            majority_of: None,
+            data_center: None,
+            zone: None,
+            weight: None,
+        }
+    }
+
+    /// Returns the settings, or the first mistake. Names are checked first, then limits, quorums,
+    /// times and addresses.
+    pub(super) fn check(&self) -> Result<Settings, ConfigError> {
+        check_name(&self.node_id, ConfigError::EmptyNodeId, |length| ConfigError::NodeIdTooLong { length })?;
+        let cluster = self.cluster.as_deref().unwrap_or(DEFAULT_CLUSTER);
+        check_name(cluster, ConfigError::EmptyClusterName, |length| ConfigError::ClusterNameTooLong {
+            length,
+        })?;
+        let cores = self.check_cores()?;
+        let memory = self.check_memory(cores)?;
+        let quorums = self.check_quorums()?;
+        self.check_durations()?;
+        let advertise = self.advertise.as_deref().map(check_address).transpose()?;
+        let (seeds, names) = self.check_seeds()?;
+        let check_listen = |address| match advertise {
+            Some(_) => parse_address(address),
+            None => check_address(address),
+        };
+        Ok(Settings {
+            node_id: self.node_id.clone(),
+            address: self.address.as_deref().map(check_listen).transpose()?,
+            cluster: cluster.to_owned(),
+            seeds,
+            finder: AddressSource { names, custom: self.discovery.clone() },
+            advertise,
+            quorums,
+            cores: cores as u16,
+            pin_cpus: self.pin_cpus.clone(),
+            idle: self.idle,
+            memory,
+            eviction: self.eviction,
+            membarrier: self.membarrier,
+            request_timeout: self.request_timeout,
+            probe_period: self.probe_period,
+            suspicion_timeout: self.suspicion_timeout,
+            local_health: self.local_health,
+            forget_after: self.forget_after,
+            majority_of: self.check_majority(quorums)?,
+            site: self.check_site()?,
+        })
+    }
+
+    fn check_cores(&self) -> Result<usize, ConfigError> {
+        let cpus = self.pin_cpus.as_deref();
+        let cores = self.cores.or(cpus.map(<[usize]>::len)).unwrap_or(1);
+        if cores == 0 || cores > MAX_CORES {
+            return Err(ConfigError::BadCores { cores });
+        }
+        let Some(cpus) = cpus else { return Ok(cores) };
+        if cpus.len() != cores {
+            return Err(ConfigError::PinnedCpus { cpus: cpus.len(), cores });
+        }
+        match cpus.iter().enumerate().find(|(at, cpu)| cpus[..*at].contains(cpu)) {
+            Some((_, &cpu)) => Err(ConfigError::CpuTwice { cpu }),
+            None => Ok(cores),
+        }
+    }
+
+    /// Returns each core's share of the memory limit.
+    fn check_memory(&self, cores: usize) -> Result<Option<usize>, ConfigError> {
+        let Some(max_memory) = self.max_memory else { return Ok(None) };
+        let least = cores * MIN_CORE_MEMORY;
+        if max_memory < least {
+            return Err(ConfigError::BadMemory { max_memory, least });
+        }
+        Ok(Some(max_memory / cores))
+    }
+
+    fn check_durations(&self) -> Result<(), ConfigError> {
+        if let IdleStrategy::Adaptive { max_spin } = self.idle {
+            check_duration("idle's max_spin", max_spin, Duration::ZERO, MAX_SPIN)?;
+        }
+        for (option, value, least, most) in [
+            ("request_timeout", self.request_timeout, MIN_REQUEST_TIMEOUT, MAX_REQUEST_TIMEOUT),
+            ("probe_period", self.probe_period, MIN_PROBE_PERIOD, MAX_PROBE_PERIOD),
+            ("suspicion_timeout", self.suspicion_timeout, MIN_PROBE_PERIOD, MAX_PROBE_PERIOD),
+            ("forget_after", self.forget_after, MIN_FORGET_AFTER, MAX_FORGET_AFTER),
+        ] {
+            check_duration(option, value, least, most)?;
+        }
+        Ok(())
+    }
+
+    /// Returns the seeds that are addresses, and those that are host names.
+    fn check_seeds(&self) -> Result<(Vec<SocketAddr>, Vec<String>), ConfigError> {
+        let (mut seeds, mut names) = (Vec::new(), Vec::new());
+        for seed in &self.seeds {
+            match check_seed(seed)? {
+                Seed::Address(address) => seeds.push(address),
+                Seed::Name => names.push(seed.clone()),
+            }
+        }
+        Ok((seeds, names))
+    }
+
+    fn check_site(&self) -> Result<Site, ConfigError> {
+        let data_center = self.data_center.as_deref().unwrap_or_default();
+        if data_center.len() > MAX_NAME_BYTES {
+            return Err(ConfigError::DataCenterTooLong { length: data_center.len() });
+        }
+        let zone = self.zone.as_deref().unwrap_or_default();
+        if zone.len() > MAX_NAME_BYTES {
+            return Err(ConfigError::ZoneTooLong { length: zone.len() });
+        }
+        let weight = self.weight.unwrap_or(DEFAULT_WEIGHT);
+        if !(1..=MAX_WEIGHT).contains(&weight) {
+            return Err(ConfigError::BadWeight { weight });
+        }
+        Ok(Site { data_center: data_center.into(), zone: zone.into(), weight })
+    }
+
+    fn check_majority(&self, quorums: Quorums) -> Result<u16, ConfigError> {
+        let Some(nodes) = self.majority_of else { return Ok(0) };
+        let least = quorums.fewest_nodes();
+        if nodes < least || nodes > MAX_NODES {
+            return Err(ConfigError::BadMajority { nodes, least });
+        }
+        if !quorums.writes_overlap() {
+            let Quorums { replicas, write, .. } = quorums;
+            return Err(ConfigError::MajorityNeedsOverlap { write_quorum: write, replicas });
+        }
+        Ok(nodes as u16)
+    }
+
+    fn check_quorums(&self) -> Result<Quorums, ConfigError> {
+        if self.address.is_none() {
+            self.check_standalone()?;
+            return Ok(Quorums::ONE);
+        }
+        match self.replicas.unwrap_or(Replicas::Count(DEFAULT_REPLICAS)) {
+            Replicas::Count(replicas) => self.check_quorums_of(replicas),
+            Replicas::All => self.check_quorums_of_all(),
+        }
+    }
+
+    /// Refuses the options that only a node of a cluster has.
+    fn check_standalone(&self) -> Result<(), ConfigError> {
+        let options = [
+            ("cluster", self.cluster.is_some()),
+            ("seeds", !self.seeds.is_empty()),
+            ("replicas", self.replicas.is_some()),
+            ("write_quorum", self.write_quorum.is_some()),
+            ("unacknowledged", self.unacknowledged.is_some()),
+            ("read_quorum", self.read_quorum.is_some()),
+            ("discovery", self.discovery.is_some()),
+            ("advertise", self.advertise.is_some()),
+            ("data_center", self.data_center.is_some()),
+            ("zone", self.zone.is_some()),
+            ("weight", self.weight.is_some()),
+            ("require_majority", self.majority_of.is_some()),
+        ];
+        match options.into_iter().find(|(_, is_set)| *is_set) {
+            Some((option, _)) => Err(ConfigError::Standalone { option }),
+            None => Ok(()),
+        }
+    }
+
+    /// N, W and R with a fixed number of copies.
+    fn check_quorums_of(&self, replicas: usize) -> Result<Quorums, ConfigError> {
+        let count =
+            |asked: usize, most: usize| (1..=most).contains(&asked).then_some(Count::Exactly(asked as u8));
+        let bad = ConfigError::BadReplicas { replicas };
+        let n = count(replicas, MAX_REPLICAS).ok_or(bad)?;
+        if self.unacknowledged.is_some() {
+            return Err(ConfigError::UnacknowledgedWithoutAll { replicas: n });
+        }
+        let write_quorum = self.write_quorum.unwrap_or(DEFAULT_WRITE_QUORUM.min(replicas));
+        let bad = ConfigError::BadWriteQuorum { write_quorum, replicas: n };
+        let write = count(write_quorum, replicas).ok_or(bad)?;
+        let read_quorum = self.read_quorum.unwrap_or(DEFAULT_READ_QUORUM);
+        let bad = ConfigError::BadReadQuorum { read_quorum, replicas: n };
+        let read = count(read_quorum, replicas).ok_or(bad)?;
+        let quorums = Quorums { replicas: n, write, read };
+        if read_quorum >= 2 && !(quorums.reads_see_writes() && quorums.writes_overlap()) {
+            let (read_quorum, write_quorum, replicas) = (read, write, n);
+            return Err(ConfigError::QuorumsDoNotOverlap { read_quorum, write_quorum, replicas });
+        }
+        Ok(quorums)
+    }
+
+    /// N, W and R with a copy on every node.
+    fn check_quorums_of_all(&self) -> Result<Quorums, ConfigError> {
+        if self.write_quorum.is_some() {
+            return Err(ConfigError::WriteQuorumOfAll);
+        }
+        let unacknowledged = self.unacknowledged.unwrap_or(DEFAULT_UNACKNOWLEDGED);
+        if unacknowledged > MAX_REPLICAS {
+            return Err(ConfigError::BadUnacknowledged { unacknowledged });
+        }
+        let read_quorum = self.read_quorum.unwrap_or(DEFAULT_READ_QUORUM);
+        if read_quorum == 0 || read_quorum > MAX_REPLICAS {
+            return Err(ConfigError::BadReadQuorum { read_quorum, replicas: Count::ALL });
+        }
+        let (write, read) = (Count::AllBut(unacknowledged as u8), Count::Exactly(read_quorum as u8));
+        let quorums = Quorums { replicas: Count::ALL, write, read };
+        if read_quorum >= 2 && !quorums.reads_see_writes() {
+            return Err(ConfigError::TooManyUnacknowledged { unacknowledged, read_quorum });
+        }
+        Ok(quorums)
+    }
+}
+
+fn check_name(
+    name: &str,
+    empty: ConfigError,
+    too_long: impl Fn(usize) -> ConfigError,
+) -> Result<(), ConfigError> {
+    match name.len() {
+        0 => Err(empty),
+        length if length > MAX_NAME_BYTES => Err(too_long(length)),
+        _ => Ok(()),
+    }
+}
+
+fn parse_address(address: &str) -> Result<SocketAddr, ConfigError> {
+    parse(address).ok_or_else(|| ConfigError::BadAddress { address: address.to_owned() })
+}
+
+fn check_address(address: &str) -> Result<SocketAddr, ConfigError> {
+    let parsed = parse_address(address)?;
+    if parsed.ip().is_unspecified() {
+        return Err(ConfigError::UnspecifiedAddress { address: parsed });
+    }
+    Ok(parsed)
+}
+
+enum Seed {
+    Address(SocketAddr),
+    /// A host name and a port, to be looked up.
+    Name,
+}
+
+fn check_seed(seed: &str) -> Result<Seed, ConfigError> {
+    let bad = || ConfigError::BadSeed { seed: seed.to_owned() };
+    if let Some(address) = parse(seed) {
+        let is_reachable = address.port() != 0 && !address.ip().is_unspecified();
+        return is_reachable.then_some(Seed::Address(address)).ok_or_else(bad);
+    }
+    let (host, port) = seed.rsplit_once(':').ok_or_else(bad)?;
+    let is_of_name = |letter: char| letter.is_ascii_alphanumeric() || matches!(letter, '-' | '.' | '_');
+    let is_name = host.chars().all(is_of_name) && (1..=253).contains(&host.len());
+    // "10.0.0.256" or "1.2.3" are mistakes, not names: no top-level domain is a number.
+    let is_named = host
+        .trim_end_matches('.')
+        .rsplit('.')
+        .next()
+        .is_some_and(|last| last.chars().any(|letter| letter.is_ascii_alphabetic()));
+    let has_port = port.parse::<u16>().is_ok_and(|port| port != 0);
+    (is_name && is_named && has_port).then_some(Seed::Name).ok_or_else(bad)
+}
+
+/// An IPv4 address that was written as an IPv6 one becomes IPv4: one node, one spelling.
+fn parse(address: &str) -> Option<SocketAddr> {
+    let parsed: SocketAddr = address.parse().ok()?;
+    Some(SocketAddr::new(parsed.ip().to_canonical(), parsed.port()))
+}
+
+fn check_duration(
+    option: &'static str,
+    value: Duration,
+    least: Duration,
+    most: Duration,
+) -> Result<(), ConfigError> {
+    if value < least || value > most {
+        return Err(ConfigError::BadDuration { option, value, least, most });
+    }
+    Ok(())
+}

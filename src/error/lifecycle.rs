@@ -1,0 +1,216 @@
+//! Errors of an engine's life: starting, waiting for others, and leaving.
+
+use std::io;
+use std::net::SocketAddr;
+
+use thiserror::Error;
+
+use super::config::ConfigError;
+use crate::types::NodeId;
+
+/// Why [`Engine::start`](crate::Engine::start) started nothing. No thread and no socket is left
+/// behind.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The configuration has a mistake.
+    #[error("configuration: {0}")]
+    Config(#[from] ConfigError),
+    /// Another process, or another engine, listens at the address.
+    #[error(
+        "{address} is in use: another process or engine listens there; give another port, or 0 for \
+         a free one"
+    )]
+    AddressInUse {
+        /// The address that was asked for.
+        address: SocketAddr,
+    },
+    /// This machine does not have the address.
+    #[error(
+        "{address} is not an address of this machine: give one of its own, which other nodes can \
+         reach"
+    )]
+    AddressNotAvailable {
+        /// The address that was asked for.
+        address: SocketAddr,
+    },
+    /// The system did not allow this process to listen at the address.
+    #[error(
+        "no permission to listen on {address}: ports below 1024 need it, or a firewall rule \
+         forbids it"
+    )]
+    PermissionDenied {
+        /// The address that was asked for.
+        address: SocketAddr,
+    },
+    /// A core was to run on a CPU that does not exist, or that this process must not use.
+    #[error(
+        "CPU {cpu} cannot be pinned: this process may use {}; name some of these in \
+         Config::pin_cpus, or have it given more (taskset, cpusets, the container's limits)",
+        list(.allowed)
+    )]
+    CpuNotAllowed {
+        /// The number of the CPU.
+        cpu: usize,
+        /// The CPUs that this process may use.
+        allowed: Vec<usize>,
+    },
+    /// The system refused a socket, a thread or a poll.
+    #[error("{what}: {source}")]
+    System {
+        /// The step that failed.
+        what: &'static str,
+        /// The system's own error.
+        source: io::Error,
+    },
+}
+
+/// Returns the numbers of CPUs as people write them: "CPUs 0, 1".
+fn list(cpus: &[usize]) -> String {
+    if cpus.is_empty() {
+        return "no CPU that it could name".to_owned();
+    }
+    let cpus: Vec<String> = cpus.iter().map(usize::to_string).collect();
+    format!("CPUs {}", cpus.join(", "))
+}
+
+/// Why [`Engine::wait_ready`](crate::Engine::wait_ready) gave up. The engine runs on and keeps
+/// trying.
+#[derive(Debug, Error, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum NotReady {
+    /// Too few members are here so far.
+    #[error(
+        "members needed: {needed}, here: {members}{}: check that the seeds are right and running",
+        .hint.as_ref().map(|hint| format!("; {hint}")).unwrap_or_default()
+    )]
+    TooFewMembers {
+        /// How many members this node sees, itself included.
+        members: usize,
+        /// How many members the quorums need.
+        needed: usize,
+        /// What might be the cause, if something went wrong: a node that refused this one, a name
+        /// that could not be looked up, an address at which no node reaches this one.
+        hint: Option<String>,
+    },
+    /// The members are here and have not yet agreed on the placement of the partitions.
+    #[error("the members that are here ({members}) have not yet agreed on their partitions")]
+    Settling {
+        /// How many members this node sees, itself included.
+        members: usize,
+    },
+    /// The engine has stopped, or is stopping.
+    #[error("the engine has stopped")]
+    ShutDown,
+    /// A thread of the engine has panicked or could not poll; the log says which. The engine has
+    /// stopped and its node has left the cluster: start a new one.
+    #[error("the engine has failed and stopped (its log says why): start a new one")]
+    EngineFailed,
+    /// The call came from an engine's own thread, which must not wait: from a closure that was
+    /// given to [`Engine::run_on`](crate::Engine::run_on).
+    #[error(
+        "called on an engine's own thread, which must not wait: use what Engine::run_on hands to \
+         its closure, or call from a thread of the app"
+    )]
+    WouldBlockCore,
+}
+
+/// Why [`Engine::wait_until_safe`](crate::Engine::wait_until_safe) gave up.
+#[derive(Debug, Error, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum NotSafe {
+    /// Some copy is missing, and the node that is stopped next might be the one that has it.
+    #[error("no node should be stopped yet: {}", reasons(.risks))]
+    TimedOut {
+        /// What the nodes reported last. Empty if no node has reported.
+        risks: Vec<Risk>,
+    },
+    /// The engine has stopped, or is stopping.
+    #[error("the engine has stopped")]
+    ShutDown,
+    /// A thread of the engine has panicked or could not poll; the log says which. The engine has
+    /// stopped and its node has left the cluster: start a new one.
+    #[error("the engine has failed and stopped (its log says why): start a new one")]
+    EngineFailed,
+    /// The call came from an engine's own thread, which must not wait: from a closure that was
+    /// given to [`Engine::run_on`](crate::Engine::run_on).
+    #[error(
+        "called on an engine's own thread, which must not wait: use what Engine::run_on hands to \
+         its closure, or call from a thread of the app"
+    )]
+    WouldBlockCore,
+}
+
+/// Why a node should not be stopped, as [`NotSafe::TimedOut`] lists it.
+#[derive(Debug, Error, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Risk {
+    /// A node lacks copies that it should hold, or has writes that other replicas lack.
+    #[error(
+        "at {node} {copies} copies of partitions are missing or not settled, and {writes} writes \
+         not everywhere"
+    )]
+    Owes {
+        /// The node's name.
+        node: NodeId,
+        /// How many copies of partitions the node does not hold completely, has yet to give away,
+        /// or finds no node for, because there are fewer nodes than replicas.
+        copies: usize,
+        /// How many writes the node has acknowledged that some replica has not confirmed.
+        writes: usize,
+    },
+    /// A node has not answered.
+    #[error("{node} has not said whether it lacks anything")]
+    Silent {
+        /// The node's name.
+        node: NodeId,
+    },
+    /// A node sees other members than the node that asked, or does not know all of them yet.
+    #[error("{node} sees other members")]
+    Disagrees {
+        /// The node's name.
+        node: NodeId,
+    },
+}
+
+/// Returns the risks as one text.
+fn reasons(risks: &[Risk]) -> String {
+    if risks.is_empty() {
+        return "no node has said yet whether it lacks anything".to_owned();
+    }
+    let risks: Vec<String> = risks.iter().map(Risk::to_string).collect();
+    risks.join("; ")
+}
+
+/// Why [`Engine::leave`](crate::Engine::leave) did not hand everything over.
+#[derive(Debug, Error, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum LeaveError {
+    /// The time was up. The node has stopped all the same: the others treat it as dead and restore
+    /// its copies from their own.
+    #[error(
+        "{partitions} partitions were not handed over and {unfinished} calls not ended in time; \
+         the node has stopped, the others restore its copies"
+    )]
+    TimedOut {
+        /// How many partitions were not handed over.
+        partitions: usize,
+        /// How many calls had no answer, or were writes that some replica lacked. Counted only when
+        /// all partitions are handed over.
+        unfinished: usize,
+    },
+    /// The engine had stopped before.
+    #[error("the engine has stopped")]
+    ShutDown,
+    /// A thread of the engine has panicked or could not poll; the log says which. The engine has
+    /// stopped and its node has left the cluster: start a new one.
+    #[error("the engine has failed and stopped (its log says why): start a new one")]
+    EngineFailed,
+    /// The call came from an engine's own thread, which must not wait: from a closure that was
+    /// given to [`Engine::run_on`](crate::Engine::run_on).
+    #[error(
+        "called on an engine's own thread, which must not wait: use what Engine::run_on hands to \
+         its closure, or call from a thread of the app"
+    )]
+    WouldBlockCore,
+}
