@@ -27,8 +27,6 @@ use self::absent::Absent;
 use self::debt::{OwnDebt, Safety};
 use self::duplicates::Held;
 use self::links::{LinkState, MemberLink, member_link};
-#[cfg(feature = "sim")]
-pub(crate) use self::majority::LEASE;
 use self::majority::Majority;
 pub(crate) use self::publish::Readiness;
 use self::publish::bury;

@@ -64,9 +64,7 @@ use crate::clock::Instant;
 use crate::entry::Entry;
 use crate::types::{CoreId, Identity, KeyHash, Partition};
 use crate::wire::message::{Compared, Held, Seen, Survey};
-
-/// How long it takes to compare everything once.
-const CYCLE: Duration = Duration::from_secs(60);
+use crate::wire::timing::COMPARE_CYCLE as CYCLE;
 
 /// After what time a peer is compared as a whole whose connection broke or whose lists changed: much of the
 /// same kind happens together.

@@ -49,9 +49,7 @@ use crate::placement::ListRef;
 use crate::simulated::{Planted, is_planted};
 use crate::types::{Identity, KeyHash, Partition};
 use crate::wire::message::Request;
-
-/// How old a tombstone is at the least when it goes: twice as long as a write is offered to who missed it.
-pub(crate) const GRACE: Duration = Duration::from_secs(60);
+pub(crate) use crate::wire::timing::PURGE_GRACE as GRACE;
 
 /// How many keys are asked about at a time, 16 bytes each.
 pub(crate) const MOST_KEYS: usize = 1024;

@@ -27,6 +27,7 @@ use crate::clock::{Instant, Version};
 use crate::entry::Entry;
 use crate::types::{CoreId, Identity, KeyHash};
 use crate::wire::frame::CHUNK_BYTES;
+use crate::wire::timing::RELAY_ANSWERS_WITHIN as ANSWER_WITHIN;
 
 /// How long a write waits for others to go with it.
 const LINGER: Duration = Duration::from_millis(2);
@@ -36,9 +37,6 @@ const MOST_WRITES: usize = 512;
 
 /// How many batches are on their way to one core of a relay: full ones only, but for the first.
 const MOST_OPEN: usize = 4;
-
-/// How long the relay may take. It answers earlier, be it that it could not write.
-const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 
 /// The pause after a batch that came to nothing, doubled each time.
 const PAUSE: Duration = Duration::from_millis(50);

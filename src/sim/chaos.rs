@@ -83,8 +83,8 @@ use rand::{RngExt, SeedableRng};
 use super::checks::{self, Order, Verdict, Violation};
 use super::workload::{Kind, Operation, Workload, WorkloadOptions, value_number};
 use super::{CALL_TIMEOUT, Planted, SimCluster, SimOptions};
-use crate::control::LEASE;
 use crate::types::ALL;
+use crate::wire::timing::{COMPARE_CYCLE, LEASE, is_longer};
 
 /// What kind of trouble a schedule makes.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -268,6 +268,8 @@ const SETTLES_WITHIN: Duration = Duration::from_secs(60);
 
 /// And until all copies are equal: two cycles of comparing everything, and some time to repair.
 const EQUAL_WITHIN: Duration = Duration::from_secs(150);
+
+const _: () = assert!(is_longer(EQUAL_WITHIN, COMPARE_CYCLE.saturating_mul(2)));
 
 /// Until every write that was acknowledged is with every replica, once there are as many as there should be.
 const PAID_WITHIN: Duration = Duration::from_secs(5);

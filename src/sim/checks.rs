@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use super::Stored;
 use super::workload::{Answer, History, Kind, Operation, UNKNOWN};
+use crate::wire::timing::HINT_WINDOW;
 
 /// A promise that was broken.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -127,9 +128,6 @@ const LOST: &str = "an acknowledged write, or a newer one, is there in the end";
 const RESURRECTED: &str = "a deleted key stays deleted";
 const INVENTED: &str = "a value was written by somebody";
 const FOUND: &str = "what was acknowledged, and not deleted since, is found";
-/// How long a write is offered to a replica that missed it.
-const OFFERED_FOR: Duration = Duration::from_secs(30);
-
 const OWN: &str = "a node's reads see the node's own acknowledged writes";
 const LINEARIZABLE: &str = "the operations on a key could have happened one after the other";
 const ANSWERED: &str = "every call ends in time";
@@ -195,9 +193,9 @@ fn check_recent(read: &Operation, seen: Option<&Operation>, writes: &[&Operation
         return Err(Violation::of(FOUND, "it was not found".into(), &shown));
     }
     // It knows who has its writes for as long as they are offered to the others.
-    let is_offered = |write: &&&Operation| write.end.is_some_and(|end| read.start < end + OFFERED_FOR);
+    let is_offered = |write: &&&Operation| write.end.is_some_and(|end| read.start < end + HINT_WINDOW);
     // They are in the order of their starts, and none takes that long itself.
-    let since = writes.partition_point(|write| write.start + 2 * OFFERED_FOR < read.start);
+    let since = writes.partition_point(|write| write.start + 2 * HINT_WINDOW < read.start);
     let until = writes.partition_point(|write| write.start < read.start);
     let own = writes[since..until].iter().filter(acknowledged).filter(is_own).filter(is_offered);
     let own = own.max_by_key(|write| write.start);

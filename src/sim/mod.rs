@@ -39,17 +39,17 @@ pub use self::faults::Fault;
 use self::network::{Connection, ConnectionKey, Event};
 use self::node::Node;
 use crate::clock::{Instant, Now, Version};
-use crate::config::DEFAULT_FORGET_AFTER;
+use crate::config::{DEFAULT_FORGET_AFTER, DEFAULT_REQUEST_TIMEOUT};
 use crate::entry::{Content, Entry};
 use crate::error::{ReadError, WriteError};
 use crate::events::MemberState;
-use crate::replication::purge::GRACE;
 use crate::shard::{Call, ReadCall, TouchCall, WriteCall, expires_at_ms};
 #[doc(hidden)]
 pub use crate::simulated::Planted;
 use crate::simulated::simulate;
 use crate::types::{ALL, CoreId, KeyHash, PARTITIONS, quorum_of};
 use crate::wire::frame::FrameBuffer;
+use crate::wire::timing::PURGE_GRACE;
 
 /// What the simulated network and nodes are like.
 #[derive(Clone, Debug)]
@@ -106,7 +106,7 @@ impl Default for SimOptions {
             delay: (Duration::from_micros(50), Duration::from_millis(1)),
             clock_skew: Duration::ZERO,
             partitions: PARTITIONS,
-            purge_grace: GRACE,
+            purge_grace: PURGE_GRACE,
             forget_after: DEFAULT_FORGET_AFTER,
             majority_of: 0,
             planted: None,
@@ -228,6 +228,21 @@ pub struct Traffic {
     pub all: u64,
 }
 
+/// The times that the product keeps to, for tests that wait for them.
+#[doc(hidden)]
+pub mod timing {
+    use std::time::Duration;
+
+    use crate::wire::timing as product;
+
+    pub const COMPARE_CYCLE: Duration = product::COMPARE_CYCLE;
+    pub const HINT_WINDOW: Duration = product::HINT_WINDOW;
+    pub const LEASE: Duration = product::LEASE;
+    pub const OPEN_TIMEOUT: Duration = product::OPEN_TIMEOUT;
+    pub const PURGE_GRACE: Duration = product::PURGE_GRACE;
+    pub const USER_TIMEOUT: Duration = product::USER_TIMEOUT;
+}
+
 /// When simulated time begins.
 const START: Instant = Instant::from_nanos(1_000_000_000);
 
@@ -237,8 +252,8 @@ const EPOCH_MICROS: u64 = 1_700_000_000_000_000;
 /// More events than this in one instant are a loop: a deadline that handling it does not move.
 const MOST_AT_ONCE: u32 = 100_000;
 
-/// How long a simulated call may take.
-pub const CALL_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a simulated call may take: as long as one of an app does by default.
+pub const CALL_TIMEOUT: Duration = DEFAULT_REQUEST_TIMEOUT;
 
 impl SimCluster {
     /// An empty cluster with the default options.

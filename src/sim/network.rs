@@ -1,7 +1,7 @@
 //! Virtual network: datagrams that may be lost, and connections that deliver in order until they break.
 //!
 //! A connection behaves as TCP does where the way is [blocked](SimCluster::block): what was sent waits, in order,
-//! and arrives when the way is free again; or the connection breaks, after [`USER_TIMEOUT`].
+//! and arrives when the way is free again; or the connection breaks, after [`SIMULATED_USER_TIMEOUT`].
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -18,6 +18,7 @@ use crate::types::{Boot, CoreId, Identity, NodeHash, Partition};
 use crate::wire::codec;
 use crate::wire::frame::{Encoded, FrameBuffer};
 use crate::wire::message::{Answer, Channel, Frame, Hello, Message, Request};
+use crate::wire::timing::{OPEN_TIMEOUT, SIMULATED_USER_TIMEOUT};
 
 /// An opener's end: which node, which of its threads, and whom it opens to.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -189,12 +190,6 @@ fn decode(buffer: &mut FrameBuffer, bytes: &[u8]) -> Option<Frame> {
 
 /// How long a message between two threads of one node takes.
 const HOP: Duration = Duration::from_micros(5);
-
-/// How long a frame waits for its way to be free before the connection breaks, as the runtime sets it for TCP.
-const USER_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// How long a connection waits to come about, as in the runtime.
-const OPEN_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How often the end of a connection tries to get through where the way is blocked.
 const RETRANSMIT: Duration = Duration::from_millis(200);
@@ -585,7 +580,7 @@ impl SimCluster {
         way.stalled.push(bytes);
         if is_first {
             way.stalled_since = now;
-            self.schedule(USER_TIMEOUT, Event::GivenUp { key, id, since: now });
+            self.schedule(SIMULATED_USER_TIMEOUT, Event::GivenUp { key, id, since: now });
         }
         None
     }
