@@ -9,7 +9,7 @@ use rand::RngExt;
 use rand::seq::SliceRandom;
 
 use super::{Chaos, MAX_NODES, Profile};
-use crate::sim::checks::Order as WriteOrder;
+use crate::sim::checks::WriteOrder;
 use crate::types::ALL;
 
 /// What a schedule does; which node or link it strikes, and for how long, is left to chance.

@@ -43,7 +43,7 @@ use self::disturbance::Disturbance;
 use self::profile::Plan;
 pub use self::profile::Profile;
 pub use self::report::{Failure, Summary};
-use super::checks::{Order as WriteOrder, Violation};
+use super::checks::{Violation, WriteOrder};
 use super::workload::Workload;
 use super::{Planted, SimCluster, SimOptions};
 

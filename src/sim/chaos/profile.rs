@@ -12,7 +12,7 @@ use rand::rngs::SmallRng;
 use super::disturbance::Disturbance as D;
 use super::{ChaosOptions, MAX_NODES};
 use crate::sim::SimOptions;
-use crate::sim::checks::Order as WriteOrder;
+use crate::sim::checks::WriteOrder;
 use crate::sim::workload::WorkloadOptions;
 
 /// What kind of trouble a schedule makes.
