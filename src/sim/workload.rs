@@ -9,7 +9,7 @@ use std::time::Duration;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
-use super::{CallId, Outcome, SimCluster, SimOptions};
+use super::{CallId, CallResult, SimCluster, SimOptions};
 use crate::error::WriteError;
 
 /// What clients asked for, and what they were told.
@@ -386,14 +386,14 @@ pub fn value_number(value: &[u8]) -> u64 {
     std::str::from_utf8(value).ok().and_then(|text| text.parse().ok()).unwrap_or(UNKNOWN)
 }
 
-fn answer(outcome: &Outcome) -> Answer {
+fn answer(outcome: &CallResult) -> Answer {
     match outcome {
-        Outcome::Written(Ok(())) => Answer::Acknowledged,
-        Outcome::Written(Err(WriteError::NotApplied(_))) => Answer::NotApplied,
-        Outcome::Written(Err(_)) => Answer::Indeterminate,
-        Outcome::Read(Ok(Some(value))) => Answer::Found(value_number(value)),
-        Outcome::Read(Ok(None)) => Answer::NotFound,
-        Outcome::Read(Err(_)) => Answer::Failed,
-        Outcome::Touched(_) => Answer::Touched,
+        CallResult::Written(Ok(())) => Answer::Acknowledged,
+        CallResult::Written(Err(WriteError::NotApplied(_))) => Answer::NotApplied,
+        CallResult::Written(Err(_)) => Answer::Indeterminate,
+        CallResult::Read(Ok(Some(value))) => Answer::Found(value_number(value)),
+        CallResult::Read(Ok(None)) => Answer::NotFound,
+        CallResult::Read(Err(_)) => Answer::Failed,
+        CallResult::Touched(_) => Answer::Touched,
     }
 }
