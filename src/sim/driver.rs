@@ -5,8 +5,8 @@
 //!                                        └─▶ orders and reports, for the node's other threads
 //! ```
 //!
-//! This is `runtime::control_thread` and `runtime::core_thread` without threads. It decides nothing:
-//! whatever a node does, its machines told it to.
+//! This is `runtime::control_thread` and `runtime::core_thread` without threads. It decides
+//! nothing: everything that a node does, its machines told it to do.
 
 use std::time::Duration;
 

@@ -15,7 +15,8 @@ use crate::wire::codec;
 use crate::wire::frame::{Encoded, FrameBuffer};
 use crate::wire::message::{Channel, Frame};
 
-/// Names a connection: which node opened it, which of its threads, and to which thread of which node.
+/// Names a connection: which node opened it, which of its threads, and to which thread of which
+/// node.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) struct ConnectionKey {
     pub(super) opener: usize,

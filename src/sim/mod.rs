@@ -1,13 +1,13 @@
 //! A deterministic cluster in one thread: virtual time, network and clocks. One seed, one history.
 //!
-//! Every node is the real `Control` and the real `Shard`s, and every message passes, encoded, through
-//! the real decoding. The simulator decides when a message arrives, which one is lost, and when a
-//! node dies. It decides no acknowledgement, list or death.
+//! Every node is the real `Control` and the real `Shard`s, and every message passes, encoded,
+//! through the real decoding. The simulator decides when a message arrives, which one is lost, and
+//! when a node dies. It decides no acknowledgement, list or death.
 //!
 //! | file | what it is |
 //! |---|---|
 //! | this one | [`SimCluster`]: what a test asks for, the queue of events, the trace |
-//! | `options` | [`SimOptions`]: what the cluster is like |
+//! | `options`, `results` | what the cluster is like; what a test is told |
 //! | `node` | one node: its `Control`, its shards, its clock |
 //! | `driver` | acts as the threads of a node do: delivers events, carries out actions |
 //! | `event`, `network` | what is scheduled; datagrams and connections |
@@ -41,6 +41,7 @@ mod faults;
 mod network;
 mod node;
 mod options;
+mod results;
 pub mod workload;
 
 use std::cmp::Reverse;
@@ -55,10 +56,10 @@ use self::event::{Connection, ConnectionKey, SimEvent};
 pub use self::faults::Fault;
 use self::node::Node;
 pub use self::options::SimOptions;
+pub use self::results::{CallId, CallResult, Stored, Traffic};
 use crate::clock::{Instant, Now, Version};
 use crate::config::DEFAULT_REQUEST_TIMEOUT;
 use crate::entry::{Content, Entry};
-use crate::error::{ReadError, WriteError};
 use crate::events::MemberState;
 use crate::shard::{Call, ReadCall, TouchCall, WriteCall, expires_at_ms};
 #[doc(hidden)]
@@ -66,39 +67,6 @@ pub use crate::simulated::Planted;
 use crate::simulated::simulate;
 use crate::types::{CoreId, KeyHash};
 use crate::wire::frame::FrameBuffer;
-
-/// Names a call that was made; its [`outcome`](SimCluster::outcome) comes later.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub struct CallId(u64);
-
-/// How a call ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum CallResult {
-    /// A write was acknowledged or failed.
-    Written(Result<(), WriteError>),
-    /// Whether the key got another time to live: `false` if it did not exist, or had none to lose.
-    Touched(Result<bool, WriteError>),
-    /// A read found a value or none, or failed.
-    Read(Result<Option<Vec<u8>>, ReadError>),
-}
-
-/// What one node stores for a key: a value or a tombstone.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Stored {
-    /// The node.
-    pub node: usize,
-    /// Whether the node counts as a synced replica of the key's partition.
-    pub is_synced: bool,
-    /// The version: of two states the one with the higher version is newer.
-    pub version: u64,
-    /// The value; `None` if the key was deleted or its value expired.
-    pub value: Option<Vec<u8>>,
-    /// A hash of the value, which remains when the value has expired.
-    pub content_hash: u32,
-    /// When the value expires, in milliseconds since 1970.
-    pub expires_at_ms: Option<u64>,
-}
 
 /// A cluster of simulated nodes, numbered in the order of their first start.
 pub struct SimCluster {
@@ -134,20 +102,6 @@ pub struct SimCluster {
     traffic: BTreeMap<usize, Traffic>,
 }
 
-/// How many bytes the cores of a node have sent to those of other nodes.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-#[non_exhaustive]
-pub struct Traffic {
-    /// Bytes that compare digests.
-    pub compared: u64,
-    /// Bytes that compare key by key because some were evicted, and what that copies.
-    pub surveyed: u64,
-    /// Bytes that copy partitions.
-    pub copied: u64,
-    /// All bytes, these among them.
-    pub all: u64,
-}
-
 /// The times that the product keeps to, for tests that wait for them.
 #[doc(hidden)]
 pub mod timing {
@@ -169,7 +123,8 @@ const START: Instant = Instant::from_nanos(1_000_000_000);
 /// When the simulated world begins, in wall time.
 const EPOCH_MICROS: u64 = 1_700_000_000_000_000;
 
-/// How many events one instant can have. More are a loop: a deadline that its handling does not move.
+/// How many events one instant can have. More are a loop: a deadline that its handling does not
+/// move.
 const MAX_AT_ONCE: u32 = 100_000;
 
 /// How long a simulated call may take: as long as one of an app does by default.
@@ -215,8 +170,8 @@ impl SimCluster {
         self.start_node_with_memory(None)
     }
 
-    /// Starts a new node and returns its number. Each of its cores evicts what was not read lately, to
-    /// stay within `bytes_per_core`; `None` sets no limit.
+    /// Starts a new node and returns its number. Each of its cores evicts what was not read lately,
+    /// to stay within `bytes_per_core`; `None` sets no limit.
     pub fn start_node_with_memory(&mut self, bytes_per_core: Option<usize>) -> usize {
         let number = self.nodes.len();
         let skew = self.options.clock_skew.as_micros() as i64;
@@ -227,8 +182,8 @@ impl SimCluster {
         number
     }
 
-    /// Starts a new node under the id of another one and returns its number. It has an address of its
-    /// own, and a clock that is ahead of the others by `clock_ahead` microseconds.
+    /// Starts a new node under the id of another one and returns its number. It has an address of
+    /// its own, and a clock that is ahead of the others by `clock_ahead` microseconds.
     pub fn start_twin(&mut self, of: usize, clock_ahead: i64) -> usize {
         let number = self.nodes.len();
         self.nodes.push(Node::new(number, of, EPOCH_MICROS.saturating_add_signed(clock_ahead), None));
@@ -268,7 +223,8 @@ impl SimCluster {
         self.act(node);
     }
 
-    /// Asks a node to hand over its data and leave; [`is_running`](Self::is_running) says when it has.
+    /// Asks a node to hand over its data and leave; [`is_running`](Self::is_running) says when it
+    /// has.
     pub fn leave(&mut self, node: usize) {
         simulate(self.options.planted, self.options.partitions);
         self.fault("leave", || format!("n{node} is asked to leave"));
@@ -276,8 +232,8 @@ impl SimCluster {
         self.act(node);
     }
 
-    /// Waits on `node`, as an app would, until no copy is missing in the cluster. Returns whether that
-    /// was so within `limit`.
+    /// Waits on `node`, as an app would, until no copy is missing in the cluster. Returns whether
+    /// that was so within `limit`.
     pub fn wait_until_safe(&mut self, node: usize, limit: Duration) -> bool {
         self.note(|| format!("wait until safe n{node}"));
         let ticket = self.nodes[node].watch_safety(self.now, self.now + limit);
@@ -436,8 +392,8 @@ impl SimCluster {
         (0..self.nodes.len()).filter_map(stored).collect()
     }
 
-    /// Returns the running nodes that count as synced replicas of the partition of `key`, each with the
-    /// number of the list in which it counts.
+    /// Returns the running nodes that count as synced replicas of the partition of `key`, each with
+    /// the number of the list in which it counts.
     pub fn replicas(&self, key: impl AsRef<[u8]>) -> Vec<(usize, u64)> {
         let (_, hash, core) = self.place(key.as_ref());
         let serves = |node: usize| Some((node, self.nodes[node].serves(core, hash.partition())?));
@@ -460,8 +416,8 @@ impl SimCluster {
         self.nodes[node].life
     }
 
-    /// Returns how many calls of a node have no answer yet, and how many acknowledged writes it still
-    /// owes to some replica.
+    /// Returns how many calls of a node have no answer yet, and how many acknowledged writes it
+    /// still owes to some replica.
     pub fn open_calls(&self, node: usize) -> (usize, usize) {
         self.nodes[node].open()
     }
@@ -585,8 +541,8 @@ impl SimCluster {
 
     /// Returns a hash of everything that happened: equal for equal histories.
     ///
-    /// It is made of times, numbers and encoded messages, and of no name in the source: a change of names
-    /// leaves it as it is.
+    /// It is made of times, numbers and encoded messages, and of no name in the source: a change of
+    /// names leaves it as it is.
     pub fn trace_hash(&self) -> u64 {
         self.trace_hash
     }

@@ -1,10 +1,14 @@
-//! The virtual network: datagrams that get lost, and connections that deliver in order until they break.
+//! The virtual network: datagrams that get lost, and connections that deliver in order until they
+//! break.
 //!
-//! | state of the way | datagram | new connection | frame on an open connection |
+//! | the way is | datagram | new connection | frame on an open connection |
 //! |---|---|---|---|
-//! | free | arrives after a delay, or is lost, or arrives twice | opens | arrives in order |
-//! | cut | arrives | refused, if it is a core's | none: they broke when it was cut |
-//! | [blocked](SimCluster::block) | is lost | fails after [`OPEN_TIMEOUT`] | waits, until the way is free or [`SIMULATED_USER_TIMEOUT`] is over and the connection breaks |
+//! | free | arrives late, twice, or is lost | opens | arrives in order |
+//! | [cut](SimCluster::cut) | arrives | a core's is refused | a core's broke when it was cut |
+//! | [blocked](SimCluster::block) | is lost | fails after [`OPEN_TIMEOUT`] | waits |
+//!
+//! A frame that waits arrives, in order, when the way is free again. If that takes longer than
+//! [`SIMULATED_USER_TIMEOUT`], the connection breaks.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -179,8 +183,8 @@ impl SimCluster {
         }
     }
 
-    /// Returns a frame whose way is free. If the way is blocked, or other frames wait for it already,
-    /// the frame waits too: none overtakes another.
+    /// Returns a frame whose way is free. If the way is blocked, or other frames wait for it
+    /// already, the frame waits too: none overtakes another.
     fn passes(&mut self, key: ConnectionKey, id: u64, is_there: bool, bytes: Encoded) -> Option<Encoded> {
         let (acceptor, _) = self.connections.get(&key)?.acceptor?;
         let (from, to) = if is_there { (key.opener, acceptor) } else { (acceptor, key.opener) };

@@ -39,10 +39,11 @@ pub struct SimOptions {
     pub partitions: u16,
     /// How old a tombstone must be before it can be forgotten.
     pub purge_grace: Duration,
-    /// How long an absent member is remembered: [`Config::forget_after`](crate::Config::forget_after).
+    /// How long an absent member is remembered:
+    /// [`Config::forget_after`](crate::Config::forget_after).
     pub forget_after: Duration,
-    /// Of how many nodes a majority is required: [`Config::require_majority`](crate::Config::require_majority).
-    /// Zero requires none.
+    /// Of how many nodes a majority is required:
+    /// [`Config::require_majority`](crate::Config::require_majority). Zero requires none.
     pub majority_of: u16,
     /// A bug on purpose, to test the checkers.
     #[doc(hidden)]

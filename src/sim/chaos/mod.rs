@@ -1,5 +1,5 @@
-//! Random schedules of faults: one seed makes a cluster, calls, and everything that goes wrong. Then
-//! everything is mended, and what was promised is checked.
+//! Random schedules of faults: one seed makes a cluster, calls, and everything that goes wrong.
+//! Then everything is mended, and what was promised is checked.
 //!
 //! ```
 //! use gridkv::sim::chaos::{self, ChaosOptions, Profile};
@@ -15,12 +15,13 @@
 //! - Memory is lost only while no copy is missing, and only that of one node at a time.
 //! - If a checker counts on the order of all writes, a node is out of reach for long only under the
 //!   same condition, as the others cannot tell it from one that died.
-//! - In all other schedules ([`Profile::Splits`], [`Profile::Majority`], [`Profile::DataCenters`], and
-//!   those that lose datagrams in masses) any number of nodes is out of reach, and the order of
+//! - In all other schedules ([`Profile::Splits`], [`Profile::Majority`], [`Profile::DataCenters`],
+//!   and those that lose datagrams in masses) any number of nodes is out of reach, and the order of
 //!   writes is checked for each node by itself.
 //!
 //! ```text
-//! seed ─▶ profile: a plan ─▶ start ─▶ calls and disturbances, a minute or ten ─▶ heal ─▶ promises ─▶ report
+//! seed ─▶ profile ─▶ plan ─▶ start ─▶ calls and disturbances ─▶ heal ─▶ promises ─▶ report
+//!                                     (a minute, or ten)
 //! ```
 //!
 //! What was run, and what it found, is in `simulate/RESULTS.md`. The rules that are left out on
@@ -115,7 +116,8 @@ struct Chaos {
     /// When loss and delay are over.
     calm_at: Option<Duration>,
     leaving: BTreeSet<usize>,
-    /// Under a required majority: when the network fell in two, into what, and when it was whole again.
+    /// Under a required majority: when the network fell in two, into what, and when it was whole
+    /// again.
     splits: Vec<(Duration, [Vec<usize>; 2], Duration)>,
     /// The number of each key's list when the schedule began.
     lists: Vec<u64>,
@@ -340,13 +342,13 @@ impl Chaos {
         Duration::from_millis(self.rng.random_range(least..=most))
     }
 
-    fn mend_after(&mut self, least_ms: u64, most_ms: u64) {
-        let at = self.cluster.elapsed() + self.millis(least_ms, most_ms);
+    fn mend_after(&mut self, shortest_ms: u64, longest_ms: u64) {
+        let at = self.cluster.elapsed() + self.millis(shortest_ms, longest_ms);
         self.mend_at = Some(self.mend_at.map_or(at, |known| known.max(at)));
     }
 
-    fn calm_after(&mut self, least_ms: u64, most_ms: u64) {
-        self.calm_at = Some(self.cluster.elapsed() + self.millis(least_ms, most_ms));
+    fn calm_after(&mut self, shortest_ms: u64, longest_ms: u64) {
+        self.calm_at = Some(self.cluster.elapsed() + self.millis(shortest_ms, longest_ms));
     }
 
     fn reset_network(&mut self) {

@@ -21,7 +21,8 @@ use crate::sim::workload::WorkloadOptions;
 pub enum Profile {
     /// A calm network; nodes join, leave, crash and come back.
     Members,
-    /// Datagrams get lost, doubled and late, connections break, nodes pause, and rarely one crashes.
+    /// Datagrams get lost, doubled and late, connections break, nodes pause, and rarely one
+    /// crashes.
     Lossy,
     /// The network falls apart, one way and both ways, and heals.
     Splits,
@@ -42,7 +43,8 @@ pub enum Profile {
     Rebirths,
     /// A node crashes and is back within 50 ms, while it and another do not reach each other.
     QuickRestarts,
-    /// All replicas of a partition are replaced, on a bad network, while coordinators have old lists.
+    /// All replicas of a partition are replaced, on a bad network, while coordinators have old
+    /// lists.
     Replaced,
     /// A majority is required, and the network falls in two, again and again.
     Majority,

@@ -1,8 +1,9 @@
 //! Whether the operations on one key are linearizable: an order is searched for.
 //!
 //! The search is that of Wing and Gong with the improvement of Lowe ("Testing for linearizability",
-//! 2017): it remembers the states that led to no order. At each point it may take any operation that
-//! began before the first end among those that are left. Three facts of this register keep it short:
+//! 2017): it remembers the states that led to no order. At each point it may take any operation
+//! that began before the first end among those that are left. Three facts of this register keep it
+//! short:
 //!
 //! - a read that fits changes nothing, so it is taken at once, and nothing else is tried;
 //! - a write that might have happened has happened if its value was read, and ended by then;
@@ -91,7 +92,7 @@ struct Search {
     seen: BTreeSet<Vec<u64>>,
     /// The step at which the longest order got stuck.
     stuck_at: usize,
-    least_left: usize,
+    fewest_left: usize,
 }
 
 /// A state of the search, and the moves that were not tried from it yet.
@@ -141,7 +142,7 @@ impl Search {
             maybes_done: vec![false; maybes.len()],
             lowest: 0,
             left: steps.len(),
-            least_left: usize::MAX,
+            fewest_left: usize::MAX,
             stuck_at: 0,
             value: None,
             seen: BTreeSet::new(),
@@ -196,8 +197,8 @@ impl Search {
                 }
             }
         }
-        if self.left < self.least_left {
-            (self.least_left, self.stuck_at) = (self.left, first_to_end);
+        if self.left < self.fewest_left {
+            (self.fewest_left, self.stuck_at) = (self.left, first_to_end);
         }
         open.retain(|&at| self.steps[at].start <= first_end);
         let is_fit =

@@ -1,11 +1,11 @@
 //! Whether what clients were told, and what the nodes hold in the end, keep the promises.
 //!
-//! Pure functions over a [`History`] and final states. Each returns the first broken promise that it
-//! finds, with the operations that show it:
+//! Pure functions over a [`History`] and final states. Each returns the first broken promise that
+//! it finds, with the operations that show it:
 //!
 //! | check | promise |
 //! |---|---|
-//! | [`durability`] | an acknowledged write, or a newer one, is there in the end; a deleted key stays deleted |
+//! | [`durability`] | in the end every acknowledged write, or a newer one, is there |
 //! | [`reads`] | a read finds only what was written, and misses no more than a weak read can miss |
 //! | [`linearizable`] | the operations on one key could have happened one after the other |
 //! | [`answered`] | every call ends in time |
