@@ -78,7 +78,8 @@ const _: () = assert!(!is_longer(HINT_WINDOW.saturating_mul(2), PURGE_GRACE));
 
 /// How long anti-entropy takes to compare all partitions once.
 ///
-/// A node that holds all 4096 partitions compares 68 of them in a second: an app does not notice it.
+/// A node that holds all 4096 partitions compares 68 of them in a second: an app does not notice
+/// it.
 pub(crate) const COMPARE_CYCLE: Duration = Duration::from_secs(60);
 
 /// How long a relay tries to write in its data center, and a forwarded read may take.
