@@ -15,7 +15,7 @@
 //! | [`PURGE_GRACE`] | purge | runtime and simulator, which configure shards |
 //! | [`COMPARE_CYCLE`] | anti-entropy | checkers of the simulator |
 //! | [`RELAY_TRIES_FOR`] | relays and forwarded reads | senders between data centers |
-//! | [`RELAY_ANSWERS_WITHIN`] | senders between data centers | |
+//! | [`RELAY_ANSWERS_WITHIN`] | senders between data centers | the shards that relay |
 //!
 //! What an app can configure, such as the timeout of a call, is in `config` with its default. A
 //! time on which only one file relies stays in that file.
@@ -42,10 +42,6 @@ const SYN_SENT_AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// attempt, so an old connection would not notice for five more seconds that a host which was
 /// silent for ten is back. A new connection is tried every second. An old connection therefore gets
 /// as long as an attempt at a new one.
-#[cfg_attr(
-    not(any(target_os = "linux", feature = "sim")),
-    expect(dead_code, reason = "Linux alone can be told, and the simulator")
-)]
 pub(crate) const USER_TIMEOUT: Duration = Duration::from_secs(2);
 
 const _: () = assert!(USER_TIMEOUT.as_nanos() == OPEN_TIMEOUT.as_nanos());
@@ -56,8 +52,8 @@ pub(crate) const SIMULATED_USER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How long an answer counts for a majority, from when its ping was sent.
 ///
-/// A node that is cut off from a majority stops to acknowledge within this time. Long enough for
-/// most pings of it to get lost.
+/// A node that is cut off from a majority stops acknowledging within this time. It is long enough
+/// for most pings to get lost.
 pub(crate) const LEASE: Duration = Duration::from_secs(2);
 
 /// For how long a coordinator offers an acknowledged write to the replicas that missed it.
