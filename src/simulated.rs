@@ -1,10 +1,13 @@
 //! What is different in a simulated cluster: bugs on purpose, and fewer partitions.
 //!
-//! A checker that never found anything proves nothing. Each [`Planted`] bug leaves out one rule of the protocol, where
-//! that rule is; the simulator plants one and shows that a promise breaks. And a change of members costs as much as
-//! there are partitions, which all go through the same: a simulation of a few is worth more than the same of all.
+//! A checker that never found anything proves nothing. Each [`Planted`] bug leaves out one rule of
+//! the protocol, at the place of that rule. The simulator plants one and shows that a promise
+//! breaks.
 //!
-//! Without the feature `sim` all of this is constant, and nothing is left of it.
+//! A change of members costs in proportion to the partitions, and all of them go through the same.
+//! So a simulation uses a few, and runs more histories.
+//!
+//! Without the feature `sim` all of this is constant, and the compiler leaves nothing of it.
 #![cfg_attr(
     not(feature = "sim"),
     expect(unreachable_pub, dead_code, reason = "public in the simulator alone")
@@ -13,7 +16,7 @@
 #[cfg(feature = "sim")]
 use std::cell::Cell;
 
-/// A rule that is left out.
+/// A rule of the protocol that is left out.
 #[doc(hidden)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
@@ -22,29 +25,29 @@ pub enum Planted {
     AcknowledgedFirst,
     /// A replica that may lack writes says that it is synced when it is read.
     PendingCounts,
-    /// A replica answers for whatever list it is asked in.
+    /// A replica answers in any list in which it is asked.
     AnyList,
     /// A strong read returns what R replicas agree on without making sure that W have it.
     WrittenBackOnDifference,
-    /// A write is stamped anew whenever a replica has something newer, acknowledged or not.
+    /// A write gets a new version whenever a replica has something newer, acknowledged or not.
     StampedAgain,
-    /// Digests and comparisons leave out what a key's value is.
+    /// Digests and comparisons leave out the values of keys.
     ContentNotCompared,
-    /// This node's word that there is nothing is enough.
+    /// The reading node alone decides that a key does not exist.
     MissNotConfirmed,
-    /// Versions are what the wall clock says.
+    /// Versions are the time of the wall clock.
     WallClock,
     /// An acknowledged write is not offered again to a replica that missed it.
     NothingOwed,
     /// Replicas do not compare what they hold.
     NothingCompared,
-    /// A list is replaced without its members' leave: they go on counting for it.
+    /// A list is replaced before its members have left it: they go on counting in it.
     NotLeft,
-    /// A list is replaced by who has seen only the lowest of those that were reported.
+    /// A list is replaced by a node that has seen only the lowest of the reported lists.
     LowestReplaced,
     /// A replica is synced when it has merged one other.
     OneSource,
-    /// Whoever is in a list counts as synced in it.
+    /// Every replica in a list counts as synced in it.
     ListedCounts,
     /// A node that lost its memory takes itself for the member of a list that it was.
     BootIgnored,
@@ -54,34 +57,34 @@ pub enum Planted {
     DroppedUnasked,
     /// A node that leaves does not wait until its data is taken over.
     LeftAtOnce,
-    /// Nobody comes in for replicas that died.
+    /// No node replaces a replica that died.
     NothingRestored,
-    /// Lists are born by whoever sees W members, whatever these see.
+    /// A node that sees W members creates the first lists, without asking what these see.
     BornAlone,
-    /// A tombstone goes when it is old, whatever others hold.
+    /// A tombstone goes when it is old, without regard to what other replicas hold.
     PurgedByTime,
-    /// What was forgotten is taken from any message.
+    /// A write that was forgotten is accepted from any message.
     HorizonIgnored,
-    /// Replicas and coordinators take themselves for part of a majority.
+    /// Replicas and coordinators always take themselves for part of a majority.
     LeaseIgnored,
-    /// A majority replaces lists before it is certain that nobody else counts in them.
+    /// A majority replaces lists before it is certain that no other node counts in them.
     FollowedAtOnce,
-    /// Nobody waits for members that are away before a tombstone goes.
+    /// A tombstone goes without waiting for members that are away.
     AbsentIgnored,
-    /// A read takes a value for the newest though another replica may have evicted a newer one.
+    /// A read takes a value for the newest though another replica might have evicted a newer one.
     MarkIgnored,
-    /// A delete may be evicted as a value is.
+    /// A tombstone can be evicted as a value is.
     TombstonesEvicted,
     /// Copies in different data centers are not compared.
     FarNotCompared,
     /// Lists of other data centers are taken for those of this one.
     FarListsCount,
-    /// A tombstone goes when all of its own data center agree.
+    /// A tombstone goes when all replicas of its own data center agree.
     FarNotAsked,
 }
 
 impl Planted {
-    /// All of them.
+    /// All bugs.
     pub const ALL: [Self; 30] = [
         Self::AcknowledgedFirst,
         Self::PendingCounts,
@@ -118,7 +121,7 @@ impl Planted {
 
 #[cfg(feature = "sim")]
 std::thread_local! {
-    /// A simulated cluster runs on one thread.
+    // A simulated cluster runs on one thread.
     static PLANTED: Cell<Option<Planted>> = const { Cell::new(None) };
     static PARTITIONS: Cell<u16> = const { Cell::new(u16::MAX) };
 }
@@ -134,7 +137,7 @@ pub(crate) fn is_planted(bug: Planted) -> bool {
     PLANTED.get() == Some(bug)
 }
 
-/// How many of `all` partitions there are.
+/// Returns how many of `all` partitions are in use.
 #[cfg(not(feature = "sim"))]
 pub(crate) const fn partitions_in_use(all: u16) -> u16 {
     all
@@ -145,7 +148,8 @@ pub(crate) fn partitions_in_use(all: u16) -> u16 {
     all.min(PARTITIONS.get())
 }
 
-/// Makes what runs on this thread from here on one with this bug, or none, and so many partitions.
+/// Sets the bug, if any, and the number of partitions for the cluster that this thread runs from
+/// here on.
 #[cfg(feature = "sim")]
 pub(crate) fn simulate(planted: Option<Planted>, partitions: u16) {
     PLANTED.set(planted);

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use gridkv::ReadError;
-use gridkv::sim::{CallId, Outcome, Planted, SimCluster, SimOptions, Stored};
+use gridkv::sim::{CallId, CallResult, Planted, SimCluster, SimOptions, Stored};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MS: Duration = Duration::from_millis(1);
-const WRITTEN: Outcome = Outcome::Written(Ok(()));
+const WRITTEN: CallResult = CallResult::Written(Ok(()));
 
 /// Of three nodes each: nodes 0, 2 and 4 are here, 1, 3 and 5 there.
 const HERE: [usize; 3] = [0, 2, 4];
@@ -45,7 +45,7 @@ fn name(key: usize) -> String {
     options().key(key)
 }
 
-fn outcome(cluster: &mut SimCluster, call: CallId) -> Outcome {
+fn outcome(cluster: &mut SimCluster, call: CallId) -> CallResult {
     assert!(cluster.run_until(3 * SECOND, |cluster| cluster.outcome(call).is_some()), "a call got no answer");
     cluster.outcome(call).unwrap().clone()
 }
@@ -58,7 +58,7 @@ fn set(cluster: &mut SimCluster, node: usize, key: usize, value: &str) {
 fn read(cluster: &mut SimCluster, node: usize, key: usize) -> Option<String> {
     let call = cluster.get(node, name(key));
     match outcome(cluster, call) {
-        Outcome::Read(Ok(value)) => value.map(|value| String::from_utf8(value).unwrap()),
+        CallResult::Read(Ok(value)) => value.map(|value| String::from_utf8(value).unwrap()),
         other => panic!("key {key} through {node}: {other:?}"),
     }
 }
@@ -131,7 +131,7 @@ fn deletes_new_lifetimes_and_conflicts_end_alike_everywhere() {
         assert!(has_everywhere(&cluster, key, Some(&winner)), "{:?}", cluster.stored(name(key)));
     }
     let call = cluster.touch(HERE[2], name(15), Some(5 * SECOND));
-    assert_eq!(outcome(&mut cluster, call), Outcome::Touched(Ok(true)));
+    assert_eq!(outcome(&mut cluster, call), CallResult::Touched(Ok(true)));
     await_everywhere(&mut cluster, 7 * SECOND, 15..16, None);
 }
 
@@ -185,15 +185,15 @@ fn a_read_of_any_data_center_is_answered_within_its_time() {
     let asked = cluster.elapsed();
     let call = cluster.get_anywhere(HERE[0], name(1));
     let unknown = ReadError::TimedOut { answered: 1, needed: 2 };
-    assert_eq!(outcome(&mut cluster, call), Outcome::Read(Err(unknown)));
+    assert_eq!(outcome(&mut cluster, call), CallResult::Read(Err(unknown)));
     assert!(cluster.elapsed() - asked <= gridkv::sim::CALL_TIMEOUT + 100 * MS);
     let call = cluster.get_anywhere(HERE[0], name(0));
-    assert_eq!(outcome(&mut cluster, call), Outcome::Read(Ok(Some(b"value".to_vec()))));
+    assert_eq!(outcome(&mut cluster, call), CallResult::Read(Ok(Some(b"value".to_vec()))));
     assert!(cluster.run_until(10 * SECOND, |it| it.is_dead_for(HERE[0], &THERE)));
     let call = cluster.get_anywhere(HERE[0], name(1));
     assert_eq!(
         outcome(&mut cluster, call),
-        Outcome::Read(Ok(None)),
+        CallResult::Read(Ok(None)),
         "nobody there lives, for all that is known"
     );
     // All of its own are gone but for one, which counts for nothing alone.
@@ -202,7 +202,7 @@ fn a_read_of_any_data_center_is_answered_within_its_time() {
     cluster.crash_node(THERE[1]);
     cluster.crash_node(THERE[2]);
     let call = cluster.get_anywhere(THERE[0], name(0));
-    assert_eq!(outcome(&mut cluster, call), Outcome::Read(Ok(Some(b"value".to_vec()))));
+    assert_eq!(outcome(&mut cluster, call), CallResult::Read(Ok(Some(b"value".to_vec()))));
 }
 
 /// Whoever acknowledged the writes dies with what it had to send. Its data center has them, and is compared.
@@ -296,7 +296,7 @@ fn a_new_data_center_gets_what_the_others_have() {
         let found = found.map(|value| value.as_bytes().to_vec());
         assert_eq!(
             outcome(&mut cluster, call),
-            Outcome::Read(Ok(found)),
+            CallResult::Read(Ok(found)),
             "its own data center, or the other"
         );
     }

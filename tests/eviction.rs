@@ -3,10 +3,10 @@
 
 use std::time::Duration;
 
-use gridkv::sim::{CallId, Outcome, Planted, SimCluster, SimOptions};
+use gridkv::sim::{CallId, CallResult, Planted, SimCluster, SimOptions};
 
 const SECOND: Duration = Duration::from_secs(1);
-const WRITTEN: Outcome = Outcome::Written(Ok(()));
+const WRITTEN: CallResult = CallResult::Written(Ok(()));
 
 /// What a core has that is to evict: some hundred values of [`LONG`] bytes.
 const LITTLE: usize = 256 << 10;
@@ -28,7 +28,7 @@ fn started(seed: u64, options: SimOptions, memory: &[Option<usize>]) -> SimClust
     cluster
 }
 
-fn outcome(cluster: &mut SimCluster, call: CallId) -> Outcome {
+fn outcome(cluster: &mut SimCluster, call: CallId) -> CallResult {
     assert!(cluster.run_until(3 * SECOND, |cluster| cluster.outcome(call).is_some()), "a call got no answer");
     cluster.outcome(call).unwrap().clone()
 }
@@ -52,7 +52,7 @@ fn set(cluster: &mut SimCluster, node: usize, key: &str, number: usize) {
 fn read(cluster: &mut SimCluster, node: usize, key: &str) -> Option<usize> {
     let call = cluster.get(node, key);
     match outcome(cluster, call) {
-        Outcome::Read(Ok(found)) => found.as_deref().map(number),
+        CallResult::Read(Ok(found)) => found.as_deref().map(number),
         other => panic!("{key} through {node}: {other:?}"),
     }
 }
@@ -254,7 +254,7 @@ fn troubled(seed: u64) -> Duration {
             let written = (kind != 0).then_some(next);
             next += 1;
             match outcome(&mut cluster, call) {
-                Outcome::Written(Ok(())) => known[at] = Known { acknowledged: written, maybe: Vec::new() },
+                CallResult::Written(Ok(())) => known[at] = Known { acknowledged: written, maybe: Vec::new() },
                 _ => known[at].maybe.push(written),
             }
             let filler = options.key(1000 + random(300));

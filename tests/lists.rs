@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use gridkv::sim::{CallId, Outcome, Planted, SimCluster, SimOptions};
+use gridkv::sim::{CallId, CallResult, Planted, SimCluster, SimOptions};
 
 const SECOND: Duration = Duration::from_secs(1);
-const WRITTEN: Outcome = Outcome::Written(Ok(()));
+const WRITTEN: CallResult = CallResult::Written(Ok(()));
 
 fn started(seed: u64, nodes: usize, options: SimOptions) -> SimCluster {
     let mut cluster = SimCluster::with_options(seed, options);
@@ -21,7 +21,7 @@ fn settle(cluster: &mut SimCluster, after: &str) {
     assert!(settled, "not settled after {after}:\n{}", cluster.describe());
 }
 
-fn outcome(cluster: &mut SimCluster, call: CallId) -> Outcome {
+fn outcome(cluster: &mut SimCluster, call: CallId) -> CallResult {
     assert!(cluster.run_until(3 * SECOND, |cluster| cluster.outcome(call).is_some()), "a call got no answer");
     cluster.outcome(call).unwrap().clone()
 }
@@ -38,7 +38,7 @@ fn assert_read(cluster: &mut SimCluster, nodes: &[usize], keys: std::ops::Range<
         for key in keys.clone() {
             let call = cluster.get(node, format!("key-{key}"));
             match outcome(cluster, call) {
-                Outcome::Read(Ok(Some(value))) if values.iter().any(|v| v.as_bytes() == value) => {}
+                CallResult::Read(Ok(Some(value))) if values.iter().any(|v| v.as_bytes() == value) => {}
                 other => panic!("key {key} through {node}: {other:?}"),
             }
         }
@@ -56,7 +56,7 @@ fn a_node_that_was_cut_off_does_not_disturb_the_majority() {
         assert!(cluster.run_until(10 * SECOND, |cluster| cluster.is_gone(2)));
         write(&mut cluster, 0, 20..60, "during");
         let call = cluster.set(2, "key-x", "alone");
-        assert!(matches!(outcome(&mut cluster, call), Outcome::Written(Err(_))), "W = 2");
+        assert!(matches!(outcome(&mut cluster, call), CallResult::Written(Err(_))), "W = 2");
         cluster.run_for(5 * SECOND);
         cluster.mend();
         let mut longest = Duration::ZERO;
@@ -215,7 +215,7 @@ fn assert_hears_of_it(mut cluster: SimCluster, names: &[String], late: usize) {
     for (key, name) in names.iter().enumerate() {
         let expected = (key % 2 == 1).then(|| b"new".to_vec());
         let call = cluster.get(late, name);
-        assert_eq!(outcome(&mut cluster, call), Outcome::Read(Ok(expected)), "key {key}");
+        assert_eq!(outcome(&mut cluster, call), CallResult::Read(Ok(expected)), "key {key}");
     }
 }
 
@@ -303,7 +303,7 @@ fn lost_by_who_came_in(seed: u64, planted: Option<Planted>) -> usize {
     settle(&mut cluster, "another");
     names.retain(|name| {
         let call = cluster.get(3, name);
-        outcome(&mut cluster, call) != Outcome::Read(Ok(Some(b"value".to_vec())))
+        outcome(&mut cluster, call) != CallResult::Read(Ok(Some(b"value".to_vec())))
     });
     names.len()
 }
@@ -347,7 +347,7 @@ fn a_node_reads_its_own_write_after_two_more_have_failed() {
         let reads: Vec<CallId> = names.iter().map(|name| cluster.get(3, name)).collect();
         for read in reads {
             let value = outcome(&mut cluster, read);
-            assert_ne!(value, Outcome::Read(Ok(Some(b"old".to_vec()))), "seed {seed}");
+            assert_ne!(value, CallResult::Read(Ok(Some(b"old".to_vec()))), "seed {seed}");
         }
     }
 }

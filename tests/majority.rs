@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use gridkv::sim::{CallId, Outcome, Planted, SimCluster, SimOptions};
+use gridkv::sim::{CallId, CallResult, Planted, SimCluster, SimOptions};
 use gridkv::{NotApplied, ReadError, WriteError};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MILLISECOND: Duration = Duration::from_millis(1);
-const WRITTEN: Outcome = Outcome::Written(Ok(()));
+const WRITTEN: CallResult = CallResult::Written(Ok(()));
 /// How long a node counts itself as part of a majority that it does not hear from.
-const LEASE: Duration = Duration::from_secs(2);
+const LEASE: Duration = gridkv::sim::timing::LEASE;
 
 fn options(majority_of: u16) -> SimOptions {
     let mut options = SimOptions::default();
@@ -30,31 +30,31 @@ fn settle(cluster: &mut SimCluster) {
     assert!(cluster.run_until(30 * SECOND, SimCluster::is_settled), "{}", cluster.describe());
 }
 
-fn outcome(cluster: &mut SimCluster, call: CallId) -> Outcome {
+fn outcome(cluster: &mut SimCluster, call: CallId) -> CallResult {
     assert!(cluster.run_until(3 * SECOND, |cluster| cluster.outcome(call).is_some()), "a call got no answer");
     cluster.outcome(call).unwrap().clone()
 }
 
-fn set(cluster: &mut SimCluster, node: usize, key: &str, value: &str) -> Outcome {
+fn set(cluster: &mut SimCluster, node: usize, key: &str, value: &str) -> CallResult {
     let call = cluster.set(node, key, value);
     outcome(cluster, call)
 }
 
-fn get(cluster: &mut SimCluster, node: usize, key: &str) -> Outcome {
+fn get(cluster: &mut SimCluster, node: usize, key: &str) -> CallResult {
     let call = cluster.get(node, key);
     outcome(cluster, call)
 }
 
-fn found(value: &str) -> Outcome {
-    Outcome::Read(Ok(Some(value.into())))
+fn found(value: &str) -> CallResult {
+    CallResult::Read(Ok(Some(value.into())))
 }
 
 fn keys(options: &SimOptions) -> Vec<String> {
     (0..40).map(|number| options.key(number)).collect()
 }
 
-fn refused(nodes: usize) -> Outcome {
-    Outcome::Written(Err(WriteError::NotApplied(NotApplied::NoMajority { nodes })))
+fn refused(nodes: usize) -> CallResult {
+    CallResult::Written(Err(WriteError::NotApplied(NotApplied::NoMajority { nodes })))
 }
 
 #[test]
@@ -207,7 +207,7 @@ fn strong_reads_are_refused_without_a_majority() {
     assert_eq!(set(&mut cluster, 0, &key, "value"), WRITTEN);
     cluster.split(&[0, 1], &[2, 3, 4]);
     cluster.run_for(LEASE + 100 * MILLISECOND);
-    assert_eq!(get(&mut cluster, 0, &key), Outcome::Read(Err(ReadError::NoMajority { nodes: 5 })));
+    assert_eq!(get(&mut cluster, 0, &key), CallResult::Read(Err(ReadError::NoMajority { nodes: 5 })));
 }
 
 /// Longer than a lease: when it goes on it holds none, and nothing that came meanwhile is acknowledged by it.

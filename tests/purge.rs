@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use gridkv::sim::{CallId, Outcome, Planted, SimCluster, SimOptions};
+use gridkv::sim::{CallId, CallResult, Planted, SimCluster, SimOptions};
 
 const SECOND: Duration = Duration::from_secs(1);
-const WRITTEN: Outcome = Outcome::Written(Ok(()));
+const WRITTEN: CallResult = CallResult::Written(Ok(()));
 
 /// As long as it takes in the simulations below, where it is a minute in earnest.
 const GRACE: Duration = Duration::from_secs(5);
@@ -38,7 +38,7 @@ fn name(key: usize) -> String {
     options(None).key(key)
 }
 
-fn outcome(cluster: &mut SimCluster, call: CallId) -> Outcome {
+fn outcome(cluster: &mut SimCluster, call: CallId) -> CallResult {
     assert!(cluster.run_until(3 * SECOND, |cluster| cluster.outcome(call).is_some()), "a call got no answer");
     cluster.outcome(call).unwrap().clone()
 }

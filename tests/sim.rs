@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use gridkv::sim::{CallId, Outcome, SimCluster, SimOptions};
+use gridkv::sim::{CallId, CallResult, SimCluster, SimOptions};
 use gridkv::{NotApplied, WriteError};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -43,7 +43,7 @@ fn started(seed: u64, nodes: usize, options: SimOptions) -> Traced {
     cluster
 }
 
-fn outcome(cluster: &mut SimCluster, call: CallId) -> Outcome {
+fn outcome(cluster: &mut SimCluster, call: CallId) -> CallResult {
     assert!(cluster.run_until(3 * SECOND, |cluster| cluster.outcome(call).is_some()), "a call got no answer");
     cluster.outcome(call).unwrap().clone()
 }
@@ -53,13 +53,13 @@ fn three_nodes_write_and_read_through_each_other() {
     let mut cluster = started(1, 3, SimOptions::default());
     for key in 0..50 {
         let call = cluster.set(key % 3, format!("key-{key}"), format!("value-{key}"));
-        assert_eq!(outcome(&mut cluster, call), Outcome::Written(Ok(())), "key {key}");
+        assert_eq!(outcome(&mut cluster, call), CallResult::Written(Ok(())), "key {key}");
     }
     for node in 0..3 {
         for key in 0..50 {
             let call = cluster.get(node, format!("key-{key}"));
             let value = Some(format!("value-{key}").into_bytes());
-            assert_eq!(outcome(&mut cluster, call), Outcome::Read(Ok(value)), "key {key} through {node}");
+            assert_eq!(outcome(&mut cluster, call), CallResult::Read(Ok(value)), "key {key} through {node}");
         }
     }
 }
@@ -140,16 +140,16 @@ impl Workload {
         let key = &mut self.keys[at];
         if let Some((call, value)) = key.writing.clone() {
             match cluster.outcome(call) {
-                Some(Outcome::Written(Ok(()))) => {
+                Some(CallResult::Written(Ok(()))) => {
                     key.acknowledged = Some(value);
                     self.acknowledged += 1;
                     key.writing = None;
                 }
                 // Its node is about to leave, and says so.
-                Some(Outcome::Written(Err(WriteError::NotApplied(NotApplied::ShutDown)))) => {
+                Some(CallResult::Written(Err(WriteError::NotApplied(NotApplied::ShutDown)))) => {
                     key.writing = None;
                 }
-                Some(Outcome::Written(Err(WriteError::NotApplied(_)))) => {
+                Some(CallResult::Written(Err(WriteError::NotApplied(_)))) => {
                     self.failed += 1;
                     key.writing = None;
                 }
@@ -166,7 +166,7 @@ impl Workload {
         {
             key.reading = None;
             match outcome {
-                Outcome::Read(Ok(Some(value))) => {
+                CallResult::Read(Ok(Some(value))) => {
                     self.reads += 1;
                     assert!(
                         !self.strong || key.may_be(value),
@@ -175,7 +175,7 @@ impl Workload {
                         key.acknowledged
                     );
                 }
-                Outcome::Read(Ok(None)) => {
+                CallResult::Read(Ok(None)) => {
                     assert!(!must_exist, "seed {}: key {at} was not found", self.seed);
                 }
                 _ => {}
@@ -207,10 +207,10 @@ impl Workload {
             for (at, call) in calls.into_iter().enumerate() {
                 let key = &self.keys[at];
                 match cluster.outcome(call) {
-                    Some(Outcome::Read(Ok(Some(value)))) => {
+                    Some(CallResult::Read(Ok(Some(value)))) => {
                         assert!(key.may_be(value), "seed {seed}: key {at} through {node} is {value:?}");
                     }
-                    Some(Outcome::Read(Ok(None))) if key.acknowledged.is_none() => {}
+                    Some(CallResult::Read(Ok(None))) if key.acknowledged.is_none() => {}
                     other => panic!("seed {seed}: key {at} through {node}: {other:?}"),
                 }
             }
@@ -399,7 +399,7 @@ fn a_deleted_key_stays_deleted_when_a_replica_missed_the_delete() {
     for key in 0..40 {
         let key = format!("key-{key}");
         let call = cluster.set(0, &key, "value");
-        assert_eq!(outcome(&mut cluster, call), Outcome::Written(Ok(())));
+        assert_eq!(outcome(&mut cluster, call), CallResult::Written(Ok(())));
     }
     cluster.set_loss(0, 300);
     let deletes: Vec<CallId> = (0..40).map(|key| cluster.delete(key % 4, format!("key-{key}"))).collect();
@@ -407,12 +407,12 @@ fn a_deleted_key_stays_deleted_when_a_replica_missed_the_delete() {
     cluster.set_loss(0, 0);
     cluster.run_for(3 * SECOND);
     for (key, call) in deletes.into_iter().enumerate() {
-        if cluster.outcome(call) != Some(&Outcome::Written(Ok(()))) {
+        if cluster.outcome(call) != Some(&CallResult::Written(Ok(()))) {
             continue;
         }
         for node in 0..4 {
             let call = cluster.get(node, format!("key-{key}"));
-            assert_eq!(outcome(&mut cluster, call), Outcome::Read(Ok(None)), "key {key} through {node}");
+            assert_eq!(outcome(&mut cluster, call), CallResult::Read(Ok(None)), "key {key} through {node}");
         }
     }
 }
@@ -442,7 +442,7 @@ fn a_touch_never_puts_an_older_value_above_a_newer_one() {
             if let Some((call, state)) = key.writing.take() {
                 match cluster.outcome(call) {
                     None => key.writing = Some((call, state)),
-                    Some(Outcome::Written(Ok(()))) => {
+                    Some(CallResult::Written(Ok(()))) => {
                         (key.state, writes) = (state, writes + 1);
                     }
                     Some(_) => key.maybe.push(state),
@@ -450,13 +450,13 @@ fn a_touch_never_puts_an_older_value_above_a_newer_one() {
             }
             key.touching.retain(|(call, expected)| match cluster.outcome(*call) {
                 None => true,
-                Some(Outcome::Touched(Ok(found))) => {
+                Some(CallResult::Touched(Ok(found))) => {
                     assert!(expected.is_none_or(|expected| expected == *found), "seed {seed}: {call:?}");
                     (touches, hits) = (touches + 1, hits + u32::from(*found));
                     false
                 }
                 Some(other) => {
-                    assert!(matches!(other, Outcome::Touched(Err(_))), "{other:?}");
+                    assert!(matches!(other, CallResult::Touched(Err(_))), "{other:?}");
                     false
                 }
             });
@@ -488,7 +488,7 @@ fn a_touch_never_puts_an_older_value_above_a_newer_one() {
             assert!(key.writing.is_none() && key.touching.is_empty(), "seed {seed}: a call has no answer");
             for node in 0..4 {
                 let call = cluster.get(node, format!("key-{at}"));
-                let Outcome::Read(Ok(found)) = outcome(&mut cluster, call) else { panic!("seed {seed}") };
+                let CallResult::Read(Ok(found)) = outcome(&mut cluster, call) else { panic!("seed {seed}") };
                 let is_right = found == key.state || key.maybe.contains(&found);
                 assert!(is_right, "seed {seed}: key {at} through {node} is {found:?}, not {:?}", key.state);
             }
@@ -502,7 +502,7 @@ fn a_touch_never_puts_an_older_value_above_a_newer_one() {
 fn three_nodes_go_on_as_two() {
     let mut cluster = started(5, 3, SimOptions::default());
     let call = cluster.set(0, "key", "before");
-    assert_eq!(outcome(&mut cluster, call), Outcome::Written(Ok(())));
+    assert_eq!(outcome(&mut cluster, call), CallResult::Written(Ok(())));
     cluster.crash_node(2);
     let noticed = cluster.elapsed();
     assert!(cluster.run_until(2 * SECOND, |cluster| cluster.is_gone(2)));
@@ -510,9 +510,9 @@ fn three_nodes_go_on_as_two() {
     assert!(took < Duration::from_millis(300), "a crash was noticed after {took:?}");
     for node in 0..2 {
         let call = cluster.get(node, "key");
-        assert_eq!(outcome(&mut cluster, call), Outcome::Read(Ok(Some(b"before".to_vec()))));
+        assert_eq!(outcome(&mut cluster, call), CallResult::Read(Ok(Some(b"before".to_vec()))));
         let call = cluster.set(node, format!("key-{node}"), "after");
-        assert_eq!(outcome(&mut cluster, call), Outcome::Written(Ok(())));
+        assert_eq!(outcome(&mut cluster, call), CallResult::Written(Ok(())));
     }
     assert!(cluster.run_until(5 * SECOND, SimCluster::is_settled), "{}", cluster.describe());
 }
@@ -523,7 +523,7 @@ fn a_restarted_node_holds_nothing_until_it_has_fetched_it() {
     let mut cluster = started(9, 3, SimOptions::default());
     for key in 0..30 {
         let call = cluster.set(0, format!("key-{key}"), "value");
-        assert_eq!(outcome(&mut cluster, call), Outcome::Written(Ok(())));
+        assert_eq!(outcome(&mut cluster, call), CallResult::Written(Ok(())));
     }
     for node in [0, 1, 2, 0] {
         cluster.crash_node(node);
@@ -532,7 +532,7 @@ fn a_restarted_node_holds_nothing_until_it_has_fetched_it() {
         for key in 0..30 {
             let call = cluster.get(node, format!("key-{key}"));
             let found = outcome(&mut cluster, call);
-            assert!(!matches!(found, Outcome::Read(Ok(None))), "key {key} was not found through {node}");
+            assert!(!matches!(found, CallResult::Read(Ok(None))), "key {key} was not found through {node}");
         }
         assert!(cluster.run_until(10 * SECOND, SimCluster::is_settled), "{}", cluster.describe());
     }
@@ -590,7 +590,7 @@ fn a_replica_that_missed_writes_for_long_is_repaired_unasked() {
         let others: Vec<usize> = (0..3).filter(|node| *node != missing).collect();
         for key in 0..60 {
             let call = cluster.set(0, format!("key-{key}"), "before");
-            assert_eq!(outcome(&mut cluster, call), Outcome::Written(Ok(())));
+            assert_eq!(outcome(&mut cluster, call), CallResult::Written(Ok(())));
         }
         cluster.run_for(SECOND);
         for other in &others {
@@ -602,7 +602,7 @@ fn a_replica_that_missed_writes_for_long_is_repaired_unasked() {
             let (node, key_name) = (others[key % 2], format!("key-{key}"));
             let call =
                 if key < 40 { cluster.delete(node, key_name) } else { cluster.set(node, key_name, "after") };
-            assert_eq!(outcome(&mut cluster, call), Outcome::Written(Ok(())), "key {key}");
+            assert_eq!(outcome(&mut cluster, call), CallResult::Written(Ok(())), "key {key}");
         }
         cluster.run_for(35 * SECOND);
         let expected = |key: usize| match key {
@@ -634,7 +634,7 @@ fn a_replica_that_one_coordinator_does_not_reach_is_repaired_within_two_cycles()
         cluster.cut(from, to);
         for key in 0..40 {
             let call = cluster.set(from, format!("key-{key}"), "value");
-            assert_eq!(outcome(&mut cluster, call), Outcome::Written(Ok(())));
+            assert_eq!(outcome(&mut cluster, call), CallResult::Written(Ok(())));
         }
         let is_equal = |cluster: &SimCluster| {
             (0..40).all(|key| is_everywhere(cluster, &format!("key-{key}"), Some(b"value")))
@@ -653,7 +653,7 @@ fn an_idle_cluster_compares_for_a_few_hundred_bytes_a_second() {
         let mut cluster = started(30, nodes, SimOptions::default());
         for key in 0..300 {
             let call = cluster.set(key % nodes, format!("key-{key}"), "value");
-            assert_eq!(outcome(&mut cluster, call), Outcome::Written(Ok(())));
+            assert_eq!(outcome(&mut cluster, call), CallResult::Written(Ok(())));
         }
         cluster.run_for(5 * SECOND);
         let before: Vec<_> = (0..nodes).map(|node| cluster.traffic(node)).collect();

@@ -1,15 +1,24 @@
-//! Runs the schedules of many seeds, on all processors, and says which broke a promise.
+//! Runs the schedules of many seeds, on all processors, and reports those that broke a promise.
 //!
 //! ```sh
 //! cargo run --release -p gridkv-simulate -- --seeds 0..1000
 //! cargo run --release -p gridkv-simulate -- --seeds 17..18 --profile lossy --trace FILE
 //! ```
 //!
-//! `--long` simulates ten minutes of faults for each seed instead of one. `--profile NAME` makes trouble of one kind
-//! alone. `--trace FILE` writes every event of the first seed that fails. `--planted NAME` leaves out a rule of the
-//! protocol, which the checkers should notice; `--first` stops when they do. `--hashes FILE` writes the trace hash of each
-//! seed: a change that should change no history is run before and after, and the two files are equal. The exit status is 1
-//! when a seed failed.
+//! | flag | what it does |
+//! |---|---|
+//! | `--seeds FROM..TO` | runs these seeds; 0..100 if it is absent |
+//! | `--long` | simulates ten minutes of faults for each seed instead of one |
+//! | `--profile NAME` | makes one kind of trouble only |
+//! | `--trace FILE` | writes every event of the first seed that fails |
+//! | `--planted NAME` | leaves out a rule of the protocol, which the checkers should notice |
+//! | `--first` | stops at the first failure |
+//! | `--hashes FILE` | writes the trace hash of each seed |
+//!
+//! A change that should change no history is run before and after with `--hashes`: the two files
+//! are equal. The exit status is 1 if a seed failed, and 2 if the arguments are wrong.
+//!
+//! `RESULTS.md` has what was run so far.
 #![expect(
     clippy::disallowed_methods,
     reason = "a program with threads and a clock of its own, and an exit status"
@@ -25,12 +34,13 @@ use std::time::{Duration, Instant};
 use gridkv::sim::Planted;
 use gridkv::sim::chaos::{self, ChaosOptions, Failure, Profile, Summary};
 
-const USAGE: &str = "usage: simulate [--seeds FROM..TO] [--long] [--profile NAME] [--trace FILE] [--planted NAME] [--first] [--hashes FILE]";
+const USAGE: &str = "usage: simulate [--seeds FROM..TO] [--long] [--profile NAME] [--trace FILE] \
+                     [--planted NAME] [--first] [--hashes FILE]";
 
 struct Arguments {
     seeds: Range<u64>,
     options: ChaosOptions,
-    /// Whether the first failure ends it.
+    /// Whether the first failure ends the run.
     stops: bool,
     trace: Option<String>,
     hashes: Option<String>,
@@ -87,7 +97,7 @@ struct Totals {
     settled_after: Duration,
     equal_after: Duration,
     faults: BTreeMap<&'static str, usize>,
-    /// Runs and failures of each profile.
+    /// The numbers of runs and failures of each profile.
     profiles: BTreeMap<Profile, (u64, u64)>,
     failures: Vec<Failure>,
     /// The trace hash of each seed that kept its promises.

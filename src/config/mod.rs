@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use self::settings::Given;
 pub(crate) use self::settings::{
-    DEFAULT_FORGET_AFTER, DEFAULT_PROBE_PERIOD, DEFAULT_SUSPICION_TIMEOUT, Settings,
+    DEFAULT_FORGET_AFTER, DEFAULT_PROBE_PERIOD, DEFAULT_REQUEST_TIMEOUT, DEFAULT_SUSPICION_TIMEOUT, Settings,
 };
 use crate::discovery::{Custom, Discovery};
 use crate::error::ConfigError;

@@ -23,7 +23,7 @@ const DEFAULT_READ_QUORUM: usize = 1;
 const DEFAULT_UNACKNOWLEDGED: usize = 1;
 const DEFAULT_CLUSTER: &str = "gridkv";
 /// Longer than it takes to notice a silent host, so that a call outlives one death.
-const DEFAULT_REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
+pub(crate) const DEFAULT_REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
 /// With the suspicion timeout, a silent host is dead to the others within about a second, at some
 /// 1 KB/s of gossip a node.
 pub(crate) const DEFAULT_PROBE_PERIOD: Duration = Duration::from_millis(200);

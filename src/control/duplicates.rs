@@ -28,11 +28,15 @@ use crate::clock::Instant;
 use crate::types::{Identity, NodeHash};
 use crate::wire::handshake;
 use crate::wire::message::Hello;
+use crate::wire::timing::{OPEN_TIMEOUT, is_longer};
 
 /// How long the one that was there may take to answer, or two round trips where these take longer.
 /// A process that stands still for a moment is no reason to give its id away, and a newcomer waits
-/// for two seconds.
+/// for longer: for [`OPEN_TIMEOUT`].
 const PATIENCE: Duration = Duration::from_secs(1);
+
+const _: () = assert!(is_longer(OPEN_TIMEOUT, PATIENCE));
+
 const PING_PERIOD: Duration = Duration::from_millis(80);
 
 /// How many greetings wait at a time.

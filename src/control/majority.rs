@@ -40,19 +40,23 @@ use crate::placement::{Placement, members_digest};
 use crate::shard::{Lease, Stage};
 use crate::simulated::{Planted, is_planted};
 use crate::types::Identity;
-
-/// How long an answer counts, from when its ping was sent.
-pub(crate) const LEASE: Duration = Duration::from_secs(2);
+use crate::wire::timing::{LEASE, is_longer};
 
 /// How long a majority must have agreed that a member is gone. A quarter longer, as clocks may run unequally fast and
 /// answers of replicas take time to reach their coordinator.
 const WAIT: Duration = Duration::from_millis(2500);
 
+const _: () = assert!(!is_longer(LEASE.saturating_mul(5), WAIT.saturating_mul(4)));
+
 /// How often everybody is pinged: most of them may be lost within a lease.
 const PING_PERIOD: Duration = Duration::from_millis(250);
 
+const _: () = assert!(!is_longer(PING_PERIOD.saturating_mul(8), LEASE));
+
 /// In which steps the cores' lease is extended, rather than with each answer.
 const LEASE_STEP: Duration = Duration::from_millis(500);
+
+const _: () = assert!(is_longer(LEASE, LEASE_STEP));
 
 /// How soon everybody is pinged when other members are seen than before.
 const PING_SOON: Duration = Duration::from_millis(20);

@@ -38,8 +38,6 @@ use std::net::SocketAddr;
 
 use self::interface::Actions;
 pub(crate) use self::interface::{ControlAction, ControlConfig, ControlEvent, Link, LinkEnd, Readiness};
-#[cfg(feature = "sim")]
-pub(crate) use self::majority::LEASE;
 pub(crate) use self::state::Control;
 use self::state::CoreProgress;
 use crate::clock::Instant;

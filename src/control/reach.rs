@@ -14,9 +14,13 @@ use crate::clock::Instant;
 use crate::events::Event;
 use crate::types::Identity;
 use crate::wire::message::{ControlMessage, Reached, RefusalReason};
+use crate::wire::timing::{SILENCE_NOTICED_AFTER, is_longer};
 
 /// How long a node that was asked tries: less than it takes to be declared dead.
 const TRIES_FOR: Duration = Duration::from_millis(400);
+
+const _: () = assert!(is_longer(SILENCE_NOTICED_AFTER, TRIES_FOR));
+
 const PING_PERIOD: Duration = Duration::from_millis(80);
 
 /// For how many nodes it tries at a time.

@@ -1,11 +1,12 @@
 //! What members say about themselves that SWIM has no word for: "I am leaving", "I have left".
 //!
-//! SWIM knows one way to go: dead. The rest of the engine must tell a member that hands its data over and
-//! then leaves from one that crashed: the first is never waited for again, the second may come back. So a
-//! member *claims* its leaving, and foca carries the claim as a custom broadcast beside its own gossip.
+//! SWIM knows one way to go: dead. The rest of the engine must tell a member that hands its data
+//! over and then leaves from one that crashed: the first is never waited for again, the second
+//! might come back. So a member *claims* its leaving, and foca carries the claim as a custom
+//! broadcast, with its own gossip.
 //!
-//! At most one claim is kept per node, the newest; an older or equal one is dropped, which is also what
-//! makes gossip stop.
+//! At most one claim is kept per node, the newest; an older or equal one is dropped, which is also
+//! what makes gossip stop.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,11 +17,11 @@ use foca::{BroadcastHandler, Invalidates};
 use super::codec::{MAX_IDENTITY_BYTES, WireError, end_of, put_identity, take_identity, take_u8};
 use crate::types::{Boot, Identity, NodeHash};
 
-/// The most nodes whose claims are kept: far above the largest cluster, so that only a forger meets it.
-/// Claims about further nodes are dropped; those nodes then count as dead once they are silent.
+/// The most nodes whose claims are kept: far above the largest cluster, so that only a forger meets
+/// it. Claims about further nodes are dropped; those nodes then count as dead once they are silent.
 const MAX_CLAIMS: usize = 1 << 14;
 
-/// Ordered: a member that has left was leaving before.
+/// What a member claims, in order: a member that has left was leaving before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum ClaimKind {
     /// It hands its data over and will be gone; it still counts until then.
@@ -58,7 +59,7 @@ impl Claim {
         Ok(Self { identity, kind })
     }
 
-    /// A later life first, then the later word of one life.
+    /// Returns what decides which claim is newer: the life first, then the kind.
     fn age(&self) -> (Boot, u16, ClaimKind) {
         (self.identity.boot, self.identity.returns, self.kind)
     }
@@ -75,12 +76,12 @@ impl Invalidates for Claim {
 #[derive(Debug, Default)]
 pub(crate) struct Claims {
     by_node: BTreeMap<NodeHash, Claim>,
-    /// How often they changed.
+    /// How often the claims changed.
     version: u64,
 }
 
 impl Claims {
-    /// Keeps `claim` if it is news, and says whether it was.
+    /// Keeps `claim` if it is news. Returns whether it was.
     pub(crate) fn note(&mut self, claim: Claim) -> bool {
         let node = claim.identity.node;
         match self.by_node.get(&node) {
@@ -93,7 +94,7 @@ impl Claims {
         true
     }
 
-    /// What exactly this life of a member has claimed.
+    /// Returns what this very life of a member has claimed.
     pub(crate) fn about(&self, identity: &Identity) -> Option<ClaimKind> {
         let claim = self.by_node.get(&identity.node)?;
         (claim.identity == *identity).then_some(claim.kind)
@@ -107,7 +108,7 @@ impl Claims {
         }
     }
 
-    /// How often they changed.
+    /// Returns how often the claims changed.
     pub(super) fn version(&self) -> u64 {
         self.version
     }
@@ -117,8 +118,8 @@ impl Claims {
     }
 }
 
-/// The claims as both sides hold them: foca owns its [`ClaimHandler`] and does not give it back, so the
-/// claims lie beside it. The lock is never contended: one thread at a time drives a membership.
+/// The claims, shared with foca, which owns its [`ClaimHandler`] and does not give it back. The
+/// lock is never contended: one thread at a time drives a membership.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct SharedClaims(Arc<Mutex<Claims>>);
 
@@ -128,7 +129,7 @@ impl SharedClaims {
     }
 }
 
-/// Where foca hands over the claims that arrive.
+/// Takes the claims that arrive from foca.
 #[derive(Debug)]
 pub(crate) struct ClaimHandler {
     pub(crate) claims: SharedClaims,
@@ -138,8 +139,8 @@ impl BroadcastHandler<Identity> for ClaimHandler {
     type Key = Claim;
     type Error = WireError;
 
-    /// `Some` makes foca pass the claim on. That is right for news, and for our own words even when they
-    /// are old (`sender` is `None`): a leaver repeats itself.
+    /// Returns `Some` to make foca pass the claim on. That is right for news, and for our own
+    /// claims even if they are old (`sender` is `None`): a leaving member repeats itself.
     fn receive_item(&mut self, data: &[u8], sender: Option<&Identity>) -> Result<Option<Claim>, WireError> {
         let claim = Claim::decode(data)?;
         let is_news = self.claims.lock().note(claim);

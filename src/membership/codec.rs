@@ -1,22 +1,24 @@
 //! What a membership datagram looks like, byte by byte.
 //!
 //! ```text
-//! version u8 · partitions u16 · cluster hash u64 · kind u8 · body     (integers little-endian, at most 1200 bytes)
+//! version u8 · partitions u16 · cluster hash u64 · kind u8 · body
+//! (integers little-endian, at most 1200 bytes)
 //!
 //! kind 0  SWIM   a foca packet: header, updates, claims
 //! kind 1  ping   nonce u64 · the identity that is meant · the identity that asks
 //! kind 2  pong   nonce u64 · the identity that answers · view u64
-//! kind 3  "I suspect you"  incarnation u16 · the identity that is meant · the identity that suspects it
+//! kind 3  "I suspect you"  incarnation u16 · the identity that is meant · the one that suspects it
 //!
-//! identity       tag u8 (4 or 6) · ip · port u16 · boot u64 · returns u16 · node u64     25 or 37 bytes
+//! identity       tag u8 (4 or 6) · ip · port u16 · boot u64 · returns u16 · node u64
+//!                25 or 37 bytes
 //! header         source · its incarnation u16 · destination · message
 //! member         identity · incarnation u16 · state u8
 //! message        tag u8 · (probe number u8) · (a third identity)
 //! ```
 //!
-//! Written by hand, not derived: the limit on a packet is the limit on how much gossip it carries, and
-//! whatever arrives here comes from anybody. Every read is checked; bytes that make no sense are a typed
-//! error and leave no trace.
+//! Written by hand, not derived: the limit on a packet is the limit on how much gossip it carries,
+//! and any host can send what arrives here. Every read is checked. Bytes that make no sense are a
+//! typed error and leave no trace.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -25,14 +27,14 @@ use foca::{Header, Member, Message};
 
 use crate::types::{Boot, ClusterHash, Identity, NodeHash, PARTITIONS};
 
-/// The largest datagram sent or accepted: it fits into one unfragmented packet on every path that IPv6
-/// allows (1280 bytes), with room for tunnels.
+/// The largest datagram that is sent or accepted: it fits into one unfragmented packet on every
+/// path that IPv6 allows (1280 bytes), with room for tunnels.
 pub(crate) const MAX_DATAGRAM_BYTES: usize = 1200;
 
 /// What comes before the body.
 const ENVELOPE_BYTES: usize = 1 + 2 + 8 + 1;
 
-/// The largest packet that foca may make.
+/// The largest packet that foca can make.
 pub(crate) const MAX_SWIM_BYTES: usize = MAX_DATAGRAM_BYTES - ENVELOPE_BYTES;
 
 /// The largest identity: one with an IPv6 address.
@@ -100,7 +102,8 @@ pub(crate) enum Datagram<'a> {
         target: Identity,
         from: Identity,
     },
-    /// `view` is a digest of the members as `from` sees them; zero where whoever asked is not alive among them.
+    /// `view` is a digest of the members as `from` sees them; zero if the asker is not alive among
+    /// them.
     Pong {
         nonce: u64,
         from: Identity,
@@ -192,7 +195,7 @@ impl<'a> Datagram<'a> {
     }
 }
 
-/// Who sent a SWIM packet, and what for.
+/// Returns the sender of a SWIM packet, and its message.
 pub(crate) fn message_of(packet: &[u8]) -> Option<(Identity, Message<Identity>)> {
     let header = foca::Codec::decode_header(&mut Codec, packet).ok()?;
     Some((header.src, header.message))
@@ -330,7 +333,8 @@ pub(crate) fn put_identity(buf: &mut impl BufMut, identity: &Identity) {
     buf.put_u64_le(identity.node.0);
 }
 
-/// Refuses an address that nobody can be reached at: a member that is believed in is sent to.
+/// Refuses an address at which no node can be reached: a node sends to every member that it
+/// believes in.
 pub(crate) fn take_identity(buf: &mut impl Buf) -> Result<Identity, WireError> {
     let ip = match take_u8(buf)? {
         4 => IpAddr::V4(Ipv4Addr::from(take_array::<4>(buf)?)),

@@ -1,8 +1,8 @@
 //! One interaction with foca, from what is asked of it to what follows from it.
 //!
-//! Every interaction, be it a datagram, a timer or a wish of the caller, may make foca send, set timers,
-//! change its members or renew our identity. So all of them go through one place, which also does what
-//! foca leaves undone.
+//! Every interaction, be it a datagram, a timer or a wish of the caller, can make foca send, set
+//! timers, change its members or renew our identity. So all of them go through one place, which
+//! also does what foca leaves undone.
 
 use std::net::SocketAddr;
 
@@ -16,9 +16,9 @@ use crate::clock::Instant;
 use crate::types::Identity;
 
 impl Membership {
-    /// [`try_drive`](Self::try_drive) where an error tells the caller nothing. What foca complains about
-    /// here is a timer that came too late to be of use, and it goes on by itself. Nothing happens once we
-    /// have ended.
+    /// Drives foca as [`try_drive`](Self::try_drive) does, and logs an error. Here it tells the
+    /// caller nothing: a timer came too late to be of use, and foca goes on by itself. Once we have
+    /// ended, nothing happens.
     pub(super) fn drive(
         &mut self,
         now: Instant,
@@ -37,8 +37,8 @@ impl Membership {
         }
     }
 
-    /// One interaction with foca. What it wishes and what changed become actions also when it fails: it
-    /// may have done part of the work.
+    /// Interacts with foca once. What it wishes and what changed become actions even if it fails:
+    /// it might have done part of the work.
     pub(super) fn try_drive(
         &mut self,
         now: Instant,
@@ -62,8 +62,8 @@ impl Membership {
         result.and(follow_up).and(reconnected)
     }
 
-    /// A member that says it has left is believed at once: the news of its end, which foca spreads apart
-    /// from the claim, may be lost.
+    /// Takes a member that claims to have left for gone at once: the news of its end, which foca
+    /// spreads apart from the claim, might get lost.
     fn bury_the_left(&mut self, wishes: &mut Wishes) -> Result<(), foca::Error> {
         let claims = self.claims.lock();
         if claims.is_empty() {
@@ -79,9 +79,11 @@ impl Membership {
         self.swim.apply_many(left.into_iter(), true, wishes)
     }
 
-    /// After foca renewed our identity. It then waits for somebody to speak to it, all its timers void: if
-    /// the datagrams that announce the new identity are lost, for ever. Having it look at its members
-    /// again starts its timers at once.
+    /// Restarts foca's timers after it renewed our identity.
+    ///
+    /// All its timers are void then, and it waits for another member to speak to it: for ever, if
+    /// the datagrams that announce the new identity get lost. Having it look at its members again
+    /// starts its timers at once.
     fn come_back(&mut self, now: Instant, wishes: &mut Wishes) -> Result<(), foca::Error> {
         self.own = *self.swim.identity();
         self.renewed_at = Some(now);
@@ -94,7 +96,7 @@ impl Membership {
 
     fn fulfil(&mut self, now: Instant, wishes: Wishes, actions: &mut Vec<MembershipAction>) {
         let own = self.own.addr;
-        // The member that is probed from now on, where one is.
+        // The member that is probed from now on, if any.
         let mut probed = None;
         for (after, timer) in wishes.timers {
             let after = match &timer {
@@ -129,7 +131,8 @@ impl Membership {
         }
     }
 
-    /// A member that dies often would otherwise leave a day-long timer behind each time.
+    /// Cancels the removal of a dead member at this address. A member that dies often would
+    /// otherwise leave a day-long timer behind each time.
     fn cancel_removal_at(&mut self, addr: SocketAddr) {
         self.timers.retain(
             |_, timer| !matches!(timer, Timer::Swim(foca::Timer::RemoveDown(dead)) if dead.addr == addr),

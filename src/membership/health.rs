@@ -1,17 +1,18 @@
-//! How well this node is itself, and how far away the others are: what its own probes tell, beside who is dead.
+//! How well this node is itself, and how far away the others are, judged by its own probes.
 //!
-//! A node that gets too little of its processor, or whose network loses much, sees others fail that are well, and SWIM
-//! believes it. After Lifeguard (Dadgar, Phillips, Currey, "Lifeguard: Local Health Awareness for More Accurate Failure
-//! Detection", DSN '18) it doubts itself:
+//! A node that gets too little of its processor, or whose network loses much, sees healthy members
+//! fail, and SWIM believes it. After Lifeguard (Dadgar, Phillips, Currey, "Lifeguard: Local Health
+//! Awareness for More Accurate Failure Detection", DSN '18) the node doubts itself:
 //!
-//! - Its **score** goes up with each probe that stays unanswered, with each suspicion of itself that it has to refute, and
-//!   when its timers come late; it goes down with each probe that is answered. It gives others score + 1 times as long, to
-//!   answer and to refute. (Lifeguard also counts helpers that did not say that they tried; foca's do not.)
-//! - **Time in which it did not run** is nobody's fault: where a timer comes late, all others of SWIM's are put off by as
-//!   much. What would have been answered meanwhile may then still be.
+//! - Its **score** goes up with each probe that stays unanswered, with each suspicion of itself
+//!   that it has to refute, and when its timers come late. It goes down with each probe that is
+//!   answered. The node gives others score + 1 times as long to answer and to refute. (Lifeguard
+//!   also counts helpers that did not say that they tried; foca's do not say it.)
+//! - **Time in which it did not run** counts against no member: if a timer comes late, all other
+//!   timers of SWIM are put off by as much. An answer that was on its way can then still count.
 //!
-//! And a member that is far away is no suspect for it: a probe may take as long as round trips to that member suggest,
-//! smoothed as TCP does (RFC 6298), and the same holds for all that follows from the probe.
+//! A distant member is no suspect for its distance. A probe may take as long as round trips to that
+//! member suggest, smoothed as TCP does (RFC 6298), and so may all that follows from the probe.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -19,13 +20,14 @@ use std::time::Duration;
 use crate::clock::Instant;
 use crate::types::Identity;
 
-/// The most that a score comes to: eight times as long, as in Lifeguard.
+/// The highest score: it gives others eight times as long, as in Lifeguard.
 const WORST: u32 = 7;
 
-/// The longest that a round trip is taken for, however long they are: nobody waits longer for a dead member, by far.
-const MOST_ROUND_TRIP: Duration = Duration::from_secs(2);
+/// The longest time that is assumed for a round trip, so that a distant member which dies is found
+/// dead within seconds.
+const MAX_ASSUMED_ROUND_TRIP: Duration = Duration::from_secs(2);
 
-/// Of how many probes the answer is still recognised.
+/// How many probes are remembered, so that a late answer to one is recognised.
 const REMEMBERED: usize = 16;
 
 #[derive(Debug)]
@@ -36,7 +38,7 @@ struct Probe {
     is_answered: bool,
 }
 
-/// Smoothed, with how much it varies.
+/// A smoothed round trip, with how much it varies.
 #[derive(Clone, Copy, Debug)]
 struct RoundTrip {
     mean: Duration,
@@ -53,9 +55,9 @@ impl RoundTrip {
         self.mean = (self.mean * 7 + sample) / 8;
     }
 
-    /// Nearly all take less.
-    fn most(&self) -> Duration {
-        (self.mean + 4 * self.variation).min(MOST_ROUND_TRIP)
+    /// Returns a time that nearly all round trips stay below.
+    fn longest(&self) -> Duration {
+        (self.mean + 4 * self.variation).min(MAX_ASSUMED_ROUND_TRIP)
     }
 }
 
@@ -66,11 +68,11 @@ pub(super) struct Health {
     /// Whether this node doubts itself.
     has_doubts: bool,
     score: u32,
-    /// When a suspicion of this node last counted: there are as many as there are accusers.
+    /// When a suspicion of this node last counted. Each accuser sends one, and they count once.
     refuted_at: Option<Instant>,
     probes: VecDeque<Probe>,
     round_trips: BTreeMap<Identity, RoundTrip>,
-    /// To anybody.
+    /// The round trip to all members together.
     typical: Option<RoundTrip>,
 }
 
@@ -87,8 +89,8 @@ impl Health {
         }
     }
 
-    /// A probe begins, and with that the one before has come to its end. `is_active` says who still was a member then:
-    /// that a dead one did not answer is no news.
+    /// Notes that a probe begins, which ends the one before. `is_active` says which members still
+    /// took part then: it is no news that a dead one did not answer.
     pub(super) fn probe_begins(
         &mut self,
         now: Instant,
@@ -109,7 +111,7 @@ impl Health {
         self.probes.push_back(Probe { number, target, at: now, is_answered: false });
     }
 
-    /// The target of a probe answered, itself or through somebody else: then the way that it took is not measured.
+    /// Notes that the target of a probe answered. Only a direct answer measures a round trip.
     pub(super) fn probe_answered(&mut self, now: Instant, target: &Identity, number: u8, is_direct: bool) {
         let is_it = |probe: &Probe| probe.number == number && probe.target == *target && !probe.is_answered;
         let Some(at) = self.probes.iter().rposition(is_it) else { return };
@@ -131,7 +133,7 @@ impl Health {
         }
     }
 
-    /// This node was suspected, which it refuted.
+    /// Notes that this node was suspected, and refuted it.
     pub(super) fn refuted(&mut self, now: Instant) {
         if self.refuted_at.is_none_or(|at| now.since(at) > 2 * self.probe_rtt) {
             self.refuted_at = Some(now);
@@ -139,7 +141,7 @@ impl Health {
         }
     }
 
-    /// A timer came this much too late. How long all others are put off.
+    /// Notes that a timer came too late by `late`. Returns how long all other timers are put off.
     pub(super) fn came_late(&mut self, late: Duration) -> Duration {
         if !self.has_doubts || late < self.probe_rtt / 2 {
             return Duration::ZERO;
@@ -154,39 +156,41 @@ impl Health {
         }
     }
 
-    /// How long a direct probe of this member waits instead of `time`: as much longer as it is further away, and as this
-    /// node doubts itself.
+    /// Returns how long a direct probe of this member waits instead of `time`: longer if the member
+    /// is distant, and if this node doubts itself.
     pub(super) fn direct_time(&self, member: &Identity, time: Duration) -> Duration {
-        time.max(self.most_round_trip(member)) * (self.score + 1)
+        time.max(self.longest_round_trip(member)) * (self.score + 1)
     }
 
-    /// How long the whole probe takes: the indirect one goes twice as far.
+    /// Returns how long the whole probe takes instead of `time`: the indirect one goes twice as
+    /// far.
     pub(super) fn probe_time(&self, member: &Identity, time: Duration) -> Duration {
-        time.max(3 * self.most_round_trip(member)) * (self.score + 1)
+        time.max(3 * self.longest_round_trip(member)) * (self.score + 1)
     }
 
-    /// How long, instead of `time`, this member has to refute a suspicion: it has to hear of it, and say so.
+    /// Returns how long this member has to refute a suspicion instead of `time`: it must hear of
+    /// it, and answer.
     pub(super) fn suspicion_time(&self, member: &Identity, time: Duration) -> Duration {
-        (time + 2 * self.most_round_trip(member)) * (self.score + 1)
+        (time + 2 * self.longest_round_trip(member)) * (self.score + 1)
     }
 
-    /// What nearly all round trips to a member take; to any member, where none to it was measured; zero where none was at
-    /// all.
-    pub(super) fn most_round_trip(&self, member: &Identity) -> Duration {
-        self.round_trips.get(member).or(self.typical.as_ref()).map_or(Duration::ZERO, RoundTrip::most)
+    /// Returns how long nearly all round trips to a member take at most. If none to it was
+    /// measured, it is that of all members; if none was measured at all, zero.
+    pub(super) fn longest_round_trip(&self, member: &Identity) -> Duration {
+        self.round_trips.get(member).or(self.typical.as_ref()).map_or(Duration::ZERO, RoundTrip::longest)
     }
 
-    /// The smoothed round trip to a member, once one was measured.
+    /// Returns the smoothed round trip to a member, once one was measured.
     pub(super) fn round_trip(&self, member: &Identity) -> Option<Duration> {
         self.round_trips.get(member).map(|round_trip| round_trip.mean)
     }
 
-    /// To any member.
+    /// Returns the smoothed round trip to all members together; zero if none was measured.
     pub(super) fn typical_round_trip(&self) -> Duration {
         self.typical.map_or(Duration::ZERO, |round_trip| round_trip.mean)
     }
 
-    /// That life of a member is over.
+    /// Forgets a life of a member that is over.
     pub(super) fn forget(&mut self, member: &Identity) {
         self.round_trips.remove(member);
     }

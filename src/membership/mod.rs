@@ -1,11 +1,15 @@
-//! Who is in the cluster: SWIM, and the little that it lacks.
+//! Which nodes are in the cluster: SWIM, and the little that it lacks.
 //!
-//! SWIM (Das, Gupta, Motivala, "SWIM: Scalable Weakly-consistent Infection-style Process Group Membership
-//! Protocol", DSN '02) finds a dead member in constant time and at a constant cost per member, whatever
-//! the size of the cluster. Every member probes one other per period. No ack in time: it asks a few others
-//! to probe the silent one indirectly. Still none: the member is *suspected*, and gossip, piggybacked on
-//! the probes, tells everybody, the suspect too, which refutes by raising its incarnation. A suspicion
-//! that is not refuted in time becomes a death, and a death is final: who comes back has a new identity.
+//! SWIM (Das, Gupta, Motivala, "SWIM: Scalable Weakly-consistent Infection-style Process Group
+//! Membership Protocol", DSN '02) finds a dead member in constant time and at a constant cost per
+//! member, in a cluster of any size:
+//!
+//! 1. Every member probes one other member per period.
+//! 2. If no ack comes in time, it asks a few others to probe the silent member indirectly.
+//! 3. If still none comes, the member is *suspected*. Gossip, piggybacked on the probes, tells all
+//!    members, and the suspect too, which refutes by raising its incarnation.
+//! 4. A suspicion that is not refuted in time becomes a death. A death is final: a member that
+//!    comes back has a new identity.
 //!
 //! ```text
 //!            first heard of          no ack, direct or indirect         not refuted in time
@@ -17,30 +21,34 @@
 //!                               └───────────────▶ Left ◀─────────┘                              │ word came
 //!                                                  ▲────────────────────────────────────────────┘ late
 //!
-//!   A later life (boot + n, returns + n) at the same address replaces any of these and starts as Alive.
+//! A later life (boot + n, returns + n) at the same address replaces any of these. It starts as Alive.
 //! ```
 //!
-//! `foca` is that protocol without I/O. It decides whom to probe, what to gossip and when a suspicion
-//! ends. [`Membership`] gives it time, datagrams and an identity, and adds what it does not have:
+//! `foca` is that protocol without I/O. It decides which member to probe, what to gossip and when a
+//! suspicion ends. [`Membership`] gives it time, datagrams and an identity, and adds what it lacks:
 //!
 //! - **Identity.** A node that is declared dead while it lives returns under a renewed identity
-//!   (`returns + 1`) and says so; a restarted one has a newer `boot`. Both replace the old life at once.
-//! - **Claims** ([`claims`]): "I am leaving" and "I have left", because a node that handed its data over
-//!   need not be waited for, and a dead one may be.
-//! - **Own pings** ([`pings`]): foca probes on its own schedule and does not say what an answer answered. A
-//!   broken connection wants one member probed now, and a majority is counted by who answers lately and sees whom. A
-//!   ping that the caller finds unanswered may become [`Membership::declare_dead`].
-//! - **Suspicions reach whom they are about.** Gossip passes a suspicion on a few times and never again: on a network that
-//!   loses it, the suspect never refutes it. And a node that returns under a renewed identity has lost the timers that
-//!   would end its suspicions. So whoever suspects a member says so to it until that is over, and ends it late at the last
-//!   (the first half is the "buddy system" of Dadgar et al., "Lifeguard", DSN '18).
-//! - **Doubts** ([`health`]): a node that does badly itself accuses more slowly, and members far away have more time.
-//! - **Changes** ([`roster`]): what happened, suspicions included, in one list.
+//!   (`returns + 1`) and says so; a restarted one has a newer `boot`. Both replace the old life at
+//!   once.
+//! - **Claims** ([`claims`]): "I am leaving" and "I have left", because a node that handed its data
+//!   over need not be waited for, and a dead one may be.
+//! - **Own pings** ([`pings`]): foca probes on its own schedule and does not say which probe an
+//!   answer answers. A broken connection wants one member probed now, and a majority counts the
+//!   members that answered lately, by what they see. If a ping stays unanswered, the caller can
+//!   [declare the member dead](Membership::declare_dead).
+//! - **Suspicions reach the suspect.** Gossip passes a suspicion on a few times and never again: if
+//!   the network loses it, the suspect never refutes it. And a node that returns under a renewed
+//!   identity has lost the timers that would end its suspicions. So a node that suspects a member
+//!   tells it so until that is over, and in the end declares it dead. (The first half is the "buddy
+//!   system" of Dadgar et al., "Lifeguard", DSN '18.)
+//! - **Doubts** ([`health`]): a node in trouble accuses more slowly, and distant members get more
+//!   time.
+//! - **Changes** ([`roster`]): everything that happened, suspicions included, in one list.
 //! - **An envelope** ([`codec`]): version and cluster, so that a stray datagram is dropped unread.
 //!
-//! Pure: time and datagrams come in as arguments, actions go out, chance comes from a seed. Feed waiting
-//! datagrams before timers: after a pause of this process, the acks that lie in the socket are what keeps
-//! its timers from accusing everybody.
+//! Pure: time and datagrams come in as arguments, actions go out, chance comes from a seed. Feed
+//! waiting datagrams before timers: after a pause of this process, the acks that lie in the socket
+//! are what keeps its timers from accusing everybody.
 
 pub(crate) mod claims;
 pub(crate) mod codec;
@@ -70,13 +78,15 @@ use crate::types::{Boot, ClusterHash, Identity};
 pub(crate) use self::codec::DatagramError;
 pub(crate) use self::roster::{Change, Record, State};
 
-/// How often a leaving member says so again, for those whom the gossip missed.
+/// How often a leaving member announces it again, for the members that the gossip missed.
 const LEAVING_PERIOD: Duration = Duration::from_secs(1);
 
-/// How soon a node that has joined asks a member for whom it knows once more: what came while it joined it may have missed.
+/// How soon a node that has joined asks a member once more for the members that it knows: the node
+/// might have missed what came while it joined.
 pub(crate) const EXCHANGE_SOON: Duration = Duration::from_secs(2);
 
-/// How often a node asks one of so many members for whom it knows: at the most for a kilobyte in a second.
+/// Returns how often a node asks one of `members` members for all that it knows: so rarely that the
+/// answers take at most a kilobyte a second.
 pub(crate) fn exchange_period(members: usize) -> Duration {
     Duration::from_secs(10).max(Duration::from_millis(50) * members as u32)
 }
@@ -88,13 +98,13 @@ pub(crate) struct MembershipConfig {
     pub(crate) identity: Identity,
     pub(crate) probe_period: Duration,
     pub(crate) suspicion_timeout: Duration,
-    /// Whether this node takes longer to accuse others where it does badly itself.
+    /// Whether this node takes longer to accuse others when it is in trouble itself.
     pub(crate) local_health: bool,
-    /// Where all chance comes from: equal seeds and equal inputs give equal actions.
+    /// The source of all chance: equal seeds and equal inputs give equal actions.
     pub(crate) seed: u64,
 }
 
-/// What the caller is to do, in order.
+/// What the caller must do, in order.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum MembershipAction {
     Send { to: SocketAddr, datagram: Vec<u8> },
@@ -108,7 +118,8 @@ enum Timer {
     TellSuspects,
 }
 
-/// Since when a member has been suspected in this incarnation, and when it was last told so, or might have been.
+/// A suspicion of one incarnation: when it began, and when the member was last told of it, or might
+/// have been.
 #[derive(Debug, Clone, Copy)]
 struct Suspect {
     incarnation: u16,
@@ -125,26 +136,27 @@ pub(crate) struct Membership {
     renewed_at: Option<Instant>,
     probe_period: Duration,
     suspicion_timeout: Duration,
-    /// Whom this node has suspected, and whether it tells them.
+    /// The members that this node has suspected, and whether it tells them.
     suspects: BTreeMap<Identity, Suspect>,
     tells_suspects: bool,
     claims: SharedClaims,
     roster: Roster,
     health: Health,
     pings: Pings,
-    /// What our pongs tell of whom we see; zero until we were told.
+    /// The digest of the members that we see, which our pongs carry; zero until it is known.
     view: u64,
-    /// By time, then in the order they were asked for.
+    /// All timers, by time, then in the order in which they were set.
     timers: BTreeMap<(Instant, u64), Timer>,
     timers_set: u64,
     leaving: bool,
-    /// How we ended, once we have. From then on nothing is believed or answered: foca would take the
-    /// echo of its own death for a false accusation, and return.
+    /// How we ended, once we have. From then on nothing is believed or answered: foca would take
+    /// the echo of its own death for a false accusation, and return.
     ended: Option<State>,
 }
 
 impl Membership {
-    /// Knows nobody and has no deadline until it [learns](Self::learn) of somebody, or is spoken to.
+    /// Makes a membership without other members. It has no deadline until it [learns](Self::learn)
+    /// of a member, or hears from one.
     pub(crate) fn new(config: MembershipConfig) -> Self {
         // Scope and flow of an IPv6 address mean something on this node only, and do not travel.
         let addr = SocketAddr::new(config.identity.addr.ip(), config.identity.addr.port());
@@ -172,19 +184,20 @@ impl Membership {
         }
     }
 
-    /// Who we are now: as configured, with `returns` or `boot` raised by every [`Change::Returned`].
+    /// Returns our identity: as configured, with `returns` or `boot` raised by every
+    /// [`Change::Returned`].
     pub(crate) fn identity(&self) -> Identity {
         self.own
     }
 
-    /// Every other member ever heard of, by address, the dead ones for a day: who, how, and whether it
-    /// announced that it is leaving.
+    /// Returns every other member ever heard of, by address, the dead ones for a day: its identity,
+    /// its state, and whether it announced that it is leaving.
     #[cfg(test)]
     fn members(&self) -> impl Iterator<Item = (Identity, State, bool)> {
         self.roster.iter().map(|record| (record.identity, record.state, record.leaving))
     }
 
-    /// What a joiner is told: everybody known, ourselves included, in the order of
+    /// Returns what a joiner is told: all known members, ourselves included, in the order of
     /// [`Identity::sort_key`].
     pub(crate) fn records(&self) -> Vec<Record> {
         let state = self.ended.unwrap_or(State::Alive);
@@ -194,11 +207,14 @@ impl Membership {
         records
     }
 
-    /// Takes up a list that a member gave us over a connection. Only the living and the leaving are
-    /// believed, and nothing about this life of ours: a death is spread by those who found it, and a list may be
-    /// older than our return. A life at our address that counts as later than this one is over, as we are
-    /// here, and so may be one of our id at another address: the clock was set back before we were started, or is behind
-    /// that of the host where we were before. We become later than it.
+    /// Learns the members in a list that another member gave us over a connection.
+    ///
+    /// Only living and leaving members are believed: a death is spread by the nodes that found it.
+    /// And nothing is believed about this life of ours, as the list might be older than our return.
+    ///
+    /// A life at our address that counts as later than this one is over, as we are here. So can be
+    /// one of our id at another address: our clock was set back before we were started, or is
+    /// behind that of the host of that life. We become later than it.
     pub(crate) fn learn(&mut self, now: Instant, records: &[Record], actions: &mut Vec<MembershipAction>) {
         let is_own = |identity: &Identity| identity.node == self.own.node && identity.addr == self.own.addr;
         let others = records.iter().filter(|record| !is_own(&record.identity));
@@ -206,7 +222,7 @@ impl Membership {
         for Record { identity, state, leaving } in others.copied() {
             match state {
                 State::Alive => members.push(Member::new(identity, 0, foca::State::Alive)),
-                // Spread on, so that the suspect hears of it: the accuser may be gone by now.
+                // Spread on, so that the suspect hears of it: the accuser might be gone by now.
                 State::Suspect => members.push(Member::new(identity, 0, foca::State::Suspect)),
                 State::Dead | State::Left => {}
             }
@@ -241,8 +257,8 @@ impl Membership {
         self.drive(now, actions, |swim, wishes| swim.announce(member, wishes));
     }
 
-    /// Acts on what arrived from `from`. Whatever the bytes are, this does not panic; the error says what
-    /// was wrong with them and whether anything changed.
+    /// Acts on what arrived from `from`. No bytes make it panic. The error says what was wrong with
+    /// them and whether anything changed.
     pub(crate) fn handle_datagram(
         &mut self,
         now: Instant,
@@ -263,12 +279,12 @@ impl Membership {
             }
             Datagram::Suspicion { incarnation, target, from: accuser } if target == self.own => {
                 self.health.refuted(now);
-                // Whatever it hears from us next refutes it.
+                // Anything that the accuser hears from us next refutes it.
                 let suspicion = [Member::new(self.own, incarnation, foca::State::Suspect)].into_iter();
                 self.drive(now, actions, |swim, wishes| swim.apply_many(suspicion, true, wishes));
                 self.announce_to(now, accuser, actions);
             }
-            // Meant for another life of ours, or for whoever had this address before.
+            // Meant for another life of ours, or for a node that had this address before.
             Datagram::Ping { .. } | Datagram::Suspicion { .. } => {}
             Datagram::Pong { nonce, from: identity, view } => {
                 if let Some(sent_at) = self.pings.finish(now, nonce, &identity) {
@@ -287,8 +303,9 @@ impl Membership {
     ) -> Result<(), DatagramError> {
         if let Some((source, message)) = codec::message_of(packet) {
             match message {
-                // Where another identity holds our address with a better right, each return is answered by the
-                // next "you are dead": at the pace of the network, unless it is slowed down here.
+                // If another identity holds our address with a better right, each return is
+                // answered by the next "you are dead": at the pace of the network, unless it is
+                // slowed down here.
                 Message::TurnUndead
                     if self.renewed_at.is_some_and(|at| now.since(at) < self.probe_period) =>
                 {
@@ -305,7 +322,7 @@ impl Membership {
             .map_err(drive::datagram_error)
     }
 
-    /// When [`handle_timers`](Self::handle_timers) next has something to do.
+    /// Returns when [`handle_timers`](Self::handle_timers) next has something to do.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         self.timers.first_key_value().map(|((at, _), _)| *at)
     }
@@ -339,7 +356,7 @@ impl Membership {
         }
     }
 
-    /// Where SWIM's timers come late, this node did not run: all of them by as much later.
+    /// Puts all of SWIM's timers off if they come late: this node did not run for that time.
     fn put_off(&mut self, now: Instant) {
         let is_swim = |timer: &Timer| matches!(timer, Timer::Swim(_));
         let first = self.timers.iter().find(|(_, timer)| is_swim(timer));
@@ -354,8 +371,8 @@ impl Membership {
         }
     }
 
-    /// Tells the members that are suspected that they are, again and again, and ends what should have been refuted or
-    /// confirmed long since.
+    /// Tells suspected members that they are suspected, again and again, and ends suspicions that
+    /// should have been refuted or confirmed long since.
     fn tell_suspects(&mut self, now: Instant, actions: &mut Vec<MembershipAction>) {
         let is_suspect = |member: &&Member<Identity>| member.state() == foca::State::Suspect;
         let suspects = self.swim.iter_members().filter(is_suspect).map(|it| (*it.id(), it.incarnation()));
@@ -374,14 +391,14 @@ impl Membership {
             suspects.iter().map(|(target, _)| *target).filter(is_accused).collect();
         let patience = 4 * (self.suspicion_timeout + self.probe_period);
         for (target, incarnation) in suspects {
-            let anew = Suspect { incarnation, since: now, told_at: now };
-            let suspect = self.suspects.entry(target).or_insert(anew);
+            let fresh = Suspect { incarnation, since: now, told_at: now };
+            let suspect = self.suspects.entry(target).or_insert(fresh);
             if suspect.incarnation != incarnation {
                 // It refuted the one before.
-                *suspect = anew;
+                *suspect = fresh;
             }
-            // Where it is this node's word that ends it, no single loss is to decide. All others wait until gossip has
-            // told them that it was refuted, as most are.
+            // If this node's word ends the suspicion, no single loss must decide. All other nodes
+            // wait until gossip tells them that it was refuted, as most are.
             let is_due = accused.contains(&target) || now.since(suspect.told_at) >= self.probe_period;
             if now.since(suspect.since) > self.health.suspicion_time(&target, patience) {
                 self.declare_dead(now, target, actions);
@@ -397,38 +414,40 @@ impl Membership {
         }
     }
 
-    /// Whether this ends a suspicion that was refuted. foca 2.0 declares nobody dead then, but it still
-    /// tells the member that it is dead, which that member has to believe.
+    /// Whether the timer ends a suspicion that was refuted. foca 2.0 declares no member dead then,
+    /// but still tells the member that it is dead, which that member has to believe.
     fn is_moot(&self, timer: &foca::Timer<Identity>) -> bool {
         let foca::Timer::ChangeSuspectToDown { member_id, incarnation, .. } = timer else { return false };
         let suspicion = Member::new(*member_id, *incarnation, foca::State::Suspect);
         !self.swim.iter_members().any(|member| *member == suspicion)
     }
 
-    /// Whom we see, as a digest above zero: from now on our pongs tell it to whom we see alive.
+    /// Sets the digest of the members that we see, above zero. From now on our pongs carry it, to
+    /// members that we see alive.
     pub(crate) fn set_view(&mut self, view: u64) {
         self.view = view;
     }
 
-    /// How long nearly all round trips to `member` take; zero where none was measured.
+    /// Returns how long nearly all round trips to `member` take at most; zero if none was measured.
     pub(crate) fn round_trip_at_most(&self, member: &Identity) -> Duration {
-        self.health.most_round_trip(member)
+        self.health.longest_round_trip(member)
     }
 
-    /// The smoothed round trip to `member`, once one was measured.
+    /// Returns the smoothed round trip to `member`, once one was measured.
     pub(crate) fn round_trip(&self, member: &Identity) -> Option<Duration> {
         self.health.round_trip(member)
     }
 
-    /// Sends `member` a ping of our own; its answer is a [`Change::Probed`]. Only that very life answers.
+    /// Sends `member` a ping of our own; its answer is a [`Change::Probed`]. Only that very life
+    /// answers.
     pub(crate) fn ping(&mut self, now: Instant, member: Identity, actions: &mut Vec<MembershipAction>) {
         let nonce = self.pings.start(now, member);
         let ping = Datagram::Ping { nonce, target: member, from: self.own };
         actions.push(MembershipAction::Send { to: member.addr, datagram: ping.encode(self.cluster) });
     }
 
-    /// Declares `member` dead and tells the others, after a probe of our own failed. If it lives, it
-    /// returns.
+    /// Declares `member` dead and tells the others, after a probe of our own failed. If it lives,
+    /// it returns.
     pub(crate) fn declare_dead(
         &mut self,
         now: Instant,
@@ -441,7 +460,7 @@ impl Membership {
         }
     }
 
-    /// Says that we are leaving: at once, and again until we have left or die.
+    /// Announces that we are leaving: at once, and again until we have left or die.
     pub(crate) fn announce_leaving(&mut self, now: Instant, actions: &mut Vec<MembershipAction>) {
         if !self.leaving && self.ended.is_none() {
             self.leaving = true;
@@ -449,8 +468,9 @@ impl Membership {
         }
     }
 
-    /// Says that we have left: everything has been handed over. Called again, it says so again, to other
-    /// members: worth it where datagrams get lost, for who does not hear of it finds us dead.
+    /// Announces that we have left: everything has been handed over. Each further call announces it
+    /// to other members, in case datagrams get lost: a member that does not hear of it finds us
+    /// dead.
     pub(crate) fn announce_left(&mut self, now: Instant, actions: &mut Vec<MembershipAction>) {
         self.leaving = true;
         let left = Claim { identity: self.own, kind: ClaimKind::Left }.encode();
@@ -461,8 +481,8 @@ impl Membership {
         });
     }
 
-    /// Says that we are dead: we stop without having handed our data over. It spares the others the time
-    /// to find out.
+    /// Announces that we are dead: we stop without having handed our data over. It spares the other
+    /// members the time to find out.
     pub(crate) fn announce_dead(&mut self, now: Instant, actions: &mut Vec<MembershipAction>) {
         self.end(now, State::Dead, actions, |swim, wishes| swim.leave_cluster(wishes));
     }

@@ -1,8 +1,8 @@
 //! Our own pings: a probe of one member, now, and when the one was sent that it answers.
 //!
-//! foca probes whom and when its cycle says. A connection that broke wants an answer about *this* member
-//! at once, and who requires a majority wants one of everybody all the time; neither may disturb the cycle, so
-//! these pings are none of SWIM's.
+//! foca probes in a cycle of its own. A connection that broke wants an answer about *this* member
+//! at once, and a node that requires a majority wants one of each member all the time. Neither must
+//! disturb the cycle, so these pings are none of SWIM's.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -10,10 +10,10 @@ use std::time::Duration;
 use crate::clock::Instant;
 use crate::types::Identity;
 
-/// The most pings in flight. At the limit the oldest is given up: its answer, if it comes, is ignored.
+/// How many pings can be in flight. At the limit the oldest is given up: its answer is ignored.
 const MAX_IN_FLIGHT: usize = 4096;
 
-/// An answer later than this says nothing about the network, only that somebody slept.
+/// How old an answer can be. A later one says nothing about the network, only that a node slept.
 const MAX_ROUND_TRIP: Duration = Duration::from_secs(5);
 
 #[derive(Debug)]
@@ -31,7 +31,8 @@ pub(super) struct Pings {
 }
 
 impl Pings {
-    /// Nonces count up from `first_nonce`; a random one tells a pong to an earlier life from one to this.
+    /// Makes it empty. Nonces count up from `first_nonce`, which is random, so that a pong to an
+    /// earlier life is not taken for one to this life.
     pub(super) fn new(first_nonce: u64) -> Self {
         Self { in_flight: VecDeque::new(), next_nonce: first_nonce }
     }
@@ -50,7 +51,8 @@ impl Pings {
         nonce
     }
 
-    /// When the ping was sent, if this answers one and comes from whom it was meant for. Once per ping.
+    /// Returns when the ping was sent that this answers, if it comes from the ping's target. Each
+    /// ping is answered once.
     pub(super) fn finish(&mut self, now: Instant, nonce: u64, from: &Identity) -> Option<Instant> {
         let is_answered = |ping: &Ping| ping.nonce == nonce && ping.target == *from;
         let at = self.in_flight.iter().position(is_answered)?;

@@ -1,8 +1,8 @@
-//! What is known of every other member, and what changed since it was last looked at.
+//! What is known of every other member, and what changed since the last report.
 //!
-//! foca tells of members that come and go, but not of suspicions, and knows nothing of claims. So its
-//! members and the claims are compared with what was last reported, after every interaction, and each
-//! difference becomes a [`Change`].
+//! foca tells of members that come and go, but not of suspicions, and knows nothing of claims. So
+//! its members and the claims are compared with what was last reported, after every interaction,
+//! and each difference becomes a [`Change`].
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -14,7 +14,7 @@ use super::swim::Swim;
 use crate::clock::Instant;
 use crate::types::Identity;
 
-/// What a member is to the others; see the diagram in [the module](super).
+/// The state of a member, as others see it; see the diagram in [the module](super).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum State {
     Alive,
@@ -41,7 +41,7 @@ pub(crate) struct Record {
     pub(crate) leaving: bool,
 }
 
-/// Something became known about a member. Every change of a state is reported once, in order.
+/// What became known about a member. Every change of a state is reported once, in order.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Change {
     Up(Identity),
@@ -50,9 +50,10 @@ pub(crate) enum Change {
     Refuted(Identity),
     /// Also for a member that is first heard of when it is already dead.
     Down(Identity),
-    /// A later life of a member was seen at its address: the old one is dead, whatever it was. What the new
-    /// one is follows, as for a new member. (A later life at *another* address replaces nothing: both are
-    /// members until one is declared dead, which is for the caller to find out.)
+    /// A later life of a member was seen at its address: the old one is dead, in any state. The
+    /// state of the new one follows, as for a new member. (A later life at *another* address
+    /// replaces nothing: both are members until one is declared dead, which is for the caller to
+    /// find out.)
     Replaced {
         old: Identity,
         new: Identity,
@@ -60,10 +61,11 @@ pub(crate) enum Change {
     Leaving(Identity),
     /// Also after `Down`, when a member was found dead before its last word arrived.
     Left(Identity),
-    /// *We* were declared dead and live, or count as later than we thought: this is our identity from now on.
+    /// *We* were declared dead and live, or count as later than we thought: this is our identity
+    /// from now on.
     Returned(Identity),
-    /// A member answered our own ping, which was sent then, and sees members of this digest; zero where we are not
-    /// alive among them.
+    /// A member answered our own ping, which was sent at `sent_at`. `view` is the digest of the
+    /// members that it sees; zero if we are not alive among them.
     Probed {
         identity: Identity,
         sent_at: Instant,
@@ -81,8 +83,8 @@ pub(super) struct Roster {
 }
 
 impl Roster {
-    /// Takes up what foca and the claims now say, and tells what is different. This runs after every
-    /// datagram: where nothing changed it costs one comparison per member and no allocation.
+    /// Reports how what foca and the claims say differs from the last report. This runs after every
+    /// datagram: if nothing changed it costs one comparison per member and no allocation.
     pub(super) fn update(&mut self, swim: &Swim, claims: &mut Claims, mut report: impl FnMut(Change)) {
         let states = || swim.iter_membership_state().map(|member| (*member.id(), member.state()));
         if self.seen_claims == claims.version() && states().eq(self.seen.iter().copied()) {
@@ -112,7 +114,7 @@ impl Roster {
         self.seen_claims = claims.version();
     }
 
-    /// foca forgets a dead member after a day; then so do we, claims included.
+    /// Forgets the members that foca has forgotten, claims included: a dead one after a day.
     fn forget_what_foca_forgot(&mut self, swim: &Swim, claims: &mut Claims) {
         let kept: BTreeSet<SocketAddr> = others(swim).map(|member| member.id().addr).collect();
         self.by_addr.retain(|addr, record| {
@@ -138,7 +140,7 @@ impl Roster {
     }
 }
 
-/// foca's members without those at our own address: these are our former lives.
+/// Returns foca's members without those at our own address, which are our former lives.
 fn others(swim: &Swim) -> impl Iterator<Item = &Member<Identity>> {
     let own = swim.identity().addr;
     swim.iter_membership_state().filter(move |member| member.id().addr != own)

@@ -1,4 +1,4 @@
-//! What foca asks of us: an identity, its settings, and somewhere to put its wishes.
+//! What foca asks of us: an identity, its settings, and a place for its wishes.
 
 use std::num::{NonZeroU8, NonZeroUsize};
 use std::time::Duration;
@@ -25,8 +25,8 @@ impl foca::Identity for Identity {
     /// foca keeps one member per address.
     type Addr = std::net::SocketAddr;
 
-    /// The same memory, one return later. `None` after 65535 returns: the node then stays dead until it is
-    /// started again.
+    /// Returns the same life, one return later. `None` after 65535 returns: the node then stays
+    /// dead until it is started again.
     fn renew(&self) -> Option<Self> {
         Some(Self { returns: self.returns.checked_add(1)?, ..*self })
     }
@@ -35,9 +35,12 @@ impl foca::Identity for Identity {
         self.addr
     }
 
-    /// Of one node, the later life. Of two nodes at one address (it was given to another), the one that
-    /// started later, and if they started in the same millisecond the one with the higher hash: a total
-    /// order, so that every member keeps the same one.
+    /// Whether this identity wins its address, in a total order, so that every member keeps the
+    /// same one.
+    ///
+    /// Of one node the later life wins. Of two nodes (the address was given to another) the one
+    /// that started later wins, and if both started in the same millisecond the one with the higher
+    /// hash.
     fn win_addr_conflict(&self, adversary: &Self) -> bool {
         if self.node == adversary.node {
             self.is_later_than(adversary)
@@ -47,26 +50,27 @@ impl foca::Identity for Identity {
     }
 }
 
-/// For how long a dead member is remembered. Only a member that comes back under its very identity is kept
-/// out by that, and members renew theirs; forgetting early would instead let late gossip revive the dead.
+/// How long a dead member is remembered. That keeps out only a member that comes back under its
+/// very identity, and members renew theirs. Forgetting early would let late gossip revive the dead.
 const REMEMBER_DEAD: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// How often a member asks another one for members, in case gossip passed it by.
 const ANNOUNCE_PERIOD: Duration = Duration::from_secs(30);
 
-/// How often a dead member is greeted. It heals a split cluster within two of these, because the answer to
-/// the greeting tells one side that it is thought dead, and it returns.
+/// How often a dead member is greeted. A split cluster heals within two of these: the answer to the
+/// greeting tells one side that it is taken for dead, and it returns.
 const ANNOUNCE_TO_DEAD_PERIOD: Duration = Duration::from_secs(5);
 
-/// How often a member passes a change on. Told by eight others, each choosing at random, a member misses
-/// it with a probability of e^-8; it then learns it when it next meets somebody concerned.
+/// How often a member passes a change on. Eight others each tell members chosen at random, so a
+/// member misses the change with a probability of e^-8. It then learns it from the member
+/// concerned.
 const MAX_TRANSMISSIONS: NonZeroU8 = NonZeroU8::new(8).unwrap();
 
-/// Receivers of a round of gossip, and members asked for an indirect probe.
+/// How many members receive a round of gossip, and how many are asked for an indirect probe.
 const FAN_OUT: NonZeroUsize = NonZeroUsize::new(3).unwrap();
 
-/// How long a direct probe takes at the most: 3/10 of the period. The indirect one has the other 7/10: it takes four
-/// hops instead of two.
+/// Returns how long a direct probe may take: 3/10 of the period. The indirect one has the other
+/// 7/10, as it takes four hops instead of two.
 pub(super) fn probe_rtt(probe_period: Duration) -> Duration {
     probe_period * 3 / 10
 }
@@ -96,8 +100,8 @@ pub(super) struct Wishes {
 }
 
 impl foca::Runtime<Identity> for Wishes {
-    /// Not used: foca has no notification of a suspicion, and what it has can be told from its members.
-    /// One mechanism for all changes is simpler than two.
+    /// Does nothing. foca has no notification of a suspicion, and all others can be told from its
+    /// members: one mechanism for all changes is simpler than two.
     fn notify(&mut self, _: Notification<'_, Identity>) {}
 
     fn send_to(&mut self, to: Identity, packet: &[u8]) {

@@ -45,7 +45,7 @@
 //! obstacle.
 //!
 //! **When.** The first replica of a list proposes a tombstone when the clock has read more than its
-//! version for a *grace* ([`GRACE`]). Until then writes of the same time are offered to replicas
+//! version for a *grace* ([`PURGE_GRACE`](crate::wire::timing::PURGE_GRACE)). Until then writes of the same time are offered to replicas
 //! that missed them, and must not be refused. The other replicas propose what is left after three
 //! graces: a message was lost, or the first replica changed. So memory comes back one to two
 //! minutes after a delete in a quiet cluster. A husk has the version of the write that expired, so
@@ -66,10 +66,6 @@ use crate::placement::ListRef;
 use crate::simulated::{Planted, is_planted};
 use crate::types::{Identity, KeyHash, Partition};
 use crate::wire::message::{Dead, Request};
-
-/// How old a tombstone must be before it goes: twice as long as a write is offered to a replica
-/// that missed it.
-pub(crate) const GRACE: Duration = Duration::from_secs(60);
 
 /// How many partitions are purged at a time.
 const MAX_ROUNDS: usize = 16;

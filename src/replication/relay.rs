@@ -47,6 +47,7 @@ use crate::clock::{Instant, Version};
 use crate::entry::Entry;
 use crate::types::{CoreId, Identity, KeyHash};
 use crate::wire::frame::CHUNK_BYTES;
+use crate::wire::timing::RELAY_ANSWERS_WITHIN;
 
 /// How long a write waits for others to go with it.
 const LINGER: Duration = Duration::from_millis(2);
@@ -56,9 +57,6 @@ const MAX_WRITES: usize = 512;
 
 /// How many batches are on their way to one core of a relay. All but the first are full ones.
 const MAX_OPEN: usize = 4;
-
-/// How long the relay may take. It answers earlier, also if it could not write.
-const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 
 /// The pause after a batch that came to nothing. It doubles each time, up to [`MAX_PAUSE`].
 const PAUSE: Duration = Duration::from_millis(50);
@@ -430,7 +428,7 @@ impl Outbox {
                 *next_batch += 1;
                 let entries = items.iter().map(|(_, item)| item.entry.clone()).collect();
                 actions.push(RelayAction::Send { batch: *next_batch, to, entries });
-                self.open.insert(*next_batch, Batch { core, items, until: now + ANSWER_WITHIN });
+                self.open.insert(*next_batch, Batch { core, items, until: now + RELAY_ANSWERS_WITHIN });
                 lane.open += 1;
             }
         }
@@ -532,7 +530,7 @@ mod tests {
         test.add(3..5, 1, 10);
         assert_eq!(
             test.relays.deadline(),
-            Some(test.now + ANSWER_WITHIN),
+            Some(test.now + RELAY_ANSWERS_WITHIN),
             "two wait for the batch under way"
         );
         test.add(5..5 + MAX_WRITES, 1, 10);
@@ -586,7 +584,7 @@ mod tests {
         assert_eq!(test.relays.waiting(), 1, "what a relay says that is none any more does not count");
         let (batch, to, _) = test.send().remove(0);
         assert_eq!(to, node(2));
-        test.now = test.now + ANSWER_WITHIN;
+        test.now = test.now + RELAY_ANSWERS_WITHIN;
         assert!(test.send().is_empty());
         let (again, ..) = test.send().remove(0);
         assert!(again > batch, "no answer is none, too");

@@ -42,11 +42,11 @@ use crate::control::{Control, ControlConfig};
 use crate::error::StartError;
 use crate::events::{MemberInfo, MemberState};
 use crate::placement::{Gone, Member, Placement, Site};
-use crate::replication::purge::GRACE;
 use crate::shard::{Shard, ShardConfig, Stage};
 use crate::store::{Readers, View, Views};
 use crate::types::{Boot, ClusterHash, CoreId, Identity, NodeHash, NodeId};
 use crate::wire::handshake::Local;
+use crate::wire::timing::PURGE_GRACE;
 
 const CONTROL_NAME: &str = "gridkv-control";
 
@@ -311,7 +311,7 @@ fn shard_config(settings: &Settings, cluster: ClusterHash, identity: Identity, c
         standalone: settings.address.is_none(),
         memory: settings.memory,
         eviction: settings.eviction,
-        purge_grace: GRACE,
+        purge_grace: PURGE_GRACE,
     }
 }
 

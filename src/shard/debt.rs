@@ -9,12 +9,12 @@ use std::time::Duration;
 
 use super::calls::Counts;
 use super::coordinator::Coordinator;
-use super::coordinator::hints::HINT_WINDOW;
 use super::data_centers::DataCenters;
 use super::interface::Debt;
 use super::node::Node;
 use super::replica::Replica;
 use crate::clock::Instant;
+use crate::wire::timing::HINT_WINDOW;
 
 /// A write that was acknowledged longer ago than this and is not everywhere is missing somewhere.
 /// Sooner it is under way, as some write always is.

@@ -51,6 +51,7 @@ use crate::store::{Readers, View};
 #[cfg(feature = "sim")]
 use crate::types::{KeyHash, Partition};
 use crate::wire::message::{Answer, Listed};
+use crate::wire::timing::RELAY_TRIES_FOR;
 
 mod caller;
 mod calls;
@@ -74,7 +75,6 @@ pub(crate) use self::calls::{
 };
 use self::coordinator::Coordinator;
 use self::data_centers::DataCenters;
-use self::data_centers::relay::TRY_FOR;
 use self::effects::Effect;
 pub(crate) use self::interface::{Action, Debt, Event, Lease, ShardConfig};
 pub(crate) use self::local_read::{LocalAnswer, LocalRules, read_local};
@@ -347,7 +347,7 @@ impl<C> Parts<'_, C> {
                 }
                 Effect::WriteRelayed { hash, entry, caller } => {
                     let write = Write::relayed(entry, turn.node.config.write_quorum);
-                    let deadline = turn.now.instant + TRY_FOR;
+                    let deadline = turn.now.instant + RELAY_TRIES_FOR;
                     self.coordinator.write_relayed(turn, self.replica, write, hash, deadline, caller);
                 }
                 Effect::Reply { caller, outcome } => self.coordinator.reply(turn, caller, outcome),

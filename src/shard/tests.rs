@@ -13,9 +13,9 @@ use crate::entry::Content;
 use crate::error::{NotApplied, ReadError, RunError, WriteError};
 use crate::options::{Eviction, WriteOptions};
 use crate::placement::{Gone, ListRef, Member, Placement, Site};
-use crate::replication::purge::GRACE;
 use crate::types::{Boot, ClusterHash, CoreId, Identity, KeyHash, NodeHash, NodeId, Partition};
 use crate::wire::message::{Answer, Compare, Compared, Found, Request, Seen, Survey, Surveyed, Want};
+use crate::wire::timing::PURGE_GRACE;
 
 const CLUSTER: ClusterHash = ClusterHash(7);
 const WALL_MICROS: u64 = 1_700_000_000_000_000;
@@ -43,7 +43,7 @@ fn config(nodes: u64) -> ShardConfig {
         standalone: nodes == 1,
         memory: None,
         eviction: Eviction::Sieve,
-        purge_grace: GRACE,
+        purge_grace: PURGE_GRACE,
     }
 }
 

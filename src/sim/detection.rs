@@ -1,62 +1,7 @@
-//! How soon members that fall silent are found dead, and how often members that live are: membership alone, of so many
-//! nodes that whole ones would not fit.
+//! How soon silent members are found dead, and how often living members are taken for dead.
 //!
-//! # Figures
-//!
-//! On two processors, at the defaults, by `cargo run --release -p gridkv-simulate --bin detection` (ten minutes), which also
-//! kills and stops processes: each observer of each death counts once.
-//!
-//! Until a member that ends is dead to each of the others:
-//!
-//! | nodes | how it ends | rounds | median | p99 | at most |
-//! | ---: | --- | ---: | ---: | ---: | ---: |
-//! | 3 | killed, process | 30 | 42 ms | 48 ms | 49 ms |
-//! | 3 | stopped, process | 30 | 743 ms | 945 ms | 997 ms |
-//! | 20 | killed, process | 30 | 67 ms | 100 ms | 139 ms |
-//! | 20 | stopped, process | 30 | 798 ms | 1488 ms | 1516 ms |
-//! | 3 | silent, simulated | 90 | 701 ms | 994 ms | 1008 ms |
-//! | 20 | silent, simulated | 90 | 781 ms | 1473 ms | 1617 ms |
-//! | 100 | silent, simulated | 90 | 820 ms | 1941 ms | 2620 ms |
-//! | 1000 | silent, simulated | 10 | 953 ms | 1194 ms | 2708 ms |
-//!
-//! Members that live and are taken for dead, with local health and without:
-//!
-//! | where | time | with | without |
-//! | --- | ---: | ---: | ---: |
-//! | 50 nodes, 5 % lost, simulated | 20 min | 0 | 0 |
-//! | 50 nodes, 10 % lost, simulated | 20 min | 0 | 0 |
-//! | 50 nodes, 20 % lost, simulated | 20 min | 0 | 0 |
-//! | 50 nodes, 30 % lost, simulated | 20 min | 1 | 0 |
-//! | 100 nodes, of which 10 are stuck for 0 to 2 s every 0 to 2 s, 0 % lost: the other 90, simulated | 20 min | 0 | 0 |
-//! | the 10 themselves | 20 min | 2954 | 3087 |
-//! | 100 nodes, of which 10 are stuck for 0 to 2 s every 0 to 2 s, 5 % lost: the other 90, simulated | 20 min | 0 | 0 |
-//! | the 10 themselves | 20 min | 2976 | 2998 |
-//! | 10 processes beside 8 that spin, 2 CPUs | 60 s | 0 | 0 |
-//!
-//! Members in trouble, simulated: living ones that are taken for dead, and how soon all agree afterwards:
-//!
-//! | nodes | trouble | taken for dead | agree after |
-//! | ---: | --- | ---: | ---: |
-//! | 100 | 100 end in 20 s, and others begin at their addresses, 2 % lost | 0 | 0.4 s |
-//! | 300 | 100 end in 20 s, and others begin at their addresses, 2 % lost | 0 | 0.5 s |
-//! | 1000 | 100 end in 20 s, and others begin at their addresses, 2 % lost | 0 | 17.0 s |
-//! | 100 | 500 pairs reach each other one way only, for 60 s | 0 | 0.0 s |
-//! | 100 | 5 hear nothing and are heard, for 60 s | 0 | 0.0 s |
-//! | 100 | in 3 places, 5 ms to a later one and 150 ms back, for 60 s | 0 | 0.0 s |
-//! | 100 | 20 more of another cluster that know and address all, for 60 s | 0 | 0.0 s |
-//!
-//! What a node sends in a second where nothing happens, headers and the exchange of members included, simulated:
-//!
-//! | nodes | bytes |
-//! | ---: | ---: |
-//! | 3 | 980 |
-//! | 10 | 1019 |
-//! | 50 | 1243 |
-//! | 100 | 1486 |
-//! | 1000 | 1801 |
-//!
-//! With or without local health nobody dies who is well: an accuser tells the suspect seven times before it has it declared
-//! dead, and whoever wakes up reads what came meanwhile before it looks at the time.
+//! It runs membership alone: with whole nodes a thousand of them would not fit. The figures, and
+//! the command that repeats them, are in `simulate/RESULTS.md`.
 //!
 //! # Example
 //!
@@ -89,39 +34,41 @@ use crate::types::{Boot, ClusterHash, Identity, NodeHash};
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct DetectionOptions {
-    /// How many nodes, 2 to 10,000.
+    /// How many nodes there are, 2 to 10,000.
     pub nodes: usize,
-    /// How often one of them falls silent; it is started again after that.
+    /// How many times a node falls silent; it is started again after that.
     pub rounds: usize,
-    /// How long all goes on where there are no rounds.
+    /// How long to run if there are no rounds.
     pub time: Duration,
     /// The shortest and longest time that a datagram takes.
     pub delay: (Duration, Duration),
-    /// Of a thousand datagrams, how many are lost.
+    /// How many of a thousand datagrams are lost.
     pub lost_per_mille: u32,
-    /// How many nodes get stuck from time to time, and do nothing: the first ones.
+    /// How many nodes, the first ones, get stuck from time to time and do nothing.
     pub stuck_nodes: usize,
-    /// How long they run in between, and then stand still: up to twice this each, at random.
+    /// How long the stuck nodes run in between, and how long they stand still, on average. At
+    /// random it is up to twice as long.
     pub stuck: (Duration, Duration),
+    /// Whether nodes in trouble accuse more slowly:
     /// [`Config::local_health`](crate::Config::local_health).
     pub local_health: bool,
-    /// How many times a node is killed and another life begins at its address soon after: its own next one, or, every
-    /// other time, that of another node. Five in a second.
+    /// How many times a node is killed, five in a second. Another life begins at its address soon
+    /// after: its own next one or, every other time, that of a new node.
     pub changes: usize,
-    /// In how many places the nodes stand, in turn, and how long a datagram takes from a place to a later one, and back.
+    /// In how many places the nodes stand: node `n` in place `n % places`.
     pub places: usize,
-    /// See there.
+    /// How much longer a datagram takes from a place to a later one, and back.
     pub far: (Duration, Duration),
-    /// For how many pairs of nodes all datagrams from the one to the other are lost. Those back are not.
+    /// For how many pairs of nodes all datagrams from the first to the second are lost.
     pub one_way_cuts: usize,
-    /// How many nodes hear nothing, though they are heard: the first ones.
+    /// How many nodes, the first ones, hear nothing though they are heard.
     pub deaf_nodes: usize,
-    /// How many more nodes know all the others and send to them, but are of another cluster.
+    /// How many more nodes, of another cluster, know all nodes and send to them.
     pub strangers: usize,
 }
 
 impl Default for DetectionOptions {
-    /// Twenty nodes on a LAN without faults, of which one after the other falls silent.
+    /// Returns twenty nodes on a LAN without faults, of which one after the other falls silent.
     fn default() -> Self {
         Self {
             nodes: 20,
@@ -142,29 +89,29 @@ impl Default for DetectionOptions {
     }
 }
 
-/// What came of it.
+/// What a run found.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct Detection {
-    /// Of every node that fell silent and every other node, after how long the one was dead to the other.
+    /// How long it took until a silent node was dead to another node, for each such pair.
     pub times: Vec<Duration>,
-    /// How many pairs there were where that took more than [`LIMIT`].
+    /// How many pairs took longer than [`LIMIT`].
     pub unnoticed: usize,
-    /// How often a node that ran all the time was found dead by somebody.
+    /// How many lives of nodes that ran all the time were taken for dead by a node.
     pub healthy_found_dead: usize,
-    /// How often one that was stuck from time to time, or deaf, was.
+    /// How many lives of stuck or deaf nodes were taken for dead by a node.
     pub stuck_found_dead: usize,
-    /// Where members changed, or were in trouble: how long it took in the end until all that hear saw each other, and
-    /// nobody else. `None` where it took more than [`LIMIT`].
+    /// How long it took in the end until all nodes that hear saw exactly each other. `None` if it
+    /// took longer than [`LIMIT`], or if no members changed or were in trouble.
     pub agreed_after: Option<Duration>,
-    /// How many bytes each node sent in a second, headers of IP and UDP (28 bytes) included, in the mean over those that
-    /// ran.
+    /// How many bytes a node sent in a second on average, headers of IP and UDP (28 bytes)
+    /// included.
     pub bytes_per_second: f64,
-    /// How long all went on.
+    /// How much time was simulated.
     pub simulated: Duration,
 }
 
-/// How long it is waited for a node that fell silent to be found dead.
+/// How long a silent node may take to be found dead.
 pub const LIMIT: Duration = Duration::from_secs(30);
 
 /// How long nodes are left alone once they have joined, so that gossip about that ends.
@@ -173,16 +120,17 @@ const QUIET: Duration = Duration::from_secs(15);
 /// How far apart changes of members are.
 const CHANGES_EVERY: Duration = Duration::from_millis(200);
 
+/// What a datagram has in headers of IP and UDP, in bytes.
 const HEADERS: usize = 28;
 
-/// What telling of one member takes.
+/// What one member takes in an exchange of members, in bytes.
 const EXCHANGED_BYTES: usize = 48;
 
-/// Runs it; equal seeds and options give equal results.
+/// Runs what the options say. Equal seeds and options give equal results.
 ///
 /// # Panics
 ///
-/// Where there are fewer than 2 nodes or more than 10,000, or the shortest delay is above the longest.
+/// If there are fewer than 2 nodes or more than 10,000, or the shortest delay is above the longest.
 pub fn run(seed: u64, options: &DetectionOptions) -> Detection {
     assert!((2..=10_000).contains(&options.nodes), "2 to 10,000 nodes");
     assert!(options.delay.0 <= options.delay.1, "the shortest delay is above the longest");
@@ -211,7 +159,7 @@ pub fn run(seed: u64, options: &DetectionOptions) -> Detection {
 
 /// At equal times datagrams come before timers, as on a node that has slept.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
-enum Event {
+enum SimEvent {
     Arrives {
         to: usize,
         from: SocketAddr,
@@ -223,7 +171,7 @@ enum Event {
     GetsStuck {
         node: usize,
     },
-    /// It asks another one whom it knows, over a connection.
+    /// A node asks another one for the members that it knows, over a connection.
     Exchanges {
         node: usize,
     },
@@ -232,10 +180,10 @@ enum Event {
 struct Node {
     membership: Membership,
     identity: Identity,
-    /// It sends and receives nothing any more.
+    /// Whether it sends and receives nothing any more.
     is_silent: bool,
     stuck_until: Instant,
-    /// For when an event is under way that wakes it.
+    /// When the event that wakes it is due, if one is scheduled.
     wakes_at: Option<Instant>,
 }
 
@@ -247,13 +195,13 @@ struct Net {
     began: Instant,
     bytes: usize,
     nodes: Vec<Node>,
-    events: BinaryHeap<Reverse<(Instant, u64, Event)>>,
+    events: BinaryHeap<Reverse<(Instant, u64, SimEvent)>>,
     events_made: u64,
-    /// Who has not noticed yet that the silent one is, since when.
+    /// The silent node, since when it is, and the nodes that have not noticed yet.
     silent: Option<(usize, Instant, BTreeSet<usize>)>,
-    /// Lives that somebody took for over while they were not.
+    /// Lives that a node took for over though they were not.
     found_dead: BTreeSet<Identity>,
-    /// Nothing gets from the one to the other.
+    /// Pairs of nodes: nothing gets from the first to the second.
     cuts: BTreeSet<(usize, usize)>,
     found: Detection,
 }
@@ -298,7 +246,7 @@ impl Net {
         })
     }
 
-    /// All know all, from some moment of the first second on.
+    /// Lets all nodes know all others, each from a moment of the first probe period on.
     fn join_all(&mut self) {
         let ours = self.nodes.iter().take(self.options.nodes);
         let records: Vec<_> = ours.flat_map(|node| node.membership.records()).collect();
@@ -310,7 +258,7 @@ impl Net {
         for (at, node) in order {
             self.run_until(at);
             self.act(node, |membership, now, actions| membership.learn(now, &records, actions));
-            self.push(self.now + EXCHANGE_SOON, Event::Exchanges { node });
+            self.push(self.now + EXCHANGE_SOON, SimEvent::Exchanges { node });
         }
     }
 
@@ -332,15 +280,15 @@ impl Net {
     fn begin_to_get_stuck(&mut self) {
         for node in 0..self.options.stuck_nodes.min(self.nodes.len()) {
             let at = self.now + self.random_up_to(self.options.stuck.0 * 2);
-            self.push(at, Event::GetsStuck { node });
+            self.push(at, SimEvent::GetsStuck { node });
         }
     }
 
-    fn random_up_to(&mut self, most: Duration) -> Duration {
-        Duration::from_nanos(self.random.random_range(0..=most.as_nanos() as u64))
+    fn random_up_to(&mut self, longest: Duration) -> Duration {
+        Duration::from_nanos(self.random.random_range(0..=longest.as_nanos() as u64))
     }
 
-    /// One of those that are never stuck falls silent; once all have noticed, it is started again.
+    /// Silences a node that is never stuck; starts it again when all have noticed.
     fn silence_one(&mut self) {
         let after = self.random_up_to(DEFAULT_PROBE_PERIOD);
         self.run_until(self.now + after);
@@ -357,13 +305,14 @@ impl Net {
         self.run_until(self.now + QUIET / 3);
     }
 
-    /// One of those that are neither stuck nor deaf from time to time.
+    /// Picks a node that is never stuck or deaf.
     fn pick(&mut self) -> usize {
         let troubled = self.options.stuck_nodes.max(self.options.deaf_nodes);
         self.random.random_range(troubled.min(self.options.nodes - 1)..self.options.nodes)
     }
 
-    /// A life of `id` begins at the node's address: it is told of the others by one that runs, and says that it is there.
+    /// Begins a life of `id` at the node's address. A running node tells it of the others, and it
+    /// announces itself.
     fn start_again(&mut self, node: usize, id: NodeHash) {
         let before = self.nodes[node].identity;
         let identity = Identity { node: id, boot: Boot(before.boot.0 + 1), returns: 0, ..before };
@@ -376,10 +325,10 @@ impl Net {
             membership.learn(now, &records, actions);
             membership.announce_to(now, seed, actions);
         });
-        self.push(self.now + EXCHANGE_SOON, Event::Exchanges { node });
+        self.push(self.now + EXCHANGE_SOON, SimEvent::Exchanges { node });
     }
 
-    /// Nodes are killed, and others begin where they were.
+    /// Kills nodes, and starts others at their addresses.
     fn change_members(&mut self) {
         let mut down: Vec<(Instant, usize)> = Vec::new();
         for change in 0..self.options.changes {
@@ -419,7 +368,7 @@ impl Net {
         })
     }
 
-    fn push(&mut self, at: Instant, event: Event) {
+    fn push(&mut self, at: Instant, event: SimEvent) {
         self.events_made += 1;
         self.events.push(Reverse((at, self.events_made, event)));
     }
@@ -433,42 +382,42 @@ impl Net {
         self.now = end;
     }
 
-    fn happens(&mut self, event: Event) {
+    fn happens(&mut self, event: SimEvent) {
         let node = match event {
-            Event::Arrives { to, .. } => to,
-            Event::Wakes { node } | Event::GetsStuck { node } | Event::Exchanges { node } => node,
+            SimEvent::Arrives { to, .. } => to,
+            SimEvent::Wakes { node } | SimEvent::GetsStuck { node } | SimEvent::Exchanges { node } => node,
         };
         let stuck_until = self.nodes[node].stuck_until;
         if stuck_until > self.now {
-            // It reads what waits for it before it looks at the time.
-            let after = Duration::from_nanos(u64::from(matches!(event, Event::Wakes { .. })));
+            // A node that wakes up reads what waits for it before it looks at the time.
+            let after = Duration::from_nanos(u64::from(matches!(event, SimEvent::Wakes { .. })));
             return self.push(stuck_until + after, event);
         }
         match event {
-            Event::Arrives { from, datagram, .. } if !self.nodes[node].is_silent => {
+            SimEvent::Arrives { from, datagram, .. } if !self.nodes[node].is_silent => {
                 self.act(node, |membership, now, actions| {
                     // What is wrong with it would be found by the tests of membership.
                     let _ = membership.handle_datagram(now, from, &datagram, actions);
                 });
             }
-            Event::Wakes { .. } => {
+            SimEvent::Wakes { .. } => {
                 if self.nodes[node].wakes_at.is_some_and(|at| at <= self.now) {
                     self.nodes[node].wakes_at = None;
                     self.act(node, |membership, now, actions| membership.handle_timers(now, actions));
                 }
             }
-            Event::GetsStuck { .. } => {
+            SimEvent::GetsStuck { .. } => {
                 let (runs, stands) = self.options.stuck;
                 let until = self.now + self.random_up_to(stands * 2);
                 self.nodes[node].stuck_until = until;
                 let next = until + self.random_up_to(runs * 2) + Duration::from_nanos(2);
-                self.push(next, Event::GetsStuck { node });
+                self.push(next, SimEvent::GetsStuck { node });
             }
-            Event::Exchanges { .. } => {
+            SimEvent::Exchanges { .. } => {
                 self.exchange(node);
-                self.push(self.now + exchange_period(self.options.nodes), Event::Exchanges { node });
+                self.push(self.now + exchange_period(self.options.nodes), SimEvent::Exchanges { node });
             }
-            Event::Arrives { .. } => {}
+            SimEvent::Arrives { .. } => {}
         }
     }
 
@@ -496,7 +445,7 @@ impl Net {
         let deadline = deadline.max(self.now);
         if self.nodes[node].wakes_at.is_none_or(|at| deadline < at) {
             self.nodes[node].wakes_at = Some(deadline);
-            self.push(deadline, Event::Wakes { node });
+            self.push(deadline, SimEvent::Wakes { node });
         }
     }
 
@@ -518,10 +467,10 @@ impl Net {
             Ordering::Equal => Duration::ZERO,
             Ordering::Greater => options.far.1,
         };
-        let (least, most) = options.delay;
-        let at = self.now + far + least + self.random_up_to(most - least);
+        let (shortest, longest) = options.delay;
+        let at = self.now + far + shortest + self.random_up_to(longest - shortest);
         let from = self.nodes[from].identity.addr;
-        self.push(at, Event::Arrives { to, from, datagram });
+        self.push(at, SimEvent::Arrives { to, from, datagram });
     }
 
     fn changed(&mut self, observer: usize, change: Change) {
@@ -530,7 +479,7 @@ impl Net {
         let Some(of) = of.filter(|of| self.nodes[*of].identity.life() == dead.life()) else { return };
         let is_one_of_us = (self.options.deaf_nodes..self.options.nodes).contains(&observer);
         if self.nodes[observer].is_silent || !is_one_of_us {
-            // All others are, to it.
+            // To it all others are dead.
             return;
         }
         if let Some((_, since, left)) = self.silent.as_mut().filter(|(victim, ..)| *victim == of) {

@@ -2,16 +2,29 @@
 //!
 //! | fault | what it stands for |
 //! |---|---|
-//! | [`crash_node`](SimCluster::crash_node), [`restart_node`](SimCluster::restart_node) | a process that dies, its memory with it, and comes back at its address |
-//! | [`pause_node`](SimCluster::pause_node) | a process that is stopped, or whose host hangs |
-//! | [`set_loss`](SimCluster::set_loss), [`set_duplication`](SimCluster::set_duplication) | a network that loses, repeats and breaks |
-//! | [`set_delay`](SimCluster::set_delay), [`slow_down`](SimCluster::slow_down) | a network, or one way through it, that is slow |
-//! | [`break_connections`](SimCluster::break_connections) | a firewall that forgets what it let through |
-//! | [`cut`](SimCluster::cut) | gossip that gets through where data does not |
-//! | [`block`](SimCluster::block), [`split`](SimCluster::split) | a link that is down, one way or both, and a network that falls apart |
-//! | [`move_clock`](SimCluster::move_clock) | a wall clock that is set |
+//! | [`crash_node`], [`restart_node`] | a process that dies with its memory, and comes back at its address |
+//! | [`pause_node`] | a process that is stopped, or whose host hangs |
+//! | [`set_loss`], [`set_duplication`] | a network that loses, repeats and breaks |
+//! | [`set_delay`], [`slow_down`] | a network, or one way through it, that is slow |
+//! | [`break_connections`] | a firewall that forgets what it let through |
+//! | [`cut`] | gossip that gets through where data does not |
+//! | [`block`], [`split`] | a link that is down, one way or both, and a network that falls apart |
+//! | [`move_clock`] | a wall clock that is set |
 //!
 //! [`mend`](SimCluster::mend) ends what is wrong with links.
+//!
+//! [`crash_node`]: SimCluster::crash_node
+//! [`restart_node`]: SimCluster::restart_node
+//! [`pause_node`]: SimCluster::pause_node
+//! [`set_loss`]: SimCluster::set_loss
+//! [`set_duplication`]: SimCluster::set_duplication
+//! [`set_delay`]: SimCluster::set_delay
+//! [`slow_down`]: SimCluster::slow_down
+//! [`break_connections`]: SimCluster::break_connections
+//! [`cut`]: SimCluster::cut
+//! [`block`]: SimCluster::block
+//! [`split`]: SimCluster::split
+//! [`move_clock`]: SimCluster::move_clock
 
 use std::time::Duration;
 
@@ -21,11 +34,11 @@ use super::SimCluster;
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct Fault {
-    /// When, since the start.
+    /// When it began, since the start of the cluster.
     pub at: Duration,
-    /// Of what kind.
+    /// Its kind, as reports count it.
     pub kind: &'static str,
-    /// What happened to whom.
+    /// What happened, and to which nodes.
     pub what: String,
 }
 
@@ -37,8 +50,8 @@ impl SimCluster {
         self.end_connections_of(node);
     }
 
-    /// Stops a node for `time`, as a long pause of its process would: it handles nothing, then everything
-    /// that came meanwhile.
+    /// Stops a node for `time`, as a long pause of its process would: it handles nothing, and
+    /// afterwards everything that came during the pause.
     pub fn pause_node(&mut self, node: usize, time: Duration) {
         self.fault("pause", || format!("n{node} pauses for {time:?}"));
         self.nodes[node].paused_until = Some(self.now + time);
@@ -49,8 +62,8 @@ impl SimCluster {
         self.nodes[node].paused_until.is_some_and(|until| until > self.now)
     }
 
-    /// Changes what the network loses from here on, per mille of datagrams and of frames: with a frame goes the
-    /// connection that carries it.
+    /// Changes what the network loses from here on: how many of a thousand datagrams, and how many
+    /// of a thousand frames. With a frame its connection is lost.
     pub fn set_loss(&mut self, datagrams_per_mille: u32, connections_per_mille: u32) {
         self.fault("loss", || {
             format!("{datagrams_per_mille} ‰ of datagrams are lost, {connections_per_mille} ‰ of frames break a connection")
@@ -59,18 +72,18 @@ impl SimCluster {
         self.options.connections_broken_per_mille = connections_per_mille;
     }
 
-    /// Changes how many datagrams arrive twice, per mille.
+    /// Changes how many of a thousand datagrams arrive twice.
     pub fn set_duplication(&mut self, datagrams_per_mille: u32) {
         self.fault("duplication", || format!("{datagrams_per_mille} ‰ of datagrams arrive twice"));
         self.options.datagrams_duplicated_per_mille = datagrams_per_mille;
     }
 
-    /// Changes how long every message takes, at the least and at the most. Datagrams overtake each other; what one
-    /// connection carries keeps its order.
+    /// Changes how long every message takes, from `least` to `most`. Datagrams overtake each other;
+    /// what one connection carries keeps its order.
     ///
     /// # Panics
     ///
-    /// When `least` is above `most`.
+    /// If `least` is above `most`.
     pub fn set_delay(&mut self, least: Duration, most: Duration) {
         assert!(least <= most, "the least delay is above the most");
         self.fault("delay", || format!("messages take {least:?} to {most:?}"));
@@ -81,36 +94,36 @@ impl SimCluster {
     ///
     /// # Panics
     ///
-    /// When `least` is above `most`.
+    /// If `least` is above `most`.
     pub fn slow_down(&mut self, from: usize, to: usize, least: Duration, most: Duration) {
         assert!(least <= most, "the least delay is above the most");
         self.fault("slow link", || format!("messages from n{from} to n{to} take {least:?} to {most:?}"));
         self.slow.insert((from, to), (least, most));
     }
 
-    /// Breaks every connection between two nodes, once: both may open new ones at once.
+    /// Breaks every connection between two nodes, once: both can open new ones at once.
     pub fn break_connections(&mut self, one: usize, other: usize) {
         self.fault("broken connections", || format!("connections between n{one} and n{other} break"));
         self.break_between(one, other);
     }
 
-    /// Lets the cores of one node not reach those of another, while gossip does: the connections that it opened
-    /// break, and new ones are refused. Until [`mend`](Self::mend).
+    /// Keeps the cores of one node from reaching those of another, until [`mend`](Self::mend),
+    /// while gossip gets through. The connections that they opened break, and new ones are refused.
     pub fn cut(&mut self, from: usize, to: usize) {
         self.fault("cut", || format!("the cores of n{from} do not reach those of n{to}"));
         self.cut.insert((from, to));
         self.break_core_connections(from, to);
     }
 
-    /// Lets nothing that one node sends arrive at another, until [`mend`](Self::mend): datagrams are lost, new
-    /// connections come to nothing either way, and on those that are there frames wait, until these break after
-    /// half a minute.
+    /// Lets nothing that one node sends arrive at another, until [`mend`](Self::mend). Datagrams
+    /// are lost, and new connections fail in both directions. On open connections frames wait until
+    /// these break, after half a minute.
     pub fn block(&mut self, from: usize, to: usize) {
         self.fault("block", || format!("nothing from n{from} arrives at n{to}"));
         self.blocked.insert((from, to));
     }
 
-    /// [Blocks](Self::block) every way between two groups of nodes.
+    /// [Blocks](Self::block) every link between two groups of nodes, in both directions.
     pub fn split(&mut self, some: &[usize], others: &[usize]) {
         self.fault("split", || format!("{some:?} and {others:?} do not reach each other"));
         for &one in some {
@@ -130,15 +143,15 @@ impl SimCluster {
         self.resume_stalled();
     }
 
-    /// Sets a node's wall clock forward, or back where `by_millis` is negative. It stays that far off, over restarts
-    /// too. Its monotonic clock goes on.
+    /// Sets a node's wall clock forward, or back if `by_millis` is negative. It stays that far off,
+    /// over restarts too. Its monotonic clock goes on.
     pub fn move_clock(&mut self, node: usize, by_millis: i64) {
         self.fault("clock", || format!("the clock of n{node} jumps by {by_millis} ms"));
         let epoch = &mut self.nodes[node].epoch_micros;
         *epoch = epoch.saturating_add_signed(by_millis.saturating_mul(1000));
     }
 
-    /// What was done to the cluster so far, starts and leaves among it.
+    /// Returns what was done to the cluster so far, starts and leaves included.
     pub fn faults(&self) -> &[Fault] {
         &self.faults
     }

@@ -1,13 +1,26 @@
 //! A deterministic cluster in one thread: virtual time, network and clocks. One seed, one history.
 //!
-//! Every node is the real `Control` and the real
-//! `Shard`s, and every message passes, encoded, through the real decoding. The
-//! simulator decides when a message arrives, which one is lost, and when a node dies; it decides no
-//! acknowledgement, list or death.
+//! Every node is the real `Control` and the real `Shard`s, and every message passes, encoded,
+//! through the real decoding. The simulator decides when a message arrives, which one is lost, and
+//! when a node dies. It decides no acknowledgement, list or death.
+//!
+//! | file | what it is |
+//! |---|---|
+//! | this one | [`SimCluster`]: what a test asks for, the queue of events, the trace |
+//! | `options`, `results` | what the cluster is like; what a test is told |
+//! | `node` | one node: its `Control`, its shards, its clock |
+//! | `driver` | acts as the threads of a node do: delivers events, carries out actions |
+//! | `event`, `network` | what is scheduled; datagrams and connections |
+//! | `faults` | what goes wrong, one method for each kind of fault |
+//! | [`workload`], [`checks`] | calls and their history; what the history must keep to |
+//! | [`chaos`] | random schedules of all of it, each from one seed |
+//! | [`detection`] | membership alone, with up to thousands of nodes |
+//!
+//! Chance, time and order come from the seed alone. So a history that failed fails again.
 //!
 //! ```
 //! use std::time::Duration;
-//! use gridkv::sim::{Outcome, SimCluster};
+//! use gridkv::sim::{CallResult, SimCluster};
 //!
 //! let mut cluster = SimCluster::new(7);
 //! for _ in 0..3 {
@@ -16,15 +29,19 @@
 //! assert!(cluster.run_until(Duration::from_secs(5), |cluster| cluster.is_settled()));
 //! let call = cluster.set(0, "key", "value");
 //! assert!(cluster.run_until(Duration::from_secs(2), |cluster| cluster.outcome(call).is_some()));
-//! assert_eq!(cluster.outcome(call), Some(&Outcome::Written(Ok(()))));
+//! assert_eq!(cluster.outcome(call), Some(&CallResult::Written(Ok(()))));
 //! ```
 
 pub mod chaos;
 pub mod checks;
 pub mod detection;
+mod driver;
+mod event;
 mod faults;
 mod network;
 mod node;
+mod options;
+mod results;
 pub mod workload;
 
 use std::cmp::Reverse;
@@ -35,150 +52,21 @@ use std::time::Duration;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
+use self::event::{Connection, ConnectionKey, SimEvent};
 pub use self::faults::Fault;
-use self::network::{Connection, ConnectionKey, Event};
 use self::node::Node;
+pub use self::options::SimOptions;
+pub use self::results::{CallId, CallResult, Stored, Traffic};
 use crate::clock::{Instant, Now, Version};
-use crate::config::DEFAULT_FORGET_AFTER;
+use crate::config::DEFAULT_REQUEST_TIMEOUT;
 use crate::entry::{Content, Entry};
-use crate::error::{ReadError, WriteError};
 use crate::events::MemberState;
-use crate::replication::purge::GRACE;
 use crate::shard::{Call, ReadCall, TouchCall, WriteCall, expires_at_ms};
 #[doc(hidden)]
 pub use crate::simulated::Planted;
 use crate::simulated::simulate;
-use crate::types::{ALL, CoreId, KeyHash, PARTITIONS, quorum_of};
+use crate::types::{CoreId, KeyHash};
 use crate::wire::frame::FrameBuffer;
-
-/// What the simulated network and nodes are like.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct SimOptions {
-    /// N.
-    pub replicas: usize,
-    /// W.
-    pub write_quorum: usize,
-    /// R.
-    pub read_quorum: usize,
-    /// Cores of each node.
-    pub cores: u16,
-    /// How many data centers there are; the nodes are of one after the other in turn.
-    pub data_centers: usize,
-    /// Of a thousand datagrams, how many are lost.
-    pub datagrams_lost_per_mille: u32,
-    /// Of a thousand datagrams, how many arrive twice.
-    pub datagrams_duplicated_per_mille: u32,
-    /// Of a thousand frames, how many break the connection that carries them.
-    pub connections_broken_per_mille: u32,
-    /// The shortest and longest time that a message takes.
-    pub delay: (Duration, Duration),
-    /// How far each node's wall clock is off, at the most, either way.
-    pub clock_skew: Duration,
-    /// How many partitions there are, 4096 at the most. A change of members costs as much as there are. Only keys
-    /// that fall into them can be used: see [`SimOptions::key`].
-    pub partitions: u16,
-    /// How old a tombstone is at the least when it goes.
-    pub purge_grace: Duration,
-    /// [`Config::forget_after`](crate::Config::forget_after).
-    pub forget_after: Duration,
-    /// [`Config::require_majority`](crate::Config::require_majority); zero for no majority.
-    pub majority_of: u16,
-    /// A bug on purpose, to test the checkers.
-    #[doc(hidden)]
-    pub planted: Option<Planted>,
-    /// Keep every event as a line of [`SimCluster::trace`].
-    pub keep_trace: bool,
-}
-
-impl Default for SimOptions {
-    /// A LAN without faults, N = 3, W = 2, R = 1, two cores.
-    fn default() -> Self {
-        Self {
-            replicas: 3,
-            write_quorum: 2,
-            read_quorum: 1,
-            cores: 2,
-            data_centers: 1,
-            datagrams_lost_per_mille: 0,
-            datagrams_duplicated_per_mille: 0,
-            connections_broken_per_mille: 0,
-            delay: (Duration::from_micros(50), Duration::from_millis(1)),
-            clock_skew: Duration::ZERO,
-            partitions: PARTITIONS,
-            purge_grace: GRACE,
-            forget_after: DEFAULT_FORGET_AFTER,
-            majority_of: 0,
-            planted: None,
-            keep_trace: false,
-        }
-    }
-}
-
-impl SimOptions {
-    /// A copy on every node, all but one of which must acknowledge: [`Replicas::All`](crate::Replicas::All).
-    pub fn replicate_to_all(&mut self) {
-        (self.replicas, self.write_quorum) = (ALL, ALL - 1);
-    }
-
-    /// How many nodes must run for calls to succeed, and for one of them to be lost without a write.
-    fn needed(&self) -> usize {
-        quorum_of(self.write_quorum, 3).max(self.majority())
-    }
-
-    /// How many nodes are a majority; zero where none is required.
-    fn majority(&self) -> usize {
-        if self.majority_of > 0 { usize::from(self.majority_of) / 2 + 1 } else { 0 }
-    }
-
-    /// The key of this number, among those that can be used.
-    ///
-    /// # Panics
-    ///
-    /// Where there are no partitions.
-    pub fn key(&self, number: usize) -> String {
-        assert!(self.partitions > 0, "a cluster without partitions");
-        let name =
-            |try_: u32| if try_ == 0 { format!("key-{number}") } else { format!("key-{number}-{try_}") };
-        let is_usable = |name: &String| {
-            KeyHash::of(node::cluster(), name.as_bytes()).partition().index() < self.partitions
-        };
-        (0..).map(name).find(is_usable).expect("one of many")
-    }
-}
-
-/// A call that was made: ask for its [`outcome`](SimCluster::outcome) later.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub struct CallId(u64);
-
-/// How a call ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// A write was acknowledged, or failed.
-    Written(Result<(), WriteError>),
-    /// A key has another time to live, did not exist (or had none that could end), or neither is known.
-    Touched(Result<bool, WriteError>),
-    /// A read found a value, found none, or failed.
-    Read(Result<Option<Vec<u8>>, ReadError>),
-}
-
-/// What one node stores for a key, be it a value or what a delete leaves.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Stored {
-    /// Whose.
-    pub node: usize,
-    /// Whether it counts, as a synced replica of the key's partition.
-    pub is_synced: bool,
-    /// Which of two states is the newer.
-    pub version: u64,
-    /// `None`: the key was deleted, or its value expired.
-    pub value: Option<Vec<u8>>,
-    /// A hash of the value, which stays when that has expired.
-    pub content_hash: u32,
-    /// When it expires, in milliseconds since 1970.
-    pub expires_at_ms: Option<u64>,
-}
 
 /// A cluster of simulated nodes, numbered in the order of their first start.
 pub struct SimCluster {
@@ -186,46 +74,47 @@ pub struct SimCluster {
     now: Instant,
     rng: SmallRng,
     nodes: Vec<Node>,
-    /// By time, then in the order in which they were scheduled; with its place among the events.
+    /// What is due, by time, then in the order of scheduling; each with its index in `events`.
     queue: BinaryHeap<Reverse<(Instant, u64, usize)>>,
-    events: Vec<Option<Event>>,
+    events: Vec<Option<SimEvent>>,
     free_places: Vec<usize>,
     next_event: u64,
     connections: BTreeMap<ConnectionKey, Connection>,
-    /// Whose key is which, by number.
+    /// The key of each connection, by id.
     keys: BTreeMap<u64, ConnectionKey>,
     next_connection: u64,
-    /// The receive buffer that every frame passes through.
+    /// The receive buffer through which every frame passes.
     received: FrameBuffer,
-    /// With the time when each came.
-    outcomes: BTreeMap<CallId, (Instant, Outcome)>,
+    /// How calls ended, each with the time.
+    outcomes: BTreeMap<CallId, (Instant, CallResult)>,
     next_call: u64,
     trace: String,
     trace_hash: u64,
     events_handled: u64,
     at_this_instant: u32,
-    /// Nodes whose cores do not reach those of the second.
+    /// Pairs of nodes: the cores of the first do not reach those of the second.
     cut: BTreeSet<(usize, usize)>,
-    /// Nodes of which nothing reaches the second.
+    /// Pairs of nodes: nothing that the first sends reaches the second.
     blocked: BTreeSet<(usize, usize)>,
-    /// How long messages take between these, instead of what the options say.
+    /// Pairs of nodes with a delay of their own, which replaces that of the options.
     slow: BTreeMap<(usize, usize), (Duration, Duration)>,
     faults: Vec<Fault>,
     traffic: BTreeMap<usize, Traffic>,
 }
 
-/// How many bytes the cores of a node have sent to those of others.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-#[non_exhaustive]
-pub struct Traffic {
-    /// Comparing digests.
-    pub compared: u64,
-    /// Comparing key by key where some were evicted, with what that copies.
-    pub surveyed: u64,
-    /// Copying partitions.
-    pub copied: u64,
-    /// All, these among them.
-    pub all: u64,
+/// The times that the product keeps to, for tests that wait for them.
+#[doc(hidden)]
+pub mod timing {
+    use std::time::Duration;
+
+    use crate::wire::timing as product;
+
+    pub const COMPARE_CYCLE: Duration = product::COMPARE_CYCLE;
+    pub const HINT_WINDOW: Duration = product::HINT_WINDOW;
+    pub const LEASE: Duration = product::LEASE;
+    pub const OPEN_TIMEOUT: Duration = product::OPEN_TIMEOUT;
+    pub const PURGE_GRACE: Duration = product::PURGE_GRACE;
+    pub const USER_TIMEOUT: Duration = product::USER_TIMEOUT;
 }
 
 /// When simulated time begins.
@@ -234,19 +123,20 @@ const START: Instant = Instant::from_nanos(1_000_000_000);
 /// When the simulated world begins, in wall time.
 const EPOCH_MICROS: u64 = 1_700_000_000_000_000;
 
-/// More events than this in one instant are a loop: a deadline that handling it does not move.
-const MOST_AT_ONCE: u32 = 100_000;
+/// How many events one instant can have. More are a loop: a deadline that its handling does not
+/// move.
+const MAX_AT_ONCE: u32 = 100_000;
 
-/// How long a simulated call may take.
-pub const CALL_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a simulated call may take: as long as one of an app does by default.
+pub const CALL_TIMEOUT: Duration = DEFAULT_REQUEST_TIMEOUT;
 
 impl SimCluster {
-    /// An empty cluster with the default options.
+    /// Makes an empty cluster with the default options.
     pub fn new(seed: u64) -> Self {
         Self::with_options(seed, SimOptions::default())
     }
 
-    /// An empty cluster.
+    /// Makes an empty cluster.
     pub fn with_options(seed: u64, options: SimOptions) -> Self {
         Self {
             options,
@@ -275,13 +165,13 @@ impl SimCluster {
         }
     }
 
-    /// Starts a new node; its number. Its seeds are the nodes that were started before.
+    /// Starts a new node and returns its number. Its seeds are the nodes that were started before.
     pub fn start_node(&mut self) -> usize {
         self.start_node_with_memory(None)
     }
 
-    /// Starts a new node, each core of which has so many bytes of memory and evicts what was not read lately; its
-    /// number.
+    /// Starts a new node and returns its number. Each of its cores evicts what was not read lately,
+    /// to stay within `bytes_per_core`; `None` sets no limit.
     pub fn start_node_with_memory(&mut self, bytes_per_core: Option<usize>) -> usize {
         let number = self.nodes.len();
         let skew = self.options.clock_skew.as_micros() as i64;
@@ -292,8 +182,8 @@ impl SimCluster {
         number
     }
 
-    /// Starts a new node under the id of another one, at an address of its own, its clock ahead of others by so many
-    /// microseconds; its number.
+    /// Starts a new node under the id of another one and returns its number. It has an address of
+    /// its own, and a clock that is ahead of the others by `clock_ahead` microseconds.
     pub fn start_twin(&mut self, of: usize, clock_ahead: i64) -> usize {
         let number = self.nodes.len();
         self.nodes.push(Node::new(number, of, EPOCH_MICROS.saturating_add_signed(clock_ahead), None));
@@ -306,12 +196,13 @@ impl SimCluster {
         self.nodes[observer].sees_at(self.nodes[node].named_as()) == [node::address(node)]
     }
 
-    /// What may be wrong with a running node, as its app would read in [`NotReady`](crate::NotReady).
+    /// Returns what might be wrong with a running node, as its app would read in
+    /// [`NotReady`](crate::NotReady).
     pub fn hint(&self, node: usize) -> Option<&str> {
         self.nodes[node].hint()
     }
 
-    /// Nodes that are started from here on are configured so: [`SimOptions::majority_of`].
+    /// Changes [`SimOptions::majority_of`] for nodes that are started from here on.
     pub fn require_majority(&mut self, majority_of: u16) {
         self.options.majority_of = majority_of;
     }
@@ -320,7 +211,7 @@ impl SimCluster {
     ///
     /// # Panics
     ///
-    /// When the node runs.
+    /// If the node runs.
     pub fn restart_node(&mut self, node: usize) {
         assert!(!self.nodes[node].is_running(), "node {node} is running");
         simulate(self.options.planted, self.options.partitions);
@@ -332,7 +223,8 @@ impl SimCluster {
         self.act(node);
     }
 
-    /// Asks a node to hand over its data and go; [`is_running`](Self::is_running) tells when it has.
+    /// Asks a node to hand over its data and leave; [`is_running`](Self::is_running) says when it
+    /// has.
     pub fn leave(&mut self, node: usize) {
         simulate(self.options.planted, self.options.partitions);
         self.fault("leave", || format!("n{node} is asked to leave"));
@@ -340,7 +232,8 @@ impl SimCluster {
         self.act(node);
     }
 
-    /// Waits on `node` until no copy is missing anywhere, as an app would. Whether that was so within `limit`.
+    /// Waits on `node`, as an app would, until no copy is missing in the cluster. Returns whether
+    /// that was so within `limit`.
     pub fn wait_until_safe(&mut self, node: usize, limit: Duration) -> bool {
         self.note(|| format!("wait until safe n{node}"));
         let ticket = self.nodes[node].watch_safety(self.now, self.now + limit);
@@ -353,12 +246,12 @@ impl SimCluster {
         self.nodes[node].is_running()
     }
 
-    /// What the cores of a node have sent to others so far.
+    /// Returns what the cores of a node have sent to other nodes so far.
     pub fn traffic(&self, node: usize) -> Traffic {
         self.traffic.get(&node).copied().unwrap_or_default()
     }
 
-    /// How many partitions the running nodes have found to differ, and seen repaired.
+    /// Returns how many partitions the running nodes have found to differ and seen repaired.
     pub fn partitions_repaired(&self) -> u64 {
         self.nodes.iter().map(Node::partitions_repaired).sum()
     }
@@ -385,11 +278,11 @@ impl SimCluster {
         self.write(node, key.as_ref(), Content::Tombstone, None)
     }
 
-    /// Gives `key` another time to live through `node`; `None` for ever.
+    /// Gives `key` another time to live through `node`; `None` lets it never expire.
     ///
     /// # Panics
     ///
-    /// On a time to live that an engine would refuse.
+    /// If an engine would refuse the time to live.
     pub fn touch(&mut self, node: usize, key: impl AsRef<[u8]>, ttl: Option<Duration>) -> CallId {
         let (key, wall) = (key.as_ref(), self.now_of(node).wall);
         let call = TouchCall {
@@ -425,13 +318,13 @@ impl SimCluster {
             let id = CallId(self.next_call);
             self.next_call += 1;
             self.note(|| format!("read n{node} {id:?} locally: {found:?}"));
-            self.outcomes.insert(id, (self.now, Outcome::Read(Ok(found))));
+            self.outcomes.insert(id, (self.now, CallResult::Read(Ok(found))));
             return id;
         }
         self.ask(node, hash, key, false)
     }
 
-    /// Reads `key` through `node`, and in the other data centers where its own has nothing.
+    /// Reads `key` through `node`; if its own data center has no value, in the others too.
     pub fn get_anywhere(&mut self, node: usize, key: impl AsRef<[u8]>) -> CallId {
         let (key, hash, _) = self.place(key.as_ref());
         self.ask(node, hash, key, true)
@@ -461,18 +354,18 @@ impl SimCluster {
         id
     }
 
-    /// How the call ended; `None` while it is under way, and for ever where its node crashed meanwhile.
-    pub fn outcome(&self, call: CallId) -> Option<&Outcome> {
+    /// Returns how the call ended; `None` while it is under way, and for ever if its node crashed.
+    pub fn outcome(&self, call: CallId) -> Option<&CallResult> {
         self.outcomes.get(&call).map(|(_, outcome)| outcome)
     }
 
-    /// As [`outcome`](Self::outcome), with the time when it came; the cluster forgets it.
-    pub fn take_outcome(&mut self, call: CallId) -> Option<(Duration, Outcome)> {
+    /// Removes how the call ended, and returns it with the time; see [`outcome`](Self::outcome).
+    pub fn take_outcome(&mut self, call: CallId) -> Option<(Duration, CallResult)> {
         let (at, outcome) = self.outcomes.remove(&call)?;
         Some((at.since(START), outcome))
     }
 
-    /// The values that the running nodes hold for `key` as synced replicas, by node.
+    /// Returns the values that the running nodes hold for `key` as synced replicas, by node.
     pub fn copies(&self, key: impl AsRef<[u8]>) -> Vec<(usize, Vec<u8>)> {
         let (key, hash, core) = self.place(key.as_ref());
         let held = |number: usize| {
@@ -482,7 +375,7 @@ impl SimCluster {
         (0..self.nodes.len()).filter_map(held).collect()
     }
 
-    /// What the running nodes store for `key`, by node.
+    /// Returns what the running nodes store for `key`, by node.
     pub fn stored(&self, key: impl AsRef<[u8]>) -> Vec<Stored> {
         let (key, hash, core) = self.place(key.as_ref());
         let stored = |node: usize| {
@@ -499,8 +392,8 @@ impl SimCluster {
         (0..self.nodes.len()).filter_map(stored).collect()
     }
 
-    /// Which running nodes count as synced replicas of the partition of `key`, and the number of the list that each
-    /// counts in.
+    /// Returns the running nodes that count as synced replicas of the partition of `key`, each with
+    /// the number of the list in which it counts.
     pub fn replicas(&self, key: impl AsRef<[u8]>) -> Vec<(usize, u64)> {
         let (_, hash, core) = self.place(key.as_ref());
         let serves = |node: usize| Some((node, self.nodes[node].serves(core, hash.partition())?));
@@ -513,29 +406,30 @@ impl SimCluster {
         (key, hash, hash.partition().core(self.options.cores))
     }
 
-    /// How many nodes were ever started.
+    /// Returns how many nodes were ever started.
     pub fn nodes(&self) -> usize {
         self.nodes.len()
     }
 
-    /// How often this node was started: which of its lives it is in.
+    /// Returns how often this node was started: the number of its life.
     pub fn life(&self, node: usize) -> u32 {
         self.nodes[node].life
     }
 
-    /// How many calls of a node have no answer yet, and how many acknowledged writes it still owes to some replica.
+    /// Returns how many calls of a node have no answer yet, and how many acknowledged writes it
+    /// still owes to some replica.
     pub fn open_calls(&self, node: usize) -> (usize, usize) {
         self.nodes[node].open()
     }
 
     /// Whether the running nodes see exactly each other, hold everything that they should, and have
-    /// nothing to give away.
+    /// nothing to hand over.
     pub fn is_settled(&self) -> bool {
         let running: Vec<&Node> = self.nodes.iter().filter(|node| node.is_running()).collect();
         running.iter().all(|node| node.sees_alive() == running.len() && node.is_settled())
     }
 
-    /// Whether every running node but `node` takes `node` for dead or gone.
+    /// Whether every other running node takes `node` for dead or gone.
     pub fn is_gone(&self, node: usize) -> bool {
         let states = |observer: &Node| {
             observer.sees(node).is_none_or(|s| matches!(s, MemberState::Dead | MemberState::Left))
@@ -555,22 +449,23 @@ impl SimCluster {
         others.iter().all(|other| is_dead(self.nodes[node].sees(*other)))
     }
 
-    /// How many acknowledged writes the running nodes have that another data center has not confirmed.
+    /// Returns how many acknowledged writes of the running nodes wait for another data center to
+    /// confirm them.
     pub fn waiting_to_relay(&self) -> usize {
         self.nodes.iter().map(Node::waiting_to_relay).sum()
     }
 
-    /// Each node in a line: what it sees and what it still has to fetch and to give.
+    /// Describes each node in a line: what it sees, and what it still has to fetch and to give.
     pub fn describe(&self) -> String {
         self.nodes.iter().map(|node| format!("{}\n", node.describe())).collect()
     }
 
-    /// Virtual time since the start.
+    /// Returns the virtual time since the start.
     pub fn elapsed(&self) -> Duration {
         self.now.since(START)
     }
 
-    /// How many events were handled so far.
+    /// Returns how many events were handled so far.
     pub fn events_handled(&self) -> u64 {
         self.events_handled
     }
@@ -582,12 +477,12 @@ impl SimCluster {
         self.now = until;
     }
 
-    /// Lets time pass until `done`, or for `limit`. Whether it was done.
+    /// Lets time pass until `done`, but no longer than `limit`. Returns whether it was done.
     pub fn run_until(&mut self, limit: Duration, done: impl Fn(&Self) -> bool) -> bool {
         let until = self.now + limit;
         let mut steps = 0u32;
         loop {
-            // What is waited for hardly ever changes with a single event, and asking costs.
+            // A single event hardly ever changes what is waited for, and asking costs.
             if steps.is_multiple_of(16) && done(self) {
                 return true;
             }
@@ -599,7 +494,7 @@ impl SimCluster {
         }
     }
 
-    /// Handles the next event that is due before `until`; whether there was one.
+    /// Handles the next event that is due before `until`. Returns whether there was one.
     fn step(&mut self, until: Instant) -> bool {
         simulate(self.options.planted, self.options.partitions);
         match self.queue.peek() {
@@ -610,7 +505,7 @@ impl SimCluster {
         let Some(event) = self.events[place].take() else { return false };
         self.free_places.push(place);
         self.at_this_instant = if at > self.now { 0 } else { self.at_this_instant + 1 };
-        assert!(self.at_this_instant < MOST_AT_ONCE, "time stands still: {}", self.describe());
+        assert!(self.at_this_instant < MAX_AT_ONCE, "time stands still: {}", self.describe());
         self.now = self.now.max(at);
         self.events_handled += 1;
         self.note(|| format!("{event:?}"));
@@ -620,7 +515,7 @@ impl SimCluster {
         true
     }
 
-    fn schedule(&mut self, after: Duration, event: Event) {
+    fn schedule(&mut self, after: Duration, event: SimEvent) {
         let place = self.free_places.pop().unwrap_or(self.events.len());
         if place == self.events.len() {
             self.events.push(None);
@@ -634,20 +529,20 @@ impl SimCluster {
         Now { instant: self.now, wall: self.nodes[node].wall(self.now) }
     }
 
-    /// A core's number as an index.
+    /// Returns a core's number as an index.
     fn index(core: CoreId) -> usize {
         usize::from(core.0)
     }
 
-    /// Everything that happened, a line each, where [`SimOptions::keep_trace`] asks for it.
+    /// Returns everything that happened, a line each, if [`SimOptions::keep_trace`] asks for it.
     pub fn trace(&self) -> &str {
         &self.trace
     }
 
-    /// A hash of everything that happened: equal for equal histories.
+    /// Returns a hash of everything that happened: equal for equal histories.
     ///
-    /// It is made of times, numbers and encoded messages, and of no name in the source: a change of names
-    /// leaves it as it is.
+    /// It is made of times, numbers and encoded messages, and of no name in the source: a change of
+    /// names leaves it as it is.
     pub fn trace_hash(&self) -> u64 {
         self.trace_hash
     }

@@ -1,4 +1,7 @@
 //! One simulated node: a `Control`, its shards, and a clock of its own.
+//!
+//! A node outlives its crashes: it keeps its number, its address and its clock, and counts its
+//! lives. What it had in memory is in [`Running`], and gone with that.
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
@@ -33,7 +36,7 @@ pub(super) fn address(number: usize) -> SocketAddr {
     SocketAddr::from(([10, 0, high, low], 7000))
 }
 
-/// The node with this address, if there is such a node at all.
+/// Returns the number of the node with this address, whether there is such a node or not.
 pub(super) fn number_at(addr: SocketAddr) -> Option<usize> {
     match addr.ip() {
         IpAddr::V4(ip) => {
@@ -46,45 +49,45 @@ pub(super) fn number_at(addr: SocketAddr) -> Option<usize> {
 
 pub(super) struct Node {
     number: usize,
-    /// Whose name it has: its own, where it is no twin.
+    /// The number in its name: its own, unless it is another node's twin.
     named_as: usize,
-    /// What its wall clock said when simulated time was zero.
+    /// What its wall clock showed when simulated time was zero, in microseconds since 1970.
     pub(super) epoch_micros: u64,
-    /// Counts its starts, so that what was meant for an earlier life is not delivered to a later one.
+    /// How often it was started: what was meant for an earlier life does not reach a later one.
     pub(super) life: u32,
-    /// Of each core.
+    /// The memory of each core, in bytes, if it is limited.
     memory: Option<usize>,
     running: Option<Running>,
-    /// When it is to be woken; an earlier wake-up supersedes it.
+    /// When it is woken next; an earlier deadline supersedes this one.
     pub(super) wake_at: Option<Instant>,
     pub(super) paused_until: Option<Instant>,
 }
 
 pub(super) struct Running {
     pub(super) control: Control,
-    /// As it said when it was last touched.
+    /// The deadline of `control` after its last event.
     control_deadline: Option<Instant>,
     pub(super) shards: Vec<Shard<CallId>>,
     views: Views,
     pub(super) identity: Identity,
     pub(super) local: Local,
     pub(super) control_actions: Vec<ControlAction>,
-    /// Each with the core that wants it.
+    /// Actions, each with the core that returned it.
     pub(super) shard_actions: VecDeque<(CoreId, Action<CallId>)>,
     members: Vec<MemberInfo>,
-    /// What may be wrong with it.
+    /// What might be wrong with it, as its app would be told.
     hint: Option<String>,
-    /// What each core has to fetch and to give, once it has said so.
+    /// How many partitions each core has to fetch and to give, once it has reported.
     progress: Vec<Option<(usize, usize)>>,
     pub(super) next_request: u64,
-    /// The latest ticket for which it was safe, and the latest that was given out.
+    /// The latest ticket for which no copy was missing, and the latest that was given out.
     pub(super) safe: u64,
     pub(super) ticket: u64,
-    /// It takes no new calls.
+    /// Whether it refuses new calls because it leaves.
     pub(super) is_draining: bool,
 }
 
-/// Of the node of this number.
+/// Returns the data center of a node.
 fn data_center(options: &SimOptions, number: usize) -> String {
     if options.data_centers > 1 { format!("dc-{}", number % options.data_centers) } else { String::new() }
 }
@@ -190,7 +193,7 @@ impl Node {
         self.control(now, ControlEvent::Leave);
     }
 
-    /// Wants to know when it is safe to stop a node; the ticket of that.
+    /// Asks when it is safe to stop a node, and returns the ticket of the question.
     pub(super) fn watch_safety(&mut self, now: Instant, until: Instant) -> u64 {
         let Some(running) = &mut self.running else { return u64::MAX };
         running.ticket += 1;
@@ -255,7 +258,7 @@ impl Node {
         running.shards.iter().filter_map(Shard::deadline).chain(running.control_deadline).min()
     }
 
-    /// What an app's thread on this node answers by itself.
+    /// Reads as an app's thread does; `None` if it must ask the core that owns the key.
     pub(super) fn read_local(
         &self,
         now: Now,
@@ -291,7 +294,7 @@ impl Node {
         self.core(core)?.serves(partition)
     }
 
-    /// Calls without an answer, and writes that are owed, of all cores.
+    /// Returns the numbers of calls without an answer and of writes that are owed, of all cores.
     pub(super) fn open(&self) -> (usize, usize) {
         let shards = self.running.iter().flat_map(|running| &running.shards);
         let counts = shards.map(Shard::counts);
@@ -319,7 +322,7 @@ impl Node {
         self.running.as_ref()?.members.iter().find(|member| member.id == id).map(|member| member.state)
     }
 
-    /// Where it sees active members that are named as node `number` is.
+    /// Returns the addresses of the active members that it sees with the name of node `number`.
     pub(super) fn sees_at(&self, number: usize) -> Vec<SocketAddr> {
         let id = NodeId::new(&name(number));
         let is_active = |m: &&MemberInfo| matches!(m.state, MemberState::Alive | MemberState::Suspect);

@@ -1,7 +1,7 @@
 //! Random calls through random nodes, and the [`History`] of how they ended.
 //!
-//! A few clients make one call at a time each, over a few keys, some much more often than others. Every value is
-//! written once, so that a read tells which write it saw.
+//! A few clients make one call at a time each, over a few keys, some much more often than others.
+//! Every value is written once, so that a read tells which write it saw.
 
 use std::fmt;
 use std::time::Duration;
@@ -9,50 +9,50 @@ use std::time::Duration;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
-use super::{CallId, Outcome, SimCluster, SimOptions};
+use super::{CallId, CallResult, SimCluster, SimOptions};
 use crate::error::WriteError;
 
 /// What clients asked for, and what they were told.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct History {
-    /// In the order in which they began.
+    /// All operations, in the order in which they began.
     pub operations: Vec<Operation>,
-    /// When nodes were stopped: who, from when, until when.
+    /// All pauses: which node, from when, until when.
     pub pauses: Vec<(usize, Duration, Duration)>,
 }
 
-/// One call.
+/// One call, and how it ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Operation {
-    /// Through which node.
+    /// The node through which it was made.
     pub node: usize,
-    /// Through which of its lives.
+    /// The life of that node.
     pub life: u32,
-    /// On which key.
+    /// The key.
     pub key: usize,
-    /// What was asked for.
+    /// What it asks for.
     pub kind: Kind,
-    /// When, since the start of the cluster.
+    /// When it began, since the start of the cluster.
     pub start: Duration,
-    /// When it ended.
+    /// When it ended, if it did.
     pub end: Option<Duration>,
-    /// How. `None` where the node crashed meanwhile.
+    /// How it ended. `None` while it is under way, and for ever if its node crashed.
     pub answer: Option<Answer>,
 }
 
 /// What an operation asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// Write the value of this number, which no other operation writes.
+    /// Writes the value with this number, which no other operation writes.
     Set(u64),
-    /// The same, to expire soon.
+    /// Writes the value with this number, to expire soon.
     SetFor(u64),
-    /// Delete the key.
+    /// Deletes the key.
     Delete,
-    /// Read it.
+    /// Reads the key.
     Get,
-    /// Let it never expire.
+    /// Lets the key never expire.
     Persist,
 }
 
@@ -63,15 +63,15 @@ pub enum Answer {
     Acknowledged,
     /// Nothing was applied, nothing was sent.
     NotApplied,
-    /// The write may have happened, or may happen yet.
+    /// The write might have happened, or might happen yet.
     Indeterminate,
-    /// The read found the value of this number; [`UNKNOWN`] is none that was ever written.
+    /// The read found the value with this number; [`UNKNOWN`] is one that was never written.
     Found(u64),
     /// The read found nothing.
     NotFound,
     /// The read failed.
     Failed,
-    /// The change of expiry ended, one way or the other: that says nothing of the key's value.
+    /// The change of expiry ended, which says nothing about the key's value.
     Touched,
 }
 
@@ -89,12 +89,12 @@ impl Operation {
         self.answer == Some(Answer::Acknowledged)
     }
 
-    /// Whether it is a write that has happened or may have.
+    /// Whether it is a write that has happened or might have.
     pub fn may_have_happened(&self) -> bool {
         self.is_write() && self.answer != Some(Answer::NotApplied)
     }
 
-    /// The number of the value that it writes.
+    /// Returns the number of the value that it writes.
     pub fn writes(&self) -> Option<u64> {
         match self.kind {
             Kind::Set(value) | Kind::SetFor(value) => Some(value),
@@ -135,7 +135,7 @@ impl fmt::Display for Operation {
 }
 
 impl History {
-    /// What happened to one key, in the order in which it began.
+    /// Returns the operations on one key, in the order in which they began.
     pub fn of_key(&self, key: usize) -> Vec<&Operation> {
         self.operations.iter().filter(|operation| operation.key == key).collect()
     }
@@ -145,28 +145,29 @@ impl History {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct WorkloadOptions {
-    /// How many keys there are. Of four of them one is never deleted, and one may be set to expire.
+    /// How many keys there are. One of four is never deleted, and one of four can be set to expire.
     pub keys: usize,
-    /// How many calls are under way at a time, at the most.
+    /// How many calls are under way at a time, at most.
     pub clients: usize,
     /// How long until the next call is begun, on average.
     pub pace: Duration,
-    /// Of a hundred calls, how many write, and how many delete.
+    /// How many of a hundred calls write or delete.
     pub writes_percent: u32,
-    /// See there.
+    /// How many of a hundred calls delete.
     pub deletes_percent: u32,
-    /// Of a hundred calls on keys that may expire, how many set them so.
+    /// How many of a hundred writes of keys that can expire set them to.
     pub expiring_percent: u32,
-    /// Of a hundred reads, how many are followed by another of the same key, through another node.
+    /// How many of a hundred reads are followed by one of the same key through another node.
     pub again_percent: u32,
-    /// Of a hundred writes, how many have a second one of the same key at the same time, through another node.
+    /// How many of a hundred writes have a second one of the same key at the same time, through
+    /// another node.
     pub collisions_percent: u32,
-    /// How often out of a hundred the first key is taken, whatever else would be.
+    /// How many of a hundred calls take the first key instead of a random one.
     pub hot_percent: u32,
 }
 
 impl Default for WorkloadOptions {
-    /// Some hundred calls a second on a dozen keys.
+    /// Returns some hundred calls a second on a dozen keys.
     fn default() -> Self {
         Self {
             keys: 12,
@@ -182,32 +183,32 @@ impl Default for WorkloadOptions {
     }
 }
 
-/// How long a value lives that is set to expire.
+/// How long a value lives if it is set to expire.
 const TIME_TO_LIVE: Duration = Duration::from_secs(3);
 
-/// Makes calls, and notes how they end.
+/// Makes calls, and keeps how they end.
 pub struct Workload {
     options: WorkloadOptions,
-    /// What each key is called in the cluster.
+    /// The name of each key in the cluster.
     names: Vec<String>,
     rng: SmallRng,
     history: History,
     next_value: u64,
     clients: Vec<Client>,
-    /// A key that is read more than any other, and until when.
+    /// A key that is read more often than all others, and until when.
     watched: Option<(usize, Duration)>,
 }
 
 #[derive(Clone, Default)]
 struct Client {
-    /// The call that is under way, and which operation it is.
+    /// The call that is under way, with the index of its operation.
     call: Option<(CallId, usize)>,
-    /// A key that it reads again, and the node that it read it through.
+    /// A key to read again, with the node through which it was read.
     again: Option<(usize, usize)>,
 }
 
 impl Workload {
-    /// A workload that has made no call yet.
+    /// Makes a workload that has made no call yet.
     pub fn new(seed: u64, options: WorkloadOptions, cluster: &SimOptions) -> Self {
         Self {
             names: (0..options.keys).map(|key| cluster.key(key)).collect(),
@@ -220,27 +221,27 @@ impl Workload {
         }
     }
 
-    /// What was asked for so far, and what came of it.
+    /// Returns what was asked for so far, and what came of it.
     pub fn history(&self) -> &History {
         &self.history
     }
 
-    /// What the keys are called in the cluster.
+    /// Returns the names of the keys in the cluster.
     pub fn keys(&self) -> &[String] {
         &self.names
     }
 
-    /// What is asked for.
+    /// Returns the options.
     pub fn options(&self) -> &WorkloadOptions {
         &self.options
     }
 
-    /// How long until [`step`](Self::step) is to be called again.
+    /// Draws how long to wait until [`step`](Self::step) is called again.
     pub fn pause(&mut self) -> Duration {
         self.options.pace.mul_f64(self.rng.random_range(0.0..2.0))
     }
 
-    /// Notes the calls that have ended, and begins the next one through one of these nodes.
+    /// Keeps the calls that have ended, and begins the next one through one of `nodes`.
     pub fn step(&mut self, cluster: &mut SimCluster, nodes: &[usize]) {
         self.collect(cluster);
         let client = self.rng.random_range(0..self.clients.len());
@@ -280,7 +281,7 @@ impl Workload {
         }
     }
 
-    /// Writes a key through this node, beside what the clients do.
+    /// Writes a key through `node`, in addition to what the clients do.
     pub fn write_through(&mut self, cluster: &mut SimCluster, node: usize, key: usize) {
         self.collect(cluster);
         let kind = Kind::Set(self.value());
@@ -288,12 +289,12 @@ impl Workload {
         self.begin(cluster, self.clients.len() - 1, node, key, kind);
     }
 
-    /// Reads this key more than any other until then.
+    /// Reads `key` more often than all others, until then.
     pub fn watch(&mut self, key: usize, until: Duration) {
         self.watched = Some((key, until));
     }
 
-    /// Waits for the calls that are under way to end, for so long at the most.
+    /// Waits for the calls that are under way to end, for at most `limit`.
     pub fn drain(&mut self, cluster: &mut SimCluster, limit: Duration) {
         let until = cluster.elapsed() + limit;
         self.collect(cluster);
@@ -306,12 +307,12 @@ impl Workload {
         }
     }
 
-    /// Notes that a node was stopped.
+    /// Keeps that a node was stopped.
     pub fn note_pause(&mut self, node: usize, from: Duration, until: Duration) {
         self.history.pauses.push((node, from, until));
     }
 
-    /// Notes the calls that have ended. Whoever called a node that is gone calls another.
+    /// Keeps the calls that have ended. A client whose node is gone will call another one.
     fn collect(&mut self, cluster: &mut SimCluster) {
         for client in &mut self.clients {
             let Some((call, at)) = client.call else { continue };
@@ -327,7 +328,7 @@ impl Workload {
                 client.call = None;
             }
         }
-        // Those that were there for one call.
+        // Clients that were added for one call go.
         while self.clients.len() > self.options.clients
             && self.clients.last().is_some_and(|client| client.call.is_none())
         {
@@ -381,19 +382,19 @@ impl fmt::Debug for Workload {
     }
 }
 
-/// The number of a value.
+/// Returns the number of a value; [`UNKNOWN`] if the workload cannot have written it.
 pub fn value_number(value: &[u8]) -> u64 {
     std::str::from_utf8(value).ok().and_then(|text| text.parse().ok()).unwrap_or(UNKNOWN)
 }
 
-fn answer(outcome: &Outcome) -> Answer {
+fn answer(outcome: &CallResult) -> Answer {
     match outcome {
-        Outcome::Written(Ok(())) => Answer::Acknowledged,
-        Outcome::Written(Err(WriteError::NotApplied(_))) => Answer::NotApplied,
-        Outcome::Written(Err(_)) => Answer::Indeterminate,
-        Outcome::Read(Ok(Some(value))) => Answer::Found(value_number(value)),
-        Outcome::Read(Ok(None)) => Answer::NotFound,
-        Outcome::Read(Err(_)) => Answer::Failed,
-        Outcome::Touched(_) => Answer::Touched,
+        CallResult::Written(Ok(())) => Answer::Acknowledged,
+        CallResult::Written(Err(WriteError::NotApplied(_))) => Answer::NotApplied,
+        CallResult::Written(Err(_)) => Answer::Indeterminate,
+        CallResult::Read(Ok(Some(value))) => Answer::Found(value_number(value)),
+        CallResult::Read(Ok(None)) => Answer::NotFound,
+        CallResult::Read(Err(_)) => Answer::Failed,
+        CallResult::Touched(_) => Answer::Touched,
     }
 }

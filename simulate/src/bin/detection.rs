@@ -1,13 +1,14 @@
-//! How soon dead members are found, how often living ones are taken for dead, and what the gossip costs: the table of
-//! the README of this crate's sim::detection.
+//! Measures how soon dead members are found, how often living ones are taken for dead, and what the
+//! gossip costs: the tables in `simulate/RESULTS.md`.
 //!
 //! ```sh
 //! cargo run --release -p gridkv-simulate --bin detection            # about ten minutes
 //! cargo run --release -p gridkv-simulate --bin detection -- --quick # one
 //! ```
 //!
-//! Processes are killed and stopped on this machine; larger clusters, and networks that lose datagrams, are simulated
-//! (membership alone, by the code of the engine). All at the defaults of [`Config`].
+//! Processes are killed and stopped on this machine. Larger clusters, and networks that lose
+//! datagrams, are simulated: membership alone, by the code of the engine. All runs use the defaults
+//! of [`Config`].
 #![expect(clippy::disallowed_methods, reason = "a program with threads and clocks of its own")]
 
 use std::io::{BufRead, BufReader, Write};
@@ -22,7 +23,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
-/// How long nodes may take for anything.
+/// How long a node may take for any step.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 fn main() -> ExitCode {
@@ -46,7 +47,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// A node as a process: says where it listens, when it is ready, and when it found whom dead; until its input ends.
+/// Runs a node as a process until its input ends. It prints its address, when it sees enough
+/// members, and which members it finds dead.
 fn node(id: &str, seed: &str, local_health: bool) -> Result<()> {
     let config = Config::new(id, "127.0.0.1:0").idle(IdleStrategy::Park).local_health(local_health);
     let config = if seed == "none" { config } else { config.seeds([seed]) };
@@ -82,7 +84,7 @@ fn nanos_now() -> u128 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos())
 }
 
-/// A process of this program, and what it says.
+/// A process of this program that runs a node.
 struct Node {
     id: String,
     child: Child,
@@ -90,7 +92,7 @@ struct Node {
     address: String,
 }
 
-/// What the node of this number said: a line.
+/// A line that a node printed, with the number of the node.
 type Said = (usize, String);
 
 struct Cluster {
@@ -150,7 +152,7 @@ impl Cluster {
         Ok(Node { id, child, input, address })
     }
 
-    /// Until all see all.
+    /// Waits until all nodes see all others.
     fn wait_complete(&mut self) -> Result<()> {
         let count = self.nodes.len();
         for node in &mut self.nodes {
@@ -165,7 +167,8 @@ impl Cluster {
         Ok(())
     }
 
-    /// Ends a node as told; after how long the others found it dead. Then another one is started in its place.
+    /// Kills a node, or stops it if `silently`. Returns after how long each of the others found it
+    /// dead. Then another one is started in its place.
     fn end(&mut self, number: usize, silently: bool) -> Result<Vec<Duration>> {
         let began = nanos_now();
         self.nodes[number].input = None;
@@ -193,7 +196,7 @@ impl Cluster {
         Ok(times)
     }
 
-    /// How often somebody was found dead within this time, though all live: how many lives were.
+    /// Returns how many lives were found dead within `time`, though all live.
     fn watch(&self, time: Duration) -> Result<usize> {
         let mut returned = 0;
         let deadline = Instant::now() + time;
@@ -210,11 +213,11 @@ impl Cluster {
 fn report(quick: bool) -> Result<()> {
     let rounds = if quick { 5 } else { 30 };
     println!("Until a member that ends is dead to each of the others:\n");
-    println!("| nodes | how it ends | rounds | median | p99 | at most |");
+    println!("| nodes | how it ends | rounds | median | p99 | longest |");
     println!("| ---: | --- | ---: | ---: | ---: | ---: |");
     for nodes in [3, 20] {
         let mut cluster = Cluster::start(nodes, true)?;
-        for (how, silently) in [("killed, process", false), ("stopped, process", true)] {
+        for (how, silently) in [("is killed, process", false), ("is stopped, process", true)] {
             let mut times = Vec::new();
             for round in 0..rounds {
                 times.extend(cluster.end(round % nodes, silently)?);
@@ -232,7 +235,7 @@ fn report(quick: bool) -> Result<()> {
         };
         let found = detection::run(1, &options);
         assert_eq!(found.unnoticed, 0, "all are found");
-        print_times(nodes, "silent, simulated", options.rounds, found.times);
+        print_times(nodes, "falls silent, simulated", options.rounds, found.times);
     }
     println!("\nMembers that live and are taken for dead, with local health and without:\n");
     println!("| where | time | with | without |");
@@ -274,11 +277,11 @@ fn report(quick: bool) -> Result<()> {
     }
     let cpus = thread::available_parallelism()?;
     println!(
-        "| 10 processes beside {spinning} that spin, {cpus} CPUs | {seconds} s | {} | {} |",
+        "| 10 processes, and {spinning} that spin, on {cpus} CPUs | {seconds} s | {} | {} |",
         found[0], found[1]
     );
     report_trouble(quick);
-    println!("\nWhat a node sends in a second where nothing happens, headers included, simulated:\n");
+    println!("\nWhat a node sends in a second if nothing happens, headers included, simulated:\n");
     println!("| nodes | bytes |\n| ---: | ---: |");
     for nodes in [3, 10, 50, 100, 1000] {
         let mut options = DetectionOptions::default();
@@ -288,7 +291,8 @@ fn report(quick: bool) -> Result<()> {
     Ok(())
 }
 
-/// Networks and members that are worse than slow: who lives and is taken for dead, and how soon all agree.
+/// Reports networks and members that are worse than slow: how many living members are taken for
+/// dead, and how soon all agree.
 fn report_trouble(quick: bool) {
     println!(
         "\nMembers in trouble, simulated: living ones that are taken for dead, and how soon all agree afterwards:\n"
@@ -327,7 +331,8 @@ fn print_times(nodes: usize, how: &str, rounds: usize, mut times: Vec<Duration>)
     println!("| {nodes} | {how} | {rounds} | {:.0} ms | {:.0} ms | {:.0} ms |", at(50), at(99), at(100));
 }
 
-/// Of healthy and of stuck nodes, with local health and without.
+/// Returns how many healthy and how many stuck nodes were taken for dead, with local health and
+/// without.
 fn false_deaths(options: &DetectionOptions) -> [(usize, usize); 2] {
     [true, false].map(|local_health| {
         let mut options = options.clone();
@@ -337,7 +342,7 @@ fn false_deaths(options: &DetectionOptions) -> [(usize, usize); 2] {
     })
 }
 
-/// Processes that take what they can get of the processors.
+/// Processes that use all the processor time they can get.
 struct Spinners(Vec<Child>);
 
 impl Spinners {

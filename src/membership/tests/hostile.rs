@@ -1,4 +1,4 @@
-//! Bytes from anybody: what is written is read, and nothing that arrives does harm.
+//! Bytes from any host: what is written is read, and nothing that arrives does harm.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;

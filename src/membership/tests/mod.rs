@@ -41,8 +41,8 @@ fn a_silent_member_is_dead_to_all_within_one_and_a_half_seconds() {
     }
 }
 
-/// foca tells a suspect that it counts as dead when its time is over, also when it refuted in time. The
-/// suspect believed it and returned, so that every refuted suspicion ended like a death.
+/// foca tells a suspect that it counts as dead when its time is over, also when it refuted in time.
+/// The suspect believed it and returned, so that every refuted suspicion ended like a death.
 #[test]
 fn a_suspicion_that_is_refuted_has_no_consequence() {
     for seed in 0..20 {
@@ -79,8 +79,8 @@ fn a_member_falsely_declared_dead_returns() {
     assert_eq!(changes[down + 1..], [replaced, Change::Up(renewed)]);
 }
 
-/// foca renews an identity and then waits to be spoken to. If its one round of gossip is lost, nobody
-/// speaks to it: the others greet only whom they know.
+/// foca renews an identity and then waits to be spoken to. If its one round of gossip is lost, no
+/// member speaks to it: the others greet only members that they know.
 #[test]
 fn a_return_whose_announcement_is_lost_still_happens() {
     let mut net = Net::joined(2, 3);
@@ -107,8 +107,8 @@ fn a_restarted_node_replaces_its_former_life() {
     assert_eq!(net.at(3).records().len(), 3, "its former life is no member of its own");
 }
 
-/// Found by the simulator (clocks that jump): a node whose clock was set back before its start counted as its own
-/// former life for ever, and was never heard.
+/// Found by the simulator (clocks that jump): a node whose clock was set back before its start
+/// counted as its own former life for ever, and was never heard.
 #[test]
 fn a_restarted_node_whose_clock_was_set_back_counts_as_later_all_the_same() {
     for is_noticed in [false, true] {
@@ -131,7 +131,7 @@ fn a_restarted_node_whose_clock_was_set_back_counts_as_later_all_the_same() {
 #[test]
 fn a_split_cluster_heals() {
     let mut net = Net::joined(4, 5);
-    // Each of the two is separated from everybody.
+    // Each of the two is separated from all others.
     net.cut_off.extend([addr(3), addr(4)]);
     net.run(Duration::from_secs(3));
     net.assert_state(&[1, 2], first_life(3), State::Dead);
@@ -257,8 +257,8 @@ fn another_node_at_an_old_address_replaces_its_member() {
     assert_eq!(net.changes(2)[2..], [Change::Down(first_life(3)), Change::Up(newcomer)]);
 }
 
-/// Somebody else has a better right to our address, so that every return of ours is in vain. It must not
-/// run through the 65535 returns of a life at the pace of the network.
+/// Another node has a better right to our address, so that every return of ours is in vain. It must
+/// not run through the 65535 returns of a life at the pace of the network.
 #[test]
 fn returning_in_vain_is_slow() {
     let mut net = Net::joined(3, 12);
@@ -319,9 +319,10 @@ fn a_membership_may_move_to_another_thread() {
     is_send::<Membership>();
 }
 
-/// A node that was not heard for a moment had suspected the others by then, and had said so to nobody who heard it. Taken
-/// for dead, it returned, and went on suspecting them, though they answered its probes: nobody told them, and its timers
-/// were those of its former identity. Found over real networks, where one such suspicion lasted for two minutes.
+/// A node that was not heard for a moment had suspected the others by then, and no member had heard
+/// it say so. Taken for dead, it returned, and went on suspecting them though they answered its
+/// probes: no member told them, and its timers were those of its former identity. Found over real
+/// networks, on which one such suspicion lasted for two minutes.
 #[test]
 fn no_suspicion_outlasts_the_silence_that_it_came_from() {
     for seed in 0..10 {
@@ -340,7 +341,8 @@ fn no_suspicion_outlasts_the_silence_that_it_came_from() {
     }
 }
 
-/// It returned under a renewed identity just when another one went silent: the suspicion has no timer any more, and ends.
+/// It returned under a renewed identity just when another one went silent: the suspicion has no
+/// timer any more, and ends.
 #[test]
 fn who_is_suspected_over_a_return_and_is_silent_is_dead_in_the_end() {
     for seed in 0..10 {

@@ -5,7 +5,7 @@
 //! what they touch. What both leave behind stays different for ever, unless the replicas compare
 //! all that they hold.
 //!
-//! The replicas of a partition compare its digest once a [`CYCLE`], and merge each other's entries
+//! The replicas of a partition compare its digest once a [`COMPARE_CYCLE`], and merge each other's entries
 //! if it differs:
 //!
 //! | phase | what this node does with a partition that differs |
@@ -63,6 +63,7 @@ use std::time::Duration;
 use crate::clock::Instant;
 use crate::types::{Identity, KeyHash, Partition};
 use crate::wire::message::{Compared, Held};
+use crate::wire::timing::COMPARE_CYCLE;
 
 mod copies;
 mod survey;
@@ -71,9 +72,6 @@ pub(crate) use copies::{Copies, Pair, compare};
 use copies::{batches, digest};
 pub(crate) use survey::survey;
 use survey::{SURVEY_CYCLES, Surveys};
-
-/// How long it takes to compare everything once.
-const CYCLE: Duration = Duration::from_secs(60);
 
 /// After what time a peer is compared as a whole whose connection broke or whose lists changed.
 /// Many such events happen together.
@@ -315,7 +313,7 @@ impl AntiEntropy {
         self.surveys.look_for_gaps(pairs.iter().filter(is_due), copies);
         self.begin_surveys(now, copies, actions);
         self.cycle = batches(pairs).into();
-        self.pace = CYCLE / self.cycle.len().max(1) as u32;
+        self.pace = COMPARE_CYCLE / self.cycle.len().max(1) as u32;
     }
 
     /// Compares everything with the peers for which that is due.

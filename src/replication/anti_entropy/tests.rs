@@ -87,9 +87,9 @@ impl Two {
 #[test]
 fn a_cycle_asks_about_everything_once_evenly() {
     let mut two = Two::new(1024);
-    two.run_for(CYCLE / 2);
+    two.run_for(COMPARE_CYCLE / 2);
     assert_eq!(two.asked, 2);
-    two.run_for(10 * CYCLE);
+    two.run_for(10 * COMPARE_CYCLE);
     assert_eq!((two.asked, &two.others[..]), (42, &[][..]));
 }
 
@@ -107,7 +107,7 @@ fn a_difference_that_stays_is_merged_by_both_and_counted_once_it_is_gone() {
     two.run_for(RECHECK_AFTER);
     assert_eq!(two.machine.repaired(), 1);
     two.others.clear();
-    two.run_for(3 * CYCLE);
+    two.run_for(3 * COMPARE_CYCLE);
     assert_eq!((two.machine.repaired(), &two.others[..]), (1, &[][..]));
 }
 
@@ -141,7 +141,7 @@ fn what_one_side_does_not_compare_is_let_be() {
     two.theirs.0.remove(&partition(0));
     two.mine.0.remove(&partition(1));
     two.mine.0.insert(partition(2), 1);
-    two.run_for(2 * CYCLE);
+    two.run_for(2 * COMPARE_CYCLE);
     assert_eq!(two.others, []);
 }
 
@@ -168,12 +168,12 @@ fn where_either_side_has_gaps_it_is_surveyed_after_an_event_and_then_once_an_hou
     two.run_for(HURRY_AFTER);
     assert_eq!(surveyed(&mut two, 3), [33, 37]);
     let asked = two.asked;
-    two.run_for(2 * CYCLE);
+    two.run_for(2 * COMPARE_CYCLE);
     assert_eq!(two.others, [], "not again");
     assert_eq!(two.asked - asked, 2, "the others are compared by digest");
     let mut again = Vec::new();
     for _ in 0..SURVEY_CYCLES {
-        two.run_for(CYCLE);
+        two.run_for(COMPARE_CYCLE);
         again.extend(surveyed(&mut two, 1));
     }
     again.sort_unstable();

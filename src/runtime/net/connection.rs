@@ -18,6 +18,8 @@ use socket2::{SockRef, TcpKeepalive};
 use crate::wire::codec;
 use crate::wire::frame::{Encoded, FrameBuffer, FrameError};
 use crate::wire::message::Frame;
+#[cfg(target_os = "linux")]
+use crate::wire::timing::USER_TIMEOUT;
 
 /// Slices of one vectored write. Beyond this many, another system call is a small part of the cost.
 const SLICES: usize = 64;
@@ -28,13 +30,6 @@ const FRAME_COST_BYTES: usize = 256;
 /// An idle connection is probed after this long, so that one whose other end vanished does not
 /// stay.
 const KEEPALIVE: Duration = Duration::from_secs(15);
-
-/// Unacknowledged bytes end a connection after this long: the system's own limit is about 15 minutes. It waits twice as
-/// long after every attempt, so over the old connection a host that was silent for ten seconds would not be heard for
-/// five more, with all that waits for it; a new one is tried every second. So it is as long as an attempt may take
-/// ([`OPEN_TIMEOUT`](super::OPEN_TIMEOUT)).
-#[cfg(target_os = "linux")]
-const USER_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Why reading stopped.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -55,10 +55,7 @@ use crate::wire::codec;
 use crate::wire::frame::Encoded;
 use crate::wire::handshake::Local;
 use crate::wire::message::{Channel, Frame, Hello, Message, Refusal};
-
-/// From the dial to the welcome. Longer than a lost SYN takes to be sent again (1 s), and no longer than a
-/// write would wait.
-const OPEN_TIMEOUT: Duration = Duration::from_secs(2);
+use crate::wire::timing::OPEN_TIMEOUT;
 
 /// An accepted connection says HELLO within this time.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(2);

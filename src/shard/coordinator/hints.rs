@@ -1,12 +1,8 @@
 //! [`Hints`]: acknowledged writes that some replica lacks, which are offered to it for a while.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 use crate::shard::caller::OpId;
-
-/// How long an acknowledged write is offered to the replicas that have not acknowledged it.
-pub(in crate::shard) const HINT_WINDOW: Duration = Duration::from_secs(30);
 
 /// How many hints, and how many bytes of them, one core keeps; never more than a sixteenth of its
 /// memory, if that is limited. Beyond it the oldest is dropped; a read, anti-entropy or the next

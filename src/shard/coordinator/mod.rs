@@ -30,7 +30,7 @@ use crate::types::Partition;
 use crate::wire::message::Request;
 
 mod groups;
-pub(super) mod hints;
+mod hints;
 mod many;
 mod op;
 mod operations;

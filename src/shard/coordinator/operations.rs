@@ -15,7 +15,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::hints::HINT_WINDOW;
 use super::op::{Machine, Op, Touch, unread, write_error, written};
 use super::{Coordinator, SelfRequest};
 use crate::clock::Instant;
@@ -33,6 +32,7 @@ use crate::shard::turn::Turn;
 use crate::simulated::{Planted, is_planted};
 use crate::types::{Identity, KeyHash, Partition};
 use crate::wire::message::{Answer, Request};
+use crate::wire::timing::HINT_WINDOW;
 
 /// How often a call that knows no list, or only one that seems outdated, asks for it.
 const LOCATE_PERIOD: Duration = Duration::from_millis(50);

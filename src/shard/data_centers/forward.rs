@@ -8,7 +8,6 @@
 
 use std::collections::BTreeMap;
 
-use super::relay::TRY_FOR;
 use crate::error::ReadError;
 use crate::shard::caller::{Caller, ForwardId, ReturnAddress, SiteCaller};
 use crate::shard::calls::{Call, Outcome, ReadCall};
@@ -18,6 +17,7 @@ use crate::shard::timers::Timer;
 use crate::shard::turn::Turn;
 use crate::types::{Identity, Partition};
 use crate::wire::message::{Answer, Found, Request};
+use crate::wire::timing::RELAY_TRIES_FOR;
 
 /// A read of any data center.
 struct Forward<C> {
@@ -148,7 +148,7 @@ impl<C> Forwards<C> {
 /// Reads a key for a node of another data center.
 pub(super) fn read_for<C>(turn: &mut Turn<'_, C>, address: ReturnAddress, key: Box<[u8]>) {
     let hash = turn.node.hash(&key);
-    let (quorum, deadline) = (turn.node.config.read_quorum, turn.now.instant + TRY_FOR);
+    let (quorum, deadline) = (turn.node.config.read_quorum, turn.now.instant + RELAY_TRIES_FOR);
     let call = ReadCall { key, hash, quorum, local: false, anywhere: false, deadline };
     let caller = Caller::DataCenters(SiteCaller::Forwarded(address));
     turn.effects.push_back(Effect::Call { call: Call::Read(Box::new(call)), caller });

@@ -19,7 +19,7 @@ use crate::types::Identity;
 use crate::wire::message::{Answer, Request};
 
 mod forward;
-pub(super) mod relay;
+mod relay;
 
 /// What this core owes other data centers, and does for them.
 pub(super) struct DataCenters<C> {

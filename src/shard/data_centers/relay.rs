@@ -2,7 +2,6 @@
 //! and writes here what others relay.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -19,9 +18,6 @@ use crate::shard::requests::Asker;
 use crate::shard::turn::Turn;
 use crate::types::KeyHash;
 use crate::wire::message::{Answer, Request};
-
-/// How long a relayed write is tried, and a read is tried for another data center.
-pub(in crate::shard) const TRY_FOR: Duration = Duration::from_secs(2);
 
 /// Writes for other data centers, and those of others that are being written here.
 pub(in crate::shard) struct Relaying {

@@ -1,0 +1,204 @@
+//! What must come true once the faults are over.
+//!
+//! | promise | checked by |
+//! |---|---|
+//! | every call ended in time | [`checks::answered`] |
+//! | reads found what was written | [`checks::reads`] |
+//! | of the sides of a network partition no more than one acknowledges | `check_majority` |
+//! | keys are linearizable, if R and W overlap and no list changed | [`checks::linearizable`] |
+//! | N copies are there within a minute | `settle` |
+//! | nothing is under way or owed | `check_queues` |
+//! | all copies are equal after two cycles of anti-entropy | `wait_for_equal_copies` |
+//! | what was acknowledged is there | [`checks::durability`] |
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::{Chaos, Summary};
+use crate::sim::checks::{self, Verdict, Violation};
+use crate::sim::workload::{Answer, Kind, Operation, value_number};
+use crate::sim::{CALL_TIMEOUT, SimCluster};
+use crate::wire::timing::{COMPARE_CYCLE, LEASE, is_longer};
+
+/// Within this time all copies are equal: two cycles of comparing everything, and time to repair.
+const EQUAL_WITHIN: Duration = Duration::from_secs(150);
+
+const _: () = assert!(is_longer(EQUAL_WITHIN, COMPARE_CYCLE.saturating_mul(2)));
+
+/// Within this time every acknowledged write is with every replica, once all replicas are there.
+const PAID_WITHIN: Duration = Duration::from_secs(5);
+
+/// How late an answer may come.
+const SLACK: Duration = Duration::from_millis(100);
+
+/// How long a node's pause is waited out; all of them are shorter.
+const PAUSED_AT_MOST: Duration = Duration::from_secs(60);
+
+/// How many writes of a key a failure shows whose copies differ.
+const WRITES_SHOWN: usize = 8;
+
+impl Chaos {
+    /// Ends the faults, and checks everything that is promised.
+    pub(super) fn heal(&mut self) -> Result<Summary, Violation> {
+        self.calm();
+        self.wait_for_paused();
+        let healed = self.cluster.elapsed();
+        self.workload.drain(&mut self.cluster, CALL_TIMEOUT + 10 * SLACK);
+        let lives = self.running().into_iter().map(|node| (node, self.cluster.life(node))).collect();
+        checks::answered(self.workload.history(), &lives, CALL_TIMEOUT, SLACK)?;
+        checks::reads(self.workload.history(), self.order)?;
+        self.check_majority()?;
+        let (linearizable, undecided) = self.check_linearizable()?;
+        self.settle("N copies are there again once the faults are over")?;
+        let settled_after = self.cluster.elapsed().saturating_sub(healed);
+        self.check_queues()?;
+        self.wait_for_equal_copies(healed)?;
+        let equal_after = self.cluster.elapsed().saturating_sub(healed);
+        checks::durability(self.workload.history(), &self.values(), self.order)?;
+        Ok(Summary {
+            profile: self.profile,
+            simulated: self.cluster.elapsed(),
+            events: self.cluster.events_handled(),
+            operations: self.workload.history().operations.len(),
+            answered: self.answered(),
+            linearizable,
+            undecided,
+            settled_after,
+            equal_after,
+            faults: self.count_faults(),
+            trace_hash: self.cluster.trace_hash(),
+        })
+    }
+
+    fn wait_for_paused(&mut self) {
+        for node in self.running() {
+            let from = self.cluster.elapsed();
+            while self.cluster.is_paused(node) && self.cluster.elapsed() < from + PAUSED_AT_MOST {
+                self.cluster.run_for(Duration::from_millis(100));
+            }
+        }
+    }
+
+    /// How many operations were acknowledged, or found an answer.
+    fn answered(&self) -> usize {
+        let has_answer = |operation: &&Operation| match operation.kind {
+            Kind::Get => operation.answer.is_some_and(|answer| answer != Answer::Failed),
+            _ => operation.is_acknowledged(),
+        };
+        self.workload.history().operations.iter().filter(has_answer).count()
+    }
+
+    fn count_faults(&self) -> BTreeMap<&'static str, usize> {
+        let mut faults = BTreeMap::new();
+        for fault in self.cluster.faults() {
+            *faults.entry(fault.kind).or_default() += 1;
+        }
+        faults
+    }
+
+    /// No node that is cut off from a majority acknowledges after a lease has passed, nor does it
+    /// acknowledge a write of a key after a node of the majority has.
+    fn check_majority(&self) -> Result<(), Violation> {
+        const PROMISE: &str = "of the sides of a network partition no more than one acknowledges";
+        let needed = self.sim.majority();
+        let operations = self.workload.history().operations.iter();
+        let acknowledged: Vec<&Operation> =
+            operations.filter(|it| it.kind != Kind::Get && it.is_acknowledged()).collect();
+        for (from, sides, until) in &self.splits {
+            let during = |it: &&&Operation| it.start > *from && it.end.is_some_and(|end| end < *until);
+            let is_minority =
+                |it: &Operation| sides.iter().any(|side| side.len() < needed && side.contains(&it.node));
+            let mut first: BTreeMap<usize, &Operation> = BTreeMap::new();
+            for operation in acknowledged.iter().filter(during).filter(|it| !is_minority(it)) {
+                let first = first.entry(operation.key).or_insert(operation);
+                if operation.end < first.end {
+                    *first = operation;
+                }
+            }
+            for operation in acknowledged.iter().filter(during).filter(|it| is_minority(it)) {
+                let is_late = operation.end > Some(*from + LEASE);
+                let before = first.get(&operation.key).filter(|first| first.end < operation.end);
+                if is_late || before.is_some() {
+                    let what = format!("the network fell into {sides:?} at {from:?}");
+                    let operations = before.into_iter().copied().chain([*operation]).cloned().collect();
+                    let general = Violation::general(PROMISE, what);
+                    return Err(Violation { key: Some(operation.key), operations, ..general });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns how many keys are linearizable and how many are undecided, among those for which it
+    /// is promised: with strong quorums, and a list that never changed.
+    fn check_linearizable(&self) -> Result<(usize, usize), Violation> {
+        let (mut linearizable, mut undecided) = (0, 0);
+        if self.sim.read_quorum < 2 || self.sim.data_centers > 1 {
+            return Ok((0, 0));
+        }
+        for (key, number) in self.list_numbers().into_iter().enumerate() {
+            if number != self.lists[key] {
+                continue;
+            }
+            match checks::linearizable(&self.workload.history().of_key(key)) {
+                Verdict::Linearizable => linearizable += 1,
+                Verdict::Undecided => undecided += 1,
+                Verdict::Not(violation) => return Err(violation),
+            }
+        }
+        Ok((linearizable, undecided))
+    }
+
+    fn converged(&self) -> Result<(), Violation> {
+        let running = self.running();
+        let of =
+            |data_center| running.iter().filter(|node| **node % self.sim.data_centers == data_center).count();
+        let copies = (0..self.sim.data_centers).map(|it| of(it).min(self.sim.replicas)).sum();
+        for key in 0..self.workload.options().keys {
+            let serving = self.cluster.replicas(self.name(key));
+            checks::converged(key, &serving, &self.cluster.stored(self.name(key)), copies)?;
+        }
+        Ok(())
+    }
+
+    fn wait_for_equal_copies(&mut self, healed: Duration) -> Result<(), Violation> {
+        loop {
+            match self.converged() {
+                Ok(()) => return Ok(()),
+                Err(violation) if self.cluster.elapsed() > healed + EQUAL_WITHIN => {
+                    // What is stored tells less than what happened.
+                    let history = self.workload.history();
+                    let of_key = violation.key.map(|key| history.of_key(key)).unwrap_or_default();
+                    let writes = of_key.iter().filter(|operation| operation.may_have_happened());
+                    let mut last: Vec<Operation> =
+                        writes.rev().take(WRITES_SHOWN).map(|it| (*it).clone()).collect();
+                    last.reverse();
+                    return Err(Violation { operations: last, ..violation });
+                }
+                Err(_) => self.cluster.run_for(Duration::from_millis(500)),
+            }
+        }
+    }
+
+    /// Returns the value of each key in the end, as its replicas have it.
+    fn values(&self) -> BTreeMap<usize, u64> {
+        let value = |key: usize| {
+            let copies = self.cluster.copies(self.name(key));
+            copies.first().map(|(_, value)| (key, value_number(value)))
+        };
+        (0..self.workload.options().keys).filter_map(value).collect()
+    }
+
+    /// Long after the last call nothing is under way, and nothing is owed.
+    fn check_queues(&mut self) -> Result<(), Violation> {
+        let is_idle = |cluster: &SimCluster| {
+            (0..cluster.nodes()).all(|node| !cluster.is_running(node) || cluster.open_calls(node) == (0, 0))
+        };
+        if self.cluster.run_until(PAID_WITHIN, is_idle) {
+            return Ok(());
+        }
+        let open = self.running().into_iter().map(|node| (node, self.cluster.open_calls(node)));
+        let what = format!("by node, calls and writes owed: {:?}", open.collect::<Vec<_>>());
+        Err(Violation::general("nothing is under way or owed in the end", what))
+    }
+}

@@ -1,0 +1,262 @@
+//! Acts as the threads of a node do: delivers events, carries out actions, keeps the deadline.
+//!
+//! ```text
+//! event ──▶ Control or Shard ──▶ actions ──▶ frames and datagrams, for the network
+//!                                        └─▶ orders and reports, for the node's other threads
+//! ```
+//!
+//! This is `runtime::control_thread` and `runtime::core_thread` without threads. It decides
+//! nothing: everything that a node does, its machines told it to do.
+
+use std::time::Duration;
+
+use super::event::{ConnectionKey, SimEvent};
+use super::{CallId, CallResult, SimCluster};
+use crate::control::{ControlAction, ControlEvent, Link};
+use crate::entry::Entry;
+use crate::shard::{Action, Event as ShardEvent, Outcome as ShardOutcome};
+use crate::types::{CoreId, Partition};
+use crate::wire::message::{Channel, Frame, Message};
+
+/// How long a message between two threads of one node takes.
+const HOP: Duration = Duration::from_micros(5);
+
+impl SimCluster {
+    /// Handles an event; one that happens at a paused node, when the pause is over.
+    pub(super) fn handle(&mut self, event: SimEvent) {
+        if let Some(node) = self.place_of(&event)
+            && let Some(until) = self.nodes[node].paused_until
+            && until > self.now
+        {
+            return self.schedule(until.since(self.now), event);
+        }
+        match event {
+            SimEvent::Wake { node, life, at } => {
+                // Another wake-up than the one that is waited for was superseded.
+                if self.nodes[node].life == life && self.nodes[node].wake_at == Some(at) {
+                    self.nodes[node].wake_at = None;
+                    let now = self.now_of(node);
+                    self.nodes[node].wake(now);
+                    self.act(node);
+                }
+            }
+            SimEvent::Order { node, life, core, event } => {
+                if self.nodes[node].life == life {
+                    let now = self.now_of(node);
+                    self.nodes[node].shard(now, core, *event);
+                    self.act(node);
+                }
+            }
+            SimEvent::Report { node, life, event } => {
+                if self.nodes[node].life == life {
+                    self.nodes[node].control(self.now, event);
+                    self.act(node);
+                }
+            }
+            on_the_network => self.network_event(on_the_network),
+        }
+    }
+
+    /// Returns the node at which an event happens.
+    fn place_of(&self, event: &SimEvent) -> Option<usize> {
+        match event {
+            SimEvent::Wake { node, .. } | SimEvent::Order { node, .. } | SimEvent::Report { node, .. } => {
+                Some(*node)
+            }
+            SimEvent::Datagram { to, .. } => self.node_at(*to),
+            SimEvent::Dial { key, .. } => self.node_at(key.addr),
+            SimEvent::ToAcceptor { key, .. } | SimEvent::Resumed { key, is_there: true, .. } => {
+                self.connections.get(key)?.acceptor.map(|(node, _)| node)
+            }
+            SimEvent::Welcomed { key, .. }
+            | SimEvent::ToOpener { key, .. }
+            | SimEvent::Broken { key, .. }
+            | SimEvent::Resumed { key, .. }
+            | SimEvent::GivenUp { key, .. } => Some(key.opener),
+        }
+    }
+
+    /// Carries out all actions of a node, and schedules its next wake-up.
+    pub(super) fn act(&mut self, number: usize) {
+        loop {
+            let Some(running) = self.nodes[number].running() else { return };
+            let control_actions = std::mem::take(&mut running.control_actions);
+            let shard_actions = std::mem::take(&mut running.shard_actions);
+            if control_actions.is_empty() && shard_actions.is_empty() {
+                break;
+            }
+            for action in control_actions {
+                self.control_action(number, action);
+            }
+            for (core, action) in shard_actions {
+                self.shard_action(number, core, action);
+            }
+        }
+        let (deadline, life) = (self.nodes[number].deadline(), self.nodes[number].life);
+        if let Some(at) = deadline
+            && self.nodes[number].wake_at.is_none_or(|wake| at < wake)
+        {
+            self.nodes[number].wake_at = Some(at);
+            self.schedule(at.since(self.now), SimEvent::Wake { node: number, life, at });
+        }
+    }
+
+    fn control_action(&mut self, number: usize, action: ControlAction) {
+        match action {
+            ControlAction::Datagram { to, bytes } => self.send_datagram(number, to, bytes),
+            ControlAction::Open(link) => self.open(control_key(number, link)),
+            ControlAction::Close(link) => self.forget_connection(&control_key(number, link)),
+            ControlAction::Ask { link, message } => {
+                let Some(running) = self.nodes[number].running() else { return };
+                let request_id = running.next_request;
+                running.next_request += 1;
+                self.send_frame(
+                    control_key(number, link),
+                    &control_frame(request_id, Message::Control(message)),
+                );
+            }
+            ControlAction::Welcome { via, welcome, peer } => {
+                self.welcome(via, Message::Welcome(welcome), Some(peer))
+            }
+            ControlAction::Refuse { via, refusal } => self.welcome(via, Message::Refused(refusal), None),
+            ControlAction::Answer { via, request_id, message } => {
+                self.answer(via, &control_frame(request_id, Message::Control(message)));
+            }
+            ControlAction::Publish { placement, stage } => {
+                self.order_cores(number, || ShardEvent::Placement { placement: placement.clone(), stage });
+            }
+            ControlAction::Lease(lease) => self.order_cores(number, || ShardEvent::Lease(lease)),
+            ControlAction::AskDebt { question } => {
+                self.order_cores(number, || ShardEvent::AskDebt { question });
+            }
+            ControlAction::Returned { identity, is_same_life } => {
+                if let Some(running) = self.nodes[number].running() {
+                    running.identity = identity;
+                }
+                // A new life opens new connections.
+                self.break_where(|key, _| {
+                    key.opener == number && (key.from == Channel::Control || !is_same_life)
+                });
+                if !is_same_life {
+                    self.order_cores(number, || ShardEvent::NewLife { me: identity });
+                }
+            }
+            ControlAction::Risks(risks) => self.note(|| format!("risks n{number} {risks:?}")),
+            ControlAction::Notify(event) => self.note(|| format!("event n{number} {event:?}")),
+            ControlAction::Left => {
+                self.note(|| format!("left n{number}"));
+                self.nodes[number].crash();
+                self.end_connections_of(number);
+            }
+            // Seeds are given.
+            ControlAction::Discover => {}
+            ControlAction::Members(_)
+            | ControlAction::Safe { .. }
+            | ControlAction::Drain
+            | ControlAction::Readiness(_) => self.note_control_state(number, action),
+        }
+    }
+
+    /// Notes in the node what its app would be told.
+    fn note_control_state(&mut self, number: usize, action: ControlAction) {
+        let Some(running) = self.nodes[number].running() else { return };
+        match action {
+            ControlAction::Members(members) => running.set_members(members),
+            ControlAction::Safe { ticket } => running.safe = running.safe.max(ticket),
+            ControlAction::Drain => running.is_draining = true,
+            ControlAction::Readiness(readiness) => running.set_hint(readiness.hint),
+            _ => {}
+        }
+    }
+
+    /// Sends an order from the control thread to each core.
+    fn order_cores(&mut self, node: usize, event: impl Fn() -> ShardEvent<CallId>) {
+        let life = self.nodes[node].life;
+        for core in (0..self.options.cores).map(CoreId) {
+            self.schedule(HOP, SimEvent::Order { node, life, core, event: Box::new(event()) });
+        }
+    }
+
+    /// Sends a report from a core to the control thread.
+    fn report(&mut self, node: usize, event: ControlEvent) {
+        let life = self.nodes[node].life;
+        self.schedule(HOP, SimEvent::Report { node, life, event });
+    }
+
+    fn shard_action(&mut self, number: usize, core: CoreId, action: Action<CallId>) {
+        match action {
+            Action::Ask { to, core: remote, partition, request_id, request } => {
+                let key = ConnectionKey {
+                    opener: number,
+                    from: Channel::Core(core),
+                    addr: to.addr,
+                    expects: Some((to.node, to.boot)),
+                    to: Channel::Core(remote),
+                };
+                let frame = Frame { partition, request_id, message: Message::Request(request) };
+                self.send_frame(key, &frame);
+            }
+            Action::Answer { via, partition, request_id, answer } => {
+                self.answer(via, &Frame { partition, request_id, message: Message::Answer(answer) });
+            }
+            Action::Reply { caller, outcome } => self.reply(number, caller, outcome),
+            Action::Progress { generation, pending, giving } => {
+                if let Some(running) = self.nodes[number].running() {
+                    running.set_progress(core, pending, giving);
+                }
+                let core = Self::index(core);
+                self.report(number, ControlEvent::Progress { core, generation, pending, giving });
+            }
+            Action::DataAtRisk { .. } => {
+                self.note(|| format!("data at risk n{number}"));
+                self.report(number, ControlEvent::DataAtRisk { partitions: 1 });
+            }
+            Action::Debt { question, debt } => {
+                let core = Self::index(core);
+                self.report(number, ControlEvent::CoreOwes { core, question, debt });
+            }
+            Action::Violation { via, why } => panic!("a real node broke the protocol over {via}: {why}"),
+        }
+    }
+
+    /// Keeps how a call ended, for the test that made it.
+    fn reply(&mut self, number: usize, caller: CallId, outcome: ShardOutcome) {
+        let value_of = |entry: Entry| entry.value().map(<[u8]>::to_vec);
+        let result = match outcome {
+            ShardOutcome::Written(result) => CallResult::Written(result),
+            ShardOutcome::Read(result) => CallResult::Read(result.map(|found| found.and_then(value_of))),
+            ShardOutcome::Touched(result) => CallResult::Touched(result),
+            ShardOutcome::Keys(_)
+            | ShardOutcome::Counts(_)
+            | ShardOutcome::Many(_)
+            | ShardOutcome::Ran(_) => {
+                return;
+            }
+        };
+        self.note(|| format!("reply n{number} {caller:?} {result:?}"));
+        self.hash_result(caller, &result);
+        self.outcomes.insert(caller, (self.now, result));
+    }
+
+    fn hash_result(&mut self, call: CallId, result: &CallResult) {
+        let (kind, bytes): (u64, &[u8]) = match result {
+            CallResult::Written(Ok(())) => (11, &[]),
+            CallResult::Written(Err(_)) => (12, &[]),
+            CallResult::Touched(Ok(is_changed)) => (13, &[*is_changed as u8]),
+            CallResult::Touched(Err(_)) => (14, &[]),
+            CallResult::Read(Ok(Some(value))) => (15, value),
+            CallResult::Read(Ok(None)) => (16, &[]),
+            CallResult::Read(Err(_)) => (17, &[]),
+        };
+        self.add_to_hash(kind, call.0, bytes);
+    }
+}
+
+fn control_key(opener: usize, link: Link) -> ConnectionKey {
+    let Link { addr, expects } = link;
+    ConnectionKey { opener, from: Channel::Control, addr, expects, to: Channel::Control }
+}
+
+fn control_frame(request_id: u64, message: Message) -> Frame {
+    Frame { partition: Partition::default(), request_id, message }
+}

@@ -1,0 +1,110 @@
+//! What a simulated cluster is like: its network, its nodes, and what is different from a real one.
+
+use std::time::Duration;
+
+use super::node;
+use crate::config::DEFAULT_FORGET_AFTER;
+use crate::simulated::Planted;
+use crate::types::{ALL, KeyHash, PARTITIONS, quorum_of};
+use crate::wire::timing::PURGE_GRACE;
+
+/// What the simulated network and nodes are like.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct SimOptions {
+    /// N, the copies of a key.
+    pub replicas: usize,
+    /// W, the acknowledgements that a write needs.
+    pub write_quorum: usize,
+    /// R, the answers that a read needs.
+    pub read_quorum: usize,
+    /// The number of cores of each node.
+    pub cores: u16,
+    /// How many data centers there are. Node `n` is in data center `n % data_centers`.
+    pub data_centers: usize,
+    /// How many of a thousand datagrams are lost.
+    pub datagrams_lost_per_mille: u32,
+    /// How many of a thousand datagrams arrive twice.
+    pub datagrams_duplicated_per_mille: u32,
+    /// How many of a thousand frames break the connection that carries them.
+    pub connections_broken_per_mille: u32,
+    /// The shortest and longest time that a message takes.
+    pub delay: (Duration, Duration),
+    /// How far each node's wall clock is off at most, either way.
+    pub clock_skew: Duration,
+    /// How many partitions there are, at most 4096.
+    ///
+    /// A change of members costs in proportion to them. Only keys that fall into them can be used:
+    /// see [`SimOptions::key`].
+    pub partitions: u16,
+    /// How old a tombstone must be before it can be forgotten.
+    pub purge_grace: Duration,
+    /// How long an absent member is remembered:
+    /// [`Config::forget_after`](crate::Config::forget_after).
+    pub forget_after: Duration,
+    /// Of how many nodes a majority is required:
+    /// [`Config::require_majority`](crate::Config::require_majority). Zero requires none.
+    pub majority_of: u16,
+    /// A bug on purpose, to test the checkers.
+    #[doc(hidden)]
+    pub planted: Option<Planted>,
+    /// Whether every event is kept as a line of [`SimCluster::trace`](super::SimCluster::trace).
+    pub keep_trace: bool,
+}
+
+impl Default for SimOptions {
+    /// Returns a LAN without faults, N = 3, W = 2, R = 1, two cores.
+    fn default() -> Self {
+        Self {
+            replicas: 3,
+            write_quorum: 2,
+            read_quorum: 1,
+            cores: 2,
+            data_centers: 1,
+            datagrams_lost_per_mille: 0,
+            datagrams_duplicated_per_mille: 0,
+            connections_broken_per_mille: 0,
+            delay: (Duration::from_micros(50), Duration::from_millis(1)),
+            clock_skew: Duration::ZERO,
+            partitions: PARTITIONS,
+            purge_grace: PURGE_GRACE,
+            forget_after: DEFAULT_FORGET_AFTER,
+            majority_of: 0,
+            planted: None,
+            keep_trace: false,
+        }
+    }
+}
+
+impl SimOptions {
+    /// Keeps a copy on every node, as [`Replicas::All`](crate::Replicas::All) does; all but one of
+    /// them must acknowledge a write.
+    pub fn replicate_to_all(&mut self) {
+        (self.replicas, self.write_quorum) = (ALL, ALL - 1);
+    }
+
+    /// How many nodes must run for calls to succeed, and for no write to be lost with one of them.
+    pub(super) fn needed(&self) -> usize {
+        quorum_of(self.write_quorum, 3).max(self.majority())
+    }
+
+    /// How many nodes are a majority; zero if none is required.
+    pub(super) fn majority(&self) -> usize {
+        if self.majority_of > 0 { usize::from(self.majority_of) / 2 + 1 } else { 0 }
+    }
+
+    /// Returns the key with this number, among those that can be used.
+    ///
+    /// # Panics
+    ///
+    /// If there are no partitions.
+    pub fn key(&self, number: usize) -> String {
+        assert!(self.partitions > 0, "a cluster without partitions");
+        let name =
+            |try_: u32| if try_ == 0 { format!("key-{number}") } else { format!("key-{number}-{try_}") };
+        let is_usable = |name: &String| {
+            KeyHash::of(node::cluster(), name.as_bytes()).partition().index() < self.partitions
+        };
+        (0..).map(name).find(is_usable).expect("one of many")
+    }
+}
