@@ -14,12 +14,12 @@ use crate::support::process::{cluster, write};
 struct Usage {
     cpu: Duration,
     resident_kib: u64,
-    /// How often each thread has gone to sleep, and for how many nanoseconds it has run, where the system counts
-    /// these: the ticks are coarse.
+    /// How often each thread has gone to sleep, and for how many nanoseconds it has run, where the
+    /// system counts these: the ticks are coarse.
     threads: BTreeMap<String, (u64, u64)>,
 }
 
-/// Of the process with this folder under `/proc`.
+/// Returns what the process with this folder under `/proc` has used so far.
 fn usage(process: &Path) -> Usage {
     let read = |path: &Path| fs::read_to_string(path).expect("Linux has it");
     let field = |text: &str, name: &str| -> u64 {
@@ -37,7 +37,8 @@ fn usage(process: &Path) -> Usage {
         let status = read(&folder.join("status"));
         let run = fs::read_to_string(folder.join("schedstat")).unwrap_or_default();
         let run = run.split_whitespace().next().map_or(0, |nanos| nanos.parse().expect("a number"));
-        let name = status.lines().next().and_then(|line| line.strip_prefix("Name:")).expect("a name");
+        let name =
+            status.lines().next().and_then(|line| line.strip_prefix("Name:")).expect("a name");
         (name.trim().to_owned(), (field(&status, "voluntary_ctxt_switches:"), run))
     });
     Usage {
@@ -50,7 +51,8 @@ fn usage(process: &Path) -> Usage {
 
 /// Leaves these processes alone for a while, and checks what each of them has used then.
 fn assert_idle(what: &str, processes: &[PathBuf]) {
-    let seconds = std::env::var("GRIDKV_IDLE_SECONDS").map_or(30.0, |text| text.parse().expect("a number"));
+    let seconds =
+        std::env::var("GRIDKV_IDLE_SECONDS").map_or(30.0, |text| text.parse().expect("a number"));
     let before: Vec<Usage> = processes.iter().map(|process| usage(process)).collect();
     thread::sleep(Duration::from_secs_f64(seconds));
     let after: Vec<Usage> = processes.iter().map(|process| usage(process)).collect();
@@ -63,7 +65,7 @@ fn assert_idle(what: &str, processes: &[PathBuf]) {
             let slept = (sleeps - sleeps_before) as f64 / seconds;
             let percent = (run - run_before) as f64 / seconds / 1e7;
             println!(
-                "    {thread} went to sleep {slept:.1} times a second, and ran for {percent:.3} % of it"
+                "    {thread} slept {slept:.1} times a second, and ran for {percent:.3} % of it"
             );
         }
         is_idle &= percent < 0.2 && after.resident_kib < 10 << 10;
@@ -72,9 +74,10 @@ fn assert_idle(what: &str, processes: &[PathBuf]) {
 }
 
 #[test]
-#[ignore = "a minute on a machine with nothing else to do: cargo test --release --test processes idle_engine -- --ignored --nocapture"]
+#[ignore = "a minute on a machine with nothing else to do: CONTRIBUTING.md has the command"]
 fn an_idle_engine_uses_next_to_nothing() {
-    // In this process, so before anything in here can fail: that would print its stack, from a hundred megabytes.
+    // In this process, so before anything in here can fail: that would print its stack, from a
+    // hundred megabytes.
     let engine = Engine::start(Config::standalone("solo")).unwrap();
     for n in 0..1000 {
         engine.set(format!("k{n}"), "v").unwrap();

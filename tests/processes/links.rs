@@ -1,7 +1,8 @@
 //! Clusters of processes, each in a network of its own, whose cables are pulled.
 //!
-//! A *host* is a network namespace with one interface. All are plugged into two bridges, left and right, which a cable
-//! joins. This needs to be allowed by the system (root, on most); where it is not, the tests say so and pass.
+//! A *host* is a network namespace with one interface. All are plugged into two bridges, left and
+//! right, which a cable joins. The system must allow this (to root, on most); if it does not, the
+//! tests say so and pass.
 
 use std::io::Write;
 use std::process::{self, Command};
@@ -14,14 +15,14 @@ use crate::support::wait_until;
 
 const IDS: [&str; 4] = ["a", "b", "c", "d"];
 
-/// Where a frame to nobody goes.
+/// An address at which no host is.
 const NOBODY: &str = "02:00:00:00:00:ff";
 
 /// How a system says that it does not allow, or does not have, such networks.
 const REFUSALS: [&str; 5] =
     ["not permitted", "Permission denied", "not supported", "Unknown device type", "no program"];
 
-// ── the network ─────────────────────────────────────────────────────────────────────────────────────────
+// ── the network ──
 
 /// Hosts and what joins them. Dropped, all of it is removed.
 struct Wires {
@@ -30,20 +31,22 @@ struct Wires {
 }
 
 impl Wires {
-    /// This many hosts at the left, and this many at the right. `None`, and a word about it, where the system does not
-    /// allow such things.
+    /// This many hosts at the left, and this many at the right. `None`, and a word about it, where
+    /// the system does not allow such things.
     fn new(left: usize, right: usize) -> Option<Self> {
         static MADE: AtomicUsize = AtomicUsize::new(0);
         let name = format!("gridkv-{}-{}", process::id(), MADE.fetch_add(1, Ordering::Relaxed));
         let host = |number: usize| format!("{name}-{}", IDS[number]);
-        let wires = Self { switch: format!("{name}-s"), hosts: (0..left + right).map(host).collect() };
+        let wires =
+            Self { switch: format!("{name}-s"), hosts: (0..left + right).map(host).collect() };
         if let Err(why) = wires.make(left) {
             let is_refusal = REFUSALS.iter().any(|refusal| why.contains(refusal));
             assert!(is_refusal, "the network cannot be made, and not because it may not be: {why}");
             // Not by a macro: what these print is not seen of a test that passes.
             let _ = writeln!(
                 std::io::stderr(),
-                "\n*** SKIPPED: a test of tests/processes/links.rs wants network namespaces, and {why} ***"
+                "\n*** SKIPPED: a test of tests/processes/links.rs wants network namespaces, \
+                 and {why} ***"
             );
             return None;
         }
@@ -65,7 +68,9 @@ impl Wires {
             let side = if number < left { "left" } else { "right" };
             let (port, mac, address) = (port(number), mac(number), address(number));
             ip(&format!("netns add {host}"))?;
-            ip(&format!("-n {switch} link add {port} type veth peer name eth0 address {mac} netns {host}"))?;
+            ip(&format!(
+                "-n {switch} link add {port} type veth peer name eth0 address {mac} netns {host}"
+            ))?;
             ip(&format!("-n {switch} link set {port} master {side} up"))?;
             ip(&format!("-n {host} address add {address}/24 dev eth0"))?;
             ip(&format!("-n {host} link set lo up"))?;
@@ -103,7 +108,8 @@ impl Wires {
 
     /// A node on each host that see each other and serve.
     fn cluster(&self, flags: &[&str]) -> Vec<Node> {
-        let mut nodes: Vec<Node> = (0..self.hosts.len()).map(|host| self.start(host, flags)).collect();
+        let mut nodes: Vec<Node> =
+            (0..self.hosts.len()).map(|host| self.start(host, flags)).collect();
         wait_settled(&mut nodes);
         nodes
     }
@@ -112,7 +118,8 @@ impl Wires {
     fn start(&self, host: usize, flags: &[&str]) -> Node {
         let address = |host| format!("{}:7000", address(host));
         let own = address(host);
-        let seeds: Vec<String> = (0..self.hosts.len()).filter(|other| *other != host).map(address).collect();
+        let seeds: Vec<String> =
+            (0..self.hosts.len()).filter(|other| *other != host).map(address).collect();
         let mut all = vec!["--address", &own, "--suspicion-timeout-ms", "1000"];
         seeds.iter().for_each(|seed| all.extend(["--seed", seed]));
         all.extend(flags);
@@ -146,10 +153,14 @@ fn ip(arguments: &str) -> Result<(), String> {
     let output = Command::new("ip").args(arguments.split(' ')).output();
     let output = output.map_err(|error| format!("there is no program `ip`: {error}"))?;
     let said = String::from_utf8_lossy(&output.stderr);
-    if output.status.success() { Ok(()) } else { Err(format!("`ip {arguments}` says: {}", said.trim())) }
+    if output.status.success() {
+        Ok(())
+    } else {
+        Err(format!("`ip {arguments}` says: {}", said.trim()))
+    }
 }
 
-// ── what one asks of nodes ──────────────────────────────────────────────────────────────────────────────
+// ── what one asks of nodes ──
 
 /// Waits until a node sees these others in this state.
 fn wait_sees(node: &mut Node, others: &[usize], state: &str) {
@@ -184,7 +195,7 @@ fn assert_same(nodes: &mut [Node], key: &str, expected: &[&str]) {
     );
 }
 
-// ── cables are pulled ───────────────────────────────────────────────────────────────────────────────────
+// ── cables are pulled ──
 
 #[test]
 fn both_halves_serve_and_merge_and_what_was_deleted_in_either_stays_deleted() {
@@ -252,18 +263,26 @@ fn a_side_without_a_majority_refuses_writes_and_the_other_one_goes_on() {
     let cut = Instant::now();
     wires.set_cable("down");
     let (left, right) = nodes.split_at_mut(1);
-    wait_until("the smaller side refuses", || left[0].ask("set k0 left").contains("hears from no majority"));
+    wait_until("the smaller side refuses", || {
+        left[0].ask("set k0 left").contains("hears from no majority")
+    });
     let refused = cut.elapsed();
     for n in 0..60 {
         wait_ok(&mut right[n % 3], &format!("set k{n} right"));
     }
-    println!("a majority: refused after {refused:.1?}, every key written after {:.1?}", cut.elapsed());
+    println!(
+        "a majority: refused after {refused:.1?}, every key written after {:.1?}",
+        cut.elapsed()
+    );
     for n in 0..60 {
-        assert!(left[0].error(&format!("set k{n} left")).contains("hears from no majority of 4 nodes"));
+        assert!(
+            left[0].error(&format!("set k{n} left")).contains("hears from no majority of 4 nodes")
+        );
     }
     wires.set_cable("up");
     wait_whole(&mut nodes);
-    // Whole within 60 ms: writes as young as these are not waited for by `wait-safe`, and reads with R = 1 may be old.
+    // Whole within 60 ms: writes as young as these are not waited for by `wait-safe`, and reads
+    // with R = 1 may be old.
     for n in 0..60 {
         let command = format!("get k{n}");
         wait_until(&command, || nodes.iter_mut().all(|node| node.ask(&command) == "value right"));
@@ -271,8 +290,9 @@ fn a_side_without_a_majority_refuses_writes_and_the_other_one_goes_on() {
     wait_ok(&mut nodes[0], "set k0 again");
 }
 
-/// When the host was heard again after ten seconds, its connections from before were not: TCP had tried them again ever
-/// more seldom. Calls through other nodes waited for three seconds for what was on its way over these.
+/// When the host was heard again after ten seconds, its connections from before were not: TCP had
+/// tried them again ever more seldom. Calls through other nodes waited for three seconds for what
+/// was on its way over these.
 #[test]
 fn a_silent_host_is_noticed_and_nothing_is_lost() {
     // Until the calls through the host itself are given up it stays silent.
@@ -310,7 +330,10 @@ fn silent_host(what: &str, flags: &[&str], is_strong: bool) -> Option<Duration> 
         let plugged_in = Instant::now();
         wires.set_port(2, "up");
         wait_whole(&mut nodes);
-        println!("{what}: noticed after {noticed:.1?}, safe {:.1?} after it was back", plugged_in.elapsed());
+        println!(
+            "{what}: noticed after {noticed:.1?}, safe {:.1?} after it was back",
+            plugged_in.elapsed()
+        );
         load.open(2, &nodes[2]);
         load.wait_writes(2);
     });

@@ -3,7 +3,8 @@
 use crate::support::process::{Node, cluster, wait_settled};
 use crate::support::wait_until;
 
-/// A host that vanished, and its container that was started elsewhere: nobody waits for the suspicion to end.
+/// A host vanished, and its container was started on another one: the members let it in before the
+/// suspicion ends.
 #[test]
 fn a_node_that_was_moved_gets_in_at_once() {
     // Longer than this test waits for anything.
@@ -12,7 +13,8 @@ fn a_node_that_was_moved_gets_in_at_once() {
     let old = nodes.pop().unwrap();
     old.pause();
     let seed = nodes[0].seed();
-    let mut moved = Node::start("c", &[&flags[..], &["--address", "127.0.0.2:0", "--seed", &seed]].concat());
+    let mut moved =
+        Node::start("c", &[&flags[..], &["--address", "127.0.0.2:0", "--seed", &seed]].concat());
     let at = |node: &Node| format!("c {} Alive", node.address);
     let line = at(&moved);
     for node in nodes.iter_mut().chain([&mut moved]) {
@@ -23,7 +25,9 @@ fn a_node_that_was_moved_gets_in_at_once() {
     old.resume();
     wait_until("the old one knows why it is out", || {
         let said = old.stderr();
-        said.contains("needs an id of its own") && said.contains(&moved.seed()) && said.contains(&old.seed())
+        said.contains("needs an id of its own")
+            && said.contains(&moved.seed())
+            && said.contains(&old.seed())
     });
     assert_eq!(nodes[0].ask("get k"), "value v");
     moved.signal("-KILL");

@@ -1,5 +1,5 @@
-//! Clusters of processes that are restarted, killed and paused under load: what was acknowledged stays, and whoever
-//! calls through another node than the one in question notices nothing.
+//! Clusters of processes that are restarted, killed and paused under load: what was acknowledged
+//! stays, and callers of the other nodes notice nothing.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -26,7 +26,8 @@ impl Three {
     /// Starts a node again, at its address. It is another life of it.
     fn restart(&self, slot: usize) -> Node {
         let address = self.nodes[slot].seed();
-        let seeds: Vec<String> = self.nodes.iter().map(Node::seed).filter(|seed| *seed != address).collect();
+        let seeds: Vec<String> =
+            self.nodes.iter().map(Node::seed).filter(|seed| *seed != address).collect();
         let mut flags = vec!["--address", &address];
         seeds.iter().for_each(|seed| flags.extend(["--seed", seed]));
         flags.extend(&self.flags);
@@ -74,7 +75,7 @@ impl Three {
         load.check();
     }
 
-    /// When nobody writes any more.
+    /// Asserts that every acknowledged write is there. The clients have ended.
     fn check_nothing_lost(&mut self, load: &Load) {
         self.nodes[0].ok("wait-safe 20000");
         load.check_nothing_lost(&mut self.nodes);
@@ -120,7 +121,7 @@ fn a_rolling_restart_is_not_noticed_by_strong_reads() {
     roll_rounds("rolling restart, R = 2", &["--read-quorum", "2"], true, rounds(2));
 }
 
-/// Nobody else has what a node holds until it leaves.
+/// With N = 1, no other node has what a node holds until it leaves.
 #[test]
 fn a_rolling_restart_loses_nothing_of_which_there_is_one_copy() {
     roll_rounds("rolling restart, N = 1", &["--replicas", "1"], true, rounds(2));
@@ -185,5 +186,9 @@ fn who_sleeps_and_is_missed_by_nobody_costs_nothing_when_another_dies() {
 
 #[test]
 fn who_sleeps_and_is_taken_for_dead_costs_nothing_when_another_dies() {
-    pause_rounds("paused for 3 s and declared dead", &["--suspicion-timeout-ms", "1000"], rounds(1));
+    pause_rounds(
+        "paused for 3 s and declared dead",
+        &["--suspicion-timeout-ms", "1000"],
+        rounds(1),
+    );
 }

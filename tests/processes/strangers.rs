@@ -1,4 +1,4 @@
-//! Whatever comes to a node's ports from outside: noise, and nodes of other versions.
+//! What comes to a node's ports from outside: noise, and nodes of other versions.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};

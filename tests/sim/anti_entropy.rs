@@ -17,7 +17,8 @@ fn copied(cluster: &SimCluster, nodes: usize) -> u64 {
     (0..nodes).map(|node| cluster.traffic(node).copied).sum()
 }
 
-/// Nobody reads, no member comes or goes, and the writes are owed no more when the replica can be reached.
+/// There are no reads, no member comes or goes, and no hint is left when the replica can be
+/// reached: comparing digests alone finds what it missed.
 #[test]
 fn a_replica_that_missed_writes_for_long_is_repaired_unasked() {
     for missing in 0..3 {
@@ -34,8 +35,11 @@ fn a_replica_that_missed_writes_for_long_is_repaired_unasked() {
         // Overwritten, deleted, new.
         for key in 20..100 {
             let (node, key_name) = (others[key % 2], format!("key-{key}"));
-            let call =
-                if key < 40 { cluster.delete(node, key_name) } else { cluster.set(node, key_name, "after") };
+            let call = if key < 40 {
+                cluster.delete(node, key_name)
+            } else {
+                cluster.set(node, key_name, "after")
+            };
             assert_eq!(outcome(&mut cluster, call), Outcome::Written(Ok(())), "key {key}");
         }
         cluster.run_for(35 * SECOND);
@@ -44,23 +48,32 @@ fn a_replica_that_missed_writes_for_long_is_repaired_unasked() {
             20..40 => None,
             _ => Some(&b"after"[..]),
         };
-        let is_equal =
-            |cluster: &SimCluster| (0..100).all(|k| is_everywhere(cluster, &format!("key-{k}"), expected(k)));
+        let is_equal = |cluster: &SimCluster| {
+            (0..100).all(|k| is_everywhere(cluster, &format!("key-{k}"), expected(k)))
+        };
         assert!(!is_equal(&cluster), "the writes reached the replica all the same");
         cluster.mend();
         let mended = cluster.elapsed();
-        assert!(cluster.run_until(120 * SECOND, |cluster| is_equal(cluster)), "node {missing} lacks writes");
+        assert!(
+            cluster.run_until(120 * SECOND, |cluster| is_equal(cluster)),
+            "node {missing} lacks writes"
+        );
         println!("node {missing}: equal after {:?}", cluster.elapsed() - mended);
         cluster.run_for(10 * SECOND);
-        assert!(cluster.partitions_repaired() > 50, "only {} repaired", cluster.partitions_repaired());
+        assert!(
+            cluster.partitions_repaired() > 50,
+            "only {} repaired",
+            cluster.partitions_repaired()
+        );
         let before = copied(&cluster, 3);
         cluster.run_for(130 * SECOND);
         assert_eq!(copied(&cluster, 3), before, "equal partitions were copied");
     }
 }
 
-/// One node's writes do not reach another, for ever; what that one asks is answered, and the third reaches both.
-/// Nothing tells those that compare to hurry where the connection that broke is not theirs.
+/// One node's writes do not reach another, for ever; what that one asks is answered, and the third
+/// reaches both. Nothing tells those that compare to hurry where the connection that broke is not
+/// theirs.
 #[test]
 fn a_replica_that_one_coordinator_does_not_reach_is_repaired_within_two_cycles() {
     for (from, to) in [(0, 1), (1, 0), (0, 2), (2, 0), (1, 2), (2, 1)] {
@@ -79,7 +92,7 @@ fn a_replica_that_one_coordinator_does_not_reach_is_repaired_within_two_cycles()
     }
 }
 
-/// `replication/anti_entropy.rs` says what comparing costs where there is nothing to repair.
+/// `replication/anti_entropy` says what comparing costs if there is nothing to repair.
 #[test]
 fn an_idle_cluster_compares_for_a_few_hundred_bytes_a_second() {
     for (nodes, most) in [(3, 200), (10, 100)] {
@@ -94,12 +107,19 @@ fn an_idle_cluster_compares_for_a_few_hundred_bytes_a_second() {
         let mut total = 0;
         for (node, before) in before.into_iter().enumerate() {
             let after = cluster.traffic(node);
-            assert_eq!(after.all - before.all, after.compared - before.compared, "node {node} does more");
+            assert_eq!(
+                after.all - before.all,
+                after.compared - before.compared,
+                "node {node} does more"
+            );
             total += after.compared - before.compared;
         }
         let each = total / 120 / nodes as u64;
         println!("{nodes} nodes: {} bytes a second, {each} of each node", total / 120);
-        assert!(each <= most && total > 2 * 12_288 * 2, "{each} bytes a second of each of {nodes} nodes");
+        assert!(
+            each <= most && total > 2 * 12_288 * 2,
+            "{each} bytes a second of each of {nodes} nodes"
+        );
         assert_eq!(cluster.partitions_repaired(), 0);
     }
 }
@@ -114,8 +134,9 @@ fn writes_under_way_are_not_taken_for_differences() {
     assert_eq!((copied(&cluster, 3), cluster.partitions_repaired()), (before, 0));
 }
 
-/// Connections break all the time, replicas miss what they miss, one node goes and comes back: two cycles after
-/// the last fault all copies of every key are the same, whether or not anybody read it.
+/// Connections break all the time, replicas miss what they miss, one node goes and comes back: two
+/// cycles after the last fault all copies of every key are the same, whether or not anybody read
+/// it.
 #[test]
 fn two_cycles_after_the_faults_all_copies_are_equal() {
     for seed in 0..2 {

@@ -15,12 +15,13 @@ fn options(profile: Option<Profile>, planted: Option<Planted>) -> ChaosOptions {
 
 fn assert_promises_kept(profile: Option<Profile>, seeds: Range<u64>) {
     for seed in seeds {
-        let summary = chaos::run(seed, &options(profile, None)).unwrap_or_else(|failure| panic!("{failure}"));
+        let summary =
+            chaos::run(seed, &options(profile, None)).unwrap_or_else(|failure| panic!("{failure}"));
         assert!(summary.operations > 0);
     }
 }
 
-// Two halves of the seeds beside each other; all kinds of trouble are among them.
+// Two halves of the seeds, at the same time; all kinds of trouble are among them.
 
 #[test]
 fn promises_are_kept_in_the_first_histories() {
@@ -32,9 +33,10 @@ fn promises_are_kept_in_more_histories() {
     assert_promises_kept(None, 100..200);
 }
 
-/// A replica that was not synced when it took an acknowledged write anew was never asked again, as the write was
-/// acknowledged: the write stayed owed for half a minute after everybody had it. Found by the tests over processes,
-/// as `wait_until_safe` failed after a pause, and then by these schedules.
+/// A replica that was not synced when it took an acknowledged write again was never asked once
+/// more, as the write was acknowledged: the write stayed owed for half a minute after every replica
+/// had it. Found by the tests over processes, as `wait_until_safe` failed after a pause, and then
+/// by these schedules.
 #[test]
 fn an_acknowledged_write_that_counts_anew_is_owed_no_longer_than_it_takes() {
     for seed in [4, 106, 215] {
@@ -43,22 +45,23 @@ fn an_acknowledged_write_that_counts_anew_is_owed_no_longer_than_it_takes() {
     assert_promises_kept(Some(Profile::Splits), 150..151);
 }
 
-/// A node wrote, two replicas acknowledged it, and the connection to the third was lost before that had it. When the
-/// network was whole again, that one was asked first: the node read what had been before its own write.
+/// A node wrote, two replicas acknowledged it, and the connection to the third was lost before that
+/// had it. When the network was whole again, that one was asked first: the node read what had been
+/// before its own write.
 #[test]
 fn a_node_reads_its_own_write_where_the_replica_that_is_asked_missed_it() {
     assert_promises_kept(Some(Profile::Members), 82..83);
 }
 
-/// A node asked to be dialled back before the other had heard of it. The connection for that stayed when it had, but nobody
-/// knew that it was there: the cluster was never born.
+/// A node asked to be dialled back before the other had heard of it. The connection for that stayed
+/// when it had, but no node knew that it was there: the cluster was never born.
 #[test]
 fn who_asked_to_be_reached_before_it_was_known_is_heard() {
     assert_promises_kept(Some(Profile::Rebirths), 30036..30037);
 }
 
-/// A node that restarted, cut off from the only member that knew the latest list, made one of its own from the list
-/// before, whose members were dead.
+/// A node that restarted, cut off from the only member that knew the latest list, made one of its
+/// own from the list before, whose members were dead.
 #[test]
 fn a_later_list_that_one_member_knows_is_not_passed_over() {
     for seed in [133, 264, 386] {
@@ -73,9 +76,10 @@ fn promises_are_kept_in_two_data_centers_and_where_every_node_has_a_copy() {
     assert_promises_kept(Some(Profile::Everywhere), 0..30);
 }
 
-/// Each bug with the kind of trouble that shows it, and the first seed that was seen to. (Those that forget deletes, or
-/// evict, are in tests of their own, `purge`, `data_centers` and `eviction`; and `lists` has the one that merges a single source, where
-/// a comparison nearly always follows before anything else goes wrong.) Where the protocol changes, so does what a seed
+/// Each bug with the kind of trouble that shows it, and the first seed that was seen to. (Those
+/// that forget deletes, or evict, are in tests of their own, `purge`, `data_centers` and
+/// `eviction`; and `lists` has the one that merges a single source, where a comparison nearly
+/// always follows before anything else goes wrong.) Where the protocol changes, so does what a seed
 /// does: three times as many are tried, and ten more.
 const NOTICED: &[(Planted, Profile, u64)] = &[
     (Planted::LeaseIgnored, Profile::Majority, 1),
@@ -108,7 +112,8 @@ const NOTICED: &[(Planted, Profile, u64)] = &[
 fn bugs_on_purpose_are_noticed() {
     let mut missed = Vec::new();
     for &(bug, profile, first) in NOTICED {
-        let is_noticed = |seed: &u64| chaos::run(*seed, &options(Some(profile), Some(bug))).is_err();
+        let is_noticed =
+            |seed: &u64| chaos::run(*seed, &options(Some(profile), Some(bug))).is_err();
         match (0..3 * first + 10).find(is_noticed) {
             Some(seed) => println!("{bug:?} was noticed by seed {seed} of {}", profile.name()),
             None => missed.push(bug),

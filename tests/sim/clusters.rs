@@ -17,12 +17,16 @@ fn three_nodes_write_and_read_through_each_other() {
         for key in 0..50 {
             let call = cluster.get(node, format!("key-{key}"));
             let value = Some(format!("value-{key}").into_bytes());
-            assert_eq!(outcome(&mut cluster, call), Outcome::Read(Ok(value)), "key {key} through {node}");
+            assert_eq!(
+                outcome(&mut cluster, call),
+                Outcome::Read(Ok(value)),
+                "key {key} through {node}"
+            );
         }
     }
 }
 
-/// Whoever comes while the cluster is being born, with every number of copies.
+/// Nodes come while the cluster is being born, with every number of copies.
 #[test]
 fn nodes_that_start_together_settle() {
     for seed in 0..40 {
@@ -38,7 +42,7 @@ fn nodes_that_start_together_settle() {
     }
 }
 
-/// A delete is versioned: a replica that missed it does not bring the key back, whoever is asked.
+/// A delete is versioned: a replica that missed it does not bring the key back, through no node.
 #[test]
 fn a_deleted_key_stays_deleted_when_a_replica_missed_the_delete() {
     let mut cluster = started(3, 4, SimOptions::default());
@@ -47,7 +51,8 @@ fn a_deleted_key_stays_deleted_when_a_replica_missed_the_delete() {
         write(&mut cluster, 0, &key, "value");
     }
     cluster.set_loss(0, 300);
-    let deletes: Vec<CallId> = (0..40).map(|key| cluster.delete(key % 4, format!("key-{key}"))).collect();
+    let deletes: Vec<CallId> =
+        (0..40).map(|key| cluster.delete(key % 4, format!("key-{key}"))).collect();
     cluster.run_for(SECOND);
     cluster.set_loss(0, 0);
     cluster.run_for(3 * SECOND);
@@ -57,12 +62,17 @@ fn a_deleted_key_stays_deleted_when_a_replica_missed_the_delete() {
         }
         for node in 0..4 {
             let call = cluster.get(node, format!("key-{key}"));
-            assert_eq!(outcome(&mut cluster, call), Outcome::Read(Ok(None)), "key {key} through {node}");
+            assert_eq!(
+                outcome(&mut cluster, call),
+                Outcome::Read(Ok(None)),
+                "key {key} through {node}"
+            );
         }
     }
 }
 
-/// With one node of three gone for good, two copies must answer for W = 2, and no third is waited for.
+/// With one node of three gone for good, two copies must answer for W = 2, and no third is waited
+/// for.
 #[test]
 fn three_nodes_go_on_as_two() {
     let mut cluster = started(5, 3, SimOptions::default());
@@ -80,7 +90,8 @@ fn three_nodes_go_on_as_two() {
     wait(&mut cluster, 5 * SECOND, SimCluster::is_settled);
 }
 
-/// Alone, a node must not take its empty memory for the cluster's: it refuses until it finds the others.
+/// Alone, a node must not take its empty memory for the cluster's: it refuses until it finds the
+/// others.
 #[test]
 fn a_restarted_node_holds_nothing_until_it_has_fetched_it() {
     let mut cluster = started(9, 3, SimOptions::default());
@@ -94,7 +105,10 @@ fn a_restarted_node_holds_nothing_until_it_has_fetched_it() {
         for key in 0..30 {
             let call = cluster.get(node, format!("key-{key}"));
             let found = outcome(&mut cluster, call);
-            assert!(!matches!(found, Outcome::Read(Ok(None))), "key {key} was not found through {node}");
+            assert!(
+                !matches!(found, Outcome::Read(Ok(None))),
+                "key {key} was not found through {node}"
+            );
         }
         wait(&mut cluster, 10 * SECOND, SimCluster::is_settled);
     }

@@ -1,4 +1,5 @@
-//! How soon deaths are found, how seldom where nobody died, and for how many bytes, as `gridkv::sim::detection` says.
+//! How soon deaths are found, how seldom healthy nodes are taken for dead, and for how many bytes,
+//! as `gridkv::sim::detection` says.
 
 use std::time::Duration;
 
@@ -21,7 +22,12 @@ fn a_silent_node_is_dead_to_all_within_a_second_or_two() {
         assert_eq!(found.healthy_found_dead, 0);
         found.times.sort_unstable();
         let at = |percent: usize| found.times[(found.times.len() - 1) * percent / 100];
-        assert!(at(50) < SECOND && at(99) < 2 * SECOND, "{nodes} nodes: {:?}, {:?}", at(50), at(99));
+        assert!(
+            at(50) < SECOND && at(99) < 2 * SECOND,
+            "{nodes} nodes: {:?}, {:?}",
+            at(50),
+            at(99)
+        );
     }
 }
 
@@ -44,7 +50,8 @@ fn nodes_that_stand_still_accuse_nobody_else() {
     assert!(found.stuck_found_dead > 10, "they do stand still");
 }
 
-/// All of a node's datagrams are far from their receivers: probes take as long as they need, and it costs no lives.
+/// All of a node's datagrams are far from their receivers: probes take as long as they need, and it
+/// costs no lives.
 #[test]
 fn distance_is_no_death() {
     let mut options = options(20, 10);
@@ -63,7 +70,7 @@ fn a_way_back_that_is_longer_is_no_death() {
     assert_eq!((found.healthy_found_dead, found.unnoticed), (0, 0));
 }
 
-/// Members are killed, and others begin at their addresses soon after, half of them with ids that nobody knew.
+/// Members are killed, and others begin at their addresses soon after, half of them with new ids.
 #[test]
 fn members_that_come_and_go_agree_in_the_end() {
     let mut options = options(300, 0);
@@ -74,7 +81,8 @@ fn members_that_come_and_go_agree_in_the_end() {
     assert!(found.agreed_after.is_some(), "they do not agree");
 }
 
-/// Of a hundred nodes five hundred pairs reach each other one way only: others probe in their place.
+/// Five hundred pairs of a hundred nodes reach each other one way only: others probe in their
+/// place.
 #[test]
 fn what_is_cut_one_way_kills_nobody() {
     let mut options = options(100, 0);
@@ -84,8 +92,8 @@ fn what_is_cut_one_way_kills_nobody() {
     assert!(found.agreed_after.is_some());
 }
 
-/// Nodes that hear nothing take everybody for dead and say so: whoever is told answers with another identity. Some hear of
-/// the end of the old one before; it makes no difference for long.
+/// Nodes that hear nothing take all others for dead and say so: a node that is told so answers with
+/// another identity. Some hear of the end of the old one before; it makes no difference for long.
 #[test]
 fn who_hears_nothing_talks_nobody_to_death() {
     let mut options = options(100, 0);

@@ -1,5 +1,5 @@
-//! One node id at two addresses, under the simulator: a node that was moved gets in at once, a second one by mistake is
-//! refused for as long as the first one lives.
+//! One node id at two addresses, under the simulator: a node that was moved gets in at once, a
+//! second one by mistake is refused for as long as the first one lives.
 
 use std::time::Duration;
 
@@ -19,16 +19,17 @@ fn all_see(node: usize, observers: &[usize]) -> impl Fn(&SimCluster) -> bool {
     move |cluster| observers.iter().all(|observer| cluster.sees_only(*observer, node))
 }
 
-/// That a node knows that its id is in use at these addresses of the simulated network.
+/// Whether a node knows that its id is in use at these addresses of the simulated network.
 fn knows_of(node: usize, addresses: [&str; 2]) -> impl Fn(&SimCluster) -> bool {
     move |cluster| {
         cluster.hint(node).is_some_and(|hint| {
-            hint.contains("needs an id of its own") && addresses.iter().all(|address| hint.contains(address))
+            hint.contains("needs an id of its own")
+                && addresses.iter().all(|address| hint.contains(address))
         })
     }
 }
 
-/// Its clock may be behind that of the host where it was before.
+/// The clock of its new host may be behind that of the old one.
 #[test]
 fn a_node_that_was_moved_takes_the_place_of_the_silent_one() {
     for (seed, clock_ahead) in [(1, 0), (2, -HOUR_MICROS), (3, HOUR_MICROS)] {
@@ -67,7 +68,8 @@ fn a_second_node_of_one_id_is_refused_until_the_first_one_is_gone() {
     }
 }
 
-/// The one that only stood still comes back to find that its id was given away; and it gets that back.
+/// The one that only stood still comes back to find that its id was given away; and it gets that
+/// back.
 #[test]
 fn one_that_wakes_up_too_late_is_refused_until_the_other_one_is_gone() {
     for is_twin_to_go in [true, false] {

@@ -1,5 +1,5 @@
-//! Eviction beside replication under the simulator: any key may become a miss, none goes back to an older value, and
-//! nobody fights.
+//! Eviction and replication under the simulator: any key may become a miss, none goes back to an
+//! older value, and no node brings back what another one evicts.
 
 use std::time::Duration;
 
@@ -53,7 +53,8 @@ fn push_out(cluster: &mut SimCluster, node: usize, keys: &[String], from: &[usiz
         // Twice, or it would be the next to go itself, before what was written twice as well.
         set(cluster, node, &options.key(10_000 + filler), 0);
         set(cluster, node, &options.key(10_000 + filler), filler);
-        let is_held = |key: &String| cluster.stored(key).iter().any(|stored| from.contains(&stored.node));
+        let is_held =
+            |key: &String| cluster.stored(key).iter().any(|stored| from.contains(&stored.node));
         if filler % 50 == 0 && !keys.iter().any(is_held) {
             return;
         }
@@ -61,8 +62,9 @@ fn push_out(cluster: &mut SimCluster, node: usize, keys: &[String], from: &[usiz
     panic!("not evicted");
 }
 
-/// Nodes 0 and 1 have little memory, node 2 has much. It is cut off from them, missed what replaced these keys, and is
-/// owed it no more. Nodes 0 and 1 have evicted it. The keys, of which the older value is number 1.
+/// Nodes 0 and 1 have little memory, node 2 has much. It is cut off from them, missed what replaced
+/// these keys, and is owed it no more. Nodes 0 and 1 have evicted it. The keys, of which the older
+/// value is number 1.
 fn stale(cluster: &mut SimCluster) -> Vec<String> {
     let keys: Vec<String> = (0..20).map(|key| options(None).key(key)).collect();
     for key in &keys {
@@ -82,7 +84,8 @@ fn stale(cluster: &mut SimCluster) -> Vec<String> {
     keys
 }
 
-/// What reads through nodes 0 and 1 find of keys that both have evicted, while node 2 has an older value.
+/// What reads through nodes 0 and 1 find of keys that both have evicted, while node 2 has an older
+/// value.
 fn stale_reads(planted: Option<Planted>) -> Vec<usize> {
     let mut cluster = started(1, options(planted), &[Some(LITTLE), Some(LITTLE), None]);
     let keys = stale(&mut cluster);
@@ -96,16 +99,17 @@ fn stale_reads(planted: Option<Planted>) -> Vec<usize> {
     found
 }
 
-/// A replica has nothing, as it has evicted a key; another has an older value, as it missed the write. The older one
-/// used to be the answer, and was written back to those who had evicted the newer one.
+/// A replica has nothing, as it has evicted a key; another has an older value, as it missed the
+/// write. The older one used to be the answer, and was written back to those who had evicted the
+/// newer one.
 #[test]
 fn an_older_value_than_what_was_evicted_is_a_miss() {
     assert_eq!(stale_reads(None), []);
     assert_ne!(stale_reads(Some(Planted::MarkIgnored)), [], "the bug is found");
 }
 
-/// How long the older value is served by the replica that missed the write, and by one that comes meanwhile, after the
-/// network is whole; `None` for more than a minute.
+/// How long the older value is served after the network is whole, by the replica that missed the
+/// write and by one that joins then; `None` if for more than a minute.
 fn older_for(seed: u64, planted: Option<Planted>, joins: bool) -> Option<Duration> {
     let mut cluster = started(seed, options(planted), &[Some(LITTLE), Some(LITTLE), None]);
     let keys = stale(&mut cluster);
@@ -125,7 +129,10 @@ fn older_for(seed: u64, planted: Option<Planted>, joins: bool) -> Option<Duratio
     let after = cluster.elapsed() - mended;
     cluster.run_for(10 * SECOND);
     for node in 0..cluster.nodes() {
-        assert!(!is_over || keys.iter().all(|key| read(&mut cluster, node, key) != Some(1)), "it is back");
+        assert!(
+            !is_over || keys.iter().all(|key| read(&mut cluster, node, key) != Some(1)),
+            "it is back"
+        );
     }
     is_over.then_some(after)
 }
@@ -141,8 +148,8 @@ fn a_replica_that_missed_what_others_evicted_drops_the_older_value_soon() {
     assert_eq!(older_for(0, Some(Planted::NothingCompared), false), None, "the bug is found");
 }
 
-/// Any key may be evicted, but not what a delete leaves: without that, a replica that missed the delete would bring
-/// the key back. The deletes that some replica has forgotten.
+/// Any key may be evicted, but not what a delete leaves: without that, a replica that missed the
+/// delete would bring the key back. The deletes that some replica has forgotten.
 fn forgotten_deletes(planted: Option<Planted>) -> usize {
     let options = options(planted);
     let mut cluster = started(3, options.clone(), &[Some(LITTLE); 3]);
@@ -157,7 +164,8 @@ fn forgotten_deletes(planted: Option<Planted>) -> usize {
     }
     push_out(&mut cluster, 2, &others, &[0, 1, 2]);
     cluster.run_for(SECOND);
-    let is_kept = |key: &&String| cluster.stored(key).iter().filter(|it| it.value.is_none()).count() == 3;
+    let is_kept =
+        |key: &&String| cluster.stored(key).iter().filter(|it| it.value.is_none()).count() == 3;
     let kept = deleted.iter().filter(is_kept).count();
     for key in &deleted {
         assert_eq!(read(&mut cluster, 0, key), None);
@@ -171,7 +179,7 @@ fn what_a_delete_leaves_is_never_evicted() {
     assert_ne!(forgotten_deletes(Some(Planted::TombstonesEvicted)), 0, "the bug is found");
 }
 
-/// The hours after the last write, in which nobody brings back what another evicts.
+/// In the hours after the last write no node brings back what another one evicts.
 #[test]
 fn in_a_quiet_cluster_with_evictions_hardly_anything_is_sent() {
     let options = options(None);
@@ -198,22 +206,25 @@ fn in_a_quiet_cluster_with_evictions_hardly_anything_is_sent() {
     let bytes = sent(&cluster, |traffic| traffic.all) - begin;
     let surveyed = sent(&cluster, |traffic| traffic.surveyed) - from;
     let pairs: usize = before.iter().map(|held| [0, 0, 0, 1, 0, 1, 1, 3][*held]).sum();
-    println!("{bytes} bytes in an hour, {surveyed} of them for surveys, of {pairs} keys on two nodes");
+    println!(
+        "{bytes} bytes in an hour, {surveyed} of them for surveys, of {pairs} keys on two nodes"
+    );
     assert_eq!(before, held(&cluster), "nothing comes and goes");
     assert!(before.iter().filter(|held| **held == 0).count() > 100, "much was evicted");
     assert!(bytes < 200_000, "{bytes} bytes in an hour");
 }
 
-/// What was written last under a key and acknowledged, and what came after that without being so: `None` is nothing.
+/// What was written last under a key and acknowledged, and what came after that without being so:
+/// `None` is nothing.
 #[derive(Default)]
 struct Known {
     acknowledged: Option<usize>,
     maybe: Vec<Option<usize>>,
 }
 
-/// Two nodes with little memory among four; keys that expire, deletes, replicas that do not reach each other, nodes
-/// that crash with their memory. For how long a replica served a value older than the newest that was acknowledged,
-/// after nothing was wrong any more.
+/// Two nodes with little memory among four; keys that expire, deletes, replicas that do not reach
+/// each other, nodes that crash with their memory. For how long a replica served a value older than
+/// the newest that was acknowledged, after nothing was wrong any more.
 fn troubled(seed: u64) -> Duration {
     let options = options(None);
     let mut cluster = started(seed, options.clone(), &[Some(LITTLE), Some(2 * LITTLE), None, None]);
@@ -237,13 +248,17 @@ fn troubled(seed: u64) -> Duration {
             let (node, at, kind) = (random(4), random(keys.len()), random(10));
             let call = match kind {
                 0 => cluster.delete(node, &keys[at]),
-                1 | 2 => cluster.set_for(node, &keys[at], value(next), SECOND * (1 + random(10) as u32)),
+                1 | 2 => {
+                    cluster.set_for(node, &keys[at], value(next), SECOND * (1 + random(10) as u32))
+                }
                 _ => cluster.set(node, &keys[at], value(next)),
             };
             let written = (kind != 0).then_some(next);
             next += 1;
             match outcome(&mut cluster, call) {
-                Outcome::Written(Ok(())) => known[at] = Known { acknowledged: written, maybe: Vec::new() },
+                Outcome::Written(Ok(())) => {
+                    known[at] = Known { acknowledged: written, maybe: Vec::new() }
+                }
                 _ => known[at].maybe.push(written),
             }
             let filler = options.key(1000 + random(300));
@@ -252,7 +267,7 @@ fn troubled(seed: u64) -> Duration {
                 outcome(&mut cluster, call);
             }
         }
-        // Whoever coordinated may be the one, and owes what it wrote no more.
+        // It may be the coordinator, whose hints are lost then.
         let crashed = random(4);
         cluster.crash_node(crashed);
         cluster.run_for(SECOND * (1 + random(3) as u32));
@@ -263,8 +278,9 @@ fn troubled(seed: u64) -> Duration {
     let whole = cluster.elapsed();
     let older = |cluster: &SimCluster| {
         keys.iter().zip(&known).find_map(|(key, known)| {
-            let is_older =
-                |number: usize| Some(number) != known.acknowledged && !known.maybe.contains(&Some(number));
+            let is_older = |number: usize| {
+                Some(number) != known.acknowledged && !known.maybe.contains(&Some(number))
+            };
             let copies = cluster.copies(key);
             let copy = copies.iter().find(|(_, value)| is_older(number(value)));
             copy.map(|(node, value)| (key.clone(), *node, number(value), known.acknowledged))
@@ -280,16 +296,22 @@ fn troubled(seed: u64) -> Duration {
     for (key, known) in keys.iter().zip(&known) {
         for node in 0..4 {
             let found = read(&mut cluster, node, key);
-            let is_fine = found.is_none() || found == known.acknowledged || known.maybe.contains(&found);
-            assert!(is_fine, "seed {seed}: {key} through {node} is {found:?}, not {:?}", known.acknowledged);
+            let is_fine =
+                found.is_none() || found == known.acknowledged || known.maybe.contains(&found);
+            assert!(
+                is_fine,
+                "seed {seed}: {key} through {node} is {found:?}, not {:?}",
+                known.acknowledged
+            );
         }
     }
     after
 }
 
-/// Found among these (seed 12): a node with little memory was to give a partition away, and evicted the last of it
-/// before; it went on as one that has something to give. And (seed 70) an older value that was owed to one replica
-/// reached all of them after the newer one had been evicted everywhere.
+/// Found among these (seed 12): a node with little memory was to give a partition away, and evicted
+/// the last of it before; it went on as one that has something to give. And (seed 70) an older
+/// value that was owed to one replica reached all of them after the newer one had been evicted
+/// everywhere.
 #[test]
 fn whatever_happens_no_replica_goes_on_with_an_older_value() {
     let after: Vec<Duration> = (0..10).chain([12, 70]).map(troubled).collect();

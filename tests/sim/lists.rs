@@ -23,8 +23,8 @@ fn assert_read(cluster: &mut SimCluster, nodes: &[usize], keys: Range<usize>, va
     }
 }
 
-/// A node that is cut off from both others declares them dead, and they it. Back again, it holds up nobody: what the
-/// others serve they go on serving.
+/// A node that is cut off from both others declares them dead, and they it. Back again, it holds up
+/// no other node: what the others serve they go on serving.
 #[test]
 fn a_node_that_was_cut_off_does_not_disturb_the_majority() {
     for seed in 0..5 {
@@ -110,8 +110,8 @@ fn clusters_that_were_born_apart_merge() {
     }
 }
 
-/// A node was cut off while its partitions went to others, and were written there. Back again: how often it counted as
-/// synced in the latest list while it lacked what was written.
+/// A node was cut off while its partitions went to others, and were written there. Back again: how
+/// often it counted as synced in the latest list while it lacked what was written.
 fn counts_too_early(seed: u64) -> usize {
     let mut options = SimOptions::default();
     options.partitions = 64;
@@ -159,8 +159,9 @@ fn options() -> SimOptions {
     options
 }
 
-/// Found by review: a node restarted and died again while lists were being changed for it. One replica had adopted the
-/// list with it, the other had not; the first waited for the other to drive the next change, and that had nothing to do.
+/// Found by review: a node restarted and died again while lists were being changed for it. One
+/// replica had adopted the list with it, the other had not; the first waited for the other to drive
+/// the next change, and that had nothing to do.
 #[test]
 fn a_joiner_that_dies_half_way_leaves_nothing_half_done() {
     for seed in 0..4 {
@@ -178,8 +179,8 @@ fn a_joiner_that_dies_half_way_leaves_nothing_half_done() {
     }
 }
 
-/// Half of the keys are deleted and half are overwritten while `late` does not hear of it. Everybody reads that, through
-/// it too, once all can reach each other again.
+/// Half of the keys are deleted and half are overwritten while `late` does not hear of it.
+/// Everybody reads that, through it too, once all can reach each other again.
 fn assert_hears_of_it(mut cluster: Traced, names: &[String], late: usize) {
     for (key, name) in names.iter().enumerate() {
         let call = if key % 2 == 0 { cluster.delete(0, name) } else { cluster.set(0, name, "new") };
@@ -206,9 +207,10 @@ fn with_keys(seed: u64, nodes: usize, options: &SimOptions) -> (Traced, Vec<Stri
     (cluster, names)
 }
 
-/// Found by review: the cores of a node were cut off from all others, while gossip was not, through two changes of its
-/// lists: a node came, and was killed as it left. In the end its lists had the right members and an old number, which
-/// nobody was left to say: it served deleted keys for ever.
+/// Found by review: the cores of a node were cut off from all others, while gossip was not, through
+/// two changes of its lists: a node came, and was killed as it left. In the end its lists had the
+/// right members and an old number, and no node was left to tell it so: it served deleted keys for
+/// ever.
 #[test]
 fn who_was_cut_off_through_two_changes_hears_of_the_last_list() {
     for both_ways in [true, false] {
@@ -231,7 +233,7 @@ fn who_was_cut_off_through_two_changes_hears_of_the_last_list() {
     }
 }
 
-/// The same with N = 5 and W = 3, where the others made a list without asking it as it was silent.
+/// With N = 5 and W = 3, the others make a list without asking it, as it is silent.
 #[test]
 fn who_was_done_without_hears_of_the_list() {
     let mut options = options();
@@ -250,8 +252,9 @@ fn who_was_done_without_hears_of_the_list() {
     }
 }
 
-/// Of three replicas one misses all writes, and one of the two that have them dies. Who comes in merges both that are
-/// left: with the other one dead as well, it has them. Returns how many writes were lost.
+/// One of three replicas misses all writes, and one of the two that have them dies. The replica
+/// that comes in merges both that are left: when the other one dies as well, it has the writes.
+/// Returns how many were lost.
 fn lost_by_who_came_in(seed: u64, planted: Option<Planted>) -> usize {
     let mut options = options();
     options.planted = planted;
@@ -270,7 +273,8 @@ fn lost_by_who_came_in(seed: u64, planted: Option<Planted>) -> usize {
         write(&mut cluster, 0, name, "value");
     }
     cluster.crash_node(0);
-    let is_in = |cluster: &SimCluster| names.iter().all(|name| replicas(cluster, name).contains(&3));
+    let is_in =
+        |cluster: &SimCluster| names.iter().all(|name| replicas(cluster, name).contains(&3));
     assert!(cluster.run_until(30 * SECOND, is_in), "seed {seed}: {}", cluster.describe());
     cluster.crash_node(1);
     cluster.mend();
@@ -291,8 +295,9 @@ fn who_comes_in_merges_as_many_as_a_write_may_have_missed() {
     assert_ne!(lost_by_who_came_in(0, Some(Planted::OneSource)), 0, "the bug is found");
 }
 
-/// Found by review: a node acknowledged a write that one replica missed, then two more of the same key failed, the earlier
-/// one first. With that the node forgot whom it had its own write from, and read what was before it.
+/// Found by review: a node acknowledged a write that one replica missed, then two more of the same
+/// key failed, the earlier one first. With that the node forgot whom it had its own write from, and
+/// read what was before it.
 #[test]
 fn a_node_reads_its_own_write_after_two_more_have_failed() {
     for seed in 0..3 {

@@ -1,4 +1,5 @@
-//! `Config::require_majority` under the simulator: where the network falls apart, no more than one side acknowledges.
+//! `Config::require_majority` under the simulator: where the network falls apart, no more than one
+//! side acknowledges.
 
 use std::time::Duration;
 
@@ -78,18 +79,19 @@ fn of_two_halves_neither_acknowledges() {
     cluster.run_for(LEASE + 100 * MS);
     for _ in 0..20 {
         for node in 0..4 {
-            assert_eq!(set(&mut cluster, node, &options.key(1), "half"), refused(4));
+            assert_eq!(set(&mut cluster, node, options.key(1), "half"), refused(4));
         }
         cluster.run_for(500 * MS);
     }
     cluster.mend();
     settle(&mut cluster);
     for node in 0..4 {
-        assert_eq!(set(&mut cluster, node, &options.key(1), "whole"), WRITTEN);
+        assert_eq!(set(&mut cluster, node, options.key(1), "whole"), WRITTEN);
     }
 }
 
-/// Writers on both sides, all the time: of how many keys the minority acknowledged a write after the majority did.
+/// Writers on both sides, all the time: of how many keys the minority acknowledged a write after
+/// the majority did.
 fn both_acknowledged(seed: u64, planted: Option<Planted>) -> usize {
     let mut options = options(5);
     options.planted = planted;
@@ -143,10 +145,10 @@ fn a_cluster_is_born_when_a_majority_is_there() {
     cluster.start_node();
     cluster.start_node();
     assert!(!cluster.run_until(20 * SECOND, SimCluster::is_settled), "two of five");
-    assert_eq!(set(&mut cluster, 0, &options(5).key(1), "value"), refused(5));
+    assert_eq!(set(&mut cluster, 0, options(5).key(1), "value"), refused(5));
     cluster.start_node();
     settle(&mut cluster);
-    assert_eq!(set(&mut cluster, 0, &options(5).key(1), "value"), WRITTEN);
+    assert_eq!(set(&mut cluster, 0, options(5).key(1), "value"), WRITTEN);
     // A joiner.
     let joined_at = cluster.elapsed();
     cluster.start_node();
@@ -154,12 +156,14 @@ fn a_cluster_is_born_when_a_majority_is_there() {
     assert!(cluster.elapsed() < joined_at + 10 * SECOND);
 }
 
-/// Two replicas of three acknowledge meanwhile. The third copy takes the death's certainty; a restart is certain.
+/// Two replicas of three acknowledge until then. The third copy takes the death's certainty; a
+/// restart is certain.
 #[test]
 fn writes_go_on_while_a_death_is_waited_for() {
     let options = options(5);
     let mut cluster = started(3, 5, options.clone());
-    let restored = |cluster: &SimCluster| keys(&options).iter().all(|key| cluster.replicas(key).len() == 3);
+    let restored =
+        |cluster: &SimCluster| keys(&options).iter().all(|key| cluster.replicas(key).len() == 3);
     cluster.crash_node(2);
     for key in &keys(&options) {
         assert_eq!(set(&mut cluster, 0, key, "value"), WRITTEN);
@@ -186,13 +190,15 @@ fn strong_reads_are_refused_without_a_majority() {
     assert_eq!(get(&mut cluster, 0, &key), Outcome::Read(Err(ReadError::NoMajority { nodes: 5 })));
 }
 
-/// Longer than a lease: when it goes on it holds none, and nothing that came meanwhile is acknowledged by it.
+/// It is stopped for longer than a lease: when it goes on it holds none, and it acknowledges
+/// nothing that came while it was stopped.
 #[test]
 fn a_node_that_was_stopped_acknowledges_nothing_before_it_hears_from_a_majority() {
     let options = options(5);
     let mut cluster = started(5, 5, options.clone());
     cluster.pause_node(1, 10 * SECOND);
-    let calls: Vec<CallId> = keys(&options).iter().map(|key| cluster.set(1, key, "stopped")).collect();
+    let calls: Vec<CallId> =
+        keys(&options).iter().map(|key| cluster.set(1, key, "stopped")).collect();
     cluster.run_for(9 * SECOND);
     for key in &keys(&options) {
         assert_eq!(set(&mut cluster, 0, key, "meanwhile"), WRITTEN);
@@ -207,8 +213,8 @@ fn a_node_that_was_stopped_acknowledges_nothing_before_it_hears_from_a_majority(
     }
 }
 
-/// Found by review: where the only node that required a majority was gone, the others kept the last lease that they had
-/// while it was there, and refused writes for ever.
+/// Found by review: where the only node that required a majority was gone, the others kept the last
+/// lease that they had while it was there, and refused writes for ever.
 #[test]
 fn nobody_requires_a_majority_any_more_when_who_did_has_left_or_changed_its_mind() {
     for leaves in [true, false] {
@@ -226,7 +232,7 @@ fn nobody_requires_a_majority_any_more_when_who_did_has_left_or_changed_its_mind
             cluster.run_for(10 * SECOND);
             cluster.crash_node(2);
             cluster.run_for(5 * SECOND);
-            assert_eq!(set(&mut cluster, 0, &options.key(0), "two of four"), refused(4));
+            assert_eq!(set(&mut cluster, 0, options.key(0), "two of four"), refused(4));
             cluster.require_majority(0);
             cluster.restart_node(canary);
             cluster.restart_node(2);
@@ -245,8 +251,8 @@ fn nobody_requires_a_majority_any_more_when_who_did_has_left_or_changed_its_mind
     }
 }
 
-/// Found by review: cores go by a death only when a majority has agreed on it for a while. Until then they miss no copies,
-/// and a cluster in which nobody wrote was called safe.
+/// Found by review: cores go by a death only when a majority has agreed on it for a while. Until
+/// then they miss no copies, and a cluster without writes was called safe.
 #[test]
 fn nothing_is_safe_while_a_death_has_not_been_acted_upon() {
     let options = options(5);

@@ -6,7 +6,7 @@ use gridkv::sim::{Planted, SimCluster, SimOptions};
 
 use crate::support::{self, SECOND, WRITTEN, outcome, settle, started};
 
-/// As long as it takes in the simulations below, where it is a minute in earnest.
+/// How old a tombstone is when it goes, in these simulations. The product waits for a minute.
 const GRACE: Duration = Duration::from_secs(5);
 
 /// Within this everything is purged that can be: the replicas that come later wait for four cycles.
@@ -75,7 +75,8 @@ fn what_was_deleted_or_expired_is_forgotten_by_all_nodes() {
     }
 }
 
-/// One replica misses the delete: whether the key is forgotten at last, and how many hold its value in the end.
+/// One replica misses the delete: whether the key is forgotten at last, and how many hold its value
+/// in the end.
 fn a_replica_misses_the_delete(seed: u64, planted: Option<Planted>) -> usize {
     let mut cluster = started(seed, 3, options(planted));
     write(&mut cluster, 0, 0);
@@ -105,11 +106,14 @@ fn a_delete_that_a_replica_missed_is_not_forgotten_before_it_has_it() {
     for seed in 0..3 {
         assert_eq!(a_replica_misses_the_delete(seed, None), 0);
     }
-    assert!(a_replica_misses_the_delete(0, Some(Planted::PurgedByTime)) > 0, "the simulation shows nothing");
+    assert!(
+        a_replica_misses_the_delete(0, Some(Planted::PurgedByTime)) > 0,
+        "the simulation shows nothing"
+    );
 }
 
-/// A write is on its way to one replica for so long that the key is deleted and forgotten before it arrives: how many
-/// hold its value then.
+/// A write is on its way to one replica until the key has been deleted and forgotten. Returns how
+/// many replicas hold its value when it has arrived.
 fn a_write_arrives_late(seed: u64, planted: Option<Planted>) -> usize {
     let mut cluster = started(seed, 4, options(planted));
     // A key of which node 3 has no copy.
@@ -137,11 +141,14 @@ fn a_write_that_arrives_after_its_key_was_forgotten_is_refused() {
     for seed in 0..3 {
         assert_eq!(a_write_arrives_late(seed, None), 0);
     }
-    assert!(a_write_arrives_late(0, Some(Planted::HorizonIgnored)) > 0, "the simulation shows nothing");
+    assert!(
+        a_write_arrives_late(0, Some(Planted::HorizonIgnored)) > 0,
+        "the simulation shows nothing"
+    );
 }
 
-/// A node is cut off, and taken for dead, while keys are deleted; it comes back with what it holds. How many hold a
-/// value in the end.
+/// A node is cut off, and taken for dead, while keys are deleted; it comes back with what it holds.
+/// How many hold a value in the end.
 fn a_member_comes_back(seed: u64, planted: Option<Planted>) -> usize {
     let mut cluster = started(seed, 4, options(planted));
     (0..20).for_each(|key| write(&mut cluster, 0, key));
@@ -163,7 +170,10 @@ fn nothing_is_forgotten_while_a_member_is_away_that_may_come_back_with_it() {
     for seed in 0..3 {
         assert_eq!(a_member_comes_back(seed, None), 0);
     }
-    assert!(a_member_comes_back(0, Some(Planted::AbsentIgnored)) > 0, "the simulation shows nothing");
+    assert!(
+        a_member_comes_back(0, Some(Planted::AbsentIgnored)) > 0,
+        "the simulation shows nothing"
+    );
 }
 
 /// A crashed node is waited for until it has restarted, empty, or for as long as was configured.
@@ -184,11 +194,14 @@ fn a_crashed_member_holds_up_the_others_until_it_is_back_or_forgotten() {
         } else {
             cluster.run_for(45 * SECOND);
         }
-        assert!(cluster.run_until(PURGED_WITHIN + 10 * SECOND, |cluster| is_forgotten(cluster, 0..20)));
+        assert!(
+            cluster.run_until(PURGED_WITHIN + 10 * SECOND, |cluster| is_forgotten(cluster, 0..20))
+        );
     }
 }
 
-/// Nodes join and leave while keys are written, deleted and forgotten: what was deleted stays so, what was not stays.
+/// Nodes join and leave while keys are written, deleted and forgotten: what was deleted stays so,
+/// what was not stays.
 #[test]
 fn members_may_come_and_go_meanwhile() {
     for seed in 0..3 {
@@ -214,8 +227,8 @@ fn members_may_come_and_go_meanwhile() {
     }
 }
 
-/// A node is stopped for longer than the grace and for longer than it takes to be taken for dead, while keys are
-/// deleted. It goes on with what it holds.
+/// A node is stopped for longer than the grace and for longer than it takes to be taken for dead,
+/// while keys are deleted. It goes on with what it holds.
 #[test]
 fn a_member_that_was_stopped_brings_nothing_back() {
     for seed in 0..4 {
@@ -240,8 +253,9 @@ fn a_member_that_was_stopped_brings_nothing_back() {
     }
 }
 
-/// Both sides of a split delete what the other one still holds, write anew what the other one deleted, and go on for
-/// long. Once they have met, the later of each key's two changes counts, and goes on to count.
+/// Both sides of a split delete what the other one still holds, write again what the other one
+/// deleted, and go on for long. Once they have met, the later of each key's two changes counts, and
+/// goes on to count.
 #[test]
 fn what_both_sides_of_a_split_deleted_stays_deleted_and_what_they_wrote_later_stays() {
     for seed in 0..4 {
@@ -266,8 +280,9 @@ fn what_both_sides_of_a_split_deleted_stays_deleted_and_what_they_wrote_later_st
     }
 }
 
-/// A node is cut off, and all others are restarted one after the other: nobody is left who saw it die. They have been
-/// told of it, and keep what was deleted until it is back. (They forgot it, and the deleted came back.)
+/// A node is cut off, and all others are restarted one after the other: no node is left that saw it
+/// die. They have been told of it, and keep what was deleted until it is back. (They forgot it, and
+/// the deleted came back.)
 #[test]
 fn a_member_that_is_away_is_waited_for_by_those_who_never_saw_it() {
     for seed in 0..3 {
@@ -294,8 +309,9 @@ fn a_member_that_is_away_is_waited_for_by_those_who_never_saw_it() {
     }
 }
 
-/// A write is still owed to a replica when its key was deleted and forgotten. Then a node joins that knows nothing of
-/// all that, and becomes a replica of the key: the write is offered to it, too. How many hold its value then.
+/// A write is still owed to a replica when its key was deleted and forgotten. Then a node joins
+/// that knows nothing of all that, and becomes a replica of the key: the write is offered to it,
+/// too. How many hold its value then.
 fn a_newcomer_is_offered_what_was_forgotten(seed: u64, planted: Option<Planted>) -> usize {
     let mut cluster = started(seed, 4, options(planted));
     cluster.slow_down(3, 2, 100 * SECOND, 100 * SECOND);
@@ -319,7 +335,7 @@ fn a_newcomer_refuses_what_was_forgotten_before_it_came() {
     for seed in 0..4 {
         assert_eq!(a_newcomer_is_offered_what_was_forgotten(seed, None), 0);
     }
-    let shown =
-        (0..4).map(|seed| a_newcomer_is_offered_what_was_forgotten(seed, Some(Planted::HorizonIgnored)));
+    let shown = (0..4)
+        .map(|seed| a_newcomer_is_offered_what_was_forgotten(seed, Some(Planted::HorizonIgnored)));
     assert!(shown.sum::<usize>() > 0, "the simulation shows nothing");
 }

@@ -1,4 +1,4 @@
-//! Calls that nobody waits for, and their completions.
+//! Calls whose callers do not wait, and their completions.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -6,8 +6,8 @@ use std::thread;
 use std::time::Duration;
 
 use gridkv::{
-    Completed, Completions, Config, MAX_KEY_BYTES, NotApplied, Quorum, ReadError, ReadOptions, SubmitError,
-    Ticket, WriteError, WriteOptions,
+    Completed, Completions, Config, MAX_KEY_BYTES, NotApplied, Quorum, ReadError, ReadOptions,
+    SubmitError, Ticket, WriteError, WriteOptions,
 };
 
 use crate::support::{LATE, SOON, cluster, node, patient_solo, start, wait_until};
@@ -22,7 +22,10 @@ fn each_completion_has_its_calls_ticket() {
     let written = Completed::Write(Ok(()));
     for n in 0..200 {
         let key = format!("k{n}");
-        expected.push((engine.submit_set(&completions, &key, &key, &writing).unwrap(), written.clone()));
+        expected.push((
+            engine.submit_set(&completions, &key, &key, &writing).unwrap(),
+            written.clone(),
+        ));
         let delete = engine.submit_delete(&completions, format!("{n}"), &writing).unwrap();
         expected.push((delete, written.clone()));
         let there = Completed::Read(Ok(Some(b"v".to_vec())));
@@ -59,7 +62,11 @@ fn a_call_without_a_place_is_not_made() {
     assert_eq!(engine.submit_get(&completions, "a", &reading), Err(full.clone()));
     let first = completions.next().unwrap();
     let second = completions.next_within(LATE).unwrap();
-    assert_eq!(engine.submit_set(&completions, "b", "v", &writing), Err(full), "they are taken, and kept");
+    assert_eq!(
+        engine.submit_set(&completions, "b", "v", &writing),
+        Err(full),
+        "they are taken, and kept"
+    );
     drop(first);
     engine.submit_set(&completions, "c", "v", &writing).unwrap();
     drop(second);
@@ -84,7 +91,10 @@ fn a_call_that_cannot_be_made_takes_no_place() {
     assert_eq!(engine.submit_set(&completions, "k", "v", &writing.clone().ttl(ttl)), Err(error));
     let error = NotApplied::BadQuorum { asked: 2, write_quorum: 1, replicas: 1 };
     let two = writing.clone().quorum(Quorum::Count(2));
-    assert_eq!(engine.submit_set(&completions, "k", "v", &two), Err(SubmitError::NotApplied(error)));
+    assert_eq!(
+        engine.submit_set(&completions, "k", "v", &two),
+        Err(SubmitError::NotApplied(error))
+    );
     let two = ReadOptions::new().quorum(Quorum::Count(2));
     let error = SubmitError::BadReadQuorum { asked: 2, replicas: 1 };
     assert_eq!(engine.submit_get(&completions, "k", &two), Err(error));
@@ -112,7 +122,8 @@ fn every_submitted_call_completes_once_though_the_engine_is_gone() {
                         let mut tickets = Vec::new();
                         for n in 0..500 {
                             let key = format!("{submitter}:{n}");
-                            let set = engine.submit_set(&completions, &key, "v", &WriteOptions::new());
+                            let set =
+                                engine.submit_set(&completions, &key, "v", &WriteOptions::new());
                             let get = engine.submit_get(&completions, &key, &ReadOptions::new());
                             tickets.extend(set.into_iter().chain(get));
                         }
@@ -126,7 +137,10 @@ fn every_submitted_call_completes_once_though_the_engine_is_gone() {
             drop(engine);
             for submitter in submitters {
                 let tickets = submitter.join().unwrap();
-                assert!(tickets.into_iter().all(|ticket| submitted.insert(ticket)), "a ticket twice");
+                assert!(
+                    tickets.into_iter().all(|ticket| submitted.insert(ticket)),
+                    "a ticket twice"
+                );
             }
         });
         let mut completed = BTreeSet::new();
@@ -170,7 +184,9 @@ fn completions_can_be_waited_for_beside_other_things() {
     let (work, works) = flume::unbounded::<&str>();
     let next = || {
         flume::Selector::new()
-            .recv(completions.receiver(), |completion| format!("{:?}", completion.unwrap().into_result()))
+            .recv(completions.receiver(), |completion| {
+                format!("{:?}", completion.unwrap().into_result())
+            })
             .recv(&works, |work| work.unwrap().to_owned())
             .wait_timeout(LATE)
             .unwrap()
@@ -197,7 +213,8 @@ fn several_threads_take_from_one_queue_and_each_completion_reaches_one() {
                 scope.spawn(move || {
                     let mut tickets = Vec::new();
                     while seen.load(Ordering::SeqCst) < CALLS {
-                        if let Some(completion) = completions.next_within(Duration::from_millis(5)) {
+                        if let Some(completion) = completions.next_within(Duration::from_millis(5))
+                        {
                             seen.fetch_add(1, Ordering::SeqCst);
                             tickets.push(completion.ticket());
                             assert_eq!(completion.into_result(), Completed::Write(Ok(())));
@@ -219,7 +236,8 @@ fn several_threads_take_from_one_queue_and_each_completion_reaches_one() {
                 }
             });
         }
-        let tickets: BTreeSet<Ticket> = takers.into_iter().flat_map(|taker| taker.join().unwrap()).collect();
+        let tickets: BTreeSet<Ticket> =
+            takers.into_iter().flat_map(|taker| taker.join().unwrap()).collect();
         assert_eq!(tickets.len(), CALLS);
     });
     assert_eq!(engine.stats().unwrap().keys, CALLS);
@@ -262,7 +280,8 @@ fn submitted_calls_of_a_cluster_complete_through_every_node() {
     assert_eq!(completions.next_within(LATE).unwrap().into_result(), expected);
 }
 
-/// `Completions::next` in a closure waited for an answer that the core could only give when the closure had ended.
+/// `Completions::next` in a closure waited for an answer that the core could only give when the
+/// closure had ended.
 #[test]
 fn completions_are_not_waited_for_on_a_core() {
     let engine = start(Config::standalone("solo"));

@@ -18,8 +18,6 @@ fn panic_text(payload: Box<dyn Any + Send>) -> String {
     payload.downcast_ref::<&str>().map(|text| (*text).to_owned()).expect("a text")
 }
 
-// ── batches ─────────────────────────────────────────────────────────────────────────────────────────────
-
 #[test]
 fn one_of_many_who_miss_a_key_loads_it_for_all() {
     const THREADS: usize = 12;
@@ -36,7 +34,9 @@ fn one_of_many_who_miss_a_key_loads_it_for_all() {
                         engine.get_or_insert_with(key, None, || {
                             loads.fetch_add(1, Ordering::SeqCst);
                             // The others wait, or are about to.
-                            wait_until("all are here", || arrived.load(Ordering::SeqCst) == THREADS);
+                            wait_until("all are here", || {
+                                arrived.load(Ordering::SeqCst) == THREADS
+                            });
                             caller.to_string()
                         })
                     })
@@ -85,7 +85,8 @@ fn different_keys_are_loaded_at_the_same_time() {
     });
 }
 
-/// One caller loads with `first`; a second one comes while it does, and the first goes on then. What both got.
+/// One caller loads with `first`; a second one comes while it does, and the first goes on then.
+/// What both got.
 fn first_and_second<T: Send>(
     engine: &Engine,
     first: impl FnOnce() -> Result<&'static str, &'static str> + Send,

@@ -5,7 +5,8 @@ use std::time::Duration;
 use gridkv::{Engine, Event, LeaveError, MemberState, NotReady};
 
 use crate::support::{
-    LATE, address, alive, assert_shut_down, cluster, keys, node, start, wait_event, wait_settled, wait_until,
+    LATE, address, alive, assert_shut_down, cluster, keys, node, start, wait_event, wait_settled,
+    wait_until,
 };
 
 #[test]
@@ -44,7 +45,7 @@ fn events_tell_who_joined_died_and_left() {
     assert_eq!(states, [MemberState::Alive, MemberState::Dead, MemberState::Left]);
     assert_eq!(events.dropped(), 0);
     drop(first);
-    // No more come, and nobody waits for them.
+    // No more come, and the iterator ends.
     assert!(events.count() < 100);
 }
 
@@ -76,9 +77,10 @@ fn a_whole_zone_may_die_at_once() {
     for n in 0..200 {
         engines[n % 4].set(format!("k{n}"), n.to_string()).unwrap();
     }
-    let zones: Vec<Option<String>> = engines[0].members().into_iter().map(|member| member.zone).collect();
+    let zones: Vec<Option<String>> =
+        engines[0].members().into_iter().map(|member| member.zone).collect();
     assert_eq!(zones, ["a", "a", "b", "b"].map(|zone| Some(zone.to_owned())));
-    // Whoever is told of it looks only for the other one's copies.
+    // Each of the two that are left looks only for the copies of the other.
     engines.drain(2..).for_each(|engine| engine.abort());
     for n in 0..200 {
         assert_eq!(engines[n % 2].get(format!("k{n}")).unwrap(), Some(n.to_string().into_bytes()));
@@ -176,9 +178,13 @@ fn a_node_that_does_not_fit_is_refused_on_both_sides() {
             _ => None,
         };
         wait_event(&there, text, refused);
-        wait_until("the one outside knows why", || match stranger.wait_ready(Duration::from_millis(1)) {
-            Err(error @ NotReady::TooFewMembers { hint: Some(_), .. }) => error.to_string().contains(text),
-            _ => false,
+        wait_until("the one outside knows why", || {
+            match stranger.wait_ready(Duration::from_millis(1)) {
+                Err(error @ NotReady::TooFewMembers { hint: Some(_), .. }) => {
+                    error.to_string().contains(text)
+                }
+                _ => false,
+            }
         });
         assert_eq!(alive(&engines[0]), 2);
     }

@@ -6,8 +6,8 @@ use gridkv::{Config, Engine, MemberState};
 
 use super::wait::LATE;
 
-/// The configuration of a node on a port that the system chooses. Its timeouts are long: tests share
-/// their processors, so silence is no sign of death for a while.
+/// The configuration of a node on a port that the system chooses. Its timeouts are long: tests
+/// share their processors, so silence is no sign of death for a while.
 pub(crate) fn node(id: &str) -> Config {
     Config::new(id, "127.0.0.1:0")
         .suspicion_timeout(Duration::from_secs(5))

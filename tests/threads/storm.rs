@@ -15,8 +15,8 @@ use crate::support::engines::{cluster, start};
 use crate::support::wait::wait_until;
 use crate::{engine_threads, process};
 use gridkv::{
-    Batch, Completed, Completions, Config, Engine, LoadError, NotApplied, Quorum, ReadError, ReadOptions,
-    RunError, SubmitError, Ticket, WriteError, WriteOptions,
+    Batch, Completed, Completions, Config, Engine, LoadError, NotApplied, Quorum, ReadError,
+    ReadOptions, RunError, SubmitError, Ticket, WriteError, WriteOptions,
 };
 
 /// How Linux names the thread that runs the test below: by the first 15 bytes of the test's name.
@@ -34,7 +34,7 @@ struct Counts {
     succeeded: AtomicUsize,
     submitted: AtomicUsize,
     completed: AtomicUsize,
-    /// Submitted, and nobody wants to know any more.
+    /// Submitted by a thread that did not wait for their completions.
     forgotten: AtomicUsize,
 }
 
@@ -50,9 +50,9 @@ impl Counts {
     fn describe(&self) -> String {
         let Self { threads, called, returned, succeeded, submitted, completed, forgotten } = self;
         format!(
-            "{threads:?} threads made {called:?} calls, of which {returned:?} returned, {succeeded:?} of them with \
-             success, and submitted {submitted:?}, of which {completed:?} completed and {forgotten:?} were left to \
-             nobody"
+            "{threads:?} threads made {called:?} calls, of which {returned:?} returned, \
+             {succeeded:?} of them with success, and submitted {submitted:?}, of which \
+             {completed:?} completed and {forgotten:?} were given up"
         )
     }
 }
@@ -62,7 +62,7 @@ struct Caller {
     dice: Dice,
     engines: Vec<Engine>,
     completions: Completions,
-    /// Of calls that have not completed, with their keys.
+    /// The tickets of calls that have not completed, with their keys.
     tickets: BTreeMap<Ticket, u64>,
     counts: Arc<Counts>,
 }
@@ -71,11 +71,14 @@ fn key(n: u64) -> String {
     format!("key {n}")
 }
 
-/// Whoever gives an engine this much to do may be refused; the engine itself is well.
+/// Asserts that a call was refused for want of room or time, and not because the engine has ended.
 fn check_not_applied(error: &NotApplied) {
     let is_wrong = matches!(
         error,
-        NotApplied::ShutDown | NotApplied::EngineFailed | NotApplied::WouldBlockCore | NotApplied::OtherCore
+        NotApplied::ShutDown
+            | NotApplied::EngineFailed
+            | NotApplied::WouldBlockCore
+            | NotApplied::OtherCore
     );
     assert!(!is_wrong, "{error:?}");
 }
@@ -98,7 +101,11 @@ fn check_read(n: u64, result: &Result<Option<Vec<u8>>, ReadError>) -> bool {
             }
             return true;
         }
-        Err(ReadError::TimedOut { .. } | ReadError::Overloaded | ReadError::NotEnoughReplicas { .. }) => {}
+        Err(
+            ReadError::TimedOut { .. }
+            | ReadError::Overloaded
+            | ReadError::NotEnoughReplicas { .. },
+        ) => {}
         Err(error) => panic!("{error:?}"),
     }
     false
@@ -166,7 +173,7 @@ impl Caller {
             Counts::add(&self.counts.returned, 1);
             Counts::add(&self.counts.succeeded, usize::from(has_succeeded));
         }
-        // Some leave their completions to nobody; the others get one for each ticket.
+        // Some do not take their completions; the others get one for each ticket.
         if self.roll(3) > 0 {
             while !self.tickets.is_empty() {
                 self.complete(true);
@@ -219,7 +226,11 @@ impl Caller {
             let n = self.roll(KEYS);
             batch = match self.roll(4) {
                 0 => batch.delete(key(n)),
-                1 => batch.set_with_ttl(key(n), self.value(n), Duration::from_millis(1 + self.roll(50))),
+                1 => batch.set_with_ttl(
+                    key(n),
+                    self.value(n),
+                    Duration::from_millis(1 + self.roll(50)),
+                ),
                 _ => batch.set(key(n), value(n, self.roll(1 << 40), 50)),
             };
         }
@@ -251,7 +262,9 @@ impl Caller {
         match result {
             Ok(Ok(())) => return true,
             Ok(Err(error)) | Err(RunError::NotApplied(error)) => check_not_applied(&error),
-            Err(RunError::Panicked { message }) => assert_eq!((kind, message.as_str()), (0, "as planned")),
+            Err(RunError::Panicked { message }) => {
+                assert_eq!((kind, message.as_str()), (0, "as planned"))
+            }
             Err(RunError::Write { first, .. }) => return check_write(&Err(first)),
             Err(RunError::Indeterminate) => {}
             Err(error) => panic!("{error:?}"),
@@ -309,10 +322,16 @@ impl Caller {
 
     /// Takes a completion, if one is here or must come.
     fn complete(&mut self, must_come: bool) {
-        let next =
-            if must_come { Some(self.completions.next().unwrap()) } else { self.completions.try_next() };
+        let next = if must_come {
+            Some(self.completions.next().unwrap())
+        } else {
+            self.completions.try_next()
+        };
         let Some(completion) = next else { return };
-        let n = self.tickets.remove(&completion.ticket()).expect("a ticket of this thread's, and only once");
+        let n = self
+            .tickets
+            .remove(&completion.ticket())
+            .expect("a ticket of this thread's, and only once");
         Counts::add(&self.counts.completed, 1);
         match completion.into_result() {
             Completed::Write(result) => check_write(&result),
@@ -341,7 +360,9 @@ fn storm(engines: Vec<Engine>) {
                         counts: counts.clone(),
                     };
                     Counts::add(&counts.threads, 1);
-                    thread::spawn(|| caller.live()).join().unwrap_or_else(|panic| resume_unwind(panic));
+                    thread::spawn(|| caller.live())
+                        .join()
+                        .unwrap_or_else(|panic| resume_unwind(panic));
                 }
             })
         })
@@ -357,7 +378,11 @@ fn storm(engines: Vec<Engine>) {
     assert_eq!(Counts::get(&counts.called), Counts::get(&counts.returned));
     let answered = Counts::get(&counts.completed) + Counts::get(&counts.forgotten);
     assert_eq!(Counts::get(&counts.submitted), answered);
-    assert!(Counts::get(&counts.succeeded) > Counts::get(&counts.called) / 10, "{}", counts.describe());
+    assert!(
+        Counts::get(&counts.succeeded) > Counts::get(&counts.called) / 10,
+        "{}",
+        counts.describe()
+    );
     for engine in &engines {
         wait_until("no call is under way", || engine.stats().unwrap().calls_in_flight == 0);
         wait_until("what readers held is free", || engine.stats().unwrap().held_bytes == 0);

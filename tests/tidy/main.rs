@@ -1,27 +1,136 @@
-//! The arrows that must never exist, read off the source.
+//! What the repository promises about its own source: who may name whom, where unsafe code is, how
+//! long lines and files are, and how plain the words of comments.
+//!
+//! `cargo test --test tidy -- --nocapture` prints the marker words of each folder.
 
+mod arrows;
+mod prose;
+mod source;
+
+use std::collections::BTreeSet;
+use std::fmt::Write;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-/// Where logic is pure: it takes time, events and chance as arguments and returns actions.
-const PURE: &[&str] = &[
-    "clock.rs",
-    "control",
-    "entry.rs",
-    "membership",
-    "placement.rs",
-    "replication",
-    "shard",
-    "sim",
-    "store",
-    "types.rs",
-    "wire",
+use crate::arrows::Arrows;
+use crate::prose::{Count, Prose};
+use crate::source::{FOLDERS, Source, files, relative, sources};
+
+// ── the house ──
+
+/// The rooms of `src`, each a folder or a file, from the top floor down; and the rooms that each
+/// may name. All of those stand below it.
+#[rustfmt::skip]
+const ROOMS: &[(&str, &str)] = &[
+    // The top: what an app sees.
+    ("lib", "engine runtime shard config discovery events error options types"),
+    ("engine", "runtime shard config store discovery events error options entry quorums clock \
+                types"),
+    // Drivers: real threads, sockets and clocks, or simulated ones.
+    ("runtime", "control shard config wire store discovery events error options placement entry \
+                 clock types sync prefetch"),
+    ("sim", "control shard replication config wire store membership events error options placement \
+             entry quorums clock types mutants"),
+    // The protocol: state machines.
+    ("control", "shard config wire membership discovery events error placement quorums clock types \
+                 mutants"),
+    ("shard", "replication config wire store error options placement entry quorums clock types \
+               mutants"),
+    ("replication", "wire error placement entry quorums clock types mutants"),
+    // The ground.
+    ("config", "discovery error options placement quorums types"),
+    ("wire", "membership placement entry quorums clock types"),
+    ("store", "options entry clock types sync prefetch mutants"),
+    ("membership", "clock types mutants"),
+    ("discovery", "types"),
+    ("events", "types"),
+    ("error", "quorums types"),
+    ("options", "quorums types"),
+    ("placement", "quorums types mutants"),
+    ("entry", "clock types sync prefetch mutants"),
+    ("quorums", "types mutants"),
+    ("clock", "types mutants"),
+    ("types", "mutants"),
+    ("sync", "mutants"),
+    ("prefetch", ""),
+    ("mutants", ""),
 ];
 
-/// What pure code never names: the system, and whoever drives it.
+/// The room of a file: `store/table/mod.rs` is in `store`.
+fn room(file: &str) -> &str {
+    file.split('/').next().unwrap().trim_end_matches(".rs")
+}
+
+/// Whether the floor plan lets a room name another one.
+fn may_name(above: &str, below: &str) -> bool {
+    let rooms = ROOMS.iter().find(|(name, _)| *name == above);
+    rooms.is_some_and(|(_, may)| may.split_whitespace().any(|name| name == below))
+}
+
+#[test]
+fn a_room_names_only_rooms_that_it_may() {
+    let mut wrong = Vec::new();
+    for (from, to) in Arrows::new(&sources("src")).all() {
+        let (above, below) = (room(from), room(to));
+        if above != below && !may_name(above, below) {
+            wrong.push(format!("{above} names {below}: {from} -> {to}"));
+        }
+    }
+    assert_none("arrows that the floor plan does not have", &wrong);
+}
+
+#[test]
+fn the_floor_plan_has_every_room_and_points_down() {
+    let place = |room: &str| ROOMS.iter().position(|(name, _)| *name == room);
+    let mut wrong = Vec::new();
+    for (at, (name, may)) in ROOMS.iter().enumerate() {
+        let is_below = |other: &&str| place(other).is_some_and(|other| other > at);
+        let others = may.split_whitespace().filter(|other| !is_below(other));
+        wrong.extend(others.map(|other| format!("{name} may name {other}, which is not below it")));
+    }
+    let sources = sources("src");
+    let rooms = sources.iter().map(|source| room(source.path.trim_start_matches("src/")));
+    let rooms: BTreeSet<&str> = rooms.collect();
+    let empty = ROOMS.iter().filter(|(name, _)| !rooms.contains(name));
+    wrong.extend(empty.map(|(name, _)| format!("there is no room {name}")));
+    let unknown = rooms.iter().filter(|room| place(room).is_none());
+    wrong.extend(unknown.map(|room| format!("the floor plan lacks the room {room}")));
+    assert_none("faults of the floor plan", &wrong);
+}
+
+#[test]
+fn files_do_not_name_each_other_in_a_circle() {
+    let arrows = Arrows::new(&sources("src"));
+    let circles = arrows.circles().into_iter().map(|circle| {
+        let arrows: Vec<String> =
+            circle.into_iter().map(|(from, to)| format!("{from} -> {to}")).collect();
+        arrows.join("\n    ") + "\n"
+    });
+    let circles: Vec<String> = circles.collect();
+    assert_none("circles", &circles);
+}
+
+/// Fails if there is any, and lists them.
+#[track_caller]
+fn assert_none(what: &str, found: &[String]) {
+    assert!(found.is_empty(), "{} {what}:\n    {}", found.len(), found.join("\n    "));
+}
+
+// ── what code may name ──
+
+/// Rooms whose logic is pure: it takes time, events and chance as arguments and returns actions.
+#[rustfmt::skip]
+const PURE: &[&str] = &[
+    "sim", "control", "shard", "replication", "wire", "store", "membership", "placement", "entry",
+    "quorums", "clock", "types", "mutants",
+];
+
+/// What pure code never names: the system.
 const IMPURE: &[&str] = &[
     "std::thread",
     "std::io",
+    "std::net::Tcp",
+    "std::net::Udp",
     "std::process",
     "TcpStream",
     "TcpListener",
@@ -34,87 +143,160 @@ const IMPURE: &[&str] = &[
     "thread_rng",
     "rand::rng(",
     "RandomState",
-    "crate::runtime",
-    "crate::engine",
 ];
 
 /// What may have unsafe code: memory that is shared without locks.
-const UNSAFE: &[&str] =
-    &["entry.rs", "prefetch.rs", "runtime/ring.rs", "runtime/slot.rs", "store/reclaim.rs", "store/table.rs"];
+const UNSAFE: &[&str] = &[
+    "entry.rs",
+    "prefetch.rs",
+    "runtime/ring.rs",
+    "runtime/slot.rs",
+    "store/reclaim.rs",
+    "store/table",
+];
 
-fn source() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("src")
-}
-
-/// Every Rust file at or below `path`.
-fn files(path: &Path) -> Vec<PathBuf> {
-    if path.is_file() {
-        return vec![path.to_owned()];
-    }
-    let entries = fs::read_dir(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-    entries.flat_map(|entry| files(&entry.unwrap().path())).collect()
-}
-
-/// The lines of a file that are code: no comments, no tests.
-fn code(path: &Path) -> String {
-    let parts = path.strip_prefix(source()).unwrap();
-    if parts.ends_with("tests.rs") || parts.iter().any(|part| part == "tests") {
-        return String::new();
-    }
-    let text = fs::read_to_string(path).unwrap();
-    let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
-    code.lines().filter(|line| !line.trim_start().starts_with("//")).map(|line| format!("{line}\n")).collect()
-}
-
-fn assert_absent(parts: &[&str], names: &[&str]) {
-    for file in parts.iter().flat_map(|part| files(&source().join(part))) {
-        let code = code(&file);
-        for name in names {
-            assert!(!code.contains(name), "{} names {name}", file.display());
+#[test]
+fn pure_code_does_not_name_the_system() {
+    let mut wrong = Vec::new();
+    for source in sources("src") {
+        let file = source.path.trim_start_matches("src/");
+        let names = IMPURE.iter().filter(|name| source.code.contains(**name));
+        if PURE.contains(&room(file)) {
+            wrong.extend(names.map(|name| format!("{file} names {name}")));
         }
     }
+    assert_none("impure names", &wrong);
 }
 
-#[test]
-fn pure_code_names_neither_the_system_nor_its_drivers() {
-    assert_absent(PURE, IMPURE);
-}
-
-#[test]
-fn store_and_replication_meet_in_the_shard_alone() {
-    assert_absent(&["store"], &["crate::replication", "crate::shard"]);
-    assert_absent(&["replication"], &["crate::store", "crate::shard"]);
-}
-
+/// Which protocol a socket serves it need not know.
 #[test]
 fn sockets_know_neither_shard_nor_store() {
-    assert_absent(
-        &["runtime/net"],
-        &["crate::shard", "crate::store", "crate::control", "crate::replication"],
-    );
-}
-
-#[test]
-fn nothing_but_the_simulator_names_the_simulator() {
-    for file in files(&source()).into_iter().filter(|file| !file.starts_with(source().join("sim"))) {
-        let code = code(&file);
-        let names_it = code.contains("crate::sim::") || code.contains("crate::sim;");
-        assert!(!names_it, "{} names the simulator", file.display());
+    let mut wrong = Vec::new();
+    for (from, to) in Arrows::new(&sources("src")).all() {
+        let is_protocol = ["shard", "store", "control", "replication"].contains(&room(to));
+        if from.starts_with("runtime/net/") && is_protocol {
+            wrong.push(format!("{from} -> {to}"));
+        }
     }
-}
-
-#[test]
-fn nothing_names_the_engine() {
-    let is_below = |file: &PathBuf| !file.ends_with("engine.rs") && !file.ends_with("lib.rs");
-    for file in files(&source()).into_iter().filter(is_below) {
-        assert!(!code(&file).contains("crate::engine"), "{} names the engine", file.display());
-    }
+    assert_none("arrows from sockets", &wrong);
 }
 
 #[test]
 fn unsafe_code_is_where_it_belongs() {
-    let is_elsewhere = |file: &PathBuf| !UNSAFE.iter().any(|part| file.starts_with(source().join(part)));
-    for file in files(&source()).into_iter().filter(is_elsewhere) {
-        assert!(!code(&file).contains("unsafe "), "{} has unsafe code", file.display());
+    let all = sources("src");
+    let may = |source: &&Source| {
+        let file = source.path.trim_start_matches("src/");
+        UNSAFE.iter().any(|part| file.starts_with(part))
+    };
+    let has_any = |source: &&Source| source.code.contains("unsafe ");
+    let wrong = all.iter().filter(|source| !may(source)).filter(has_any);
+    let wrong: Vec<String> = wrong.map(|source| source.path.clone()).collect();
+    assert_none("files with unsafe code", &wrong);
+}
+
+// ── length ──
+
+/// Two files fit next to each other on a screen.
+const MAX_LINE_CHARS: usize = 100;
+
+/// A file is read in one go. Unit tests do not count.
+const MAX_FILE_LINES: usize = 600;
+
+/// What a longer file says in one of its first lines, with the reason.
+const WHY_LONGER: &str = "Longer than 600 lines because";
+
+#[test]
+fn lines_are_short() {
+    let all = FOLDERS.iter().flat_map(|folder| sources(folder));
+    let mut wrong = Vec::new();
+    for source in all {
+        let lines = source.text.lines().enumerate();
+        // A link cannot be broken.
+        let long = lines
+            .filter(|(_, line)| line.chars().count() > MAX_LINE_CHARS && !line.contains("://"));
+        wrong.extend(long.map(|(at, line)| {
+            format!("{}:{}: {} columns", source.path, at + 1, line.chars().count())
+        }));
     }
+    assert_none("lines that are too long", &wrong);
+}
+
+#[test]
+fn files_are_short_or_say_why_not() {
+    let all = FOLDERS.iter().flat_map(|folder| sources(folder));
+    let mut wrong = Vec::new();
+    for source in all {
+        let lines = source.text.lines().count() - source.test_lines;
+        let says_why = source.text.lines().take(5).any(|line| line.contains(WHY_LONGER));
+        if lines > MAX_FILE_LINES && !says_why {
+            wrong.push(format!("{}: {lines} lines without its tests", source.path));
+        }
+    }
+    assert_none("files that are too long and do not say why", &wrong);
+}
+
+// ── words ──
+
+/// How many marker words may stand in a thousand words of comment. Only ever falls. None may stand
+/// in what users read.
+const MAX_MARKERS_PER_THOUSAND: f64 = 4.0;
+
+/// How many docs may begin with a fragment. Only ever falls.
+const MAX_FRAGMENTS: usize = 40;
+
+/// The text of the Markdown files that users read.
+fn pages() -> Vec<Prose> {
+    let mut pages = files("docs", ".md");
+    pages.push(source::repository().join("README.md"));
+    let read = |path: PathBuf| Prose {
+        path: relative(&path),
+        line: 1,
+        text: fs::read_to_string(path).unwrap(),
+    };
+    pages.into_iter().map(read).collect()
+}
+
+#[test]
+fn comments_have_few_marker_words() {
+    let mut all = Count::default();
+    let mut table = String::new();
+    for folder in FOLDERS {
+        let found = Count::of(&prose::comments(&sources(folder)));
+        row(&mut table, folder, &found);
+        all.words += found.words;
+        all.markers.extend(found.markers);
+    }
+    row(&mut table, "all comments", &all);
+    println!("{table}");
+    let rate = all.per_thousand();
+    assert!(
+        rate <= MAX_MARKERS_PER_THOUSAND,
+        "{rate:.1} marker words in 1,000, and not {MAX_MARKERS_PER_THOUSAND}:\n{table}{}",
+        all.markers.join("\n")
+    );
+}
+
+#[test]
+fn public_docs_have_no_marker_words() {
+    let docs = Count::of(&prose::public_docs(&sources("src")));
+    let pages = Count::of(&pages());
+    let mut table = String::new();
+    row(&mut table, "public docs", &docs);
+    row(&mut table, "README, docs/", &pages);
+    println!("{table}");
+    let found = [docs.markers, pages.markers].concat();
+    assert_none("marker words in what users read", &found);
+}
+
+fn row(table: &mut String, what: &str, count: &Count) {
+    let (markers, words, rate) = (count.markers.len(), count.words, count.per_thousand());
+    writeln!(table, "{what:14} {words:7} words {markers:5} markers {rate:6.2} in 1,000").unwrap();
+}
+
+#[test]
+fn docs_begin_with_a_whole_sentence() {
+    let all = FOLDERS.iter().flat_map(|folder| prose::fragments(&sources(folder)));
+    let found: Vec<String> = all.collect();
+    println!("{} docs begin with a fragment", found.len());
+    assert!(found.len() <= MAX_FRAGMENTS, "{} fragments:\n{}", found.len(), found.join("\n"));
 }

@@ -23,7 +23,7 @@ const KEYS_PER_WRITER: usize = 8;
 
 /// A node as its clients see it.
 struct Slot {
-    /// Where they come in. `None` while it is down.
+    /// The way in for clients. `None` while the node is down.
     door: Option<Door>,
     /// How many lives it has had.
     life: usize,
@@ -31,7 +31,8 @@ struct Slot {
     is_ending: bool,
 }
 
-/// Clients at each of some nodes, and what they know. Each key holds numbers that only grow, by one writer.
+/// Clients at each of some nodes, and what they know. Each key holds numbers that only grow, by one
+/// writer.
 pub(crate) struct Load {
     _turn: RwLockReadGuard<'static, ()>,
     slots: Vec<Mutex<Slot>>,
@@ -69,7 +70,8 @@ struct Way<'a> {
 
 impl Load {
     pub(crate) fn new(nodes: &[Node], is_strong: bool) -> Self {
-        let slot = |node: &Node| Mutex::new(Slot { door: Some(node.door()), life: 1, is_ending: false });
+        let slot =
+            |node: &Node| Mutex::new(Slot { door: Some(node.door()), life: 1, is_ending: false });
         let keys = nodes.len() * WRITERS * KEYS_PER_WRITER;
         Self {
             _turn: LOADS.read().unwrap_or_else(PoisonError::into_inner),
@@ -114,7 +116,7 @@ impl Load {
         self.slot(slot).is_ending = true;
     }
 
-    /// Nobody comes in any more.
+    /// Keeps clients out of this node from now on.
     pub(crate) fn close(&self, slot: usize) {
         self.slot(slot).door = None;
     }
@@ -141,21 +143,28 @@ impl Load {
 
     /// Waits until each key was written and acknowledged this many times more.
     pub(crate) fn wait_writes(&self, more: u64) {
-        let goals: Vec<u64> = self.keys.iter().map(|key| key.acked.load(Ordering::SeqCst) + more).collect();
+        let goals: Vec<u64> =
+            self.keys.iter().map(|key| key.acked.load(Ordering::SeqCst) + more).collect();
         wait_until("every key is written under load", || {
             self.check();
-            self.keys.iter().zip(&goals).all(|(key, goal)| key.acked.load(Ordering::SeqCst) >= *goal)
+            self.keys
+                .iter()
+                .zip(&goals)
+                .all(|(key, goal)| key.acked.load(Ordering::SeqCst) >= *goal)
         });
     }
 
-    /// With nobody writing and no copy missing, each node has, of each key, the last acknowledged number or one
-    /// that was begun after it, and they agree.
+    /// Asserts that each node has the last acknowledged number of each key, or one that was begun
+    /// after it, and that the nodes agree. The clients have ended, and no copy is missing.
     pub(crate) fn check_nothing_lost(&self, nodes: &mut [Node]) {
         for (number, key) in self.keys.iter().enumerate() {
-            let (acked, tried) = (key.acked.load(Ordering::SeqCst), key.tried.load(Ordering::SeqCst));
+            let (acked, tried) =
+                (key.acked.load(Ordering::SeqCst), key.tried.load(Ordering::SeqCst));
             let found: Vec<u64> = nodes
                 .iter_mut()
-                .map(|node| number_of(&node.ask(&format!("get {}", name(number)))).expect("a number"))
+                .map(|node| {
+                    number_of(&node.ask(&format!("get {}", name(number)))).expect("a number")
+                })
                 .collect();
             assert!(
                 found.iter().all(|found| (acked..=tried).contains(found))
@@ -173,7 +182,8 @@ impl Load {
 
     pub(crate) fn figures(&self) -> String {
         format!(
-            "{} writes acknowledged, {} reads, {} calls failed through ending nodes, the longest other took {:.1?}",
+            "{} writes acknowledged, {} reads, {} calls failed through ending nodes, \
+             the longest other took {:.1?}",
             self.writes.load(Ordering::Relaxed),
             self.reads.load(Ordering::Relaxed),
             self.excused.load(Ordering::Relaxed),
@@ -195,7 +205,7 @@ fn name(key: usize) -> String {
     format!("k{key}")
 }
 
-/// The number in the answer to a read; zero where there is none yet. `None` where it failed.
+/// The number in the answer to a read: zero if the key has no value yet, `None` if the read failed.
 fn number_of(answer: &str) -> Option<u64> {
     match answer {
         "none" => Some(0),
@@ -209,8 +219,8 @@ impl<'a> Way<'a> {
         Self { load, name: format!("{home}{name}"), home, at: None, given_up }
     }
 
-    /// Calls at its own node, or at the next one that serves. `None` where the call failed, which it may through a
-    /// node that ends, and nowhere else.
+    /// Calls at its own node, or at the next one that serves. `None` where the call failed, which
+    /// it may through a node that ends, and nowhere else.
     fn call(&mut self, command: &str) -> Option<String> {
         self.go_home();
         let Some((slot, life, client)) = &self.at else {
@@ -243,7 +253,8 @@ impl<'a> Way<'a> {
         None
     }
 
-    /// Sees to it that it is at its own node, or else the first that serves and that it has not given up.
+    /// Sees to it that it is at its own node, or else the first that serves and that it has not
+    /// given up.
     fn go_home(&mut self) {
         let count = self.load.slots.len();
         for slot in (0..count).map(|step| (self.home + step) % count) {
@@ -293,7 +304,7 @@ impl<'a> Way<'a> {
             let floor = if self.load.is_strong { acked } else { acked.min(1) };
             let read = self.call(&format!("get {}", name(number)));
             self.check_read(number, read, floor, "what was acknowledged");
-            // Local reads leave the processors to nobody else.
+            // Local reads would take the processors from all others.
             thread::sleep(Duration::from_millis(1));
         }
     }
@@ -305,8 +316,9 @@ impl<'a> Way<'a> {
         if !number_of(&read).is_some_and(|found| (floor..=tried).contains(&found)) {
             let at = self.at.as_ref().map(|(slot, life, _)| (*slot, *life));
             let key = name(number);
-            self.load
-                .is_wrong(format!("{key} at {at:?}: {read:?} after {floor}, {what}; tried up to {tried}"));
+            self.load.is_wrong(format!(
+                "{key} at {at:?}: {read:?} after {floor}, {what}; tried up to {tried}"
+            ));
         }
     }
 }

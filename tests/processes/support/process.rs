@@ -21,28 +21,29 @@ pub(crate) struct Node {
     door: Door,
 }
 
-/// Where clients of a node come in, for as long as it runs.
+/// The way in for clients of a node, for as long as it runs.
 #[derive(Clone)]
 pub(crate) struct Door {
-    /// Until nobody speaks to it any more.
+    /// `None` once it was closed.
     stdin: Arc<Mutex<Option<ChildStdin>>>,
     clients: Arc<Mutex<Clients>>,
 }
 
-/// To whom its answers go, by name. None once it is gone.
+/// Who gets its answers, by name. `None` once the node has ended.
 type Clients = Option<BTreeMap<String, Sender<String>>>;
 
-/// One that calls a node beside others.
+/// A client of a node, which may have others at the same time.
 pub(crate) struct Client {
     name: String,
     lines: Receiver<String>,
     door: Door,
 }
 
-/// `cargo test` builds the examples beside the tests.
+/// The `node` example, which `cargo test` builds in a folder next to that of the tests.
 fn program() -> PathBuf {
     let test = std::env::current_exe().expect("this test is a program");
-    let profile = test.parent().and_then(|deps| deps.parent()).expect("it is in target/PROFILE/deps");
+    let profile =
+        test.parent().and_then(|deps| deps.parent()).expect("it is in target/PROFILE/deps");
     let program = profile.join("examples").join("node");
     assert!(
         program.exists(),
@@ -78,8 +79,8 @@ pub(crate) fn spawn(id: &str, flags: &[&str]) -> Child {
 }
 
 impl Node {
-    /// Silence is no sign of death for a while, where the flags do not say otherwise: the tests share
-    /// their processors.
+    /// Silence is no sign of death for a while, where the flags do not say otherwise: the tests
+    /// share their processors.
     pub(crate) fn start(id: &str, flags: &[&str]) -> Self {
         Self::start_by(&[], id, flags)
     }
@@ -97,13 +98,16 @@ impl Node {
         let clients = door.clients.clone();
         thread::spawn(move || {
             for line in stdout.lines().map_while(Result::ok) {
-                let Some((name, answer)) = line.strip_prefix('@').and_then(|line| line.split_once(' '))
+                let Some((name, answer)) =
+                    line.strip_prefix('@').and_then(|line| line.split_once(' '))
                 else {
                     let _ = sender.send(line);
                     continue;
                 };
-                if let Some(client) = clients.lock().unwrap().as_ref().and_then(|clients| clients.get(name)) {
-                    // Whoever is not there any more does not wait.
+                if let Some(client) =
+                    clients.lock().unwrap().as_ref().and_then(|clients| clients.get(name))
+                {
+                    // A client that has ended does not wait for its answer.
                     let _ = client.send(answer.to_owned());
                 }
             }
@@ -133,7 +137,9 @@ impl Node {
     }
 
     fn line(&self) -> String {
-        self.lines.recv_timeout(LATE).unwrap_or_else(|_| panic!("no answer; it said: {}", self.stderr()))
+        self.lines
+            .recv_timeout(LATE)
+            .unwrap_or_else(|_| panic!("no answer; it said: {}", self.stderr()))
     }
 
     pub(crate) fn stderr(&self) -> String {
@@ -199,7 +205,9 @@ impl Node {
             let status = std::fs::read_to_string(task.unwrap().path().join("status")).unwrap();
             status.lines().any(|line| line.starts_with("State:") && line.contains("(stopped)"))
         };
-        wait_until("all its threads have stopped", || std::fs::read_dir(&tasks).unwrap().all(is_stopped));
+        wait_until("all its threads have stopped", || {
+            std::fs::read_dir(&tasks).unwrap().all(is_stopped)
+        });
     }
 
     pub(crate) fn resume(&self) {
@@ -211,7 +219,7 @@ impl Node {
         self.child.wait().expect("it ends")
     }
 
-    /// How it ends when nobody speaks to it any more.
+    /// Closes its standard input, and returns how it ends then.
     pub(crate) fn end(mut self) -> ExitStatus {
         self.door.stdin.lock().unwrap().take();
         self.wait_gone()
@@ -250,7 +258,9 @@ impl Client {
         match self.lines.recv_timeout(LATE) {
             Ok(answer) => Some(answer),
             Err(RecvTimeoutError::Disconnected) => None,
-            Err(RecvTimeoutError::Timeout) => panic!("no answer to {command} of client {}", self.name),
+            Err(RecvTimeoutError::Timeout) => {
+                panic!("no answer to {command} of client {}", self.name)
+            }
         }
     }
 }

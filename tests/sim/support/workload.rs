@@ -20,7 +20,8 @@ struct Key {
 
 impl Key {
     fn may_be(&self, value: &[u8]) -> bool {
-        self.acknowledged.as_deref() == Some(value) || self.indeterminate.iter().any(|other| other == value)
+        self.acknowledged.as_deref() == Some(value)
+            || self.indeterminate.iter().any(|other| other == value)
     }
 }
 
@@ -29,7 +30,7 @@ pub(crate) struct Workload {
     seed: u64,
     /// R ≥ 2: a read must see what was acknowledged before it.
     pub(crate) strong: bool,
-    /// Not called: it knows nobody yet.
+    /// Gets no calls: it has only just started, and knows no member yet.
     pub(crate) new: Option<usize>,
     random: u64,
     keys: Vec<Key>,
@@ -41,7 +42,16 @@ pub(crate) struct Workload {
 impl Workload {
     pub(crate) fn new(seed: u64, keys: usize) -> Self {
         let keys = vec![Key::default(); keys];
-        Self { seed, strong: false, new: None, random: seed, keys, acknowledged: 0, failed: 0, reads: 0 }
+        Self {
+            seed,
+            strong: false,
+            new: None,
+            random: seed,
+            keys,
+            acknowledged: 0,
+            failed: 0,
+            reads: 0,
+        }
     }
 
     /// A number below `limit`: SplitMix64.
@@ -151,7 +161,10 @@ impl Workload {
                 let key = &self.keys[at];
                 match cluster.outcome(call) {
                     Some(Outcome::Read(Ok(Some(value)))) => {
-                        assert!(key.may_be(value), "seed {seed}: key {at} through {node} is {value:?}");
+                        assert!(
+                            key.may_be(value),
+                            "seed {seed}: key {at} through {node} is {value:?}"
+                        );
                     }
                     Some(Outcome::Read(Ok(None))) if key.acknowledged.is_none() => {}
                     other => panic!("seed {seed}: key {at} through {node}: {other:?}"),
@@ -161,7 +174,11 @@ impl Workload {
         for (at, key) in self.keys.iter().enumerate() {
             if key.acknowledged.is_some() {
                 let held = cluster.copies(format!("key-{at}"));
-                assert!(held.len() == copies, "seed {seed}: key {at} has {} copies: {held:?}", held.len());
+                assert!(
+                    held.len() == copies,
+                    "seed {seed}: key {at} has {} copies: {held:?}",
+                    held.len()
+                );
             }
         }
     }
@@ -175,8 +192,8 @@ pub(crate) fn lossy() -> SimOptions {
     options
 }
 
-/// One thing at a time: a crash, a newcomer, a leave, a restart, a pause with or without a false death,
-/// each among calls, each settled before the next.
+/// One thing at a time: a crash, a newcomer, a leave, a restart, a pause with or without a false
+/// death, each among calls, each settled before the next.
 pub(crate) fn one_thing_at_a_time(seed: u64, options: SimOptions) -> Traced {
     let mut workload = Workload::new(seed, 60);
     let start = 3 + workload.pick(2);
@@ -223,11 +240,15 @@ pub(crate) fn one_thing_at_a_time(seed: u64, options: SimOptions) -> Traced {
     cluster.run_for(2 * SECOND);
     let copies = Workload::running(&cluster, nodes).len().min(3);
     workload.check(&mut cluster, nodes, copies);
-    assert!(workload.acknowledged > workload.failed, "seed {seed}: {} writes failed", workload.failed);
+    assert!(
+        workload.acknowledged > workload.failed,
+        "seed {seed}: {} writes failed",
+        workload.failed
+    );
     cluster
 }
 
-/// As many seeds as `GRIDKV_SEEDS` says, or so many, from `GRIDKV_SEED` on, or from zero.
+/// Seeds from `GRIDKV_SEED` or zero on: as many as `GRIDKV_SEEDS` says, or else `count`.
 pub(crate) fn seeds(count: u64) -> std::ops::Range<u64> {
     let number = |name| std::env::var(name).ok().and_then(|number| number.parse().ok());
     let from = number("GRIDKV_SEED").unwrap_or(0);

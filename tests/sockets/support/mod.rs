@@ -26,9 +26,9 @@ pub(crate) const SOON: Duration = Duration::from_millis(30);
 /// too; and short enough to be waited out.
 pub(crate) const A_WHILE: Duration = Duration::from_millis(500);
 
-/// Returns the processors, until the guard is dropped. Two kinds of tests take them and run one at a
-/// time: those that keep every processor busy, and those that count how far other callers get
-/// meanwhile. All other tests run beside them, and have long timeouts.
+/// Returns the processors, until the guard is dropped. Two kinds of tests take them and run one at
+/// a time: those that keep every processor busy, and those that count how far other callers get at
+/// the same time. All other tests run along with them, and have long timeouts.
 pub(crate) fn processors() -> MutexGuard<'static, ()> {
     static PROCESSORS: Mutex<()> = Mutex::new(());
     // A test that failed has left nothing behind.
@@ -100,7 +100,11 @@ pub(crate) fn assert_shut_down(engine: &Engine) {
 }
 
 /// Waits for an event that `wanted` picks, passes over the others, and returns what it picked.
-pub(crate) fn wait_event<T>(events: &Events, what: &str, wanted: impl Fn(&Event) -> Option<T>) -> T {
+pub(crate) fn wait_event<T>(
+    events: &Events,
+    what: &str,
+    wanted: impl Fn(&Event) -> Option<T>,
+) -> T {
     let start = Instant::now();
     let mut seen = Vec::new();
     while start.elapsed() < LATE {
