@@ -7,7 +7,7 @@ use gridkv::{
     WriteOptions,
 };
 
-use crate::support::{address, cluster, node, start, wait_settled, wait_until};
+use crate::support::{address, cluster, node, processors, start, wait_settled, wait_until};
 
 const KEYS: usize = 200;
 
@@ -35,6 +35,7 @@ fn write(engine: &Engine, value: &str) {
 
 #[test]
 fn every_node_reads_every_key_from_its_own_memory_whoever_comes_and_goes() {
+    let _processors = processors();
     let mut engines = cluster(4, all);
     write(&engines[1], "first");
     for engine in &engines {

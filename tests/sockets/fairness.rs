@@ -126,6 +126,7 @@ fn whoever_floods_a_core_with_submitted_calls_leaves_others_their_turn() {
 
 #[test]
 fn a_cluster_works_under_every_idle_strategy() {
+    let _processors = processors();
     let adaptive = |micros| IdleStrategy::Adaptive { max_spin: Duration::from_micros(micros) };
     for idle in
         [IdleStrategy::Park, adaptive(0), adaptive(50), adaptive(10_000), IdleStrategy::Busy]
