@@ -26,10 +26,10 @@ pub(crate) const SOON: Duration = Duration::from_millis(30);
 /// too; and short enough to be waited out.
 pub(crate) const A_WHILE: Duration = Duration::from_millis(500);
 
-/// Returns the processors, until the guard is dropped. Tests of three kinds take them and run one at
-/// a time: those that keep every processor busy, those that count how far other callers get at the
-/// same time, and those that move all partitions again and again within a limit. All other tests run
-/// along with them, and have long timeouts.
+/// Returns the processors, until the guard is dropped. Tests of three kinds take them and run one
+/// at a time: those that keep every processor busy, those that count how far other callers get at
+/// the same time, and those that move all partitions again and again within a limit. All other
+/// tests run along with them, and have long timeouts.
 pub(crate) fn processors() -> MutexGuard<'static, ()> {
     static PROCESSORS: Mutex<()> = Mutex::new(());
     // A test that failed has left nothing behind.
