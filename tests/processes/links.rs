@@ -1,0 +1,373 @@
+//! Clusters of processes, each in a network of its own, whose cables are pulled.
+//!
+//! A *host* is a network namespace with one interface. All are plugged into two bridges, left and
+//! right, which a cable joins. The system must allow this (to root, on most); if it does not, the
+//! tests say so and pass.
+
+use std::io::Write;
+use std::process::{self, Command};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::support::load::Load;
+use crate::support::process::{Node, wait_settled};
+use crate::support::wait_until;
+
+const IDS: [&str; 4] = ["a", "b", "c", "d"];
+
+/// An address at which no host is.
+const NOBODY: &str = "02:00:00:00:00:ff";
+
+/// How a system says that it does not allow, or does not have, such networks.
+const REFUSALS: [&str; 5] =
+    ["not permitted", "Permission denied", "not supported", "Unknown device type", "no program"];
+
+// ── the network ──
+
+/// Hosts and what joins them. Dropped, all of it is removed.
+struct Wires {
+    switch: String,
+    hosts: Vec<String>,
+}
+
+impl Wires {
+    /// This many hosts at the left, and this many at the right. `None`, and a word about it, where
+    /// the system does not allow such things.
+    fn new(left: usize, right: usize) -> Option<Self> {
+        static MADE: AtomicUsize = AtomicUsize::new(0);
+        let name = format!("gridkv-{}-{}", process::id(), MADE.fetch_add(1, Ordering::Relaxed));
+        let host = |number: usize| format!("{name}-{}", IDS[number]);
+        let wires = Self { switch: format!("{name}-s"), hosts: (0..left + right).map(host).collect() };
+        if let Err(why) = wires.make(left) {
+            let is_refusal = REFUSALS.iter().any(|refusal| why.contains(refusal));
+            assert!(is_refusal, "the network cannot be made, and not because it may not be: {why}");
+            // Not by a macro: what these print is not seen of a test that passes.
+            let _ = writeln!(
+                std::io::stderr(),
+                "\n*** SKIPPED: a test of tests/processes/links.rs wants network namespaces, \
+                 and {why} ***"
+            );
+            return None;
+        }
+        Some(wires)
+    }
+
+    fn make(&self, left: usize) -> Result<(), String> {
+        let switch = &self.switch;
+        ip(&format!("netns add {switch}"))?;
+        for side in ["left", "right"] {
+            ip(&format!("-n {switch} link add {side} type bridge"))?;
+            ip(&format!("-n {switch} link set {side} up"))?;
+        }
+        ip(&format!("-n {switch} link add cable type veth peer name cable-end"))?;
+        for (end, side) in [("cable", "left"), ("cable-end", "right")] {
+            ip(&format!("-n {switch} link set {end} master {side} up"))?;
+        }
+        for (number, host) in self.hosts.iter().enumerate() {
+            let side = if number < left { "left" } else { "right" };
+            let (port, mac, address) = (port(number), mac(number), address(number));
+            ip(&format!("netns add {host}"))?;
+            ip(&format!("-n {switch} link add {port} type veth peer name eth0 address {mac} netns {host}"))?;
+            ip(&format!("-n {switch} link set {port} master {side} up"))?;
+            ip(&format!("-n {host} address add {address}/24 dev eth0"))?;
+            ip(&format!("-n {host} link set lo up"))?;
+            ip(&format!("-n {host} link set eth0 up"))?;
+            // Processes can be started there.
+            ip(&format!("netns exec {host} true"))?;
+        }
+        Ok(())
+    }
+
+    /// Cuts the cable between left and right, or repairs it.
+    fn set_cable(&self, state: &str) {
+        ip(&format!("-n {} link set cable {state}", self.switch)).expect("it is there");
+    }
+
+    /// Unplugs a host, or plugs it in. It keeps its address and hears nothing.
+    fn set_port(&self, host: usize, state: &str) {
+        ip(&format!("-n {} link set {} {state}", self.switch, port(host))).expect("it is there");
+    }
+
+    /// What one host sends to another gets lost. It still hears the other.
+    fn cut_one_way(&self, from: usize, to: usize) {
+        self.set_neighbour(from, to, NOBODY);
+    }
+
+    fn heal_one_way(&self, from: usize, to: usize) {
+        self.set_neighbour(from, to, &mac(to));
+    }
+
+    fn set_neighbour(&self, from: usize, to: usize, mac: &str) {
+        let (host, to) = (&self.hosts[from], address(to));
+        ip(&format!("-n {host} neighbour replace {to} lladdr {mac} nud permanent dev eth0"))
+            .expect("it is there");
+    }
+
+    /// A node on each host that see each other and serve.
+    fn cluster(&self, flags: &[&str]) -> Vec<Node> {
+        let mut nodes: Vec<Node> = (0..self.hosts.len()).map(|host| self.start(host, flags)).collect();
+        wait_settled(&mut nodes);
+        nodes
+    }
+
+    /// Its seeds are all the hosts.
+    fn start(&self, host: usize, flags: &[&str]) -> Node {
+        let address = |host| format!("{}:7000", address(host));
+        let own = address(host);
+        let seeds: Vec<String> = (0..self.hosts.len()).filter(|other| *other != host).map(address).collect();
+        let mut all = vec!["--address", &own, "--suspicion-timeout-ms", "1000"];
+        seeds.iter().for_each(|seed| all.extend(["--seed", seed]));
+        all.extend(flags);
+        Node::start_by(&["ip", "netns", "exec", &self.hosts[host]], IDS[host], &all)
+    }
+}
+
+impl Drop for Wires {
+    fn drop(&mut self) {
+        // What was plugged in goes with it. Those that were never made are not missed.
+        for name in self.hosts.iter().chain([&self.switch]) {
+            let _ = ip(&format!("netns delete {name}"));
+        }
+    }
+}
+
+/// The other end of its interface, at the switch.
+fn port(host: usize) -> String {
+    format!("port-{}", IDS[host])
+}
+
+fn mac(host: usize) -> String {
+    format!("02:00:00:00:00:{:02x}", host + 1)
+}
+
+fn address(host: usize) -> String {
+    format!("10.77.0.{}", host + 1)
+}
+
+fn ip(arguments: &str) -> Result<(), String> {
+    let output = Command::new("ip").args(arguments.split(' ')).output();
+    let output = output.map_err(|error| format!("there is no program `ip`: {error}"))?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    if output.status.success() { Ok(()) } else { Err(format!("`ip {arguments}` says: {}", said.trim())) }
+}
+
+// ── what one asks of nodes ──
+
+/// Waits until a node sees these others in this state.
+fn wait_sees(node: &mut Node, others: &[usize], state: &str) {
+    for other in others {
+        wait_until("a member's state is known", || node.sees(IDS[*other], state));
+    }
+}
+
+/// Waits until all see all alive, and no copy is missing.
+fn wait_whole(nodes: &mut [Node]) {
+    let all: Vec<usize> = (0..nodes.len()).collect();
+    for node in nodes.iter_mut() {
+        wait_sees(node, &all, "Alive");
+    }
+    for node in nodes {
+        node.ok_beside("wait-safe 25000");
+    }
+}
+
+/// A write that a side makes soon after it was cut off: it may have to be tried again.
+fn wait_ok(node: &mut Node, command: &str) {
+    wait_until(command, || node.ask(command) == "ok");
+}
+
+/// What each node says is the same, and is this, unless that is up to them.
+fn assert_same(nodes: &mut [Node], key: &str, expected: &[&str]) {
+    let command = format!("get {key}");
+    let found: Vec<String> = nodes.iter_mut().map(|node| node.ask(&command)).collect();
+    assert!(
+        expected.contains(&&*found[0]) && found.iter().all(|other| *other == found[0]),
+        "{key}: {found:?} and not {expected:?}"
+    );
+}
+
+// ── cables are pulled ──
+
+#[test]
+fn both_halves_serve_and_merge_and_what_was_deleted_in_either_stays_deleted() {
+    let Some(wires) = Wires::new(2, 2) else { return };
+    let mut nodes = wires.cluster(&[]);
+    for n in 0..100 {
+        nodes[n % 4].ok(&format!("set k{n} before"));
+    }
+    nodes[0].ok("wait-safe 20000");
+
+    wires.set_cable("down");
+    let (left, right) = nodes.split_at_mut(2);
+    left.iter_mut().for_each(|node| wait_sees(node, &[2, 3], "Dead"));
+    right.iter_mut().for_each(|node| wait_sees(node, &[0, 1], "Dead"));
+    for n in 0..20 {
+        wait_ok(&mut left[n % 2], &format!("del k{n}"));
+        wait_ok(&mut right[n % 2], &format!("del k{}", 20 + n));
+        wait_ok(&mut left[n % 2], &format!("set k{} left", 40 + n));
+        wait_ok(&mut right[n % 2], &format!("set k{} right", 40 + n));
+        wait_ok(&mut left[n % 2], &format!("set l{n} left"));
+        wait_ok(&mut right[n % 2], &format!("set r{n} right"));
+    }
+    for node in left.iter_mut() {
+        assert_eq!(node.ask("get l7"), "value left");
+        assert_eq!(node.ask("get k45"), "value left");
+        assert_eq!(node.ask("get r7"), "none");
+        assert_eq!(node.ask("get k7"), "none");
+    }
+    for node in right.iter_mut() {
+        assert_eq!(node.ask("get r7"), "value right");
+        assert_eq!(node.ask("get k45"), "value right");
+        assert_eq!(node.ask("get l7"), "none");
+        assert_eq!(node.ask("get k27"), "none");
+    }
+    // Each half is two nodes of three.
+    assert!(left[0].error("wait-safe 200").contains("no node should be stopped yet"));
+
+    let begun = Instant::now();
+    wires.set_cable("up");
+    wait_whole(&mut nodes);
+    println!("two halves: merged after {:.1?}", begun.elapsed());
+    for n in 0..40 {
+        assert_same(&mut nodes, &format!("k{n}"), &["none"]);
+    }
+    for n in 0..20 {
+        // One of two concurrent writes stays, the same one everywhere.
+        assert_same(&mut nodes, &format!("k{}", 40 + n), &["value left", "value right"]);
+        assert_same(&mut nodes, &format!("l{n}"), &["value left"]);
+        assert_same(&mut nodes, &format!("r{n}"), &["value right"]);
+    }
+    for n in 60..100 {
+        assert_same(&mut nodes, &format!("k{n}"), &["value before"]);
+    }
+    let copies: usize = nodes.iter_mut().map(|node| node.list("keys").len()).sum();
+    assert_eq!(copies, 3 * (60 + 40), "three copies of each key that is there, and of no other");
+}
+
+#[test]
+fn a_side_without_a_majority_refuses_writes_and_the_other_one_goes_on() {
+    let Some(wires) = Wires::new(1, 3) else { return };
+    let mut nodes = wires.cluster(&["--majority-of", "4", "--timeout-ms", "500"]);
+    for n in 0..60 {
+        nodes[n % 4].ok(&format!("set k{n} before"));
+    }
+    let cut = Instant::now();
+    wires.set_cable("down");
+    let (left, right) = nodes.split_at_mut(1);
+    wait_until("the smaller side refuses", || left[0].ask("set k0 left").contains("hears from no majority"));
+    let refused = cut.elapsed();
+    for n in 0..60 {
+        wait_ok(&mut right[n % 3], &format!("set k{n} right"));
+    }
+    println!("a majority: refused after {refused:.1?}, every key written after {:.1?}", cut.elapsed());
+    for n in 0..60 {
+        assert!(left[0].error(&format!("set k{n} left")).contains("hears from no majority of 4 nodes"));
+    }
+    wires.set_cable("up");
+    wait_whole(&mut nodes);
+    // Whole within 60 ms: writes as young as these are not waited for by `wait-safe`, and reads
+    // with R = 1 may be old.
+    for n in 0..60 {
+        let command = format!("get k{n}");
+        wait_until(&command, || nodes.iter_mut().all(|node| node.ask(&command) == "value right"));
+    }
+    wait_ok(&mut nodes[0], "set k0 again");
+}
+
+/// When the host was heard again after ten seconds, its connections from before were not: TCP had
+/// tried them again ever more seldom. Calls through other nodes waited for three seconds for what
+/// was on its way over these.
+#[test]
+fn a_silent_host_is_noticed_and_nothing_is_lost() {
+    // Until the calls through the host itself are given up it stays silent.
+    if let Some(longest) = silent_host("a silent host", &["--timeout-ms", "10000"], false) {
+        assert!(longest < Duration::from_secs(2), "a call through another node took {longest:?}");
+    }
+}
+
+#[test]
+fn strong_reads_do_not_notice_a_silent_host() {
+    silent_host("a silent host, R = 2", &["--read-quorum", "2", "--timeout-ms", "5000"], true);
+}
+
+/// The longest call through another node.
+fn silent_host(what: &str, flags: &[&str], is_strong: bool) -> Option<Duration> {
+    let wires = Wires::new(2, 1)?;
+    let mut nodes = wires.cluster(flags);
+    let load = Load::new(&nodes, is_strong);
+    load.during(|| {
+        load.wait_writes(2);
+        load.may_fail(2);
+        let cut = Instant::now();
+        wires.set_port(2, "down");
+        for node in &mut nodes[..2] {
+            wait_sees(node, &[2], "Dead");
+        }
+        let noticed = cut.elapsed();
+        load.close(2);
+        load.wait_writes(2);
+        // Alone it has no W replicas, and says so.
+        wait_sees(&mut nodes[2], &[0, 1], "Dead");
+        let error = nodes[2].error("set alone 1");
+        assert!(error.contains("2 replicas must acknowledge the write and 1 are alive"), "{error}");
+
+        let plugged_in = Instant::now();
+        wires.set_port(2, "up");
+        wait_whole(&mut nodes);
+        println!("{what}: noticed after {noticed:.1?}, safe {:.1?} after it was back", plugged_in.elapsed());
+        load.open(2, &nodes[2]);
+        load.wait_writes(2);
+    });
+    nodes[0].ok("wait-safe 20000");
+    load.check_nothing_lost(&mut nodes);
+    println!("{what}: {}", load.figures());
+    Some(load.longest())
+}
+
+#[test]
+fn who_is_heard_by_one_node_less_than_it_hears_serves_on() {
+    let Some(wires) = Wires::new(3, 0) else { return };
+    let mut nodes = wires.cluster(&["--timeout-ms", "5000"]);
+    let load = Load::new(&nodes, false);
+    load.during(|| {
+        load.wait_writes(2);
+        wires.cut_one_way(0, 1);
+        // For longer than silence takes to be noticed; all go on, each with the third node.
+        let begun = Instant::now();
+        while begun.elapsed() < Duration::from_secs(3) {
+            load.wait_writes(1);
+        }
+        wires.heal_one_way(0, 1);
+        wait_whole(&mut nodes);
+        load.wait_writes(2);
+    });
+    nodes[0].ok("wait-safe 20000");
+    load.check_nothing_lost(&mut nodes);
+    println!("a one-way cut: {}", load.figures());
+}
+
+#[test]
+fn who_hears_all_and_is_heard_by_none_is_dead_to_them_until_it_is_heard() {
+    let Some(wires) = Wires::new(3, 0) else { return };
+    let mut nodes = wires.cluster(&["--timeout-ms", "5000"]);
+    let load = Load::new(&nodes, false);
+    load.during(|| {
+        load.wait_writes(2);
+        load.may_fail(2);
+        wires.cut_one_way(2, 0);
+        wires.cut_one_way(2, 1);
+        for node in &mut nodes[..2] {
+            wait_sees(node, &[2], "Dead");
+        }
+        load.close(2);
+        load.wait_writes(2);
+        wires.heal_one_way(2, 0);
+        wires.heal_one_way(2, 1);
+        wait_whole(&mut nodes);
+        load.open(2, &nodes[2]);
+        load.wait_writes(2);
+    });
+    nodes[0].ok("wait-safe 20000");
+    load.check_nothing_lost(&mut nodes);
+    println!("a host without a voice: {}", load.figures());
+}

@@ -1,0 +1,16 @@
+//! Clusters under the simulator: the real control and shards, in virtual time, over a network that
+//! loses, delays and cuts as it is told. One seed is one history.
+
+mod support;
+
+mod anti_entropy;
+mod chaos;
+mod clusters;
+mod data_centers;
+mod detection;
+mod duplicates;
+mod eviction;
+mod histories;
+mod lists;
+mod majority;
+mod purge;

@@ -1,0 +1,305 @@
+//! What the repository promises about its own source: who may name whom, where unsafe code is, how
+//! long lines and files are, and how plain the words of comments.
+//!
+//! `cargo test --test tidy -- --nocapture` prints the marker words of each folder.
+
+mod arrows;
+mod prose;
+mod source;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write;
+use std::fs;
+use std::path::PathBuf;
+use std::slice;
+
+use crate::arrows::Arrows;
+use crate::prose::{Count, Prose};
+use crate::source::{FOLDERS, Source, files, relative, sources};
+
+// ── the house ──
+
+/// The rooms of `src`, each a folder or a file, from the top floor down; and the rooms that each
+/// may name. All of those stand below it.
+#[rustfmt::skip]
+const ROOMS: &[(&str, &str)] = &[
+    // The top: what an app sees.
+    ("lib", "engine runtime shard config discovery events error options types"),
+    ("engine", "runtime shard config store discovery events error options entry quorums clock \
+                types"),
+    // Drivers: real threads, sockets and clocks, or simulated ones.
+    ("runtime", "control shard config wire store discovery events error options placement entry \
+                 clock types sync prefetch mutants"),
+    ("sim", "control shard replication config wire store membership events error options placement \
+             entry quorums clock types mutants"),
+    // The protocol: state machines.
+    ("control", "shard config wire membership discovery events error placement quorums clock types \
+                 mutants"),
+    ("shard", "replication config wire store error options placement entry quorums clock types \
+               mutants"),
+    ("replication", "wire error placement entry quorums clock types mutants"),
+    // The ground.
+    ("wire", "config membership placement entry quorums clock types"),
+    ("config", "discovery error options placement quorums types"),
+    ("store", "options entry clock types sync prefetch mutants"),
+    ("membership", "clock types mutants"),
+    ("discovery", "types"),
+    ("events", "types"),
+    ("error", "quorums types"),
+    ("placement", "quorums types mutants"),
+    ("entry", "clock types sync prefetch mutants"),
+    ("quorums", "options types mutants"),
+    ("options", "types"),
+    ("clock", "types mutants"),
+    ("types", "mutants"),
+    ("sync", "mutants"),
+    ("prefetch", ""),
+    ("mutants", ""),
+];
+
+/// The room of a file: `store/table/mod.rs` is in `store`.
+fn room(file: &str) -> &str {
+    file.split('/').next().unwrap().trim_end_matches(".rs")
+}
+
+/// Whether the floor plan lets a room name another one.
+fn may_name(above: &str, below: &str) -> bool {
+    let rooms = ROOMS.iter().find(|(name, _)| *name == above);
+    rooms.is_some_and(|(_, may)| may.split_whitespace().any(|name| name == below))
+}
+
+#[test]
+fn a_room_names_only_rooms_that_it_may() {
+    let mut wrong = Vec::new();
+    for (from, to) in Arrows::new(&sources("src")).all() {
+        let (above, below) = (room(from), room(to));
+        if above != below && !may_name(above, below) {
+            wrong.push(format!("{above} names {below}: {from} -> {to}"));
+        }
+    }
+    assert_none("arrows that the floor plan does not have", &wrong);
+}
+
+#[test]
+fn the_floor_plan_has_every_room_and_points_down() {
+    let place = |room: &str| ROOMS.iter().position(|(name, _)| *name == room);
+    let mut wrong = Vec::new();
+    for (at, (name, may)) in ROOMS.iter().enumerate() {
+        let is_below = |other: &&str| place(other).is_some_and(|other| other > at);
+        let others = may.split_whitespace().filter(|other| !is_below(other));
+        wrong.extend(others.map(|other| format!("{name} may name {other}, which is not below it")));
+    }
+    let sources = sources("src");
+    let rooms = sources.iter().map(|source| room(source.path.trim_start_matches("src/")));
+    let rooms: BTreeSet<&str> = rooms.collect();
+    let empty = ROOMS.iter().filter(|(name, _)| !rooms.contains(name));
+    wrong.extend(empty.map(|(name, _)| format!("there is no room {name}")));
+    let unknown = rooms.iter().filter(|room| place(room).is_none());
+    wrong.extend(unknown.map(|room| format!("the floor plan lacks the room {room}")));
+    assert_none("faults of the floor plan", &wrong);
+}
+
+#[test]
+fn files_do_not_name_each_other_in_a_circle() {
+    let arrows = Arrows::new(&sources("src"));
+    let circles = arrows.circles().into_iter().map(|circle| {
+        let arrows: Vec<String> = circle.into_iter().map(|(from, to)| format!("{from} -> {to}")).collect();
+        arrows.join("\n    ") + "\n"
+    });
+    let circles: Vec<String> = circles.collect();
+    assert_none("circles", &circles);
+}
+
+/// Fails if there is any, and lists them.
+#[track_caller]
+fn assert_none(what: &str, found: &[String]) {
+    assert!(found.is_empty(), "{} {what}:\n    {}", found.len(), found.join("\n    "));
+}
+
+// ── what code may name ──
+
+/// Rooms whose logic is pure: it takes time, events and chance as arguments and returns actions.
+#[rustfmt::skip]
+const PURE: &[&str] = &[
+    "sim", "control", "shard", "replication", "wire", "store", "membership", "placement", "entry",
+    "quorums", "clock", "types",
+];
+
+/// What pure code never names: the system.
+const IMPURE: &[&str] = &[
+    "std::thread",
+    "std::io",
+    "std::net::Tcp",
+    "std::net::Udp",
+    "std::process",
+    "TcpStream",
+    "TcpListener",
+    "UdpSocket",
+    "std::time::Instant",
+    "SystemTime",
+    "mio::",
+    "socket2::",
+    "crossbeam::",
+    "thread_rng",
+    "rand::rng(",
+    "RandomState",
+];
+
+/// What may have unsafe code: memory that is shared without locks. A name without an ending is a
+/// file or a folder.
+const UNSAFE: &[&str] =
+    &["entry", "prefetch.rs", "runtime/ring.rs", "runtime/slot.rs", "store/reclaim.rs", "store/table"];
+
+#[test]
+fn pure_code_does_not_name_the_system() {
+    let mut wrong = Vec::new();
+    for source in sources("src") {
+        let file = source.path.trim_start_matches("src/");
+        let names = IMPURE.iter().filter(|name| source.code.contains(**name));
+        if PURE.contains(&room(file)) {
+            wrong.extend(names.map(|name| format!("{file} names {name}")));
+        }
+    }
+    assert_none("impure names", &wrong);
+}
+
+/// Which protocol a socket serves it need not know.
+#[test]
+fn sockets_know_neither_shard_nor_store() {
+    let mut wrong = Vec::new();
+    for (from, to) in Arrows::new(&sources("src")).all() {
+        let is_protocol = ["shard", "store", "control", "replication"].contains(&room(to));
+        if from.starts_with("runtime/net/") && is_protocol {
+            wrong.push(format!("{from} -> {to}"));
+        }
+    }
+    assert_none("arrows from sockets", &wrong);
+}
+
+#[test]
+fn unsafe_code_is_where_it_belongs() {
+    let all = sources("src");
+    let may = |source: &&Source| {
+        let file = source.path.trim_start_matches("src/");
+        UNSAFE.iter().any(|part| file.starts_with(part))
+    };
+    let has_any = |source: &&Source| source.code.contains("unsafe ");
+    let wrong = all.iter().filter(|source| !may(source)).filter(has_any);
+    let wrong: Vec<String> = wrong.map(|source| source.path.clone()).collect();
+    assert_none("files with unsafe code", &wrong);
+}
+
+// ── length ──
+
+/// Two files fit next to each other on a screen.
+const MAX_LINE_CHARS: usize = 100;
+
+/// A file is read in one go. Unit tests do not count.
+const MAX_FILE_LINES: usize = 600;
+
+/// What a longer file says in one of its first lines, with the reason.
+const WHY_LONGER: &str = "Longer than 600 lines because";
+
+#[test]
+fn lines_are_short() {
+    let all = FOLDERS.iter().flat_map(|folder| sources(folder));
+    let mut wrong = Vec::new();
+    for source in all {
+        let lines = source.text.lines().enumerate();
+        // A link cannot be broken.
+        let long = lines.filter(|(_, line)| line.chars().count() > MAX_LINE_CHARS && !line.contains("://"));
+        wrong.extend(
+            long.map(|(at, line)| format!("{}:{}: {} columns", source.path, at + 1, line.chars().count())),
+        );
+    }
+    assert_none("lines that are too long", &wrong);
+}
+
+#[test]
+fn files_are_short_or_say_why_not() {
+    let all = FOLDERS.iter().flat_map(|folder| sources(folder));
+    let mut wrong = Vec::new();
+    for source in all {
+        let lines = source.text.lines().count() - source.test_lines;
+        let says_why = source.text.lines().take(5).any(|line| line.contains(WHY_LONGER));
+        if lines > MAX_FILE_LINES && !says_why {
+            wrong.push(format!("{}: {lines} lines without its tests", source.path));
+        }
+    }
+    assert_none("files that are too long and do not say why", &wrong);
+}
+
+// ── words ──
+
+/// How many marker words may stand in a thousand words of comment. Only ever falls. None may stand
+/// in what users read.
+const MAX_MARKERS_PER_THOUSAND: f64 = 4.0;
+
+/// How many docs may begin with a fragment. Only ever falls.
+const MAX_FRAGMENTS: usize = 40;
+
+/// The text of the Markdown files that users read. `docs/style.md` is for writers, and quotes the
+/// markers.
+fn pages() -> Vec<Prose> {
+    let mut pages = files("docs", ".md");
+    pages.retain(|page| !page.ends_with("docs/style.md"));
+    pages.push(source::repository().join("README.md"));
+    let read =
+        |path: PathBuf| Prose { path: relative(&path), line: 1, text: fs::read_to_string(path).unwrap() };
+    pages.into_iter().map(read).collect()
+}
+
+/// The folder under which a file's figures are given: its room, in `src` and `tests`.
+fn folder(path: &str) -> &str {
+    let depth = if path.starts_with("src/") || path.starts_with("tests/") { 2 } else { 1 };
+    let end = path.match_indices('/').nth(depth - 1).map(|(end, _)| end);
+    end.map_or(path.trim_end_matches(".rs"), |end| &path[..end])
+}
+
+#[test]
+fn comments_have_few_marker_words() {
+    let sources = FOLDERS.iter().flat_map(|folder| sources(folder)).collect::<Vec<_>>();
+    let mut folders: BTreeMap<&str, Vec<Prose>> = BTreeMap::new();
+    let comments = prose::comments(&sources);
+    for source in &sources {
+        folders.entry(folder(&source.path)).or_default().extend(prose::comments(slice::from_ref(source)));
+    }
+    let mut table = String::new();
+    for (folder, comments) in &folders {
+        row(&mut table, folder, &Count::of(comments));
+    }
+    let all = Count::of(&comments);
+    row(&mut table, "all comments", &all);
+    println!("{table}");
+    let rate = all.per_thousand();
+    assert!(
+        rate <= MAX_MARKERS_PER_THOUSAND,
+        "{rate:.1} marker words in 1,000, and not {MAX_MARKERS_PER_THOUSAND}:\n{table}{}",
+        all.markers.join("\n")
+    );
+}
+
+#[test]
+fn public_docs_have_no_marker_words() {
+    let docs = Count::of(&prose::public_docs(&sources("src")));
+    let pages = Count::of(&pages());
+    let mut table = String::new();
+    row(&mut table, "public docs", &docs);
+    row(&mut table, "README, docs/", &pages);
+    println!("{table}");
+    let found = [docs.markers, pages.markers].concat();
+    assert_none("marker words in what users read", &found);
+}
+
+fn row(table: &mut String, what: &str, count: &Count) {
+    let (markers, words, rate) = (count.markers.len(), count.words, count.per_thousand());
+    writeln!(table, "{what:22} {words:6} words {markers:5} markers {rate:6.2} in 1,000").unwrap();
+}
+
+#[test]
+fn docs_begin_with_a_whole_sentence() {
+    let all = FOLDERS.iter().flat_map(|folder| prose::fragments(&sources(folder)));
+    let found: Vec<String> = all.collect();
+    println!("{} docs begin with a fragment", found.len());
+    assert!(found.len() <= MAX_FRAGMENTS, "{} fragments:\n{}", found.len(), found.join("\n"));
+}
