@@ -115,9 +115,10 @@ impl SimCluster {
         self.break_core_connections(from, to);
     }
 
-    /// Lets nothing that one node sends arrive at another, until [`mend`](Self::mend). Datagrams
-    /// are lost, and new connections fail in both directions. On open connections frames wait until
-    /// these break, after half a minute.
+    /// Lets nothing that one node sends arrive at another, until [`mend`](Self::mend).
+    ///
+    /// Datagrams are lost, and new connections fail in both directions. On open connections frames
+    /// wait until these break, after two seconds, as the sockets of the product do.
     pub fn block(&mut self, from: usize, to: usize) {
         self.fault("block", || format!("nothing from n{from} arrives at n{to}"));
         self.blocked.insert((from, to));

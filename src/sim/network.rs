@@ -8,7 +8,7 @@
 //! | [blocked](SimCluster::block) | is lost | fails after [`OPEN_TIMEOUT`] | waits |
 //!
 //! A frame that waits arrives, in order, when the way is free again. If that takes longer than
-//! [`SIMULATED_USER_TIMEOUT`], the connection breaks.
+//! [`USER_TIMEOUT`], the connection breaks.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -25,7 +25,7 @@ use crate::types::{Identity, Partition};
 use crate::wire::codec;
 use crate::wire::frame::Encoded;
 use crate::wire::message::{Answer, Channel, Frame, Hello, Message, Request};
-use crate::wire::timing::{OPEN_TIMEOUT, SIMULATED_USER_TIMEOUT};
+use crate::wire::timing::{OPEN_TIMEOUT, USER_TIMEOUT};
 
 /// How long a refusal takes to come back.
 const REFUSED_AFTER: Duration = Duration::from_micros(5);
@@ -199,7 +199,7 @@ impl SimCluster {
         way.stalled.push(bytes);
         if is_first {
             way.stalled_since = now;
-            self.schedule(SIMULATED_USER_TIMEOUT, SimEvent::GivenUp { key, id, since: now });
+            self.schedule(USER_TIMEOUT, SimEvent::GivenUp { key, id, since: now });
         }
         None
     }

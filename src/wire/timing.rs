@@ -46,10 +46,6 @@ pub(crate) const USER_TIMEOUT: Duration = Duration::from_secs(2);
 
 const _: () = assert!(USER_TIMEOUT.as_nanos() == OPEN_TIMEOUT.as_nanos());
 
-/// How long the simulator lets a frame wait for its way to be free.
-#[cfg(feature = "sim")]
-pub(crate) const SIMULATED_USER_TIMEOUT: Duration = Duration::from_secs(30);
-
 /// How long an answer counts for a majority, from when its ping was sent.
 ///
 /// A node that is cut off from a majority stops acknowledging within this time. It is long enough
