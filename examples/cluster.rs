@@ -38,10 +38,14 @@ fn main() -> ExitCode {
 }
 
 fn run(folder: &Path) -> Result<()> {
-    let mut keys: Keys = (0..SESSIONS).map(|n| (format!("session:{n:08x}").into_bytes(), None)).collect();
+    let mut keys: Keys =
+        (0..SESSIONS).map(|n| (format!("session:{n:08x}").into_bytes(), None)).collect();
     add_files(folder, &mut keys)?;
     let files = keys.len() - SESSIONS;
-    println!("{files} files below {} and {SESSIONS} sessions, {COPIES} copies of each\n", folder.display());
+    println!(
+        "{files} files below {} and {SESSIONS} sessions, {COPIES} copies of each\n",
+        folder.display()
+    );
 
     let a = start("a", None)?;
     let b = start("b", Some(&a))?;

@@ -55,7 +55,8 @@ fn begin() -> Result<()> {
             .status();
         made.is_ok_and(|status| status.success())
     };
-    let Some(flags) = ["-n", "-Urn"].into_iter().find(|flags| cfg!(target_os = "linux") && is_allowed(flags))
+    let Some(flags) =
+        ["-n", "-Urn"].into_iter().find(|flags| cfg!(target_os = "linux") && is_allowed(flags))
     else {
         println!("*** networks of their own cannot be made here: no site is cut off ***\n");
         return run(false);
@@ -75,7 +76,8 @@ fn run(is_wired: bool) -> Result<()> {
         ip("link add switch type bridge")?;
         ip("link set switch up")?;
     }
-    let mut sites = (0..SITES.len()).map(|site| Site::start(site, is_wired)).collect::<Result<Vec<_>>>()?;
+    let mut sites =
+        (0..SITES.len()).map(|site| Site::start(site, is_wired)).collect::<Result<Vec<_>>>()?;
     let [hub, edge_a, edge_b] = &mut sites[..] else { unreachable!("three of them") };
 
     step("five nodes in three data centers found each other", || {
@@ -156,7 +158,8 @@ impl Site {
         let network = if is_wired { "wired" } else { "loopback" };
         command.arg(env::current_exe()?).args(["site", &number.to_string(), network]);
         let mut process = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
-        let (to, from) = (process.stdin.take().ok_or("no input")?, process.stdout.take().ok_or("no output")?);
+        let (to, from) =
+            (process.stdin.take().ok_or("no input")?, process.stdout.take().ok_or("no output")?);
         let mut site = Self { process, to, from: BufReader::new(from).lines() };
         if is_wired {
             // It says so once it is in a network of its own.

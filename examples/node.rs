@@ -83,7 +83,8 @@ fn config(mut args: impl Iterator<Item = String>) -> Result<Config> {
     let address = all("--address").pop().unwrap_or("127.0.0.1:0".into());
     let mut config = Config::new(id, address).seeds(all("--seed"));
     for (flag, value) in &flags {
-        let number = || value.parse::<usize>().map_err(|_| format!("{flag} needs a number, not {value:?}"));
+        let number =
+            || value.parse::<usize>().map_err(|_| format!("{flag} needs a number, not {value:?}"));
         let millis = || number().map(|ms| Duration::from_millis(ms as u64));
         config = match flag.as_str() {
             "--id" | "--address" | "--seed" => config,
@@ -101,7 +102,11 @@ fn config(mut args: impl Iterator<Item = String>) -> Result<Config> {
                 "park" => IdleStrategy::Park,
                 "adaptive" => IdleStrategy::default(),
                 "busy" => IdleStrategy::Busy,
-                _ => return Err(format!("--idle knows park, adaptive and busy, and not {value:?}").into()),
+                _ => {
+                    return Err(
+                        format!("--idle knows park, adaptive and busy, and not {value:?}").into()
+                    );
+                }
             }),
             _ => return Err(format!("there is no flag {flag}").into()),
         };
@@ -121,7 +126,9 @@ fn serve(engine: &Engine) -> Result<usize> {
         let mut clients: BTreeMap<String, Sender<String>> = BTreeMap::new();
         for line in io::stdin().lines() {
             let line = line?;
-            let Some((name, command)) = line.strip_prefix('@').and_then(|line| line.split_once(' ')) else {
+            let Some((name, command)) =
+                line.strip_prefix('@').and_then(|line| line.split_once(' '))
+            else {
                 if answer(engine, "", &line, &failed)? {
                     break;
                 }
@@ -132,7 +139,9 @@ fn serve(engine: &Engine) -> Result<usize> {
                 let (name, failed) = (format!("@{name} "), &failed);
                 scope.spawn(move || {
                     // If the answers are no longer read, no more commands will come.
-                    commands.iter().try_for_each(|command| answer(engine, &name, &command, failed).map(drop))
+                    commands
+                        .iter()
+                        .try_for_each(|command| answer(engine, &name, &command, failed).map(drop))
                 });
                 sender
             });
@@ -187,7 +196,8 @@ fn command(engine: &Engine, line: &str) -> Result<Answer> {
         ["keys", prefix] => return keys(engine, prefix),
         ["members"] => {
             let members = engine.members().into_iter();
-            let lines = members.map(|member| format!("{} {} {:?}", member.id, member.address, member.state));
+            let lines = members
+                .map(|member| format!("{} {} {:?}", member.id, member.address, member.state));
             return Ok(Answer::Lines(lines.collect()));
         }
         ["stats"] => return Ok(Answer::Line(format!("{:?}", engine.stats()?))),

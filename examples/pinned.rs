@@ -9,7 +9,8 @@ use std::error::Error;
 use std::time::{Duration, Instant};
 
 use gridkv::{
-    Batch, Completed, Completions, Config, Engine, IdleStrategy, LocalShard, NotApplied, WriteOptions,
+    Batch, Completed, Completions, Config, Engine, IdleStrategy, LocalShard, NotApplied,
+    WriteOptions,
 };
 
 const CLIENTS: usize = 1000;
@@ -36,8 +37,8 @@ fn report(what: &str, operations: usize, start: Instant) {
 
 fn main() -> Result<(), Box<dyn Error>> {
     let cpus = std::thread::available_parallelism()?.get();
-    let mut config =
-        Config::standalone("limiter").idle(IdleStrategy::Adaptive { max_spin: Duration::from_micros(50) });
+    let mut config = Config::standalone("limiter")
+        .idle(IdleStrategy::Adaptive { max_spin: Duration::from_micros(50) });
     if cpus > 1 {
         config = config.pin_cpus([cpus - 1]);
     }
@@ -51,16 +52,17 @@ fn main() -> Result<(), Box<dyn Error>> {
     report("one set after the other", CLIENTS, start);
 
     let start = Instant::now();
-    let batch = clients
-        .iter()
-        .fold(Batch::with_capacity(CLIENTS), |batch, client| batch.set(client, 0_u64.to_le_bytes()));
+    let batch = clients.iter().fold(Batch::with_capacity(CLIENTS), |batch, client| {
+        batch.set(client, 0_u64.to_le_bytes())
+    });
     let failed = engine.apply(batch).into_iter().filter(Result::is_err).count();
     report("sets in one batch", CLIENTS, start);
 
     let start = Instant::now();
     let client = clients[7].clone();
-    let admitted = engine
-        .run_on("client 7", move |shard| (0..200).filter(|_| admit(shard, &client) == Ok(true)).count())?;
+    let admitted = engine.run_on("client 7", move |shard| {
+        (0..200).filter(|_| admit(shard, &client) == Ok(true)).count()
+    })?;
     report("requests counted on the core", 200, start);
     println!("{admitted} of 200 requests of one client were admitted, {failed} sets failed");
 
@@ -71,7 +73,10 @@ fn main() -> Result<(), Box<dyn Error>> {
         engine.submit_set(&completions, client, 1_u64.to_le_bytes(), &WriteOptions::new())?;
     }
     for _ in &clients {
-        assert_eq!(completions.next().expect("one for each").into_result(), Completed::Write(Ok(())));
+        assert_eq!(
+            completions.next().expect("one for each").into_result(),
+            Completed::Write(Ok(()))
+        );
     }
     report("sets submitted, and their answers taken", CLIENTS, start);
 

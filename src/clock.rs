@@ -140,7 +140,8 @@ impl HybridClock {
     /// the future is not learned: one node with a clock of next year must not drag the cluster with
     /// it. (The entry still merges, and a write to that very key is stamped above it.)
     pub(crate) fn witness(&mut self, version: Version, wall: WallTime) {
-        let limit = WallTime { micros: wall.micros.saturating_add(self.max_skew.as_micros() as u64) };
+        let limit =
+            WallTime { micros: wall.micros.saturating_add(self.max_skew.as_micros() as u64) };
         if version <= Version::at(limit) {
             self.last = self.last.max(version);
         }
@@ -193,7 +194,10 @@ mod tests {
             shortened = newer;
         }
         assert_eq!(shortened.shortened(), None);
-        assert_eq!(HybridClock::new(Duration::ZERO).stamp_above(shortened, WallTime::default()), next);
+        assert_eq!(
+            HybridClock::new(Duration::ZERO).stamp_above(shortened, WallTime::default()),
+            next
+        );
         assert_eq!(Version(u64::MAX).next(), Version(u64::MAX), "it never wraps around");
     }
 
@@ -205,6 +209,9 @@ mod tests {
         clock.witness(future, wall);
         assert!(clock.stamp_above(Version::ZERO, wall) < future);
         assert!(clock.stamp_above(future, wall) > future);
-        assert!(clock.stamp_above(Version::ZERO, wall) < future, "the floor of one key is not learned");
+        assert!(
+            clock.stamp_above(Version::ZERO, wall) < future,
+            "the floor of one key is not learned"
+        );
     }
 }

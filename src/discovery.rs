@@ -111,7 +111,8 @@ impl AddressSource {
 fn usable(addresses: &[SocketAddr]) -> Vec<SocketAddr> {
     let canonical = |addr: &SocketAddr| SocketAddr::new(addr.ip().to_canonical(), addr.port());
     let is_reachable = |addr: &SocketAddr| addr.port() != 0 && !addr.ip().is_unspecified();
-    let mut usable: Vec<SocketAddr> = addresses.iter().map(canonical).filter(is_reachable).collect();
+    let mut usable: Vec<SocketAddr> =
+        addresses.iter().map(canonical).filter(is_reachable).collect();
     usable.sort_unstable();
     usable.dedup();
     usable.truncate(MAX_FOUND);
@@ -130,7 +131,12 @@ mod tests {
     fn names_and_what_the_app_brought_are_looked_up_and_one_failure_is_not_the_end_of_the_other() {
         let custom = || {
             let mapped = "[::ffff:10.0.0.3]:8001".parse()?;
-            Ok(vec![mapped, "10.0.0.2:8001".parse()?, "10.0.0.2:8001".parse()?, "0.0.0.0:1".parse()?])
+            Ok(vec![
+                mapped,
+                "10.0.0.2:8001".parse()?,
+                "10.0.0.2:8001".parse()?,
+                "0.0.0.0:1".parse()?,
+            ])
         };
         let custom = Custom(Arc::new(custom));
         let found = source(&["127.0.0.1:8000", "no host:1"], Some(custom)).find();
@@ -142,7 +148,10 @@ mod tests {
     #[test]
     fn a_panic_and_an_error_are_failures() {
         let panics = Custom(Arc::new(|| panic!("on purpose")));
-        assert_eq!(source(&[], Some(panics)).find().failure.as_deref(), Some("Config::discovery panicked"));
+        assert_eq!(
+            source(&[], Some(panics)).find().failure.as_deref(),
+            Some("Config::discovery panicked")
+        );
         let fails = Custom(Arc::new(|| Err("no registry".into())));
         let failure = source(&[], Some(fails)).find().failure;
         assert_eq!(failure.as_deref(), Some("Config::discovery: no registry"));

@@ -119,8 +119,8 @@ pub use config::Config;
 pub use discovery::Discovery;
 pub use engine::{Batch, Engine, LocalKeys, Stats, TimeToLive};
 pub use error::{
-    ConfigError, Error, LeaveError, LoadError, NotApplied, NotReady, NotSafe, ReadError, Risk, RunError,
-    StartError, SubmitError, WriteError,
+    ConfigError, Error, LeaveError, LoadError, NotApplied, NotReady, NotSafe, ReadError, Risk,
+    RunError, StartError, SubmitError, WriteError,
 };
 pub use events::{Event, Events, MemberInfo, MemberState};
 pub use options::{Eviction, IdleStrategy, Quorum, ReadOptions, Replicas, WriteOptions};

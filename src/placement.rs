@@ -111,7 +111,12 @@ impl FromIterator<(NodeHash, Boot)> for Gone {
 impl Placement {
     /// Places every partition on `replicas` of the members that are not leaving, or on all of them
     /// if they are fewer, in as many zones as there are. `members` has no two lives of one node.
-    pub(crate) fn new(mut members: Vec<Member>, replicas: usize, generation: u64, gone: Gone) -> Self {
+    pub(crate) fn new(
+        mut members: Vec<Member>,
+        replicas: usize,
+        generation: u64,
+        gone: Gone,
+    ) -> Self {
         for member in &mut members {
             member.identity = member.identity.life();
         }
@@ -129,7 +134,11 @@ impl Placement {
                 let Member { identity, site, .. } = &members[at as usize];
                 let score = score(identity.node, partition);
                 // Equal weights leave the order of the scores as it is.
-                (if is_even { 0 } else { weighted(score, site.weight) }, std::cmp::Reverse(score), at)
+                (
+                    if is_even { 0 } else { weighted(score, site.weight) },
+                    std::cmp::Reverse(score),
+                    at,
+                )
             }));
             if per_partition > 0 && per_partition < scored.len() {
                 match &zones {
@@ -165,7 +174,8 @@ impl Placement {
             by_name.entry(member.site.data_center.clone()).or_default().push(member);
         }
         let place = |members| Self::new(members, 1, self.generation, Gone::new());
-        let other_data_centers = by_name.into_iter().map(|(name, members)| (name, place(members))).collect();
+        let other_data_centers =
+            by_name.into_iter().map(|(name, members)| (name, place(members))).collect();
         Self { other_data_centers, ..self }
     }
 
@@ -295,7 +305,8 @@ fn zones_of(members: &[Member]) -> Option<Vec<u16>> {
     let mut names: Vec<&str> = members.iter().map(|member| &*member.site.zone).collect();
     names.sort_unstable();
     names.dedup();
-    let number = |member: &Member| names.binary_search(&&*member.site.zone).map_or(0, |at| at as u16);
+    let number =
+        |member: &Member| names.binary_search(&&*member.site.zone).map_or(0, |at| at as u16);
     (names.len() > 1).then(|| members.iter().map(number).collect())
 }
 
@@ -414,7 +425,12 @@ impl fmt::Debug for ListRef {
 
 impl fmt::Debug for List {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?}{:?}", self.reference, self.members.iter().map(|m| m.node).collect::<Vec<_>>())
+        write!(
+            f,
+            "{:?}{:?}",
+            self.reference,
+            self.members.iter().map(|m| m.node).collect::<Vec<_>>()
+        )
     }
 }
 
@@ -472,7 +488,12 @@ mod tests {
         for count in [4, 8, 12, 16] {
             let within = (0..200)
                 .filter(|&salt| {
-                    worst_imbalance(&Placement::new(members(&names(count, salt)), 3, 1, Gone::new())) <= 0.10
+                    worst_imbalance(&Placement::new(
+                        members(&names(count, salt)),
+                        3,
+                        1,
+                        Gone::new(),
+                    )) <= 0.10
                 })
                 .count();
             assert!(within >= 190, "{count} nodes: only {within} of 200 node sets are within 10 %");
@@ -482,7 +503,8 @@ mod tests {
     #[test]
     fn shares_are_within_a_quarter_up_to_fifty_nodes() {
         for salt in 0..40 {
-            let worst = worst_imbalance(&Placement::new(members(&names(50, salt)), 3, 1, Gone::new()));
+            let worst =
+                worst_imbalance(&Placement::new(members(&names(50, salt)), 3, 1, Gone::new()));
             assert!(worst <= 0.25, "node set {salt}: a node is {worst:.2} off its share");
         }
     }

@@ -96,7 +96,8 @@ impl Quorums {
     /// Returns the quorums of these [codes](Count::code), which the shard's configuration still
     /// holds.
     pub(crate) fn from_codes(replicas: usize, write: usize, read: usize) -> Self {
-        let [replicas, write, read] = [replicas, write, read].map(|code| Count::from_code(code as u8));
+        let [replicas, write, read] =
+            [replicas, write, read].map(|code| Count::from_code(code as u8));
         Self { replicas, write, read }
     }
 
@@ -181,7 +182,9 @@ impl Quorums {
     /// Returns a majority of N, or what is configured if that is more.
     fn majority_over(self, configured: Count) -> Count {
         match (self.replicas, configured) {
-            (Count::Exactly(replicas), Count::Exactly(least)) => Count::Exactly(least.max(replicas / 2 + 1)),
+            (Count::Exactly(replicas), Count::Exactly(least)) => {
+                Count::Exactly(least.max(replicas / 2 + 1))
+            }
             // All but f are a majority already, and for every number of nodes.
             (_, Count::AllBut(_)) => configured,
             (Count::AllBut(_), Count::Exactly(_)) => Count::MAJORITY,

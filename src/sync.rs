@@ -143,7 +143,10 @@ impl Life {
     fn check(&self, use_it: impl FnOnce(&loom::cell::UnsafeCell<()>)) {
         if !has_failed() {
             use_it(&self.uses);
-            assert!(!self.is_over.load(std::sync::atomic::Ordering::Relaxed), "used after it was freed");
+            assert!(
+                !self.is_over.load(std::sync::atomic::Ordering::Relaxed),
+                "used after it was freed"
+            );
         }
     }
 }

@@ -147,7 +147,8 @@ impl KeyHash {
     /// of it can be undone.
     pub(crate) fn key(self, cluster: ClusterHash) -> [u8; 8] {
         const FACTOR: u64 = 0x9fb2_1c65_1e98_df25;
-        let inverse = (0..6).fold(FACTOR, |x, _| x.wrapping_mul(2u64.wrapping_sub(FACTOR.wrapping_mul(x))));
+        let inverse =
+            (0..6).fold(FACTOR, |x, _| x.wrapping_mul(2u64.wrapping_sub(FACTOR.wrapping_mul(x))));
         let undo = |hash: u64| {
             let x = hash ^ hash >> 28 ^ hash >> 56;
             let x = x.wrapping_mul(inverse);

@@ -5,7 +5,9 @@
 
 use std::hint::black_box;
 
-use criterion::{BatchSize, BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{
+    BatchSize, BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main,
+};
 use gridkv::Engine;
 use gridkv_benches::grid;
 use gridkv_benches::keys::{Draws, Family, Key, value};

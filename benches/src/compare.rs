@@ -46,7 +46,11 @@ impl<'a> Contender<'a> {
 
     /// The same, where each call waits for the value of the one before: the processor cannot
     /// overlap them.
-    pub fn reads_in_turn(name: &'static str, draws: &'a Draws, read: impl Fn(&Key) -> u64 + 'a) -> Self {
+    pub fn reads_in_turn(
+        name: &'static str,
+        draws: &'a Draws,
+        read: impl Fn(&Key) -> u64 + 'a,
+    ) -> Self {
         let zero = black_box(0);
         Self::batches(name, draws, CHUNK, move |keys| {
             let mut sum = 0_u64;
@@ -75,7 +79,12 @@ impl<'a> Contender<'a> {
 }
 
 /// Nanoseconds a key during one slice.
-pub fn ns_per_key(draws: &Draws, slice: Duration, batch: usize, read: impl Fn(&[Key]) -> u64) -> f64 {
+pub fn ns_per_key(
+    draws: &Draws,
+    slice: Duration,
+    batch: usize,
+    read: impl Fn(&[Key]) -> u64,
+) -> f64 {
     let mut walk = draws.walk();
     let mut sum = 0_u64;
     let mut keys = 0_u64;
@@ -173,6 +182,9 @@ impl fmt::Display for Spread {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let digits = f.precision().unwrap_or(2);
         let Self { median, quartiles: (low, high), range: (least, most) } = self;
-        write!(f, "{median:.digits$} [{low:.digits$}–{high:.digits$}; {least:.digits$}–{most:.digits$}]")
+        write!(
+            f,
+            "{median:.digits$} [{low:.digits$}–{high:.digits$}; {least:.digits$}–{most:.digits$}]"
+        )
     }
 }

@@ -64,7 +64,9 @@ pub fn load(engine: &Engine, family: Family, numbers: std::ops::Range<u64>) {
             scope.spawn(move || {
                 for number in numbers.skip(loader as usize).step_by(LOADERS as usize) {
                     let key = keys::key(family, number);
-                    engine.set_with(key, keys::value(number), options).expect("the engine takes a write");
+                    engine
+                        .set_with(key, keys::value(number), options)
+                        .expect("the engine takes a write");
                 }
             });
         }

@@ -30,7 +30,9 @@ pub static RING: Model = Model {
         let (producer, mut consumer) = ring(2);
         let threads = [&[1, 2][..], &[3]].map(|messages: &'static [u8]| {
             let producer = producer.clone();
-            thread::spawn(move || messages.iter().filter(|message| producer.push(**message).is_err()).count())
+            thread::spawn(move || {
+                messages.iter().filter(|message| producer.push(**message).is_err()).count()
+            })
         });
         let mut popped = Vec::new();
         let mut pop = || match consumer.pop() {
@@ -54,7 +56,8 @@ pub static RING: Model = Model {
 pub static WRAP: Model = Model {
     scenario: || {
         let (producer, mut consumer) = ring(1);
-        let thread = thread::spawn(move || (0..3).filter(|message| producer.push(*message).is_ok()).count());
+        let thread =
+            thread::spawn(move || (0..3).filter(|message| producer.push(*message).is_ok()).count());
         let mut pop = || matches!(consumer.pop(), Pop::Item(_));
         let popped = [pop(), pop()];
         let pushed = thread.join().expect("it has not panicked");
@@ -176,7 +179,9 @@ pub static PREEMPTED: Model = Model {
                 core.bell.park(has_work, || core.bed.sleep.park(None));
             }
         }
-        [held_up, caller].into_iter().for_each(|thread| thread.join().expect("it has not panicked"));
+        [held_up, caller]
+            .into_iter()
+            .for_each(|thread| thread.join().expect("it has not panicked"));
     },
     preemptions: Some(2),
     mutants: &[(OrderingMutant::RungOnce, DEADLOCK)],
@@ -357,5 +362,8 @@ pub static STOP: Model = Model {
         assert_eq!(Arc::strong_count(&message), 1, "a message was lost");
     },
     preemptions: Some(3),
-    mutants: &[(OrderingMutant::LateClose, "a message was lost"), (OrderingMutant::SilentClose, DEADLOCK)],
+    mutants: &[
+        (OrderingMutant::LateClose, "a message was lost"),
+        (OrderingMutant::SilentClose, DEADLOCK),
+    ],
 };

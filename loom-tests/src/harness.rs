@@ -102,7 +102,12 @@ pub(crate) const fn hash(path: u64, tag: u64) -> KeyHash {
 
 pub(crate) fn entry(hash: KeyHash, version: u64, expires_at_ms: u64) -> Entry {
     let content = value(hash, version);
-    Entry::new(&hash.key(CLUSTER), Content::Value(&content), Version(version), expires_at_ms.try_into().ok())
+    Entry::new(
+        &hash.key(CLUSTER),
+        Content::Value(&content),
+        Version(version),
+        expires_at_ms.try_into().ok(),
+    )
 }
 
 /// A value that says which version of which key it is.
@@ -146,12 +151,16 @@ impl Shard {
     }
 
     pub(crate) fn delete(&mut self, hash: KeyHash) {
-        let version = self.store.get(hash, &hash.key(CLUSTER)).expect("it is there").version().next();
+        let version =
+            self.store.get(hash, &hash.key(CLUSTER)).expect("it is there").version().next();
         self.store.apply(hash, Entry::new(&hash.key(CLUSTER), Content::Tombstone, version, None));
     }
 
     /// Starts a thread that reads, in a place that it was given before.
-    pub(crate) fn read(&self, reads: impl FnOnce(&ReaderThread) + 'static) -> loom::thread::JoinHandle<()> {
+    pub(crate) fn read(
+        &self,
+        reads: impl FnOnce(&ReaderThread) + 'static,
+    ) -> loom::thread::JoinHandle<()> {
         let thread = ReaderThread { reader: self.readers.register(), views: self.views.clone() };
         loom::thread::spawn(move || reads(&thread))
     }
@@ -192,7 +201,10 @@ pub(crate) fn look(pinned: &Pinned<'_>, hash: KeyHash) -> Local<u64> {
         Local::Found(entry) => {
             assert_eq!(entry.key(), key, "another key was found");
             let version = entry.version().0;
-            assert!(entry.value().is_none_or(|held| held == value(hash, version)), "a part was found");
+            assert!(
+                entry.value().is_none_or(|held| held == value(hash, version)),
+                "a part was found"
+            );
             Local::Found(version)
         }
         Local::Absent => Local::Absent,

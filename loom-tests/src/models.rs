@@ -281,7 +281,10 @@ pub static PARTITION: Model = Model {
     scenario: || {
         let mut shard = Shard::new(&[KEY]);
         let reader = shard.read(|thread| {
-            assert!(matches!(thread.get(KEY), Local::Found(1..=2) | Local::AskOwner), "a false miss");
+            assert!(
+                matches!(thread.get(KEY), Local::Found(1..=2) | Local::AskOwner),
+                "a false miss"
+            );
         });
         shard.store.serve(KEY.partition(), false);
         shard.store.drop_partition(KEY.partition());
@@ -301,7 +304,10 @@ pub static STASHED_PARTITION: Model = Model {
         let keys @ [_, _, stashed] = [1, 2, 3].map(|tag| hash(0, tag));
         let mut shard = Shard::new(&keys);
         let reader = shard.read(move |thread| {
-            assert!(matches!(thread.get(stashed), Local::Found(1) | Local::AskOwner), "a false miss");
+            assert!(
+                matches!(thread.get(stashed), Local::Found(1) | Local::AskOwner),
+                "a false miss"
+            );
         });
         shard.store.serve(stashed.partition(), false);
         shard.store.drop_partition(stashed.partition());

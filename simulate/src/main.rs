@@ -63,14 +63,16 @@ fn arguments() -> Result<Arguments, String> {
             "--profile" => {
                 let names = Profile::ALL.map(Profile::name).join(", ");
                 let profile = Profile::by_name(&value()?);
-                found.options.profile = Some(profile.ok_or(format!("--profile is one of {names}"))?);
+                found.options.profile =
+                    Some(profile.ok_or(format!("--profile is one of {names}"))?);
             }
             "--first" => found.stops = true,
             "--hashes" => found.hashes = Some(value()?),
             "--trace" => found.trace = Some(value()?),
             "--planted" => {
                 let bug = value()?;
-                let planted = Planted::ALL.into_iter().find(|planted| format!("{planted:?}") == bug);
+                let planted =
+                    Planted::ALL.into_iter().find(|planted| format!("{planted:?}") == bug);
                 let names = format!("--planted is one of {:?}", Planted::ALL);
                 found.options.planted = Some(planted.ok_or(names)?);
             }
@@ -107,7 +109,8 @@ struct Totals {
 impl Totals {
     fn add(&mut self, seed: u64, result: Result<Summary, Box<Failure>>) {
         self.runs += 1;
-        let profile = result.as_ref().map_or_else(|failure| failure.profile, |summary| summary.profile);
+        let profile =
+            result.as_ref().map_or_else(|failure| failure.profile, |summary| summary.profile);
         let (runs, failures) = self.profiles.entry(profile).or_default();
         *runs += 1;
         *failures += u64::from(result.is_err());

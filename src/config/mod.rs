@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use self::settings::Given;
 pub(crate) use self::settings::{
-    DEFAULT_FORGET_AFTER, DEFAULT_PROBE_PERIOD, DEFAULT_REQUEST_TIMEOUT, DEFAULT_SUSPICION_TIMEOUT, Settings,
+    DEFAULT_FORGET_AFTER, DEFAULT_PROBE_PERIOD, DEFAULT_REQUEST_TIMEOUT, DEFAULT_SUSPICION_TIMEOUT,
+    Settings,
 };
 use crate::discovery::{Custom, Discovery};
 use crate::error::ConfigError;
@@ -340,7 +341,10 @@ mod tests {
         assert_eq!(valid().check().unwrap().cores, 1);
         let settings = valid().pin_cpus([5, 3]).check().unwrap();
         assert_eq!((settings.cores, settings.pin_cpus), (2, Some(vec![5, 3])));
-        assert_eq!(error(valid().pin_cpus([1, 2]).cores(3)), ConfigError::PinnedCpus { cpus: 2, cores: 3 });
+        assert_eq!(
+            error(valid().pin_cpus([1, 2]).cores(3)),
+            ConfigError::PinnedCpus { cpus: 2, cores: 3 }
+        );
         assert_eq!(error(valid().pin_cpus([1, 2, 1])), ConfigError::CpuTwice { cpu: 1 });
         assert_eq!(error(valid().pin_cpus([])), ConfigError::BadCores { cores: 0 });
     }
@@ -374,17 +378,33 @@ mod tests {
             ConfigError::NodeIdTooLong { length: 256 }
         );
         assert_eq!(error(valid().cluster("")), ConfigError::EmptyClusterName);
-        assert_eq!(error(valid().cluster("x".repeat(300))), ConfigError::ClusterNameTooLong { length: 300 });
+        assert_eq!(
+            error(valid().cluster("x".repeat(300))),
+            ConfigError::ClusterNameTooLong { length: 300 }
+        );
         for address in ["localhost:80", "127.0.0.1", "", "127.0.0.1:99999"] {
-            assert_eq!(error(Config::new("a", address)), ConfigError::BadAddress { address: address.into() });
+            assert_eq!(
+                error(Config::new("a", address)),
+                ConfigError::BadAddress { address: address.into() }
+            );
         }
         for address in ["0.0.0.0:80", "[::]:80"] {
             let parsed = address.parse().unwrap();
-            assert_eq!(error(Config::new("a", address)), ConfigError::UnspecifiedAddress { address: parsed });
+            assert_eq!(
+                error(Config::new("a", address)),
+                ConfigError::UnspecifiedAddress { address: parsed }
+            );
         }
-        for seed in
-            ["nowhere", "10.0.0.1:0", "0.0.0.0:8000", "10.0.0.256:1", "a b:1", ":1", "host:0", "host:"]
-        {
+        for seed in [
+            "nowhere",
+            "10.0.0.1:0",
+            "0.0.0.0:8000",
+            "10.0.0.256:1",
+            "a b:1",
+            ":1",
+            "host:0",
+            "host:",
+        ] {
             assert_eq!(error(valid().seeds([seed])), ConfigError::BadSeed { seed: seed.into() });
         }
         let advertised = "0.0.0.0:80".parse().unwrap();
@@ -424,7 +444,10 @@ mod tests {
             }
         );
         for nodes in [0, 2, 1001] {
-            assert_eq!(error(valid().require_majority(nodes)), ConfigError::BadMajority { nodes, least: 3 });
+            assert_eq!(
+                error(valid().require_majority(nodes)),
+                ConfigError::BadMajority { nodes, least: 3 }
+            );
         }
         assert_eq!(
             error(valid().require_majority(5).write_quorum(1)),
@@ -475,7 +498,10 @@ mod tests {
     fn seeds_are_addresses_or_names() {
         let seeds = ["10.0.0.1:1", "db-1.example.com:2", "[::1]:3", "localhost:4", "a_b.svc.:5"];
         let settings = valid().seeds(seeds).check().unwrap();
-        assert_eq!(settings.seeds, [0, 2].map(|at: usize| seeds[at].parse::<SocketAddr>().unwrap()));
+        assert_eq!(
+            settings.seeds,
+            [0, 2].map(|at: usize| seeds[at].parse::<SocketAddr>().unwrap())
+        );
         assert_eq!(settings.finder.names, [seeds[1], seeds[3], seeds[4]]);
         assert!(settings.finder.is_needed() && !valid().check().unwrap().finder.is_needed());
     }

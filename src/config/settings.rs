@@ -153,10 +153,12 @@ impl Given {
     /// Returns the settings, or the first mistake. Names are checked first, then limits, quorums,
     /// times and addresses.
     pub(super) fn check(&self) -> Result<Settings, ConfigError> {
-        check_name(&self.node_id, ConfigError::EmptyNodeId, |length| ConfigError::NodeIdTooLong { length })?;
-        let cluster = self.cluster.as_deref().unwrap_or(DEFAULT_CLUSTER);
-        check_name(cluster, ConfigError::EmptyClusterName, |length| ConfigError::ClusterNameTooLong {
+        check_name(&self.node_id, ConfigError::EmptyNodeId, |length| ConfigError::NodeIdTooLong {
             length,
+        })?;
+        let cluster = self.cluster.as_deref().unwrap_or(DEFAULT_CLUSTER);
+        check_name(cluster, ConfigError::EmptyClusterName, |length| {
+            ConfigError::ClusterNameTooLong { length }
         })?;
         let cores = self.check_cores()?;
         let memory = self.check_memory(cores)?;
@@ -309,8 +311,9 @@ impl Given {
 
     /// N, W and R with a fixed number of copies.
     fn check_quorums_of(&self, replicas: usize) -> Result<Quorums, ConfigError> {
-        let count =
-            |asked: usize, most: usize| (1..=most).contains(&asked).then_some(Count::Exactly(asked as u8));
+        let count = |asked: usize, most: usize| {
+            (1..=most).contains(&asked).then_some(Count::Exactly(asked as u8))
+        };
         let bad = ConfigError::BadReplicas { replicas };
         let n = count(replicas, MAX_REPLICAS).ok_or(bad)?;
         if self.unacknowledged.is_some() {
@@ -343,7 +346,8 @@ impl Given {
         if read_quorum == 0 || read_quorum > MAX_REPLICAS {
             return Err(ConfigError::BadReadQuorum { read_quorum, replicas: Count::ALL });
         }
-        let (write, read) = (Count::AllBut(unacknowledged as u8), Count::Exactly(read_quorum as u8));
+        let (write, read) =
+            (Count::AllBut(unacknowledged as u8), Count::Exactly(read_quorum as u8));
         let quorums = Quorums { replicas: Count::ALL, write, read };
         if read_quorum >= 2 && !quorums.reads_see_writes() {
             return Err(ConfigError::TooManyUnacknowledged { unacknowledged, read_quorum });
@@ -389,7 +393,8 @@ fn check_seed(seed: &str) -> Result<Seed, ConfigError> {
         return is_reachable.then_some(Seed::Address(address)).ok_or_else(bad);
     }
     let (host, port) = seed.rsplit_once(':').ok_or_else(bad)?;
-    let is_of_name = |letter: char| letter.is_ascii_alphanumeric() || matches!(letter, '-' | '.' | '_');
+    let is_of_name =
+        |letter: char| letter.is_ascii_alphanumeric() || matches!(letter, '-' | '.' | '_');
     let is_name = host.chars().all(is_of_name) && (1..=253).contains(&host.len());
     // "10.0.0.256" or "1.2.3" are mistakes, not names: no top-level domain is a number.
     let is_named = host

@@ -58,7 +58,9 @@ impl Absent {
     /// Returns those that are not forgotten yet, each with how long it has been dead.
     pub(super) fn waited_for(&self, now: Instant) -> Vec<(Identity, Duration)> {
         let waited_for = self.lives.values().filter(|(_, forget_at)| now < *forget_at);
-        waited_for.map(|(life, at)| (*life, self.forget_after.saturating_sub(at.since(now)))).collect()
+        waited_for
+            .map(|(life, at)| (*life, self.forget_after.saturating_sub(at.since(now))))
+            .collect()
     }
 
     /// Returns when the last of them will be forgotten; `None` if all are.

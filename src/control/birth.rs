@@ -70,10 +70,13 @@ impl Control {
     /// What each other member has told of itself in this life, if it has.
     fn other_statuses(&self) -> impl Iterator<Item = Option<Status>> {
         let me = self.identity().node;
-        let others = self.placement.members().iter().filter(move |member| member.identity.node != me);
+        let others =
+            self.placement.members().iter().filter(move |member| member.identity.node != me);
         others.map(|member: &Member| {
             let known = self.statuses.get(&member.identity.node);
-            known.filter(|(identity, _)| identity.life() == member.identity).map(|(_, status)| *status)
+            known
+                .filter(|(identity, _)| identity.life() == member.identity)
+                .map(|(_, status)| *status)
         })
     }
 

@@ -27,7 +27,13 @@ const MIN_ROUND_PERIOD: Duration = Duration::from_millis(10);
 
 impl Control {
     /// Lets an app wait until it is safe. What was asked before it came does not count.
-    pub(super) fn watch_safety(&mut self, now: Instant, ticket: u64, until: Instant, actions: &mut Actions) {
+    pub(super) fn watch_safety(
+        &mut self,
+        now: Instant,
+        ticket: u64,
+        until: Instant,
+        actions: &mut Actions,
+    ) {
         let until = self.safety.as_ref().map_or(until, |others| others.until.max(until));
         self.safety = Some(Safety { ticket, until, round: 0, ask_at: now, heard: BTreeMap::new() });
         self.handle_safety_timer(now, actions);
@@ -61,7 +67,13 @@ impl Control {
     }
 
     /// Takes up what a member has said that it owes.
-    pub(super) fn debt_told(&mut self, link: Link, round: u64, debt: NodeDebt, actions: &mut Actions) {
+    pub(super) fn debt_told(
+        &mut self,
+        link: Link,
+        round: u64,
+        debt: NodeDebt,
+        actions: &mut Actions,
+    ) {
         let from = self.links.values().find(|member| Link::to(&member.identity) == link);
         if let Some(node) = from.map(|member| member.identity.node) {
             self.debt_heard(node, round, debt, actions);
@@ -69,7 +81,9 @@ impl Control {
     }
 
     fn debt_heard(&mut self, node: NodeHash, round: u64, debt: NodeDebt, actions: &mut Actions) {
-        let Some(safety) = self.safety.as_mut().filter(|safety| safety.round == round) else { return };
+        let Some(safety) = self.safety.as_mut().filter(|safety| safety.round == round) else {
+            return;
+        };
         safety.heard.insert(node, debt);
         let ticket = safety.ticket;
         if let Some(safety) = &self.safety
@@ -110,7 +124,13 @@ impl Control {
     }
 
     /// Answers, once the cores have, a member that asks what this node owes.
-    pub(super) fn debt_asked(&mut self, via: u64, request_id: u64, round: u64, actions: &mut Actions) {
+    pub(super) fn debt_asked(
+        &mut self,
+        via: u64,
+        request_id: u64,
+        round: u64,
+        actions: &mut Actions,
+    ) {
         self.ask_cores(DebtAsker::Peer { via, request_id, round }, actions);
     }
 
@@ -160,7 +180,9 @@ impl Control {
                     let message = ControlMessage::Debt { round, debt: told };
                     actions.push(ControlAction::Answer { via, request_id, message });
                 }
-                DebtAsker::Safety { round } => self.debt_heard(self.identity().node, round, told, actions),
+                DebtAsker::Safety { round } => {
+                    self.debt_heard(self.identity().node, round, told, actions)
+                }
                 DebtAsker::Leave => self.drained(now, &total, actions),
             }
         }

@@ -46,7 +46,9 @@ impl Control {
     /// Returns the lives of a node that take part, one at an address.
     fn lives(&self, node: NodeHash) -> impl Iterator<Item = Identity> {
         let records = self.membership.records().into_iter();
-        records.filter(move |it| it.state.is_active() && it.identity.node == node).map(|it| it.identity)
+        records
+            .filter(move |it| it.state.is_active() && it.identity.node == node)
+            .map(|it| it.identity)
     }
 
     /// Returns the latest life of this node at another address, unless `identity` is a member, too,
@@ -85,7 +87,8 @@ impl Control {
 
     /// A node answered a ping: those that want its id are refused.
     pub(super) fn other_answered(&mut self, now: Instant, other: &Identity, actions: &mut Actions) {
-        let refused: Vec<HeldGreeting> = self.held.extract_if(.., |held| held.other == *other).collect();
+        let refused: Vec<HeldGreeting> =
+            self.held.extract_if(.., |held| held.other == *other).collect();
         for HeldGreeting { via, hello, other, .. } in refused {
             self.refuse_duplicate(now, via, &hello, &other, actions);
         }

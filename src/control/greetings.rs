@@ -34,7 +34,10 @@ impl Control {
 
     /// The node's name, if this life of it has told it.
     pub(super) fn name(&self, identity: &Identity) -> Option<NodeId> {
-        self.details.get(&identity.node).filter(|it| it.boot == identity.boot).map(|it| it.id.clone())
+        self.details
+            .get(&identity.node)
+            .filter(|it| it.boot == identity.boot)
+            .map(|it| it.id.clone())
     }
 
     /// Remembers what a node told of itself, unless a later life of it has told already.

@@ -35,7 +35,8 @@ impl Control {
         let Leaving::Since { generation } = self.leaving else { return };
         let is_last = self.is_last();
         let cores = usize::from(self.config.local.cores);
-        let given = |progress: &&CoreProgress| progress.generation >= generation && progress.giving == 0;
+        let given =
+            |progress: &&CoreProgress| progress.generation >= generation && progress.giving == 0;
         let is_all = is_last && self.placement.other_data_centers().is_empty();
         if is_all || is_planted(Planted::LeftAtOnce) {
             if is_all {

@@ -29,7 +29,9 @@ const PING_PERIOD: Duration = Duration::from_millis(20);
 impl Control {
     pub(super) fn open_link(&mut self, identity: Identity, actions: &mut Actions) {
         let known = self.links.get(&identity.node);
-        if known.is_some_and(|it| it.identity.addr != identity.addr && it.identity.life() > identity.life()) {
+        if known.is_some_and(|it| {
+            it.identity.addr != identity.addr && it.identity.life() > identity.life()
+        }) {
             // A later life of the node is a member at another address.
             return;
         }
@@ -60,13 +62,21 @@ impl Control {
         }
     }
 
-    pub(super) fn link_up(&mut self, now: Instant, link: Link, welcome: &Hello, actions: &mut Actions) {
+    pub(super) fn link_up(
+        &mut self,
+        now: Instant,
+        link: Link,
+        welcome: &Hello,
+        actions: &mut Actions,
+    ) {
         self.note_details(welcome);
         if link.expects.is_none() {
             return self.seed_answered(now, link, welcome, actions);
         }
         self.link_was_tried(now, link, None, actions);
-        if let Some(member) = self.links.values_mut().find(|member| Link::to(&member.identity) == link) {
+        if let Some(member) =
+            self.links.values_mut().find(|member| Link::to(&member.identity) == link)
+        {
             (member.state, member.backoff) = (LinkState::Up, LINK_BACKOFF);
             if self.refused_by.take().is_some() {
                 // The node that had this node's id may be gone, and was a later life.
@@ -79,7 +89,13 @@ impl Control {
         }
     }
 
-    pub(super) fn link_down(&mut self, now: Instant, link: Link, end: LinkEnd, actions: &mut Actions) {
+    pub(super) fn link_down(
+        &mut self,
+        now: Instant,
+        link: Link,
+        end: LinkEnd,
+        actions: &mut Actions,
+    ) {
         if let LinkEnd::Refused(refusal) = &end {
             self.refused(now, link.addr, refusal, actions);
             if !is_passing(refusal) {
@@ -90,7 +106,9 @@ impl Control {
             return self.seed_failed(now, link.addr);
         }
         self.link_was_tried(now, link, Some(&end), actions);
-        let Some(member) = self.links.values_mut().find(|member| Link::to(&member.identity) == link) else {
+        let Some(member) =
+            self.links.values_mut().find(|member| Link::to(&member.identity) == link)
+        else {
             return;
         };
         let is_gone = match &end {
@@ -158,7 +176,8 @@ impl Control {
                 LinkState::Probing { pings, next } if *next <= now => {
                     if *pings < PINGS {
                         *pings += 1;
-                        *next = now + PING_PERIOD.max(self.membership.round_trip_at_most(&link.identity));
+                        *next = now
+                            + PING_PERIOD.max(self.membership.round_trip_at_most(&link.identity));
                         to_ping.push(link.identity);
                     } else {
                         to_bury.push(link.identity);
@@ -172,7 +191,9 @@ impl Control {
             self.swim(now, actions, |membership, todo| membership.ping(now, identity, todo));
         }
         for identity in to_bury {
-            self.swim(now, actions, |membership, todo| membership.declare_dead(now, identity, todo));
+            self.swim(now, actions, |membership, todo| {
+                membership.declare_dead(now, identity, todo)
+            });
         }
     }
 

@@ -113,7 +113,9 @@ impl Control {
             let before = std::mem::take(majority);
             if before.of > 0 {
                 actions.push(ControlAction::Lease(Lease { until: Instant::MAX, nodes: 0 }));
-                actions.extend((!before.is_held).then_some(ControlAction::Notify(Event::MajorityFound)));
+                actions.extend(
+                    (!before.is_held).then_some(ControlAction::Notify(Event::MajorityFound)),
+                );
             }
             return;
         }
@@ -137,17 +139,22 @@ impl Control {
         let majority = &mut self.majority;
         majority.heard.retain(|_, heard| heard.view > 0);
         let agrees = |heard: &&Heard| {
-            heard.view == majority.view && heard.sent_at >= majority.view_since && now < heard.sent_at + LEASE
+            heard.view == majority.view
+                && heard.sent_at >= majority.view_since
+                && now < heard.sent_at + LEASE
         };
         if majority.heard.values().filter(agrees).count() + 1 < needed {
             majority.agreed_at = None;
         } else {
             majority.agreed_at.get_or_insert(now);
         }
-        let mut sent_at: Vec<Instant> = majority.heard.values().map(|heard| heard.sent_at).collect();
+        let mut sent_at: Vec<Instant> =
+            majority.heard.values().map(|heard| heard.sent_at).collect();
         let until = match needed.checked_sub(2) {
             None => Instant::MAX,
-            Some(at) if at < sent_at.len() => *sent_at.select_nth_unstable_by(at, |a, b| b.cmp(a)).1 + LEASE,
+            Some(at) if at < sent_at.len() => {
+                *sent_at.select_nth_unstable_by(at, |a, b| b.cmp(a)).1 + LEASE
+            }
             Some(_) => Instant::default(),
         };
         let is_held = now < until;
@@ -193,7 +200,8 @@ impl Control {
     fn is_nobody_missed(&self, old: &Placement) -> bool {
         let records = self.records_here();
         old.members().iter().all(|member| {
-            let of_node = records.iter().filter(|known| known.identity.node == member.identity.node);
+            let of_node =
+                records.iter().filter(|known| known.identity.node == member.identity.node);
             of_node.into_iter().any(|known| match known.state {
                 State::Alive | State::Suspect | State::Left
                     if known.identity.boot == member.identity.boot =>

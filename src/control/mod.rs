@@ -37,7 +37,9 @@ mod state;
 use std::net::SocketAddr;
 
 use self::interface::Actions;
-pub(crate) use self::interface::{ControlAction, ControlConfig, ControlEvent, Link, LinkEnd, Readiness};
+pub(crate) use self::interface::{
+    ControlAction, ControlConfig, ControlEvent, Link, LinkEnd, Readiness,
+};
 pub(crate) use self::state::Control;
 use self::state::CoreProgress;
 use crate::clock::Instant;
@@ -78,9 +80,11 @@ impl Control {
     ) -> Result<(), DatagramError> {
         let mut todo = Vec::new();
         let result = self.membership.handle_datagram(now, from, bytes, &mut todo);
-        let changes = || todo.iter().filter(|action| matches!(action, MembershipAction::Changed(_)));
-        let is_answer =
-            |action: &MembershipAction| matches!(action, MembershipAction::Changed(Change::Probed { .. }));
+        let changes =
+            || todo.iter().filter(|action| matches!(action, MembershipAction::Changed(_)));
+        let is_answer = |action: &MembershipAction| {
+            matches!(action, MembershipAction::Changed(Change::Probed { .. }))
+        };
         let is_news = changes().any(|action| !is_answer(action));
         let is_answered = changes().any(is_answer);
         self.perform(now, todo, actions);
@@ -110,7 +114,9 @@ impl Control {
             ControlEvent::CoreOwes { core, question, debt } => {
                 self.core_owes(now, core, question, debt, actions);
             }
-            ControlEvent::WatchSafety { ticket, until } => self.watch_safety(now, ticket, until, actions),
+            ControlEvent::WatchSafety { ticket, until } => {
+                self.watch_safety(now, ticket, until, actions)
+            }
             ControlEvent::Found(found) => self.found(now, found),
             ControlEvent::Leave => self.leave(now, actions),
             ControlEvent::Stop => {
@@ -138,7 +144,8 @@ impl Control {
 
     pub(crate) fn deadline(&self) -> Option<Instant> {
         let status = (self.stage == Stage::Forming).then_some(self.status_at);
-        let links = [self.links_deadline(), self.seeds_deadline(), status, self.membership.deadline()];
+        let links =
+            [self.links_deadline(), self.seeds_deadline(), status, self.membership.deadline()];
         let majority = self.majority_deadline(self.is_withholding());
         let others = [
             self.safety_deadline(),
@@ -189,7 +196,9 @@ impl Control {
                 self.life_ended(now, &identity, actions);
                 self.name(&identity).map(|node| Event::Left { node })
             }
-            Change::Suspected(identity) => self.name(&identity).map(|node| Event::Suspected { node }),
+            Change::Suspected(identity) => {
+                self.name(&identity).map(|node| Event::Suspected { node })
+            }
             Change::Refuted(identity) => self.name(&identity).map(|node| Event::Refuted { node }),
             Change::Leaving(_) => None,
             Change::Returned(identity) => {
@@ -216,7 +225,13 @@ impl Control {
         self.handle_held_timers(now, actions);
     }
 
-    fn answered(&mut self, now: Instant, link: Link, message: ControlMessage, actions: &mut Actions) {
+    fn answered(
+        &mut self,
+        now: Instant,
+        link: Link,
+        message: ControlMessage,
+        actions: &mut Actions,
+    ) {
         match message {
             ControlMessage::Members { records, absent } => {
                 self.absent.told(now, &absent);
@@ -236,9 +251,12 @@ impl Control {
                 }
             }
             ControlMessage::Debt { round, debt } => self.debt_told(link, round, debt, actions),
-            ControlMessage::DialedBack { tcp, udp } => self.dialed_back(now, link, tcp, udp, actions),
-            ControlMessage::AskMembers | ControlMessage::AskDebt { .. } | ControlMessage::DialBack { .. } => {
+            ControlMessage::DialedBack { tcp, udp } => {
+                self.dialed_back(now, link, tcp, udp, actions)
             }
+            ControlMessage::AskMembers
+            | ControlMessage::AskDebt { .. }
+            | ControlMessage::DialBack { .. } => {}
         }
     }
 
@@ -256,7 +274,9 @@ impl Control {
                 absent: self.absent.waited_for(now),
             },
             ControlMessage::Status(_) => ControlMessage::Status(self.status()),
-            ControlMessage::AskDebt { round } => return self.debt_asked(via, request_id, round, actions),
+            ControlMessage::AskDebt { round } => {
+                return self.debt_asked(via, request_id, round, actions);
+            }
             ControlMessage::DialBack { identity } => {
                 return self.try_to_reach(now, via, request_id, identity, actions);
             }

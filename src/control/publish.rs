@@ -17,7 +17,8 @@ impl Control {
     pub(super) fn place_members(&mut self, now: Instant, actions: &mut Actions) -> bool {
         let members = self.placeable();
         self.note_gone();
-        let alive = self.membership.records().iter().filter(|known| known.state.is_active()).count();
+        let alive =
+            self.membership.records().iter().filter(|known| known.state.is_active()).count();
         let is_complete = members.len() == alive;
         self.absent.note(now, &self.membership.records());
         self.forget_at = self.absent.deadline(now);
@@ -69,7 +70,8 @@ impl Control {
     /// Tells the app when this node holds what it should.
     pub(super) fn note_synced(&mut self, actions: &mut Actions) {
         let (generation, stage) = (self.published.0.generation(), self.published.1);
-        let is_done = |progress: &&CoreProgress| progress.generation == generation && progress.pending == 0;
+        let is_done =
+            |progress: &&CoreProgress| progress.generation == generation && progress.pending == 0;
         let done = self.progress.values().filter(is_done).count();
         let is_synced = stage != Stage::Forming && done == usize::from(self.config.local.cores);
         if is_synced && !std::mem::replace(&mut self.is_synced, true) {
@@ -140,8 +142,11 @@ impl Control {
             let is_self = known.identity.life() == me.life();
             // Another node may have its id.
             let is_alike = known.identity.node == me.node;
-            let id =
-                if is_alike { NodeId::new(&self.config.local.node_id) } else { self.name(&known.identity)? };
+            let id = if is_alike {
+                NodeId::new(&self.config.local.node_id)
+            } else {
+                self.name(&known.identity)?
+            };
             let details = self.details.get(&known.identity.node);
             let site = if is_alike { &self.config.local.site } else { &details?.site };
             let named = |name: &str| (!name.is_empty()).then(|| name.to_string());
@@ -161,7 +166,8 @@ impl Control {
                 round_trip: self.membership.round_trip(&known.identity),
             })
         };
-        let mut members: Vec<MemberInfo> = self.membership.records().into_iter().filter_map(info).collect();
+        let mut members: Vec<MemberInfo> =
+            self.membership.records().into_iter().filter_map(info).collect();
         members.sort_by(|a, b| a.id.cmp(&b.id));
         for member in &mut members {
             let shown = self.members.binary_search_by(|shown| shown.id.cmp(&member.id));
@@ -177,7 +183,8 @@ impl Control {
             actions.push(ControlAction::Members(members));
         }
         let active = self.placement.members().iter().filter(|member| !member.leaving).count();
-        let readiness = Readiness { members: active, is_serving: self.is_serving(), hint: self.hint() };
+        let readiness =
+            Readiness { members: active, is_serving: self.is_serving(), hint: self.hint() };
         if readiness != self.readiness {
             self.readiness = readiness.clone();
             actions.push(ControlAction::Readiness(readiness));
@@ -188,7 +195,8 @@ impl Control {
     fn hint(&self) -> Option<String> {
         let refused = self.refused_by.as_ref().map(|why| format!("a node refused this one: {why}"));
         let refused = refused.or_else(|| self.reach.failure.clone());
-        refused
-            .or_else(|| self.discovery.failure.as_ref().map(|why| format!("looking for nodes failed: {why}")))
+        refused.or_else(|| {
+            self.discovery.failure.as_ref().map(|why| format!("looking for nodes failed: {why}"))
+        })
     }
 }

@@ -43,8 +43,11 @@ impl Control {
     }
 
     pub(super) fn reach_deadline(&self) -> Option<Instant> {
-        let tried =
-            self.reach.tried.iter().map(|it| if it.udp { it.until } else { it.ping_at.min(it.until) });
+        let tried = self
+            .reach
+            .tried
+            .iter()
+            .map(|it| if it.udp { it.until } else { it.ping_at.min(it.until) });
         tried.chain(self.link_to_ask().map(|_| self.reach.ask_at)).min()
     }
 
@@ -134,7 +137,12 @@ impl Control {
     }
 
     /// A node answered a ping.
-    pub(super) fn ping_was_answered(&mut self, now: Instant, identity: &Identity, actions: &mut Actions) {
+    pub(super) fn ping_was_answered(
+        &mut self,
+        now: Instant,
+        identity: &Identity,
+        actions: &mut Actions,
+    ) {
         for it in self.reach.tried.iter_mut().filter(|it| it.identity == *identity) {
             it.udp = true;
         }

@@ -8,7 +8,9 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::interface::{Actions, ControlAction, Link};
-use super::state::{Control, Leaving, LinkState, MAX_SEED_BACKOFF, SEED_BACKOFF, SeedAddress, SeedState};
+use super::state::{
+    Control, Leaving, LinkState, MAX_SEED_BACKOFF, SEED_BACKOFF, SeedAddress, SeedState,
+};
 use crate::clock::Instant;
 use crate::discovery::FoundAddresses;
 use crate::wire::message::{ControlMessage, Hello};
@@ -41,7 +43,8 @@ impl Control {
                 && self.asks_seed(&self.seeds[at])
             {
                 self.seeds[at].state = SeedState::Trying;
-                actions.push(ControlAction::Open(Link { addr: self.seeds[at].addr, expects: None }));
+                actions
+                    .push(ControlAction::Open(Link { addr: self.seeds[at].addr, expects: None }));
             }
         }
     }
@@ -56,7 +59,9 @@ impl Control {
         let after = if is_alone { self.discovery.backoff } else { DISCOVERY_PERIOD };
         self.discovery.at = Some(now + after);
         self.discovery.backoff = (self.discovery.backoff * 2).min(MAX_SEED_BACKOFF);
-        if let Some(why) = failure.as_ref().filter(|why| self.discovery.failure.as_ref() != Some(why)) {
+        if let Some(why) =
+            failure.as_ref().filter(|why| self.discovery.failure.as_ref() != Some(why))
+        {
             log::warn!("looking for nodes failed: {why}");
         }
         if failure.is_none() {
@@ -81,14 +86,23 @@ impl Control {
         self.leaving == Leaving::No && !self.is_member_at(seed.addr)
     }
 
-    pub(super) fn seed_answered(&mut self, now: Instant, link: Link, welcome: &Hello, actions: &mut Actions) {
+    pub(super) fn seed_answered(
+        &mut self,
+        now: Instant,
+        link: Link,
+        welcome: &Hello,
+        actions: &mut Actions,
+    ) {
         let is_myself = welcome.identity.node == self.config.identity.node;
         for seed in self.seeds.iter_mut().filter(|seed| seed.addr == link.addr) {
             seed.settled = true;
             seed.backoff = SEED_BACKOFF;
             seed.node = Some(welcome.identity.node);
-            seed.state =
-                if is_myself { SeedState::Myself } else { SeedState::Idle { until: now + MAX_SEED_BACKOFF } };
+            seed.state = if is_myself {
+                SeedState::Myself
+            } else {
+                SeedState::Idle { until: now + MAX_SEED_BACKOFF }
+            };
         }
         if is_myself {
             actions.push(ControlAction::Close(link));

@@ -91,7 +91,11 @@ impl Control {
             membership,
             details: BTreeMap::new(),
             links: BTreeMap::new(),
-            seeds: config.seeds.iter().map(|&addr| SeedAddress::new(addr, config.identity.addr)).collect(),
+            seeds: config
+                .seeds
+                .iter()
+                .map(|&addr| SeedAddress::new(addr, config.identity.addr))
+                .collect(),
             discovery: Finding::new(config.discovers),
             reach: Reach::default(),
             held: Vec::new(),
@@ -225,7 +229,11 @@ pub(super) enum SeedState {
 impl SeedAddress {
     pub(super) fn new(addr: SocketAddr, me: SocketAddr) -> Self {
         let is_myself = addr == me;
-        let state = if is_myself { SeedState::Myself } else { SeedState::Idle { until: Instant::default() } };
+        let state = if is_myself {
+            SeedState::Myself
+        } else {
+            SeedState::Idle { until: Instant::default() }
+        };
         Self { addr, is_found: false, state, backoff: SEED_BACKOFF, settled: is_myself, node: None }
     }
 }

@@ -64,7 +64,12 @@ impl Batch {
 
     /// Adds a write that stores `value` under `key` for `ttl`, counted from when the batch is
     /// applied.
-    pub fn set_with_ttl(self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>, ttl: Duration) -> Self {
+    pub fn set_with_ttl(
+        self,
+        key: impl AsRef<[u8]>,
+        value: impl AsRef<[u8]>,
+        ttl: Duration,
+    ) -> Self {
         self.add(key.as_ref(), Content::Value(value.as_ref()), Some(ttl))
     }
 
@@ -84,7 +89,8 @@ impl Batch {
     }
 
     fn add(mut self, key: &[u8], content: Content<'_>, ttl: Option<Duration>) -> Self {
-        let entry = check_lengths(key, content).map(|()| Entry::new(key, content, Version::ZERO, None));
+        let entry =
+            check_lengths(key, content).map(|()| Entry::new(key, content, Version::ZERO, None));
         self.operations.push(Operation { entry, ttl });
         self
     }
@@ -125,7 +131,9 @@ impl Engine {
             let Part { calls, indices, bytes } = part;
             match self.send_part(core, calls, bytes, span) {
                 Ok(reply) => sent.push((core, indices, reply)),
-                Err(error) => indices.iter().for_each(|index| results[*index] = Err(error.clone().into())),
+                Err(error) => {
+                    indices.iter().for_each(|index| results[*index] = Err(error.clone().into()))
+                }
             }
         }
         for (core, indices, reply) in sent {

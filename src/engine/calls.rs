@@ -14,8 +14,8 @@ use crate::options::{ReadOptions, WriteOptions};
 use crate::quorums::{Count, Quorums};
 use crate::runtime::reply::{NoReply, Reply};
 use crate::shard::{
-    Call, LocalAnswer, LocalRules, Outcome, ReadCall, TouchCall, WriteCall, check_lengths, expires_at_ms,
-    read_local,
+    Call, LocalAnswer, LocalRules, Outcome, ReadCall, TouchCall, WriteCall, check_lengths,
+    expires_at_ms, read_local,
 };
 use crate::types::{CoreId, KeyHash, MAX_KEY_BYTES};
 
@@ -65,13 +65,18 @@ impl Engine {
     }
 
     /// Gives a key a time to live, or takes it away (`None`).
-    pub(super) fn change_expiry(&self, key: &[u8], ttl: Option<Duration>) -> Result<bool, WriteError> {
+    pub(super) fn change_expiry(
+        &self,
+        key: &[u8],
+        ttl: Option<Duration>,
+    ) -> Result<bool, WriteError> {
         check_lengths(key, Content::Tombstone)?;
         let expires_at_ms = ttl.map(|ttl| expires_at_ms(ttl, self.wall())).transpose()?;
         let span = self.span(None);
         let (core, hash) = self.route(key);
         let call = TouchCall { key: key.into(), hash, expires_at_ms, deadline: span.deadline };
-        let reply = self.inner.runtime.send(core, Call::Touch(Box::new(call)), None, span.deadline)?;
+        let reply =
+            self.inner.runtime.send(core, Call::Touch(Box::new(call)), None, span.deadline)?;
         match self.wait(core, reply, span) {
             Ok(Outcome::Touched(result)) => result,
             other => Err(self.no_write(other, self.inner.settings.quorums.write)),
@@ -117,7 +122,8 @@ impl Engine {
     fn fetch(&self, key: &[u8], options: &ReadOptions) -> Result<Option<Entry>, ReadError> {
         let span = self.span(options.timeout);
         let (core, call) = self.read_call(key, options, span)?;
-        let reply = self.inner.runtime.send(core, Call::Read(Box::new(call)), None, span.deadline)?;
+        let reply =
+            self.inner.runtime.send(core, Call::Read(Box::new(call)), None, span.deadline)?;
         match self.wait(core, reply, span) {
             Ok(Outcome::Read(result)) => result,
             other => Err(self.no_read(other)),
@@ -222,7 +228,11 @@ pub(super) fn local_rules(quorums: Quorums, quorum: Count, local: bool) -> Local
 
 #[inline]
 pub(super) fn check_read_key(key: &[u8]) -> Result<&[u8], ReadError> {
-    if key.len() > MAX_KEY_BYTES { Err(ReadError::KeyTooLong { length: key.len() }) } else { Ok(key) }
+    if key.len() > MAX_KEY_BYTES {
+        Err(ReadError::KeyTooLong { length: key.len() })
+    } else {
+        Ok(key)
+    }
 }
 
 /// Returns the value of an entry that was found to have one.

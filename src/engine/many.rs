@@ -23,7 +23,9 @@ impl Engine {
     pub fn get_many<K: AsRef<[u8]>>(&self, keys: &[K]) -> Result<Vec<Option<Vec<u8>>>, ReadError> {
         let mut values = vec![None; keys.len()];
         let mut others = Vec::new();
-        for (at, (keys, values)) in keys.chunks(TOGETHER).zip(values.chunks_mut(TOGETHER)).enumerate() {
+        for (at, (keys, values)) in
+            keys.chunks(TOGETHER).zip(values.chunks_mut(TOGETHER)).enumerate()
+        {
             let mut ask = |index| others.push(at * TOGETHER + index);
             self.look_at_many(keys, values, &mut ask)?;
         }
@@ -56,7 +58,8 @@ impl Engine {
         hashes.iter().for_each(|hash| pinned.prefetch_bucket(*hash));
         hashes.iter().for_each(|hash| pinned.prefetch_entry(*hash));
         for (index, ((key, hash), slot)) in keys.iter().zip(hashes).zip(values).enumerate() {
-            match read_local(&pinned, rules, *hash, key.as_ref(), || runtime.clock().coarse_wall()) {
+            match read_local(&pinned, rules, *hash, key.as_ref(), || runtime.clock().coarse_wall())
+            {
                 LocalAnswer::Value(entry) => *slot = Some(value(&entry).to_vec()),
                 LocalAnswer::Nothing => {}
                 LocalAnswer::AskOwner => ask(index),
@@ -74,7 +77,8 @@ impl Engine {
     ) -> Result<(), ReadError> {
         let options = ReadOptions::new();
         let span = self.span(options.timeout);
-        let mut groups: Vec<(Vec<usize>, Vec<Call>)> = self.cores().map(|_| Default::default()).collect();
+        let mut groups: Vec<(Vec<usize>, Vec<Call>)> =
+            self.cores().map(|_| Default::default()).collect();
         for &index in which {
             let (core, call) = self.read_call(keys[index].as_ref(), &options, span)?;
             let (indices, calls) = &mut groups[usize::from(core.0)];
@@ -84,7 +88,8 @@ impl Engine {
         let mut asked = Vec::new();
         for (core, (indices, calls)) in self.cores().zip(groups) {
             if !calls.is_empty() {
-                let reply = self.inner.runtime.send(core, Call::Many(calls), None, span.deadline)?;
+                let reply =
+                    self.inner.runtime.send(core, Call::Many(calls), None, span.deadline)?;
                 asked.push((core, indices, reply));
             }
         }

@@ -154,7 +154,11 @@ impl Engine {
     /// # Errors
     ///
     /// [`WriteError`] says whether the delete may have happened.
-    pub fn delete_with(&self, key: impl AsRef<[u8]>, options: &WriteOptions) -> Result<(), WriteError> {
+    pub fn delete_with(
+        &self,
+        key: impl AsRef<[u8]>,
+        options: &WriteOptions,
+    ) -> Result<(), WriteError> {
         self.write(key.as_ref(), Content::Tombstone, &WriteOptions { ttl: None, ..options.clone() })
     }
 

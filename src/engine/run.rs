@@ -43,9 +43,11 @@ impl Engine {
     ) -> Result<T, RunError> {
         let span = self.span(None);
         let (core, _) = self.route(key.as_ref());
-        let call = RunCall { run: Box::new(move |shard| Box::new(run(shard))), deadline: span.deadline };
+        let call =
+            RunCall { run: Box::new(move |shard| Box::new(run(shard))), deadline: span.deadline };
         let runtime = &self.inner.runtime;
-        let reply = runtime.send(core, Call::Run(call), None, span.deadline).map_err(NotApplied::from)?;
+        let reply =
+            runtime.send(core, Call::Run(call), None, span.deadline).map_err(NotApplied::from)?;
         match self.wait(core, reply, span) {
             Ok(Outcome::Ran(Ok(value))) => Ok(value.take().expect("the closure's own type")),
             Ok(Outcome::Ran(Err(error))) => Err(*error),

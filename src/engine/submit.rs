@@ -63,7 +63,8 @@ impl Engine {
         let ticket = place.ticket();
         let runtime = &self.inner.runtime;
         if let Some(pinned) = runtime.views().map_err(NotApplied::from)?.pin() {
-            let answer = read_local(&pinned, rules, call.hash, key, || runtime.clock().coarse_wall());
+            let answer =
+                read_local(&pinned, rules, call.hash, key, || runtime.clock().coarse_wall());
             let found = match answer {
                 LocalAnswer::Value(entry) => Some(Some(Entry::clone(&entry))),
                 LocalAnswer::Nothing => Some(None),
@@ -97,7 +98,11 @@ impl Engine {
         Ok(ticket)
     }
 
-    fn reserve(&self, completions: &Completions, if_lost: Outcome) -> Result<CompletionSlot, SubmitError> {
+    fn reserve(
+        &self,
+        completions: &Completions,
+        if_lost: Outcome,
+    ) -> Result<CompletionSlot, SubmitError> {
         completions.reserve(if_lost).ok_or(SubmitError::Full { capacity: completions.capacity() })
     }
 }

@@ -32,7 +32,8 @@ fn key_of(engine: &Engine, core: u16) -> String {
 }
 
 /// A closure that keeps its core busy: it says when it runs, and is told when to end.
-fn blocker() -> (impl FnOnce(&mut LocalShard<'_>) -> bool + Send, mpsc::Receiver<()>, mpsc::Sender<()>) {
+fn blocker()
+-> (impl FnOnce(&mut LocalShard<'_>) -> bool + Send, mpsc::Receiver<()>, mpsc::Sender<()>) {
     let (runs, running) = mpsc::channel();
     let (go_on, wait) = mpsc::channel();
     let block = move |_: &mut LocalShard<'_>| runs.send(()).is_ok() && wait.recv().is_ok();
@@ -129,7 +130,10 @@ fn a_node_whose_core_panics_leaves_the_others_its_keys() {
     let_fail(&first, 0).unwrap_err();
     assert_failed(&first, "k0");
     let died = |engine: &Engine| {
-        engine.members().iter().any(|member| member.id.as_str() == "a" && member.state == MemberState::Dead)
+        engine
+            .members()
+            .iter()
+            .any(|member| member.id.as_str() == "a" && member.state == MemberState::Dead)
     };
     for other in &others {
         wait_until("its death is known", || died(other));
@@ -154,8 +158,9 @@ fn a_closure_that_panics_is_no_failure() {
 /// other data centers: a data center that was new answered "nothing" for all that it had not copied yet.
 #[test]
 fn a_submitted_read_of_any_data_center_asks_the_others() {
-    let node =
-        |id: &str, data_center: &str| Config::new(id, "127.0.0.1:0").replicas(1).data_center(data_center);
+    let node = |id: &str, data_center: &str| {
+        Config::new(id, "127.0.0.1:0").replicas(1).data_center(data_center)
+    };
     let old = Engine::start(node("a", "old")).unwrap();
     old.wait_ready(LATE).unwrap();
     let keys: Vec<String> = (0..20).map(|n| format!("k{n}")).collect();

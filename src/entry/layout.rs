@@ -83,7 +83,8 @@ impl Parts {
     #[inline]
     pub(super) fn new(flags: u8, key_bytes: usize, value_bytes: usize) -> Self {
         let expiry = size_of::<Header>();
-        let block = expiry + usize::from(flags & EXPIRES) * (size_of::<Expiry>() / EXPIRES as usize);
+        let block =
+            expiry + usize::from(flags & EXPIRES) * (size_of::<Expiry>() / EXPIRES as usize);
         let key = block + usize::from(flags & SHARED) * (size_of::<Block>() / SHARED as usize);
         let value = key + key_bytes;
         let end = value + if flags & SHARED != 0 { 0 } else { value_bytes };
@@ -106,7 +107,10 @@ impl Draft<'_> {
     #[inline]
     pub(super) fn allocate(self) -> NonNull<Header> {
         let Self { key, value, block, kind, content_hash, version, expires_at_ms } = self;
-        assert!(key.len() <= MAX_KEY_BYTES && value.len() <= MAX_VALUE_BYTES, "checked at the boundary");
+        assert!(
+            key.len() <= MAX_KEY_BYTES && value.len() <= MAX_VALUE_BYTES,
+            "checked at the boundary"
+        );
         let expires = if expires_at_ms.is_some() { EXPIRES } else { 0 };
         let flags = kind | expires | if block.is_some() { SHARED } else { 0 };
         let parts = Parts::new(flags, key.len(), value.len());
@@ -137,7 +141,9 @@ impl Draft<'_> {
             ptr::copy_nonoverlapping(key.as_ptr(), start.add(parts.key), key.len());
             match block {
                 Some(block) => start.add(parts.block).cast::<Block>().write(block),
-                None => ptr::copy_nonoverlapping(value.as_ptr(), start.add(parts.value), value.len()),
+                None => {
+                    ptr::copy_nonoverlapping(value.as_ptr(), start.add(parts.value), value.len())
+                }
             }
             NonNull::new_unchecked(start.cast())
         }

@@ -170,7 +170,11 @@ impl Entry {
         let own = unsafe { std::slice::from_raw_parts(start, key.len()) };
         // Two overlapping halves are cheaper than a call, for the keys that most apps have.
         let halves = |key: &[u8]| Some((*key.first_chunk::<16>()?, *key.last_chunk::<16>()?));
-        if key.len().wrapping_sub(16) <= 16 { halves(own) == halves(key) } else { are_equal(own, key) }
+        if key.len().wrapping_sub(16) <= 16 {
+            halves(own) == halves(key)
+        } else {
+            are_equal(own, key)
+        }
     }
 
     pub(crate) fn content(&self) -> Content<'_> {
@@ -188,7 +192,9 @@ impl Entry {
         if header.flags == 0 {
             let start = size_of::<Header>() + usize::from(header.key_bytes);
             // SAFETY: `allocate` wrote that many bytes there, right behind the key.
-            return Some(unsafe { std::slice::from_raw_parts(self.at(start), header.value_bytes as usize) });
+            return Some(unsafe {
+                std::slice::from_raw_parts(self.at(start), header.value_bytes as usize)
+            });
         }
         if header.flags & (TOMBSTONE | HUSK) != 0 {
             return None;
@@ -272,7 +278,12 @@ impl Entry {
 
     /// Returns what is left once the value has expired.
     pub(crate) fn husk(&self) -> Self {
-        Self::new(self.key(), Content::Husk(self.content_hash()), self.version(), self.expires_at_ms())
+        Self::new(
+            self.key(),
+            Content::Husk(self.content_hash()),
+            self.version(),
+            self.expires_at_ms(),
+        )
     }
 
     /// A number that is equal for equal states of a key and differs for different ones, so that
@@ -474,7 +485,9 @@ impl Deref for EntryRef<'_> {
 impl PartialEq for Entry {
     fn eq(&self, other: &Self) -> bool {
         let parts = |entry: &Self| (entry.version(), entry.expires_at_ms());
-        parts(self) == parts(other) && self.key() == other.key() && self.content() == other.content()
+        parts(self) == parts(other)
+            && self.key() == other.key()
+            && self.content() == other.content()
     }
 }
 
@@ -622,6 +635,9 @@ mod tests {
         entry.set_eviction_bits(100, false);
         assert!(!entry.take_visited());
         entry.visit();
-        assert_eq!((entry.generation(), entry.take_visited(), entry.take_visited()), (100, true, false));
+        assert_eq!(
+            (entry.generation(), entry.take_visited(), entry.take_visited()),
+            (100, true, false)
+        );
     }
 }

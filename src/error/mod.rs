@@ -311,7 +311,9 @@ pub enum ReadError {
         needed: usize,
     },
     /// No core took the call before the deadline.
-    #[error("overloaded: no core took the call before its deadline; call less, or give it more time")]
+    #[error(
+        "overloaded: no core took the call before its deadline; call less, or give it more time"
+    )]
     Overloaded,
     /// The engine has stopped, or is stopping.
     #[error("the engine has stopped")]
@@ -396,8 +398,9 @@ mod tests {
 
     #[test]
     fn counts_are_printed_without_a_number_that_stands_for_all() {
-        let write =
-            |write_quorum, replicas| NotApplied::BadQuorum { asked: 1, write_quorum, replicas }.to_string();
+        let write = |write_quorum, replicas| {
+            NotApplied::BadQuorum { asked: 1, write_quorum, replicas }.to_string()
+        };
         let read = |replicas| ReadError::BadQuorum { asked: 20, replicas }.to_string();
         assert_eq!(
             write(Count::Exactly(2), Count::Exactly(3)),

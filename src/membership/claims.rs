@@ -141,7 +141,11 @@ impl BroadcastHandler<Identity> for ClaimHandler {
 
     /// Returns `Some` to make foca pass the claim on. That is right for news, and for our own
     /// claims even if they are old (`sender` is `None`): a leaving member repeats itself.
-    fn receive_item(&mut self, data: &[u8], sender: Option<&Identity>) -> Result<Option<Claim>, WireError> {
+    fn receive_item(
+        &mut self,
+        data: &[u8],
+        sender: Option<&Identity>,
+    ) -> Result<Option<Claim>, WireError> {
         let claim = Claim::decode(data)?;
         let is_news = self.claims.lock().note(claim);
         Ok((is_news || sender.is_none()).then_some(claim))

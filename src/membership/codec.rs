@@ -208,7 +208,11 @@ pub(crate) struct Codec;
 impl foca::Codec<Identity> for Codec {
     type Error = WireError;
 
-    fn encode_header(&mut self, header: &Header<Identity>, mut buf: impl BufMut) -> Result<(), WireError> {
+    fn encode_header(
+        &mut self,
+        header: &Header<Identity>,
+        mut buf: impl BufMut,
+    ) -> Result<(), WireError> {
         let third = message_identity(&header.message);
         let identities = [Some(&header.src), Some(&header.dst), third];
         let identity_bytes: usize = identities.into_iter().flatten().map(identity_bytes).sum();
@@ -232,7 +236,11 @@ impl foca::Codec<Identity> for Codec {
         })
     }
 
-    fn encode_member(&mut self, member: &Member<Identity>, mut buf: impl BufMut) -> Result<(), WireError> {
+    fn encode_member(
+        &mut self,
+        member: &Member<Identity>,
+        mut buf: impl BufMut,
+    ) -> Result<(), WireError> {
         if buf.remaining_mut() < identity_bytes(member.id()) + 2 + 1 {
             return Err(WireError::NoRoom);
         }

@@ -69,7 +69,8 @@ impl Membership {
         if claims.is_empty() {
             return Ok(());
         }
-        let has_left = |id: &Identity| id.addr != self.own.addr && claims.about(id) == Some(ClaimKind::Left);
+        let has_left =
+            |id: &Identity| id.addr != self.own.addr && claims.about(id) == Some(ClaimKind::Left);
         let active = self.swim.iter_members().map(|member| *member.id());
         let left: Vec<_> = active.filter(has_left).map(Member::down).collect();
         drop(claims);
@@ -147,7 +148,9 @@ impl Membership {
     fn report_changes(&mut self, actions: &mut Vec<MembershipAction>) {
         let health = &mut self.health;
         let report = |change| {
-            if let Change::Down(gone) | Change::Left(gone) | Change::Replaced { old: gone, .. } = &change {
+            if let Change::Down(gone) | Change::Left(gone) | Change::Replaced { old: gone, .. } =
+                &change
+            {
                 health.forget(gone);
             }
             actions.push(MembershipAction::Changed(change));

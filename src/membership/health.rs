@@ -112,8 +112,15 @@ impl Health {
     }
 
     /// Notes that the target of a probe answered. Only a direct answer measures a round trip.
-    pub(super) fn probe_answered(&mut self, now: Instant, target: &Identity, number: u8, is_direct: bool) {
-        let is_it = |probe: &Probe| probe.number == number && probe.target == *target && !probe.is_answered;
+    pub(super) fn probe_answered(
+        &mut self,
+        now: Instant,
+        target: &Identity,
+        number: u8,
+        is_direct: bool,
+    ) {
+        let is_it =
+            |probe: &Probe| probe.number == number && probe.target == *target && !probe.is_answered;
         let Some(at) = self.probes.iter().rposition(is_it) else { return };
         let is_over = at + 1 < self.probes.len();
         if is_over {
@@ -177,7 +184,10 @@ impl Health {
     /// Returns how long nearly all round trips to a member take at most. If none to it was
     /// measured, it is that of all members; if none was measured at all, zero.
     pub(super) fn longest_round_trip(&self, member: &Identity) -> Duration {
-        self.round_trips.get(member).or(self.typical.as_ref()).map_or(Duration::ZERO, RoundTrip::longest)
+        self.round_trips
+            .get(member)
+            .or(self.typical.as_ref())
+            .map_or(Duration::ZERO, RoundTrip::longest)
     }
 
     /// Returns the smoothed round trip to a member, once one was measured.

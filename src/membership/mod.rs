@@ -215,8 +215,14 @@ impl Membership {
     /// A life at our address that counts as later than this one is over, as we are here. So can be
     /// one of our id at another address: our clock was set back before we were started, or is
     /// behind that of the host of that life. We become later than it.
-    pub(crate) fn learn(&mut self, now: Instant, records: &[Record], actions: &mut Vec<MembershipAction>) {
-        let is_own = |identity: &Identity| identity.node == self.own.node && identity.addr == self.own.addr;
+    pub(crate) fn learn(
+        &mut self,
+        now: Instant,
+        records: &[Record],
+        actions: &mut Vec<MembershipAction>,
+    ) {
+        let is_own =
+            |identity: &Identity| identity.node == self.own.node && identity.addr == self.own.addr;
         let others = records.iter().filter(|record| !is_own(&record.identity));
         let mut members = Vec::new();
         for Record { identity, state, leaving } in others.copied() {
@@ -236,7 +242,8 @@ impl Membership {
         let is_later = |known: &&Record| {
             let it = known.identity;
             let is_over = it.node == own.node && it.addr != own.addr && !known.state.is_active();
-            is_over && it.boot >= own.boot || it.addr == own.addr && (it.boot, it.node) > (own.boot, own.node)
+            is_over && it.boot >= own.boot
+                || it.addr == own.addr && (it.boot, it.node) > (own.boot, own.node)
         };
         let later = records.iter().filter(is_later).map(|record| record.identity);
         let latest = later.map(|identity| identity.boot).max();
@@ -275,12 +282,14 @@ impl Membership {
             Datagram::Ping { nonce, target, from: asker } if target == self.own => {
                 let view = if self.roster.has_active(&asker) { self.view } else { 0 };
                 let pong = Datagram::Pong { nonce, from: self.own, view };
-                actions.push(MembershipAction::Send { to: from, datagram: pong.encode(self.cluster) });
+                actions
+                    .push(MembershipAction::Send { to: from, datagram: pong.encode(self.cluster) });
             }
             Datagram::Suspicion { incarnation, target, from: accuser } if target == self.own => {
                 self.health.refuted(now);
                 // Anything that the accuser hears from us next refutes it.
-                let suspicion = [Member::new(self.own, incarnation, foca::State::Suspect)].into_iter();
+                let suspicion =
+                    [Member::new(self.own, incarnation, foca::State::Suspect)].into_iter();
                 self.drive(now, actions, |swim, wishes| swim.apply_many(suspicion, true, wishes));
                 self.announce_to(now, accuser, actions);
             }
@@ -288,7 +297,11 @@ impl Membership {
             Datagram::Ping { .. } | Datagram::Suspicion { .. } => {}
             Datagram::Pong { nonce, from: identity, view } => {
                 if let Some(sent_at) = self.pings.finish(now, nonce, &identity) {
-                    actions.push(MembershipAction::Changed(Change::Probed { identity, sent_at, view }));
+                    actions.push(MembershipAction::Changed(Change::Probed {
+                        identity,
+                        sent_at,
+                        view,
+                    }));
                 }
             }
         }
@@ -375,7 +388,8 @@ impl Membership {
     /// should have been refuted or confirmed long since.
     fn tell_suspects(&mut self, now: Instant, actions: &mut Vec<MembershipAction>) {
         let is_suspect = |member: &&Member<Identity>| member.state() == foca::State::Suspect;
-        let suspects = self.swim.iter_members().filter(is_suspect).map(|it| (*it.id(), it.incarnation()));
+        let suspects =
+            self.swim.iter_members().filter(is_suspect).map(|it| (*it.id(), it.incarnation()));
         let mut suspects: Vec<_> = suspects.collect();
         suspects.sort_unstable_by_key(|(member, _)| member.sort_key());
         self.suspects.retain(|known, _| suspects.iter().any(|(member, _)| member == known));
@@ -399,7 +413,8 @@ impl Membership {
             }
             // If this node's word ends the suspicion, no single loss must decide. All other nodes
             // wait until gossip tells them that it was refuted, as most are.
-            let is_due = accused.contains(&target) || now.since(suspect.told_at) >= self.probe_period;
+            let is_due =
+                accused.contains(&target) || now.since(suspect.told_at) >= self.probe_period;
             if now.since(suspect.since) > self.health.suspicion_time(&target, patience) {
                 self.declare_dead(now, target, actions);
             } else if is_due {
@@ -417,7 +432,9 @@ impl Membership {
     /// Whether the timer ends a suspicion that was refuted. foca 2.0 declares no member dead then,
     /// but still tells the member that it is dead, which that member has to believe.
     fn is_moot(&self, timer: &foca::Timer<Identity>) -> bool {
-        let foca::Timer::ChangeSuspectToDown { member_id, incarnation, .. } = timer else { return false };
+        let foca::Timer::ChangeSuspectToDown { member_id, incarnation, .. } = timer else {
+            return false;
+        };
         let suspicion = Member::new(*member_id, *incarnation, foca::State::Suspect);
         !self.swim.iter_members().any(|member| *member == suspicion)
     }
@@ -440,10 +457,16 @@ impl Membership {
 
     /// Sends `member` a ping of our own; its answer is a [`Change::Probed`]. Only that very life
     /// answers.
-    pub(crate) fn ping(&mut self, now: Instant, member: Identity, actions: &mut Vec<MembershipAction>) {
+    pub(crate) fn ping(
+        &mut self,
+        now: Instant,
+        member: Identity,
+        actions: &mut Vec<MembershipAction>,
+    ) {
         let nonce = self.pings.start(now, member);
         let ping = Datagram::Ping { nonce, target: member, from: self.own };
-        actions.push(MembershipAction::Send { to: member.addr, datagram: ping.encode(self.cluster) });
+        actions
+            .push(MembershipAction::Send { to: member.addr, datagram: ping.encode(self.cluster) });
     }
 
     /// Declares `member` dead and tells the others, after a probe of our own failed. If it lives,

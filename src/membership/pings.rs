@@ -39,7 +39,11 @@ impl Pings {
 
     /// Notes a ping that is sent now, and returns its nonce.
     pub(super) fn start(&mut self, now: Instant, target: Identity) -> u64 {
-        while self.in_flight.front().is_some_and(|oldest| now.since(oldest.sent_at) > MAX_ROUND_TRIP) {
+        while self
+            .in_flight
+            .front()
+            .is_some_and(|oldest| now.since(oldest.sent_at) > MAX_ROUND_TRIP)
+        {
             self.in_flight.pop_front();
         }
         if self.in_flight.len() >= MAX_IN_FLIGHT {

@@ -85,7 +85,12 @@ pub(super) struct Roster {
 impl Roster {
     /// Reports how what foca and the claims say differs from the last report. This runs after every
     /// datagram: if nothing changed it costs one comparison per member and no allocation.
-    pub(super) fn update(&mut self, swim: &Swim, claims: &mut Claims, mut report: impl FnMut(Change)) {
+    pub(super) fn update(
+        &mut self,
+        swim: &Swim,
+        claims: &mut Claims,
+        mut report: impl FnMut(Change),
+    ) {
         let states = || swim.iter_membership_state().map(|member| (*member.id(), member.state()));
         if self.seen_claims == claims.version() && states().eq(self.seen.iter().copied()) {
             return;
@@ -136,7 +141,9 @@ impl Roster {
 
     /// Whether this very life of a member takes part.
     pub(super) fn has_active(&self, identity: &Identity) -> bool {
-        self.by_addr.get(&identity.addr).is_some_and(|it| it.identity == *identity && it.state.is_active())
+        self.by_addr
+            .get(&identity.addr)
+            .is_some_and(|it| it.identity == *identity && it.state.is_active())
     }
 }
 

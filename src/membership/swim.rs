@@ -16,9 +16,19 @@ use crate::types::Identity;
 /// foca, with everything that it leaves open filled in.
 pub(super) type Swim = foca::Foca<Identity, Codec, SmallRng, ClaimHandler>;
 
-pub(super) fn new_swim(config: &MembershipConfig, identity: Identity, claims: SharedClaims) -> Swim {
+pub(super) fn new_swim(
+    config: &MembershipConfig,
+    identity: Identity,
+    claims: SharedClaims,
+) -> Swim {
     let random = SmallRng::seed_from_u64(config.seed);
-    Swim::with_custom_broadcast(identity, foca_config(config), random, Codec, ClaimHandler { claims })
+    Swim::with_custom_broadcast(
+        identity,
+        foca_config(config),
+        random,
+        Codec,
+        ClaimHandler { claims },
+    )
 }
 
 impl foca::Identity for Identity {
@@ -88,7 +98,10 @@ fn foca_config(config: &MembershipConfig) -> Config {
         notify_down_members: true,
         periodic_announce: to_one(ANNOUNCE_PERIOD),
         periodic_announce_to_down_members: to_one(ANNOUNCE_TO_DEAD_PERIOD),
-        periodic_gossip: Some(PeriodicParams { frequency: config.probe_period / 2, num_members: FAN_OUT }),
+        periodic_gossip: Some(PeriodicParams {
+            frequency: config.probe_period / 2,
+            num_members: FAN_OUT,
+        }),
     }
 }
 

@@ -24,7 +24,12 @@ mod tests {
     use crate::types::{Boot, Identity, NodeHash};
 
     pub(super) fn node(number: u64) -> Identity {
-        Identity { node: NodeHash(number), boot: Boot(1), returns: 0, addr: ([127, 0, 0, 1], 1).into() }
+        Identity {
+            node: NodeHash(number),
+            boot: Boot(1),
+            returns: 0,
+            addr: ([127, 0, 0, 1], 1).into(),
+        }
     }
 
     pub(super) fn list(number: u64, members: Range<u64>) -> Arc<List> {

@@ -313,7 +313,9 @@ impl Purge {
 
     /// Goes on with a round as long as it waits for no answer.
     fn go_on(&mut self, number: u64, shard: &impl Graveyard, actions: &mut Vec<PurgeAction>) {
-        while let Some(round) = self.rounds.get_mut(&number).filter(|round| round.unanswered.is_empty()) {
+        while let Some(round) =
+            self.rounds.get_mut(&number).filter(|round| round.unanswered.is_empty())
+        {
             let partition = round.partition;
             let is_dropping = matches!(round.phase, Phase::Dropping { .. });
             if !is_dropping && shard.purge_view(partition).as_ref() != Some(&round.view) {
@@ -375,7 +377,12 @@ impl Round {
         self.unanswered = self.view.alive.clone();
         for &to in &self.unanswered {
             let request = Request::Purge { list, members_digest, dead: dead.clone() };
-            actions.push(PurgeAction::Ask { round: number, to, partition: self.partition, request });
+            actions.push(PurgeAction::Ask {
+                round: number,
+                to,
+                partition: self.partition,
+                request,
+            });
         }
     }
 
@@ -383,7 +390,12 @@ impl Round {
     fn tell(&self, number: u64, actions: &mut Vec<PurgeAction>) {
         for &to in &self.unanswered {
             let request = Request::Purged { dead: self.keys() };
-            actions.push(PurgeAction::Ask { round: number, to, partition: self.partition, request });
+            actions.push(PurgeAction::Ask {
+                round: number,
+                to,
+                partition: self.partition,
+                request,
+            });
         }
     }
 }
@@ -414,8 +426,14 @@ mod tests {
             self.view.clone()
         }
 
-        fn dead(&self, _: Partition, after: Option<KeyHash>, most: Version) -> (Vec<Dead>, Option<KeyHash>) {
-            let mut behind = self.dead.iter().filter(|(hash, _)| after.is_none_or(|after| *hash > after));
+        fn dead(
+            &self,
+            _: Partition,
+            after: Option<KeyHash>,
+            most: Version,
+        ) -> (Vec<Dead>, Option<KeyHash>) {
+            let mut behind =
+                self.dead.iter().filter(|(hash, _)| after.is_none_or(|after| *hash > after));
             let two: Vec<Dead> = behind.by_ref().take(2).copied().collect();
             let next = two.last().map(|(hash, _)| *hash).filter(|_| behind.next().is_some());
             (two.into_iter().filter(|(_, version)| *version <= most).collect(), next)
@@ -435,8 +453,13 @@ mod tests {
             let dead = (1..=keys).map(|key| (KeyHash(key), Version(10 * key))).collect();
             let replicas = vec![node(1), node(2)];
             let alive = vec![node(1), node(2), node(3)];
-            let view =
-                PurgeView { list: list(1, 0..3).reference(), place, replicas, alive, members_digest: 7 };
+            let view = PurgeView {
+                list: list(1, 0..3).reference(),
+                place,
+                replicas,
+                alive,
+                members_digest: 7,
+            };
             let mut machine = Purge::new(60 * SECOND);
             machine.start(Instant::default());
             Self { machine, grave: Grave { dead, view: Some(view) }, now: Instant::default() }
@@ -491,7 +514,9 @@ mod tests {
         let keys = |dead: &[Dead]| dead.iter().map(|(hash, _)| hash.0).collect();
         let told = actions.iter().filter_map(|action| match action {
             PurgeAction::Drop { dead, .. } => Some((node(0), keys(dead))),
-            PurgeAction::Ask { to, request: Request::Purged { dead }, .. } => Some((*to, keys(dead))),
+            PurgeAction::Ask { to, request: Request::Purged { dead }, .. } => {
+                Some((*to, keys(dead)))
+            }
             PurgeAction::Ask { .. } => None,
         });
         told.collect()

@@ -55,7 +55,13 @@ pub(crate) trait QuorumMachine {
     );
 
     /// `from` has answered what it was asked last.
-    fn answered(&mut self, from: Identity, answer: Answer, now: Now, actions: &mut Vec<QuorumAction>);
+    fn answered(
+        &mut self,
+        from: Identity,
+        answer: Answer,
+        now: Now,
+        actions: &mut Vec<QuorumAction>,
+    );
 
     /// `from` will not answer: the connection failed, or it cannot take part yet.
     fn lost(&mut self, from: Identity, now: Now, actions: &mut Vec<QuorumAction>);
@@ -142,7 +148,8 @@ pub(super) fn settle<T>(asked: &mut [Asked<T>], from: Identity, outcome: Result<
 
 /// Returns the replicas that are to be asked now, and waits for them.
 pub(super) fn take_due<T>(asked: &mut [Asked<T>], now: Instant) -> Vec<Identity> {
-    let due = asked.iter_mut().filter(|asked| matches!(asked.state, AskState::Idle) || asked.is_due(now));
+    let due =
+        asked.iter_mut().filter(|asked| matches!(asked.state, AskState::Idle) || asked.is_due(now));
     due.map(|asked| {
         asked.state = AskState::Waiting;
         asked.replica

@@ -103,7 +103,9 @@ impl Read {
     }
 
     fn note(&mut self, from: Identity, found: Found, synced: bool, now: Now) {
-        let Some(asked) = self.replicas.iter_mut().find(|asked| asked.replica == from) else { return };
+        let Some(asked) = self.replicas.iter_mut().find(|asked| asked.replica == from) else {
+            return;
+        };
         if !synced {
             asked.state = AskState::RetryAt(now.instant + RETRY_AFTER);
             return;
@@ -130,7 +132,9 @@ impl Read {
     /// one.
     fn newest(&self) -> Option<&Entry> {
         let is_certain = |entry: &&Entry| {
-            entry.value().is_none() || entry.version() > self.mark || is_planted(Planted::MarkIgnored)
+            entry.value().is_none()
+                || entry.version() > self.mark
+                || is_planted(Planted::MarkIgnored)
         };
         self.newest.as_ref().filter(is_certain)
     }
@@ -204,7 +208,9 @@ impl Read {
             replica: asked.replica,
             state: match &asked.state {
                 AskState::Dead => AskState::Dead,
-                AskState::Answered(Some(entry)) if !newest.wins_over(entry) => AskState::Answered(true),
+                AskState::Answered(Some(entry)) if !newest.wins_over(entry) => {
+                    AskState::Answered(true)
+                }
                 _ => AskState::Waiting,
             },
         };
@@ -217,7 +223,12 @@ impl Read {
     }
 
     fn finish_write_back(&self, actions: &mut Vec<QuorumAction>) {
-        let held = self.writing_back.iter().flatten().filter(|asked| asked.answer() == Some(&true)).count();
+        let held = self
+            .writing_back
+            .iter()
+            .flatten()
+            .filter(|asked| asked.answer() == Some(&true))
+            .count();
         if held >= quorum_of(self.rules.write_quorum, self.replicas.len()) {
             actions.push(QuorumAction::Found(self.newest().cloned()));
         }
@@ -225,7 +236,8 @@ impl Read {
 
     /// Tries again later to give the newest state to `from`.
     fn write_back_later(&mut self, from: Identity, now: Now) {
-        let mut open = self.writing_back.iter_mut().flatten().filter(|asked| asked.answer().is_none());
+        let mut open =
+            self.writing_back.iter_mut().flatten().filter(|asked| asked.answer().is_none());
         if let Some(asked) = open.find(|asked| asked.replica == from) {
             asked.state = AskState::RetryAt(now.instant + RETRY_AFTER);
         }
@@ -258,7 +270,8 @@ impl QuorumMachine for Read {
         self.rules.needed = quorum_of(self.quorum, list.members().len());
         let order = std::mem::take(&mut self.order);
         debug_assert_eq!(order.len(), list.members().len(), "an order of all members");
-        self.replicas = order.into_iter().map(|member| Asked::new(member, alive(&member))).collect();
+        self.replicas =
+            order.into_iter().map(|member| Asked::new(member, alive(&member))).collect();
         self.list = Some(list);
         self.writing_back = None;
         self.goal = if self.is_strong() {
@@ -272,7 +285,13 @@ impl QuorumMachine for Read {
         self.handle_timers(now, actions);
     }
 
-    fn answered(&mut self, from: Identity, answer: Answer, now: Now, actions: &mut Vec<QuorumAction>) {
+    fn answered(
+        &mut self,
+        from: Identity,
+        answer: Answer,
+        now: Now,
+        actions: &mut Vec<QuorumAction>,
+    ) {
         match (answer, &mut self.writing_back) {
             (Answer::Found { found, synced }, None) => {
                 self.note(from, found, synced, now);
@@ -313,7 +332,8 @@ impl QuorumMachine for Read {
             let any_left = self.replicas.iter().any(|asked| asked.state == AskState::Idle);
             self.hedge_at = any_left.then_some(now.instant + HEDGE_AFTER);
         }
-        let is_open = |asked: &&Asked<_>| matches!(asked.state, AskState::Waiting | AskState::Answered(_));
+        let is_open =
+            |asked: &&Asked<_>| matches!(asked.state, AskState::Waiting | AskState::Answered(_));
         let mut open = self.replicas.iter().filter(is_open).count();
         for asked in &mut self.replicas {
             let wanted = asked.state == AskState::Idle && open < self.goal;
@@ -325,7 +345,9 @@ impl QuorumMachine for Read {
             }
         }
         let mut again = Vec::new();
-        for asked in self.writing_back.iter_mut().flatten().filter(|asked| asked.is_due(now.instant)) {
+        for asked in
+            self.writing_back.iter_mut().flatten().filter(|asked| asked.is_due(now.instant))
+        {
             asked.state = AskState::Waiting;
             again.push(asked.replica);
         }
@@ -403,7 +425,10 @@ mod tests {
         let (mut read, asked) = asked(1);
         assert_eq!(asked, [node(0)]);
         let value = entry(1, Some("v"));
-        assert_eq!(found(&mut read, 0, Some(value.clone()), true), [QuorumAction::Found(Some(value))]);
+        assert_eq!(
+            found(&mut read, 0, Some(value.clone()), true),
+            [QuorumAction::Found(Some(value))]
+        );
     }
 
     #[test]
@@ -444,7 +469,8 @@ mod tests {
         let list = list(1, 0..3);
         let own = entry(7, Some("own"));
         let answer = |found| {
-            let rules = ReadRules { needed: 1, write_quorum: 2, confirmations: 1, confirms_hits: false };
+            let rules =
+                ReadRules { needed: 1, write_quorum: 2, confirmations: 1, confirms_hits: false };
             let mut read = Read::new(b"key".as_slice().into(), rules);
             let members = list.members().to_vec();
             let mut actions = Vec::new();
@@ -457,7 +483,10 @@ mod tests {
         };
         for missed in [Found::Entry(entry(5, Some("old"))), Found::Absent { mark: Version(3) }] {
             let actions = answer(missed);
-            assert!(matches!(&actions[0], QuorumAction::Ask { to, .. } if *to == node(0)), "it is healed");
+            assert!(
+                matches!(&actions[0], QuorumAction::Ask { to, .. } if *to == node(0)),
+                "it is healed"
+            );
             assert_eq!(actions[1..], [QuorumAction::Found(Some(own.clone()))]);
         }
         let newer = entry(8, Some("newer"));
@@ -480,19 +509,29 @@ mod tests {
             let (mut read, _) = asked(needed);
             answer(&mut read, 0, evicted(7));
             let actions = answer(&mut read, 1, Found::Entry(entry(5, Some("old"))));
-            assert_eq!(actions, [QuorumAction::Found(None)], "R = {needed}: neither found nor healed with");
+            assert_eq!(
+                actions,
+                [QuorumAction::Found(None)],
+                "R = {needed}: neither found nor healed with"
+            );
             let (mut read, _) = asked(needed);
             answer(&mut read, 0, evicted(7));
             let newer = entry(8, Some("new"));
             let actions = answer(&mut read, 1, Found::Entry(newer.clone()));
-            assert!(matches!(&actions[0], QuorumAction::Ask { to, .. } if *to == node(0)), "it is healed");
+            assert!(
+                matches!(&actions[0], QuorumAction::Ask { to, .. } if *to == node(0)),
+                "it is healed"
+            );
             if needed == 1 {
                 assert_eq!(actions.last(), Some(&QuorumAction::Found(Some(newer))));
             }
             let (mut read, _) = asked(needed);
             answer(&mut read, 0, evicted(7));
             let actions = answer(&mut read, 1, Found::Entry(entry(5, None)));
-            assert!(matches!(&actions[0], QuorumAction::Ask { to, .. } if *to == node(0)), "a delete heals");
+            assert!(
+                matches!(&actions[0], QuorumAction::Ask { to, .. } if *to == node(0)),
+                "a delete heals"
+            );
         }
     }
 
@@ -525,13 +564,23 @@ mod tests {
         let actions = found(&mut read, 1, Some(newest.clone()), true);
         assert_eq!(whom(&actions), [node(0), node(2)], "only one holds it: it is written back");
         let mut actions = Vec::new();
-        read.answered(node(2), Answer::Written { superseded_by: None, synced: false }, NOW, &mut actions);
+        read.answered(
+            node(2),
+            Answer::Written { superseded_by: None, synced: false },
+            NOW,
+            &mut actions,
+        );
         assert_eq!(actions, [], "a pending replica does not count");
         read.answered(node(0), Answer::Declined, NOW, &mut actions);
         read.handle_timers(Now { instant: NOW.instant + RETRY_AFTER, ..NOW }, &mut actions);
         assert_eq!(whom(&actions), [node(0)], "one without room is asked again");
         actions.clear();
-        read.answered(node(0), Answer::Written { superseded_by: None, synced: true }, NOW, &mut actions);
+        read.answered(
+            node(0),
+            Answer::Written { superseded_by: None, synced: true },
+            NOW,
+            &mut actions,
+        );
         assert_eq!(actions, [QuorumAction::Found(Some(newest))]);
     }
 }

@@ -194,7 +194,8 @@ impl Relays {
     /// Takes up which writes of the batch the relay has written in its data center, by their
     /// places.
     pub(crate) fn relayed(&mut self, number: u64, places: &[u16], now: Instant) {
-        let found = self.outboxes.values_mut().find_map(|outbox| Some((outbox.close(number)?, outbox)));
+        let found =
+            self.outboxes.values_mut().find_map(|outbox| Some((outbox.close(number)?, outbox)));
         let Some((batch, outbox)) = found else { return };
         let is_all = places.len() == batch.items.len();
         for (place, (number, item)) in batch.items.into_iter().enumerate() {
@@ -216,7 +217,8 @@ impl Relays {
 
     /// Notes that the batch was not sent, or that its answer is none. Another member relays it.
     pub(crate) fn failed(&mut self, number: u64, now: Instant) {
-        let found = self.outboxes.values_mut().find_map(|outbox| Some((outbox.close(number)?, outbox)));
+        let found =
+            self.outboxes.values_mut().find_map(|outbox| Some((outbox.close(number)?, outbox)));
         let Some((batch, outbox)) = found else { return };
         batch.items.into_iter().for_each(|(number, item)| outbox.put_back(number, item));
         // With the first one of those that were under way.
@@ -288,7 +290,8 @@ impl Outbox {
         }
         self.candidates = candidates;
         // The relay stays while it can.
-        if let Some(at) = old.and_then(|old| self.candidates.iter().position(|other| *other == old)) {
+        if let Some(at) = old.and_then(|old| self.candidates.iter().position(|other| *other == old))
+        {
             self.candidates.rotate_left(at);
         }
         if self.candidates.first().copied() != old {
@@ -308,9 +311,12 @@ impl Outbox {
     /// Sends to the new relay what an earlier one has not confirmed.
     fn change_relay(&mut self) {
         let open = mem::take(&mut self.open).into_values().flat_map(|batch| batch.items);
-        if let Some(&(_, cores)) = self.candidates.first().filter(|(_, cores)| *cores != self.cores) {
+        if let Some(&(_, cores)) = self.candidates.first().filter(|(_, cores)| *cores != self.cores)
+        {
             self.cores = cores;
-            for (number, item) in mem::take(&mut self.lanes).into_values().flat_map(|lane| lane.waiting) {
+            for (number, item) in
+                mem::take(&mut self.lanes).into_values().flat_map(|lane| lane.waiting)
+            {
                 let core = self.core_of(item.hash);
                 self.lanes.entry(core).or_default().waiting.insert(number, item);
             }
@@ -367,8 +373,11 @@ impl Outbox {
     /// is not taken back.
     fn give_up_oldest(&mut self) -> bool {
         let lanes = self.lanes.values_mut().filter(|lane| !lane.waiting.is_empty());
-        let oldest = lanes.min_by_key(|lane| lane.waiting.first_key_value().map(|(number, _)| *number));
-        let Some((number, item)) = oldest.and_then(|lane| lane.waiting.pop_first()) else { return false };
+        let oldest =
+            lanes.min_by_key(|lane| lane.waiting.first_key_value().map(|(number, _)| *number));
+        let Some((number, item)) = oldest.and_then(|lane| lane.waiting.pop_first()) else {
+            return false;
+        };
         self.forget(number, &item);
         true
     }
@@ -391,7 +400,8 @@ impl Outbox {
 
     fn deadline(&self) -> Option<Instant> {
         let until = self.open.values().map(|batch| batch.until).min();
-        let due = self.lanes.values().filter_map(Lane::due).min().filter(|_| !self.candidates.is_empty());
+        let due =
+            self.lanes.values().filter_map(Lane::due).min().filter(|_| !self.candidates.is_empty());
         let due = due.map(|due| self.paused_until.map_or(due, |until| due.max(until)));
         until.into_iter().chain(due).min()
     }
@@ -406,7 +416,9 @@ impl Outbox {
     ) -> u64 {
         let mut given_up = 0;
         let is_paused = self.paused_until.is_some_and(|until| until > now);
-        let Some(&(to, _)) = self.candidates.first().filter(|_| !is_paused) else { return given_up };
+        let Some(&(to, _)) = self.candidates.first().filter(|_| !is_paused) else {
+            return given_up;
+        };
         for (&core, lane) in &mut self.lanes {
             while lane.due().is_some_and(|due| due <= now) {
                 let mut items = lane.take_batch();
@@ -428,7 +440,8 @@ impl Outbox {
                 *next_batch += 1;
                 let entries = items.iter().map(|(_, item)| item.entry.clone()).collect();
                 actions.push(RelayAction::Send { batch: *next_batch, to, entries });
-                self.open.insert(*next_batch, Batch { core, items, until: now + RELAY_ANSWERS_WITHIN });
+                self.open
+                    .insert(*next_batch, Batch { core, items, until: now + RELAY_ANSWERS_WITHIN });
                 lane.open += 1;
             }
         }
@@ -497,8 +510,10 @@ mod tests {
         }
 
         fn place(&mut self, members: &[u64]) {
-            let candidates: Vec<Candidate> = members.iter().map(|number| (node(*number), 1)).collect();
-            let others = if candidates.is_empty() { vec![] } else { vec![("other".into(), candidates)] };
+            let candidates: Vec<Candidate> =
+                members.iter().map(|number| (node(*number), 1)).collect();
+            let others =
+                if candidates.is_empty() { vec![] } else { vec![("other".into(), candidates)] };
             self.relays.placed(self.now, others.into_iter().collect());
         }
 
@@ -514,7 +529,11 @@ mod tests {
         fn send(&mut self) -> Vec<(u64, Identity, Vec<Entry>)> {
             self.now = self.relays.deadline().unwrap_or(self.now).max(self.now);
             let mut actions = Vec::new();
-            self.relays.handle_timers(self.now, |_, version| version <= self.forgotten, &mut actions);
+            self.relays.handle_timers(
+                self.now,
+                |_, version| version <= self.forgotten,
+                &mut actions,
+            );
             let parts = |RelayAction::Send { batch, to, entries }| (batch, to, entries);
             actions.into_iter().map(parts).collect()
         }
@@ -534,7 +553,10 @@ mod tests {
             "two wait for the batch under way"
         );
         test.add(5..5 + MAX_WRITES, 1, 10);
-        assert_eq!(test.send().iter().map(|(.., entries)| entries.len()).collect::<Vec<_>>(), [MAX_WRITES]);
+        assert_eq!(
+            test.send().iter().map(|(.., entries)| entries.len()).collect::<Vec<_>>(),
+            [MAX_WRITES]
+        );
         test.relays.relayed(*first, &[0, 1, 2], test.now);
         assert_eq!(test.send().len(), 0, "not full, and another is under way");
         assert_eq!(test.relays.waiting(), MAX_WRITES + 2);
@@ -564,7 +586,12 @@ mod tests {
         assert_eq!(entries.iter().map(Entry::version).collect::<Vec<_>>(), [Version(11)]);
         test.relays.relayed(*batch, &[0], test.now);
         assert_eq!((test.relays.waiting(), test.relays.deadline()), (0, None));
-        assert!(test.relays.outboxes.values().all(|outbox| outbox.bytes == 0 && outbox.latest.is_empty()));
+        assert!(
+            test.relays
+                .outboxes
+                .values()
+                .all(|outbox| outbox.bytes == 0 && outbox.latest.is_empty())
+        );
     }
 
     #[test]
@@ -575,13 +602,21 @@ mod tests {
         test.relays.relayed(batch, &[0, 2], test.now);
         let before = test.now;
         let (batch, to, entries) = test.send().remove(0);
-        assert_eq!((to, entries.len(), test.now), (node(2), 1, before + PAUSE), "another may reach more");
+        assert_eq!(
+            (to, entries.len(), test.now),
+            (node(2), 1, before + PAUSE),
+            "another may reach more"
+        );
         test.relays.failed(batch, test.now);
         let (batch, to, entries) = test.send().remove(0);
         assert_eq!((to, entries.len()), (node(1), 1), "after a pause, through another one");
         test.place(&[2]);
         test.relays.relayed(batch, &[0], test.now);
-        assert_eq!(test.relays.waiting(), 1, "what a relay says that is none any more does not count");
+        assert_eq!(
+            test.relays.waiting(),
+            1,
+            "what a relay says that is none any more does not count"
+        );
         let (batch, to, _) = test.send().remove(0);
         assert_eq!(to, node(2));
         test.now = test.now + RELAY_ANSWERS_WITHIN;

@@ -211,9 +211,11 @@ impl Write {
     /// Once enough replicas have spoken that every acknowledged write was heard of, stamps above the
     /// highest that any of them holds.
     fn restamp_if_overtaken(&mut self, actions: &mut Vec<QuorumAction>) {
-        let spoken = self.replicas.iter().filter_map(Asked::answer).filter(|acked| acked.counts).count();
+        let spoken =
+            self.replicas.iter().filter_map(Asked::answer).filter(|acked| acked.counts).count();
         let is_open = self.replicas.iter().any(Asked::is_open);
-        let is_last = !self.was_acknowledged && !self.is_superseded || is_planted(Planted::StampedAgain);
+        let is_last =
+            !self.was_acknowledged && !self.is_superseded || is_planted(Planted::StampedAgain);
         if self.overtaken_by > Version::ZERO && is_last && (spoken >= self.needed || !is_open) {
             self.restamped = true;
             self.phase = Phase::AwaitingStamp;
@@ -285,7 +287,10 @@ impl Write {
     /// Whether every living replica has it, or something newer: nothing is owed to any of them.
     pub(crate) fn is_everywhere(&self) -> bool {
         matches!(self.phase, Phase::Replicating)
-            && self.replicas.iter().all(|asked| matches!(asked.state, AskState::Answered(_) | AskState::Dead))
+            && self
+                .replicas
+                .iter()
+                .all(|asked| matches!(asked.state, AskState::Answered(_) | AskState::Dead))
     }
 
     /// Whether any replica might have applied it. False if all that were asked have declined.
@@ -321,12 +326,14 @@ impl QuorumMachine for Write {
     ) {
         self.may_have_happened |= self.is_being_asked();
         self.needed = quorum_of(self.quorum, list.members().len());
-        self.replicas = list.members().iter().map(|member| Asked::new(*member, alive(member))).collect();
+        self.replicas =
+            list.members().iter().map(|member| Asked::new(*member, alive(member))).collect();
         let is_stamped = self.entry.version() != Version::ZERO;
         if is_stamped {
             self.phase = Phase::Replicating;
         } else if self.versions_needed > 0 {
-            let asked = list.members().iter().map(|member| Asked::new(*member, alive(member))).collect();
+            let asked =
+                list.members().iter().map(|member| Asked::new(*member, alive(member))).collect();
             self.phase = Phase::AskingVersions(asked);
         } else {
             self.phase = Phase::AwaitingStamp;
@@ -336,7 +343,13 @@ impl QuorumMachine for Write {
         self.ask_due(Instant::default(), actions);
     }
 
-    fn answered(&mut self, from: Identity, answer: Answer, now: Now, actions: &mut Vec<QuorumAction>) {
+    fn answered(
+        &mut self,
+        from: Identity,
+        answer: Answer,
+        now: Now,
+        actions: &mut Vec<QuorumAction>,
+    ) {
         match (&self.phase, answer) {
             (Phase::AskingVersions(_), Answer::Found { found, synced }) => {
                 self.version_found(from, &found, synced, now, actions);
@@ -361,7 +374,12 @@ impl QuorumMachine for Write {
         self.ask_due(now.instant, actions);
     }
 
-    fn members_changed(&mut self, alive: &dyn Fn(&Identity) -> bool, _: Now, _: &mut Vec<QuorumAction>) {
+    fn members_changed(
+        &mut self,
+        alive: &dyn Fn(&Identity) -> bool,
+        _: Now,
+        _: &mut Vec<QuorumAction>,
+    ) {
         if let Phase::AskingVersions(asked) = &mut self.phase {
             record_gone(asked, alive);
         }
@@ -449,7 +467,11 @@ mod tests {
     #[test]
     fn a_newer_state_makes_it_stamp_above_once_and_then_counts() {
         let mut write = asked();
-        assert_eq!(written(&mut write, 0, Some(Version(15)), true), [], "another may hold a higher one");
+        assert_eq!(
+            written(&mut write, 0, Some(Version(15)), true),
+            [],
+            "another may hold a higher one"
+        );
         assert_eq!(
             written(&mut write, 1, Some(Version(20)), true),
             [QuorumAction::Stamp { above: Version(20) }]
@@ -511,7 +533,10 @@ mod tests {
         let mut actions = Vec::new();
         write.entered(list(1, 0..3), &|_| true, NOW, &mut actions);
         let asks_version = |action: &QuorumAction| {
-            matches!(action, QuorumAction::Ask { request: Request::Read { want: Want::Version, .. }, .. })
+            matches!(
+                action,
+                QuorumAction::Ask { request: Request::Read { want: Want::Version, .. }, .. }
+            )
         };
         assert!(actions.len() == 3 && actions.iter().all(asks_version));
         for (from, version, synced) in [(0, 7, true), (1, 90, false), (2, 8, true)] {
@@ -556,7 +581,9 @@ mod tests {
     fn a_decline_does_not_answer_for_a_question_that_was_lost() {
         for lose in [
             |write: &mut Write| write.lost(node(0), NOW, &mut Vec::new()),
-            |write: &mut Write| write.members_changed(&|member| *member != node(0), NOW, &mut Vec::new()),
+            |write: &mut Write| {
+                write.members_changed(&|member| *member != node(0), NOW, &mut Vec::new())
+            },
             |write: &mut Write| write.entered(list(2, 0..3), &|_| true, NOW, &mut Vec::new()),
         ] {
             let mut write = asked();

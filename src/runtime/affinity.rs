@@ -61,7 +61,9 @@ mod tests {
     #[test]
     fn a_cpu_that_is_not_there_is_refused_and_the_others_named() {
         let pinning = std::thread::Builder::new().spawn(|| {
-            let Err(PinError::NotAllowed { allowed }) = pin(usize::MAX) else { panic!("it is not there") };
+            let Err(PinError::NotAllowed { allowed }) = pin(usize::MAX) else {
+                panic!("it is not there")
+            };
             pin(allowed[0]).expect("it may be used");
             assert_eq!(rustix::thread::sched_getcpu(), allowed[0]);
         });

@@ -91,7 +91,8 @@ impl<W: Wake> Bell<W> {
     /// Wakes the thread if a wake is still to come. A caller that has rung calls it before it waits
     /// for the answer: the sender that has the wake in hand might have been preempted.
     pub(crate) fn ring_again(&self) {
-        if self.word.0.load(Ordering::Relaxed) == NOTIFIED && !is_left_out(OrderingMutant::RungOnce) {
+        if self.word.0.load(Ordering::Relaxed) == NOTIFIED && !is_left_out(OrderingMutant::RungOnce)
+        {
             self.wake();
         }
     }
@@ -100,7 +101,11 @@ impl<W: Wake> Bell<W> {
     /// calls it.
     ///
     /// `block` may return for any other reason as well.
-    pub(crate) fn park<R>(&self, has_work: impl FnOnce() -> bool, block: impl FnOnce() -> R) -> Option<R> {
+    pub(crate) fn park<R>(
+        &self,
+        has_work: impl FnOnce() -> bool,
+        block: impl FnOnce() -> R,
+    ) -> Option<R> {
         self.word.0.store(PARKED, Ordering::Relaxed);
         self.fences.fence_unless(OrderingMutant::UnfencedPark);
         let has_work = !is_left_out(OrderingMutant::UncheckedPark) && has_work();

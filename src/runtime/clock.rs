@@ -43,7 +43,9 @@ impl Clock {
     #[inline(never)]
     pub(crate) fn coarse_wall(&self) -> WallTime {
         let ticked = monotonic(rustix::time::ClockId::MonotonicCoarse);
-        WallTime::from_micros(self.wall_at_start.micros() + ticked.saturating_sub(self.monotonic_at_start))
+        WallTime::from_micros(
+            self.wall_at_start.micros() + ticked.saturating_sub(self.monotonic_at_start),
+        )
     }
 
     #[cfg(not(target_os = "linux"))]

@@ -154,7 +154,9 @@ impl ControlLoop {
                     }
                     ControlEvent::CoreOwes { core, question, debt }
                 }
-                ToControl::WatchSafety { ticket, until } => ControlEvent::WatchSafety { ticket, until },
+                ToControl::WatchSafety { ticket, until } => {
+                    ControlEvent::WatchSafety { ticket, until }
+                }
                 ToControl::Found(found) => ControlEvent::Found(*found),
                 ToControl::Leave => ControlEvent::Leave,
             };
@@ -209,9 +211,15 @@ impl ControlLoop {
                     self.tell(now, ControlEvent::Answer { link: link(&target), message });
                 }
                 _ => {
-                    log::warn!("{}: its control thread answered with something else, closing", target.addr);
+                    log::warn!(
+                        "{}: its control thread answered with something else, closing",
+                        target.addr
+                    );
                     self.thread.net.close(target);
-                    self.tell(now, ControlEvent::LinkDown { link: link(&target), end: LinkEnd::Ended });
+                    self.tell(
+                        now,
+                        ControlEvent::LinkDown { link: link(&target), end: LinkEnd::Ended },
+                    );
                 }
             },
             NetEvent::Greeted { connection, hello } => {
@@ -284,7 +292,9 @@ impl ControlLoop {
                     if is_same_life {
                         log::warn!("the other nodes took this one for dead; it is back");
                     } else {
-                        log::warn!("this node was started with its clock behind that of its last start");
+                        log::warn!(
+                            "this node was started with its clock behind that of its last start"
+                        );
                         for core in &mut self.thread.cores {
                             core.send(Order::NewLife { identity });
                         }

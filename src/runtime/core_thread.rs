@@ -147,7 +147,9 @@ impl CoreLoop {
 
     /// Whether a message or the end has come.
     fn has_messages(&self) -> bool {
-        self.thread.calls.has_item() || self.thread.orders.has_item() || self.thread.shared.is_closed()
+        self.thread.calls.has_item()
+            || self.thread.orders.has_item()
+            || self.thread.shared.is_closed()
     }
 
     /// Looks for messages and at the sockets, for as long as the strategy allows and until
@@ -232,7 +234,9 @@ impl CoreLoop {
             && let Pop::Item(order) = self.thread.orders.pop()
         {
             match order {
-                Order::Place { placement, stage } => self.tell(now, Event::Placement { placement, stage }),
+                Order::Place { placement, stage } => {
+                    self.tell(now, Event::Placement { placement, stage })
+                }
                 Order::Lease(lease) => self.tell(now, Event::Lease(lease)),
                 Order::NewLife { identity } => {
                     if let Some(net) = &mut self.thread.net {
@@ -266,15 +270,21 @@ impl CoreLoop {
 
     fn network(&mut self, now: Now, event: NetEvent) {
         match event {
-            NetEvent::Answer { target, frame: Frame { request_id, message, .. } } => match message {
-                Message::Answer(answer) => self.tell(now, Event::Answer { request_id, answer }),
-                _ => {
-                    log::warn!("{}: a core answered with something else, closing", target.addr);
-                    self.close(now, target);
+            NetEvent::Answer { target, frame: Frame { request_id, message, .. } } => {
+                match message {
+                    Message::Answer(answer) => self.tell(now, Event::Answer { request_id, answer }),
+                    _ => {
+                        log::warn!("{}: a core answered with something else, closing", target.addr);
+                        self.close(now, target);
+                    }
                 }
-            },
+            }
             NetEvent::Lost { target, cause } => {
-                log::debug!("{}: connection of core {} lost: {cause:?}", target.addr, self.thread.core.0);
+                log::debug!(
+                    "{}: connection of core {} lost: {cause:?}",
+                    target.addr,
+                    self.thread.core.0
+                );
                 if let Some((node, boot)) = target.expects {
                     self.tell(now, Event::Lost { node, boot });
                 }
@@ -283,7 +293,10 @@ impl CoreLoop {
                 match (message, self.peers.get(&connection)) {
                     (Message::Request(request), Some(&from)) => {
                         let via = connection.number();
-                        self.tell(now, Event::Request { via, from, partition, request_id, request });
+                        self.tell(
+                            now,
+                            Event::Request { via, from, partition, request_id, request },
+                        );
                     }
                     _ => self.close_accepted(connection, "not a request for a core"),
                 }
@@ -349,7 +362,9 @@ impl CoreLoop {
                         net.answer(ConnectionId::from_number(via), &frame);
                     }
                 }
-                Action::Violation { via, why } => self.close_accepted(ConnectionId::from_number(via), why),
+                Action::Violation { via, why } => {
+                    self.close_accepted(ConnectionId::from_number(via), why)
+                }
                 Action::Progress { generation, pending, giving } => {
                     let core = usize::from(self.thread.core.0);
                     let progress = ToControl::Progress { core, generation, pending, giving };
@@ -363,7 +378,9 @@ impl CoreLoop {
                 }
                 Action::DataAtRisk { partition } => {
                     let partition = partition.index();
-                    log::debug!("partition {partition}: W replicas died before another had copied them");
+                    log::debug!(
+                        "partition {partition}: W replicas died before another had copied them"
+                    );
                     self.unreported.partitions_at_risk += 1;
                 }
             }
@@ -388,7 +405,8 @@ impl CoreLoop {
             }
         }
         let at_risk = ToControl::DataAtRisk { partitions: *partitions_at_risk };
-        if *partitions_at_risk > 0 && !matches!(control.try_send(at_risk), Err(SendError::Full(_))) {
+        if *partitions_at_risk > 0 && !matches!(control.try_send(at_risk), Err(SendError::Full(_)))
+        {
             *partitions_at_risk = 0;
         }
         progress.is_some() || debt.is_some() || *partitions_at_risk > 0

@@ -34,7 +34,10 @@ impl DiscoveryRequests {
 /// # Errors
 ///
 /// The system's, if it gives no thread.
-pub(crate) fn start(source: AddressSource, control: Sender<ToControl>) -> io::Result<DiscoveryRequests> {
+pub(crate) fn start(
+    source: AddressSource,
+    control: Sender<ToControl>,
+) -> io::Result<DiscoveryRequests> {
     let (requests, asked) = sync_channel(1);
     thread::Builder::new()
         .name("gridkv-discovery".to_owned())

@@ -63,8 +63,11 @@ impl Threads {
         name: String,
         run: impl FnOnce() -> io::Result<()> + Send + 'static,
     ) -> Result<(), StartError> {
-        let thread =
-            EngineThread { name: name.clone(), shared: self.shared.clone(), bells: self.bells.clone() };
+        let thread = EngineThread {
+            name: name.clone(),
+            shared: self.shared.clone(),
+            bells: self.bells.clone(),
+        };
         let handle = thread::Builder::new()
             .name(name)
             .spawn(move || thread.run(run))
@@ -134,5 +137,6 @@ impl EngineThread {
 /// Returns the text of a panic.
 pub(crate) fn message(payload: &(dyn Any + Send)) -> &str {
     let text = payload.downcast_ref::<&str>().copied();
-    text.or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("it does not say why")
+    text.or_else(|| payload.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("it does not say why")
 }

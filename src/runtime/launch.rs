@@ -146,7 +146,8 @@ impl Launch<'_> {
         registry.register(datagrams.source(), DATAGRAMS, Interest::READABLE).map_err(failed)?;
         let (sender, messages) = mailbox(MESSAGES_CAPACITY, thread.bell.clone());
         let source = &self.settings.finder;
-        let discovery = source.is_needed().then(|| discovery_thread::start(source.clone(), sender.clone()));
+        let discovery =
+            source.is_needed().then(|| discovery_thread::start(source.clone(), sender.clone()));
         let failed = |source| StartError::System { what: "starting a thread", source };
         let discovery = discovery.transpose().map_err(failed)?;
         self.senders.control = Some(sender);
@@ -175,7 +176,11 @@ impl Launch<'_> {
 
     /// Starts the cores, which make their shards, and then tells the cores what to hold: by the
     /// control thread, or once if the engine is standalone.
-    fn start(&self, cores: Vec<PreparedCore>, control: Option<PreparedControl>) -> Result<Views, StartError> {
+    fn start(
+        &self,
+        cores: Vec<PreparedCore>,
+        control: Option<PreparedControl>,
+    ) -> Result<Views, StartError> {
         let (started, views) = mpsc::channel();
         for prepared in cores {
             self.start_core(prepared, started.clone())?;
@@ -194,7 +199,11 @@ impl Launch<'_> {
         Ok(Views::new(views.into_iter().map(|(_, view)| view), self.readers.clone()))
     }
 
-    fn start_core(&self, prepared: PreparedCore, started: mpsc::Sender<Started>) -> Result<(), StartError> {
+    fn start_core(
+        &self,
+        prepared: PreparedCore,
+        started: mpsc::Sender<Started>,
+    ) -> Result<(), StartError> {
         let PreparedCore { core, thread: Prepared { poll, bell }, calls, orders, net } = prepared;
         let config = shard_config(self.settings, self.cluster, self.identity, core);
         let readers = self.readers.clone();
@@ -299,7 +308,12 @@ fn pin_core(cpu: usize) -> Result<(), StartError> {
     })
 }
 
-fn shard_config(settings: &Settings, cluster: ClusterHash, identity: Identity, core: CoreId) -> ShardConfig {
+fn shard_config(
+    settings: &Settings,
+    cluster: ClusterHash,
+    identity: Identity,
+    core: CoreId,
+) -> ShardConfig {
     ShardConfig {
         cluster,
         core,
@@ -370,7 +384,9 @@ fn advertised(settings: &Settings, bound: SocketAddr) -> SocketAddr {
 fn start_error(error: BindError) -> StartError {
     match error {
         BindError::AddressInUse { addr } => StartError::AddressInUse { address: addr },
-        BindError::AddressNotAvailable { addr } => StartError::AddressNotAvailable { address: addr },
+        BindError::AddressNotAvailable { addr } => {
+            StartError::AddressNotAvailable { address: addr }
+        }
         BindError::PermissionDenied { addr } => StartError::PermissionDenied { address: addr },
         BindError::Other { source, .. } => StartError::System { what: "opening a socket", source },
     }

@@ -88,7 +88,11 @@ impl<T> Drop for Inbox<T> {
 
 impl<T, W> Clone for Sender<T, W> {
     fn clone(&self) -> Self {
-        Self { producer: self.producer.clone(), wait_list: self.wait_list.clone(), bell: self.bell.clone() }
+        Self {
+            producer: self.producer.clone(),
+            wait_list: self.wait_list.clone(),
+            bell: self.bell.clone(),
+        }
     }
 }
 
@@ -327,7 +331,9 @@ mod tests {
         sender.try_send(0).unwrap();
         thread::scope(|scope| {
             for _ in 0..2 {
-                scope.spawn(|| assert!(matches!(sender.send_until(1, None), Err(SendError::Closed(1)))));
+                scope.spawn(|| {
+                    assert!(matches!(sender.send_until(1, None), Err(SendError::Closed(1))))
+                });
             }
             until_waiting(&inbox, 2);
             drop(inbox);
@@ -362,7 +368,9 @@ mod tests {
                 let is_done = sum.load(Ordering::Relaxed) == wanted;
                 // Should a wake be lost, the test ends with a wrong sum and not never.
                 let most = Some(Duration::from_secs(20));
-                if !is_done && let Some(polled) = bell.park(has_work, || poll.poll(&mut events, most)) {
+                if !is_done
+                    && let Some(polled) = bell.park(has_work, || poll.poll(&mut events, most))
+                {
                     polled.unwrap();
                     assert!(!events.is_empty(), "nobody woke it");
                 }

@@ -126,8 +126,9 @@ impl Runtime {
     pub(crate) fn start(settings: &Settings) -> Result<Self, StartError> {
         let Launched { clock, cluster, address, senders, views, threads } = launch(settings)?;
         let longest_spin = longest_caller_spin(settings.idle);
-        let allowance =
-            settings.memory.map(|share| Allowance::new(share / ALLOWANCE * usize::from(settings.cores)));
+        let allowance = settings
+            .memory
+            .map(|share| Allowance::new(share / ALLOWANCE * usize::from(settings.cores)));
         Ok(Self { clock, cluster, address, longest_spin, senders, views, allowance, threads })
     }
 
@@ -142,7 +143,9 @@ impl Runtime {
         self.check_caller()?;
         let (reply, reply_to) = Reply::new(permit);
         let message = CallMessage::new(call, reply_to);
-        match self.senders.calls[usize::from(core.0)].send_until(message, self.clock.to_os(deadline)) {
+        match self.senders.calls[usize::from(core.0)]
+            .send_until(message, self.clock.to_os(deadline))
+        {
             Ok(()) => Ok(reply),
             Err(error) => Err(self.not_sent(error)),
         }
@@ -288,8 +291,13 @@ impl Runtime {
     }
 
     pub(crate) fn leave(&self, timeout: Duration) -> Result<(), LeaveError> {
-        let closed =
-            || if self.threads.shared.has_failed() { LeaveError::EngineFailed } else { LeaveError::ShutDown };
+        let closed = || {
+            if self.threads.shared.has_failed() {
+                LeaveError::EngineFailed
+            } else {
+                LeaveError::ShutDown
+            }
+        };
         match self.check_caller() {
             Ok(()) => {}
             Err(NotSent::WouldBlock) => return Err(LeaveError::WouldBlockCore),

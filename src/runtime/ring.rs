@@ -120,8 +120,12 @@ impl<T> Ring<T> {
                 return Err(PushError::Full(()));
             }
             tail = if word == vacant(tail) {
-                let claimed =
-                    self.tail.0.compare_exchange_weak(tail, tail + 1, Ordering::Relaxed, Ordering::Relaxed);
+                let claimed = self.tail.0.compare_exchange_weak(
+                    tail,
+                    tail + 1,
+                    Ordering::Relaxed,
+                    Ordering::Relaxed,
+                );
                 match claimed {
                     Ok(position) => return Ok(position),
                     Err(tail) => tail,
@@ -272,7 +276,8 @@ mod tests {
                     matches!(producer.push((lap, capacity)), Err(PushError::Full(back)) if back.1 == capacity)
                 );
                 assert_eq!(consumer.free(), 0);
-                (0..capacity).for_each(|index| assert_eq!(item(consumer.pop()), Some((lap, index))));
+                (0..capacity)
+                    .for_each(|index| assert_eq!(item(consumer.pop()), Some((lap, index))));
                 assert_eq!(consumer.free(), capacity);
                 assert!(matches!(consumer.pop(), Pop::Empty));
             }

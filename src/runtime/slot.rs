@@ -151,14 +151,16 @@ impl<T> Waiter<T> {
     /// Sleeps until the answer is there or the time is up.
     fn sleep(&self, deadline: Option<Instant>) {
         let SlotMemory { word, parker, .. } = self.shared;
-        let may_sleep = word.compare_exchange(OPEN, PARKED, Ordering::Relaxed, Ordering::Relaxed).is_ok();
+        let may_sleep =
+            word.compare_exchange(OPEN, PARKED, Ordering::Relaxed, Ordering::Relaxed).is_ok();
         while may_sleep && !self.is_answered() && parker.park(deadline) {}
     }
 
     /// Ends the wait: the slot goes to the end that comes last.
     fn end(&self) -> Option<(T, Slot<T>)> {
         let shared = self.shared;
-        let has_answer = self.is_answered() || shared.word.swap(ABANDONED, Ordering::AcqRel) == ANSWERED;
+        let has_answer =
+            self.is_answered() || shared.word.swap(ABANDONED, Ordering::AcqRel) == ANSWERED;
         // SAFETY: it has been answered, which the cell came along with.
         let answer = has_answer.then(|| shared.answer.with_mut(|cell| unsafe { (*cell).take() }));
         answer.flatten().map(|answer| (answer, Slot { shared }))
@@ -202,7 +204,8 @@ mod tests {
     fn an_answer_that_is_there_is_taken_without_a_sleep() {
         let (waiter, answerer) = Slot::new().open();
         assert!(answerer.answer(7).is_none());
-        let (answer, slot) = waiter.wait(|| panic!("spins"), || panic!("sleeps"), None).ok().unwrap();
+        let (answer, slot) =
+            waiter.wait(|| panic!("spins"), || panic!("sleeps"), None).ok().unwrap();
         assert_eq!(answer, 7);
         let (waiter, answerer) = slot.open();
         assert!(!waiter.is_answered(), "the last call's answer");
@@ -246,8 +249,9 @@ mod tests {
     #[test]
     fn a_waiter_that_unwinds_leaves_the_slot_to_the_answerer() {
         let (waiter, answerer) = Slot::<u8>::new().open();
-        let wait =
-            std::panic::AssertUnwindSafe(|| waiter.wait(|| false, || panic!("on purpose"), None).is_ok());
+        let wait = std::panic::AssertUnwindSafe(|| {
+            waiter.wait(|| false, || panic!("on purpose"), None).is_ok()
+        });
         assert!(std::panic::catch_unwind(wait).is_err());
         assert!(answerer.answer(1).is_some());
     }
@@ -289,7 +293,10 @@ mod tests {
         // Every slot came back, from one end or the other.
         let slots = pool.into_inner().unwrap();
         for slot in &slots {
-            assert_eq!(slots.iter().filter(|other| std::ptr::eq(other.shared, slot.shared)).count(), 1);
+            assert_eq!(
+                slots.iter().filter(|other| std::ptr::eq(other.shared, slot.shared)).count(),
+                1
+            );
         }
     }
 }

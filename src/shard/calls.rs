@@ -231,7 +231,12 @@ impl WriteCall {
     ) -> Result<Self, NotApplied> {
         check_lengths(key, content)?;
         let expires_at_ms = options.ttl.map(|ttl| expires_at_ms(ttl, wall())).transpose()?;
-        Self::of(rules, Entry::new(key, content, Version::ZERO, expires_at_ms), options.quorum, deadline)
+        Self::of(
+            rules,
+            Entry::new(key, content, Version::ZERO, expires_at_ms),
+            options.quorum,
+            deadline,
+        )
     }
 
     /// The same for an entry whose lengths have been checked.

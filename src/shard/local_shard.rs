@@ -26,7 +26,12 @@ pub(super) trait Owner {
     fn core(&self) -> usize;
     fn owns(&self, key: &[u8]) -> bool;
     fn get(&self, key: &[u8]) -> Result<Option<&[u8]>, ReadError>;
-    fn write(&mut self, key: &[u8], content: Content<'_>, options: &WriteOptions) -> Result<(), NotApplied>;
+    fn write(
+        &mut self,
+        key: &[u8],
+        content: Content<'_>,
+        options: &WriteOptions,
+    ) -> Result<(), NotApplied>;
 }
 
 impl<'a> LocalShard<'a> {
@@ -77,7 +82,11 @@ impl<'a> LocalShard<'a> {
     ///
     /// [`NotApplied`] if it is clear at once that the write does not happen. The closure goes on, and
     /// its caller is not told of this error.
-    pub fn set(&mut self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<(), NotApplied> {
+    pub fn set(
+        &mut self,
+        key: impl AsRef<[u8]>,
+        value: impl AsRef<[u8]>,
+    ) -> Result<(), NotApplied> {
         self.set_with(key, value, &WriteOptions::new())
     }
 

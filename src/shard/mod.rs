@@ -70,8 +70,8 @@ mod turn;
 
 use self::caller::{Caller, ReturnAddress};
 pub(crate) use self::calls::{
-    Call, Counts, KeysCall, Outcome, ReadCall, RunCall, StoppedBy, TouchCall, WriteCall, WriteRules,
-    check_lengths, expires_at_ms,
+    Call, Counts, KeysCall, Outcome, ReadCall, RunCall, StoppedBy, TouchCall, WriteCall,
+    WriteRules, check_lengths, expires_at_ms,
 };
 use self::coordinator::Coordinator;
 use self::data_centers::DataCenters;
@@ -131,7 +131,8 @@ impl<C> Shard<C> {
     pub(crate) fn handle(&mut self, now: Now, event: Event<C>, actions: &mut Vec<Action<C>>) {
         match event {
             Event::Placement { placement, stage } => {
-                let is_birth = matches!(stage, Stage::Born { .. }) && self.node.stage == Stage::Forming;
+                let is_birth =
+                    matches!(stage, Stage::Born { .. }) && self.node.stage == Stage::Forming;
                 let old = self.node.place(placement, stage);
                 let (parts, mut turn) = self.split(now, actions);
                 parts.replica.placed(&mut turn, &old, is_birth);
@@ -200,7 +201,11 @@ impl<C> Shard<C> {
         self.effects.clear();
     }
 
-    fn split<'a>(&'a mut self, now: Now, actions: &'a mut Vec<Action<C>>) -> (Parts<'a, C>, Turn<'a, C>) {
+    fn split<'a>(
+        &'a mut self,
+        now: Now,
+        actions: &'a mut Vec<Action<C>>,
+    ) -> (Parts<'a, C>, Turn<'a, C>) {
         let Self { node, replica, coordinator, data_centers, requests, timers, effects } = self;
         let turn = Turn { now, node, requests, timers, effects, actions };
         (Parts { replica, coordinator, data_centers }, turn)
@@ -348,7 +353,14 @@ impl<C> Parts<'_, C> {
                 Effect::WriteRelayed { hash, entry, caller } => {
                     let write = Write::relayed(entry, turn.node.config.write_quorum);
                     let deadline = turn.now.instant + RELAY_TRIES_FOR;
-                    self.coordinator.write_relayed(turn, self.replica, write, hash, deadline, caller);
+                    self.coordinator.write_relayed(
+                        turn,
+                        self.replica,
+                        write,
+                        hash,
+                        deadline,
+                        caller,
+                    );
                 }
                 Effect::Reply { caller, outcome } => self.coordinator.reply(turn, caller, outcome),
                 Effect::Count { caller } => {

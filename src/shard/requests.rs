@@ -51,7 +51,8 @@ impl Expects {
     /// Whether the answer belongs to such a request. The node that sent it might be of another
     /// version, or broken.
     pub(super) fn fits(self, answer: &Answer) -> bool {
-        let counts_in_a_list = matches!(self, Self::Written | Self::Found | Self::Received | Self::Surveyed);
+        let counts_in_a_list =
+            matches!(self, Self::Written | Self::Found | Self::Received | Self::Surveyed);
         match answer {
             Answer::Declined => true,
             Answer::OtherList { .. } => counts_in_a_list,
@@ -130,7 +131,11 @@ impl Requests {
     /// Returns the numbers of all that was asked of this life of a node.
     pub(super) fn to_life(&self, life: (NodeHash, Boot)) -> Vec<u64> {
         let is_to_life = |request: &Outstanding| (request.to.node, request.to.boot) == life;
-        self.outstanding.iter().filter(|(_, request)| is_to_life(request)).map(|(&id, _)| id).collect()
+        self.outstanding
+            .iter()
+            .filter(|(_, request)| is_to_life(request))
+            .map(|(&id, _)| id)
+            .collect()
     }
 
     pub(super) fn is_empty(&self) -> bool {

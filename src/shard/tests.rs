@@ -14,7 +14,9 @@ use crate::error::{NotApplied, ReadError, RunError, WriteError};
 use crate::options::{Eviction, WriteOptions};
 use crate::placement::{Gone, ListRef, Member, Placement, Site};
 use crate::types::{Boot, ClusterHash, CoreId, Identity, KeyHash, NodeHash, NodeId, Partition};
-use crate::wire::message::{Answer, Compare, Compared, Found, Request, Seen, Survey, Surveyed, Want};
+use crate::wire::message::{
+    Answer, Compare, Compared, Found, Request, Seen, Survey, Surveyed, Want,
+};
 use crate::wire::timing::PURGE_GRACE;
 
 const CLUSTER: ClusterHash = ClusterHash(7);
@@ -58,7 +60,8 @@ fn born<C>(config: ShardConfig, nodes: u64) -> Driven<C> {
     };
     let members = (0..nodes).map(member).collect();
     let placement = Arc::new(Placement::new(members, config.replicas, 1, Gone::new()));
-    let now = Now { instant: Instant::from_nanos(1_000_000), wall: WallTime::from_micros(WALL_MICROS) };
+    let now =
+        Now { instant: Instant::from_nanos(1_000_000), wall: WallTime::from_micros(WALL_MICROS) };
     let shard = Shard::new(config, Arc::new(Readers::new(None)));
     let mut driven = Driven { shard, now, actions: Vec::new() };
     driven.tell(Event::Placement { placement, stage: Stage::Born { members_digest: 0 } });
@@ -170,11 +173,22 @@ impl<C> Driven<C> {
     fn touch(&self, key: &[u8], ttl: Option<Duration>) -> Call {
         let expires_at_ms = ttl.map(|ttl| expires_at_ms(ttl, self.now.wall).unwrap());
         let hash = KeyHash::of(CLUSTER, key);
-        Call::Touch(Box::new(TouchCall { key: key.into(), hash, expires_at_ms, deadline: self.deadline() }))
+        Call::Touch(Box::new(TouchCall {
+            key: key.into(),
+            hash,
+            expires_at_ms,
+            deadline: self.deadline(),
+        }))
     }
 
-    fn run<T: Any + Send>(&self, run: impl FnOnce(&mut LocalShard<'_>) -> T + Send + 'static) -> Call {
-        Call::Run(RunCall { run: Box::new(|shard| Box::new(run(shard))), deadline: self.deadline() })
+    fn run<T: Any + Send>(
+        &self,
+        run: impl FnOnce(&mut LocalShard<'_>) -> T + Send + 'static,
+    ) -> Call {
+        Call::Run(RunCall {
+            run: Box::new(|shard| Box::new(run(shard))),
+            deadline: self.deadline(),
+        })
     }
 
     fn live(&self) -> usize {
@@ -242,8 +256,14 @@ fn what_is_late_in_a_group_is_not_begun() {
     let calls = late.into_iter().chain([shard.set(b"b", b"1")]).collect();
     shard.call(Call::Many(calls), 1);
     let outcomes = many(shard.reply());
-    assert!(matches!(outcomes[0], Outcome::Written(Err(WriteError::NotApplied(NotApplied::Overloaded)))));
-    assert!(matches!(outcomes[1], Outcome::Touched(Err(WriteError::NotApplied(NotApplied::Overloaded)))));
+    assert!(matches!(
+        outcomes[0],
+        Outcome::Written(Err(WriteError::NotApplied(NotApplied::Overloaded)))
+    ));
+    assert!(matches!(
+        outcomes[1],
+        Outcome::Touched(Err(WriteError::NotApplied(NotApplied::Overloaded)))
+    ));
     assert!(matches!(outcomes[2], Outcome::Read(Err(ReadError::Overloaded))));
     assert_written(&outcomes[3]);
     assert_eq!(shard.live(), 1);
@@ -298,7 +318,8 @@ fn a_group_keeps_its_order_where_a_write_waits_for_room() {
     }
     shard.actions.clear();
     let large = vec![1; 2 << 20];
-    let calls = vec![shard.set(b"k", &large), shard.get(b"k"), shard.set(b"k", b"2"), shard.get(b"k")];
+    let calls =
+        vec![shard.set(b"k", &large), shard.get(b"k"), shard.set(b"k", b"2"), shard.get(b"k")];
     shard.call(Call::Many(calls), 1);
     assert_eq!(shard.shard.coordinator.waiting_writes(), 1, "more goes than one call evicts");
     while shard.replies_are_none() {
@@ -325,7 +346,11 @@ fn a_group_keeps_its_order_where_a_write_waits_for_room() {
 fn groups_take_turns() {
     let mut shard = alone();
     let group = |shard: &Driven, name: u8, calls: u32| {
-        Call::Many((0..calls).map(|at| shard.set(&[&[name], &at.to_le_bytes()[..]].concat(), b"")).collect())
+        Call::Many(
+            (0..calls)
+                .map(|at| shard.set(&[&[name], &at.to_le_bytes()[..]].concat(), b""))
+                .collect(),
+        )
     };
     let (large, other, small) =
         (group(&shard, 1, 100_000), group(&shard, 2, 100_000), group(&shard, 3, 256 + 64));
@@ -356,7 +381,11 @@ fn a_group_waits_for_the_other_replicas_all_at_once() {
     assert!(shard.replies_are_none());
     shard.others_acknowledge();
     let outcomes = many(shard.reply());
-    assert_eq!(value(&outcomes[2]), Some(&b"2"[..]), "of one core, with R = 1, they take effect in order");
+    assert_eq!(
+        value(&outcomes[2]),
+        Some(&b"2"[..]),
+        "of one core, with R = 1, they take effect in order"
+    );
     assert_written(&outcomes[0]);
     assert_written(&outcomes[1]);
 }
@@ -455,10 +484,17 @@ fn take(shard: &mut Driven, step: &Step, direct: bool) -> Vec<String> {
                 .list()
                 .map_or(ListRef::default(), |l| l.reference());
             let version = Version((WALL_MICROS + ahead_ms * 1000) << 12);
-            let entry = Entry::new(&[*key], Content::Value(b"merged"), version, NonZeroU64::new(1 << 50));
+            let entry =
+                Entry::new(&[*key], Content::Value(b"merged"), version, NonZeroU64::new(1 << 50));
             let request = Request::Write { list, entry };
             let partition = hash.partition();
-            shard.tell(Event::Request { via: 1, from: identity(1), partition, request_id: 1, request });
+            shard.tell(Event::Request {
+                via: 1,
+                from: identity(1),
+                partition,
+                request_id: 1,
+                request,
+            });
         }
         Step::Pass { ms } => {
             shard.pass(Duration::from_millis(*ms));
@@ -470,7 +506,10 @@ fn take(shard: &mut Driven, step: &Step, direct: bool) -> Vec<String> {
     for _ in 0..8 {
         shard.turn();
     }
-    told.iter().chain(&std::mem::take(&mut shard.actions)).map(|action| format!("{action:?}")).collect()
+    told.iter()
+        .chain(&std::mem::take(&mut shard.actions))
+        .map(|action| format!("{action:?}"))
+        .collect()
 }
 
 proptest! {
@@ -512,7 +551,9 @@ fn a_closure_reads_and_writes_the_keys_of_its_core() {
         assert_eq!(shard.get(&own), Ok(None));
         shard.set(&own, "1").unwrap();
         assert_eq!(shard.get(&own), Ok(Some(&b"1"[..])));
-        shard.set_with(&own, [7; 10_000], &WriteOptions::new().ttl(Duration::from_secs(1))).unwrap();
+        shard
+            .set_with(&own, [7; 10_000], &WriteOptions::new().ttl(Duration::from_secs(1)))
+            .unwrap();
         assert_eq!(shard.get(&own).unwrap().map(<[u8]>::len), Some(10_000));
         shard.delete(&own).unwrap();
         assert_eq!(shard.contains(&own), Ok(false));
@@ -616,8 +657,9 @@ fn a_closure_is_answered_when_the_other_replica_has_its_writes() {
 impl<C> Driven<C> {
     /// The reply, with requests left where they are.
     fn reply_among_asks(&mut self) -> Outcome {
-        let (replies, rest): (Vec<_>, Vec<_>) =
-            std::mem::take(&mut self.actions).into_iter().partition(|a| matches!(a, Action::Reply { .. }));
+        let (replies, rest): (Vec<_>, Vec<_>) = std::mem::take(&mut self.actions)
+            .into_iter()
+            .partition(|a| matches!(a, Action::Reply { .. }));
         self.actions = replies;
         let reply = self.reply();
         self.actions = rest;
@@ -643,7 +685,11 @@ fn a_closure_makes_room_at_once_or_is_told_that_there_is_none() {
     let call = shard.run(fill);
     shard.call(call, 1);
     let results = ran::<Vec<Result<(), NotApplied>>>(shard.reply()).unwrap();
-    assert!(results.iter().all(Result::is_ok), "{:?}", results.iter().find(|result| result.is_err()));
+    assert!(
+        results.iter().all(Result::is_ok),
+        "{:?}",
+        results.iter().find(|result| result.is_err())
+    );
 
     let mut shard: Driven = born(config(Eviction::None), 1);
     let call = shard.run(fill);
@@ -657,7 +703,8 @@ fn to_stop_answers_everybody_once() {
     let mut shard = of_two();
     let single = shard.set(b"single", b"");
     shard.call(single, 0);
-    let calls = (0..1000u32).map(|at| shard.set(&at.to_le_bytes(), b"")).chain([shard.get(b"x")]).collect();
+    let calls =
+        (0..1000u32).map(|at| shard.set(&at.to_le_bytes(), b"")).chain([shard.get(b"x")]).collect();
     shard.call(Call::Many(calls), 1);
     let read = shard.get(b"absent");
     let calls = vec![read];
@@ -685,11 +732,17 @@ fn to_stop_answers_everybody_once() {
     assert_eq!(outcomes.len(), 1001);
     assert_written(&outcomes[0]);
     for outcome in &outcomes[1..256] {
-        assert!(matches!(outcome, Outcome::Written(Err(error)) if *error == indeterminate), "{outcome:?}");
+        assert!(
+            matches!(outcome, Outcome::Written(Err(error)) if *error == indeterminate),
+            "{outcome:?}"
+        );
     }
     for outcome in &outcomes[256..1000] {
         let refused = WriteError::NotApplied(NotApplied::ShutDown);
-        assert!(matches!(outcome, Outcome::Written(Err(error)) if *error == refused), "{outcome:?}");
+        assert!(
+            matches!(outcome, Outcome::Written(Err(error)) if *error == refused),
+            "{outcome:?}"
+        );
     }
     assert!(matches!(outcomes[1000], Outcome::Read(Err(ReadError::ShutDown))));
 }
@@ -742,7 +795,9 @@ fn a_write_that_arrives_behind_the_next_one_of_its_key_is_not_stamped_above_it()
 impl Driven {
     /// What this node answers to the other one's question about a partition.
     fn compared(&mut self, partition: Partition) -> Compared {
-        match self.answer(partition, Request::Compare(Compare { partitions: vec![partition], digest: 1 })) {
+        match self
+            .answer(partition, Request::Compare(Compare { partitions: vec![partition], digest: 1 }))
+        {
             Answer::Compared(compared) => compared,
             other => panic!("{other:?}"),
         }
@@ -753,7 +808,10 @@ impl Driven {
         let list = self.shard.replica.copies.partition(partition).list().unwrap().reference();
         let hash = KeyHash::of(CLUSTER, has.key());
         let seen = vec![Seen { hash, version: has.version(), digest: has.digest(hash) }];
-        match self.answer(partition, Request::Survey(Survey { list, after: None, until: None, mark, seen })) {
+        match self.answer(
+            partition,
+            Request::Survey(Survey { list, after: None, until: None, mark, seen }),
+        ) {
             Answer::Surveyed(surveyed) => surveyed,
             other => panic!("{other:?}"),
         }
@@ -815,8 +873,9 @@ fn a_partition_that_lost_keys_to_eviction_is_compared_key_by_key() {
     let partition = hash(&gone).partition();
     let found = |mark| Answer::Found { found: Found::Absent { mark }, synced: true };
     assert_eq!(shard.read(&gone.to_le_bytes()), found(Version(1)));
-    let entry =
-        |at: u32, version| Entry::new(&at.to_le_bytes(), Content::Value(b"v"), Version(version), None);
+    let entry = |at: u32, version| {
+        Entry::new(&at.to_le_bytes(), Content::Value(b"v"), Version(version), None)
+    };
     let now = shard.now;
     merge(&mut shard, now, partition, vec![entry(gone, 1)]);
     assert!(!is_here(&shard, &gone), "it does not come back");
@@ -852,7 +911,8 @@ fn a_write_below_the_mark_does_not_come_after_what_was_evicted() {
 #[test]
 fn what_finds_no_room_where_nothing_is_evicted_is_not_taken_for_evicted() {
     for (eviction, mark) in [(Eviction::None, Version::ZERO), (Eviction::Sieve, Version(1 << 40))] {
-        let mut shard: Driven = born(ShardConfig { memory: Some(1 << 20), eviction, ..config(2) }, 2);
+        let mut shard: Driven =
+            born(ShardConfig { memory: Some(1 << 20), eviction, ..config(2) }, 2);
         let partition = KeyHash::of(CLUSTER, b"key").partition();
         let now = shard.now;
         let large = Entry::new(b"key", Content::Value(&[0; 1 << 20]), Version(1 << 40), None);
@@ -876,8 +936,9 @@ fn a_replica_that_is_told_so_merges_the_others_copy() {
         shard.actions.clear();
         let request = Request::Repair { list: ListRef { number, ..list } };
         shard.tell(Event::Request { via: 1, from: identity(1), partition, request_id: 1, request });
-        let is_fetch =
-            |action: &&Action<u32>| matches!(action, Action::Ask { request: Request::Fetch(_), .. });
+        let is_fetch = |action: &&Action<u32>| {
+            matches!(action, Action::Ask { request: Request::Fetch(_), .. })
+        };
         assert_eq!(shard.actions.iter().filter(is_fetch).count(), fetches);
     }
 }

@@ -226,7 +226,8 @@ impl Net {
         for node in 0..net.options.nodes + net.options.strangers {
             let ip = Ipv4Addr::from_bits(Ipv4Addr::new(10, 0, 0, 1).to_bits() + node as u32);
             let hash = NodeHash::of(cluster(), &format!("node-{node}"));
-            let identity = Identity { node: hash, boot: Boot(1), returns: 0, addr: (ip, 8000).into() };
+            let identity =
+                Identity { node: hash, boot: Boot(1), returns: 0, addr: (ip, 8000).into() };
             let membership = net.membership(node, identity);
             let (is_silent, stuck_until) = (false, Instant::default());
             net.nodes.push(Node { membership, identity, is_silent, stuck_until, wakes_at: None });
@@ -340,7 +341,9 @@ impl Net {
             }
             self.run_until(self.now + CHANGES_EVERY);
             let is_last = change + 1 == self.options.changes;
-            for (_, node) in down.extract_if(.., |(at, _)| is_last || *at <= self.now).collect::<Vec<_>>() {
+            for (_, node) in
+                down.extract_if(.., |(at, _)| is_last || *at <= self.now).collect::<Vec<_>>()
+            {
                 let own = self.nodes[node].identity.node;
                 let id = if change % 2 == 0 { own } else { NodeHash(own.0 ^ (change as u64 + 1)) };
                 self.start_again(node, id);
@@ -363,7 +366,8 @@ impl Net {
         let heard = || self.nodes[..self.options.nodes].iter().skip(self.options.deaf_nodes);
         let alive: BTreeSet<Identity> = heard().map(|node| node.identity.life()).collect();
         heard().all(|node| {
-            let records = node.membership.records().into_iter().filter(|known| known.state.is_active());
+            let records =
+                node.membership.records().into_iter().filter(|known| known.state.is_active());
             records.map(|known| known.identity.life()).collect::<BTreeSet<_>>() == alive
         })
     }
@@ -385,7 +389,9 @@ impl Net {
     fn happens(&mut self, event: SimEvent) {
         let node = match event {
             SimEvent::Arrives { to, .. } => to,
-            SimEvent::Wakes { node } | SimEvent::GetsStuck { node } | SimEvent::Exchanges { node } => node,
+            SimEvent::Wakes { node }
+            | SimEvent::GetsStuck { node }
+            | SimEvent::Exchanges { node } => node,
         };
         let stuck_until = self.nodes[node].stuck_until;
         if stuck_until > self.now {
@@ -403,7 +409,9 @@ impl Net {
             SimEvent::Wakes { .. } => {
                 if self.nodes[node].wakes_at.is_some_and(|at| at <= self.now) {
                     self.nodes[node].wakes_at = None;
-                    self.act(node, |membership, now, actions| membership.handle_timers(now, actions));
+                    self.act(node, |membership, now, actions| {
+                        membership.handle_timers(now, actions)
+                    });
                 }
             }
             SimEvent::GetsStuck { .. } => {
@@ -415,7 +423,10 @@ impl Net {
             }
             SimEvent::Exchanges { .. } => {
                 self.exchange(node);
-                self.push(self.now + exchange_period(self.options.nodes), SimEvent::Exchanges { node });
+                self.push(
+                    self.now + exchange_period(self.options.nodes),
+                    SimEvent::Exchanges { node },
+                );
             }
             SimEvent::Arrives { .. } => {}
         }
@@ -424,7 +435,9 @@ impl Net {
     fn exchange(&mut self, node: usize) {
         let other = self.random.random_range(0..self.options.nodes);
         let is_reached = node != other
-            && [node, other].iter().all(|it| !self.nodes[*it].is_silent && *it >= self.options.deaf_nodes);
+            && [node, other]
+                .iter()
+                .all(|it| !self.nodes[*it].is_silent && *it >= self.options.deaf_nodes);
         if is_reached && node < self.options.nodes {
             let records = self.nodes[other].membership.records();
             self.bytes += EXCHANGED_BYTES * (records.len() + 1);
@@ -432,7 +445,11 @@ impl Net {
         }
     }
 
-    fn act(&mut self, node: usize, work: impl FnOnce(&mut Membership, Instant, &mut Vec<MembershipAction>)) {
+    fn act(
+        &mut self,
+        node: usize,
+        work: impl FnOnce(&mut Membership, Instant, &mut Vec<MembershipAction>),
+    ) {
         let mut actions = Vec::new();
         work(&mut self.nodes[node].membership, self.now, &mut actions);
         for action in actions {
@@ -458,7 +475,11 @@ impl Net {
         let number = address.ip().to_bits() - Ipv4Addr::new(10, 0, 0, 1).to_bits();
         let (to, options) = (number as usize, &self.options);
         let is_lost = self.random.random_range(0..1000) < options.lost_per_mille;
-        if is_lost || to >= self.nodes.len() || to < options.deaf_nodes || self.cuts.contains(&(from, to)) {
+        if is_lost
+            || to >= self.nodes.len()
+            || to < options.deaf_nodes
+            || self.cuts.contains(&(from, to))
+        {
             return;
         }
         let (here, there) = (from % options.places, to % options.places);
@@ -476,7 +497,9 @@ impl Net {
     fn changed(&mut self, observer: usize, change: Change) {
         let Change::Down(dead) = change else { return };
         let of = self.nodes.iter().position(|node| node.identity.addr == dead.addr);
-        let Some(of) = of.filter(|of| self.nodes[*of].identity.life() == dead.life()) else { return };
+        let Some(of) = of.filter(|of| self.nodes[*of].identity.life() == dead.life()) else {
+            return;
+        };
         let is_one_of_us = (self.options.deaf_nodes..self.options.nodes).contains(&observer);
         if self.nodes[observer].is_silent || !is_one_of_us {
             // To it all others are dead.
@@ -488,8 +511,11 @@ impl Net {
             }
         } else if !self.nodes[of].is_silent && self.found_dead.insert(dead) {
             let is_stuck = of < self.options.stuck_nodes.max(self.options.deaf_nodes);
-            *if is_stuck { &mut self.found.stuck_found_dead } else { &mut self.found.healthy_found_dead } +=
-                1;
+            *if is_stuck {
+                &mut self.found.stuck_found_dead
+            } else {
+                &mut self.found.healthy_found_dead
+            } += 1;
         }
     }
 }

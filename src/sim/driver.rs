@@ -60,9 +60,9 @@ impl SimCluster {
     /// Returns the node at which an event happens.
     fn place_of(&self, event: &SimEvent) -> Option<usize> {
         match event {
-            SimEvent::Wake { node, .. } | SimEvent::Order { node, .. } | SimEvent::Report { node, .. } => {
-                Some(*node)
-            }
+            SimEvent::Wake { node, .. }
+            | SimEvent::Order { node, .. }
+            | SimEvent::Report { node, .. } => Some(*node),
             SimEvent::Datagram { to, .. } => self.node_at(*to),
             SimEvent::Dial { key, .. } => self.node_at(key.addr),
             SimEvent::ToAcceptor { key, .. } | SimEvent::Resumed { key, is_there: true, .. } => {
@@ -118,12 +118,17 @@ impl SimCluster {
             ControlAction::Welcome { via, welcome, peer } => {
                 self.welcome(via, Message::Welcome(welcome), Some(peer))
             }
-            ControlAction::Refuse { via, refusal } => self.welcome(via, Message::Refused(refusal), None),
+            ControlAction::Refuse { via, refusal } => {
+                self.welcome(via, Message::Refused(refusal), None)
+            }
             ControlAction::Answer { via, request_id, message } => {
                 self.answer(via, &control_frame(request_id, Message::Control(message)));
             }
             ControlAction::Publish { placement, stage } => {
-                self.order_cores(number, || ShardEvent::Placement { placement: placement.clone(), stage });
+                self.order_cores(number, || ShardEvent::Placement {
+                    placement: placement.clone(),
+                    stage,
+                });
             }
             ControlAction::Lease(lease) => self.order_cores(number, || ShardEvent::Lease(lease)),
             ControlAction::AskDebt { question } => {
@@ -197,7 +202,10 @@ impl SimCluster {
                 self.send_frame(key, &frame);
             }
             Action::Answer { via, partition, request_id, answer } => {
-                self.answer(via, &Frame { partition, request_id, message: Message::Answer(answer) });
+                self.answer(
+                    via,
+                    &Frame { partition, request_id, message: Message::Answer(answer) },
+                );
             }
             Action::Reply { caller, outcome } => self.reply(number, caller, outcome),
             Action::Progress { generation, pending, giving } => {
@@ -215,7 +223,9 @@ impl SimCluster {
                 let core = Self::index(core);
                 self.report(number, ControlEvent::CoreOwes { core, question, debt });
             }
-            Action::Violation { via, why } => panic!("a real node broke the protocol over {via}: {why}"),
+            Action::Violation { via, why } => {
+                panic!("a real node broke the protocol over {via}: {why}")
+            }
         }
     }
 
@@ -224,7 +234,9 @@ impl SimCluster {
         let value_of = |entry: Entry| entry.value().map(<[u8]>::to_vec);
         let result = match outcome {
             ShardOutcome::Written(result) => CallResult::Written(result),
-            ShardOutcome::Read(result) => CallResult::Read(result.map(|found| found.and_then(value_of))),
+            ShardOutcome::Read(result) => {
+                CallResult::Read(result.map(|found| found.and_then(value_of)))
+            }
             ShardOutcome::Touched(result) => CallResult::Touched(result),
             ShardOutcome::Keys(_)
             | ShardOutcome::Counts(_)

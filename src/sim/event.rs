@@ -106,7 +106,9 @@ impl fmt::Debug for SimEvent {
         let hash = |bytes: &[u8]| xxhash_rust::xxh3::xxh3_64(bytes) as u32;
         match self {
             Self::Wake { node, .. } => write!(f, "wake n{node}"),
-            Self::Datagram { to, from, bytes } => write!(f, "datagram {from}->{to} {:08x}", hash(bytes)),
+            Self::Datagram { to, from, bytes } => {
+                write!(f, "datagram {from}->{to} {:08x}", hash(bytes))
+            }
             Self::Dial { key, id } => write!(f, "dial {key:?} #{id}"),
             Self::Welcomed { id, .. } => write!(f, "welcomed #{id}"),
             Self::ToAcceptor { id, bytes, .. } => write!(f, "frame #{id} ->  {}", describe(bytes)),
@@ -118,7 +120,9 @@ impl fmt::Debug for SimEvent {
                 ShardEvent::Placement { placement, stage } => {
                     write!(f, "order n{node}/{} {placement:?} {stage:?}", core.0)
                 }
-                ShardEvent::AskDebt { question } => write!(f, "order n{node}/{} owes? {question}", core.0),
+                ShardEvent::AskDebt { question } => {
+                    write!(f, "order n{node}/{} owes? {question}", core.0)
+                }
                 _ => write!(f, "order n{node}/{}", core.0),
             },
             Self::Report { node, event, .. } => write!(f, "report n{node} {event:?}"),

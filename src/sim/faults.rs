@@ -97,13 +97,17 @@ impl SimCluster {
     /// If `least` is above `most`.
     pub fn slow_down(&mut self, from: usize, to: usize, least: Duration, most: Duration) {
         assert!(least <= most, "the least delay is above the most");
-        self.fault("slow link", || format!("messages from n{from} to n{to} take {least:?} to {most:?}"));
+        self.fault("slow link", || {
+            format!("messages from n{from} to n{to} take {least:?} to {most:?}")
+        });
         self.slow.insert((from, to), (least, most));
     }
 
     /// Breaks every connection between two nodes, once: both can open new ones at once.
     pub fn break_connections(&mut self, one: usize, other: usize) {
-        self.fault("broken connections", || format!("connections between n{one} and n{other} break"));
+        self.fault("broken connections", || {
+            format!("connections between n{one} and n{other} break")
+        });
         self.break_between(one, other);
     }
 

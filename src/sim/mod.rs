@@ -186,7 +186,12 @@ impl SimCluster {
     /// its own, and a clock that is ahead of the others by `clock_ahead` microseconds.
     pub fn start_twin(&mut self, of: usize, clock_ahead: i64) -> usize {
         let number = self.nodes.len();
-        self.nodes.push(Node::new(number, of, EPOCH_MICROS.saturating_add_signed(clock_ahead), None));
+        self.nodes.push(Node::new(
+            number,
+            of,
+            EPOCH_MICROS.saturating_add_signed(clock_ahead),
+            None,
+        ));
         self.restart_node(number);
         number
     }
@@ -288,7 +293,8 @@ impl SimCluster {
         let call = TouchCall {
             key: key.into(),
             hash: KeyHash::of(node::cluster(), key),
-            expires_at_ms: ttl.map(|ttl| expires_at_ms(ttl, wall).expect("a time to live that can be kept")),
+            expires_at_ms: ttl
+                .map(|ttl| expires_at_ms(ttl, wall).expect("a time to live that can be kept")),
             deadline: self.now + CALL_TIMEOUT,
         };
         self.call(node, call.hash, Call::Touch(Box::new(call)))
@@ -314,7 +320,9 @@ impl SimCluster {
     pub fn get(&mut self, node: usize, key: impl AsRef<[u8]>) -> CallId {
         simulate(self.options.planted, self.options.partitions);
         let (key, hash, _) = self.place(key.as_ref());
-        if let Some(found) = self.nodes[node].read_local(self.now_of(node), &self.options, hash, key) {
+        if let Some(found) =
+            self.nodes[node].read_local(self.now_of(node), &self.options, hash, key)
+        {
             let id = CallId(self.next_call);
             self.next_call += 1;
             self.note(|| format!("read n{node} {id:?} locally: {found:?}"));
@@ -402,7 +410,10 @@ impl SimCluster {
 
     fn place<'a>(&self, key: &'a [u8]) -> (&'a [u8], KeyHash, CoreId) {
         let hash = KeyHash::of(node::cluster(), key);
-        assert!(hash.partition().index() < self.options.partitions, "a key outside of the partitions in use");
+        assert!(
+            hash.partition().index() < self.options.partitions,
+            "a key outside of the partitions in use"
+        );
         (key, hash, hash.partition().core(self.options.cores))
     }
 
@@ -562,6 +573,9 @@ impl SimCluster {
 
 impl std::fmt::Debug for SimCluster {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("SimCluster").field("now", &self.now).field("nodes", &self.nodes.len()).finish()
+        f.debug_struct("SimCluster")
+            .field("now", &self.now)
+            .field("nodes", &self.nodes.len())
+            .finish()
     }
 }

@@ -44,7 +44,8 @@ impl SimCluster {
             }
             SimEvent::Dial { key, id } => self.dial(key, id),
             SimEvent::Welcomed { key, id, bytes } => {
-                let acceptor = self.connections.get(&key).and_then(|connection| connection.acceptor);
+                let acceptor =
+                    self.connections.get(&key).and_then(|connection| connection.acceptor);
                 if acceptor.is_some_and(|(acceptor, _)| self.is_blocked(acceptor, key.opener)) {
                     return self.schedule(RETRANSMIT, SimEvent::Welcomed { key, id, bytes });
                 }
@@ -65,8 +66,10 @@ impl SimCluster {
                 }
             }
             SimEvent::Broken { key, id, end } => {
-                let acceptor = self.connections.get(&key).and_then(|connection| connection.acceptor);
-                let is_silent = acceptor.is_some_and(|(acceptor, _)| self.is_blocked(acceptor, key.opener));
+                let acceptor =
+                    self.connections.get(&key).and_then(|connection| connection.acceptor);
+                let is_silent =
+                    acceptor.is_some_and(|(acceptor, _)| self.is_blocked(acceptor, key.opener));
                 if end == LinkEnd::Ended && is_silent {
                     return self.schedule(RETRANSMIT, SimEvent::Broken { key, id, end });
                 }
@@ -160,7 +163,8 @@ impl SimCluster {
 
     pub(super) fn answer(&mut self, via: u64, frame: &Frame) {
         let Some(key) = self.key_of(via) else { return };
-        let Some((acceptor, _)) = self.connections.get(&key).and_then(|connection| connection.acceptor)
+        let Some((acceptor, _)) =
+            self.connections.get(&key).and_then(|connection| connection.acceptor)
         else {
             return;
         };
@@ -185,7 +189,13 @@ impl SimCluster {
 
     /// Returns a frame whose way is free. If the way is blocked, or other frames wait for it
     /// already, the frame waits too: none overtakes another.
-    fn passes(&mut self, key: ConnectionKey, id: u64, is_there: bool, bytes: Encoded) -> Option<Encoded> {
+    fn passes(
+        &mut self,
+        key: ConnectionKey,
+        id: u64,
+        is_there: bool,
+        bytes: Encoded,
+    ) -> Option<Encoded> {
         let (acceptor, _) = self.connections.get(&key)?.acceptor?;
         let (from, to) = if is_there { (key.opener, acceptor) } else { (acceptor, key.opener) };
         let is_blocked = self.is_blocked(from, to);
@@ -207,7 +217,8 @@ impl SimCluster {
     fn given_up(&mut self, key: ConnectionKey, id: u64, since: Instant) {
         let waits = |way: &Direction| !way.stalled.is_empty() && way.stalled_since == since;
         let connection = self.connections.get(&key).filter(|connection| connection.id == id);
-        if connection.is_some_and(|connection| waits(&connection.there) || waits(&connection.back)) {
+        if connection.is_some_and(|connection| waits(&connection.there) || waits(&connection.back))
+        {
             self.broken(key, id, LinkEnd::Ended);
         }
     }
@@ -233,7 +244,8 @@ impl SimCluster {
 
     /// Delivers all frames that waited, unless the way was blocked again.
     fn resumed(&mut self, key: ConnectionKey, id: u64, is_there: bool) {
-        let Some(connection) = self.connections.get(&key).filter(|connection| connection.id == id) else {
+        let Some(connection) = self.connections.get(&key).filter(|connection| connection.id == id)
+        else {
             return;
         };
         let Some((acceptor, _)) = connection.acceptor else { return };
@@ -296,8 +308,9 @@ impl SimCluster {
         if !self.is_current(&key, id) {
             return;
         }
-        let is_cut =
-            |acceptor: &usize| key.from != Channel::Control && self.cut.contains(&(key.opener, *acceptor));
+        let is_cut = |acceptor: &usize| {
+            key.from != Channel::Control && self.cut.contains(&(key.opener, *acceptor))
+        };
         let Some(acceptor) = self.node_at(key.addr).filter(|acceptor| !is_cut(acceptor)) else {
             let end = LinkEnd::ConnectRefused;
             return self.schedule(REFUSED_AFTER, SimEvent::Broken { key, id, end });
@@ -323,7 +336,8 @@ impl SimCluster {
         if let Some(connection) = self.connections.get_mut(&key) {
             connection.peer = peer;
         }
-        let Some((acceptor, _)) = self.connections.get(&key).and_then(|connection| connection.acceptor)
+        let Some((acceptor, _)) =
+            self.connections.get(&key).and_then(|connection| connection.acceptor)
         else {
             return;
         };
@@ -366,17 +380,21 @@ impl SimCluster {
 
     fn at_acceptor(&mut self, key: ConnectionKey, id: u64, bytes: &[u8]) {
         let Some(connection) = self.connections.get(&key) else { return };
-        let (Some((acceptor, life)), Some(peer)) = (connection.acceptor, connection.peer) else { return };
+        let (Some((acceptor, life)), Some(peer)) = (connection.acceptor, connection.peer) else {
+            return;
+        };
         if self.nodes[acceptor].life != life {
             return;
         }
-        let Some(Frame { partition, request_id, message }) = decode(&mut self.received, bytes) else {
+        let Some(Frame { partition, request_id, message }) = decode(&mut self.received, bytes)
+        else {
             return;
         };
         match (message, key.to) {
             (Message::Request(request), Channel::Core(core)) => {
                 let now = self.now_of(acceptor);
-                let event = ShardEvent::Request { via: id, from: peer, partition, request_id, request };
+                let event =
+                    ShardEvent::Request { via: id, from: peer, partition, request_id, request };
                 self.nodes[acceptor].shard(now, core, event);
             }
             (Message::Control(message), Channel::Control) => {
@@ -389,7 +407,9 @@ impl SimCluster {
     }
 
     fn at_opener(&mut self, key: ConnectionKey, bytes: &[u8]) {
-        let Some(Frame { request_id, message, .. }) = decode(&mut self.received, bytes) else { return };
+        let Some(Frame { request_id, message, .. }) = decode(&mut self.received, bytes) else {
+            return;
+        };
         match (message, key.from) {
             (Message::Answer(answer), Channel::Core(core)) => {
                 let now = self.now_of(key.opener);

@@ -15,7 +15,9 @@ use crate::entry::Entry;
 use crate::events::{MemberInfo, MemberState};
 use crate::options::Eviction;
 use crate::placement::Site;
-use crate::shard::{Action, Call, Event, LocalAnswer, LocalRules, Shard, ShardConfig, StoppedBy, read_local};
+use crate::shard::{
+    Action, Call, Event, LocalAnswer, LocalRules, Shard, ShardConfig, StoppedBy, read_local,
+};
 use crate::simulated::{Planted, is_planted};
 use crate::store::{Readers, Views};
 use crate::types::{Boot, ClusterHash, CoreId, Identity, KeyHash, NodeHash, NodeId, Partition};
@@ -89,13 +91,31 @@ pub(super) struct Running {
 
 /// Returns the data center of a node.
 fn data_center(options: &SimOptions, number: usize) -> String {
-    if options.data_centers > 1 { format!("dc-{}", number % options.data_centers) } else { String::new() }
+    if options.data_centers > 1 {
+        format!("dc-{}", number % options.data_centers)
+    } else {
+        String::new()
+    }
 }
 
 impl Node {
-    pub(super) fn new(number: usize, named_as: usize, epoch_micros: u64, memory: Option<usize>) -> Self {
+    pub(super) fn new(
+        number: usize,
+        named_as: usize,
+        epoch_micros: u64,
+        memory: Option<usize>,
+    ) -> Self {
         let (wake_at, paused_until) = (None, None);
-        Self { number, named_as, epoch_micros, life: 0, memory, running: None, wake_at, paused_until }
+        Self {
+            number,
+            named_as,
+            epoch_micros,
+            life: 0,
+            memory,
+            running: None,
+            wake_at,
+            paused_until,
+        }
     }
 
     pub(super) fn named_as(&self) -> usize {
@@ -269,7 +289,8 @@ impl Node {
         let pinned = self.running.as_ref()?.views.pin()?;
         let rules = LocalRules {
             one_answers: options.read_quorum == 1,
-            one_denies: options.replicas == options.write_quorum || is_planted(Planted::MissNotConfirmed),
+            one_denies: options.replicas == options.write_quorum
+                || is_planted(Planted::MissNotConfirmed),
         };
         match read_local(&pinned, rules, hash, key, || now.wall) {
             LocalAnswer::Value(entry) => Some(entry.value().map(<[u8]>::to_vec)),
@@ -278,7 +299,13 @@ impl Node {
         }
     }
 
-    pub(super) fn peek(&self, now: Now, core: CoreId, hash: KeyHash, key: &[u8]) -> Option<Vec<u8>> {
+    pub(super) fn peek(
+        &self,
+        now: Now,
+        core: CoreId,
+        hash: KeyHash,
+        key: &[u8],
+    ) -> Option<Vec<u8>> {
         self.core(core)?.peek(now, hash, key)
     }
 
@@ -298,8 +325,9 @@ impl Node {
     pub(super) fn open(&self) -> (usize, usize) {
         let shards = self.running.iter().flat_map(|running| &running.shards);
         let counts = shards.map(Shard::counts);
-        counts
-            .fold((0, 0), |(calls, owed), counts| (calls + counts.calls_in_flight, owed + counts.writes_owed))
+        counts.fold((0, 0), |(calls, owed), counts| {
+            (calls + counts.calls_in_flight, owed + counts.writes_owed)
+        })
     }
 
     pub(super) fn partitions_repaired(&self) -> u64 {
@@ -319,13 +347,19 @@ impl Node {
 
     pub(super) fn sees(&self, number: usize) -> Option<MemberState> {
         let id = NodeId::new(&name(number));
-        self.running.as_ref()?.members.iter().find(|member| member.id == id).map(|member| member.state)
+        self.running
+            .as_ref()?
+            .members
+            .iter()
+            .find(|member| member.id == id)
+            .map(|member| member.state)
     }
 
     /// Returns the addresses of the active members that it sees with the name of node `number`.
     pub(super) fn sees_at(&self, number: usize) -> Vec<SocketAddr> {
         let id = NodeId::new(&name(number));
-        let is_active = |m: &&MemberInfo| matches!(m.state, MemberState::Alive | MemberState::Suspect);
+        let is_active =
+            |m: &&MemberInfo| matches!(m.state, MemberState::Alive | MemberState::Suspect);
         let members = self.running.iter().flat_map(|running| &running.members).filter(is_active);
         members.filter(|member| member.id == id).map(|member| member.address).collect()
     }
@@ -351,7 +385,8 @@ impl Node {
 
     pub(super) fn is_settled(&self) -> bool {
         self.running.as_ref().is_some_and(|running| {
-            running.control.is_serving() && running.progress.iter().all(|progress| *progress == Some((0, 0)))
+            running.control.is_serving()
+                && running.progress.iter().all(|progress| *progress == Some((0, 0)))
         })
     }
 }

@@ -100,8 +100,9 @@ impl SimOptions {
     /// If there are no partitions.
     pub fn key(&self, number: usize) -> String {
         assert!(self.partitions > 0, "a cluster without partitions");
-        let name =
-            |try_: u32| if try_ == 0 { format!("key-{number}") } else { format!("key-{number}-{try_}") };
+        let name = |try_: u32| {
+            if try_ == 0 { format!("key-{number}") } else { format!("key-{number}-{try_}") }
+        };
         let is_usable = |name: &String| {
             KeyHash::of(node::cluster(), name.as_bytes()).partition().index() < self.partitions
         };

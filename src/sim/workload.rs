@@ -111,7 +111,9 @@ impl Operation {
 
 impl fmt::Display for Operation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let end = self.end.map_or("      …     ".to_owned(), |end| format!("{:12.6}", end.as_secs_f64()));
+        let end = self
+            .end
+            .map_or("      …     ".to_owned(), |end| format!("{:12.6}", end.as_secs_f64()));
         write!(f, "{:12.6} – {end}  n{} key {} ", self.start.as_secs_f64(), self.node, self.key)?;
         match self.kind {
             Kind::Set(value) => write!(f, "set to {value}")?,
@@ -250,8 +252,11 @@ impl Workload {
         }
         if let Some((key, before)) = self.clients[client].again.take() {
             let others: Vec<usize> = nodes.iter().copied().filter(|node| *node != before).collect();
-            let node =
-                if others.is_empty() { before } else { others[self.rng.random_range(0..others.len())] };
+            let node = if others.is_empty() {
+                before
+            } else {
+                others[self.rng.random_range(0..others.len())]
+            };
             if nodes.contains(&node) {
                 self.begin(cluster, client, node, key, Kind::Get);
             }
@@ -321,10 +326,14 @@ impl Workload {
                 operation.end = Some(end);
                 operation.answer = Some(answer(&outcome));
                 client.call = None;
-                if operation.kind == Kind::Get && self.rng.random_range(0..100) < self.options.again_percent {
+                if operation.kind == Kind::Get
+                    && self.rng.random_range(0..100) < self.options.again_percent
+                {
                     client.again = Some((operation.key, operation.node));
                 }
-            } else if !cluster.is_running(operation.node) || cluster.life(operation.node) != operation.life {
+            } else if !cluster.is_running(operation.node)
+                || cluster.life(operation.node) != operation.life
+            {
                 client.call = None;
             }
         }
@@ -336,7 +345,14 @@ impl Workload {
         }
     }
 
-    fn begin(&mut self, cluster: &mut SimCluster, client: usize, node: usize, key: usize, kind: Kind) {
+    fn begin(
+        &mut self,
+        cluster: &mut SimCluster,
+        client: usize,
+        node: usize,
+        key: usize,
+        kind: Kind,
+    ) {
         let (start, life) = (cluster.elapsed(), cluster.life(node));
         let name = &self.names[key];
         let call = match kind {
@@ -347,11 +363,20 @@ impl Workload {
             Kind::Persist => cluster.touch(node, name, None),
         };
         self.clients[client].call = Some((call, self.history.operations.len()));
-        self.history.operations.push(Operation { node, life, key, kind, start, end: None, answer: None });
+        self.history.operations.push(Operation {
+            node,
+            life,
+            key,
+            kind,
+            start,
+            end: None,
+            answer: None,
+        });
     }
 
     fn kind(&mut self, key: usize) -> Kind {
-        let WorkloadOptions { writes_percent, deletes_percent, expiring_percent, .. } = self.options;
+        let WorkloadOptions { writes_percent, deletes_percent, expiring_percent, .. } =
+            self.options;
         let choice = self.rng.random_range(0..100);
         match choice {
             _ if choice < deletes_percent && key % 4 != 1 => Kind::Delete,

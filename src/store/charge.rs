@@ -40,7 +40,10 @@ mod tests {
         for bytes in 1..100_000 {
             let class = size_class(bytes);
             assert!(class >= bytes + HEADER_BYTES && class >= last, "{bytes}");
-            assert!(class <= (bytes + HEADER_BYTES).max(32) + (bytes / 8).max(16), "{bytes}: {class}");
+            assert!(
+                class <= (bytes + HEADER_BYTES).max(32) + (bytes / 8).max(16),
+                "{bytes}: {class}"
+            );
             last = class;
         }
         assert_eq!((size_class(0), size_class(144)), (0, 160));

@@ -207,8 +207,15 @@ impl Store {
 
     /// Writes `entry`, which wins: `stamp` is given the version that the key has, or zero, and
     /// returns a higher one.
-    pub(crate) fn write(&mut self, hash: KeyHash, entry: Entry, stamp: impl FnOnce(Version) -> Version) {
-        self.merge(hash, entry, |entry, held| entry.stamp(stamp(held.map_or(Version::ZERO, Entry::version))));
+    pub(crate) fn write(
+        &mut self,
+        hash: KeyHash,
+        entry: Entry,
+        stamp: impl FnOnce(Version) -> Version,
+    ) {
+        self.merge(hash, entry, |entry, held| {
+            entry.stamp(stamp(held.map_or(Version::ZERO, Entry::version)))
+        });
     }
 
     #[inline]
@@ -282,7 +289,8 @@ impl Store {
         let held = self.table.retired_bytes();
         // A segment's split is not foreseen, so the limit may be exceeded: then it does not wait
         // for more.
-        let is_over = held > 0 && self.config.memory.is_some_and(|memory| self.used() + held > memory);
+        let is_over =
+            held > 0 && self.config.memory.is_some_and(|memory| self.used() + held > memory);
         if held >= self.collect_at || is_over {
             self.collect();
         }
@@ -290,7 +298,10 @@ impl Store {
             && queue.len() > 2 * self.totals.keys + 1024
         {
             let (table, cluster) = (&self.table, self.config.cluster);
-            queue.compact(|line| !table.has(KeyHash(line.hash_bits()), &Queued { line, cluster }), 4);
+            queue.compact(
+                |line| !table.has(KeyHash(line.hash_bits()), &Queued { line, cluster }),
+                4,
+            );
         }
     }
 
@@ -509,7 +520,8 @@ struct Older(Buried);
 impl Sought for Older {
     fn is(&self, held: &Entry) -> bool {
         let Self(Buried { hash, version, cluster }) = self;
-        let is_older = held.version() < *version || held.version() == *version && held.value().is_some();
+        let is_older =
+            held.version() < *version || held.version() == *version && held.value().is_some();
         is_older && KeyHash::of(*cluster, held.key()) == *hash
     }
 }

@@ -186,7 +186,11 @@ impl Readers {
 
 impl Slot {
     fn new() -> Self {
-        Self { announced: AtomicU64::new(IDLE), depth: AtomicU32::new(0), is_taken: AtomicBool::new(false) }
+        Self {
+            announced: AtomicU64::new(IDLE),
+            depth: AtomicU32::new(0),
+            is_taken: AtomicBool::new(false),
+        }
     }
 }
 

@@ -41,7 +41,11 @@ impl Store {
     pub(crate) fn make_room(&mut self, hash: KeyHash, entry: &Entry) -> Admission {
         let Some(memory) = self.config.memory else {
             let is_delete = entry.value().is_none();
-            return if is_delete { Admission::Enough } else { self.make_readers_room(0, MAX_HELD_BYTES) };
+            return if is_delete {
+                Admission::Enough
+            } else {
+                self.make_readers_room(0, MAX_HELD_BYTES)
+            };
         };
         let is_stamped = entry.version() != Version::ZERO;
         if is_stamped && self.get(hash, entry.key()).is_some_and(|held| !entry.wins_over(&held)) {
@@ -84,7 +88,8 @@ impl Store {
         };
         // This gives memory back, and does so once: it is never refused for what readers hold up.
         let is_gain = needed == 0
-            || entry.value().is_none() && held.as_deref().is_some_and(|held| held.value().is_some());
+            || entry.value().is_none()
+                && held.as_deref().is_some_and(|held| held.value().is_some());
         if needed > freed && self.used() + needed > memory - memory / HELD_SHARE + freed {
             return None;
         }

@@ -75,7 +75,11 @@ impl Sieve {
     /// line takes one.
     ///
     /// When every key was visited, the first round finds none and the next one evicts.
-    pub(super) fn hand(&mut self, mut judge: impl FnMut(Line) -> Verdict, steps: &mut usize) -> bool {
+    pub(super) fn hand(
+        &mut self,
+        mut judge: impl FnMut(Line) -> Verdict,
+        steps: &mut usize,
+    ) -> bool {
         for _ in 0..self.len() {
             if *steps == 0 {
                 return false;
@@ -91,7 +95,11 @@ impl Sieve {
     /// Moves the hand on over up to `steps` lines, but no more than one full round, only to drop
     /// the stale ones: for a store that deletes much and evicts nothing. Returns how many it
     /// dropped.
-    pub(super) fn compact(&mut self, mut is_stale: impl FnMut(Line) -> bool, steps: usize) -> usize {
+    pub(super) fn compact(
+        &mut self,
+        mut is_stale: impl FnMut(Line) -> bool,
+        steps: usize,
+    ) -> usize {
         let before = self.len();
         for _ in 0..before.min(steps) {
             self.step(&mut |line| if is_stale(line) { Verdict::Stale } else { Verdict::Keep });
@@ -221,7 +229,11 @@ mod tests {
         let held = keys.iter_mut().find(|(hash, _)| line.matches_hash(**hash));
         match held {
             Some((_, (generation, is_visited))) if *generation == line.generation() => {
-                if std::mem::take(is_visited) { Verdict::Keep } else { Verdict::Evict }
+                if std::mem::take(is_visited) {
+                    Verdict::Keep
+                } else {
+                    Verdict::Evict
+                }
             }
             _ => Verdict::Stale,
         }

@@ -25,8 +25,9 @@ impl Store {
         let since = self.table.grain(since);
         let wanted = |sequence, entry: &Entry| (sequence >= since).then(|| charge::entry(entry));
         let mut entries = Vec::new();
-        let next =
-            self.scan(partition, after, limit_bytes, wanted, |_, entry| entries.push(Entry::clone(entry)));
+        let next = self.scan(partition, after, limit_bytes, wanted, |_, entry| {
+            entries.push(Entry::clone(entry))
+        });
         Part { entries, next }
     }
 
@@ -40,8 +41,9 @@ impl Store {
     ) -> (Vec<(KeyHash, Version)>, Option<KeyHash>) {
         let wanted = |_, entry: &Entry| entry.value().is_none().then_some(1);
         let mut dead = Vec::new();
-        let next =
-            self.scan(partition, after, limit, wanted, |hash, entry| dead.push((hash, entry.version())));
+        let next = self.scan(partition, after, limit, wanted, |hash, entry| {
+            dead.push((hash, entry.version()))
+        });
         (dead, next)
     }
 
@@ -63,19 +65,23 @@ impl Store {
         while let Some(at) = path.filter(|at| end.is_none_or(|end| *at < end)) {
             let mut found = Vec::new();
             let mut from_tree = (0, None);
-            path = self.table.walk(&TablePosition::first(at), |_, hash, sequence, entry, in_tree| {
-                let is_behind = after.is_none_or(|after| hash > after);
-                let weight = wanted(sequence, &entry).filter(|_| hash.partition() == partition && is_behind);
-                let Some(weight) = weight else { return ControlFlow::Continue(()) };
-                let is_beyond = in_tree && from_tree.0 >= limit && from_tree.1 != Some(hash);
-                if in_tree {
-                    from_tree = (from_tree.0 + weight, Some(hash));
-                }
-                found.push((hash, entry, weight));
-                // One more than fits says below that there is more.
-                if is_beyond { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            path =
+                self.table.walk(&TablePosition::first(at), |_, hash, sequence, entry, in_tree| {
+                    let is_behind = after.is_none_or(|after| hash > after);
+                    let weight = wanted(sequence, &entry)
+                        .filter(|_| hash.partition() == partition && is_behind);
+                    let Some(weight) = weight else { return ControlFlow::Continue(()) };
+                    let is_beyond = in_tree && from_tree.0 >= limit && from_tree.1 != Some(hash);
+                    if in_tree {
+                        from_tree = (from_tree.0 + weight, Some(hash));
+                    }
+                    found.push((hash, entry, weight));
+                    // One more than fits says below that there is more.
+                    if is_beyond { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+                });
+            found.sort_unstable_by(|(a, one, _), (b, other, _)| {
+                (a, one.key()).cmp(&(b, other.key()))
             });
-            found.sort_unstable_by(|(a, one, _), (b, other, _)| (a, one.key()).cmp(&(b, other.key())));
             for (hash, entry, weight) in found {
                 if shown >= limit && last != Some(hash) {
                     return last;
@@ -90,7 +96,13 @@ impl Store {
 
     /// Returns keys that have a value, from a position on to before the path `end`, in the order of
     /// positions, until `limit` were looked at; and the position to go on from.
-    pub(crate) fn keys(&self, from: &TablePosition, end: Option<u64>, wall: WallTime, limit: usize) -> Keys {
+    pub(crate) fn keys(
+        &self,
+        from: &TablePosition,
+        end: Option<u64>,
+        wall: WallTime,
+        limit: usize,
+    ) -> Keys {
         let mut found = Vec::new();
         let mut from_tree = 0;
         let next = self.table.walk(from, |path, _, _, entry, in_tree| {

@@ -59,7 +59,13 @@ const _: () = assert!(LEVELS as u32 * SLOT_BITS == 48);
 impl Wheel {
     pub(super) fn new() -> Self {
         let heads = vec![TimerId::NONE; PENDING + 1].into_boxed_slice();
-        Self { slab: Slab::default(), heads, occupied: [0; LEVELS], elapsed_ms: 0, pending_from_ms: u64::MAX }
+        Self {
+            slab: Slab::default(),
+            heads,
+            occupied: [0; LEVELS],
+            elapsed_ms: 0,
+            pending_from_ms: u64::MAX,
+        }
     }
 
     /// Sets a deadline; one that has passed is due at once. Returns [`TimerId::NONE`], and sets
@@ -370,7 +376,8 @@ mod tests {
 
     /// Times near to each other, far apart, and on both sides of where a level begins.
     fn a_time() -> impl Strategy<Value = u64> {
-        let border = (1u32..8, 0u64..4).prop_map(|(level, off)| (1 << (level * SLOT_BITS)) + off - 2);
+        let border =
+            (1u32..8, 0u64..4).prop_map(|(level, off)| (1 << (level * SLOT_BITS)) + off - 2);
         prop_oneof![3 => 0u64..200, 2 => 0u64..20_000, 1 => 0u64..1 << 30, 1 => border, 1 => 0..=MAX_MS]
     }
 
@@ -395,7 +402,10 @@ mod tests {
 
     impl Model {
         fn insert(&mut self, id: TimerId, at_ms: u64, hash: u64) {
-            assert!(self.nodes.insert(id, (at_ms, hash)).is_none(), "an id in use was given out again");
+            assert!(
+                self.nodes.insert(id, (at_ms, hash)).is_none(),
+                "an id in use was given out again"
+            );
             self.order.insert((at_ms, id));
         }
 
@@ -412,7 +422,8 @@ mod tests {
         }
 
         fn pick(&self, at: Index) -> Option<TimerId> {
-            (!self.nodes.is_empty()).then(|| *self.nodes.keys().nth(at.index(self.nodes.len())).unwrap())
+            (!self.nodes.is_empty())
+                .then(|| *self.nodes.keys().nth(at.index(self.nodes.len())).unwrap())
         }
 
         fn first_ms(&self) -> Option<u64> {
@@ -427,7 +438,10 @@ mod tests {
         }
         if budget > 0 {
             assert!(model.first_ms().is_none_or(|first| first > now_ms), "lost or late");
-            assert!(wheel.next_due_ms().is_none_or(|next| next > now_ms), "nothing to be woken for");
+            assert!(
+                wheel.next_due_ms().is_none_or(|next| next > now_ms),
+                "nothing to be woken for"
+            );
         }
     }
 

@@ -71,7 +71,12 @@ pub(crate) fn begin() -> Encoded {
 }
 
 /// Writes the header before the body that was appended since [`begin`], and the padding after it.
-pub(crate) fn finish(mut bytes: Encoded, kind: u8, partition: Partition, request_id: u64) -> Encoded {
+pub(crate) fn finish(
+    mut bytes: Encoded,
+    kind: u8,
+    partition: Partition,
+    request_id: u64,
+) -> Encoded {
     let length = (bytes.len() - HEADER_BYTES) as u32;
     bytes[..4].copy_from_slice(&length.to_le_bytes());
     bytes[4] = kind;

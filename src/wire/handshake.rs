@@ -9,7 +9,9 @@ use std::ops::RangeInclusive;
 
 use super::message::{Channel, Hello, Refusal, RefusalReason};
 use crate::placement::Site;
-use crate::types::{ALL, Boot, ClusterHash, Identity, MAX_CORES, MAX_NAME_BYTES, NodeHash, PARTITIONS};
+use crate::types::{
+    ALL, Boot, ClusterHash, Identity, MAX_CORES, MAX_NAME_BYTES, NodeHash, PARTITIONS,
+};
 
 /// The protocol versions that this build speaks.
 pub(crate) const PROTOCOL: RangeInclusive<u16> = 1..=1;
@@ -56,7 +58,8 @@ impl Local {
     /// Returns what this node, the acceptor with `identity`, answers to a HELLO.
     pub(crate) fn judge_hello(&self, identity: Identity, hello: &Hello) -> Result<Hello, Refusal> {
         self.judge(identity, hello)?;
-        if hello.expects.is_some_and(|(node, boot)| (node, boot) != (identity.node, identity.boot)) {
+        if hello.expects.is_some_and(|(node, boot)| (node, boot) != (identity.node, identity.boot))
+        {
             return refuse(
                 RefusalReason::NotMe,
                 format!("another node, or an earlier life of {:?}, was here before", self.node_id),
@@ -83,7 +86,10 @@ impl Local {
         self.judge(identity, welcome)?;
         let is = (welcome.identity.node, welcome.identity.boot);
         if expects.is_some_and(|expected| expected != is) {
-            return refuse(RefusalReason::NotMe, format!("{:?} answered in its place", welcome.node_id));
+            return refuse(
+                RefusalReason::NotMe,
+                format!("{:?} answered in its place", welcome.node_id),
+            );
         }
         Ok(())
     }
@@ -135,10 +141,16 @@ impl Local {
             );
         }
         if other.identity.node != NodeHash::of(ClusterHash::of(&self.cluster), &other.node_id) {
-            return refuse(RefusalReason::Other, format!("the identity is not that of {:?}", other.node_id));
+            return refuse(
+                RefusalReason::Other,
+                format!("the identity is not that of {:?}", other.node_id),
+            );
         }
         if other.cores == 0 || usize::from(other.cores) > MAX_CORES {
-            return refuse(RefusalReason::Other, format!("{:?} has {} cores", other.node_id, other.cores));
+            return refuse(
+                RefusalReason::Other,
+                format!("{:?} has {} cores", other.node_id, other.cores),
+            );
         }
         let longest_name = other.zone.len().max(other.data_center.len());
         if longest_name > MAX_NAME_BYTES || other.weight == 0 {
@@ -232,7 +244,10 @@ mod tests {
         let far = Hello { data_center: "eu".into(), replicas: 1, write_quorum: 1, ..hello() };
         local("a").judge_hello(identity("a", 1), &far).unwrap();
         assert_eq!(refusal(&Hello { partitions: 1024, ..far }), RefusalReason::Quorums);
-        assert_eq!(refusal(&Hello { data_center: "x".repeat(256), ..hello() }), RefusalReason::Other);
+        assert_eq!(
+            refusal(&Hello { data_center: "x".repeat(256), ..hello() }),
+            RefusalReason::Other
+        );
     }
 
     #[test]

@@ -90,12 +90,15 @@ pub(crate) const SILENCE_NOTICED_AFTER: Duration =
     DEFAULT_PROBE_PERIOD.saturating_add(DEFAULT_SUSPICION_TIMEOUT);
 
 // A call outlives one death: the silent host is probed, suspected and dead before the call ends.
-const _: () =
-    assert!(is_longer(DEFAULT_REQUEST_TIMEOUT, SILENCE_NOTICED_AFTER.saturating_add(DEFAULT_PROBE_PERIOD)));
+const _: () = assert!(is_longer(
+    DEFAULT_REQUEST_TIMEOUT,
+    SILENCE_NOTICED_AFTER.saturating_add(DEFAULT_PROBE_PERIOD)
+));
 
 // An accused member has nearly two probe periods to refute.
 const _: () = assert!(is_longer(DEFAULT_SUSPICION_TIMEOUT, DEFAULT_PROBE_PERIOD));
-const _: () = assert!(!is_longer(DEFAULT_SUSPICION_TIMEOUT, DEFAULT_PROBE_PERIOD.saturating_mul(2)));
+const _: () =
+    assert!(!is_longer(DEFAULT_SUSPICION_TIMEOUT, DEFAULT_PROBE_PERIOD.saturating_mul(2)));
 
 /// Whether `a` is longer than `b`, for assertions about constants.
 pub(crate) const fn is_longer(a: Duration, b: Duration) -> bool {

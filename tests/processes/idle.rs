@@ -37,7 +37,8 @@ fn usage(process: &Path) -> Usage {
         let status = read(&folder.join("status"));
         let run = fs::read_to_string(folder.join("schedstat")).unwrap_or_default();
         let run = run.split_whitespace().next().map_or(0, |nanos| nanos.parse().expect("a number"));
-        let name = status.lines().next().and_then(|line| line.strip_prefix("Name:")).expect("a name");
+        let name =
+            status.lines().next().and_then(|line| line.strip_prefix("Name:")).expect("a name");
         (name.trim().to_owned(), (field(&status, "voluntary_ctxt_switches:"), run))
     });
     Usage {
@@ -50,7 +51,8 @@ fn usage(process: &Path) -> Usage {
 
 /// Leaves these processes alone for a while, and checks what each of them has used then.
 fn assert_idle(what: &str, processes: &[PathBuf]) {
-    let seconds = std::env::var("GRIDKV_IDLE_SECONDS").map_or(30.0, |text| text.parse().expect("a number"));
+    let seconds =
+        std::env::var("GRIDKV_IDLE_SECONDS").map_or(30.0, |text| text.parse().expect("a number"));
     let before: Vec<Usage> = processes.iter().map(|process| usage(process)).collect();
     thread::sleep(Duration::from_secs_f64(seconds));
     let after: Vec<Usage> = processes.iter().map(|process| usage(process)).collect();
@@ -62,7 +64,9 @@ fn assert_idle(what: &str, processes: &[PathBuf]) {
             let (sleeps_before, run_before) = before.threads.get(thread).unwrap_or(&(0, 0));
             let slept = (sleeps - sleeps_before) as f64 / seconds;
             let percent = (run - run_before) as f64 / seconds / 1e7;
-            println!("    {thread} slept {slept:.1} times a second, and ran for {percent:.3} % of it");
+            println!(
+                "    {thread} slept {slept:.1} times a second, and ran for {percent:.3} % of it"
+            );
         }
         is_idle &= percent < 0.2 && after.resident_kib < 10 << 10;
     }

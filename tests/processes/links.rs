@@ -37,7 +37,8 @@ impl Wires {
         static MADE: AtomicUsize = AtomicUsize::new(0);
         let name = format!("gridkv-{}-{}", process::id(), MADE.fetch_add(1, Ordering::Relaxed));
         let host = |number: usize| format!("{name}-{}", IDS[number]);
-        let wires = Self { switch: format!("{name}-s"), hosts: (0..left + right).map(host).collect() };
+        let wires =
+            Self { switch: format!("{name}-s"), hosts: (0..left + right).map(host).collect() };
         if let Err(why) = wires.make(left) {
             let is_refusal = REFUSALS.iter().any(|refusal| why.contains(refusal));
             assert!(is_refusal, "the network cannot be made, and not because it may not be: {why}");
@@ -67,7 +68,9 @@ impl Wires {
             let side = if number < left { "left" } else { "right" };
             let (port, mac, address) = (port(number), mac(number), address(number));
             ip(&format!("netns add {host}"))?;
-            ip(&format!("-n {switch} link add {port} type veth peer name eth0 address {mac} netns {host}"))?;
+            ip(&format!(
+                "-n {switch} link add {port} type veth peer name eth0 address {mac} netns {host}"
+            ))?;
             ip(&format!("-n {switch} link set {port} master {side} up"))?;
             ip(&format!("-n {host} address add {address}/24 dev eth0"))?;
             ip(&format!("-n {host} link set lo up"))?;
@@ -105,7 +108,8 @@ impl Wires {
 
     /// A node on each host that see each other and serve.
     fn cluster(&self, flags: &[&str]) -> Vec<Node> {
-        let mut nodes: Vec<Node> = (0..self.hosts.len()).map(|host| self.start(host, flags)).collect();
+        let mut nodes: Vec<Node> =
+            (0..self.hosts.len()).map(|host| self.start(host, flags)).collect();
         wait_settled(&mut nodes);
         nodes
     }
@@ -114,7 +118,8 @@ impl Wires {
     fn start(&self, host: usize, flags: &[&str]) -> Node {
         let address = |host| format!("{}:7000", address(host));
         let own = address(host);
-        let seeds: Vec<String> = (0..self.hosts.len()).filter(|other| *other != host).map(address).collect();
+        let seeds: Vec<String> =
+            (0..self.hosts.len()).filter(|other| *other != host).map(address).collect();
         let mut all = vec!["--address", &own, "--suspicion-timeout-ms", "1000"];
         seeds.iter().for_each(|seed| all.extend(["--seed", seed]));
         all.extend(flags);
@@ -148,7 +153,11 @@ fn ip(arguments: &str) -> Result<(), String> {
     let output = Command::new("ip").args(arguments.split(' ')).output();
     let output = output.map_err(|error| format!("there is no program `ip`: {error}"))?;
     let said = String::from_utf8_lossy(&output.stderr);
-    if output.status.success() { Ok(()) } else { Err(format!("`ip {arguments}` says: {}", said.trim())) }
+    if output.status.success() {
+        Ok(())
+    } else {
+        Err(format!("`ip {arguments}` says: {}", said.trim()))
+    }
 }
 
 // ── what one asks of nodes ──
@@ -254,14 +263,21 @@ fn a_side_without_a_majority_refuses_writes_and_the_other_one_goes_on() {
     let cut = Instant::now();
     wires.set_cable("down");
     let (left, right) = nodes.split_at_mut(1);
-    wait_until("the smaller side refuses", || left[0].ask("set k0 left").contains("hears from no majority"));
+    wait_until("the smaller side refuses", || {
+        left[0].ask("set k0 left").contains("hears from no majority")
+    });
     let refused = cut.elapsed();
     for n in 0..60 {
         wait_ok(&mut right[n % 3], &format!("set k{n} right"));
     }
-    println!("a majority: refused after {refused:.1?}, every key written after {:.1?}", cut.elapsed());
+    println!(
+        "a majority: refused after {refused:.1?}, every key written after {:.1?}",
+        cut.elapsed()
+    );
     for n in 0..60 {
-        assert!(left[0].error(&format!("set k{n} left")).contains("hears from no majority of 4 nodes"));
+        assert!(
+            left[0].error(&format!("set k{n} left")).contains("hears from no majority of 4 nodes")
+        );
     }
     wires.set_cable("up");
     wait_whole(&mut nodes);
@@ -314,7 +330,10 @@ fn silent_host(what: &str, flags: &[&str], is_strong: bool) -> Option<Duration> 
         let plugged_in = Instant::now();
         wires.set_port(2, "up");
         wait_whole(&mut nodes);
-        println!("{what}: noticed after {noticed:.1?}, safe {:.1?} after it was back", plugged_in.elapsed());
+        println!(
+            "{what}: noticed after {noticed:.1?}, safe {:.1?} after it was back",
+            plugged_in.elapsed()
+        );
         load.open(2, &nodes[2]);
         load.wait_writes(2);
     });

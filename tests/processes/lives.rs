@@ -82,7 +82,10 @@ fn another_clusters_node_is_refused_on_both_sides_in_clear_words() {
     let error = stranger.error("wait-ready 10");
     assert!(error.contains("members needed: 2, here: 1") && error.contains(text), "{error}");
     let error = stranger.error("set k v");
-    assert!(error.contains("not applied") && error.contains("2 replicas must acknowledge"), "{error}");
+    assert!(
+        error.contains("not applied") && error.contains("2 replicas must acknowledge"),
+        "{error}"
+    );
     assert_eq!(stranger.end().code(), Some(1), "a command had failed");
     assert_eq!(nodes[0].list("members").len(), 2);
     nodes[0].ok("set k v");
@@ -104,7 +107,8 @@ fn a_cluster_works_under_every_idle_strategy() {
 fn a_write_to_a_stopped_replica_says_how_far_it_got_and_then_what_is_missing() {
     let _turn = load::without();
     // Silence is noticed after two probes and the suspicion: far longer than the write's timeout.
-    let flags = ["--write-quorum", "3", "--probe-period-ms", "500", "--suspicion-timeout-ms", "2000"];
+    let flags =
+        ["--write-quorum", "3", "--probe-period-ms", "500", "--suspicion-timeout-ms", "2000"];
     let mut nodes = cluster(3, &flags);
     nodes[0].ok("set k v");
     nodes[2].pause();
@@ -112,14 +116,23 @@ fn a_write_to_a_stopped_replica_says_how_far_it_got_and_then_what_is_missing() {
     let begun = Instant::now();
     let error = nodes[0].error("setq k w 3 300");
     let took = begun.elapsed();
-    assert!(error.contains("may have happened: 2 of the 3 replicas needed acknowledged"), "{error}");
-    assert!(took >= Duration::from_millis(300) && took < Duration::from_secs(1), "it took {took:?}");
+    assert!(
+        error.contains("may have happened: 2 of the 3 replicas needed acknowledged"),
+        "{error}"
+    );
+    assert!(
+        took >= Duration::from_millis(300) && took < Duration::from_secs(1),
+        "it took {took:?}"
+    );
     assert!(!nodes[0].sees("c", "Dead"), "it was to time out before the death is known");
 
     wait_until("the death is known", || nodes[0].sees("c", "Dead"));
     let begun = Instant::now();
     let error = nodes[0].error("setq k x 3 5000");
-    assert!(error.contains("not applied: 3 replicas must acknowledge the write and 2 are alive"), "{error}");
+    assert!(
+        error.contains("not applied: 3 replicas must acknowledge the write and 2 are alive"),
+        "{error}"
+    );
     assert!(begun.elapsed() < Duration::from_secs(1), "it took {:?}", begun.elapsed());
     assert_eq!(nodes[1].ask("get k"), "value w");
 

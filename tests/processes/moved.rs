@@ -13,7 +13,8 @@ fn a_node_that_was_moved_gets_in_at_once() {
     let old = nodes.pop().unwrap();
     old.pause();
     let seed = nodes[0].seed();
-    let mut moved = Node::start("c", &[&flags[..], &["--address", "127.0.0.2:0", "--seed", &seed]].concat());
+    let mut moved =
+        Node::start("c", &[&flags[..], &["--address", "127.0.0.2:0", "--seed", &seed]].concat());
     let at = |node: &Node| format!("c {} Alive", node.address);
     let line = at(&moved);
     for node in nodes.iter_mut().chain([&mut moved]) {
@@ -24,7 +25,9 @@ fn a_node_that_was_moved_gets_in_at_once() {
     old.resume();
     wait_until("the old one knows why it is out", || {
         let said = old.stderr();
-        said.contains("needs an id of its own") && said.contains(&moved.seed()) && said.contains(&old.seed())
+        said.contains("needs an id of its own")
+            && said.contains(&moved.seed())
+            && said.contains(&old.seed())
     });
     assert_eq!(nodes[0].ask("get k"), "value v");
     moved.signal("-KILL");

@@ -26,7 +26,8 @@ impl Three {
     /// Starts a node again, at its address. It is another life of it.
     fn restart(&self, slot: usize) -> Node {
         let address = self.nodes[slot].seed();
-        let seeds: Vec<String> = self.nodes.iter().map(Node::seed).filter(|seed| *seed != address).collect();
+        let seeds: Vec<String> =
+            self.nodes.iter().map(Node::seed).filter(|seed| *seed != address).collect();
         let mut flags = vec!["--address", &address];
         seeds.iter().for_each(|seed| flags.extend(["--seed", seed]));
         flags.extend(&self.flags);
@@ -185,5 +186,9 @@ fn who_sleeps_and_is_missed_by_nobody_costs_nothing_when_another_dies() {
 
 #[test]
 fn who_sleeps_and_is_taken_for_dead_costs_nothing_when_another_dies() {
-    pause_rounds("paused for 3 s and declared dead", &["--suspicion-timeout-ms", "1000"], rounds(1));
+    pause_rounds(
+        "paused for 3 s and declared dead",
+        &["--suspicion-timeout-ms", "1000"],
+        rounds(1),
+    );
 }

@@ -35,8 +35,11 @@ fn a_replica_that_missed_writes_for_long_is_repaired_unasked() {
         // Overwritten, deleted, new.
         for key in 20..100 {
             let (node, key_name) = (others[key % 2], format!("key-{key}"));
-            let call =
-                if key < 40 { cluster.delete(node, key_name) } else { cluster.set(node, key_name, "after") };
+            let call = if key < 40 {
+                cluster.delete(node, key_name)
+            } else {
+                cluster.set(node, key_name, "after")
+            };
             assert_eq!(outcome(&mut cluster, call), CallResult::Written(Ok(())), "key {key}");
         }
         cluster.run_for(35 * SECOND);
@@ -45,15 +48,23 @@ fn a_replica_that_missed_writes_for_long_is_repaired_unasked() {
             20..40 => None,
             _ => Some(&b"after"[..]),
         };
-        let is_equal =
-            |cluster: &SimCluster| (0..100).all(|k| is_everywhere(cluster, &format!("key-{k}"), expected(k)));
+        let is_equal = |cluster: &SimCluster| {
+            (0..100).all(|k| is_everywhere(cluster, &format!("key-{k}"), expected(k)))
+        };
         assert!(!is_equal(&cluster), "the writes reached the replica all the same");
         cluster.mend();
         let mended = cluster.elapsed();
-        assert!(cluster.run_until(120 * SECOND, |cluster| is_equal(cluster)), "node {missing} lacks writes");
+        assert!(
+            cluster.run_until(120 * SECOND, |cluster| is_equal(cluster)),
+            "node {missing} lacks writes"
+        );
         println!("node {missing}: equal after {:?}", cluster.elapsed() - mended);
         cluster.run_for(10 * SECOND);
-        assert!(cluster.partitions_repaired() > 50, "only {} repaired", cluster.partitions_repaired());
+        assert!(
+            cluster.partitions_repaired() > 50,
+            "only {} repaired",
+            cluster.partitions_repaired()
+        );
         let before = copied(&cluster, 3);
         cluster.run_for(130 * SECOND);
         assert_eq!(copied(&cluster, 3), before, "equal partitions were copied");
@@ -96,12 +107,19 @@ fn an_idle_cluster_compares_for_a_few_hundred_bytes_a_second() {
         let mut total = 0;
         for (node, before) in before.into_iter().enumerate() {
             let after = cluster.traffic(node);
-            assert_eq!(after.all - before.all, after.compared - before.compared, "node {node} does more");
+            assert_eq!(
+                after.all - before.all,
+                after.compared - before.compared,
+                "node {node} does more"
+            );
             total += after.compared - before.compared;
         }
         let each = total / 120 / nodes as u64;
         println!("{nodes} nodes: {} bytes a second, {each} of each node", total / 120);
-        assert!(each <= most && total > 2 * 12_288 * 2, "{each} bytes a second of each of {nodes} nodes");
+        assert!(
+            each <= most && total > 2 * 12_288 * 2,
+            "{each} bytes a second of each of {nodes} nodes"
+        );
         assert_eq!(cluster.partitions_repaired(), 0);
     }
 }

@@ -15,7 +15,8 @@ fn options(profile: Option<Profile>, planted: Option<Planted>) -> ChaosOptions {
 
 fn assert_promises_kept(profile: Option<Profile>, seeds: Range<u64>) {
     for seed in seeds {
-        let summary = chaos::run(seed, &options(profile, None)).unwrap_or_else(|failure| panic!("{failure}"));
+        let summary =
+            chaos::run(seed, &options(profile, None)).unwrap_or_else(|failure| panic!("{failure}"));
         assert!(summary.operations > 0);
     }
 }
@@ -111,7 +112,8 @@ const NOTICED: &[(Planted, Profile, u64)] = &[
 fn bugs_on_purpose_are_noticed() {
     let mut missed = Vec::new();
     for &(bug, profile, first) in NOTICED {
-        let is_noticed = |seed: &u64| chaos::run(*seed, &options(Some(profile), Some(bug))).is_err();
+        let is_noticed =
+            |seed: &u64| chaos::run(*seed, &options(Some(profile), Some(bug))).is_err();
         match (0..3 * first + 10).find(is_noticed) {
             Some(seed) => println!("{bug:?} was noticed by seed {seed} of {}", profile.name()),
             None => missed.push(bug),

@@ -17,7 +17,11 @@ fn three_nodes_write_and_read_through_each_other() {
         for key in 0..50 {
             let call = cluster.get(node, format!("key-{key}"));
             let value = Some(format!("value-{key}").into_bytes());
-            assert_eq!(outcome(&mut cluster, call), CallResult::Read(Ok(value)), "key {key} through {node}");
+            assert_eq!(
+                outcome(&mut cluster, call),
+                CallResult::Read(Ok(value)),
+                "key {key} through {node}"
+            );
         }
     }
 }
@@ -47,7 +51,8 @@ fn a_deleted_key_stays_deleted_when_a_replica_missed_the_delete() {
         write(&mut cluster, 0, &key, "value");
     }
     cluster.set_loss(0, 300);
-    let deletes: Vec<CallId> = (0..40).map(|key| cluster.delete(key % 4, format!("key-{key}"))).collect();
+    let deletes: Vec<CallId> =
+        (0..40).map(|key| cluster.delete(key % 4, format!("key-{key}"))).collect();
     cluster.run_for(SECOND);
     cluster.set_loss(0, 0);
     cluster.run_for(3 * SECOND);
@@ -57,7 +62,11 @@ fn a_deleted_key_stays_deleted_when_a_replica_missed_the_delete() {
         }
         for node in 0..4 {
             let call = cluster.get(node, format!("key-{key}"));
-            assert_eq!(outcome(&mut cluster, call), CallResult::Read(Ok(None)), "key {key} through {node}");
+            assert_eq!(
+                outcome(&mut cluster, call),
+                CallResult::Read(Ok(None)),
+                "key {key} through {node}"
+            );
         }
     }
 }
@@ -96,7 +105,10 @@ fn a_restarted_node_holds_nothing_until_it_has_fetched_it() {
         for key in 0..30 {
             let call = cluster.get(node, format!("key-{key}"));
             let found = outcome(&mut cluster, call);
-            assert!(!matches!(found, CallResult::Read(Ok(None))), "key {key} was not found through {node}");
+            assert!(
+                !matches!(found, CallResult::Read(Ok(None))),
+                "key {key} was not found through {node}"
+            );
         }
         wait(&mut cluster, 10 * SECOND, SimCluster::is_settled);
     }

@@ -56,7 +56,8 @@ fn read(cluster: &mut SimCluster, node: usize, key: usize) -> Option<String> {
 /// Whether all six nodes have this of the key: a value, or none.
 fn has_everywhere(cluster: &SimCluster, key: usize, value: Option<&str>) -> bool {
     let stored = cluster.stored(name(key));
-    let is_right = |stored: &Stored| stored.is_synced && stored.value.as_deref() == value.map(str::as_bytes);
+    let is_right =
+        |stored: &Stored| stored.is_synced && stored.value.as_deref() == value.map(str::as_bytes);
     stored.iter().all(is_right) && (stored.len() == 6 || value.is_none())
 }
 
@@ -66,7 +67,8 @@ fn await_everywhere(
     keys: std::ops::Range<usize>,
     value: Option<&str>,
 ) {
-    let is_everywhere = |cluster: &SimCluster| keys.clone().all(|key| has_everywhere(cluster, key, value));
+    let is_everywhere =
+        |cluster: &SimCluster| keys.clone().all(|key| has_everywhere(cluster, key, value));
     if !cluster.run_until(limit, is_everywhere) {
         let missing = keys.clone().find(|key| !has_everywhere(cluster, *key, value)).unwrap();
         panic!("key {missing} of {keys:?}: {:?}", cluster.stored(name(missing)));
@@ -88,7 +90,8 @@ fn a_write_waits_for_no_other_data_center_and_is_there_a_moment_later() {
     }
     // Each has its own lists.
     for key in 0..50 {
-        let mut nodes: Vec<usize> = cluster.replicas(name(key)).into_iter().map(|(node, _)| node).collect();
+        let mut nodes: Vec<usize> =
+            cluster.replicas(name(key)).into_iter().map(|(node, _)| node).collect();
         nodes.sort_unstable();
         assert_eq!(nodes, [0, 1, 2, 3, 4, 5]);
     }
@@ -136,7 +139,10 @@ fn a_data_center_that_is_cut_off_serves_on_and_catches_up() {
         await_everywhere(&mut cluster, SECOND, 0..30, Some("before"));
         assert!(cluster.run_until(3 * FAR, |cluster| cluster.waiting_to_relay() == 0));
         cluster.split(&HERE, &THERE);
-        assert!(cluster.run_until(10 * SECOND, |it| HERE.iter().all(|node| it.is_dead_for(*node, &THERE))));
+        assert!(
+            cluster
+                .run_until(10 * SECOND, |it| HERE.iter().all(|node| it.is_dead_for(*node, &THERE)))
+        );
         for key in 0..10 {
             set(&mut cluster, HERE[key % 3], key, "here");
             // Of several writes of a key the last one is sent.
@@ -199,7 +205,9 @@ fn a_read_of_any_data_center_is_answered_within_its_time() {
 fn what_a_dead_coordinator_had_not_sent_comes_by_comparison() {
     let mut cluster = started(3, options());
     cluster.split(&HERE, &THERE);
-    assert!(cluster.run_until(10 * SECOND, |it| HERE.iter().all(|node| it.is_dead_for(*node, &THERE))));
+    assert!(
+        cluster.run_until(10 * SECOND, |it| HERE.iter().all(|node| it.is_dead_for(*node, &THERE)))
+    );
     for key in 0..40 {
         set(&mut cluster, HERE[0], key, "value");
     }
@@ -229,7 +237,10 @@ fn the_last_node_of_a_data_center_leaves_when_the_others_have_what_it_wrote() {
         set(&mut cluster, there, key, "value");
     }
     cluster.leave(there);
-    assert!(cluster.run_until(10 * SECOND, |cluster| !cluster.is_running(there)), "it does not leave");
+    assert!(
+        cluster.run_until(10 * SECOND, |cluster| !cluster.is_running(there)),
+        "it does not leave"
+    );
     for key in 0..50 {
         assert_eq!(read(&mut cluster, here, key).as_deref(), Some("value"));
     }
@@ -267,7 +278,9 @@ fn a_new_data_center_gets_what_the_others_have() {
     for node in THERE {
         cluster.crash_node(node);
     }
-    assert!(cluster.run_until(60 * SECOND, |it| HERE.iter().all(|node| it.is_dead_for(*node, &THERE))));
+    assert!(
+        cluster.run_until(60 * SECOND, |it| HERE.iter().all(|node| it.is_dead_for(*node, &THERE)))
+    );
     cluster.run_for(5 * SECOND);
     for key in 0..40 {
         set(&mut cluster, HERE[0], key, "value");
@@ -317,7 +330,9 @@ fn deletes_are_purged_in_all_data_centers_together() {
     }
     await_everywhere(&mut cluster, SECOND, 0..30, Some("again"));
     cluster.split(&HERE, &THERE);
-    assert!(cluster.run_until(10 * SECOND, |it| HERE.iter().all(|node| it.is_dead_for(*node, &THERE))));
+    assert!(
+        cluster.run_until(10 * SECOND, |it| HERE.iter().all(|node| it.is_dead_for(*node, &THERE)))
+    );
     for key in 0..30 {
         delete(&mut cluster, HERE[key % 3], key);
     }
@@ -357,7 +372,10 @@ fn a_data_center_misses_deletes(planted: Option<Planted>) -> usize {
 #[test]
 fn a_delete_is_not_forgotten_before_all_data_centers_know_of_it() {
     assert_eq!(a_data_center_misses_deletes(None), 0);
-    assert!(a_data_center_misses_deletes(Some(Planted::FarNotAsked)) > 0, "the simulation shows nothing");
+    assert!(
+        a_data_center_misses_deletes(Some(Planted::FarNotAsked)) > 0,
+        "the simulation shows nothing"
+    );
 }
 
 /// Writes wait for the other data center, are deleted through another node, and the deletes are
@@ -381,14 +399,20 @@ fn what_waited_while_it_was_deleted_and_purged_does_not_come_back() {
     for there in THERE {
         cluster.crash_node(there);
     }
-    assert!(cluster.run_until(60 * SECOND, |it| HERE.iter().all(|node| it.is_dead_for(*node, &THERE))));
+    assert!(
+        cluster.run_until(60 * SECOND, |it| HERE.iter().all(|node| it.is_dead_for(*node, &THERE)))
+    );
     cluster.mend();
     for there in THERE {
         cluster.restart_node(there);
     }
     settle(&mut cluster);
     cluster.run_for(130 * SECOND);
-    assert!(is_purged(&cluster), "{:?}", (0..30).map(|key| cluster.stored(name(key))).collect::<Vec<_>>());
+    assert!(
+        is_purged(&cluster),
+        "{:?}",
+        (0..30).map(|key| cluster.stored(name(key))).collect::<Vec<_>>()
+    );
 }
 
 /// The relay is cut off from the others of its data center, which can be reached from here, and

@@ -22,7 +22,12 @@ fn a_silent_node_is_dead_to_all_within_a_second_or_two() {
         assert_eq!(found.healthy_found_dead, 0);
         found.times.sort_unstable();
         let at = |percent: usize| found.times[(found.times.len() - 1) * percent / 100];
-        assert!(at(50) < SECOND && at(99) < 2 * SECOND, "{nodes} nodes: {:?}, {:?}", at(50), at(99));
+        assert!(
+            at(50) < SECOND && at(99) < 2 * SECOND,
+            "{nodes} nodes: {:?}, {:?}",
+            at(50),
+            at(99)
+        );
     }
 }
 

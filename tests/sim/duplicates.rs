@@ -23,7 +23,8 @@ fn all_see(node: usize, observers: &[usize]) -> impl Fn(&SimCluster) -> bool {
 fn knows_of(node: usize, addresses: [&str; 2]) -> impl Fn(&SimCluster) -> bool {
     move |cluster| {
         cluster.hint(node).is_some_and(|hint| {
-            hint.contains("needs an id of its own") && addresses.iter().all(|address| hint.contains(address))
+            hint.contains("needs an id of its own")
+                && addresses.iter().all(|address| hint.contains(address))
         })
     }
 }

@@ -53,7 +53,8 @@ fn push_out(cluster: &mut SimCluster, node: usize, keys: &[String], from: &[usiz
         // Twice, or it would be the next to go itself, before what was written twice as well.
         set(cluster, node, &options.key(10_000 + filler), 0);
         set(cluster, node, &options.key(10_000 + filler), filler);
-        let is_held = |key: &String| cluster.stored(key).iter().any(|stored| from.contains(&stored.node));
+        let is_held =
+            |key: &String| cluster.stored(key).iter().any(|stored| from.contains(&stored.node));
         if filler % 50 == 0 && !keys.iter().any(is_held) {
             return;
         }
@@ -128,7 +129,10 @@ fn older_for(seed: u64, planted: Option<Planted>, joins: bool) -> Option<Duratio
     let after = cluster.elapsed() - mended;
     cluster.run_for(10 * SECOND);
     for node in 0..cluster.nodes() {
-        assert!(!is_over || keys.iter().all(|key| read(&mut cluster, node, key) != Some(1)), "it is back");
+        assert!(
+            !is_over || keys.iter().all(|key| read(&mut cluster, node, key) != Some(1)),
+            "it is back"
+        );
     }
     is_over.then_some(after)
 }
@@ -160,7 +164,8 @@ fn forgotten_deletes(planted: Option<Planted>) -> usize {
     }
     push_out(&mut cluster, 2, &others, &[0, 1, 2]);
     cluster.run_for(SECOND);
-    let is_kept = |key: &&String| cluster.stored(key).iter().filter(|it| it.value.is_none()).count() == 3;
+    let is_kept =
+        |key: &&String| cluster.stored(key).iter().filter(|it| it.value.is_none()).count() == 3;
     let kept = deleted.iter().filter(is_kept).count();
     for key in &deleted {
         assert_eq!(read(&mut cluster, 0, key), None);
@@ -201,7 +206,9 @@ fn in_a_quiet_cluster_with_evictions_hardly_anything_is_sent() {
     let bytes = sent(&cluster, |traffic| traffic.all) - begin;
     let surveyed = sent(&cluster, |traffic| traffic.surveyed) - from;
     let pairs: usize = before.iter().map(|held| [0, 0, 0, 1, 0, 1, 1, 3][*held]).sum();
-    println!("{bytes} bytes in an hour, {surveyed} of them for surveys, of {pairs} keys on two nodes");
+    println!(
+        "{bytes} bytes in an hour, {surveyed} of them for surveys, of {pairs} keys on two nodes"
+    );
     assert_eq!(before, held(&cluster), "nothing comes and goes");
     assert!(before.iter().filter(|held| **held == 0).count() > 100, "much was evicted");
     assert!(bytes < 200_000, "{bytes} bytes in an hour");
@@ -241,13 +248,17 @@ fn troubled(seed: u64) -> Duration {
             let (node, at, kind) = (random(4), random(keys.len()), random(10));
             let call = match kind {
                 0 => cluster.delete(node, &keys[at]),
-                1 | 2 => cluster.set_for(node, &keys[at], value(next), SECOND * (1 + random(10) as u32)),
+                1 | 2 => {
+                    cluster.set_for(node, &keys[at], value(next), SECOND * (1 + random(10) as u32))
+                }
                 _ => cluster.set(node, &keys[at], value(next)),
             };
             let written = (kind != 0).then_some(next);
             next += 1;
             match outcome(&mut cluster, call) {
-                CallResult::Written(Ok(())) => known[at] = Known { acknowledged: written, maybe: Vec::new() },
+                CallResult::Written(Ok(())) => {
+                    known[at] = Known { acknowledged: written, maybe: Vec::new() }
+                }
                 _ => known[at].maybe.push(written),
             }
             let filler = options.key(1000 + random(300));
@@ -267,8 +278,9 @@ fn troubled(seed: u64) -> Duration {
     let whole = cluster.elapsed();
     let older = |cluster: &SimCluster| {
         keys.iter().zip(&known).find_map(|(key, known)| {
-            let is_older =
-                |number: usize| Some(number) != known.acknowledged && !known.maybe.contains(&Some(number));
+            let is_older = |number: usize| {
+                Some(number) != known.acknowledged && !known.maybe.contains(&Some(number))
+            };
             let copies = cluster.copies(key);
             let copy = copies.iter().find(|(_, value)| is_older(number(value)));
             copy.map(|(node, value)| (key.clone(), *node, number(value), known.acknowledged))
@@ -284,8 +296,13 @@ fn troubled(seed: u64) -> Duration {
     for (key, known) in keys.iter().zip(&known) {
         for node in 0..4 {
             let found = read(&mut cluster, node, key);
-            let is_fine = found.is_none() || found == known.acknowledged || known.maybe.contains(&found);
-            assert!(is_fine, "seed {seed}: {key} through {node} is {found:?}, not {:?}", known.acknowledged);
+            let is_fine =
+                found.is_none() || found == known.acknowledged || known.maybe.contains(&found);
+            assert!(
+                is_fine,
+                "seed {seed}: {key} through {node} is {found:?}, not {:?}",
+                known.acknowledged
+            );
         }
     }
     after

@@ -26,7 +26,10 @@ fn whoever_is_killed_when_it_is_safe_takes_nothing_along() {
             cluster.crash_node(victim);
             workload.run(&mut cluster, nodes, Duration::from_millis(1500));
             if nodes == 3 {
-                assert!(!cluster.wait_until_safe(asked, SECOND), "two nodes cannot hold three copies");
+                assert!(
+                    !cluster.wait_until_safe(asked, SECOND),
+                    "two nodes cannot hold three copies"
+                );
             }
             cluster.restart_node(victim);
             workload.run(&mut cluster, nodes, Duration::from_millis(500));
@@ -34,7 +37,11 @@ fn whoever_is_killed_when_it_is_safe_takes_nothing_along() {
         cluster.set_loss(0, 0);
         assert!(cluster.wait_until_safe(0, 30 * SECOND), "seed {seed}");
         workload.check(&mut cluster, nodes, 3);
-        assert!(workload.acknowledged > 10 * workload.failed, "seed {seed}: {} failed", workload.failed);
+        assert!(
+            workload.acknowledged > 10 * workload.failed,
+            "seed {seed}: {} failed",
+            workload.failed
+        );
     }
 }
 
@@ -66,7 +73,11 @@ fn a_rolling_restart_fails_no_call_and_loses_nothing() {
             workload.run(&mut cluster, nodes, SECOND / 4);
             workload.new = None;
             workload.run(&mut cluster, nodes, SECOND / 2);
-            assert!(cluster.wait_until_safe(leaver, 20 * SECOND), "seed {seed}: {}", cluster.describe());
+            assert!(
+                cluster.wait_until_safe(leaver, 20 * SECOND),
+                "seed {seed}: {}",
+                cluster.describe()
+            );
         }
         workload.check(&mut cluster, nodes, 3);
         assert_eq!(workload.failed, 0, "seed {seed}");
@@ -138,7 +149,10 @@ fn a_touch_never_puts_an_older_value_above_a_newer_one() {
             key.touching.retain(|(call, expected)| match cluster.outcome(*call) {
                 None => true,
                 Some(CallResult::Touched(Ok(found))) => {
-                    assert!(expected.is_none_or(|expected| expected == *found), "seed {seed}: {call:?}");
+                    assert!(
+                        expected.is_none_or(|expected| expected == *found),
+                        "seed {seed}: {call:?}"
+                    );
                     (touches, hits) = (touches + 1, hits + u32::from(*found));
                     false
                 }
@@ -172,15 +186,27 @@ fn a_touch_never_puts_an_older_value_above_a_newer_one() {
         cluster.run_for(5 * SECOND);
         keys.iter_mut().for_each(|key| now_what(&cluster, key));
         for (at, key) in keys.iter().enumerate() {
-            assert!(key.writing.is_none() && key.touching.is_empty(), "seed {seed}: a call has no answer");
+            assert!(
+                key.writing.is_none() && key.touching.is_empty(),
+                "seed {seed}: a call has no answer"
+            );
             for node in 0..4 {
                 let call = cluster.get(node, format!("key-{at}"));
-                let CallResult::Read(Ok(found)) = outcome(&mut cluster, call) else { panic!("seed {seed}") };
+                let CallResult::Read(Ok(found)) = outcome(&mut cluster, call) else {
+                    panic!("seed {seed}")
+                };
                 let is_right = found == key.state || key.maybe.contains(&found);
-                assert!(is_right, "seed {seed}: key {at} through {node} is {found:?}, not {:?}", key.state);
+                assert!(
+                    is_right,
+                    "seed {seed}: key {at} through {node} is {found:?}, not {:?}",
+                    key.state
+                );
             }
         }
-        assert!(touches > 1000 && hits > 500 && writes > 500, "{touches} touches, {hits}; {writes} writes");
+        assert!(
+            touches > 1000 && hits > 500 && writes > 500,
+            "{touches} touches, {hits}; {writes} writes"
+        );
     }
 }
 

@@ -16,7 +16,8 @@ fn assert_read(cluster: &mut SimCluster, nodes: &[usize], keys: Range<usize>, va
         for key in keys.clone() {
             let call = cluster.get(node, format!("key-{key}"));
             match outcome(cluster, call) {
-                CallResult::Read(Ok(Some(value))) if values.iter().any(|v| v.as_bytes() == value) => {}
+                CallResult::Read(Ok(Some(value)))
+                    if values.iter().any(|v| v.as_bytes() == value) => {}
                 other => panic!("key {key} through {node}: {other:?}"),
             }
         }
@@ -273,7 +274,8 @@ fn lost_by_who_came_in(seed: u64, planted: Option<Planted>) -> usize {
         write(&mut cluster, 0, name, "value");
     }
     cluster.crash_node(0);
-    let is_in = |cluster: &SimCluster| names.iter().all(|name| replicas(cluster, name).contains(&3));
+    let is_in =
+        |cluster: &SimCluster| names.iter().all(|name| replicas(cluster, name).contains(&3));
     assert!(cluster.run_until(30 * SECOND, is_in), "seed {seed}: {}", cluster.describe());
     cluster.crash_node(1);
     cluster.mend();

@@ -162,7 +162,8 @@ fn a_cluster_is_born_when_a_majority_is_there() {
 fn writes_go_on_while_a_death_is_waited_for() {
     let options = options(5);
     let mut cluster = started(3, 5, options.clone());
-    let restored = |cluster: &SimCluster| keys(&options).iter().all(|key| cluster.replicas(key).len() == 3);
+    let restored =
+        |cluster: &SimCluster| keys(&options).iter().all(|key| cluster.replicas(key).len() == 3);
     cluster.crash_node(2);
     for key in &keys(&options) {
         assert_eq!(set(&mut cluster, 0, key, "value"), WRITTEN);
@@ -186,7 +187,10 @@ fn strong_reads_are_refused_without_a_majority() {
     assert_eq!(set(&mut cluster, 0, &key, "value"), WRITTEN);
     cluster.split(&[0, 1], &[2, 3, 4]);
     cluster.run_for(LEASE + 100 * MS);
-    assert_eq!(get(&mut cluster, 0, &key), CallResult::Read(Err(ReadError::NoMajority { nodes: 5 })));
+    assert_eq!(
+        get(&mut cluster, 0, &key),
+        CallResult::Read(Err(ReadError::NoMajority { nodes: 5 }))
+    );
 }
 
 /// It is stopped for longer than a lease: when it goes on it holds none, and it acknowledges
@@ -196,7 +200,8 @@ fn a_node_that_was_stopped_acknowledges_nothing_before_it_hears_from_a_majority(
     let options = options(5);
     let mut cluster = started(5, 5, options.clone());
     cluster.pause_node(1, 10 * SECOND);
-    let calls: Vec<CallId> = keys(&options).iter().map(|key| cluster.set(1, key, "stopped")).collect();
+    let calls: Vec<CallId> =
+        keys(&options).iter().map(|key| cluster.set(1, key, "stopped")).collect();
     cluster.run_for(9 * SECOND);
     for key in &keys(&options) {
         assert_eq!(set(&mut cluster, 0, key, "meanwhile"), WRITTEN);

@@ -106,7 +106,10 @@ fn a_delete_that_a_replica_missed_is_not_forgotten_before_it_has_it() {
     for seed in 0..3 {
         assert_eq!(a_replica_misses_the_delete(seed, None), 0);
     }
-    assert!(a_replica_misses_the_delete(0, Some(Planted::PurgedByTime)) > 0, "the simulation shows nothing");
+    assert!(
+        a_replica_misses_the_delete(0, Some(Planted::PurgedByTime)) > 0,
+        "the simulation shows nothing"
+    );
 }
 
 /// A write is on its way to one replica until the key has been deleted and forgotten. Returns how
@@ -138,7 +141,10 @@ fn a_write_that_arrives_after_its_key_was_forgotten_is_refused() {
     for seed in 0..3 {
         assert_eq!(a_write_arrives_late(seed, None), 0);
     }
-    assert!(a_write_arrives_late(0, Some(Planted::HorizonIgnored)) > 0, "the simulation shows nothing");
+    assert!(
+        a_write_arrives_late(0, Some(Planted::HorizonIgnored)) > 0,
+        "the simulation shows nothing"
+    );
 }
 
 /// A node is cut off, and taken for dead, while keys are deleted; it comes back with what it holds.
@@ -164,7 +170,10 @@ fn nothing_is_forgotten_while_a_member_is_away_that_may_come_back_with_it() {
     for seed in 0..3 {
         assert_eq!(a_member_comes_back(seed, None), 0);
     }
-    assert!(a_member_comes_back(0, Some(Planted::AbsentIgnored)) > 0, "the simulation shows nothing");
+    assert!(
+        a_member_comes_back(0, Some(Planted::AbsentIgnored)) > 0,
+        "the simulation shows nothing"
+    );
 }
 
 /// A crashed node is waited for until it has restarted, empty, or for as long as was configured.
@@ -185,7 +194,9 @@ fn a_crashed_member_holds_up_the_others_until_it_is_back_or_forgotten() {
         } else {
             cluster.run_for(45 * SECOND);
         }
-        assert!(cluster.run_until(PURGED_WITHIN + 10 * SECOND, |cluster| is_forgotten(cluster, 0..20)));
+        assert!(
+            cluster.run_until(PURGED_WITHIN + 10 * SECOND, |cluster| is_forgotten(cluster, 0..20))
+        );
     }
 }
 
@@ -324,7 +335,7 @@ fn a_newcomer_refuses_what_was_forgotten_before_it_came() {
     for seed in 0..4 {
         assert_eq!(a_newcomer_is_offered_what_was_forgotten(seed, None), 0);
     }
-    let shown =
-        (0..4).map(|seed| a_newcomer_is_offered_what_was_forgotten(seed, Some(Planted::HorizonIgnored)));
+    let shown = (0..4)
+        .map(|seed| a_newcomer_is_offered_what_was_forgotten(seed, Some(Planted::HorizonIgnored)));
     assert!(shown.sum::<usize>() > 0, "the simulation shows nothing");
 }

@@ -4,11 +4,13 @@ use std::thread;
 use std::time::Duration;
 
 use gridkv::{
-    Batch, Config, Count, MAX_KEY_BYTES, MAX_VALUE_BYTES, NotApplied, Quorum, ReadOptions, WriteOptions,
+    Batch, Config, Count, MAX_KEY_BYTES, MAX_VALUE_BYTES, NotApplied, Quorum, ReadOptions,
+    WriteOptions,
 };
 
 use crate::support::{
-    HOUR, LATE, cluster, holders, is_expiring, node, not_applied, patient_solo, start, text, wait_until,
+    HOUR, LATE, cluster, holders, is_expiring, node, not_applied, patient_solo, start, text,
+    wait_until,
 };
 
 #[test]
@@ -54,7 +56,8 @@ fn a_batch_of_nothing_is_nothing() {
     let engine = patient_solo(2);
     assert!(Batch::new().is_empty());
     assert_eq!(engine.apply(Batch::new()), []);
-    let all_wrong = Batch::new().set(vec![0; MAX_KEY_BYTES + 1], "").set("k", vec![0; MAX_VALUE_BYTES + 1]);
+    let all_wrong =
+        Batch::new().set(vec![0; MAX_KEY_BYTES + 1], "").set("k", vec![0; MAX_VALUE_BYTES + 1]);
     assert!(engine.apply(all_wrong).iter().all(Result::is_err));
     engine.abort();
     assert_eq!(engine.apply(Batch::new()), []);
@@ -76,8 +79,11 @@ fn options_of_a_batch_are_for_those_writes_that_have_none_of_their_own() {
     let results = engine.apply_with(batch(), &WriteOptions::new().ttl(ttl));
     assert_eq!(results, [not_applied(NotApplied::BadTtl { ttl }), Ok(()), Ok(())]);
 
-    let error =
-        NotApplied::BadQuorum { asked: 2, write_quorum: Count::Exactly(1), replicas: Count::Exactly(1) };
+    let error = NotApplied::BadQuorum {
+        asked: 2,
+        write_quorum: Count::Exactly(1),
+        replicas: Count::Exactly(1),
+    };
     let results = engine.apply_with(batch(), &WriteOptions::new().quorum(Quorum::Count(2)));
     assert_eq!(results, vec![not_applied(error); 3]);
 
@@ -133,7 +139,8 @@ fn a_batch_may_be_huge() {
 
 #[test]
 fn a_batch_with_more_bytes_than_may_be_under_way_is_made_all_the_same() {
-    let engine = start(Config::standalone("solo").cores(2).max_memory(16 << 20).request_timeout(LATE));
+    let engine =
+        start(Config::standalone("solo").cores(2).max_memory(16 << 20).request_timeout(LATE));
     thread::scope(|scope| {
         for writer in 0..3 {
             let engine = &engine;
@@ -159,7 +166,11 @@ fn a_batch_in_a_cluster_is_on_as_many_nodes_as_it_says() {
             batch = batch.set(format!("{from}:{n}"), n.to_string());
         }
         let results = engine.apply_with(batch, &WriteOptions::new().quorum(Quorum::All));
-        assert!(results.iter().all(Result::is_ok), "{:?}", results.iter().find(|result| result.is_err()));
+        assert!(
+            results.iter().all(Result::is_ok),
+            "{:?}",
+            results.iter().find(|result| result.is_err())
+        );
         for n in 0..1000 {
             assert_eq!(holders(&engines, &format!("{from}:{n}"), &n.to_string()), 3);
         }

@@ -6,20 +6,22 @@ use std::thread;
 use std::time::Duration;
 
 use gridkv::{
-    Batch, Completed, Completions, Config, Engine, LeaveError, LoadError, MAX_KEY_BYTES, NotApplied,
-    NotReady, NotSafe, Quorum, ReadError, ReadOptions, RunError, WriteError, WriteOptions,
+    Batch, Completed, Completions, Config, Engine, LeaveError, LoadError, MAX_KEY_BYTES,
+    NotApplied, NotReady, NotSafe, Quorum, ReadError, ReadOptions, RunError, WriteError,
+    WriteOptions,
 };
 
 use crate::support::{
-    A_WHILE, HOUR, LATE, cluster, holders, is_expiring, node, not_applied, patient_solo, start, text,
-    wait_until,
+    A_WHILE, HOUR, LATE, cluster, holders, is_expiring, node, not_applied, patient_solo, start,
+    text, wait_until,
 };
 
 /// A key that the same core owns, and one that another does.
 fn same_and_other(engine: &Engine, key: &str) -> (String, String) {
     let found = engine.run_on(key, |shard| {
         let mut keys = (0..).map(|n| format!("other {n}"));
-        let (same, other): (Vec<_>, Vec<_>) = keys.by_ref().take(50).partition(|key| shard.owns(key));
+        let (same, other): (Vec<_>, Vec<_>) =
+            keys.by_ref().take(50).partition(|key| shard.owns(key));
         (same[0].clone(), other[0].clone())
     });
     found.unwrap()
@@ -48,10 +50,16 @@ fn a_closure_sees_what_it_wrote_and_what_others_did() {
         assert_eq!(shard.contains(&far), Err(ReadError::OtherCore));
 
         let long_key = vec![0; MAX_KEY_BYTES + 1];
-        assert_eq!(shard.set(&long_key, "v"), Err(NotApplied::KeyTooLong { length: long_key.len() }));
+        assert_eq!(
+            shard.set(&long_key, "v"),
+            Err(NotApplied::KeyTooLong { length: long_key.len() })
+        );
         assert_eq!(shard.get(&long_key), Err(ReadError::KeyTooLong { length: long_key.len() }));
         let no_ttl = WriteOptions::new().ttl(Duration::ZERO);
-        assert_eq!(shard.set_with("k", "v", &no_ttl), Err(NotApplied::BadTtl { ttl: Duration::ZERO }));
+        assert_eq!(
+            shard.set_with("k", "v", &no_ttl),
+            Err(NotApplied::BadTtl { ttl: Duration::ZERO })
+        );
         vec!["any", "type"]
     });
     assert_eq!(returned, Ok(vec!["any", "type"]));
@@ -68,8 +76,9 @@ fn nothing_comes_between_a_closures_read_and_its_write() {
                 for _ in 0..500 {
                     let count = engine.run_on("count", |shard| {
                         let count = shard.get("count").unwrap();
-                        let count =
-                            count.map_or(0, |count| u64::from_le_bytes(count.try_into().unwrap())) + 1;
+                        let count = count
+                            .map_or(0, |count| u64::from_le_bytes(count.try_into().unwrap()))
+                            + 1;
                         shard.set("count", count.to_le_bytes()).unwrap();
                         count
                     });
@@ -103,7 +112,10 @@ fn a_closure_that_panics_fails_its_own_call_and_nothing_else() {
             assert_eq!(error, Err(RunError::Panicked { message: format!("closure {key}") }));
             assert_eq!(text(&engine, &key).as_deref(), Some("written"));
             let error = engine.run_on(&key, |_| panic!("as planned"));
-            assert_eq!(error, Err::<(), _>(RunError::Panicked { message: "as planned".to_owned() }));
+            assert_eq!(
+                error,
+                Err::<(), _>(RunError::Panicked { message: "as planned".to_owned() })
+            );
             let error = engine.run_on(&key, |_| std::panic::panic_any(7));
             assert!(matches!(error, Err::<(), _>(RunError::Panicked { .. })));
         }
@@ -191,8 +203,10 @@ fn a_closure_that_calls_an_engine_is_told_where_it_would_wait() {
     engines[0].set("k", "v").unwrap();
     let local = ReadOptions::new().local();
     let far = (0..).map(|n| format!("far {n}"));
-    let far =
-        far.into_iter().find(|key| engines[0].get_with(key, &local) == Err(ReadError::NotLocal)).unwrap();
+    let far = far
+        .into_iter()
+        .find(|key| engines[0].get_with(key, &local) == Err(ReadError::NotLocal))
+        .unwrap();
     let near = (0..).map(|n| format!("near {n}"));
     let near = near.into_iter().find(|key| engines[0].get_with(key, &local) == Ok(None)).unwrap();
     engines[0].set(&far, "far").unwrap();
@@ -208,7 +222,10 @@ fn a_closure_that_calls_an_engine_is_told_where_it_would_wait() {
             assert_eq!(inside.set("k", vec![0; 100_000]), would_block);
             assert_eq!(inside.delete("k"), would_block);
             assert_eq!(inside.apply(Batch::new().set("k", "w").delete("k")), vec![would_block; 2]);
-            assert_eq!(inside.run_on("k", |_| ()), Err(RunError::NotApplied(NotApplied::WouldBlockCore)));
+            assert_eq!(
+                inside.run_on("k", |_| ()),
+                Err(RunError::NotApplied(NotApplied::WouldBlockCore))
+            );
             assert_eq!(inside.wait_ready(LATE), Err(NotReady::WouldBlockCore));
             assert_eq!(inside.leave(LATE), Err(LeaveError::WouldBlockCore));
             assert_eq!(inside.stats(), Err(ReadError::WouldBlockCore));
@@ -258,7 +275,8 @@ fn a_closure_that_misses_a_key_neither_loads_it_nor_waits_for_who_does() {
         wait_until("somebody loads", || is_loading.load(Ordering::SeqCst));
         for key in ["k", "new"] {
             let inside = engine.clone();
-            let result = engine.run_on(key, move |_| inside.get_or_insert_with(key, None, || "inside"));
+            let result =
+                engine.run_on(key, move |_| inside.get_or_insert_with(key, None, || "inside"));
             assert_eq!(result, Ok(Err(LoadError::Read(ReadError::WouldBlockCore))));
         }
         go_on.send(()).unwrap();

@@ -6,12 +6,13 @@ use std::thread;
 use std::time::Duration;
 
 use gridkv::{
-    Config, Count, Engine, MAX_VALUE_BYTES, NotApplied, NotReady, NotSafe, Quorum, ReadError, ReadOptions,
-    Risk, TimeToLive, WriteError, WriteOptions,
+    Config, Count, Engine, MAX_VALUE_BYTES, NotApplied, NotReady, NotSafe, Quorum, ReadError,
+    ReadOptions, Risk, TimeToLive, WriteError, WriteOptions,
 };
 
 use crate::support::{
-    LATE, address, alive, cluster, keys, node, not_applied, processors, start, wait_settled, wait_until,
+    LATE, address, alive, cluster, keys, node, not_applied, processors, start, wait_settled,
+    wait_until,
 };
 
 #[test]
@@ -26,7 +27,10 @@ fn a_lone_node_refuses_writes_and_says_what_is_missing() {
     let error = NotApplied::NotEnoughReplicas { alive: 1, needed: 3 };
     assert_eq!(engine.set_with("k", "v", &all), not_applied(error));
     let two = ReadOptions::new().quorum(Quorum::Count(2));
-    assert_eq!(engine.get_with("k", &two), Err(ReadError::NotEnoughReplicas { alive: 1, needed: 2 }));
+    assert_eq!(
+        engine.get_with("k", &two),
+        Err(ReadError::NotEnoughReplicas { alive: 1, needed: 2 })
+    );
     assert_eq!(engine.get_with("k", &ReadOptions::new().local()), Err(ReadError::NotLocal));
     let soon = ReadOptions::new().timeout(Duration::from_millis(20));
     assert_eq!(engine.get_with("k", &soon), Err(ReadError::TimedOut { answered: 0, needed: 1 }));
@@ -67,7 +71,8 @@ fn three_nodes_keep_three_copies_whatever_their_cores() {
     let cores = |config: Config, id: &str| config.cores(if id == "n1" { 3 } else { 1 });
     let first = start(cores(node("n0"), "n0"));
     let seeds = [address(&first)];
-    let engines = [first, start(cores(node("n1").seeds(&seeds), "n1")), start(node("n2").seeds(&seeds))];
+    let engines =
+        [first, start(cores(node("n1").seeds(&seeds), "n1")), start(node("n2").seeds(&seeds))];
     wait_settled(&engines);
     let all = WriteOptions::new().quorum(Quorum::All);
     for n in 0..300 {
@@ -102,8 +107,8 @@ fn more_nodes_than_copies_share_the_keys_and_answer_for_all() {
             assert_eq!(engine.get(format!("k{n}")).unwrap(), Some(n.to_string().into_bytes()));
         }
         let local = ReadOptions::new().local();
-        let elsewhere =
-            (0..400).filter(|n| engine.get_with(format!("k{n}"), &local) == Err(ReadError::NotLocal));
+        let elsewhere = (0..400)
+            .filter(|n| engine.get_with(format!("k{n}"), &local) == Err(ReadError::NotLocal));
         assert_eq!(elsewhere.count(), 400 - keys(engine, "k").len());
     }
 }
@@ -123,8 +128,11 @@ fn a_read_of_two_sees_every_write_from_anywhere() {
         let value = engines[2].get_with("q", &ReadOptions::new().quorum(quorum)).unwrap();
         assert_eq!(value.as_deref(), Some(&b"v"[..]));
     }
-    let error =
-        NotApplied::BadQuorum { asked: 1, write_quorum: Count::Exactly(2), replicas: Count::Exactly(3) };
+    let error = NotApplied::BadQuorum {
+        asked: 1,
+        write_quorum: Count::Exactly(2),
+        replicas: Count::Exactly(3),
+    };
     let one = WriteOptions::new().quorum(Quorum::Count(1));
     assert_eq!(engines[0].set_with("q", "v", &one), not_applied(error));
 }
@@ -155,7 +163,9 @@ fn a_time_to_live_is_seen_and_changed_from_every_node() {
                     engines.iter().all(|engine| engine.ttl("k").unwrap().is_some_and(wanted))
                 });
             };
-            for (ttl, what) in [(3 * hour, "longer"), (2 * hour, "shorter"), (hour, "shorter again")] {
+            for (ttl, what) in
+                [(3 * hour, "longer"), (2 * hour, "shorter"), (hour, "shorter again")]
+            {
                 assert!(engine.touch("k", ttl).unwrap(), "{what}");
                 let near = ttl - hour / 2;
                 is_everywhere(&|left| match left {
@@ -172,11 +182,15 @@ fn a_time_to_live_is_seen_and_changed_from_every_node() {
         for engine in &engines {
             assert!(!engine.touch("k", hour).unwrap(), "it is deleted");
         }
-        wait_until("nobody has it", || engines.iter().all(|engine| engine.get("k").unwrap().is_none()));
+        wait_until("nobody has it", || {
+            engines.iter().all(|engine| engine.get("k").unwrap().is_none())
+        });
 
         engines[0].set("soon", "v").unwrap();
         assert!(engines[1].touch("soon", Duration::from_millis(20)).unwrap());
-        wait_until("it has expired", || engines.iter().all(|engine| engine.get("soon").unwrap().is_none()));
+        wait_until("it has expired", || {
+            engines.iter().all(|engine| engine.get("soon").unwrap().is_none())
+        });
         assert!(!engines[1].touch("soon", hour).unwrap(), "it is gone");
     }
 }
@@ -206,7 +220,9 @@ fn it_is_safe_when_no_copy_is_missing_anywhere_and_else_the_error_says_where() {
     engines.push(start(node("n2").seeds(&seeds)));
     thread::scope(|scope| {
         for engine in &engines {
-            scope.spawn(|| assert_eq!(engine.wait_until_safe(LATE), Ok(()), "{:?}", engines[0].stats()));
+            scope.spawn(|| {
+                assert_eq!(engine.wait_until_safe(LATE), Ok(()), "{:?}", engines[0].stats())
+            });
         }
     });
     assert_eq!(debt(&engines), 0);

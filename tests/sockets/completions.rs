@@ -6,8 +6,8 @@ use std::thread;
 use std::time::Duration;
 
 use gridkv::{
-    Completed, Completions, Config, Count, MAX_KEY_BYTES, NotApplied, Quorum, ReadError, ReadOptions,
-    SubmitError, Ticket, WriteError, WriteOptions,
+    Completed, Completions, Config, Count, MAX_KEY_BYTES, NotApplied, Quorum, ReadError,
+    ReadOptions, SubmitError, Ticket, WriteError, WriteOptions,
 };
 
 use crate::support::{LATE, SOON, cluster, node, patient_solo, start, wait_until};
@@ -22,7 +22,10 @@ fn each_completion_has_its_calls_ticket() {
     let written = Completed::Write(Ok(()));
     for n in 0..200 {
         let key = format!("k{n}");
-        expected.push((engine.submit_set(&completions, &key, &key, &writing).unwrap(), written.clone()));
+        expected.push((
+            engine.submit_set(&completions, &key, &key, &writing).unwrap(),
+            written.clone(),
+        ));
         let delete = engine.submit_delete(&completions, format!("{n}"), &writing).unwrap();
         expected.push((delete, written.clone()));
         let there = Completed::Read(Ok(Some(b"v".to_vec())));
@@ -59,7 +62,11 @@ fn a_call_without_a_place_is_not_made() {
     assert_eq!(engine.submit_get(&completions, "a", &reading), Err(full.clone()));
     let first = completions.next().unwrap();
     let second = completions.next_within(LATE).unwrap();
-    assert_eq!(engine.submit_set(&completions, "b", "v", &writing), Err(full), "they are taken, and kept");
+    assert_eq!(
+        engine.submit_set(&completions, "b", "v", &writing),
+        Err(full),
+        "they are taken, and kept"
+    );
     drop(first);
     engine.submit_set(&completions, "c", "v", &writing).unwrap();
     drop(second);
@@ -82,10 +89,16 @@ fn a_call_that_cannot_be_made_takes_no_place() {
     let ttl = Duration::ZERO;
     let error = SubmitError::NotApplied(NotApplied::BadTtl { ttl });
     assert_eq!(engine.submit_set(&completions, "k", "v", &writing.clone().ttl(ttl)), Err(error));
-    let error =
-        NotApplied::BadQuorum { asked: 2, write_quorum: Count::Exactly(1), replicas: Count::Exactly(1) };
+    let error = NotApplied::BadQuorum {
+        asked: 2,
+        write_quorum: Count::Exactly(1),
+        replicas: Count::Exactly(1),
+    };
     let two = writing.clone().quorum(Quorum::Count(2));
-    assert_eq!(engine.submit_set(&completions, "k", "v", &two), Err(SubmitError::NotApplied(error)));
+    assert_eq!(
+        engine.submit_set(&completions, "k", "v", &two),
+        Err(SubmitError::NotApplied(error))
+    );
     let two = ReadOptions::new().quorum(Quorum::Count(2));
     let error = SubmitError::BadReadQuorum { asked: 2, replicas: Count::Exactly(1) };
     assert_eq!(engine.submit_get(&completions, "k", &two), Err(error));
@@ -113,7 +126,8 @@ fn every_submitted_call_completes_once_though_the_engine_is_gone() {
                         let mut tickets = Vec::new();
                         for n in 0..500 {
                             let key = format!("{submitter}:{n}");
-                            let set = engine.submit_set(&completions, &key, "v", &WriteOptions::new());
+                            let set =
+                                engine.submit_set(&completions, &key, "v", &WriteOptions::new());
                             let get = engine.submit_get(&completions, &key, &ReadOptions::new());
                             tickets.extend(set.into_iter().chain(get));
                         }
@@ -127,7 +141,10 @@ fn every_submitted_call_completes_once_though_the_engine_is_gone() {
             drop(engine);
             for submitter in submitters {
                 let tickets = submitter.join().unwrap();
-                assert!(tickets.into_iter().all(|ticket| submitted.insert(ticket)), "a ticket twice");
+                assert!(
+                    tickets.into_iter().all(|ticket| submitted.insert(ticket)),
+                    "a ticket twice"
+                );
             }
         });
         let mut completed = BTreeSet::new();
@@ -171,7 +188,9 @@ fn completions_can_be_waited_for_beside_other_things() {
     let (work, works) = flume::unbounded::<&str>();
     let next = || {
         flume::Selector::new()
-            .recv(completions.receiver(), |completion| format!("{:?}", completion.unwrap().into_result()))
+            .recv(completions.receiver(), |completion| {
+                format!("{:?}", completion.unwrap().into_result())
+            })
             .recv(&works, |work| work.unwrap().to_owned())
             .wait_timeout(LATE)
             .unwrap()
@@ -198,7 +217,8 @@ fn several_threads_take_from_one_queue_and_each_completion_reaches_one() {
                 scope.spawn(move || {
                     let mut tickets = Vec::new();
                     while seen.load(Ordering::SeqCst) < CALLS {
-                        if let Some(completion) = completions.next_within(Duration::from_millis(5)) {
+                        if let Some(completion) = completions.next_within(Duration::from_millis(5))
+                        {
                             seen.fetch_add(1, Ordering::SeqCst);
                             tickets.push(completion.ticket());
                             assert_eq!(completion.into_result(), Completed::Write(Ok(())));
@@ -220,7 +240,8 @@ fn several_threads_take_from_one_queue_and_each_completion_reaches_one() {
                 }
             });
         }
-        let tickets: BTreeSet<Ticket> = takers.into_iter().flat_map(|taker| taker.join().unwrap()).collect();
+        let tickets: BTreeSet<Ticket> =
+            takers.into_iter().flat_map(|taker| taker.join().unwrap()).collect();
         assert_eq!(tickets.len(), CALLS);
     });
     assert_eq!(engine.stats().unwrap().keys, CALLS);

@@ -43,13 +43,15 @@ fn a_name_that_cannot_be_looked_up_is_in_the_error() {
 
 #[test]
 fn what_an_app_finds_becomes_seeds() {
-    let listed: Arc<Mutex<Result<Vec<SocketAddr>, String>>> = Arc::new(Mutex::new(Err("no registry".into())));
+    let listed: Arc<Mutex<Result<Vec<SocketAddr>, String>>> =
+        Arc::new(Mutex::new(Err("no registry".into())));
     let first = start(node("first").replicas(2));
     let asked = listed.clone();
     let discovery = move || asked.lock().unwrap().clone().map_err(Into::into);
     let second = start(node("second").replicas(2).discovery(discovery));
     wait_until("the failure is known", || {
-        hint(&second).is_some_and(|hint| hint == "looking for nodes failed: Config::discovery: no registry")
+        hint(&second)
+            .is_some_and(|hint| hint == "looking for nodes failed: Config::discovery: no registry")
     });
     assert_eq!(alive(&second), 1);
     *listed.lock().unwrap() = Ok(vec![second.address().unwrap(), first.address().unwrap()]);
@@ -116,7 +118,8 @@ fn a_dual_stack_node_talks_to_both_families() {
 fn others_use_the_address_that_is_advertised() {
     // All of 127/8 is this machine, on Linux.
     let first = start(node_at("first", "0.0.0.0:0").advertise("127.0.0.2:0"));
-    let second = start(node_at("second", "0.0.0.0:0").advertise("127.0.0.3:0").seeds([address(&first)]));
+    let second =
+        start(node_at("second", "0.0.0.0:0").advertise("127.0.0.3:0").seeds([address(&first)]));
     let engines = [first, second];
     wait_settled(&engines);
     for engine in &engines {
@@ -126,7 +129,9 @@ fn others_use_the_address_that_is_advertised() {
         assert_eq!(addresses, ["127.0.0.2", "127.0.0.3"]);
     }
     wait_until("round trips are measured", || {
-        engines.iter().all(|engine| engine.members().iter().all(|it| it.round_trip.is_some() != it.is_self))
+        engines
+            .iter()
+            .all(|engine| engine.members().iter().all(|it| it.round_trip.is_some() != it.is_self))
     });
 }
 
@@ -151,7 +156,8 @@ fn a_node_that_nobody_reaches_is_told_so() {
     let first = start(node("first").replicas(2));
     // No socket listens there any more.
     let nowhere = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let second = start(node("second").replicas(2).advertise(nowhere.to_string()).seeds([address(&first)]));
+    let second =
+        start(node("second").replicas(2).advertise(nowhere.to_string()).seeds([address(&first)]));
     let reason = unreachable(&second, nowhere);
     assert!(reason.contains("nobody listens") && reason.contains("Config::advertise"), "{reason}");
 }
@@ -187,14 +193,16 @@ fn a_node_whose_datagrams_are_dropped_is_told_so() {
     let first = start(node("first").replicas(2));
     let real: Arc<Mutex<Option<SocketAddr>>> = Arc::default();
     let to = real.clone();
-    let advertised = forward_tcp(move || to.lock().unwrap().expect("it is known before anybody connects"));
+    let advertised =
+        forward_tcp(move || to.lock().unwrap().expect("it is known before anybody connects"));
     // Swallows what would be refused if no socket were there.
     let _silent = UdpSocket::bind(advertised).unwrap();
     // A number that is free now may be taken a moment later.
     let started = (0..10).find_map(|_| {
         let listens = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         *real.lock().unwrap() = Some(listens);
-        let config = Config::new("second", listens.to_string()).suspicion_timeout(Duration::from_secs(5));
+        let config =
+            Config::new("second", listens.to_string()).suspicion_timeout(Duration::from_secs(5));
         let config = config.replicas(2).advertise(advertised.to_string()).seeds([address(&first)]);
         Engine::start(config).ok()
     });
@@ -206,7 +214,10 @@ fn a_node_whose_datagrams_are_dropped_is_told_so() {
 /// Whether a node sees the node of this id active at this address.
 fn sees_at(engine: &Engine, id: &str, address: SocketAddr) -> bool {
     let is_active = |state| matches!(state, MemberState::Alive | MemberState::Suspect);
-    engine.members().iter().any(|it| it.id.as_str() == id && it.address == address && is_active(it.state))
+    engine
+        .members()
+        .iter()
+        .any(|it| it.id.as_str() == id && it.address == address && is_active(it.state))
 }
 
 #[test]
@@ -220,7 +231,8 @@ fn a_second_node_of_one_id_is_refused_until_the_first_one_is_gone() {
     let twin = start(node_at("second", "127.0.0.2:0").seeds([address(&engines[0])]));
     let both = [engines[1].address().unwrap(), twin.address().unwrap()];
     let says_so = |text: &str| {
-        text.contains("needs an id of its own") && both.iter().all(|it| text.contains(&it.to_string()))
+        text.contains("needs an id of its own")
+            && both.iter().all(|it| text.contains(&it.to_string()))
     };
     for events in [there, twin.events()] {
         wait_event(&events, "a refusal that names both", |event| match event {

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use gridkv::{
-    Config, ConfigError, Count, Engine, NotApplied, Quorum, ReadOptions, Replicas, WriteError, WriteOptions,
+    Config, ConfigError, Count, Engine, NotApplied, Quorum, ReadOptions, Replicas, WriteError,
+    WriteOptions,
 };
 
 use crate::support::{address, cluster, node, processors, start, wait_settled, wait_until};
@@ -21,7 +22,9 @@ fn name(key: usize) -> String {
 fn holds_all(engine: &Engine, value: &str) -> bool {
     let local = ReadOptions::new().local();
     let is_here = |key| {
-        engine.get_with(name(key), &local).is_ok_and(|found| found.as_deref() == Some(value.as_bytes()))
+        engine
+            .get_with(name(key), &local)
+            .is_ok_and(|found| found.as_deref() == Some(value.as_bytes()))
     };
     (0..KEYS).all(is_here)
 }
@@ -90,7 +93,10 @@ fn settings_that_make_no_sense_are_refused_in_clear_words() {
     };
     let config = || node("a").replicas(Replicas::All);
     assert_eq!(error(config().write_quorum(2)), ConfigError::WriteQuorumOfAll);
-    assert_eq!(error(config().unacknowledged(17)), ConfigError::BadUnacknowledged { unacknowledged: 17 });
+    assert_eq!(
+        error(config().unacknowledged(17)),
+        ConfigError::BadUnacknowledged { unacknowledged: 17 }
+    );
     let too_many = ConfigError::TooManyUnacknowledged { unacknowledged: 2, read_quorum: 2 };
     assert_eq!(error(config().unacknowledged(2).read_quorum(2)), too_many);
     let without = ConfigError::UnacknowledgedWithoutAll { replicas: Count::Exactly(3) };

@@ -4,7 +4,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use gridkv::{Batch, Completed, Completions, Config, IdleStrategy, NotApplied, SubmitError, WriteOptions};
+use gridkv::{
+    Batch, Completed, Completions, Config, IdleStrategy, NotApplied, SubmitError, WriteOptions,
+};
 
 use crate::support::{LATE, SOON, cluster, patient_solo, processors, start, text, wait_until};
 
@@ -47,9 +49,11 @@ fn a_short_batch_is_answered_before_a_long_one_ends() {
     const WRITES: usize = 300_000;
     let engine = patient_solo(1);
     let batch = |name: &str| {
-        (0..WRITES).fold(Batch::with_capacity(WRITES), |batch, n| batch.set(format!("{name}{n}"), "v"))
+        (0..WRITES)
+            .fold(Batch::with_capacity(WRITES), |batch, n| batch.set(format!("{name}{n}"), "v"))
     };
-    let (long, short) = (batch("a"), Batch::new().set("short", "v").delete("short").set("short", "w"));
+    let (long, short) =
+        (batch("a"), Batch::new().set("short", "v").delete("short").set("short", "w"));
     thread::scope(|scope| {
         let long = scope.spawn(|| engine.apply(long));
         while !engine.contains("a0").unwrap() {
@@ -76,9 +80,17 @@ fn whoever_floods_a_core_with_submitted_calls_leaves_others_their_turn() {
                 let completions = Completions::new(4096);
                 let (mut submitted, mut completed, options) = (0u64, 0u64, WriteOptions::new());
                 while !is_over.load(Ordering::Relaxed) {
-                    match engine.submit_set(&completions, format!("f{}", submitted % 100), "v", &options) {
+                    match engine.submit_set(
+                        &completions,
+                        format!("f{}", submitted % 100),
+                        "v",
+                        &options,
+                    ) {
                         Ok(_) => submitted += 1,
-                        Err(SubmitError::Full { .. } | SubmitError::NotApplied(NotApplied::Overloaded)) => {
+                        Err(
+                            SubmitError::Full { .. }
+                            | SubmitError::NotApplied(NotApplied::Overloaded),
+                        ) => {
                             completed += u64::from(completions.next_within(SOON).is_some());
                         }
                         Err(error) => panic!("{error:?}"),
@@ -116,9 +128,12 @@ fn whoever_floods_a_core_with_submitted_calls_leaves_others_their_turn() {
 fn a_cluster_works_under_every_idle_strategy() {
     let _processors = processors();
     let adaptive = |micros| IdleStrategy::Adaptive { max_spin: Duration::from_micros(micros) };
-    for idle in [IdleStrategy::Park, adaptive(0), adaptive(50), adaptive(10_000), IdleStrategy::Busy] {
+    for idle in
+        [IdleStrategy::Park, adaptive(0), adaptive(50), adaptive(10_000), IdleStrategy::Busy]
+    {
         // The timeout is the default one.
-        let engines = cluster(3, |config| config.idle(idle).request_timeout(Duration::from_secs(2)));
+        let engines =
+            cluster(3, |config| config.idle(idle).request_timeout(Duration::from_secs(2)));
         for (from, engine) in engines.iter().enumerate() {
             for n in 0..50 {
                 engine

@@ -34,7 +34,9 @@ fn one_of_many_who_miss_a_key_loads_it_for_all() {
                         engine.get_or_insert_with(key, None, || {
                             loads.fetch_add(1, Ordering::SeqCst);
                             // The others wait, or are about to.
-                            wait_until("all are here", || arrived.load(Ordering::SeqCst) == THREADS);
+                            wait_until("all are here", || {
+                                arrived.load(Ordering::SeqCst) == THREADS
+                            });
                             caller.to_string()
                         })
                     })

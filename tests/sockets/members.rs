@@ -5,7 +5,8 @@ use std::time::Duration;
 use gridkv::{Engine, Event, LeaveError, MemberState, NotReady};
 
 use crate::support::{
-    LATE, address, alive, assert_shut_down, cluster, keys, node, start, wait_event, wait_settled, wait_until,
+    LATE, address, alive, assert_shut_down, cluster, keys, node, start, wait_event, wait_settled,
+    wait_until,
 };
 
 #[test]
@@ -76,7 +77,8 @@ fn a_whole_zone_may_die_at_once() {
     for n in 0..200 {
         engines[n % 4].set(format!("k{n}"), n.to_string()).unwrap();
     }
-    let zones: Vec<Option<String>> = engines[0].members().into_iter().map(|member| member.zone).collect();
+    let zones: Vec<Option<String>> =
+        engines[0].members().into_iter().map(|member| member.zone).collect();
     assert_eq!(zones, ["a", "a", "b", "b"].map(|zone| Some(zone.to_owned())));
     // Each of the two that are left looks only for the copies of the other.
     engines.drain(2..).for_each(|engine| engine.abort());
@@ -176,9 +178,13 @@ fn a_node_that_does_not_fit_is_refused_on_both_sides() {
             _ => None,
         };
         wait_event(&there, text, refused);
-        wait_until("the one outside knows why", || match stranger.wait_ready(Duration::from_millis(1)) {
-            Err(error @ NotReady::TooFewMembers { hint: Some(_), .. }) => error.to_string().contains(text),
-            _ => false,
+        wait_until("the one outside knows why", || {
+            match stranger.wait_ready(Duration::from_millis(1)) {
+                Err(error @ NotReady::TooFewMembers { hint: Some(_), .. }) => {
+                    error.to_string().contains(text)
+                }
+                _ => false,
+            }
         });
         assert_eq!(alive(&engines[0]), 2);
     }

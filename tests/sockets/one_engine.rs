@@ -4,8 +4,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use gridkv::{
-    Config, ConfigError, Count, Engine, Eviction, MAX_KEY_BYTES, MAX_VALUE_BYTES, MemberState, NotApplied,
-    Quorum, ReadError, ReadOptions, StartError, TimeToLive, WriteOptions,
+    Config, ConfigError, Count, Engine, Eviction, MAX_KEY_BYTES, MAX_VALUE_BYTES, MemberState,
+    NotApplied, Quorum, ReadError, ReadOptions, StartError, TimeToLive, WriteOptions,
 };
 
 use crate::support::{LATE, keys, not_applied, solo, start, wait_until};
@@ -26,7 +26,10 @@ fn standalone_serves_every_call_at_once() {
     assert_eq!(engine.read("k", <[u8]>::len).unwrap(), Some(1));
     assert_eq!(engine.read("none", <[u8]>::len).unwrap(), None);
     assert!(engine.contains("k").unwrap());
-    assert_eq!(engine.get_with("k", &ReadOptions::new().local()).unwrap().as_deref(), Some(&b"v"[..]));
+    assert_eq!(
+        engine.get_with("k", &ReadOptions::new().local()).unwrap().as_deref(),
+        Some(&b"v"[..])
+    );
     assert_eq!(engine.get_with("none", &ReadOptions::new().local()).unwrap(), None);
     engine.set("k", "w").unwrap();
     assert_eq!(engine.get("k").unwrap().as_deref(), Some(&b"w"[..]));
@@ -41,7 +44,9 @@ fn standalone_serves_every_call_at_once() {
     assert_eq!(engine.address(), None);
     let members = engine.members();
     assert_eq!(members.len(), 1);
-    assert!(members[0].id == *"solo" && members[0].is_self && members[0].state == MemberState::Alive);
+    assert!(
+        members[0].id == *"solo" && members[0].is_self && members[0].state == MemberState::Alive
+    );
     assert!(format!("{engine:?}").contains("solo"));
     engine.leave(LATE).unwrap();
 }
@@ -89,8 +94,11 @@ fn options_that_cannot_be_kept_are_refused() {
     }
     for asked in [0, 2] {
         let write = WriteOptions::new().quorum(Quorum::Count(asked));
-        let error =
-            NotApplied::BadQuorum { asked, write_quorum: Count::Exactly(1), replicas: Count::Exactly(1) };
+        let error = NotApplied::BadQuorum {
+            asked,
+            write_quorum: Count::Exactly(1),
+            replicas: Count::Exactly(1),
+        };
         assert_eq!(engine.set_with("k", "v", &write), not_applied(error.clone()));
         assert_eq!(engine.delete_with("k", &write), not_applied(error));
         let read = ReadOptions::new().quorum(Quorum::Count(asked));
@@ -124,7 +132,11 @@ fn a_value_lives_as_long_as_its_time_to_live() {
     engine.set("overwritten", "w").unwrap();
     engine.set_with("long", "v", &WriteOptions::new().ttl(Duration::from_secs(3600))).unwrap();
     wait_until("it has expired", || engine.get("short").unwrap().is_none());
-    assert!(start.elapsed() >= ttl - Duration::from_millis(1), "it lived for {:?}", start.elapsed());
+    assert!(
+        start.elapsed() >= ttl - Duration::from_millis(1),
+        "it lived for {:?}",
+        start.elapsed()
+    );
     assert!(!engine.contains("short").unwrap());
     assert_eq!(keys(&engine, ""), ["long", "overwritten"]);
     wait_until("its memory is free", || engine.stats().unwrap().keys == 2);

@@ -9,7 +9,8 @@ use std::thread;
 use std::time::Duration;
 
 use gridkv::{
-    Config, Engine, Eviction, MAX_KEY_BYTES, NotApplied, ReadError, ReadOptions, WriteError, WriteOptions,
+    Config, Engine, Eviction, MAX_KEY_BYTES, NotApplied, ReadError, ReadOptions, WriteError,
+    WriteOptions,
 };
 
 use crate::support::{LATE, processors, start, wait_until};
@@ -46,7 +47,8 @@ fn a_read_inside_a_read_sees_what_is_current_then() {
         engine.set("k", "new").unwrap();
         engine.delete("gone").unwrap();
         let inner = engine.read("k", <[u8]>::to_vec).unwrap();
-        let deep = engine.read("k", |_| other.read("k", |_| engine.get("k").unwrap()).unwrap()).unwrap();
+        let deep =
+            engine.read("k", |_| other.read("k", |_| engine.get("k").unwrap()).unwrap()).unwrap();
         assert_eq!(engine.get_many(&["k", "gone"]).unwrap(), [Some(b"new".to_vec()), None]);
         assert_eq!(engine.local_keys("").count(), 1);
         (outer.to_vec(), inner, deep)
@@ -92,12 +94,19 @@ fn a_look_that_takes_its_time_holds_writers_up_and_not_for_ever() {
             let writes = overwrite_until_overloaded(&engine, "k");
             assert!(writes > 10, "{writes} writes");
             let stats = engine.stats().unwrap();
-            assert!(stats.held_bytes > MIB / 2 && stats.held_bytes + stats.bytes <= MIB, "{stats:?}");
+            assert!(
+                stats.held_bytes > MIB / 2 && stats.held_bytes + stats.bytes <= MIB,
+                "{stats:?}"
+            );
             assert!(engine.contains("k").unwrap());
             engine.delete("k").unwrap();
             assert!(!engine.contains("k").unwrap(), "a delete is not held up");
             go_on.send(()).unwrap();
-            assert_eq!(reader.join().unwrap().unwrap(), Some(true), "it saw one value all the time");
+            assert_eq!(
+                reader.join().unwrap().unwrap(),
+                Some(true),
+                "it saw one value all the time"
+            );
         });
         wait_until("writes are taken again", || engine.set("k", "v").is_ok());
         wait_until("all of it is free", || engine.stats().unwrap().held_bytes == 0);
@@ -123,7 +132,9 @@ fn many_keys_are_found_missed_and_expired_in_their_places() {
     wait_until("some have expired", || {
         keys.iter().skip(1).step_by(4).all(|key| !engine.contains(key).unwrap())
     });
-    for some in [&keys[..0], &keys[..1], &keys[..31], &keys[..32], &keys[..33], &keys[3..], &keys[..]] {
+    for some in
+        [&keys[..0], &keys[..1], &keys[..31], &keys[..32], &keys[..33], &keys[3..], &keys[..]]
+    {
         let first = keys.len() - some.len();
         let first = if some.first() == keys.first() { 0 } else { first };
         let values = engine.get_many(some).unwrap();
@@ -245,7 +256,9 @@ fn with_eviction_the_limit_is_kept_whatever_is_written() {
                         let length = if n % 500 == 0 { 300_000 } else { n * 37 % 2000 };
                         let ttl = WriteOptions::new().ttl(Duration::from_millis(50));
                         let options = if n % 3 == 0 { ttl } else { WriteOptions::new() };
-                        engine.set_with(format!("{writer}:{n}"), vec![7; length], &options).unwrap();
+                        engine
+                            .set_with(format!("{writer}:{n}"), vec![7; length], &options)
+                            .unwrap();
                         engine.get(format!("{writer}:{}", n / 2)).unwrap();
                     }
                 })
@@ -319,7 +332,8 @@ fn a_thread_that_ends_can_still_read() {
     engine.set("k", "v").unwrap();
     for _ in 0..20 {
         let (send, receive) = mpsc::channel();
-        let (first, last) = (LastRead(engine.clone(), send.clone()), LastRead(engine.clone(), send));
+        let (first, last) =
+            (LastRead(engine.clone(), send.clone()), LastRead(engine.clone(), send));
         let reader = engine.clone();
         thread::spawn(move || {
             // One is registered before the engine's, and one after: either may go first.

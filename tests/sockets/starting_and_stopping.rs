@@ -4,9 +4,13 @@ use std::net::{TcpListener, UdpSocket};
 use std::thread;
 use std::time::Instant;
 
-use gridkv::{Config, ConfigError, Engine, Error, LeaveError, NotApplied, NotReady, ReadError, StartError};
+use gridkv::{
+    Config, ConfigError, Engine, Error, LeaveError, NotApplied, NotReady, ReadError, StartError,
+};
 
-use crate::support::{LATE, alive, assert_shut_down, cluster, node, not_applied, start, wait_until};
+use crate::support::{
+    LATE, alive, assert_shut_down, cluster, node, not_applied, start, wait_until,
+};
 
 #[test]
 fn a_port_in_use_is_named_whichever_protocol_uses_it() {
@@ -117,7 +121,8 @@ fn calls_that_race_with_the_stop_end_and_say_how() {
 #[test]
 fn nodes_can_be_dropped_in_any_order() {
     for order in [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]] {
-        let mut engines: Vec<Option<Engine>> = cluster(3, |config| config).into_iter().map(Some).collect();
+        let mut engines: Vec<Option<Engine>> =
+            cluster(3, |config| config).into_iter().map(Some).collect();
         engines[order[0]].as_ref().unwrap().set("k", "v").unwrap();
         for (gone, &index) in order.iter().enumerate() {
             engines[index] = None;

@@ -53,7 +53,10 @@ fn read(engine: &Engine, reader: u64, newest: &[AtomicU64], is_over: &AtomicBool
     while !is_over.load(Ordering::Relaxed) {
         let n = dice.roll(KEYS);
         match dice.roll(200) {
-            0 => engine.local_keys("").take(2000).for_each(|key| assert!(key.unwrap().starts_with(b"key "))),
+            0 => engine
+                .local_keys("")
+                .take(2000)
+                .for_each(|key| assert!(key.unwrap().starts_with(b"key "))),
             1..20 => {
                 let some: Vec<u64> = (0..dice.roll(80)).map(|_| dice.roll(KEYS)).collect();
                 let keys: Vec<String> = some.iter().map(|n| format!("key {n}")).collect();
@@ -88,10 +91,12 @@ fn run(config: Config) {
     let end = Instant::now() + stress_time() / 2;
     thread::scope(|scope| {
         let (engine, newest, is_over) = (&engine, &newest, &is_over);
-        let readers: Vec<_> =
-            (0..READERS).map(|reader| scope.spawn(move || read(engine, reader, newest, is_over))).collect();
-        let writers: Vec<_> =
-            (0..WRITERS).map(|writer| scope.spawn(move || write(engine, writer, newest, end))).collect();
+        let readers: Vec<_> = (0..READERS)
+            .map(|reader| scope.spawn(move || read(engine, reader, newest, is_over)))
+            .collect();
+        let writers: Vec<_> = (0..WRITERS)
+            .map(|writer| scope.spawn(move || write(engine, writer, newest, end)))
+            .collect();
         let written: Vec<_> = writers.into_iter().map(|writer| writer.join()).collect();
         is_over.store(true, Ordering::Relaxed);
         let found: Vec<u64> = readers.into_iter().map(|reader| reader.join().unwrap()).collect();

@@ -21,8 +21,10 @@ fn usage() -> (usize, usize) {
 
 /// The CPUs that a line of a status file allows: "0-3,7".
 fn allowed(status: &str) -> BTreeSet<usize> {
-    let list =
-        status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).expect("Linux says it");
+    let list = status
+        .lines()
+        .find_map(|line| line.strip_prefix("Cpus_allowed_list:"))
+        .expect("Linux says it");
     let number = |text: &str| text.trim().parse::<usize>().expect("a number");
     let range = |part: &str| match part.split_once('-') {
         Some((first, last)) => number(first)..=number(last),
@@ -121,17 +123,22 @@ fn nothing_is_left_of_an_engine_that_stopped() {
     // What the process takes once and keeps, it takes now.
     drop(start(Config::standalone("warm-up")));
     let before = usage();
-    let is_back = |what: &str| wait_until(&format!("{what}: {before:?} again"), || usage() == before);
+    let is_back =
+        |what: &str| wait_until(&format!("{what}: {before:?} again"), || usage() == before);
 
     let engine = start(Config::standalone("solo").cores(3));
     // A thread names itself, in its own time.
-    wait_until("its threads", || engine_threads() == ["gridkv-core-0", "gridkv-core-1", "gridkv-core-2"]);
+    wait_until("its threads", || {
+        engine_threads() == ["gridkv-core-0", "gridkv-core-1", "gridkv-core-2"]
+    });
     engine.set("k", "v").unwrap();
     drop(engine);
     is_back("a standalone engine was dropped");
 
     let engine = start(node("a").cores(2));
-    wait_until("its threads", || engine_threads() == ["gridkv-control", "gridkv-core-0", "gridkv-core-1"]);
+    wait_until("its threads", || {
+        engine_threads() == ["gridkv-control", "gridkv-core-0", "gridkv-core-1"]
+    });
     let taken = address(&engine);
     let with_one = usage();
     assert!(Engine::start(Config::new("b", &taken).cores(4)).is_err());
@@ -139,7 +146,8 @@ fn nothing_is_left_of_an_engine_that_stopped() {
     drop(engine);
     is_back("a lone node was dropped");
 
-    let stops: [fn(Engine); 3] = [drop, |engine| engine.abort(), |engine| engine.leave(LATE).unwrap()];
+    let stops: [fn(Engine); 3] =
+        [drop, |engine| engine.abort(), |engine| engine.leave(LATE).unwrap()];
     for stop in stops {
         let engines = cluster(3, |config| config.cores(2));
         for n in 0..200 {
@@ -186,7 +194,11 @@ fn nothing_is_left_of_an_engine_that_stopped() {
     let last = cpus[cpus.len() - 1];
     let engine = start(node("a").pin_cpus([last]));
     assert_eq!(thread_cpus("gridkv-core-0"), [last].into());
-    assert_eq!(thread_cpus("gridkv-control"), cpus.iter().copied().collect(), "that one is never pinned");
+    assert_eq!(
+        thread_cpus("gridkv-control"),
+        cpus.iter().copied().collect(),
+        "that one is never pinned"
+    );
     drop(engine);
     is_back("engines were pinned");
 
@@ -196,7 +208,10 @@ fn nothing_is_left_of_an_engine_that_stopped() {
             let error = Engine::start(config.pin_cpus([cpus[0], wrong])).unwrap_err();
             let StartError::CpuNotAllowed { cpu, allowed } = &error else { panic!("{error:?}") };
             assert_eq!((*cpu, allowed), (wrong, &cpus));
-            assert!(error.to_string().contains(&format!("CPU {wrong} cannot be pinned")), "{error}");
+            assert!(
+                error.to_string().contains(&format!("CPU {wrong} cannot be pinned")),
+                "{error}"
+            );
             is_back("an engine did not start");
         }
     }

@@ -15,8 +15,8 @@ use crate::support::engines::{cluster, start};
 use crate::support::wait::wait_until;
 use crate::{engine_threads, process};
 use gridkv::{
-    Batch, Completed, Completions, Config, Engine, LoadError, NotApplied, Quorum, ReadError, ReadOptions,
-    RunError, SubmitError, Ticket, WriteError, WriteOptions,
+    Batch, Completed, Completions, Config, Engine, LoadError, NotApplied, Quorum, ReadError,
+    ReadOptions, RunError, SubmitError, Ticket, WriteError, WriteOptions,
 };
 
 /// How Linux names the thread that runs the test below: by the first 15 bytes of the test's name.
@@ -75,7 +75,10 @@ fn key(n: u64) -> String {
 fn check_not_applied(error: &NotApplied) {
     let is_wrong = matches!(
         error,
-        NotApplied::ShutDown | NotApplied::EngineFailed | NotApplied::WouldBlockCore | NotApplied::OtherCore
+        NotApplied::ShutDown
+            | NotApplied::EngineFailed
+            | NotApplied::WouldBlockCore
+            | NotApplied::OtherCore
     );
     assert!(!is_wrong, "{error:?}");
 }
@@ -98,7 +101,11 @@ fn check_read(n: u64, result: &Result<Option<Vec<u8>>, ReadError>) -> bool {
             }
             return true;
         }
-        Err(ReadError::TimedOut { .. } | ReadError::Overloaded | ReadError::NotEnoughReplicas { .. }) => {}
+        Err(
+            ReadError::TimedOut { .. }
+            | ReadError::Overloaded
+            | ReadError::NotEnoughReplicas { .. },
+        ) => {}
         Err(error) => panic!("{error:?}"),
     }
     false
@@ -219,7 +226,11 @@ impl Caller {
             let n = self.roll(KEYS);
             batch = match self.roll(4) {
                 0 => batch.delete(key(n)),
-                1 => batch.set_with_ttl(key(n), self.value(n), Duration::from_millis(1 + self.roll(50))),
+                1 => batch.set_with_ttl(
+                    key(n),
+                    self.value(n),
+                    Duration::from_millis(1 + self.roll(50)),
+                ),
                 _ => batch.set(key(n), value(n, self.roll(1 << 40), 50)),
             };
         }
@@ -311,10 +322,16 @@ impl Caller {
 
     /// Takes a completion, if one is here or must come.
     fn complete(&mut self, must_come: bool) {
-        let next =
-            if must_come { Some(self.completions.next().unwrap()) } else { self.completions.try_next() };
+        let next = if must_come {
+            Some(self.completions.next().unwrap())
+        } else {
+            self.completions.try_next()
+        };
         let Some(completion) = next else { return };
-        let n = self.tickets.remove(&completion.ticket()).expect("a ticket of this thread's, and only once");
+        let n = self
+            .tickets
+            .remove(&completion.ticket())
+            .expect("a ticket of this thread's, and only once");
         Counts::add(&self.counts.completed, 1);
         match completion.into_result() {
             Completed::Write(result) => check_write(&result),
@@ -343,7 +360,9 @@ fn storm(engines: Vec<Engine>) {
                         counts: counts.clone(),
                     };
                     Counts::add(&counts.threads, 1);
-                    thread::spawn(|| caller.live()).join().unwrap_or_else(|panic| resume_unwind(panic));
+                    thread::spawn(|| caller.live())
+                        .join()
+                        .unwrap_or_else(|panic| resume_unwind(panic));
                 }
             })
         })
@@ -359,7 +378,11 @@ fn storm(engines: Vec<Engine>) {
     assert_eq!(Counts::get(&counts.called), Counts::get(&counts.returned));
     let answered = Counts::get(&counts.completed) + Counts::get(&counts.forgotten);
     assert_eq!(Counts::get(&counts.submitted), answered);
-    assert!(Counts::get(&counts.succeeded) > Counts::get(&counts.called) / 10, "{}", counts.describe());
+    assert!(
+        Counts::get(&counts.succeeded) > Counts::get(&counts.called) / 10,
+        "{}",
+        counts.describe()
+    );
     for engine in &engines {
         wait_until("no call is under way", || engine.stats().unwrap().calls_in_flight == 0);
         wait_until("what readers held is free", || engine.stats().unwrap().held_bytes == 0);

@@ -52,10 +52,12 @@ impl Arrows {
             let used = module.passed_on.iter().filter(|(name, _)| module.names.contains(*name));
             for path in module.paths.iter().chain(used.map(|(_, path)| path)) {
                 let path = from_root(&modules, place, path);
-                let Some((file, name)) = path.and_then(|path| definition(&modules, &path, 0)) else {
+                let Some((file, name)) = path.and_then(|path| definition(&modules, &path, 0))
+                else {
                     continue;
                 };
-                let extends = module.extended.contains(&name) && is_parent(&files, file, module.file);
+                let extends =
+                    module.extended.contains(&name) && is_parent(&files, file, module.file);
                 if file != module.file && !extends {
                     named[module.file].insert(file);
                 }
@@ -67,7 +69,8 @@ impl Arrows {
     /// Files that name each other, directly or by others in between. Each circle is the list of the
     /// arrows between its files.
     pub(crate) fn circles(&self) -> Vec<Vec<(&str, &str)>> {
-        let reached: Vec<BTreeSet<usize>> = (0..self.files.len()).map(|file| self.reached(file)).collect();
+        let reached: Vec<BTreeSet<usize>> =
+            (0..self.files.len()).map(|file| self.reached(file)).collect();
         let mut circles = Vec::new();
         let mut seen = BTreeSet::new();
         for file in 0..self.files.len() {
@@ -358,7 +361,8 @@ mod tests {
     use super::*;
 
     fn arrows(files: &[(&str, &str)]) -> Arrows {
-        let source = |(path, text): &(&str, &str)| Source::new(format!("src/{path}"), (*text).to_owned());
+        let source =
+            |(path, text): &(&str, &str)| Source::new(format!("src/{path}"), (*text).to_owned());
         Arrows::new(&files.iter().map(source).collect::<Vec<_>>())
     }
 
@@ -379,7 +383,8 @@ mod tests {
     #[test]
     fn a_child_may_add_methods_to_a_type_of_its_parent() {
         let parent = "mod child;\nuse child::X;\nstruct P<C>(X, C);";
-        let files = |child| arrows(&[("lib.rs", "mod p;"), ("p.rs", parent), ("p/child.rs", child)]);
+        let files =
+            |child| arrows(&[("lib.rs", "mod p;"), ("p.rs", parent), ("p/child.rs", child)]);
         let extends = "use super::P;\nstruct X;\nimpl<C: Fn(u8) -> u8> P<C> where C: Copy {}";
         assert!(files(extends).circles().is_empty());
         assert_eq!(files("use super::P;\nstruct X;\nimpl<C> Drop for P<C> {}").circles().len(), 1);
@@ -388,7 +393,8 @@ mod tests {
     #[test]
     fn a_child_that_names_what_its_parent_defines_and_is_named_by_it_is_in_a_circle() {
         let parent = "mod child;\nuse child::X;\nstruct Y;";
-        let files = |child| arrows(&[("lib.rs", "mod p;"), ("p.rs", parent), ("p/child.rs", child)]);
+        let files =
+            |child| arrows(&[("lib.rs", "mod p;"), ("p.rs", parent), ("p/child.rs", child)]);
         let found = files("use super::Y;\nstruct X;");
         let circle = [("p.rs", "p/child.rs"), ("p/child.rs", "p.rs")];
         assert_eq!(found.circles(), [circle]);

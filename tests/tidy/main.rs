@@ -103,7 +103,8 @@ fn the_floor_plan_has_every_room_and_points_down() {
 fn files_do_not_name_each_other_in_a_circle() {
     let arrows = Arrows::new(&sources("src"));
     let circles = arrows.circles().into_iter().map(|circle| {
-        let arrows: Vec<String> = circle.into_iter().map(|(from, to)| format!("{from} -> {to}")).collect();
+        let arrows: Vec<String> =
+            circle.into_iter().map(|(from, to)| format!("{from} -> {to}")).collect();
         arrows.join("\n    ") + "\n"
     });
     let circles: Vec<String> = circles.collect();
@@ -147,8 +148,14 @@ const IMPURE: &[&str] = &[
 
 /// What may have unsafe code: memory that is shared without locks. A name without an ending is a
 /// file or a folder.
-const UNSAFE: &[&str] =
-    &["entry", "prefetch.rs", "runtime/ring.rs", "runtime/slot.rs", "store/reclaim.rs", "store/table"];
+const UNSAFE: &[&str] = &[
+    "entry",
+    "prefetch.rs",
+    "runtime/ring.rs",
+    "runtime/slot.rs",
+    "store/reclaim.rs",
+    "store/table",
+];
 
 #[test]
 fn pure_code_does_not_name_the_system() {
@@ -207,10 +214,11 @@ fn lines_are_short() {
     for source in all {
         let lines = source.text.lines().enumerate();
         // A link cannot be broken.
-        let long = lines.filter(|(_, line)| line.chars().count() > MAX_LINE_CHARS && !line.contains("://"));
-        wrong.extend(
-            long.map(|(at, line)| format!("{}:{}: {} columns", source.path, at + 1, line.chars().count())),
-        );
+        let long = lines
+            .filter(|(_, line)| line.chars().count() > MAX_LINE_CHARS && !line.contains("://"));
+        wrong.extend(long.map(|(at, line)| {
+            format!("{}:{}: {} columns", source.path, at + 1, line.chars().count())
+        }));
     }
     assert_none("lines that are too long", &wrong);
 }
@@ -244,8 +252,11 @@ fn pages() -> Vec<Prose> {
     let mut pages = files("docs", ".md");
     pages.retain(|page| !page.ends_with("docs/style.md"));
     pages.push(source::repository().join("README.md"));
-    let read =
-        |path: PathBuf| Prose { path: relative(&path), line: 1, text: fs::read_to_string(path).unwrap() };
+    let read = |path: PathBuf| Prose {
+        path: relative(&path),
+        line: 1,
+        text: fs::read_to_string(path).unwrap(),
+    };
     pages.into_iter().map(read).collect()
 }
 
@@ -262,7 +273,10 @@ fn comments_have_few_marker_words() {
     let mut folders: BTreeMap<&str, Vec<Prose>> = BTreeMap::new();
     let comments = prose::comments(&sources);
     for source in &sources {
-        folders.entry(folder(&source.path)).or_default().extend(prose::comments(slice::from_ref(source)));
+        folders
+            .entry(folder(&source.path))
+            .or_default()
+            .extend(prose::comments(slice::from_ref(source)));
     }
     let mut table = String::new();
     for (folder, comments) in &folders {

@@ -165,7 +165,8 @@ fn documents_public(source: &Source, comment: &Comment) -> bool {
     let mut openers = openers.map(|line| line.trim());
     let opener = openers.find(|line| {
         let first = line.split(' ').next().unwrap_or_default();
-        ["enum", "fn", "impl", "mod", "pub", "struct", "trait"].contains(&first) || first.starts_with("pub(")
+        ["enum", "fn", "impl", "mod", "pub", "struct", "trait"].contains(&first)
+            || first.starts_with("pub(")
     });
     opener.is_some_and(|it| it.starts_with("pub enum ") || it.starts_with("pub trait "))
 }
@@ -195,7 +196,8 @@ mod tests {
             ```\nanew\n```\n\
             Where it is, beside\n";
         let count = Count::of(&[Prose { path: "x".into(), line: 7, text: text.into() }]);
-        let expected = ["x:7: \"whoever\"", "x:7: \"may not\"", "x:13: \"where it\"", "x:13: \"beside\""];
+        let expected =
+            ["x:7: \"whoever\"", "x:7: \"may not\"", "x:13: \"where it\"", "x:13: \"beside\""];
         assert_eq!(count.markers, expected);
         assert_eq!(count.words, 13);
     }

@@ -4,7 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Where the repository's Rust files are. Figures are given for each of these folders.
-pub(crate) const FOLDERS: &[&str] = &["src", "tests", "benches", "loom-tests", "simulate", "examples"];
+pub(crate) const FOLDERS: &[&str] =
+    &["src", "tests", "benches", "loom-tests", "simulate", "examples"];
 
 /// A Rust file.
 pub(crate) struct Source {
@@ -207,7 +208,8 @@ fn without_tests(code: &str) -> (String, usize) {
     for marker in ["#[cfg(test)]", "#[cfg(all(test"] {
         let marker: Vec<char> = marker.chars().collect();
         let mut at = 0;
-        while let Some(found) = (at..chars.len()).find(|start| chars[*start..].starts_with(&marker)) {
+        while let Some(found) = (at..chars.len()).find(|start| chars[*start..].starts_with(&marker))
+        {
             let end = end_of_item(&chars, found);
             lines += 1 + chars[found..end].iter().filter(|char| **char == '\n').count();
             chars[found..end].iter_mut().filter(|char| **char != '\n').for_each(|c| *c = ' ');
@@ -227,8 +229,8 @@ fn end_of_item(chars: &[char], attribute: usize) -> usize {
     }
     let word: String = chars[at..].iter().take_while(|char| char.is_alphabetic()).collect();
     let items = [
-        "async", "const", "enum", "fn", "impl", "mod", "pub", "static", "struct", "trait", "type", "unsafe",
-        "use",
+        "async", "const", "enum", "fn", "impl", "mod", "pub", "static", "struct", "trait", "type",
+        "unsafe", "use",
     ];
     let is_item = items.contains(&word.as_str());
     while at < chars.len() {

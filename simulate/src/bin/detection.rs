@@ -68,9 +68,13 @@ fn node(id: &str, seed: &str, local_health: bool) -> Result<()> {
         let line = line?;
         let count: usize = line.parse()?;
         let deadline = Instant::now() + PATIENCE;
-        while engine.members().iter().filter(|it| it.state == gridkv::MemberState::Alive).count() != count {
+        while engine.members().iter().filter(|it| it.state == gridkv::MemberState::Alive).count()
+            != count
+        {
             if Instant::now() > deadline {
-                return Err(format!("{id} never saw {count} members: {:?}", engine.members()).into());
+                return Err(
+                    format!("{id} never saw {count} members: {:?}", engine.members()).into()
+                );
             }
             thread::sleep(Duration::from_millis(10));
         }
@@ -138,7 +142,8 @@ impl Cluster {
         let mut output = BufReader::new(child.stdout.take().ok_or("no output")?);
         let mut line = String::new();
         output.read_line(&mut line)?;
-        let address = line.trim().strip_prefix("listening ").ok_or("it does not listen")?.to_owned();
+        let address =
+            line.trim().strip_prefix("listening ").ok_or("it does not listen")?.to_owned();
         let sender = self.sender.clone();
         thread::spawn(move || {
             for line in output.lines() {
@@ -161,7 +166,8 @@ impl Cluster {
         let mut left = count;
         let deadline = Instant::now() + PATIENCE;
         while left > 0 {
-            let (_, line) = self.said.recv_timeout(deadline.saturating_duration_since(Instant::now()))?;
+            let (_, line) =
+                self.said.recv_timeout(deadline.saturating_duration_since(Instant::now()))?;
             left -= usize::from(line.starts_with("sees "));
         }
         Ok(())
@@ -182,7 +188,8 @@ impl Cluster {
         let mut times = Vec::new();
         let deadline = Instant::now() + PATIENCE;
         while times.len() + 1 < self.nodes.len() {
-            let (_, line) = self.said.recv_timeout(deadline.saturating_duration_since(Instant::now()))?;
+            let (_, line) =
+                self.said.recv_timeout(deadline.saturating_duration_since(Instant::now()))?;
             let mut words = line.split(' ');
             if words.next() == Some("died") && words.next() == Some(&id) {
                 let at: u128 = words.next().ok_or("no time")?.parse()?;
@@ -304,7 +311,9 @@ fn report_trouble(quick: bool) {
         (options.nodes, options.rounds) = (nodes, 0);
         change(&mut options);
         let found = detection::run(1, &options);
-        let agreed = found.agreed_after.map_or("never".to_owned(), |it| format!("{:.1} s", it.as_secs_f64()));
+        let agreed = found
+            .agreed_after
+            .map_or("never".to_owned(), |it| format!("{:.1} s", it.as_secs_f64()));
         println!("| {nodes} | {trouble} | {} | {agreed} |", found.healthy_found_dead);
     };
     let come_and_go = |options: &mut DetectionOptions| {
@@ -314,7 +323,9 @@ fn report_trouble(quick: bool) {
         let trouble = "100 end in 20 s, and others begin at their addresses, 2 % lost";
         row(*nodes, trouble, &come_and_go);
     }
-    row(100, "500 pairs reach each other one way only, for 60 s", &|options| options.one_way_cuts = 500);
+    row(100, "500 pairs reach each other one way only, for 60 s", &|options| {
+        options.one_way_cuts = 500
+    });
     row(100, "5 hear nothing and are heard, for 60 s", &|options| options.deaf_nodes = 5);
     row(100, "in 3 places, 5 ms to a later one and 150 ms back, for 60 s", &|options| {
         (options.places, options.far) = (3, (Duration::from_millis(5), Duration::from_millis(150)));
@@ -328,7 +339,12 @@ fn report_trouble(quick: bool) {
 fn print_times(nodes: usize, how: &str, rounds: usize, mut times: Vec<Duration>) {
     times.sort_unstable();
     let at = |percent: usize| times[(times.len() - 1) * percent / 100].as_secs_f64() * 1e3;
-    println!("| {nodes} | {how} | {rounds} | {:.0} ms | {:.0} ms | {:.0} ms |", at(50), at(99), at(100));
+    println!(
+        "| {nodes} | {how} | {rounds} | {:.0} ms | {:.0} ms | {:.0} ms |",
+        at(50),
+        at(99),
+        at(100)
+    );
 }
 
 /// Returns how many healthy and how many stuck nodes were taken for dead, with local health and

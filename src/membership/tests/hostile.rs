@@ -13,13 +13,18 @@ use crate::membership::codec::{self, Datagram, WireError};
 use crate::types::{Boot, ClusterHash, Identity, NodeHash};
 
 fn identities() -> impl Strategy<Value = Identity> {
-    let ip = prop_oneof![any::<Ipv4Addr>().prop_map(IpAddr::from), any::<Ipv6Addr>().prop_map(IpAddr::from)];
+    let ip = prop_oneof![
+        any::<Ipv4Addr>().prop_map(IpAddr::from),
+        any::<Ipv6Addr>().prop_map(IpAddr::from)
+    ];
     let reachable = ip.prop_filter("reachable", |ip| !ip.is_unspecified() && !ip.is_multicast());
-    (reachable, 1u16.., any::<(u64, u16, u64)>()).prop_map(|(ip, port, (boot, returns, node))| Identity {
-        node: NodeHash(node),
-        boot: Boot(boot),
-        returns,
-        addr: SocketAddr::new(ip, port),
+    (reachable, 1u16.., any::<(u64, u16, u64)>()).prop_map(|(ip, port, (boot, returns, node))| {
+        Identity {
+            node: NodeHash(node),
+            boot: Boot(boot),
+            returns,
+            addr: SocketAddr::new(ip, port),
+        }
     })
 }
 

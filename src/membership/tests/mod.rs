@@ -15,7 +15,11 @@ fn three_nodes_that_join_see_each_other() {
     for node in 1..=3 {
         for other in (1..=3).filter(|other| *other != node) {
             assert_eq!(net.state(node, first_life(other)), Some(State::Alive));
-            let up = net.changes(node).into_iter().filter(|c| *c == Change::Up(first_life(other))).count();
+            let up = net
+                .changes(node)
+                .into_iter()
+                .filter(|c| *c == Change::Up(first_life(other)))
+                .count();
             assert_eq!(up, 1);
         }
         assert_eq!(net.changes(node).len(), 2, "nothing but the two joins happened");
@@ -28,7 +32,8 @@ fn three_nodes_that_join_see_each_other() {
 
 #[test]
 fn a_silent_member_is_dead_to_all_within_one_and_a_half_seconds() {
-    for (count, seed) in [3, 5].into_iter().flat_map(|count| (0..20).map(move |seed| (count, seed))) {
+    for (count, seed) in [3, 5].into_iter().flat_map(|count| (0..20).map(move |seed| (count, seed)))
+    {
         let mut net = Net::joined(count, seed);
         net.cut_off.insert(addr(count));
         net.run(Duration::from_millis(1500));
@@ -36,7 +41,9 @@ fn a_silent_member_is_dead_to_all_within_one_and_a_half_seconds() {
             net.assert_state(&[node], first_life(count), State::Dead);
             let changes = net.changes(node);
             let at = |change| changes.iter().position(|other| *other == change);
-            assert!(at(Change::Suspected(first_life(count))) <= at(Change::Down(first_life(count))));
+            assert!(
+                at(Change::Suspected(first_life(count))) <= at(Change::Down(first_life(count)))
+            );
         }
     }
 }
@@ -57,10 +64,17 @@ fn a_suspicion_that_is_refuted_has_no_consequence() {
             assert!(net.at(node).members().all(|(_, state, _)| state == State::Alive));
             let changes = net.changes(node);
             assert!(
-                !changes.iter().any(|change| matches!(change, Change::Down(_) | Change::Replaced { .. }))
+                !changes
+                    .iter()
+                    .any(|change| matches!(change, Change::Down(_) | Change::Replaced { .. }))
             );
         }
-        assert!((1..=4).any(|at| net.changes(at).iter().any(|change| matches!(change, Change::Refuted(_)))));
+        assert!(
+            (1..=4).any(|at| net
+                .changes(at)
+                .iter()
+                .any(|change| matches!(change, Change::Refuted(_))))
+        );
     }
 }
 
@@ -74,7 +88,8 @@ fn a_member_falsely_declared_dead_returns() {
     assert!(net.changes(3).contains(&Change::Returned(renewed)));
     net.assert_state(&[1, 2], renewed, State::Alive);
     let changes = net.changes(1);
-    let down = changes.iter().position(|change| *change == Change::Down(first_life(3))).expect("declared");
+    let down =
+        changes.iter().position(|change| *change == Change::Down(first_life(3))).expect("declared");
     let replaced = Change::Replaced { old: first_life(3), new: renewed };
     assert_eq!(changes[down + 1..], [replaced, Change::Up(renewed)]);
 }
@@ -161,7 +176,11 @@ fn leaving_then_left_is_seen_by_all_and_never_as_dead() {
             assert_eq!(changes[4..], [Change::Leaving(first_life(5)), Change::Left(first_life(5))]);
         }
         assert_eq!(net.at(5).deadline(), None);
-        assert_eq!(net.at(5).identity(), first_life(5), "the echo of its end does not bring it back");
+        assert_eq!(
+            net.at(5).identity(),
+            first_life(5),
+            "the echo of its end does not bring it back"
+        );
     }
 }
 
@@ -192,7 +211,10 @@ fn a_leaver_that_stops_without_a_last_word_is_dead() {
     net.act(2, |membership, now, actions| membership.announce_dead(now, actions));
     net.run(Duration::from_millis(50));
     net.assert_state(&[1, 3], first_life(2), State::Dead);
-    assert_eq!(net.at(1).records()[1], Record { identity: first_life(2), state: State::Dead, leaving: true });
+    assert_eq!(
+        net.at(1).records()[1],
+        Record { identity: first_life(2), state: State::Dead, leaving: true }
+    );
 }
 
 #[test]
@@ -277,8 +299,10 @@ fn returning_in_vain_is_slow() {
 #[test]
 fn strangers_are_refused() {
     let mut net = Net::joined(2, 13);
-    let mut other =
-        Membership::new(MembershipConfig { cluster: ClusterHash::of("another"), ..config(first_life(3), 0) });
+    let mut other = Membership::new(MembershipConfig {
+        cluster: ClusterHash::of("another"),
+        ..config(first_life(3), 0)
+    });
     let mut actions = Vec::new();
     other.announce_to(net.now, first_life(1), &mut actions);
     let [MembershipAction::Send { datagram, .. }] = &actions[..] else { panic!("{actions:?}") };
@@ -335,7 +359,11 @@ fn no_suspicion_outlasts_the_silence_that_it_came_from() {
             net.run(Duration::from_secs(12));
             for node in 1..=4 {
                 let states: Vec<_> = net.at(node).members().map(|(_, state, _)| state).collect();
-                assert_eq!(states, [State::Alive; 3], "at node {node} after {silence:?}, seed {seed}");
+                assert_eq!(
+                    states,
+                    [State::Alive; 3],
+                    "at node {node} after {silence:?}, seed {seed}"
+                );
             }
         }
     }
@@ -353,7 +381,9 @@ fn who_is_suspected_over_a_return_and_is_silent_is_dead_in_the_end() {
         net.cut_off.clear();
         net.act(1, |membership, now, actions| {
             let dead = foca::Member::down(first_life(1));
-            membership.drive(now, actions, |swim, wishes| swim.apply_many([dead].into_iter(), true, wishes));
+            membership.drive(now, actions, |swim, wishes| {
+                swim.apply_many([dead].into_iter(), true, wishes)
+            });
         });
         assert_eq!(net.at(1).identity(), Identity { returns: 1, ..first_life(1) });
         // It was cut off itself, and takes its time.

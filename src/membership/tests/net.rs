@@ -16,7 +16,12 @@ pub(super) fn addr(node: u16) -> SocketAddr {
 }
 
 pub(super) fn first_life(node: u16) -> Identity {
-    Identity { node: NodeHash(u64::from(node) << 48), boot: Boot(1000), returns: 0, addr: addr(node) }
+    Identity {
+        node: NodeHash(u64::from(node) << 48),
+        boot: Boot(1000),
+        returns: 0,
+        addr: addr(node),
+    }
 }
 
 pub(super) fn config(identity: Identity, seed: u64) -> MembershipConfig {
@@ -105,7 +110,8 @@ impl Net {
             if let MembershipAction::Send { to, datagram } = &action {
                 assert!(datagram.len() <= codec::MAX_DATAGRAM_BYTES && *to != at);
                 self.sent += 1;
-                self.in_flight.insert((self.now + SEND_TIME, self.sent), (at, *to, datagram.clone()));
+                self.in_flight
+                    .insert((self.now + SEND_TIME, self.sent), (at, *to, datagram.clone()));
             }
             self.trace.push((at, action));
         }
@@ -115,7 +121,8 @@ impl Net {
         let end = self.now + time;
         loop {
             let arrival = self.in_flight.first_key_value().map(|((at, _), _)| *at);
-            let deadlines = self.nodes.iter().map(|(at, node)| node.deadline().map(|due| (due, *at)));
+            let deadlines =
+                self.nodes.iter().map(|(at, node)| node.deadline().map(|due| (due, *at)));
             let wake = deadlines.flatten().min();
             let next = arrival.into_iter().chain(wake.map(|(deadline, _)| deadline)).min();
             let Some(next) = next.filter(|next| *next <= end) else { break };
@@ -142,7 +149,10 @@ impl Net {
 
     pub(super) fn deliver(&mut self) {
         let Some((_, (from, to, datagram))) = self.in_flight.pop_first() else { return };
-        if self.cut_off.contains(&from) || self.cut_off.contains(&to) || !self.nodes.contains_key(&to) {
+        if self.cut_off.contains(&from)
+            || self.cut_off.contains(&to)
+            || !self.nodes.contains_key(&to)
+        {
             return;
         }
         let mut result = Ok(());

@@ -302,7 +302,12 @@ impl AntiEntropy {
     }
 
     /// Collects what a cycle asks, and begins the surveys that are due in it.
-    fn begin_cycle(&mut self, now: Instant, copies: &impl Copies, actions: &mut Vec<AntiEntropyAction>) {
+    fn begin_cycle(
+        &mut self,
+        now: Instant,
+        copies: &impl Copies,
+        actions: &mut Vec<AntiEntropyAction>,
+    ) {
         self.cycles += 1;
         let mut pairs = copies.pairs();
         pairs.sort_unstable();
@@ -317,7 +322,12 @@ impl AntiEntropy {
     }
 
     /// Compares everything with the peers for which that is due.
-    fn compare_hurried(&mut self, now: Instant, copies: &impl Copies, actions: &mut Vec<AntiEntropyAction>) {
+    fn compare_hurried(
+        &mut self,
+        now: Instant,
+        copies: &impl Copies,
+        actions: &mut Vec<AntiEntropyAction>,
+    ) {
         let due: Vec<Identity> =
             self.hurried.iter().filter(|(_, at)| **at <= now).map(|(peer, _)| *peer).collect();
         self.hurried.retain(|_, at| *at > now);
@@ -332,12 +342,19 @@ impl AntiEntropy {
 
     /// Looks again at what differed, and gives up what has differed for long. It or its peer is
     /// gone, or it does not come to rest.
-    fn recheck(&mut self, now: Instant, copies: &impl Copies, actions: &mut Vec<AntiEntropyAction>) {
+    fn recheck(
+        &mut self,
+        now: Instant,
+        copies: &impl Copies,
+        actions: &mut Vec<AntiEntropyAction>,
+    ) {
         self.suspects.retain(|_, suspect| {
             suspect.looks += u8::from(suspect.phase != Phase::Waiting);
-            suspect.looks <= if suspect.phase == Phase::Merging { MAX_LOOKS_MERGING } else { MAX_LOOKS }
+            suspect.looks
+                <= if suspect.phase == Phase::Merging { MAX_LOOKS_MERGING } else { MAX_LOOKS }
         });
-        let is_looked_at = |suspect: &Suspect| matches!(suspect.phase, Phase::Watching | Phase::Told);
+        let is_looked_at =
+            |suspect: &Suspect| matches!(suspect.phase, Phase::Watching | Phase::Told);
         let again = self.suspects.iter().filter(|(_, suspect)| is_looked_at(suspect));
         for batch in batches(again.map(|(pair, _)| *pair).collect()) {
             self.compare(batch, copies, actions);
@@ -349,7 +366,12 @@ impl AntiEntropy {
     }
 
     /// Asks a peer's core about some partitions, unless it has too many questions already.
-    fn compare(&mut self, mut batch: Vec<Pair>, copies: &impl Copies, actions: &mut Vec<AntiEntropyAction>) {
+    fn compare(
+        &mut self,
+        mut batch: Vec<Pair>,
+        copies: &impl Copies,
+        actions: &mut Vec<AntiEntropyAction>,
+    ) {
         let mut held = Vec::with_capacity(batch.len());
         batch.retain(|pair| {
             let copy = copies.held(&pair.peer, pair.partition);
@@ -358,7 +380,8 @@ impl AntiEntropy {
             copy.is_some()
         });
         let Some(&Pair { peer, .. }) = batch.first() else { return };
-        let open = self.open.values().filter(|open| open.first().is_some_and(|pair| pair.peer == peer));
+        let open =
+            self.open.values().filter(|open| open.first().is_some_and(|pair| pair.peer == peer));
         if open.count() >= MAX_OPEN {
             return;
         }
@@ -406,7 +429,8 @@ impl AntiEntropy {
             if difference != Some(0) {
                 // If they cannot be compared, lists change or one of the two merges. That is looked
                 // at for a while.
-                let (sightings, difference) = (u8::from(difference.is_some()), difference.unwrap_or(0));
+                let (sightings, difference) =
+                    (u8::from(difference.is_some()), difference.unwrap_or(0));
                 let suspect = Suspect { phase: Phase::Watching, difference, sightings, looks: 0 };
                 self.suspects.insert(pair, suspect);
             }
@@ -452,7 +476,12 @@ impl AntiEntropy {
 
     /// Asks what is due to be surveyed, as far as there is room, and looks again while a survey is
     /// open.
-    fn begin_surveys(&mut self, now: Instant, copies: &impl Copies, actions: &mut Vec<AntiEntropyAction>) {
+    fn begin_surveys(
+        &mut self,
+        now: Instant,
+        copies: &impl Copies,
+        actions: &mut Vec<AntiEntropyAction>,
+    ) {
         for question in self.surveys.begin(now, &mut self.next_round, copies) {
             let (round, after) = (question.round, question.after);
             let Pair { peer: to, partition, .. } = question.pair;

@@ -102,7 +102,11 @@ impl Surveys {
 
     /// Has those of the pairs surveyed of which this node's copy has gaps. If only the peer's had
     /// any, the pair is surveyed when the peer says so again.
-    pub(super) fn look_for_gaps<'a>(&mut self, pairs: impl Iterator<Item = &'a Pair>, copies: &impl Copies) {
+    pub(super) fn look_for_gaps<'a>(
+        &mut self,
+        pairs: impl Iterator<Item = &'a Pair>,
+        copies: &impl Copies,
+    ) {
         for pair in pairs {
             if copies.held(&pair.peer, pair.partition).is_some_and(|held| held.has_gaps) {
                 self.survey_soon(*pair);
@@ -200,9 +204,14 @@ struct OfHash {
 
 /// Compares what a peer has of a part with `mine`, all that this node has of it, up to and with the
 /// hash `end`.
-pub(crate) fn survey(asked: &Survey, mine: Vec<(KeyHash, Entry)>, end: Option<KeyHash>) -> Differences {
-    let is_within =
-        |hash: KeyHash| asked.after.is_none_or(|after| hash > after) && end.is_none_or(|end| hash <= end);
+pub(crate) fn survey(
+    asked: &Survey,
+    mine: Vec<(KeyHash, Entry)>,
+    end: Option<KeyHash>,
+) -> Differences {
+    let is_within = |hash: KeyHash| {
+        asked.after.is_none_or(|after| hash > after) && end.is_none_or(|end| hash <= end)
+    };
     let mut keys: BTreeMap<KeyHash, OfHash> = BTreeMap::new();
     for seen in asked.seen.iter().filter(|seen| is_within(seen.hash)) {
         keys.entry(seen.hash).or_default().theirs.push(*seen);

@@ -21,7 +21,8 @@ struct Mine(BTreeMap<Partition, u64>);
 
 impl Copies for Mine {
     fn pairs(&self) -> Vec<Pair> {
-        let pair = |partition: &Partition| Pair { peer: node(1), core: CoreId(0), partition: *partition };
+        let pair =
+            |partition: &Partition| Pair { peer: node(1), core: CoreId(0), partition: *partition };
         self.0.keys().map(pair).collect()
     }
 
@@ -149,7 +150,9 @@ fn what_one_side_does_not_compare_is_let_be() {
 fn surveyed(two: &mut Two, parts: u64) -> Vec<u16> {
     let mut surveyed = Vec::new();
     while let Some(action) = two.others.pop() {
-        let AntiEntropyAction::Survey { round, partition, after, .. } = action else { panic!("{action:?}") };
+        let AntiEntropyAction::Survey { round, partition, after, .. } = action else {
+            panic!("{action:?}")
+        };
         let part = after.map_or(0, |after| after.0);
         surveyed.extend((part == 0).then_some(partition.index()));
         let next = (part + 1 < parts).then_some(KeyHash(part + 1));
@@ -209,7 +212,8 @@ fn entry(version: u64, value: Option<&str>) -> Entry {
 fn a_survey_finds_who_lacks_what() {
     let hash = KeyHash(5);
     let differ = |theirs: Option<&Entry>, mark, mine: Option<Entry>| {
-        let seen = |entry: &Entry| Seen { hash, version: entry.version(), digest: entry.digest(hash) };
+        let seen =
+            |entry: &Entry| Seen { hash, version: entry.version(), digest: entry.digest(hash) };
         let seen = theirs.map(seen).into_iter().collect();
         let asked = Survey { list: LIST, after: None, until: None, mark: Version(mark), seen };
         let found = survey(&asked, mine.into_iter().map(|entry| (hash, entry)).collect(), None);
@@ -222,7 +226,11 @@ fn a_survey_finds_who_lacks_what() {
     assert_eq!(differ(None, 9, Some(value(9))), (0, 1, 0, 0), "it may have been evicted there");
     assert_eq!(differ(None, 9, Some(value(10))), (1, 0, 0, 0), "it was not");
     assert_eq!(differ(None, 9, Some(entry(3, None))), (1, 0, 0, 0), "a delete was not");
-    assert_eq!(differ(Some(&value(3)), 9, None), (0, 0, 1, 0), "the asker knows what becomes of it");
+    assert_eq!(
+        differ(Some(&value(3)), 9, None),
+        (0, 0, 1, 0),
+        "the asker knows what becomes of it"
+    );
     let other = entry(3, Some("other"));
     assert_eq!(differ(Some(&other), 9, Some(value(3))), (1, 0, 0, 1), "one version, two values");
 }
@@ -235,7 +243,9 @@ fn a_survey_is_about_its_part_only() {
         after: Some(KeyHash(2)),
         until: None,
         mark: Version::ZERO,
-        seen: (0..10).map(|hash| Seen { hash: KeyHash(hash + 20), version: Version(1), digest: 1 }).collect(),
+        seen: (0..10)
+            .map(|hash| Seen { hash: KeyHash(hash + 20), version: Version(1), digest: 1 })
+            .collect(),
     };
     let found = survey(&asked, mine, Some(KeyHash(6)));
     assert_eq!((found.give.len(), found.missing.len()), (4, 0));

@@ -124,8 +124,12 @@ impl Sources {
     }
 
     /// Returns the replicas outside `list` that were fetched from, and up to which change.
-    pub(super) fn givers<'a>(&'a self, list: &'a List) -> impl Iterator<Item = (Identity, u64)> + 'a {
-        let is_giver = |source: &&Source| source.state == FetchState::Done && !list.contains(&source.replica);
+    pub(super) fn givers<'a>(
+        &'a self,
+        list: &'a List,
+    ) -> impl Iterator<Item = (Identity, u64)> + 'a {
+        let is_giver =
+            |source: &&Source| source.state == FetchState::Done && !list.contains(&source.replica);
         self.sources.iter().filter(is_giver).map(|source| (source.replica, source.merged_to))
     }
 

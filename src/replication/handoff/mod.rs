@@ -319,7 +319,12 @@ impl Handoff {
 
     /// Makes the partition's first list when no member has known any for [`LOST_AFTER_SURVEYS`]. A
     /// survey counts if all members can be reached: one that could not be asked might know a list.
-    fn no_list_reported(&mut self, is_complete: bool, now: Instant, actions: &mut Vec<HandoffAction>) {
+    fn no_list_reported(
+        &mut self,
+        is_complete: bool,
+        now: Instant,
+        actions: &mut Vec<HandoffAction>,
+    ) {
         self.fruitless_surveys += u32::from(is_complete);
         if self.fruitless_surveys < LOST_AFTER_SURVEYS {
             return self.back_off(now);
@@ -349,11 +354,18 @@ impl Handoff {
     }
 
     /// Tells the new list to all that must adopt it.
-    fn adopt(&mut self, plan: Plan, to_tell: Vec<Identity>, now: Instant, actions: &mut Vec<HandoffAction>) {
+    fn adopt(
+        &mut self,
+        plan: Plan,
+        to_tell: Vec<Identity>,
+        now: Instant,
+        actions: &mut Vec<HandoffAction>,
+    ) {
         for &to in &to_tell {
             actions.push(HandoffAction::Tell { to, list: plan.list.clone() });
         }
-        self.phase = Phase::Adopt { plan, unanswered: to_tell, adopted: Vec::new(), missing: Vec::new() };
+        self.phase =
+            Phase::Adopt { plan, unanswered: to_tell, adopted: Vec::new(), missing: Vec::new() };
         self.wait(now);
         self.finish_adopting(now, actions);
     }
@@ -376,7 +388,13 @@ impl Handoff {
 
     /// Fetches what was missed from the source at `at`; behind the last one, this node is synced if
     /// that suffices.
-    fn merge_from(&mut self, plan: Plan, at: usize, now: Instant, actions: &mut Vec<HandoffAction>) {
+    fn merge_from(
+        &mut self,
+        plan: Plan,
+        at: usize,
+        now: Instant,
+        actions: &mut Vec<HandoffAction>,
+    ) {
         if let Some(part) = self.sources.begin(at) {
             actions.push(fetch(part));
             self.phase = Phase::Merge { plan, at };
@@ -449,7 +467,13 @@ impl Handoff {
     }
 
     /// Applies a chunk, and fetches what follows.
-    fn chunk(&mut self, from: Identity, chunk: Chunk, now: Instant, actions: &mut Vec<HandoffAction>) {
+    fn chunk(
+        &mut self,
+        from: Identity,
+        chunk: Chunk,
+        now: Instant,
+        actions: &mut Vec<HandoffAction>,
+    ) {
         let next = self.phase.source_at().and_then(|at| self.sources.take_chunk(at, &from, &chunk));
         let Some(next) = next else {
             return log::debug!("{:?} sends a chunk and was not asked for it", from.node);
@@ -465,7 +489,13 @@ impl Handoff {
     }
 
     /// Takes up whether a giver's last change is covered by its receipt.
-    fn received(&mut self, from: Identity, covered: bool, now: Instant, actions: &mut Vec<HandoffAction>) {
+    fn received(
+        &mut self,
+        from: Identity,
+        covered: bool,
+        now: Instant,
+        actions: &mut Vec<HandoffAction>,
+    ) {
         // While another giver is merged once more, what this one says is not lost: it gets a new
         // receipt then.
         let Phase::Receipts { list, unanswered } = &mut self.phase else { return };
@@ -480,7 +510,12 @@ impl Handoff {
     }
 
     /// Takes up that a giver serves another list than its receipt names.
-    fn other_list(&mut self, from: Identity, theirs: Option<Arc<List>>, actions: &mut Vec<HandoffAction>) {
+    fn other_list(
+        &mut self,
+        from: Identity,
+        theirs: Option<Arc<List>>,
+        actions: &mut Vec<HandoffAction>,
+    ) {
         // As in `received`: otherwise it gets a new receipt.
         let Phase::Receipts { list, unanswered } = &mut self.phase else { return };
         let is_behind = theirs.is_none_or(|theirs| theirs.number() < list.number());
@@ -538,7 +573,11 @@ impl Handoff {
     }
 
     /// Whether all of these have been silent for [`SILENCE`].
-    fn are_done_without<'a>(&self, mut these: impl Iterator<Item = &'a Identity>, now: Instant) -> bool {
+    fn are_done_without<'a>(
+        &self,
+        mut these: impl Iterator<Item = &'a Identity>,
+        now: Instant,
+    ) -> bool {
         these.all(|member| self.silent.get(member).is_some_and(|since| *since + SILENCE <= now))
     }
 

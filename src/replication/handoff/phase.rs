@@ -55,7 +55,9 @@ impl Phase {
         match self {
             Self::Copy { .. } => Some(0),
             Self::Merge { at, .. } => Some(*at),
-            Self::Backoff | Self::Survey { .. } | Self::Adopt { .. } | Self::Receipts { .. } => None,
+            Self::Backoff | Self::Survey { .. } | Self::Adopt { .. } | Self::Receipts { .. } => {
+                None
+            }
         }
     }
 
@@ -65,7 +67,9 @@ impl Phase {
             mismatch("a handoff decides without a survey");
             return None;
         };
-        unanswered.is_empty().then(|| Collected { reports: mem::take(reports), missing: mem::take(missing) })
+        unanswered
+            .is_empty()
+            .then(|| Collected { reports: mem::take(reports), missing: mem::take(missing) })
     }
 
     /// Ends Adopt, and returns its plan, who has adopted the list, and who is missing; `None` while

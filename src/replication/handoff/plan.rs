@@ -194,7 +194,12 @@ impl Reports<'_> {
 
     /// Chooses the replicas to copy from, best first, and returns the members that must adopt the
     /// new list.
-    pub(super) fn choose_sources(&self, old: &List, new: &List, sources: &mut Sources) -> Vec<Identity> {
+    pub(super) fn choose_sources(
+        &self,
+        old: &List,
+        new: &List,
+        sources: &mut Sources,
+    ) -> Vec<Identity> {
         for (from, listed) in self.reports.iter().filter(|(_, listed)| listed.synced) {
             sources.add(*from, self.is_synced_in(old, from, listed));
         }

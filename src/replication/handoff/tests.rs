@@ -8,7 +8,13 @@ const NOW: Instant = Instant::from_nanos(1);
 const QUORUMS: HandoffQuorums = HandoffQuorums { replicas: 3, write: 2 };
 
 fn listed(list: Option<Arc<List>>, synced: bool) -> Answer {
-    Answer::Listed(Listed { list, synced, holds: synced, purge_horizon: Version::ZERO, members_digest: 0 })
+    Answer::Listed(Listed {
+        list,
+        synced,
+        holds: synced,
+        purge_horizon: Version::ZERO,
+        members_digest: 0,
+    })
 }
 
 /// Node 3 comes in for node 0, while nodes 1 and 2 stay; it has asked all of them for their list.
@@ -40,7 +46,13 @@ fn no_members() -> Placement {
 }
 
 fn nothing() -> Listed {
-    Listed { list: None, synced: false, holds: false, purge_horizon: Version::ZERO, members_digest: 0 }
+    Listed {
+        list: None,
+        synced: false,
+        holds: false,
+        purge_horizon: Version::ZERO,
+        members_digest: 0,
+    }
 }
 
 fn chunk(sequence: u64) -> Answer {
@@ -72,7 +84,10 @@ fn a_newcomer_surveys_copies_adopts_merges_and_relieves_the_giver() {
     let receipt = Request::Receipt { list: new.reference(), covers: 9 };
     assert_eq!(
         newcomer.answer(2, chunk(3))[1..],
-        [HandoffAction::Synced(new.clone()), HandoffAction::Ask { to: node(0), request: receipt.clone() }]
+        [
+            HandoffAction::Synced(new.clone()),
+            HandoffAction::Ask { to: node(0), request: receipt.clone() }
+        ]
     );
     // The giver has not heard of the list: it is told, and asked again.
     let behind = Answer::OtherList { list: Some(list(4, 0..3)), purge_horizon: Version::ZERO };
@@ -98,7 +113,11 @@ fn a_list_that_others_turn_down_is_not_served_and_a_dispute_ends_with_a_higher_n
     }
     newcomer.answer(0, chunk(7));
     let other = List::new(5, [node(1), node(2), node(9)], None);
-    assert_eq!(newcomer.answer(1, listed(Some(other.clone()), true)), [], "nothing is adopted here");
+    assert_eq!(
+        newcomer.answer(1, listed(Some(other.clone()), true)),
+        [],
+        "nothing is adopted here"
+    );
     assert_eq!(newcomer.handoff.deadline(), Some(NOW + BACKOFF));
 
     let mut newcomer = Newcomer::surveying(&[1, 2, 9]);
@@ -122,7 +141,11 @@ fn a_list_with_a_member_never_heard_of_is_not_replaced() {
     let old = list(4, 0..3);
     newcomer.answer(0, listed(Some(old.clone()), true));
     assert_eq!(newcomer.answer(1, listed(Some(old), true)), []);
-    assert_eq!(newcomer.handoff.deadline(), Some(NOW + BACKOFF), "it surveys again when it knows more");
+    assert_eq!(
+        newcomer.handoff.deadline(),
+        Some(NOW + BACKOFF),
+        "it surveys again when it knows more"
+    );
 }
 
 const LATER: Instant = Instant::from_nanos(1 + SILENCE.as_nanos() as u64);
@@ -229,7 +252,10 @@ fn one_synced_source_of_two_that_live_does_not_suffice() {
     let old = list(4, 0..3);
     let mut driver = Driver::surveying(&[1, 2, 3], &[1, 2, 3], &[0]);
     driver.answer(1, listed(Some(old.clone()), true));
-    assert!(matches!(driver.answer(2, listed(Some(old.clone()), true)), [HandoffAction::Fetch { .. }]));
+    assert!(matches!(
+        driver.answer(2, listed(Some(old.clone()), true)),
+        [HandoffAction::Fetch { .. }]
+    ));
     driver.answer(1, chunk(1));
     let new = List::new(5, (1..4).map(node), Some(old.reference()));
     driver.answer(1, listed(Some(new.clone()), true));
@@ -297,8 +323,15 @@ fn a_node_that_sees_no_one_makes_no_list_of_its_own() {
         members_digest: 0,
     };
     let mine = Mine { listed: mine_listed, placement: &driver.placement };
-    driver.handoff =
-        Handoff::change(node(3), QUORUMS, vec![node(3)], Vec::new(), &mine, NOW, &mut driver.actions);
+    driver.handoff = Handoff::change(
+        node(3),
+        QUORUMS,
+        vec![node(3)],
+        Vec::new(),
+        &mine,
+        NOW,
+        &mut driver.actions,
+    );
     assert_eq!(driver.actions, []);
     assert!(driver.handoff.is_resting());
 }

@@ -10,8 +10,8 @@ use mio::net::{TcpListener, TcpStream};
 
 use super::connection::{Connection, Filled};
 use super::{
-    ANSWERS_HIGH_BYTES, ConnectionId, HELLO_TIMEOUT, Handover, LINGER, LinkStage, MAX_STRANGERS, Net,
-    NetEvent, NetLink, READ_BUDGET_BYTES, handshake,
+    ANSWERS_HIGH_BYTES, ConnectionId, HELLO_TIMEOUT, Handover, LINGER, LinkStage, MAX_STRANGERS,
+    Net, NetEvent, NetLink, READ_BUDGET_BYTES, handshake,
 };
 use crate::clock::Instant;
 use crate::wire::codec;
@@ -60,7 +60,9 @@ impl Net {
         while self.strangers.len() > MAX_STRANGERS
             && let Some(oldest) = self.strangers.pop_first()
         {
-            log::debug!("more than {MAX_STRANGERS} connections without a welcome: closing the oldest");
+            log::debug!(
+                "more than {MAX_STRANGERS} connections without a welcome: closing the oldest"
+            );
             self.remove(oldest);
         }
     }
@@ -80,7 +82,11 @@ impl Net {
 
     /// Welcomes a greeted connection and gives it away, to be [adopted](Self::adopt) by another
     /// thread's `Net`. `None` if it has ended.
-    pub(crate) fn hand_over(&mut self, connection: ConnectionId, welcome: Hello) -> Option<Handover> {
+    pub(crate) fn hand_over(
+        &mut self,
+        connection: ConnectionId,
+        welcome: Hello,
+    ) -> Option<Handover> {
         if !matches!(self.links.get(&connection.0)?.stage, LinkStage::Greeted) {
             return None;
         }
@@ -160,7 +166,8 @@ impl Net {
     /// When many wait, the connection's requests are left unread until half of them are written.
     pub(crate) fn answer(&mut self, connection: ConnectionId, frame: &Frame) {
         let id = connection.0;
-        if !self.links.get(&id).is_some_and(|link| matches!(link.stage, LinkStage::Serving { .. })) {
+        if !self.links.get(&id).is_some_and(|link| matches!(link.stage, LinkStage::Serving { .. }))
+        {
             return;
         }
         self.queue(id, codec::encode(frame));

@@ -32,9 +32,13 @@ pub(crate) enum BindError {
         "{addr} is in use: stop what listens there (TCP and UDP are both needed), or choose another port"
     )]
     AddressInUse { addr: SocketAddr },
-    #[error("{addr} is not an address of this machine: listen on one of its own, or on 0.0.0.0 or [::]")]
+    #[error(
+        "{addr} is not an address of this machine: listen on one of its own, or on 0.0.0.0 or [::]"
+    )]
     AddressNotAvailable { addr: SocketAddr },
-    #[error("no permission to listen on {addr}: choose a port above 1023, or grant CAP_NET_BIND_SERVICE")]
+    #[error(
+        "no permission to listen on {addr}: choose a port above 1023, or grant CAP_NET_BIND_SERVICE"
+    )]
     PermissionDenied { addr: SocketAddr },
     #[error("cannot listen on {addr}: {source}")]
     Other { addr: SocketAddr, source: io::Error },
@@ -112,7 +116,9 @@ mod tests {
     fn a_taken_port_is_named_whichever_half_is_taken() {
         let bound = bind(([127, 0, 0, 1], 0).into()).unwrap();
         let addr = bound.addr;
-        assert!(matches!(bind(addr), Err(BindError::AddressInUse { addr: named }) if named == addr));
+        assert!(
+            matches!(bind(addr), Err(BindError::AddressInUse { addr: named }) if named == addr)
+        );
         drop(bound.listener);
         let error = bind(addr).unwrap_err();
         assert!(matches!(error, BindError::AddressInUse { addr: named } if named == addr));
@@ -122,6 +128,8 @@ mod tests {
     #[test]
     fn an_address_of_another_machine_is_named() {
         let addr: SocketAddr = ([192, 0, 2, 1], 0).into();
-        assert!(matches!(bind(addr), Err(BindError::AddressNotAvailable { addr: named }) if named == addr));
+        assert!(
+            matches!(bind(addr), Err(BindError::AddressNotAvailable { addr: named }) if named == addr)
+        );
     }
 }

@@ -82,7 +82,9 @@ impl Connection {
         match self.stream.peer_addr() {
             // A dial to a port of this machine at which no process listens can meet itself, when
             // the system picks that very port for its own end.
-            Ok(peer) if self.stream.local_addr()? == peer => Err(io::ErrorKind::ConnectionRefused.into()),
+            Ok(peer) if self.stream.local_addr()? == peer => {
+                Err(io::ErrorKind::ConnectionRefused.into())
+            }
             Ok(_) => Ok(true),
             Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(false),
             Err(error) => Err(error),
@@ -94,7 +96,8 @@ impl Connection {
         let socket = SockRef::from(&self.stream);
         let keepalive = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE / 3);
         // Frames are written together already; to wait for more would only delay answers.
-        let tuned = socket.set_tcp_nodelay(true).and_then(|()| socket.set_tcp_keepalive(&keepalive));
+        let tuned =
+            socket.set_tcp_nodelay(true).and_then(|()| socket.set_tcp_keepalive(&keepalive));
         #[cfg(target_os = "linux")]
         let tuned = tuned.and_then(|()| socket.set_tcp_user_timeout(Some(USER_TIMEOUT)));
         if let Err(error) = tuned {

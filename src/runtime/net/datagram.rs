@@ -47,7 +47,11 @@ impl Datagrams {
 
     /// Receives until none is left or `budget` datagrams came. Returns whether some may be left:
     /// then call again before waiting for the poll.
-    pub(crate) fn receive(&mut self, budget: usize, mut each: impl FnMut(SocketAddr, &[u8])) -> bool {
+    pub(crate) fn receive(
+        &mut self,
+        budget: usize,
+        mut each: impl FnMut(SocketAddr, &[u8]),
+    ) -> bool {
         let mut buffer = [0; DATAGRAM_BYTES];
         // Errors count too: a socket that reports one each time must not hold the thread.
         for _ in 0..budget {

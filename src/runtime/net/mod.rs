@@ -311,12 +311,15 @@ impl Net {
     /// [`read_pending`](Self::read_pending), so that no socket gets more than its share of a pass.
     pub(crate) fn ready(&mut self, now: Instant, event: &Event, events: &mut Vec<NetEvent>) {
         self.now = now;
-        let Some(id) = event.token().0.checked_sub(self.first_token).map(|id| id as u64) else { return };
+        let Some(id) = event.token().0.checked_sub(self.first_token).map(|id| id as u64) else {
+            return;
+        };
         self.finish_dial(id, events);
         if event.is_writable() || event.is_write_closed() || event.is_error() {
             self.write_link(id, events);
         }
-        if self.links.contains_key(&id) && (event.is_readable() || event.is_read_closed() || event.is_error())
+        if self.links.contains_key(&id)
+            && (event.is_readable() || event.is_read_closed() || event.is_error())
         {
             self.unread.insert(id);
         }

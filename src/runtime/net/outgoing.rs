@@ -9,8 +9,8 @@ use mio::net::TcpStream;
 
 use super::connection::{Connection, cost};
 use super::{
-    Destination, DialStep, LinkStage, LossCause, Net, NetEvent, OPEN_TIMEOUT, OUT_LIMIT_BYTES, Outgoing,
-    handshake,
+    Destination, DialStep, LinkStage, LossCause, Net, NetEvent, OPEN_TIMEOUT, OUT_LIMIT_BYTES,
+    Outgoing, handshake,
 };
 use crate::clock::Instant;
 use crate::wire::codec;
@@ -81,7 +81,8 @@ impl Net {
 
     fn dial(&mut self, now: Instant, target: Destination) -> io::Result<u64> {
         let stream = TcpStream::connect(target.addr)?;
-        let outgoing = Outgoing { target, step: DialStep::Dialling, waiting: Vec::new(), waiting_bytes: 0 };
+        let outgoing =
+            Outgoing { target, step: DialStep::Dialling, waiting: Vec::new(), waiting_bytes: 0 };
         let connection = Connection::new(stream, target.addr);
         self.insert(connection, LinkStage::Outgoing(outgoing), Some(now + OPEN_TIMEOUT))
     }
@@ -105,7 +106,10 @@ impl Net {
                 outgoing.step = DialStep::Greeting;
                 let Destination { channel, expects, .. } = outgoing.target;
                 link.connection.tune();
-                self.queue(id, handshake(Message::Hello(self.local.hello(identity, channel, expects))));
+                self.queue(
+                    id,
+                    handshake(Message::Hello(self.local.hello(identity, channel, expects))),
+                );
             }
         }
     }
@@ -121,8 +125,13 @@ impl Net {
     ) {
         match (step, frame.message) {
             (_, Message::Refused(refusal)) => self.lose(id, target, refusal, events),
-            (DialStep::Greeting, Message::Welcome(welcome)) => self.welcomed(id, target, welcome, events),
-            (DialStep::Open | DialStep::Broken, message @ (Message::Answer(_) | Message::Control(_))) => {
+            (DialStep::Greeting, Message::Welcome(welcome)) => {
+                self.welcomed(id, target, welcome, events)
+            }
+            (
+                DialStep::Open | DialStep::Broken,
+                message @ (Message::Answer(_) | Message::Control(_)),
+            ) => {
                 events.push(NetEvent::Answer { target, frame: Frame { message, ..frame } });
             }
             (DialStep::Greeting, _) => self.end_for(id, &"neither welcomed nor refused us", events),
@@ -130,7 +139,13 @@ impl Net {
         }
     }
 
-    fn welcomed(&mut self, id: u64, target: Destination, welcome: Hello, events: &mut Vec<NetEvent>) {
+    fn welcomed(
+        &mut self,
+        id: u64,
+        target: Destination,
+        welcome: Hello,
+        events: &mut Vec<NetEvent>,
+    ) {
         let Some(identity) = self.identity else { return };
         if let Err(refusal) = self.local.judge_welcome(identity, target.expects, &welcome) {
             return self.lose(id, target, refusal, events);

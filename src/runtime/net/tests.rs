@@ -144,7 +144,11 @@ fn until<T>(node: &mut Node, mut there: impl FnMut(&mut Node) -> Option<T>) -> T
 }
 
 /// Runs two nodes until something is there.
-fn until_both<T>(a: &mut Node, b: &mut Node, mut there: impl FnMut(&mut Node, &mut Node) -> Option<T>) -> T {
+fn until_both<T>(
+    a: &mut Node,
+    b: &mut Node,
+    mut there: impl FnMut(&mut Node, &mut Node) -> Option<T>,
+) -> T {
     for _ in 0..MAX_PASSES {
         if let Some(it) = there(a, b) {
             return it;
@@ -350,7 +354,8 @@ fn nonsense_ends_its_connection_is_counted_and_disturbs_nobody() {
         header[..4].copy_from_slice(&(limit as u32 + 1).to_le_bytes());
         header
     };
-    let noise: Vec<u8> = (0..5000u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+    let noise: Vec<u8> =
+        (0..5000u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
     let mut cases: Vec<Vec<u8>> = vec![
         noise,
         too_long(crate::wire::frame::MAX_HANDSHAKE_BYTES).to_vec(),
@@ -366,7 +371,9 @@ fn nonsense_ends_its_connection_is_counted_and_disturbs_nobody() {
         assert!(matches!(stream.read(&mut [0; 9]), Ok(0) | Err(_)));
     }
     // After the welcome: a second HELLO, an answer, and an overlong frame.
-    for bytes in [hello.to_vec(), codec::encode(&found(1, 3)).to_vec(), too_long(MAX_BODY_BYTES).to_vec()] {
+    for bytes in
+        [hello.to_vec(), codec::encode(&found(1, 3)).to_vec(), too_long(MAX_BODY_BYTES).to_vec()]
+    {
         let mut stream = raw(&b);
         stream.write_all(&hello).unwrap();
         let (stranger, greeting) = until(&mut b, Node::greeted);
@@ -409,9 +416,9 @@ fn an_acceptor_that_asks_or_does_not_greet_is_left() {
 #[test]
 fn another_life_at_the_same_address_is_not_spoken_to() {
     let (mut a, mut b) = (node("a"), node("b"));
-    let target = Destination { expects: Some((b.identity.node, Boot(4))), ..b.target(Channel::Control) };
-    let not_me =
-        |cause| matches!(cause, LossCause::Refused(refusal) if refusal.reason == RefusalReason::NotMe);
+    let target =
+        Destination { expects: Some((b.identity.node, Boot(4))), ..b.target(Channel::Control) };
+    let not_me = |cause| matches!(cause, LossCause::Refused(refusal) if refusal.reason == RefusalReason::NotMe);
     a.net.open(NOW, target);
     let (connection, hello) = until_both(&mut a, &mut b, |_, b| b.greeted());
     let refusal = b.verdict(&hello).unwrap_err();
@@ -447,7 +454,8 @@ fn a_peer_that_takes_no_answers_gets_no_more_requests_read_until_it_does() {
     let link = &b.net.links[&connection.0];
     assert!(matches!(link.stage, LinkStage::Serving { paused: true }));
     assert!(
-        link.connection.queued_bytes() < ANSWERS_HIGH_BYTES + (REQUESTS_PER_PASS + 1) * ((1 << 20) + 256)
+        link.connection.queued_bytes()
+            < ANSWERS_HIGH_BYTES + (REQUESTS_PER_PASS + 1) * ((1 << 20) + 256)
     );
     assert!(!b.net.owes(), "a paused connection must not keep its thread awake");
 

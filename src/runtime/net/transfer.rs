@@ -6,7 +6,8 @@ use std::io;
 
 use super::connection::Filled;
 use super::{
-    ANSWERS_HIGH_BYTES, DialStep, LinkStage, Net, NetEvent, Outgoing, READ_BUDGET_BYTES, REQUESTS_PER_PASS,
+    ANSWERS_HIGH_BYTES, DialStep, LinkStage, Net, NetEvent, Outgoing, READ_BUDGET_BYTES,
+    REQUESTS_PER_PASS,
 };
 use crate::wire::message::Frame;
 

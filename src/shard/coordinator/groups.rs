@@ -69,7 +69,12 @@ impl<C> Groups<C> {
     }
 
     /// Notes how a call ended. Returns the answer of the group if that was the last one.
-    pub(super) fn ended(&mut self, id: GroupId, at: usize, outcome: Outcome) -> Option<(Caller<C>, Outcome)> {
+    pub(super) fn ended(
+        &mut self,
+        id: GroupId,
+        at: usize,
+        outcome: Outcome,
+    ) -> Option<(Caller<C>, Outcome)> {
         let group = self.by_id.get_mut(&id)?;
         group.outcomes[at] = outcome;
         group.open -= 1;

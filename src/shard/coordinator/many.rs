@@ -62,7 +62,11 @@ impl<C> Coordinator<C> {
             && !is_parked
             && let Some(call) = step.calls.next()
         {
-            step.calls.as_slice().get(AHEAD - 1).into_iter().for_each(|call| prefetch(replica, call));
+            step.calls
+                .as_slice()
+                .get(AHEAD - 1)
+                .into_iter()
+                .for_each(|call| prefetch(replica, call));
             self.call(turn, replica, call, Caller::Group(id, step.first + step.begun));
             // The calls behind it find what it has done; if it waits for room, so do they.
             self.ask_own_replica(turn, replica);

@@ -127,11 +127,17 @@ impl<C> Coordinator<C> {
     }
 
     /// The members changed.
-    pub(in crate::shard) fn members_changed(&mut self, turn: &mut Turn<'_, C>, replica: &mut Replica) {
+    pub(in crate::shard) fn members_changed(
+        &mut self,
+        turn: &mut Turn<'_, C>,
+        replica: &mut Replica,
+    ) {
         let placement = turn.node.placement.clone();
         let alive = |member: &Identity| !placement.is_dead(member);
         for id in self.ops.ids() {
-            self.step(turn, replica, id, |machine, now, todo| machine.members_changed(&alive, now, todo));
+            self.step(turn, replica, id, |machine, now, todo| {
+                machine.members_changed(&alive, now, todo)
+            });
         }
     }
 
@@ -182,7 +188,12 @@ impl<C> Coordinator<C> {
     }
 
     /// An operation is due.
-    pub(in crate::shard) fn handle_timer(&mut self, turn: &mut Turn<'_, C>, replica: &mut Replica, id: OpId) {
+    pub(in crate::shard) fn handle_timer(
+        &mut self,
+        turn: &mut Turn<'_, C>,
+        replica: &mut Replica,
+        id: OpId,
+    ) {
         self.step(turn, replica, id, |machine, now, todo| machine.handle_timers(now, todo));
     }
 
@@ -227,8 +238,12 @@ impl<C> Coordinator<C> {
                         Some(touch) => {
                             let clock = &mut replica.copies.clock;
                             let held = live.as_ref();
-                            match held.and_then(|held| super::writes::retimed(clock, turn.now, held, touch)) {
-                                Some(entry) => return self.write_retimed(turn, replica, id, op, entry),
+                            match held.and_then(|held| {
+                                super::writes::retimed(clock, turn.now, held, touch)
+                            }) {
+                                Some(entry) => {
+                                    return self.write_retimed(turn, replica, id, op, entry);
+                                }
                                 None => Outcome::Touched(Ok(false)),
                             }
                         }
@@ -268,8 +283,14 @@ impl<C> Coordinator<C> {
     }
 
     /// Lets this node's own replica answer what it was asked.
-    pub(in crate::shard) fn ask_own_replica(&mut self, turn: &mut Turn<'_, C>, replica: &mut Replica) {
-        while let Some(SelfRequest { op, request_id, partition, request }) = self.to_self.pop_front() {
+    pub(in crate::shard) fn ask_own_replica(
+        &mut self,
+        turn: &mut Turn<'_, C>,
+        replica: &mut Replica,
+    ) {
+        while let Some(SelfRequest { op, request_id, partition, request }) =
+            self.to_self.pop_front()
+        {
             let me = turn.node.me;
             let answer = replica.serve(turn, me, partition, request);
             let is_awaited = |op: &Op<C>| op.requests.contains(&request_id);
@@ -280,7 +301,13 @@ impl<C> Coordinator<C> {
     }
 
     /// Replies if it is time to, then puts the operation back, or ends it.
-    fn finish_step(&mut self, turn: &mut Turn<'_, C>, replica: &mut Replica, id: OpId, mut op: Op<C>) {
+    fn finish_step(
+        &mut self,
+        turn: &mut Turn<'_, C>,
+        replica: &mut Replica,
+        id: OpId,
+        mut op: Op<C>,
+    ) {
         let is_over = match &op.machine {
             Machine::Write(_) => self.finish_write(turn, &mut op),
             Machine::Read(_) => self.finish_read(turn, &mut op),
@@ -290,7 +317,8 @@ impl<C> Coordinator<C> {
         }
         self.locate(turn, replica, &mut op);
         let locate = op.caller.is_some().then_some(op.locate_at);
-        let deadline = op.machine.deadline().into_iter().chain(locate).fold(op.deadline, Instant::min);
+        let deadline =
+            op.machine.deadline().into_iter().chain(locate).fold(op.deadline, Instant::min);
         turn.timers.set(Timer::Op(id), deadline);
         if op.is_hint() {
             self.ops.hints.add(id, op.bytes());
@@ -303,7 +331,8 @@ impl<C> Coordinator<C> {
     fn finish_write(&mut self, turn: &mut Turn<'_, C>, op: &mut Op<C>) -> bool {
         let now = turn.now.instant;
         let Machine::Write(write) = &op.machine else { return false };
-        let is_acknowledged = write.is_acknowledged() && turn.node.lacks_majority(turn.now).is_none();
+        let is_acknowledged =
+            write.is_acknowledged() && turn.node.lacks_majority(turn.now).is_none();
         // What was acknowledged once is a hint, even if it counts again in a later list.
         if !op.is_hint() && !is_acknowledged {
             let is_late = now >= op.deadline;
@@ -352,7 +381,8 @@ impl<C> Coordinator<C> {
             && let Some(mut op) = self.ops.take(id)
         {
             before = op.supersedes;
-            let is_covered = matches!(&op.machine, Machine::Write(write) if write.needed() <= quorum);
+            let is_covered =
+                matches!(&op.machine, Machine::Write(write) if write.needed() <= quorum);
             match op.caller.take_if(|_| is_covered) {
                 Some(caller) => {
                     self.reply(turn, caller, written(op.touch, Ok(())));
@@ -385,7 +415,8 @@ impl<C> Coordinator<C> {
         }
         op.locate_at = turn.now.instant + LOCATE_PERIOD;
         let (me, target) = (turn.node.me, turn.node.target(op.partition));
-        let is_known = op.list.as_ref().is_some_and(|list| list.contains(&me) || list.has_members(&target));
+        let is_known =
+            op.list.as_ref().is_some_and(|list| list.contains(&me) || list.has_members(&target));
         if is_known || turn.node.stage == Stage::Forming {
             return;
         }

@@ -31,10 +31,11 @@ impl<C> Coordinator<C> {
         let is_local = copies.partition(call.hash.partition()).serves_synced(&turn.node.me);
         if is_local && (call.quorum == 1 || call.local) {
             let held = copies.store.get(call.hash, &call.key);
-            let live = held.filter(|entry| entry.live_value(turn.now.wall).is_some()).map(|entry| {
-                entry.visit();
-                Entry::clone(&entry)
-            });
+            let live =
+                held.filter(|entry| entry.live_value(turn.now.wall).is_some()).map(|entry| {
+                    entry.visit();
+                    Entry::clone(&entry)
+                });
             if live.is_some() || call.local {
                 return self.reply(turn, caller, Outcome::Read(Ok(live)));
             }
@@ -72,7 +73,12 @@ pub(super) fn rules(node: &Node, needed: usize) -> ReadRules {
 /// Returns the order in which the replicas are asked: this node first, then the replicas that
 /// acknowledged this node's own latest write of the key, then those of this node's zone, then the
 /// others, a different one first for different keys.
-pub(super) fn read_order(node: &Node, list: &List, hash: KeyHash, own: Option<&Write>) -> Vec<Identity> {
+pub(super) fn read_order(
+    node: &Node,
+    list: &List,
+    hash: KeyHash,
+    own: Option<&Write>,
+) -> Vec<Identity> {
     let has_own_write = |member: &Identity| own.is_some_and(|write| write.is_held_by(member));
     let mut order = list.members().to_vec();
     if !order.is_empty() {
@@ -82,6 +88,8 @@ pub(super) fn read_order(node: &Node, list: &List, hash: KeyHash, own: Option<&W
     let placement = &node.placement;
     let zone = |of: &Identity| placement.member(of.node).map(|member| &member.site.zone);
     let mine = zone(&node.me);
-    order.sort_by_cached_key(|member| (*member != node.me, !has_own_write(member), zone(member) != mine));
+    order.sort_by_cached_key(|member| {
+        (*member != node.me, !has_own_write(member), zone(member) != mine)
+    });
     order
 }

@@ -52,7 +52,11 @@ impl<C> Coordinator<C> {
     }
 
     /// Goes on making room for the writes that wait for it, one after the other.
-    pub(in crate::shard) fn go_on_waiting(&mut self, turn: &mut Turn<'_, C>, replica: &mut Replica) {
+    pub(in crate::shard) fn go_on_waiting(
+        &mut self,
+        turn: &mut Turn<'_, C>,
+        replica: &mut Replica,
+    ) {
         for _ in 0..OPS_PER_TURN {
             let Some((call, caller)) = self.waiting.pop_front() else { return };
             let is_late = call.deadline <= turn.now.instant;

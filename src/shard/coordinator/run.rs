@@ -72,7 +72,12 @@ impl<C> Owner for Running<'_, '_, C> {
         }))
     }
 
-    fn write(&mut self, key: &[u8], content: Content<'_>, options: &WriteOptions) -> Result<(), NotApplied> {
+    fn write(
+        &mut self,
+        key: &[u8],
+        content: Content<'_>,
+        options: &WriteOptions,
+    ) -> Result<(), NotApplied> {
         let now = self.turn.now;
         let end = options.timeout.map_or(self.deadline, |timeout| now.instant + timeout);
         let deadline = end.min(self.deadline);
@@ -109,7 +114,11 @@ impl<C> Running<'_, '_, C> {
 
 /// Makes room in one go: the closure cannot be left and come back to. There are no more steps than
 /// make room for the largest entry.
-fn make_room_at_once(node: &Node, replica: &mut Replica, call: &WriteCall) -> Result<(), NotApplied> {
+fn make_room_at_once(
+    node: &Node,
+    replica: &mut Replica,
+    call: &WriteCall,
+) -> Result<(), NotApplied> {
     for _ in 0..ROOM_TRIES {
         match room_for(node, replica, call) {
             Admission::Enough => return Ok(()),
@@ -132,15 +141,23 @@ impl<C> Coordinator<C> {
         let id = RunId(turn.requests.new_id());
         self.runs.add(id);
         let RunCall { run, deadline } = call;
-        let mut owner =
-            Running { coordinator: &mut *self, turn: &mut *turn, replica, id, deadline, is_inside: false };
+        let mut owner = Running {
+            coordinator: &mut *self,
+            turn: &mut *turn,
+            replica,
+            id,
+            deadline,
+            is_inside: false,
+        };
         let result = catch_unwind(AssertUnwindSafe(|| run(&mut LocalShard::new(&mut owner))));
         let is_own = mem::take(&mut owner.is_inside);
         match result {
             Err(payload) if is_own => resume_unwind(payload),
             Ok(_) if is_own => panic!("the shard panicked, and an app's closure hid it"),
             Ok(value) => {
-                if let Some((caller, outcome)) = self.runs.returned(id, caller, Returned::new(value)) {
+                if let Some((caller, outcome)) =
+                    self.runs.returned(id, caller, Returned::new(value))
+                {
                     self.reply(turn, caller, outcome);
                 }
             }
@@ -149,7 +166,11 @@ impl<C> Coordinator<C> {
                 self.runs.remove(id);
                 let message = message(&*payload);
                 drop_quietly(payload);
-                self.reply(turn, caller, Outcome::Ran(Err(Box::new(RunError::Panicked { message }))));
+                self.reply(
+                    turn,
+                    caller,
+                    Outcome::Ran(Err(Box::new(RunError::Panicked { message }))),
+                );
             }
         }
     }
@@ -157,5 +178,6 @@ impl<C> Coordinator<C> {
 
 fn message(payload: &(dyn Any + Send)) -> String {
     let text = payload.downcast_ref::<&str>().map(|text| (*text).to_owned());
-    text.or_else(|| payload.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".to_owned())
+    text.or_else(|| payload.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "no message".to_owned())
 }

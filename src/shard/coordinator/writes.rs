@@ -35,7 +35,8 @@ impl<C> Coordinator<C> {
         }
         let read_quorum = turn.node.config.read_quorum;
         let is_strong = read_quorum >= 2;
-        let versions_needed = if is_strong { read_quorum.max(turn.node.tolerated() + 1) } else { 0 };
+        let versions_needed =
+            if is_strong { read_quorum.max(turn.node.tolerated() + 1) } else { 0 };
         let WriteCall { entry, hash, quorum, deadline } = call;
         let machine = Machine::Write(Write::new(entry, quorum, versions_needed));
         self.begin(turn, replica, Begin { hash, machine, touch: None, deadline, caller });
@@ -43,7 +44,12 @@ impl<C> Coordinator<C> {
 
     /// Makes all steps of a [`Write`] at once, which this node alone has to make: none of them can
     /// fail, wait or be asked for again.
-    pub(super) fn write_alone(&mut self, turn: &mut Turn<'_, C>, replica: &mut Replica, call: WriteCall) {
+    pub(super) fn write_alone(
+        &mut self,
+        turn: &mut Turn<'_, C>,
+        replica: &mut Replica,
+        call: WriteCall,
+    ) {
         let WriteCall { entry, hash, quorum, .. } = call;
         let wall = turn.now.wall;
         let copies = &mut replica.copies;
@@ -55,7 +61,8 @@ impl<C> Coordinator<C> {
             clock.witness(version, wall);
             version
         });
-        let written = key.and_then(|key| copies.store.get(hash, &key).map(|entry| Entry::clone(&entry)));
+        let written =
+            key.and_then(|key| copies.store.get(hash, &key).map(|entry| Entry::clone(&entry)));
         turn.effects.extend(written.map(|entry| Effect::Acknowledged { hash, entry }));
         // As the latest write it ends every hint before.
         let before = self.ops.take_latest_write(hash);

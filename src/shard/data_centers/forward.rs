@@ -115,7 +115,8 @@ impl<C> Forwards<C> {
     /// Replies what is known, which is that there is nothing, or why nothing is known.
     pub(super) fn end(&mut self, turn: &mut Turn<'_, C>, id: ForwardId) {
         let is_answered = self.by_id.get(&id).is_some_and(|forward| forward.here.is_some());
-        if is_answered && let Some(Forward { caller, open, here: Some(outcome), .. }) = self.by_id.remove(&id)
+        if is_answered
+            && let Some(Forward { caller, open, here: Some(outcome), .. }) = self.by_id.remove(&id)
         {
             turn.timers.stop(Timer::Forward(id));
             // One that has not answered might have what this one has not.
@@ -155,7 +156,11 @@ pub(super) fn read_for<C>(turn: &mut Turn<'_, C>, address: ReturnAddress, key: B
 }
 
 /// Answers a read that another data center has forwarded.
-pub(super) fn answer_forwarded<C>(turn: &mut Turn<'_, C>, address: ReturnAddress, outcome: Outcome) {
+pub(super) fn answer_forwarded<C>(
+    turn: &mut Turn<'_, C>,
+    address: ReturnAddress,
+    outcome: Outcome,
+) {
     let found = match outcome {
         Outcome::Read(Ok(Some(entry))) => Found::Entry(entry),
         Outcome::Read(Ok(None)) => Found::Absent { mark: Default::default() },

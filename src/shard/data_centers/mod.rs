@@ -59,9 +59,10 @@ impl<C> DataCenters<C> {
             | Request::Purge { .. }
             | Request::Purged { .. }
             | Request::Survey(_) => Some(replica.serve(turn, from, address.partition, request)),
-            Request::Write { .. } | Request::Read { .. } | Request::AskList | Request::Adopt { .. } => {
-                Some(Answer::Declined)
-            }
+            Request::Write { .. }
+            | Request::Read { .. }
+            | Request::AskList
+            | Request::Adopt { .. } => Some(Answer::Declined),
         }
     }
 
@@ -78,7 +79,12 @@ impl<C> DataCenters<C> {
     }
 
     /// An app reads a key that any data center might have.
-    pub(super) fn read_anywhere(&mut self, turn: &mut Turn<'_, C>, call: ReadCall, caller: Caller<C>) {
+    pub(super) fn read_anywhere(
+        &mut self,
+        turn: &mut Turn<'_, C>,
+        call: ReadCall,
+        caller: Caller<C>,
+    ) {
         self.forwards.begin(turn, call, caller);
     }
 

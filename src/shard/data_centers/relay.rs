@@ -41,7 +41,8 @@ impl Relaying {
     /// Takes up which other data centers there are.
     pub(in crate::shard) fn placed<C>(&mut self, turn: &Turn<'_, C>) {
         let others = turn.node.placement.other_data_centers().iter();
-        let others = others.map(|(name, other)| (name.clone(), candidates(turn.node, other))).collect();
+        let others =
+            others.map(|(name, other)| (name.clone(), candidates(turn.node, other))).collect();
         self.relays.placed(turn.now.instant, others);
     }
 
@@ -72,9 +73,16 @@ impl Relaying {
     }
 
     /// The other data center has answered a batch, or will not.
-    pub(in crate::shard) fn answered<C>(&mut self, turn: &Turn<'_, C>, batch: u64, answer: Option<&Answer>) {
+    pub(in crate::shard) fn answered<C>(
+        &mut self,
+        turn: &Turn<'_, C>,
+        batch: u64,
+        answer: Option<&Answer>,
+    ) {
         match answer {
-            Some(Answer::Relayed { places }) => self.relays.relayed(batch, places, turn.now.instant),
+            Some(Answer::Relayed { places }) => {
+                self.relays.relayed(batch, places, turn.now.instant)
+            }
             _ => self.relays.failed(batch, turn.now.instant),
         }
     }
@@ -113,7 +121,13 @@ impl Relaying {
     }
 
     /// Notes how writing the relayed entry at this place ended.
-    pub(super) fn written<C>(&mut self, turn: &mut Turn<'_, C>, id: RelayId, place: u16, is_written: bool) {
+    pub(super) fn written<C>(
+        &mut self,
+        turn: &mut Turn<'_, C>,
+        id: RelayId,
+        place: u16,
+        is_written: bool,
+    ) {
         if let Some(batch) = self.batches.get_mut(&id) {
             batch.written.extend(is_written.then_some(place));
             self.end_batch(turn, id);

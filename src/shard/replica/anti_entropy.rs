@@ -28,12 +28,17 @@ impl Copies for Comparable<'_> {
     }
 
     fn pairs_of(&self, partition: Partition) -> Vec<Pair> {
-        let is_other = |peer: &Identity| *peer != self.node.me && self.held(peer, partition).is_some();
+        let is_other =
+            |peer: &Identity| *peer != self.node.me && self.held(peer, partition).is_some();
         let here = self.node.placement.replicas(partition);
         let others = here.chain(first_of_other_data_centers(self.node, partition));
         others
             .filter(|member| is_other(&member.identity))
-            .map(|member| Pair { peer: member.identity, core: partition.core(member.cores), partition })
+            .map(|member| Pair {
+                peer: member.identity,
+                core: partition.core(member.cores),
+                partition,
+            })
             .collect()
     }
 
@@ -105,7 +110,9 @@ impl Replica {
     /// Compares what is due.
     pub(in crate::shard) fn compare<C>(&mut self, turn: &mut Turn<'_, C>) {
         let now = turn.now.instant;
-        self.with_anti_entropy(turn, |machine, copies, todo| machine.handle_timers(now, copies, todo));
+        self.with_anti_entropy(turn, |machine, copies, todo| {
+            machine.handle_timers(now, copies, todo)
+        });
     }
 
     pub(super) fn compared<C>(&mut self, turn: &mut Turn<'_, C>, round: u64, answer: Answer) {
@@ -169,8 +176,8 @@ impl Replica {
                 AntiEntropyAction::Survey { round, to, partition, after } => {
                     let survey = self.copies.part_to_survey(turn.node, &to, partition, after);
                     let asker = Asker::Survey { round, partition, after };
-                    let asked =
-                        survey.and_then(|survey| turn.ask(to, partition, Request::Survey(survey), asker));
+                    let asked = survey
+                        .and_then(|survey| turn.ask(to, partition, Request::Survey(survey), asker));
                     if asked.is_none() {
                         self.anti_entropy.lost(round, turn.now.instant);
                     }
@@ -250,7 +257,8 @@ impl Replica {
         for entry in store.part(partition, after, 0, CHUNK_BYTES).entries {
             let hash = turn.node.hash(entry.key());
             let is_missing = difference.missing.contains(&hash);
-            if is_missing && entry.value().is_some() && entry.version() <= difference.evicted_up_to {
+            if is_missing && entry.value().is_some() && entry.version() <= difference.evicted_up_to
+            {
                 if !is_far {
                     store.evict_value(hash, entry);
                 }

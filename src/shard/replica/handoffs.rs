@@ -20,7 +20,12 @@ const MAX_HANDOFFS: usize = 64;
 impl Replica {
     /// Wants to merge what these replicas hold. This replica stays in the list; they might leave it,
     /// or might hold what this one missed.
-    pub(super) fn queue_merge(&mut self, node: &Node, partition: Partition, sources: Vec<Identity>) {
+    pub(super) fn queue_merge(
+        &mut self,
+        node: &Node,
+        partition: Partition,
+        sources: Vec<Identity>,
+    ) {
         if !sources.is_empty() {
             let is_far = sources.iter().any(|source| node.in_other_data_center(source.node));
             self.copies.partition_mut(partition).merges_other_data_center |= is_far;
@@ -37,13 +42,16 @@ impl Replica {
         let Some(handoff) = &copy.handoff else { return };
         let gone = |member: &Identity| *member != node.me && !node.placement.is_alive(member);
         let is_off_target = match handoff.target() {
-            Some(target) => self.change_wanted(node, partition).is_none_or(|wanted| wanted != target),
+            Some(target) => {
+                self.change_wanted(node, partition).is_none_or(|wanted| wanted != target)
+            }
             None => false,
         };
         if is_off_target || handoff.involves(gone) {
             // What is left of a merge, or of a change that is over except for the receipts.
             let is_merge = handoff.target().is_none() || copy.is_synced();
-            let remaining = handoff.open_sources().into_iter().filter(|source| !gone(source)).collect();
+            let remaining =
+                handoff.open_sources().into_iter().filter(|source| !gone(source)).collect();
             self.take_handoff(turn, partition);
             self.forget_handoff_requests(turn, partition);
             if is_merge {
@@ -68,12 +76,20 @@ impl Replica {
                 continue;
             }
             let Some(target) = self.change_wanted(turn.node, partition) else { continue };
-            let (listed, placement) = (self.copies.listed(turn.node, partition), turn.node.placement.clone());
+            let (listed, placement) =
+                (self.copies.listed(turn.node, partition), turn.node.placement.clone());
             let mine = mine(listed, &placement);
             let mut todo = Vec::new();
             let (me, others) = (turn.node.me, turn.node.others());
-            let handoff =
-                Handoff::change(me, quorums(turn.node), target, others, &mine, turn.now.instant, &mut todo);
+            let handoff = Handoff::change(
+                me,
+                quorums(turn.node),
+                target,
+                others,
+                &mine,
+                turn.now.instant,
+                &mut todo,
+            );
             self.drive(turn, partition, Box::new(handoff), todo);
         }
         self.wanted.extend(busy);
@@ -97,7 +113,8 @@ impl Replica {
             {
                 let (me, quorums) = (turn.node.me, quorums(turn.node));
                 let mut todo = Vec::new();
-                let handoff = Handoff::merge(me, quorums, list, sources, turn.now.instant, &mut todo);
+                let handoff =
+                    Handoff::merge(me, quorums, list, sources, turn.now.instant, &mut todo);
                 self.drive(turn, partition, Box::new(handoff), todo);
             }
         }
@@ -116,13 +133,22 @@ impl Replica {
         handoff
     }
 
-    fn put_handoff<C>(&mut self, turn: &mut Turn<'_, C>, partition: Partition, handoff: Box<Handoff>) {
+    fn put_handoff<C>(
+        &mut self,
+        turn: &mut Turn<'_, C>,
+        partition: Partition,
+        handoff: Box<Handoff>,
+    ) {
         self.handoffs += 1;
         turn.timers.set_to(Timer::Handoff(partition), handoff.deadline());
         self.copies.partition_mut(partition).handoff = Some(handoff);
     }
 
-    pub(super) fn forget_handoff_requests<C>(&mut self, turn: &mut Turn<'_, C>, partition: Partition) {
+    pub(super) fn forget_handoff_requests<C>(
+        &mut self,
+        turn: &mut Turn<'_, C>,
+        partition: Partition,
+    ) {
         turn.requests.forget(&mut self.copies.partition_mut(partition).requests);
     }
 
@@ -204,7 +230,8 @@ impl Replica {
             _ => None,
         };
         if let Some(mut handoff) = self.take_handoff(turn, partition) {
-            let (listed, placement) = (self.copies.listed(turn.node, partition), turn.node.placement.clone());
+            let (listed, placement) =
+                (self.copies.listed(turn.node, partition), turn.node.placement.clone());
             let mine = mine(listed, &placement);
             let mut todo = Vec::new();
             handoff.answered(from, answer, &mine, turn.now.instant, &mut todo);
@@ -216,7 +243,12 @@ impl Replica {
         }
     }
 
-    pub(super) fn handoff_lost<C>(&mut self, turn: &mut Turn<'_, C>, partition: Partition, from: Identity) {
+    pub(super) fn handoff_lost<C>(
+        &mut self,
+        turn: &mut Turn<'_, C>,
+        partition: Partition,
+        from: Identity,
+    ) {
         if let Some(mut handoff) = self.take_handoff(turn, partition) {
             handoff.lost(from, turn.now.instant);
             self.put_handoff(turn, partition, handoff);
@@ -224,12 +256,17 @@ impl Replica {
     }
 
     /// Goes on with a handoff that is due.
-    pub(in crate::shard) fn resume_handoff<C>(&mut self, turn: &mut Turn<'_, C>, partition: Partition) {
+    pub(in crate::shard) fn resume_handoff<C>(
+        &mut self,
+        turn: &mut Turn<'_, C>,
+        partition: Partition,
+    ) {
         let Some(mut handoff) = self.take_handoff(turn, partition) else { return };
         // What was asked is not waited for any more: a late answer does not belong to what is asked
         // next.
         self.forget_handoff_requests(turn, partition);
-        let (listed, placement) = (self.copies.listed(turn.node, partition), turn.node.placement.clone());
+        let (listed, placement) =
+            (self.copies.listed(turn.node, partition), turn.node.placement.clone());
         let mine = mine(listed, &placement);
         let mut todo = Vec::new();
         handoff.handle_timers(turn.node.others(), &mine, turn.now.instant, &mut todo);

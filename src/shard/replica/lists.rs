@@ -41,7 +41,8 @@ impl Replica {
         let copy = self.copies.partition_mut(partition);
         copy.standing = standing;
         let serves = copy.serves_synced(&node.me);
-        copy.is_alone = serves && copy.list.as_ref().is_some_and(|list| list.has_members(&[node.me]));
+        copy.is_alone =
+            serves && copy.list.as_ref().is_some_and(|list| list.has_members(&[node.me]));
         self.copies.store.serve(partition, serves);
     }
 
@@ -64,7 +65,8 @@ impl Replica {
         let copy = self.copies.partition_mut(partition);
         let known = copy.list.as_ref().map(|known| known.reference());
         if known.is_some_and(|known| known.number >= list.number()) {
-            if known.is_some_and(|known| known.number == list.number() && known != list.reference()) {
+            if known.is_some_and(|known| known.number == list.number() && known != list.reference())
+            {
                 copy.is_disputed = true;
                 self.update_wants(turn, partition);
             }
@@ -172,7 +174,10 @@ impl Replica {
     /// This node has merged every holder of the list before.
     pub(super) fn synced<C>(&mut self, turn: &mut Turn<'_, C>, partition: Partition, list: &List) {
         let is_pending = self.copies.partition(partition).standing == Standing::Pending;
-        if is_pending && list.contains(&turn.node.me) && self.copies.knows(partition, list.reference()) {
+        if is_pending
+            && list.contains(&turn.node.me)
+            && self.copies.knows(partition, list.reference())
+        {
             self.set_standing(turn.node, partition, Standing::Synced);
             self.hurry_to_compare_list(turn, list);
             self.recount(turn, partition);
@@ -235,7 +240,9 @@ impl Replica {
             to_tell.extend(list.members());
             let (sequence, confirmed) = &copy.receipts;
             let is_current = *sequence == self.copies.store.sequence(partition);
-            to_tell.retain(|member| !(is_current && list.contains(member) && confirmed.contains(member)));
+            to_tell.retain(|member| {
+                !(is_current && list.contains(member) && confirmed.contains(member))
+            });
             to_tell.sort();
             to_tell.dedup();
         }
@@ -259,14 +266,16 @@ impl Replica {
         let copy = self.copies.partition(partition);
         let target = node.target(partition);
         let is_listed = copy.list.as_ref().is_some_and(|list| list.contains(&node.me));
-        let is_done = copy.is_synced() && copy.list.as_ref().is_some_and(|l| l.has_members(&target));
+        let is_done =
+            copy.is_synced() && copy.list.as_ref().is_some_and(|l| l.has_members(&target));
         let progress = match target.contains(&node.me) {
             true if !is_done => Progress::Pending,
             false if is_listed || !self.copies.store.is_empty(partition) => Progress::Giving,
             _ => Progress::Done,
         };
         let old = std::mem::replace(&mut self.copies.partition_mut(partition).progress, progress);
-        let change = |count: usize, what| count + usize::from(progress == what) - usize::from(old == what);
+        let change =
+            |count: usize, what| count + usize::from(progress == what) - usize::from(old == what);
         self.pending = change(self.pending, Progress::Pending);
         self.giving = change(self.giving, Progress::Giving);
     }

@@ -99,7 +99,8 @@ impl Replica {
     /// The members changed, or the cluster's first lists were born. `old` is the placement before.
     pub(super) fn placed<C>(&mut self, turn: &mut Turn<'_, C>, old: &Placement, is_birth: bool) {
         let placement = turn.node.placement.clone();
-        let has_lost_members = old.members().iter().any(|member| !placement.is_alive(&member.identity));
+        let has_lost_members =
+            old.members().iter().any(|member| !placement.is_alive(&member.identity));
         for partition in turn.node.partitions() {
             if is_birth && self.copies.partition(partition).list().is_none() {
                 self.create_first_list(turn, partition);
@@ -134,7 +135,9 @@ impl Replica {
         answer: Answer,
     ) {
         match asker {
-            Asker::Handoff(partition) => self.handoff_answered(turn, partition, request_id, from, answer),
+            Asker::Handoff(partition) => {
+                self.handoff_answered(turn, partition, request_id, from, answer)
+            }
             Asker::List(partition) => {
                 if let Answer::Listed(Listed { list: Some(list), .. }) = answer {
                     self.learn(turn, partition, list);
@@ -145,7 +148,9 @@ impl Replica {
             Asker::Survey { round, partition, after } => {
                 self.surveyed(turn, from, (round, partition, after), answer);
             }
-            Asker::Op(_) | Asker::Relay(_) | Asker::Forward(_) => unreachable!("asked by another part"),
+            Asker::Op(_) | Asker::Relay(_) | Asker::Forward(_) => {
+                unreachable!("asked by another part")
+            }
         }
     }
 
@@ -158,7 +163,9 @@ impl Replica {
                 self.anti_entropy.lost(round, turn.now.instant);
             }
             Asker::Purge(round) => self.purge.lost(round, turn.now.instant),
-            Asker::Op(_) | Asker::Relay(_) | Asker::Forward(_) => unreachable!("asked by another part"),
+            Asker::Op(_) | Asker::Relay(_) | Asker::Forward(_) => {
+                unreachable!("asked by another part")
+            }
         }
     }
 
@@ -183,7 +190,8 @@ impl Replica {
     /// Sets the timers of this part, and reports how far the handoffs are.
     pub(super) fn finish_turn<C>(&mut self, turn: &mut Turn<'_, C>) {
         self.schedule_expiry(turn);
-        let compare_at = self.anti_entropy.deadline().filter(|_| !is_planted(Planted::NothingCompared));
+        let compare_at =
+            self.anti_entropy.deadline().filter(|_| !is_planted(Planted::NothingCompared));
         turn.timers.set_to(Timer::Compare, compare_at);
         turn.timers.set_to(Timer::Purge, self.purge.deadline());
         if self.copies.store.has_garbage() {
@@ -256,7 +264,8 @@ impl Replica {
 
     /// How many partitions this node serves as a synced replica.
     pub(super) fn synced_partitions(&self, node: &Node) -> usize {
-        let serves = |partition: &Partition| self.copies.partition(*partition).serves_synced(&node.me);
+        let serves =
+            |partition: &Partition| self.copies.partition(*partition).serves_synced(&node.me);
         node.partitions().filter(serves).count()
     }
 

@@ -37,8 +37,9 @@ impl Graveyard for Purgeable<'_> {
         // The holders there drop it at the same time, or would bring it back.
         let far = node.placement.other_data_centers().values().flat_map(|other| other.members());
         let far = far.map(|member| member.identity);
-        let is_asked =
-            |it: &&Member| !is_planted(Planted::FarNotAsked) || !node.in_other_data_center(it.identity.node);
+        let is_asked = |it: &&Member| {
+            !is_planted(Planted::FarNotAsked) || !node.in_other_data_center(it.identity.node)
+        };
         let others = |members: &mut dyn Iterator<Item = Identity>| {
             members.filter(|member| *member != node.me).collect::<Vec<_>>()
         };
@@ -46,7 +47,9 @@ impl Graveyard for Purgeable<'_> {
             list: list.reference(),
             place: list.members().iter().position(|member| *member == node.me)?,
             replicas: others(&mut list.members().iter().copied().chain(far)),
-            alive: others(&mut node.placement.everybody().filter(is_asked).map(|member| member.identity)),
+            alive: others(
+                &mut node.placement.everybody().filter(is_asked).map(|member| member.identity),
+            ),
             members_digest: node.placement.digest_of_all(),
         })
     }
@@ -119,7 +122,9 @@ impl Replica {
     /// Begins or repeats what is due.
     pub(in crate::shard) fn purge<C>(&mut self, turn: &mut Turn<'_, C>) {
         let (now, reading) = (turn.now.instant, self.copies.clock.reading(turn.now.wall));
-        self.with_purge(turn, |machine, copies, todo| machine.handle_timers(now, reading, copies, todo));
+        self.with_purge(turn, |machine, copies, todo| {
+            machine.handle_timers(now, reading, copies, todo)
+        });
     }
 
     pub(super) fn purge_answered<C>(

@@ -37,7 +37,9 @@ pub(in crate::shard) fn check(
         Request::Forward { key } if node.hash(key).partition() != partition => {
             Err("a key that is not of the partition")
         }
-        Request::Compare(asked) if !asked.partitions.iter().all(|partition| node.owns(*partition)) => {
+        Request::Compare(asked)
+            if !asked.partitions.iter().all(|partition| node.owns(*partition)) =>
+        {
             Err("a comparison of partitions of another core")
         }
         Request::Purge { dead, .. } | Request::Purged { dead }
@@ -69,8 +71,12 @@ impl Replica {
                 Answer::Listed(self.copies.listed(turn.node, partition))
             }
             Request::Fetch(fetch) => self.copies.fetch(partition, fetch),
-            Request::Receipt { list, covers } => self.receipt(turn.node, partition, from, list, covers),
-            Request::Compare(asked) => Answer::Compared(self.answer_compare(turn.node, &from, &asked)),
+            Request::Receipt { list, covers } => {
+                self.receipt(turn.node, partition, from, list, covers)
+            }
+            Request::Compare(asked) => {
+                Answer::Compared(self.answer_compare(turn.node, &from, &asked))
+            }
             Request::Repair { list } => self.repair(turn.node, from, partition, list),
             Request::Purge { list, members_digest, dead } => {
                 self.answer_purge(turn.node, from, partition, (list, members_digest), &dead)
@@ -149,7 +155,9 @@ impl Replica {
         let mark = copies.store.eviction_watermark(partition);
         let found = match (copies.store.get(turn.node.hash(key), key), want) {
             // A write that asks is to be stamped above what was forgotten, or evicted.
-            (None, Want::Version) => Found::Version(copies.partition(partition).purge_horizon.max(mark)),
+            (None, Want::Version) => {
+                Found::Version(copies.partition(partition).purge_horizon.max(mark))
+            }
             (None, Want::Entry) => Found::Absent { mark },
             (Some(entry), Want::Version) => Found::Version(entry.version()),
             (Some(entry), Want::Entry) => {
@@ -158,7 +166,8 @@ impl Replica {
             }
         };
         // What a majority has written since might be missing.
-        let may_count = turn.node.config.read_quorum == 1 || turn.node.lacks_majority(turn.now).is_none();
+        let may_count =
+            turn.node.config.read_quorum == 1 || turn.node.lacks_majority(turn.now).is_none();
         let is_synced = copies.partition(partition).is_synced() && may_count;
         Answer::Found { found, synced: is_synced || is_planted(Planted::PendingCounts) }
     }

@@ -91,7 +91,10 @@ pub fn run(seed: u64, options: &ChaosOptions) -> Result<Summary, Box<Failure>> {
 }
 
 fn message(payload: &(dyn Any + Send)) -> Option<&str> {
-    payload.downcast_ref::<&str>().copied().or_else(|| payload.downcast_ref::<String>().map(String::as_str))
+    payload
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
 }
 
 /// One schedule that is under way.
@@ -229,7 +232,10 @@ impl Chaos {
         for key in 0..self.workload.options().keys {
             if let Some(stored) = self.cluster.stored(self.name(key)).first() {
                 let what = format!("it is there after all nodes have crashed: {stored:?}");
-                return Err(Violation { key: Some(key), ..Violation::general("what is gone is gone", what) });
+                return Err(Violation {
+                    key: Some(key),
+                    ..Violation::general("what is gone is gone", what)
+                });
             }
         }
         Ok(())
@@ -331,8 +337,9 @@ impl Chaos {
         let staying = self.staying();
         let needed = self.sim.needed();
         let has_enough = |node: &usize| {
-            let of_same =
-                staying.iter().filter(|other| (**other).abs_diff(*node) % self.sim.data_centers == 0);
+            let of_same = staying
+                .iter()
+                .filter(|other| (**other).abs_diff(*node) % self.sim.data_centers == 0);
             of_same.count() > needed
         };
         staying.iter().copied().filter(has_enough).collect()
@@ -352,7 +359,8 @@ impl Chaos {
     }
 
     fn reset_network(&mut self) {
-        let SimOptions { datagrams_lost_per_mille, connections_broken_per_mille, delay, .. } = self.sim;
+        let SimOptions { datagrams_lost_per_mille, connections_broken_per_mille, delay, .. } =
+            self.sim;
         self.cluster.set_loss(datagrams_lost_per_mille, connections_broken_per_mille);
         self.cluster.set_duplication(0);
         self.cluster.set_delay(delay.0, delay.1);
@@ -373,7 +381,8 @@ impl Chaos {
     }
 
     fn list_numbers(&self) -> Vec<u64> {
-        let numbers = |key| self.cluster.replicas(self.name(key)).into_iter().map(|(_, number)| number);
+        let numbers =
+            |key| self.cluster.replicas(self.name(key)).into_iter().map(|(_, number)| number);
         let highest = |key| numbers(key).max().unwrap_or_default();
         (0..self.workload.options().keys).map(highest).collect()
     }

@@ -131,7 +131,12 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    pub(super) fn new(seed: u64, profile: Profile, options: &ChaosOptions, rng: &mut SmallRng) -> Self {
+    pub(super) fn new(
+        seed: u64,
+        profile: Profile,
+        options: &ChaosOptions,
+        rng: &mut SmallRng,
+    ) -> Self {
         let mut sim = SimOptions {
             planted: options.planted,
             keep_trace: options.keep_trace,

@@ -44,7 +44,8 @@ impl Chaos {
         self.wait_for_paused();
         let healed = self.cluster.elapsed();
         self.workload.drain(&mut self.cluster, CALL_TIMEOUT + 10 * SLACK);
-        let lives = self.running().into_iter().map(|node| (node, self.cluster.life(node))).collect();
+        let lives =
+            self.running().into_iter().map(|node| (node, self.cluster.life(node))).collect();
         checks::answered(self.workload.history(), &lives, CALL_TIMEOUT, SLACK)?;
         checks::reads(self.workload.history(), self.order)?;
         self.check_majority()?;
@@ -105,9 +106,11 @@ impl Chaos {
         let acknowledged: Vec<&Operation> =
             operations.filter(|it| it.kind != Kind::Get && it.is_acknowledged()).collect();
         for (from, sides, until) in &self.splits {
-            let during = |it: &&&Operation| it.start > *from && it.end.is_some_and(|end| end < *until);
-            let is_minority =
-                |it: &Operation| sides.iter().any(|side| side.len() < needed && side.contains(&it.node));
+            let during =
+                |it: &&&Operation| it.start > *from && it.end.is_some_and(|end| end < *until);
+            let is_minority = |it: &Operation| {
+                sides.iter().any(|side| side.len() < needed && side.contains(&it.node))
+            };
             let mut first: BTreeMap<usize, &Operation> = BTreeMap::new();
             for operation in acknowledged.iter().filter(during).filter(|it| !is_minority(it)) {
                 let first = first.entry(operation.key).or_insert(operation);
@@ -120,7 +123,8 @@ impl Chaos {
                 let before = first.get(&operation.key).filter(|first| first.end < operation.end);
                 if is_late || before.is_some() {
                     let what = format!("the network fell into {sides:?} at {from:?}");
-                    let operations = before.into_iter().copied().chain([*operation]).cloned().collect();
+                    let operations =
+                        before.into_iter().copied().chain([*operation]).cloned().collect();
                     let general = Violation::general(PROMISE, what);
                     return Err(Violation { key: Some(operation.key), operations, ..general });
                 }
@@ -151,8 +155,9 @@ impl Chaos {
 
     fn converged(&self) -> Result<(), Violation> {
         let running = self.running();
-        let of =
-            |data_center| running.iter().filter(|node| **node % self.sim.data_centers == data_center).count();
+        let of = |data_center| {
+            running.iter().filter(|node| **node % self.sim.data_centers == data_center).count()
+        };
         let copies = (0..self.sim.data_centers).map(|it| of(it).min(self.sim.replicas)).sum();
         for key in 0..self.workload.options().keys {
             let serving = self.cluster.replicas(self.name(key));
@@ -192,7 +197,8 @@ impl Chaos {
     /// Long after the last call nothing is under way, and nothing is owed.
     fn check_queues(&mut self) -> Result<(), Violation> {
         let is_idle = |cluster: &SimCluster| {
-            (0..cluster.nodes()).all(|node| !cluster.is_running(node) || cluster.open_calls(node) == (0, 0))
+            (0..cluster.nodes())
+                .all(|node| !cluster.is_running(node) || cluster.open_calls(node) == (0, 0))
         };
         if self.cluster.run_until(PAID_WITHIN, is_idle) {
             return Ok(());

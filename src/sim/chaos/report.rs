@@ -87,7 +87,8 @@ impl Chaos {
         let SimOptions { replicas, write_quorum, read_quorum, cores, clock_skew, .. } = &self.sim;
         let last = violation.operations.iter().filter_map(|operation| operation.end).max();
         let until = last.unwrap_or(Duration::MAX);
-        let before: Vec<&Fault> = self.cluster.faults().iter().filter(|fault| fault.at <= until).collect();
+        let before: Vec<&Fault> =
+            self.cluster.faults().iter().filter(|fault| fault.at <= until).collect();
         let line = |fault: &&Fault| format!("{:12.6}  {}", fault.at.as_secs_f64(), fault.what);
         Failure {
             seed: self.seed,

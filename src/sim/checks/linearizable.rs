@@ -45,7 +45,8 @@ pub fn linearizable(operations: &[&Operation]) -> Verdict {
             // The operations that it overlaps with, and a few before.
             let end = blamed.end.unwrap_or(Duration::MAX);
             let near = operations.iter().filter(|other| {
-                other.start <= end && other.end.is_none_or(|end| end + Duration::from_secs(3) >= blamed.start)
+                other.start <= end
+                    && other.end.is_none_or(|end| end + Duration::from_secs(3) >= blamed.start)
             });
             let mut shown: Vec<&Operation> = vec![blamed];
             let near: Vec<&Operation> = near.copied().filter(|other| *other != blamed).collect();
@@ -114,7 +115,8 @@ impl Search {
         }
         let (mut steps, mut maybes) = (Vec::new(), Vec::new());
         for (index, operation) in operations.iter().enumerate() {
-            let certain_end = operation.end.filter(|_| !operation.is_write() || operation.is_acknowledged());
+            let certain_end =
+                operation.end.filter(|_| !operation.is_write() || operation.is_acknowledged());
             let (effect, end) = match (operation.kind, operation.answer) {
                 (Kind::SetFor(_), _) => return None,
                 (_, Some(Answer::NotApplied)) => continue,
@@ -201,8 +203,7 @@ impl Search {
             (self.fewest_left, self.stuck_at) = (self.left, first_to_end);
         }
         open.retain(|&at| self.steps[at].start <= first_end);
-        let is_fit =
-            |&at: &usize| matches!(self.steps[at].effect, Effect::Read(value) if value == self.value);
+        let is_fit = |&at: &usize| matches!(self.steps[at].effect, Effect::Read(value) if value == self.value);
         if let Some(at) = open.iter().copied().find(is_fit) {
             // A read that fits changes nothing: it may as well be next.
             return vec![Move::Step(at)];
@@ -214,8 +215,10 @@ impl Search {
             .filter(|&at| is_of_use && !self.maybes_done[at] && self.maybes[at] <= first_end);
         // The last is tried first: the write that ends first.
         let mut moves: Vec<Move> = maybes.map(Move::Maybe).collect();
-        let mut writes: Vec<usize> =
-            open.into_iter().filter(|&at| matches!(self.steps[at].effect, Effect::Write(_))).collect();
+        let mut writes: Vec<usize> = open
+            .into_iter()
+            .filter(|&at| matches!(self.steps[at].effect, Effect::Write(_)))
+            .collect();
         writes.sort_by_key(|&at| std::cmp::Reverse(self.steps[at].end));
         moves.extend(writes.into_iter().map(Move::Step));
         moves
@@ -254,16 +257,15 @@ impl Search {
 
     /// What is done, and the value: equal for states from which the same can follow.
     fn state(&self) -> Vec<u64> {
-        let mut state = vec![self.lowest as u64, self.value.map_or(0, |value| value.wrapping_add(1))];
+        let mut state =
+            vec![self.lowest as u64, self.value.map_or(0, |value| value.wrapping_add(1))];
         let last = self.done.iter().rposition(|done| *done).map_or(0, |last| last + 1);
         let window = self.done.get(self.lowest..last).unwrap_or_default();
         for bits in [window, &self.maybes_done] {
             state.push(bits.len() as u64);
-            state.extend(
-                bits.chunks(64).map(|bits| {
-                    bits.iter().enumerate().fold(0, |word, (at, bit)| word | u64::from(*bit) << at)
-                }),
-            );
+            state.extend(bits.chunks(64).map(|bits| {
+                bits.iter().enumerate().fold(0, |word, (at, bit)| word | u64::from(*bit) << at)
+            }));
         }
         state
     }
@@ -289,8 +291,18 @@ mod tests {
     fn an_order_is_found_where_there_is_one() {
         assert!(is_linearizable(&[]));
         assert!(is_linearizable(&[miss(0, 5), set(1, 0, 10, ACK), get(1, 6, 20), get(1, 30, 40)]));
-        assert!(is_linearizable(&[set(1, 0, 100, ACK), set(2, 0, 100, ACK), get(2, 10, 20), get(1, 30, 40)]));
-        assert!(is_linearizable(&[set(1, 0, 10, ACK), delete(0, 100, ACK), get(1, 20, 30), miss(40, 50)]));
+        assert!(is_linearizable(&[
+            set(1, 0, 100, ACK),
+            set(2, 0, 100, ACK),
+            get(2, 10, 20),
+            get(1, 30, 40)
+        ]));
+        assert!(is_linearizable(&[
+            set(1, 0, 10, ACK),
+            delete(0, 100, ACK),
+            get(1, 20, 30),
+            miss(40, 50)
+        ]));
         // A failed write takes effect late, or never.
         assert!(is_linearizable(&[
             set(1, 0, 10, MAYBE),
@@ -300,22 +312,36 @@ mod tests {
             get(1, 80, 90)
         ]));
         assert!(is_linearizable(&[set(1, 0, 10, ACK), set(2, 20, 30, MAYBE), get(1, 60, 70)]));
-        assert!(is_linearizable(&[set(1, 0, 10, ACK), delete(20, 30, MAYBE), get(1, 60, 70), miss(80, 90)]));
+        assert!(is_linearizable(&[
+            set(1, 0, 10, ACK),
+            delete(20, 30, MAYBE),
+            get(1, 60, 70),
+            miss(80, 90)
+        ]));
         assert!(is_linearizable(&[set(1, 0, 10, Answer::NotApplied), miss(20, 30)]));
     }
 
     #[test]
     fn no_order_is_found_where_there_is_none() {
         assert!(!is_linearizable(&[set(1, 0, 10, ACK), miss(20, 30)]), "lost");
-        assert!(!is_linearizable(&[set(1, 0, 10, ACK), set(2, 20, 30, ACK), get(1, 40, 50)]), "stale");
-        let flipping =
-            [set(1, 0, 100, ACK), set(2, 0, 100, ACK), get(2, 10, 20), get(1, 30, 40), get(2, 50, 60)];
+        assert!(
+            !is_linearizable(&[set(1, 0, 10, ACK), set(2, 20, 30, ACK), get(1, 40, 50)]),
+            "stale"
+        );
+        let flipping = [
+            set(1, 0, 100, ACK),
+            set(2, 0, 100, ACK),
+            get(2, 10, 20),
+            get(1, 30, 40),
+            get(2, 50, 60),
+        ];
         assert!(!is_linearizable(&flipping), "a write that takes effect twice");
         let inverted = [set(1, 0, 10, ACK), set(2, 20, 90, ACK), get(2, 30, 40), get(1, 50, 60)];
         assert!(!is_linearizable(&inverted), "a later read sees less");
         let twice = [set(1, 0, 10, MAYBE), set(2, 20, 30, ACK), get(1, 40, 50), get(2, 60, 70)];
         assert!(!is_linearizable(&twice), "a failed write hides another and goes away");
-        let deleted_once = [set(1, 0, 10, ACK), delete(20, 30, MAYBE), miss(40, 50), get(1, 60, 70)];
+        let deleted_once =
+            [set(1, 0, 10, ACK), delete(20, 30, MAYBE), miss(40, 50), get(1, 60, 70)];
         assert!(!is_linearizable(&deleted_once));
     }
 

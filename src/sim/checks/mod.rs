@@ -122,7 +122,12 @@ pub fn durability(
     Ok(())
 }
 
-fn ends_with(key: usize, value: u64, writes: &[&Operation], order: WriteOrder) -> Result<(), Violation> {
+fn ends_with(
+    key: usize,
+    value: u64,
+    writes: &[&Operation],
+    order: WriteOrder,
+) -> Result<(), Violation> {
     let Some(write) = writes.iter().find(|write| write.writes() == Some(value)) else {
         let what = format!("in the end it is {value}, which nobody wrote or which was not applied");
         return Err(Violation { key: Some(key), ..Violation::general(INVENTED, what) });
@@ -165,8 +170,10 @@ pub fn reads(history: &History, order: WriteOrder) -> Result<(), Violation> {
     let keys: BTreeSet<usize> = history.operations.iter().map(|operation| operation.key).collect();
     for key in keys {
         let operations = history.of_key(key);
-        let by_value: BTreeMap<u64, &Operation> =
-            operations.iter().filter_map(|operation| Some((operation.writes()?, *operation))).collect();
+        let by_value: BTreeMap<u64, &Operation> = operations
+            .iter()
+            .filter_map(|operation| Some((operation.writes()?, *operation)))
+            .collect();
         let writes: Vec<&Operation> =
             operations.iter().copied().filter(|operation| operation.may_have_happened()).collect();
         for read in operations.iter().copied().filter(|operation| !operation.is_write()) {
@@ -194,15 +201,22 @@ pub fn reads(history: &History, order: WriteOrder) -> Result<(), Violation> {
 }
 
 /// Checks that a read saw at least what the clients of its node were told is there.
-fn check_recent(read: &Operation, seen: Option<&Operation>, writes: &[&Operation]) -> Result<(), Violation> {
+fn check_recent(
+    read: &Operation,
+    seen: Option<&Operation>,
+    writes: &[&Operation],
+) -> Result<(), Violation> {
     let acknowledged = |write: &&&Operation| write.is_acknowledged() && write.is_before(read);
     let is_own = |write: &&&Operation| (write.node, write.life) == (read.node, read.life);
-    let removers = || writes.iter().copied().filter(|write| removes(write) && read.end > Some(write.start));
+    let removers =
+        || writes.iter().copied().filter(|write| removes(write) && read.end > Some(write.start));
     // A lost write began after the last of them was certainly over.
-    let over = |write: &Operation| write.end.filter(|_| write.is_acknowledged()).unwrap_or(Duration::MAX);
+    let over =
+        |write: &Operation| write.end.filter(|_| write.is_acknowledged()).unwrap_or(Duration::MAX);
     let lost = || {
         let removed = removers().map(over).max();
-        let is_kept = |write: &&&Operation| !removes(write) && removed.is_none_or(|at| at < write.start);
+        let is_kept =
+            |write: &&&Operation| !removes(write) && removed.is_none_or(|at| at < write.start);
         writes.iter().filter(is_kept).rfind(acknowledged)
     };
     if seen.is_none()
@@ -213,7 +227,8 @@ fn check_recent(read: &Operation, seen: Option<&Operation>, writes: &[&Operation
         return Err(Violation::of(FOUND, "it was not found".into(), &shown));
     }
     // A node knows which replicas have its writes for as long as it offers them to the others.
-    let is_offered = |write: &&&Operation| write.end.is_some_and(|end| read.start < end + HINT_WINDOW);
+    let is_offered =
+        |write: &&&Operation| write.end.is_some_and(|end| read.start < end + HINT_WINDOW);
     // Writes are in the order of their starts, and no write takes as long as the window itself.
     let since = writes.partition_point(|write| write.start + 2 * HINT_WINDOW < read.start);
     let until = writes.partition_point(|write| write.start < read.start);
@@ -244,7 +259,9 @@ pub fn answered(
 ) -> Result<(), Violation> {
     for operation in &history.operations {
         let mut limit = operation.start + timeout + slack;
-        for &(_, from, until) in history.pauses.iter().filter(|(node, _, _)| *node == operation.node) {
+        for &(_, from, until) in
+            history.pauses.iter().filter(|(node, _, _)| *node == operation.node)
+        {
             if from <= limit && until >= operation.start {
                 limit = limit.max(until + slack);
             }
@@ -360,7 +377,10 @@ mod tests {
         assert_eq!(ends_as(failed(MAYBE), Some(1), strict), Ok(()));
         assert_eq!(ends_as(failed(Answer::NotApplied), Some(2), strict), Err(INVENTED));
         // A write that failed may take effect later than what began after it had failed.
-        assert_eq!(ends_as(vec![set(1, 0, 10, MAYBE), set(2, 20, 30, ACK)], Some(1), strict), Ok(()));
+        assert_eq!(
+            ends_as(vec![set(1, 0, 10, MAYBE), set(2, 20, 30, ACK)], Some(1), strict),
+            Ok(())
+        );
     }
 
     #[test]
@@ -410,19 +430,33 @@ mod tests {
         assert_eq!(read(vec![set(1, 0, 10, ACK), through(1, miss(5, 30))]), Ok(()));
         assert_eq!(read(vec![set(1, 0, 10, MAYBE), through(1, miss(20, 30))]), Ok(()));
         assert_eq!(
-            read(vec![set(1, 0, 10, ACK), through(2, delete(25, 50, MAYBE)), through(1, miss(20, 30))]),
+            read(vec![
+                set(1, 0, 10, ACK),
+                through(2, delete(25, 50, MAYBE)),
+                through(1, miss(20, 30))
+            ]),
             Ok(())
         );
-        assert_eq!(read(vec![delete(0, 10, ACK), set(1, 20, 30, ACK), through(1, miss(40, 50))]), Err(FOUND));
-        assert_eq!(read(vec![delete(0, 25, ACK), set(1, 20, 30, ACK), through(1, miss(40, 50))]), Ok(()));
-        assert_eq!(read(vec![delete(0, 10, MAYBE), set(1, 20, 30, ACK), through(1, miss(40, 50))]), Ok(()));
+        assert_eq!(
+            read(vec![delete(0, 10, ACK), set(1, 20, 30, ACK), through(1, miss(40, 50))]),
+            Err(FOUND)
+        );
+        assert_eq!(
+            read(vec![delete(0, 25, ACK), set(1, 20, 30, ACK), through(1, miss(40, 50))]),
+            Ok(())
+        );
+        assert_eq!(
+            read(vec![delete(0, 10, MAYBE), set(1, 20, 30, ACK), through(1, miss(40, 50))]),
+            Ok(())
+        );
         let weak = history(vec![set(1, 0, 10, ACK), through(1, miss(20, 30))]);
         assert_eq!(reads(&weak, WriteOrder::PerNode), Ok(()));
     }
 
     #[test]
     fn a_nodes_reads_see_its_own_writes() {
-        let old = |node| vec![set(1, 0, 10, ACK), set(2, 20, 30, ACK), through(node, get(1, 40, 50))];
+        let old =
+            |node| vec![set(1, 0, 10, ACK), set(2, 20, 30, ACK), through(node, get(1, 40, 50))];
         assert_eq!(read(old(0)), Err(OWN));
         assert_eq!(read(old(1)), Ok(()), "another node's reads may be briefly old");
         let concurrent = vec![set(1, 0, 25, ACK), set(2, 20, 30, ACK), get(1, 40, 50)];
@@ -463,13 +497,23 @@ mod tests {
             expires_at_ms: None,
         };
         assert_eq!(
-            converged(0, &[(0, 1), (1, 1)], &[stored(0, 5, 1), stored(1, 5, 1), stored(2, 4, 1)], 2),
+            converged(
+                0,
+                &[(0, 1), (1, 1)],
+                &[stored(0, 5, 1), stored(1, 5, 1), stored(2, 4, 1)],
+                2
+            ),
             Ok(())
         );
         assert_eq!(converged(0, &[(0, 1), (1, 1)], &[], 2), Ok(()));
-        let promise = |stored: &[Stored]| converged(0, &[(0, 1), (1, 1)], stored, 2).map_err(|it| it.promise);
+        let promise =
+            |stored: &[Stored]| converged(0, &[(0, 1), (1, 1)], stored, 2).map_err(|it| it.promise);
         assert_eq!(promise(&[stored(0, 5, 1), stored(1, 4, 1)]), Err(EQUAL));
-        assert_eq!(promise(&[stored(0, 5, 1), stored(1, 5, 2)]), Err(EQUAL), "one version, two contents");
+        assert_eq!(
+            promise(&[stored(0, 5, 1), stored(1, 5, 2)]),
+            Err(EQUAL),
+            "one version, two contents"
+        );
         assert_eq!(promise(&[stored(0, 5, 1)]), Err(EQUAL), "a delete that one has forgotten");
         let too_few = converged(0, &[(0, 1)], &[stored(0, 5, 1)], 2).map_err(|it| it.promise);
         assert_eq!(too_few, Err(COPIES));

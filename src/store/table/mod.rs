@@ -84,7 +84,12 @@ pub(crate) struct Table {
 }
 
 impl Table {
-    pub(crate) fn new(cluster: ClusterHash, core: CoreId, cores: Cores, readers: Arc<Readers>) -> Self {
+    pub(crate) fn new(
+        cluster: ClusterHash,
+        core: CoreId,
+        cores: Cores,
+        readers: Arc<Readers>,
+    ) -> Self {
         let view = Arc::new(View::new(cluster, cores, readers.clone()));
         let owned = Partition::all().filter(|partition| cores.place(*partition).0 == core).count();
         Self {
@@ -209,9 +214,12 @@ impl Table {
                 outcome
             }
             Err(header) => {
-                let position = if header & IN_TREE != 0 { self.tree.find(path, &sought) } else { None };
+                let position =
+                    if header & IN_TREE != 0 { self.tree.find(path, &sought) } else { None };
                 match position {
-                    Some(position) => self.update_tree(position, sequence, |held| decide(sought, Some(held))),
+                    Some(position) => {
+                        self.update_tree(position, sequence, |held| decide(sought, Some(held)))
+                    }
                     None => {
                         let (change, outcome) = decide(sought, None);
                         if let Change::Put(new) = change {
@@ -322,7 +330,8 @@ impl Table {
     /// Whether a slot has an entry of this hash that is sought.
     pub(crate) fn has(&self, hash: KeyHash, sought: &impl Sought) -> bool {
         // SAFETY: this is the writer, which collects only through `&mut self`.
-        unsafe { self.view.segment(self.view.path(hash)).find(hash, |entry| sought.is(entry)) }.is_ok()
+        unsafe { self.view.segment(self.view.path(hash)).find(hash, |entry| sought.is(entry)) }
+            .is_ok()
     }
 
     /// Whether a slot or the tree has an entry of this hash that is sought.

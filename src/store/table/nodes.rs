@@ -214,7 +214,8 @@ impl Segment {
         let word = Self::tag(hash) << 48 | bits;
         let buckets = std::iter::once(home).chain(HOMES..HOMES + STASHES);
         for bucket in buckets {
-            let Some(free) = self.buckets[bucket].slots.iter().find(|slot| slot.load(Ordering::Relaxed) == 0)
+            let Some(free) =
+                self.buckets[bucket].slots.iter().find(|slot| slot.load(Ordering::Relaxed) == 0)
             else {
                 continue;
             };
@@ -238,7 +239,10 @@ impl Segment {
 
     /// Frees the slot; the entry's handle is the caller's then.
     pub(super) fn remove(&self, hash: KeyHash, spot: Spot) {
-        debug_assert!(spot.bucket >= HOMES || spot.bucket == Self::home(hash), "the key's own hash");
+        debug_assert!(
+            spot.bucket >= HOMES || spot.bucket == Self::home(hash),
+            "the key's own hash"
+        );
         self.slot(spot).store(0, Ordering::Release);
         if spot.bucket >= HOMES {
             self.count_stash(Self::home(hash), spot.bucket, -1);
@@ -284,7 +288,8 @@ impl Segment {
     /// Every occupied slot's entry, as a number, with its bucket's sequence.
     pub(super) fn words(&self) -> impl Iterator<Item = (Spot, u64, u64)> {
         self.buckets.iter().enumerate().flat_map(|(at, bucket)| {
-            let sequence = bucket.header.load(Ordering::Relaxed) >> SEQUENCE_SHIFT << SEQUENCE_GRAIN;
+            let sequence =
+                bucket.header.load(Ordering::Relaxed) >> SEQUENCE_SHIFT << SEQUENCE_GRAIN;
             bucket.slots.iter().enumerate().filter_map(move |(slot, word)| {
                 let word = word.load(Ordering::Acquire);
                 (word != 0).then_some((Spot { bucket: at, slot }, word & POINTER, sequence))
@@ -360,19 +365,19 @@ impl Bucket {
     #[cfg(not(all(target_arch = "x86_64", not(gridkv_loom), not(miri))))]
     #[inline]
     fn matches(&self, tag: u16) -> u32 {
-        let words: [u64; SLOTS] = std::array::from_fn(|slot| self.slots[slot].load(Ordering::Acquire));
-        words
-            .iter()
-            .enumerate()
-            .fold(0, |matches, (slot, word)| matches | u32::from((word >> 48) as u16 == tag) << (2 * slot))
+        let words: [u64; SLOTS] =
+            std::array::from_fn(|slot| self.slots[slot].load(Ordering::Acquire));
+        words.iter().enumerate().fold(0, |matches, (slot, word)| {
+            matches | u32::from((word >> 48) as u16 == tag) << (2 * slot)
+        })
     }
 
     #[cfg(all(target_arch = "x86_64", not(gridkv_loom), not(miri)))]
     #[inline]
     fn matches(&self, tag: u16) -> u32 {
         use std::arch::x86_64::{
-            __m128i, _mm_castps_si128, _mm_castsi128_ps, _mm_cmpeq_epi16, _mm_movemask_epi8, _mm_packs_epi32,
-            _mm_set1_epi16, _mm_shuffle_ps, _mm_srai_epi32,
+            __m128i, _mm_castps_si128, _mm_castsi128_ps, _mm_cmpeq_epi16, _mm_movemask_epi8,
+            _mm_packs_epi32, _mm_set1_epi16, _mm_shuffle_ps, _mm_srai_epi32,
         };
 
         let (a, b, c, d): (__m128i, __m128i, __m128i, __m128i);
@@ -398,9 +403,15 @@ impl Bucket {
             // The upper halves of all words, and the upper halves of these: eight tags, that of the
             // header first.
             let upper = |a, b| {
-                _mm_castps_si128(_mm_shuffle_ps::<0b11_01_11_01>(_mm_castsi128_ps(a), _mm_castsi128_ps(b)))
+                _mm_castps_si128(_mm_shuffle_ps::<0b11_01_11_01>(
+                    _mm_castsi128_ps(a),
+                    _mm_castsi128_ps(b),
+                ))
             };
-            let tags = _mm_packs_epi32(_mm_srai_epi32::<16>(upper(a, b)), _mm_srai_epi32::<16>(upper(c, d)));
+            let tags = _mm_packs_epi32(
+                _mm_srai_epi32::<16>(upper(a, b)),
+                _mm_srai_epi32::<16>(upper(c, d)),
+            );
             _mm_movemask_epi8(_mm_cmpeq_epi16(tags, _mm_set1_epi16(tag as i16))) as u32
         };
         (matches & 0x5555) >> 2

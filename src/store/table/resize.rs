@@ -15,8 +15,8 @@ use std::ptr;
 
 use super::Table;
 use super::nodes::{
-    CAPACITY, FEW, Garbage, Segment, array_bytes, lead, new_array, node_bits, segment_bytes, segments_below,
-    word,
+    CAPACITY, FEW, Garbage, Segment, array_bytes, lead, new_array, node_bits, segment_bytes,
+    segments_below, word,
 };
 use super::tree::InTree;
 use crate::entry::Entry;
@@ -87,7 +87,11 @@ impl Table {
         loop {
             // SAFETY: this is the writer, and nothing below collects.
             let one = unsafe { self.view.segment(path) };
-            if one.depth == 0 || one.used() > FEW || !one.used().is_multiple_of(8) || one.in_tree() > 0 {
+            if one.depth == 0
+                || one.used() > FEW
+                || !one.used().is_multiple_of(8)
+                || one.in_tree() > 0
+            {
                 return;
             }
             // SAFETY: as above.
@@ -140,7 +144,9 @@ impl Table {
     ) {
         for position in self.tree.positions(old.first(path), old.end(path)) {
             let half = &halves[half_of(position.path)];
-            let Some(InTree { entry, hash, sequence }) = self.tree.remove(&position) else { continue };
+            let Some(InTree { entry, hash, sequence }) = self.tree.remove(&position) else {
+                continue;
+            };
             let in_queue = entry.value().is_some().then_some(entry.generation());
             let bits = entry.into_bits();
             if half.insert(hash, bits, sequence) {

@@ -123,8 +123,12 @@ impl Tree {
         if let Some(timer) = sought.timer() {
             return self.timers.get(&timer).filter(|position| position.path == path).cloned();
         }
-        let of_path = self.entries.range(TablePosition::first(path)..).take_while(|(at, _)| at.path == path);
-        of_path.into_iter().find(|(_, held)| sought.is(&held.entry)).map(|(position, _)| position.clone())
+        let of_path =
+            self.entries.range(TablePosition::first(path)..).take_while(|(at, _)| at.path == path);
+        of_path
+            .into_iter()
+            .find(|(_, held)| sought.is(&held.entry))
+            .map(|(position, _)| position.clone())
     }
 
     /// Puts an entry that is not here yet.
@@ -194,6 +198,8 @@ impl Tree {
 
     /// The positions of the paths from `start` to before `end`.
     pub(super) fn positions(&self, start: u64, end: Option<u64>) -> Vec<TablePosition> {
-        self.range(&TablePosition::first(start), end).map(|(position, _)| position.clone()).collect()
+        self.range(&TablePosition::first(start), end)
+            .map(|(position, _)| position.clone())
+            .collect()
     }
 }

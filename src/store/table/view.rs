@@ -9,7 +9,9 @@
 use std::ptr;
 use std::sync::Arc;
 
-use super::nodes::{Garbage, HOMES, IN_TREE, NODE_SHIFT, POINTER, Segment, free_all, segment, word};
+use super::nodes::{
+    Garbage, HOMES, IN_TREE, NODE_SHIFT, POINTER, Segment, free_all, segment, word,
+};
 use crate::entry::{Entry, EntryRef};
 use crate::mutants::{OrderingMutant, is_left_out};
 use crate::prefetch;
@@ -154,7 +156,8 @@ impl Pinned<'_> {
             let entry = unsafe { Entry::borrow_bits(bits) };
             visit(view.path(KeyHash::of(view.cluster, entry.key())), &entry);
         }
-        let mut headers = segment.buckets[..HOMES].iter().map(|bucket| bucket.header.load(Ordering::Acquire));
+        let mut headers =
+            segment.buckets[..HOMES].iter().map(|bucket| bucket.header.load(Ordering::Acquire));
         (segment.end(path), headers.any(|header| header & IN_TREE != 0))
     }
 }
@@ -215,7 +218,9 @@ impl View {
             if next_shift == 0 {
                 return segment(node);
             }
-            segment(word(node, (path << (64 - shift) >> next_shift) as usize).load(Ordering::Acquire))
+            segment(
+                word(node, (path << (64 - shift) >> next_shift) as usize).load(Ordering::Acquire),
+            )
         }
     }
 
@@ -246,7 +251,9 @@ impl View {
             return Local::AskOwner;
         }
         // SAFETY: the caller's promise.
-        let found = unsafe { self.segment(self.path_at(local, hash)).find(hash, |entry| entry.has_key(key)) };
+        let found = unsafe {
+            self.segment(self.path_at(local, hash)).find(hash, |entry| entry.has_key(key))
+        };
         // The reader may have slept while the partition was given away, emptied, even taken back:
         // what it found, and that it found nothing, counts only if this node answered for it all
         // along.

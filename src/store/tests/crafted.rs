@@ -40,7 +40,9 @@ fn measure(key: KeyOf, count: u64, forward: bool) -> [Duration; STEPS.len()] {
         let start = Instant::now();
         match STEPS[step] {
             "insert" => put_all(&mut store, &order, 1, Some(b"v")),
-            "read" => assert!(order.iter().all(|n| store.get(hash_of(&key(*n)), &key(*n)).is_some())),
+            "read" => {
+                assert!(order.iter().all(|n| store.get(hash_of(&key(*n)), &key(*n)).is_some()))
+            }
             "miss" => {
                 let missing = |n: u64| store.get(hash_of(&key(n)), &key(n)).is_none();
                 assert!((count..2 * count).all(missing));
@@ -131,7 +133,10 @@ fn crafted_keys_that_expire_last_first_cost_little_more_than_random_ones() {
     };
     let expected = expire_all(random);
     let time = expire_all(one_hash);
-    assert!(time < 20 * expected + Duration::from_millis(50), "{time:?}; random ones: {expected:?}");
+    assert!(
+        time < 20 * expected + Duration::from_millis(50),
+        "{time:?}; random ones: {expected:?}"
+    );
 }
 
 /// A caller that adds and removes one key over and over, where that splits segments and merges

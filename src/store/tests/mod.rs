@@ -94,8 +94,10 @@ fn assert_sums(store: &Store) {
         sum(&|entry| usize::from(expires(entry))),
         "as many timers as values that expire"
     );
-    let digests = Partition::all().fold(0u64, |sum, partition| sum.wrapping_add(store.digest(partition)));
-    let digest = all.iter().fold(0u64, |sum, (key, entry)| sum.wrapping_add(entry.digest(hash_of(key))));
+    let digests =
+        Partition::all().fold(0u64, |sum, partition| sum.wrapping_add(store.digest(partition)));
+    let digest =
+        all.iter().fold(0u64, |sum, (key, entry)| sum.wrapping_add(entry.digest(hash_of(key))));
     assert_eq!(digests, digest);
 }
 
@@ -211,12 +213,18 @@ impl Pair {
                 let evicts = store.config.eviction == Eviction::Sieve;
                 assert_ne!(room, Admission::HeldByReaders, "nobody reads");
                 assert!(room == Admission::Enough || store.config.memory.is_some());
-                assert!(room == Admission::Enough || value.is_some() || !(held || forget), "a delete fits");
+                assert!(
+                    room == Admission::Enough || value.is_some() || !(held || forget),
+                    "a delete fits"
+                );
                 if evicts && store.config.memory.is_some() && store.live() <= live {
                     // Something may have been evicted, of which only the store can tell.
                     model.retain(|key, entry| {
                         let is_kept = store.get(hash_of(key), key).is_some();
-                        assert!(is_kept || entry.value().is_some(), "what a delete left is not evicted");
+                        assert!(
+                            is_kept || entry.value().is_some(),
+                            "what a delete left is not evicted"
+                        );
                         is_kept
                     });
                 }
@@ -239,7 +247,10 @@ impl Pair {
                 if forget {
                     model.retain(|_, entry| !due(entry));
                 } else {
-                    model.values_mut().filter(|entry| due(entry)).for_each(|entry| *entry = entry.husk());
+                    model
+                        .values_mut()
+                        .filter(|entry| due(entry))
+                        .for_each(|entry| *entry = entry.husk());
                 }
             }
             Op::Drop { partition } => {
@@ -282,7 +293,8 @@ impl Pair {
             return;
         }
         assert_eq!(store.totals.bytes, tombstones);
-        for partition in Partition::all().filter(|partition| !store.is_empty(*partition)).collect::<Vec<_>>()
+        for partition in
+            Partition::all().filter(|partition| !store.is_empty(*partition)).collect::<Vec<_>>()
         {
             store.drop_partition(partition);
         }

@@ -11,8 +11,9 @@ fn number() -> impl Strategy<Value = u16> {
 fn an_entry() -> impl Strategy<Value = Entry> {
     let value = prop::option::weighted(0.8, prop::collection::vec(any::<u8>(), 0..4));
     let expires = prop_oneof![Just(0), 1u64..50];
-    (number(), 1u64..40, expires, value)
-        .prop_map(|(number, version, expires, value)| entry(&key(number), version, expires, value.as_deref()))
+    (number(), 1u64..40, expires, value).prop_map(|(number, version, expires, value)| {
+        entry(&key(number), version, expires, value.as_deref())
+    })
 }
 
 fn entries(most: usize) -> impl Strategy<Value = Vec<Entry>> {
@@ -289,7 +290,8 @@ fn a_dropped_partition_leaves_nothing_and_a_lone_store_keeps_no_tombstone() {
 /// Replicas free what has expired at different times: to those that compare digests it is the same.
 #[test]
 fn what_has_expired_counts_the_same_freed_or_not() {
-    let entries = || (0..100u8).map(|at| entry(&[at], 1 + u64::from(at), 10 + u64::from(at % 2), Some(b"v")));
+    let entries =
+        || (0..100u8).map(|at| entry(&[at], 1 + u64::from(at), 10 + u64::from(at % 2), Some(b"v")));
     let not_freed = filled(Deletes::Keep, entries());
     let mut freed = filled(Deletes::Keep, entries());
     let mut partly = filled(Deletes::Keep, entries());
@@ -312,12 +314,16 @@ fn memory_comes_back_with_what_is_purged() {
     let mut store = store(Deletes::Keep);
     let mut taken = Vec::new();
     for round in 0..6u32 {
-        let keys: Vec<[u8; 4]> = (0..5_000).map(|number| (round * 5_000 + number).to_be_bytes()).collect();
+        let keys: Vec<[u8; 4]> =
+            (0..5_000).map(|number| (round * 5_000 + number).to_be_bytes()).collect();
         keys.iter().for_each(|key| put(&mut store, entry(key, 5, 0, None)));
         let full = store.bytes();
         keys.iter().for_each(|key| store.purge(hash_of(key), Version(5)));
         store.collect();
-        assert!(contents(&store).is_empty() && Partition::all().all(|partition| !store.has_dead(partition)));
+        assert!(
+            contents(&store).is_empty()
+                && Partition::all().all(|partition| !store.has_dead(partition))
+        );
         assert!(store.bytes() + 5_000 * charge::entry(&entry(&keys[0], 5, 0, None)) <= full);
         taken.push(store.bytes());
     }

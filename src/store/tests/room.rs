@@ -40,7 +40,10 @@ fn keys_that_were_read_outlive_those_that_were_not() {
     }
     // As many new ones as there are old ones that no reader has read.
     for n in 0..count / 2 {
-        assert_eq!(offer(&mut store, entry(&name(count + 1 + n), 1, 0, Some(&[7; 1000]))), Admission::Enough);
+        assert_eq!(
+            offer(&mut store, entry(&name(count + 1 + n), 1, 0, Some(&[7; 1000]))),
+            Admission::Enough
+        );
     }
     assert!(read.iter().all(|n| has(&store, &name(*n))));
     assert_sums(&store);
@@ -72,7 +75,10 @@ fn a_value_that_grows_evicts_what_it_needs_and_no_less() {
     for length in (0..800).step_by(37) {
         fill(&mut store, 100);
         let value = vec![7; length << 10];
-        assert_eq!(offer(&mut store, entry(b"grows", 1 + length as u64, 0, Some(&value))), Admission::Enough);
+        assert_eq!(
+            offer(&mut store, entry(b"grows", 1 + length as u64, 0, Some(&value))),
+            Admission::Enough
+        );
         assert!(store.used() <= MEMORY - MEMORY / HELD_SHARE, "{} bytes used", store.used());
         assert_sums(&store);
     }
@@ -88,7 +94,10 @@ fn every_entry_that_is_not_too_large_finds_room() {
     }
     fill(&mut store, 10);
     for version in 1..4 {
-        assert_eq!(offer(&mut store, entry(b"k", version, 0, Some(&vec![7; length]))), Admission::Enough);
+        assert_eq!(
+            offer(&mut store, entry(b"k", version, 0, Some(&vec![7; length]))),
+            Admission::Enough
+        );
     }
     assert!(has(&store, b"k"));
 }
@@ -105,7 +114,10 @@ fn what_deletes_leave_is_never_evicted() {
         offer(&mut store, entry(&twin(n), 3, 0, None));
     }
     for n in 0..20_000 {
-        assert_eq!(offer(&mut store, entry(&name(10_000 + n), 1, 0, Some(&[7; 300]))), Admission::Enough);
+        assert_eq!(
+            offer(&mut store, entry(&name(10_000 + n), 1, 0, Some(&[7; 300]))),
+            Admission::Enough
+        );
     }
     assert!((0..2000).all(|n| has(&store, &name(n)) && has(&store, &twin(n))));
     assert!(store.live() > 100);
@@ -123,9 +135,16 @@ fn without_eviction_what_finds_no_room_is_refused_and_nothing_is_lost() {
         assert!((0..count).all(|n| has(&store, &name(n))));
         // What takes no more than what it replaces fits; what takes more does not.
         assert_eq!(offer(&mut store, entry(&name(0), 2, 0, Some(&[8; 100]))), Admission::Enough);
-        assert_eq!(offer(&mut store, entry(&name(1), 2, 0, Some(&[8; 1000]))), Admission::OutOfMemory);
+        assert_eq!(
+            offer(&mut store, entry(&name(1), 2, 0, Some(&[8; 1000]))),
+            Admission::OutOfMemory
+        );
         for n in 0..count {
-            assert_eq!(offer(&mut store, entry(&name(n), 3, 0, None)), Admission::Enough, "a delete fits");
+            assert_eq!(
+                offer(&mut store, entry(&name(n), 3, 0, None)),
+                Admission::Enough,
+                "a delete fits"
+            );
         }
         assert_eq!(store.live(), 0);
         assert_eq!(offer(&mut store, new(count)), Admission::Enough);
@@ -153,9 +172,16 @@ fn a_reader_that_stalls_holds_writes_up_until_it_goes() {
         assert!(store.retired_bytes() > MEMORY / 2);
         let all_there = |store: &Store| (0..10).all(|n| has(store, &name(n)));
         assert!(all_there(&store), "a write that is refused costs nothing");
-        assert_eq!(offer(&mut store, entry(&name(0), version, 0, None)), Admission::Enough, "a delete fits");
+        assert_eq!(
+            offer(&mut store, entry(&name(0), version, 0, None)),
+            Admission::Enough,
+            "a delete fits"
+        );
         drop(guard);
-        assert_eq!(offer(&mut store, entry(&name(0), version + 1, 0, Some(&value))), Admission::Enough);
+        assert_eq!(
+            offer(&mut store, entry(&name(0), version + 1, 0, Some(&value))),
+            Admission::Enough
+        );
         assert!(all_there(&store));
         store.collect();
         assert_eq!(store.retired_bytes(), 0);
@@ -200,7 +226,10 @@ fn a_long_value_that_was_touched_and_deleted_is_held_once() {
     assert!((long..long + 1000).contains(&store.retired_bytes()), "{} held", store.retired_bytes());
     drop(guard);
     store.collect();
-    assert_eq!((store.bytes() - store.queue.as_ref().map_or(0, Sieve::bytes), store.retired_bytes()), (0, 0));
+    assert_eq!(
+        (store.bytes() - store.queue.as_ref().map_or(0, Sieve::bytes), store.retired_bytes()),
+        (0, 0)
+    );
 }
 
 /// A new deadline of a long value shares it, and needs room for itself alone.
@@ -210,8 +239,10 @@ fn a_long_value_can_be_touched_in_a_full_store() {
         let (mut store, _) = limited(Deletes::Forget, MEMORY, eviction);
         offer(&mut store, entry(b"k", 1, 9, Some(&vec![7; 800 << 10])));
         for version in 2..10 {
-            let touched =
-                store.get(hash_of(b"k"), b"k").unwrap().copy(Version(version), NonZeroU64::new(version));
+            let touched = store
+                .get(hash_of(b"k"), b"k")
+                .unwrap()
+                .copy(Version(version), NonZeroU64::new(version));
             assert_eq!(offer(&mut store, touched), Admission::Enough);
             assert!(has(&store, b"k"));
         }
@@ -276,8 +307,9 @@ fn what_comes_back_from_the_tree_can_be_evicted() {
     // partition's array is as large as these few segments may have; they differ in the last bits
     // that it can decide.
     let crafted = |n: u64| key_of(3 << 52 | (n >> 3) << 39 | n & 7);
-    (0..100)
-        .for_each(|n| assert_eq!(offer(&mut store, entry(&crafted(n), 1, 0, Some(b"v"))), Admission::Enough));
+    (0..100).for_each(|n| {
+        assert_eq!(offer(&mut store, entry(&crafted(n), 1, 0, Some(b"v"))), Admission::Enough)
+    });
     let before = store.table.tree_len();
     assert!(before > 0);
     // The queue forgets stale lines while keys come and go.
@@ -290,8 +322,9 @@ fn what_comes_back_from_the_tree_can_be_evicted() {
     for _ in 0..20_000 {
         offer(&mut store, entry(&key_of(3 << 52 | dice.roll(1 << 52)), 1, 0, Some(b"v")));
     }
-    (100..150)
-        .for_each(|n| assert_eq!(offer(&mut store, entry(&crafted(n), 1, 0, Some(b"v"))), Admission::Enough));
+    (100..150).for_each(|n| {
+        assert_eq!(offer(&mut store, entry(&crafted(n), 1, 0, Some(b"v"))), Admission::Enough)
+    });
     assert!(store.table.tree_len() < before, "the segment has split");
     let mut steps = usize::MAX;
     while store.evict(&mut steps) {}

@@ -10,7 +10,8 @@ use crate::types::CoreId;
 
 /// Divided among its tests.
 fn duration() -> Duration {
-    let seconds = std::env::var("GRIDKV_STRESS_SECONDS").map_or(2.0, |text| text.parse().expect("a number"));
+    let seconds =
+        std::env::var("GRIDKV_STRESS_SECONDS").map_or(2.0, |text| text.parse().expect("a number"));
     Duration::from_secs_f64(seconds / 2.0)
 }
 
@@ -29,7 +30,9 @@ fn stress_key(n: u64) -> Vec<u8> {
 fn stress_value(n: u64, version: u64, length: usize) -> Vec<u8> {
     let length = length.max(24);
     let mut value = Vec::with_capacity(length);
-    [n, version, length as u64].iter().for_each(|word| value.extend_from_slice(&word.to_le_bytes()));
+    [n, version, length as u64]
+        .iter()
+        .for_each(|word| value.extend_from_slice(&word.to_le_bytes()));
     value.resize(length, (n ^ version) as u8);
     value
 }
@@ -38,7 +41,11 @@ fn stress_value(n: u64, version: u64, length: usize) -> Vec<u8> {
 fn check_value(n: u64, value: &[u8]) -> u64 {
     let word = |at: usize| u64::from_le_bytes(value[8 * at..8 * at + 8].try_into().unwrap());
     let version = word(1);
-    assert_eq!((word(0), word(2)), (n, value.len() as u64), "another key's value, or a part of one");
+    assert_eq!(
+        (word(0), word(2)),
+        (n, value.len() as u64),
+        "another key's value, or a part of one"
+    );
     assert!(value[24..].iter().all(|byte| *byte == (n ^ version) as u8), "a torn value");
     version
 }
@@ -70,7 +77,11 @@ fn read(shared: &Shared, seed: u64) -> [u64; 3] {
                     counts[0] += 1;
                     assert_eq!(entry.key(), key);
                     let version = entry.version().0;
-                    assert!(version >= last[n as usize], "{n}: version {version} after {}", last[n as usize]);
+                    assert!(
+                        version >= last[n as usize],
+                        "{n}: version {version} after {}",
+                        last[n as usize]
+                    );
                     assert!(version <= shared.newest[n as usize].load(Ordering::Acquire));
                     last[n as usize] = version;
                     if let Some(value) = entry.value() {
@@ -112,7 +123,8 @@ fn write(shared: &Shared, store: &mut Store) -> u64 {
         let (hash, key) = &shared.keys[n as usize];
         let expires = if dice.roll(4) == 0 { at + dice.roll(200) } else { 0 };
         let length = if dice.roll(100) == 0 { 5000 } else { 24 + dice.roll(100) as usize };
-        let value = (dice.roll(10) < if grows { 9 } else { 2 }).then(|| stress_value(n, version, length));
+        let value =
+            (dice.roll(10) < if grows { 9 } else { 2 }).then(|| stress_value(n, version, length));
         let entry = entry(key, version, expires, value.as_deref());
         shared.newest[n as usize].store(version, Ordering::Release);
         let room = loop {
@@ -170,7 +182,8 @@ fn run(memory: Option<usize>, deletes: Deletes) {
             })
             .collect();
         // However it ends, the readers do too.
-        let written = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| write(&shared, &mut store)));
+        let written =
+            std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| write(&shared, &mut store)));
         shared.is_over.store(true, Ordering::Relaxed);
         let counts: Vec<_> = readers.into_iter().map(|reader| reader.join().unwrap()).collect();
         println!("{written:?} writes; found, absent, ask the owner: {counts:?}");

@@ -9,7 +9,9 @@ use super::values::{WireEntry, WireListRef, list_ref, wire_entries, wire_ref};
 use crate::placement::ListRef;
 use crate::types::{KeyHash, PARTITIONS};
 use crate::wire::frame::FrameError;
-use crate::wire::message::{Answer, Compare, Compared, Held, Message, Request, Seen, Survey, Surveyed};
+use crate::wire::message::{
+    Answer, Compare, Compared, Held, Message, Request, Seen, Survey, Surveyed,
+};
 
 pub(super) fn encode_request(request: &Request) -> Option<Body> {
     match request {
@@ -153,8 +155,11 @@ const _: () = assert!(size_of::<ArchivedWireSurvey>() == 56);
 const _: () = assert!(size_of::<ArchivedWireSeen>() == 24);
 
 fn encode_survey(Survey { list, after, until, mark, seen }: &Survey) -> Body {
-    let seen =
-        seen.iter().map(|seen| WireSeen { hash: seen.hash.0, version: seen.version.0, digest: seen.digest });
+    let seen = seen.iter().map(|seen| WireSeen {
+        hash: seen.hash.0,
+        version: seen.version.0,
+        digest: seen.digest,
+    });
     let survey = WireSurvey {
         list: wire_ref(*list),
         after: wire_hash(*after),

@@ -32,8 +32,8 @@ impl Body {
         kind: u8,
         value: &impl for<'a> Serialize<high::HighSerializer<Encoded, ArenaHandle<'a>, Panic>>,
     ) -> Self {
-        let bytes =
-            high::to_bytes_in::<_, Panic>(value, frame::begin()).unwrap_or_else(|never| match never {});
+        let bytes = high::to_bytes_in::<_, Panic>(value, frame::begin())
+            .unwrap_or_else(|never| match never {});
         Self { kind, bytes }
     }
 

@@ -20,13 +20,19 @@ pub(super) fn encode_request(request: &Request) -> Option<Body> {
 pub(super) fn encode_answer(answer: &Answer) -> Option<Body> {
     match answer {
         Answer::Chunk(chunk) => Some(encode_chunk(chunk)),
-        Answer::Received { covered } => Some(Body::of(RECEIVED, &WireReceived { covered: *covered })),
+        Answer::Received { covered } => {
+            Some(Body::of(RECEIVED, &WireReceived { covered: *covered }))
+        }
         _ => None,
     }
 }
 
-pub(super) const DECODERS: &[(u8, Decoder)] =
-    &[(FETCH, decode_fetch), (CHUNK, decode_chunk), (RECEIPT, decode_receipt), (RECEIVED, decode_received)];
+pub(super) const DECODERS: &[(u8, Decoder)] = &[
+    (FETCH, decode_fetch),
+    (CHUNK, decode_chunk),
+    (RECEIPT, decode_receipt),
+    (RECEIVED, decode_received),
+];
 
 const FETCH: u8 = 20;
 

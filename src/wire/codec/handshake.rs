@@ -57,7 +57,8 @@ pub(super) fn encode_welcome(welcome: &Hello) -> Body {
 }
 
 fn wire_hello(hello: &Hello) -> WireHello<'_> {
-    let (expects_node, expects_boot) = hello.expects.map_or((0, 0), |(node, boot)| (node.0, boot.0));
+    let (expects_node, expects_boot) =
+        hello.expects.map_or((0, 0), |(node, boot)| (node.0, boot.0));
     WireHello {
         identity: wire_identity(&hello.identity),
         expects_node,

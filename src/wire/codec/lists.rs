@@ -23,7 +23,9 @@ pub(super) fn encode_request(request: &Request) -> Option<Body> {
 pub(super) fn encode_answer(answer: &Answer) -> Option<Body> {
     match answer {
         Answer::Listed(listed) => Some(encode_listed(listed)),
-        Answer::OtherList { list, purge_horizon } => Some(encode_other_list(list.as_deref(), *purge_horizon)),
+        Answer::OtherList { list, purge_horizon } => {
+            Some(encode_other_list(list.as_deref(), *purge_horizon))
+        }
         _ => None,
     }
 }

@@ -12,7 +12,9 @@ use crate::wire::message::{Answer, Dead, MAX_DEAD_KEYS, Message, Request};
 
 pub(super) fn encode_request(request: &Request) -> Option<Body> {
     match request {
-        Request::Purge { list, members_digest, dead } => Some(encode_purge(*list, *members_digest, dead)),
+        Request::Purge { list, members_digest, dead } => {
+            Some(encode_purge(*list, *members_digest, dead))
+        }
         Request::Purged { dead } => Some(Body::of(PURGED, &WirePurged { dead: wire_dead(dead) })),
         _ => None,
     }

@@ -11,7 +11,9 @@ use crate::wire::message::{Answer, Message, Request};
 
 pub(super) fn encode_request(request: &Request) -> Option<Body> {
     match request {
-        Request::Relay { entries } => Some(Body::of(RELAY, &WireRelay { entries: wire_entries(entries) })),
+        Request::Relay { entries } => {
+            Some(Body::of(RELAY, &WireRelay { entries: wire_entries(entries) }))
+        }
         Request::Forward { key } => Some(Body::of(FORWARD, &WireForward { key })),
         _ => None,
     }
@@ -19,7 +21,9 @@ pub(super) fn encode_request(request: &Request) -> Option<Body> {
 
 pub(super) fn encode_answer(answer: &Answer) -> Option<Body> {
     match answer {
-        Answer::Relayed { places } => Some(Body::of(RELAYED, &WireRelayed { places: places.clone() })),
+        Answer::Relayed { places } => {
+            Some(Body::of(RELAYED, &WireRelayed { places: places.clone() }))
+        }
         _ => None,
     }
 }

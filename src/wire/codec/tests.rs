@@ -16,7 +16,9 @@ use crate::clock::Version;
 use crate::entry::{Content, Entry};
 use crate::membership::{Record, State};
 use crate::placement::{List, ListRef, Stage};
-use crate::types::{ALL, Boot, CoreId, Identity, KeyHash, MAX_KEY_BYTES, NodeHash, PARTITIONS, Partition};
+use crate::types::{
+    ALL, Boot, CoreId, Identity, KeyHash, MAX_KEY_BYTES, NodeHash, PARTITIONS, Partition,
+};
 use crate::wire::frame::{FrameBuffer, HEADER_BYTES};
 use crate::wire::message::*;
 
@@ -93,8 +95,9 @@ fn a_survey() -> impl Strategy<Value = Survey> {
         digest,
     });
     let hash = || prop::option::of(a_hash());
-    (a_ref(), hash(), hash(), 0..=MAX_NUMBER, prop::collection::vec(seen, 0..20))
-        .prop_map(|(list, after, until, mark, seen)| Survey { list, after, until, mark: Version(mark), seen })
+    (a_ref(), hash(), hash(), 0..=MAX_NUMBER, prop::collection::vec(seen, 0..20)).prop_map(
+        |(list, after, until, mark, seen)| Survey { list, after, until, mark: Version(mark), seen },
+    )
 }
 
 fn a_surveyed() -> impl Strategy<Value = Surveyed> {
@@ -112,9 +115,10 @@ fn a_surveyed() -> impl Strategy<Value = Surveyed> {
 }
 
 fn a_hello() -> impl Strategy<Value = Hello> {
-    let channel = prop_oneof![Just(Channel::Control), (0u16..256).prop_map(|c| Channel::Core(CoreId(c)))];
-    (".{0,30}", ".{0,30}", an_identity(), channel, prop::option::of((any::<u64>(), any::<u64>()))).prop_map(
-        |(cluster, node_id, identity, channel, expects)| Hello {
+    let channel =
+        prop_oneof![Just(Channel::Control), (0u16..256).prop_map(|c| Channel::Core(CoreId(c)))];
+    (".{0,30}", ".{0,30}", an_identity(), channel, prop::option::of((any::<u64>(), any::<u64>())))
+        .prop_map(|(cluster, node_id, identity, channel, expects)| Hello {
             protocol: (1, 2),
             cluster,
             node_id,
@@ -129,40 +133,46 @@ fn a_hello() -> impl Strategy<Value = Hello> {
             weight: 300,
             channel,
             expects: expects.map(|(node, boot)| (NodeHash(node), Boot(boot))),
-        },
-    )
+        })
 }
 
 fn some_dead() -> impl Strategy<Value = Vec<Dead>> {
-    let dead = (any::<u64>(), 0..=MAX_NUMBER).prop_map(|(hash, version)| (KeyHash(hash), Version(version)));
+    let dead = (any::<u64>(), 0..=MAX_NUMBER)
+        .prop_map(|(hash, version)| (KeyHash(hash), Version(version)));
     prop::collection::vec(dead, 0..40)
 }
 
 fn a_request() -> impl Strategy<Value = Request> {
     prop_oneof![
         (a_ref(), an_entry()).prop_map(|(list, entry)| Request::Write { list, entry }),
-        (a_ref(), prop::collection::vec(any::<u8>(), 0..40), any::<bool>()).prop_map(|(list, key, v)| {
-            Request::Read { list, key: key.into(), want: if v { Want::Version } else { Want::Entry } }
-        }),
+        (a_ref(), prop::collection::vec(any::<u8>(), 0..40), any::<bool>()).prop_map(
+            |(list, key, v)| {
+                Request::Read {
+                    list,
+                    key: key.into(),
+                    want: if v { Want::Version } else { Want::Entry },
+                }
+            }
+        ),
         Just(Request::AskList),
         (a_list(), 0..=MAX_NUMBER)
             .prop_map(|(list, horizon)| Request::Adopt { list, purge_horizon: Version(horizon) }),
-        (a_ref(), any::<u64>(), some_dead()).prop_map(|(list, members_digest, dead)| Request::Purge {
-            list,
-            members_digest,
-            dead
-        }),
+        (a_ref(), any::<u64>(), some_dead())
+            .prop_map(|(list, members_digest, dead)| Request::Purge { list, members_digest, dead }),
         some_dead().prop_map(|dead| Request::Purged { dead }),
-        (prop::option::of(any::<u64>()), any::<u64>(), any::<u64>()).prop_map(|(after, since, digest)| {
-            Request::Fetch(Fetch { after: after.map(KeyHash), since, digest })
-        }),
+        (prop::option::of(any::<u64>()), any::<u64>(), any::<u64>()).prop_map(
+            |(after, since, digest)| {
+                Request::Fetch(Fetch { after: after.map(KeyHash), since, digest })
+            }
+        ),
         (a_ref(), any::<u64>()).prop_map(|(list, covers)| Request::Receipt { list, covers }),
         (prop::collection::vec(a_partition(), 0..300), any::<u64>())
             .prop_map(|(partitions, digest)| Request::Compare(Compare { partitions, digest })),
         a_ref().prop_map(|list| Request::Repair { list }),
         a_survey().prop_map(Request::Survey),
         prop::collection::vec(an_entry(), 0..5).prop_map(|entries| Request::Relay { entries }),
-        prop::collection::vec(any::<u8>(), 0..40).prop_map(|key| Request::Forward { key: key.into() }),
+        prop::collection::vec(any::<u8>(), 0..40)
+            .prop_map(|key| Request::Forward { key: key.into() }),
     ]
 }
 
@@ -176,40 +186,40 @@ fn an_answer() -> impl Strategy<Value = Answer> {
         (prop::option::of(1..=MAX_NUMBER), any::<bool>())
             .prop_map(|(v, synced)| Answer::Written { superseded_by: v.map(Version), synced }),
         (found, any::<bool>()).prop_map(|(found, synced)| Answer::Found { found, synced }),
-        (prop::option::of(a_list()), 0..=MAX_NUMBER)
-            .prop_map(|(list, horizon)| Answer::OtherList { list, purge_horizon: Version(horizon) }),
-        (prop::option::of(a_list()), any::<bool>(), any::<bool>(), 0..=MAX_NUMBER, any::<u64>()).prop_map(
-            |(list, synced, holds, horizon, members_digest)| {
+        (prop::option::of(a_list()), 0..=MAX_NUMBER).prop_map(|(list, horizon)| {
+            Answer::OtherList { list, purge_horizon: Version(horizon) }
+        }),
+        (prop::option::of(a_list()), any::<bool>(), any::<bool>(), 0..=MAX_NUMBER, any::<u64>())
+            .prop_map(|(list, synced, holds, horizon, members_digest)| {
                 let purge_horizon = Version(horizon);
                 Answer::Listed(Listed { list, synced, holds, purge_horizon, members_digest })
-            }
-        ),
-        (0..=MAX_NUMBER, any::<bool>())
-            .prop_map(|(horizon, synced)| Answer::TooOld { purge_horizon: Version(horizon), synced }),
+            }),
+        (0..=MAX_NUMBER, any::<bool>()).prop_map(|(horizon, synced)| Answer::TooOld {
+            purge_horizon: Version(horizon),
+            synced
+        }),
         (any::<u64>(), prop::collection::vec(any::<u16>(), 0..40))
             .prop_map(|(merges, places)| Answer::Purgeable { merges, places }),
         Just(Answer::Purged),
-        (prop::collection::vec(an_entry(), 0..5), prop::option::of(any::<u64>()), any::<u64>()).prop_map(
-            |(entries, next, sequence)| {
+        (prop::collection::vec(an_entry(), 0..5), prop::option::of(any::<u64>()), any::<u64>())
+            .prop_map(|(entries, next, sequence)| {
                 Answer::Chunk(Chunk { entries, next: next.map(KeyHash), sequence })
-            }
-        ),
+            }),
         any::<bool>().prop_map(|covered| Answer::Received { covered }),
         Just(Answer::Declined),
         Just(Answer::Compared(Compared::Alike)),
-        prop::collection::vec(a_held(), 0..40).prop_map(|held| Answer::Compared(Compared::Differ(held))),
+        prop::collection::vec(a_held(), 0..40)
+            .prop_map(|held| Answer::Compared(Compared::Differ(held))),
         a_surveyed().prop_map(Answer::Surveyed),
         prop::collection::vec(any::<u16>(), 0..40).prop_map(|places| Answer::Relayed { places }),
     ]
 }
 
 fn a_control_message() -> impl Strategy<Value = ControlMessage> {
-    let state = prop_oneof![Just(State::Alive), Just(State::Suspect), Just(State::Dead), Just(State::Left)];
-    let record = (an_identity(), state, any::<bool>()).prop_map(|(identity, state, leaving)| Record {
-        identity,
-        state,
-        leaving,
-    });
+    let state =
+        prop_oneof![Just(State::Alive), Just(State::Suspect), Just(State::Dead), Just(State::Left)];
+    let record = (an_identity(), state, any::<bool>())
+        .prop_map(|(identity, state, leaving)| Record { identity, state, leaving });
     let stage = prop_oneof![
         Just(Stage::Forming),
         Just(Stage::Joined),
@@ -221,13 +231,16 @@ fn a_control_message() -> impl Strategy<Value = ControlMessage> {
         Just(Reached::NoAnswer),
         Just(Reached::SomebodyElse),
     ];
-    let absent = (an_identity(), any::<u64>()).prop_map(|(who, ms)| (who, Duration::from_millis(ms)));
+    let absent =
+        (an_identity(), any::<u64>()).prop_map(|(who, ms)| (who, Duration::from_millis(ms)));
     prop_oneof![
         Just(ControlMessage::AskMembers),
         (prop::collection::vec(record, 0..5), prop::collection::vec(absent, 0..5))
             .prop_map(|(records, absent)| ControlMessage::Members { records, absent }),
-        (any::<u64>(), stage)
-            .prop_map(|(members_digest, stage)| ControlMessage::Status(Status { members_digest, stage })),
+        (any::<u64>(), stage).prop_map(|(members_digest, stage)| ControlMessage::Status(Status {
+            members_digest,
+            stage
+        })),
         any::<u64>().prop_map(|round| ControlMessage::AskDebt { round }),
         any::<(u64, u64, u32, u32)>().prop_map(|(round, members_digest, copies, writes)| {
             ControlMessage::Debt { round, debt: NodeDebt { members_digest, copies, writes } }
@@ -331,7 +344,8 @@ fn name(text: &str) -> String {
 #[test]
 fn every_message_of_the_story_has_a_number_and_arrives() {
     let mut numbers = BTreeSet::new();
-    let (mut control, mut requests, mut answers) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+    let (mut control, mut requests, mut answers) =
+        (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
     for frame in samples() {
         let encoded = encode(&frame);
         assert_eq!(decode_cut(&encoded, 0).unwrap().message, frame.message);
@@ -343,7 +357,8 @@ fn every_message_of_the_story_has_a_number_and_arrives() {
             Message::Hello(_) | Message::Welcome(_) | Message::Refused(_) => false,
         };
     }
-    let known: BTreeSet<u8> = (0..=u8::MAX).filter(|kind| DECODERS[usize::from(*kind)].is_some()).collect();
+    let known: BTreeSet<u8> =
+        (0..=u8::MAX).filter(|kind| DECODERS[usize::from(*kind)].is_some()).collect();
     assert_eq!(numbers, known);
     assert_eq!(control, variants("ControlMessage"));
     assert_eq!(requests, variants("Request"));
@@ -381,7 +396,10 @@ fn what_is_over_a_limit_is_refused_in_every_family() {
     let requests = [
         (Request::Write { list, entry: entry.clone() }, "a version beyond the calendar"),
         (Request::Read { list, key: key.clone(), want: Want::Entry }, "a key over the limit"),
-        (Request::Adopt { list: long_list, purge_horizon: Version(1) }, "a list longer than N can be"),
+        (
+            Request::Adopt { list: long_list, purge_horizon: Version(1) },
+            "a list longer than N can be",
+        ),
         (Request::Compare(Compare { partitions, digest: 0 }), "more partitions than there are"),
         (
             Request::Purge { list, members_digest: 0, dead: dead(MAX_DEAD_KEYS + 1) },
@@ -392,7 +410,10 @@ fn what_is_over_a_limit_is_refused_in_every_family() {
         (Request::Forward { key }, "a key over the limit"),
     ];
     let answers = [
-        (Answer::Found { found: Found::Version(beyond), synced: true }, "a version beyond the calendar"),
+        (
+            Answer::Found { found: Found::Version(beyond), synced: true },
+            "a version beyond the calendar",
+        ),
         (Answer::OtherList { list: None, purge_horizon: beyond }, "a version beyond the calendar"),
         (Answer::TooOld { purge_horizon: beyond, synced: true }, "a version beyond the calendar"),
         (

@@ -44,7 +44,9 @@ pub(super) fn wire_identity(identity: &Identity) -> WireIdentity {
 
 pub(super) fn identity(wire: &ArchivedWireIdentity) -> Identity {
     let ip = match wire.ip {
-        [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d] => IpAddr::V4(Ipv4Addr::new(a, b, c, d)),
+        [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d] => {
+            IpAddr::V4(Ipv4Addr::new(a, b, c, d))
+        }
         octets => IpAddr::V6(octets.into()),
     };
     Identity {
@@ -83,7 +85,11 @@ const _: () = assert!(size_of::<ArchivedWireList>() == 32);
 
 pub(super) fn wire_list(list: &List) -> WireList {
     let base = wire_ref(list.base().unwrap_or_default());
-    WireList { number: list.number(), base, members: list.members().iter().map(wire_identity).collect() }
+    WireList {
+        number: list.number(),
+        base,
+        members: list.members().iter().map(wire_identity).collect(),
+    }
 }
 
 #[derive(Archive, Serialize)]

@@ -70,7 +70,8 @@ struct Way<'a> {
 
 impl Load {
     pub(crate) fn new(nodes: &[Node], is_strong: bool) -> Self {
-        let slot = |node: &Node| Mutex::new(Slot { door: Some(node.door()), life: 1, is_ending: false });
+        let slot =
+            |node: &Node| Mutex::new(Slot { door: Some(node.door()), life: 1, is_ending: false });
         let keys = nodes.len() * WRITERS * KEYS_PER_WRITER;
         Self {
             _turn: LOADS.read().unwrap_or_else(PoisonError::into_inner),
@@ -142,10 +143,14 @@ impl Load {
 
     /// Waits until each key was written and acknowledged this many times more.
     pub(crate) fn wait_writes(&self, more: u64) {
-        let goals: Vec<u64> = self.keys.iter().map(|key| key.acked.load(Ordering::SeqCst) + more).collect();
+        let goals: Vec<u64> =
+            self.keys.iter().map(|key| key.acked.load(Ordering::SeqCst) + more).collect();
         wait_until("every key is written under load", || {
             self.check();
-            self.keys.iter().zip(&goals).all(|(key, goal)| key.acked.load(Ordering::SeqCst) >= *goal)
+            self.keys
+                .iter()
+                .zip(&goals)
+                .all(|(key, goal)| key.acked.load(Ordering::SeqCst) >= *goal)
         });
     }
 
@@ -153,10 +158,13 @@ impl Load {
     /// after it, and that the nodes agree. The clients have ended, and no copy is missing.
     pub(crate) fn check_nothing_lost(&self, nodes: &mut [Node]) {
         for (number, key) in self.keys.iter().enumerate() {
-            let (acked, tried) = (key.acked.load(Ordering::SeqCst), key.tried.load(Ordering::SeqCst));
+            let (acked, tried) =
+                (key.acked.load(Ordering::SeqCst), key.tried.load(Ordering::SeqCst));
             let found: Vec<u64> = nodes
                 .iter_mut()
-                .map(|node| number_of(&node.ask(&format!("get {}", name(number)))).expect("a number"))
+                .map(|node| {
+                    number_of(&node.ask(&format!("get {}", name(number)))).expect("a number")
+                })
                 .collect();
             assert!(
                 found.iter().all(|found| (acked..=tried).contains(found))
@@ -308,8 +316,9 @@ impl<'a> Way<'a> {
         if !number_of(&read).is_some_and(|found| (floor..=tried).contains(&found)) {
             let at = self.at.as_ref().map(|(slot, life, _)| (*slot, *life));
             let key = name(number);
-            self.load
-                .is_wrong(format!("{key} at {at:?}: {read:?} after {floor}, {what}; tried up to {tried}"));
+            self.load.is_wrong(format!(
+                "{key} at {at:?}: {read:?} after {floor}, {what}; tried up to {tried}"
+            ));
         }
     }
 }

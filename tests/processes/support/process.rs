@@ -42,7 +42,8 @@ pub(crate) struct Client {
 /// The `node` example, which `cargo test` builds in a folder next to that of the tests.
 fn program() -> PathBuf {
     let test = std::env::current_exe().expect("this test is a program");
-    let profile = test.parent().and_then(|deps| deps.parent()).expect("it is in target/PROFILE/deps");
+    let profile =
+        test.parent().and_then(|deps| deps.parent()).expect("it is in target/PROFILE/deps");
     let program = profile.join("examples").join("node");
     assert!(
         program.exists(),
@@ -97,12 +98,15 @@ impl Node {
         let clients = door.clients.clone();
         thread::spawn(move || {
             for line in stdout.lines().map_while(Result::ok) {
-                let Some((name, answer)) = line.strip_prefix('@').and_then(|line| line.split_once(' '))
+                let Some((name, answer)) =
+                    line.strip_prefix('@').and_then(|line| line.split_once(' '))
                 else {
                     let _ = sender.send(line);
                     continue;
                 };
-                if let Some(client) = clients.lock().unwrap().as_ref().and_then(|clients| clients.get(name)) {
+                if let Some(client) =
+                    clients.lock().unwrap().as_ref().and_then(|clients| clients.get(name))
+                {
                     // A client that has ended does not wait for its answer.
                     let _ = client.send(answer.to_owned());
                 }
@@ -133,7 +137,9 @@ impl Node {
     }
 
     fn line(&self) -> String {
-        self.lines.recv_timeout(LATE).unwrap_or_else(|_| panic!("no answer; it said: {}", self.stderr()))
+        self.lines
+            .recv_timeout(LATE)
+            .unwrap_or_else(|_| panic!("no answer; it said: {}", self.stderr()))
     }
 
     pub(crate) fn stderr(&self) -> String {
@@ -199,7 +205,9 @@ impl Node {
             let status = std::fs::read_to_string(task.unwrap().path().join("status")).unwrap();
             status.lines().any(|line| line.starts_with("State:") && line.contains("(stopped)"))
         };
-        wait_until("all its threads have stopped", || std::fs::read_dir(&tasks).unwrap().all(is_stopped));
+        wait_until("all its threads have stopped", || {
+            std::fs::read_dir(&tasks).unwrap().all(is_stopped)
+        });
     }
 
     pub(crate) fn resume(&self) {

@@ -111,7 +111,12 @@ pub(crate) fn set(
 
 /// Writes a value through a node, which must be acknowledged.
 #[track_caller]
-pub(crate) fn write(cluster: &mut SimCluster, node: usize, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) {
+pub(crate) fn write(
+    cluster: &mut SimCluster,
+    node: usize,
+    key: impl AsRef<[u8]>,
+    value: impl AsRef<[u8]>,
+) {
     let name = String::from_utf8_lossy(key.as_ref()).into_owned();
     assert_eq!(set(cluster, node, key, value), WRITTEN, "{name} through {node}");
 }
@@ -126,7 +131,11 @@ pub(crate) fn delete(cluster: &mut SimCluster, node: usize, key: impl AsRef<[u8]
 
 /// Reads a key through a node, which must succeed, and returns its value, if there is one.
 #[track_caller]
-pub(crate) fn read(cluster: &mut SimCluster, node: usize, key: impl AsRef<[u8]>) -> Option<Vec<u8>> {
+pub(crate) fn read(
+    cluster: &mut SimCluster,
+    node: usize,
+    key: impl AsRef<[u8]>,
+) -> Option<Vec<u8>> {
     let name = String::from_utf8_lossy(key.as_ref()).into_owned();
     let call = cluster.get(node, key);
     match outcome(cluster, call) {

@@ -20,7 +20,8 @@ struct Key {
 
 impl Key {
     fn may_be(&self, value: &[u8]) -> bool {
-        self.acknowledged.as_deref() == Some(value) || self.indeterminate.iter().any(|other| other == value)
+        self.acknowledged.as_deref() == Some(value)
+            || self.indeterminate.iter().any(|other| other == value)
     }
 }
 
@@ -41,7 +42,16 @@ pub(crate) struct Workload {
 impl Workload {
     pub(crate) fn new(seed: u64, keys: usize) -> Self {
         let keys = vec![Key::default(); keys];
-        Self { seed, strong: false, new: None, random: seed, keys, acknowledged: 0, failed: 0, reads: 0 }
+        Self {
+            seed,
+            strong: false,
+            new: None,
+            random: seed,
+            keys,
+            acknowledged: 0,
+            failed: 0,
+            reads: 0,
+        }
     }
 
     /// A number below `limit`: SplitMix64.
@@ -151,7 +161,10 @@ impl Workload {
                 let key = &self.keys[at];
                 match cluster.outcome(call) {
                     Some(CallResult::Read(Ok(Some(value)))) => {
-                        assert!(key.may_be(value), "seed {seed}: key {at} through {node} is {value:?}");
+                        assert!(
+                            key.may_be(value),
+                            "seed {seed}: key {at} through {node} is {value:?}"
+                        );
                     }
                     Some(CallResult::Read(Ok(None))) if key.acknowledged.is_none() => {}
                     other => panic!("seed {seed}: key {at} through {node}: {other:?}"),
@@ -161,7 +174,11 @@ impl Workload {
         for (at, key) in self.keys.iter().enumerate() {
             if key.acknowledged.is_some() {
                 let held = cluster.copies(format!("key-{at}"));
-                assert!(held.len() == copies, "seed {seed}: key {at} has {} copies: {held:?}", held.len());
+                assert!(
+                    held.len() == copies,
+                    "seed {seed}: key {at} has {} copies: {held:?}",
+                    held.len()
+                );
             }
         }
     }
@@ -223,7 +240,11 @@ pub(crate) fn one_thing_at_a_time(seed: u64, options: SimOptions) -> Traced {
     cluster.run_for(2 * SECOND);
     let copies = Workload::running(&cluster, nodes).len().min(3);
     workload.check(&mut cluster, nodes, copies);
-    assert!(workload.acknowledged > workload.failed, "seed {seed}: {} writes failed", workload.failed);
+    assert!(
+        workload.acknowledged > workload.failed,
+        "seed {seed}: {} writes failed",
+        workload.failed
+    );
     cluster
 }
 

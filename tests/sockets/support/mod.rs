@@ -101,7 +101,11 @@ pub(crate) fn assert_shut_down(engine: &Engine) {
 }
 
 /// Waits for an event that `wanted` picks, passes over the others, and returns what it picked.
-pub(crate) fn wait_event<T>(events: &Events, what: &str, wanted: impl Fn(&Event) -> Option<T>) -> T {
+pub(crate) fn wait_event<T>(
+    events: &Events,
+    what: &str,
+    wanted: impl Fn(&Event) -> Option<T>,
+) -> T {
     let start = Instant::now();
     let mut seen = Vec::new();
     while start.elapsed() < LATE {

@@ -53,7 +53,12 @@ pub(crate) fn reach(report: &mut Report, plan: &Plan, cpus: &Cpus) {
         after_pauses(slice, |number| _ = set(&engine, &key(Family::Plain, number % KEYS)))
     });
     let mut woken = Contender::new("a bare waker", |slice| bare_waker(slice, cpus.owner));
-    at_most(report, "set to a sleeping core / bare waker", 2.0, &compare(&mut asleep, &mut woken, plan));
+    at_most(
+        report,
+        "set to a sleeping core / bare waker",
+        2.0,
+        &compare(&mut asleep, &mut woken, plan),
+    );
     together(report, plan, &engine, &draws);
     pipelined(report, plan, &engine, &draws);
 }
@@ -61,8 +66,9 @@ pub(crate) fn reach(report: &mut Report, plan: &Plan, cpus: &Cpus) {
 /// Writes that go together, and those of a closure, in nanoseconds each.
 fn together(report: &mut Report, plan: &Plan, engine: &Engine, draws: &Draws) {
     let mut map = Hashbrown::filled(KEYS);
-    let mut insert =
-        Contender::new("hashbrown", |slice| every(draws, slice, 1, |keys| map.put(&keys[0], &value(1))));
+    let mut insert = Contender::new("hashbrown", |slice| {
+        every(draws, slice, 1, |keys| map.put(&keys[0], &value(1)))
+    });
     let mut apply = Contender::batches("apply of 64", draws, TOGETHER, |keys| {
         let batch = Batch::with_capacity(keys.len());
         let batch = keys.iter().fold(batch, |batch, key| batch.set(key, value(1)));
@@ -94,8 +100,9 @@ fn pipelined(report: &mut Report, plan: &Plan, engine: &Engine, draws: &Draws) {
         }
     });
     let mut map = Hashbrown::filled(KEYS);
-    let mut insert =
-        Contender::new("hashbrown", |slice| every(draws, slice, 1, |keys| map.put(&keys[0], &value(1))));
+    let mut insert = Contender::new("hashbrown", |slice| {
+        every(draws, slice, 1, |keys| map.put(&keys[0], &value(1)))
+    });
     let comparison = compare(&mut submit, &mut insert, plan);
     at_most(report, "submitted sets / hashbrown inserts", 2.0, &comparison);
 }
@@ -220,13 +227,21 @@ fn bare_waker(slice: Duration, cpu: usize) -> f64 {
 /// What an engine takes that has nothing to do, in a process of its own.
 pub(crate) fn idle(report: &mut Report, plan: &Plan, _: &Cpus) {
     let seconds = plan.pick(30, 2);
-    report.note(&format!("One engine in a process of its own, left alone for {seconds} s; from /proc."));
+    report.note(&format!(
+        "One engine in a process of its own, left alone for {seconds} s; from /proc."
+    ));
     for (name, work) in [("standalone", "idle/standalone"), ("a node of a cluster", "idle/node")] {
         let lines = run_child(&format!("{work}/{seconds}"));
-        let numbers: Vec<f64> = lines[0].split(' ').map(|number| number.parse().expect("a number")).collect();
+        let numbers: Vec<f64> =
+            lines[0].split(' ').map(|number| number.parse().expect("a number")).collect();
         let (share, resident) = (numbers[0], numbers[1]);
         let what = format!("{name}: of one CPU");
-        report.row(&what, format!("{:.3} %", share * 100.0), "≤ 0.2 %", Verdict::at_most(0.002, share));
+        report.row(
+            &what,
+            format!("{:.3} %", share * 100.0),
+            "≤ 0.2 %",
+            Verdict::at_most(0.002, share),
+        );
         let what = format!("{name}: resident");
         let verdict = Verdict::at_most(10.0, resident / 1e6);
         report.row(&what, format!("{:.1} MB", resident / 1e6), "≤ 10 MB", verdict);

@@ -38,12 +38,17 @@ pub(crate) fn resident(report: &mut Report, plan: &Plan, cpus: &Cpus) {
     ));
     let told = on_cpus(&cpus.all, || run_child(&format!("churn/{limit_bytes}/{written_bytes}")));
     let told: Vec<u64> = told.iter().map(|number| number.parse().expect("a number")).collect();
-    let [before, late_mean, most, refused, keys] = told[..] else { panic!("the child tells five numbers") };
+    let [before, late_mean, most, refused, keys] = told[..] else {
+        panic!("the child tells five numbers")
+    };
     let mib = |bytes: u64| thousands(bytes >> 20);
     report.info("resident before, MiB", &mib(before));
     report.info("resident, mean of the second half, MiB", &mib(late_mean));
     report.info("resident, most, MiB", &mib(most));
-    report.info("keys at the end, writes refused", &format!("{}, {}", thousands(keys), thousands(refused)));
+    report.info(
+        "keys at the end, writes refused",
+        &format!("{}, {}", thousands(keys), thousands(refused)),
+    );
     let factor = most as f64 / limit_bytes as f64;
     let verdict = Verdict::at_most(1.2, factor);
     report.row("resident set, most / limit", format!("{factor:.3}"), "≤ 1.2", verdict);
@@ -78,10 +83,12 @@ fn step(engine: &Engine, random: &mut Random, keys: u64, written: &AtomicU64, re
     match random.below(100) {
         0..DELETES => refused.fetch_add(u64::from(engine.delete(key).is_err()), Ordering::Relaxed),
         DELETES..READS_END => {
-            engine.read(key, |value| value.len()).expect("a running engine reads").unwrap_or(0) as u64
+            engine.read(key, |value| value.len()).expect("a running engine reads").unwrap_or(0)
+                as u64
         }
         _ => {
-            let length = LEAST_VALUE_BYTES * (MOST_VALUE_BYTES / LEAST_VALUE_BYTES).powf(random.unit());
+            let length =
+                LEAST_VALUE_BYTES * (MOST_VALUE_BYTES / LEAST_VALUE_BYTES).powf(random.unit());
             let value = vec![random.next_u64() as u8; length as usize];
             refused.fetch_add(u64::from(engine.set(key, &value).is_err()), Ordering::Relaxed);
             written.fetch_add(value.len() as u64, Ordering::Relaxed)

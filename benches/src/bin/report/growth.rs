@@ -130,12 +130,14 @@ fn print(report: &mut Report, setter: &Setter, reader: &Reader) {
     report.note(&format!("{:<30}{:>10}{:>10}{:>10}{:>14}", "", "p50", "p99.9", "max", "times"));
     for (name, pauses) in rows {
         let at = |quantile| nanoseconds(pauses.all.value_at_quantile(quantile) as f64);
-        let (longest, times) = (nanoseconds(pauses.longest_ns() as f64), thousands(pauses.all.len()));
+        let (longest, times) =
+            (nanoseconds(pauses.longest_ns() as f64), thousands(pauses.all.len()));
         report.note(&format!("{name:<30}{:>10}{:>10}{longest:>10}{times:>14}", at(0.5), at(0.999)));
     }
     for (name, pauses) in &rows[..2] {
         let told = pauses.longest.iter().rev();
-        let told = told.map(|&(ns, keys)| format!("{} at {}", nanoseconds(ns as f64), thousands(keys)));
+        let told =
+            told.map(|&(ns, keys)| format!("{} at {}", nanoseconds(ns as f64), thousands(keys)));
         report.note(&format!(
             "the longest of {name}, at so many keys: {}",
             told.collect::<Vec<_>>().join(", ")
@@ -144,12 +146,15 @@ fn print(report: &mut Report, setter: &Setter, reader: &Reader) {
     let longest = setter.sets.longest_ns().max(reader.reads.longest_ns()) as f64;
     let control = setter.clock.longest_ns().max(reader.clock.longest_ns()) as f64;
     let above = longest - control;
-    let measured = format!("{} ({} − {})", nanoseconds(above), nanoseconds(longest), nanoseconds(control));
+    let measured =
+        format!("{} ({} − {})", nanoseconds(above), nanoseconds(longest), nanoseconds(control));
     let is_restless = control > ALLOWED_NS;
     let verdict = if is_restless { Verdict::Void } else { Verdict::at_most(ALLOWED_NS, above) };
     report.row("longest pause above the clock's", measured, "≤ 1 ms", verdict);
     if is_restless {
-        report.note("The machine itself pauses for longer than the figure: run it again when it is quiet.");
+        report.note(
+            "The machine itself pauses for longer than the figure: run it again when it is quiet.",
+        );
     }
 }
 
@@ -161,7 +166,8 @@ struct Pauses {
 
 impl Default for Pauses {
     fn default() -> Self {
-        let all = Histogram::new_with_bounds(1, 60_000_000_000, 3).expect("the bounds are in order");
+        let all =
+            Histogram::new_with_bounds(1, 60_000_000_000, 3).expect("the bounds are in order");
         Self { all, longest: Vec::new() }
     }
 }

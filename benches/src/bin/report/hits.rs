@@ -135,7 +135,10 @@ impl Trace {
             }
         }
         let [in_all, asked_in_all] = [hits[0] + hits[1], asked[0] + asked[1]];
-        Hits { all: in_all as f64 / asked_in_all as f64, unscanned: hits[0] as f64 / asked[0] as f64 }
+        Hits {
+            all: in_all as f64 / asked_in_all as f64,
+            unscanned: hits[0] as f64 / asked[0] as f64,
+        }
     }
 }
 

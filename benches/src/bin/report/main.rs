@@ -58,7 +58,9 @@ fn main() -> ExitCode {
         "method    {} pairs of slices of {:?}, A B B A; ratios are median [quartiles; range] of the pairs",
         plan.pairs, plan.slice
     );
-    println!("data      keys of 20 bytes, values of 100; XXH3-64 and the system's allocator for everybody");
+    println!(
+        "data      keys of 20 bytes, values of 100; XXH3-64 and the system's allocator for everybody"
+    );
     if plan.quick {
         println!("QUICK: this run proves that the report runs. Its figures mean nothing.");
     }
@@ -77,7 +79,9 @@ fn work_as_child(work: &str) {
     let number = |text: &str| text.parse().expect("a number");
     match work.split('/').collect::<Vec<_>>()[..] {
         ["memory", name, keys] => memory::fill_store(name, number(keys)),
-        ["churn", limit_bytes, written_bytes] => churn::child(number(limit_bytes), number(written_bytes)),
+        ["churn", limit_bytes, written_bytes] => {
+            churn::child(number(limit_bytes), number(written_bytes))
+        }
         ["idle", kind, seconds] => calls::idle_child(kind, number(seconds)),
         _ => panic!("{work} is no work"),
     }

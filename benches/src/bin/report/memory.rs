@@ -7,7 +7,9 @@ use gridkv_benches::compare::Plan;
 use gridkv_benches::grid;
 use gridkv_benches::keys::{Family, KEY_BYTES, VALUE_BYTES, key, value};
 use gridkv_benches::machine::{Cpus, most_resident_bytes, on_cpus, resident_bytes};
-use gridkv_benches::rivals::{Dashmap, Hashbrown, HashbrownInline, Moka, Papaya, QuickCache, Rival, Scc};
+use gridkv_benches::rivals::{
+    Dashmap, Hashbrown, HashbrownInline, Moka, Papaya, QuickCache, Rival, Scc,
+};
 
 use crate::child::run_child;
 use crate::report::{Report, Verdict, thousands};
@@ -26,13 +28,16 @@ pub(crate) fn overhead(report: &mut Report, plan: &Plan, cpus: &Cpus) {
         thousands(points[0]),
         thousands(keys)
     ));
-    let heading: String = points.iter().map(|&keys| format!("{:>7}", format!("{}k", keys / 1000))).collect();
+    let heading: String =
+        points.iter().map(|&keys| format!("{:>7}", format!("{}k", keys / 1000))).collect();
     report.note(&format!("{:<22}{heading}{:>9}", "", "peak"));
     let ours = measured(report, "gridkv", keys, cpus);
     for name in RIVALS {
         let theirs = measured(report, name, keys, cpus);
         if theirs < ours {
-            report.lose(format!("{name} takes {theirs:.0} bytes a key at its worst, gridkv {ours:.0}"));
+            report.lose(format!(
+                "{name} takes {theirs:.0} bytes a key at its worst, gridkv {ours:.0}"
+            ));
         }
     }
     let verdict = Verdict::gate_and_goal(64.0, 48.0, ours);
@@ -50,7 +55,8 @@ const RIVALS: [&str; 7] = [
 ];
 
 fn points(keys: u64) -> impl Iterator<Item = u64> {
-    (-STEPS..=0).map(move |step| (keys as f64 * 2_f64.powf(f64::from(step) / f64::from(STEPS))) as u64)
+    (-STEPS..=0)
+        .map(move |step| (keys as f64 * 2_f64.powf(f64::from(step) / f64::from(STEPS))) as u64)
 }
 
 /// Prints a store's points and gives the worst.
@@ -60,7 +66,8 @@ fn measured(report: &Report, name: &str, keys: u64, cpus: &Cpus) -> f64 {
     let beyond: Vec<f64> = lines
         .iter()
         .map(|line| {
-            let numbers: Vec<u64> = line.split(' ').map(|number| number.parse().expect("a number")).collect();
+            let numbers: Vec<u64> =
+                line.split(' ').map(|number| number.parse().expect("a number")).collect();
             numbers[1] as f64 / numbers[0] as f64 - (KEY_BYTES + VALUE_BYTES) as f64
         })
         .collect();

@@ -10,7 +10,9 @@ use gridkv_benches::compare::{Contender, Plan, against_itself, compare, ns_per_k
 use gridkv_benches::grid;
 use gridkv_benches::keys::{Draws, Family, Key, look};
 use gridkv_benches::machine::{Cpus, pin};
-use gridkv_benches::rivals::{Dashmap, Hashbrown, HashbrownInline, Moka, Papaya, QuickCache, Rival, Scc};
+use gridkv_benches::rivals::{
+    Dashmap, Hashbrown, HashbrownInline, Moka, Papaya, QuickCache, Rival, Scc,
+};
 
 use crate::report::{Report, Verdict};
 
@@ -48,7 +50,8 @@ pub(crate) fn resident(report: &mut Report, plan: &Plan, cpus: &Cpus) {
     if (22.0..=30.0).contains(&comparison.b.median) {
         report.row("gridkv, ns a read", format!("{ns:.1}"), "< 43 ns", Verdict::at_most(43.0, ns));
     } else {
-        report.note("hashbrown does not take 22–30 ns here, so the figure of 43 ns does not apply.");
+        report
+            .note("hashbrown does not take 22–30 ns here, so the figure of 43 ns does not apply.");
     }
     in_turn(report, plan, &engine, &hashbrown, &draws);
     versus_rivals(report, plan, &mut ours, RESIDENT, &draws);
@@ -71,7 +74,13 @@ pub(crate) fn million(report: &mut Report, plan: &Plan, cpus: &Cpus) {
 }
 
 /// The latency of a read, where the rows above are its throughput.
-fn in_turn(report: &mut Report, plan: &Plan, engine: &Engine, hashbrown: &Hashbrown, draws: &Draws) {
+fn in_turn(
+    report: &mut Report,
+    plan: &Plan,
+    engine: &Engine,
+    hashbrown: &Hashbrown,
+    draws: &Draws,
+) {
     let mut ours = Contender::reads_in_turn("gridkv", draws, |key| grid::read(engine, key));
     let mut theirs = Contender::reads_in_turn("hashbrown, in turn", draws, |key| {
         hashbrown.read(key).expect("a loaded key is there")
@@ -80,7 +89,13 @@ fn in_turn(report: &mut Report, plan: &Plan, engine: &Engine, hashbrown: &Hashbr
 }
 
 /// One rival at a time, so that they share neither memory nor cache.
-fn versus_rivals(report: &mut Report, plan: &Plan, ours: &mut Contender<'_>, keys: u64, draws: &Draws) {
+fn versus_rivals(
+    report: &mut Report,
+    plan: &Plan,
+    ours: &mut Contender<'_>,
+    keys: u64,
+    draws: &Draws,
+) {
     versus::<Dashmap>(report, plan, ours, keys, draws);
     versus::<Papaya>(report, plan, ours, keys, draws);
     versus::<Scc>(report, plan, ours, keys, draws);
@@ -90,7 +105,13 @@ fn versus_rivals(report: &mut Report, plan: &Plan, ours: &mut Contender<'_>, key
     report.beside(ours, &mut theirs(&inline, draws), plan);
 }
 
-fn versus<R: Rival>(report: &mut Report, plan: &Plan, ours: &mut Contender<'_>, keys: u64, draws: &Draws) {
+fn versus<R: Rival>(
+    report: &mut Report,
+    plan: &Plan,
+    ours: &mut Contender<'_>,
+    keys: u64,
+    draws: &Draws,
+) {
     let rival = R::filled(keys);
     report.ahead(ours, &mut theirs(&rival, draws), plan);
 }
@@ -98,8 +119,9 @@ fn versus<R: Rival>(report: &mut Report, plan: &Plan, ours: &mut Contender<'_>, 
 /// What a loop costs that draws keys and looks nothing up, and one that reads the clock.
 fn controls(report: &Report, plan: &Plan, draws: &Draws) {
     let mut drawing = Contender::reads("drawing", draws, |key| look(key));
-    let mut clock =
-        Contender::reads("clock", draws, |_| u64::from(black_box(Instant::now()).elapsed().subsec_nanos()));
+    let mut clock = Contender::reads("clock", draws, |_| {
+        u64::from(black_box(Instant::now()).elapsed().subsec_nanos())
+    });
     let controls = compare(&mut drawing, &mut clock, &Plan { pairs: plan.pairs.min(5), ..*plan });
     report.info("control: draws alone, ns", &format!("{:.1}", controls.a));
     report.info("control: two looks at the clock, ns", &format!("{:.1}", controls.b));
@@ -115,7 +137,8 @@ pub(crate) fn expiring(report: &mut Report, plan: &Plan, cpus: &Cpus) {
     let ratio = comparison.ratio;
     let verdict = Verdict::at_most(1.2, ratio.median);
     report.row("with a time to live / without", format!("{ratio}"), "≤ 1.2", verdict);
-    report.info("", &format!("{:.1} ns against {:.1} ns", comparison.a.median, comparison.b.median));
+    report
+        .info("", &format!("{:.1} ns against {:.1} ns", comparison.a.median, comparison.b.median));
 }
 
 pub(crate) fn many(report: &mut Report, plan: &Plan, cpus: &Cpus) {
@@ -150,8 +173,11 @@ pub(crate) fn two_readers(report: &mut Report, plan: &Plan, cpus: &Cpus) {
         report.note("Skipped: this machine has one CPU.");
         return;
     }
-    report.note("Total reads of two threads, one on each CPU, over those of one. hashbrown, which nobody");
-    report.note("writes to, shows what the machine allows: where it stays below, so must everybody.");
+    report.note(
+        "Total reads of two threads, one on each CPU, over those of one. hashbrown, which nobody",
+    );
+    report
+        .note("writes to, shows what the machine allows: where it stays below, so must everybody.");
     let (keys, draws) = (RESIDENT, Draws::uniform(Family::Plain, RESIDENT, RESIDENT_DRAWS));
     let limit = scaling(report, plan, cpus, &draws, "hashbrown", {
         let rival = Hashbrown::filled(keys);

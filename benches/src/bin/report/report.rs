@@ -110,36 +110,61 @@ impl Report {
         self.info(&format!("A/A: {name} / itself"), &format!("{ratio}"));
         self.is_void = !is_even;
         if self.is_void {
-            self.note("VOID: the same thing twice differs. What follows means nothing: run it again.");
+            self.note(
+                "VOID: the same thing twice differs. What follows means nothing: run it again.",
+            );
         }
     }
 
     /// Compares gridkv with a rival that it is to be ahead of.
-    pub(crate) fn ahead(&mut self, ours: &mut Contender<'_>, rival: &mut Contender<'_>, plan: &Plan) {
+    pub(crate) fn ahead(
+        &mut self,
+        ours: &mut Contender<'_>,
+        rival: &mut Contender<'_>,
+        plan: &Plan,
+    ) {
         let comparison = compare(ours, rival, plan);
         let verdict = Verdict::at_most(1.0, comparison.ratio.median);
         self.rivalry(rival.name, &comparison, "< 1: ahead", verdict);
     }
 
     /// Compares gridkv with a rival that there is no figure for.
-    pub(crate) fn beside(&mut self, ours: &mut Contender<'_>, rival: &mut Contender<'_>, plan: &Plan) {
+    pub(crate) fn beside(
+        &mut self,
+        ours: &mut Contender<'_>,
+        rival: &mut Contender<'_>,
+        plan: &Plan,
+    ) {
         let comparison = compare(ours, rival, plan);
         self.rivalry(rival.name, &comparison, "", Verdict::Info);
     }
 
     /// A ratio in which less is better, with what both sides measured in nanoseconds.
-    pub(crate) fn rivalry(&mut self, rival: &str, comparison: &Comparison, figure: &str, verdict: Verdict) {
+    pub(crate) fn rivalry(
+        &mut self,
+        rival: &str,
+        comparison: &Comparison,
+        figure: &str,
+        verdict: Verdict,
+    ) {
         let Comparison { ratio, a, b } = comparison;
         self.row(&format!("gridkv / {rival}"), format!("{ratio}"), figure, verdict);
         self.info("", &format!("{:.1} ns against {:.1} ns", a.median, b.median));
         if ratio.median > 1.0 {
-            self.lose(format!("{rival} takes less: gridkv needs {:.2} times as long", ratio.median));
+            self.lose(format!(
+                "{rival} takes less: gridkv needs {:.2} times as long",
+                ratio.median
+            ));
         }
     }
 
     /// A case where a rival is better.
     pub(crate) fn lose(&mut self, how: String) {
-        self.losses.push(format!("{}: {how}{}", self.section, if self.is_void { " (void)" } else { "" }));
+        self.losses.push(format!(
+            "{}: {how}{}",
+            self.section,
+            if self.is_void { " (void)" } else { "" }
+        ));
     }
 
     /// Prints the figures again, together, and where gridkv loses.

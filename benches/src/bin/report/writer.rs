@@ -36,19 +36,30 @@ pub(crate) fn beside(report: &mut Report, plan: &Plan, cpus: &Cpus) {
     let (papaya, dashmap) = (Papaya::filled(keys), Dashmap::filled(keys));
     let set = |key: &Key, value: &[u8]| engine.set(key, value).is_ok();
     let drivers: Vec<usize> = cpus.drivers.iter().copied().cycle().take(DRIVERS).collect();
-    let ours = Store { name: "gridkv", drivers, keys, read: &|key| grid::read(&engine, key), write: &set };
+    let ours =
+        Store { name: "gridkv", drivers, keys, read: &|key| grid::read(&engine, key), write: &set };
     let write = |key: &Key, value: &[u8]| {
         papaya.set(key, value);
         true
     };
-    let papaya =
-        Store { name: "papaya", drivers: vec![cpus.owner], keys, read: &look_in(&papaya), write: &write };
+    let papaya = Store {
+        name: "papaya",
+        drivers: vec![cpus.owner],
+        keys,
+        read: &look_in(&papaya),
+        write: &write,
+    };
     let write = |key: &Key, value: &[u8]| {
         dashmap.set(key, value);
         true
     };
-    let dashmap =
-        Store { name: "dashmap", drivers: vec![cpus.owner], keys, read: &look_in(&dashmap), write: &write };
+    let dashmap = Store {
+        name: "dashmap",
+        drivers: vec![cpus.owner],
+        keys,
+        read: &look_in(&dashmap),
+        write: &write,
+    };
     writers_loss(report, plan, &draws, &ours, &[&papaya, &dashmap]);
     latencies(report, plan, &draws, &ours, &[&papaya, &dashmap]);
 }
@@ -144,7 +155,13 @@ impl Store<'_> {
 // ── what the writer loses
 // ───────────────────────────────────────────────────────────────────────────────
 
-fn writers_loss(report: &mut Report, plan: &Plan, draws: &Draws, ours: &Store<'_>, rivals: &[&Store<'_>]) {
+fn writers_loss(
+    report: &mut Report,
+    plan: &Plan,
+    draws: &Draws,
+    ours: &Store<'_>,
+    rivals: &[&Store<'_>],
+) {
     let itself = gridkv_benches::compare::against_itself(&mut writes_alone(ours), plan);
     report.check_even("gridkv's writes a second", &itself.ratio);
     let (ratio, rate) = kept(plan, draws, ours);
@@ -188,7 +205,8 @@ struct Latencies {
 
 impl Latencies {
     fn none() -> Self {
-        let empty = || Histogram::new_with_bounds(1, 60_000_000_000, 3).expect("the bounds are in order");
+        let empty =
+            || Histogram::new_with_bounds(1, 60_000_000_000, 3).expect("the bounds are in order");
         Self { calls: empty(), due: empty() }
     }
 
@@ -272,7 +290,13 @@ impl Rounds {
     }
 }
 
-fn latencies(report: &mut Report, plan: &Plan, draws: &Draws, ours: &Store<'_>, rivals: &[&Store<'_>]) {
+fn latencies(
+    report: &mut Report,
+    plan: &Plan,
+    draws: &Draws,
+    ours: &Store<'_>,
+    rivals: &[&Store<'_>],
+) {
     let mut tail = Contender::new("gridkv's p99.9", |slice| {
         ours.observed(None, draws, slice).1.calls.value_at_quantile(P999) as f64
     });
@@ -284,7 +308,8 @@ fn latencies(report: &mut Report, plan: &Plan, draws: &Draws, ours: &Store<'_>, 
         ("from when due", &ours.due_p999, &ours.all.due, &control.all.due),
     ] {
         let p999 = histogram.value_at_quantile(P999) as f64;
-        let (what, quiet) = (format!("read p99.9, {loop_name}"), quiet.value_at_quantile(P999) as f64);
+        let (what, quiet) =
+            (format!("read p99.9, {loop_name}"), quiet.value_at_quantile(P999) as f64);
         let text = format!("{}; rounds {:.0}", nanoseconds(p999), Spread::of(measured.clone()));
         let is_restless = quiet > RESTLESS_NS;
         let verdict = if is_restless { Verdict::Void } else { Verdict::at_most(1000.0, p999) };
@@ -303,9 +328,15 @@ fn latencies(report: &mut Report, plan: &Plan, draws: &Draws, ours: &Store<'_>, 
             ("from when due", &ours.due_p999, &rival.due_p999),
         ];
         for (loop_name, ours, theirs) in loops {
-            let ratio = Spread::of(ours.iter().zip(theirs).map(|(ours, theirs)| ours / theirs).collect());
+            let ratio =
+                Spread::of(ours.iter().zip(theirs).map(|(ours, theirs)| ours / theirs).collect());
             let what = format!("p99.9 {loop_name}, gridkv / {}", rival.name);
-            report.row(&what, format!("{ratio}"), "< 1: below", Verdict::at_most(1.0, ratio.median));
+            report.row(
+                &what,
+                format!("{ratio}"),
+                "< 1: below",
+                Verdict::at_most(1.0, ratio.median),
+            );
             if ratio.median > 1.0 {
                 report.lose(format!(
                     "{}'s p99.9 {loop_name} is lower: gridkv / it {:.2}",
@@ -342,7 +373,8 @@ fn rounds(
                 turn if turn <= rivals.len() => {
                     theirs[turn - 1].add(rivals[turn - 1].observed(Some(rate), draws, plan.slice));
                 }
-                _ => control.add((0.0, Latencies::measure(draws, plan.slice, &|key| u64::from(key[0])))),
+                _ => control
+                    .add((0.0, Latencies::measure(draws, plan.slice, &|key| u64::from(key[0])))),
             }
         }
     }
@@ -355,7 +387,9 @@ fn print_latencies<'a>(report: &Report, all: impl Iterator<Item = &'a Rounds>) {
         "", "", "p50", "p99", "p99.9", "max", "writes/s"
     ));
     for rounds in all {
-        for (loop_name, histogram) in [("a call", &rounds.all.calls), ("from when due", &rounds.all.due)] {
+        for (loop_name, histogram) in
+            [("a call", &rounds.all.calls), ("from when due", &rounds.all.due)]
+        {
             let at = |quantile| nanoseconds(histogram.value_at_quantile(quantile) as f64);
             report.note(&format!(
                 "{:<24}{:<14}{:>10}{:>10}{:>10}{:>10}{:>12}",
