@@ -25,8 +25,8 @@ use crate::placement::List;
 use crate::types::Identity;
 use crate::wire::message::{Answer, Request};
 
-/// How long after a failed or uncountable answer a replica is asked again. Long enough for a list to
-/// be adopted or a connection to be dialled, short enough not to show in a request's timeout.
+/// How long after a failed or uncountable answer a replica is asked again. Long enough for a list
+/// to be adopted or a connection to be dialled, short enough not to show in a request's timeout.
 pub(crate) const RETRY_AFTER: Duration = Duration::from_millis(20);
 
 /// What a quorum machine wants done.
@@ -66,7 +66,8 @@ pub(crate) trait QuorumMachine {
     /// `from` will not answer: the connection failed, or it cannot take part yet.
     fn lost(&mut self, from: Identity, now: Now, actions: &mut Vec<QuorumAction>);
 
-    /// `from` serves an older list than this machine counts in: it is told the list, and asked again.
+    /// `from` serves an older list than this machine counts in: it is told the list, and asked
+    /// again.
     fn behind(&mut self, from: Identity, now: Now, actions: &mut Vec<QuorumAction>) {
         actions.push(QuorumAction::TellList { to: from });
         self.lost(from, now, actions);

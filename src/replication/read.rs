@@ -1,29 +1,29 @@
 //! A read: ask replicas of one list until the answer can be given.
 //!
 //! ```text
-//!              R = 1: one synced replica has a value              R ≥ 2: R answers
-//!   entered ─▶ asking ──────────────────────────▶ Found   asking ────────────▶ writing back ─▶ Found
-//!                │  a miss: f more must confirm it  ▲                              W hold it
-//!                └──────────────────────────────────┘
+//!   R = 1   entered ─▶ asking ── one synced replica has a value ──▶ Found
+//!                        └────── a miss, and f more confirm it ─────▶ Found
+//!
+//!   R ≥ 2   entered ─▶ asking all ── R answers ─▶ writing back ── W hold it ─▶ Found
 //! ```
 //!
 //! With R = 1 a value from one synced replica is the answer; a hedge asks the next one when it is
 //! slow. A miss, or a tombstone, is believed only when f = N − W further replicas confirm it. An
-//! acknowledged write is missing on at most f of them, so nothing that was acknowledged is ever "not
-//! found".
+//! acknowledged write is missing on at most f of them, so nothing that was acknowledged is ever
+//! "not found".
 //!
 //! With R ≥ 2 all are asked, R answers are awaited, the newest wins, and before it is returned W
-//! replicas are known to hold it; it is written back to those that do not: the read phase of the ABD
-//! register (Attiya, Bar-Noy & Dolev, 1995). Leaving out the write-back was rejected: a value that
-//! only a few hold could be read now and be gone from a later read.
+//! replicas are known to hold it; it is written back to those that do not: the read phase of the
+//! ABD register (Attiya, Bar-Noy & Dolev, 1995). Leaving out the write-back was rejected: a value
+//! that only a few hold could be read now and be gone from a later read.
 //!
-//! What this node has written itself, and is acknowledged, is part of what is found: the replica that
-//! is asked might have missed it. Either way replicas that turned out stale are healed with what was
-//! found.
+//! What this node has written itself, and is acknowledged, is part of what is found: the replica
+//! that is asked might have missed it. Either way replicas that turned out stale are healed with
+//! what was found.
 //!
 //! A replica that has nothing might have *evicted* something: it tells its eviction watermark. A
-//! value up to there might be older than what it had, so it is taken for a miss: it is not returned,
-//! and no replica is healed with it. A delete is a miss anyway, and is believed.
+//! value up to there might be older than what it had, so it is taken for a miss: it is not
+//! returned, and no replica is healed with it. A delete is a miss anyway, and is believed.
 //!
 //! A read that comes before a change of expiry confirms a value as it would a miss.
 //!
@@ -74,7 +74,8 @@ pub(crate) struct Read {
     /// How many replicas to have asked by now.
     goal: usize,
     hedge_at: Option<Instant>,
-    /// The replicas that acknowledged the newest state when it was written back; only in that phase.
+    /// The replicas that acknowledged the newest state when it was written back; only in that
+    /// phase.
     writing_back: Option<Vec<Asked<bool>>>,
 }
 
@@ -128,8 +129,8 @@ impl Read {
         }
     }
 
-    /// Returns the newest state, if it is certain that no replica that has nothing has evicted a newer
-    /// one.
+    /// Returns the newest state, if it is certain that no replica that has nothing has evicted a
+    /// newer one.
     fn newest(&self) -> Option<&Entry> {
         let is_certain = |entry: &&Entry| {
             entry.value().is_none()
@@ -170,8 +171,8 @@ impl Read {
         answers.all(|answer| answer.as_ref() == self.newest())
     }
 
-    /// How many answers a miss needs, or a value that must be confirmed: one, and f of the others that
-    /// are alive.
+    /// How many answers a miss needs, or a value that must be confirmed: one, and f of the others
+    /// that are alive.
     fn confirmed_by(&self) -> usize {
         if is_planted(Planted::MissNotConfirmed) {
             return 1;
@@ -180,8 +181,8 @@ impl Read {
         1 + self.rules.confirmations.min(others.saturating_sub(1))
     }
 
-    /// Gives the newest state to the replica that was asked first, as the next read will look there,
-    /// and to no other: a weak read is one replica's answer.
+    /// Gives the newest state to the replica that was asked first, as the next read will look
+    /// there, and to no other: a weak read is one replica's answer.
     fn heal_first(&self, actions: &mut Vec<QuorumAction>) {
         if let Some(asked) = self.replicas.first()
             && let Some(held) = asked.answer()
@@ -322,8 +323,8 @@ impl QuorumMachine for Read {
         }
     }
 
-    /// Asks as many replicas as the goal wants, those that are due to be asked again, and one more if
-    /// a hedge is due.
+    /// Asks as many replicas as the goal wants, those that are due to be asked again, and one more
+    /// if a hedge is due.
     fn handle_timers(&mut self, now: Now, actions: &mut Vec<QuorumAction>) {
         let Some(list) = &self.list else { return };
         let list = list.reference();
@@ -457,9 +458,8 @@ mod tests {
         found(&mut read, 0, None, true);
         let value = entry(5, Some("v"));
         let actions = found(&mut read, 1, Some(value.clone()), true);
-        assert!(
-            matches!(&actions[0], QuorumAction::Ask { to, request: Request::Write { .. } } if *to == node(0))
-        );
+        let is_write_to = |node| matches!(&actions[0], QuorumAction::Ask { to, request: Request::Write { .. } } if *to == node);
+        assert!(is_write_to(node(0)));
         assert_eq!(actions[1..], [QuorumAction::Found(Some(value))]);
     }
 
@@ -476,7 +476,7 @@ mod tests {
             let mut actions = Vec::new();
             read.prefer(members, Some(own.clone()));
             read.entered(list.clone(), &|_| true, NOW, &mut actions);
-            assert_eq!(whom(&actions), [node(0)], "somebody may have written since");
+            assert_eq!(whom(&actions), [node(0)], "another node might have written since");
             actions.clear();
             read.answered(node(0), Answer::Found { found, synced: true }, NOW, &mut actions);
             actions
@@ -495,8 +495,9 @@ mod tests {
         assert_eq!(whom(&evicted), [node(1)], "what was evicted may have been newer");
     }
 
-    /// Two replicas acknowledged version 7 and the third missed it, with version 5 from before. One of the two has
-    /// evicted 7 since: that it has nothing means that 5 is not the newest, be it asked first or last.
+    /// Two replicas acknowledged version 7 and the third missed it, with version 5 from before. One
+    /// of the two has evicted 7 since: that it has nothing means that 5 is not the newest, be it
+    /// asked first or last.
     #[test]
     fn what_is_not_above_the_mark_of_a_replica_that_has_nothing_is_a_miss() {
         let evicted = |mark| Found::Absent { mark: Version(mark) };

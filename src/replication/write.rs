@@ -9,24 +9,26 @@
 //!      └────────────────────────────────────────────────────▶  Replicating ─────┘
 //! ```
 //!
-//! With R = 1 the coordinator stamps at once. If replicas hold something newer, the write is stamped
-//! above the highest of them, once, when W have spoken. If it is overtaken a second time it counts as
-//! done, since the newer write is then a concurrent one; stamping again and again would let two
-//! coordinators chase each other. With R ≥ 2 the coordinator first asks enough replicas for the key's
-//! version that no acknowledged write escapes it, and stamps above the highest: the write phase of
-//! the ABD register (Attiya, Bar-Noy & Dolev, "Sharing Memory Robustly in Message-Passing Systems",
-//! 1995). Asking first with R = 1 too was rejected: it doubles the round trips of every write.
+//! With R = 1 the coordinator stamps at once. If replicas hold something newer, the write is
+//! stamped above the highest of them, once, when W have spoken. If it is overtaken a second time it
+//! counts as done, since the newer write is then a concurrent one; stamping again and again would
+//! let two coordinators chase each other. With R ≥ 2 the coordinator first asks enough replicas for
+//! the key's version that no acknowledged write escapes it, and stamps above the highest: the write
+//! phase of the ABD register (Attiya, Bar-Noy & Dolev, "Sharing Memory Robustly in Message-Passing
+//! Systems", 1995). Asking first with R = 1 too was rejected: it doubles the round trips of every
+//! write.
 //!
-//! A change of expiry alone writes the content that was read before, and must not make it newer than
-//! a write that this node missed. So it is not stamped: a longer life has the version of the write
-//! that it prolongs, which merging settles in its favour, a shorter one a version between that and
-//! every other write's. If a replica holds something newer, the change was made just before that.
+//! A change of expiry alone writes the content that was read before, and must not make it newer
+//! than a write that this node missed. So it is not stamped: a longer life has the version of the
+//! write that it prolongs, which merging settles in its favour, a shorter one a version between
+//! that and every other write's. If a replica holds something newer, the change was made just
+//! before that.
 //!
 //! The machine lives on after the acknowledgement until every replica has the entry or it is given
 //! up: until then it is a hint for the others, over lost connections and changes of the list. It is
 //! never stamped again then: what is newer was written later. The same is true of a write that its
-//! coordinator has superseded by another write of the key, or the two would change places: if it was
-//! overtaken, it is acknowledged with the one behind it.
+//! coordinator has superseded by another write of the key, or the two would change places: if it
+//! was overtaken, it is acknowledged with the one behind it.
 //!
 //! Invariant: a write is acknowledged only when W synced replicas of one list have applied it.
 
@@ -60,7 +62,8 @@ pub(crate) struct Write {
     overtaken_by: Version,
     /// From then on a newer state of the key is a later write, which this one must not overtake.
     was_acknowledged: bool,
-    /// This node has stamped a later write of the same key, which this one must not overtake either.
+    /// This node has stamped a later write of the same key, which this one must not overtake
+    /// either.
     is_superseded: bool,
     /// Another data center has acknowledged it.
     is_relayed: bool,
@@ -208,8 +211,8 @@ impl Write {
         }
     }
 
-    /// Once enough replicas have spoken that every acknowledged write was heard of, stamps above the
-    /// highest that any of them holds.
+    /// Once enough replicas have spoken that every acknowledged write was heard of, stamps above
+    /// the highest that any of them holds.
     fn restamp_if_overtaken(&mut self, actions: &mut Vec<QuorumAction>) {
         let spoken =
             self.replicas.iter().filter_map(Asked::answer).filter(|acked| acked.counts).count();
@@ -223,8 +226,8 @@ impl Write {
         }
     }
 
-    /// Notes that this node stamps a later write of the same key, and returns what that must be above:
-    /// this one's version, and the highest that a replica held against it.
+    /// Notes that this node stamps a later write of the same key, and returns what that must be
+    /// above: this one's version, and the highest that a replica held against it.
     pub(crate) fn superseded(&mut self) -> Version {
         self.is_superseded = true;
         self.entry.version().max(self.overtaken_by)
@@ -315,8 +318,8 @@ impl Write {
 }
 
 impl QuorumMachine for Write {
-    /// Asks all replicas of the list: what another list's replicas acknowledged does not count in this
-    /// one. Merging makes it harmless that some of them apply the write twice.
+    /// Asks all replicas of the list: what another list's replicas acknowledged does not count in
+    /// this one. Merging makes it harmless that some of them apply the write twice.
     fn entered(
         &mut self,
         list: Arc<List>,
@@ -483,10 +486,11 @@ mod tests {
         assert!(write.is_acknowledged());
     }
 
-    /// Found by the simulator (births, seed 42): a delete was acknowledged; a coordinator whose clock was behind wrote
-    /// the key, twice in a row. The first of the two found the delete at two replicas. As it was superseded, it took
-    /// that for its successor's doing and counted as done, before any replica had taken either of them. A read then
-    /// found the delete; had the coordinator died, the acknowledged write would have been lost.
+    /// Found by the simulator (births, seed 42): a delete was acknowledged; a coordinator whose
+    /// clock was behind wrote the key, twice in a row. The first of the two found the delete at two
+    /// replicas. As it was superseded, it took that for its successor's doing and counted as done,
+    /// before any replica had taken either of them. A read then found the delete; had the
+    /// coordinator died, the acknowledged write would have been lost.
     #[test]
     fn a_write_that_was_overtaken_is_not_acknowledged_because_another_follows() {
         let mut write = asked();
@@ -498,10 +502,10 @@ mod tests {
         assert_eq!((write.acked(), write.is_acknowledged()), (1, false));
     }
 
-    /// Found by the simulator (seed 43): two replicas acknowledged a write; the connection to the third
-    /// broke. The app then wrote the key again, through another node, and all three took that. When the
-    /// first write was offered to the third replica once more, it heard of something newer, stamped
-    /// itself above it, and overwrote the later write with the earlier one.
+    /// Found by the simulator (seed 43): two replicas acknowledged a write; the connection to the
+    /// third broke. The app then wrote the key again, through another node, and all three took
+    /// that. When the first write was offered to the third replica once more, it heard of something
+    /// newer, stamped itself above it, and overwrote the later write with the earlier one.
     #[test]
     fn an_acknowledged_write_never_overtakes_a_later_one() {
         let mut write = asked();
@@ -576,7 +580,8 @@ mod tests {
         assert!(write.is_acknowledged());
     }
 
-    /// A decline answers one question only: what was asked before and got no answer may have been applied.
+    /// A decline answers one question only: what was asked before and got no answer may have been
+    /// applied.
     #[test]
     fn a_decline_does_not_answer_for_a_question_that_was_lost() {
         for lose in [

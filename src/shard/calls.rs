@@ -1,5 +1,5 @@
-//! What an app asks of a core, and what it is answered. A call is checked and built on whichever thread makes
-//! it; from then on it is a message.
+//! What an app asks of a core, and what it is answered. The thread that makes a call checks and
+//! builds it; from then on it is a message.
 
 use std::any::Any;
 use std::fmt;
@@ -21,8 +21,8 @@ const CALENDAR_END_MS: u128 = 253_402_300_800_000;
 /// How many calls of groups are begun at once.
 pub(super) const OPS_PER_TURN: usize = 256;
 
-/// What an app asks of a core. Small, as it is moved through a queue: a call with its way back fits into one cache
-/// line there.
+/// What an app asks of a core. It is small, because it is moved through a queue: a call with its way back fits
+/// into one cache line there.
 #[derive(Debug)]
 pub(crate) enum Call {
     Write(WriteCall),
@@ -33,11 +33,12 @@ pub(crate) enum Call {
     /// Writes, touches and reads, answered together.
     Many(Vec<Call>),
     Run(RunCall),
-    /// Lets the core fail.
+    /// Makes the core panic.
     #[cfg(test)]
     Panic,
 }
 
+/// Stores a value under a key, or deletes it.
 #[derive(Debug)]
 pub(crate) struct WriteCall {
     /// What the key is to be, without a version.
@@ -57,19 +58,21 @@ pub(crate) struct TouchCall {
     pub(crate) deadline: Instant,
 }
 
+/// Reads the value of a key.
 #[derive(Debug)]
 pub(crate) struct ReadCall {
     pub(crate) key: Box<[u8]>,
     pub(crate) hash: KeyHash,
     pub(crate) quorum: usize,
-    /// Only what this node holds.
+    /// Whether only this node's copy is asked.
     pub(crate) local: bool,
-    /// Other data centers are asked where this one has nothing.
+    /// Whether other data centers are asked if this one has no value.
     pub(crate) anywhere: bool,
     pub(crate) deadline: Instant,
 }
 
-/// A step of a walk over this core's keys: those with this prefix, from a place on to before a path.
+/// A step of a walk over this core's keys: those with this prefix, from a position to the end of a
+/// path, exclusive.
 #[derive(Debug)]
 pub(crate) struct KeysCall {
     pub(crate) prefix: Box<[u8]>,
@@ -83,10 +86,11 @@ pub(crate) type Task = Box<dyn for<'a> FnOnce(&mut LocalShard<'a>) -> Box<dyn An
 /// Runs an app's closure on the core.
 pub(crate) struct RunCall {
     pub(crate) run: Task,
-    /// From then on it is not begun; its writes wait no longer than that either.
+    /// After this time the closure is not begun. Its writes wait no longer either.
     pub(crate) deadline: Instant,
 }
 
+/// How a call ended.
 #[derive(Debug)]
 pub(crate) enum Outcome {
     Written(Result<(), WriteError>),
@@ -116,7 +120,8 @@ pub(crate) struct Counts {
     pub(crate) calls_in_flight: usize,
     /// Acknowledged writes that some replica has not confirmed yet.
     pub(crate) writes_owed: usize,
-    /// Acknowledged writes that another data center has not confirmed yet, and those that were left to anti-entropy.
+    /// Acknowledged writes that another data center has not confirmed yet, and those that were left
+    /// to anti-entropy.
     pub(crate) writes_to_relay: usize,
     pub(crate) writes_not_relayed: u64,
     pub(crate) partitions_repaired: u64,
@@ -126,7 +131,7 @@ pub(crate) struct Counts {
 /// Why an engine stops.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum StoppedBy {
-    /// Somebody asked for it.
+    /// The app asked for it.
     Request,
     /// One of its threads failed.
     Failure,
@@ -151,17 +156,18 @@ impl From<StoppedBy> for ReadError {
 }
 
 impl Call {
-    /// How many operations it is for the turn that takes it: no more than are begun at once.
+    /// How many operations the call counts as in the turn that takes it: no more than are begun at
+    /// once.
     pub(crate) fn weight(&self) -> usize {
         match self {
             Self::Many(calls) => calls.len().clamp(1, OPS_PER_TURN),
-            // However long it takes: what comes behind it is to see how late it is by then.
+            // It can take long: the calls behind it should see how late it is by then.
             Self::Run(_) => OPS_PER_TURN,
             _ => 1,
         }
     }
 
-    /// Whether nobody waits for it any more.
+    /// Whether the caller waits no longer.
     pub(crate) fn is_late(&self, now: Instant) -> bool {
         match self {
             Self::Write(call) => call.deadline <= now,
@@ -175,12 +181,12 @@ impl Call {
         }
     }
 
-    /// The answer where it came too late to be begun.
+    /// Returns the answer of a call that came too late to be begun.
     pub(crate) fn overdue(self) -> Outcome {
         self.refuse(&NotApplied::Overloaded, &ReadError::Overloaded)
     }
 
-    /// The answer where the engine stops before it was begun.
+    /// Returns the answer of a call that was not begun when the engine stopped.
     pub(crate) fn stopped(self, by: StoppedBy) -> Outcome {
         self.refuse(&by.into(), &by.into())
     }

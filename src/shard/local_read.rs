@@ -1,9 +1,9 @@
 //! Reads on the caller's own thread: when this node's copy of a key is the answer.
 //!
-//! One rule, for the engine's handle and the simulator alike. A value of a partition that this node serves,
-//! synced, is the answer of a read with R = 1. That there is none is an answer only where nobody else can have
-//! it: where f = N − W is zero, or where the caller asked for this node's copy alone. Everything else goes to
-//! the owning core by message.
+//! There is one rule, for the engine's handle and the simulator alike. If this node serves the
+//! partition as a synced replica, its value is the answer of a read with R = 1. The absence of a
+//! value is an answer only if no other node can have one: if f = N − W is zero, or if the caller
+//! asked for this node's copy alone. Everything else goes to the owner core by message.
 
 use crate::clock::WallTime;
 use crate::entry::EntryRef;
@@ -13,20 +13,21 @@ use crate::types::KeyHash;
 /// What a read asks for.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LocalRules {
-    /// One replica's answer is enough: the read's quorum is one, or this node is all that it may ask.
+    /// Whether one replica's answer is enough: the read's quorum is one, or the caller asked for
+    /// this node's copy alone.
     pub(crate) one_answers: bool,
-    /// So is one replica's word that there is nothing.
+    /// Whether one replica's answer that there is no value is enough, too.
     pub(crate) one_denies: bool,
 }
 
-/// The answer, where this node's copy is one.
+/// What this node's copy says.
 pub(crate) enum LocalAnswer<'a> {
     Value(EntryRef<'a>),
     Nothing,
     AskOwner,
 }
 
-/// Looks at this node's copy. `wall` is asked for only where the value may have expired.
+/// Looks at this node's copy. `wall` is called only if the value might have expired.
 #[inline]
 pub(crate) fn read_local<'a>(
     pinned: &'a Pinned<'_>,

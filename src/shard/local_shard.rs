@@ -14,9 +14,10 @@ use crate::options::WriteOptions;
 /// core.
 ///
 /// Keys of other cores give an error, [`NotApplied::OtherCore`] or [`ReadError::OtherCore`];
-/// [`owns`](Self::owns) tells. Time stands still while the closure runs: what expires during the call
-/// is still there. Everything else on this core waits too, its other calls, its connections and its
-/// timers. A closure should take no longer than a few microseconds, and must not wait for anything.
+/// [`owns`](Self::owns) tells. Time stands still while the closure runs: what expires during the
+/// call is still there. Everything else on this core waits too, its other calls, its connections
+/// and its timers. A closure should take no longer than a few microseconds, and must not wait for
+/// anything.
 pub struct LocalShard<'a> {
     owner: &'a mut dyn Owner,
 }
@@ -49,8 +50,8 @@ impl<'a> LocalShard<'a> {
         self.owner.owns(key.as_ref())
     }
 
-    /// Returns this node's own copy of the value of `key`, or `None` if there is none. No other node
-    /// is asked, as with [`ReadOptions::local`](crate::ReadOptions::local).
+    /// Returns this node's own copy of the value of `key`, or `None` if there is none. No other
+    /// node is asked, as with [`ReadOptions::local`](crate::ReadOptions::local).
     ///
     /// # Errors
     ///
@@ -75,13 +76,13 @@ impl<'a> LocalShard<'a> {
     /// whether W of them acknowledged the write.
     ///
     /// With a [`read_quorum`](crate::Config::read_quorum) of two or more, other replicas are first
-    /// asked for the key's version: [`get`](Self::get) then finds the value only after the closure has
-    /// ended.
+    /// asked for the key's version: [`get`](Self::get) then finds the value only after the closure
+    /// has ended.
     ///
     /// # Errors
     ///
-    /// [`NotApplied`] if it is clear at once that the write does not happen. The closure goes on, and
-    /// its caller is not told of this error.
+    /// [`NotApplied`] if it is clear at once that the write does not happen. The closure goes on,
+    /// and its caller is not told of this error.
     pub fn set(
         &mut self,
         key: impl AsRef<[u8]>,

@@ -1,43 +1,71 @@
-//! [`Shard`]: what one core owns. This file is the joint: it alone knows all parts.
-//!
-//! A shard is told an [`Event`] and returns [`Action`]s; it has no thread, socket or clock. It is
-//! made of three persons, each with state of its own:
+//! [`Shard`]: one core's share of a node. It is told an [`Event`] and returns [`Action`]s; it has no
+//! thread, socket or clock. This file joins its three parts, and knows nothing else.
 //!
 //! ```text
-//!   ┌──────────────┐  effects  ┌──────────────┐
-//!   │ data centers │◀─────────▶│ coordinator  │   relays, forwarded reads │ calls and their quorums
-//!   └──────┬───────┘           └──────┬───────┘
-//!          │ uses                     │ uses
-//!          ▼                          ▼
-//!   ┌─────────────────────────────────────────┐
-//!   │ replica                                 │   copies, lists, handoffs, anti-entropy, purge
-//!   └─────────────────────────────────────────┘
+//!   ┌──────────────────────────┐   effects   ┌──────────────────────────┐
+//!   │ coordinator              │◀───────────▶│ data centers             │
+//!   │ calls and their quorums  │             │ relays, forwarded reads  │
+//!   └────┬─────────────────▲───┘             └────────────┬─────────────┘
+//!        │ uses            │ effects                      │ uses
+//!        ▼                 │                              ▼
+//!   ┌──────────────────────┴────────────────────────────────────────────┐
+//!   │ replica: copies, lists, handoffs, anti-entropy, purge             │
+//!   └───────────────────────────────────────────────────────────────────┘
 //! ```
 //!
 //! - [`coordinator`] runs the calls. It asks replicas, of which its own node's is one.
+//! - [`data_centers`] passes writes and reads to other data centers, and serves theirs.
 //! - [`replica`] keeps the copies and answers requests. It knows no coordinator.
-//! - [`data_centers`] passes writes and reads to other sites, and serves theirs.
 //!
-//! All of them may use a [`Turn`](turn::Turn): the time, what this node sees ([`node`]), the requests
-//! without an answer ([`requests`]), the timers ([`timers`]), and two lists to which they add.
-//! *Actions* are what the threads should do. *Effects* are what another part must know; a part never
-//! calls one above it. So every event takes one way:
+//! # Words
 //!
-//! ```text
-//!   event ─▶ the part that it is for ─▶ effects, each to its part ─▶ own replica's answers ─▶ actions
-//!              ▲                                                            │
-//!              └────────────── until there are no effects left ─────────────┘
-//! ```
+//! | word | meaning |
+//! |---|---|
+//! | turn | one call of [`Shard::handle`] or [`Shard::handle_timers`]; [`Turn`] holds what a part may use in it |
+//! | action | what the threads should do after the turn |
+//! | effect | what one part did that another must know; this file delivers it within the turn |
+//! | caller | the maker of a call: an app's `C`, a group or closure of this core, or the data centers' part |
+//! | list | a partition's replicas in order, numbered; quorums are counted inside one list |
+//! | hint | a write that was acknowledged and that some replica lacks |
+//! | life | one run of a node's process: its node hash and boot number |
+//! | W | how many replicas must apply a write before it is acknowledged |
 //!
-//! For example, a write that three replicas hold: [`Event::Call`] goes to the coordinator, which
-//! begins an operation and asks all replicas ([`Action::Ask`]), its own too. Each answer comes as an
-//! [`Event::Answer`], is matched with its request, and counts. With the W-th the coordinator replies
-//! to the caller ([`Action::Reply`]). If there are other data centers, it leaves an
-//! [`Effect::Acknowledged`], for which the joint lets the data centers' part queue the write. The
-//! operation lives on as a hint until every replica has the write.
+//! # A write, from the call to the last replica
 //!
-//! Two ways are shorter, for speed: a reader on any thread reads the copies without an event
-//! ([`local_read`]), and a write that its node decides alone is stored and answered in one step.
+//! 1. [`Event::Call`] goes to the coordinator. It begins an operation, enters the partition's list and
+//!    asks the other replicas ([`Action::Ask`]). It asks its own replica in the same turn, without an
+//!    action or event (`ask_own_replica`).
+//! 2. Each [`Event::Answer`] is matched with its request (`Parts::answered`) and counted.
+//! 3. When W replicas of the list have applied the write, the coordinator replies
+//!    ([`Action::Reply`]). If there are other data centers it also leaves an
+//!    [`Effect::WriteAcknowledged`], and the data centers' part queues the write for them.
+//! 4. If a replica lacks the write, the operation lives on as a hint: [`Timer::Op`] asks again, in
+//!    every list that follows, until all have it or the hint window ends. Hints are in memory only; what
+//!    a lost hint leaves behind, anti-entropy ([`Timer::Compare`]) repairs.
+//!
+//! A replica that will not answer ([`Event::Lost`], [`Event::Unsent`], an answer that does not fit) is
+//! asked again after a moment; silence ends with the connection. If fewer than W have applied the
+//! write at the call's deadline, the caller is told so: `NotApplied` if no replica can have it, else
+//! `Indeterminate`. It never waits longer.
+//!
+//! Two ways are shorter, for speed. A reader on any thread reads the copies without an event
+//! ([`local_read`]). A write that this node decides alone (it is the only replica of the list, and W
+//! and R are one) is stored and answered at once, and no operation is kept
+//! (`Coordinator::write_alone`).
+//!
+//! # A request of another node
+//!
+//! [`Event::Request`] is checked first. A node of this data center is answered by the replica, at
+//! once. A node of another data center is answered by the data centers' part: at once, or when the
+//! call that it had the coordinator begin ([`Effect::BeginCall`], [`Effect::StoreRelayed`]) has
+//! ended ([`Effect::CallEnded`]).
+//!
+//! # Where to add what
+//!
+//! - a timer: a variant in [`timers`] and an arm in `Parts::fire`;
+//! - an effect: a variant in [`effects`] and an arm in `Parts::deliver_effects`;
+//! - a request: `wire/message` and its family in `wire/codec`, `Expects` in [`requests`],
+//!   `check_request` and an arm where it is served.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -45,28 +73,35 @@ use std::sync::Arc;
 use crate::clock::{Instant, Now};
 #[cfg(feature = "sim")]
 use crate::entry::Entry;
-use crate::replication::write::Write;
+pub(crate) use crate::placement::Stage;
 use crate::simulated::{Planted, is_planted};
 use crate::store::{Readers, View};
+use crate::types::Identity;
 #[cfg(feature = "sim")]
 use crate::types::{KeyHash, Partition};
 use crate::wire::message::{Answer, Listed};
-use crate::wire::timing::RELAY_TRIES_FOR;
 
+// What goes in and out: events and actions, calls and outcomes, makers of calls.
 mod caller;
 mod calls;
-mod coordinator;
-mod data_centers;
-mod debt;
-mod effects;
 mod interface;
-mod local_read;
 mod local_shard;
+
+// What every part may use: the node as it sees itself, requests, timers, effects, the turn.
+mod effects;
 mod node;
-mod replica;
 mod requests;
 mod timers;
 mod turn;
+
+// The parts, and what is counted over all of them.
+mod coordinator;
+mod data_centers;
+mod debt;
+mod replica;
+
+// The short way of reads, on the reader's own thread.
+mod local_read;
 
 use self::caller::{Caller, ReturnAddress};
 pub(crate) use self::calls::{
@@ -84,52 +119,53 @@ use self::replica::Replica;
 use self::requests::{Asker, Outstanding, Requests};
 use self::timers::{Timer, Timers};
 use self::turn::Turn;
-pub(crate) use crate::placement::Stage;
 
 /// How many timers one turn fires; the rest are due in the next.
 const TIMERS_PER_TURN: usize = 256;
 
 /// One core's share of a node.
 pub(crate) struct Shard<C> {
-    node: Node,
-    replica: Replica,
     coordinator: Coordinator<C>,
     data_centers: DataCenters<C>,
+    replica: Replica,
+    node: Node,
     requests: Requests,
     timers: Timers,
-    /// Empty between two events.
+    /// Empty between two turns.
     effects: VecDeque<Effect<C>>,
 }
 
-/// The three persons, for the time of one event.
+/// The three parts, for the time of one turn.
 struct Parts<'a, C> {
-    replica: &'a mut Replica,
     coordinator: &'a mut Coordinator<C>,
     data_centers: &'a mut DataCenters<C>,
+    replica: &'a mut Replica,
 }
 
 impl<C> Shard<C> {
-    /// Makes a shard that these readers can read.
+    /// Makes an empty shard. `readers` are the threads that read its copies directly.
     pub(crate) fn new(config: ShardConfig, readers: Arc<Readers>) -> Self {
         Self {
-            replica: Replica::new(&config, readers),
             coordinator: Coordinator::new(),
             data_centers: DataCenters::new(&config),
+            replica: Replica::new(&config, readers),
             requests: Requests::new(),
             timers: Timers::default(),
             effects: VecDeque::new(),
+            // Last, as it takes the config.
             node: Node::new(config),
         }
     }
 
-    /// Returns what other threads read from.
+    /// Returns the copies as other threads read them (see [`local_read`]).
     pub(crate) fn view(&self) -> &Arc<View> {
         self.replica.copies.store.view()
     }
 
-    /// Takes up an event. What is to be done is added to `actions`.
+    /// Handles an event, and appends to `actions` what the threads should do.
     pub(crate) fn handle(&mut self, now: Now, event: Event<C>, actions: &mut Vec<Action<C>>) {
         match event {
+            // These three change the node, which a turn borrows.
             Event::Placement { placement, stage } => {
                 let is_birth =
                     matches!(stage, Stage::Born { .. }) && self.node.stage == Stage::Forming;
@@ -137,49 +173,45 @@ impl<C> Shard<C> {
                 let (parts, mut turn) = self.split(now, actions);
                 parts.replica.placed(&mut turn, &old, is_birth);
                 parts.data_centers.relaying.placed(&turn);
-                self.node.relays_writes = self.data_centers.relaying.is_wanted();
+                // From now on the coordinator leaves `WriteAcknowledged`, or does not.
+                self.node.relays_writes = self.data_centers.relaying.has_destinations();
                 let (mut parts, mut turn) = self.split(now, actions);
-                parts.finish_effects(&mut turn);
+                // New lists first: operations judge the members of the list that they count in.
+                parts.deliver_effects(&mut turn);
                 parts.coordinator.members_changed(&mut turn, parts.replica);
-                parts.settle(&mut turn);
+                parts.end_turn(&mut turn);
             }
             Event::NewLife { me } => {
                 self.node.start_new_life(me.life());
                 let (mut parts, mut turn) = self.split(now, actions);
                 parts.replica.start_new_life(&mut turn);
-                parts.settle(&mut turn);
+                parts.end_turn(&mut turn);
             }
             Event::Lease(lease) => {
                 self.node.lease = Some(lease);
                 let (mut parts, mut turn) = self.split(now, actions);
-                parts.settle(&mut turn);
+                parts.end_turn(&mut turn);
             }
-            Event::Stop(by) => {
-                let (mut parts, mut turn) = self.split(now, actions);
-                parts.data_centers.forwards.ask_no_more();
-                parts.coordinator.stop(&mut turn, by);
-                parts.finish_effects(&mut turn);
-                parts.data_centers.stop(&mut turn);
-                parts.finish_effects(&mut turn);
-            }
+            Event::Stop(by) => self.stop(now, by, actions),
             event => {
                 let (mut parts, mut turn) = self.split(now, actions);
                 parts.handle(&mut turn, event);
-                parts.settle(&mut turn);
+                parts.end_turn(&mut turn);
             }
         }
     }
 
-    /// Fires what is due, as much of it as one turn allows. If there is more,
-    /// [`deadline`](Self::deadline) has passed.
+    /// Fires at most [`TIMERS_PER_TURN`] timers that are due. If more are due,
+    /// [`deadline`](Self::deadline) returns a time that has passed, so that the core comes back at
+    /// once.
     pub(crate) fn handle_timers(&mut self, now: Now, actions: &mut Vec<Action<C>>) {
         let (mut parts, mut turn) = self.split(now, actions);
         for _ in 0..TIMERS_PER_TURN {
             let Some(timer) = turn.timers.pop_due(now.instant) else { break };
             parts.fire(&mut turn, timer);
-            parts.finish_effects(&mut turn);
+            parts.deliver_effects(&mut turn);
         }
-        parts.settle(&mut turn);
+        parts.end_turn(&mut turn);
     }
 
     /// When [`handle_timers`](Self::handle_timers) should be called next.
@@ -192,12 +224,30 @@ impl<C> Shard<C> {
         !self.requests.is_empty()
     }
 
-    /// Lets go of every caller, and does nothing else: for a shard that has panicked, whose state
-    /// means nothing any more.
+    // Two ways to end: `stop` answers every caller, `abandon` drops every caller. Callers are only
+    // with the coordinator, with the data centers' part and in effects.
+
+    /// Answers every call. The core hands over nothing after this, and the turn does not end as
+    /// others do: no new work begins.
+    fn stop(&mut self, now: Now, by: StoppedBy, actions: &mut Vec<Action<C>>) {
+        let (mut parts, mut turn) = self.split(now, actions);
+        // A forwarded read that fails now must not ask another data center.
+        parts.data_centers.forwards.ask_no_more();
+        // Ends all calls: apps get a reply, the data centers' part gets a `CallEnded`, …
+        parts.coordinator.stop(&mut turn, by);
+        parts.deliver_effects(&mut turn);
+        // … and then ends the reads for which it still waits for other data centers.
+        parts.data_centers.stop(&mut turn);
+        parts.deliver_effects(&mut turn);
+    }
+
+    /// Drops every caller, which tells each that the engine failed, and does nothing else: for a
+    /// shard that has panicked. Its state means nothing any more, except its configuration, which
+    /// never changes.
     pub(crate) fn abandon(&mut self) {
-        // Both parts are replaced whole, so that no list of their fields can miss a caller.
-        drop(std::mem::replace(&mut self.coordinator, Coordinator::new()));
-        drop(std::mem::replace(&mut self.data_centers, DataCenters::new(&self.node.config)));
+        // The parts are replaced whole, so that a new field with callers cannot be overlooked here.
+        self.coordinator = Coordinator::new();
+        self.data_centers = DataCenters::new(&self.node.config);
         self.effects.clear();
     }
 
@@ -208,11 +258,65 @@ impl<C> Shard<C> {
     ) -> (Parts<'a, C>, Turn<'a, C>) {
         let Self { node, replica, coordinator, data_centers, requests, timers, effects } = self;
         let turn = Turn { now, node, requests, timers, effects, actions };
-        (Parts { replica, coordinator, data_centers }, turn)
+        (Parts { coordinator, data_centers, replica }, turn)
     }
 }
 
 impl<C> Parts<'_, C> {
+    /// Ends a turn: delivers effects and starts handoffs until there is nothing left of either, then
+    /// sets the timers of the replica and the data centers' part. (The coordinator sets a timer for
+    /// each operation as it works on it.)
+    fn end_turn(&mut self, turn: &mut Turn<'_, C>) {
+        loop {
+            self.deliver_effects(turn);
+            if !self.replica.start_wanted_handoffs(turn) {
+                break;
+            }
+        }
+        self.replica.finish_turn(turn);
+        self.data_centers.finish_turn(turn);
+        debug_assert!(turn.effects.is_empty(), "an effect that no part will know of");
+    }
+
+    /// Lets the node's own replica answer what the coordinator asked of it, then delivers the oldest
+    /// effect, until there is nothing left of either.
+    fn deliver_effects(&mut self, turn: &mut Turn<'_, C>) {
+        loop {
+            self.coordinator.ask_own_replica(turn, self.replica);
+            let Some(effect) = turn.effects.pop_front() else { break };
+            match effect {
+                Effect::ListChanged { partition, list } => {
+                    self.coordinator.relisted(turn, self.replica, partition, &list);
+                }
+                Effect::WriteAcknowledged { hash, entry } => {
+                    self.data_centers.relaying.add(turn, hash, &entry);
+                }
+                Effect::CallEnded { caller, outcome } => {
+                    self.data_centers.call_ended(turn, caller, outcome);
+                }
+                Effect::ReadAnywhere { call, caller } => {
+                    self.data_centers.read_anywhere(turn, call, caller);
+                }
+                Effect::BeginCall { call, caller } => {
+                    self.coordinator.call(turn, self.replica, call, caller);
+                }
+                Effect::StoreRelayed { hash, entry, caller } => {
+                    self.coordinator.store_relayed(turn, self.replica, hash, entry, caller);
+                }
+                Effect::ReplyToCaller { caller, outcome } => {
+                    self.coordinator.reply(turn, caller, outcome);
+                }
+                Effect::CountWanted { caller } => {
+                    let Debt { copies, writes, .. } = self.debt(turn);
+                    let counts =
+                        debt::counts(turn.node, self.replica, self.coordinator, self.data_centers);
+                    let counts = Counts { redundancy_debt: copies + writes, ..counts };
+                    self.coordinator.reply(turn, caller, Outcome::Counts(Box::new(counts)));
+                }
+            }
+        }
+    }
+
     /// Hands an event to the part that it is for.
     fn handle(&mut self, turn: &mut Turn<'_, C>, event: Event<C>) {
         match event {
@@ -220,15 +324,16 @@ impl<C> Parts<'_, C> {
                 self.coordinator.call(turn, self.replica, call, Caller::App(caller));
             }
             Event::Request { via, from, partition, request_id, request } => {
-                if let Err(why) = replica::check(turn.node, partition, &request) {
-                    return turn.actions.push(Action::Violation { via, why });
+                if let Err(why) = replica::check_request(turn.node, partition, &request) {
+                    turn.actions.push(Action::Violation { via, why });
+                    return;
                 }
-                let from = from.life();
+                let life = from.life();
                 let address = ReturnAddress { via, partition, request_id };
-                let answer = if turn.node.in_other_data_center(from.node) {
-                    self.data_centers.serve(turn, self.replica, from, address, request)
+                let answer = if turn.node.in_other_data_center(life.node) {
+                    self.data_centers.serve(turn, self.replica, life, address, request)
                 } else {
-                    Some(self.replica.serve(turn, from, partition, request))
+                    Some(self.replica.serve(turn, life, partition, request))
                 };
                 if let Some(answer) = answer {
                     turn.answer(address, answer);
@@ -239,7 +344,7 @@ impl<C> Parts<'_, C> {
                 for request_id in turn.requests.to_life((node, boot)) {
                     self.unanswered(turn, request_id);
                 }
-                // Writes might have been lost with it.
+                // It might have missed writes that this node sent: compare copies soon.
                 let peer = turn.node.placement.member(node).map(|member| member.identity);
                 if let Some(peer) = peer.filter(|peer| peer.boot == boot) {
                     self.replica.hurry_to_compare(turn, peer);
@@ -251,32 +356,35 @@ impl<C> Parts<'_, C> {
                 turn.actions.push(Action::Debt { question, debt });
             }
             Event::Placement { .. } | Event::Lease(_) | Event::NewLife { .. } | Event::Stop(_) => {
-                unreachable!("the shard handles what changes its node")
+                unreachable!("Shard::handle takes these itself")
             }
         }
     }
 
-    /// Matches an answer with its request, and hands it to the part that asked.
+    /// Matches an answer with its request, and hands it to the part that asked. An answer to a request
+    /// that nothing waits for any more is dropped.
     fn answered(&mut self, turn: &mut Turn<'_, C>, request_id: u64, mut answer: Answer) {
         let Some(request) = turn.requests.take(request_id) else { return };
         let Outstanding { to, in_other_data_center, partition, asker, expects } = request;
         if !expects.fits(&answer) {
             log::error!(
-                "node {:?} answered a request of partition {} with {answer:?}, but {expects:?} was \
-                 expected: is it of another version?",
+                "{} answered a request about partition {} with something else than {expects:?}: does \
+                 it run another version of gridkv? The request is made again",
                 to.addr,
                 partition.index()
             );
-            return self.no_answer(turn, asker, request_id, to);
+            return self.tell_unanswered(turn, asker, request_id, to);
         }
         if let Answer::Listed(Listed { list, purge_horizon, .. })
         | Answer::OtherList { list, purge_horizon } = &mut answer
         {
             if in_other_data_center && !is_planted(Planted::FarListsCount) {
-                // The lists of another data center mean nothing here.
+                // The lists of another data center mean nothing here. (Its purge horizon does: all
+                // data centers purge together.)
                 *list = None;
             }
-            // Before the list is served that makes this node a replica.
+            // First of all: by the list below this node might become a replica, and must not serve
+            // before it knows what the others have purged.
             self.replica.copies.raise_purge_horizon(partition, *purge_horizon);
         }
         match asker {
@@ -285,29 +393,30 @@ impl<C> Parts<'_, C> {
             }
             Asker::Relay(batch) => self.data_centers.relaying.answered(turn, batch, Some(&answer)),
             Asker::Forward(id) => self.data_centers.forwards.answered(turn, id, Some(answer)),
-            asker => self.replica.answered(turn, asker, request_id, to, answer),
+            Asker::Replica(asker) => self.replica.answered(turn, asker, request_id, to, answer),
         }
     }
 
-    /// A request will have no answer. (One before it might have made it moot.)
+    /// Notes that a request will have no answer. Does nothing if the request is gone: an earlier loss
+    /// might have ended the operation, which then gave up its other requests.
     fn unanswered(&mut self, turn: &mut Turn<'_, C>, request_id: u64) {
         if let Some(Outstanding { to, asker, .. }) = turn.requests.take(request_id) {
-            self.no_answer(turn, asker, request_id, to);
+            self.tell_unanswered(turn, asker, request_id, to);
         }
     }
 
-    fn no_answer(
+    fn tell_unanswered(
         &mut self,
         turn: &mut Turn<'_, C>,
         asker: Asker,
         request_id: u64,
-        to: crate::types::Identity,
+        to: Identity,
     ) {
         match asker {
-            Asker::Op(op) => self.coordinator.lost(turn, self.replica, op, request_id, to),
+            Asker::Op(op) => self.coordinator.unanswered(turn, self.replica, op, request_id, to),
             Asker::Relay(batch) => self.data_centers.relaying.answered(turn, batch, None),
             Asker::Forward(id) => self.data_centers.forwards.answered(turn, id, None),
-            asker => self.replica.unanswered(turn, asker, to),
+            Asker::Replica(asker) => self.replica.unanswered(turn, asker, to),
         }
     }
 
@@ -315,81 +424,24 @@ impl<C> Parts<'_, C> {
     fn fire(&mut self, turn: &mut Turn<'_, C>, timer: Timer) {
         match timer {
             Timer::Op(op) => self.coordinator.handle_timer(turn, self.replica, op),
-            Timer::Room => self.coordinator.go_on_waiting(turn, self.replica),
-            Timer::Groups => self.coordinator.go_on_groups(turn, self.replica),
+            Timer::Room => self.coordinator.resume_waiting_writes(turn, self.replica),
+            Timer::Groups => self.coordinator.resume_groups(turn, self.replica),
+            Timer::Relay => self.data_centers.relaying.send(turn, &self.replica.copies),
+            Timer::Forward(id) => self.data_centers.end_forward(turn, id),
             Timer::Handoff(partition) => self.replica.resume_handoff(turn, partition),
             Timer::Remind(partition) => self.replica.remind(turn, partition),
             Timer::Compare => self.replica.compare(turn),
             Timer::Purge => self.replica.purge(turn),
             Timer::Expire => self.replica.expire(turn),
             Timer::Collect => self.replica.copies.store.collect(),
-            Timer::Relay => self.data_centers.relaying.send(turn, &self.replica.copies),
-            Timer::Forward(id) => self.data_centers.end_forward(turn, id),
             #[cfg(feature = "sim")]
             Timer::PutOff => self.replica.apply_put_off(turn),
-        }
-    }
-
-    /// Hands each effect to the part that must know it, and lets the node's own replica answer, until
-    /// there is nothing left of either.
-    fn finish_effects(&mut self, turn: &mut Turn<'_, C>) {
-        loop {
-            self.coordinator.ask_own_replica(turn, self.replica);
-            let Some(effect) = turn.effects.pop_front() else { break };
-            match effect {
-                Effect::Listed { partition, list } => {
-                    self.coordinator.relisted(turn, self.replica, partition, &list);
-                }
-                Effect::Acknowledged { hash, entry } => {
-                    self.data_centers.relaying.add(turn, hash, &entry);
-                }
-                Effect::Ended { caller, outcome } => self.data_centers.ended(turn, caller, outcome),
-                Effect::ReadAnywhere { call, caller } => {
-                    self.data_centers.read_anywhere(turn, call, caller);
-                }
-                Effect::Call { call, caller } => {
-                    self.coordinator.call(turn, self.replica, call, caller);
-                }
-                Effect::WriteRelayed { hash, entry, caller } => {
-                    let write = Write::relayed(entry, turn.node.config.write_quorum);
-                    let deadline = turn.now.instant + RELAY_TRIES_FOR;
-                    self.coordinator.write_relayed(
-                        turn,
-                        self.replica,
-                        write,
-                        hash,
-                        deadline,
-                        caller,
-                    );
-                }
-                Effect::Reply { caller, outcome } => self.coordinator.reply(turn, caller, outcome),
-                Effect::Count { caller } => {
-                    let Debt { copies, writes, .. } = self.debt(turn);
-                    let Self { replica, coordinator, data_centers } = self;
-                    let counts = debt::counts(turn.node, replica, coordinator, data_centers);
-                    let counts = Counts { redundancy_debt: copies + writes, ..counts };
-                    self.coordinator.reply(turn, caller, Outcome::Counts(Box::new(counts)));
-                }
-            }
         }
     }
 
     fn debt(&self, turn: &Turn<'_, C>) -> Debt {
         let now = turn.now.instant;
         debt::debt(turn.node, now, self.replica, self.coordinator, self.data_centers)
-    }
-
-    /// Finishes a turn: effects first, then the handoffs that can start now, then each part's timers
-    /// and reports.
-    fn settle(&mut self, turn: &mut Turn<'_, C>) {
-        loop {
-            self.finish_effects(turn);
-            if !self.replica.start_what_is_wanted(turn) {
-                break;
-            }
-        }
-        self.replica.finish_turn(turn);
-        self.data_centers.finish_turn(turn);
     }
 }
 

@@ -73,7 +73,18 @@ impl Expects {
 /// The part and the machine that asked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Asker {
+    /// An operation of the coordinator.
     Op(OpId),
+    /// Relays, with this number of the batch.
+    Relay(u64),
+    /// A read that other data centers are asked for.
+    Forward(ForwardId),
+    Replica(ReplicaAsker),
+}
+
+/// The machine of the replica that asked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum ReplicaAsker {
     Handoff(Partition),
     /// Nothing waits for the answer, except that a list in it is learned.
     List(Partition),
@@ -81,15 +92,18 @@ pub(super) enum Asker {
     Compare(u64),
     /// Purge, with this number of the round.
     Purge(u64),
-    /// Relays, with this number of the batch.
-    Relay(u64),
-    Forward(ForwardId),
     /// Anti-entropy, with this number of the question, about the keys behind this hash.
     Survey {
         round: u64,
         partition: Partition,
         after: Option<KeyHash>,
     },
+}
+
+impl From<ReplicaAsker> for Asker {
+    fn from(asker: ReplicaAsker) -> Self {
+        Self::Replica(asker)
+    }
 }
 
 /// Requests without an answer, by their numbers. The same counter numbers everything else that is
@@ -116,7 +130,8 @@ impl Requests {
         self.outstanding.insert(request_id, request);
     }
 
-    /// Ends the wait for an answer: it is here, or it will not come. `None` if nothing waits for it.
+    /// Ends the wait for an answer: it is here, or it will not come. `None` if nothing waits for
+    /// it.
     pub(super) fn take(&mut self, request_id: u64) -> Option<Outstanding> {
         self.outstanding.remove(&request_id)
     }

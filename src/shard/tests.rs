@@ -13,6 +13,7 @@ use crate::entry::Content;
 use crate::error::{NotApplied, ReadError, RunError, WriteError};
 use crate::options::{Eviction, WriteOptions};
 use crate::placement::{Gone, ListRef, Member, Placement, Site};
+use crate::replication::quorum::RETRY_AFTER;
 use crate::types::{Boot, ClusterHash, CoreId, Identity, KeyHash, NodeHash, NodeId, Partition};
 use crate::wire::message::{
     Answer, Compare, Compared, Found, Request, Seen, Survey, Surveyed, Want,
@@ -49,7 +50,7 @@ fn config(nodes: u64) -> ShardConfig {
     }
 }
 
-/// The first of so many nodes, in a cluster that was just born.
+/// The first of `nodes` nodes, in a cluster that was just born.
 fn born<C>(config: ShardConfig, nodes: u64) -> Driven<C> {
     let member = |number| Member {
         identity: identity(number),
@@ -453,7 +454,8 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// Carries out a step; without `direct`, by a quorum that has nothing to wait for and takes the long way.
+/// Carries out a step; without `direct`, by a quorum that has nothing to wait for and takes the
+/// long way.
 fn take(shard: &mut Driven, step: &Step, direct: bool) -> Vec<String> {
     let ttl = |ms: &Option<u64>| ms.map(Duration::from_millis);
     let write = |shard: &Driven, key: &u8, content: Content<'_>, ttl| {
@@ -529,8 +531,10 @@ proptest! {
             prop_assert_eq!(direct.shard.counts(), long.shard.counts());
         }
         for partition in Partition::all() {
-            prop_assert_eq!(direct.shard.replica.copies.store.digest(partition), long.shard.replica.copies.store.digest(partition));
-            prop_assert_eq!(direct.shard.replica.copies.store.sequence(partition), long.shard.replica.copies.store.sequence(partition));
+            let direct = &direct.shard.replica.copies.store;
+            let long = &long.shard.replica.copies.store;
+            prop_assert_eq!(direct.digest(partition), long.digest(partition));
+            prop_assert_eq!(direct.sequence(partition), long.sequence(partition));
         }
     }
 }
@@ -641,7 +645,7 @@ fn a_closure_is_answered_when_the_other_replica_has_its_writes() {
     let first = WriteError::Indeterminate { acked: 1, needed: 2 };
     assert_eq!(ran::<Option<Vec<u8>>>(shard.reply()), Err(RunError::Write { failed: 1, first }));
 
-    // A closure that panicked leaves writes behind for which nobody waits.
+    // A closure that panicked leaves writes behind for which no caller waits.
     let call = shard.run(|shard: &mut LocalShard<'_>| {
         shard.set("a", "3").unwrap();
         panic!("after it");
@@ -763,9 +767,9 @@ fn an_abandoned_shard_holds_no_caller() {
     assert!(shard.replies_are_none());
 }
 
-/// A write whose requests were lost came to the other replicas behind the next write of its key, was taken for one
-/// that a stranger had overtaken, and was stamped above it: of a batch or a closure that wrote a key twice, the
-/// first write was what remained.
+/// A write whose requests were lost came to the other replicas behind the next write of its key,
+/// was taken for one that a stranger had overtaken, and was stamped above it: of a batch or a
+/// closure that wrote a key twice, the first write was what remained.
 #[test]
 fn a_write_that_arrives_behind_the_next_one_of_its_key_is_not_stamped_above_it() {
     let mut shard = born(ShardConfig { write_quorum: 2, ..config(3) }, 3);
@@ -842,8 +846,8 @@ impl Driven {
     }
 }
 
-/// Their digests differ for ever. What was evicted does not come back from the other replica, which is told that it
-/// was.
+/// Their digests differ for ever. What was evicted does not come back from the other replica, which
+/// is told that it was.
 #[test]
 fn a_partition_that_lost_keys_to_eviction_is_compared_key_by_key() {
     let memory = Some(2 << 20);
@@ -868,8 +872,10 @@ fn a_partition_that_lost_keys_to_eviction_is_compared_key_by_key() {
     for partition in Partition::all() {
         assert_eq!(has_gaps(shard.compared(partition)), without.contains(&partition));
     }
-    let beside = |gone: &u32| here.iter().find(|at| hash(at).partition() == hash(gone).partition());
-    let (gone, there) = evicted.iter().find_map(|gone| Some((*gone, *beside(gone)?))).unwrap();
+    let same_partition =
+        |gone: &u32| here.iter().find(|at| hash(at).partition() == hash(gone).partition());
+    let (gone, there) =
+        evicted.iter().find_map(|gone| Some((*gone, *same_partition(gone)?))).unwrap();
     let partition = hash(&gone).partition();
     let found = |mark| Answer::Found { found: Found::Absent { mark }, synced: true };
     assert_eq!(shard.read(&gone.to_le_bytes()), found(Version(1)));
@@ -888,8 +894,9 @@ fn a_partition_that_lost_keys_to_eviction_is_compared_key_by_key() {
     assert!(is_here(&shard, &gone), "a newer one comes");
 }
 
-/// Found by the simulator (eviction, seed 70): a value was owed to a replica that did not answer. Meanwhile a newer one
-/// was written, and evicted everywhere. The older one then reached all replicas of the next list, and stayed.
+/// Found by the simulator (eviction, seed 70): a value was owed to a replica that did not answer.
+/// After that a newer one was written, and evicted everywhere. The older one then reached all
+/// replicas of the next list, and stayed.
 #[test]
 fn a_write_below_the_mark_does_not_come_after_what_was_evicted() {
     let mut shard: Driven = born(ShardConfig { memory: Some(1 << 20), ..config(2) }, 2);
@@ -907,7 +914,8 @@ fn a_write_below_the_mark_does_not_come_after_what_was_evicted() {
     }
 }
 
-/// Where nothing is evicted, what found no room is only missing here: others keep it, and it may come later.
+/// If nothing is evicted, an entry that found no room is only missing here: others keep it, and it
+/// can come later.
 #[test]
 fn what_finds_no_room_where_nothing_is_evicted_is_not_taken_for_evicted() {
     for (eviction, mark) in [(Eviction::None, Version::ZERO), (Eviction::Sieve, Version(1 << 40))] {
@@ -951,4 +959,68 @@ fn a_comparison_of_another_cores_partitions_breaks_the_protocol() {
     let partition = Partition::new(2).unwrap();
     shard.tell(Event::Request { via: 1, from: identity(1), partition, request_id: 1, request });
     assert!(matches!(shard.actions[..], [Action::Violation { .. }]), "{:?}", shard.actions);
+}
+
+/// A peer of another version, or a broken one, answered a write with something else. The machine
+/// ignored that and waited, until the caller got a timeout that said nothing of the cause.
+#[test]
+fn an_answer_that_does_not_fit_its_request_counts_as_none_and_is_asked_for_again() {
+    let mut shard = of_two();
+    let call = shard.write(b"key", Content::Value(b"v"), &WriteOptions::new());
+    shard.call(call, 1);
+    let [first] = shard.asked()[..] else { panic!("one other replica") };
+    shard.tell(Event::Answer { request_id: first, answer: Answer::Purged });
+    assert!(shard.replies().is_empty());
+    shard.pass(RETRY_AFTER);
+    shard.turn();
+    let [again] = shard.asked()[..] else { panic!("it is asked again") };
+    // A late answer to the first question means nothing any more.
+    for request_id in [first, again] {
+        let answer = Answer::Written { superseded_by: None, synced: true };
+        shard.tell(Event::Answer { request_id, answer });
+    }
+    assert!(matches!(shard.reply(), Outcome::Written(Ok(()))));
+}
+
+/// Every kind of answer at every kind of question: a peer must not be able to stop a core.
+#[test]
+fn no_answer_of_a_peer_panics() {
+    let answers = || {
+        let (list, purge_horizon) = (None, Version::ZERO);
+        [
+            Answer::Declined,
+            Answer::OtherList { list, purge_horizon },
+            Answer::Written { superseded_by: None, synced: false },
+            Answer::TooOld { purge_horizon: Version(u64::MAX >> 1), synced: true },
+            Answer::Found { found: Found::Version(Version(1)), synced: true },
+            Answer::Received { covered: true },
+            Answer::Compared(Compared::Alike),
+            Answer::Purgeable { merges: 7, places: vec![9] },
+            Answer::Purged,
+            Answer::Relayed { places: vec![9] },
+        ]
+    };
+    for read_quorum in [1, 2] {
+        for at in 0..answers().len() {
+            let mut shard: Driven = born(ShardConfig { read_quorum, ..config(2) }, 2);
+            let write = shard.write(b"key", Content::Value(b"v"), &WriteOptions::new());
+            shard.call(write, 1);
+            let hash = KeyHash::of(CLUSTER, b"other");
+            let (deadline, quorum) = (shard.deadline(), 2);
+            let (key, local, anywhere) = (b"other".as_slice().into(), false, false);
+            let read = ReadCall { key, hash, quorum, local, anywhere, deadline };
+            shard.call(Call::Read(Box::new(read)), 2);
+            for _ in 0..200 {
+                for request_id in shard.asked() {
+                    let answer = answers()[at].clone();
+                    shard.tell(Event::Answer { request_id, answer });
+                }
+                shard.pass(Duration::from_millis(10));
+                shard.turn();
+            }
+            let mut replies: Vec<u32> = shard.replies().into_iter().map(|reply| reply.0).collect();
+            replies.sort();
+            assert_eq!(replies, [1, 2], "each call is answered once: {:?}", answers()[at]);
+        }
+    }
 }

@@ -53,7 +53,8 @@ impl Timers {
         }
     }
 
-    /// [`set`](Self::set) or [`stop`](Self::stop): a machine that has nothing to wait for has no deadline.
+    /// [`set`](Self::set) or [`stop`](Self::stop): a machine that has nothing to wait for has no
+    /// deadline.
     pub(super) fn set_to(&mut self, timer: Timer, deadline: Option<Instant>) {
         match deadline {
             Some(at) => self.set(timer, at),

@@ -31,7 +31,7 @@ impl<C> Turn<'_, C> {
         to: Identity,
         partition: Partition,
         request: Request,
-        asker: Asker,
+        asker: impl Into<Asker>,
     ) -> Option<u64> {
         debug_assert!(to != self.node.me, "only the coordinator asks this node's own replica");
         let request_id = self.requests.new_id();
@@ -40,6 +40,7 @@ impl<C> Turn<'_, C> {
         let core = partition.core(member.cores);
         let in_other_data_center = placement.in_other_data_center(to.node);
         let expects = Expects::of(&request);
+        let asker = asker.into();
         let outstanding = Outstanding { to, in_other_data_center, partition, asker, expects };
         self.requests.add(request_id, outstanding);
         self.actions.push(Action::Ask { to, core, partition, request_id, request });

@@ -1,5 +1,5 @@
-//! [`Groups`]: many calls in one message. The calls of a group are begun in their order and answered
-//! together.
+//! [`Groups`]: many calls in one message. The calls of a group are begun in their order and
+//! answered together.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::vec;
@@ -88,8 +88,8 @@ impl<C> Groups<C> {
         Some((group.caller, Outcome::Many(group.outcomes)))
     }
 
-    /// Queues a group, and returns whether it has more to begin: it was its turn, or its write waits
-    /// for room no longer.
+    /// Queues a group, and returns whether it has more to begin: it was its turn, or its write
+    /// waits for room no longer.
     pub(super) fn queue(&mut self, id: GroupId) -> bool {
         let is_unfinished = self.by_id.get(&id).is_some_and(|group| group.calls.len() > 0);
         self.unfinished.extend(is_unfinished.then_some(id));
@@ -114,8 +114,8 @@ impl<C> Groups<C> {
         self.by_id.values().map(|group| group.calls.len()).collect()
     }
 
-    /// Gives the calls that were not begun their outcome, and returns the answers of the groups that
-    /// are over. Calls under way are answered by what ends them.
+    /// Gives the calls that were not begun their outcome, and returns the answers of the groups
+    /// that are over. Calls under way are answered by what ends them.
     pub(super) fn stop(&mut self, by: StoppedBy) -> Vec<(Caller<C>, Outcome)> {
         self.unfinished.clear();
         let ids: BTreeSet<GroupId> = self.by_id.keys().copied().collect();

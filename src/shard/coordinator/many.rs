@@ -1,10 +1,10 @@
 //! Begins the calls of groups, a few at a time.
 //!
 //! A turn is bounded without a clock. A group that comes begins up to [`OPS_PER_TURN`] of its calls
-//! at once, which the core's loop counts as that many calls ([`Call::weight`]); what is left goes on
-//! by a timer, which begins as many over all groups together, a few of each in turn. So a group of a
-//! million delays no other call for longer than a few hundred calls do. A group of which a write
-//! waits for room goes on behind that, so that its calls take effect in their order.
+//! at once, which the core's loop counts as that many calls ([`Call::weight`]); what is left goes
+//! on by a timer, which begins as many over all groups together, a few of each in turn. So a group
+//! of a million delays no other call for longer than a few hundred calls do. A group of which a
+//! write waits for room goes on behind that, so that its calls take effect in their order.
 
 use super::Coordinator;
 use crate::shard::caller::{Caller, GroupId};
@@ -34,7 +34,11 @@ impl<C> Coordinator<C> {
     }
 
     /// Goes on with the groups that have calls left.
-    pub(in crate::shard) fn go_on_groups(&mut self, turn: &mut Turn<'_, C>, replica: &mut Replica) {
+    pub(in crate::shard) fn resume_groups(
+        &mut self,
+        turn: &mut Turn<'_, C>,
+        replica: &mut Replica,
+    ) {
         let mut budget = OPS_PER_TURN;
         while budget > 0
             && let Some(id) = self.groups.pop_unfinished()

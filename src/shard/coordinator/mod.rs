@@ -1,11 +1,12 @@
 //! [`Coordinator`]: the calls, from the message that brings one to its reply.
 //!
-//! Any node can coordinate a call: the core that owns the key's partition there does it, even if the
-//! node holds no replica. The coordinator stands above the replica of its node and may use it.
+//! Any node can coordinate a call: the core that owns the key's partition there does it, even if
+//! the node holds no replica. The coordinator stands above the replica of its node and may use it.
 //!
 //! - [`op`], [`hints`], [`groups`], [`runs`]: what is under way;
 //! - [`operations`]: an operation's life, from its first request to the reply and beyond;
 //! - [`writes`], [`reads`]: how each kind begins, and which of them need no quorum machine;
+//! - [`read_order`]: which replica a read asks first;
 //! - [`room`]: writes that wait until room is made for them;
 //! - [`many`]: begins the calls of groups, a few at a time;
 //! - [`run`]: lets an app's closure work on the copies.
@@ -34,6 +35,7 @@ mod hints;
 mod many;
 mod op;
 mod operations;
+mod read_order;
 mod reads;
 mod room;
 mod run;
@@ -94,7 +96,7 @@ impl<C> Coordinator<C> {
                 found.keys.retain(|key| key.starts_with(&call.prefix));
                 self.reply(turn, caller, Outcome::Keys(Box::new(found)));
             }
-            Call::Counts => turn.effects.push_back(Effect::Count { caller }),
+            Call::Counts => turn.effects.push_back(Effect::CountWanted { caller }),
             Call::Many(calls) => self.begin_group(turn, replica, calls, caller),
             Call::Run(call) => self.run(turn, replica, call, caller),
             #[cfg(test)]
@@ -115,7 +117,7 @@ impl<C> Coordinator<C> {
                 (Caller::Run(id), Outcome::Written(result)) => self.runs.write_ended(id, result),
                 (Caller::Run(_), _) => unreachable!("a closure makes only writes"),
                 (Caller::DataCenters(caller), outcome) => {
-                    turn.effects.push_back(Effect::Ended { caller, outcome });
+                    turn.effects.push_back(Effect::CallEnded { caller, outcome });
                     None
                 }
             };

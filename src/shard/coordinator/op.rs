@@ -5,7 +5,8 @@ use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use super::hints::Hints;
-use crate::clock::{Instant, Version};
+use crate::clock::{HybridClock, Instant, Now, Version};
+use crate::entry::Entry;
 use crate::error::{NotApplied, ReadError, WriteError};
 use crate::placement::List;
 use crate::replication::quorum::QuorumMachine;
@@ -61,6 +62,36 @@ impl Machine {
 /// When a key is to expire; `None` for never.
 #[derive(Clone, Copy)]
 pub(super) struct Touch(pub(super) Option<NonZeroU64>);
+
+impl Touch {
+    /// Returns a key as it should be with this expiry, if that changes anything. Merging prefers it
+    /// to what was read, and what was stamped above that to both (`replication/write` says why).
+    pub(super) fn retime(self, clock: &mut HybridClock, now: Now, held: &Entry) -> Option<Entry> {
+        let Self(expires_at_ms) = self;
+        let before = held.expires_at_ms();
+        if before.is_none() && expires_at_ms.is_none() {
+            return None;
+        }
+        let end = |at_ms: Option<NonZeroU64>| at_ms.map_or(u64::MAX, NonZeroU64::get);
+        let version = if end(expires_at_ms) >= end(before) {
+            held.version()
+        } else {
+            // Shortened for the 64th time without another write between, it is a write of its own.
+            let stamp = || clock.stamp_above(held.version(), now.wall);
+            held.version().shortened().unwrap_or_else(stamp)
+        };
+        Some(held.copy(version, expires_at_ms))
+    }
+}
+
+/// An operation that begins.
+pub(super) struct Begin<C> {
+    pub(super) hash: KeyHash,
+    pub(super) machine: Machine,
+    pub(super) touch: Option<Touch>,
+    pub(super) deadline: Instant,
+    pub(super) caller: Caller<C>,
+}
 
 impl<C> Op<C> {
     /// How much memory a hint takes for the replicas that lack the write.

@@ -9,15 +9,17 @@
 //!                                                                          or the window ends
 //! ```
 //!
-//! A caller is answered once. A write that was acknowledged is a hint from then on: it is offered to
-//! the replicas that lack it, in each list that follows.
+//! A caller is answered once. A write that was acknowledged is a hint from then on: it is offered
+//! to the replicas that lack it, in each list that follows.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::op::{Machine, Op, Touch, unread, write_error, written};
+use super::op::{Begin, Machine, Op, unread, write_error, written};
+use super::read_order::read_order;
 use super::{Coordinator, SelfRequest};
 use crate::clock::Instant;
+use crate::entry::Entry;
 use crate::error::{NotApplied, ReadError};
 use crate::placement::{List, Stage};
 use crate::replication::quorum::{QuorumAction, QuorumMachine};
@@ -26,25 +28,16 @@ use crate::shard::caller::{Caller, OpId};
 use crate::shard::calls::{Outcome, StoppedBy};
 use crate::shard::effects::Effect;
 use crate::shard::replica::Replica;
-use crate::shard::requests::Asker;
+use crate::shard::requests::{Asker, ReplicaAsker};
 use crate::shard::timers::Timer;
 use crate::shard::turn::Turn;
 use crate::simulated::{Planted, is_planted};
 use crate::types::{Identity, KeyHash, Partition};
 use crate::wire::message::{Answer, Request};
-use crate::wire::timing::HINT_WINDOW;
+use crate::wire::timing::{HINT_WINDOW, RELAY_TRIES_FOR};
 
 /// How often a call that knows no list, or only one that seems outdated, asks for it.
 const LOCATE_PERIOD: Duration = Duration::from_millis(50);
-
-/// An operation that begins.
-pub(super) struct Begin<C> {
-    pub(super) hash: KeyHash,
-    pub(super) machine: Machine,
-    pub(super) touch: Option<Touch>,
-    pub(super) deadline: Instant,
-    pub(super) caller: Caller<C>,
-}
 
 impl<C> Coordinator<C> {
     pub(super) fn begin(&mut self, turn: &mut Turn<'_, C>, replica: &mut Replica, begin: Begin<C>) {
@@ -70,17 +63,17 @@ impl<C> Coordinator<C> {
         }
     }
 
-    /// Begins to write what another data center has acknowledged, as a coordinator of this one.
-    pub(in crate::shard) fn write_relayed(
+    /// Begins to store a write here that another data center has acknowledged.
+    pub(in crate::shard) fn store_relayed(
         &mut self,
         turn: &mut Turn<'_, C>,
         replica: &mut Replica,
-        write: Write,
         hash: KeyHash,
-        deadline: Instant,
+        entry: Entry,
         caller: Caller<C>,
     ) {
-        let machine = Machine::Write(write);
+        let machine = Machine::Write(Write::relayed(entry, turn.node.config.write_quorum));
+        let deadline = turn.now.instant + RELAY_TRIES_FOR;
         self.begin(turn, replica, Begin { hash, machine, touch: None, deadline, caller });
     }
 
@@ -97,7 +90,7 @@ impl<C> Coordinator<C> {
         op.list = Some(list.clone());
         if let Machine::Read(read) = &mut op.machine {
             let own = self.ops.own_write(op.hash);
-            let order = super::reads::read_order(turn.node, &list, op.hash, own);
+            let order = read_order(turn.node, &list, op.hash, own);
             let forgotten = replica.copies.partition(op.partition).purge_horizon;
             let own = own.map(Write::entry).filter(|entry| entry.version() > forgotten).cloned();
             read.prefer(order, own);
@@ -166,14 +159,14 @@ impl<C> Coordinator<C> {
         } else if mine.is_some_and(|mine| theirs < mine.number) {
             self.step(turn, replica, id, |machine, now, todo| machine.behind(from, now, todo));
         } else {
-            // It serves another list of that number, or is not in it as it sees itself: ask it again
-            // later.
-            self.lost(turn, replica, id, request_id, from);
+            // It serves another list of that number, or is not in it as it sees itself: ask it
+            // again later.
+            self.unanswered(turn, replica, id, request_id, from);
         }
     }
 
     /// What an operation asked will have no answer.
-    pub(in crate::shard) fn lost(
+    pub(in crate::shard) fn unanswered(
         &mut self,
         turn: &mut Turn<'_, C>,
         replica: &mut Replica,
@@ -197,8 +190,8 @@ impl<C> Coordinator<C> {
         self.step(turn, replica, id, |machine, now, todo| machine.handle_timers(now, todo));
     }
 
-    /// Takes an operation, lets `change` work on its machine, carries out what that asks for, and puts
-    /// the operation back.
+    /// Takes an operation, lets `change` work on its machine, carries out what that asks for, and
+    /// puts the operation back.
     fn step(
         &mut self,
         turn: &mut Turn<'_, C>,
@@ -227,7 +220,7 @@ impl<C> Coordinator<C> {
                 QuorumAction::TellList { to } => {
                     if let Some(list) = op.list.clone() {
                         let request = replica.copies.tell_list(op.partition, list);
-                        turn.ask(to, op.partition, request, Asker::List(op.partition));
+                        turn.ask(to, op.partition, request, ReplicaAsker::List(op.partition));
                     }
                 }
                 QuorumAction::Stamp { above } => self.stamp(turn, replica, id, op, above),
@@ -238,9 +231,7 @@ impl<C> Coordinator<C> {
                         Some(touch) => {
                             let clock = &mut replica.copies.clock;
                             let held = live.as_ref();
-                            match held.and_then(|held| {
-                                super::writes::retimed(clock, turn.now, held, touch)
-                            }) {
+                            match held.and_then(|held| touch.retime(clock, turn.now, held)) {
                                 Some(entry) => {
                                     return self.write_retimed(turn, replica, id, op, entry);
                                 }
@@ -345,7 +336,7 @@ impl<C> Coordinator<C> {
         if let Some(caller) = op.caller.take() {
             if !matches!(caller, Caller::DataCenters(_)) && turn.node.relays_writes {
                 let entry = write.entry().clone();
-                turn.effects.push_back(Effect::Acknowledged { hash: op.hash, entry });
+                turn.effects.push_back(Effect::WriteAcknowledged { hash: op.hash, entry });
             }
             op.deadline = now + HINT_WINDOW;
             let (before, quorum) = (op.supersedes.take(), write.needed());
@@ -369,8 +360,8 @@ impl<C> Coordinator<C> {
         op.caller.is_none()
     }
 
-    /// A write was acknowledged by a quorum of this size. The write that it supersedes is done, just
-    /// before it, and so are those that that one supersedes: none of them is a hint any more.
+    /// A write was acknowledged by a quorum of this size. The write that it supersedes is done,
+    /// just before it, and so are those that that one supersedes: none of them is a hint any more.
     pub(super) fn complete_predecessors(
         &mut self,
         turn: &mut Turn<'_, C>,
@@ -407,8 +398,8 @@ impl<C> Coordinator<C> {
         }
     }
 
-    /// A call that knows no list, or one that this node is not in and whose members are not the ones
-    /// that should hold the partition, asks those for theirs.
+    /// A call that knows no list, or one that this node is not in and whose members are not the
+    /// ones that should hold the partition, asks those for theirs.
     fn locate(&mut self, turn: &mut Turn<'_, C>, replica: &Replica, op: &mut Op<C>) {
         if op.caller.is_none() || turn.now.instant < op.locate_at {
             return;
@@ -427,7 +418,7 @@ impl<C> Coordinator<C> {
         );
         for to in target.into_iter().filter(|member| *member != me) {
             // The answer's list is learned, which makes the partition's calls enter it.
-            turn.ask(to, op.partition, Request::AskList, Asker::List(op.partition));
+            turn.ask(to, op.partition, Request::AskList, ReplicaAsker::List(op.partition));
         }
     }
 

@@ -1,20 +1,17 @@
 //! Reads: how they begin, and the ones that this node's own copy answers.
 
 use super::Coordinator;
-use super::op::Machine;
-use super::operations::Begin;
+use super::op::{Begin, Machine};
 use crate::entry::Entry;
 use crate::error::ReadError;
-use crate::placement::List;
 use crate::replication::read::{Read, ReadRules};
-use crate::replication::write::Write;
 use crate::shard::caller::Caller;
 use crate::shard::calls::{Outcome, ReadCall};
 use crate::shard::effects::Effect;
 use crate::shard::node::Node;
 use crate::shard::replica::Replica;
 use crate::shard::turn::Turn;
-use crate::types::{Identity, KeyHash, quorum_of};
+use crate::types::quorum_of;
 
 impl<C> Coordinator<C> {
     pub(super) fn read(
@@ -68,28 +65,4 @@ fn why_unreadable<C>(turn: &Turn<'_, C>, call: &ReadCall) -> Option<ReadError> {
 pub(super) fn rules(node: &Node, needed: usize) -> ReadRules {
     let write_quorum = node.config.write_quorum;
     ReadRules { needed, write_quorum, confirmations: node.tolerated(), confirms_hits: false }
-}
-
-/// Returns the order in which the replicas are asked: this node first, then the replicas that
-/// acknowledged this node's own latest write of the key, then those of this node's zone, then the
-/// others, a different one first for different keys.
-pub(super) fn read_order(
-    node: &Node,
-    list: &List,
-    hash: KeyHash,
-    own: Option<&Write>,
-) -> Vec<Identity> {
-    let has_own_write = |member: &Identity| own.is_some_and(|write| write.is_held_by(member));
-    let mut order = list.members().to_vec();
-    if !order.is_empty() {
-        let shift = (hash.0 % order.len() as u64) as usize;
-        order.rotate_left(shift);
-    }
-    let placement = &node.placement;
-    let zone = |of: &Identity| placement.member(of.node).map(|member| &member.site.zone);
-    let mine = zone(&node.me);
-    order.sort_by_cached_key(|member| {
-        (*member != node.me, !has_own_write(member), zone(member) != mine)
-    });
-    order
 }

@@ -52,7 +52,7 @@ impl<C> Coordinator<C> {
     }
 
     /// Goes on making room for the writes that wait for it, one after the other.
-    pub(in crate::shard) fn go_on_waiting(
+    pub(in crate::shard) fn resume_waiting_writes(
         &mut self,
         turn: &mut Turn<'_, C>,
         replica: &mut Replica,

@@ -27,8 +27,8 @@ use crate::shard::turn::Turn;
 use crate::store::Admission;
 use crate::types::MAX_KEY_BYTES;
 
-/// How often room is made for one entry: enough for the largest among the smallest, all of them read
-/// lately.
+/// How often room is made for one entry: enough for the largest among the smallest, all of them
+/// read lately.
 const ROOM_TRIES: usize = 4096;
 
 /// The core's share of this node while a closure runs.

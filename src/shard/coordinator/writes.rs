@@ -1,11 +1,8 @@
 //! Writes and changes of expiry: how they begin, and the ones that this node decides alone.
 
-use std::num::NonZeroU64;
-
 use super::Coordinator;
-use super::op::{Machine, Op, Touch};
-use super::operations::Begin;
-use crate::clock::{HybridClock, Now, Version};
+use super::op::{Begin, Machine, Op, Touch};
+use crate::clock::Version;
 use crate::entry::Entry;
 use crate::error::WriteError;
 use crate::replication::quorum::QuorumMachine;
@@ -63,15 +60,15 @@ impl<C> Coordinator<C> {
         });
         let written =
             key.and_then(|key| copies.store.get(hash, &key).map(|entry| Entry::clone(&entry)));
-        turn.effects.extend(written.map(|entry| Effect::Acknowledged { hash, entry }));
+        turn.effects.extend(written.map(|entry| Effect::WriteAcknowledged { hash, entry }));
         // As the latest write it ends every hint before.
         let before = self.ops.take_latest_write(hash);
         self.ops.supersede(before);
         self.complete_predecessors(turn, before, quorum_of(quorum, 1));
     }
 
-    /// Gives a write the version that it asks for: above what its replicas hold, what this node holds,
-    /// and what this node wrote before.
+    /// Gives a write the version that it asks for: above what its replicas hold, what this node
+    /// holds, and what this node wrote before.
     pub(super) fn stamp(
         &mut self,
         turn: &mut Turn<'_, C>,
@@ -160,38 +157,15 @@ fn touch_alone<C>(
     let held = copies.store.get(call.hash, &call.key).map(|held| Entry::clone(&held));
     let live = held.filter(|held| held.live_value(turn.now.wall).is_some());
     let touch = Touch(call.expires_at_ms);
-    let entry = live.and_then(|held| retimed(&mut copies.clock, turn.now, &held, touch));
+    let entry = live.and_then(|held| touch.retime(&mut copies.clock, turn.now, &held));
     let Some(entry) = entry else { return Ok(false) };
     match copies.store.make_room(call.hash, &entry) {
         Admission::Enough => {}
         room => return Err(super::room::no_room(turn.node, room).into()),
     }
     if turn.node.relays_writes {
-        turn.effects.push_back(Effect::Acknowledged { hash: call.hash, entry: entry.clone() });
+        turn.effects.push_back(Effect::WriteAcknowledged { hash: call.hash, entry: entry.clone() });
     }
     copies.apply(call.hash, entry);
     Ok(true)
-}
-
-/// Returns a key as it should be with another expiry, if that changes anything. Merging prefers it to
-/// what was read, and what was stamped above that to both (`replication/write` says why).
-pub(super) fn retimed(
-    clock: &mut HybridClock,
-    now: Now,
-    held: &Entry,
-    Touch(expires_at_ms): Touch,
-) -> Option<Entry> {
-    let before = held.expires_at_ms();
-    if before.is_none() && expires_at_ms.is_none() {
-        return None;
-    }
-    let end = |at_ms: Option<NonZeroU64>| at_ms.map_or(u64::MAX, NonZeroU64::get);
-    let version = if end(expires_at_ms) >= end(before) {
-        held.version()
-    } else {
-        // Shortened for the 64th time without another write between, it is a write of its own.
-        let stamp = || clock.stamp_above(held.version(), now.wall);
-        held.version().shortened().unwrap_or_else(stamp)
-    };
-    Some(held.copy(version, expires_at_ms))
 }

@@ -60,7 +60,7 @@ impl<C> Forwards<C> {
         let deadline = turn.now.instant + call.deadline.since(turn.now.instant) / 2;
         let call = Call::Read(Box::new(ReadCall { anywhere: false, deadline, ..call }));
         let caller = Caller::DataCenters(SiteCaller::Forward(id));
-        turn.effects.push_back(Effect::Call { call, caller });
+        turn.effects.push_back(Effect::BeginCall { call, caller });
     }
 
     /// This data center has answered a read.
@@ -126,7 +126,7 @@ impl<C> Forwards<C> {
                 }
                 outcome => outcome,
             };
-            turn.effects.push_back(Effect::Reply { caller, outcome });
+            turn.effects.push_back(Effect::ReplyToCaller { caller, outcome });
         }
     }
 
@@ -152,7 +152,7 @@ pub(super) fn read_for<C>(turn: &mut Turn<'_, C>, address: ReturnAddress, key: B
     let (quorum, deadline) = (turn.node.config.read_quorum, turn.now.instant + RELAY_TRIES_FOR);
     let call = ReadCall { key, hash, quorum, local: false, anywhere: false, deadline };
     let caller = Caller::DataCenters(SiteCaller::Forwarded(address));
-    turn.effects.push_back(Effect::Call { call: Call::Read(Box::new(call)), caller });
+    turn.effects.push_back(Effect::BeginCall { call: Call::Read(Box::new(call)), caller });
 }
 
 /// Answers a read that another data center has forwarded.

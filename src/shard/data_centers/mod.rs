@@ -1,11 +1,12 @@
 //! [`DataCenters`]: what passes between this data center and the others.
 //!
-//! Nothing here counts in a list: lists, and quorums in them, are each data center's own. Writes are
-//! relayed ([`relay`]), and reads that find nothing can be forwarded ([`forward`]). Whole partitions
-//! are compared and copied between the first replicas of each data center, by anti-entropy.
+//! Nothing here counts in a list: lists, and quorums in them, are each data center's own. Writes
+//! are relayed ([`relay`]), and reads that find nothing can be forwarded ([`forward`]). Whole
+//! partitions are compared and copied between the first replicas of each data center, by
+//! anti-entropy.
 //!
-//! A file here may use the replica's copies and what a [`Turn`] holds. It knows no coordinator: what
-//! that should do is an [`Effect`](super::effects::Effect).
+//! A file here may use the replica's copies and what a [`Turn`] holds. It knows no coordinator:
+//! what that should do is an [`Effect`](super::effects::Effect).
 
 use self::forward::{Forwards, answer_forwarded};
 use self::relay::Relaying;
@@ -67,7 +68,12 @@ impl<C> DataCenters<C> {
     }
 
     /// A call that was made for this part has ended.
-    pub(super) fn ended(&mut self, turn: &mut Turn<'_, C>, caller: SiteCaller, outcome: Outcome) {
+    pub(super) fn call_ended(
+        &mut self,
+        turn: &mut Turn<'_, C>,
+        caller: SiteCaller,
+        outcome: Outcome,
+    ) {
         match caller {
             SiteCaller::Relay(id, place) => {
                 let is_written = matches!(outcome, Outcome::Written(Ok(())));

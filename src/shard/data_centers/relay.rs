@@ -1,5 +1,5 @@
-//! Relays: joins [`Relays`], which sends acknowledged writes to other data centers, with the copies;
-//! and writes here what others relay.
+//! Relays: joins [`Relays`], which sends acknowledged writes to other data centers, with the
+//! copies; and writes here what others relay.
 
 use std::collections::BTreeMap;
 
@@ -47,7 +47,7 @@ impl Relaying {
     }
 
     /// Whether another data center should have what is acknowledged here.
-    pub(in crate::shard) fn is_wanted(&self) -> bool {
+    pub(in crate::shard) fn has_destinations(&self) -> bool {
         self.relays.is_wanted()
     }
 
@@ -91,8 +91,8 @@ impl Relaying {
         self.relays.deadline()
     }
 
-    /// How many writes wait for a data center, of which how many for one that can be reached, and how
-    /// many were left to anti-entropy.
+    /// How many writes wait for a data center, of which how many for one that can be reached, and
+    /// how many were left to anti-entropy.
     pub(in crate::shard) fn waiting(&self) -> (usize, usize, u64) {
         (self.relays.waiting(), self.relays.waiting_for_reachable(), self.relays.given_up())
     }
@@ -115,7 +115,7 @@ impl Relaying {
             }
             let hash = turn.node.hash(entry.key());
             let caller = Caller::DataCenters(SiteCaller::Relay(id, place));
-            turn.effects.push_back(Effect::WriteRelayed { hash, entry, caller });
+            turn.effects.push_back(Effect::StoreRelayed { hash, entry, caller });
         }
         self.end_batch(turn, id);
     }

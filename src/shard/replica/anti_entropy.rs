@@ -1,4 +1,5 @@
-//! Anti-entropy: joins [`AntiEntropy`], which compares copies in the background, with store and lists.
+//! Anti-entropy: joins [`AntiEntropy`], which compares copies in the background, with store and
+//! lists.
 
 use std::collections::BTreeSet;
 use std::mem;
@@ -8,15 +9,15 @@ use super::copies::LocalCopies;
 use crate::placement::{ListRef, Member};
 use crate::replication::anti_entropy::{self, AntiEntropy, AntiEntropyAction, Copies, Pair};
 use crate::shard::node::Node;
-use crate::shard::requests::Asker;
+use crate::shard::requests::ReplicaAsker;
 use crate::shard::turn::Turn;
 use crate::simulated::{Planted, is_planted};
 use crate::types::{Identity, KeyHash, Partition};
 use crate::wire::frame::CHUNK_BYTES;
 use crate::wire::message::{Answer, Compare, Compared, Held, Request, Seen, Survey, Surveyed};
 
-/// What is compared: partitions that this node and the peer serve as synced replicas, in one list or
-/// in two data centers.
+/// What is compared: partitions that this node and the peer serve as synced replicas, in one list
+/// or in two data centers.
 struct Comparable<'a> {
     node: &'a Node,
     copies: &'a LocalCopies,
@@ -72,7 +73,8 @@ impl LocalCopies {
         list.filter(|list| list.contains(peer)).map(|list| list.reference())
     }
 
-    /// Returns what this node holds of the partition, if it can be compared with what the peer holds.
+    /// Returns what this node holds of the partition, if it can be compared with what the peer
+    /// holds.
     fn held(&self, node: &Node, peer: &Identity, partition: Partition) -> Option<Held> {
         let list = self.common_list(node, peer, partition)?;
         let is_comparable = self.is_quiet(node, partition) && node.placement.is_alive(peer);
@@ -132,7 +134,7 @@ impl Replica {
             let me = turn.node.me;
             for other in list.members().iter().copied().filter(|other| *other != me) {
                 let request = Request::Repair { list: list.reference() };
-                turn.ask(other, partition, request, Asker::List(partition));
+                turn.ask(other, partition, request, ReplicaAsker::List(partition));
             }
         }
         let now = turn.now.instant;
@@ -155,7 +157,7 @@ impl Replica {
                 AntiEntropyAction::Compare { round, to, partitions, digest } => {
                     let Some(&first) = partitions.first() else { continue };
                     let request = Request::Compare(Compare { partitions, digest });
-                    if turn.ask(to, first, request, Asker::Compare(round)).is_none() {
+                    if turn.ask(to, first, request, ReplicaAsker::Compare(round)).is_none() {
                         self.anti_entropy.lost(round, turn.now.instant);
                     }
                 }
@@ -165,17 +167,22 @@ impl Replica {
                 AntiEntropyAction::Meet { partition, to } => {
                     if let Some(list) = self.copies.partition(partition).list().cloned() {
                         let request = self.copies.tell_list(partition, list);
-                        turn.ask(to, partition, request, Asker::List(partition));
+                        turn.ask(to, partition, request, ReplicaAsker::List(partition));
                     }
                 }
                 AntiEntropyAction::Tell { partition, to } => {
                     if let Some(list) = self.copies.common_list(turn.node, &to, partition) {
-                        turn.ask(to, partition, Request::Repair { list }, Asker::List(partition));
+                        turn.ask(
+                            to,
+                            partition,
+                            Request::Repair { list },
+                            ReplicaAsker::List(partition),
+                        );
                     }
                 }
                 AntiEntropyAction::Survey { round, to, partition, after } => {
                     let survey = self.copies.part_to_survey(turn.node, &to, partition, after);
-                    let asker = Asker::Survey { round, partition, after };
+                    let asker = ReplicaAsker::Survey { round, partition, after };
                     let asked = survey
                         .and_then(|survey| turn.ask(to, partition, Request::Survey(survey), asker));
                     if asked.is_none() {
@@ -186,8 +193,8 @@ impl Replica {
         }
     }
 
-    /// Returns the answer to a peer that tells what it has of a part of the partition. What the peer
-    /// might have evicted, this node evicts too.
+    /// Returns the answer to a peer that tells what it has of a part of the partition. What the
+    /// peer might have evicted, this node evicts too.
     pub(super) fn answer_survey(
         &mut self,
         node: &Node,
@@ -212,8 +219,8 @@ impl Replica {
         Answer::Surveyed(Surveyed { entries, missing, mark, outdated, next })
     }
 
-    /// Takes up a peer's answer to a survey. What the peer lacks, or has an older state of, is evicted
-    /// here or written there; what this node lacks is merged.
+    /// Takes up a peer's answer to a survey. What the peer lacks, or has an older state of, is
+    /// evicted here or written there; what this node lacks is merged.
     pub(super) fn surveyed<C>(
         &mut self,
         turn: &mut Turn<'_, C>,
@@ -268,10 +275,15 @@ impl Replica {
         }
         if is_far {
             let request = Request::Relay { entries: to_write };
-            turn.ask(to, partition, request, Asker::List(partition));
+            turn.ask(to, partition, request, ReplicaAsker::List(partition));
         } else {
             for entry in to_write {
-                turn.ask(to, partition, Request::Write { list, entry }, Asker::List(partition));
+                turn.ask(
+                    to,
+                    partition,
+                    Request::Write { list, entry },
+                    ReplicaAsker::List(partition),
+                );
             }
         }
     }

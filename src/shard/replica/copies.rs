@@ -1,4 +1,5 @@
-//! [`LocalCopies`]: this node's copies of the partitions of one core, and what it is to each of them.
+//! [`LocalCopies`]: this node's copies of the partitions of one core, and what it is to each of
+//! them.
 //!
 //! ```text
 //!             a list without this node                 every receipt is here

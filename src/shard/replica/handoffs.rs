@@ -7,7 +7,7 @@ use crate::placement::{ListRef, Placement};
 use crate::replication::handoff::{Handoff, HandoffAction, HandoffQuorums, Mine};
 use crate::shard::interface::Action;
 use crate::shard::node::Node;
-use crate::shard::requests::Asker;
+use crate::shard::requests::ReplicaAsker;
 use crate::shard::timers::Timer;
 use crate::shard::turn::Turn;
 use crate::types::{Identity, Partition};
@@ -18,8 +18,8 @@ use crate::wire::message::{Answer, Fetch, Listed, Request};
 const MAX_HANDOFFS: usize = 64;
 
 impl Replica {
-    /// Wants to merge what these replicas hold. This replica stays in the list; they might leave it,
-    /// or might hold what this one missed.
+    /// Wants to merge what these replicas hold. This replica stays in the list; they might leave
+    /// it, or might hold what this one missed.
     pub(super) fn queue_merge(
         &mut self,
         node: &Node,
@@ -34,8 +34,8 @@ impl Replica {
         }
     }
 
-    /// Starts again a handoff that waits for a member that is gone, or that aims at members that are
-    /// not wanted any more.
+    /// Starts again a handoff that waits for a member that is gone, or that aims at members that
+    /// are not wanted any more.
     pub(super) fn review_handoff<C>(&mut self, turn: &mut Turn<'_, C>, partition: Partition) {
         let node = turn.node;
         let copy = self.copies.partition(partition);
@@ -209,7 +209,7 @@ impl Replica {
         to: Identity,
         request: Request,
     ) {
-        match turn.ask(to, partition, request, Asker::Handoff(partition)) {
+        match turn.ask(to, partition, request, ReplicaAsker::Handoff(partition)) {
             Some(request_id) => self.copies.partition_mut(partition).requests.push(request_id),
             None => handoff.lost(to, turn.now.instant),
         }
@@ -273,8 +273,8 @@ impl Replica {
         self.drive(turn, partition, handoff, todo);
     }
 
-    /// A node that is not in the list told the list to this node: it holds data and wants to give it
-    /// away.
+    /// A node that is not in the list told the list to this node: it holds data and wants to give
+    /// it away.
     pub(super) fn offer_from_giver(
         &mut self,
         node: &Node,

@@ -11,7 +11,7 @@ use super::copies::{Progress, Standing};
 use crate::placement::{List, ListRef, Stage};
 use crate::shard::effects::Effect;
 use crate::shard::node::Node;
-use crate::shard::requests::Asker;
+use crate::shard::requests::ReplicaAsker;
 use crate::shard::timers::Timer;
 use crate::shard::turn::Turn;
 use crate::simulated::{Planted, is_planted};
@@ -32,7 +32,7 @@ impl Replica {
         self.copies.partition_mut(partition).list = Some(list.clone());
         let standing = if is_mine { Standing::Synced } else { Standing::Outside };
         self.set_standing(turn.node, partition, standing);
-        turn.effects.push_back(Effect::Listed { partition, list });
+        turn.effects.push_back(Effect::ListChanged { partition, list });
     }
 
     /// Sets what this node is to the partition from now on. Readers on other threads know it before
@@ -47,9 +47,9 @@ impl Replica {
     }
 
     /// Hears of a list, and returns whether it counts from now on. It does if its number is higher
-    /// than that of the known one; a replica that was synced in the list from which it was made stays
-    /// synced. Of two lists with one number the first stays, until a higher one is made that the
-    /// replicas of both are told.
+    /// than that of the known one; a replica that was synced in the list from which it was made
+    /// stays synced. Of two lists with one number the first stays, until a higher one is made that
+    /// the replicas of both are told.
     pub(in crate::shard) fn learn<C>(
         &mut self,
         turn: &mut Turn<'_, C>,
@@ -92,7 +92,7 @@ impl Replica {
         if standing == Standing::Outside && !self.copies.store.is_empty(partition) {
             remind_after(turn, REMIND_AFTER, partition);
         }
-        turn.effects.push_back(Effect::Listed { partition, list: list.clone() });
+        turn.effects.push_back(Effect::ListChanged { partition, list: list.clone() });
         if stays && let Some(old) = old {
             self.queue_merge(node, partition, living_others(node, &old));
             self.hurry_to_compare_list(turn, &list);
@@ -102,8 +102,8 @@ impl Replica {
         true
     }
 
-    /// Members that went might have coordinated writes that not every replica has, and offer them no
-    /// longer. The replicas that stay compare what they hold.
+    /// Members that went might have coordinated writes that not every replica has, and offer them
+    /// no longer. The replicas that stay compare what they hold.
     pub(super) fn compare_with_others<C>(&mut self, turn: &Turn<'_, C>, partition: Partition) {
         let copy = self.copies.partition(partition);
         if let Some(list) = copy.list.clone().filter(|_| copy.is_synced()) {
@@ -131,10 +131,10 @@ impl Replica {
         self.drop_if_given(turn.node, partition);
     }
 
-    /// Returns the nodes that should know this node's list and might not know it yet. If this node is
-    /// synced in a list that should have other members: all that should be in it, as one of them
-    /// would drive the change if it knew. If this node holds a partition that it should not: all that
-    /// should, as they might have a later list that has not reached this node.
+    /// Returns the nodes that should know this node's list and might not know it yet. If this node
+    /// is synced in a list that should have other members: all that should be in it, as one of them
+    /// would drive the change if it knew. If this node holds a partition that it should not: all
+    /// that should, as they might have a later list that has not reached this node.
     fn to_be_told(&self, node: &Node, partition: Partition) -> Vec<Identity> {
         let copy = self.copies.partition(partition);
         let Some(list) = &copy.list else { return Vec::new() };
@@ -230,8 +230,8 @@ impl Replica {
         }
     }
 
-    /// Tells the list again to those that have something to do: as a giver, to its replicas that have
-    /// not confirmed; as a synced replica, to the nodes that should be in it.
+    /// Tells the list again to those that have something to do: as a giver, to its replicas that
+    /// have not confirmed; as a synced replica, to the nodes that should be in it.
     pub(in crate::shard) fn remind<C>(&mut self, turn: &mut Turn<'_, C>, partition: Partition) {
         let mut to_tell = self.to_be_told(turn.node, partition);
         let copy = self.copies.partition(partition);
@@ -252,7 +252,7 @@ impl Replica {
         }
         for to in to_tell {
             let request = self.copies.tell_list(partition, list.clone());
-            turn.ask(to, partition, request, Asker::List(partition));
+            turn.ask(to, partition, request, ReplicaAsker::List(partition));
         }
         remind_after(turn, REMIND_PERIOD, partition);
     }

@@ -1,5 +1,5 @@
-//! [`Replica`]: this node's copies on one core. It answers the requests of coordinators and of other
-//! replicas, and knows no coordinator.
+//! [`Replica`]: this node's copies on one core. It answers the requests of coordinators and of
+//! other replicas, and knows no coordinator.
 //!
 //! - [`copies`]: the store, the clock, and what this node is to each partition;
 //! - [`serve`]: answers requests, each in one step;
@@ -8,8 +8,8 @@
 //! - [`anti_entropy`]: compares copies with those of others in the background;
 //! - [`purge`]: forgets tombstones.
 //!
-//! A file here may use the copies and the machines of `replication`, and what a [`Turn`] holds. What
-//! a coordinator must know is an [`Effect`](super::effects::Effect).
+//! A file here may use the copies and the machines of `replication`, and what a [`Turn`] holds.
+//! What a coordinator must know is an [`Effect`](super::effects::Effect).
 
 use std::collections::BTreeSet;
 #[cfg(feature = "sim")]
@@ -20,7 +20,7 @@ use std::time::Duration;
 use self::copies::{LocalCopies, Standing};
 use super::interface::{Action, ShardConfig};
 use super::node::Node;
-use super::requests::Asker;
+use super::requests::ReplicaAsker;
 use super::timers::Timer;
 use super::turn::Turn;
 use crate::clock::Instant;
@@ -41,7 +41,7 @@ mod lists;
 mod purge;
 mod serve;
 
-pub(super) use self::serve::check;
+pub(super) use self::serve::check_request;
 
 /// How many expired keys one turn frees; the rest wait for the next, so that no turn is long.
 const EXPIRE_BUDGET: usize = 256;
@@ -129,43 +129,42 @@ impl Replica {
     pub(super) fn answered<C>(
         &mut self,
         turn: &mut Turn<'_, C>,
-        asker: Asker,
+        asker: ReplicaAsker,
         request_id: u64,
         from: Identity,
         answer: Answer,
     ) {
         match asker {
-            Asker::Handoff(partition) => {
+            ReplicaAsker::Handoff(partition) => {
                 self.handoff_answered(turn, partition, request_id, from, answer)
             }
-            Asker::List(partition) => {
+            ReplicaAsker::List(partition) => {
                 if let Answer::Listed(Listed { list: Some(list), .. }) = answer {
                     self.learn(turn, partition, list);
                 }
             }
-            Asker::Compare(round) => self.compared(turn, round, answer),
-            Asker::Purge(round) => self.purge_answered(turn, round, from, &answer),
-            Asker::Survey { round, partition, after } => {
+            ReplicaAsker::Compare(round) => self.compared(turn, round, answer),
+            ReplicaAsker::Purge(round) => self.purge_answered(turn, round, from, &answer),
+            ReplicaAsker::Survey { round, partition, after } => {
                 self.surveyed(turn, from, (round, partition, after), answer);
-            }
-            Asker::Op(_) | Asker::Relay(_) | Asker::Forward(_) => {
-                unreachable!("asked by another part")
             }
         }
     }
 
     /// What this replica asked will have no answer.
-    pub(super) fn unanswered<C>(&mut self, turn: &mut Turn<'_, C>, asker: Asker, from: Identity) {
+    pub(super) fn unanswered<C>(
+        &mut self,
+        turn: &mut Turn<'_, C>,
+        asker: ReplicaAsker,
+        from: Identity,
+    ) {
         match asker {
-            Asker::Handoff(partition) => self.handoff_lost(turn, partition, from),
-            Asker::List(_) => {}
-            Asker::Compare(round) | Asker::Survey { round, .. } => {
+            ReplicaAsker::Handoff(partition) => self.handoff_lost(turn, partition, from),
+            ReplicaAsker::List(_) => {}
+            ReplicaAsker::Compare(round) | ReplicaAsker::Survey { round, .. } => {
                 self.anti_entropy.lost(round, turn.now.instant);
             }
-            Asker::Purge(round) => self.purge.lost(round, turn.now.instant),
-            Asker::Op(_) | Asker::Relay(_) | Asker::Forward(_) => {
-                unreachable!("asked by another part")
-            }
+            ReplicaAsker::Purge(round) => self.purge.lost(round, turn.now.instant),
         }
     }
 
@@ -179,7 +178,7 @@ impl Replica {
     }
 
     /// Starts the handoffs that can start, and returns whether it looked for any.
-    pub(super) fn start_what_is_wanted<C>(&mut self, turn: &mut Turn<'_, C>) -> bool {
+    pub(super) fn start_wanted_handoffs<C>(&mut self, turn: &mut Turn<'_, C>) -> bool {
         let may_hand_over = std::mem::take(&mut self.may_hand_over);
         if may_hand_over {
             self.start_handoffs(turn);
@@ -205,8 +204,8 @@ impl Replica {
         }
     }
 
-    /// Keeps a timer for the key that expires first. Looks once a turn, as the wall clock might have
-    /// been set, and after an entry that expires has come.
+    /// Keeps a timer for the key that expires first. Looks once a turn, as the wall clock might
+    /// have been set, and after an entry that expires has come.
     fn schedule_expiry<C>(&mut self, turn: &mut Turn<'_, C>) {
         let was_seen = self.expiry_seen_at.replace(turn.now.instant) == Some(turn.now.instant);
         if !std::mem::take(&mut self.copies.may_expire) && was_seen {
@@ -269,8 +268,8 @@ impl Replica {
         node.partitions().filter(serves).count()
     }
 
-    /// This node starts a new life, which no list names: its copies count nowhere, and it gives what
-    /// it holds to the nodes that do count.
+    /// This node starts a new life, which no list names: its copies count nowhere, and it gives
+    /// what it holds to the nodes that do count.
     pub(super) fn start_new_life<C>(&mut self, turn: &mut Turn<'_, C>) {
         let me = turn.node.me;
         for partition in turn.node.partitions() {

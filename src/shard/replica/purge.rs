@@ -1,5 +1,5 @@
-//! Purge: joins [`Purge`], which agrees with the others on which tombstones to forget, with store and
-//! lists.
+//! Purge: joins [`Purge`], which agrees with the others on which tombstones to forget, with store
+//! and lists.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use crate::clock::Version;
 use crate::placement::{List, ListRef, Member};
 use crate::replication::purge::{Graveyard, Purge, PurgeAction, PurgeView};
 use crate::shard::node::Node;
-use crate::shard::requests::Asker;
+use crate::shard::requests::ReplicaAsker;
 use crate::shard::turn::Turn;
 use crate::simulated::{Planted, is_planted};
 use crate::types::{Identity, KeyHash, Partition};
@@ -159,7 +159,7 @@ impl Replica {
                     if let Request::Purge { dead, .. } = &request {
                         self.raise_purge_horizon_to(partition, dead);
                     }
-                    if turn.ask(to, partition, request, Asker::Purge(round)).is_none() {
+                    if turn.ask(to, partition, request, ReplicaAsker::Purge(round)).is_none() {
                         self.purge.lost(round, turn.now.instant);
                     }
                 }

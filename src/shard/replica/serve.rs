@@ -14,7 +14,7 @@ use crate::wire::frame::CHUNK_BYTES;
 use crate::wire::message::{Answer, Chunk, Fetch, Found, Request, Want};
 
 /// Whether a peer's request makes sense at all. The error says how it broke the protocol.
-pub(in crate::shard) fn check(
+pub(in crate::shard) fn check_request(
     node: &Node,
     partition: Partition,
     request: &Request,
@@ -191,8 +191,9 @@ impl LocalCopies {
     }
 
     /// Merges what another node holds. An entry for which there is no room, though all that can be
-    /// evicted was, stays away as if it had been evicted; and what this node might have evicted does
-    /// not come back. A node that is to be a replica is compared with the others once it is one.
+    /// evicted was, stays away as if it had been evicted; and what this node might have evicted
+    /// does not come back. A node that is to be a replica is compared with the others once it is
+    /// one.
     pub(in crate::shard) fn merge(
         &mut self,
         node: &Node,
@@ -221,14 +222,15 @@ impl LocalCopies {
         }
         if declined > 0 {
             log::warn!(
-                "partition {}: {declined} keys of another replica find no room here: raise Config::max_memory",
+                "partition {}: {declined} keys of another replica find no room here: \
+                 raise Config::max_memory",
                 partition.index()
             );
         }
     }
 
-    /// Whether this value, or a newer state of its key, might have been evicted here. A node that is
-    /// to be a replica takes everything.
+    /// Whether this value, or a newer state of its key, might have been evicted here. A node that
+    /// is to be a replica takes everything.
     fn may_be_evicted(&self, partition: Partition, hash: KeyHash, entry: &Entry) -> bool {
         entry.version() <= self.store.eviction_watermark(partition)
             && entry.value().is_some()
