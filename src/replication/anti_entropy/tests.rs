@@ -207,7 +207,7 @@ fn entry(version: u64, value: Option<&str>) -> Entry {
     Entry::new(b"key", content, Version(version), None)
 }
 
-/// What each of two replicas with these marks does about one key.
+/// What each of two replicas with these eviction watermarks does about one key.
 #[test]
 fn a_survey_finds_who_lacks_what() {
     let hash = KeyHash(5);
@@ -215,7 +215,13 @@ fn a_survey_finds_who_lacks_what() {
         let seen =
             |entry: &Entry| Seen { hash, version: entry.version(), digest: entry.digest(hash) };
         let seen = theirs.map(seen).into_iter().collect();
-        let asked = Survey { list: LIST, after: None, until: None, mark: Version(mark), seen };
+        let asked = Survey {
+            list: LIST,
+            after: None,
+            until: None,
+            eviction_watermark: Version(mark),
+            seen,
+        };
         let found = survey(&asked, mine.into_iter().map(|entry| (hash, entry)).collect(), None);
         (found.give.len(), found.evict.len(), found.missing.len(), found.outdated.len())
     };
@@ -242,7 +248,7 @@ fn a_survey_is_about_its_part_only() {
         list: LIST,
         after: Some(KeyHash(2)),
         until: None,
-        mark: Version::ZERO,
+        eviction_watermark: Version::ZERO,
         seen: (0..10)
             .map(|hash| Seen { hash: KeyHash(hash + 20), version: Version(1), digest: 1 })
             .collect(),
