@@ -17,9 +17,9 @@ const GAPS: u64 = u64::MAX;
 
 /// What a node holds in common with node 1: the digest of each partition.
 #[derive(Default)]
-struct Mine(BTreeMap<Partition, u64>);
+struct Digests(BTreeMap<Partition, u64>);
 
-impl Copies for Mine {
+impl Copies for Digests {
     fn pairs(&self) -> Vec<Pair> {
         let pair =
             |partition: &Partition| Pair { peer: node(1), core: CoreId(0), partition: *partition };
@@ -43,8 +43,8 @@ impl Copies for Mine {
 /// Two nodes, of which one asks.
 struct Two {
     machine: AntiEntropy,
-    mine: Mine,
-    theirs: Mine,
+    mine: Digests,
+    theirs: Digests,
     now: Instant,
     asked: usize,
     others: Vec<AntiEntropyAction>,
@@ -52,7 +52,7 @@ struct Two {
 
 impl Two {
     fn new(partitions: u16) -> Self {
-        let copies = || Mine((0..partitions).map(|index| (partition(index), 1)).collect());
+        let copies = || Digests((0..partitions).map(|index| (partition(index), 1)).collect());
         let mut machine = AntiEntropy::default();
         let now = Instant::from_nanos(1);
         machine.start(now);
