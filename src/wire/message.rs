@@ -360,7 +360,7 @@ pub(crate) enum Answer {
     /// This node serves another list of the partition, or none.
     OtherList {
         list: Option<Arc<List>>,
-        /// As in [`Listed`].
+        /// The purge horizon, as [`Listed`] has it.
         purge_horizon: Version,
     },
     Listed(Listed),

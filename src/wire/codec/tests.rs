@@ -22,7 +22,7 @@ use crate::types::{
 use crate::wire::frame::{FrameBuffer, HEADER_BYTES};
 use crate::wire::message::*;
 
-/// By the numbers in which they travel, and one number that no version knows.
+/// All reasons, ordered by the numbers in which they travel, and one number that no version knows.
 const REASONS: [RefusalReason; 9] = [
     RefusalReason::Other,
     RefusalReason::Protocol,
@@ -310,7 +310,10 @@ proptest! {
     }
 
     #[test]
-    fn random_bodies_of_every_type_never_panic(kind: u8, body in prop::collection::vec(any::<u8>(), 0..200)) {
+    fn random_bodies_of_every_type_never_panic(
+        kind: u8,
+        body in prop::collection::vec(any::<u8>(), 0..200),
+    ) {
         let mut bytes = frame::begin();
         bytes.extend_from_slice(&body);
         let _ = receive(&frame::finish(bytes, kind, Partition::new(0).unwrap(), 0));
