@@ -28,8 +28,10 @@ use std::{env, thread};
 use gridkv::{Config, Engine, IdleStrategy, Quorum, WriteOptions};
 
 const USAGE: &str = "\
-usage: node --id NAME [--address IP:PORT] [--advertise IP:PORT] [--seed HOST:PORT]... [--cluster NAME] [--cores N]
-            [--replicas N] [--write-quorum W] [--read-quorum R] [--majority-of NODES] [--timeout-ms MS]
+usage: node --id NAME [--address IP:PORT] [--advertise IP:PORT] [--seed HOST:PORT]... \
+            [--cluster NAME] [--cores N]
+            [--replicas N] [--write-quorum W] [--read-quorum R] [--majority-of NODES] \
+            [--timeout-ms MS]
             [--probe-period-ms MS] [--suspicion-timeout-ms MS] [--idle park|adaptive|busy]
 commands on standard input, one a line:
   set KEY VALUE          setq KEY VALUE QUORUM TIMEOUT_MS
@@ -220,7 +222,8 @@ fn keys(engine: &Engine, prefix: &str) -> Result<Answer> {
     Ok(Answer::Lines(keys.collect::<Result<_>>()?))
 }
 
-/// As text; a line break inside must not look like the end of the answer.
+/// Returns the bytes as one line of text: a line break inside must not look like the end of the
+/// answer.
 fn one_line(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).replace('\\', "\\\\").replace('\n', "\\n")
 }

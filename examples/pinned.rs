@@ -14,7 +14,7 @@ use gridkv::{
 };
 
 const CLIENTS: usize = 1000;
-const MOST_REQUESTS: u64 = 100;
+const MAX_REQUESTS: u64 = 100;
 
 /// Counts a request, on the core that owns the client's key: nothing comes between the read and the
 /// write.
@@ -24,11 +24,11 @@ fn admit(shard: &mut LocalShard<'_>, client: &str) -> Result<bool, NotApplied> {
         .ok()
         .flatten()
         .map_or(0, |bytes| u64::from_le_bytes(bytes.try_into().unwrap_or([0; 8])));
-    if count < MOST_REQUESTS {
+    if count < MAX_REQUESTS {
         let minute = WriteOptions::new().ttl(Duration::from_secs(60));
         shard.set_with(client, (count + 1).to_le_bytes(), &minute)?;
     }
-    Ok(count < MOST_REQUESTS)
+    Ok(count < MAX_REQUESTS)
 }
 
 fn report(what: &str, operations: usize, start: Instant) {

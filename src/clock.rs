@@ -173,7 +173,10 @@ mod tests {
         }
 
         #[test]
-        fn a_stamp_is_above_what_was_witnessed_within_the_skew(wall in 1u64 << 30..1 << 50, ahead in 0u64..60_000_000) {
+        fn a_stamp_is_above_what_was_witnessed_within_the_skew(
+            wall in 1u64 << 30..1 << 50,
+            ahead in 0u64..60_000_000,
+        ) {
             let mut clock = HybridClock::new(Duration::from_secs(60));
             let seen = Version::at(WallTime::from_micros(wall + ahead));
             clock.witness(seen, WallTime::from_micros(wall));

@@ -114,7 +114,7 @@ pub enum Event {
     /// This node hears from no majority and acknowledges no writes, because of
     /// [`Config::require_majority`](crate::Config::require_majority).
     MajorityLost {
-        /// From how many nodes it hears, itself included.
+        /// The number of nodes from which it hears, itself included.
         heard: usize,
         /// How many nodes are a majority.
         needed: usize,

@@ -33,14 +33,14 @@
 //!                           └──────────────────────────────────────────┘
 //! ```
 //!
-//! A key's hash names its partition, one of 4096. A partition has one owner core on this node, and N
-//! replicas in the cluster. Only the owner core changes its shard. App threads read the shard's table
-//! directly, and send everything else as a message.
+//! A key's hash names its partition, one of 4096. A partition has one owner core on this node, and
+//! N replicas in the cluster. Only the owner core changes its shard. App threads read the shard's
+//! table directly, and send everything else as a message.
 //!
 //! # The house
 //!
-//! The source is a house of rooms on floors. A room names only rooms below it, and a test holds it to
-//! that.
+//! The source is a house of rooms on floors. A room names only rooms below it, and a test holds it
+//! to that.
 //!
 //! ```text
 //! ┌──────────┬────────────────────────────────────────────────────────────────────────────┐
@@ -66,9 +66,9 @@
 //! └──────────┴────────────────────────────────────────────────────────────────────────────┘
 //! ```
 //!
-//! The protocol and the ground are pure, except for the table's memory: state machines that get events
-//! and the time, and return actions. They own no thread, socket, clock or random source. So the
-//! simulator runs the same code as production, and replays a history from one number.
+//! The protocol and the ground are pure, except for the table's memory: state machines that get
+//! events and the time, and return actions. They own no thread, socket, clock or random source. So
+//! the simulator runs the same code as production, and replays a history from one number.
 //!
 //! # Reading the source
 //!
@@ -78,7 +78,7 @@
 //! 2. `wire/message.rs`: what nodes say to each other, as one story.
 //! 3. `shard/interface.rs` and `shard/mod.rs`: what goes into a shard and what comes out.
 //! 4. `shard/coordinator/writes.rs` with `replication/write.rs`: how a write is acknowledged.
-//! 5. `shard/replica/serve.rs` with `entry.rs`: how a replica applies it.
+//! 5. `shard/replica/serve.rs` with `entry/mod.rs`: how a replica applies it.
 //! 6. `shard/replica/lists.rs` with `replication/handoff`: how replicas change without a loss.
 //! 7. `runtime/core_thread.rs`: the loop that drives a shard.
 //! 8. `sim/mod.rs`: the same shard under virtual time.

@@ -26,7 +26,7 @@ impl From<usize> for Replicas {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Quorum {
-    /// As configured: W replicas for a write, R for a read.
+    /// The configured number of replicas: W for a write, R for a read.
     #[default]
     Configured,
     /// More than half of the N replicas, or as configured if that is more.

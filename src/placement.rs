@@ -437,9 +437,10 @@ impl fmt::Debug for List {
 /// How far the cluster is with its first lists, as one node sees it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Stage {
-    /// The members have not agreed yet; no lists are made, and this node has never been synced for anything.
+    /// The members have not agreed yet. No lists are made, and this node has never been synced.
     Forming,
-    /// The members of this digest have agreed, and none of them ever held data: their lists were born synced.
+    /// The members of this digest have agreed, and none of them ever held data. Their lists were
+    /// born synced.
     Born { members_digest: u64 },
     /// The cluster had data already; a node must fetch what it should hold.
     Joined,
@@ -523,7 +524,8 @@ mod tests {
             for partition in Partition::all() {
                 let old: Vec<_> = before.replicas(partition).map(|m| m.identity).collect();
                 let new: Vec<_> = after.replicas(partition).map(|m| m.identity).collect();
-                let kept: Vec<_> = new.iter().copied().filter(|m| *m != newcomer.identity).collect();
+                let is_old = |m: &Identity| *m != newcomer.identity;
+                let kept: Vec<_> = new.iter().copied().filter(is_old).collect();
                 prop_assert_eq!(&old[..kept.len()], &kept[..], "the others keep their order");
                 if kept.len() == new.len() {
                     prop_assert_eq!(old, new, "a partition that the newcomer does not take stays");
@@ -532,7 +534,8 @@ mod tests {
                 }
             }
             let share = 4096 * after.replicas_per_partition() / (count + 1);
-            prop_assert!(taken * 2 > share && taken < share * 2, "{taken} taken, the share is {share}");
+            let is_fair = taken * 2 > share && taken < share * 2;
+            prop_assert!(is_fair, "{taken} taken, the share is {share}");
         }
 
         #[test]

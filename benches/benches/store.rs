@@ -1,5 +1,5 @@
-//! The conventional suite: the calls of the public interface, one after another, on one thread. Absolute
-//! times, to compare one commit with the next on one machine; rivals are the report's.
+//! The conventional suite: the calls of the public interface, one after another, on one thread.
+//! Absolute times, to compare one commit with the next on one machine; rivals are the report's.
 //!
 //! `cargo bench -p gridkv-benches`
 

@@ -44,8 +44,8 @@ impl<'a> Contender<'a> {
         Self::batches(name, draws, 1, move |keys| read(black_box(&keys[0])))
     }
 
-    /// The same, where each call waits for the value of the one before: the processor cannot
-    /// overlap them.
+    /// Nanoseconds a call of `read`, if each call waits for the value of the one before: the
+    /// processor cannot overlap them.
     pub fn reads_in_turn(
         name: &'static str,
         draws: &'a Draws,
@@ -131,7 +131,7 @@ pub fn compare(a: &mut Contender<'_>, b: &mut Contender<'_>, plan: &Plan) -> Com
     Comparison { ratio: Spread::of(ratios), a: Spread::of(as_measured), b: Spread::of(bs_measured) }
 }
 
-/// The same contender on both sides.
+/// Compares a contender with itself.
 pub fn against_itself(contender: &mut Contender<'_>, plan: &Plan) -> Comparison {
     contender.slice(plan.slice / 2);
     let slices: Vec<f64> = (0..2 * plan.pairs).map(|_| contender.slice(plan.slice)).collect();

@@ -16,9 +16,9 @@ pub type Key = [u8; KEY_BYTES];
 /// Which of the disjoint sets of keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Family {
-    /// Without a time to live.
+    /// Keys without a time to live.
     Plain,
-    /// With one.
+    /// Keys with a time to live.
     Expiring,
 }
 
@@ -98,7 +98,7 @@ impl<'a> Walk<'a> {
 pub struct Random(u64);
 
 impl Random {
-    /// The same seed gives the same numbers.
+    /// Starts at a seed, which determines all numbers.
     pub fn new(seed: u64) -> Self {
         Self(mix(seed))
     }

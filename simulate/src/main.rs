@@ -145,7 +145,8 @@ impl Totals {
             self.runs as f64 / seconds
         );
         println!(
-            "{:.0} s simulated: {:.0} for each second on each thread; {} events, {:.2} million a second",
+            "{:.0} s simulated: {:.0} for each second on each thread; {} events, {:.2} million a \
+             second",
             self.simulated.as_secs_f64(),
             self.simulated.as_secs_f64() / seconds / threads as f64,
             self.events,

@@ -19,7 +19,7 @@ const DEFAULT_REPLICAS: usize = 3;
 const DEFAULT_WRITE_QUORUM: usize = 2;
 /// A local copy answers alone: reads at memory speed.
 const DEFAULT_READ_QUORUM: usize = 1;
-/// As with N = 3 and W = 2, one replica may miss a write.
+/// One replica may miss a write, as with N = 3 and W = 2.
 const DEFAULT_UNACKNOWLEDGED: usize = 1;
 const DEFAULT_CLUSTER: &str = "gridkv";
 /// Longer than it takes to notice a silent host, so that a call outlives one death.
@@ -45,7 +45,7 @@ const MIN_PROBE_PERIOD: Duration = Duration::from_millis(20);
 const MAX_PROBE_PERIOD: Duration = Duration::from_secs(60);
 /// Far more would leave the others with nothing.
 const MAX_WEIGHT: u16 = 10_000;
-/// Of how many nodes a majority can be required at most.
+/// The most nodes of which a majority can be required.
 const MAX_NODES: usize = 1000;
 
 /// What an app gave, unchecked. `None` is an option that was not set.
@@ -83,14 +83,14 @@ pub(super) struct Given {
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
     pub(crate) node_id: String,
-    /// Where this node listens; `None` for a standalone engine.
+    /// The address at which this node listens; `None` for a standalone engine.
     pub(crate) address: Option<SocketAddr>,
     pub(crate) cluster: String,
     pub(crate) seeds: Vec<SocketAddr>,
     /// Seeds that are host names, and the app's own discovery.
     pub(crate) finder: AddressSource,
-    /// Where others reach this node, if that is not where it listens. Port 0 is the port that it
-    /// listens on.
+    /// The address at which others reach this node, if it is not the one at which it listens.
+    /// Port 0 is the port that it listens on.
     pub(crate) advertise: Option<SocketAddr>,
     pub(crate) quorums: Quorums,
     pub(crate) cores: u16,
@@ -106,7 +106,7 @@ pub(crate) struct Settings {
     pub(crate) suspicion_timeout: Duration,
     pub(crate) local_health: bool,
     pub(crate) forget_after: Duration,
-    /// Of how many nodes a majority is required; zero if none is.
+    /// The number of nodes of which a majority is required; zero if none is.
     pub(crate) majority_of: u16,
     pub(crate) site: Site,
 }

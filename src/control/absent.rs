@@ -109,8 +109,8 @@ mod tests {
         }
     }
 
-    /// A node left and was started again at another address, where it died: it was taken for the
-    /// one that left.
+    /// A node left, was started again at another address, and died there: it was taken for the one
+    /// that left.
     #[test]
     fn a_life_that_left_does_not_stand_for_a_later_one_that_died() {
         let mut absent = Absent::new(24 * HOUR);

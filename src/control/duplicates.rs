@@ -53,7 +53,7 @@ impl Control {
 
     /// Returns the latest life of this node at another address, unless `identity` is a member, too,
     /// and the later one.
-    pub(super) fn life_elsewhere(&self, identity: &Identity) -> Option<Identity> {
+    pub(super) fn life_at_another_address(&self, identity: &Identity) -> Option<Identity> {
         let lives: Vec<Identity> = self.lives(identity.node).collect();
         let other = lives.iter().copied().filter(|life| life.addr != identity.addr).max()?;
         let is_member = lives.iter().any(|life| life.life() == identity.life());

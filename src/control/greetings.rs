@@ -18,7 +18,7 @@ impl Control {
             self.config.local.judge_hello(self.identity(), &hello)
         };
         match judged {
-            Ok(welcome) => match self.life_elsewhere(&hello.identity) {
+            Ok(welcome) => match self.life_at_another_address(&hello.identity) {
                 Some(other) => self.hold(now, via, hello, other, actions),
                 None => {
                     self.note_details(&hello);

@@ -42,8 +42,8 @@ use crate::simulated::{Planted, is_planted};
 use crate::types::Identity;
 use crate::wire::timing::{LEASE, is_longer};
 
-/// How long a majority must have agreed that a member is gone. A quarter longer, as clocks may run unequally fast and
-/// answers of replicas take time to reach their coordinator.
+/// How long a majority must have agreed that a member is gone. A quarter longer, as clocks may run
+/// unequally fast and answers of replicas take time to reach their coordinator.
 const WAIT: Duration = Duration::from_millis(2500);
 
 const _: () = assert!(!is_longer(LEASE.saturating_mul(5), WAIT.saturating_mul(4)));

@@ -40,9 +40,9 @@ impl Control {
     /// The placement of these members, under the current generation.
     fn placement_of(&self, members: Vec<Member>, is_complete: bool, has_absent: bool) -> Placement {
         let replicas = self.config.local.replicas.into();
-        let (here, elsewhere) = members.into_iter().partition(|member| self.is_here(&member.site));
+        let (here, in_others) = members.into_iter().partition(|member| self.is_here(&member.site));
         let placement = Placement::new(here, replicas, self.generation, self.gone.clone());
-        let placement = placement.with_other_data_centers(elsewhere).with_absent(has_absent);
+        let placement = placement.with_other_data_centers(in_others).with_absent(has_absent);
         if is_complete { placement } else { placement.incomplete() }
     }
 

@@ -201,7 +201,8 @@ fn why_not(address: SocketAddr, tcp: Reached, udp: bool) -> Option<String> {
         (Reached::SomebodyElse, _) => format!("another node answers at {address}: {advice}"),
         (Reached::Yes, false) => {
             format!(
-                "TCP to {address} works, but no UDP datagram is answered: {advice}, which must let UDP pass both ways"
+                "TCP to {address} works, but no UDP datagram is answered: {advice}, which must let \
+                 UDP pass both ways"
             )
         }
     })

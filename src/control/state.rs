@@ -299,7 +299,7 @@ pub(super) struct HeldGreeting {
 /// Whether this node hears from a majority, and since when a majority agrees with it.
 #[derive(Default)]
 pub(super) struct Majority {
-    /// Of how many nodes a majority is required; zero if none is.
+    /// The number of nodes of which a majority is required; zero if none is.
     pub(super) of: usize,
     /// The members that this node sees.
     pub(super) active: BTreeSet<Identity>,

@@ -48,7 +48,7 @@ pub struct Engine {
 
 struct Inner {
     settings: Settings,
-    /// For reads without options of their own.
+    /// The rules of reads that have no options of their own.
     rules: LocalRules,
     write_rules: WriteRules,
     loads: Loads,

@@ -26,7 +26,7 @@ pub struct Stats {
     /// How many calls have no answer yet.
     pub calls_in_flight: usize,
     /// How many acknowledged writes some replica has not confirmed yet.
-    pub writes_owed: usize,
+    pub hinted_writes: usize,
     /// How many acknowledged writes another data center has not confirmed yet. Of several writes to
     /// one key, the last counts.
     pub writes_to_relay: usize,
@@ -81,7 +81,7 @@ impl Stats {
         self.pending_partitions += core.pending_partitions;
         self.giving_partitions += core.giving_partitions;
         self.calls_in_flight += core.calls_in_flight;
-        self.writes_owed += core.writes_owed;
+        self.hinted_writes += core.hinted_writes;
         self.writes_to_relay += core.writes_to_relay;
         self.writes_not_relayed += core.writes_not_relayed;
         self.partitions_repaired += core.partitions_repaired;

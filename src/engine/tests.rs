@@ -154,8 +154,9 @@ fn a_closure_that_panics_is_no_failure() {
     engine.set("k", "v").unwrap();
 }
 
-/// A submitted read took this node's word that there is nothing, when N = W, even if it was to ask the
-/// other data centers: a data center that was new answered "nothing" for all that it had not copied yet.
+/// A submitted read took this node's word that there is nothing, when N = W, even if it was to ask
+/// the other data centers: a data center that was new answered "nothing" for all that it had not
+/// copied yet.
 #[test]
 fn a_submitted_read_of_any_data_center_asks_the_others() {
     let node = |id: &str, data_center: &str| {

@@ -534,7 +534,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn merge_is_commutative_associative_and_idempotent(a in entry(), b in entry(), c in entry()) {
+        fn merge_is_commutative_associative_and_idempotent(
+            a in entry(),
+            b in entry(),
+            c in entry(),
+        ) {
             prop_assert_eq!(merge(&a, &b), merge(&b, &a));
             prop_assert_eq!(merge(&a, &merge(&b, &c)), merge(&merge(&a, &b), &c));
             prop_assert_eq!(merge(&a, &a), a.clone());
@@ -573,10 +577,12 @@ mod tests {
             let other = entry.clone();
             entry.stamp(Version(1));
             let again = entry.copy(Version(2), None);
-            for (entry, version, expires) in [(&other, version, expires), (&entry, 1, expires), (&again, 2, None)] {
+            let all = [(&other, version, expires), (&entry, 1, expires), (&again, 2, None)];
+            for (entry, version, expires) in all {
                 prop_assert_eq!(entry.key(), &key[..]);
                 prop_assert_eq!(entry.content(), Content::Value(&value));
-                prop_assert_eq!((entry.version(), entry.expires_at_ms()), (Version(version), expires));
+                let stamped = (entry.version(), entry.expires_at_ms());
+                prop_assert_eq!(stamped, (Version(version), expires));
                 prop_assert_eq!(entry.bytes(), key.len() + value.len());
                 prop_assert_eq!(entry.content_hash(), xxh3_64(&value) as u32);
             }

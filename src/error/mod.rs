@@ -132,7 +132,7 @@ pub enum NotApplied {
          tells when that is over"
     )]
     NoMajority {
-        /// Of how many nodes a majority is required.
+        /// The number of nodes of which a majority is required.
         nodes: usize,
     },
     /// The memory limit is full of entries that must not be evicted.
@@ -212,8 +212,8 @@ fn answers(replicas: Count) -> String {
     match replicas {
         Count::Exactly(_) => format!("from 1 to {replicas} (replicas) can be had"),
         Count::AllBut(_) => format!(
-            "as every node keeps a copy, from 1 to {MAX_REPLICAS} can be had, or Quorum::Majority or \
-             Quorum::All"
+            "as every node keeps a copy, from 1 to {MAX_REPLICAS} can be had, or Quorum::Majority \
+             or Quorum::All"
         ),
     }
 }
@@ -289,7 +289,7 @@ pub enum ReadError {
          tells when that is over"
     )]
     NoMajority {
-        /// Of how many nodes a majority is required.
+        /// The number of nodes of which a majority is required.
         nodes: usize,
     },
     /// This node holds no current copy of the key, and

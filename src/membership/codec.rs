@@ -62,7 +62,7 @@ pub(crate) enum WireError {
     UnknownTag(u8),
     #[error("no node can be reached at the address {0}")]
     Unreachable(SocketAddr),
-    /// Only when encoding: foca then leaves the item for the next packet.
+    /// There is no room to encode an item. foca then leaves it for the next packet.
     #[error("there is no room for it")]
     NoRoom,
 }

@@ -135,9 +135,10 @@ impl Membership {
     /// Cancels the removal of a dead member at this address. A member that dies often would
     /// otherwise leave a day-long timer behind each time.
     fn cancel_removal_at(&mut self, addr: SocketAddr) {
-        self.timers.retain(
-            |_, timer| !matches!(timer, Timer::Swim(foca::Timer::RemoveDown(dead)) if dead.addr == addr),
-        );
+        use foca::Timer::RemoveDown;
+        let removes_it =
+            |timer: &Timer| matches!(timer, Timer::Swim(RemoveDown(dead)) if dead.addr == addr);
+        self.timers.retain(|_, timer| !removes_it(timer));
     }
 
     pub(super) fn set_timer(&mut self, at: Instant, timer: Timer) {

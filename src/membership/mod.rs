@@ -12,16 +12,17 @@
 //!    comes back has a new identity.
 //!
 //! ```text
-//!            first heard of          no ack, direct or indirect         not refuted in time
-//!                 ──────────▶ Alive ─────────────────────────▶ Suspect ────────────────────▶ Dead
-//!                               │  ◀─────────────────────────    │                            ▲ │
-//!                               │     refuted: incarnation + 1   │      our own probe failed  │ │
-//!                               ├────────────────────────────────┼────────────────────────────┘ │
-//!                               │ "I have left"                  │ "I have left"                │ its last
-//!                               └───────────────▶ Left ◀─────────┘                              │ word came
-//!                                                  ▲────────────────────────────────────────────┘ late
+//!  first heard of          no ack, direct or indirect         not refuted in time
+//!       ──────────▶ Alive ─────────────────────────▶ Suspect ────────────────────▶ Dead
+//!                     │  ◀─────────────────────────    │                            ▲ │
+//!                     │     refuted: incarnation + 1   │      our own probe failed  │ │
+//!                     ├────────────────────────────────┼────────────────────────────┘ │
+//!                     │ "I have left"                  │ "I have left"                │ its last
+//!                     └───────────────▶ Left ◀─────────┘                              │ word came
+//!                                        ▲────────────────────────────────────────────┘ late
 //!
-//! A later life (boot + n, returns + n) at the same address replaces any of these. It starts as Alive.
+//! A later life (boot + n, returns + n) at the same address replaces any of these, and starts as
+//! Alive.
 //! ```
 //!
 //! `foca` is that protocol without I/O. It decides which member to probe, what to gossip and when a
@@ -396,9 +397,11 @@ impl Membership {
         if suspects.is_empty() || self.ended.is_some() {
             return;
         }
+        use foca::Timer::ChangeSuspectToDown;
         let is_accused = |target: &Identity| {
-            self.timers.values().any(|timer| {
-                matches!(timer, Timer::Swim(foca::Timer::ChangeSuspectToDown { member_id, .. }) if member_id == target)
+            self.timers.values().any(|timer| match timer {
+                Timer::Swim(ChangeSuspectToDown { member_id, .. }) => member_id == target,
+                _ => false,
             })
         };
         let accused: BTreeSet<Identity> =

@@ -48,7 +48,7 @@ pub(crate) enum Change {
     Suspected(Identity),
     /// It was suspected and answered.
     Refuted(Identity),
-    /// Also for a member that is first heard of when it is already dead.
+    /// A member died, or is first heard of when it is already dead.
     Down(Identity),
     /// A later life of a member was seen at its address: the old one is dead, in any state. The
     /// state of the new one follows, as for a new member. (A later life at *another* address
@@ -59,7 +59,8 @@ pub(crate) enum Change {
         new: Identity,
     },
     Leaving(Identity),
-    /// Also after `Down`, when a member was found dead before its last word arrived.
+    /// A member left. This also follows a `Down`, if the member was found dead before its last word
+    /// arrived.
     Left(Identity),
     /// *We* were declared dead and live, or count as later than we thought: this is our identity
     /// from now on.

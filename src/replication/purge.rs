@@ -8,7 +8,7 @@
 //! |---|---|---|
 //! | Asking | "Do you hold anything older of these keys?" | all have answered |
 //! | Confirming | "Have you merged anything of others since?" | all have answered, with no |
-//! | Dropping | "Drop these", of the other replicas | all have answered, or [`MAX_TRIES`] are over |
+//! | Dropping | "Drop these", of the other replicas | all have answered, or after [`MAX_TRIES`] |
 //!
 //! When it is asked, a replica of the list says which of the keys may go, another node whether it
 //! holds the partition at all. What all agreed on this replica drops when Dropping begins.
@@ -22,9 +22,10 @@
 //! - *A node that holds a copy.* Each was asked, and said that it holds none. One that merges,
 //!   hands over, or sees other members than the asker agrees to nothing. But nodes answer one after
 //!   the other. So an older state could pass from one that has not answered yet to one that has,
-//!   and be merged away where it came from. Therefore each tells how often it has merged what
-//!   others hold, and all are asked again when all have answered. If none has merged in between,
-//!   there was a moment at which no node held anything older, and none has it to give.
+//!   and be overwritten by a merge on the node that it came from. Therefore each tells how often it
+//!   has merged what others hold, and all are asked again when all have answered. If none has
+//!   merged in between, there was a moment at which no node held anything older, and none has it to
+//!   give.
 //! - *A member that is away.* Nothing goes while a member is dead that might come back with its
 //!   memory. After `forget_after` it is not waited for any more. A node that joins is told of such
 //!   members; otherwise they would be forgotten with the last node that saw them die.
@@ -45,12 +46,13 @@
 //! obstacle.
 //!
 //! **When.** The first replica of a list proposes a tombstone when the clock has read more than its
-//! version for a *grace* ([`PURGE_GRACE`](crate::wire::timing::PURGE_GRACE)). Until then writes of the same time are offered to replicas
-//! that missed them, and must not be refused. The other replicas propose what is left after three
-//! graces: a message was lost, or the first replica changed. So memory comes back one to two
-//! minutes after a delete in a quiet cluster. A husk has the version of the write that expired, so
-//! it goes in the cycle after that. A cycle looks at every partition that has something to propose,
-//! evenly over the grace, and reads all entries of these.
+//! version for a *grace* ([`PURGE_GRACE`](crate::wire::timing::PURGE_GRACE)). Until then writes of
+//! the same time are offered to replicas that missed them, and must not be refused. The other
+//! replicas propose what is left after three graces: a message was lost, or the first replica
+//! changed. So memory comes back one to two minutes after a delete in a quiet cluster. A husk has
+//! the version of the write that expired, so it goes in the cycle after that. A cycle looks at
+//! every partition that has something to propose, evenly over the grace, and reads all entries of
+//! these.
 //!
 //! **Source.** The death certificates of Demers et al., "Epidemic Algorithms for Replicated
 //! Database Maintenance", PODC '87.
@@ -147,9 +149,9 @@ struct Round {
 }
 
 enum Phase {
-    /// With how often each node that answered has merged.
+    /// The replica asks. It keeps how often each node that answered has merged.
     Asking { merges: BTreeMap<Identity, u64> },
-    /// With the same numbers, which must not have changed.
+    /// All are asked again. These numbers must not have changed.
     Confirming { merges: BTreeMap<Identity, u64> },
     Dropping {
         tries: u32,
@@ -440,13 +442,13 @@ mod tests {
         }
     }
 
-    struct Driver {
+    struct DrivenPurge {
         machine: Purge,
         grave: Grave,
         now: Instant,
     }
 
-    impl Driver {
+    impl DrivenPurge {
         /// Keys 1, 2, … were deleted with versions 10, 20, … before the machine began; this is the
         /// replica at `place`.
         fn new(keys: u64, place: usize) -> Self {
@@ -524,7 +526,7 @@ mod tests {
 
     #[test]
     fn what_everybody_agrees_on_twice_is_dropped_by_all_replicas() {
-        let mut driver = Driver::new(2, 0);
+        let mut driver = DrivenPurge::new(2, 0);
         driver.asked();
         assert_eq!(driver.agreed(1, 4, &[0, 1]), []);
         assert_eq!(driver.agreed(2, 5, &[1]), []);
@@ -545,7 +547,7 @@ mod tests {
     /// answered yet, which then merges the tombstone, and agrees as well.
     #[test]
     fn nothing_goes_where_somebody_merged_between_the_answers() {
-        let mut driver = Driver::new(1, 0);
+        let mut driver = DrivenPurge::new(1, 0);
         driver.asked();
         (1..=3).for_each(|from| drop(driver.agreed(from, 4, &[0])));
         assert_eq!(driver.agreed(1, 4, &[]), []);
@@ -556,7 +558,7 @@ mod tests {
 
     #[test]
     fn nothing_goes_without_an_answer_of_everybody_or_once_members_or_lists_change() {
-        let changes: [fn(&mut Driver); 5] = [
+        let changes: [fn(&mut DrivenPurge); 5] = [
             |driver| driver.machine.lost(1, driver.now),
             |driver| driver.machine.members_changed(|member| *member != node(3)),
             |driver| driver.grave.view.as_mut().unwrap().members_digest = 8,
@@ -565,7 +567,7 @@ mod tests {
         ];
         for change in changes {
             for confirmations in 0..=3 {
-                let mut driver = Driver::new(1, 0);
+                let mut driver = DrivenPurge::new(1, 0);
                 driver.asked();
                 let mut actions = Vec::new();
                 (1..3).for_each(|from| actions.extend(driver.agreed(from, 4, &[0])));
@@ -583,7 +585,7 @@ mod tests {
 
     #[test]
     fn keys_that_somebody_needs_do_not_hold_up_those_behind_them() {
-        let mut driver = Driver::new(3, 0);
+        let mut driver = DrivenPurge::new(3, 0);
         driver.asked();
         let next: Vec<PurgeAction> = (1..=3).flat_map(|from| driver.agreed(from, 4, &[])).collect();
         assert_eq!(asked(&next), [(node(1), vec![3]), (node(2), vec![3]), (node(3), vec![3])]);
@@ -596,7 +598,7 @@ mod tests {
     #[test]
     fn the_first_replica_proposes_after_one_whole_cycle_and_the_others_after_three() {
         for (place, cycles) in [(0, 1), (1, 3), (2, 3)] {
-            let mut driver = Driver::new(1, place);
+            let mut driver = DrivenPurge::new(1, place);
             // The clock has not come to the tombstone in the first cycle, and has in the second.
             assert_eq!(driver.run(60, 9), []);
             let mut waited = 0;
@@ -611,7 +613,7 @@ mod tests {
     /// It was told, and does not answer.
     #[test]
     fn who_does_not_answer_is_told_a_number_of_times() {
-        let mut driver = Driver::new(1, 0);
+        let mut driver = DrivenPurge::new(1, 0);
         let round = driver.asked();
         (0..2).for_each(|_| (1..=3).for_each(|from| drop(driver.agreed(from, 4, &[0]))));
         driver.dropped(1);
@@ -627,7 +629,7 @@ mod tests {
 
     #[test]
     fn without_dead_keys_it_wakes_once_a_grace() {
-        let mut driver = Driver::new(0, 0);
+        let mut driver = DrivenPurge::new(0, 0);
         assert_eq!(driver.run(60, 1), []);
         let first = driver.machine.deadline().unwrap();
         assert_eq!(first, driver.now + 60 * SECOND);

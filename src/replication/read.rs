@@ -70,7 +70,7 @@ pub(crate) struct Read {
     replicas: Vec<Asked<Option<Entry>>>,
     newest: Option<Entry>,
     /// The highest version that might have been evicted by a replica that has nothing.
-    mark: Version,
+    eviction_watermark: Version,
     /// How many replicas to have asked by now.
     goal: usize,
     hedge_at: Option<Instant>,
@@ -89,7 +89,7 @@ impl Read {
             order: Vec::new(),
             replicas: Vec::new(),
             newest: None,
-            mark: Version::ZERO,
+            eviction_watermark: Version::ZERO,
             goal: 0,
             hedge_at: None,
             writing_back: None,
@@ -114,8 +114,8 @@ impl Read {
         let found = match found {
             Found::Entry(entry) => Some(entry),
             Found::Version(_) => None,
-            Found::Absent { mark } => {
-                self.mark = self.mark.max(mark);
+            Found::Absent { eviction_watermark } => {
+                self.eviction_watermark = self.eviction_watermark.max(eviction_watermark);
                 None
             }
         };
@@ -134,7 +134,7 @@ impl Read {
     fn newest(&self) -> Option<&Entry> {
         let is_certain = |entry: &&Entry| {
             entry.value().is_none()
-                || entry.version() > self.mark
+                || entry.version() > self.eviction_watermark
                 || is_planted(Planted::MarkIgnored)
         };
         self.newest.as_ref().filter(is_certain)
@@ -415,7 +415,7 @@ mod tests {
     }
 
     fn found(read: &mut Read, from: u64, entry: Option<Entry>, synced: bool) -> Vec<QuorumAction> {
-        let found = entry.map_or(Found::Absent { mark: Version::ZERO }, Found::Entry);
+        let found = entry.map_or(Found::Absent { eviction_watermark: Version::ZERO }, Found::Entry);
         let mut actions = Vec::new();
         read.answered(node(from), Answer::Found { found, synced }, NOW, &mut actions);
         actions
@@ -481,7 +481,9 @@ mod tests {
             read.answered(node(0), Answer::Found { found, synced: true }, NOW, &mut actions);
             actions
         };
-        for missed in [Found::Entry(entry(5, Some("old"))), Found::Absent { mark: Version(3) }] {
+        for missed in
+            [Found::Entry(entry(5, Some("old"))), Found::Absent { eviction_watermark: Version(3) }]
+        {
             let actions = answer(missed);
             assert!(
                 matches!(&actions[0], QuorumAction::Ask { to, .. } if *to == node(0)),
@@ -491,7 +493,7 @@ mod tests {
         }
         let newer = entry(8, Some("newer"));
         assert_eq!(answer(Found::Entry(newer.clone())), [QuorumAction::Found(Some(newer))]);
-        let evicted = answer(Found::Absent { mark: Version(8) });
+        let evicted = answer(Found::Absent { eviction_watermark: Version(8) });
         assert_eq!(whom(&evicted), [node(1)], "what was evicted may have been newer");
     }
 
@@ -499,8 +501,8 @@ mod tests {
     /// of the two has evicted 7 since: that it has nothing means that 5 is not the newest, be it
     /// asked first or last.
     #[test]
-    fn what_is_not_above_the_mark_of_a_replica_that_has_nothing_is_a_miss() {
-        let evicted = |mark| Found::Absent { mark: Version(mark) };
+    fn what_is_not_above_the_watermark_of_a_replica_that_has_nothing_is_a_miss() {
+        let evicted = |version| Found::Absent { eviction_watermark: Version(version) };
         let answer = |read: &mut Read, from, found| {
             let mut actions = Vec::new();
             read.answered(node(from), Answer::Found { found, synced: true }, NOW, &mut actions);

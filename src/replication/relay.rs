@@ -104,7 +104,7 @@ struct Outbox {
     cores: u16,
     /// Since when there is no member.
     unreachable_since: Option<Instant>,
-    /// By the relay's core.
+    /// The lanes, by the core of the relay that they lead to.
     lanes: BTreeMap<CoreId, Lane>,
     /// The number of the item that waits for a key.
     latest: BTreeMap<KeyHash, u64>,
@@ -121,7 +121,7 @@ struct Outbox {
 /// What is for one core of the relay.
 #[derive(Default)]
 struct Lane {
-    /// By number, which is the order in which they came.
+    /// The items that wait, by number: the order in which they came.
     waiting: BTreeMap<u64, Item>,
     open: usize,
     /// When the first of those that wait is sent, whether the batch is full or not.
@@ -168,7 +168,8 @@ impl Relays {
             if !is_kept {
                 self.given_up += outbox.len() as u64;
                 log::warn!(
-                    "data center {name:?} has had no member for an hour: no more writes are kept for it"
+                    "data center {name:?} has had no member for an hour: no more writes are kept \
+                     for it"
                 );
             }
             is_kept
@@ -184,7 +185,8 @@ impl Relays {
                 self.given_up += 1;
                 if !mem::replace(&mut outbox.has_overflowed, true) {
                     log::warn!(
-                        "more is written than data center {name:?} takes: it gets the rest by comparison"
+                        "more is written than data center {name:?} takes: it gets the rest by \
+                         comparison"
                     );
                 }
             }

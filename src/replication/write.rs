@@ -151,7 +151,7 @@ impl Write {
         };
         let version = match found {
             // It might have had a state up to there, which others still have.
-            Found::Absent { mark } => *mark,
+            Found::Absent { eviction_watermark } => *eviction_watermark,
             Found::Version(version) => *version,
             Found::Entry(entry) => entry.version(),
         };

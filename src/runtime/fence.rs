@@ -18,8 +18,9 @@ pub(crate) fn heavy_fence() -> Option<HeavyFence> {
             static SAID: std::sync::Once = std::sync::Once::new();
             SAID.call_once(|| {
                 log::error!(
-                    "membarrier worked and now fails ({error}): nothing that is overwritten is freed any more; \
-                     a filter of system calls that was installed meanwhile? Config::membarrier(false) does without"
+                    "membarrier worked and now fails ({error}): nothing that is overwritten is \
+                     freed any more; a filter of system calls that was installed meanwhile? \
+                     Config::membarrier(false) does without"
                 );
             });
         }

@@ -52,7 +52,7 @@ pub(crate) struct CallMessage {
     content: Option<(Call, ReplyTo)>,
 }
 
-/// With its slot's word it fills one cache line of the ring.
+/// A message and the word of its slot fill one cache line of the ring.
 const _: () = assert!(size_of::<CallMessage>() <= 56);
 
 impl CallMessage {

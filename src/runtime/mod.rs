@@ -78,7 +78,7 @@ pub(crate) struct Runtime {
     longest_spin: Duration,
     senders: Senders,
     views: Views,
-    /// For large values on their way to the cores, if there is a memory limit.
+    /// The memory for large values on their way to the cores, if there is a memory limit.
     allowance: Option<Arc<Allowance>>,
     threads: Threads,
 }

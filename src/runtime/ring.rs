@@ -272,9 +272,11 @@ mod tests {
             let (producer, mut consumer) = ring(asked);
             for lap in 0..5 {
                 (0..capacity).for_each(|index| producer.push((lap, index)).unwrap());
-                assert!(
-                    matches!(producer.push((lap, capacity)), Err(PushError::Full(back)) if back.1 == capacity)
-                );
+                let is_given_back = match producer.push((lap, capacity)) {
+                    Err(PushError::Full(back)) => back.1 == capacity,
+                    _ => false,
+                };
+                assert!(is_given_back);
                 assert_eq!(consumer.free(), 0);
                 (0..capacity)
                     .for_each(|index| assert_eq!(item(consumer.pop()), Some((lap, index))));

@@ -119,7 +119,7 @@ pub(crate) struct Counts {
     /// Calls that have no answer yet.
     pub(crate) calls_in_flight: usize,
     /// Acknowledged writes that some replica has not confirmed yet.
-    pub(crate) writes_owed: usize,
+    pub(crate) hinted_writes: usize,
     /// Acknowledged writes that another data center has not confirmed yet, and those that were left
     /// to anti-entropy.
     pub(crate) writes_to_relay: usize,

@@ -55,7 +55,7 @@ pub(super) fn counts<C>(
         pending_partitions,
         giving_partitions,
         calls_in_flight: coordinator.calls_in_flight() + data_centers.calls_in_flight(),
-        writes_owed: coordinator.hinted_writes(),
+        hinted_writes: coordinator.hinted_writes(),
         writes_to_relay,
         writes_not_relayed,
         partitions_repaired: replica.partitions_repaired(),

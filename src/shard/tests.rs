@@ -808,13 +808,18 @@ impl Driven {
     }
 
     /// … and when that tells that it has this alone of the partition, and has evicted up to there.
-    fn survey(&mut self, partition: Partition, mark: Version, has: &Entry) -> Surveyed {
+    fn survey(
+        &mut self,
+        partition: Partition,
+        eviction_watermark: Version,
+        has: &Entry,
+    ) -> Surveyed {
         let list = self.shard.replica.copies.partition(partition).list().unwrap().reference();
         let hash = KeyHash::of(CLUSTER, has.key());
         let seen = vec![Seen { hash, version: has.version(), digest: has.digest(hash) }];
         match self.answer(
             partition,
-            Request::Survey(Survey { list, after: None, until: None, mark, seen }),
+            Request::Survey(Survey { list, after: None, until: None, eviction_watermark, seen }),
         ) {
             Answer::Surveyed(surveyed) => surveyed,
             other => panic!("{other:?}"),
@@ -877,7 +882,10 @@ fn a_partition_that_lost_keys_to_eviction_is_compared_key_by_key() {
     let (gone, there) =
         evicted.iter().find_map(|gone| Some((*gone, *same_partition(gone)?))).unwrap();
     let partition = hash(&gone).partition();
-    let found = |mark| Answer::Found { found: Found::Absent { mark }, synced: true };
+    let found = |eviction_watermark| Answer::Found {
+        found: Found::Absent { eviction_watermark },
+        synced: true,
+    };
     assert_eq!(shard.read(&gone.to_le_bytes()), found(Version(1)));
     let entry = |at: u32, version| {
         Entry::new(&at.to_le_bytes(), Content::Value(b"v"), Version(version), None)
@@ -886,7 +894,7 @@ fn a_partition_that_lost_keys_to_eviction_is_compared_key_by_key() {
     merge(&mut shard, now, partition, vec![entry(gone, 1)]);
     assert!(!is_here(&shard, &gone), "it does not come back");
     let old = shard.survey(partition, Version::ZERO, &entry(gone, 1));
-    assert_eq!((old.missing, old.mark), (vec![hash(&gone)], Version(1)));
+    assert_eq!((old.missing, old.eviction_watermark), (vec![hash(&gone)], Version(1)));
     assert!(!old.entries.is_empty() && is_here(&shard, &there), "nothing was evicted there");
     shard.survey(partition, Version(1), &entry(gone, 1));
     assert!(!is_here(&shard, &there), "it may have been evicted there, so it is here too");
@@ -898,14 +906,17 @@ fn a_partition_that_lost_keys_to_eviction_is_compared_key_by_key() {
 /// After that a newer one was written, and evicted everywhere. The older one then reached all
 /// replicas of the next list, and stayed.
 #[test]
-fn a_write_below_the_mark_does_not_come_after_what_was_evicted() {
+fn a_write_below_the_watermark_does_not_come_after_what_was_evicted() {
     let mut shard: Driven = born(ShardConfig { memory: Some(1 << 20), ..config(2) }, 2);
     let partition = KeyHash::of(CLUSTER, b"key").partition();
-    let mark = Version(5);
-    shard.shard.replica.copies.store.decline(partition, mark);
+    let eviction_watermark = Version(5);
+    shard.shard.replica.copies.store.decline(partition, eviction_watermark);
     let entry = |version| Entry::new(b"key", Content::Value(b"v"), Version(version), None);
     let is = |found| Answer::Found { found, synced: true };
-    let steps = [(4, Some(mark), Found::Absent { mark }), (6, None, Found::Entry(entry(6)))];
+    let steps = [
+        (4, Some(eviction_watermark), Found::Absent { eviction_watermark }),
+        (6, None, Found::Entry(entry(6))),
+    ];
     for (version, superseded_by, found) in steps {
         let list = shard.shard.replica.copies.partition(partition).list().unwrap().reference();
         let answer = shard.answer(partition, Request::Write { list, entry: entry(version) });

@@ -55,11 +55,11 @@ pub struct DetectionOptions {
     /// How many times a node is killed, five in a second. Another life begins at its address soon
     /// after: its own next one or, every other time, that of a new node.
     pub changes: usize,
-    /// In how many places the nodes stand: node `n` in place `n % places`.
+    /// The number of places in which the nodes stand: node `n` in place `n % places`.
     pub places: usize,
     /// How much longer a datagram takes from a place to a later one, and back.
     pub far: (Duration, Duration),
-    /// For how many pairs of nodes all datagrams from the first to the second are lost.
+    /// The number of pairs of nodes for which all datagrams from the first to the second are lost.
     pub one_way_cuts: usize,
     /// How many nodes, the first ones, hear nothing though they are heard.
     pub deaf_nodes: usize,

@@ -2,7 +2,7 @@
 //!
 //! | fault | what it stands for |
 //! |---|---|
-//! | [`crash_node`], [`restart_node`] | a process that dies with its memory, and comes back at its address |
+//! | [`crash_node`], [`restart_node`] | a process that dies with its memory, and returns |
 //! | [`pause_node`] | a process that is stopped, or whose host hangs |
 //! | [`set_loss`], [`set_duplication`] | a network that loses, repeats and breaks |
 //! | [`set_delay`], [`slow_down`] | a network, or one way through it, that is slow |
@@ -66,7 +66,10 @@ impl SimCluster {
     /// of a thousand frames. With a frame its connection is lost.
     pub fn set_loss(&mut self, datagrams_per_mille: u32, connections_per_mille: u32) {
         self.fault("loss", || {
-            format!("{datagrams_per_mille} ‰ of datagrams are lost, {connections_per_mille} ‰ of frames break a connection")
+            format!(
+                "{datagrams_per_mille} ‰ of datagrams are lost, {connections_per_mille} ‰ of \
+                 frames break a connection"
+            )
         });
         self.options.datagrams_lost_per_mille = datagrams_per_mille;
         self.options.connections_broken_per_mille = connections_per_mille;

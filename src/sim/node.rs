@@ -326,7 +326,7 @@ impl Node {
         let shards = self.running.iter().flat_map(|running| &running.shards);
         let counts = shards.map(Shard::counts);
         counts.fold((0, 0), |(calls, owed), counts| {
-            (calls + counts.calls_in_flight, owed + counts.writes_owed)
+            (calls + counts.calls_in_flight, owed + counts.hinted_writes)
         })
     }
 

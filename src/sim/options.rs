@@ -42,7 +42,7 @@ pub struct SimOptions {
     /// How long an absent member is remembered:
     /// [`Config::forget_after`](crate::Config::forget_after).
     pub forget_after: Duration,
-    /// Of how many nodes a majority is required:
+    /// The number of nodes of which a majority is required:
     /// [`Config::require_majority`](crate::Config::require_majority). Zero requires none.
     pub majority_of: u16,
     /// A bug on purpose, to test the checkers.

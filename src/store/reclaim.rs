@@ -71,8 +71,8 @@ pub(crate) struct Reader {
 }
 
 thread_local! {
-    /// Whose reader this thread was last, and its slot: valid as long as that engine's [`Readers`]
-    /// live.
+    /// The engine whose reader this thread was last, and its slot: valid as long as that engine's
+    /// [`Readers`] live.
     static LAST: Cell<(u64, *const Slot)> = const { Cell::new((0, std::ptr::null())) };
     static PLACES: Places = const { Places(RefCell::new(Vec::new())) };
 }

@@ -305,7 +305,9 @@ mod tests {
                             model.find(key).unwrap().is_deleted = true;
                         }
                     }
-                    Step::Evict(steps) => prop_assert_eq!(evict(&mut sieve, &mut keys, steps), model.evict()),
+                    Step::Evict(steps) => {
+                        prop_assert_eq!(evict(&mut sieve, &mut keys, steps), model.evict());
+                    }
                 }
                 prop_assert_eq!(sieve.len(), model.objects.len());
             }

@@ -267,7 +267,7 @@ struct Node {
     next: TimerId,
 }
 
-/// In place of a deadline: the node is free.
+/// The deadline of a node that is free.
 const FREE: u64 = u64::MAX;
 const CHUNK: usize = 512;
 const _: () = assert!(size_of::<Node>() == 24);
@@ -378,7 +378,13 @@ mod tests {
     fn a_time() -> impl Strategy<Value = u64> {
         let border =
             (1u32..8, 0u64..4).prop_map(|(level, off)| (1 << (level * SLOT_BITS)) + off - 2);
-        prop_oneof![3 => 0u64..200, 2 => 0u64..20_000, 1 => 0u64..1 << 30, 1 => border, 1 => 0..=MAX_MS]
+        prop_oneof![
+            3 => 0u64..200,
+            2 => 0u64..20_000,
+            1 => 0u64..1 << 30,
+            1 => border,
+            1 => 0..=MAX_MS,
+        ]
     }
 
     fn a_step() -> impl Strategy<Value = Step> {
@@ -389,7 +395,8 @@ mod tests {
             2 => any::<Index>().prop_map(Step::Remove),
             1 => any_id.clone().prop_map(Step::RemoveAny),
             1 => (any_id, a_time()).prop_map(|(id, to)| Step::MoveAny(id, to)),
-            4 => (a_time(), prop_oneof![0usize..6, Just(1000)]).prop_map(|(now, n)| Step::Pop(now, n)),
+            4 => (a_time(), prop_oneof![0usize..6, Just(1000)])
+                .prop_map(|(now, n)| Step::Pop(now, n)),
         ]
     }
 
@@ -500,7 +507,8 @@ mod tests {
         ) {
             let mut wheel = Wheel::new();
             prop_assert!(wheel.pop_due(start, &mut 1).is_none());
-            let mut deadlines: Vec<u64> = after.iter().map(|after| (start + after).min(MAX_MS)).collect();
+            let deadlines = after.iter().map(|after| (start + after).min(MAX_MS));
+            let mut deadlines: Vec<u64> = deadlines.collect();
             for at_ms in &deadlines {
                 wheel.insert(*at_ms, 0);
             }

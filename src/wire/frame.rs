@@ -205,7 +205,8 @@ mod tests {
             for body in &bodies {
                 feed(&mut buffer, &frame(3, body), step);
                 while let Some((header, body)) = buffer.next().unwrap() {
-                    prop_assert_eq!((header.kind, header.partition.index(), header.request_id), (3, 17, 99));
+                    let told = (header.kind, header.partition.index(), header.request_id);
+                    prop_assert_eq!(told, (3, 17, 99));
                     prop_assert_eq!(body.as_ptr() as usize % ALIGNMENT, 0);
                     out.push(body.to_vec());
                 }
@@ -214,7 +215,10 @@ mod tests {
         }
 
         #[test]
-        fn random_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..5000), step in 1usize..600) {
+        fn random_bytes_never_panic(
+            bytes in prop::collection::vec(any::<u8>(), 0..5000),
+            step in 1usize..600,
+        ) {
             let mut buffer = FrameBuffer::new();
             feed(&mut buffer, &bytes, step);
             while let Ok(Some(_)) = buffer.next() {}

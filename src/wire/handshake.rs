@@ -101,7 +101,8 @@ impl Local {
             return refuse(
                 RefusalReason::Protocol,
                 format!(
-                    "{:?} speaks protocol {}..={}, {:?} speaks {oldest}..={newest}: upgrade one version at a time",
+                    "{:?} speaks protocol {}..={}, {:?} speaks {oldest}..={newest}: upgrade one \
+                     version at a time",
                     self.node_id,
                     PROTOCOL.start(),
                     PROTOCOL.end(),
@@ -113,7 +114,8 @@ impl Local {
             return refuse(
                 RefusalReason::Cluster,
                 format!(
-                    "{:?} is of cluster {:?}, {:?} of cluster {:?}: give both the same Config::cluster, or other seeds",
+                    "{:?} is of cluster {:?}, {:?} of cluster {:?}: give both the same \
+                     Config::cluster, or other seeds",
                     self.node_id, self.cluster, other.node_id, other.cluster
                 ),
             );
@@ -132,7 +134,8 @@ impl Local {
             return refuse(
                 RefusalReason::Quorums,
                 format!(
-                    "{:?} has {}, {:?} has {}: replicas and write_quorum must be the same on every node of a data center",
+                    "{:?} has {}, {:?} has {}: replicas and write_quorum must be the same on every \
+                     node of a data center",
                     self.node_id,
                     text(mine),
                     other.node_id,
@@ -169,8 +172,8 @@ impl Local {
 /// Returns the refusal of a node id that is in use at two addresses.
 pub(crate) fn duplicate_id(id: &str, one: SocketAddr, other: SocketAddr) -> Refusal {
     let text = format!(
-        "the node id {id:?} is in use at {one} and at {other}: every node needs an id of its own, give one of them another \
-         or stop it"
+        "the node id {id:?} is in use at {one} and at {other}: every node needs an id of its own, \
+         give one of them another or stop it"
     );
     Refusal { reason: RefusalReason::DuplicateId, text }
 }
@@ -241,9 +244,13 @@ mod tests {
 
     #[test]
     fn another_data_center_may_have_quorums_of_its_own() {
-        let far = Hello { data_center: "eu".into(), replicas: 1, write_quorum: 1, ..hello() };
-        local("a").judge_hello(identity("a", 1), &far).unwrap();
-        assert_eq!(refusal(&Hello { partitions: 1024, ..far }), RefusalReason::Quorums);
+        let in_other_data_center =
+            Hello { data_center: "eu".into(), replicas: 1, write_quorum: 1, ..hello() };
+        local("a").judge_hello(identity("a", 1), &in_other_data_center).unwrap();
+        assert_eq!(
+            refusal(&Hello { partitions: 1024, ..in_other_data_center }),
+            RefusalReason::Quorums
+        );
         assert_eq!(
             refusal(&Hello { data_center: "x".repeat(256), ..hello() }),
             RefusalReason::Other

@@ -309,7 +309,7 @@ pub(crate) struct Survey {
     pub(crate) until: Option<KeyHash>,
     /// The asker's eviction watermark. Of what it lacks up to this version, it might have evicted
     /// that state or a newer one.
-    pub(crate) mark: Version,
+    pub(crate) eviction_watermark: Version,
     pub(crate) seen: Vec<Seen>,
 }
 
@@ -360,7 +360,7 @@ pub(crate) enum Answer {
     /// This node serves another list of the partition, or none.
     OtherList {
         list: Option<Arc<List>>,
-        /// As in [`Listed`].
+        /// The purge horizon, as [`Listed`] has it.
         purge_horizon: Version,
     },
     Listed(Listed),
@@ -398,7 +398,7 @@ pub(crate) struct Surveyed {
     /// Keys that the answering replica lacks, perhaps because it evicted them.
     pub(crate) missing: Vec<KeyHash>,
     /// Its eviction watermark.
-    pub(crate) mark: Version,
+    pub(crate) eviction_watermark: Version,
     /// Keys of which the asker has a newer state.
     pub(crate) outdated: Vec<KeyHash>,
     /// The hash with which the compared part ended; `None` after the last part.
@@ -430,7 +430,7 @@ pub(crate) enum Found {
     /// It has nothing.
     Absent {
         /// The eviction watermark: a state up to this version might have existed here.
-        mark: Version,
+        eviction_watermark: Version,
     },
     /// The version of what it has, a value or a tombstone, if only that was asked for.
     Version(Version),

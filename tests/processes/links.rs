@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::support::load::Load;
-use crate::support::process::{Node, wait_settled};
+use crate::support::process::{NodeProcess, wait_settled};
 use crate::support::wait_until;
 
 const IDS: [&str; 4] = ["a", "b", "c", "d"];
@@ -107,15 +107,15 @@ impl Wires {
     }
 
     /// A node on each host that see each other and serve.
-    fn cluster(&self, flags: &[&str]) -> Vec<Node> {
-        let mut nodes: Vec<Node> =
+    fn cluster(&self, flags: &[&str]) -> Vec<NodeProcess> {
+        let mut nodes: Vec<NodeProcess> =
             (0..self.hosts.len()).map(|host| self.start(host, flags)).collect();
         wait_settled(&mut nodes);
         nodes
     }
 
     /// Its seeds are all the hosts.
-    fn start(&self, host: usize, flags: &[&str]) -> Node {
+    fn start(&self, host: usize, flags: &[&str]) -> NodeProcess {
         let address = |host| format!("{}:7000", address(host));
         let own = address(host);
         let seeds: Vec<String> =
@@ -123,7 +123,7 @@ impl Wires {
         let mut all = vec!["--address", &own, "--suspicion-timeout-ms", "1000"];
         seeds.iter().for_each(|seed| all.extend(["--seed", seed]));
         all.extend(flags);
-        Node::start_by(&["ip", "netns", "exec", &self.hosts[host]], IDS[host], &all)
+        NodeProcess::start_by(&["ip", "netns", "exec", &self.hosts[host]], IDS[host], &all)
     }
 }
 
@@ -163,14 +163,14 @@ fn ip(arguments: &str) -> Result<(), String> {
 // ── what one asks of nodes ──
 
 /// Waits until a node sees these others in this state.
-fn wait_sees(node: &mut Node, others: &[usize], state: &str) {
+fn wait_sees(node: &mut NodeProcess, others: &[usize], state: &str) {
     for other in others {
         wait_until("a member's state is known", || node.sees(IDS[*other], state));
     }
 }
 
 /// Waits until all see all alive, and no copy is missing.
-fn wait_whole(nodes: &mut [Node]) {
+fn wait_whole(nodes: &mut [NodeProcess]) {
     let all: Vec<usize> = (0..nodes.len()).collect();
     for node in nodes.iter_mut() {
         wait_sees(node, &all, "Alive");
@@ -181,12 +181,12 @@ fn wait_whole(nodes: &mut [Node]) {
 }
 
 /// A write that a side makes soon after it was cut off: it may have to be tried again.
-fn wait_ok(node: &mut Node, command: &str) {
+fn wait_ok(node: &mut NodeProcess, command: &str) {
     wait_until(command, || node.ask(command) == "ok");
 }
 
 /// What each node says is the same, and is this, unless that is up to them.
-fn assert_same(nodes: &mut [Node], key: &str, expected: &[&str]) {
+fn assert_same(nodes: &mut [NodeProcess], key: &str, expected: &[&str]) {
     let command = format!("get {key}");
     let found: Vec<String> = nodes.iter_mut().map(|node| node.ask(&command)).collect();
     assert!(

@@ -4,7 +4,7 @@ use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
 use crate::support::load;
-use crate::support::process::{Node, assert_readable, cluster, spawn, wait_settled, write};
+use crate::support::process::{NodeProcess, assert_readable, cluster, spawn, wait_settled, write};
 use crate::support::wait_until;
 
 #[test]
@@ -29,7 +29,7 @@ fn what_one_wrote_survives_a_kill_and_the_copies_are_restored() {
     nodes[0].ok("set during 1");
 
     let seed = nodes[1].seed();
-    nodes.push(Node::start("d", &["--seed", &seed]));
+    nodes.push(NodeProcess::start("d", &["--seed", &seed]));
     wait_settled(&mut nodes);
     for node in &mut nodes {
         wait_until("three copies again", || node.list("keys k").len() == 300);
@@ -63,7 +63,7 @@ fn a_node_that_restarts_takes_its_keys_back() {
     let seed = nodes[0].seed();
     nodes.pop();
     // The others might not even have missed its first life yet.
-    nodes.push(Node::start("c", &["--address", &address, "--seed", &seed]));
+    nodes.push(NodeProcess::start("c", &["--address", &address, "--seed", &seed]));
     wait_settled(&mut nodes);
     for node in &mut nodes {
         wait_until("three copies", || node.list("keys k").len() == 100);
@@ -75,7 +75,7 @@ fn a_node_that_restarts_takes_its_keys_back() {
 fn another_clusters_node_is_refused_on_both_sides_in_clear_words() {
     let mut nodes = cluster(2, &["--cluster", "shop"]);
     let seed = nodes[0].seed();
-    let mut stranger = Node::start("x", &["--cluster", "stock", "--seed", &seed]);
+    let mut stranger = NodeProcess::start("x", &["--cluster", "stock", "--seed", &seed]);
     let text = "give both the same Config::cluster";
     wait_until("the member says so", || nodes[0].stderr().contains(text));
     wait_until("the stranger says so", || stranger.stderr().contains(text));

@@ -1,6 +1,6 @@
 //! A node that comes back at another address.
 
-use crate::support::process::{Node, cluster, wait_settled};
+use crate::support::process::{NodeProcess, cluster, wait_settled};
 use crate::support::wait_until;
 
 /// A host vanished, and its container was started on another one: the members let it in before the
@@ -13,9 +13,11 @@ fn a_node_that_was_moved_gets_in_at_once() {
     let old = nodes.pop().unwrap();
     old.pause();
     let seed = nodes[0].seed();
-    let mut moved =
-        Node::start("c", &[&flags[..], &["--address", "127.0.0.2:0", "--seed", &seed]].concat());
-    let at = |node: &Node| format!("c {} Alive", node.address);
+    let mut moved = NodeProcess::start(
+        "c",
+        &[&flags[..], &["--address", "127.0.0.2:0", "--seed", &seed]].concat(),
+    );
+    let at = |node: &NodeProcess| format!("c {} Alive", node.address);
     let line = at(&moved);
     for node in nodes.iter_mut().chain([&mut moved]) {
         wait_until("it is in", || node.list("members").contains(&line));

@@ -5,7 +5,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::support::load::Load;
-use crate::support::process::{Node, cluster};
+use crate::support::process::{NodeProcess, cluster};
 
 /// How many times a test does what it does: as often as `GRIDKV_ROUNDS` says.
 fn rounds(default: usize) -> usize {
@@ -14,7 +14,7 @@ fn rounds(default: usize) -> usize {
 
 /// Three nodes, and their flags.
 struct Three {
-    nodes: Vec<Node>,
+    nodes: Vec<NodeProcess>,
     flags: Vec<&'static str>,
 }
 
@@ -24,14 +24,14 @@ impl Three {
     }
 
     /// Starts a node again, at its address. It is another life of it.
-    fn restart(&self, slot: usize) -> Node {
+    fn restart(&self, slot: usize) -> NodeProcess {
         let address = self.nodes[slot].seed();
         let seeds: Vec<String> =
-            self.nodes.iter().map(Node::seed).filter(|seed| *seed != address).collect();
+            self.nodes.iter().map(NodeProcess::seed).filter(|seed| *seed != address).collect();
         let mut flags = vec!["--address", &address];
         seeds.iter().for_each(|seed| flags.extend(["--seed", seed]));
         flags.extend(&self.flags);
-        Node::start(["a", "b", "c"][slot], &flags)
+        NodeProcess::start(["a", "b", "c"][slot], &flags)
     }
 
     /// Each node leaves and comes back, one at a time.

@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
 
-use crate::support::process::{Node, cluster};
+use crate::support::process::{NodeProcess, cluster};
 use crate::support::{Dice, LATE};
 
 #[test]
@@ -70,7 +70,7 @@ fn whatever_comes_to_its_ports_a_node_keeps_serving() {
 fn a_node_of_another_protocol_version_is_refused_in_clear_words() {
     // A real HELLO, from a node whose seed is this test.
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let curious = Node::start("x", &["--seed", &listener.local_addr().unwrap().to_string()]);
+    let curious = NodeProcess::start("x", &["--seed", &listener.local_addr().unwrap().to_string()]);
     let (mut stream, _) = listener.accept().unwrap();
     let mut hello = vec![0; 16];
     stream.read_exact(&mut hello).unwrap();

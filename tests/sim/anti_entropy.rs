@@ -2,7 +2,7 @@
 
 use gridkv::sim::{CallResult, SimCluster, SimOptions};
 
-use crate::support::{SECOND, Workload, lossy, outcome, settle, started, write};
+use crate::support::{RandomCalls, SECOND, lossy, outcome, settle, started, write};
 
 /// A key's value on each of three nodes, or that it is nowhere.
 fn is_everywhere(cluster: &SimCluster, key: &str, value: Option<&[u8]>) -> bool {
@@ -127,7 +127,7 @@ fn an_idle_cluster_compares_for_a_few_hundred_bytes_a_second() {
 #[test]
 fn writes_under_way_are_not_taken_for_differences() {
     let mut cluster = started(31, 3, SimOptions::default());
-    let mut workload = Workload::new(31, 40);
+    let mut workload = RandomCalls::new(31, 40);
     let before = copied(&cluster, 3);
     workload.run(&mut cluster, 3, 130 * SECOND);
     assert!(workload.acknowledged > 10_000, "only {} writes", workload.acknowledged);
@@ -143,7 +143,7 @@ fn two_cycles_after_the_faults_all_copies_are_equal() {
         let mut options = lossy();
         options.connections_broken_per_mille = 20;
         let mut cluster = started(seed, 4, options);
-        let mut workload = Workload::new(seed, 100);
+        let mut workload = RandomCalls::new(seed, 100);
         workload.run(&mut cluster, 4, 3 * SECOND);
         let victim = workload.pick(4);
         cluster.cut((victim + 1) % 4, (victim + 2) % 4);

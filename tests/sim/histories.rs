@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use gridkv::sim::{CallId, CallResult, SimCluster, SimOptions};
 
-use crate::support::{SECOND, Workload, lossy, one_thing_at_a_time, outcome, seeds, started};
+use crate::support::{RandomCalls, SECOND, lossy, one_thing_at_a_time, outcome, seeds, started};
 
 /// A rolling restart under load, with crashes in place of leaves: each node is killed the moment
 /// another one says that it is safe, calls under way and all, and started again.
 #[test]
 fn whoever_is_killed_when_it_is_safe_takes_nothing_along() {
     for seed in seeds(3) {
-        let mut workload = Workload::new(seed, 60);
+        let mut workload = RandomCalls::new(seed, 60);
         let nodes = 3 + seed as usize % 2;
         let mut cluster = started(seed, nodes, lossy());
         workload.run(&mut cluster, nodes, SECOND);
@@ -52,7 +52,7 @@ fn a_rolling_restart_fails_no_call_and_loses_nothing() {
     for seed in seeds(3) {
         let mut options = SimOptions::default();
         options.clock_skew = Duration::from_secs(5);
-        let mut workload = Workload::new(seed, 60);
+        let mut workload = RandomCalls::new(seed, 60);
         let nodes = 3 + seed as usize % 3;
         let mut cluster = started(seed, nodes, options);
         for leaver in 0..nodes {
@@ -105,7 +105,7 @@ fn strong_reads_see_every_acknowledged_write() {
         options.connections_broken_per_mille = 5;
         options.read_quorum = 2;
         let mut cluster = started(seed, 4, options);
-        let mut workload = Workload::new(seed, 8);
+        let mut workload = RandomCalls::new(seed, 8);
         workload.strong = true;
         workload.run(&mut cluster, 4, 10 * SECOND);
         cluster.set_loss(0, 0);
@@ -125,7 +125,7 @@ fn a_touch_never_puts_an_older_value_above_a_newer_one() {
         state: Option<Vec<u8>>,
         maybe: Vec<Option<Vec<u8>>>,
         writing: Option<(CallId, Option<Vec<u8>>)>,
-        /// With what must be found, where that is known.
+        /// The touches under way, each with what it must find if that is known.
         touching: Vec<(CallId, Option<bool>)>,
     }
     for seed in 0..12 {
@@ -133,7 +133,7 @@ fn a_touch_never_puts_an_older_value_above_a_newer_one() {
         options.connections_broken_per_mille = 10;
         options.read_quorum = 1 + seed as usize % 2;
         let mut cluster = started(seed, 4, options);
-        let mut dice = Workload::new(seed, 0);
+        let mut dice = RandomCalls::new(seed, 0);
         let mut keys: Vec<Touched> = (0..8).map(|_| Touched::default()).collect();
         let (mut touches, mut hits, mut writes) = (0, 0, 0);
         let mut now_what = |cluster: &SimCluster, key: &mut Touched| {

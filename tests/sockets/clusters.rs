@@ -107,9 +107,9 @@ fn more_nodes_than_copies_share_the_keys_and_answer_for_all() {
             assert_eq!(engine.get(format!("k{n}")).unwrap(), Some(n.to_string().into_bytes()));
         }
         let local = ReadOptions::new().local();
-        let elsewhere = (0..400)
+        let on_others = (0..400)
             .filter(|n| engine.get_with(format!("k{n}"), &local) == Err(ReadError::NotLocal));
-        assert_eq!(elsewhere.count(), 400 - keys(engine, "k").len());
+        assert_eq!(on_others.count(), 400 - keys(engine, "k").len());
     }
 }
 

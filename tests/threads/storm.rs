@@ -27,7 +27,7 @@ const THREADS: usize = 12;
 const KEYS: u64 = 2000;
 
 #[derive(Default)]
-struct Counts {
+struct CallCounts {
     threads: AtomicUsize,
     called: AtomicUsize,
     returned: AtomicUsize,
@@ -38,7 +38,7 @@ struct Counts {
     forgotten: AtomicUsize,
 }
 
-impl Counts {
+impl CallCounts {
     fn get(counter: &AtomicUsize) -> usize {
         counter.load(Ordering::SeqCst)
     }
@@ -58,13 +58,13 @@ impl Counts {
 }
 
 /// One short life of a thread.
-struct Caller {
+struct ShortThread {
     dice: Dice,
     engines: Vec<Engine>,
     completions: Completions,
     /// The tickets of calls that have not completed, with their keys.
     tickets: BTreeMap<Ticket, u64>,
-    counts: Arc<Counts>,
+    counts: Arc<CallCounts>,
 }
 
 fn key(n: u64) -> String {
@@ -125,7 +125,7 @@ fn check_load(n: u64, result: Result<Vec<u8>, LoadError<()>>) -> bool {
     false
 }
 
-impl Caller {
+impl ShortThread {
     fn roll(&mut self, sides: u64) -> u64 {
         self.dice.roll(sides)
     }
@@ -168,10 +168,10 @@ impl Caller {
     /// Makes some calls, and ends.
     fn live(mut self) {
         for _ in 0..self.roll(300) {
-            Counts::add(&self.counts.called, 1);
+            CallCounts::add(&self.counts.called, 1);
             let has_succeeded = self.call();
-            Counts::add(&self.counts.returned, 1);
-            Counts::add(&self.counts.succeeded, usize::from(has_succeeded));
+            CallCounts::add(&self.counts.returned, 1);
+            CallCounts::add(&self.counts.succeeded, usize::from(has_succeeded));
         }
         // Some do not take their completions; the others get one for each ticket.
         if self.roll(3) > 0 {
@@ -181,7 +181,7 @@ impl Caller {
             assert!(self.completions.try_next().is_none());
             assert_eq!(self.completions.in_use(), 0);
         } else {
-            Counts::add(&self.counts.forgotten, self.tickets.len());
+            CallCounts::add(&self.counts.forgotten, self.tickets.len());
         }
     }
 
@@ -305,7 +305,7 @@ impl Caller {
         };
         match submitted {
             Ok(ticket) => {
-                Counts::add(&self.counts.submitted, 1);
+                CallCounts::add(&self.counts.submitted, 1);
                 assert_eq!(self.tickets.insert(ticket, n), None, "{ticket:?} twice");
                 return true;
             }
@@ -332,7 +332,7 @@ impl Caller {
             .tickets
             .remove(&completion.ticket())
             .expect("a ticket of this thread's, and only once");
-        Counts::add(&self.counts.completed, 1);
+        CallCounts::add(&self.counts.completed, 1);
         match completion.into_result() {
             Completed::Write(result) => check_write(&result),
             Completed::Read(result) => check_read(n, &result),
@@ -342,7 +342,7 @@ impl Caller {
 }
 
 fn storm(engines: Vec<Engine>) {
-    let counts = Arc::new(Counts::default());
+    let counts = Arc::new(CallCounts::default());
     let end = Instant::now() + stress_time() / 2;
     let ends: Vec<_> = (0..THREADS)
         .map(|number| {
@@ -352,14 +352,14 @@ fn storm(engines: Vec<Engine>) {
                     if Instant::now() >= end {
                         break;
                     }
-                    let caller = Caller {
+                    let caller = ShortThread {
                         dice: Dice((number as u64) << 32 | life),
                         engines: engines.clone(),
                         completions: Completions::new(16),
                         tickets: BTreeMap::new(),
                         counts: counts.clone(),
                     };
-                    Counts::add(&counts.threads, 1);
+                    CallCounts::add(&counts.threads, 1);
                     thread::spawn(|| caller.live())
                         .join()
                         .unwrap_or_else(|panic| resume_unwind(panic));
@@ -375,11 +375,11 @@ fn storm(engines: Vec<Engine>) {
     wait_until("every call has returned", || ends.iter().all(|end| end.is_finished()));
     ends.into_iter().for_each(|end| end.join().unwrap_or_else(|panic| resume_unwind(panic)));
     println!("{}", counts.describe());
-    assert_eq!(Counts::get(&counts.called), Counts::get(&counts.returned));
-    let answered = Counts::get(&counts.completed) + Counts::get(&counts.forgotten);
-    assert_eq!(Counts::get(&counts.submitted), answered);
+    assert_eq!(CallCounts::get(&counts.called), CallCounts::get(&counts.returned));
+    let answered = CallCounts::get(&counts.completed) + CallCounts::get(&counts.forgotten);
+    assert_eq!(CallCounts::get(&counts.submitted), answered);
     assert!(
-        Counts::get(&counts.succeeded) > Counts::get(&counts.called) / 10,
+        CallCounts::get(&counts.succeeded) > CallCounts::get(&counts.called) / 10,
         "{}",
         counts.describe()
     );

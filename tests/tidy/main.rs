@@ -241,10 +241,10 @@ fn files_are_short_or_say_why_not() {
 
 /// How many marker words may stand in a thousand words of comment. Only ever falls. None may stand
 /// in what users read.
-const MAX_MARKERS_PER_THOUSAND: f64 = 4.0;
+const MAX_MARKERS_PER_THOUSAND: f64 = 0.2;
 
 /// How many docs may begin with a fragment. Only ever falls.
-const MAX_FRAGMENTS: usize = 40;
+const MAX_FRAGMENTS: usize = 5;
 
 /// The text of the Markdown files that users read. `docs/style.md` is for writers, and quotes the
 /// markers.

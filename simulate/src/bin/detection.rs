@@ -267,8 +267,8 @@ fn report(quick: bool) -> Result<()> {
         let found = false_deaths(&options);
         let percent = lost_per_mille / 10;
         println!(
-            "| 100 nodes, of which 10 are stuck for 0 to 2 s every 0 to 2 s, {percent} % lost: the other 90, simulated \
-             | {minutes} min | {} | {} |",
+            "| 100 nodes, of which 10 are stuck for 0 to 2 s every 0 to 2 s, {percent} % lost: the \
+             other 90, simulated | {minutes} min | {} | {} |",
             found[0].0, found[1].0
         );
         println!("| the 10 themselves | {minutes} min | {} | {} |", found[0].1, found[1].1);
@@ -302,7 +302,8 @@ fn report(quick: bool) -> Result<()> {
 /// dead, and how soon all agree.
 fn report_trouble(quick: bool) {
     println!(
-        "\nMembers in trouble, simulated: living ones that are taken for dead, and how soon all agree afterwards:\n"
+        "\nMembers in trouble, simulated: living ones that are taken for dead, and how soon all \
+         agree afterwards:\n"
     );
     println!("| nodes | trouble | taken for dead | agree after |");
     println!("| ---: | --- | ---: | ---: |");

@@ -63,7 +63,10 @@ proptest! {
 
     #[test]
     fn random_bytes_do_no_harm(
-        bodies in prop::collection::vec((0u8..4, prop::collection::vec(any::<u8>(), 0..200)), 1..50),
+        bodies in prop::collection::vec(
+            (0u8..4, prop::collection::vec(any::<u8>(), 0..200)),
+            1..50,
+        ),
         bare in prop::collection::vec(any::<u8>(), 0..1300),
     ) {
         let mut datagrams = vec![bare];
@@ -78,8 +81,12 @@ proptest! {
     #[test]
     fn mutated_datagrams_do_no_harm(
         mutations in prop::collection::vec(
-            (any::<prop::sample::Index>(), prop::collection::vec(any::<(prop::sample::Index, u8)>(), 0..4),
-             prop::option::of(any::<prop::sample::Index>()), prop::collection::vec(any::<u8>(), 0..4)),
+            (
+                any::<prop::sample::Index>(),
+                prop::collection::vec(any::<(prop::sample::Index, u8)>(), 0..4),
+                prop::option::of(any::<prop::sample::Index>()),
+                prop::collection::vec(any::<u8>(), 0..4),
+            ),
             1..60,
         )
     ) {
@@ -101,11 +108,19 @@ proptest! {
     }
 
     #[test]
-    fn what_is_written_is_read(identity in identities(), nonce: u64, tag in 0u8..11, number: u8, state in 0u8..3) {
+    fn what_is_written_is_read(
+        identity in identities(),
+        nonce: u64,
+        tag in 0u8..11,
+        number: u8,
+        state in 0u8..3,
+    ) {
         let cluster = ClusterHash(nonce);
         let (target, from) = (identity, identity);
-        let (ping, pong) = (Datagram::Ping { nonce, target, from }, Datagram::Pong { nonce, from, view: !nonce });
-        for datagram in [ping, pong, Datagram::Suspicion { incarnation: nonce as u16, target, from }] {
+        let ping = Datagram::Ping { nonce, target, from };
+        let pong = Datagram::Pong { nonce, from, view: !nonce };
+        let suspicion = Datagram::Suspicion { incarnation: nonce as u16, target, from };
+        for datagram in [ping, pong, suspicion] {
             let bytes = datagram.encode(cluster);
             prop_assert_eq!(Datagram::decode(cluster, &bytes), Ok(datagram));
         }
@@ -114,18 +129,22 @@ proptest! {
             prop_assert!(claim.encode().len() <= 1 + codec::MAX_IDENTITY_BYTES);
             prop_assert_eq!(Claim::decode(&claim.encode()), Ok(claim));
         }
-        let state = [foca::State::Alive, foca::State::Suspect, foca::State::Down][usize::from(state)];
+        let states = [foca::State::Alive, foca::State::Suspect, foca::State::Down];
+        let state = states[usize::from(state)];
         let member = Member::new(identity, 7, state);
         let mut bytes = Vec::new();
         codec::Codec.encode_member(&member, &mut bytes).expect("room");
         prop_assert_eq!(codec::Codec.decode_member(&bytes[..]), Ok(member.clone()));
         let mut short = [0; 20];
-        prop_assert_eq!(codec::Codec.encode_member(&member, &mut short[..]), Err(WireError::NoRoom));
+        let written = codec::Codec.encode_member(&member, &mut short[..]);
+        prop_assert_eq!(written, Err(WireError::NoRoom));
         prop_assert_eq!(short, [0; 20]);
-        let header = Header { src: identity, src_incarnation: 3, dst: first_life(1), message: message(tag, number, identity) };
+        let message = message(tag, number, identity);
+        let header = Header { src: identity, src_incarnation: 3, dst: first_life(1), message };
         let mut bytes = Vec::new();
         codec::Codec.encode_header(&header, &mut bytes).expect("room");
-        prop_assert_eq!(matches!(codec::message_of(&bytes), Some((_, Message::TurnUndead))), tag == 10);
+        let is_turn_undead = matches!(codec::message_of(&bytes), Some((_, Message::TurnUndead)));
+        prop_assert_eq!(is_turn_undead, tag == 10);
         prop_assert_eq!(codec::Codec.decode_header(&bytes[..]), Ok(header));
         for end in 0..bytes.len() {
             prop_assert_eq!(codec::Codec.decode_header(&bytes[..end]), Err(WireError::Truncated));

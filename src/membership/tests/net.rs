@@ -136,7 +136,7 @@ impl Net {
         self.now = end;
     }
 
-    /// To a fraction of the time that a datagram takes.
+    /// Runs until the condition holds, to a fraction of the time that a datagram takes.
     pub(super) fn run_until(&mut self, condition: impl Fn(&Self) -> bool) {
         for _ in 0..100_000 {
             if condition(self) {

@@ -5,8 +5,8 @@
 //! what they touch. What both leave behind stays different for ever, unless the replicas compare
 //! all that they hold.
 //!
-//! The replicas of a partition compare its digest once a [`COMPARE_CYCLE`], and merge each other's entries
-//! if it differs:
+//! The replicas of a partition compare its digest once a [`COMPARE_CYCLE`], and merge each other's
+//! entries if it differs:
 //!
 //! | phase | what this node does with a partition that differs |
 //! |---|---|
@@ -87,8 +87,8 @@ const SIGHTINGS: u8 = 3;
 /// seconds.
 const MAX_LOOKS: u8 = 20;
 
-/// The same for one that merges: for a minute. A merge of a large partition takes a while, and
-/// might have been given up.
+/// How often a partition that merges is looked at before it is left to the next cycle: for a
+/// minute. A merge of a large partition takes a while, and might have been given up.
 const MAX_LOOKS_MERGING: u8 = 120;
 
 /// How many partitions are repaired at a time.

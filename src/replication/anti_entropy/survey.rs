@@ -233,7 +233,7 @@ impl Differences {
             (_, []) => self.missing.push(hash),
             ([], _) => {
                 for entry in mine {
-                    if entry.value().is_some() && entry.version() <= asked.mark {
+                    if entry.value().is_some() && entry.version() <= asked.eviction_watermark {
                         self.evict.push((hash, entry));
                     } else {
                         self.give.push(entry);

@@ -17,9 +17,9 @@ const GAPS: u64 = u64::MAX;
 
 /// What a node holds in common with node 1: the digest of each partition.
 #[derive(Default)]
-struct Mine(BTreeMap<Partition, u64>);
+struct Digests(BTreeMap<Partition, u64>);
 
-impl Copies for Mine {
+impl Copies for Digests {
     fn pairs(&self) -> Vec<Pair> {
         let pair =
             |partition: &Partition| Pair { peer: node(1), core: CoreId(0), partition: *partition };
@@ -43,8 +43,8 @@ impl Copies for Mine {
 /// Two nodes, of which one asks.
 struct Two {
     machine: AntiEntropy,
-    mine: Mine,
-    theirs: Mine,
+    mine: Digests,
+    theirs: Digests,
     now: Instant,
     asked: usize,
     others: Vec<AntiEntropyAction>,
@@ -52,7 +52,7 @@ struct Two {
 
 impl Two {
     fn new(partitions: u16) -> Self {
-        let copies = || Mine((0..partitions).map(|index| (partition(index), 1)).collect());
+        let copies = || Digests((0..partitions).map(|index| (partition(index), 1)).collect());
         let mut machine = AntiEntropy::default();
         let now = Instant::from_nanos(1);
         machine.start(now);
@@ -207,7 +207,7 @@ fn entry(version: u64, value: Option<&str>) -> Entry {
     Entry::new(b"key", content, Version(version), None)
 }
 
-/// What each of two replicas with these marks does about one key.
+/// What each of two replicas with these eviction watermarks does about one key.
 #[test]
 fn a_survey_finds_who_lacks_what() {
     let hash = KeyHash(5);
@@ -215,7 +215,13 @@ fn a_survey_finds_who_lacks_what() {
         let seen =
             |entry: &Entry| Seen { hash, version: entry.version(), digest: entry.digest(hash) };
         let seen = theirs.map(seen).into_iter().collect();
-        let asked = Survey { list: LIST, after: None, until: None, mark: Version(mark), seen };
+        let asked = Survey {
+            list: LIST,
+            after: None,
+            until: None,
+            eviction_watermark: Version(mark),
+            seen,
+        };
         let found = survey(&asked, mine.into_iter().map(|entry| (hash, entry)).collect(), None);
         (found.give.len(), found.evict.len(), found.missing.len(), found.outdated.len())
     };
@@ -242,7 +248,7 @@ fn a_survey_is_about_its_part_only() {
         list: LIST,
         after: Some(KeyHash(2)),
         until: None,
-        mark: Version::ZERO,
+        eviction_watermark: Version::ZERO,
         seen: (0..10)
             .map(|hash| Seen { hash: KeyHash(hash + 20), version: Version(1), digest: 1 })
             .collect(),

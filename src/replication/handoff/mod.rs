@@ -31,9 +31,9 @@
 //! members have everything among them). It learns the list later, from a member that asks it or
 //! hears of its list.
 //!
-//! A replica that stays in the list stays synced, and runs Merge and Receipts too: to close the gaps
-//! that a dead coordinator left, and to let a leaving node go. Starting again is cheap, because what
-//! was merged stays merged and equal digests skip what is there.
+//! A replica that stays in the list stays synced, and runs Merge and Receipts too: to close the
+//! gaps that a dead coordinator left, and to let a leaving node go. Starting again is cheap,
+//! because what was merged stays merged and equal digests skip what is there.
 //!
 //! **Source.** The reconfiguration of RAMBO (Lynch & Shvartsman, DISC '02): a quorum of the old
 //! configuration learns of the new one, then its state is read, then the new one counts alone.
@@ -42,8 +42,8 @@
 //! change, and nodes without disks would have to replace these voters by the same kind of change.
 //!
 //! **The files.** [`plan`] judges the members' reports and says when a list counts, [`copy`] keeps
-//! how far each source is merged, [`phase`] whom each phase waits for. All are functions of what
-//! they are told, and name nothing of this file, which asks.
+//! how far each source is merged, [`phase`] whom each phase waits for, [`action`] what the shard is
+//! asked to do. All are functions of what they are told, and name nothing of this file, which asks.
 
 use std::collections::BTreeMap;
 use std::mem;
@@ -52,16 +52,18 @@ use std::time::Duration;
 
 use super::mismatch::mismatch;
 use crate::clock::Instant;
-use crate::entry::Entry;
 use crate::placement::List;
-use crate::types::{Identity, KeyHash};
+use crate::types::Identity;
 use crate::wire::message::{Answer, Chunk, Listed, Request};
 
+mod action;
 mod copy;
 mod phase;
 mod plan;
 
-use copy::{Next, Sources, ToFetch};
+pub(crate) use action::HandoffAction;
+use action::fetch;
+use copy::{Next, Sources};
 use phase::{Collected, Phase, take};
 pub(crate) use plan::{HandoffQuorums, Mine};
 use plan::{Leave, Plan, Reports};
@@ -99,36 +101,6 @@ pub(crate) struct Handoff {
     surveys_with_unknown: u32,
     /// When to start again, or to go on without the members that have not answered.
     deadline: Option<Instant>,
-}
-
-/// What a handoff wants its shard to do.
-#[derive(Debug, PartialEq)]
-pub(crate) enum HandoffAction {
-    /// Ask `to`; the answer goes to [`Handoff::answered`].
-    Ask {
-        to: Identity,
-        request: Request,
-    },
-    /// Tell `to` this list; the answer goes to [`Handoff::answered`].
-    Tell {
-        to: Identity,
-        list: Arc<List>,
-    },
-    /// Fetch from `to`. The shard fills in the digest of what it holds.
-    Fetch {
-        to: Identity,
-        after: Option<KeyHash>,
-        since: u64,
-    },
-    /// Merge these entries into the store.
-    Apply(Vec<Entry>),
-    /// This node serves this list from now on.
-    Adopt(Arc<List>),
-    /// This node holds everything that was acknowledged before the list.
-    Synced(Arc<List>),
-    /// W replicas of the last list died before they were copied: acknowledged writes might be lost.
-    AtRisk,
-    Finished,
 }
 
 impl Handoff {
@@ -270,8 +242,7 @@ impl Handoff {
             Answer::Chunk(chunk) => self.chunk(from, chunk, now, actions),
             Answer::Received { covered } => self.received(from, covered, now, actions),
             Answer::OtherList { list, .. } => self.other_list(from, list, actions),
-            // As a node of another data center does that is asked for a list, which is none of its
-            // own.
+            // A node of another data center, which keeps none of this data center's lists.
             Answer::Declined => log::debug!("{:?} declines to take part in a handoff", from.node),
             _ => log::debug!("{:?} answers a handoff with something else", from.node),
         }
@@ -595,10 +566,6 @@ impl Handoff {
         self.phase = Phase::Backoff;
         self.deadline = Some(now + pause);
     }
-}
-
-fn fetch(ToFetch { from: to, after, since }: ToFetch) -> HandoffAction {
-    HandoffAction::Fetch { to, after, since }
 }
 
 #[cfg(test)]

@@ -25,8 +25,9 @@
 //!
 //! - *Of different numbers:* the higher one counts. A replica adopts it, and is synced in it only
 //!   if it was synced in its base.
-//! - *Of one number:* each stays where it was adopted. A node that finds both makes one above them
-//!   without a base. In that one each replica merges every holder before it is synced.
+//! - *Of one number:* each stays with the replicas that adopted it. A node that finds both makes
+//!   one above them without a base. In that one each replica merges every holder before it is
+//!   synced.
 //! - *Made by two newcomers from one old list:* they are the same list, because number, members and
 //!   base determine its id. So the newcomers need not agree on who drives.
 //!

@@ -163,13 +163,13 @@ fn placed(alive: &[u64], dead: &[u64]) -> Placement {
 }
 
 /// Node 3, for the list 4 of nodes 0, 1 and 2, with what it sees of the members.
-struct Driver {
+struct DrivenHandoff {
     handoff: Handoff,
     placement: Placement,
     actions: Vec<HandoffAction>,
 }
 
-impl Driver {
+impl DrivenHandoff {
     fn surveying(target: &[u64], alive: &[u64], dead: &[u64]) -> Self {
         let placement = placed(alive, dead);
         let others = alive.iter().filter(|other| **other != 3).map(|other| node(*other)).collect();
@@ -181,7 +181,7 @@ impl Driver {
         Self { handoff, placement, actions }
     }
 
-    /// As a member answers that sees the same members.
+    /// Takes up an answer of a member that sees the same members.
     fn answer(&mut self, from: u64, answer: Answer) -> &[HandoffAction] {
         let members_digest = self.placement.digest();
         let answer = match answer {
@@ -222,7 +222,7 @@ fn adopts(actions: &[HandoffAction]) -> Vec<Identity> {
 #[test]
 fn who_is_silent_for_long_is_done_without_where_the_others_suffice() {
     let old = list(4, 0..3);
-    let mut driver = Driver::surveying(&[1, 2, 3], &[0, 1, 2, 3], &[]);
+    let mut driver = DrivenHandoff::surveying(&[1, 2, 3], &[0, 1, 2, 3], &[]);
     driver.answer(1, listed(Some(old.clone()), true));
     assert_eq!(driver.answer(2, listed(Some(old.clone()), true)), [], "node 0 is waited for");
     assert!(matches!(driver.silence(), [HandoffAction::Fetch { .. }]));
@@ -240,7 +240,7 @@ fn who_is_silent_for_long_is_done_without_where_the_others_suffice() {
 
 #[test]
 fn a_list_is_not_replaced_where_too_many_are_silent() {
-    let mut driver = Driver::surveying(&[1, 2, 3], &[0, 1, 2, 3], &[]);
+    let mut driver = DrivenHandoff::surveying(&[1, 2, 3], &[0, 1, 2, 3], &[]);
     driver.answer(1, listed(Some(list(4, 0..3)), true));
     assert_eq!(driver.silence(), []);
     assert!(driver.handoff.is_resting());
@@ -250,7 +250,7 @@ fn a_list_is_not_replaced_where_too_many_are_silent() {
 #[test]
 fn one_synced_source_of_two_that_live_does_not_suffice() {
     let old = list(4, 0..3);
-    let mut driver = Driver::surveying(&[1, 2, 3], &[1, 2, 3], &[0]);
+    let mut driver = DrivenHandoff::surveying(&[1, 2, 3], &[1, 2, 3], &[0]);
     driver.answer(1, listed(Some(old.clone()), true));
     assert!(matches!(
         driver.answer(2, listed(Some(old.clone()), true)),
@@ -270,7 +270,7 @@ fn the_dead_are_excused_and_w_of_them_put_data_at_risk() {
     for (dead, is_at_risk) in [(&[0][..], false), (&[0, 1], true)] {
         let old = list(4, 0..3);
         let alive: Vec<u64> = (0..5).filter(|node| !dead.contains(node)).collect();
-        let mut driver = Driver::surveying(&[2, 3, 4], &alive, dead);
+        let mut driver = DrivenHandoff::surveying(&[2, 3, 4], &alive, dead);
         for from in alive.iter().filter(|from| **from != 3) {
             let is_member = old.contains(&node(*from));
             driver.answer(*from, listed(is_member.then(|| old.clone()), is_member));
@@ -294,7 +294,7 @@ fn the_dead_are_excused_and_w_of_them_put_data_at_risk() {
 /// empty, while the data was there.
 #[test]
 fn the_dead_are_not_excused_while_a_living_member_is_silent() {
-    let mut driver = Driver::surveying(&[2, 3, 4], &[2, 3, 4], &[0, 1]);
+    let mut driver = DrivenHandoff::surveying(&[2, 3, 4], &[2, 3, 4], &[0, 1]);
     driver.answer(2, listed(Some(list(4, 0..3)), true));
     assert_eq!(driver.silence(), [], "node 4 may know a later list");
     assert!(driver.handoff.is_resting());
@@ -305,7 +305,7 @@ fn the_dead_are_not_excused_while_a_living_member_is_silent() {
 /// members it still took for dead.
 #[test]
 fn the_dead_are_not_excused_where_others_see_them_alive() {
-    let mut driver = Driver::surveying(&[3, 4], &[3, 4], &[0, 1, 2]);
+    let mut driver = DrivenHandoff::surveying(&[3, 4], &[3, 4], &[0, 1, 2]);
     assert_eq!(driver.told(4, listed(Some(list(4, 0..3)), false)), []);
     assert!(driver.handoff.is_resting());
 }
@@ -313,7 +313,7 @@ fn the_dead_are_not_excused_where_others_see_them_alive() {
 /// Its list could acknowledge nothing, and the nodes that it takes for dead might live.
 #[test]
 fn a_node_that_sees_no_one_makes_no_list_of_its_own() {
-    let mut driver = Driver::surveying(&[3], &[3], &[0, 1, 2]);
+    let mut driver = DrivenHandoff::surveying(&[3], &[3], &[0, 1, 2]);
     assert_eq!(adopts(&driver.actions), []);
     let mine_listed = Listed {
         list: Some(list(4, 1..4)),

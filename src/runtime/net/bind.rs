@@ -29,7 +29,8 @@ pub(crate) struct Bound {
 #[derive(Debug, Error)]
 pub(crate) enum BindError {
     #[error(
-        "{addr} is in use: stop what listens there (TCP and UDP are both needed), or choose another port"
+        "{addr} is in use: stop what listens there (TCP and UDP are both needed), or choose \
+         another port"
     )]
     AddressInUse { addr: SocketAddr },
     #[error(
@@ -128,8 +129,11 @@ mod tests {
     #[test]
     fn an_address_of_another_machine_is_named() {
         let addr: SocketAddr = ([192, 0, 2, 1], 0).into();
-        assert!(
-            matches!(bind(addr), Err(BindError::AddressNotAvailable { addr: named }) if named == addr)
+        let bound = bind(addr);
+        let is_named = matches!(
+            bound,
+            Err(BindError::AddressNotAvailable { addr: named }) if named == addr
         );
+        assert!(is_named);
     }
 }

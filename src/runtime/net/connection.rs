@@ -260,7 +260,8 @@ mod tests {
             let mut expected = Vec::new();
             for (number, size) in sizes.iter().enumerate() {
                 let mut frame = Encoded::new();
-                frame.extend_from_slice(&(0..*size).map(|byte| (byte * 31 + number * 7) as u8).collect::<Vec<_>>());
+                let bytes = (0..*size).map(|byte| (byte * 31 + number * 7) as u8);
+                frame.extend_from_slice(&bytes.collect::<Vec<_>>());
                 expected.extend_from_slice(&frame);
                 connection.queue(frame);
             }
@@ -273,7 +274,8 @@ mod tests {
             }
             prop_assert!(got == expected);
             connection.flush().unwrap();
-            prop_assert_eq!((connection.queued_bytes, connection.offset, connection.queue.len()), (0, 0, 0));
+            let Connection { queued_bytes, offset, queue, .. } = &connection;
+            prop_assert_eq!((*queued_bytes, *offset, queue.len()), (0, 0, 0));
         }
     }
 

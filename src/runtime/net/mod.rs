@@ -258,8 +258,8 @@ pub(crate) struct Net {
     timers: BTreeSet<(Instant, u64)>,
     /// Something was queued since the last flush.
     dirty: BTreeSet<u64>,
-    /// To be read: the poll said so, or it will not say so again, since a budget, a pause or a
-    /// verdict held it back.
+    /// The connections to be read: the poll said so, or it will not say so again, because a
+    /// budget, a pause or a verdict held them back.
     unread: BTreeSet<u64>,
     /// Links that were lost while there was no list of events at hand.
     lost: BTreeMap<Destination, LossCause>,

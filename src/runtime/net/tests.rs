@@ -19,7 +19,7 @@ use crate::wire::message::{Answer, Found, RefusalReason, Request, Want};
 const NOW: Instant = Instant::from_nanos(1_000_000_000);
 const LISTENER: Token = Token(0);
 const FIRST_TOKEN: usize = 10;
-/// Of at most 10 ms each.
+/// How many passes of the loop a test waits for. Each takes at most 10 ms.
 const MAX_PASSES: usize = 3000;
 
 struct Node {
@@ -418,7 +418,10 @@ fn another_life_at_the_same_address_is_not_spoken_to() {
     let (mut a, mut b) = (node("a"), node("b"));
     let target =
         Destination { expects: Some((b.identity.node, Boot(4))), ..b.target(Channel::Control) };
-    let not_me = |cause| matches!(cause, LossCause::Refused(refusal) if refusal.reason == RefusalReason::NotMe);
+    let not_me = |cause| match cause {
+        LossCause::Refused(refusal) => refusal.reason == RefusalReason::NotMe,
+        _ => false,
+    };
     a.net.open(NOW, target);
     let (connection, hello) = until_both(&mut a, &mut b, |_, b| b.greeted());
     let refusal = b.verdict(&hello).unwrap_err();

@@ -163,7 +163,7 @@ pub(super) fn answer_forwarded<C>(
 ) {
     let found = match outcome {
         Outcome::Read(Ok(Some(entry))) => Found::Entry(entry),
-        Outcome::Read(Ok(None)) => Found::Absent { mark: Default::default() },
+        Outcome::Read(Ok(None)) => Found::Absent { eviction_watermark: Default::default() },
         _ => return turn.answer(address, Answer::Declined),
     };
     turn.answer(address, Answer::Found { found, synced: true });

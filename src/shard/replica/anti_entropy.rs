@@ -96,8 +96,8 @@ impl LocalCopies {
             let hash = node.hash(entry.key());
             Seen { hash, version: entry.version(), digest: entry.digest(hash) }
         });
-        let (mark, seen) = (self.store.eviction_watermark(partition), seen.collect());
-        Some(Survey { list, after, until: part.next, mark, seen })
+        let (eviction_watermark, seen) = (self.store.eviction_watermark(partition), seen.collect());
+        Some(Survey { list, after, until: part.next, eviction_watermark, seen })
     }
 }
 
@@ -211,12 +211,12 @@ impl Replica {
         let mine = part.entries.into_iter().map(|entry| (node.hash(entry.key()), entry)).collect();
         let found = anti_entropy::survey(asked, mine, next);
         // As it was when these were missing.
-        let mark = copies.store.eviction_watermark(partition);
+        let eviction_watermark = copies.store.eviction_watermark(partition);
         if !node.in_other_data_center(from.node) {
             found.evict.into_iter().for_each(|(hash, value)| copies.store.evict_value(hash, value));
         }
         let (entries, missing, outdated) = (found.give, found.missing, found.outdated);
-        Answer::Surveyed(Surveyed { entries, missing, mark, outdated, next })
+        Answer::Surveyed(Surveyed { entries, missing, eviction_watermark, outdated, next })
     }
 
     /// Takes up a peer's answer to a survey. What the peer lacks, or has an older state of, is
@@ -239,7 +239,7 @@ impl Replica {
         let difference = Difference {
             missing: answer.missing.into_iter().collect(),
             outdated: answer.outdated.into_iter().collect(),
-            evicted_up_to: answer.mark,
+            evicted_up_to: answer.eviction_watermark,
         };
         if !difference.missing.is_empty() || !difference.outdated.is_empty() {
             self.repair_peer(turn, from, (partition, list, after), &difference);

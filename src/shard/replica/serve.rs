@@ -132,9 +132,8 @@ impl Replica {
         let superseded_by = match copies.apply(hash, entry) {
             // A newer state of the key might have been evicted here, which others still have: the
             // answer says so, and a write that is new is stamped above that.
-            Applied::Stored => {
-                Some(copies.store.eviction_watermark(partition)).filter(|mark| *mark >= version)
-            }
+            Applied::Stored => Some(copies.store.eviction_watermark(partition))
+                .filter(|evicted| *evicted >= version),
             Applied::Superseded(version) => Some(version),
         };
         Answer::Written { superseded_by, synced }
@@ -152,13 +151,13 @@ impl Replica {
             return self.copies.other_list(partition);
         }
         let copies = &self.copies;
-        let mark = copies.store.eviction_watermark(partition);
+        let eviction_watermark = copies.store.eviction_watermark(partition);
         let found = match (copies.store.get(turn.node.hash(key), key), want) {
             // A write that asks is to be stamped above what was forgotten, or evicted.
             (None, Want::Version) => {
-                Found::Version(copies.partition(partition).purge_horizon.max(mark))
+                Found::Version(copies.partition(partition).purge_horizon.max(eviction_watermark))
             }
-            (None, Want::Entry) => Found::Absent { mark },
+            (None, Want::Entry) => Found::Absent { eviction_watermark },
             (Some(entry), Want::Version) => Found::Version(entry.version()),
             (Some(entry), Want::Entry) => {
                 entry.visit();

@@ -25,7 +25,7 @@
 //! ```
 //!
 //! What was run, and what it found, is in `simulate/RESULTS.md`. The rules that are left out on
-//! purpose, and how many seeds it takes to notice each, are in `tests/chaos.rs`.
+//! purpose, and how many seeds it takes to notice each, are in `tests/sim/chaos.rs`.
 
 mod disturbance;
 mod profile;

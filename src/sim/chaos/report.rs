@@ -72,7 +72,8 @@ impl fmt::Display for Failure {
         let long = if self.long { " --long" } else { "" };
         write!(
             f,
-            "  again: cargo run --release -p gridkv-simulate -- --seeds {seed}..{} --profile {}{long} --trace FILE",
+            "  again: cargo run --release -p gridkv-simulate -- --seeds {seed}..{} \
+             --profile {}{long} --trace FILE",
             seed + 1,
             profile.name()
         )
@@ -96,8 +97,8 @@ impl Chaos {
             long: self.options.long,
             violation,
             cluster: format!(
-                "N = {replicas}, W = {write_quorum}, R = {read_quorum}, {} nodes of {cores} cores at first, clocks up \
-                 to {clock_skew:?} off, writes ordered: {:?}",
+                "N = {replicas}, W = {write_quorum}, R = {read_quorum}, {} nodes of {cores} cores \
+                 at first, clocks up to {clock_skew:?} off, writes ordered: {:?}",
                 self.nodes, self.order
             ),
             faults: before[before.len().saturating_sub(FAULTS_SHOWN)..].iter().map(line).collect(),

@@ -80,7 +80,7 @@ enum Move {
 
 /// A search for an order, which goes deep first and takes back what led to none.
 struct Search {
-    /// By start.
+    /// The steps, ordered by their start.
     steps: Vec<Step>,
     /// When the deletes began that might have happened.
     maybes: Vec<Duration>,
@@ -203,7 +203,10 @@ impl Search {
             (self.fewest_left, self.stuck_at) = (self.left, first_to_end);
         }
         open.retain(|&at| self.steps[at].start <= first_end);
-        let is_fit = |&at: &usize| matches!(self.steps[at].effect, Effect::Read(value) if value == self.value);
+        let is_fit = |&at: &usize| match self.steps[at].effect {
+            Effect::Read(value) => value == self.value,
+            _ => false,
+        };
         if let Some(at) = open.iter().copied().find(is_fit) {
             // A read that fits changes nothing: it may as well be next.
             return vec![Move::Step(at)];

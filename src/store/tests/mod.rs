@@ -81,7 +81,7 @@ fn assert_counts(store: &Store) {
     assert_within_limit(store);
 }
 
-/// As [`assert_counts`], for what takes a look at every key.
+/// What can only be seen by looking at every key, and must always be so.
 fn assert_sums(store: &Store) {
     assert_counts(store);
     let all = contents(store);
@@ -132,13 +132,13 @@ fn keys_can_be_crafted() {
         assert_eq!(hash_of(&key_of(hash)).0, hash);
         assert_eq!(hash_of(&twin(hash)), hash_of(&twin(0)));
     }
-    let elsewhere = |key: &[u8]| KeyHash::of(ClusterHash(8), key);
-    assert_ne!(elsewhere(&key_of(1)), hash_of(&key_of(1)), "each cluster has its own hash");
-    assert_ne!(elsewhere(&twin(1)), elsewhere(&twin(2)));
+    let in_other_cluster = |key: &[u8]| KeyHash::of(ClusterHash(8), key);
+    assert_ne!(in_other_cluster(&key_of(1)), hash_of(&key_of(1)), "each cluster has its own hash");
+    assert_ne!(in_other_cluster(&twin(1)), in_other_cluster(&twin(2)));
 }
 
 #[derive(Clone, Debug)]
-enum Op {
+enum StoreStep {
     Put { key: u16, version: u64, expires: u64, value: Option<(usize, u8)> },
     Expire { at: u64 },
     Drop { partition: u8 },
@@ -161,7 +161,7 @@ fn key(number: u16) -> Vec<u8> {
     }
 }
 
-fn op() -> impl Strategy<Value = Op> {
+fn op() -> impl Strategy<Value = StoreStep> {
     let length = prop_oneof![
         4000 => 0usize..30,
         200 => 4090usize..4110,
@@ -172,10 +172,12 @@ fn op() -> impl Strategy<Value = Op> {
     let expires = prop_oneof![3 => Just(0), 1 => 1u64..50];
     prop_oneof![
         40 => (0u16..2500, 1u64..40, expires, value)
-            .prop_map(|(key, version, expires, value)| Op::Put { key, version, expires, value }),
-        1 => (0u64..60).prop_map(|at| Op::Expire { at }),
-        1 => (0u8..9).prop_map(|partition| Op::Drop { partition }),
-        1 => Just(Op::Collect),
+            .prop_map(|(key, version, expires, value)| {
+                StoreStep::Put { key, version, expires, value }
+            }),
+        1 => (0u64..60).prop_map(|at| StoreStep::Expire { at }),
+        1 => (0u8..9).prop_map(|partition| StoreStep::Drop { partition }),
+        1 => Just(StoreStep::Collect),
     ]
 }
 
@@ -194,17 +196,17 @@ fn contents(store: &Store) -> BTreeMap<Vec<u8>, Entry> {
 }
 
 /// A store, and what it should hold.
-struct Pair {
+struct StoreAndModel {
     store: Store,
     model: BTreeMap<Vec<u8>, Entry>,
 }
 
-impl Pair {
-    fn perform(&mut self, op: Op) {
+impl StoreAndModel {
+    fn perform(&mut self, op: StoreStep) {
         let Self { store, model } = self;
         let forget = store.config.deletes == Deletes::Forget;
         match op {
-            Op::Put { key: number, version, expires, value } => {
+            StoreStep::Put { key: number, version, expires, value } => {
                 let key = key(number);
                 let value = value.map(|(length, byte)| vec![byte; length]);
                 let entry = entry(&key, version, expires, value.as_deref());
@@ -241,7 +243,7 @@ impl Pair {
                     }
                 }
             }
-            Op::Expire { at } => {
+            StoreStep::Expire { at } => {
                 while store.expire(wall(at), 7) > 0 {}
                 let due = |entry: &Entry| entry.value().is_some() && entry.is_expired(wall(at));
                 if forget {
@@ -253,13 +255,13 @@ impl Pair {
                         .for_each(|entry| *entry = entry.husk());
                 }
             }
-            Op::Drop { partition } => {
+            StoreStep::Drop { partition } => {
                 let partition = Partition::new(u16::from(partition)).unwrap();
                 store.drop_partition(partition);
                 model.retain(|key, _| hash_of(key).partition() != partition);
                 assert_eq!(store.digest(partition), 0);
             }
-            Op::Collect => store.collect(),
+            StoreStep::Collect => store.collect(),
         }
         assert_counts(store);
     }
@@ -321,7 +323,7 @@ proptest! {
             None => store(deletes),
             Some((memory, eviction)) => limited(deletes, memory, eviction).0,
         };
-        let mut pair = Pair { store, model: BTreeMap::new() };
+        let mut pair = StoreAndModel { store, model: BTreeMap::new() };
         prop_assert_eq!(pair.store.bytes(), 0);
         for (step, op) in ops.into_iter().enumerate() {
             pair.perform(op);

@@ -20,7 +20,8 @@ fn entries(most: usize) -> impl Strategy<Value = Vec<Entry>> {
     prop::collection::vec(an_entry(), 0..most)
 }
 
-/// With copies of these: eviction bits and timer of an entry belong to the one store that has it.
+/// Returns a store with copies of these entries. The eviction bits and the timer of an entry belong
+/// to the one store that has it.
 fn filled(deletes: Deletes, entries: impl IntoIterator<Item = Entry>) -> Store {
     let mut store = store(deletes);
     entries.into_iter().for_each(|entry| put(&mut store, twice(&entry)));
@@ -75,11 +76,15 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
-    fn parts_together_are_everything_once_and_in_order(entries in entries(1500), limit in 1usize..60_000) {
+    fn parts_together_are_everything_once_and_in_order(
+        entries in entries(1500),
+        limit in 1usize..60_000,
+    ) {
         let store = filled(Deletes::Keep, entries);
         for partition in partitions(&store) {
             let whole = store.part(partition, None, 0, usize::MAX).entries;
-            prop_assert!(whole.is_sorted_by_key(|entry| (hash_of(entry.key()), entry.key().to_vec())));
+            let order = |entry: &Entry| (hash_of(entry.key()), entry.key().to_vec());
+            prop_assert!(whole.is_sorted_by_key(order));
             prop_assert_eq!(pieces(&store, partition, 0, limit).0, whole);
         }
     }
@@ -95,7 +100,8 @@ proptest! {
         while store.expire(wall(at), 7) > 0 {}
         let (all, survivors): (Vec<_>, Vec<_>) =
             contents(&store).into_values().partition(|entry| entry.value().is_none());
-        let mut dead: Vec<_> = all.iter().map(|entry| (hash_of(entry.key()), entry.version())).collect();
+        let dead = all.iter().map(|entry| (hash_of(entry.key()), entry.version()));
+        let mut dead: Vec<_> = dead.collect();
         dead.sort();
         let mut found = Vec::new();
         for partition in partitions(&store) {
@@ -103,7 +109,8 @@ proptest! {
             loop {
                 let (some, next) = store.dead(partition, after, limit);
                 found.extend(some);
-                prop_assert!(next.is_none_or(|next| after.is_none_or(|after| next > after)), "it goes on");
+                let is_later = |next| after.is_none_or(|after| next > after);
+                prop_assert!(next.is_none_or(is_later), "it goes on");
                 after = next;
                 if after.is_none() {
                     break;
@@ -117,13 +124,15 @@ proptest! {
         // Neither another version nor a value goes.
         let digests: Vec<u64> = Partition::all().map(|partition| store.digest(partition)).collect();
         for entry in all.iter().chain(&survivors) {
-            let version = Version(if entry.value().is_some() { entry.version().0 } else { 40 + wrong });
+            let is_value = entry.value().is_some();
+            let version = Version(if is_value { entry.version().0 } else { 40 + wrong });
             // Keys may share a hash.
             if dead.binary_search(&(hash_of(entry.key()), version)).is_err() {
                 store.purge(hash_of(entry.key()), version);
             }
         }
-        prop_assert_eq!(Partition::all().map(|partition| store.digest(partition)).collect::<Vec<_>>(), digests);
+        let still = Partition::all().map(|partition| store.digest(partition));
+        prop_assert_eq!(still.collect::<Vec<_>>(), digests);
         let live = store.live();
         dead.iter().for_each(|(hash, version)| store.purge(*hash, *version));
         prop_assert_eq!(store.live(), live);
@@ -167,7 +176,8 @@ proptest! {
         limit in 1usize..60_000,
     ) {
         let mut store = filled(Deletes::Keep, before);
-        let sequences: Vec<u64> = Partition::all().map(|partition| store.sequence(partition)).collect();
+        let sequences = Partition::all().map(|partition| store.sequence(partition));
+        let sequences: Vec<u64> = sequences.collect();
         let mut copy = filled(Deletes::Keep, contents(&store).into_values());
         later.into_iter().for_each(|entry| put(&mut store, entry));
         while store.expire(wall(at), 7) > 0 {}
@@ -211,8 +221,9 @@ proptest! {
         for partition in Partition::all() {
             prop_assert_eq!(store.digest(partition), digests[usize::from(partition.index())]);
         }
-        prop_assert!(contents(&store).values().all(|e| e.value().is_none() || !e.is_expired(wall(at))));
-        prop_assert!(contents(&alone).values().all(|e| e.value().is_some() && !e.is_expired(wall(at))));
+        let is_over = |entry: &Entry| entry.is_expired(wall(at));
+        prop_assert!(contents(&store).values().all(|e| e.value().is_none() || !is_over(e)));
+        prop_assert!(contents(&alone).values().all(|e| e.value().is_some() && !is_over(e)));
         prop_assert!(store.next_expiry_ms().is_none_or(|next| next > at));
         assert_sums(&store);
         assert_sums(&alone);

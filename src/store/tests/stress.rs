@@ -17,7 +17,8 @@ fn duration() -> Duration {
 
 const KEYS: u64 = 30_000;
 
-/// In few partitions and segments, so that those split, and some in the tree.
+/// Returns one of the keys. They are in few partitions and segments, so that those split, and some
+/// are in the tree.
 fn stress_key(n: u64) -> Vec<u8> {
     match n % 8 {
         0 if n < 2000 => key_of(1 << 52 | n).to_vec(),
@@ -50,7 +51,7 @@ fn check_value(n: u64, value: &[u8]) -> u64 {
     version
 }
 
-struct Shared {
+struct SharedViews {
     views: Views,
     keys: Vec<(KeyHash, Vec<u8>)>,
     /// The newest version that may be seen of each key.
@@ -58,7 +59,7 @@ struct Shared {
     is_over: AtomicBool,
 }
 
-fn read(shared: &Shared, seed: u64) -> [u64; 3] {
+fn read(shared: &SharedViews, seed: u64) -> [u64; 3] {
     let mut dice = Dice(seed);
     let mut last = vec![0; shared.keys.len()];
     let mut counts = [0; 3];
@@ -111,7 +112,7 @@ fn read(shared: &Shared, seed: u64) -> [u64; 3] {
     counts
 }
 
-fn write(shared: &Shared, store: &mut Store) -> u64 {
+fn write(shared: &SharedViews, store: &mut Store) -> u64 {
     let (end, mut dice, mut version) = (Instant::now() + duration(), Dice(5), 0);
     let mut at = 1;
     while version % 64 != 0 || Instant::now() < end {
@@ -168,7 +169,7 @@ fn run(memory: Option<usize>, deletes: Deletes) {
     let mut store = Store::new(StoreConfig { memory, ..config(deletes) }, readers.clone());
     Partition::all().for_each(|partition| store.serve(partition, true));
     let keys = (0..KEYS).map(stress_key).map(|key| (hash_of(&key), key)).collect();
-    let shared = Shared {
+    let shared = SharedViews {
         views: Views::new([store.view().clone()], readers),
         keys,
         newest: (0..KEYS).map(|_| AtomicU64::new(0)).collect(),

@@ -138,7 +138,7 @@ struct WireSurvey {
     list: WireListRef,
     after: u64,
     until: u64,
-    mark: u64,
+    eviction_watermark: u64,
     from_start: bool,
     to_end: bool,
     seen: Vec<WireSeen>,
@@ -154,7 +154,7 @@ struct WireSeen {
 const _: () = assert!(size_of::<ArchivedWireSurvey>() == 56);
 const _: () = assert!(size_of::<ArchivedWireSeen>() == 24);
 
-fn encode_survey(Survey { list, after, until, mark, seen }: &Survey) -> Body {
+fn encode_survey(Survey { list, after, until, eviction_watermark, seen }: &Survey) -> Body {
     let seen = seen.iter().map(|seen| WireSeen {
         hash: seen.hash.0,
         version: seen.version.0,
@@ -164,7 +164,7 @@ fn encode_survey(Survey { list, after, until, mark, seen }: &Survey) -> Body {
         list: wire_ref(*list),
         after: wire_hash(*after),
         until: wire_hash(*until),
-        mark: mark.0,
+        eviction_watermark: eviction_watermark.0,
         from_start: after.is_none(),
         to_end: until.is_none(),
         seen: seen.collect(),
@@ -185,7 +185,7 @@ fn decode_survey(reader: &Reader<'_>) -> Result<Message, FrameError> {
         list: list_ref(&wire.list),
         after: hash(wire.after.to_native(), wire.from_start),
         until: hash(wire.until.to_native(), wire.to_end),
-        mark: reader.version(wire.mark.to_native())?,
+        eviction_watermark: reader.version(wire.eviction_watermark.to_native())?,
         seen: wire.seen.iter().map(seen).collect::<Result<_, _>>()?,
     })))
 }
@@ -194,7 +194,7 @@ const SURVEYED: u8 = 43;
 
 #[derive(Archive, Serialize)]
 struct WireSurveyed<'a> {
-    mark: u64,
+    eviction_watermark: u64,
     next: u64,
     done: bool,
     entries: Vec<WireEntry<'a>>,
@@ -204,10 +204,12 @@ struct WireSurveyed<'a> {
 
 const _: () = assert!(size_of::<ArchivedWireSurveyed>() == 48);
 
-fn encode_surveyed(Surveyed { entries, missing, mark, outdated, next }: &Surveyed) -> Body {
+fn encode_surveyed(
+    Surveyed { entries, missing, eviction_watermark, outdated, next }: &Surveyed,
+) -> Body {
     let hashes = |hashes: &[KeyHash]| hashes.iter().map(|hash| hash.0).collect();
     let surveyed = WireSurveyed {
-        mark: mark.0,
+        eviction_watermark: eviction_watermark.0,
         next: wire_hash(*next),
         done: next.is_none(),
         entries: wire_entries(entries),
@@ -223,7 +225,7 @@ fn decode_surveyed(reader: &Reader<'_>) -> Result<Message, FrameError> {
     Ok(Message::Answer(Answer::Surveyed(Surveyed {
         entries: reader.entries(&wire.entries)?,
         missing: hashes(&wire.missing),
-        mark: reader.version(wire.mark.to_native())?,
+        eviction_watermark: reader.version(wire.eviction_watermark.to_native())?,
         outdated: hashes(&wire.outdated),
         next: hash(wire.next.to_native(), wire.done),
     })))

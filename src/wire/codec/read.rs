@@ -66,7 +66,7 @@ const _: () = assert!(size_of::<ArchivedWireFound>() == 64);
 
 fn encode_found(found: &Found, synced: bool) -> Body {
     let (version, entry) = match found {
-        Found::Absent { mark } => (mark.0, None),
+        Found::Absent { eviction_watermark } => (eviction_watermark.0, None),
         Found::Version(version) => (version.0, None),
         Found::Entry(entry) => (entry.version().0, Some(wire_entry(entry))),
     };
@@ -78,7 +78,9 @@ fn decode_found(reader: &Reader<'_>) -> Result<Message, FrameError> {
     let wire = reader.archive::<ArchivedWireFound>()?;
     let found = match wire.entry.as_ref() {
         Some(entry) => Found::Entry(reader.entry(entry)?),
-        None if wire.absent => Found::Absent { mark: reader.version(wire.version.to_native())? },
+        None if wire.absent => {
+            Found::Absent { eviction_watermark: reader.version(wire.version.to_native())? }
+        }
         None => Found::Version(reader.version(wire.version.to_native())?),
     };
     Ok(Message::Answer(Answer::Found { found, synced: wire.synced }))

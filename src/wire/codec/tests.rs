@@ -22,7 +22,7 @@ use crate::types::{
 use crate::wire::frame::{FrameBuffer, HEADER_BYTES};
 use crate::wire::message::*;
 
-/// By the numbers in which they travel, and one number that no version knows.
+/// All reasons, ordered by the numbers in which they travel, and one number that no version knows.
 const REASONS: [RefusalReason; 9] = [
     RefusalReason::Other,
     RefusalReason::Protocol,
@@ -96,7 +96,13 @@ fn a_survey() -> impl Strategy<Value = Survey> {
     });
     let hash = || prop::option::of(a_hash());
     (a_ref(), hash(), hash(), 0..=MAX_NUMBER, prop::collection::vec(seen, 0..20)).prop_map(
-        |(list, after, until, mark, seen)| Survey { list, after, until, mark: Version(mark), seen },
+        |(list, after, until, eviction_watermark, seen)| Survey {
+            list,
+            after,
+            until,
+            eviction_watermark: Version(eviction_watermark),
+            seen,
+        },
     )
 }
 
@@ -104,10 +110,10 @@ fn a_surveyed() -> impl Strategy<Value = Surveyed> {
     let hashes = || prop::collection::vec(a_hash(), 0..20);
     let entries = prop::collection::vec(an_entry(), 0..5);
     (entries, hashes(), 0..=MAX_NUMBER, hashes(), prop::option::of(a_hash())).prop_map(
-        |(entries, missing, mark, outdated, next)| Surveyed {
+        |(entries, missing, eviction_watermark, outdated, next)| Surveyed {
             entries,
             missing,
-            mark: Version(mark),
+            eviction_watermark: Version(eviction_watermark),
             outdated,
             next,
         },
@@ -178,7 +184,9 @@ fn a_request() -> impl Strategy<Value = Request> {
 
 fn an_answer() -> impl Strategy<Value = Answer> {
     let found = prop_oneof![
-        (0..=MAX_NUMBER).prop_map(|mark| Found::Absent { mark: Version(mark) }),
+        (0..=MAX_NUMBER).prop_map(|eviction_watermark| Found::Absent {
+            eviction_watermark: Version(eviction_watermark)
+        }),
         (0..=MAX_NUMBER).prop_map(|version| Found::Version(Version(version))),
         an_entry().prop_map(Found::Entry),
     ];
@@ -302,7 +310,10 @@ proptest! {
     }
 
     #[test]
-    fn random_bodies_of_every_type_never_panic(kind: u8, body in prop::collection::vec(any::<u8>(), 0..200)) {
+    fn random_bodies_of_every_type_never_panic(
+        kind: u8,
+        body in prop::collection::vec(any::<u8>(), 0..200),
+    ) {
         let mut bytes = frame::begin();
         bytes.extend_from_slice(&body);
         let _ = receive(&frame::finish(bytes, kind, Partition::new(0).unwrap(), 0));

@@ -1,7 +1,7 @@
 //! Values that several messages carry: identities, lists and entries.
 //!
-//! A key travels without its hash. The shard computes it, so that no peer can put a key where it
-//! does not belong. Key and value are copied once, from the receive buffer into their entry.
+//! A key travels without its hash. The shard computes it, so that no peer can choose another place
+//! for a key than its own. Key and value are copied once, from the receive buffer into their entry.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::num::NonZeroU64;
@@ -97,7 +97,7 @@ pub(super) struct WireEntry<'a> {
     version: u64,
     /// Zero if the entry does not expire.
     expires_at_ms: u64,
-    /// Only a husk's: the hash of the value that it had.
+    /// The hash of the value that a husk had.
     content_hash: u32,
     /// 0 is a value, 1 a tombstone, 2 a husk.
     content: u8,

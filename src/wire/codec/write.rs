@@ -78,7 +78,7 @@ fn decode_written(reader: &Reader<'_>) -> Result<Message, FrameError> {
     Ok(Message::Answer(Answer::Written { superseded_by, synced: wire.synced }))
 }
 
-/// Also an answer to a question of a purge.
+/// The kind of an answer to a write, or to a question of a purge.
 const DECLINED: u8 = 38;
 
 const TOO_OLD: u8 = 40;

@@ -5,7 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockW
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::process::{Client, Door, Node};
+use super::process::{Client, Door, NodeProcess};
 use super::{Dice, wait_until};
 
 /// Held by each [`Load`], and alone by tests that say how soon a call ends.
@@ -22,7 +22,7 @@ const READERS: usize = 1;
 const KEYS_PER_WRITER: usize = 8;
 
 /// A node as its clients see it.
-struct Slot {
+struct NodeSlot {
     /// The way in for clients. `None` while the node is down.
     door: Option<Door>,
     /// How many lives it has had.
@@ -35,8 +35,8 @@ struct Slot {
 /// writer.
 pub(crate) struct Load {
     _turn: RwLockReadGuard<'static, ()>,
-    slots: Vec<Mutex<Slot>>,
-    keys: Vec<Key>,
+    slots: Vec<Mutex<NodeSlot>>,
+    keys: Vec<WrittenKey>,
     /// Whether reads see all that was acknowledged before them.
     is_strong: bool,
     has_ended: AtomicBool,
@@ -51,7 +51,7 @@ pub(crate) struct Load {
 }
 
 #[derive(Default)]
-struct Key {
+struct WrittenKey {
     /// The last number that a write was begun of, and that one was acknowledged of.
     tried: AtomicU64,
     acked: AtomicU64,
@@ -62,21 +62,22 @@ struct Way<'a> {
     load: &'a Load,
     name: String,
     home: usize,
-    /// At which node it is, in which of its lives.
+    /// The node at which it is, and in which of its lives.
     at: Option<(usize, usize, Client)>,
     /// How many lives of each node it has given up.
     given_up: Vec<usize>,
 }
 
 impl Load {
-    pub(crate) fn new(nodes: &[Node], is_strong: bool) -> Self {
-        let slot =
-            |node: &Node| Mutex::new(Slot { door: Some(node.door()), life: 1, is_ending: false });
+    pub(crate) fn new(nodes: &[NodeProcess], is_strong: bool) -> Self {
+        let slot = |node: &NodeProcess| {
+            Mutex::new(NodeSlot { door: Some(node.door()), life: 1, is_ending: false })
+        };
         let keys = nodes.len() * WRITERS * KEYS_PER_WRITER;
         Self {
             _turn: LOADS.read().unwrap_or_else(PoisonError::into_inner),
             slots: nodes.iter().map(slot).collect(),
-            keys: (0..keys).map(|_| Key::default()).collect(),
+            keys: (0..keys).map(|_| WrittenKey::default()).collect(),
             is_strong,
             has_ended: AtomicBool::new(false),
             wrongs: Mutex::default(),
@@ -107,7 +108,7 @@ impl Load {
         self.check();
     }
 
-    fn slot(&self, slot: usize) -> MutexGuard<'_, Slot> {
+    fn slot(&self, slot: usize) -> MutexGuard<'_, NodeSlot> {
         self.slots[slot].lock().unwrap()
     }
 
@@ -122,9 +123,9 @@ impl Load {
     }
 
     /// Another life of this node serves.
-    pub(crate) fn open(&self, slot: usize, node: &Node) {
+    pub(crate) fn open(&self, slot: usize, node: &NodeProcess) {
         let mut slot = self.slot(slot);
-        *slot = Slot { door: Some(node.door()), life: slot.life + 1, is_ending: false };
+        *slot = NodeSlot { door: Some(node.door()), life: slot.life + 1, is_ending: false };
     }
 
     fn is_wrong(&self, what: String) {
@@ -156,7 +157,7 @@ impl Load {
 
     /// Asserts that each node has the last acknowledged number of each key, or one that was begun
     /// after it, and that the nodes agree. The clients have ended, and no copy is missing.
-    pub(crate) fn check_nothing_lost(&self, nodes: &mut [Node]) {
+    pub(crate) fn check_nothing_lost(&self, nodes: &mut [NodeProcess]) {
         for (number, key) in self.keys.iter().enumerate() {
             let (acked, tried) =
                 (key.acked.load(Ordering::SeqCst), key.tried.load(Ordering::SeqCst));

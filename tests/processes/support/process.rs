@@ -12,7 +12,7 @@ use std::thread;
 use super::{LATE, wait_until};
 
 /// A running node. Dropped, it is killed.
-pub(crate) struct Node {
+pub(crate) struct NodeProcess {
     pub(crate) child: Child,
     pub(crate) address: SocketAddr,
     /// Lines on its standard output that are for no client.
@@ -78,14 +78,14 @@ pub(crate) fn spawn(id: &str, flags: &[&str]) -> Child {
     spawn_by(&[], id, flags)
 }
 
-impl Node {
+impl NodeProcess {
     /// Silence is no sign of death for a while, where the flags do not say otherwise: the tests
     /// share their processors.
     pub(crate) fn start(id: &str, flags: &[&str]) -> Self {
         Self::start_by(&[], id, flags)
     }
 
-    /// By a program that becomes the node.
+    /// Starts the node by way of a program that becomes it.
     pub(crate) fn start_by(launcher: &[&str], id: &str, flags: &[&str]) -> Self {
         let mut all = vec!["--suspicion-timeout-ms", "5000", "--timeout-ms", "10000"];
         all.extend(flags);
@@ -226,7 +226,7 @@ impl Node {
     }
 }
 
-impl Drop for Node {
+impl Drop for NodeProcess {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
@@ -266,22 +266,22 @@ impl Client {
 }
 
 /// Nodes `a`, `b`, `c`, …, that see each other and serve.
-pub(crate) fn cluster(nodes: usize, flags: &[&str]) -> Vec<Node> {
-    let mut all: Vec<Node> = Vec::new();
+pub(crate) fn cluster(nodes: usize, flags: &[&str]) -> Vec<NodeProcess> {
+    let mut all: Vec<NodeProcess> = Vec::new();
     for id in ["a", "b", "c", "d", "e"].into_iter().take(nodes) {
-        let seed = all.first().map(Node::seed);
+        let seed = all.first().map(NodeProcess::seed);
         let mut own: Vec<&str> = flags.to_vec();
         if let Some(seed) = &seed {
             own.extend(["--seed", seed]);
         }
-        all.push(Node::start(id, &own));
+        all.push(NodeProcess::start(id, &own));
     }
     wait_settled(&mut all);
     all
 }
 
 /// Waits until these are the living nodes and no copy is missing.
-pub(crate) fn wait_settled(nodes: &mut [Node]) {
+pub(crate) fn wait_settled(nodes: &mut [NodeProcess]) {
     let count = nodes.len();
     for node in nodes {
         wait_until("the members are these and hold what they should", || {
@@ -296,7 +296,7 @@ pub(crate) fn wait_settled(nodes: &mut [Node]) {
     }
 }
 
-pub(crate) fn assert_readable(nodes: &mut [Node], keys: usize) {
+pub(crate) fn assert_readable(nodes: &mut [NodeProcess], keys: usize) {
     for node in nodes {
         for n in 0..keys {
             assert_eq!(node.ask(&format!("get k{n}")), format!("value {n}"));
@@ -304,7 +304,7 @@ pub(crate) fn assert_readable(nodes: &mut [Node], keys: usize) {
     }
 }
 
-pub(crate) fn write(node: &mut Node, keys: usize) {
+pub(crate) fn write(node: &mut NodeProcess, keys: usize) {
     for n in 0..keys {
         node.ok(&format!("set k{n} {n}"));
     }

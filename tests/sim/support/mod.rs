@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use gridkv::sim::{CallId, CallResult, SimCluster, SimOptions};
 
-pub(crate) use self::workload::{Workload, lossy, one_thing_at_a_time, seeds};
+pub(crate) use self::workload::{RandomCalls, lossy, one_thing_at_a_time, seeds};
 
 pub(crate) const SECOND: Duration = Duration::from_secs(1);
 pub(crate) const MS: Duration = Duration::from_millis(1);

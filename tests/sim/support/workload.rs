@@ -9,16 +9,16 @@ use super::{ANSWERED_WITHIN, SECOND, SETTLED_WITHIN, Traced, settle, started};
 
 /// What one key went through. Its writes come one after the other.
 #[derive(Default, Clone)]
-struct Key {
+struct KeyHistory {
     acknowledged: Option<Vec<u8>>,
     /// Writes that may have happened: each may show at any time.
     indeterminate: Vec<Vec<u8>>,
     writing: Option<(CallId, Vec<u8>)>,
-    /// With whether a write had been acknowledged before it began.
+    /// The read under way, and whether a write had been acknowledged before it began.
     reading: Option<(CallId, bool)>,
 }
 
-impl Key {
+impl KeyHistory {
     fn may_be(&self, value: &[u8]) -> bool {
         self.acknowledged.as_deref() == Some(value)
             || self.indeterminate.iter().any(|other| other == value)
@@ -26,22 +26,22 @@ impl Key {
 }
 
 /// Random calls through random nodes, and what they prove.
-pub(crate) struct Workload {
+pub(crate) struct RandomCalls {
     seed: u64,
     /// R ≥ 2: a read must see what was acknowledged before it.
     pub(crate) strong: bool,
     /// Gets no calls: it has only just started, and knows no member yet.
     pub(crate) new: Option<usize>,
     random: u64,
-    keys: Vec<Key>,
+    keys: Vec<KeyHistory>,
     pub(crate) acknowledged: usize,
     pub(crate) failed: usize,
     pub(crate) reads: usize,
 }
 
-impl Workload {
+impl RandomCalls {
     pub(crate) fn new(seed: u64, keys: usize) -> Self {
-        let keys = vec![Key::default(); keys];
+        let keys = vec![KeyHistory::default(); keys];
         Self {
             seed,
             strong: false,
@@ -195,13 +195,13 @@ pub(crate) fn lossy() -> SimOptions {
 /// One thing at a time: a crash, a newcomer, a leave, a restart, a pause with or without a false
 /// death, each among calls, each settled before the next.
 pub(crate) fn one_thing_at_a_time(seed: u64, options: SimOptions) -> Traced {
-    let mut workload = Workload::new(seed, 60);
+    let mut workload = RandomCalls::new(seed, 60);
     let start = 3 + workload.pick(2);
     let mut cluster = started(seed, start, options);
     let mut nodes = start;
     workload.run(&mut cluster, nodes, SECOND);
     for _ in 0..4 {
-        let running = Workload::running(&cluster, nodes);
+        let running = RandomCalls::running(&cluster, nodes);
         let victim = running[workload.pick(running.len())];
         let down: Vec<usize> = (0..nodes).filter(|node| !running.contains(node)).collect();
         let after = match workload.pick(5) {
@@ -238,7 +238,7 @@ pub(crate) fn one_thing_at_a_time(seed: u64, options: SimOptions) -> Traced {
     cluster.set_loss(0, 0);
     settle(&mut cluster);
     cluster.run_for(2 * SECOND);
-    let copies = Workload::running(&cluster, nodes).len().min(3);
+    let copies = RandomCalls::running(&cluster, nodes).len().min(3);
     workload.check(&mut cluster, nodes, copies);
     assert!(
         workload.acknowledged > workload.failed,

@@ -37,8 +37,10 @@ pub(crate) fn reach(report: &mut Report, plan: &Plan, cpus: &Cpus) {
         return;
     }
     report.note(
-        "The caller on one CPU, the core on another. Bare: a number through crossbeam's ArrayQueue to a thread that\n\
-         spins, its answer by an atomic; or mio's Waker, to a thread that sleeps in its poll, while the caller spins.",
+        "The caller on one CPU, the core on another. Bare: a number through crossbeam's ArrayQueue \
+         to a thread that\n\
+         spins, its answer by an atomic; or mio's Waker, to a thread that sleeps in its poll, \
+         while the caller spins.",
     );
     let engine = Engine::start(grid::config().pin_cpus([cpus.owner])).expect("the engine starts");
     engine.wait_ready(Duration::from_secs(30)).expect("a single node is ready");

@@ -14,8 +14,8 @@ use gridkv_benches::machine::{Cpus, most_resident_bytes, on_cpus, resident_bytes
 use crate::child::run_child;
 use crate::report::{Report, Verdict, thousands};
 
-const LEAST_VALUE_BYTES: f64 = 16.0;
-const MOST_VALUE_BYTES: f64 = 65536.0;
+const MIN_VALUE_BYTES: f64 = 16.0;
+const MAX_VALUE_BYTES: f64 = 65536.0;
 /// What a value has on average, its length's logarithm being uniform.
 const MEAN_VALUE_BYTES: u64 = 7877;
 /// The values of all keys together, as a multiple of the limit.
@@ -31,7 +31,8 @@ pub(crate) fn resident(report: &mut Report, plan: &Plan, cpus: &Cpus) {
     let limit_bytes: u64 = plan.pick(512, 64) << 20;
     let written_bytes = limit_bytes * plan.pick(40, 6);
     report.note(&format!(
-        "{WRITERS} callers write {} MiB of values of {LEAST_VALUE_BYTES} to {MOST_VALUE_BYTES} bytes (the logarithm uniform), delete and read,\n\
+        "{WRITERS} callers write {} MiB of values of {MIN_VALUE_BYTES} to {MAX_VALUE_BYTES} bytes \
+         (the logarithm uniform), delete and read,\n\
          over keys that take {OVERFLOW} times the limit of {} MiB, in a process of its own.",
         thousands(written_bytes >> 20),
         thousands(limit_bytes >> 20)
@@ -87,8 +88,7 @@ fn step(engine: &Engine, random: &mut Random, keys: u64, written: &AtomicU64, re
                 as u64
         }
         _ => {
-            let length =
-                LEAST_VALUE_BYTES * (MOST_VALUE_BYTES / LEAST_VALUE_BYTES).powf(random.unit());
+            let length = MIN_VALUE_BYTES * (MAX_VALUE_BYTES / MIN_VALUE_BYTES).powf(random.unit());
             let value = vec![random.next_u64() as u8; length as usize];
             refused.fetch_add(u64::from(engine.set(key, &value).is_err()), Ordering::Relaxed);
             written.fetch_add(value.len() as u64, Ordering::Relaxed)

@@ -28,10 +28,14 @@ const ALLOWED_NS: f64 = 1e6;
 pub(crate) fn pauses(report: &mut Report, plan: &Plan, cpus: &Cpus) {
     let keys = plan.pick(10_000_000, 1_000_000);
     report.note(&format!(
-        "One thread, on the engine's CPU, sets {} new keys; another, on the other CPU, reads old ones\n\
-         meanwhile. In turn with them, for as long, both only read the clock (the figure is above the\n\
-         longest gap of these loops); then the first asks a sleeping thread on its CPU for an echo (what\n\
-         a call by message cannot be better than). One run: there are no pairs, and the controls stand\n\
+        "One thread, on the engine's CPU, sets {} new keys; another, on the other CPU, reads old \
+         ones\n\
+         meanwhile. In turn with them, for as long, both only read the clock (the figure is above \
+         the\n\
+         longest gap of these loops); then the first asks a sleeping thread on its CPU for an echo \
+         (what\n\
+         a call by message cannot be better than). One run: there are no pairs, and the controls \
+         stand\n\
          for A/A.",
         thousands(keys)
     ));
@@ -160,7 +164,7 @@ fn print(report: &mut Report, setter: &Setter, reader: &Reader) {
 
 struct Pauses {
     all: Histogram<u64>,
-    /// With the number of keys at that time, shortest first.
+    /// The longest pauses, shortest first, each with the number of keys at that time.
     longest: Vec<(u64, u64)>,
 }
 
@@ -187,7 +191,7 @@ impl Pauses {
         }
     }
 
-    /// The same step again and again.
+    /// Times one step again and again, for `length`.
     fn window(&mut self, length: Duration, mut step: impl FnMut()) {
         let started = Instant::now();
         while started.elapsed() < length {

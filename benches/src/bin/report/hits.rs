@@ -10,7 +10,7 @@ use crate::report::{Report, thousands};
 
 /// How unequal the keys are.
 const SKEW: f64 = 0.99;
-/// Of the accesses of the polluted trace, this many in a hundred belong to scans.
+/// How many of a hundred accesses of the polluted trace belong to scans.
 const SCANNED_PERCENT: u64 = 30;
 /// How long a scan is: nothing of it is asked for again.
 const SCAN: u64 = 20_000;
@@ -19,9 +19,12 @@ pub(crate) fn ratios(report: &mut Report, plan: &Plan, cpus: &Cpus) {
     let keys = plan.pick(1_000_000, 100_000);
     let traces = Trace::all(keys, plan.pick(10_000_000, 500_000));
     report.note(&format!(
-        "Zipf {SKEW} over {} keys; the polluted trace has scans of {} keys that never come again, {SCANNED_PERCENT} % of\n\
-         the accesses. A miss stores the key. The first fifth of a trace warms up. Hits of all accesses,\n\
-         and of those that are not scans. The rivals have room for as many entries as gridkv holds at the\n\
+        "Zipf {SKEW} over {} keys; the polluted trace has scans of {} keys that never come again, \
+         {SCANNED_PERCENT} % of\n\
+         the accesses. A miss stores the key. The first fifth of a trace warms up. Hits of all \
+         accesses,\n\
+         and of those that are not scans. The rivals have room for as many entries as gridkv holds \
+         at the\n\
          end of the trace.",
         thousands(keys),
         thousands(SCAN)

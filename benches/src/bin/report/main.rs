@@ -55,11 +55,13 @@ fn main() -> ExitCode {
     let cpus = Cpus::given();
     println!("{}", machine::description(&cpus));
     println!(
-        "method    {} pairs of slices of {:?}, A B B A; ratios are median [quartiles; range] of the pairs",
+        "method    {} pairs of slices of {:?}, A B B A; ratios are median [quartiles; range] of \
+         the pairs",
         plan.pairs, plan.slice
     );
     println!(
-        "data      keys of 20 bytes, values of 100; XXH3-64 and the system's allocator for everybody"
+        "data      keys of 20 bytes, values of 100; XXH3-64 and the system's allocator for \
+         everybody"
     );
     if plan.quick {
         println!("QUICK: this run proves that the report runs. Its figures mean nothing.");

@@ -21,7 +21,8 @@ pub(crate) fn overhead(report: &mut Report, plan: &Plan, cpus: &Cpus) {
     let keys = plan.pick(1 << 20, 1 << 17);
     let points: Vec<u64> = points(keys).collect();
     report.note(&format!(
-        "Bytes a key beyond its {KEY_BYTES} and its value's {VALUE_BYTES}, in a process of its own, at {} points\n\
+        "Bytes a key beyond its {KEY_BYTES} and its value's {VALUE_BYTES}, in a process of its \
+         own, at {} points\n\
          from {} to {} keys. \"peak\" is the largest resident set ever, copies during growth\n\
          included, for the last point's keys.",
         points.len(),

@@ -92,7 +92,7 @@ impl Report {
         });
     }
 
-    /// A measurement without a figure: printed where it is measured, not again at the end.
+    /// Prints a measurement that has no target. It is not printed again at the end.
     pub(crate) fn info(&self, what: &str, measured: &str) {
         println!("{}", line(what, measured, "", ""));
     }

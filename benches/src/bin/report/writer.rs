@@ -18,10 +18,10 @@ use crate::report::{Report, Verdict, nanoseconds, thousands};
 
 /// How many callers keep the owner of gridkv's keys busy. Each waits for its answer.
 const DRIVERS: usize = 8;
-/// In the open loop, a read is due this often.
+/// How often a read is due in the open loop.
 const DUE_EVERY: Duration = Duration::from_micros(1);
 const P999: f64 = 0.999;
-/// Where the clock alone has such a p99.9, a read's says nothing.
+/// The p99.9 of the clock alone above which that of a read says nothing.
 const RESTLESS_NS: f64 = 500.0;
 
 pub(crate) fn beside(report: &mut Report, plan: &Plan, cpus: &Cpus) {
@@ -70,14 +70,18 @@ fn look_in<R: Rival>(rival: &R) -> impl Fn(&Key) -> u64 {
 
 fn say_what_is_measured(report: &Report, cpus: &Cpus) {
     report.note(&format!(
-        "{DRIVERS} callers overwrite random keys of gridkv, each waiting for its answer; a rival's one writer\n\
+        "{DRIVERS} callers overwrite random keys of gridkv, each waiting for its answer; a \
+         rival's one writer\n\
          writes on the engine's CPU, at the same rate where latencies are compared."
     ));
     if cpus.drivers_share() {
         report.note(
-            "There are two CPUs: the callers share one with the engine's threads, so that the owner gets\n\
-             only a part of it, and the writes a second are of the whole path from the call to its answer,\n\
-             not of the owner alone. The reader has the other CPU to itself. Writes flat out by an owner\n\
+            "There are two CPUs: the callers share one with the engine's threads, so that the \
+             owner gets\n\
+             only a part of it, and the writes a second are of the whole path from the call to \
+             its answer,\n\
+             not of the owner alone. The reader has the other CPU to itself. Writes flat out by \
+             an owner\n\
              that has a CPU to itself need three.",
         );
     }
@@ -197,7 +201,8 @@ fn kept(plan: &Plan, draws: &Draws, store: &Store<'_>) -> (Spread, f64) {
 // ── what the reader sees
 // ────────────────────────────────────────────────────────────────────────────────
 
-/// Of the calls back to back, and of calls that are due at fixed times, from when they were due.
+/// The latencies of calls back to back, and of calls that are due at fixed times, measured from
+/// when they were due.
 struct Latencies {
     calls: Histogram<u64>,
     due: Histogram<u64>,
@@ -316,7 +321,8 @@ fn latencies(
         report.row(&what, text, "≤ 1 µs", verdict);
         if is_restless {
             report.note(&format!(
-                "The control, which only reads the clock, has a p99.9 of {} here: the machine is too restless\n\
+                "The control, which only reads the clock, has a p99.9 of {} here: the machine is \
+                 too restless\n\
                  for this figure.",
                 nanoseconds(quiet)
             ));
