@@ -11,7 +11,7 @@ use crate::clock::{Instant, Version, WallTime};
 use crate::entry::{Content, Entry};
 use crate::error::{NotApplied, ReadError, RunError, WriteError};
 use crate::options::{Quorum, WriteOptions};
-use crate::quorums::Quorums;
+use crate::quorums::{Count, Quorums};
 use crate::store::{Keys, Store, TablePosition};
 use crate::types::{ClusterHash, KeyHash, MAX_KEY_BYTES, MAX_VALUE_BYTES};
 
@@ -43,7 +43,7 @@ pub(crate) struct WriteCall {
     /// What the key is to be, without a version.
     pub(crate) entry: Entry,
     pub(crate) hash: KeyHash,
-    pub(crate) quorum: usize,
+    pub(crate) quorum: Count,
     pub(crate) deadline: Instant,
 }
 
@@ -61,7 +61,7 @@ pub(crate) struct TouchCall {
 pub(crate) struct ReadCall {
     pub(crate) key: Box<[u8]>,
     pub(crate) hash: KeyHash,
-    pub(crate) quorum: usize,
+    pub(crate) quorum: Count,
     /// Only what this node holds.
     pub(crate) local: bool,
     /// Other data centers are asked where this one has nothing.
@@ -256,7 +256,7 @@ impl WriteCall {
                 .map_err(|(bytes, share)| NotApplied::EntryTooLarge { bytes, share })?;
         }
         let hash = KeyHash::of(cluster, entry.key());
-        Ok(Self { entry, hash, quorum: quorum.code().into(), deadline })
+        Ok(Self { entry, hash, quorum, deadline })
     }
 }
 

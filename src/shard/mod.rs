@@ -351,7 +351,7 @@ impl<C> Parts<'_, C> {
                     self.coordinator.call(turn, self.replica, call, caller);
                 }
                 Effect::WriteRelayed { hash, entry, caller } => {
-                    let write = Write::relayed(entry, turn.node.config.write_quorum);
+                    let write = Write::relayed(entry, turn.node.config.quorums.write);
                     let deadline = turn.now.instant + RELAY_TRIES_FOR;
                     self.coordinator.write_relayed(
                         turn,

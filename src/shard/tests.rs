@@ -13,6 +13,7 @@ use crate::entry::Content;
 use crate::error::{NotApplied, ReadError, RunError, WriteError};
 use crate::options::{Eviction, WriteOptions};
 use crate::placement::{Gone, ListRef, Member, Placement, Site};
+use crate::quorums::{Count, Quorums};
 use crate::types::{Boot, ClusterHash, CoreId, Identity, KeyHash, NodeHash, NodeId, Partition};
 use crate::wire::message::{
     Answer, Compare, Compared, Found, Request, Seen, Survey, Surveyed, Want,
@@ -39,9 +40,7 @@ fn config(nodes: u64) -> ShardConfig {
         core: CoreId(0),
         cores: 1,
         me: identity(0),
-        replicas: nodes as usize,
-        write_quorum: nodes as usize,
-        read_quorum: 1,
+        quorums: Quorums::exactly(nodes as u8, nodes as u8, 1),
         standalone: nodes == 1,
         memory: None,
         eviction: Eviction::Sieve,
@@ -59,7 +58,7 @@ fn born<C>(config: ShardConfig, nodes: u64) -> Driven<C> {
         leaving: false,
     };
     let members = (0..nodes).map(member).collect();
-    let placement = Arc::new(Placement::new(members, config.replicas, 1, Gone::new()));
+    let placement = Arc::new(Placement::new(members, config.quorums.replicas, 1, Gone::new()));
     let now =
         Now { instant: Instant::from_nanos(1_000_000), wall: WallTime::from_micros(WALL_MICROS) };
     let shard = Shard::new(config, Arc::new(Readers::new(None)));
@@ -159,7 +158,7 @@ impl<C> Driven<C> {
     }
 
     fn get(&self, key: &[u8]) -> Call {
-        let (hash, quorum) = (KeyHash::of(CLUSTER, key), self.shard.node.config.read_quorum);
+        let (hash, quorum) = (KeyHash::of(CLUSTER, key), self.shard.node.config.quorums.read);
         Call::Read(Box::new(ReadCall {
             key: key.into(),
             hash,
@@ -459,7 +458,7 @@ fn take(shard: &mut Driven, step: &Step, direct: bool) -> Vec<String> {
     let write = |shard: &Driven, key: &u8, content: Content<'_>, ttl| {
         let options = WriteOptions { ttl, ..WriteOptions::new() };
         let Call::Write(call) = shard.write(&[*key], content, &options) else { unreachable!() };
-        Call::Write(WriteCall { quorum: usize::from(direct), ..call })
+        Call::Write(WriteCall { quorum: Count::Exactly(direct.into()), ..call })
     };
     match step {
         Step::Set { key, bytes, ttl_ms } => {
@@ -768,7 +767,7 @@ fn an_abandoned_shard_holds_no_caller() {
 /// first write was what remained.
 #[test]
 fn a_write_that_arrives_behind_the_next_one_of_its_key_is_not_stamped_above_it() {
-    let mut shard = born(ShardConfig { write_quorum: 2, ..config(3) }, 3);
+    let mut shard = born(ShardConfig { quorums: Quorums::exactly(3, 2, 1), ..config(3) }, 3);
     let calls = vec![shard.set(b"k", b"old"), shard.set(b"k", b"new")];
     shard.call(Call::Many(calls), 1);
     let asked = shard.asked();

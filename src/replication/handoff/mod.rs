@@ -54,6 +54,7 @@ use super::mismatch::mismatch;
 use crate::clock::Instant;
 use crate::entry::Entry;
 use crate::placement::List;
+use crate::quorums::Quorums;
 use crate::types::{Identity, KeyHash};
 use crate::wire::message::{Answer, Chunk, Listed, Request};
 
@@ -63,7 +64,7 @@ mod plan;
 
 use copy::{Next, Sources, ToFetch};
 use phase::{Collected, Phase, take};
-pub(crate) use plan::{HandoffQuorums, Mine};
+pub(crate) use plan::Mine;
 use plan::{Leave, Plan, Reports};
 
 /// The pause before starting again.
@@ -84,7 +85,7 @@ const LOST_AFTER_SURVEYS: u32 = 20;
 /// Brings one partition to this node: changes its list, or only merges what other replicas hold.
 pub(crate) struct Handoff {
     me: Identity,
-    quorums: HandoffQuorums,
+    quorums: Quorums,
     /// The members that the new list should have. Empty if there is only something to merge.
     target: Vec<Identity>,
     /// The list that was adopted already, if there is only something to merge.
@@ -136,7 +137,7 @@ impl Handoff {
     /// every member that is not dead, except this node.
     pub(crate) fn change(
         me: Identity,
-        quorums: HandoffQuorums,
+        quorums: Quorums,
         target: Vec<Identity>,
         others: Vec<Identity>,
         mine: &Mine<'_>,
@@ -152,7 +153,7 @@ impl Handoff {
     /// Begins to merge what these replicas hold into a list that was adopted already.
     pub(crate) fn merge(
         me: Identity,
-        quorums: HandoffQuorums,
+        quorums: Quorums,
         list: Arc<List>,
         sources: Vec<Identity>,
         now: Instant,
@@ -165,7 +166,7 @@ impl Handoff {
         handoff
     }
 
-    fn resting(me: Identity, quorums: HandoffQuorums, target: Vec<Identity>) -> Self {
+    fn resting(me: Identity, quorums: Quorums, target: Vec<Identity>) -> Self {
         Self {
             me,
             quorums,
