@@ -23,8 +23,9 @@ use std::sync::Arc;
 
 use xxhash_rust::xxh3::xxh3_64;
 
+use crate::quorums::Count;
 use crate::simulated::{Planted, is_planted};
-use crate::types::{Boot, Identity, NodeHash, NodeId, PARTITIONS, Partition, quorum_of};
+use crate::types::{Boot, Identity, NodeHash, NodeId, PARTITIONS, Partition};
 
 /// A member with what its handshake told about it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -113,7 +114,7 @@ impl Placement {
     /// if they are fewer, in as many zones as there are. `members` has no two lives of one node.
     pub(crate) fn new(
         mut members: Vec<Member>,
-        replicas: usize,
+        replicas: Count,
         generation: u64,
         gone: Gone,
     ) -> Self {
@@ -123,7 +124,7 @@ impl Placement {
         members.sort_by_key(|member| member.identity.sort_key());
         let active: Vec<u16> =
             (0..members.len() as u16).filter(|&at| !members[at as usize].leaving).collect();
-        let per_partition = replicas.min(active.len());
+        let per_partition = replicas.copies(active.len());
         let mut table = Vec::with_capacity(per_partition * PARTITIONS as usize);
         let zones = zones_of(&members);
         let is_even = members.iter().all(|member| member.site.weight == members[0].site.weight);
@@ -173,7 +174,7 @@ impl Placement {
         for member in members {
             by_name.entry(member.site.data_center.clone()).or_default().push(member);
         }
-        let place = |members| Self::new(members, 1, self.generation, Gone::new());
+        let place = |members| Self::new(members, Count::Exactly(1), self.generation, Gone::new());
         let other_data_centers =
             by_name.into_iter().map(|(name, members)| (name, place(members))).collect();
         Self { other_data_centers, ..self }
@@ -380,9 +381,8 @@ impl List {
     /// follow from that number: the members that remain acknowledge nothing any more, every
     /// acknowledged write is on one of those that left, and only one of two lists made at the same
     /// time can replace this one.
-    pub(crate) fn leave_quorum(&self, write_quorum: usize) -> usize {
-        let members = self.members.len();
-        (members + 1).saturating_sub(quorum_of(write_quorum, members)).max(members / 2 + 1)
+    pub(crate) fn leave_quorum(&self, write_quorum: Count) -> usize {
+        write_quorum.leave_quorum(self.members.len())
     }
 
     pub(crate) fn reference(&self) -> ListRef {
@@ -453,6 +453,8 @@ mod tests {
     use super::*;
     use crate::types::ClusterHash;
 
+    const THREE: Count = Count::Exactly(3);
+
     fn members(names: &[String]) -> Vec<Member> {
         let cluster = ClusterHash::of("test");
         let member = |id: &String| Member {
@@ -491,7 +493,7 @@ mod tests {
                 .filter(|&salt| {
                     worst_imbalance(&Placement::new(
                         members(&names(count, salt)),
-                        3,
+                        THREE,
                         1,
                         Gone::new(),
                     )) <= 0.10
@@ -505,7 +507,7 @@ mod tests {
     fn shares_are_within_a_quarter_up_to_fifty_nodes() {
         for salt in 0..40 {
             let worst =
-                worst_imbalance(&Placement::new(members(&names(50, salt)), 3, 1, Gone::new()));
+                worst_imbalance(&Placement::new(members(&names(50, salt)), THREE, 1, Gone::new()));
             assert!(worst <= 0.25, "node set {salt}: a node is {worst:.2} off its share");
         }
     }
@@ -517,9 +519,9 @@ mod tests {
         fn a_join_moves_only_what_the_newcomer_takes(count in 1usize..20, salt: u64) {
             let mut all = members(&names(count + 1, salt));
             let newcomer = all.pop().unwrap();
-            let before = Placement::new(all.clone(), 3, 1, Gone::new());
+            let before = Placement::new(all.clone(), THREE, 1, Gone::new());
             all.push(newcomer.clone());
-            let after = Placement::new(all, 3, 1, Gone::new());
+            let after = Placement::new(all, THREE, 1, Gone::new());
             let mut taken = 0;
             for partition in Partition::all() {
                 let old: Vec<_> = before.replicas(partition).map(|m| m.identity).collect();
@@ -541,9 +543,9 @@ mod tests {
         #[test]
         fn the_order_of_members_does_not_matter(count in 1usize..12, salt: u64) {
             let mut all = members(&names(count, salt));
-            let one = Placement::new(all.clone(), 3, 1, Gone::new());
+            let one = Placement::new(all.clone(), THREE, 1, Gone::new());
             all.reverse();
-            let other = Placement::new(all, 3, 1, Gone::new());
+            let other = Placement::new(all, THREE, 1, Gone::new());
             prop_assert_eq!(&one.table, &other.table);
             prop_assert_eq!(one.digest(), other.digest());
         }
@@ -555,7 +557,7 @@ mod tests {
         all[1].leaving = true;
         let mut reborn = all[2].clone();
         reborn.identity.boot = Boot(2);
-        let placement = Placement::new(all.clone(), 3, 1, Gone::new());
+        let placement = Placement::new(all.clone(), THREE, 1, Gone::new());
         assert_eq!(placement.members().len(), 4);
         for partition in Partition::all() {
             assert!(placement.replicas(partition).all(|m| m.identity != all[1].identity));
@@ -575,7 +577,7 @@ mod tests {
             for (at, member) in all.iter_mut().enumerate() {
                 member.site.zone = format!("zone-{}", at % zones).into();
             }
-            let placement = Placement::new(all, 3, 1, Gone::new());
+            let placement = Placement::new(all, THREE, 1, Gone::new());
             for partition in Partition::all() {
                 let replicas = placement.replicas(partition);
                 let mut held: Vec<_> = replicas.map(|member| member.site.zone.clone()).collect();
@@ -593,7 +595,7 @@ mod tests {
         let mut all = members(&names(10, 3));
         all.iter_mut().take(5).for_each(|member| member.site.weight = 200);
         let heavy: Vec<_> = all.iter().take(5).map(|member| member.identity).collect();
-        let placement = Placement::new(all, 1, 1, Gone::new());
+        let placement = Placement::new(all, Count::Exactly(1), 1, Gone::new());
         for (at, member) in placement.members().iter().enumerate() {
             let expected = if heavy.contains(&member.identity) { 2.0 / 15.0 } else { 1.0 / 15.0 };
             let held = share(&placement, at);
@@ -604,14 +606,14 @@ mod tests {
     #[test]
     fn weights_do_not_move_what_they_do_not_concern() {
         let mut all = members(&names(8, 4));
-        let before = Placement::new(all.clone(), 3, 1, Gone::new());
+        let before = Placement::new(all.clone(), THREE, 1, Gone::new());
         // Where all are as heavy, it is as if none were.
         all.iter_mut().for_each(|member| member.site.weight = 7);
-        assert_eq!(Placement::new(all.clone(), 3, 1, Gone::new()).table, before.table);
+        assert_eq!(Placement::new(all.clone(), THREE, 1, Gone::new()).table, before.table);
         // Who becomes heavier only takes.
         all[0].site.weight = 8;
         let heavier = all[0].identity;
-        let after = Placement::new(all, 3, 1, Gone::new());
+        let after = Placement::new(all, THREE, 1, Gone::new());
         let mut taken = 0;
         for partition in Partition::all() {
             let old: Vec<_> = before.replicas(partition).map(|m| m.identity).collect();
@@ -634,7 +636,7 @@ mod tests {
 
     #[test]
     fn a_thousand_nodes_compile() {
-        let placement = Placement::new(members(&names(1000, 0)), 3, 1, Gone::new());
+        let placement = Placement::new(members(&names(1000, 0)), THREE, 1, Gone::new());
         assert_eq!(placement.table.len(), 3 * 4096);
     }
 }

@@ -17,6 +17,9 @@ use std::fmt;
 use crate::options::Quorum;
 use crate::types::MAX_REPLICAS;
 
+/// The most copies of a partition if every node keeps one. No list of replicas is longer.
+pub(crate) const MAX_COPIES: usize = 255;
+
 /// A number of replicas: fixed, or counted from the number of nodes that there are.
 ///
 /// Errors print it as `3`, `all` or `all but 1`.
@@ -42,8 +45,8 @@ pub(crate) struct Quorums {
 impl Count {
     /// Every replica.
     pub(crate) const ALL: Self = Self::AllBut(0);
-    /// More than half of the replicas. All but 127 of at most 255 are never more than that, so the
-    /// second half of the rule decides.
+    /// More than half of the replicas. All but 127 of at most [`MAX_COPIES`] are never more than
+    /// that, so the second half of the rule decides.
     pub(crate) const MAJORITY: Self = Self::AllBut(127);
 
     /// Returns what the count means in a list of `members` replicas.
@@ -56,6 +59,18 @@ impl Count {
             Self::Exactly(count) => usize::from(count),
             Self::AllBut(missing) => members.saturating_sub(missing.into()).max(members / 2 + 1),
         }
+    }
+
+    /// Returns how many of `nodes` nodes keep a copy: N, this count, or all of them if they are
+    /// fewer. At most [`MAX_COPIES`] do.
+    pub(crate) fn copies(self, nodes: usize) -> usize {
+        self.count(nodes).min(nodes).min(MAX_COPIES)
+    }
+
+    /// Returns how many of a list's `members` must leave it before W, this count, is out of reach
+    /// for the members that stay. At least a majority of them must leave.
+    pub(crate) fn leave_quorum(self, members: usize) -> usize {
+        (members + 1).saturating_sub(self.count(members)).max(members / 2 + 1)
     }
 
     /// Returns the count as one byte, as it crosses the wire: an `Exactly` as itself, and an
@@ -93,12 +108,11 @@ impl Quorums {
     pub(crate) const ONE: Self =
         Self { replicas: Count::Exactly(1), write: Count::Exactly(1), read: Count::Exactly(1) };
 
-    /// Returns the quorums of these [codes](Count::code), which the shard's configuration still
-    /// holds.
-    pub(crate) fn from_codes(replicas: usize, write: usize, read: usize) -> Self {
-        let [replicas, write, read] =
-            [replicas, write, read].map(|code| Count::from_code(code as u8));
-        Self { replicas, write, read }
+    /// Returns the quorums of a fixed number of copies.
+    #[cfg(test)]
+    pub(crate) const fn exactly(replicas: u8, write: u8, read: u8) -> Self {
+        let (replicas, write) = (Count::Exactly(replicas), Count::Exactly(write));
+        Self { replicas, write, read: Count::Exactly(read) }
     }
 
     /// Returns f = N − W: how many replicas may miss an acknowledged write.
@@ -190,14 +204,26 @@ impl Quorums {
             (Count::AllBut(_), Count::Exactly(_)) => Count::MAJORITY,
         }
     }
-}
 
-#[cfg_attr(not(test), expect(dead_code, reason = "the rules of the protocol move here next"))]
-impl Quorums {
     /// Returns how many synced members of a list have, together, every acknowledged write:
     /// N − W + 1.
     pub(crate) fn all_writes(self) -> usize {
         self.tolerated() + 1
+    }
+
+    /// Whether one replica answers a read: R = 1.
+    #[inline]
+    pub(crate) fn one_answers(self) -> bool {
+        self.read == Count::Exactly(1)
+    }
+
+    /// Returns how many replicas must tell a key's version before a write of it is stamped.
+    ///
+    /// With R = 1 it is none. Otherwise as many as R, and enough to have every acknowledged write
+    /// among them: the stamp must exceed the version of each write that was acknowledged before.
+    #[inline]
+    pub(crate) fn versions_needed(self) -> usize {
+        if self.one_answers() { 0 } else { self.read.count(1).max(self.all_writes()) }
     }
 
     /// Returns how many copies of a partition there should be at least: N, or f + 1 if every node
@@ -224,11 +250,6 @@ impl Quorums {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn exactly(replicas: u8, write: u8, read: u8) -> Quorums {
-        let [replicas, write, read] = [replicas, write, read].map(Count::Exactly);
-        Quorums { replicas, write, read }
-    }
 
     fn on_every_node(missing: u8, read: u8) -> Quorums {
         let (write, read) = (Count::AllBut(missing), Count::Exactly(read));
@@ -259,16 +280,6 @@ mod tests {
     }
 
     #[test]
-    fn codes_mean_what_the_integers_did() {
-        for code in 0..=u8::MAX {
-            for members in 0..=255 {
-                let before = crate::types::quorum_of(code.into(), members);
-                assert_eq!(Count::from_code(code).count(members), before);
-            }
-        }
-    }
-
-    #[test]
     fn counts_are_printed_as_people_write_them() {
         let text = |count: Count| count.to_string();
         assert_eq!(text(Count::Exactly(3)), "3");
@@ -280,20 +291,53 @@ mod tests {
     #[test]
     fn a_write_may_miss_as_many_replicas_as_w_leaves_out() {
         assert_eq!(Quorums::ONE.tolerated(), 0);
-        assert_eq!(exactly(3, 2, 1).tolerated(), 1);
-        assert_eq!(exactly(5, 2, 1).tolerated(), 3);
+        assert_eq!(Quorums::exactly(3, 2, 1).tolerated(), 1);
+        assert_eq!(Quorums::exactly(5, 2, 1).tolerated(), 3);
         assert_eq!(on_every_node(0, 1).tolerated(), 0);
         assert_eq!(on_every_node(2, 1).tolerated(), 2);
-        assert_eq!([exactly(3, 2, 1), on_every_node(2, 1)].map(Quorums::all_writes), [2, 3]);
-        assert_eq!([exactly(3, 2, 1), on_every_node(2, 1)].map(Quorums::copies_wanted), [3, 3]);
-        assert_eq!([exactly(3, 2, 1), on_every_node(2, 1)].map(Quorums::least_at_birth), [2, 3]);
-        assert_eq!([exactly(3, 2, 1), on_every_node(2, 1)].map(Quorums::fewest_nodes), [3, 5]);
+        let both = [Quorums::exactly(3, 2, 1), on_every_node(2, 1)];
+        assert_eq!(both.map(Quorums::all_writes), [2, 3]);
+        assert_eq!(both.map(Quorums::copies_wanted), [3, 3]);
+        assert_eq!(both.map(Quorums::least_at_birth), [2, 3]);
+        assert_eq!(both.map(Quorums::fewest_nodes), [3, 5]);
+    }
+
+    #[test]
+    fn what_stays_in_a_list_that_was_left_acknowledges_nothing() {
+        for members in 1..=7 {
+            for write in [Count::Exactly(2), Count::ALL, Count::AllBut(1), Count::MAJORITY] {
+                let left = write.leave_quorum(members);
+                let stay = members.saturating_sub(left);
+                assert!(stay < write.count(members), "{write} of {members}");
+                assert!(2 * left > members, "of two next lists only one is adopted");
+            }
+        }
+        assert_eq!(Count::Exactly(2).leave_quorum(5), 4);
+        assert_eq!(Count::AllBut(1).leave_quorum(5), 3);
+    }
+
+    #[test]
+    fn no_more_copies_than_nodes() {
+        let of = |count: Count| [0, 1, 2, 7, 300].map(|nodes| count.copies(nodes));
+        assert_eq!(of(Count::Exactly(3)), [0, 1, 2, 3, 3]);
+        assert_eq!(of(Count::ALL), [0, 1, 2, 7, 255]);
+    }
+
+    #[test]
+    fn a_strong_write_asks_for_versions_first() {
+        assert!(Quorums::ONE.one_answers() && !Quorums::exactly(3, 2, 2).one_answers());
+        assert_eq!(Quorums::exactly(3, 2, 1).versions_needed(), 0);
+        assert_eq!(Quorums::exactly(3, 2, 2).versions_needed(), 2);
+        assert_eq!(Quorums::exactly(4, 3, 3).versions_needed(), 3, "R of them at least");
+        assert_eq!(Quorums::exactly(5, 1, 2).versions_needed(), 5, "or one that has each write");
+        assert_eq!(on_every_node(1, 1).versions_needed(), 0);
+        assert_eq!(on_every_node(1, 2).versions_needed(), 2);
     }
 
     #[test]
     fn the_members_that_calls_need() {
-        assert_eq!(exactly(3, 2, 1).members_needed(), 2);
-        assert_eq!(exactly(3, 1, 3).members_needed(), 3);
+        assert_eq!(Quorums::exactly(3, 2, 1).members_needed(), 2);
+        assert_eq!(Quorums::exactly(3, 1, 3).members_needed(), 3);
         assert_eq!(on_every_node(1, 1).members_needed(), 1);
         assert_eq!(on_every_node(1, 2).members_needed(), 2);
     }
@@ -303,7 +347,7 @@ mod tests {
         for replicas in 1..=7_u8 {
             for write in 1..=replicas {
                 for read in 1..=replicas {
-                    let quorums = exactly(replicas, write, read);
+                    let quorums = Quorums::exactly(replicas, write, read);
                     assert_eq!(quorums.writes_overlap(), 2 * write > replicas, "{quorums:?}");
                     assert_eq!(quorums.reads_see_writes(), write + read > replicas, "{quorums:?}");
                 }
@@ -315,7 +359,7 @@ mod tests {
 
     #[test]
     fn a_call_asks_for_w_to_n_acknowledgements_and_for_one_to_n_answers() {
-        let quorums = exactly(5, 2, 1);
+        let quorums = Quorums::exactly(5, 2, 1);
         assert_eq!(quorums.of_write(Quorum::Configured), Ok(Count::Exactly(2)));
         assert_eq!(quorums.of_write(Quorum::Majority), Ok(Count::Exactly(3)));
         assert_eq!(quorums.of_write(Quorum::All), Ok(Count::Exactly(5)));
@@ -330,7 +374,7 @@ mod tests {
         }
         assert_eq!(quorums.of_write(Quorum::Count(4)), Ok(Count::Exactly(4)));
         assert_eq!(quorums.of_read(Quorum::Count(4)), Ok(Count::Exactly(4)));
-        assert_eq!(exactly(5, 4, 1).of_write(Quorum::Majority), Ok(Count::Exactly(4)));
+        assert_eq!(Quorums::exactly(5, 4, 1).of_write(Quorum::Majority), Ok(Count::Exactly(4)));
     }
 
     /// When N was the number 255 and W 255 − f, a write that asked for 254 replicas got all but

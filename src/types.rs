@@ -28,28 +28,6 @@ pub const MAX_CORES: usize = 256;
 /// The largest number of copies of a key that can be asked for.
 pub const MAX_REPLICAS: usize = 16;
 
-/// N if every node keeps a copy. A quorum then depends on how many nodes there are, so it is
-/// counted from this end: W = `ALL` − f is all but f, and never less than a majority; `ALL` / 2 + 1
-/// is the majority. No number of replicas that is asked for as such comes near.
-pub(crate) const ALL: usize = 255;
-
-/// How many members a cluster must have when it is born: W, or one more than may miss a write. So
-/// no node that starts alone takes its empty memory for all that there is.
-pub(crate) fn least_at_birth(write_quorum: usize) -> usize {
-    if write_quorum > ALL / 2 { ALL - write_quorum + 1 } else { write_quorum }
-}
-
-/// Returns what a quorum means in a list of this many members.
-#[inline]
-pub(crate) fn quorum_of(quorum: usize, members: usize) -> usize {
-    const MAJORITY: usize = ALL / 2 + 1;
-    match quorum {
-        0..MAJORITY => quorum,
-        // Two writes share a replica, or the later one could be stamped below the earlier.
-        _ => (members + quorum.min(ALL)).saturating_sub(ALL).max(members / 2 + 1),
-    }
-}
-
 /// The name of a node, which the app passed to [`Config::new`](crate::Config::new). Cheap to clone.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NodeId(Arc<str>);
@@ -299,15 +277,5 @@ mod tests {
                 assert_eq!(cores.place(partition), (partition.core(count), partition.0 / count));
             }
         }
-    }
-
-    #[test]
-    fn quorums_of_all_follow_the_list_and_are_majorities() {
-        let of = |quorum: usize| [1, 2, 3, 4, 7].map(|members| quorum_of(quorum, members));
-        assert_eq!(of(2), [2; 5], "a number is a number");
-        assert_eq!(of(ALL), [1, 2, 3, 4, 7]);
-        assert_eq!(of(ALL - 1), [1, 2, 2, 3, 6]);
-        assert_eq!(of(ALL - 3), [1, 2, 2, 3, 4]);
-        assert_eq!(of(ALL / 2 + 1), [1, 2, 2, 3, 4]);
     }
 }

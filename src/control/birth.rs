@@ -20,7 +20,7 @@ use crate::events::Event;
 use crate::placement::Member;
 use crate::shard::Stage;
 use crate::simulated::{Planted, is_planted};
-use crate::types::{NodeHash, least_at_birth};
+use crate::types::NodeHash;
 use crate::wire::message::{ControlMessage, Status};
 
 /// How often the members tell each other their status until the lists are born.
@@ -59,8 +59,8 @@ impl Control {
         let agrees = |status: Option<Status>| status.is_some_and(|it| it.members_digest == digest);
         let is_agreed = is_rash || self.other_statuses().all(agrees) && self.are_seeds_settled();
         let members = self.placement.members().len();
-        let quorum = least_at_birth(self.config.local.write_quorum.into());
-        let is_enough = members >= quorum && self.majority().is_none_or(|needed| members >= needed);
+        let least = self.config.local.quorums.least_at_birth();
+        let is_enough = members >= least && self.majority().is_none_or(|needed| members >= needed);
         if is_agreed && is_enough && self.placement.is_complete() && self.leaving == Leaving::No {
             self.stage = Stage::Born { members_digest: digest };
             actions.push(ControlAction::Notify(Event::Born { members }));

@@ -39,7 +39,7 @@ impl Control {
 
     /// The placement of these members, under the current generation.
     fn placement_of(&self, members: Vec<Member>, is_complete: bool, has_absent: bool) -> Placement {
-        let replicas = self.config.local.replicas.into();
+        let replicas = self.config.local.quorums.replicas;
         let (here, in_others) = members.into_iter().partition(|member| self.is_here(&member.site));
         let placement = Placement::new(here, replicas, self.generation, self.gone.clone());
         let placement = placement.with_other_data_centers(in_others).with_absent(has_absent);

@@ -85,7 +85,8 @@ impl Control {
             local_health: config.local_health,
             seed: config.seed,
         });
-        let nowhere = Placement::new(Vec::new(), config.local.replicas.into(), 0, Gone::new());
+        let replicas = config.local.quorums.replicas;
+        let nowhere = Placement::new(Vec::new(), replicas, 0, Gone::new());
         let nowhere = Arc::new(nowhere);
         Self {
             membership,

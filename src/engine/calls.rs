@@ -44,7 +44,7 @@ impl Engine {
         let bytes = if let Content::Value(value) = content { value.len() } else { 0 };
         let permit = self.inner.runtime.allow(bytes, span.deadline)?;
         let (core, call) = self.write_call(key, content, options, span)?;
-        let needed = Count::from_code(call.quorum as u8);
+        let needed = call.quorum;
         let reply = self.inner.runtime.send(core, Call::Write(call), permit, span.deadline)?;
         match self.wait(core, reply, span) {
             Ok(Outcome::Written(result)) => result,
@@ -136,7 +136,7 @@ impl Engine {
         options: &ReadOptions,
         span: Span,
     ) -> Result<(CoreId, ReadCall), ReadError> {
-        let quorum = self.read_quorum(options)?.code().into();
+        let quorum = self.read_quorum(options)?;
         let (core, hash) = self.route(key);
         let deadline = span.deadline;
         let (key, local, anywhere) = (key.into(), options.local, options.anywhere);

@@ -37,8 +37,9 @@ use super::quorum::{AskState, Asked, QuorumAction, QuorumMachine, RETRY_AFTER};
 use crate::clock::{Instant, Now, Version};
 use crate::entry::Entry;
 use crate::placement::List;
+use crate::quorums::Count;
 use crate::simulated::{Planted, is_planted};
-use crate::types::{Identity, quorum_of};
+use crate::types::Identity;
 use crate::wire::message::{Answer, Found, Request, Want};
 
 /// How long one replica is given before the next is asked too. Above what a healthy LAN needs.
@@ -48,9 +49,9 @@ const HEDGE_AFTER: Duration = Duration::from_millis(10);
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ReadRules {
     /// R.
-    pub(crate) needed: usize,
+    pub(crate) needed: Count,
     /// W: how many must hold what a strong read returns.
-    pub(crate) write_quorum: usize,
+    pub(crate) write_quorum: Count,
     /// f: how many further replicas must confirm a miss.
     pub(crate) confirmations: usize,
     /// Whether they must confirm a value, too: it has to be the newest that was acknowledged.
@@ -61,8 +62,8 @@ pub(crate) struct ReadRules {
 pub(crate) struct Read {
     key: Box<[u8]>,
     rules: ReadRules,
-    /// R, as the caller asked for it.
-    quorum: usize,
+    /// R in the list that the read counts in.
+    needed: usize,
     list: Option<Arc<List>>,
     /// The order in which the replicas of the next list are asked, best first.
     order: Vec<Identity>,
@@ -83,7 +84,8 @@ impl Read {
     pub(crate) fn new(key: Box<[u8]>, rules: ReadRules) -> Self {
         Self {
             key,
-            quorum: rules.needed,
+            // Until the first list is entered, which says what an `AllBut` is.
+            needed: rules.needed.count(0),
             rules,
             list: None,
             order: Vec::new(),
@@ -144,7 +146,7 @@ impl Read {
     fn decide(&mut self, now: Now, actions: &mut Vec<QuorumAction>) {
         let answers = self.answers();
         if self.is_strong() {
-            if answers >= self.rules.needed {
+            if answers >= self.needed {
                 if is_planted(Planted::WrittenBackOnDifference) && self.answers_agree() {
                     return actions.push(QuorumAction::Found(self.newest().cloned()));
                 }
@@ -230,7 +232,7 @@ impl Read {
             .flatten()
             .filter(|asked| asked.answer() == Some(&true))
             .count();
-        if held >= quorum_of(self.rules.write_quorum, self.replicas.len()) {
+        if held >= self.rules.write_quorum.count(self.replicas.len()) {
             actions.push(QuorumAction::Found(self.newest().cloned()));
         }
     }
@@ -251,11 +253,11 @@ impl Read {
 
     /// How many answers this read needs, given what it found so far.
     pub(crate) fn needed(&self) -> usize {
-        if self.is_strong() { self.rules.needed } else { self.confirmed_by() }
+        if self.is_strong() { self.needed } else { self.confirmed_by() }
     }
 
     fn is_strong(&self) -> bool {
-        self.rules.needed >= 2
+        self.needed >= 2
     }
 }
 
@@ -268,7 +270,7 @@ impl QuorumMachine for Read {
         now: Now,
         actions: &mut Vec<QuorumAction>,
     ) {
-        self.rules.needed = quorum_of(self.quorum, list.members().len());
+        self.needed = self.rules.needed.count(list.members().len());
         let order = std::mem::take(&mut self.order);
         debug_assert_eq!(order.len(), list.members().len(), "an order of all members");
         self.replicas =
@@ -392,9 +394,18 @@ mod tests {
         Entry::new(b"key", content, Version(version), None)
     }
 
+    fn rules(needed: u8) -> ReadRules {
+        ReadRules {
+            needed: Count::Exactly(needed),
+            write_quorum: Count::Exactly(2),
+            confirmations: 1,
+            confirms_hits: false,
+        }
+    }
+
     /// A read in a list of three, and whom it asked.
-    fn asked(needed: usize) -> (Read, Vec<Identity>) {
-        entered(ReadRules { needed, write_quorum: 2, confirmations: 1, confirms_hits: false })
+    fn asked(needed: u8) -> (Read, Vec<Identity>) {
+        entered(rules(needed))
     }
 
     fn entered(rules: ReadRules) -> (Read, Vec<Identity>) {
@@ -443,7 +454,7 @@ mod tests {
 
     #[test]
     fn a_value_that_is_to_be_confirmed_is_the_newest_of_f_and_one_further() {
-        let rules = ReadRules { needed: 1, write_quorum: 2, confirmations: 1, confirms_hits: true };
+        let rules = ReadRules { confirms_hits: true, ..rules(1) };
         let (mut read, asked) = entered(rules);
         assert_eq!(asked, [node(0), node(1)]);
         let newest = entry(2, Some("new"));
@@ -469,9 +480,7 @@ mod tests {
         let list = list(1, 0..3);
         let own = entry(7, Some("own"));
         let answer = |found| {
-            let rules =
-                ReadRules { needed: 1, write_quorum: 2, confirmations: 1, confirms_hits: false };
-            let mut read = Read::new(b"key".as_slice().into(), rules);
+            let mut read = Read::new(b"key".as_slice().into(), rules(1));
             let members = list.members().to_vec();
             let mut actions = Vec::new();
             read.prefer(members, Some(own.clone()));

@@ -41,16 +41,18 @@ use super::quorum::{
 use crate::clock::{Instant, Now, Version};
 use crate::entry::Entry;
 use crate::placement::List;
+use crate::quorums::Count;
 use crate::simulated::{Planted, is_planted};
-use crate::types::{Identity, quorum_of};
+use crate::types::Identity;
 use crate::wire::message::{Answer, Found, Request, Want};
 
 /// One write, until every replica has it.
 pub(crate) struct Write {
     /// Without a version until the first stamp.
     entry: Entry,
-    /// As the caller asked for it, and in the list that the write counts in.
-    quorum: usize,
+    /// W, as the caller asked for it.
+    quorum: Count,
+    /// W in the list that the write counts in.
     needed: usize,
     /// How many replicas must tell the key's version first; zero if R = 1.
     versions_needed: usize,
@@ -90,11 +92,12 @@ struct Acked {
 }
 
 impl Write {
-    pub(crate) fn new(entry: Entry, quorum: usize, versions_needed: usize) -> Self {
+    pub(crate) fn new(entry: Entry, quorum: Count, versions_needed: usize) -> Self {
         Self {
             entry,
             quorum,
-            needed: quorum,
+            // Until the first list is entered, which says what an `AllBut` is.
+            needed: quorum.count(0),
             versions_needed,
             list: None,
             replicas: Vec::new(),
@@ -110,14 +113,14 @@ impl Write {
     }
 
     /// Makes a write of what was read, with another expiry: it has its version.
-    pub(crate) fn retimed(entry: Entry, quorum: usize) -> Self {
+    pub(crate) fn retimed(entry: Entry, quorum: Count) -> Self {
         Self { restamped: true, ..Self::new(entry, quorum, 0) }
     }
 
     /// Makes a write of what another data center has acknowledged, under the version that it has
     /// there. What is newer counts, and so does what was purged here: if that was not of this key,
     /// anti-entropy brings it.
-    pub(crate) fn relayed(entry: Entry, quorum: usize) -> Self {
+    pub(crate) fn relayed(entry: Entry, quorum: Count) -> Self {
         Self { is_relayed: true, ..Self::retimed(entry, quorum) }
     }
 
@@ -328,7 +331,7 @@ impl QuorumMachine for Write {
         actions: &mut Vec<QuorumAction>,
     ) {
         self.may_have_happened |= self.is_being_asked();
-        self.needed = quorum_of(self.quorum, list.members().len());
+        self.needed = self.quorum.count(list.members().len());
         self.replicas =
             list.members().iter().map(|member| Asked::new(*member, alive(member))).collect();
         let is_stamped = self.entry.version() != Version::ZERO;
@@ -418,7 +421,7 @@ mod tests {
 
     /// A write with W = 2, stamped, that has asked all three replicas.
     fn asked() -> Write {
-        let mut write = Write::new(entry(), 2, 0);
+        let mut write = Write::new(entry(), Count::Exactly(2), 0);
         let mut actions = Vec::new();
         write.entered(list(1, 0..3), &|_| true, NOW, &mut actions);
         assert_eq!(actions, [QuorumAction::Stamp { above: Version::ZERO }]);
@@ -454,7 +457,7 @@ mod tests {
     #[test]
     fn what_was_read_is_written_under_its_version_and_a_newer_state_counts() {
         let entry = Entry::new(b"key", Content::Value(b"value"), Version(10), None);
-        let mut write = Write::retimed(entry, 2);
+        let mut write = Write::retimed(entry, Count::Exactly(2));
         let mut actions = Vec::new();
         write.entered(list(1, 0..3), &|_| true, NOW, &mut actions);
         let is_asked = |action: &QuorumAction| {
@@ -533,7 +536,7 @@ mod tests {
 
     #[test]
     fn a_strong_write_asks_enough_synced_replicas_for_the_version_first() {
-        let mut write = Write::new(entry(), 2, 2);
+        let mut write = Write::new(entry(), Count::Exactly(2), 2);
         let mut actions = Vec::new();
         write.entered(list(1, 0..3), &|_| true, NOW, &mut actions);
         let asks_version = |action: &QuorumAction| {

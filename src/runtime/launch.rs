@@ -287,7 +287,8 @@ impl Launch<'_> {
         let identity = self.identity;
         let (cores, site) = (self.settings.cores, Site::default());
         let member = Member { identity, id: id.clone(), cores, site, leaving: false };
-        let placement = Arc::new(Placement::new(vec![member], 1, 1, Gone::new()));
+        let replicas = self.settings.quorums.replicas;
+        let placement = Arc::new(Placement::new(vec![member], replicas, 1, Gone::new()));
         let stage = Stage::Born { members_digest: placement.digest() };
         for orders in &self.senders.orders {
             // The queue is new, so there is room.
@@ -319,9 +320,7 @@ fn shard_config(
         core,
         cores: settings.cores,
         me: identity,
-        replicas: settings.quorums.replicas.code().into(),
-        write_quorum: settings.quorums.write.code().into(),
-        read_quorum: settings.quorums.read.code().into(),
+        quorums: settings.quorums,
         standalone: settings.address.is_none(),
         memory: settings.memory,
         eviction: settings.eviction,
@@ -335,8 +334,7 @@ fn local(settings: &Settings) -> Local {
         cluster: settings.cluster.clone(),
         node_id: settings.node_id.clone(),
         cores: settings.cores,
-        replicas: settings.quorums.replicas.code(),
-        write_quorum: settings.quorums.write.code(),
+        quorums: settings.quorums,
         majority_of: settings.majority_of,
         site: settings.site.clone(),
     }

@@ -11,7 +11,7 @@ use crate::clock::{Instant, Version, WallTime};
 use crate::entry::{Content, Entry};
 use crate::error::{NotApplied, ReadError, RunError, WriteError};
 use crate::options::{Quorum, WriteOptions};
-use crate::quorums::Quorums;
+use crate::quorums::{Count, Quorums};
 use crate::store::{Keys, Store, TablePosition};
 use crate::types::{ClusterHash, KeyHash, MAX_KEY_BYTES, MAX_VALUE_BYTES};
 
@@ -44,7 +44,7 @@ pub(crate) struct WriteCall {
     /// What the key is to be, without a version.
     pub(crate) entry: Entry,
     pub(crate) hash: KeyHash,
-    pub(crate) quorum: usize,
+    pub(crate) quorum: Count,
     pub(crate) deadline: Instant,
 }
 
@@ -63,7 +63,7 @@ pub(crate) struct TouchCall {
 pub(crate) struct ReadCall {
     pub(crate) key: Box<[u8]>,
     pub(crate) hash: KeyHash,
-    pub(crate) quorum: usize,
+    pub(crate) quorum: Count,
     /// Whether only this node's copy is asked.
     pub(crate) local: bool,
     /// Whether other data centers are asked if this one has no value.
@@ -262,7 +262,7 @@ impl WriteCall {
                 .map_err(|(bytes, share)| NotApplied::EntryTooLarge { bytes, share })?;
         }
         let hash = KeyHash::of(cluster, entry.key());
-        Ok(Self { entry, hash, quorum: quorum.code().into(), deadline })
+        Ok(Self { entry, hash, quorum, deadline })
     }
 }
 

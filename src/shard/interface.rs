@@ -8,6 +8,7 @@ use super::calls::{Call, Outcome, StoppedBy};
 use crate::clock::Instant;
 use crate::options::Eviction;
 use crate::placement::{Placement, Stage};
+use crate::quorums::Quorums;
 use crate::types::{Boot, ClusterHash, CoreId, Identity, NodeHash, Partition};
 use crate::wire::message::{Answer, Request};
 
@@ -18,9 +19,7 @@ pub(crate) struct ShardConfig {
     pub(crate) core: CoreId,
     pub(crate) cores: u16,
     pub(crate) me: Identity,
-    pub(crate) replicas: usize,
-    pub(crate) write_quorum: usize,
-    pub(crate) read_quorum: usize,
+    pub(crate) quorums: Quorums,
     pub(crate) standalone: bool,
     /// This core's share of the memory limit, in bytes.
     pub(crate) memory: Option<usize>,

@@ -7,9 +7,9 @@ use super::interface::{Lease, ShardConfig};
 use crate::clock::Now;
 use crate::error::NotApplied;
 use crate::placement::{Gone, Placement, Stage};
-use crate::quorums::Quorums;
+use crate::quorums::Count;
 use crate::simulated::{Planted, is_planted};
-use crate::types::{Identity, KeyHash, NodeHash, Partition, quorum_of};
+use crate::types::{Identity, KeyHash, NodeHash, Partition};
 
 /// What every part may know of this node: its configuration, identity, placement, stage and lease.
 pub(super) struct Node {
@@ -28,15 +28,13 @@ pub(super) struct Node {
 
 impl Node {
     pub(super) fn new(config: ShardConfig) -> Self {
-        let write_rules = WriteRules {
-            cluster: config.cluster,
-            quorums: Quorums::from_codes(config.replicas, config.write_quorum, config.read_quorum),
-            memory: config.memory,
-        };
+        let write_rules =
+            WriteRules { cluster: config.cluster, quorums: config.quorums, memory: config.memory };
+        let nowhere = Placement::new(Vec::new(), config.quorums.replicas, 0, Gone::new());
         Self {
             write_rules,
             me: config.me,
-            placement: Arc::new(Placement::new(Vec::new(), config.replicas, 0, Gone::new())),
+            placement: Arc::new(nowhere),
             stage: Stage::Forming,
             lease: None,
             is_dead: false,
@@ -95,22 +93,17 @@ impl Node {
         (!is_planted(Planted::LeaseIgnored)).then_some(lease.nodes)
     }
 
-    /// f = N − W: on how many replicas an acknowledged write might be missing.
-    pub(super) fn tolerated(&self) -> usize {
-        self.config.replicas - self.config.write_quorum
-    }
-
     /// Whether there are enough replicas to acknowledge a write, and this node is allowed to.
-    pub(super) fn check_alive(&self, now: Now, quorum: usize) -> Result<(), NotApplied> {
+    pub(super) fn check_alive(&self, now: Now, quorum: Count) -> Result<(), NotApplied> {
         if let Some(nodes) = self.lacks_majority(now) {
             return Err(NotApplied::NoMajority { nodes });
         }
         let alive = self.placement.replicas_per_partition();
-        let quorum = quorum_of(quorum, alive);
-        if alive >= quorum {
+        let needed = quorum.count(alive);
+        if alive >= needed {
             return Ok(());
         }
-        Err(NotApplied::NotEnoughReplicas { alive: self.members_for_errors(alive), needed: quorum })
+        Err(NotApplied::NotEnoughReplicas { alive: self.members_for_errors(alive), needed })
     }
 
     /// Returns the number of members for an error text: a node that has heard of no other still

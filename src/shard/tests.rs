@@ -13,6 +13,7 @@ use crate::entry::Content;
 use crate::error::{NotApplied, ReadError, RunError, WriteError};
 use crate::options::{Eviction, WriteOptions};
 use crate::placement::{Gone, ListRef, Member, Placement, Site};
+use crate::quorums::{Count, Quorums};
 use crate::replication::quorum::RETRY_AFTER;
 use crate::types::{Boot, ClusterHash, CoreId, Identity, KeyHash, NodeHash, NodeId, Partition};
 use crate::wire::message::{
@@ -40,9 +41,7 @@ fn config(nodes: u64) -> ShardConfig {
         core: CoreId(0),
         cores: 1,
         me: identity(0),
-        replicas: nodes as usize,
-        write_quorum: nodes as usize,
-        read_quorum: 1,
+        quorums: Quorums::exactly(nodes as u8, nodes as u8, 1),
         standalone: nodes == 1,
         memory: None,
         eviction: Eviction::Sieve,
@@ -60,7 +59,7 @@ fn born<C>(config: ShardConfig, nodes: u64) -> Driven<C> {
         leaving: false,
     };
     let members = (0..nodes).map(member).collect();
-    let placement = Arc::new(Placement::new(members, config.replicas, 1, Gone::new()));
+    let placement = Arc::new(Placement::new(members, config.quorums.replicas, 1, Gone::new()));
     let now =
         Now { instant: Instant::from_nanos(1_000_000), wall: WallTime::from_micros(WALL_MICROS) };
     let shard = Shard::new(config, Arc::new(Readers::new(None)));
@@ -160,7 +159,7 @@ impl<C> Driven<C> {
     }
 
     fn get(&self, key: &[u8]) -> Call {
-        let (hash, quorum) = (KeyHash::of(CLUSTER, key), self.shard.node.config.read_quorum);
+        let (hash, quorum) = (KeyHash::of(CLUSTER, key), self.shard.node.config.quorums.read);
         Call::Read(Box::new(ReadCall {
             key: key.into(),
             hash,
@@ -461,7 +460,7 @@ fn take(shard: &mut Driven, step: &Step, direct: bool) -> Vec<String> {
     let write = |shard: &Driven, key: &u8, content: Content<'_>, ttl| {
         let options = WriteOptions { ttl, ..WriteOptions::new() };
         let Call::Write(call) = shard.write(&[*key], content, &options) else { unreachable!() };
-        Call::Write(WriteCall { quorum: usize::from(direct), ..call })
+        Call::Write(WriteCall { quorum: Count::Exactly(direct.into()), ..call })
     };
     match step {
         Step::Set { key, bytes, ttl_ms } => {
@@ -772,7 +771,7 @@ fn an_abandoned_shard_holds_no_caller() {
 /// closure that wrote a key twice, the first write was what remained.
 #[test]
 fn a_write_that_arrives_behind_the_next_one_of_its_key_is_not_stamped_above_it() {
-    let mut shard = born(ShardConfig { write_quorum: 2, ..config(3) }, 3);
+    let mut shard = born(ShardConfig { quorums: Quorums::exactly(3, 2, 1), ..config(3) }, 3);
     let calls = vec![shard.set(b"k", b"old"), shard.set(b"k", b"new")];
     shard.call(Call::Many(calls), 1);
     let asked = shard.asked();
@@ -1013,11 +1012,12 @@ fn no_answer_of_a_peer_panics() {
     };
     for read_quorum in [1, 2] {
         for at in 0..answers().len() {
-            let mut shard: Driven = born(ShardConfig { read_quorum, ..config(2) }, 2);
+            let quorums = Quorums::exactly(2, 2, read_quorum);
+            let mut shard: Driven = born(ShardConfig { quorums, ..config(2) }, 2);
             let write = shard.write(b"key", Content::Value(b"v"), &WriteOptions::new());
             shard.call(write, 1);
             let hash = KeyHash::of(CLUSTER, b"other");
-            let (deadline, quorum) = (shard.deadline(), 2);
+            let (deadline, quorum) = (shard.deadline(), Count::Exactly(2));
             let (key, local, anywhere) = (b"other".as_slice().into(), false, false);
             let read = ReadCall { key, hash, quorum, local, anywhere, deadline };
             shard.call(Call::Read(Box::new(read)), 2);

@@ -310,7 +310,7 @@ impl SimCluster {
         let call = WriteCall {
             entry: Entry::new(key, content, Version::ZERO, expires_at_ms),
             hash: self.place(key).1,
-            quorum: self.options.write_quorum,
+            quorum: self.options.quorums().write,
             deadline: self.now + CALL_TIMEOUT,
         };
         self.call(node, call.hash, Call::Write(call))
@@ -342,7 +342,7 @@ impl SimCluster {
         let call = ReadCall {
             key: key.into(),
             hash,
-            quorum: self.options.read_quorum,
+            quorum: self.options.quorums().read,
             local: false,
             anywhere,
             deadline: self.now + CALL_TIMEOUT,

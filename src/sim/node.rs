@@ -148,8 +148,7 @@ impl Node {
             cluster: CLUSTER.into(),
             node_id: name(self.named_as),
             cores: options.cores,
-            replicas: options.replicas as u8,
-            write_quorum: options.write_quorum as u8,
+            quorums: options.quorums(),
             majority_of: options.majority_of,
             site: Site { data_center: data_center(options, self.number).into(), ..Site::default() },
         };
@@ -174,9 +173,7 @@ impl Node {
                 core: CoreId(core),
                 cores: options.cores,
                 me: identity,
-                replicas: options.replicas,
-                write_quorum: options.write_quorum,
-                read_quorum: options.read_quorum,
+                quorums: options.quorums(),
                 standalone: false,
                 memory: self.memory,
                 eviction: Eviction::default(),
@@ -287,10 +284,10 @@ impl Node {
         key: &[u8],
     ) -> Option<Option<Vec<u8>>> {
         let pinned = self.running.as_ref()?.views.pin()?;
+        let quorums = options.quorums();
         let rules = LocalRules {
-            one_answers: options.read_quorum == 1,
-            one_denies: options.replicas == options.write_quorum
-                || is_planted(Planted::MissNotConfirmed),
+            one_answers: quorums.one_answers(),
+            one_denies: quorums.tolerated() == 0 || is_planted(Planted::MissNotConfirmed),
         };
         match read_local(&pinned, rules, hash, key, || now.wall) {
             LocalAnswer::Value(entry) => Some(entry.value().map(<[u8]>::to_vec)),

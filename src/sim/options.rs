@@ -4,20 +4,23 @@ use std::time::Duration;
 
 use super::node;
 use crate::config::DEFAULT_FORGET_AFTER;
+use crate::quorums::{Count, Quorums};
 use crate::simulated::Planted;
-use crate::types::{ALL, KeyHash, PARTITIONS, quorum_of};
+use crate::types::{KeyHash, MAX_REPLICAS, PARTITIONS};
 use crate::wire::timing::PURGE_GRACE;
 
 /// What the simulated network and nodes are like.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct SimOptions {
-    /// N, the copies of a key.
+    /// N, the copies of a key, at most [`MAX_REPLICAS`].
     pub replicas: usize,
     /// W, the acknowledgements that a write needs.
     pub write_quorum: usize,
     /// R, the answers that a read needs.
     pub read_quorum: usize,
+    /// Whether every node keeps a copy and all but one acknowledge. N and W are then not used.
+    pub(super) on_every_node: bool,
     /// The number of cores of each node.
     pub cores: u16,
     /// How many data centers there are. Node `n` is in data center `n % data_centers`.
@@ -59,6 +62,7 @@ impl Default for SimOptions {
             replicas: 3,
             write_quorum: 2,
             read_quorum: 1,
+            on_every_node: false,
             cores: 2,
             data_centers: 1,
             datagrams_lost_per_mille: 0,
@@ -78,14 +82,27 @@ impl Default for SimOptions {
 
 impl SimOptions {
     /// Keeps a copy on every node, as [`Replicas::All`](crate::Replicas::All) does; all but one of
-    /// them must acknowledge a write.
+    /// them must acknowledge a write. `replicas` and `write_quorum` are not used from then on.
     pub fn replicate_to_all(&mut self) {
-        (self.replicas, self.write_quorum) = (ALL, ALL - 1);
+        self.on_every_node = true;
+    }
+
+    /// Returns N, W and R.
+    pub(super) fn quorums(&self) -> Quorums {
+        let exactly = |count: usize| {
+            assert!(count <= MAX_REPLICAS, "{count} replicas: there are at most {MAX_REPLICAS}");
+            Count::Exactly(count as u8)
+        };
+        let read = exactly(self.read_quorum);
+        if self.on_every_node {
+            return Quorums { replicas: Count::ALL, write: Count::AllBut(1), read };
+        }
+        Quorums { replicas: exactly(self.replicas), write: exactly(self.write_quorum), read }
     }
 
     /// How many nodes must run for calls to succeed, and for no write to be lost with one of them.
     pub(super) fn needed(&self) -> usize {
-        quorum_of(self.write_quorum, 3).max(self.majority())
+        self.quorums().write.count(3).max(self.majority())
     }
 
     /// How many nodes are a majority; zero if none is required.

@@ -9,9 +9,8 @@ use std::ops::RangeInclusive;
 
 use super::message::{Channel, Hello, Refusal, RefusalReason};
 use crate::placement::Site;
-use crate::types::{
-    ALL, Boot, ClusterHash, Identity, MAX_CORES, MAX_NAME_BYTES, NodeHash, PARTITIONS,
-};
+use crate::quorums::{Count, Quorums};
+use crate::types::{Boot, ClusterHash, Identity, MAX_CORES, MAX_NAME_BYTES, NodeHash, PARTITIONS};
 
 /// The protocol versions that this build speaks.
 pub(crate) const PROTOCOL: RangeInclusive<u16> = 1..=1;
@@ -22,8 +21,7 @@ pub(crate) struct Local {
     pub(crate) cluster: String,
     pub(crate) node_id: String,
     pub(crate) cores: u16,
-    pub(crate) replicas: u8,
-    pub(crate) write_quorum: u8,
+    pub(crate) quorums: Quorums,
     /// The number of nodes of which this one requires a majority; zero if it requires none.
     pub(crate) majority_of: u16,
     pub(crate) site: Site,
@@ -44,8 +42,8 @@ impl Local {
             identity,
             cores: self.cores,
             partitions: PARTITIONS,
-            replicas: self.replicas,
-            write_quorum: self.write_quorum,
+            replicas: self.quorums.replicas,
+            write_quorum: self.quorums.write,
             majority_of: self.majority_of,
             data_center: self.site.data_center.to_string(),
             zone: self.site.zone.to_string(),
@@ -121,12 +119,11 @@ impl Local {
             );
         }
         let is_here = other.data_center == *self.site.data_center;
-        let mine = (PARTITIONS, self.replicas, self.write_quorum);
+        let mine = (PARTITIONS, self.quorums.replicas, self.quorums.write);
         let theirs = (other.partitions, other.replicas, other.write_quorum);
-        let text = |(partitions, replicas, write_quorum)| match usize::from(replicas) {
-            ALL => format!(
-                "{partitions} partitions and Replicas::All, of which {} need not acknowledge",
-                replicas - write_quorum
+        let text = |(partitions, replicas, write_quorum)| match (replicas, write_quorum) {
+            (Count::ALL, Count::AllBut(missing)) => format!(
+                "{partitions} partitions and Replicas::All, of which {missing} need not acknowledge"
             ),
             _ => format!("{partitions} partitions, N = {replicas}, W = {write_quorum}"),
         };
@@ -192,8 +189,7 @@ mod tests {
             cluster: "shop".into(),
             node_id: id.into(),
             cores: 2,
-            replicas: 3,
-            write_quorum: 2,
+            quorums: Quorums::exactly(3, 2, 1),
             majority_of: 0,
             site: Site::default(),
         }
@@ -227,8 +223,14 @@ mod tests {
     fn each_difference_is_refused_with_its_reason() {
         assert_eq!(refusal(&Hello { protocol: (2, 3), ..hello() }), RefusalReason::Protocol);
         assert_eq!(refusal(&Hello { cluster: "other".into(), ..hello() }), RefusalReason::Cluster);
-        assert_eq!(refusal(&Hello { replicas: 2, ..hello() }), RefusalReason::Quorums);
-        assert_eq!(refusal(&Hello { write_quorum: 3, ..hello() }), RefusalReason::Quorums);
+        assert_eq!(
+            refusal(&Hello { replicas: Count::Exactly(2), ..hello() }),
+            RefusalReason::Quorums
+        );
+        assert_eq!(
+            refusal(&Hello { write_quorum: Count::Exactly(3), ..hello() }),
+            RefusalReason::Quorums
+        );
         assert_eq!(refusal(&Hello { partitions: 1024, ..hello() }), RefusalReason::Quorums);
         assert_eq!(refusal(&Hello { cores: 0, ..hello() }), RefusalReason::Other);
         let twin = Hello { identity: identity("a", 3), node_id: "a".into(), ..hello() };
@@ -244,8 +246,9 @@ mod tests {
 
     #[test]
     fn another_data_center_may_have_quorums_of_its_own() {
+        let one = Count::Exactly(1);
         let in_other_data_center =
-            Hello { data_center: "eu".into(), replicas: 1, write_quorum: 1, ..hello() };
+            Hello { data_center: "eu".into(), replicas: one, write_quorum: one, ..hello() };
         local("a").judge_hello(identity("a", 1), &in_other_data_center).unwrap();
         assert_eq!(
             refusal(&Hello { partitions: 1024, ..in_other_data_center }),

@@ -92,6 +92,7 @@ use crate::clock::Version;
 use crate::entry::Entry;
 use crate::membership::Record;
 use crate::placement::{List, ListRef, Stage};
+use crate::quorums::Count;
 use crate::types::{Boot, CoreId, Identity, KeyHash, NodeHash, Partition};
 
 /// A message with its frame's addressing.
@@ -126,8 +127,8 @@ pub(crate) struct Hello {
     pub(crate) cores: u16,
     pub(crate) partitions: u16,
     /// N and W. All nodes of a data center must have the same, or a quorum would mean nothing.
-    pub(crate) replicas: u8,
-    pub(crate) write_quorum: u8,
+    pub(crate) replicas: Count,
+    pub(crate) write_quorum: Count,
     /// The number of nodes of which the sender requires a majority; zero if it requires none.
     pub(crate) majority_of: u16,
     /// The data center, whose nodes keep copies of their own; empty if none was configured.

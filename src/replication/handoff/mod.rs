@@ -53,6 +53,7 @@ use std::time::Duration;
 use super::mismatch::mismatch;
 use crate::clock::Instant;
 use crate::placement::List;
+use crate::quorums::Quorums;
 use crate::types::Identity;
 use crate::wire::message::{Answer, Chunk, Listed, Request};
 
@@ -65,7 +66,7 @@ pub(crate) use action::HandoffAction;
 use action::fetch;
 use copy::{Next, Sources};
 use phase::{Collected, Phase, take};
-pub(crate) use plan::{HandoffQuorums, Mine};
+pub(crate) use plan::Mine;
 use plan::{Leave, Plan, Reports};
 
 /// The pause before starting again.
@@ -86,7 +87,7 @@ const LOST_AFTER_SURVEYS: u32 = 20;
 /// Brings one partition to this node: changes its list, or only merges what other replicas hold.
 pub(crate) struct Handoff {
     me: Identity,
-    quorums: HandoffQuorums,
+    quorums: Quorums,
     /// The members that the new list should have. Empty if there is only something to merge.
     target: Vec<Identity>,
     /// The list that was adopted already, if there is only something to merge.
@@ -108,7 +109,7 @@ impl Handoff {
     /// every member that is not dead, except this node.
     pub(crate) fn change(
         me: Identity,
-        quorums: HandoffQuorums,
+        quorums: Quorums,
         target: Vec<Identity>,
         others: Vec<Identity>,
         mine: &Mine<'_>,
@@ -124,7 +125,7 @@ impl Handoff {
     /// Begins to merge what these replicas hold into a list that was adopted already.
     pub(crate) fn merge(
         me: Identity,
-        quorums: HandoffQuorums,
+        quorums: Quorums,
         list: Arc<List>,
         sources: Vec<Identity>,
         now: Instant,
@@ -137,7 +138,7 @@ impl Handoff {
         handoff
     }
 
-    fn resting(me: Identity, quorums: HandoffQuorums, target: Vec<Identity>) -> Self {
+    fn resting(me: Identity, quorums: Quorums, target: Vec<Identity>) -> Self {
         Self {
             me,
             quorums,

@@ -37,25 +37,10 @@ use std::sync::Arc;
 
 use super::copy::Sources;
 use crate::placement::{List, Placement};
+use crate::quorums::Quorums;
 use crate::simulated::{Planted, is_planted};
-use crate::types::{Identity, quorum_of};
+use crate::types::Identity;
 use crate::wire::message::Listed;
-
-/// The two numbers of a quorum that a handoff counts with.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct HandoffQuorums {
-    /// N: how many replicas a partition should have.
-    pub(crate) replicas: usize,
-    /// W: how many of them acknowledge a write.
-    pub(crate) write: usize,
-}
-
-impl HandoffQuorums {
-    /// Returns how many synced members of a list have every acknowledged write among them.
-    fn all_writes(self) -> usize {
-        self.replicas + 1 - self.write
-    }
-}
 
 /// What this node itself knows.
 pub(crate) struct Mine<'a> {
@@ -101,7 +86,7 @@ impl Plan {
 
     /// Whether this node and the synced members of the old list that it merged have every
     /// acknowledged write among them, though others were not merged.
-    pub(super) fn suffices(&self, synced_merged: usize, quorums: HandoffQuorums) -> bool {
+    pub(super) fn suffices(&self, synced_merged: usize, quorums: Quorums) -> bool {
         self.is_synced || synced_merged >= quorums.all_writes()
     }
 }
@@ -119,7 +104,7 @@ pub(super) enum Leave {
 /// What the members said about one partition when all of them were asked.
 pub(super) struct Reports<'a> {
     pub(super) me: Identity,
-    pub(super) quorums: HandoffQuorums,
+    pub(super) quorums: Quorums,
     /// The members that the next list should have.
     pub(super) target: &'a [Identity],
     pub(super) mine: &'a Mine<'a>,
@@ -154,7 +139,7 @@ impl Reports<'_> {
         if self.count_here(old) >= old.leave_quorum(self.quorums.write) {
             return Leave::Granted;
         }
-        if self.target.len() < quorum_of(self.quorums.write, self.target.len()) {
+        if self.target.len() < self.quorums.write.count(self.target.len()) {
             return Leave::TooFewMembers;
         }
         // If the dead are excused, a later list might be known to its own members alone.
@@ -182,7 +167,7 @@ impl Reports<'_> {
         let is_dead = |member: &&Identity| !self.is_here(member) && !self.is_silent(member);
         let dead = old.members().iter().filter(is_dead).count();
         Plan {
-            is_at_risk: !is_kept && dead >= quorum_of(self.quorums.write, old.members().len()),
+            is_at_risk: !is_kept && dead >= self.quorums.write.count(old.members().len()),
             leavers: match is_planted(Planted::NotLeft) {
                 true => 0,
                 false => self.count_here(&old).min(old.leave_quorum(self.quorums.write)),

@@ -5,7 +5,7 @@ use crate::replication::tests::{list, node};
 use crate::types::NodeId;
 
 const NOW: Instant = Instant::from_nanos(1);
-const QUORUMS: HandoffQuorums = HandoffQuorums { replicas: 3, write: 2 };
+const QUORUMS: Quorums = Quorums::exactly(3, 2, 1);
 
 fn listed(list: Option<Arc<List>>, synced: bool) -> Answer {
     Answer::Listed(Listed {
@@ -42,7 +42,7 @@ impl Newcomer {
 }
 
 fn no_members() -> Placement {
-    Placement::new(Vec::new(), 3, 0, Gone::new())
+    Placement::new(Vec::new(), QUORUMS.replicas, 0, Gone::new())
 }
 
 fn nothing() -> Listed {
@@ -159,7 +159,7 @@ fn placed(alive: &[u64], dead: &[u64]) -> Placement {
         leaving: false,
     };
     let gone = dead.iter().map(|number| (node(*number).node, node(*number).boot)).collect();
-    Placement::new(alive.iter().map(member).collect(), 3, 1, gone)
+    Placement::new(alive.iter().map(member).collect(), QUORUMS.replicas, 1, gone)
 }
 
 /// Node 3, for the list 4 of nodes 0, 1 and 2, with what it sees of the members.

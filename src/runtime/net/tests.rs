@@ -12,6 +12,7 @@ use super::*;
 use crate::clock::Version;
 use crate::entry::{Content, Entry};
 use crate::placement::{ListRef, Site};
+use crate::quorums::Quorums;
 use crate::types::{ClusterHash, CoreId};
 use crate::wire::frame::{HEADER_BYTES, MAX_BODY_BYTES};
 use crate::wire::message::{Answer, Found, RefusalReason, Request, Want};
@@ -39,8 +40,7 @@ fn node_of(cluster_name: &str, id: &str) -> Node {
         cluster: cluster_name.into(),
         node_id: id.into(),
         cores: 2,
-        replicas: 3,
-        write_quorum: 2,
+        quorums: Quorums::exactly(3, 2, 1),
         majority_of: 0,
         site: Site::default(),
     };

@@ -72,7 +72,7 @@ impl<C> Coordinator<C> {
         entry: Entry,
         caller: Caller<C>,
     ) {
-        let machine = Machine::Write(Write::relayed(entry, turn.node.config.write_quorum));
+        let machine = Machine::Write(Write::relayed(entry, turn.node.config.quorums.write));
         let deadline = turn.now.instant + RELAY_TRIES_FOR;
         self.begin(turn, replica, Begin { hash, machine, touch: None, deadline, caller });
     }

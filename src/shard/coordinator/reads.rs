@@ -4,6 +4,7 @@ use super::Coordinator;
 use super::op::{Begin, Machine};
 use crate::entry::Entry;
 use crate::error::ReadError;
+use crate::quorums::Count;
 use crate::replication::read::{Read, ReadRules};
 use crate::shard::caller::Caller;
 use crate::shard::calls::{Outcome, ReadCall};
@@ -11,7 +12,6 @@ use crate::shard::effects::Effect;
 use crate::shard::node::Node;
 use crate::shard::replica::Replica;
 use crate::shard::turn::Turn;
-use crate::types::quorum_of;
 
 impl<C> Coordinator<C> {
     pub(super) fn read(
@@ -26,7 +26,7 @@ impl<C> Coordinator<C> {
         }
         let copies = &replica.copies;
         let is_local = copies.partition(call.hash.partition()).serves_synced(&turn.node.me);
-        if is_local && (call.quorum == 1 || call.local) {
+        if is_local && (call.quorum == Count::Exactly(1) || call.local) {
             let held = copies.store.get(call.hash, &call.key);
             let live =
                 held.filter(|entry| entry.live_value(turn.now.wall).is_some()).map(|entry| {
@@ -49,20 +49,25 @@ impl<C> Coordinator<C> {
 /// Returns why no replica needs to be asked: the read cannot succeed.
 fn why_unreadable<C>(turn: &Turn<'_, C>, call: &ReadCall) -> Option<ReadError> {
     let alive = turn.node.placement.replicas_per_partition();
-    let quorum = quorum_of(call.quorum, alive);
+    let needed = call.quorum.count(alive);
     if call.local {
         return Some(ReadError::NotLocal);
     }
-    if alive < quorum {
+    if alive < needed {
         let alive = turn.node.members_for_errors(alive);
-        return Some(ReadError::NotEnoughReplicas { alive, needed: quorum });
+        return Some(ReadError::NotEnoughReplicas { alive, needed });
     }
-    let lacking = turn.node.lacks_majority(turn.now).filter(|_| quorum >= 2);
+    let lacking = turn.node.lacks_majority(turn.now).filter(|_| needed >= 2);
     lacking.map(|nodes| ReadError::NoMajority { nodes })
 }
 
 /// Returns what a read that needs this many answers goes by.
-pub(super) fn rules(node: &Node, needed: usize) -> ReadRules {
-    let write_quorum = node.config.write_quorum;
-    ReadRules { needed, write_quorum, confirmations: node.tolerated(), confirms_hits: false }
+pub(super) fn rules(node: &Node, needed: Count) -> ReadRules {
+    let quorums = node.config.quorums;
+    ReadRules {
+        needed,
+        write_quorum: quorums.write,
+        confirmations: quorums.tolerated(),
+        confirms_hits: false,
+    }
 }

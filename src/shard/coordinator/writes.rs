@@ -15,7 +15,7 @@ use crate::shard::node::Node;
 use crate::shard::replica::Replica;
 use crate::shard::turn::Turn;
 use crate::store::Admission;
-use crate::types::{Identity, Partition, quorum_of};
+use crate::types::{Identity, Partition};
 
 impl<C> Coordinator<C> {
     /// Begins a write for which there is room.
@@ -30,10 +30,7 @@ impl<C> Coordinator<C> {
             self.write_alone(turn, replica, call);
             return self.reply(turn, caller, Outcome::Written(Ok(())));
         }
-        let read_quorum = turn.node.config.read_quorum;
-        let is_strong = read_quorum >= 2;
-        let versions_needed =
-            if is_strong { read_quorum.max(turn.node.tolerated() + 1) } else { 0 };
+        let versions_needed = turn.node.config.quorums.versions_needed();
         let WriteCall { entry, hash, quorum, deadline } = call;
         let machine = Machine::Write(Write::new(entry, quorum, versions_needed));
         self.begin(turn, replica, Begin { hash, machine, touch: None, deadline, caller });
@@ -64,7 +61,7 @@ impl<C> Coordinator<C> {
         // As the latest write it ends every hint before.
         let before = self.ops.take_latest_write(hash);
         self.ops.supersede(before);
-        self.complete_predecessors(turn, before, quorum_of(quorum, 1));
+        self.complete_predecessors(turn, before, quorum.count(1));
     }
 
     /// Gives a write the version that it asks for: above what its replicas hold, what this node
@@ -102,16 +99,16 @@ impl<C> Coordinator<C> {
         caller: Caller<C>,
     ) {
         let node = turn.node;
-        let write_quorum = node.config.write_quorum;
-        if let Err(why) = node.check_alive(turn.now, write_quorum) {
+        let quorums = node.config.quorums;
+        if let Err(why) = node.check_alive(turn.now, quorums.write) {
             return self.reply(turn, caller, Outcome::Touched(Err(why.into())));
         }
-        if quorum_of(write_quorum, 1) == 1 && decides_alone(node, replica, call.hash.partition()) {
+        if quorums.write.count(1) == 1 && decides_alone(node, replica, call.hash.partition()) {
             let outcome = Outcome::Touched(touch_alone(turn, replica, &call));
             return self.reply(turn, caller, outcome);
         }
         let TouchCall { key, hash, expires_at_ms, deadline } = call;
-        let rules = super::reads::rules(node, node.config.read_quorum);
+        let rules = super::reads::rules(node, quorums.read);
         let rules = ReadRules { confirms_hits: true, ..rules };
         let machine = Machine::Read(Read::new(key, rules));
         let touch = Some(Touch(expires_at_ms));
@@ -131,7 +128,7 @@ impl<C> Coordinator<C> {
         let Some(list) = op.list.clone() else { return };
         let placement = turn.node.placement.clone();
         let alive = |member: &Identity| !placement.is_dead(member);
-        let mut write = Write::retimed(entry, turn.node.config.write_quorum);
+        let mut write = Write::retimed(entry, turn.node.config.quorums.write);
         let mut todo = Vec::new();
         write.entered(list, &alive, turn.now, &mut todo);
         op.machine = Machine::Write(write);
@@ -141,11 +138,13 @@ impl<C> Coordinator<C> {
 
 /// Whether what this node says of the key is the whole truth, and all that the write asks for.
 pub(super) fn is_decided_alone(node: &Node, replica: &Replica, call: &WriteCall) -> bool {
-    quorum_of(call.quorum, 1) == 1 && decides_alone(node, replica, call.hash.partition())
+    call.quorum.count(1) == 1 && decides_alone(node, replica, call.hash.partition())
 }
 
 fn decides_alone(node: &Node, replica: &Replica, partition: Partition) -> bool {
-    replica.copies.partition(partition).is_alone() && node.config.read_quorum == 1 && !node.is_dead
+    replica.copies.partition(partition).is_alone()
+        && node.config.quorums.one_answers()
+        && !node.is_dead
 }
 
 fn touch_alone<C>(

@@ -149,7 +149,7 @@ impl<C> Forwards<C> {
 /// Reads a key for a node of another data center.
 pub(super) fn read_for<C>(turn: &mut Turn<'_, C>, address: ReturnAddress, key: Box<[u8]>) {
     let hash = turn.node.hash(&key);
-    let (quorum, deadline) = (turn.node.config.read_quorum, turn.now.instant + RELAY_TRIES_FOR);
+    let (quorum, deadline) = (turn.node.config.quorums.read, turn.now.instant + RELAY_TRIES_FOR);
     let call = ReadCall { key, hash, quorum, local: false, anywhere: false, deadline };
     let caller = Caller::DataCenters(SiteCaller::Forwarded(address));
     turn.effects.push_back(Effect::BeginCall { call: Call::Read(Box::new(call)), caller });

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::Replica;
 use crate::placement::{ListRef, Placement};
-use crate::replication::handoff::{Handoff, HandoffAction, HandoffQuorums, Mine};
+use crate::replication::handoff::{Handoff, HandoffAction, Mine};
 use crate::shard::interface::Action;
 use crate::shard::node::Node;
 use crate::shard::requests::ReplicaAsker;
@@ -83,7 +83,7 @@ impl Replica {
             let (me, others) = (turn.node.me, turn.node.others());
             let handoff = Handoff::change(
                 me,
-                quorums(turn.node),
+                turn.node.config.quorums,
                 target,
                 others,
                 &mine,
@@ -111,7 +111,7 @@ impl Replica {
                 && copy.is_synced()
                 && !sources.is_empty()
             {
-                let (me, quorums) = (turn.node.me, quorums(turn.node));
+                let (me, quorums) = (turn.node.me, turn.node.config.quorums);
                 let mut todo = Vec::new();
                 let handoff =
                     Handoff::merge(me, quorums, list, sources, turn.now.instant, &mut todo);
@@ -295,10 +295,6 @@ impl Replica {
             _ => self.queue_merge(node, partition, vec![from]),
         }
     }
-}
-
-fn quorums(node: &Node) -> HandoffQuorums {
-    HandoffQuorums { replicas: node.config.replicas, write: node.config.write_quorum }
 }
 
 /// Returns what this node itself knows, for its handoff.

@@ -254,9 +254,7 @@ impl Replica {
             is_listed || !self.copies.store.is_empty(partition)
         };
         let is_first = target().next() == Some(node.me);
-        // If every node has a copy: one more than are allowed to miss a write.
-        let has_all = node.config.replicas == crate::types::ALL;
-        let wanted = if has_all { node.tolerated() + 1 } else { node.config.replicas };
+        let wanted = node.config.quorums.copies_wanted();
         let homeless = if is_first { wanted.saturating_sub(target().len()) } else { 0 };
         usize::from(is_mine) + homeless
     }

@@ -166,7 +166,7 @@ impl Replica {
         };
         // What a majority has written since might be missing.
         let may_count =
-            turn.node.config.read_quorum == 1 || turn.node.lacks_majority(turn.now).is_none();
+            turn.node.config.quorums.one_answers() || turn.node.lacks_majority(turn.now).is_none();
         let is_synced = copies.partition(partition).is_synced() && may_count;
         Answer::Found { found, synced: is_synced || is_planted(Planted::PendingCounts) }
     }

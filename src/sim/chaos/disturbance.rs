@@ -10,7 +10,6 @@ use rand::seq::SliceRandom;
 
 use super::{Chaos, MAX_NODES, Profile};
 use crate::sim::checks::WriteOrder;
-use crate::types::ALL;
 
 /// What a schedule does; which node or link it strikes, and for how long, is left to chance.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -128,7 +127,7 @@ impl Chaos {
             return false;
         }
         let nodes = self.staying();
-        let least = if self.sim.replicas == ALL { 3 } else { self.sim.replicas };
+        let least = self.sim.quorums().fewest_nodes();
         if nodes.len() > least * self.sim.data_centers
             && let Some(node) = self.pick(&nodes)
         {

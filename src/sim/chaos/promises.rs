@@ -158,7 +158,8 @@ impl Chaos {
         let of = |data_center| {
             running.iter().filter(|node| **node % self.sim.data_centers == data_center).count()
         };
-        let copies = (0..self.sim.data_centers).map(|it| of(it).min(self.sim.replicas)).sum();
+        let wanted = self.sim.quorums().replicas;
+        let copies = (0..self.sim.data_centers).map(|it| wanted.copies(of(it))).sum();
         for key in 0..self.workload.options().keys {
             let serving = self.cluster.replicas(self.name(key));
             checks::converged(key, &serving, &self.cluster.stored(self.name(key)), copies)?;

@@ -5,6 +5,7 @@ use std::fmt;
 use std::time::Duration;
 
 use super::{Chaos, Profile};
+use crate::quorums::Quorums;
 use crate::sim::checks::Violation;
 use crate::sim::{Fault, SimOptions};
 
@@ -85,7 +86,8 @@ const FAULTS_SHOWN: usize = 25;
 
 impl Chaos {
     pub(super) fn failure(&self, violation: Violation) -> Failure {
-        let SimOptions { replicas, write_quorum, read_quorum, cores, clock_skew, .. } = &self.sim;
+        let SimOptions { cores, clock_skew, .. } = &self.sim;
+        let Quorums { replicas, write, read } = self.sim.quorums();
         let last = violation.operations.iter().filter_map(|operation| operation.end).max();
         let until = last.unwrap_or(Duration::MAX);
         let before: Vec<&Fault> =
@@ -97,8 +99,8 @@ impl Chaos {
             long: self.options.long,
             violation,
             cluster: format!(
-                "N = {replicas}, W = {write_quorum}, R = {read_quorum}, {} nodes of {cores} cores \
-                 at first, clocks up to {clock_skew:?} off, writes ordered: {:?}",
+                "N = {replicas}, W = {write}, R = {read}, {} nodes of {cores} cores at first, clocks up \
+                 to {clock_skew:?} off, writes ordered: {:?}",
                 self.nodes, self.order
             ),
             faults: before[before.len().saturating_sub(FAULTS_SHOWN)..].iter().map(line).collect(),

@@ -5,6 +5,7 @@ use rkyv::{Archive, Serialize};
 
 use super::body::{Body, Decoder, Reader};
 use super::values::{WireIdentity, identity, wire_identity};
+use crate::quorums::Count;
 use crate::types::{Boot, CoreId, NodeHash};
 use crate::wire::frame::FrameError;
 use crate::wire::message::{Channel, Hello, Message, Refusal, RefusalReason};
@@ -71,8 +72,8 @@ fn wire_hello(hello: &Hello) -> WireHello<'_> {
             Channel::Control => CONTROL,
             Channel::Core(core) => core.0,
         },
-        replicas: hello.replicas,
-        write_quorum: hello.write_quorum,
+        replicas: hello.replicas.code(),
+        write_quorum: hello.write_quorum.code(),
         majority_of: hello.majority_of,
         weight: hello.weight,
         expects: hello.expects.is_some(),
@@ -93,8 +94,8 @@ fn decode_hello(reader: &Reader<'_>) -> Result<Hello, FrameError> {
         identity: identity(&wire.identity),
         cores: wire.cores.to_native(),
         partitions: wire.partitions.to_native(),
-        replicas: wire.replicas,
-        write_quorum: wire.write_quorum,
+        replicas: Count::from_code(wire.replicas),
+        write_quorum: Count::from_code(wire.write_quorum),
         majority_of: wire.majority_of.to_native(),
         data_center: wire.data_center.to_string(),
         zone: wire.zone.to_string(),

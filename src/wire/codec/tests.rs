@@ -16,8 +16,9 @@ use crate::clock::Version;
 use crate::entry::{Content, Entry};
 use crate::membership::{Record, State};
 use crate::placement::{List, ListRef, Stage};
+use crate::quorums::{Count, MAX_COPIES};
 use crate::types::{
-    ALL, Boot, CoreId, Identity, KeyHash, MAX_KEY_BYTES, NodeHash, PARTITIONS, Partition,
+    Boot, CoreId, Identity, KeyHash, MAX_KEY_BYTES, NodeHash, PARTITIONS, Partition,
 };
 use crate::wire::frame::{FrameBuffer, HEADER_BYTES};
 use crate::wire::message::*;
@@ -131,8 +132,8 @@ fn a_hello() -> impl Strategy<Value = Hello> {
             identity,
             cores: 3,
             partitions: 4096,
-            replicas: 3,
-            write_quorum: 2,
+            replicas: Count::Exactly(3),
+            write_quorum: Count::AllBut(1),
             majority_of: 5,
             data_center: "eu".into(),
             zone: "rack 7".into(),
@@ -402,7 +403,7 @@ fn what_is_over_a_limit_is_refused_in_every_family() {
         returns: 0,
         addr: ([127, 0, 0, 1], port).into(),
     };
-    let long_list = List::new(1, (1..=ALL as u16 + 1).map(member), None);
+    let long_list = List::new(1, (1..=MAX_COPIES as u16 + 1).map(member), None);
     let partitions = vec![Partition::new(0).unwrap(); usize::from(PARTITIONS) + 1];
     let requests = [
         (Request::Write { list, entry: entry.clone() }, "a version beyond the calendar"),

@@ -13,7 +13,8 @@ use rkyv::{Archive, Serialize};
 use super::body::{MAX_NUMBER, Reader};
 use crate::entry::{Content, Entry};
 use crate::placement::{List, ListRef};
-use crate::types::{ALL, Boot, Identity, MAX_VALUE_BYTES, NodeHash};
+use crate::quorums::MAX_COPIES;
+use crate::types::{Boot, Identity, MAX_VALUE_BYTES, NodeHash};
 use crate::wire::frame::FrameError;
 
 #[derive(Archive, Serialize, Clone, Copy)]
@@ -131,7 +132,7 @@ pub(super) fn wire_entries(entries: &[Entry]) -> Vec<WireEntry<'_>> {
 
 impl Reader<'_> {
     pub(super) fn list(&self, wire: &ArchivedWireList) -> Result<Arc<List>, FrameError> {
-        if wire.members.len() > ALL {
+        if wire.members.len() > MAX_COPIES {
             return Err(self.bad("a list longer than N can be"));
         }
         if wire.members.is_empty() || !(1..=MAX_NUMBER).contains(&wire.number.to_native()) {
