@@ -36,8 +36,8 @@ use super::mismatch::mismatch;
 use super::quorum::{AskState, Asked, QuorumAction, QuorumMachine, RETRY_AFTER};
 use crate::clock::{Instant, Now, Version};
 use crate::entry::Entry;
+use crate::mutants::{ProtocolMutant, rule};
 use crate::placement::List;
-use crate::simulated::{Planted, is_planted};
 use crate::types::{Identity, quorum_of};
 use crate::wire::message::{Answer, Found, Request, Want};
 
@@ -132,9 +132,8 @@ impl Read {
     /// one.
     fn newest(&self) -> Option<&Entry> {
         let is_certain = |entry: &&Entry| {
-            entry.value().is_none()
-                || entry.version() > self.mark
-                || is_planted(Planted::MarkIgnored)
+            let is_below_mark = entry.value().is_some() && entry.version() <= self.mark;
+            !rule(ProtocolMutant::MarkIgnored, is_below_mark)
         };
         self.newest.as_ref().filter(is_certain)
     }
@@ -144,7 +143,7 @@ impl Read {
         let answers = self.answers();
         if self.is_strong() {
             if answers >= self.rules.needed {
-                if is_planted(Planted::WrittenBackOnDifference) && self.answers_agree() {
+                if !rule(ProtocolMutant::WrittenBackOnDifference, true) && self.answers_agree() {
                     return actions.push(QuorumAction::Found(self.newest().cloned()));
                 }
                 self.write_back(actions);
@@ -173,7 +172,7 @@ impl Read {
     /// How many answers a miss needs, or a value that must be confirmed: one, and f of the others that
     /// are alive.
     fn confirmed_by(&self) -> usize {
-        if is_planted(Planted::MissNotConfirmed) {
+        if !rule(ProtocolMutant::MissNotConfirmed, true) {
             return 1;
         }
         let others = self.replicas.iter().filter(|asked| asked.state != AskState::Dead).count();

@@ -45,8 +45,8 @@ use std::sync::Arc;
 use crate::clock::{Instant, Now};
 #[cfg(feature = "sim")]
 use crate::entry::Entry;
+use crate::mutants::{ProtocolMutant, rule};
 use crate::replication::write::Write;
-use crate::simulated::{Planted, is_planted};
 use crate::store::{Readers, View};
 #[cfg(feature = "sim")]
 use crate::types::{KeyHash, Partition};
@@ -272,7 +272,7 @@ impl<C> Parts<'_, C> {
         if let Answer::Listed(Listed { list, purge_horizon, .. })
         | Answer::OtherList { list, purge_horizon } = &mut answer
         {
-            if in_other_data_center && !is_planted(Planted::FarListsCount) {
+            if rule(ProtocolMutant::FarListsCount, in_other_data_center) {
                 // The lists of another data center mean nothing here.
                 *list = None;
             }

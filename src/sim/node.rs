@@ -13,12 +13,12 @@ use crate::config::{DEFAULT_PROBE_PERIOD, DEFAULT_SUSPICION_TIMEOUT};
 use crate::control::{Control, ControlAction, ControlConfig, ControlEvent};
 use crate::entry::Entry;
 use crate::events::{MemberInfo, MemberState};
+use crate::mutants::{ProtocolMutant, rule};
 use crate::options::Eviction;
 use crate::placement::Site;
 use crate::shard::{
     Action, Call, Event, LocalAnswer, LocalRules, Shard, ShardConfig, StoppedBy, read_local,
 };
-use crate::simulated::{Planted, is_planted};
 use crate::store::{Readers, Views};
 use crate::types::{Boot, ClusterHash, CoreId, Identity, KeyHash, NodeHash, NodeId, Partition};
 use crate::wire::handshake::Local;
@@ -289,8 +289,10 @@ impl Node {
         let pinned = self.running.as_ref()?.views.pin()?;
         let rules = LocalRules {
             one_answers: options.read_quorum == 1,
-            one_denies: options.replicas == options.write_quorum
-                || is_planted(Planted::MissNotConfirmed),
+            one_denies: !rule(
+                ProtocolMutant::MissNotConfirmed,
+                options.replicas != options.write_quorum,
+            ),
         };
         match read_local(&pinned, rules, hash, key, || now.wall) {
             LocalAnswer::Value(entry) => Some(entry.value().map(<[u8]>::to_vec)),

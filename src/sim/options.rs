@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::node;
 use crate::config::DEFAULT_FORGET_AFTER;
-use crate::simulated::Planted;
+use crate::mutants::ProtocolMutant;
 use crate::types::{ALL, KeyHash, PARTITIONS, quorum_of};
 use crate::wire::timing::PURGE_GRACE;
 
@@ -45,9 +45,9 @@ pub struct SimOptions {
     /// Of how many nodes a majority is required:
     /// [`Config::require_majority`](crate::Config::require_majority). Zero requires none.
     pub majority_of: u16,
-    /// A bug on purpose, to test the checkers.
+    /// The rule that is left out on purpose, to test the checkers.
     #[doc(hidden)]
-    pub planted: Option<Planted>,
+    pub mutant: Option<ProtocolMutant>,
     /// Whether every event is kept as a line of [`SimCluster::trace`](super::SimCluster::trace).
     pub keep_trace: bool,
 }
@@ -70,7 +70,7 @@ impl Default for SimOptions {
             purge_grace: PURGE_GRACE,
             forget_after: DEFAULT_FORGET_AFTER,
             majority_of: 0,
-            planted: None,
+            mutant: None,
             keep_trace: false,
         }
     }

@@ -19,6 +19,7 @@ use super::op::{Machine, Op, Touch, unread, write_error, written};
 use super::{Coordinator, SelfRequest};
 use crate::clock::Instant;
 use crate::error::{NotApplied, ReadError};
+use crate::mutants::{ProtocolMutant, rule};
 use crate::placement::{List, Stage};
 use crate::replication::quorum::{QuorumAction, QuorumMachine};
 use crate::replication::write::Write;
@@ -29,7 +30,6 @@ use crate::shard::replica::Replica;
 use crate::shard::requests::Asker;
 use crate::shard::timers::Timer;
 use crate::shard::turn::Turn;
-use crate::simulated::{Planted, is_planted};
 use crate::types::{Identity, KeyHash, Partition};
 use crate::wire::message::{Answer, Request};
 use crate::wire::timing::HINT_WINDOW;
@@ -353,7 +353,8 @@ impl<C> Coordinator<C> {
             self.complete_predecessors(turn, before, quorum);
         }
         let Machine::Write(write) = &op.machine else { return false };
-        write.is_everywhere() || now >= op.deadline || is_planted(Planted::NothingOwed)
+        let is_owed = !write.is_everywhere() && now < op.deadline;
+        !rule(ProtocolMutant::NothingOwed, is_owed)
     }
 
     /// Replies to a read that is late. Whether the operation is over.

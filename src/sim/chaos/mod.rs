@@ -46,7 +46,7 @@ pub use self::profile::Profile;
 pub use self::report::{Failure, Summary};
 use super::checks::{Violation, WriteOrder};
 use super::workload::Workload;
-use super::{Planted, SimCluster, SimOptions};
+use super::{ProtocolMutant, SimCluster, SimOptions};
 
 /// What [`run`] does.
 #[derive(Clone, Debug, Default)]
@@ -58,9 +58,9 @@ pub struct ChaosOptions {
     pub long: bool,
     /// Whether every event is kept, for [`Failure::trace`].
     pub keep_trace: bool,
-    /// A bug on purpose, to test the checkers.
+    /// The rule that is left out on purpose, to test the checkers.
     #[doc(hidden)]
-    pub planted: Option<Planted>,
+    pub mutant: Option<ProtocolMutant>,
 }
 
 /// How long faults go on.

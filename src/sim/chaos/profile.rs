@@ -138,7 +138,7 @@ impl Plan {
         rng: &mut SmallRng,
     ) -> Self {
         let mut sim = SimOptions {
-            planted: options.planted,
+            mutant: options.mutant,
             keep_trace: options.keep_trace,
             cores: rng.random_range(1..=3),
             partitions: [16, 32, 32, 64, 64, 64, 64, 512][rng.random_range(0..8)],
