@@ -292,7 +292,7 @@ impl SimCluster {
         let (key, wall) = (key.as_ref(), self.now_of(node).wall);
         let call = TouchCall {
             key: key.into(),
-            hash: KeyHash::of(node::cluster(), key),
+            hash: KeyHash::of(options::cluster(), key),
             expires_at_ms: ttl
                 .map(|ttl| expires_at_ms(ttl, wall).expect("a time to live that can be kept")),
             deadline: self.now + CALL_TIMEOUT,
@@ -409,7 +409,7 @@ impl SimCluster {
     }
 
     fn place<'a>(&self, key: &'a [u8]) -> (&'a [u8], KeyHash, CoreId) {
-        let hash = KeyHash::of(node::cluster(), key);
+        let hash = KeyHash::of(options::cluster(), key);
         assert!(
             hash.partition().index() < self.options.partitions,
             "a key outside of the partitions in use"

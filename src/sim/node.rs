@@ -7,7 +7,8 @@ use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use super::{CallId, SimOptions};
+use super::CallId;
+use super::options::{CLUSTER, SimOptions, cluster};
 use crate::clock::{Instant, Now, WallTime};
 use crate::config::{DEFAULT_PROBE_PERIOD, DEFAULT_SUSPICION_TIMEOUT};
 use crate::control::{Control, ControlAction, ControlConfig, ControlEvent};
@@ -20,14 +21,8 @@ use crate::shard::{
     Action, Call, Event, LocalAnswer, LocalRules, Shard, ShardConfig, StoppedBy, read_local,
 };
 use crate::store::{Readers, Views};
-use crate::types::{Boot, ClusterHash, CoreId, Identity, KeyHash, NodeHash, NodeId, Partition};
+use crate::types::{Boot, CoreId, Identity, KeyHash, NodeHash, NodeId, Partition};
 use crate::wire::handshake::Local;
-
-const CLUSTER: &str = "sim";
-
-pub(super) fn cluster() -> ClusterHash {
-    ClusterHash::of(CLUSTER)
-}
 
 fn name(number: usize) -> String {
     format!("n{number}")

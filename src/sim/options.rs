@@ -2,11 +2,17 @@
 
 use std::time::Duration;
 
-use super::node;
 use crate::config::DEFAULT_FORGET_AFTER;
 use crate::mutants::ProtocolMutant;
-use crate::types::{ALL, KeyHash, PARTITIONS, quorum_of};
+use crate::types::{ALL, ClusterHash, KeyHash, PARTITIONS, quorum_of};
 use crate::wire::timing::PURGE_GRACE;
+
+/// The name of every simulated cluster.
+pub(super) const CLUSTER: &str = "sim";
+
+pub(super) fn cluster() -> ClusterHash {
+    ClusterHash::of(CLUSTER)
+}
 
 /// What the simulated network and nodes are like.
 #[derive(Clone, Debug)]
@@ -104,7 +110,7 @@ impl SimOptions {
             if try_ == 0 { format!("key-{number}") } else { format!("key-{number}-{try_}") }
         };
         let is_usable = |name: &String| {
-            KeyHash::of(node::cluster(), name.as_bytes()).partition().index() < self.partitions
+            KeyHash::of(cluster(), name.as_bytes()).partition().index() < self.partitions
         };
         (0..).map(name).find(is_usable).expect("one of many")
     }
