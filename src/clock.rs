@@ -9,7 +9,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::simulated::{Planted, is_planted};
+use crate::mutants::{ProtocolMutant, rule};
 
 /// Monotonic time since some fixed moment of this process.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
@@ -124,7 +124,7 @@ impl HybridClock {
 
     /// Returns a version above every one handed out or witnessed, and above `floor`.
     pub(crate) fn stamp_above(&mut self, floor: Version, wall: WallTime) -> Version {
-        if is_planted(Planted::WallClock) {
+        if !rule(ProtocolMutant::WallClock, true) {
             return Version::at(wall);
         }
         self.last = self.last.next().max(Version::at(wall));

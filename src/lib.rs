@@ -109,7 +109,6 @@ mod options;
 mod placement;
 mod prefetch;
 mod quorums;
-mod simulated;
 mod store;
 mod sync;
 mod types;

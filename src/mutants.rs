@@ -1,11 +1,175 @@
 //! Rules that are left out on purpose, so that the checkers show that they notice.
 //!
-//! The models (`loom-tests/`) run the lock-free parts in every order. For each model there is an
-//! [`OrderingMutant`]: one ordering is weakened, one fence or check is left out. A model that holds
-//! with its mutant too has proved nothing, so each model also runs with it. In every other build
-//! [`ordering`] and [`is_left_out`] are constant and nothing is left of them.
+//! A checker that never found anything proves nothing. There are two kinds of mutants:
+//!
+//! | mutant | leaves out | who must notice |
+//! |---|---|---|
+//! | [`ProtocolMutant`] | a rule of the protocol, at its place | the simulator's checkers |
+//! | [`OrderingMutant`] | an ordering, a fence or a check of the lock-free parts | the models |
+//!
+//! **In the simulator** a mutant is chosen for a whole cluster, and [`rule`] is the condition of
+//! the rule unless that mutant leaves it out. The number of partitions is set with it: a change of
+//! members costs in proportion to them, and all of them go through the same. So a simulated cluster
+//! uses a few, and the simulator runs more histories.
+//!
+//! **The models** (`loom-tests/`) run the lock-free parts in every order. A model that holds with
+//! its mutant too has proved nothing, so each model also runs with it.
+//!
+//! In every other build [`rule`], [`partitions_in_use`], [`ordering`] and [`is_left_out`] are
+//! constant, and the compiler leaves nothing of them.
 
+#[cfg(feature = "sim")]
+use std::cell::Cell;
 use std::sync::atomic::Ordering;
+
+// ── the protocol, for the simulator ──
+
+/// One rule of the protocol, left out: the simulator's checkers must notice.
+#[doc(hidden)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+#[cfg_attr(not(feature = "sim"), expect(unreachable_pub, reason = "public in the simulator alone"))]
+pub enum ProtocolMutant {
+    /// A replica acknowledges a write, and applies it some time later.
+    AcknowledgedFirst,
+    /// A replica that may lack writes says that it is synced when it is read.
+    PendingCounts,
+    /// A replica answers in any list in which it is asked.
+    AnyList,
+    /// A strong read returns what R replicas agree on without making sure that W have it.
+    WrittenBackOnDifference,
+    /// A write gets a new version whenever a replica has something newer, acknowledged or not.
+    StampedAgain,
+    /// Digests and comparisons leave out the values of keys.
+    ContentNotCompared,
+    /// The reading node alone decides that a key does not exist.
+    MissNotConfirmed,
+    /// Versions are the time of the wall clock.
+    WallClock,
+    /// An acknowledged write is not offered again to a replica that missed it.
+    NothingOwed,
+    /// Replicas do not compare what they hold.
+    NothingCompared,
+    /// A list is replaced before its members have left it: they go on counting in it.
+    NotLeft,
+    /// A list is replaced by a node that has seen only the lowest of the reported lists.
+    LowestReplaced,
+    /// A replica is synced when it has merged one other.
+    OneSource,
+    /// Every replica in a list counts as synced in it.
+    ListedCounts,
+    /// A node that lost its memory takes itself for the member of a list that it was.
+    BootIgnored,
+    /// A replica that has adopted a list adopts no other before it is synced.
+    AdoptedOnce,
+    /// A replica drops its copy when it is not in the list any more.
+    DroppedUnasked,
+    /// A node that leaves does not wait until its data is taken over.
+    LeftAtOnce,
+    /// No node replaces a replica that died.
+    NothingRestored,
+    /// A node that sees W members creates the first lists, without asking what these see.
+    BornAlone,
+    /// A tombstone goes when it is old, without regard to what other replicas hold.
+    PurgedByTime,
+    /// A write that was forgotten is accepted from any message.
+    HorizonIgnored,
+    /// Replicas and coordinators always take themselves for part of a majority.
+    LeaseIgnored,
+    /// A majority replaces lists before it is certain that no other node counts in them.
+    FollowedAtOnce,
+    /// A tombstone goes without waiting for members that are away.
+    AbsentIgnored,
+    /// A read takes a value for the newest though another replica might have evicted a newer one.
+    MarkIgnored,
+    /// A tombstone can be evicted as a value is.
+    TombstonesEvicted,
+    /// Copies in different data centers are not compared.
+    FarNotCompared,
+    /// Lists of other data centers are taken for those of this one.
+    FarListsCount,
+    /// A tombstone goes when all replicas of its own data center agree.
+    FarNotAsked,
+}
+
+#[cfg(feature = "sim")]
+impl ProtocolMutant {
+    /// All mutants.
+    pub const ALL: [Self; 30] = [
+        Self::AcknowledgedFirst,
+        Self::PendingCounts,
+        Self::AnyList,
+        Self::WrittenBackOnDifference,
+        Self::StampedAgain,
+        Self::ContentNotCompared,
+        Self::MissNotConfirmed,
+        Self::WallClock,
+        Self::NothingOwed,
+        Self::NothingCompared,
+        Self::NotLeft,
+        Self::LowestReplaced,
+        Self::OneSource,
+        Self::ListedCounts,
+        Self::BootIgnored,
+        Self::AdoptedOnce,
+        Self::DroppedUnasked,
+        Self::LeftAtOnce,
+        Self::NothingRestored,
+        Self::BornAlone,
+        Self::PurgedByTime,
+        Self::HorizonIgnored,
+        Self::LeaseIgnored,
+        Self::FollowedAtOnce,
+        Self::AbsentIgnored,
+        Self::MarkIgnored,
+        Self::TombstonesEvicted,
+        Self::FarNotCompared,
+        Self::FarListsCount,
+        Self::FarNotAsked,
+    ];
+}
+
+/// Returns `condition`, the condition of a rule, or `false` if this mutant leaves the rule out.
+#[cfg(not(feature = "sim"))]
+#[inline]
+pub(crate) const fn rule(_: ProtocolMutant, condition: bool) -> bool {
+    condition
+}
+
+#[cfg(feature = "sim")]
+#[inline]
+pub(crate) fn rule(mutant: ProtocolMutant, condition: bool) -> bool {
+    condition && MUTANT.get() != Some(mutant)
+}
+
+/// Returns how many of `all` partitions are in use.
+#[cfg(not(feature = "sim"))]
+#[inline]
+pub(crate) const fn partitions_in_use(all: u16) -> u16 {
+    all
+}
+
+#[cfg(feature = "sim")]
+pub(crate) fn partitions_in_use(all: u16) -> u16 {
+    all.min(PARTITIONS.get())
+}
+
+/// Sets the mutant, if any, and the number of partitions of the cluster that this thread simulates
+/// from here on.
+#[cfg(feature = "sim")]
+pub(crate) fn set_for_this_thread(mutant: Option<ProtocolMutant>, partitions: u16) {
+    MUTANT.set(mutant);
+    PARTITIONS.set(partitions);
+}
+
+#[cfg(feature = "sim")]
+std::thread_local! {
+    // A simulated cluster runs on one thread.
+    static MUTANT: Cell<Option<ProtocolMutant>> = const { Cell::new(None) };
+    static PARTITIONS: Cell<u16> = const { Cell::new(u16::MAX) };
+}
+
+// ── the lock-free parts, for the models ──
 
 /// One rule of the lock-free parts, left out: a model must reject it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -23,8 +23,8 @@ use std::sync::Arc;
 
 use xxhash_rust::xxh3::xxh3_64;
 
+use crate::mutants::{ProtocolMutant, rule};
 use crate::quorums::Count;
-use crate::simulated::{Planted, is_planted};
 use crate::types::{Boot, Identity, NodeHash, NodeId, PARTITIONS, Partition};
 
 /// A member with what its handshake told about it.
@@ -398,10 +398,9 @@ impl List {
     }
 
     pub(crate) fn contains(&self, identity: &Identity) -> bool {
-        if is_planted(Planted::BootIgnored) {
-            return self.members.iter().any(|member| member.node == identity.node);
-        }
-        self.members.contains(identity)
+        let is_other_life =
+            |member: &Identity| rule(ProtocolMutant::BootIgnored, member != identity);
+        self.members.iter().any(|it| it.node == identity.node && !is_other_life(it))
     }
 
     pub(crate) fn has_members(&self, members: &[Identity]) -> bool {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
-use crate::simulated::partitions_in_use;
+use crate::mutants::partitions_in_use;
 
 /// How many partitions the key space has. A constant of the protocol: every node of every cluster
 /// agrees on it, and the handshake refuses a peer that does not.

@@ -58,8 +58,6 @@ mod parker;
 mod prefetch;
 #[path = "../../src/runtime/ring.rs"]
 mod ring;
-#[path = "../../src/simulated.rs"]
-mod simulated;
 #[path = "../../src/runtime/slot.rs"]
 mod slot;
 #[path = "../../src/store/mod.rs"]

@@ -11,7 +11,7 @@
 //! | `--long` | simulates ten minutes of faults for each seed instead of one |
 //! | `--profile NAME` | makes one kind of trouble only |
 //! | `--trace FILE` | writes every event of the first seed that fails |
-//! | `--planted NAME` | leaves out a rule of the protocol, which the checkers should notice |
+//! | `--mutant NAME` | leaves out a rule of the protocol, which the checkers should notice |
 //! | `--first` | stops at the first failure |
 //! | `--hashes FILE` | writes the trace hash of each seed |
 //!
@@ -31,11 +31,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use gridkv::sim::Planted;
+use gridkv::sim::ProtocolMutant;
 use gridkv::sim::chaos::{self, ChaosOptions, Failure, Profile, Summary};
 
 const USAGE: &str = "usage: simulate [--seeds FROM..TO] [--long] [--profile NAME] [--trace FILE] \
-                     [--planted NAME] [--first] [--hashes FILE]";
+                     [--mutant NAME] [--first] [--hashes FILE]";
 
 struct Arguments {
     seeds: Range<u64>,
@@ -69,12 +69,12 @@ fn arguments() -> Result<Arguments, String> {
             "--first" => found.stops = true,
             "--hashes" => found.hashes = Some(value()?),
             "--trace" => found.trace = Some(value()?),
-            "--planted" => {
-                let bug = value()?;
-                let planted =
-                    Planted::ALL.into_iter().find(|planted| format!("{planted:?}") == bug);
-                let names = format!("--planted is one of {:?}", Planted::ALL);
-                found.options.planted = Some(planted.ok_or(names)?);
+            "--mutant" => {
+                let name = value()?;
+                let mutant =
+                    ProtocolMutant::ALL.into_iter().find(|mutant| format!("{mutant:?}") == name);
+                let names = format!("--mutant is one of {:?}", ProtocolMutant::ALL);
+                found.options.mutant = Some(mutant.ok_or(names)?);
             }
             _ => return Err(format!("{name} means nothing here")),
         }

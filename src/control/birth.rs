@@ -17,9 +17,9 @@ use super::interface::{Actions, ControlAction, Link};
 use super::state::{Control, Leaving, LinkState};
 use crate::clock::Instant;
 use crate::events::Event;
+use crate::mutants::{ProtocolMutant, rule};
 use crate::placement::Member;
 use crate::shard::Stage;
-use crate::simulated::{Planted, is_planted};
 use crate::types::NodeHash;
 use crate::wire::message::{ControlMessage, Status};
 
@@ -51,13 +51,14 @@ impl Control {
             Stage::Born { members_digest } => members_digest != digest,
             Stage::Joined => true,
         };
-        let is_rash = is_planted(Planted::BornAlone);
-        if !is_rash && self.other_statuses().flatten().any(has_data) {
+        let asks_others = rule(ProtocolMutant::BornAlone, true);
+        if asks_others && self.other_statuses().flatten().any(has_data) {
             self.stage = Stage::Joined;
             return;
         }
         let agrees = |status: Option<Status>| status.is_some_and(|it| it.members_digest == digest);
-        let is_agreed = is_rash || self.other_statuses().all(agrees) && self.are_seeds_settled();
+        let is_agreed =
+            !asks_others || self.other_statuses().all(agrees) && self.are_seeds_settled();
         let members = self.placement.members().len();
         let least = self.config.local.quorums.least_at_birth();
         let is_enough = members >= least && self.majority().is_none_or(|needed| members >= needed);

@@ -14,8 +14,8 @@ use std::time::Duration;
 use super::interface::{Actions, ControlAction};
 use super::state::{Control, CoreProgress, DebtAsker, Leaving};
 use crate::clock::Instant;
+use crate::mutants::{ProtocolMutant, rule};
 use crate::shard::Debt;
-use crate::simulated::{Planted, is_planted};
 
 /// How often a node that leaves asks whether its last calls have ended.
 const DRAIN_PERIOD: Duration = Duration::from_millis(5);
@@ -38,7 +38,7 @@ impl Control {
         let given =
             |progress: &&CoreProgress| progress.generation >= generation && progress.giving == 0;
         let is_all = is_last && self.placement.other_data_centers().is_empty();
-        if is_all || is_planted(Planted::LeftAtOnce) {
+        if !rule(ProtocolMutant::LeftAtOnce, !is_all) {
             if is_all {
                 log::warn!("the last node leaves: the data is gone");
             }

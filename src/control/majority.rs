@@ -36,9 +36,9 @@ use super::state::{Control, Heard, Majority};
 use crate::clock::Instant;
 use crate::events::Event;
 use crate::membership::{Record, State};
+use crate::mutants::{ProtocolMutant, rule};
 use crate::placement::{Placement, members_digest};
 use crate::shard::{Lease, Stage};
-use crate::simulated::{Planted, is_planted};
 use crate::types::Identity;
 use crate::wire::timing::{LEASE, is_longer};
 
@@ -192,7 +192,8 @@ impl Control {
             Stage::Born { .. } | Stage::Joined => self.is_nobody_missed(old),
         };
         let has_waited = self.majority.agreed_at.is_some_and(|at| at + WAIT <= now);
-        self.majority().is_none() || is_free || has_waited || is_planted(Planted::FollowedAtOnce)
+        let must_wait = self.majority().is_some() && !is_free && !has_waited;
+        !rule(ProtocolMutant::FollowedAtOnce, must_wait)
     }
 
     /// Whether every member of a placement is a member still, or this life of it is over: it has

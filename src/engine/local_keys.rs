@@ -26,8 +26,19 @@ pub struct LocalKeys {
     found: std::vec::IntoIter<Box<[u8]>>,
 }
 
+impl Engine {
+    /// Returns the keys with this prefix of which this node holds a value, as an iterator.
+    ///
+    /// These are this node's own copies, current or not, and not all keys of the cluster. The walk
+    /// takes bounded steps, so other calls are not held up. A key that is written or deleted during
+    /// the walk might be missed or seen. Each other key is seen exactly once.
+    pub fn local_keys(&self, prefix: impl AsRef<[u8]>) -> LocalKeys {
+        LocalKeys::new(self.clone(), prefix.as_ref())
+    }
+}
+
 impl LocalKeys {
-    pub(super) fn new(engine: Engine, prefix: &[u8]) -> Self {
+    fn new(engine: Engine, prefix: &[u8]) -> Self {
         let found = Vec::new().into_iter();
         Self { engine, prefix: prefix.into(), core: 0, path: Some(0), owner: None, found }
     }

@@ -259,15 +259,6 @@ impl Engine {
         Ok(self.look(key.as_ref(), self.inner.rules, None, |_| ())?.is_some())
     }
 
-    /// Returns the keys with this prefix of which this node holds a value, as an iterator.
-    ///
-    /// These are this node's own copies, current or not, and not all keys of the cluster. The walk
-    /// takes bounded steps, so other calls are not held up. A key that is written or deleted during
-    /// the walk might be missed or seen. Each other key is seen exactly once.
-    pub fn local_keys(&self, prefix: impl AsRef<[u8]>) -> LocalKeys {
-        LocalKeys::new(self.clone(), prefix.as_ref())
-    }
-
     /// Returns every node that this node knows, itself included, sorted by name.
     ///
     /// Nodes that died or left stay in the list for a day.

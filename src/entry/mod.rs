@@ -33,8 +33,8 @@ pub(crate) use self::layout::NO_TIMER;
 use self::layout::{Block, Draft, EXPIRES, Expiry, HUSK, Header, Parts, SHARED, TOMBSTONE, free};
 use crate::clock::{Version, WallTime};
 use crate::mutants::{OrderingMutant, ordering};
+use crate::mutants::{ProtocolMutant, rule};
 use crate::prefetch;
-use crate::simulated::{Planted, is_planted};
 use crate::sync::{Ordering, acquire};
 use crate::types::KeyHash;
 
@@ -290,7 +290,8 @@ impl Entry {
     /// sums of it compare whole partitions. `hash` is the key's.
     pub(crate) fn digest(&self, hash: KeyHash) -> u64 {
         let expiry = self.expires_at_ms().map_or(0, NonZeroU64::get);
-        let content = if is_planted(Planted::ContentNotCompared) { 0 } else { self.content_hash() };
+        let content =
+            if rule(ProtocolMutant::ContentNotCompared, true) { self.content_hash() } else { 0 };
         let state = fold(self.version().0 ^ ODD[0], u64::from(content) ^ ODD[1]);
         fold(fold(hash.0 ^ ODD[2], state ^ ODD[3]) ^ ODD[0], expiry.rotate_left(32) ^ ODD[1])
     }

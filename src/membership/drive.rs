@@ -8,12 +8,21 @@ use std::net::SocketAddr;
 
 use foca::{Member, Message};
 
+use super::Membership;
 use super::claims::{Claim, ClaimKind};
 use super::codec::{self, Datagram, DatagramError, WireError};
+use super::interface::{Change, MembershipAction};
 use super::swim::{Swim, Wishes};
-use super::{Change, Membership, MembershipAction, Timer};
 use crate::clock::Instant;
 use crate::types::Identity;
+
+/// What is due later, of our own or of foca's.
+#[derive(Debug)]
+pub(super) enum Timer {
+    Swim(foca::Timer<Identity>),
+    RepeatLeaving,
+    TellSuspects,
+}
 
 impl Membership {
     /// Drives foca as [`try_drive`](Self::try_drive) does, and logs an error. Here it tells the

@@ -55,6 +55,7 @@ pub(crate) mod claims;
 pub(crate) mod codec;
 mod drive;
 mod health;
+mod interface;
 mod pings;
 mod roster;
 mod swim;
@@ -69,6 +70,7 @@ use foca::{Member, Message};
 
 use self::claims::{Claim, ClaimKind, SharedClaims};
 use self::codec::Datagram;
+use self::drive::Timer;
 use self::health::Health;
 use self::pings::Pings;
 use self::roster::Roster;
@@ -77,7 +79,7 @@ use crate::clock::Instant;
 use crate::types::{Boot, ClusterHash, Identity};
 
 pub(crate) use self::codec::DatagramError;
-pub(crate) use self::roster::{Change, Record, State};
+pub(crate) use self::interface::{Change, MembershipAction, MembershipConfig, Record, State};
 
 /// How often a leaving member announces it again, for the members that the gossip missed.
 const LEAVING_PERIOD: Duration = Duration::from_secs(1);
@@ -90,33 +92,6 @@ pub(crate) const EXCHANGE_SOON: Duration = Duration::from_secs(2);
 /// answers take at most a kilobyte a second.
 pub(crate) fn exchange_period(members: usize) -> Duration {
     Duration::from_secs(10).max(Duration::from_millis(50) * members as u32)
-}
-
-/// What a membership is made from. The durations are above zero.
-#[derive(Debug, Clone)]
-pub(crate) struct MembershipConfig {
-    pub(crate) cluster: ClusterHash,
-    pub(crate) identity: Identity,
-    pub(crate) probe_period: Duration,
-    pub(crate) suspicion_timeout: Duration,
-    /// Whether this node takes longer to accuse others when it is in trouble itself.
-    pub(crate) local_health: bool,
-    /// The source of all chance: equal seeds and equal inputs give equal actions.
-    pub(crate) seed: u64,
-}
-
-/// What the caller must do, in order.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) enum MembershipAction {
-    Send { to: SocketAddr, datagram: Vec<u8> },
-    Changed(Change),
-}
-
-#[derive(Debug)]
-enum Timer {
-    Swim(foca::Timer<Identity>),
-    RepeatLeaving,
-    TellSuspects,
 }
 
 /// A suspicion of one incarnation: when it began, and when the member was last told of it, or might

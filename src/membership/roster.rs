@@ -10,69 +10,9 @@ use std::net::SocketAddr;
 use foca::Member;
 
 use super::claims::{ClaimKind, Claims};
+use super::interface::{Change, Record, State};
 use super::swim::Swim;
-use crate::clock::Instant;
 use crate::types::Identity;
-
-/// The state of a member, as others see it; see the diagram in [the module](super).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum State {
-    Alive,
-    /// It missed a probe. It counts as alive until it has had time to refute that.
-    Suspect,
-    Dead,
-    /// It handed its data over and went: unlike a dead one, it is not waited for.
-    Left,
-}
-
-impl State {
-    /// Whether the member takes part.
-    pub(crate) fn is_active(self) -> bool {
-        matches!(self, Self::Alive | Self::Suspect)
-    }
-}
-
-/// What one node tells another about a member, in the list that a joiner fetches.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Record {
-    pub(crate) identity: Identity,
-    pub(crate) state: State,
-    /// Whether it announced that it is leaving (or has left).
-    pub(crate) leaving: bool,
-}
-
-/// What became known about a member. Every change of a state is reported once, in order.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) enum Change {
-    Up(Identity),
-    Suspected(Identity),
-    /// It was suspected and answered.
-    Refuted(Identity),
-    /// A member died, or is first heard of when it is already dead.
-    Down(Identity),
-    /// A later life of a member was seen at its address: the old one is dead, in any state. The
-    /// state of the new one follows, as for a new member. (A later life at *another* address
-    /// replaces nothing: both are members until one is declared dead, which is for the caller to
-    /// find out.)
-    Replaced {
-        old: Identity,
-        new: Identity,
-    },
-    Leaving(Identity),
-    /// A member left. This also follows a `Down`, if the member was found dead before its last word
-    /// arrived.
-    Left(Identity),
-    /// *We* were declared dead and live, or count as later than we thought: this is our identity
-    /// from now on.
-    Returned(Identity),
-    /// A member answered our own ping, which was sent at `sent_at`. `view` is the digest of the
-    /// members that it sees; zero if we are not alive among them.
-    Probed {
-        identity: Identity,
-        sent_at: Instant,
-        view: u64,
-    },
-}
 
 /// Every other member, as last reported. One per address, as in foca.
 #[derive(Debug, Default)]

@@ -8,9 +8,9 @@ use foca::{Config, Notification, PeriodicParams, Timer};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
-use super::MembershipConfig;
 use super::claims::{ClaimHandler, SharedClaims};
 use super::codec::{Codec, MAX_SWIM_BYTES};
+use super::interface::MembershipConfig;
 use crate::types::Identity;
 
 /// foca, with everything that it leaves open filled in.

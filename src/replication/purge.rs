@@ -64,8 +64,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use crate::clock::{Instant, Version};
+use crate::mutants::{ProtocolMutant, rule};
 use crate::placement::ListRef;
-use crate::simulated::{Planted, is_planted};
 use crate::types::{Identity, KeyHash, Partition};
 use crate::wire::message::{Dead, Request};
 
@@ -371,7 +371,7 @@ impl Round {
     /// Asks every living node about the keys, or, without any, whether it has merged since it
     /// answered.
     fn ask(&mut self, number: u64, actions: &mut Vec<PurgeAction>) {
-        if is_planted(Planted::PurgedByTime) {
+        if !rule(ProtocolMutant::PurgedByTime, true) {
             return;
         }
         let PurgeView { list, members_digest, .. } = self.view;

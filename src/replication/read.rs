@@ -36,9 +36,9 @@ use super::mismatch::mismatch;
 use super::quorum::{AskState, Asked, QuorumAction, QuorumMachine, RETRY_AFTER};
 use crate::clock::{Instant, Now, Version};
 use crate::entry::Entry;
+use crate::mutants::{ProtocolMutant, rule};
 use crate::placement::List;
 use crate::quorums::Count;
-use crate::simulated::{Planted, is_planted};
 use crate::types::Identity;
 use crate::wire::message::{Answer, Found, Request, Want};
 
@@ -135,9 +135,8 @@ impl Read {
     /// newer one.
     fn newest(&self) -> Option<&Entry> {
         let is_certain = |entry: &&Entry| {
-            entry.value().is_none()
-                || entry.version() > self.eviction_watermark
-                || is_planted(Planted::MarkIgnored)
+            let is_below = entry.value().is_some() && entry.version() <= self.eviction_watermark;
+            !rule(ProtocolMutant::MarkIgnored, is_below)
         };
         self.newest.as_ref().filter(is_certain)
     }
@@ -147,7 +146,7 @@ impl Read {
         let answers = self.answers();
         if self.is_strong() {
             if answers >= self.needed {
-                if is_planted(Planted::WrittenBackOnDifference) && self.answers_agree() {
+                if !rule(ProtocolMutant::WrittenBackOnDifference, true) && self.answers_agree() {
                     return actions.push(QuorumAction::Found(self.newest().cloned()));
                 }
                 self.write_back(actions);
@@ -176,7 +175,7 @@ impl Read {
     /// How many answers a miss needs, or a value that must be confirmed: one, and f of the others
     /// that are alive.
     fn confirmed_by(&self) -> usize {
-        if is_planted(Planted::MissNotConfirmed) {
+        if !rule(ProtocolMutant::MissNotConfirmed, true) {
             return 1;
         }
         let others = self.replicas.iter().filter(|asked| asked.state != AskState::Dead).count();

@@ -40,9 +40,9 @@ use super::quorum::{
 };
 use crate::clock::{Instant, Now, Version};
 use crate::entry::Entry;
+use crate::mutants::{ProtocolMutant, rule};
 use crate::placement::List;
 use crate::quorums::Count;
-use crate::simulated::{Planted, is_planted};
 use crate::types::Identity;
 use crate::wire::message::{Answer, Found, Request, Want};
 
@@ -177,7 +177,7 @@ impl Write {
     ) {
         self.may_have_happened = true;
         let counts_below = self.versions_needed > 0 || self.restamped || self.was_acknowledged;
-        match superseded_by.filter(|_| !counts_below || is_planted(Planted::StampedAgain)) {
+        match superseded_by.filter(|_| !rule(ProtocolMutant::StampedAgain, counts_below)) {
             Some(newer) => {
                 self.overtaken_by = self.overtaken_by.max(newer);
                 settle(&mut self.replicas, from, Ok(Acked { counts: is_synced, has_it: false }));
@@ -220,9 +220,12 @@ impl Write {
         let spoken =
             self.replicas.iter().filter_map(Asked::answer).filter(|acked| acked.counts).count();
         let is_open = self.replicas.iter().any(Asked::is_open);
-        let is_last =
-            !self.was_acknowledged && !self.is_superseded || is_planted(Planted::StampedAgain);
-        if self.overtaken_by > Version::ZERO && is_last && (spoken >= self.needed || !is_open) {
+        let keeps_version =
+            rule(ProtocolMutant::StampedAgain, self.was_acknowledged || self.is_superseded);
+        if self.overtaken_by > Version::ZERO
+            && !keeps_version
+            && (spoken >= self.needed || !is_open)
+        {
             self.restamped = true;
             self.phase = Phase::AwaitingStamp;
             actions.push(QuorumAction::Stamp { above: std::mem::take(&mut self.overtaken_by) });

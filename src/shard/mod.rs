@@ -73,8 +73,8 @@ use std::sync::Arc;
 use crate::clock::{Instant, Now};
 #[cfg(feature = "sim")]
 use crate::entry::Entry;
+use crate::mutants::{ProtocolMutant, rule};
 pub(crate) use crate::placement::Stage;
-use crate::simulated::{Planted, is_planted};
 use crate::store::{Readers, View};
 use crate::types::Identity;
 #[cfg(feature = "sim")]
@@ -378,7 +378,7 @@ impl<C> Parts<'_, C> {
         if let Answer::Listed(Listed { list, purge_horizon, .. })
         | Answer::OtherList { list, purge_horizon } = &mut answer
         {
-            if in_other_data_center && !is_planted(Planted::FarListsCount) {
+            if rule(ProtocolMutant::FarListsCount, in_other_data_center) {
                 // The lists of another data center mean nothing here. (Its purge horizon does: all
                 // data centers purge together.)
                 *list = None;

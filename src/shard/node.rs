@@ -6,9 +6,9 @@ use super::calls::WriteRules;
 use super::interface::{Lease, ShardConfig};
 use crate::clock::Now;
 use crate::error::NotApplied;
+use crate::mutants::{ProtocolMutant, rule};
 use crate::placement::{Gone, Placement, Stage};
 use crate::quorums::Count;
-use crate::simulated::{Planted, is_planted};
 use crate::types::{Identity, KeyHash, NodeHash, Partition};
 
 /// What every part may know of this node: its configuration, identity, placement, stage and lease.
@@ -89,8 +89,9 @@ impl Node {
 
     /// Returns the size of the required majority if this node has no lease for it now.
     pub(super) fn lacks_majority(&self, now: Now) -> Option<usize> {
-        let lease = self.lease.filter(|lease| lease.until <= now.instant)?;
-        (!is_planted(Planted::LeaseIgnored)).then_some(lease.nodes)
+        let is_over =
+            |lease: &Lease| rule(ProtocolMutant::LeaseIgnored, lease.until <= now.instant);
+        self.lease.filter(is_over).map(|lease| lease.nodes)
     }
 
     /// Whether there are enough replicas to acknowledge a write, and this node is allowed to.

@@ -61,10 +61,10 @@ use crate::clock::{Instant, Now, Version};
 use crate::config::DEFAULT_REQUEST_TIMEOUT;
 use crate::entry::{Content, Entry};
 use crate::events::MemberState;
-use crate::shard::{Call, ReadCall, TouchCall, WriteCall, expires_at_ms};
 #[doc(hidden)]
-pub use crate::simulated::Planted;
-use crate::simulated::simulate;
+pub use crate::mutants::ProtocolMutant;
+use crate::mutants::set_for_this_thread;
+use crate::shard::{Call, ReadCall, TouchCall, WriteCall, expires_at_ms};
 use crate::types::{CoreId, KeyHash};
 use crate::wire::frame::FrameBuffer;
 
@@ -219,7 +219,7 @@ impl SimCluster {
     /// If the node runs.
     pub fn restart_node(&mut self, node: usize) {
         assert!(!self.nodes[node].is_running(), "node {node} is running");
-        simulate(self.options.planted, self.options.partitions);
+        set_for_this_thread(self.options.mutant, self.options.partitions);
         let seed = self.rng.random();
         self.fault("start", || format!("n{node} starts"));
         let now = self.now_of(node);
@@ -231,7 +231,7 @@ impl SimCluster {
     /// Asks a node to hand over its data and leave; [`is_running`](Self::is_running) says when it
     /// has.
     pub fn leave(&mut self, node: usize) {
-        simulate(self.options.planted, self.options.partitions);
+        set_for_this_thread(self.options.mutant, self.options.partitions);
         self.fault("leave", || format!("n{node} is asked to leave"));
         self.nodes[node].leave(self.now);
         self.act(node);
@@ -292,7 +292,7 @@ impl SimCluster {
         let (key, wall) = (key.as_ref(), self.now_of(node).wall);
         let call = TouchCall {
             key: key.into(),
-            hash: KeyHash::of(node::cluster(), key),
+            hash: KeyHash::of(options::cluster(), key),
             expires_at_ms: ttl
                 .map(|ttl| expires_at_ms(ttl, wall).expect("a time to live that can be kept")),
             deadline: self.now + CALL_TIMEOUT,
@@ -318,7 +318,7 @@ impl SimCluster {
 
     /// Reads `key` through `node`.
     pub fn get(&mut self, node: usize, key: impl AsRef<[u8]>) -> CallId {
-        simulate(self.options.planted, self.options.partitions);
+        set_for_this_thread(self.options.mutant, self.options.partitions);
         let (key, hash, _) = self.place(key.as_ref());
         if let Some(found) =
             self.nodes[node].read_local(self.now_of(node), &self.options, hash, key)
@@ -351,7 +351,7 @@ impl SimCluster {
     }
 
     fn call(&mut self, node: usize, hash: KeyHash, call: Call) -> CallId {
-        simulate(self.options.planted, self.options.partitions);
+        set_for_this_thread(self.options.mutant, self.options.partitions);
         let id = CallId(self.next_call);
         self.next_call += 1;
         self.note(|| format!("call n{node} {id:?} {call:?}"));
@@ -409,7 +409,7 @@ impl SimCluster {
     }
 
     fn place<'a>(&self, key: &'a [u8]) -> (&'a [u8], KeyHash, CoreId) {
-        let hash = KeyHash::of(node::cluster(), key);
+        let hash = KeyHash::of(options::cluster(), key);
         assert!(
             hash.partition().index() < self.options.partitions,
             "a key outside of the partitions in use"
@@ -507,7 +507,7 @@ impl SimCluster {
 
     /// Handles the next event that is due before `until`. Returns whether there was one.
     fn step(&mut self, until: Instant) -> bool {
-        simulate(self.options.planted, self.options.partitions);
+        set_for_this_thread(self.options.mutant, self.options.partitions);
         match self.queue.peek() {
             Some(Reverse((at, _, _))) if *at <= until => {}
             _ => return false,

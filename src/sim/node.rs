@@ -7,27 +7,22 @@ use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use super::{CallId, SimOptions};
+use super::CallId;
+use super::options::{CLUSTER, SimOptions, cluster};
 use crate::clock::{Instant, Now, WallTime};
 use crate::config::{DEFAULT_PROBE_PERIOD, DEFAULT_SUSPICION_TIMEOUT};
 use crate::control::{Control, ControlAction, ControlConfig, ControlEvent};
 use crate::entry::Entry;
 use crate::events::{MemberInfo, MemberState};
+use crate::mutants::{ProtocolMutant, rule};
 use crate::options::Eviction;
 use crate::placement::Site;
 use crate::shard::{
     Action, Call, Event, LocalAnswer, LocalRules, Shard, ShardConfig, StoppedBy, read_local,
 };
-use crate::simulated::{Planted, is_planted};
 use crate::store::{Readers, Views};
-use crate::types::{Boot, ClusterHash, CoreId, Identity, KeyHash, NodeHash, NodeId, Partition};
+use crate::types::{Boot, CoreId, Identity, KeyHash, NodeHash, NodeId, Partition};
 use crate::wire::handshake::Local;
-
-const CLUSTER: &str = "sim";
-
-pub(super) fn cluster() -> ClusterHash {
-    ClusterHash::of(CLUSTER)
-}
 
 fn name(number: usize) -> String {
     format!("n{number}")
@@ -287,7 +282,7 @@ impl Node {
         let quorums = options.quorums();
         let rules = LocalRules {
             one_answers: quorums.one_answers(),
-            one_denies: quorums.tolerated() == 0 || is_planted(Planted::MissNotConfirmed),
+            one_denies: !rule(ProtocolMutant::MissNotConfirmed, quorums.tolerated() > 0),
         };
         match read_local(&pinned, rules, hash, key, || now.wall) {
             LocalAnswer::Value(entry) => Some(entry.value().map(<[u8]>::to_vec)),

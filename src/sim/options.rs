@@ -2,12 +2,18 @@
 
 use std::time::Duration;
 
-use super::node;
 use crate::config::DEFAULT_FORGET_AFTER;
+use crate::mutants::ProtocolMutant;
 use crate::quorums::{Count, Quorums};
-use crate::simulated::Planted;
-use crate::types::{KeyHash, MAX_REPLICAS, PARTITIONS};
+use crate::types::{ClusterHash, KeyHash, MAX_REPLICAS, PARTITIONS};
 use crate::wire::timing::PURGE_GRACE;
+
+/// The name of every simulated cluster.
+pub(super) const CLUSTER: &str = "sim";
+
+pub(super) fn cluster() -> ClusterHash {
+    ClusterHash::of(CLUSTER)
+}
 
 /// What the simulated network and nodes are like.
 #[derive(Clone, Debug)]
@@ -48,9 +54,9 @@ pub struct SimOptions {
     /// The number of nodes of which a majority is required:
     /// [`Config::require_majority`](crate::Config::require_majority). Zero requires none.
     pub majority_of: u16,
-    /// A bug on purpose, to test the checkers.
+    /// The rule that is left out on purpose, to test the checkers.
     #[doc(hidden)]
-    pub planted: Option<Planted>,
+    pub mutant: Option<ProtocolMutant>,
     /// Whether every event is kept as a line of [`SimCluster::trace`](super::SimCluster::trace).
     pub keep_trace: bool,
 }
@@ -74,7 +80,7 @@ impl Default for SimOptions {
             purge_grace: PURGE_GRACE,
             forget_after: DEFAULT_FORGET_AFTER,
             majority_of: 0,
-            planted: None,
+            mutant: None,
             keep_trace: false,
         }
     }
@@ -121,7 +127,7 @@ impl SimOptions {
             if try_ == 0 { format!("key-{number}") } else { format!("key-{number}-{try_}") }
         };
         let is_usable = |name: &String| {
-            KeyHash::of(node::cluster(), name.as_bytes()).partition().index() < self.partitions
+            KeyHash::of(cluster(), name.as_bytes()).partition().index() < self.partitions
         };
         (0..).map(name).find(is_usable).expect("one of many")
     }

@@ -39,8 +39,8 @@ use self::table::{Change, Sought, Table};
 use self::wheel::{TimerId, Wheel};
 use crate::clock::{Version, WallTime};
 use crate::entry::{Entry, EntryRef};
+use crate::mutants::{ProtocolMutant, rule};
 use crate::options::Eviction;
-use crate::simulated::{Planted, is_planted};
 use crate::types::{ClusterHash, CoreId, Cores, KeyHash, PARTITIONS, Partition};
 
 /// What a store is told when it is made.
@@ -245,7 +245,7 @@ impl Store {
             if forget {
                 return (Change::Remove, (Applied::Stored, old, None));
             }
-            if entry.value().is_some() || is_planted(Planted::TombstonesEvicted) {
+            if !rule(ProtocolMutant::TombstonesEvicted, entry.value().is_none()) {
                 enter_queue(queue.as_mut(), generation, hash, held, &entry);
             }
             set_timer(timers, hash, held, &entry);
@@ -484,7 +484,7 @@ impl Sought for Queued {
         // The table has compared a tag alone, and keys of other buckets in its stash may have the
         // same one.
         held.generation() == self.line.generation()
-            && (held.value().is_some() || is_planted(Planted::TombstonesEvicted))
+            && !rule(ProtocolMutant::TombstonesEvicted, held.value().is_none())
             && self.line.matches_hash(KeyHash::of(self.cluster, held.key()).0)
     }
 }

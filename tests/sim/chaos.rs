@@ -4,12 +4,12 @@
 
 use std::ops::Range;
 
-use gridkv::sim::Planted;
+use gridkv::sim::ProtocolMutant;
 use gridkv::sim::chaos::{self, ChaosOptions, Profile};
 
-fn options(profile: Option<Profile>, planted: Option<Planted>) -> ChaosOptions {
+fn options(profile: Option<Profile>, mutant: Option<ProtocolMutant>) -> ChaosOptions {
     let mut options = ChaosOptions::default();
-    (options.profile, options.planted) = (profile, planted);
+    (options.profile, options.mutant) = (profile, mutant);
     options
 }
 
@@ -81,30 +81,30 @@ fn promises_are_kept_in_two_data_centers_and_where_every_node_has_a_copy() {
 /// `eviction`; and `lists` has the one that merges a single source, where a comparison nearly
 /// always follows before anything else goes wrong.) Where the protocol changes, so does what a seed
 /// does: three times as many are tried, and ten more.
-const NOTICED: &[(Planted, Profile, u64)] = &[
-    (Planted::LeaseIgnored, Profile::Majority, 1),
-    (Planted::FollowedAtOnce, Profile::Majority, 9),
-    (Planted::AcknowledgedFirst, Profile::Clocks, 0),
-    (Planted::PendingCounts, Profile::Two, 3),
-    (Planted::AnyList, Profile::Members, 12),
-    (Planted::WrittenBackOnDifference, Profile::Wide, 49),
-    (Planted::StampedAgain, Profile::Clocks, 0),
-    (Planted::ContentNotCompared, Profile::Weak, 9),
-    (Planted::MissNotConfirmed, Profile::Clocks, 0),
-    (Planted::WallClock, Profile::Clocks, 0),
-    (Planted::NothingOwed, Profile::Births, 7),
-    (Planted::NothingCompared, Profile::Weak, 0),
-    (Planted::NotLeft, Profile::QuickRestarts, 40),
-    (Planted::LowestReplaced, Profile::Lossy, 2),
-    (Planted::ListedCounts, Profile::Replaced, 11),
-    (Planted::BootIgnored, Profile::Two, 0),
-    (Planted::AdoptedOnce, Profile::Births, 0),
-    (Planted::DroppedUnasked, Profile::Replaced, 5),
-    (Planted::LeftAtOnce, Profile::Replaced, 12),
-    (Planted::NothingRestored, Profile::Clocks, 0),
-    (Planted::BornAlone, Profile::Births, 24),
-    (Planted::FarNotCompared, Profile::DataCenters, 0),
-    (Planted::FarListsCount, Profile::DataCenters, 0),
+const NOTICED: &[(ProtocolMutant, Profile, u64)] = &[
+    (ProtocolMutant::LeaseIgnored, Profile::Majority, 1),
+    (ProtocolMutant::FollowedAtOnce, Profile::Majority, 9),
+    (ProtocolMutant::AcknowledgedFirst, Profile::Clocks, 0),
+    (ProtocolMutant::PendingCounts, Profile::Two, 3),
+    (ProtocolMutant::AnyList, Profile::Members, 12),
+    (ProtocolMutant::WrittenBackOnDifference, Profile::Wide, 49),
+    (ProtocolMutant::StampedAgain, Profile::Clocks, 0),
+    (ProtocolMutant::ContentNotCompared, Profile::Weak, 9),
+    (ProtocolMutant::MissNotConfirmed, Profile::Clocks, 0),
+    (ProtocolMutant::WallClock, Profile::Clocks, 0),
+    (ProtocolMutant::NothingOwed, Profile::Births, 7),
+    (ProtocolMutant::NothingCompared, Profile::Weak, 0),
+    (ProtocolMutant::NotLeft, Profile::QuickRestarts, 40),
+    (ProtocolMutant::LowestReplaced, Profile::Lossy, 2),
+    (ProtocolMutant::ListedCounts, Profile::Replaced, 11),
+    (ProtocolMutant::BootIgnored, Profile::Two, 0),
+    (ProtocolMutant::AdoptedOnce, Profile::Births, 0),
+    (ProtocolMutant::DroppedUnasked, Profile::Replaced, 5),
+    (ProtocolMutant::LeftAtOnce, Profile::Replaced, 12),
+    (ProtocolMutant::NothingRestored, Profile::Clocks, 0),
+    (ProtocolMutant::BornAlone, Profile::Births, 24),
+    (ProtocolMutant::FarNotCompared, Profile::DataCenters, 0),
+    (ProtocolMutant::FarListsCount, Profile::DataCenters, 0),
 ];
 
 /// A checker that never found anything proves nothing.

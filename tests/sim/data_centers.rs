@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use gridkv::ReadError;
-use gridkv::sim::{CallResult, Planted, SimCluster, SimOptions, Stored};
+use gridkv::sim::{CallResult, ProtocolMutant, SimCluster, SimOptions, Stored};
 
 use crate::support::{self, MS, SECOND, STARTED_WITHIN, Traced, WRITTEN, outcome, settle, wait};
 
@@ -345,10 +345,10 @@ fn deletes_are_purged_in_all_data_centers_together() {
 
 /// One data center deletes while its connections to the other fail, though every node still counts
 /// as alive. Then the node dies that had to send the deletes. Returns how many keys come back.
-fn a_data_center_misses_deletes(planted: Option<Planted>) -> usize {
+fn a_data_center_misses_deletes(mutant: Option<ProtocolMutant>) -> usize {
     let mut quick = options();
     quick.purge_grace = 5 * SECOND;
-    quick.planted = planted;
+    quick.mutant = mutant;
     let mut cluster = started(7, quick);
     for key in 0..30 {
         set(&mut cluster, HERE[key % 3], key, "value");
@@ -373,7 +373,7 @@ fn a_data_center_misses_deletes(planted: Option<Planted>) -> usize {
 fn a_delete_is_not_forgotten_before_all_data_centers_know_of_it() {
     assert_eq!(a_data_center_misses_deletes(None), 0);
     assert!(
-        a_data_center_misses_deletes(Some(Planted::FarNotAsked)) > 0,
+        a_data_center_misses_deletes(Some(ProtocolMutant::FarNotAsked)) > 0,
         "the simulation shows nothing"
     );
 }

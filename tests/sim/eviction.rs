@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use gridkv::sim::{CallResult, Planted, SimCluster, SimOptions};
+use gridkv::sim::{CallResult, ProtocolMutant, SimCluster, SimOptions};
 
 use crate::support::{self, SECOND, STARTED_WITHIN, Traced, WRITTEN, outcome, settle, wait};
 
@@ -11,9 +11,9 @@ use crate::support::{self, SECOND, STARTED_WITHIN, Traced, WRITTEN, outcome, set
 const LITTLE: usize = 256 << 10;
 const LONG: usize = 1000;
 
-fn options(planted: Option<Planted>) -> SimOptions {
+fn options(mutant: Option<ProtocolMutant>) -> SimOptions {
     let mut options = SimOptions::default();
-    (options.partitions, options.cores, options.planted) = (16, 1, planted);
+    (options.partitions, options.cores, options.mutant) = (16, 1, mutant);
     options
 }
 
@@ -86,8 +86,8 @@ fn stale(cluster: &mut SimCluster) -> Vec<String> {
 
 /// What reads through nodes 0 and 1 find of keys that both have evicted, while node 2 has an older
 /// value.
-fn stale_reads(planted: Option<Planted>) -> Vec<usize> {
-    let mut cluster = started(1, options(planted), &[Some(LITTLE), Some(LITTLE), None]);
+fn stale_reads(mutant: Option<ProtocolMutant>) -> Vec<usize> {
+    let mut cluster = started(1, options(mutant), &[Some(LITTLE), Some(LITTLE), None]);
     let keys = stale(&mut cluster);
     cluster.mend();
     let mut found = Vec::new();
@@ -105,13 +105,13 @@ fn stale_reads(planted: Option<Planted>) -> Vec<usize> {
 #[test]
 fn an_older_value_than_what_was_evicted_is_a_miss() {
     assert_eq!(stale_reads(None), []);
-    assert_ne!(stale_reads(Some(Planted::MarkIgnored)), [], "the bug is found");
+    assert_ne!(stale_reads(Some(ProtocolMutant::MarkIgnored)), [], "the bug is found");
 }
 
 /// How long the older value is served after the network is whole, by the replica that missed the
 /// write and by one that joins then; `None` if for more than a minute.
-fn older_for(seed: u64, planted: Option<Planted>, joins: bool) -> Option<Duration> {
-    let mut cluster = started(seed, options(planted), &[Some(LITTLE), Some(LITTLE), None]);
+fn older_for(seed: u64, mutant: Option<ProtocolMutant>, joins: bool) -> Option<Duration> {
+    let mut cluster = started(seed, options(mutant), &[Some(LITTLE), Some(LITTLE), None]);
     let keys = stale(&mut cluster);
     for key in &keys {
         assert_eq!(read(&mut cluster, 2, key), Some(1), "it knows of nothing");
@@ -145,13 +145,17 @@ fn a_replica_that_missed_what_others_evicted_drops_the_older_value_soon() {
         println!("an older value was served for {longest:?}, a node joins: {joins}");
         assert!(longest < 5 * SECOND, "{longest:?}");
     }
-    assert_eq!(older_for(0, Some(Planted::NothingCompared), false), None, "the bug is found");
+    assert_eq!(
+        older_for(0, Some(ProtocolMutant::NothingCompared), false),
+        None,
+        "the bug is found"
+    );
 }
 
 /// Any key may be evicted, but not what a delete leaves: without that, a replica that missed the
 /// delete would bring the key back. The deletes that some replica has forgotten.
-fn forgotten_deletes(planted: Option<Planted>) -> usize {
-    let options = options(planted);
+fn forgotten_deletes(mutant: Option<ProtocolMutant>) -> usize {
+    let options = options(mutant);
     let mut cluster = started(3, options.clone(), &[Some(LITTLE); 3]);
     let deleted: Vec<String> = (0..50).map(|key| options.key(key)).collect();
     let others: Vec<String> = (100..120).map(|key| options.key(key)).collect();
@@ -176,7 +180,7 @@ fn forgotten_deletes(planted: Option<Planted>) -> usize {
 #[test]
 fn what_a_delete_leaves_is_never_evicted() {
     assert_eq!(forgotten_deletes(None), 0);
-    assert_ne!(forgotten_deletes(Some(Planted::TombstonesEvicted)), 0, "the bug is found");
+    assert_ne!(forgotten_deletes(Some(ProtocolMutant::TombstonesEvicted)), 0, "the bug is found");
 }
 
 /// In the hours after the last write no node brings back what another one evicts.

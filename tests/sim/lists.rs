@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::time::Duration;
 
-use gridkv::sim::{CallId, CallResult, Planted, SimCluster, SimOptions};
+use gridkv::sim::{CallId, CallResult, ProtocolMutant, SimCluster, SimOptions};
 
 use crate::support::{SECOND, Traced, WRITTEN, outcome, settle, started, write};
 
@@ -256,9 +256,9 @@ fn who_was_done_without_hears_of_the_list() {
 /// One of three replicas misses all writes, and one of the two that have them dies. The replica
 /// that comes in merges both that are left: when the other one dies as well, it has the writes.
 /// Returns how many were lost.
-fn lost_by_who_came_in(seed: u64, planted: Option<Planted>) -> usize {
+fn lost_by_who_came_in(seed: u64, mutant: Option<ProtocolMutant>) -> usize {
     let mut options = options();
-    options.planted = planted;
+    options.mutant = mutant;
     let mut cluster = started(seed, 4, options.clone());
     for other in [0, 1] {
         cluster.cut(other, 2);
@@ -293,7 +293,7 @@ fn who_comes_in_merges_as_many_as_a_write_may_have_missed() {
     for seed in 0..10 {
         assert_eq!(lost_by_who_came_in(seed, None), 0, "seed {seed}");
     }
-    assert_ne!(lost_by_who_came_in(0, Some(Planted::OneSource)), 0, "the bug is found");
+    assert_ne!(lost_by_who_came_in(0, Some(ProtocolMutant::OneSource)), 0, "the bug is found");
 }
 
 /// Found by review: a node acknowledged a write that one replica missed, then two more of the same

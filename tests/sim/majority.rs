@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use gridkv::sim::{CallId, CallResult, Planted, SimCluster, SimOptions};
+use gridkv::sim::{CallId, CallResult, ProtocolMutant, SimCluster, SimOptions};
 use gridkv::{NotApplied, ReadError, WriteError};
 
 use crate::support::{MS, SECOND, Traced, WRITTEN, outcome, set, settle, started};
@@ -92,9 +92,9 @@ fn of_two_halves_neither_acknowledges() {
 
 /// Writers on both sides, all the time: of how many keys the minority acknowledged a write after
 /// the majority did.
-fn both_acknowledged(seed: u64, planted: Option<Planted>) -> usize {
+fn both_acknowledged(seed: u64, mutant: Option<ProtocolMutant>) -> usize {
     let mut options = options(5);
-    options.planted = planted;
+    options.mutant = mutant;
     let mut cluster = started(seed, 5, options.clone());
     let keys = keys(&options);
     cluster.split(&[0, 1], &[2, 3, 4]);
@@ -133,9 +133,9 @@ fn the_majority_replaces_lists_when_nobody_else_counts_in_them_any_more() {
 
 #[test]
 fn a_lease_that_is_ignored_is_noticed_and_so_is_a_list_that_is_replaced_too_early() {
-    for planted in [Planted::LeaseIgnored, Planted::FollowedAtOnce] {
-        let noticed = (0..5).any(|seed| both_acknowledged(seed, Some(planted)) > 0);
-        assert!(noticed, "{planted:?} was not noticed");
+    for mutant in [ProtocolMutant::LeaseIgnored, ProtocolMutant::FollowedAtOnce] {
+        let noticed = (0..5).any(|seed| both_acknowledged(seed, Some(mutant)) > 0);
+        assert!(noticed, "{mutant:?} was not noticed");
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use gridkv::sim::{Planted, SimCluster, SimOptions};
+use gridkv::sim::{ProtocolMutant, SimCluster, SimOptions};
 
 use crate::support::{self, SECOND, WRITTEN, outcome, settle, started};
 
@@ -12,11 +12,11 @@ const GRACE: Duration = Duration::from_secs(5);
 /// Within this everything is purged that can be: the replicas that come later wait for four cycles.
 const PURGED_WITHIN: Duration = Duration::from_secs(30);
 
-fn options(planted: Option<Planted>) -> SimOptions {
+fn options(mutant: Option<ProtocolMutant>) -> SimOptions {
     let mut options = SimOptions::default();
     options.partitions = 64;
     options.purge_grace = GRACE;
-    options.planted = planted;
+    options.mutant = mutant;
     options
 }
 
@@ -77,8 +77,8 @@ fn what_was_deleted_or_expired_is_forgotten_by_all_nodes() {
 
 /// One replica misses the delete: whether the key is forgotten at last, and how many hold its value
 /// in the end.
-fn a_replica_misses_the_delete(seed: u64, planted: Option<Planted>) -> usize {
-    let mut cluster = started(seed, 3, options(planted));
+fn a_replica_misses_the_delete(seed: u64, mutant: Option<ProtocolMutant>) -> usize {
+    let mut cluster = started(seed, 3, options(mutant));
     write(&mut cluster, 0, 0);
     cluster.run_for(SECOND);
     // Their cores do not reach each other, while the members go on seeing each other.
@@ -90,12 +90,12 @@ fn a_replica_misses_the_delete(seed: u64, planted: Option<Planted>) -> usize {
     delete(&mut cluster, 0, 0);
     // Longer than it is owed to the replica.
     cluster.run_for(2 * PURGED_WITHIN);
-    if planted.is_none() {
+    if mutant.is_none() {
         assert_eq!(held(&cluster, 0), (3, 1), "the others keep it for the one that misses it");
     }
     cluster.mend();
     cluster.run_for(150 * SECOND);
-    if planted.is_none() {
+    if mutant.is_none() {
         assert_eq!(held(&cluster, 0), (0, 0));
     }
     held(&cluster, 0).1
@@ -107,15 +107,15 @@ fn a_delete_that_a_replica_missed_is_not_forgotten_before_it_has_it() {
         assert_eq!(a_replica_misses_the_delete(seed, None), 0);
     }
     assert!(
-        a_replica_misses_the_delete(0, Some(Planted::PurgedByTime)) > 0,
+        a_replica_misses_the_delete(0, Some(ProtocolMutant::PurgedByTime)) > 0,
         "the simulation shows nothing"
     );
 }
 
 /// A write is on its way to one replica until the key has been deleted and forgotten. Returns how
 /// many replicas hold its value when it has arrived.
-fn a_write_arrives_late(seed: u64, planted: Option<Planted>) -> usize {
-    let mut cluster = started(seed, 4, options(planted));
+fn a_write_arrives_late(seed: u64, mutant: Option<ProtocolMutant>) -> usize {
+    let mut cluster = started(seed, 4, options(mutant));
     // A key of which node 3 has no copy.
     let key = (0..).find(|&key| {
         let call = cluster.set(0, name(key), "first");
@@ -142,15 +142,15 @@ fn a_write_that_arrives_after_its_key_was_forgotten_is_refused() {
         assert_eq!(a_write_arrives_late(seed, None), 0);
     }
     assert!(
-        a_write_arrives_late(0, Some(Planted::HorizonIgnored)) > 0,
+        a_write_arrives_late(0, Some(ProtocolMutant::HorizonIgnored)) > 0,
         "the simulation shows nothing"
     );
 }
 
 /// A node is cut off, and taken for dead, while keys are deleted; it comes back with what it holds.
 /// How many hold a value in the end.
-fn a_member_comes_back(seed: u64, planted: Option<Planted>) -> usize {
-    let mut cluster = started(seed, 4, options(planted));
+fn a_member_comes_back(seed: u64, mutant: Option<ProtocolMutant>) -> usize {
+    let mut cluster = started(seed, 4, options(mutant));
     (0..20).for_each(|key| write(&mut cluster, 0, key));
     cluster.split(&[3], &[0, 1, 2]);
     assert!(cluster.run_until(10 * SECOND, |cluster| cluster.is_gone(3)));
@@ -171,7 +171,7 @@ fn nothing_is_forgotten_while_a_member_is_away_that_may_come_back_with_it() {
         assert_eq!(a_member_comes_back(seed, None), 0);
     }
     assert!(
-        a_member_comes_back(0, Some(Planted::AbsentIgnored)) > 0,
+        a_member_comes_back(0, Some(ProtocolMutant::AbsentIgnored)) > 0,
         "the simulation shows nothing"
     );
 }
@@ -312,8 +312,8 @@ fn a_member_that_is_away_is_waited_for_by_those_who_never_saw_it() {
 /// A write is still owed to a replica when its key was deleted and forgotten. Then a node joins
 /// that knows nothing of all that, and becomes a replica of the key: the write is offered to it,
 /// too. How many hold its value then.
-fn a_newcomer_is_offered_what_was_forgotten(seed: u64, planted: Option<Planted>) -> usize {
-    let mut cluster = started(seed, 4, options(planted));
+fn a_newcomer_is_offered_what_was_forgotten(seed: u64, mutant: Option<ProtocolMutant>) -> usize {
+    let mut cluster = started(seed, 4, options(mutant));
     cluster.slow_down(3, 2, 100 * SECOND, 100 * SECOND);
     (0..60).for_each(|key| write(&mut cluster, 3, key));
     (0..60).for_each(|key| delete(&mut cluster, 0, key));
@@ -335,7 +335,8 @@ fn a_newcomer_refuses_what_was_forgotten_before_it_came() {
     for seed in 0..4 {
         assert_eq!(a_newcomer_is_offered_what_was_forgotten(seed, None), 0);
     }
-    let shown = (0..4)
-        .map(|seed| a_newcomer_is_offered_what_was_forgotten(seed, Some(Planted::HorizonIgnored)));
+    let shown = (0..4).map(|seed| {
+        a_newcomer_is_offered_what_was_forgotten(seed, Some(ProtocolMutant::HorizonIgnored))
+    });
     assert!(shown.sum::<usize>() > 0, "the simulation shows nothing");
 }

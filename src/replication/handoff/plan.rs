@@ -36,9 +36,9 @@
 use std::sync::Arc;
 
 use super::copy::Sources;
+use crate::mutants::{ProtocolMutant, rule};
 use crate::placement::{List, Placement};
 use crate::quorums::Quorums;
-use crate::simulated::{Planted, is_planted};
 use crate::types::Identity;
 use crate::wire::message::Listed;
 
@@ -120,7 +120,7 @@ impl Reports<'_> {
     pub(super) fn counting_list(&self) -> Option<Arc<List>> {
         let highest = self.lists().max_by_key(|list| list.reference());
         let lowest = self.lists().min_by_key(|list| list.reference());
-        if is_planted(Planted::LowestReplaced) { lowest } else { highest }.cloned()
+        if rule(ProtocolMutant::LowestReplaced, true) { highest } else { lowest }.cloned()
     }
 
     /// Whether `old` has members that this node has never heard of. They are neither alive nor dead
@@ -168,9 +168,9 @@ impl Reports<'_> {
         let dead = old.members().iter().filter(is_dead).count();
         Plan {
             is_at_risk: !is_kept && dead >= self.quorums.write.count(old.members().len()),
-            leavers: match is_planted(Planted::NotLeft) {
-                true => 0,
-                false => self.count_here(&old).min(old.leave_quorum(self.quorums.write)),
+            leavers: match rule(ProtocolMutant::NotLeft, true) {
+                true => self.count_here(&old).min(old.leave_quorum(self.quorums.write)),
+                false => 0,
             },
             is_synced: self.is_synced_in(&old, &self.me, &self.mine.listed),
             list,
@@ -199,7 +199,7 @@ impl Reports<'_> {
         // A silent member might hold something too. It is merged with the others if it can be
         // reached by then.
         self.missing.iter().for_each(|silent| sources.add(*silent, false));
-        if is_planted(Planted::OneSource) {
+        if !rule(ProtocolMutant::OneSource, true) {
             sources.truncate(1);
         }
         to_tell
@@ -219,7 +219,7 @@ impl Reports<'_> {
                 to_tell.push(*member);
             }
         }
-        if is_planted(Planted::NotLeft) {
+        if !rule(ProtocolMutant::NotLeft, true) {
             to_tell.retain(|member| new.contains(member) && !old.contains(member));
         }
         to_tell

@@ -21,6 +21,7 @@ use super::{Coordinator, SelfRequest};
 use crate::clock::Instant;
 use crate::entry::Entry;
 use crate::error::{NotApplied, ReadError};
+use crate::mutants::{ProtocolMutant, rule};
 use crate::placement::{List, Stage};
 use crate::replication::quorum::{QuorumAction, QuorumMachine};
 use crate::replication::write::Write;
@@ -31,7 +32,6 @@ use crate::shard::replica::Replica;
 use crate::shard::requests::{Asker, ReplicaAsker};
 use crate::shard::timers::Timer;
 use crate::shard::turn::Turn;
-use crate::simulated::{Planted, is_planted};
 use crate::types::{Identity, KeyHash, Partition};
 use crate::wire::message::{Answer, Request};
 use crate::wire::timing::{HINT_WINDOW, RELAY_TRIES_FOR};
@@ -344,7 +344,8 @@ impl<C> Coordinator<C> {
             self.complete_predecessors(turn, before, quorum);
         }
         let Machine::Write(write) = &op.machine else { return false };
-        write.is_everywhere() || now >= op.deadline || is_planted(Planted::NothingOwed)
+        let is_owed = !write.is_everywhere() && now < op.deadline;
+        !rule(ProtocolMutant::NothingOwed, is_owed)
     }
 
     /// Replies to a read that is late. Whether the operation is over.

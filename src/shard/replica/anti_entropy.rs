@@ -6,12 +6,12 @@ use std::mem;
 
 use super::Replica;
 use super::copies::LocalCopies;
+use crate::mutants::{ProtocolMutant, rule};
 use crate::placement::{ListRef, Member};
 use crate::replication::anti_entropy::{self, AntiEntropy, AntiEntropyAction, Copies, Pair};
 use crate::shard::node::Node;
 use crate::shard::requests::ReplicaAsker;
 use crate::shard::turn::Turn;
-use crate::simulated::{Planted, is_planted};
 use crate::types::{Identity, KeyHash, Partition};
 use crate::wire::frame::CHUNK_BYTES;
 use crate::wire::message::{Answer, Compare, Compared, Held, Request, Seen, Survey, Surveyed};
@@ -57,7 +57,7 @@ impl Copies for Comparable<'_> {
 fn first_of_other_data_centers(node: &Node, partition: Partition) -> impl Iterator<Item = &Member> {
     let first = node.placement.replicas(partition).next();
     let is_first = first.is_some_and(|first| first.identity == node.me);
-    let is_first = is_first && !is_planted(Planted::FarNotCompared);
+    let is_first = rule(ProtocolMutant::FarNotCompared, is_first);
     let others = node.placement.other_data_centers().values().filter(move |_| is_first);
     others.filter_map(move |other| other.replicas(partition).next())
 }

@@ -8,13 +8,13 @@ use std::time::Duration;
 
 use super::Replica;
 use super::copies::{Progress, Standing};
+use crate::mutants::{ProtocolMutant, rule};
 use crate::placement::{List, ListRef, Stage};
 use crate::shard::effects::Effect;
 use crate::shard::node::Node;
 use crate::shard::requests::ReplicaAsker;
 use crate::shard::timers::Timer;
 use crate::shard::turn::Turn;
-use crate::simulated::{Planted, is_planted};
 use crate::types::{Identity, Partition};
 use crate::wire::message::Answer;
 
@@ -58,7 +58,7 @@ impl Replica {
     ) -> bool {
         let node = turn.node;
         let is_far = |member: &Identity| node.in_other_data_center(member.node);
-        if list.members().iter().any(is_far) && !is_planted(Planted::FarListsCount) {
+        if rule(ProtocolMutant::FarListsCount, list.members().iter().any(is_far)) {
             // It is not a list of this data center.
             return false;
         }
@@ -72,17 +72,17 @@ impl Replica {
             }
             return false;
         }
-        if is_planted(Planted::AdoptedOnce) && copy.standing == Standing::Pending {
+        if copy.standing == Standing::Pending && !rule(ProtocolMutant::AdoptedOnce, true) {
             return false;
         }
         let old = copy.list.replace(list.clone());
         copy.is_disputed = false;
         // A replica that had a copy then might have none now.
         copy.receipts = (0, Vec::new());
-        let is_synced = copy.standing == Standing::Synced && list.base() == known
-            || is_planted(Planted::ListedCounts)
-            || is_planted(Planted::BootIgnored) && known.is_none();
-        let stays = is_synced && list.contains(&node.me);
+        let is_synced = copy.standing == Standing::Synced && list.base() == known;
+        let may_lack_writes = rule(ProtocolMutant::ListedCounts, !is_synced)
+            && (known.is_some() || rule(ProtocolMutant::BootIgnored, true));
+        let stays = !may_lack_writes && list.contains(&node.me);
         let standing = match list.contains(&node.me) {
             true if stays => Standing::Synced,
             true => Standing::Pending,
@@ -161,7 +161,7 @@ impl Replica {
             return None;
         }
         if copy.standing != Standing::Synced || copy.is_disputed {
-            return (!is_planted(Planted::NothingRestored)).then_some(target);
+            return rule(ProtocolMutant::NothingRestored, true).then_some(target);
         }
         let list = copy.list.as_ref()?;
         if list.has_members(&target) {
@@ -222,9 +222,9 @@ impl Replica {
             || node.target(partition).contains(&node.me);
         let (sequence, confirmed) = &copy.receipts;
         let is_given = *sequence == self.copies.store.sequence(partition)
-            && list.members().iter().all(|member| confirmed.contains(member))
-            || is_planted(Planted::DroppedUnasked);
-        if !is_needed && is_given && !self.copies.store.is_empty(partition) {
+            && list.members().iter().all(|member| confirmed.contains(member));
+        let must_give = rule(ProtocolMutant::DroppedUnasked, !is_given);
+        if !is_needed && !must_give && !self.copies.store.is_empty(partition) {
             self.copies.store.drop_partition(partition);
             self.recount_of(node, partition);
         }

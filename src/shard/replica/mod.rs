@@ -26,10 +26,10 @@ use super::turn::Turn;
 use crate::clock::Instant;
 #[cfg(feature = "sim")]
 use crate::entry::Entry;
+use crate::mutants::{ProtocolMutant, rule};
 use crate::placement::Placement;
 use crate::replication::anti_entropy::AntiEntropy;
 use crate::replication::purge::Purge;
-use crate::simulated::{Planted, is_planted};
 use crate::store::Readers;
 use crate::types::{Identity, Partition};
 use crate::wire::message::{Answer, Listed};
@@ -73,7 +73,7 @@ pub(super) struct Replica {
     giving: usize,
     /// The generation and the two numbers above as they were reported last.
     reported: (u64, usize, usize),
-    /// What [`Planted::AcknowledgedFirst`] puts off.
+    /// What [`ProtocolMutant::AcknowledgedFirst`] puts off.
     #[cfg(feature = "sim")]
     put_off: VecDeque<Entry>,
 }
@@ -190,7 +190,7 @@ impl Replica {
     pub(super) fn finish_turn<C>(&mut self, turn: &mut Turn<'_, C>) {
         self.schedule_expiry(turn);
         let compare_at =
-            self.anti_entropy.deadline().filter(|_| !is_planted(Planted::NothingCompared));
+            self.anti_entropy.deadline().filter(|_| rule(ProtocolMutant::NothingCompared, true));
         turn.timers.set_to(Timer::Compare, compare_at);
         turn.timers.set_to(Timer::Purge, self.purge.deadline());
         if self.copies.store.has_garbage() {

@@ -6,12 +6,12 @@ use std::sync::Arc;
 use super::Replica;
 use super::copies::LocalCopies;
 use crate::clock::Version;
+use crate::mutants::{ProtocolMutant, rule};
 use crate::placement::{List, ListRef, Member};
 use crate::replication::purge::{Graveyard, Purge, PurgeAction, PurgeView};
 use crate::shard::node::Node;
 use crate::shard::requests::ReplicaAsker;
 use crate::shard::turn::Turn;
-use crate::simulated::{Planted, is_planted};
 use crate::types::{Identity, KeyHash, Partition};
 use crate::wire::message::{Answer, Dead, MAX_DEAD_KEYS, Request};
 
@@ -38,7 +38,7 @@ impl Graveyard for Purgeable<'_> {
         let far = node.placement.other_data_centers().values().flat_map(|other| other.members());
         let far = far.map(|member| member.identity);
         let is_asked = |it: &&Member| {
-            !is_planted(Planted::FarNotAsked) || !node.in_other_data_center(it.identity.node)
+            rule(ProtocolMutant::FarNotAsked, true) || !node.in_other_data_center(it.identity.node)
         };
         let others = |members: &mut dyn Iterator<Item = Identity>| {
             members.filter(|member| *member != node.me).collect::<Vec<_>>()
@@ -71,7 +71,7 @@ impl Graveyard for Purgeable<'_> {
 fn sees_all(node: &Node) -> bool {
     node.placement.is_complete()
         && !node.is_dead
-        && (!node.placement.has_absent() || is_planted(Planted::AbsentIgnored))
+        && !rule(ProtocolMutant::AbsentIgnored, node.placement.has_absent())
 }
 
 impl Replica {

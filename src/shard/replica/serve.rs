@@ -4,10 +4,10 @@ use super::Replica;
 use super::copies::LocalCopies;
 use crate::clock::Now;
 use crate::entry::Entry;
+use crate::mutants::{ProtocolMutant, rule};
 use crate::placement::ListRef;
 use crate::shard::node::Node;
 use crate::shard::turn::Turn;
-use crate::simulated::{Planted, is_planted};
 use crate::store::{Admission, Applied};
 use crate::types::{Identity, KeyHash, Partition};
 use crate::wire::frame::CHUNK_BYTES;
@@ -108,10 +108,9 @@ impl Replica {
         let hash = turn.node.hash(entry.key());
         let copy = copies.partition(partition);
         let (purge_horizon, synced) = (copy.purge_horizon, copy.is_synced());
-        if entry.version() <= purge_horizon
-            && copies.store.get(hash, entry.key()).is_none()
-            && !is_planted(Planted::HorizonIgnored)
-        {
+        let is_forgotten =
+            entry.version() <= purge_horizon && copies.store.get(hash, entry.key()).is_none();
+        if rule(ProtocolMutant::HorizonIgnored, is_forgotten) {
             return Answer::TooOld { purge_horizon, synced };
         }
         if copies.may_be_evicted(partition, hash, &entry) {
@@ -124,7 +123,7 @@ impl Replica {
             return Answer::Declined;
         }
         copies.clock.witness(entry.version(), turn.now.wall);
-        if is_planted(Planted::AcknowledgedFirst) {
+        if !rule(ProtocolMutant::AcknowledgedFirst, true) {
             self.apply_some_time(turn, entry);
             return Answer::Written { superseded_by: None, synced };
         }
@@ -168,14 +167,14 @@ impl Replica {
         let may_count =
             turn.node.config.quorums.one_answers() || turn.node.lacks_majority(turn.now).is_none();
         let is_synced = copies.partition(partition).is_synced() && may_count;
-        Answer::Found { found, synced: is_synced || is_planted(Planted::PendingCounts) }
+        Answer::Found { found, synced: !rule(ProtocolMutant::PendingCounts, !is_synced) }
     }
 
     /// Whether this node is in this list, as it sees itself.
     fn serves(&self, node: &Node, partition: Partition, asked: ListRef) -> bool {
         let list = self.copies.partition(partition).list();
-        list.is_some_and(|list| list.reference() == asked && list.contains(&node.me))
-            || is_planted(Planted::AnyList)
+        let is_in = list.is_some_and(|list| list.reference() == asked && list.contains(&node.me));
+        !rule(ProtocolMutant::AnyList, !is_in)
     }
 }
 

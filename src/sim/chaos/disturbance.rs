@@ -8,7 +8,9 @@ use std::time::Duration;
 use rand::RngExt;
 use rand::seq::SliceRandom;
 
-use super::{Chaos, MAX_NODES, Profile};
+use super::Chaos;
+use super::options::MAX_NODES;
+use super::profile::Profile;
 use crate::sim::checks::WriteOrder;
 
 /// What a schedule does; which node or link it strikes, and for how long, is left to chance.

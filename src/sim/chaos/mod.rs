@@ -28,6 +28,8 @@
 //! purpose, and how many seeds it takes to notice each, are in `tests/sim/chaos.rs`.
 
 mod disturbance;
+mod options;
+mod plan;
 mod profile;
 mod promises;
 mod report;
@@ -41,27 +43,13 @@ use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
 use self::disturbance::Disturbance;
-use self::profile::Plan;
+pub use self::options::ChaosOptions;
+use self::plan::Plan;
 pub use self::profile::Profile;
 pub use self::report::{Failure, Summary};
 use super::checks::{Violation, WriteOrder};
 use super::workload::Workload;
-use super::{Planted, SimCluster, SimOptions};
-
-/// What [`run`] does.
-#[derive(Clone, Debug, Default)]
-#[non_exhaustive]
-pub struct ChaosOptions {
-    /// The kind of trouble; `None` lets the seed choose.
-    pub profile: Option<Profile>,
-    /// Whether faults go on for ten minutes instead of one.
-    pub long: bool,
-    /// Whether every event is kept, for [`Failure::trace`].
-    pub keep_trace: bool,
-    /// A bug on purpose, to test the checkers.
-    #[doc(hidden)]
-    pub planted: Option<Planted>,
-}
+use super::{SimCluster, SimOptions};
 
 /// How long faults go on.
 const SHORT: Duration = Duration::from_secs(60);
@@ -69,9 +57,6 @@ const LONG: Duration = Duration::from_secs(600);
 
 /// Within this time every copy is there again, once nothing is wrong any more.
 const SETTLES_WITHIN: Duration = Duration::from_secs(60);
-
-/// How many nodes run at a time at most.
-const MAX_NODES: usize = 7;
 
 /// Runs the schedule of a seed.
 ///

@@ -1,0 +1,255 @@
+//! What the seed makes of a kind of trouble: the cluster, the calls, the faults.
+//!
+//! A [`Plan`] is one schedule of a [`Profile`]. Every number that the profile leaves open is drawn
+//! from the seed. The order of the draws must not change, as one seed stands for one history.
+
+use std::time::Duration;
+
+use rand::RngExt;
+use rand::rngs::SmallRng;
+
+use super::disturbance::Disturbance as D;
+use super::options::{ChaosOptions, MAX_NODES};
+use super::profile::Profile;
+use crate::sim::SimOptions;
+use crate::sim::checks::WriteOrder;
+use crate::sim::workload::WorkloadOptions;
+
+/// Disturbances, each with a weight: how often it is chosen, relative to the others.
+type Weighted = Vec<(D, u32)>;
+
+/// One schedule: everything that the seed decides before the cluster starts.
+pub(super) struct Plan {
+    pub(super) sim: SimOptions,
+    pub(super) work: WorkloadOptions,
+    /// How many nodes there are at first.
+    pub(super) nodes: usize,
+    /// Which order of writes the checkers may count on.
+    pub(super) order: WriteOrder,
+    /// How long it takes from one disturbance to the next, on average.
+    pub(super) every: Duration,
+    /// What may happen, each with how often it is chosen.
+    pub(super) disturbances: Weighted,
+}
+
+impl Plan {
+    pub(super) fn new(
+        seed: u64,
+        profile: Profile,
+        options: &ChaosOptions,
+        rng: &mut SmallRng,
+    ) -> Self {
+        let mut sim = SimOptions {
+            mutant: options.mutant,
+            keep_trace: options.keep_trace,
+            cores: rng.random_range(1..=3),
+            partitions: [16, 32, 32, 64, 64, 64, 64, 512][rng.random_range(0..8)],
+            clock_skew: Duration::from_millis([5, 2000][rng.random_range(0..2)]),
+            // So that much of what is deleted is forgotten before the schedule is over.
+            purge_grace: Duration::from_secs([1, 5, 60][(seed % 3) as usize]),
+            ..SimOptions::default()
+        };
+        let work = WorkloadOptions {
+            keys: rng.random_range(4..=16),
+            clients: rng.random_range(3..=7),
+            pace: Duration::from_millis(rng.random_range(6..=20)),
+            ..WorkloadOptions::default()
+        };
+        // Half of them have clocks that agree to the microsecond, which real ones hardly do:
+        // versions collide.
+        if rng.random_range(0..2) == 0 {
+            sim.clock_skew = Duration::ZERO;
+        }
+        sim.delay.1 = Duration::from_millis([1, 1, 1, 5, 20][rng.random_range(0..5)]);
+        let nodes = rng.random_range(3..=6);
+        let every = Duration::from_millis(rng.random_range(500..=4000));
+        let (order, disturbances) = (WriteOrder::Everywhere, Vec::new());
+        let mut plan = Self { sim, work, nodes, order, every, disturbances };
+        plan.disturbances = plan.adapt_to(profile, rng);
+        plan.leave_some_out(rng);
+        plan
+    }
+
+    /// Makes of the plan what the profile is about; returns what may happen.
+    fn adapt_to(&mut self, profile: Profile, rng: &mut SmallRng) -> Weighted {
+        match profile {
+            Profile::Members => self.members(rng),
+            Profile::Lossy => self.lossy(rng),
+            Profile::Splits => self.splits(rng),
+            Profile::Weak => self.weak(rng),
+            Profile::Strong => self.strong(rng),
+            Profile::Wide => self.wide(rng),
+            Profile::Two => self.two(rng),
+            Profile::Clocks => self.clocks(rng),
+            Profile::Births => self.births(rng),
+            Profile::Rebirths => vec![(D::Break, 2), (D::ShortPause, 2), (D::Delay, 1)],
+            Profile::QuickRestarts => {
+                self.every = Duration::from_secs(rng.random_range(3..=8));
+                vec![(D::QuickRestart, 5), (D::Break, 1)]
+            }
+            Profile::Replaced => {
+                self.nodes = 3;
+                self.every = Duration::from_secs(rng.random_range(4..=10));
+                vec![(D::Replace, 5), (D::Crash, 1), (D::Restart, 1)]
+            }
+            Profile::Majority => self.majority(rng),
+            Profile::Everywhere => self.everywhere(rng),
+            Profile::DataCenters => self.data_centers(rng),
+        }
+    }
+
+    fn members(&mut self, rng: &mut SmallRng) -> Weighted {
+        if rng.random_range(0..3) == 0 {
+            self.sim.read_quorum = 2;
+        }
+        self.work.expiring_percent = 30;
+        vec![(D::Crash, 3), (D::Restart, 3), (D::Leave, 2), (D::Join, 3), (D::LostWriter, 2)]
+    }
+
+    fn lossy(&mut self, rng: &mut SmallRng) -> Weighted {
+        if rng.random_range(0..2) == 0 {
+            self.order = WriteOrder::PerNode;
+        }
+        vec![
+            (D::Loss, 4),
+            (D::Delay, 2),
+            (D::SlowLink, 2),
+            (D::Break, 4),
+            (D::Cut, 2),
+            (D::ShortPause, 3),
+            (D::LongPause, 2),
+            (D::Crash, 1),
+            (D::Restart, 2),
+        ]
+    }
+
+    fn splits(&mut self, rng: &mut SmallRng) -> Weighted {
+        self.order = WriteOrder::PerNode;
+        self.nodes = rng.random_range(3..=7);
+        vec![
+            (D::Split, 5),
+            (D::Block, 3),
+            (D::LongPause, 2),
+            (D::Break, 1),
+            (D::Loss, 1),
+            (D::Crash, 1),
+            (D::Restart, 2),
+        ]
+    }
+
+    fn weak(&mut self, rng: &mut SmallRng) -> Weighted {
+        self.sim.connections_broken_per_mille = rng.random_range(1..=30);
+        self.nodes = rng.random_range(3..=7);
+        self.every = Duration::from_millis(rng.random_range(200..=1000));
+        vec![(D::Break, 4), (D::Cut, 4), (D::ShortPause, 2), (D::SlowLink, 2), (D::LostWriter, 4)]
+    }
+
+    fn strong(&mut self, rng: &mut SmallRng) -> Weighted {
+        self.sim.read_quorum = 2;
+        self.work.deletes_percent = 4;
+        self.every = Duration::from_millis(rng.random_range(200..=1000));
+        vec![(D::Break, 4), (D::Cut, 4), (D::ShortPause, 2), (D::Delay, 2), (D::LostWriter, 4)]
+    }
+
+    fn wide(&mut self, rng: &mut SmallRng) -> Weighted {
+        (self.sim.replicas, self.sim.write_quorum, self.sim.read_quorum) = (4, 3, 2);
+        self.nodes = rng.random_range(5..=7);
+        self.work.deletes_percent = 4;
+        self.work.again_percent = 60;
+        self.sim.delay.1 = Duration::from_millis(rng.random_range(1..=5));
+        self.every = Duration::from_millis(rng.random_range(300..=1500));
+        vec![(D::LostWriter, 8), (D::SlowLink, 4), (D::Cut, 3), (D::Crash, 1), (D::Restart, 2)]
+    }
+
+    fn two(&mut self, rng: &mut SmallRng) -> Weighted {
+        (self.sim.replicas, self.sim.write_quorum) = (2, 2);
+        self.nodes = rng.random_range(3..=6);
+        vec![
+            (D::Crash, 2),
+            (D::Restart, 3),
+            (D::QuickRestart, 3),
+            (D::Leave, 1),
+            (D::Join, 2),
+            (D::ShortPause, 2),
+            (D::Break, 1),
+        ]
+    }
+
+    fn clocks(&mut self, rng: &mut SmallRng) -> Weighted {
+        self.sim.clock_skew = Duration::from_secs([30, 600, 3600][rng.random_range(0..3)]);
+        self.sim.read_quorum = some_strong_reads(rng);
+        self.work.keys = rng.random_range(1..=4);
+        vec![(D::Clock, 6), (D::Break, 2), (D::Cut, 1), (D::Crash, 1), (D::Restart, 2)]
+    }
+
+    fn births(&mut self, rng: &mut SmallRng) -> Weighted {
+        self.nodes = rng.random_range(3..=MAX_NODES);
+        self.sim.datagrams_lost_per_mille = rng.random_range(0..=100);
+        self.sim.connections_broken_per_mille = rng.random_range(0..=10);
+        self.sim.delay.1 = Duration::from_millis(rng.random_range(1..=50));
+        vec![(D::Join, 2), (D::Break, 2), (D::ShortPause, 1)]
+    }
+
+    fn majority(&mut self, rng: &mut SmallRng) -> Weighted {
+        self.order = WriteOrder::PerNode;
+        self.nodes = rng.random_range(3..=MAX_NODES);
+        self.sim.majority_of = self.nodes as u16;
+        self.sim.read_quorum = some_strong_reads(rng);
+        vec![(D::Split, 8), (D::ShortPause, 2), (D::Break, 1), (D::Crash, 1), (D::Restart, 2)]
+    }
+
+    fn everywhere(&mut self, rng: &mut SmallRng) -> Weighted {
+        self.sim.replicate_to_all();
+        self.sim.read_quorum = some_strong_reads(rng);
+        self.work.expiring_percent = 20;
+        vec![
+            (D::Crash, 3),
+            (D::Restart, 3),
+            (D::Leave, 2),
+            (D::Join, 3),
+            (D::LostWriter, 2),
+            (D::Break, 2),
+            (D::Cut, 1),
+            (D::ShortPause, 2),
+        ]
+    }
+
+    fn data_centers(&mut self, rng: &mut SmallRng) -> Weighted {
+        self.order = WriteOrder::PerNode;
+        self.nodes = rng.random_range(5..=MAX_NODES);
+        self.sim.data_centers = 2;
+        self.sim.read_quorum = some_strong_reads(rng);
+        self.work.expiring_percent = 20;
+        vec![
+            (D::Split, 5),
+            (D::Break, 2),
+            (D::Loss, 1),
+            (D::SlowLink, 2),
+            (D::Block, 1),
+            (D::ShortPause, 2),
+            (D::LongPause, 1),
+            (D::Leave, 1),
+            (D::Join, 1),
+            (D::Crash, 3),
+            (D::Restart, 4),
+        ]
+    }
+
+    /// Some schedules do without some disturbances, and find what these would hide.
+    fn leave_some_out(&mut self, rng: &mut SmallRng) {
+        for (disturbance, weight) in &mut self.disturbances {
+            let is_needed = matches!(
+                disturbance,
+                D::Restart | D::LostWriter | D::Replace | D::QuickRestart | D::Clock | D::Split
+            );
+            if !is_needed && rng.random_range(0..4) == 0 {
+                *weight = 0;
+            }
+        }
+    }
+}
+
+/// Returns R: 2 in one schedule of three, otherwise 1.
+fn some_strong_reads(rng: &mut SmallRng) -> usize {
+    1 + usize::from(rng.random_range(0..3) == 0)
+}
