@@ -18,7 +18,7 @@
 //! - [`replica`] keeps the copies and answers requests. It knows no coordinator.
 //! - [`data_centers`] passes writes and reads to other sites, and serves theirs.
 //!
-//! All of them may use a [`Turn`](turn::Turn): the time, what this node sees ([`node`]), the requests
+//! All of them may use a [`Turn`]: the time, what this node sees ([`node`]), the requests
 //! without an answer ([`requests`]), the timers ([`timers`]), and two lists to which they add.
 //! *Actions* are what the threads should do. *Effects* are what another part must know; a part never
 //! calls one above it. So every event takes one way:
