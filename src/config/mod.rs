@@ -22,7 +22,7 @@ use crate::options::{Eviction, IdleStrategy, Replicas};
 ///
 /// Each method sets one option and returns the configuration, so that calls can be chained.
 /// [`Engine::start`](crate::Engine::start) checks all of them and reports the first mistake, as a
-/// [`ConfigError`](crate::ConfigError).
+/// [`ConfigError`].
 ///
 /// ```
 /// use gridkv::Config;

@@ -7,7 +7,7 @@
 //! |---|---|
 //! | [`durability`] | in the end every acknowledged write, or a newer one, is there |
 //! | [`reads`] | a read finds only what was written, and misses no more than a weak read can miss |
-//! | [`linearizable`] | the operations on one key could have happened one after the other |
+//! | [`linearizable()`] | the operations on one key could have happened one after the other |
 //! | [`answered`] | every call ends in time |
 //! | [`converged`] | all copies of a key are there, and equal |
 
