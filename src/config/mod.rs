@@ -9,10 +9,11 @@ mod settings;
 use std::sync::Arc;
 use std::time::Duration;
 
+#[cfg(feature = "sim")]
+pub(crate) use self::settings::DEFAULT_FORGET_AFTER;
 use self::settings::Given;
 pub(crate) use self::settings::{
-    DEFAULT_FORGET_AFTER, DEFAULT_PROBE_PERIOD, DEFAULT_REQUEST_TIMEOUT, DEFAULT_SUSPICION_TIMEOUT,
-    Settings,
+    DEFAULT_PROBE_PERIOD, DEFAULT_REQUEST_TIMEOUT, DEFAULT_SUSPICION_TIMEOUT, Settings,
 };
 use crate::discovery::{Custom, Discovery};
 use crate::error::ConfigError;

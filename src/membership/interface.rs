@@ -1,5 +1,5 @@
-//! What goes into a membership and what comes out: its settings, what is known of a member, and what
-//! the caller must do.
+//! What goes into a membership and what comes out: its settings, what is known of a member, and
+//! what the caller must do.
 
 use std::net::SocketAddr;
 use std::time::Duration;

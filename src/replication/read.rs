@@ -468,8 +468,8 @@ mod tests {
         found(&mut read, 0, None, true);
         let value = entry(5, Some("v"));
         let actions = found(&mut read, 1, Some(value.clone()), true);
-        let is_write_to = |node| matches!(&actions[0], QuorumAction::Ask { to, request: Request::Write { .. } } if *to == node);
-        assert!(is_write_to(node(0)));
+        let QuorumAction::Ask { to, request } = &actions[0] else { panic!("{actions:?}") };
+        assert!(*to == node(0) && matches!(request, Request::Write { .. }), "{actions:?}");
         assert_eq!(actions[1..], [QuorumAction::Found(Some(value))]);
     }
 

@@ -21,8 +21,8 @@ const CALENDAR_END_MS: u128 = 253_402_300_800_000;
 /// How many calls of groups are begun at once.
 pub(super) const OPS_PER_TURN: usize = 256;
 
-/// What an app asks of a core. It is small, because it is moved through a queue: a call with its way back fits
-/// into one cache line there.
+/// What an app asks of a core. It is small, because it is moved through a queue: a call with its
+/// way back fits into one cache line there.
 #[derive(Debug)]
 pub(crate) enum Call {
     Write(WriteCall),

@@ -10,19 +10,16 @@
 //!   coordinator   ── CountWanted ─────────────────────────────────────▶ the shard, which asks all
 //! ```
 
-use std::sync::Arc;
-
 use super::caller::{Caller, SiteCaller};
 use super::calls::{Call, Outcome, ReadCall};
 use crate::entry::Entry;
-use crate::placement::List;
 use crate::types::{KeyHash, Partition};
 
 /// What one part did that another must know.
 pub(super) enum Effect<C> {
-    /// This node counts in this list of the partition's replicas from now on. The calls of the
+    /// This node counts in another list of the partition's replicas from now on. The calls of the
     /// partition's keys must count in it, too.
-    ListChanged { partition: Partition, list: Arc<List> },
+    ListChanged { partition: Partition },
     /// A write of this data center was acknowledged. The other data centers should have it.
     WriteAcknowledged { hash: KeyHash, entry: Entry },
     /// A call that the part for other data centers began has ended.

@@ -1,5 +1,5 @@
-//! [`Shard`]: one core's share of a node. It is told an [`Event`] and returns [`Action`]s; it has no
-//! thread, socket or clock. This file joins its three parts, and knows nothing else.
+//! [`Shard`]: one core's share of a node. It is told an [`Event`] and returns [`Action`]s; it has
+//! no thread, socket or clock. This file joins its three parts, and knows nothing else.
 //!
 //! ```text
 //!   ┌──────────────────────────┐   effects   ┌──────────────────────────┐
@@ -21,10 +21,10 @@
 //!
 //! | word | meaning |
 //! |---|---|
-//! | turn | one call of [`Shard::handle`] or [`Shard::handle_timers`]; [`Turn`] holds what a part may use in it |
+//! | turn | one call of [`Shard::handle`] or [`Shard::handle_timers`]; [`Turn`] is what parts use |
 //! | action | what the threads should do after the turn |
 //! | effect | what one part did that another must know; this file delivers it within the turn |
-//! | caller | the maker of a call: an app's `C`, a group or closure of this core, or the data centers' part |
+//! | caller | the maker of a call: an app's `C`, a group, a closure, or the data centers' part |
 //! | list | a partition's replicas in order, numbered; quorums are counted inside one list |
 //! | hint | a write that was acknowledged and that some replica lacks |
 //! | life | one run of a node's process: its node hash and boot number |
@@ -32,25 +32,25 @@
 //!
 //! # A write, from the call to the last replica
 //!
-//! 1. [`Event::Call`] goes to the coordinator. It begins an operation, enters the partition's list and
-//!    asks the other replicas ([`Action::Ask`]). It asks its own replica in the same turn, without an
-//!    action or event (`ask_own_replica`).
+//! 1. [`Event::Call`] goes to the coordinator. It begins an operation, enters the partition's list
+//!    and asks the other replicas ([`Action::Ask`]). It asks its own replica in the same turn,
+//!    without an action or event (`ask_own_replica`).
 //! 2. Each [`Event::Answer`] is matched with its request (`Parts::answered`) and counted.
 //! 3. When W replicas of the list have applied the write, the coordinator replies
 //!    ([`Action::Reply`]). If there are other data centers it also leaves an
 //!    [`Effect::WriteAcknowledged`], and the data centers' part queues the write for them.
 //! 4. If a replica lacks the write, the operation lives on as a hint: [`Timer::Op`] asks again, in
-//!    every list that follows, until all have it or the hint window ends. Hints are in memory only; what
-//!    a lost hint leaves behind, anti-entropy ([`Timer::Compare`]) repairs.
+//!    every list that follows, until all have it or the hint window ends. Hints are in memory only;
+//!    what a lost hint leaves behind, anti-entropy ([`Timer::Compare`]) repairs.
 //!
-//! A replica that will not answer ([`Event::Lost`], [`Event::Unsent`], an answer that does not fit) is
-//! asked again after a moment; silence ends with the connection. If fewer than W have applied the
-//! write at the call's deadline, the caller is told so: `NotApplied` if no replica can have it, else
-//! `Indeterminate`. It never waits longer.
+//! A replica that will not answer ([`Event::Lost`], [`Event::Unsent`], an answer that does not fit)
+//! is asked again after a moment; silence ends with the connection. If fewer than W have applied
+//! the write at the call's deadline, the caller is told so: `NotApplied` if no replica can have it,
+//! else `Indeterminate`. It never waits longer.
 //!
 //! Two ways are shorter, for speed. A reader on any thread reads the copies without an event
-//! ([`local_read`]). A write that this node decides alone (it is the only replica of the list, and W
-//! and R are one) is stored and answered at once, and no operation is kept
+//! ([`local_read`]). A write that this node decides alone (it is the only replica of the list, and
+//! W and R are one) is stored and answered at once, and no operation is kept
 //! (`Coordinator::write_alone`).
 //!
 //! # A request of another node
@@ -122,6 +122,10 @@ use self::turn::Turn;
 
 /// How many timers one turn fires; the rest are due in the next.
 const TIMERS_PER_TURN: usize = 256;
+
+/// For how many effects memory is kept between turns. A batch of another data center can make tens
+/// of thousands.
+const MAX_EFFECTS_KEPT: usize = 1024;
 
 /// One core's share of a node.
 pub(crate) struct Shard<C> {
@@ -263,9 +267,9 @@ impl<C> Shard<C> {
 }
 
 impl<C> Parts<'_, C> {
-    /// Ends a turn: delivers effects and starts handoffs until there is nothing left of either, then
-    /// sets the timers of the replica and the data centers' part. (The coordinator sets a timer for
-    /// each operation as it works on it.)
+    /// Ends a turn: delivers effects and starts handoffs until there is nothing left of either,
+    /// then sets the timers of the replica and the data centers' part. (The coordinator sets a
+    /// timer for each operation as it works on it.)
     fn end_turn(&mut self, turn: &mut Turn<'_, C>) {
         loop {
             self.deliver_effects(turn);
@@ -276,17 +280,20 @@ impl<C> Parts<'_, C> {
         self.replica.finish_turn(turn);
         self.data_centers.finish_turn(turn);
         debug_assert!(turn.effects.is_empty(), "an effect that no part will know of");
+        if turn.effects.capacity() > MAX_EFFECTS_KEPT {
+            turn.effects.shrink_to(MAX_EFFECTS_KEPT);
+        }
     }
 
-    /// Lets the node's own replica answer what the coordinator asked of it, then delivers the oldest
-    /// effect, until there is nothing left of either.
+    /// Lets the node's own replica answer what the coordinator asked of it, then delivers the
+    /// oldest effect, until there is nothing left of either.
     fn deliver_effects(&mut self, turn: &mut Turn<'_, C>) {
         loop {
             self.coordinator.ask_own_replica(turn, self.replica);
             let Some(effect) = turn.effects.pop_front() else { break };
             match effect {
-                Effect::ListChanged { partition, list } => {
-                    self.coordinator.relisted(turn, self.replica, partition, &list);
+                Effect::ListChanged { partition } => {
+                    self.coordinator.list_changed(turn, self.replica, partition);
                 }
                 Effect::WriteAcknowledged { hash, entry } => {
                     self.data_centers.relaying.add(turn, hash, &entry);
@@ -361,18 +368,20 @@ impl<C> Parts<'_, C> {
         }
     }
 
-    /// Matches an answer with its request, and hands it to the part that asked. An answer to a request
-    /// that nothing waits for any more is dropped.
+    /// Matches an answer with its request, and hands it to the part that asked. An answer to a
+    /// request that nothing waits for any more is dropped.
     fn answered(&mut self, turn: &mut Turn<'_, C>, request_id: u64, mut answer: Answer) {
         let Some(request) = turn.requests.take(request_id) else { return };
         let Outstanding { to, in_other_data_center, partition, asker, expects } = request;
         if !expects.fits(&answer) {
-            log::error!(
-                "{} answered a request about partition {} with something else than {expects:?}: does \
-                 it run another version of gridkv? The request is made again",
-                to.addr,
-                partition.index()
-            );
+            // Not the answer itself: it holds what apps store.
+            if turn.requests.is_first_misfit(to.node) {
+                log::error!(
+                    "{} answered a request with something else than {expects:?}: does it run \
+                     another version of gridkv? The request is made again (said once for a node)",
+                    to.addr
+                );
+            }
             return self.tell_unanswered(turn, asker, request_id, to);
         }
         if let Answer::Listed(Listed { list, purge_horizon, .. })
@@ -397,8 +406,8 @@ impl<C> Parts<'_, C> {
         }
     }
 
-    /// Notes that a request will have no answer. Does nothing if the request is gone: an earlier loss
-    /// might have ended the operation, which then gave up its other requests.
+    /// Notes that a request will have no answer. Does nothing if the request is gone: an earlier
+    /// loss might have ended the operation, which then gave up its other requests.
     fn unanswered(&mut self, turn: &mut Turn<'_, C>, request_id: u64) {
         if let Some(Outstanding { to, asker, .. }) = turn.requests.take(request_id) {
             self.tell_unanswered(turn, asker, request_id, to);

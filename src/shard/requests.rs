@@ -111,11 +111,17 @@ impl From<ReplicaAsker> for Asker {
 pub(super) struct Requests {
     next_id: u64,
     outstanding: BTreeMap<u64, Outstanding>,
+    /// The nodes that gave an answer that does not fit its request, the last few of them.
+    misfits: Vec<NodeHash>,
 }
+
+/// How many nodes are remembered for their misfitting answers: a log line for each of them is
+/// enough.
+const MAX_MISFITS: usize = 16;
 
 impl Requests {
     pub(super) fn new() -> Self {
-        Self { next_id: 1, outstanding: BTreeMap::new() }
+        Self { next_id: 1, outstanding: BTreeMap::new(), misfits: Vec::new() }
     }
 
     /// Returns a number that nothing on this core had before.
@@ -123,6 +129,17 @@ impl Requests {
         let id = self.next_id;
         self.next_id += 1;
         id
+    }
+
+    /// Notes that a node gave an answer that does not fit. Whether this should be said: it was not
+    /// said of this node lately.
+    pub(super) fn is_first_misfit(&mut self, node: NodeHash) -> bool {
+        let is_first = !self.misfits.contains(&node);
+        if is_first {
+            self.misfits.truncate(MAX_MISFITS - 1);
+            self.misfits.insert(0, node);
+        }
+        is_first
     }
 
     /// Notes that the request with this number was made.

@@ -17,7 +17,7 @@ use crate::quorums::{Count, Quorums};
 use crate::replication::quorum::RETRY_AFTER;
 use crate::types::{Boot, ClusterHash, CoreId, Identity, KeyHash, NodeHash, NodeId, Partition};
 use crate::wire::message::{
-    Answer, Compare, Compared, Found, Request, Seen, Survey, Surveyed, Want,
+    Answer, Chunk, Compare, Compared, Found, Listed, Request, Seen, Survey, Surveyed, Want,
 };
 use crate::wire::timing::PURGE_GRACE;
 
@@ -1003,6 +1003,21 @@ fn no_answer_of_a_peer_panics() {
             Answer::Written { superseded_by: None, synced: false },
             Answer::TooOld { purge_horizon: Version(u64::MAX >> 1), synced: true },
             Answer::Found { found: Found::Version(Version(1)), synced: true },
+            Answer::Listed(Listed {
+                list: None,
+                synced: true,
+                holds: true,
+                purge_horizon,
+                members_digest: 0,
+            }),
+            Answer::Chunk(Chunk { entries: Vec::new(), next: None, sequence: 3 }),
+            Answer::Surveyed(Surveyed {
+                entries: Vec::new(),
+                missing: Vec::new(),
+                eviction_watermark: purge_horizon,
+                outdated: Vec::new(),
+                next: None,
+            }),
             Answer::Received { covered: true },
             Answer::Compared(Compared::Alike),
             Answer::Purgeable { merges: 7, places: vec![9] },

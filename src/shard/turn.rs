@@ -33,10 +33,11 @@ impl<C> Turn<'_, C> {
         request: Request,
         asker: impl Into<Asker>,
     ) -> Option<u64> {
-        debug_assert!(to != self.node.me, "only the coordinator asks this node's own replica");
         let request_id = self.requests.new_id();
         let placement = &self.node.placement;
-        let member = placement.member(to.node).filter(|member| member.identity == to)?;
+        debug_assert!(to != self.node.me, "only the coordinator asks this node's own replica");
+        let is_member = |identity: Identity| identity == to && to != self.node.me;
+        let member = placement.member(to.node).filter(|member| is_member(member.identity))?;
         let core = partition.core(member.cores);
         let in_other_data_center = placement.in_other_data_center(to.node);
         let expects = Expects::of(&request);

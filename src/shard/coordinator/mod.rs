@@ -145,7 +145,7 @@ impl<C> Coordinator<C> {
         self.ops.hints.len()
     }
 
-    /// How many of those have been hints since `since` or longer, given as the end of their window.
+    /// How many of those have a hint window that ends at `end` or before.
     pub(super) fn hints_ending_by(&self, end: Instant) -> usize {
         let hints = self.ops.hints.iter().filter_map(|id| self.ops.get(id));
         hints.filter(|op| op.deadline <= end).count()

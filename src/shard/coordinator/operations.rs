@@ -105,13 +105,13 @@ impl<C> Coordinator<C> {
     }
 
     /// The partition has a new list: its operations count in that from now on.
-    pub(in crate::shard) fn relisted(
+    pub(in crate::shard) fn list_changed(
         &mut self,
         turn: &mut Turn<'_, C>,
         replica: &mut Replica,
         partition: Partition,
-        list: &Arc<List>,
     ) {
+        let Some(list) = replica.copies.partition(partition).list().cloned() else { return };
         for id in self.ops.ids_of(partition) {
             if let Some(op) = self.ops.take(id) {
                 self.enter(turn, replica, id, op, list.clone());

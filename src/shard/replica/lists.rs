@@ -29,10 +29,10 @@ impl Replica {
     pub(super) fn create_first_list<C>(&mut self, turn: &mut Turn<'_, C>, partition: Partition) {
         let list = List::new(1, turn.node.target(partition), None);
         let is_mine = list.contains(&turn.node.me);
-        self.copies.partition_mut(partition).list = Some(list.clone());
+        self.copies.partition_mut(partition).list = Some(list);
         let standing = if is_mine { Standing::Synced } else { Standing::Outside };
         self.set_standing(turn.node, partition, standing);
-        turn.effects.push_back(Effect::ListChanged { partition, list });
+        turn.effects.push_back(Effect::ListChanged { partition });
     }
 
     /// Sets what this node is to the partition from now on. Readers on other threads know it before
@@ -92,7 +92,7 @@ impl Replica {
         if standing == Standing::Outside && !self.copies.store.is_empty(partition) {
             remind_after(turn, REMIND_AFTER, partition);
         }
-        turn.effects.push_back(Effect::ListChanged { partition, list: list.clone() });
+        turn.effects.push_back(Effect::ListChanged { partition });
         if stays && let Some(old) = old {
             self.queue_merge(node, partition, living_others(node, &old));
             self.hurry_to_compare_list(turn, &list);

@@ -99,8 +99,8 @@ impl Chaos {
             long: self.options.long,
             violation,
             cluster: format!(
-                "N = {replicas}, W = {write}, R = {read}, {} nodes of {cores} cores at first, clocks up \
-                 to {clock_skew:?} off, writes ordered: {:?}",
+                "N = {replicas}, W = {write}, R = {read}, {} nodes of {cores} cores at first, \
+                 clocks up to {clock_skew:?} off, writes ordered: {:?}",
                 self.nodes, self.order
             ),
             faults: before[before.len().saturating_sub(FAULTS_SHOWN)..].iter().map(line).collect(),
