@@ -1,5 +1,6 @@
 //! [`Shard`]: one core's share of a node. It is told an [`Event`] and returns [`Action`]s; it has
-//! no thread, socket or clock. This file joins its three parts, and knows nothing else.
+//! no thread, socket or clock. This file joins its three parts: it hands each event, answer, timer
+//! and effect to the part that it is for.
 //!
 //! ```text
 //!   ┌──────────────────────────┐   effects   ┌──────────────────────────┐
@@ -13,7 +14,8 @@
 //!   └───────────────────────────────────────────────────────────────────┘
 //! ```
 //!
-//! - [`coordinator`] runs the calls. It asks replicas, of which its own node's is one.
+//! - [`coordinator`] runs the calls. It asks the replicas of the key's list, its own node's among
+//!   them if that is in the list.
 //! - [`data_centers`] passes writes and reads to other data centers, and serves theirs.
 //! - [`replica`] keeps the copies and answers requests. It knows no coordinator.
 //!
@@ -28,7 +30,11 @@
 //! | list | a partition's replicas in order, numbered; quorums are counted inside one list |
 //! | hint | a write that was acknowledged and that some replica lacks |
 //! | life | one run of a node's process: its node hash and boot number |
-//! | W | how many replicas must apply a write before it is acknowledged |
+//! | W, R | how many replicas must apply a write before it is acknowledged, or answer a read |
+//! | handoff | copying a partition to the replicas of a new list |
+//! | anti-entropy | comparing the copies of two replicas, and repairing what differs |
+//! | purge, horizon | forgetting tombstones that all have; the version up to which that was done |
+//! | relay, forward | passing a write, or a read, to another data center |
 //!
 //! # A write, from the call to the last replica
 //!
@@ -44,28 +50,34 @@
 //!    what a lost hint leaves behind, anti-entropy ([`Timer::Compare`]) repairs.
 //!
 //! A replica that will not answer ([`Event::Lost`], [`Event::Unsent`], an answer that does not fit)
-//! is asked again after a moment; silence ends with the connection. If fewer than W have applied
-//! the write at the call's deadline, the caller is told so: `NotApplied` if no replica can have it,
-//! else `Indeterminate`. It never waits longer.
+//! is asked again after a moment. One that is merely silent is not: its request stays open until
+//! the answer comes or the connection is given up, which is an [`Event::Lost`]. (A read asks the
+//! next replica as a hedge.) If fewer than W have applied the write at the call's deadline, the
+//! caller is told so: `NotApplied` if no replica can have it, else `Indeterminate`. The operation
+//! ends there and leaves no hint; what some replicas applied, anti-entropy spreads.
 //!
 //! Two ways are shorter, for speed. A reader on any thread reads the copies without an event
 //! ([`local_read`]). A write that this node decides alone (it is the only replica of the list, and
 //! W and R are one) is stored and answered at once, and no operation is kept
-//! (`Coordinator::write_alone`).
+//! (`Coordinator::write_alone`). It too leaves an [`Effect::WriteAcknowledged`] for other data
+//! centers.
 //!
 //! # A request of another node
 //!
-//! [`Event::Request`] is checked first. A node of this data center is answered by the replica, at
+//! [`Event::Request`] is checked first; one that no correct node sends is not answered but reported
+//! ([`Action::Violation`]). A node of this data center is answered by the replica, at
 //! once. A node of another data center is answered by the data centers' part: at once, or when the
 //! call that it had the coordinator begin ([`Effect::BeginCall`], [`Effect::StoreRelayed`]) has
 //! ended ([`Effect::CallEnded`]).
 //!
 //! # Where to add what
 //!
-//! - a timer: a variant in [`timers`] and an arm in `Parts::fire`;
+//! - a timer: a variant in [`timers`] and an arm in `Parts::fire`. The coordinator sets its timers
+//!   as it works on an operation, the other parts in their `finish_turn`;
 //! - an effect: a variant in [`effects`] and an arm in `Parts::deliver_effects`;
 //! - a request: `wire/message` and its family in `wire/codec`, `Expects` in [`requests`],
-//!   `check_request` and an arm where it is served.
+//!   `check_request` and an arm in `Replica::serve` or `DataCenters::serve`; for a new kind of
+//!   asker also `Asker`, `Parts::answered` and `Parts::tell_unanswered`.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -169,7 +181,7 @@ impl<C> Shard<C> {
     /// Handles an event, and appends to `actions` what the threads should do.
     pub(crate) fn handle(&mut self, now: Now, event: Event<C>, actions: &mut Vec<Action<C>>) {
         match event {
-            // These three change the node, which a turn borrows.
+            // The next three change the node, which a turn borrows.
             Event::Placement { placement, stage } => {
                 let is_birth =
                     matches!(stage, Stage::Born { .. }) && self.node.stage == Stage::Forming;
@@ -228,11 +240,14 @@ impl<C> Shard<C> {
         !self.requests.is_empty()
     }
 
-    // Two ways to end: `stop` answers every caller, `abandon` drops every caller. Callers are only
-    // with the coordinator, with the data centers' part and in effects.
+    // Two ways to end: `stop` answers every caller, `abandon` drops every caller. Between turns,
+    // callers are only with the coordinator and with the data centers' part. A turn that panics can
+    // leave some in effects; those on the stack are dropped as it unwinds, and those in `actions`
+    // belong to the core.
 
-    /// Answers every call. The core hands over nothing after this, and the turn does not end as
-    /// others do: no new work begins.
+    /// Answers every call. The core hands over nothing after this, and no new work begins: no
+    /// effect of a call that ends here begins another one, and the turn starts no handoff and sets
+    /// no timer.
     fn stop(&mut self, now: Now, by: StoppedBy, actions: &mut Vec<Action<C>>) {
         let (mut parts, mut turn) = self.split(now, actions);
         // A forwarded read that fails now must not ask another data center.
