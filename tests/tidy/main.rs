@@ -289,7 +289,7 @@ fn files_are_short_or_say_why_not() {
 
 /// How many marker words may stand in a thousand words of comment. Only ever falls. None may stand
 /// in what users read.
-const MAX_MARKERS_PER_THOUSAND: f64 = 0.2;
+const MAX_MARKERS_PER_THOUSAND: f64 = 0.1;
 
 /// How many docs may begin with a fragment. Only ever falls.
 const MAX_FRAGMENTS: usize = 5;
@@ -336,7 +336,7 @@ fn comments_have_few_marker_words() {
     let rate = all.per_thousand();
     assert!(
         rate <= MAX_MARKERS_PER_THOUSAND,
-        "{rate:.1} marker words in 1,000, and not {MAX_MARKERS_PER_THOUSAND}:\n{table}{}",
+        "{rate:.2} marker words in 1,000, and not {MAX_MARKERS_PER_THOUSAND}:\n{table}{}",
         all.markers.join("\n")
     );
 }
