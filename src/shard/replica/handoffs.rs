@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::Replica;
-use crate::placement::{ListRef, Placement};
+use crate::placement::ListRef;
 use crate::replication::handoff::{Handoff, HandoffAction, Mine};
 use crate::shard::interface::Action;
 use crate::shard::node::Node;
@@ -11,7 +11,7 @@ use crate::shard::requests::ReplicaAsker;
 use crate::shard::timers::Timer;
 use crate::shard::turn::Turn;
 use crate::types::{Identity, Partition};
-use crate::wire::message::{Answer, Fetch, Listed, Request};
+use crate::wire::message::{Answer, Fetch, Request};
 
 /// How many partitions one core hands over at a time: enough to hide round trips, few enough that
 /// foreground requests, which share the connections, hardly wait.
@@ -76,9 +76,7 @@ impl Replica {
                 continue;
             }
             let Some(target) = self.change_wanted(turn.node, partition) else { continue };
-            let (listed, placement) =
-                (self.copies.listed(turn.node, partition), turn.node.placement.clone());
-            let mine = mine(listed, &placement);
+            let mine = self.mine(turn.node, partition);
             let mut todo = Vec::new();
             let (me, others) = (turn.node.me, turn.node.others());
             let handoff = Handoff::change(
@@ -201,6 +199,11 @@ impl Replica {
         }
     }
 
+    /// Returns what this node itself knows, for its handoff.
+    fn mine<'a>(&self, node: &'a Node, partition: Partition) -> Mine<'a> {
+        Mine { listed: self.copies.listed(node, partition), placement: &node.placement }
+    }
+
     fn ask_for_handoff<C>(
         &mut self,
         turn: &mut Turn<'_, C>,
@@ -230,9 +233,7 @@ impl Replica {
             _ => None,
         };
         if let Some(mut handoff) = self.take_handoff(turn, partition) {
-            let (listed, placement) =
-                (self.copies.listed(turn.node, partition), turn.node.placement.clone());
-            let mine = mine(listed, &placement);
+            let mine = self.mine(turn.node, partition);
             let mut todo = Vec::new();
             handoff.answered(from, answer, &mine, turn.now.instant, &mut todo);
             self.drive(turn, partition, handoff, todo);
@@ -265,9 +266,7 @@ impl Replica {
         // What was asked is not waited for any more: a late answer does not belong to what is asked
         // next.
         self.forget_handoff_requests(turn, partition);
-        let (listed, placement) =
-            (self.copies.listed(turn.node, partition), turn.node.placement.clone());
-        let mine = mine(listed, &placement);
+        let mine = self.mine(turn.node, partition);
         let mut todo = Vec::new();
         handoff.handle_timers(turn.node.others(), &mine, turn.now.instant, &mut todo);
         self.drive(turn, partition, handoff, todo);
@@ -295,9 +294,4 @@ impl Replica {
             _ => self.queue_merge(node, partition, vec![from]),
         }
     }
-}
-
-/// Returns what this node itself knows, for its handoff.
-fn mine(listed: Listed, placement: &Placement) -> Mine<'_> {
-    Mine { listed, placement }
 }

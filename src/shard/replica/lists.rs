@@ -98,7 +98,7 @@ impl Replica {
             self.hurry_to_compare_list(turn, &list);
         }
         self.update_wants(turn, partition);
-        self.recount(turn, partition);
+        self.recount(turn.node, partition);
         true
     }
 
@@ -180,7 +180,7 @@ impl Replica {
         {
             self.set_standing(turn.node, partition, Standing::Synced);
             self.hurry_to_compare_list(turn, list);
-            self.recount(turn, partition);
+            self.recount(turn.node, partition);
         }
     }
 
@@ -226,7 +226,7 @@ impl Replica {
         let must_give = rule(ProtocolMutant::DroppedUnasked, !is_given);
         if !is_needed && !must_give && !self.copies.store.is_empty(partition) {
             self.copies.store.drop_partition(partition);
-            self.recount_of(node, partition);
+            self.recount(node, partition);
         }
     }
 
@@ -248,7 +248,7 @@ impl Replica {
         }
         if to_tell.is_empty() {
             // Nothing else says so if eviction has taken what was to be given.
-            return self.recount(turn, partition);
+            return self.recount(turn.node, partition);
         }
         for to in to_tell {
             let request = self.copies.tell_list(partition, list.clone());
@@ -258,11 +258,7 @@ impl Replica {
     }
 
     /// Counts the partition again after anything about it changed.
-    pub(super) fn recount<C>(&mut self, turn: &Turn<'_, C>, partition: Partition) {
-        self.recount_of(turn.node, partition);
-    }
-
-    fn recount_of(&mut self, node: &Node, partition: Partition) {
+    pub(super) fn recount(&mut self, node: &Node, partition: Partition) {
         let copy = self.copies.partition(partition);
         let target = node.target(partition);
         let is_listed = copy.list.as_ref().is_some_and(|list| list.contains(&node.me));

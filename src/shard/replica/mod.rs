@@ -110,7 +110,7 @@ impl Replica {
                 self.compare_with_others(turn, partition);
             }
             self.update_wants(turn, partition);
-            self.recount(turn, partition);
+            self.recount(turn.node, partition);
         }
         for other in placement.other_data_centers().values() {
             for member in other.members().iter().filter(|member| !old.is_alive(&member.identity)) {
@@ -279,7 +279,7 @@ impl Replica {
             let standing = if is_listed { Standing::Pending } else { Standing::Outside };
             self.set_standing(turn.node, partition, standing);
             self.update_wants(turn, partition);
-            self.recount(turn, partition);
+            self.recount(turn.node, partition);
         }
         self.copies.merges.clear();
     }
