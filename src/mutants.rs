@@ -48,6 +48,9 @@ pub enum ProtocolMutant {
     WallClock,
     /// An acknowledged write is not offered again to a replica that missed it.
     NothingOwed,
+    /// An acknowledged write is forgotten with the death of the replica that missed it, though
+    /// deaths are taken back.
+    DeathEndsHint,
     /// Replicas do not compare what they hold.
     NothingCompared,
     /// A list is replaced before its members have left it: they go on counting in it.
@@ -95,7 +98,7 @@ pub enum ProtocolMutant {
 #[cfg(feature = "sim")]
 impl ProtocolMutant {
     /// All mutants.
-    pub const ALL: [Self; 30] = [
+    pub const ALL: [Self; 31] = [
         Self::AcknowledgedFirst,
         Self::PendingCounts,
         Self::AnyList,
@@ -105,6 +108,7 @@ impl ProtocolMutant {
         Self::MissNotConfirmed,
         Self::WallClock,
         Self::NothingOwed,
+        Self::DeathEndsHint,
         Self::NothingCompared,
         Self::NotLeft,
         Self::LowestReplaced,

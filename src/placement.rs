@@ -97,6 +97,11 @@ impl Gone {
         }
     }
 
+    /// Whether a later life of the node is known to be over.
+    fn has_later(&self, identity: &Identity) -> bool {
+        self.0.get(&identity.node).is_some_and(|boot| *boot > identity.boot)
+    }
+
     /// Whether this life of the node is known to be over.
     pub(crate) fn contains(&self, identity: &Identity) -> bool {
         self.0.get(&identity.node).is_some_and(|boot| *boot >= identity.boot)
@@ -230,6 +235,15 @@ impl Placement {
         match self.member(identity.node) {
             Some(member) => member.identity.boot > identity.boot,
             None => self.gone.contains(identity),
+        }
+    }
+
+    /// Whether this life of the node is certainly over, because a later one was seen. One that is
+    /// only taken for dead may return.
+    pub(crate) fn is_over(&self, identity: &Identity) -> bool {
+        match self.member(identity.node) {
+            Some(member) => member.identity.boot > identity.boot,
+            None => self.gone.has_later(identity),
         }
     }
 
@@ -562,6 +576,25 @@ mod tests {
             assert!(placement.replicas(partition).all(|m| m.identity != all[1].identity));
         }
         assert!(placement.is_alive(&all[2].identity) && !placement.is_alive(&reborn.identity));
+    }
+
+    #[test]
+    fn only_a_later_life_proves_that_one_is_over() {
+        let all = members(&names(2, 0));
+        let first = all[1].identity;
+        let later = Identity { boot: Boot(2), ..first };
+        let placement = |members: &[Member], gone: &[Identity]| {
+            let gone = gone.iter().map(|life| (life.node, life.boot)).collect();
+            Placement::new(members.to_vec(), THREE, 1, gone)
+        };
+        let is_over = |placement: &Placement| {
+            (placement.is_dead(&first), placement.is_over(&first), placement.is_over(&later))
+        };
+        assert_eq!(is_over(&placement(&all, &[])), (false, false, false));
+        assert_eq!(is_over(&placement(&all[..1], &[first])), (true, false, false));
+        assert_eq!(is_over(&placement(&all[..1], &[later])), (true, true, false));
+        let reborn = Member { identity: later, ..all[1].clone() };
+        assert_eq!(is_over(&placement(&[all[0].clone(), reborn], &[])), (true, true, false));
     }
 
     fn share(placement: &Placement, at: usize) -> f64 {

@@ -25,7 +25,7 @@ pub struct Stats {
     pub giving_partitions: usize,
     /// How many calls have no answer yet.
     pub calls_in_flight: usize,
-    /// How many acknowledged writes some replica has not confirmed yet.
+    /// How many acknowledged writes some living replica has not confirmed yet.
     pub hinted_writes: usize,
     /// How many acknowledged writes another data center has not confirmed yet. Of several writes to
     /// one key, the last counts.

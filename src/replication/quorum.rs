@@ -5,7 +5,7 @@
 //!            ▼                                                         │
 //!   RetryAt ── due ──▶ Waiting ◀── asked ── Idle        Waiting ── answered ──▶ Answered
 //!
-//!   any state without an answer ── the member died ──▶ Dead
+//!   any state without an answer ── the member died ──▶ Dead ── it returned ──▶ RetryAt(now)
 //! ```
 //!
 //! A coordinator tells its machine what happened, by one set of names for both
@@ -76,7 +76,8 @@ pub(crate) trait QuorumMachine {
     /// Asks the replicas that are due. Early and repeated calls are harmless.
     fn handle_timers(&mut self, now: Now, actions: &mut Vec<QuorumAction>);
 
-    /// Members died or came: dead ones are neither asked nor waited for.
+    /// Members died or came: dead ones are neither asked nor waited for, and asked again if they
+    /// return.
     fn members_changed(
         &mut self,
         alive: &dyn Fn(&Identity) -> bool,
@@ -102,7 +103,7 @@ pub(super) enum AskState<T> {
     Answered(T),
     /// No answer, or one that cannot be counted: asked again from then on.
     RetryAt(Instant),
-    /// Not asked: it is not a member any more.
+    /// Not asked: it is taken for dead. It might return into the list that it was in.
     Dead,
 }
 
@@ -158,10 +159,16 @@ pub(super) fn take_due<T>(asked: &mut [Asked<T>], now: Instant) -> Vec<Identity>
     .collect()
 }
 
-/// Waits no longer for the members that are gone.
-pub(super) fn record_gone<T>(asked: &mut [Asked<T>], alive: &dyn Fn(&Identity) -> bool) {
-    for asked in asked.iter_mut().filter(|asked| !alive(&asked.replica)) {
-        if asked.is_open() {
+/// Waits no longer for members that died, and asks those that returned.
+pub(super) fn note_members<T>(
+    asked: &mut [Asked<T>],
+    alive: &dyn Fn(&Identity) -> bool,
+    now: Instant,
+) {
+    for asked in asked {
+        if matches!(asked.state, AskState::Dead) && alive(&asked.replica) {
+            asked.state = AskState::RetryAt(now);
+        } else if asked.is_open() && !alive(&asked.replica) {
             asked.state = AskState::Dead;
         }
     }

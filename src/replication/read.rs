@@ -33,7 +33,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::mismatch::mismatch;
-use super::quorum::{AskState, Asked, QuorumAction, QuorumMachine, RETRY_AFTER};
+use super::quorum::{AskState, Asked, QuorumAction, QuorumMachine, RETRY_AFTER, note_members};
 use crate::clock::{Instant, Now, Version};
 use crate::entry::Entry;
 use crate::mutants::{ProtocolMutant, rule};
@@ -362,13 +362,11 @@ impl QuorumMachine for Read {
         now: Now,
         actions: &mut Vec<QuorumAction>,
     ) {
-        for asked in &mut self.replicas {
-            if !alive(&asked.replica) && asked.answer().is_none() {
-                asked.state = AskState::Dead;
-            }
-        }
-        if self.list.is_some() && self.writing_back.is_none() {
-            self.decide(now, actions);
+        note_members(&mut self.replicas, alive, now.instant);
+        match &mut self.writing_back {
+            Some(asked) => note_members(asked, alive, now.instant),
+            None if self.list.is_some() => self.decide(now, actions),
+            None => {}
         }
     }
 
@@ -564,6 +562,22 @@ mod tests {
         actions.clear();
         read.lost(node(1), later, &mut actions);
         assert_eq!(whom(&actions), [node(2)]);
+    }
+
+    #[test]
+    fn a_replica_that_was_taken_for_dead_is_asked_once_it_returned() {
+        let (mut read, _) = asked(2);
+        found(&mut read, 0, Some(entry(1, Some("v"))), true);
+        let mut actions = Vec::new();
+        read.members_changed(&|member| *member == node(0), NOW, &mut actions);
+        assert_eq!(actions, [], "nobody is left to ask");
+        read.members_changed(&|member| *member != node(2), NOW, &mut actions);
+        assert!(read.deadline() <= Some(NOW.instant));
+        read.handle_timers(NOW, &mut actions);
+        assert_eq!(whom(&actions), [node(1)]);
+        let value = entry(1, Some("v"));
+        let actions = found(&mut read, 1, Some(value.clone()), true);
+        assert_eq!(actions, [QuorumAction::Found(Some(value))]);
     }
 
     #[test]

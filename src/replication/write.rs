@@ -36,7 +36,7 @@ use std::sync::Arc;
 
 use super::mismatch::mismatch;
 use super::quorum::{
-    AskState, Asked, QuorumAction, QuorumMachine, RETRY_AFTER, record_gone, settle, take_due,
+    AskState, Asked, QuorumAction, QuorumMachine, RETRY_AFTER, note_members, settle, take_due,
 };
 use crate::clock::{Instant, Now, Version};
 use crate::entry::Entry;
@@ -295,11 +295,17 @@ impl Write {
 
     /// Whether every living replica has it, or something newer: nothing is owed to any of them.
     pub(crate) fn is_everywhere(&self) -> bool {
-        matches!(self.phase, Phase::Replicating)
-            && self
-                .replicas
-                .iter()
-                .all(|asked| matches!(asked.state, AskState::Answered(_) | AskState::Dead))
+        !self.is_owed(|_| false)
+    }
+
+    /// Whether some replica lacks it that is alive, or that is taken for dead and `might_return`.
+    pub(crate) fn is_owed(&self, might_return: impl Fn(&Identity) -> bool) -> bool {
+        !matches!(self.phase, Phase::Replicating)
+            || self.replicas.iter().any(|asked| match asked.state {
+                AskState::Answered(_) => false,
+                AskState::Dead => might_return(&asked.replica),
+                _ => true,
+            })
     }
 
     /// Whether any replica might have applied it. False if all that were asked have declined.
@@ -386,14 +392,14 @@ impl QuorumMachine for Write {
     fn members_changed(
         &mut self,
         alive: &dyn Fn(&Identity) -> bool,
-        _: Now,
+        now: Now,
         _: &mut Vec<QuorumAction>,
     ) {
         if let Phase::AskingVersions(asked) = &mut self.phase {
-            record_gone(asked, alive);
+            note_members(asked, alive, now.instant);
         }
         self.may_have_happened |= self.is_asking(|replica| !alive(replica));
-        record_gone(&mut self.replicas, alive);
+        note_members(&mut self.replicas, alive, now.instant);
     }
 
     fn deadline(&self) -> Option<Instant> {
@@ -608,7 +614,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lost_replica_is_asked_again_and_a_dead_one_is_not_waited_for() {
+    fn a_lost_replica_is_asked_again_and_a_dead_one_once_it_returned() {
         let mut write = asked();
         write.lost(node(2), NOW, &mut Vec::new());
         assert_eq!(write.deadline(), Some(later(1).instant));
@@ -619,6 +625,10 @@ mod tests {
         written(&mut write, 1, None, true);
         assert!(!write.is_everywhere());
         write.members_changed(&|member| *member != node(2), NOW, &mut Vec::new());
-        assert!(write.is_everywhere());
+        assert!(write.is_everywhere() && !write.is_owed(|_| false));
+        assert!(write.is_owed(|member| *member == node(2)), "it might return without the write");
+        write.members_changed(&|_| true, later(3), &mut Vec::new());
+        assert!(!write.is_everywhere());
+        assert_eq!(write.deadline(), Some(later(3).instant), "it returned, and is asked at once");
     }
 }

@@ -42,8 +42,4 @@ impl Hints {
     pub(super) fn iter(&self) -> impl Iterator<Item = OpId> {
         self.ids.iter().copied()
     }
-
-    pub(super) fn len(&self) -> usize {
-        self.ids.len()
-    }
 }

@@ -140,15 +140,14 @@ impl<C> Coordinator<C> {
         self.waiting.len() + self.groups.not_begun() + self.ops.with_caller()
     }
 
-    /// How many acknowledged writes some replica has not confirmed yet.
+    /// How many acknowledged writes some living replica has not confirmed yet.
     pub(super) fn hinted_writes(&self) -> usize {
-        self.ops.hints.len()
+        self.ops.owed().count()
     }
 
     /// How many of those have a hint window that ends at `end` or before.
     pub(super) fn hints_ending_by(&self, end: Instant) -> usize {
-        let hints = self.ops.hints.iter().filter_map(|id| self.ops.get(id));
-        hints.filter(|op| op.deadline <= end).count()
+        self.ops.owed().filter(|op| op.deadline <= end).count()
     }
 }
 

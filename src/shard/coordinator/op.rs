@@ -229,6 +229,12 @@ impl<C> Ops<C> {
         }
     }
 
+    /// Returns the hints for replicas that are alive.
+    pub(super) fn owed(&self) -> impl Iterator<Item = &Op<C>> {
+        let hints = self.hints.iter().filter_map(|id| self.get(id));
+        hints.filter(|op| matches!(&op.machine, Machine::Write(write) if !write.is_everywhere()))
+    }
+
     /// Ends an operation that was taken out of the table.
     pub(super) fn end(&mut self, turn: &mut Turn<'_, C>, id: OpId, mut op: Op<C>) {
         turn.requests.forget(&mut op.requests);

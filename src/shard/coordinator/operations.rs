@@ -10,7 +10,10 @@
 //! ```
 //!
 //! A caller is answered once. A write that was acknowledged is a hint from then on: it is offered
-//! to the replicas that lack it, in each list that follows.
+//! to the replicas that lack it, in each list that follows. A replica that is taken for dead may
+//! return into its list with what it held: the hint is kept for it, and this node's reads find the
+//! write there, until the window ends or a later life of that node is seen. Nobody waits for such a
+//! hint.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -344,7 +347,10 @@ impl<C> Coordinator<C> {
             self.complete_predecessors(turn, before, quorum);
         }
         let Machine::Write(write) = &op.machine else { return false };
-        let is_owed = !write.is_everywhere() && now < op.deadline;
+        let placement = &turn.node.placement;
+        let might_return =
+            |member: &Identity| rule(ProtocolMutant::DeathEndsHint, !placement.is_over(member));
+        let is_owed = write.is_owed(might_return) && now < op.deadline;
         !rule(ProtocolMutant::NothingOwed, is_owed)
     }
 
