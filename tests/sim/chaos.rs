@@ -93,7 +93,7 @@ const NOTICED: &[(ProtocolMutant, Profile, u64)] = &[
     (ProtocolMutant::LeaseIgnored, Profile::Majority, 1),
     (ProtocolMutant::FollowedAtOnce, Profile::Majority, 9),
     (ProtocolMutant::AcknowledgedFirst, Profile::Clocks, 0),
-    (ProtocolMutant::PendingCounts, Profile::Members, 0),
+    (ProtocolMutant::PendingCounts, Profile::Replaced, 13),
     (ProtocolMutant::AnyList, Profile::Members, 12),
     (ProtocolMutant::WrittenBackOnDifference, Profile::Wide, 49),
     (ProtocolMutant::StampedAgain, Profile::Clocks, 0),
