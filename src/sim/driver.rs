@@ -11,9 +11,12 @@
 use std::time::Duration;
 
 use super::event::{ConnectionKey, SimEvent};
-use super::{CallId, CallResult, SimCluster};
+use super::node::{Node, Part};
+use super::{CallId, CallResult, Death, SimCluster};
+use crate::clock::Instant;
 use crate::control::{ControlAction, ControlEvent, Link};
 use crate::entry::Entry;
+use crate::events::Event as AppEvent;
 use crate::shard::{Action, Event as ShardEvent, Outcome as ShardOutcome};
 use crate::types::{CoreId, Partition};
 use crate::wire::message::{Channel, Frame, Message};
@@ -22,11 +25,11 @@ use crate::wire::message::{Channel, Frame, Message};
 const HOP: Duration = Duration::from_micros(5);
 
 impl SimCluster {
-    /// Handles an event; one that happens at a paused node, when the pause is over.
+    /// Handles an event; one that happens at a node, or a part of it, that stands still, when that
+    /// is over.
     pub(super) fn handle(&mut self, event: SimEvent) {
-        if let Some(node) = self.place_of(&event)
-            && let Some(until) = self.nodes[node].paused_until
-            && until > self.now
+        if let Some((node, part)) = self.place_of(&event)
+            && let Some(until) = self.still_until(node, part)
         {
             return self.schedule(until.since(self.now), event);
         }
@@ -35,8 +38,7 @@ impl SimCluster {
                 // Another wake-up than the one that is waited for was superseded.
                 if self.nodes[node].life == life && self.nodes[node].wake_at == Some(at) {
                     self.nodes[node].wake_at = None;
-                    let now = self.now_of(node);
-                    self.nodes[node].wake(now);
+                    self.nodes[node].wake(self.now);
                     self.act(node);
                 }
             }
@@ -49,7 +51,13 @@ impl SimCluster {
             }
             SimEvent::Report { node, life, event } => {
                 if self.nodes[node].life == life {
-                    self.nodes[node].control(self.now, event);
+                    self.control(node, event);
+                }
+            }
+            SimEvent::Call { node, life, core, call, id } => {
+                if self.nodes[node].life == life {
+                    let now = self.now_of(node);
+                    self.nodes[node].call(now, core, *call, id);
                     self.act(node);
                 }
             }
@@ -57,23 +65,41 @@ impl SimCluster {
         }
     }
 
-    /// Returns the node at which an event happens.
-    fn place_of(&self, event: &SimEvent) -> Option<usize> {
-        match event {
-            SimEvent::Wake { node, .. }
-            | SimEvent::Order { node, .. }
-            | SimEvent::Report { node, .. } => Some(*node),
-            SimEvent::Datagram { to, .. } => self.node_at(*to),
-            SimEvent::Dial { key, .. } => self.node_at(key.addr),
+    /// Hands an event to a node's control thread, and carries out what that wants.
+    pub(super) fn control(&mut self, node: usize, event: ControlEvent) {
+        let now = self.now_of(node).instant;
+        self.nodes[node].control(now, event);
+        self.act(node);
+    }
+
+    /// Until when a node stands still, or the part of it that an event is for.
+    fn still_until(&self, node: usize, part: Option<Part>) -> Option<Instant> {
+        match part {
+            Some(part) => self.nodes[node].still_until(part, self.now),
+            None => self.nodes[node].paused_until.filter(|until| *until > self.now),
+        }
+    }
+
+    /// Returns the node at which an event happens, and which part of it handles the event; `None`
+    /// for each that can.
+    fn place_of(&self, event: &SimEvent) -> Option<(usize, Option<Part>)> {
+        let (node, part) = match event {
+            SimEvent::Wake { node, .. } => return Some((*node, None)),
+            SimEvent::Order { node, .. } | SimEvent::Call { node, .. } => (*node, Part::Cores),
+            SimEvent::Report { node, .. } => (*node, Part::Control),
+            SimEvent::Datagram { to, .. } => (self.node_at(*to)?, Part::Control),
+            // The control thread accepts the connections of the cores too.
+            SimEvent::Dial { key, .. } => (self.node_at(key.addr)?, Part::Control),
             SimEvent::ToAcceptor { key, .. } | SimEvent::Resumed { key, is_there: true, .. } => {
-                self.connections.get(key)?.acceptor.map(|(node, _)| node)
+                (self.connections.get(key)?.acceptor?.0, part_of(key.to))
             }
             SimEvent::Welcomed { key, .. }
             | SimEvent::ToOpener { key, .. }
             | SimEvent::Broken { key, .. }
             | SimEvent::Resumed { key, .. }
-            | SimEvent::GivenUp { key, .. } => Some(key.opener),
-        }
+            | SimEvent::GivenUp { key, .. } => (key.opener, part_of(key.from)),
+        };
+        Some((node, Some(part)))
     }
 
     /// Carries out all actions of a node, and schedules its next wake-up.
@@ -92,7 +118,7 @@ impl SimCluster {
                 self.shard_action(number, core, action);
             }
         }
-        let (deadline, life) = (self.nodes[number].deadline(), self.nodes[number].life);
+        let (deadline, life) = (self.nodes[number].deadline(self.now), self.nodes[number].life);
         if let Some(at) = deadline
             && self.nodes[number].wake_at.is_none_or(|wake| at < wake)
         {
@@ -147,7 +173,7 @@ impl SimCluster {
                 }
             }
             ControlAction::Risks(risks) => self.note(|| format!("risks n{number} {risks:?}")),
-            ControlAction::Notify(event) => self.note(|| format!("event n{number} {event:?}")),
+            ControlAction::Notify(event) => self.told(number, &event),
             ControlAction::Left => {
                 self.note(|| format!("left n{number}"));
                 self.nodes[number].crash();
@@ -159,6 +185,25 @@ impl SimCluster {
             | ControlAction::Safe { .. }
             | ControlAction::Drain
             | ControlAction::Readiness(_) => self.note_control_state(number, action),
+        }
+    }
+
+    /// Keeps what the checkers must know of what a node tells its app.
+    fn told(&mut self, number: usize, event: &AppEvent) {
+        self.note(|| format!("event n{number} {event:?}"));
+        match event {
+            AppEvent::Died { node } => {
+                let is_it = |it: &Node| it.id() == *node;
+                if let Some(of) = self.nodes.iter().rposition(is_it) {
+                    let is_false = self.nodes[of].is_running();
+                    let death = Death { at: self.elapsed(), by: number, of, is_false };
+                    self.deaths.push(death);
+                }
+            }
+            AppEvent::DataAtRisk { .. } => {
+                self.at_risk_since.get_or_insert(self.now);
+            }
+            _ => {}
         }
     }
 
@@ -261,6 +306,14 @@ impl SimCluster {
             CallResult::Read(Err(_)) => (17, &[]),
         };
         self.add_to_hash(kind, call.0, bytes);
+    }
+}
+
+/// Returns the threads that handle what comes over this channel.
+fn part_of(channel: Channel) -> Part {
+    match channel {
+        Channel::Control => Part::Control,
+        Channel::Core(_) => Part::Cores,
     }
 }
 

@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use super::CallId;
 use crate::clock::Instant;
 use crate::control::{ControlEvent, LinkEnd};
-use crate::shard::Event as ShardEvent;
+use crate::shard::{Call, Event as ShardEvent};
 use crate::types::{Boot, CoreId, Identity, NodeHash};
 use crate::wire::codec;
 use crate::wire::frame::{Encoded, FrameBuffer};
@@ -76,6 +76,8 @@ pub(super) enum SimEvent {
     GivenUp { key: ConnectionKey, id: u64, since: Instant },
     /// A message of the control thread to a core.
     Order { node: usize, life: u32, core: CoreId, event: Box<ShardEvent<CallId>> },
+    /// An app's call reaches the core that owns its key.
+    Call { node: usize, life: u32, core: CoreId, call: Box<Call>, id: CallId },
     /// A message of a core to the control thread.
     Report { node: usize, life: u32, event: ControlEvent },
 }
@@ -97,6 +99,8 @@ impl SimEvent {
             Self::GivenUp { id, .. } => (8, *id, &[]),
             Self::Order { node, core, .. } => (9, (*node as u64) << 16 | u64::from(core.0), &[]),
             Self::Report { node, .. } => (10, *node as u64, &[]),
+            // 11 to 17 are the ends of calls.
+            Self::Call { node, id, .. } => (18, (*node as u64) << 48 | id.0, &[]),
         }
     }
 }
@@ -126,6 +130,7 @@ impl fmt::Debug for SimEvent {
                 _ => write!(f, "order n{node}/{}", core.0),
             },
             Self::Report { node, event, .. } => write!(f, "report n{node} {event:?}"),
+            Self::Call { node, id, .. } => write!(f, "call n{node} {id:?} waits"),
         }
     }
 }

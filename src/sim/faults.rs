@@ -4,10 +4,13 @@
 //! |---|---|
 //! | [`crash_node`], [`restart_node`] | a process that dies with its memory, and returns |
 //! | [`pause_node`] | a process that is stopped, or whose host hangs |
+//! | [`suspend_node`] | a host that sleeps: its monotonic clock stands still, its wall clock does not |
+//! | [`stall_cores`], [`stall_control`] | a core stuck in an app's closure or a page fault; a control thread that starves |
 //! | [`set_loss`], [`set_duplication`] | a network that loses, repeats and breaks |
 //! | [`set_delay`], [`slow_down`] | a network, or one way through it, that is slow |
 //! | [`break_connections`] | a firewall that forgets what it let through |
-//! | [`cut`] | gossip that gets through where data does not |
+//! | [`cut`], [`cut_off_cores`] | gossip that gets through where data does not |
+//! | [`swallow`] | a proxy that accepts what is sent, and passes nothing on |
 //! | [`block`], [`split`] | a link that is down, one way or both, and a network that falls apart |
 //! | [`move_clock`] | a wall clock that is set |
 //!
@@ -16,12 +19,17 @@
 //! [`crash_node`]: SimCluster::crash_node
 //! [`restart_node`]: SimCluster::restart_node
 //! [`pause_node`]: SimCluster::pause_node
+//! [`suspend_node`]: SimCluster::suspend_node
+//! [`stall_cores`]: SimCluster::stall_cores
+//! [`stall_control`]: SimCluster::stall_control
 //! [`set_loss`]: SimCluster::set_loss
 //! [`set_duplication`]: SimCluster::set_duplication
 //! [`set_delay`]: SimCluster::set_delay
 //! [`slow_down`]: SimCluster::slow_down
 //! [`break_connections`]: SimCluster::break_connections
 //! [`cut`]: SimCluster::cut
+//! [`cut_off_cores`]: SimCluster::cut_off_cores
+//! [`swallow`]: SimCluster::swallow
 //! [`block`]: SimCluster::block
 //! [`split`]: SimCluster::split
 //! [`move_clock`]: SimCluster::move_clock
@@ -29,6 +37,7 @@
 use std::time::Duration;
 
 use super::SimCluster;
+use super::node::Part;
 
 /// One thing that was done to a cluster.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -57,9 +66,52 @@ impl SimCluster {
         self.nodes[node].paused_until = Some(self.now + time);
     }
 
-    /// Whether the node is stopped by [`pause_node`](Self::pause_node).
+    /// Suspends a node's host for `time`: it handles nothing, and its monotonic clock stands still,
+    /// while its wall clock goes on. Afterwards it handles what came.
+    pub fn suspend_node(&mut self, node: usize, time: Duration) {
+        self.fault("suspend", || format!("the host of n{node} is suspended for {time:?}"));
+        let now = self.now;
+        self.nodes[node].suspend(now, time);
+    }
+
+    /// Stops all cores of a node for `time`, while its control thread works: others see a member
+    /// that is well and answers no request. Afterwards the cores handle what came.
+    pub fn stall_cores(&mut self, node: usize, time: Duration) {
+        self.fault("stalled cores", || format!("the cores of n{node} stand still for {time:?}"));
+        let until = self.now + time;
+        self.nodes[node].stall(Part::Cores, until);
+    }
+
+    /// Stops the control thread of a node for `time`, while its cores work: others see a member
+    /// that does not answer, and whose connections accept requests.
+    pub fn stall_control(&mut self, node: usize, time: Duration) {
+        self.fault("stalled control", || {
+            format!("the control thread of n{node} stands still for {time:?}")
+        });
+        let until = self.now + time;
+        self.nodes[node].stall(Part::Control, until);
+    }
+
+    /// Whether the node, or its cores, stand still: an app's call to it waits.
     pub fn is_paused(&self, node: usize) -> bool {
-        self.nodes[node].paused_until.is_some_and(|until| until > self.now)
+        self.nodes[node].still_until(Part::Cores, self.now).is_some()
+    }
+
+    /// Keeps the cores of a node from reaching those of any other, and from being reached, until
+    /// [`mend`](Self::mend), while gossip gets through: a port that is filtered, or a process that
+    /// is out of file descriptors. Nodes that are started later are not concerned.
+    pub fn cut_off_cores(&mut self, node: usize) {
+        for other in (0..self.nodes.len()).filter(|other| *other != node) {
+            self.cut(node, other);
+            self.cut(other, node);
+        }
+    }
+
+    /// Loses what one node sends to another over connections, until [`mend`](Self::mend), while
+    /// neither of them notices. Datagrams arrive, and new connections fail.
+    pub fn swallow(&mut self, from: usize, to: usize) {
+        self.fault("swallow", || format!("connections swallow what n{from} sends to n{to}"));
+        self.swallowed.insert((from, to));
     }
 
     /// Changes what the network loses from here on: how many of a thousand datagrams, and how many
@@ -141,12 +193,13 @@ impl SimCluster {
         }
     }
 
-    /// Ends every [`cut`](Self::cut), [`block`](Self::block), [`split`](Self::split) and
-    /// [`slow_down`](Self::slow_down).
+    /// Ends every [`cut`](Self::cut), [`block`](Self::block), [`split`](Self::split),
+    /// [`swallow`](Self::swallow) and [`slow_down`](Self::slow_down).
     pub fn mend(&mut self) {
         self.fault("mend", || "the network is whole".into());
         self.cut.clear();
         self.blocked.clear();
+        self.swallowed.clear();
         self.slow.clear();
         self.resume_stalled();
     }

@@ -56,7 +56,7 @@ use self::event::{Connection, ConnectionKey, SimEvent};
 pub use self::faults::Fault;
 use self::node::Node;
 pub use self::options::SimOptions;
-pub use self::results::{CallId, CallResult, Stored, Traffic};
+pub use self::results::{CallId, CallResult, Death, Stored, Traffic};
 use crate::clock::{Instant, Now, Version};
 use crate::config::DEFAULT_REQUEST_TIMEOUT;
 use crate::entry::{Content, Entry};
@@ -96,9 +96,15 @@ pub struct SimCluster {
     cut: BTreeSet<(usize, usize)>,
     /// Pairs of nodes: nothing that the first sends reaches the second.
     blocked: BTreeSet<(usize, usize)>,
+    /// Pairs of nodes: what the first sends over a connection to the second gets lost on the way,
+    /// and neither end notices.
+    swallowed: BTreeSet<(usize, usize)>,
     /// Pairs of nodes with a delay of their own, which replaces that of the options.
     slow: BTreeMap<(usize, usize), (Duration, Duration)>,
     faults: Vec<Fault>,
+    deaths: Vec<Death>,
+    /// When a node first reported that acknowledged writes might be lost.
+    at_risk_since: Option<Instant>,
     traffic: BTreeMap<usize, Traffic>,
 }
 
@@ -159,8 +165,11 @@ impl SimCluster {
             at_this_instant: 0,
             cut: BTreeSet::new(),
             blocked: BTreeSet::new(),
+            swallowed: BTreeSet::new(),
             slow: BTreeMap::new(),
             faults: Vec::new(),
+            deaths: Vec::new(),
+            at_risk_since: None,
             traffic: BTreeMap::new(),
         }
     }
@@ -233,7 +242,8 @@ impl SimCluster {
     pub fn leave(&mut self, node: usize) {
         set_for_this_thread(self.options.mutant, self.options.partitions);
         self.fault("leave", || format!("n{node} is asked to leave"));
-        self.nodes[node].leave(self.now);
+        let now = self.now_of(node).instant;
+        self.nodes[node].leave(now);
         self.act(node);
     }
 
@@ -241,9 +251,22 @@ impl SimCluster {
     /// that was so within `limit`.
     pub fn wait_until_safe(&mut self, node: usize, limit: Duration) -> bool {
         self.note(|| format!("wait until safe n{node}"));
-        let ticket = self.nodes[node].watch_safety(self.now, self.now + limit);
+        let ticket = self.watch_safety(node, limit);
+        self.run_until(limit, |cluster| cluster.is_safe(node, ticket))
+    }
+
+    /// Asks a node, as [`wait_until_safe`](Self::wait_until_safe) does, without waiting for it.
+    /// Returns the ticket for [`is_safe`](Self::is_safe).
+    pub fn watch_safety(&mut self, node: usize, limit: Duration) -> u64 {
+        let now = self.now_of(node).instant;
+        let ticket = self.nodes[node].watch_safety(now, now + limit);
         self.act(node);
-        self.run_until(limit, |cluster| cluster.nodes[node].is_safe(ticket))
+        ticket
+    }
+
+    /// Whether the node said, since this ticket was given out, that no copy was missing.
+    pub fn is_safe(&self, node: usize, ticket: u64) -> bool {
+        self.nodes[node].is_safe(ticket)
     }
 
     /// Whether the node was started and has neither crashed nor left.
@@ -254,6 +277,16 @@ impl SimCluster {
     /// Returns what the cores of a node have sent to other nodes so far.
     pub fn traffic(&self, node: usize) -> Traffic {
         self.traffic.get(&node).copied().unwrap_or_default()
+    }
+
+    /// Returns every death that a node reported so far, in that order.
+    pub fn deaths(&self) -> &[Death] {
+        &self.deaths
+    }
+
+    /// Returns when a node first reported that acknowledged writes might be lost, since the start.
+    pub fn at_risk_since(&self) -> Option<Duration> {
+        self.at_risk_since.map(|at| at.since(START))
     }
 
     /// Returns how many partitions the running nodes have found to differ and seen repaired.
@@ -295,7 +328,7 @@ impl SimCluster {
             hash: KeyHash::of(options::cluster(), key),
             expires_at_ms: ttl
                 .map(|ttl| expires_at_ms(ttl, wall).expect("a time to live that can be kept")),
-            deadline: self.now + CALL_TIMEOUT,
+            deadline: self.now_of(node).instant + CALL_TIMEOUT,
         };
         self.call(node, call.hash, Call::Touch(Box::new(call)))
     }
@@ -311,7 +344,7 @@ impl SimCluster {
             entry: Entry::new(key, content, Version::ZERO, expires_at_ms),
             hash: self.place(key).1,
             quorum: self.options.quorums().write,
-            deadline: self.now + CALL_TIMEOUT,
+            deadline: self.now_of(node).instant + CALL_TIMEOUT,
         };
         self.call(node, call.hash, Call::Write(call))
     }
@@ -345,7 +378,7 @@ impl SimCluster {
             quorum: self.options.quorums().read,
             local: false,
             anywhere,
-            deadline: self.now + CALL_TIMEOUT,
+            deadline: self.now_of(node).instant + CALL_TIMEOUT,
         };
         self.call(node, call.hash, Call::Read(Box::new(call)))
     }
@@ -356,9 +389,8 @@ impl SimCluster {
         self.next_call += 1;
         self.note(|| format!("call n{node} {id:?} {call:?}"));
         let core = hash.partition().core(self.options.cores);
-        let now = self.now_of(node);
-        self.nodes[node].call(now, core, call, id);
-        self.act(node);
+        let life = self.nodes[node].life;
+        self.handle(SimEvent::Call { node, life, core, call: Box::new(call), id });
         id
     }
 
@@ -537,7 +569,7 @@ impl SimCluster {
     }
 
     fn now_of(&self, node: usize) -> Now {
-        Now { instant: self.now, wall: self.nodes[node].wall(self.now) }
+        self.nodes[node].clocks(self.now)
     }
 
     /// Returns a core's number as an index.

@@ -6,6 +6,7 @@
 //! | free | arrives late, twice, or is lost | opens | arrives in order |
 //! | [cut](SimCluster::cut) | arrives | a core's is refused | a core's broke when it was cut |
 //! | [blocked](SimCluster::block) | is lost | fails after [`OPEN_TIMEOUT`] | waits |
+//! | [swallowing](SimCluster::swallow) | arrives | fails after [`OPEN_TIMEOUT`] | is lost, unnoticed |
 //!
 //! A frame that waits arrives, in order, when the way is free again. If that takes longer than
 //! [`USER_TIMEOUT`], the connection breaks.
@@ -38,7 +39,8 @@ impl SimCluster {
         match event {
             SimEvent::Datagram { to, from, bytes } => {
                 if let Some(node) = self.node_at(to) {
-                    self.nodes[node].datagram(self.now, from, &bytes);
+                    let now = self.now_of(node).instant;
+                    self.nodes[node].datagram(now, from, &bytes);
                     self.act(node);
                 }
             }
@@ -77,7 +79,10 @@ impl SimCluster {
             }
             SimEvent::Resumed { key, id, is_there } => self.resumed(key, id, is_there),
             SimEvent::GivenUp { key, id, since } => self.given_up(key, id, since),
-            SimEvent::Wake { .. } | SimEvent::Order { .. } | SimEvent::Report { .. } => {
+            SimEvent::Wake { .. }
+            | SimEvent::Order { .. }
+            | SimEvent::Report { .. }
+            | SimEvent::Call { .. } => {
                 unreachable!("it happens on a thread")
             }
         }
@@ -198,6 +203,9 @@ impl SimCluster {
     ) -> Option<Encoded> {
         let (acceptor, _) = self.connections.get(&key)?.acceptor?;
         let (from, to) = if is_there { (key.opener, acceptor) } else { (acceptor, key.opener) };
+        if self.swallowed.contains(&(from, to)) {
+            return None;
+        }
         let is_blocked = self.is_blocked(from, to);
         let now = self.now;
         let connection = self.connections.get_mut(&key)?;
@@ -315,7 +323,8 @@ impl SimCluster {
             let end = LinkEnd::ConnectRefused;
             return self.schedule(REFUSED_AFTER, SimEvent::Broken { key, id, end });
         };
-        if self.is_blocked(key.opener, acceptor) || self.is_blocked(acceptor, key.opener) {
+        let is_silent = |from, to| self.is_blocked(from, to) || self.swallowed.contains(&(from, to));
+        if is_silent(key.opener, acceptor) || is_silent(acceptor, key.opener) {
             let end = LinkEnd::Unreachable;
             return self.schedule(OPEN_TIMEOUT, SimEvent::Broken { key, id, end });
         }
@@ -326,8 +335,7 @@ impl SimCluster {
             connection.acceptor = Some((acceptor, life));
         }
         let Some(hello) = self.through_the_wire(Message::Hello(hello)) else { return };
-        self.nodes[acceptor].control(self.now, ControlEvent::Greeted { via: id, hello });
-        self.act(acceptor);
+        self.control(acceptor, ControlEvent::Greeted { via: id, hello });
     }
 
     /// Sends the acceptor's verdict back.
@@ -373,8 +381,7 @@ impl SimCluster {
         }
         if key.from == Channel::Control {
             let link = Link { addr: key.addr, expects: key.expects };
-            self.nodes[key.opener].control(self.now, ControlEvent::LinkUp { link, welcome });
-            self.act(key.opener);
+            self.control(key.opener, ControlEvent::LinkUp { link, welcome });
         }
     }
 
@@ -399,7 +406,7 @@ impl SimCluster {
             }
             (Message::Control(message), Channel::Control) => {
                 let event = ControlEvent::Request { via: id, request_id, message };
-                self.nodes[acceptor].control(self.now, event);
+                self.control(acceptor, event);
             }
             (message, channel) => panic!("{message:?} was sent to {channel:?}"),
         }
@@ -417,7 +424,7 @@ impl SimCluster {
             }
             (Message::Control(message), Channel::Control) => {
                 let link = Link { addr: key.addr, expects: key.expects };
-                self.nodes[key.opener].control(self.now, ControlEvent::Answer { link, message });
+                self.control(key.opener, ControlEvent::Answer { link, message });
             }
             (message, channel) => panic!("{message:?} was answered to {channel:?}"),
         }
@@ -432,7 +439,7 @@ impl SimCluster {
         match key.from {
             Channel::Control => {
                 let link = Link { addr: key.addr, expects: key.expects };
-                self.nodes[key.opener].control(self.now, ControlEvent::LinkDown { link, end });
+                self.control(key.opener, ControlEvent::LinkDown { link, end });
             }
             Channel::Core(core) => {
                 if let Some((node, boot)) = key.expects {

@@ -3,9 +3,10 @@
 //! A node outlives its crashes: it keeps its number, its address and its clock, and counts its
 //! lives. What it had in memory is in [`Running`], and gone with that.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::CallId;
 use super::options::{CLUSTER, SimOptions, cluster};
@@ -58,6 +59,17 @@ pub(super) struct Node {
     /// When it is woken next; an earlier deadline supersedes this one.
     pub(super) wake_at: Option<Instant>,
     pub(super) paused_until: Option<Instant>,
+    /// Until when all of its cores stand still, or its control thread, while the rest works.
+    stalled_until: BTreeMap<Part, Instant>,
+    /// For how long its monotonic clock has stood still.
+    suspended_for: Duration,
+}
+
+/// Threads of a node that may stand still while the others work.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) enum Part {
+    Cores,
+    Control,
 }
 
 pub(super) struct Running {
@@ -93,6 +105,15 @@ fn data_center(options: &SimOptions, number: usize) -> String {
     }
 }
 
+/// Returns the zone of a node.
+fn zone(options: &SimOptions, number: usize) -> String {
+    if options.zones > 1 {
+        format!("zone-{}", number / options.data_centers % options.zones)
+    } else {
+        String::new()
+    }
+}
+
 impl Node {
     pub(super) fn new(
         number: usize,
@@ -100,7 +121,6 @@ impl Node {
         epoch_micros: u64,
         memory: Option<usize>,
     ) -> Self {
-        let (wake_at, paused_until) = (None, None);
         Self {
             number,
             named_as,
@@ -108,17 +128,43 @@ impl Node {
             life: 0,
             memory,
             running: None,
-            wake_at,
-            paused_until,
+            wake_at: None,
+            paused_until: None,
+            stalled_until: BTreeMap::new(),
+            suspended_for: Duration::ZERO,
         }
+    }
+
+    pub(super) fn id(&self) -> NodeId {
+        NodeId::new(&name(self.named_as))
     }
 
     pub(super) fn named_as(&self) -> usize {
         self.named_as
     }
 
-    pub(super) fn wall(&self, now: Instant) -> WallTime {
-        WallTime::from_micros(self.epoch_micros + now.nanos() / 1000)
+    /// Returns what its clocks show when the simulated time is `now`. The wall clock goes on while
+    /// the host is suspended, the monotonic clock does not.
+    pub(super) fn clocks(&self, now: Instant) -> Now {
+        let wall = WallTime::from_micros(self.epoch_micros + now.nanos() / 1000);
+        let suspended = self.suspended_for.as_nanos() as u64;
+        Now { instant: Instant::from_nanos(now.nanos() - suspended), wall }
+    }
+
+    /// Stops the node and its monotonic clock for `time`.
+    pub(super) fn suspend(&mut self, now: Instant, time: Duration) {
+        self.paused_until = Some(now + time);
+        self.suspended_for += time;
+    }
+
+    pub(super) fn stall(&mut self, part: Part, until: Instant) {
+        self.stalled_until.insert(part, until);
+    }
+
+    /// Until when this part of the node stands still, if it does.
+    pub(super) fn still_until(&self, part: Part, now: Instant) -> Option<Instant> {
+        let until = self.stalled_until.get(&part).copied().max(self.paused_until);
+        until.filter(|until| *until > now)
     }
 
     pub(super) fn is_running(&self) -> bool {
@@ -133,6 +179,7 @@ impl Node {
         self.life += 1;
         self.wake_at = None;
         self.paused_until = None;
+        self.stalled_until.clear();
         let identity = Identity {
             node: NodeHash::of(cluster(), &name(self.named_as)),
             boot: Boot(now.wall.millis()),
@@ -145,7 +192,11 @@ impl Node {
             cores: options.cores,
             quorums: options.quorums(),
             majority_of: options.majority_of,
-            site: Site { data_center: data_center(options, self.number).into(), ..Site::default() },
+            site: Site {
+                data_center: data_center(options, self.number).into(),
+                zone: zone(options, self.number).into(),
+                ..Site::default()
+            },
         };
         let mut control = Control::new(ControlConfig {
             cluster: cluster(),
@@ -199,6 +250,7 @@ impl Node {
     pub(super) fn crash(&mut self) {
         self.running = None;
         self.paused_until = None;
+        self.stalled_until.clear();
     }
 
     pub(super) fn leave(&mut self, now: Instant) {
@@ -249,12 +301,18 @@ impl Node {
         self.shard(now, core, Event::Call { call, caller: id });
     }
 
-    /// Fires every timer that is due.
-    pub(super) fn wake(&mut self, now: Now) {
+    /// Fires every timer that is due, of the parts that do not stand still.
+    pub(super) fn wake(&mut self, at: Instant) {
+        let now = self.clocks(at);
+        let is_still = |part| self.still_until(part, at).is_some();
+        let (control_is_still, cores_are_still) = (is_still(Part::Control), is_still(Part::Cores));
         let Some(running) = &mut self.running else { return };
-        if running.control_deadline.is_some_and(|at| at <= now.instant) {
+        if !control_is_still && running.control_deadline.is_some_and(|at| at <= now.instant) {
             running.control.handle_timers(now.instant, &mut running.control_actions);
             running.control_deadline = running.control.deadline();
+        }
+        if cores_are_still {
+            return;
         }
         for (core, shard) in (0..).map(CoreId).zip(&mut running.shards) {
             if shard.deadline().is_some_and(|at| at <= now.instant) {
@@ -265,9 +323,16 @@ impl Node {
         }
     }
 
-    pub(super) fn deadline(&self) -> Option<Instant> {
+    /// Returns the simulated time at which a timer is due, of a part that can act on it.
+    pub(super) fn deadline(&self, now: Instant) -> Option<Instant> {
         let running = self.running.as_ref()?;
-        running.shards.iter().filter_map(Shard::deadline).chain(running.control_deadline).min()
+        let due = |part, at: Instant| {
+            let at = at + self.suspended_for;
+            self.still_until(part, now).map_or(at, |until| until.max(at))
+        };
+        let control = running.control_deadline.map(|at| due(Part::Control, at));
+        let cores = running.shards.iter().filter_map(Shard::deadline).min();
+        control.into_iter().chain(cores.map(|at| due(Part::Cores, at))).min()
     }
 
     /// Reads as an app's thread does; `None` if it must ask the core that owns the key.

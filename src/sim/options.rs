@@ -31,6 +31,9 @@ pub struct SimOptions {
     pub cores: u16,
     /// How many data centers there are. Node `n` is in data center `n % data_centers`.
     pub data_centers: usize,
+    /// How many zones each data center has. Its first node is in the first zone, its next one in
+    /// the next.
+    pub zones: usize,
     /// How many of a thousand datagrams are lost.
     pub datagrams_lost_per_mille: u32,
     /// How many of a thousand datagrams arrive twice.
@@ -71,6 +74,7 @@ impl Default for SimOptions {
             on_every_node: false,
             cores: 2,
             data_centers: 1,
+            zones: 1,
             datagrams_lost_per_mille: 0,
             datagrams_duplicated_per_mille: 0,
             connections_broken_per_mille: 0,

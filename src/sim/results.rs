@@ -1,5 +1,7 @@
 //! What a test is told: how a call ended, what a node stores, what its cores have sent.
 
+use std::time::Duration;
+
 use crate::error::{ReadError, WriteError};
 
 /// Names a call that was made; its [`outcome`](super::SimCluster::outcome) comes later.
@@ -47,4 +49,18 @@ pub struct Traffic {
     pub copied: u64,
     /// All bytes, these among them.
     pub all: u64,
+}
+
+/// A node that took another one for dead, and whether that was running.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub struct Death {
+    /// When it was reported, since the start of the cluster.
+    pub at: Duration,
+    /// The node that reported it.
+    pub by: usize,
+    /// The node that was taken for dead.
+    pub of: usize,
+    /// Whether that node was running.
+    pub is_false: bool,
 }

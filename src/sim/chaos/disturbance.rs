@@ -11,6 +11,7 @@ use rand::seq::SliceRandom;
 use super::Chaos;
 use super::options::MAX_NODES;
 use super::profile::Profile;
+use crate::sim::CALL_TIMEOUT;
 use crate::sim::checks::WriteOrder;
 
 /// What a schedule does; which node or link it strikes, and for how long, is left to chance.
@@ -36,6 +37,16 @@ pub(super) enum Disturbance {
     QuickRestart,
     /// All replicas are replaced.
     Replace,
+    /// W - 1 nodes crash at once, beside other trouble.
+    Crashes,
+    /// A node's host is suspended.
+    Suspend,
+    /// The cores of a node stand still.
+    StallCores,
+    /// The control thread of a node stands still.
+    StallControl,
+    /// A node is asked when it is safe to stop any node.
+    AskSafety,
 }
 
 /// Brings disturbances about. Each method returns `false` if the disturbance is not allowed now; it
@@ -83,12 +94,23 @@ impl Chaos {
             Disturbance::LostWriter => self.lose_writer(),
             Disturbance::QuickRestart => self.restart_quickly(),
             Disturbance::Replace => self.replace_all(),
+            Disturbance::Crashes => self.crash_some(),
+            Disturbance::Suspend | Disturbance::StallCores | Disturbance::StallControl => {
+                self.stop_part(disturbance)
+            }
+            Disturbance::AskSafety => {
+                let nodes = self.callable();
+                if let Some(node) = self.pick(&nodes) {
+                    self.ask_safety(node);
+                }
+                true
+            }
         }
     }
 
     /// Whether the checkers expect no order of writes between nodes, so that trouble may be worse.
     fn is_weak(&self) -> bool {
-        self.order == WriteOrder::PerNode
+        self.order != WriteOrder::Everywhere
     }
 
     fn crash(&mut self) -> bool {
@@ -101,6 +123,66 @@ impl Chaos {
         }
         if let Some(node) = self.pick(&nodes) {
             self.cluster.crash_node(node);
+        }
+        true
+    }
+
+    /// Crashes up to W - 1 nodes at once, while others are out of reach for some time. No copy is
+    /// lost by that which is not on a node that lives.
+    fn crash_some(&mut self) -> bool {
+        let mut nodes = self.staying();
+        let spare = nodes.len().saturating_sub(self.sim.needed());
+        let most = spare.min(self.sim.quorums().write.count(3) - 1);
+        if most == 0 || self.mend_at.is_some() || !self.may_lose_one() {
+            return false;
+        }
+        nodes.shuffle(&mut self.rng);
+        let crashed = nodes.split_off(nodes.len() - self.rng.random_range(1..=most));
+        if let Some(beside) = self.pick(&nodes) {
+            match self.rng.random_range(0..4) {
+                0 => {
+                    let time = self.millis(300, 5000);
+                    self.pause_one(&[beside], time);
+                }
+                1 => {
+                    self.cluster.cut(beside, crashed[0]);
+                    self.mend_after(100, 5000);
+                }
+                2 => {
+                    let others: Vec<usize> =
+                        nodes.iter().copied().filter(|node| *node != beside).collect();
+                    self.cluster.split(&[beside], &others);
+                    self.mend_after(100, 8000);
+                }
+                _ => {}
+            }
+        }
+        let wait = self.millis(0, 1500);
+        self.call_for(wait);
+        for node in crashed {
+            if self.cluster.is_running(node) {
+                self.cluster.crash_node(node);
+            }
+        }
+        true
+    }
+
+    fn stop_part(&mut self, disturbance: Disturbance) -> bool {
+        let nodes = self.callable();
+        let Some(node) = self.pick(&nodes) else { return true };
+        let time = self.millis(50, 12_000);
+        let from = self.cluster.elapsed();
+        match disturbance {
+            Disturbance::Suspend => {
+                self.cluster.suspend_node(node, time);
+                // A timeout counts no time that the monotonic clock does not.
+                self.workload.note_pause(node, from, from + time + CALL_TIMEOUT);
+            }
+            Disturbance::StallCores => {
+                self.cluster.stall_cores(node, time);
+                self.workload.note_pause(node, from, from + time);
+            }
+            _ => self.cluster.stall_control(node, time),
         }
         true
     }
@@ -119,6 +201,7 @@ impl Chaos {
     fn join(&mut self) -> bool {
         if self.running().len() < MAX_NODES {
             self.cluster.start_node();
+            self.apply_lasting();
         }
         true
     }

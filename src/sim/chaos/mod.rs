@@ -24,10 +24,13 @@
 //!                                     (a minute, or ten)
 //! ```
 //!
+//! Some profiles have trouble that is never mended: what is promised is judged while it goes on.
+//!
 //! What was run, and what it found, is in `simulate/RESULTS.md`. The rules that are left out on
 //! purpose, and how many seeds it takes to notice each, are in `tests/sim/chaos.rs`.
 
 mod disturbance;
+mod lasting;
 mod options;
 mod plan;
 mod profile;
@@ -43,6 +46,7 @@ use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
 use self::disturbance::Disturbance;
+use self::lasting::Lasting;
 pub use self::options::ChaosOptions;
 use self::plan::Plan;
 pub use self::profile::Profile;
@@ -109,6 +113,17 @@ struct Chaos {
     splits: Vec<(Duration, [Vec<usize>; 2], Duration)>,
     /// The number of each key's list when the schedule began.
     lists: Vec<u64>,
+    /// What is wrong to the end, and to which nodes.
+    lasting: Lasting,
+    struck: Option<(usize, usize)>,
+    /// Whether the end is judged by what holds at rest, too.
+    rests: bool,
+    /// How far writes must be apart for their versions to be in the order of time.
+    apart: Duration,
+    /// Nodes that were asked when it is safe to stop one, each with the ticket.
+    safety_asked: Vec<(usize, u64)>,
+    /// The first promise that was seen to be broken while faults went on.
+    broken: Option<Violation>,
 }
 
 impl Chaos {
@@ -116,8 +131,9 @@ impl Chaos {
         let mut rng = SmallRng::seed_from_u64(seed ^ 0xc4a0_5000);
         let chosen = Profile::choose(&mut rng);
         let profile = options.profile.unwrap_or(chosen);
-        let Plan { sim, work, nodes, order, every, disturbances } =
-            Plan::new(seed, profile, options, &mut rng);
+        let plan = Plan::new(seed, profile, options, &mut rng);
+        let apart = plan.apart();
+        let Plan { sim, work, nodes, order, every, disturbances, lasting, rests } = plan;
         let workload = Workload::new(rng.random(), work, &sim);
         Self {
             seed,
@@ -135,13 +151,21 @@ impl Chaos {
             leaving: BTreeSet::new(),
             splits: Vec::new(),
             lists: Vec::new(),
+            lasting,
+            struck: None,
+            rests,
+            apart,
+            safety_asked: Vec::new(),
+            broken: None,
             options: options.clone(),
             rng,
         }
     }
 
     fn run(&mut self) -> Result<Summary, Violation> {
+        self.begin_lasting(true);
         self.start_all()?;
+        self.begin_lasting(false);
         if self.profile == Profile::Rebirths {
             self.disturb_for(self.length() / 4);
             self.start_again()?;
@@ -255,8 +279,21 @@ impl Chaos {
             self.mend_when_due();
             let pause = self.workload.pause();
             self.cluster.run_for(pause);
+            self.judge_safety();
         }
         self.wanted = None;
+    }
+
+    /// Makes calls for `time`, and no disturbance.
+    fn call_for(&mut self, time: Duration) {
+        let until = self.cluster.elapsed() + time;
+        while self.cluster.elapsed() < until {
+            let nodes = self.callable();
+            self.workload.step(&mut self.cluster, &nodes);
+            let pause = self.workload.pause();
+            self.cluster.run_for(pause);
+            self.judge_safety();
+        }
     }
 
     fn mend_when_due(&mut self) {
@@ -271,6 +308,7 @@ impl Chaos {
 
     fn mend(&mut self) {
         self.cluster.mend();
+        self.apply_lasting();
         if let Some((_, _, until)) = self.splits.last_mut() {
             *until = (*until).min(self.cluster.elapsed());
         }
@@ -303,7 +341,7 @@ impl Chaos {
 
     /// Whether no copy is missing and no node is out of reach: then one node can be lost.
     fn may_lose_one(&self) -> bool {
-        let is_whole = self.mend_at.is_none() || self.order == WriteOrder::PerNode;
+        let is_whole = self.mend_at.is_none() || self.order != WriteOrder::Everywhere;
         let no_node_pauses = self.running().iter().all(|node| !self.cluster.is_paused(*node));
         is_whole && no_node_pauses && self.leaving_is_over() && self.cluster.is_settled()
     }

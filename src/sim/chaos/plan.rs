@@ -9,6 +9,7 @@ use rand::RngExt;
 use rand::rngs::SmallRng;
 
 use super::disturbance::Disturbance as D;
+use super::lasting::Lasting;
 use super::options::{ChaosOptions, MAX_NODES};
 use super::profile::Profile;
 use crate::sim::SimOptions;
@@ -30,6 +31,10 @@ pub(super) struct Plan {
     pub(super) every: Duration,
     /// What may happen, each with how often it is chosen.
     pub(super) disturbances: Weighted,
+    /// What is wrong to the end.
+    pub(super) lasting: Lasting,
+    /// Whether the end is judged by what holds at rest, too.
+    pub(super) rests: bool,
 }
 
 impl Plan {
@@ -64,9 +69,13 @@ impl Plan {
         let nodes = rng.random_range(3..=6);
         let every = Duration::from_millis(rng.random_range(500..=4000));
         let (order, disturbances) = (WriteOrder::Everywhere, Vec::new());
-        let mut plan = Self { sim, work, nodes, order, every, disturbances };
+        let (lasting, rests) = (Lasting::Nothing, false);
+        let mut plan = Self { sim, work, nodes, order, every, disturbances, lasting, rests };
         plan.disturbances = plan.adapt_to(profile, rng);
         plan.leave_some_out(rng);
+        if plan.order == WriteOrder::PerNode {
+            plan.order = WriteOrder::ByClock(plan.apart());
+        }
         plan
     }
 
@@ -95,7 +104,19 @@ impl Plan {
             Profile::Majority => self.majority(rng),
             Profile::Everywhere => self.everywhere(rng),
             Profile::DataCenters => self.data_centers(rng),
+            Profile::Crashes => self.crashes(rng),
+            Profile::Pair => self.pair(rng),
+            Profile::HalfDead => self.half_dead(rng),
+            Profile::Spokes => self.spokes(rng),
+            Profile::Hosts => self.hosts(rng),
+            Profile::Mixed => self.mixed(rng),
         }
+    }
+
+    /// How far writes must be apart for their versions to be in the order in which they were made:
+    /// two clocks differ by no more, and a version is ahead of its clock by little.
+    pub(super) fn apart(&self) -> Duration {
+        2 * self.sim.clock_skew + Duration::from_secs(1)
     }
 
     fn members(&mut self, rng: &mut SmallRng) -> Weighted {
@@ -235,12 +256,107 @@ impl Plan {
         ]
     }
 
+    /// What the profiles have in common whose end is judged at rest.
+    fn rest(&mut self, rng: &mut SmallRng) {
+        self.rests = true;
+        self.order = WriteOrder::PerNode;
+        self.sim.partitions = [16, 32, 64][rng.random_range(0..3)];
+        self.sim.clock_skew = Duration::from_millis([0, 5][rng.random_range(0..2)]);
+        self.sim.purge_grace = Duration::from_secs([1, 5][rng.random_range(0..2)]);
+        // Who crashed and stays away is not waited for when tombstones are forgotten.
+        self.sim.forget_after = Duration::from_secs(40);
+        self.sim.read_quorum = some_strong_reads(rng);
+        self.sim.zones = rng.random_range(1..=3);
+    }
+
+    fn crashes(&mut self, rng: &mut SmallRng) -> Weighted {
+        self.rest(rng);
+        let quorums = [(3, 2), (3, 2), (4, 3), (5, 3), (3, 3)];
+        (self.sim.replicas, self.sim.write_quorum) = quorums[rng.random_range(0..quorums.len())];
+        self.nodes = rng.random_range(2 * self.sim.write_quorum..=MAX_NODES);
+        self.every = Duration::from_millis(rng.random_range(1000..=4000));
+        vec![(D::Crashes, 6), (D::Restart, 6), (D::AskSafety, 4), (D::Leave, 1), (D::Join, 1)]
+    }
+
+    fn pair(&mut self, rng: &mut SmallRng) -> Weighted {
+        self.rest(rng);
+        self.nodes = rng.random_range(4..=MAX_NODES);
+        self.lasting = Lasting::Pair {
+            from_the_start: rng.random_range(0..3) == 0,
+            cores_alone: rng.random_range(0..2) == 0,
+            one_way: rng.random_range(0..3) == 0,
+        };
+        vec![
+            (D::Crash, 2),
+            (D::Restart, 4),
+            (D::Leave, 1),
+            (D::Join, 1),
+            (D::AskSafety, 2),
+            (D::ShortPause, 1),
+            (D::Break, 1),
+        ]
+    }
+
+    fn half_dead(&mut self, rng: &mut SmallRng) -> Weighted {
+        self.rest(rng);
+        self.nodes = rng.random_range(5..=MAX_NODES);
+        self.lasting = Lasting::Cores;
+        vec![(D::Split, 2), (D::Leave, 1), (D::Join, 1), (D::AskSafety, 1), (D::Break, 1)]
+    }
+
+    fn spokes(&mut self, rng: &mut SmallRng) -> Weighted {
+        self.rest(rng);
+        self.nodes = 6;
+        self.sim.data_centers = 3;
+        (self.sim.replicas, self.sim.write_quorum) = (2, 2);
+        self.lasting = Lasting::Spokes;
+        vec![(D::Break, 2), (D::ShortPause, 1), (D::SlowLink, 1), (D::Crash, 1), (D::Restart, 3)]
+    }
+
+    fn hosts(&mut self, rng: &mut SmallRng) -> Weighted {
+        self.rest(rng);
+        vec![
+            (D::Suspend, 3),
+            (D::StallCores, 3),
+            (D::StallControl, 3),
+            (D::AskSafety, 1),
+            (D::Crash, 1),
+            (D::Restart, 2),
+        ]
+    }
+
+    fn mixed(&mut self, rng: &mut SmallRng) -> Weighted {
+        self.rest(rng);
+        let quorums = [(1, 1, 1), (2, 2, 1), (3, 3, 1), (3, 2, 3), (5, 3, 3), (5, 4, 2)];
+        let (n, w, r) = quorums[rng.random_range(0..quorums.len())];
+        (self.sim.replicas, self.sim.write_quorum, self.sim.read_quorum) = (n, w, r);
+        self.nodes = rng.random_range((n + 1).max(3)..=MAX_NODES);
+        let crash = u32::from(w > 1);
+        vec![
+            (D::Crash, crash),
+            (D::Restart, 3),
+            (D::Leave, 2),
+            (D::Join, 2),
+            (D::AskSafety, 2),
+            (D::ShortPause, 2),
+            (D::Break, 2),
+            (D::Cut, 1),
+        ]
+    }
+
     /// Some schedules do without some disturbances, and find what these would hide.
     fn leave_some_out(&mut self, rng: &mut SmallRng) {
         for (disturbance, weight) in &mut self.disturbances {
             let is_needed = matches!(
                 disturbance,
-                D::Restart | D::LostWriter | D::Replace | D::QuickRestart | D::Clock | D::Split
+                D::Restart
+                    | D::LostWriter
+                    | D::Replace
+                    | D::QuickRestart
+                    | D::Clock
+                    | D::Split
+                    | D::Crashes
+                    | D::AskSafety
             );
             if !is_needed && rng.random_range(0..4) == 0 {
                 *weight = 0;

@@ -41,11 +41,23 @@ pub enum Profile {
     /// Two data centers, far from each other, that are cut off from each other while nodes come and
     /// go.
     DataCenters,
+    /// W - 1 nodes crash at once, while another one is paused, cut off or split off.
+    Crashes,
+    /// A pair of nodes does not reach each other, to the end, while nodes come and go.
+    Pair,
+    /// The cores of one node neither reach nor are reached, to the end, while gossip gets through.
+    HalfDead,
+    /// Three data centers, two of which reach the first and never each other.
+    Spokes,
+    /// Hosts are suspended, cores are stuck, control threads starve.
+    Hosts,
+    /// Unusual numbers of copies and quorums: N = 1, W = N, R = 3, copies in zones.
+    Mixed,
 }
 
 impl Profile {
     /// All profiles.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 21] = [
         Self::Members,
         Self::Lossy,
         Self::Splits,
@@ -61,6 +73,12 @@ impl Profile {
         Self::Majority,
         Self::Everywhere,
         Self::DataCenters,
+        Self::Crashes,
+        Self::Pair,
+        Self::HalfDead,
+        Self::Spokes,
+        Self::Hosts,
+        Self::Mixed,
     ];
 
     /// How many of [`ALL`](Self::ALL) a seed chooses from.
@@ -92,6 +110,12 @@ impl Profile {
             Self::Majority => "majority",
             Self::Everywhere => "everywhere",
             Self::DataCenters => "data-centers",
+            Self::Crashes => "crashes",
+            Self::Pair => "pair",
+            Self::HalfDead => "half-dead",
+            Self::Spokes => "spokes",
+            Self::Hosts => "hosts",
+            Self::Mixed => "mixed",
         }
     }
 

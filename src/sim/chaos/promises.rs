@@ -10,10 +10,21 @@
 //! | nothing is under way or owed | `check_queues` |
 //! | all copies are equal after two cycles of anti-entropy | `wait_for_equal_copies` |
 //! | what was acknowledged is there | [`checks::durability`] |
+//! | what was acknowledged is never "not found" | [`checks::misses`] |
+//! | "safe" means W copies of everything | [`checks::safe`] |
+//!
+//! Where trouble lasts to the end, these too:
+//!
+//! | promise | checked by |
+//! |---|---|
+//! | every node with W replicas in reach writes | `check_availability` |
+//! | at rest no node is taken for dead, and little is sent | `check_rest` |
+//! | tombstones are forgotten | `check_purged` |
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::lasting::Lasting;
 use super::{Chaos, Summary};
 use crate::sim::checks::{self, Verdict, Violation};
 use crate::sim::workload::{Answer, Kind, Operation, value_number};
@@ -34,6 +45,18 @@ const SLACK: Duration = Duration::from_millis(100);
 /// How long a node's pause is waited out; all of them are shorter.
 const PAUSED_AT_MOST: Duration = Duration::from_secs(60);
 
+/// Within this time after the last fault that ends everything can be written that can be reached.
+const AVAILABLE_WITHIN: Duration = Duration::from_secs(20);
+
+/// For how long nothing happens while rest is judged, and how many events there may be for each
+/// node: messages, timers, and messages between threads. Anti-entropy and pings make most of them.
+const REST: Duration = Duration::from_secs(60);
+const MOST_EVENTS_AT_REST: u64 = 15_000;
+
+/// Within this time after all copies are equal nothing is left of deleted keys: three cycles of
+/// anti-entropy, which agreeing on it takes at the longest.
+const PURGED_WITHIN: Duration = Duration::from_secs(240);
+
 /// How many writes of a key a failure shows whose copies differ.
 const WRITES_SHOWN: usize = 8;
 
@@ -47,15 +70,34 @@ impl Chaos {
         let lives =
             self.running().into_iter().map(|node| (node, self.cluster.life(node))).collect();
         checks::answered(self.workload.history(), &lives, CALL_TIMEOUT, SLACK)?;
+        if let Some(broken) = self.broken.take() {
+            return Err(broken);
+        }
         checks::reads(self.workload.history(), self.order)?;
+        if self.sim.data_centers == 1 {
+            checks::misses(self.workload.history(), self.cluster.at_risk_since())?;
+        }
         self.check_majority()?;
         let (linearizable, undecided) = self.check_linearizable()?;
-        self.settle("N copies are there again once the faults are over")?;
+        if self.rests {
+            self.check_availability(healed)?;
+        }
+        // What its cores should hold cannot be whole, nor equal.
+        let is_whole = self.lasting != Lasting::Cores;
+        if is_whole {
+            self.settle("N copies are there again once the faults are over")?;
+        }
         let settled_after = self.cluster.elapsed().saturating_sub(healed);
-        self.check_queues()?;
-        self.wait_for_equal_copies(healed)?;
+        if is_whole {
+            self.check_queues()?;
+            self.wait_for_equal_copies(healed)?;
+        }
         let equal_after = self.cluster.elapsed().saturating_sub(healed);
         checks::durability(self.workload.history(), &self.values(), self.order)?;
+        if self.rests && is_whole {
+            self.check_rest()?;
+            self.check_purged()?;
+        }
         Ok(Summary {
             profile: self.profile,
             simulated: self.cluster.elapsed(),
@@ -69,6 +111,74 @@ impl Chaos {
             faults: self.count_faults(),
             trace_hash: self.cluster.trace_hash(),
         })
+    }
+
+    /// Some time after the last change every node can write every key, unless its cores are cut off
+    /// from all others. With one pair of nodes that do not reach each other that needs no luck: of
+    /// the replicas a node fails to reach one at most.
+    fn check_availability(&mut self, healed: Duration) -> Result<(), Violation> {
+        const PROMISE: &str = "a node that reaches W replicas of a key can write it";
+        let at = healed + AVAILABLE_WITHIN;
+        self.cluster.run_for(at.saturating_sub(self.cluster.elapsed()));
+        let begun = self.workload.history().operations.len();
+        for node in self.running() {
+            if self.is_half_dead(node) {
+                continue;
+            }
+            for key in 0..self.workload.options().keys {
+                self.workload.write_through(&mut self.cluster, node, key);
+            }
+            self.workload.drain(&mut self.cluster, CALL_TIMEOUT + 10 * SLACK);
+        }
+        let writes = &self.workload.history().operations[begun..];
+        match writes.iter().find(|write| !write.is_acknowledged()) {
+            None => Ok(()),
+            Some(failed) => {
+                let count = writes.iter().filter(|write| !write.is_acknowledged()).count();
+                let what = format!("{count} of {} writes failed", writes.len());
+                let operations = vec![failed.clone()];
+                let key = Some(failed.key);
+                Err(Violation { key, operations, ..Violation::general(PROMISE, what) })
+            }
+        }
+    }
+
+    /// While nothing changes no living node is taken for dead, and little happens.
+    fn check_rest(&mut self) -> Result<(), Violation> {
+        let (deaths, events) = (self.cluster.deaths().len(), self.cluster.events_handled());
+        self.cluster.run_for(REST);
+        if let Some(death) = self.cluster.deaths()[deaths..].iter().find(|death| death.is_false) {
+            const PROMISE: &str = "no living node is taken for dead while nothing changes";
+            return Err(Violation::general(PROMISE, format!("{death:?}")));
+        }
+        let events = self.cluster.events_handled() - events;
+        let most = MOST_EVENTS_AT_REST * self.running().len() as u64;
+        if events > most {
+            let what = format!("{events} events in {REST:?}, {most} at most");
+            return Err(Violation::general("little is sent while nothing changes", what));
+        }
+        Ok(())
+    }
+
+    /// Nothing is left of keys that are deleted.
+    fn check_purged(&mut self) -> Result<(), Violation> {
+        let left = |chaos: &Self| {
+            let deleted = |key: &usize| {
+                let stored = chaos.cluster.stored(chaos.name(*key));
+                stored.iter().any(|stored| stored.value.is_none())
+            };
+            (0..chaos.workload.options().keys).find(deleted)
+        };
+        let until = self.cluster.elapsed() + PURGED_WITHIN;
+        while let Some(key) = left(self) {
+            if self.cluster.elapsed() > until {
+                let what = format!("not within {PURGED_WITHIN:?}");
+                let general = Violation::general("deleted keys are forgotten", what);
+                return Err(Violation { key: Some(key), ..general });
+            }
+            self.cluster.run_for(Duration::from_secs(1));
+        }
+        Ok(())
     }
 
     fn wait_for_paused(&mut self) {

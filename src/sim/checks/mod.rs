@@ -7,17 +7,21 @@
 //! |---|---|
 //! | [`durability`] | in the end every acknowledged write, or a newer one, is there |
 //! | [`reads`] | a read finds only what was written, and misses no more than a weak read can miss |
+//! | [`misses`] | what was acknowledged and never removed is found, or the read fails |
+//! | [`safe`] | when a node says that any node may be stopped, W copies are there |
 //! | [`linearizable()`] | the operations on one key could have happened one after the other |
 //! | [`answered`] | every call ends in time |
 //! | [`converged`] | all copies of a key are there, and equal |
 
 mod linearizable;
+mod safety;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Duration;
 
 pub use self::linearizable::{Verdict, linearizable};
+pub use self::safety::{Safety, misses, safe};
 use super::Stored;
 use super::workload::{Answer, History, Kind, Operation, UNKNOWN};
 use crate::wire::timing::HINT_WINDOW;
@@ -80,15 +84,22 @@ pub enum WriteOrder {
     /// A write that began after another was acknowledged is the newer one, if both went through one
     /// life of one node. What the sides of a split network did is merged, in no promised order.
     PerNode,
+    /// As `PerNode`, and a write that began so long after another was acknowledged is the newer
+    /// one, through any node: longer than two clocks differ, so that its version is the higher one.
+    ByClock(Duration),
 }
 
 /// Whether `later` must have replaced what `earlier` did.
 fn replaces(later: &Operation, earlier: &Operation, order: WriteOrder) -> bool {
     let is_same_node = (later.node, later.life) == (earlier.node, earlier.life);
-    later.is_write()
-        && later.is_acknowledged()
-        && earlier.is_before(later)
-        && (order == WriteOrder::Everywhere || is_same_node)
+    let is_ordered = match order {
+        WriteOrder::Everywhere => true,
+        WriteOrder::PerNode => is_same_node,
+        WriteOrder::ByClock(apart) => {
+            is_same_node || earlier.end.is_some_and(|end| end + apart < later.start)
+        }
+    };
+    later.is_write() && later.is_acknowledged() && earlier.is_before(later) && is_ordered
 }
 
 /// Whether nothing may be left after the write.
