@@ -112,7 +112,8 @@ impl SimOptions {
 
     /// How many nodes must run for calls to succeed, and for no write to be lost with one of them.
     pub(super) fn needed(&self) -> usize {
-        self.quorums().write.count(3).max(self.majority())
+        let quorums = self.quorums();
+        quorums.write.count(3).max(quorums.read.count(3)).max(self.majority())
     }
 
     /// How many nodes are a majority; zero if none is required.

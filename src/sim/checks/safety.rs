@@ -54,8 +54,9 @@ pub struct Safety<'a> {
 
 /// Checks that a key has the copies that it must have at such a moment.
 ///
-/// `stored` has what each of the running nodes stores. Not judged is a key that was removed last,
-/// or that has a write which might have happened and be newer than the last acknowledged one.
+/// `stored` has what each of the running nodes stores. Not judged is a key whose last acknowledged
+/// write might not be its newest state: after or beside it was a delete, or a write that might have
+/// happened in part.
 ///
 /// # Errors
 ///
@@ -65,11 +66,12 @@ pub fn safe(safety: &Safety<'_>, key: usize, stored: &[Stored]) -> Result<(), Vi
     let operations = history.of_key(key);
     let acknowledged = operations.iter().filter(|it| it.is_write() && it.is_acknowledged());
     let Some(last) = acknowledged.max_by_key(|write| write.start) else { return Ok(()) };
-    let might_be_newer = |it: &&&Operation| {
-        let changes = it.may_have_happened() || it.kind == Kind::Persist;
-        changes && !it.is_acknowledged() && it.end.is_none_or(|end| end + apart >= last.start)
+    let is_unclear = |it: &Operation| {
+        let is_partial = it.may_have_happened() && !it.is_acknowledged();
+        is_partial || it.kind == Kind::Persist || removes(it)
     };
-    if removes(last) || operations.iter().any(|it| might_be_newer(&it)) {
+    let is_late = |it: &Operation| it.end.is_none_or(|end| end + apart >= last.start);
+    if operations.iter().any(|it| is_unclear(it) && is_late(it)) {
         return Ok(());
     }
     let newest = stored.iter().map(|it| it.version).max();
