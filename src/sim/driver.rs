@@ -14,6 +14,7 @@ use super::event::{ConnectionKey, SimEvent};
 use super::{CallId, CallResult, SimCluster};
 use crate::control::{ControlAction, ControlEvent, Link};
 use crate::entry::Entry;
+use crate::events::Event;
 use crate::shard::{Action, Event as ShardEvent, Outcome as ShardOutcome};
 use crate::types::{CoreId, Partition};
 use crate::wire::message::{Channel, Frame, Message};
@@ -147,7 +148,10 @@ impl SimCluster {
                 }
             }
             ControlAction::Risks(risks) => self.note(|| format!("risks n{number} {risks:?}")),
-            ControlAction::Notify(event) => self.note(|| format!("event n{number} {event:?}")),
+            ControlAction::Notify(event) => {
+                self.deaths += u64::from(matches!(event, Event::Died { .. }));
+                self.note(|| format!("event n{number} {event:?}"));
+            }
             ControlAction::Left => {
                 self.note(|| format!("left n{number}"));
                 self.nodes[number].crash();

@@ -99,6 +99,8 @@ pub struct SimCluster {
     /// Pairs of nodes with a delay of their own, which replaces that of the options.
     slow: BTreeMap<(usize, usize), (Duration, Duration)>,
     faults: Vec<Fault>,
+    /// How often an app was told that a member died.
+    deaths: u64,
     traffic: BTreeMap<usize, Traffic>,
 }
 
@@ -161,6 +163,7 @@ impl SimCluster {
             blocked: BTreeSet::new(),
             slow: BTreeMap::new(),
             faults: Vec::new(),
+            deaths: 0,
             traffic: BTreeMap::new(),
         }
     }
@@ -458,6 +461,11 @@ impl SimCluster {
             state.is_none_or(|state| matches!(state, MemberState::Dead | MemberState::Left))
         };
         others.iter().all(|other| is_dead(self.nodes[node].sees(*other)))
+    }
+
+    /// Returns how often a node has told its app that a member died.
+    pub fn deaths_seen(&self) -> u64 {
+        self.deaths
     }
 
     /// Returns how many acknowledged writes of the running nodes wait for another data center to
