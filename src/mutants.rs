@@ -93,12 +93,16 @@ pub enum ProtocolMutant {
     FarListsCount,
     /// A tombstone goes when all replicas of its own data center agree.
     FarNotAsked,
+    /// What a member tells of itself is believed from that member only.
+    FirstHandOnly,
+    /// A node that is asked to pass a question on answers it in place of the one that it is for.
+    HelperVouches,
 }
 
 #[cfg(feature = "sim")]
 impl ProtocolMutant {
     /// All mutants.
-    pub const ALL: [Self; 31] = [
+    pub const ALL: [Self; 33] = [
         Self::AcknowledgedFirst,
         Self::PendingCounts,
         Self::AnyList,
@@ -130,6 +134,8 @@ impl ProtocolMutant {
         Self::FarNotCompared,
         Self::FarListsCount,
         Self::FarNotAsked,
+        Self::FirstHandOnly,
+        Self::HelperVouches,
     ];
 }
 

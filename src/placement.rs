@@ -97,6 +97,11 @@ impl Gone {
         }
     }
 
+    /// Forgets all nodes but these.
+    pub(crate) fn retain(&mut self, is_kept: impl Fn(&NodeHash) -> bool) {
+        self.0.retain(|node, _| is_kept(node));
+    }
+
     /// Whether a later life of the node is known to be over.
     fn has_later(&self, identity: &Identity) -> bool {
         self.0.get(&identity.node).is_some_and(|boot| *boot > identity.boot)
@@ -247,12 +252,13 @@ impl Placement {
         }
     }
 
-    /// Notes that some members are alive and cannot be reached yet.
+    /// Notes that some members are alive and not known by name yet.
     pub(crate) fn incomplete(self) -> Self {
         Self { is_complete: false, ..self }
     }
 
-    /// Whether every member that is alive can be reached.
+    /// Whether every member that is alive is known by name. One that is not might be in any data
+    /// center. (Whether this node reaches it is another question.)
     pub(crate) fn is_complete(&self) -> bool {
         self.is_complete
     }

@@ -10,6 +10,10 @@
 //! For a birth at least W members (and a majority, if one is required) must see exactly the same
 //! members, every seed must have been heard from or found not to answer, and no member may ever
 //! have held data. So a node that restarts alone never takes its empty memory for the truth.
+//!
+//! Each data center is born by itself: only its own members must agree. What a member sees and
+//! whether it has data, it tells each node that it reaches. A node that it does not reach asks one
+//! that it does.
 
 use std::time::Duration;
 
@@ -20,20 +24,57 @@ use crate::events::Event;
 use crate::mutants::{ProtocolMutant, rule};
 use crate::placement::Member;
 use crate::shard::Stage;
-use crate::types::NodeHash;
+use crate::types::{Identity, NodeHash};
 use crate::wire::message::{ControlMessage, Status};
 
 /// How often the members tell each other their status until the lists are born.
 const STATUS_PERIOD: Duration = Duration::from_millis(100);
+
+/// For how many members that it does not reach a node asks at a time.
+const MAX_ASKED_FOR: usize = 64;
 
 impl Control {
     pub(super) fn status(&self) -> Status {
         Status { members_digest: self.placement.digest(), stage: self.stage }
     }
 
+    /// Returns what this node tells a member, and asks of it: the status of those members of this
+    /// data center that this node does not reach.
+    pub(super) fn status_to_ask(&self) -> ControlMessage {
+        let members = self.placement.members().iter().map(|member| member.identity);
+        let is_out_of_reach = |life: &Identity| {
+            let link = self.links.get(&life.node);
+            link.is_some_and(|link| link.identity.boot == life.boot && link.is_out_of_reach())
+        };
+        let asks = members.filter(is_out_of_reach).take(MAX_ASKED_FOR).collect();
+        ControlMessage::Status { status: self.status(), asks, heard: Vec::new() }
+    }
+
+    /// Returns what this node answers a member that asks for these.
+    pub(super) fn status_to_tell(&self, asks: &[Identity]) -> ControlMessage {
+        let heard = asks.iter().take(MAX_ASKED_FOR).filter_map(|life| {
+            let (from, status) = self.statuses.get(&life.node)?;
+            (from.life() == life.life()).then_some((*life, *status))
+        });
+        let heard = heard.collect();
+        ControlMessage::Status { status: self.status(), asks: Vec::new(), heard }
+    }
+
+    /// Takes up what members that this node does not reach have told another one.
+    pub(super) fn hear_statuses(&mut self, heard: Vec<(Identity, Status)>) {
+        for (life, status) in heard {
+            let member = self.placement.member(life.node);
+            if member.is_some_and(|member| member.identity == life.life())
+                && rule(ProtocolMutant::FirstHandOnly, true)
+            {
+                self.statuses_by_others.insert(life.node, (life, status));
+            }
+        }
+    }
+
     pub(super) fn tell_status(&mut self, now: Instant, actions: &mut Actions) {
         self.status_at = now + STATUS_PERIOD;
-        let message = ControlMessage::Status(self.status());
+        let message = self.status_to_ask();
         for member in self.links.values().filter(|member| member.state == LinkState::Up) {
             let link = Link::to(&member.identity);
             actions.push(ControlAction::Ask { link, message: message.clone() });
@@ -68,16 +109,21 @@ impl Control {
         }
     }
 
-    /// What each other member has told of itself in this life, if it has.
+    /// Returns what each other member of this data center has told of itself in this life, if it
+    /// has: this node, or another one if this node does not reach it.
     fn other_statuses(&self) -> impl Iterator<Item = Option<Status>> {
         let me = self.identity().node;
         let others =
             self.placement.members().iter().filter(move |member| member.identity.node != me);
         others.map(|member: &Member| {
-            let known = self.statuses.get(&member.identity.node);
-            known
-                .filter(|(identity, _)| identity.life() == member.identity)
-                .map(|(_, status)| *status)
+            let life = member.identity;
+            let of_it = |(from, _): &&(Identity, Status)| from.life() == life;
+            let own = self.statuses.get(&life.node).filter(of_it);
+            let by_others = self.statuses_by_others.get(&life.node).filter(of_it);
+            let is_out_of_reach =
+                self.links.get(&life.node).is_some_and(|link| link.is_out_of_reach());
+            let latest = if is_out_of_reach { by_others.or(own) } else { own };
+            latest.map(|(_, status)| *status)
         })
     }
 

@@ -3,7 +3,8 @@
 //! A node's cores know what it lacks or owes, so it asks them. Only the other members know what
 //! they lack or owe, so it asks these too. It is safe when all members answered one round of
 //! questions, each sees the same members, and none owes anything. No member is asked unless a
-//! caller waits: until then this costs nothing.
+//! caller waits: until then this costs nothing. A member that this node does not reach is asked
+//! through another one, which passes the question on, and the answer back.
 //!
 //! A node that leaves asks its own cores as well: it goes when nothing is left to give, and every
 //! call that it took has its answer and is known to every replica.
@@ -13,17 +14,22 @@ use std::mem;
 use std::time::Duration;
 
 use super::interface::{Actions, ControlAction, Link};
-use super::state::{Control, DebtAsker, LinkState, Safety};
+use super::state::{Control, DebtAsker, LinkState, PassedOn, Safety};
 use crate::clock::Instant;
 use crate::error::Risk;
+use crate::mutants::{ProtocolMutant, rule};
 use crate::shard::{Debt, Stage};
-use crate::types::NodeHash;
+use crate::types::{Identity, NodeHash};
 use crate::wire::message::{ControlMessage, NodeDebt};
 
 /// How long a round of questions takes at most, and at least. An answer that comes later is not
 /// waited for, and is asked for again.
 const ROUND_PERIOD: Duration = Duration::from_millis(100);
 const MIN_ROUND_PERIOD: Duration = Duration::from_millis(10);
+
+/// How many questions a node passes on at a time, for others. At the limit it forgets the oldest,
+/// whose asker asks again in its next round.
+const MAX_PASSED_ON: usize = 256;
 
 impl Control {
     /// Lets an app wait until it is safe. What was asked before it came does not count.
@@ -59,25 +65,55 @@ impl Control {
         // However short a time a caller waits, the outcome of one round is known before.
         safety.ask_at = now + ROUND_PERIOD.min(safety.until.since(now) / 2).max(MIN_ROUND_PERIOD);
         self.safety = Some(safety);
-        for member in self.links.values().filter(|member| member.state == LinkState::Up) {
-            let link = Link::to(&member.identity);
-            actions.push(ControlAction::Ask { link, message: ControlMessage::AskDebt { round } });
+        let up = self.links.values().filter(|member| member.state == LinkState::Up);
+        let up: Vec<Identity> = up.map(|member| member.identity).collect();
+        for identity in &up {
+            let message = ControlMessage::AskDebt { round, of: None };
+            actions.push(ControlAction::Ask { link: Link::to(identity), message });
         }
+        self.ask_through_others(round, &up, actions);
         self.ask_cores(DebtAsker::Safety { round }, actions);
+    }
+
+    /// Asks for the members of this data center that this node does not reach: each round another
+    /// of those that it reaches, as not all of them reach every member.
+    fn ask_through_others(&self, round: u64, up: &[Identity], actions: &mut Actions) {
+        if up.is_empty() || !rule(ProtocolMutant::FirstHandOnly, true) {
+            return;
+        }
+        let me = self.identity().node;
+        let is_up = |life: &Identity| up.iter().any(|it| it.life() == *life);
+        let members = self.placement.members().iter().map(|member| member.identity);
+        for life in members.filter(|life| life.node != me && !is_up(life)) {
+            let helper = &up[(round % up.len() as u64) as usize];
+            let message = ControlMessage::AskDebt { round, of: Some(life) };
+            actions.push(ControlAction::Ask { link: Link::to(helper), message });
+        }
     }
 
     /// Takes up what a member has said that it owes.
     pub(super) fn debt_told(
         &mut self,
         link: Link,
-        round: u64,
+        (round, of): (u64, Option<Identity>),
         debt: NodeDebt,
         actions: &mut Actions,
     ) {
         let from = self.links.values().find(|member| Link::to(&member.identity) == link);
-        if let Some(node) = from.map(|member| member.identity.node) {
-            self.debt_heard(node, round, debt, actions);
+        let Some(from) = from.map(|member| member.identity) else { return };
+        if let Some(of) = of {
+            let member = self.placement.member(of.node);
+            if member.is_some_and(|member| member.identity == of.life()) {
+                self.debt_heard(of.node, round, debt, actions);
+            }
+            return;
         }
+        let is_it = |it: &mut PassedOn| it.asked_as == round && it.of == from.life();
+        for PassedOn { via, request_id, round, of, .. } in self.passed_on.extract_if(.., is_it) {
+            let message = ControlMessage::Debt { round, of: Some(of), debt };
+            actions.push(ControlAction::Answer { via, request_id, message });
+        }
+        self.debt_heard(from.node, round, debt, actions);
     }
 
     fn debt_heard(&mut self, node: NodeHash, round: u64, debt: NodeDebt, actions: &mut Actions) {
@@ -123,15 +159,29 @@ impl Control {
         risks
     }
 
-    /// Answers, once the cores have, a member that asks what this node owes.
+    /// Answers, once the cores have, a member that asks what this node owes. If it asks what
+    /// another one owes, that one is asked.
     pub(super) fn debt_asked(
         &mut self,
         via: u64,
         request_id: u64,
-        round: u64,
+        (round, of): (u64, Option<Identity>),
         actions: &mut Actions,
     ) {
-        self.ask_cores(DebtAsker::Peer { via, request_id, round }, actions);
+        let Some(of) = of.map(|of| of.life()).filter(|of| *of != self.identity().life()) else {
+            return self.ask_cores(DebtAsker::Peer { via, request_id, round }, actions);
+        };
+        let link = self.links.get(&of.node).filter(|link| link.identity.life() == of);
+        let Some(link) = link.filter(|link| link.state == LinkState::Up) else { return };
+        let link = Link::to(&link.identity);
+        self.last_round += 1;
+        let asked_as = self.last_round;
+        let message = ControlMessage::AskDebt { round: asked_as, of: None };
+        actions.push(ControlAction::Ask { link, message });
+        if self.passed_on.len() >= MAX_PASSED_ON {
+            self.passed_on.remove(0);
+        }
+        self.passed_on.push(PassedOn { via, request_id, round, of, asked_as });
     }
 
     pub(super) fn ask_cores(&mut self, asker: DebtAsker, actions: &mut Actions) {
@@ -177,7 +227,7 @@ impl Control {
         for asker in mem::take(&mut self.own_debt.asking) {
             match asker {
                 DebtAsker::Peer { via, request_id, round } => {
-                    let message = ControlMessage::Debt { round, debt: told };
+                    let message = ControlMessage::Debt { round, of: None, debt: told };
                     actions.push(ControlAction::Answer { via, request_id, message });
                 }
                 DebtAsker::Safety { round } => {

@@ -2,13 +2,14 @@
 //!
 //! The end of a link is the first sign of a crash. That alone declares no member dead. The link is
 //! dialled again, and the member is declared dead only if no process listens there any more, and
-//! the member's own port answers no ping.
+//! the member's own port answers no ping. A member that this node has never reached it does not
+//! declare dead in this way: a gateway that refuses looks the same.
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::interface::{Actions, ControlAction, Link, LinkEnd};
-use super::state::{Control, LINK_BACKOFF, LinkState, MemberLink};
+use super::state::{Control, LinkState, MemberLink};
 use crate::clock::Instant;
 use crate::events::Event;
 use crate::membership::{EXCHANGE_SOON, exchange_period};
@@ -38,7 +39,7 @@ impl Control {
         let mut new = MemberLink::new(identity);
         if self.has_reached(&identity) {
             // It asked for that before it was known, and the connection stays.
-            new.state = LinkState::Up;
+            new.come_up();
         }
         let known = self.links.insert(identity.node, new);
         match known {
@@ -52,6 +53,11 @@ impl Control {
             }
             None => actions.push(ControlAction::Open(Link::to(&identity))),
         }
+    }
+
+    /// Whether there is a link to this very life of a member, up or not: to each that is not dead.
+    pub(super) fn has_link(&self, identity: &Identity) -> bool {
+        self.links.get(&identity.node).is_some_and(|link| link.identity == *identity)
     }
 
     pub(super) fn close_link(&mut self, identity: &Identity, actions: &mut Actions) {
@@ -69,7 +75,7 @@ impl Control {
         welcome: &Hello,
         actions: &mut Actions,
     ) {
-        self.note_details(welcome);
+        self.note_details(now, welcome);
         if link.expects.is_none() {
             return self.seed_answered(now, link, welcome, actions);
         }
@@ -77,13 +83,13 @@ impl Control {
         if let Some(member) =
             self.links.values_mut().find(|member| Link::to(&member.identity) == link)
         {
-            (member.state, member.backoff) = (LinkState::Up, LINK_BACKOFF);
+            member.come_up();
             if self.refused_by.take().is_some() {
                 // The node that had this node's id may be gone, and was a later life.
                 actions.push(ControlAction::Ask { link, message: ControlMessage::AskMembers });
             }
             if self.stage == Stage::Forming {
-                let message = ControlMessage::Status(self.status());
+                let message = self.status_to_ask();
                 actions.push(ControlAction::Ask { link, message });
             }
         }
@@ -112,7 +118,7 @@ impl Control {
             return;
         };
         let is_gone = match &end {
-            LinkEnd::ConnectRefused => true,
+            LinkEnd::ConnectRefused => member.was_up,
             LinkEnd::Refused(refusal) => refusal.reason == RefusalReason::NotMe,
             LinkEnd::Ended | LinkEnd::Unreachable => false,
         };
@@ -144,14 +150,9 @@ impl Control {
         if self.exchange_at > now {
             return;
         }
-        let up = || self.links.iter().filter(|(_, link)| link.state == LinkState::Up);
-        let next = up().find(|(node, _)| **node > self.exchanged_with).or_else(|| up().next());
-        let wait = next.map_or(EXCHANGE_SOON, |_| exchange_period(self.links.len()));
-        if let Some((&node, link)) = next {
-            let link = Link::to(&link.identity);
-            actions.push(ControlAction::Ask { link, message: ControlMessage::AskMembers });
-            self.exchanged_with = node;
-        }
+        self.forget_members(now);
+        let is_asked = self.ask_next_for_members(actions);
+        let wait = if is_asked { exchange_period(self.links.len()) } else { EXCHANGE_SOON };
         self.exchange_at = now + wait;
     }
 

@@ -9,10 +9,10 @@
 //! state        what it knows
 //! seeds        how it finds a cluster          links       how it finds a crash
 //! greetings    which nodes it lets in          duplicates  what happens if a node's id is in use
+//! details      what members are, by any word   reach       whether others reach this node
 //! birth        when lists are made             majority    when they may change and be written to
 //! publish      what cores and app are told     absent      which dead members are waited for
 //! debt         when a node may be stopped      leaving     how this node goes
-//! reach        whether others reach this node
 //! ```
 //!
 //! This file joins them: an event or a timer goes to the part that it concerns, and `finish_event`
@@ -23,6 +23,7 @@
 mod absent;
 mod birth;
 mod debt;
+mod details;
 mod duplicates;
 mod greetings;
 mod interface;
@@ -33,6 +34,8 @@ mod publish;
 mod reach;
 mod seeds;
 mod state;
+#[cfg(test)]
+mod tests;
 
 use std::net::SocketAddr;
 
@@ -130,6 +133,7 @@ impl Control {
         self.swim(now, actions, |membership, todo| membership.handle_timers(now, todo));
         self.handle_link_timers(now, actions);
         self.handle_exchange_timer(now, actions);
+        self.handle_details_timer(now, actions);
         self.handle_majority_timer(now, actions);
         self.handle_seed_timers(now, actions);
         self.handle_reach_timers(now, actions);
@@ -154,6 +158,7 @@ impl Control {
             majority,
             self.reach_deadline(),
             self.held_deadline(),
+            self.missing_details.ask_at.filter(|_| !self.links.is_empty()),
             (!self.links.is_empty()).then_some(self.exchange_at),
         ];
         links.into_iter().chain(others).flatten().min()
@@ -189,8 +194,10 @@ impl Control {
                 None
             }
             Change::Replaced { old, new: _ } | Change::Down(old) => {
+                // Of one that was dead already the app has been told.
+                let is_news = !matches!(change, Change::Replaced { .. }) || self.has_link(&old);
                 self.life_ended(now, &old, actions);
-                self.name(&old).map(|node| Event::Died { node })
+                self.name(&old).filter(|_| is_news).map(|node| Event::Died { node })
             }
             Change::Left(identity) => {
                 self.life_ended(now, &identity, actions);
@@ -233,24 +240,28 @@ impl Control {
         actions: &mut Actions,
     ) {
         match message {
-            ControlMessage::Members { records, absent } => {
+            ControlMessage::Members { records, absent, details } => {
                 self.absent.told(now, &absent);
                 for known in records.iter().filter(|known| !known.state.is_active()) {
-                    self.gone.record(&known.identity);
+                    self.note_over(now, &known.identity);
                 }
                 self.swim(now, actions, |membership, todo| membership.learn(now, &records, todo));
+                self.hear_details(now, details);
                 if link.expects.is_none() {
                     self.seed_is_done(now, link.addr);
                     actions.push(ControlAction::Close(link));
                 }
             }
-            ControlMessage::Status(status) => {
+            ControlMessage::Status { status, heard, .. } => {
                 let from = self.links.values().find(|member| Link::to(&member.identity) == link);
                 if let Some(from) = from.map(|member| member.identity) {
                     self.statuses.insert(from.node, (from, status));
                 }
+                self.hear_statuses(heard);
             }
-            ControlMessage::Debt { round, debt } => self.debt_told(link, round, debt, actions),
+            ControlMessage::Debt { round, of, debt } => {
+                self.debt_told(link, (round, of), debt, actions);
+            }
             ControlMessage::DialedBack { tcp, udp } => {
                 self.dialed_back(now, link, tcp, udp, actions)
             }
@@ -272,10 +283,11 @@ impl Control {
             ControlMessage::AskMembers => ControlMessage::Members {
                 records: self.membership.records(),
                 absent: self.absent.waited_for(now),
+                details: self.details_to_tell(),
             },
-            ControlMessage::Status(_) => ControlMessage::Status(self.status()),
-            ControlMessage::AskDebt { round } => {
-                return self.debt_asked(via, request_id, round, actions);
+            ControlMessage::Status { asks, .. } => self.status_to_tell(&asks),
+            ControlMessage::AskDebt { round, of } => {
+                return self.debt_asked(via, request_id, (round, of), actions);
             }
             ControlMessage::DialBack { identity } => {
                 return self.try_to_reach(now, via, request_id, identity, actions);
@@ -292,6 +304,7 @@ impl Control {
     fn finish_event(&mut self, now: Instant, actions: &mut Actions) {
         let old_stage = self.stage;
         let members_changed = self.place_members(now, actions);
+        self.watch_details(now);
         self.count_members(now, actions);
         self.consider_birth(actions);
         self.count_majority(now, actions);

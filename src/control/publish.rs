@@ -16,7 +16,7 @@ impl Control {
     /// Makes a new placement if the members are others than those it was made of. Whether it did.
     pub(super) fn place_members(&mut self, now: Instant, actions: &mut Actions) -> bool {
         let members = self.placeable();
-        self.note_gone();
+        self.note_gone(now);
         let alive =
             self.membership.records().iter().filter(|known| known.state.is_active()).count();
         let is_complete = members.len() == alive;
@@ -80,10 +80,10 @@ impl Control {
     }
 
     /// Remembers the lives that are over. One that was only taken for dead is not.
-    pub(super) fn note_gone(&mut self) {
+    pub(super) fn note_gone(&mut self, now: Instant) {
         for Record { identity, state, .. } in self.membership.records() {
             if !state.is_active() {
-                self.gone.record(&identity);
+                self.note_over(now, &identity);
             } else {
                 self.gone.forget(&identity);
             }
@@ -99,10 +99,7 @@ impl Control {
                 let local = &self.config.local;
                 (NodeId::new(&local.node_id), local.cores, local.site.clone())
             } else {
-                let details = self.details.get(&known.identity.node)?;
-                if details.boot != known.identity.boot {
-                    return None;
-                }
+                let details = self.details_of(&known.identity)?;
                 (details.id.clone(), details.cores, details.site.clone())
             };
             let leaving = known.leaving || known.identity == me && self.leaving != Leaving::No;

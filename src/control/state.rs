@@ -14,6 +14,7 @@ use crate::clock::Instant;
 use crate::events::MemberInfo;
 use crate::membership::{Membership, MembershipConfig};
 use crate::placement::{Gone, Member, Placement, Site};
+use crate::quorums::Count;
 use crate::shard::{Debt, Lease, Stage};
 use crate::types::{Boot, Identity, NodeHash, NodeId};
 use crate::wire::message::{Hello, NodeDebt, Reached, Status};
@@ -22,6 +23,10 @@ use crate::wire::message::{Hello, NodeDebt, Reached, Status};
 /// process that is killed takes a moment to close what it listens on.
 pub(super) const LINK_BACKOFF: Duration = Duration::from_millis(5);
 const MAX_LINK_BACKOFF: Duration = Duration::from_millis(320);
+
+/// The longest pause before a member is dialled again that was never reached: perhaps there is no
+/// way to it.
+const MAX_UNREACHED_BACKOFF: Duration = Duration::from_secs(5);
 
 /// A seed that does not answer is asked again after this time, which doubles up to the second
 /// constant.
@@ -32,15 +37,20 @@ pub(super) const MAX_SEED_BACKOFF: Duration = Duration::from_secs(5);
 pub(crate) struct Control {
     pub(super) config: ControlConfig,
     pub(super) membership: Membership,
-    /// What nodes told of themselves when they shook hands.
+    /// What nodes told of themselves when they shook hands, with this node or with another.
     pub(super) details: BTreeMap<NodeHash, Details>,
+    /// When members are asked next for details that are missing.
+    pub(super) missing_details: MissingDetails,
     pub(super) links: BTreeMap<NodeHash, MemberLink>,
     pub(super) seeds: Vec<SeedAddress>,
     pub(super) discovery: Finding,
     pub(super) reach: Reach,
     /// Greetings that are not judged yet.
     pub(super) held: Vec<HeldGreeting>,
+    /// What each member told last.
     pub(super) statuses: BTreeMap<NodeHash, (Identity, Status)>,
+    /// What members that this node does not reach told another one last.
+    pub(super) statuses_by_others: BTreeMap<NodeHash, (Identity, Status)>,
     pub(super) status_at: Instant,
     /// When the next member is asked for the members that it knows.
     pub(super) exchange_at: Instant,
@@ -51,6 +61,8 @@ pub(crate) struct Control {
     pub(super) placed: Vec<Member>,
     pub(super) generation: u64,
     pub(super) gone: Gone,
+    /// When each of those lives was last said to be over.
+    pub(super) gone_said_at: BTreeMap<NodeHash, Instant>,
     pub(super) absent: Absent,
     /// When the last absent member will be forgotten.
     pub(super) forget_at: Option<Instant>,
@@ -65,6 +77,8 @@ pub(crate) struct Control {
     pub(super) progress: BTreeMap<usize, CoreProgress>,
     pub(super) own_debt: OwnDebt,
     pub(super) safety: Option<Safety>,
+    /// Questions about what a member owes, asked on behalf of one that does not reach it.
+    pub(super) passed_on: Vec<PassedOn>,
     /// The number of the latest round of questions about what others owe.
     pub(super) last_round: u64,
     pub(super) members: Vec<MemberInfo>,
@@ -91,6 +105,7 @@ impl Control {
         Self {
             membership,
             details: BTreeMap::new(),
+            missing_details: MissingDetails::default(),
             links: BTreeMap::new(),
             seeds: config
                 .seeds
@@ -101,6 +116,7 @@ impl Control {
             reach: Reach::default(),
             held: Vec::new(),
             statuses: BTreeMap::new(),
+            statuses_by_others: BTreeMap::new(),
             status_at: Instant::default(),
             exchange_at: Instant::default(),
             exchanged_with: NodeHash(0),
@@ -108,6 +124,7 @@ impl Control {
             placed: Vec::new(),
             generation: 0,
             gone: Gone::new(),
+            gone_said_at: BTreeMap::new(),
             absent: Absent::new(config.forget_after),
             forget_at: None,
             stage: Stage::Forming,
@@ -118,6 +135,7 @@ impl Control {
             progress: BTreeMap::new(),
             own_debt: OwnDebt::default(),
             safety: None,
+            passed_on: Vec::new(),
             last_round: 0,
             members: Vec::new(),
             readiness: Readiness::default(),
@@ -133,9 +151,22 @@ impl Control {
 pub(super) struct Details {
     pub(super) boot: Boot,
     pub(super) id: NodeId,
+    pub(super) protocol: (u16, u16),
     pub(super) cores: u16,
+    pub(super) replicas: Count,
+    pub(super) write_quorum: Count,
     pub(super) site: Site,
     pub(super) majority_of: u16,
+    pub(super) heard_at: Instant,
+}
+
+/// The search for the details of members that have not told them to this node.
+#[derive(Default)]
+pub(super) struct MissingDetails {
+    /// `None` while none are missing.
+    pub(super) ask_at: Option<Instant>,
+    /// After how long members are asked again.
+    pub(super) pause: Duration,
 }
 
 /// How far this node is with leaving.
@@ -172,6 +203,9 @@ pub(super) struct MemberLink {
     pub(super) state: LinkState,
     /// After how long it is dialled again if it fails.
     pub(super) backoff: Duration,
+    /// Whether it was up in this life of the member. If not, that no process listens there says
+    /// nothing: perhaps the way there is closed.
+    pub(super) was_up: bool,
 }
 
 /// How far a link to a member is.
@@ -192,12 +226,22 @@ pub(super) enum LinkState {
 
 impl MemberLink {
     pub(super) fn new(identity: Identity) -> Self {
-        Self { identity, state: LinkState::Opening, backoff: LINK_BACKOFF }
+        Self { identity, state: LinkState::Opening, backoff: LINK_BACKOFF, was_up: false }
+    }
+
+    pub(super) fn come_up(&mut self) {
+        (self.state, self.backoff, self.was_up) = (LinkState::Up, LINK_BACKOFF, true);
     }
 
     pub(super) fn fail(&mut self, now: Instant) {
+        let most = if self.was_up { MAX_LINK_BACKOFF } else { MAX_UNREACHED_BACKOFF };
         self.state = LinkState::Down { until: now + self.backoff };
-        self.backoff = (self.backoff * 2).min(MAX_LINK_BACKOFF);
+        self.backoff = (self.backoff * 2).min(most);
+    }
+
+    /// Whether this node tried to reach the member and does not.
+    pub(super) fn is_out_of_reach(&self) -> bool {
+        self.state != LinkState::Up && self.backoff > LINK_BACKOFF
     }
 }
 
@@ -345,6 +389,17 @@ pub(super) enum DebtAsker {
     Peer { via: u64, request_id: u64, round: u64 },
     Safety { round: u64 },
     Leave,
+}
+
+/// A question about what a member owes, on behalf of another one that does not reach it.
+pub(super) struct PassedOn {
+    /// Where the answer goes, and the asker's number for its round.
+    pub(super) via: u64,
+    pub(super) request_id: u64,
+    pub(super) round: u64,
+    /// The member that is asked, under this number.
+    pub(super) of: Identity,
+    pub(super) asked_as: u64,
 }
 
 /// An app of this node waits until it is safe.

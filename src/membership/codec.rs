@@ -195,10 +195,21 @@ impl<'a> Datagram<'a> {
     }
 }
 
+/// Returns the header of a SWIM packet.
+pub(crate) fn header_of(packet: &[u8]) -> Option<Header<Identity>> {
+    foca::Codec::decode_header(&mut Codec, packet).ok()
+}
+
 /// Returns the sender of a SWIM packet, and its message.
 pub(crate) fn message_of(packet: &[u8]) -> Option<(Identity, Message<Identity>)> {
-    let header = foca::Codec::decode_header(&mut Codec, packet).ok()?;
-    Some((header.src, header.message))
+    header_of(packet).map(|header| (header.src, header.message))
+}
+
+/// Returns a SWIM packet with this header, without gossip.
+pub(crate) fn packet_of(header: &Header<Identity>) -> Option<Vec<u8>> {
+    let mut packet = Vec::new();
+    foca::Codec::encode_header(&mut Codec, header, &mut packet).ok()?;
+    Some(packet)
 }
 
 /// What foca writes and reads with. It has no state.

@@ -6,7 +6,7 @@
 
 use std::net::SocketAddr;
 
-use foca::{Member, Message};
+use foca::{Header, Member, Message};
 
 use super::Membership;
 use super::claims::{Claim, ClaimKind};
@@ -130,6 +130,7 @@ impl Membership {
             };
             self.set_timer(now + after, Timer::Swim(timer));
         }
+        self.ask_helpers(&wishes.packets, actions);
         // foca greets the dead, and our own former lives are among them.
         for (to, packet) in wishes.packets.into_iter().filter(|(to, _)| to.addr != own) {
             if let Some((_, Message::Ping(number))) = codec::message_of(&packet) {
@@ -139,6 +140,33 @@ impl Membership {
             let datagram = Datagram::Swim(&packet).encode(self.cluster);
             actions.push(MembershipAction::Send { to: to.addr, datagram });
         }
+    }
+
+    /// Asks helpers of our own choice for an indirect probe, in addition to those of foca's choice,
+    /// if these packets ask for one.
+    fn ask_helpers(
+        &mut self,
+        packets: &[(Identity, Vec<u8>)],
+        actions: &mut Vec<MembershipAction>,
+    ) {
+        let requests = packets.iter().filter_map(|(_, packet)| codec::header_of(packet));
+        let requests: Vec<Header<Identity>> =
+            requests.filter(|it| matches!(it.message, Message::PingReq { .. })).collect();
+        let Some(request) = requests.first() else { return };
+        let Message::PingReq { target, probe_number } = request.message else { return };
+        let is_other = |it: &Identity| *it != target && it.addr != self.own.addr;
+        let members = self.swim.iter_members().map(|member| *member.id());
+        let candidates: Vec<Identity> = members.filter(is_other).collect();
+        let is_asked = |it: &Identity| requests.iter().any(|request| request.dst == *it);
+        let mut helpers = self.helpers.choose(&target, &candidates);
+        helpers.retain(|helper| !is_asked(helper));
+        for &dst in &helpers {
+            if let Some(packet) = codec::packet_of(&Header { dst, ..request.clone() }) {
+                let datagram = Datagram::Swim(&packet).encode(self.cluster);
+                actions.push(MembershipAction::Send { to: dst.addr, datagram });
+            }
+        }
+        self.helpers.asked(target, probe_number, helpers);
     }
 
     /// Cancels the removal of a dead member at this address. A member that dies often would
@@ -156,12 +184,13 @@ impl Membership {
     }
 
     fn report_changes(&mut self, actions: &mut Vec<MembershipAction>) {
-        let health = &mut self.health;
+        let (health, helpers) = (&mut self.health, &mut self.helpers);
         let report = |change| {
             if let Change::Down(gone) | Change::Left(gone) | Change::Replaced { old: gone, .. } =
                 &change
             {
                 health.forget(gone);
+                helpers.forget(gone);
             }
             actions.push(MembershipAction::Changed(change));
         };

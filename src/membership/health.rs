@@ -14,7 +14,7 @@
 //! A distant member is no suspect for its distance. A probe may take as long as round trips to that
 //! member suggest, smoothed as TCP does (RFC 6298), and so may all that follows from the probe.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use crate::clock::Instant;
@@ -72,6 +72,8 @@ pub(super) struct Health {
     refuted_at: Option<Instant>,
     probes: VecDeque<Probe>,
     round_trips: BTreeMap<Identity, RoundTrip>,
+    /// The members that have answered indirectly, and never directly.
+    out_of_reach: BTreeSet<Identity>,
     /// The round trip to all members together.
     typical: Option<RoundTrip>,
 }
@@ -85,6 +87,7 @@ impl Health {
             refuted_at: None,
             probes: VecDeque::new(),
             round_trips: BTreeMap::new(),
+            out_of_reach: BTreeSet::new(),
             typical: None,
         }
     }
@@ -129,7 +132,11 @@ impl Health {
         }
         let probe = &mut self.probes[at];
         probe.is_answered = true;
+        if !is_direct && !self.round_trips.contains_key(target) {
+            self.out_of_reach.insert(*target);
+        }
         if is_direct {
+            self.out_of_reach.remove(target);
             let sample = now.since(probe.at);
             let round_trip = self.round_trips.entry(*target);
             round_trip.and_modify(|it| it.add(sample)).or_insert(RoundTrip::first(sample));
@@ -183,11 +190,18 @@ impl Health {
 
     /// Returns how long nearly all round trips to a member take at most. If none to it was
     /// measured, it is that of all members; if none was measured at all, zero.
+    ///
+    /// A member that only answers indirectly is as far away as the most distant member of all: the
+    /// way to it leads over another member, twice.
     pub(super) fn longest_round_trip(&self, member: &Identity) -> Duration {
-        self.round_trips
-            .get(member)
-            .or(self.typical.as_ref())
-            .map_or(Duration::ZERO, RoundTrip::longest)
+        if let Some(measured) = self.round_trips.get(member) {
+            return measured.longest();
+        }
+        let typical = self.typical.map_or(Duration::ZERO, |typical| typical.longest());
+        if !self.out_of_reach.contains(member) {
+            return typical;
+        }
+        self.round_trips.values().map(RoundTrip::longest).fold(typical, Duration::max)
     }
 
     /// Returns the smoothed round trip to a member, once one was measured.
@@ -203,5 +217,6 @@ impl Health {
     /// Forgets a life of a member that is over.
     pub(super) fn forget(&mut self, member: &Identity) {
         self.round_trips.remove(member);
+        self.out_of_reach.remove(member);
     }
 }

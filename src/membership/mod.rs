@@ -42,6 +42,8 @@
 //!   identity has lost the timers that would end its suspicions. So a node that suspects a member
 //!   tells it so until that is over, and in the end declares it dead. (The first half is the "buddy
 //!   system" of Dadgar et al., "Lifeguard", DSN '18.)
+//! - **Helpers** ([`helpers`]): foca has random members probe indirectly, of which most might not
+//!   reach the silent member either.
 //! - **Doubts** ([`health`]): a node in trouble accuses more slowly, and distant members get more
 //!   time.
 //! - **Changes** ([`roster`]): everything that happened, suspicions included, in one list.
@@ -55,6 +57,7 @@ pub(crate) mod claims;
 pub(crate) mod codec;
 mod drive;
 mod health;
+mod helpers;
 mod interface;
 mod pings;
 mod roster;
@@ -66,12 +69,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use foca::{Member, Message};
+use foca::{Header, Member, Message};
 
 use self::claims::{Claim, ClaimKind, SharedClaims};
 use self::codec::Datagram;
 use self::drive::Timer;
 use self::health::Health;
+use self::helpers::Helpers;
 use self::pings::Pings;
 use self::roster::Roster;
 use self::swim::{Swim, Wishes, new_swim};
@@ -89,7 +93,7 @@ const LEAVING_PERIOD: Duration = Duration::from_secs(1);
 pub(crate) const EXCHANGE_SOON: Duration = Duration::from_secs(2);
 
 /// Returns how often a node asks one of `members` members for all that it knows: so rarely that the
-/// answers take at most a kilobyte a second.
+/// answers, with what the members told of themselves, take at most a few kilobytes a second.
 pub(crate) fn exchange_period(members: usize) -> Duration {
     Duration::from_secs(10).max(Duration::from_millis(50) * members as u32)
 }
@@ -118,6 +122,7 @@ pub(crate) struct Membership {
     claims: SharedClaims,
     roster: Roster,
     health: Health,
+    helpers: Helpers,
     pings: Pings,
     /// The digest of the members that we see, which our pongs carry; zero until it is known.
     view: u64,
@@ -152,6 +157,7 @@ impl Membership {
             health: Health::new(swim::probe_rtt(config.probe_period), config.local_health),
             // Not foca's stream of chance, and not a nonce that a former life used.
             pings: Pings::new(config.seed.rotate_left(32) ^ own.boot.0),
+            helpers: Helpers::default(),
             view: 0,
             timers: BTreeMap::new(),
             timers_set: 0,
@@ -290,6 +296,7 @@ impl Membership {
         packet: &[u8],
         actions: &mut Vec<MembershipAction>,
     ) -> Result<(), DatagramError> {
+        let mut ack = None;
         if let Some((source, message)) = codec::message_of(packet) {
             match message {
                 // If another identity holds our address with a better right, each return is
@@ -303,12 +310,38 @@ impl Membership {
                 Message::Ack(number) => self.health.probe_answered(now, &source, number, true),
                 Message::ForwardedAck { origin, probe_number } => {
                     self.health.probe_answered(now, &origin, probe_number, false);
+                    if self.roster.has_active(&origin) && self.roster.has_active(&source) {
+                        self.helpers.helped(origin, source);
+                        ack = self.ack_through_helper(origin, probe_number, source);
+                    }
                 }
                 _ => {}
             }
         }
         self.try_drive(now, actions, |swim, wishes| swim.handle_data(packet, wishes))
-            .map_err(drive::datagram_error)
+            .map_err(drive::datagram_error)?;
+        if let Some(ack) = ack {
+            self.drive(now, actions, |swim, wishes| swim.handle_data(&ack, wishes));
+        }
+        Ok(())
+    }
+
+    /// Returns the ack that `member` would have sent us if it could: a helper of our own choice
+    /// passed it on, on whose word foca does not wait.
+    fn ack_through_helper(
+        &mut self,
+        member: Identity,
+        number: u8,
+        helper: Identity,
+    ) -> Option<Vec<u8>> {
+        self.helpers.take_answer(&member, number, &helper).then_some(())?;
+        let known = self.swim.iter_members().find(|it| *it.id() == member)?;
+        codec::packet_of(&Header {
+            src: member,
+            src_incarnation: known.incarnation(),
+            dst: self.own,
+            message: Message::Ack(number),
+        })
     }
 
     /// Returns when [`handle_timers`](Self::handle_timers) next has something to do.

@@ -76,8 +76,8 @@ const ANNOUNCE_TO_DEAD_PERIOD: Duration = Duration::from_secs(5);
 /// concerned.
 const MAX_TRANSMISSIONS: NonZeroU8 = NonZeroU8::new(8).unwrap();
 
-/// How many members receive a round of gossip, and how many are asked for an indirect probe.
-const FAN_OUT: NonZeroUsize = NonZeroUsize::new(3).unwrap();
+/// How many members receive a round of gossip, and how many foca asks for an indirect probe.
+pub(super) const FAN_OUT: NonZeroUsize = NonZeroUsize::new(3).unwrap();
 
 /// Returns how long a direct probe may take: 3/10 of the period. The indirect one has the other
 /// 7/10, as it takes four hops instead of two.

@@ -13,8 +13,18 @@
 //! When it is asked, a replica of the list says which of the keys may go, another node whether it
 //! holds the partition at all. What all agreed on this replica drops when Dropping begins.
 //!
-//! A lost question, a wrong answer, a new list or a change of the members ends a round before
-//! Dropping. What is left is proposed again in a later cycle.
+//! A refusal, a wrong answer, a new list or a change of the members ends a round before Dropping.
+//! What is left is proposed again in a later cycle.
+//!
+//! **Out of reach.** A node might live and never be reached by this one: most nodes of a network of
+//! a hub and spokes are. Then its question is asked through a *helper*, any other living node, which
+//! passes it on and the answer back. A helper that does not reach the node either says so, and the
+//! next one is tried, up to [`MAX_HELPERS`] of them in a round. The one that reached the node last
+//! is asked first from then on.
+//!
+//! Helpers change nothing of what follows. Each node speaks for itself, and the only thing that a
+//! helper adds is time. Time is no argument here: what was true when a node answered is asked again
+//! in Confirming, which begins when all have answered, by whatever way.
 //!
 //! **Invariant.** A tombstone is dropped only after a moment at which no node held, or could be
 //! sent, an older state of its key. An older state could come from four places:
@@ -58,7 +68,9 @@
 //! Database Maintenance", PODC '87.
 //!
 //! **Rejected:** to drop a tombstone when it is old, as that paper does with a fixed threshold. A
-//! replica that was away for longer brings the deleted value back.
+//! replica that was away for longer brings the deleted value back. And to have each data center
+//! agree by itself, and one node of it vouch for all of them: that is a second round of questions in
+//! each data center for each round here, whose moments would all have to be one moment.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -78,6 +90,10 @@ const RETRY_AFTER: Duration = Duration::from_millis(500);
 /// How often a replica is told again. Then it is left to a later cycle, in which it proposes by
 /// itself.
 const MAX_TRIES: u32 = 20;
+
+/// Through how many helpers a round tries to reach one node. Enough to find one of a few nodes in
+/// the middle of the network, as those that have helped are tried first.
+const MAX_HELPERS: usize = 16;
 
 /// For how many cycles the replicas behind the first one wait.
 const LATER_CYCLES: usize = 3;
@@ -116,8 +132,15 @@ pub(crate) trait Graveyard {
 /// What the machine wants its shard to do.
 #[derive(Debug, PartialEq)]
 pub(crate) enum PurgeAction {
-    /// Ask `to`; [`Purge::agreed`], [`Purge::dropped`] or [`Purge::lost`] is told with this number.
-    Ask { round: u64, to: Identity, partition: Partition, request: Request },
+    /// Ask `to`, through a helper if one is named; [`Purge::agreed`], [`Purge::dropped`],
+    /// [`Purge::declined`] or [`Purge::lost`] is told with this number.
+    Ask {
+        question: u64,
+        to: Identity,
+        helper: Option<Identity>,
+        partition: Partition,
+        request: Request,
+    },
     /// Drop these, to which every node agreed.
     Drop { partition: Partition, dead: Vec<Dead> },
 }
@@ -134,6 +157,27 @@ pub(crate) struct Purge {
     next_step: Option<Instant>,
     rounds: BTreeMap<u64, Round>,
     next_round: u64,
+    /// The questions without an answer. Those of rounds that are over end with it.
+    questions: BTreeMap<u64, Question>,
+    next_question: u64,
+    /// The helper that reached a node last, for each node that was reached by one.
+    helpers: BTreeMap<Identity, Identity>,
+}
+
+/// One node that was asked in a round.
+#[derive(Clone, Copy, Debug)]
+struct Question {
+    round: u64,
+    to: Identity,
+    helper: Option<Identity>,
+}
+
+/// Questions that are about to be asked.
+struct ToAsk<'a> {
+    questions: &'a mut BTreeMap<u64, Question>,
+    next_question: &'a mut u64,
+    helpers: &'a BTreeMap<Identity, Identity>,
+    actions: &'a mut Vec<PurgeAction>,
 }
 
 struct Round {
@@ -145,6 +189,8 @@ struct Round {
     /// Where to go on after these; `None` after the last.
     next: Option<KeyHash>,
     unanswered: Vec<Identity>,
+    /// How often a question was lost on the way to each of these nodes.
+    losses: BTreeMap<Identity, usize>,
     phase: Phase,
 }
 
@@ -170,6 +216,9 @@ impl Purge {
             next_step: None,
             rounds: BTreeMap::new(),
             next_round: 0,
+            questions: BTreeMap::new(),
+            next_question: 0,
+            helpers: BTreeMap::new(),
         }
     }
 
@@ -236,23 +285,24 @@ impl Purge {
         self.next_round += 1;
         let dead = dead.into_iter().map(|dead| (dead, true)).collect();
         let phase = Phase::Asking { merges: BTreeMap::new() };
-        let mut round = Round { partition, view, dead, next, unanswered: Vec::new(), phase };
-        round.ask(self.next_round, actions);
+        let (unanswered, losses) = (Vec::new(), BTreeMap::new());
+        let mut round = Round { partition, view, dead, next, unanswered, losses, phase };
+        round.ask(self.next_round, &mut self.to_ask(actions));
         self.rounds.insert(self.next_round, round);
         self.go_on(self.next_round, shard, actions);
     }
 
-    /// Takes up which of the keys may go for `from`, by their places in the question, and how often
-    /// it has merged.
+    /// Takes up which of the keys may go for the node that answers, by their places in the
+    /// question, and how often it has merged.
     pub(crate) fn agreed(
         &mut self,
-        number: u64,
-        from: Identity,
+        question: u64,
         merges: u64,
         places: &[u16],
         shard: &impl Graveyard,
         actions: &mut Vec<PurgeAction>,
     ) {
+        let Some((number, from)) = self.take_answered(question) else { return };
         let Some(round) = self.rounds.get_mut(&number) else { return };
         match &mut round.phase {
             Phase::Asking { merges: before } => {
@@ -272,14 +322,14 @@ impl Purge {
         self.go_on(number, shard, actions);
     }
 
-    /// Takes up that `from` has dropped the keys.
+    /// Takes up that the node that answers has dropped the keys.
     pub(crate) fn dropped(
         &mut self,
-        number: u64,
-        from: Identity,
+        question: u64,
         shard: &impl Graveyard,
         actions: &mut Vec<PurgeAction>,
     ) {
+        let Some((number, from)) = self.take_answered(question) else { return };
         let Some(round) = self.rounds.get_mut(&number) else { return };
         match round.phase {
             Phase::Dropping { .. } => {
@@ -293,8 +343,9 @@ impl Purge {
         }
     }
 
-    /// Notes that a question will have no answer, or has one of another kind.
-    pub(crate) fn lost(&mut self, number: u64, now: Instant) {
+    /// Notes that a node agrees to nothing now, or has answered with something else.
+    pub(crate) fn declined(&mut self, question: u64, now: Instant) {
+        let Some((number, _)) = self.take_answered(question) else { return };
         let Some(round) = self.rounds.get_mut(&number) else { return };
         match &mut round.phase {
             Phase::Asking { .. } | Phase::Confirming { .. } => drop(self.rounds.remove(&number)),
@@ -302,8 +353,49 @@ impl Purge {
         }
     }
 
+    /// Notes that a question will have no answer: it did not reach the node, or the helper. The
+    /// next helper is tried.
+    pub(crate) fn lost(&mut self, question: u64, now: Instant, actions: &mut Vec<PurgeAction>) {
+        let Some(Question { round: number, to, helper }) = self.questions.remove(&question) else {
+            return;
+        };
+        if helper.is_some() && self.helpers.get(&to) == helper.as_ref() {
+            self.helpers.remove(&to);
+        }
+        let Some(mut round) = self.rounds.remove(&number) else { return };
+        let losses = round.losses.entry(to).or_default();
+        *losses += 1;
+        let is_over = *losses > MAX_HELPERS.min(round.view.alive.len().saturating_sub(1));
+        match &mut round.phase {
+            Phase::Asking { .. } | Phase::Confirming { .. } if is_over => return,
+            Phase::Asking { .. } | Phase::Confirming { .. } => {
+                let request = round.question();
+                round.send(number, to, request, &mut self.to_ask(actions));
+            }
+            Phase::Dropping { retry_at, .. } => drop(retry_at.get_or_insert(now + RETRY_AFTER)),
+        }
+        self.rounds.insert(number, round);
+    }
+
+    /// Ends a question that was answered, and returns its round and the node that was asked. It was
+    /// reached, by the way that is remembered.
+    fn take_answered(&mut self, question: u64) -> Option<(u64, Identity)> {
+        let Question { round, to, helper } = self.questions.remove(&question)?;
+        match helper {
+            Some(helper) => drop(self.helpers.insert(to, helper)),
+            None => drop(self.helpers.remove(&to)),
+        }
+        Some((round, to))
+    }
+
+    fn to_ask<'a>(&'a mut self, actions: &'a mut Vec<PurgeAction>) -> ToAsk<'a> {
+        let Self { questions, next_question, helpers, .. } = self;
+        ToAsk { questions, next_question, helpers, actions }
+    }
+
     /// Takes up that members died: no round waits for them.
     pub(crate) fn members_changed(&mut self, alive: impl Fn(&Identity) -> bool) {
+        self.helpers.retain(|node, helper| alive(node) && alive(helper));
         self.rounds.retain(|_, round| match round.phase {
             Phase::Asking { .. } | Phase::Confirming { .. } => round.view.alive.iter().all(&alive),
             Phase::Dropping { .. } => {
@@ -315,40 +407,45 @@ impl Purge {
 
     /// Goes on with a round as long as it waits for no answer.
     fn go_on(&mut self, number: u64, shard: &impl Graveyard, actions: &mut Vec<PurgeAction>) {
-        while let Some(round) =
-            self.rounds.get_mut(&number).filter(|round| round.unanswered.is_empty())
-        {
+        while let Some(mut round) = self.take_round_without_questions(number) {
             let partition = round.partition;
             let is_dropping = matches!(round.phase, Phase::Dropping { .. });
             if !is_dropping && shard.purge_view(partition).as_ref() != Some(&round.view) {
-                self.rounds.remove(&number);
                 return;
             }
             round.dead.retain(|(_, may_go)| *may_go);
             match &mut round.phase {
                 Phase::Asking { merges } if !round.dead.is_empty() => {
                     round.phase = Phase::Confirming { merges: std::mem::take(merges) };
-                    round.ask(number, actions);
+                    round.ask(number, &mut self.to_ask(actions));
                 }
                 Phase::Confirming { .. } => {
                     round.phase = Phase::Dropping { tries: 0, retry_at: None };
                     round.unanswered = round.view.replicas.clone();
                     actions.push(PurgeAction::Drop { partition, dead: round.keys() });
-                    round.tell(number, actions);
+                    round.tell(number, &mut self.to_ask(actions));
                 }
                 Phase::Asking { .. } | Phase::Dropping { .. } => {
-                    let next = self.rounds.remove(&number).and_then(|round| round.next);
-                    if next.is_some() {
-                        self.begin(partition, next, shard, actions);
+                    if round.next.is_some() {
+                        self.begin(partition, round.next, shard, actions);
                     }
+                    return;
                 }
             }
+            self.rounds.insert(number, round);
         }
+    }
+
+    fn take_round_without_questions(&mut self, number: u64) -> Option<Round> {
+        self.rounds.get(&number).filter(|round| round.unanswered.is_empty())?;
+        self.rounds.remove(&number)
     }
 
     /// Tells the replicas again that have not said that they dropped the keys.
     fn tell_again(&mut self, now: Instant, actions: &mut Vec<PurgeAction>) {
-        self.rounds.retain(|number, round| {
+        let Self { questions, next_question, helpers, rounds, .. } = self;
+        let mut to_ask = ToAsk { questions, next_question, helpers, actions };
+        rounds.retain(|number, round| {
             if let Phase::Dropping { tries, retry_at } = &mut round.phase
                 && retry_at.take_if(|at| *at <= now).is_some()
             {
@@ -356,7 +453,7 @@ impl Purge {
                 if *tries > MAX_TRIES {
                     return false;
                 }
-                round.tell(*number, actions);
+                round.tell(*number, &mut to_ask);
             }
             true
         });
@@ -370,35 +467,64 @@ impl Round {
 
     /// Asks every living node about the keys, or, without any, whether it has merged since it
     /// answered.
-    fn ask(&mut self, number: u64, actions: &mut Vec<PurgeAction>) {
+    fn ask(&mut self, number: u64, to_ask: &mut ToAsk<'_>) {
         if !rule(ProtocolMutant::PurgedByTime, true) {
             return;
         }
-        let PurgeView { list, members_digest, .. } = self.view;
-        let dead = if let Phase::Asking { .. } = self.phase { self.keys() } else { Vec::new() };
+        self.losses.clear();
         self.unanswered = self.view.alive.clone();
         for &to in &self.unanswered {
-            let request = Request::Purge { list, members_digest, dead: dead.clone() };
-            actions.push(PurgeAction::Ask {
-                round: number,
-                to,
-                partition: self.partition,
-                request,
-            });
+            self.send(number, to, self.question(), to_ask);
         }
     }
 
+    /// Returns what each living node is asked in this phase.
+    fn question(&self) -> Request {
+        let PurgeView { list, members_digest, .. } = self.view;
+        let dead = if let Phase::Asking { .. } = self.phase { self.keys() } else { Vec::new() };
+        Request::Purge { list, members_digest, dead, route: None }
+    }
+
     /// Tells the replicas that have not answered to drop the keys.
-    fn tell(&self, number: u64, actions: &mut Vec<PurgeAction>) {
+    fn tell(&self, number: u64, to_ask: &mut ToAsk<'_>) {
         for &to in &self.unanswered {
-            let request = Request::Purged { dead: self.keys() };
-            actions.push(PurgeAction::Ask {
-                round: number,
-                to,
-                partition: self.partition,
-                request,
-            });
+            let request = Request::Purged { dead: self.keys(), route: None };
+            self.send(number, to, request, to_ask);
         }
+    }
+
+    /// Asks a node, by the way that reached it last, or by another one if that failed.
+    fn send(&self, number: u64, to: Identity, request: Request, to_ask: &mut ToAsk<'_>) {
+        let losses = self.losses.get(&to).copied().unwrap_or_default();
+        let helper = match losses.checked_sub(1) {
+            None => to_ask.helpers.get(&to).copied(),
+            Some(at) => self.helper(to, at, number, to_ask.helpers),
+        };
+        *to_ask.next_question += 1;
+        let question = *to_ask.next_question;
+        to_ask.questions.insert(question, Question { round: number, to, helper });
+        let partition = self.partition;
+        to_ask.actions.push(PurgeAction::Ask { question, to, helper, partition, request });
+    }
+
+    /// Returns the helper to try after `at` others, in turn: first those that reached any node,
+    /// then all others, in each round beginning with another one. `None` is the node itself.
+    fn helper(
+        &self,
+        to: Identity,
+        at: usize,
+        number: u64,
+        helpers: &BTreeMap<Identity, Identity>,
+    ) -> Option<Identity> {
+        let mut candidates: Vec<Identity> = Vec::new();
+        let from = (number % self.view.alive.len().max(1) as u64) as usize;
+        let (before, behind) = self.view.alive.split_at(from);
+        for helper in helpers.values().chain(behind).chain(before) {
+            if *helper != to && !candidates.contains(helper) && self.view.alive.contains(helper) {
+                candidates.push(*helper);
+            }
+        }
+        candidates.get(at % candidates.len().max(1)).copied()
     }
 }
 
@@ -486,17 +612,40 @@ mod tests {
             self.machine.next_round
         }
 
+        /// The latest question to this node; zero if it was asked none.
+        fn question_to(&self, to: u64) -> u64 {
+            let mut questions = self.machine.questions.iter().rev();
+            questions.find(|(_, it)| it.to == node(to)).map_or(0, |(number, _)| *number)
+        }
+
         fn agreed(&mut self, from: u64, merges: u64, places: &[u16]) -> Vec<PurgeAction> {
             let mut actions = Vec::new();
-            let round = self.machine.next_round;
-            self.machine.agreed(round, node(from), merges, places, &self.grave, &mut actions);
+            let question = self.question_to(from);
+            self.machine.agreed(question, merges, places, &self.grave, &mut actions);
             actions
         }
 
         fn dropped(&mut self, from: u64) -> Vec<PurgeAction> {
             let mut actions = Vec::new();
-            self.machine.dropped(self.machine.next_round, node(from), &self.grave, &mut actions);
+            self.machine.dropped(self.question_to(from), &self.grave, &mut actions);
             actions
+        }
+
+        fn declined(&mut self, from: u64) {
+            self.machine.declined(self.question_to(from), self.now);
+        }
+
+        /// The question to this node is lost. Returns the helper through which it is asked next;
+        /// `None` if it is asked no more.
+        fn lost(&mut self, to: u64) -> Option<u64> {
+            let mut actions = Vec::new();
+            self.machine.lost(self.question_to(to), self.now, &mut actions);
+            actions.iter().find_map(|action| match action {
+                PurgeAction::Ask { to: asked, helper, .. } if *asked == node(to) => {
+                    (1..=3).find(|number| *helper == Some(node(*number)))
+                }
+                _ => None,
+            })
         }
     }
 
@@ -516,7 +665,7 @@ mod tests {
         let keys = |dead: &[Dead]| dead.iter().map(|(hash, _)| hash.0).collect();
         let told = actions.iter().filter_map(|action| match action {
             PurgeAction::Drop { dead, .. } => Some((node(0), keys(dead))),
-            PurgeAction::Ask { to, request: Request::Purged { dead }, .. } => {
+            PurgeAction::Ask { to, request: Request::Purged { dead, .. }, .. } => {
                 Some((*to, keys(dead)))
             }
             PurgeAction::Ask { .. } => None,
@@ -537,7 +686,7 @@ mod tests {
         let dropping = driver.agreed(3, 6, &[]);
         assert_eq!(told(&dropping), [(node(0), vec![2]), (node(1), vec![2]), (node(2), vec![2])]);
         assert_eq!(driver.dropped(1), []);
-        driver.machine.lost(1, driver.now);
+        driver.declined(2);
         assert_eq!(told(&driver.run(1, 1_000)), [(node(2), vec![2])], "told again");
         assert_eq!(driver.dropped(2), []);
         assert!(driver.machine.rounds.is_empty());
@@ -558,8 +707,10 @@ mod tests {
 
     #[test]
     fn nothing_goes_without_an_answer_of_everybody_or_once_members_or_lists_change() {
-        let changes: [fn(&mut DrivenPurge); 5] = [
-            |driver| driver.machine.lost(1, driver.now),
+        let changes: [fn(&mut DrivenPurge); 6] = [
+            // By the node itself, and by every helper. Those that have answered are asked no more.
+            |driver| (0..9).for_each(|_| _ = driver.lost(3)),
+            |driver| driver.declined(3),
             |driver| driver.machine.members_changed(|member| *member != node(3)),
             |driver| driver.grave.view.as_mut().unwrap().members_digest = 8,
             |driver| driver.grave.view.as_mut().unwrap().list = list(2, 0..3).reference(),
@@ -614,17 +765,42 @@ mod tests {
     #[test]
     fn who_does_not_answer_is_told_a_number_of_times() {
         let mut driver = DrivenPurge::new(1, 0);
-        let round = driver.asked();
+        driver.asked();
         (0..2).for_each(|_| (1..=3).for_each(|from| drop(driver.agreed(from, 4, &[0]))));
         driver.dropped(1);
         driver.grave.dead.clear();
         for _ in 0..MAX_TRIES {
-            driver.machine.lost(round, driver.now);
+            driver.lost(2);
             assert_eq!(told(&driver.run(1, 1_000)).len(), 1);
         }
-        driver.machine.lost(round, driver.now);
+        driver.lost(2);
         driver.run(1, 1_000);
         assert!(driver.machine.rounds.is_empty());
+    }
+
+    /// Node 3 is reached by node 1 only. It is asked through the others until that is found, and
+    /// through node 1 at once from then on.
+    #[test]
+    fn a_node_out_of_reach_is_asked_through_others_and_by_the_same_way_again() {
+        let mut driver = DrivenPurge::new(1, 0);
+        driver.asked();
+        assert_eq!(driver.lost(3), Some(2));
+        assert_eq!(driver.lost(3), Some(1));
+        (1..=2).for_each(|from| drop(driver.agreed(from, 4, &[0])));
+        let confirming = driver.agreed(3, 4, &[0]);
+        let ways: Vec<Option<Identity>> = confirming
+            .iter()
+            .filter_map(|action| match action {
+                PurgeAction::Ask { helper, .. } => Some(*helper),
+                PurgeAction::Drop { .. } => None,
+            })
+            .collect();
+        assert_eq!(ways, [None, None, Some(node(1))]);
+        (1..=2).for_each(|from| drop(driver.agreed(from, 4, &[])));
+        let dropping = driver.agreed(3, 4, &[]);
+        assert_eq!(told(&dropping).len(), 3);
+        driver.machine.members_changed(|member| *member != node(1));
+        assert!(driver.machine.helpers.is_empty());
     }
 
     #[test]

@@ -6,12 +6,22 @@
 //!
 //! Its coordinator sends the write to each other data center, in batches, through one member there,
 //! the *relay*. The relay writes it in its own data center as a coordinator does, under the version
-//! that it has, and answers when W replicas there have applied it. A relay passes nothing on to a
-//! third data center: the coordinator sends to each.
+//! that it has, and answers when W replicas there have applied it. A relay writes nothing in a third
+//! data center: the coordinator sends to each.
 //!
 //! ```text
 //! coordinator ──[Relay: entries]──▶ relay ──[Write]──▶ W replicas there
 //! coordinator ◀──[Relayed: which of them]──
+//! ```
+//!
+//! Two spokes of a hub do not reach each other. A coordinator that has failed to reach any member of
+//! another data center sends its batches through a *helper*, the relay of a third one. The helper
+//! passes a batch on as it is, and the answer back; it keeps nothing. So it is still the relay that
+//! confirms, and the coordinator that waits for that.
+//!
+//! ```text
+//! coordinator ──[Relay, for a member of B]──▶ helper in C ──[the same]──▶ that member, the relay
+//! coordinator ◀──[Relayed]─────────────────── helper      ◀──[Relayed]──
 //! ```
 //!
 //! | a write is | kept by | until |
@@ -71,6 +81,13 @@ const MAX_BYTES: usize = 64 << 20;
 /// How many bytes a write takes in addition to those of its entry.
 const OVERHEAD: usize = 64;
 
+/// After how many batches in a row that came to nothing a helper is tried.
+const DIRECT_TRIES: u32 = 3;
+
+/// How long a helper is used before it is tried again whether the data center can be reached
+/// without one. That takes some seconds if it cannot, in which writes wait.
+const HELPED_FOR: Duration = Duration::from_secs(600);
+
 /// How long writes are kept for a data center that has no member.
 const PATIENCE: Duration = Duration::from_secs(3600);
 
@@ -80,9 +97,9 @@ pub(crate) type Candidate = (Identity, u16);
 /// What the machine wants its shard to do.
 #[derive(Debug, PartialEq)]
 pub(crate) enum RelayAction {
-    /// Send these to `to`. All of them belong to one of its cores. [`Relays::relayed`] or
-    /// [`Relays::failed`] is told with this number.
-    Send { batch: u64, to: Identity, entries: Vec<Entry> },
+    /// Send these to `to`, through a helper if one is named. All of them belong to one of its cores.
+    /// [`Relays::relayed`] or [`Relays::failed`] is told with this number.
+    Send { batch: u64, to: Identity, helper: Option<Identity>, entries: Vec<Entry> },
 }
 
 /// The writes of one core that other data centers have not confirmed.
@@ -114,6 +131,12 @@ struct Outbox {
     failures: u32,
     /// Until when no batch is sent.
     paused_until: Option<Instant>,
+    /// Whether the last batch that was confirmed came directly to the relay.
+    is_reached: bool,
+    /// The helper through which batches are sent, if one is used.
+    helper: Option<Identity>,
+    /// Since when helpers are needed.
+    helped_since: Option<Instant>,
     /// Whether it was logged that writes were given up, since nothing waited last.
     has_overflowed: bool,
 }
@@ -143,6 +166,7 @@ struct Batch {
     core: CoreId,
     items: Vec<(u64, Item)>,
     until: Instant,
+    helper: Option<Identity>,
 }
 
 impl Relays {
@@ -199,6 +223,7 @@ impl Relays {
         let found =
             self.outboxes.values_mut().find_map(|outbox| Some((outbox.close(number)?, outbox)));
         let Some((batch, outbox)) = found else { return };
+        outbox.confirmed(now, batch.helper);
         let is_all = places.len() == batch.items.len();
         for (place, (number, item)) in batch.items.into_iter().enumerate() {
             if places.binary_search(&(place as u16)).is_ok() {
@@ -219,6 +244,9 @@ impl Relays {
 
     /// Notes that the batch was not sent, or that its answer is none. Another member relays it.
     pub(crate) fn failed(&mut self, number: u64, now: Instant) {
+        let reached = self.outboxes.values().filter(|outbox| outbox.is_reached);
+        let relays = reached.filter_map(|outbox| outbox.candidates.first());
+        let helpers: Vec<Identity> = relays.map(|(relay, _)| *relay).collect();
         let found =
             self.outboxes.values_mut().find_map(|outbox| Some((outbox.close(number)?, outbox)));
         let Some((batch, outbox)) = found else { return };
@@ -227,6 +255,7 @@ impl Relays {
         if outbox.paused_until.is_none_or(|until| until <= now) {
             outbox.take_next_candidate();
             outbox.pause(now);
+            outbox.take_next_way(&helpers);
         }
     }
 
@@ -298,6 +327,7 @@ impl Outbox {
         }
         if self.candidates.first().copied() != old {
             (self.failures, self.paused_until) = (0, None);
+            (self.is_reached, self.helper, self.helped_since) = (false, None, None);
             self.change_relay();
         }
     }
@@ -308,6 +338,22 @@ impl Outbox {
             self.candidates.rotate_left(1);
             self.change_relay();
         }
+    }
+
+    /// Notes that a batch was confirmed that came through this helper, or directly.
+    fn confirmed(&mut self, now: Instant, helper: Option<Identity>) {
+        (self.is_reached, self.helper) = (helper.is_none(), helper);
+        self.helped_since = helper.map(|_| self.helped_since.unwrap_or(now));
+    }
+
+    /// Chooses the way of the next batch after some that came to nothing: directly, or through one
+    /// of these helpers in turn. The helpers come first where one was needed before.
+    fn take_next_way(&mut self, helpers: &[Identity]) {
+        let first = if self.helped_since.is_some() { 0 } else { DIRECT_TRIES };
+        let helped = self.failures.checked_sub(first).filter(|tries| tries % 4 != 3);
+        let at = helped.map(|tries| tries as usize % helpers.len().max(1));
+        self.helper = at.and_then(|at| helpers.get(at).copied());
+        self.is_reached = false;
     }
 
     /// Sends to the new relay what an earlier one has not confirmed.
@@ -421,6 +467,10 @@ impl Outbox {
         let Some(&(to, _)) = self.candidates.first().filter(|_| !is_paused) else {
             return given_up;
         };
+        if self.helped_since.is_some_and(|since| since + HELPED_FOR <= now) {
+            (self.helper, self.helped_since) = (None, None);
+        }
+        let helper = self.helper;
         for (&core, lane) in &mut self.lanes {
             while lane.due().is_some_and(|due| due <= now) {
                 let mut items = lane.take_batch();
@@ -441,9 +491,9 @@ impl Outbox {
                 }
                 *next_batch += 1;
                 let entries = items.iter().map(|(_, item)| item.entry.clone()).collect();
-                actions.push(RelayAction::Send { batch: *next_batch, to, entries });
-                self.open
-                    .insert(*next_batch, Batch { core, items, until: now + RELAY_ANSWERS_WITHIN });
+                actions.push(RelayAction::Send { batch: *next_batch, to, helper, entries });
+                let until = now + RELAY_ANSWERS_WITHIN;
+                self.open.insert(*next_batch, Batch { core, items, until, helper });
                 lane.open += 1;
             }
         }
@@ -536,7 +586,7 @@ mod tests {
                 |_, version| version <= self.forgotten,
                 &mut actions,
             );
-            let parts = |RelayAction::Send { batch, to, entries }| (batch, to, entries);
+            let parts = |RelayAction::Send { batch, to, entries, .. }| (batch, to, entries);
             actions.into_iter().map(parts).collect()
         }
     }
@@ -625,6 +675,50 @@ mod tests {
         assert!(test.send().is_empty());
         let (again, ..) = test.send().remove(0);
         assert!(again > batch, "no answer is none, too");
+    }
+
+    /// Data center B is not reached, C is. After some tries B's batches go through C's relay, at
+    /// once from then on; after a while, or when B's members change, B is tried directly again.
+    #[test]
+    fn a_data_center_out_of_reach_gets_its_batches_through_a_third_one() {
+        let mut test = Test::new(&[]);
+        let place = |test: &mut Test, of_b: u64| {
+            let others = [("b".into(), vec![(node(of_b), 1)]), ("c".into(), vec![(node(5), 1)])];
+            test.relays.placed(test.now, others.into_iter().collect());
+        };
+        /// Sends what is due: B is reached through node 5 only. Returns the ways to B.
+        fn send(test: &mut Test) -> Vec<Option<Identity>> {
+            test.now = test.relays.deadline().unwrap_or(test.now).max(test.now);
+            let mut actions = Vec::new();
+            test.relays.handle_timers(test.now, |_, _| false, &mut actions);
+            let mut ways = Vec::new();
+            for RelayAction::Send { batch, to, helper, entries } in actions {
+                if to == node(5) || helper == Some(node(5)) {
+                    let places: Vec<u16> = (0..entries.len() as u16).collect();
+                    test.relays.relayed(batch, &places, test.now);
+                } else {
+                    test.relays.failed(batch, test.now);
+                }
+                ways.extend((to != node(5)).then_some(helper));
+            }
+            ways
+        }
+        place(&mut test, 1);
+        test.add(0..3, 1, 10);
+        let mut ways = Vec::new();
+        while test.relays.waiting() > 0 {
+            ways.extend(send(&mut test));
+        }
+        assert_eq!(ways, [None, None, None, Some(node(5))]);
+        test.add(3..4, 1, 10);
+        assert_eq!(send(&mut test), [Some(node(5))]);
+        assert_eq!((test.relays.waiting(), test.relays.waiting_for_reachable()), (0, 0));
+        // Another helper's word is needed when the one that is used is lost.
+        test.add(4..5, 1, 10);
+        test.now = test.now + HELPED_FOR;
+        assert_eq!(send(&mut test), [None], "perhaps it is reached by now");
+        place(&mut test, 2);
+        assert_eq!(send(&mut test), [None], "another member might be");
     }
 
     #[test]

@@ -45,7 +45,7 @@ pub(super) enum SiteCaller {
 }
 
 /// The address that the answer to a peer's request goes to.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct ReturnAddress {
     /// The accepted connection that the request came by.
     pub(super) via: u64,

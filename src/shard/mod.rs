@@ -70,6 +70,9 @@
 //! call that it had the coordinator begin ([`Effect::BeginCall`], [`Effect::StoreRelayed`]) has
 //! ended ([`Effect::CallEnded`]).
 //!
+//! A request that names a [`Route`] is for a node that its asker does not reach. It is passed on to
+//! that node, and its answer back (`pass_on`).
+//!
 //! # Where to add what
 //!
 //! - a timer: a variant in [`timers`] and an arm in `Parts::fire`. The coordinator sets its timers
@@ -91,7 +94,7 @@ use crate::store::{Readers, View};
 use crate::types::Identity;
 #[cfg(feature = "sim")]
 use crate::types::{KeyHash, Partition};
-use crate::wire::message::{Answer, Listed};
+use crate::wire::message::{Answer, Listed, Request, Route};
 
 // What goes in and out: events and actions, calls and outcomes, makers of calls.
 mod caller;
@@ -281,6 +284,37 @@ impl<C> Shard<C> {
     }
 }
 
+/// How many questions this core asks on behalf of other nodes at a time. More are turned down, as if
+/// the nodes that they are for were not reached; the asker tries another helper.
+const MAX_PASSED_ON: usize = 256;
+
+/// Returns the way of a request that may have to be passed on.
+fn route_of(request: &Request) -> Option<Route> {
+    match request {
+        Request::Purge { route, .. }
+        | Request::Purged { route, .. }
+        | Request::Relay { route, .. } => *route,
+        _ => None,
+    }
+}
+
+/// Passes a request on to the node that it is for, as it came from its asker: over one helper, not
+/// over several.
+fn pass_on<C>(
+    turn: &mut Turn<'_, C>,
+    (from, address): (Identity, ReturnAddress),
+    route: Route,
+    request: Request,
+) {
+    let is_of_asker = from == route.asker.life();
+    let may_ask = is_of_asker && turn.requests.passed_on() < MAX_PASSED_ON;
+    let asker = Asker::PassedOn(address);
+    let asked = may_ask.then(|| turn.ask(route.to, address.partition, request, asker)).flatten();
+    if asked.is_none() {
+        turn.answer(address, Answer::Unreached);
+    }
+}
+
 impl<C> Parts<'_, C> {
     /// Ends a turn: delivers effects and starts handoffs until there is nothing left of either,
     /// then sets the timers of the replica and the data centers' part. (The coordinator sets a
@@ -350,8 +384,15 @@ impl<C> Parts<'_, C> {
                     turn.actions.push(Action::Violation { via, why });
                     return;
                 }
-                let life = from.life();
+                let mut life = from.life();
                 let address = ReturnAddress { via, partition, request_id };
+                if let Some(route) = route_of(&request) {
+                    let is_for_another = route.to != turn.node.me;
+                    if rule(ProtocolMutant::HelperVouches, is_for_another) {
+                        return pass_on(turn, (life, address), route, request);
+                    }
+                    life = route.asker.life();
+                }
                 let answer = if turn.node.in_other_data_center(life.node) {
                     self.data_centers.serve(turn, self.replica, life, address, request)
                 } else {
@@ -417,6 +458,7 @@ impl<C> Parts<'_, C> {
             }
             Asker::Relay(batch) => self.data_centers.relaying.answered(turn, batch, Some(&answer)),
             Asker::Forward(id) => self.data_centers.forwards.answered(turn, id, Some(answer)),
+            Asker::PassedOn(address) => turn.answer(address, answer),
             Asker::Replica(asker) => self.replica.answered(turn, asker, request_id, to, answer),
         }
     }
@@ -440,6 +482,7 @@ impl<C> Parts<'_, C> {
             Asker::Op(op) => self.coordinator.unanswered(turn, self.replica, op, request_id, to),
             Asker::Relay(batch) => self.data_centers.relaying.answered(turn, batch, None),
             Asker::Forward(id) => self.data_centers.forwards.answered(turn, id, None),
+            Asker::PassedOn(address) => turn.answer(address, Answer::Unreached),
             Asker::Replica(asker) => self.replica.unanswered(turn, asker, to),
         }
     }

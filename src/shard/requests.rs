@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::caller::{ForwardId, OpId};
+use super::caller::{ForwardId, OpId, ReturnAddress};
 use crate::types::{Boot, Identity, KeyHash, NodeHash, Partition};
 use crate::wire::message::{Answer, Request};
 
@@ -64,6 +64,9 @@ impl Expects {
             Answer::Compared(_) => self == Self::Compared,
             Answer::Purgeable { .. } => self == Self::Purgeable,
             Answer::Purged => self == Self::Purged,
+            Answer::Unreached => {
+                matches!(self, Self::Purgeable | Self::Purged | Self::Relayed)
+            }
             Answer::Surveyed(_) => self == Self::Surveyed,
             Answer::Relayed { .. } => self == Self::Relayed,
         }
@@ -79,6 +82,8 @@ pub(super) enum Asker {
     Relay(u64),
     /// A read that other data centers are asked for.
     Forward(ForwardId),
+    /// Another node, which does not reach the one that was asked.
+    PassedOn(ReturnAddress),
     Replica(ReplicaAsker),
 }
 
@@ -90,7 +95,7 @@ pub(super) enum ReplicaAsker {
     List(Partition),
     /// Anti-entropy, with this number of the comparison.
     Compare(u64),
-    /// Purge, with this number of the round.
+    /// Purge, with this number of the question.
     Purge(u64),
     /// Anti-entropy, with this number of the question, about the keys behind this hash.
     Survey {
@@ -111,6 +116,8 @@ impl From<ReplicaAsker> for Asker {
 pub(super) struct Requests {
     next_id: u64,
     outstanding: BTreeMap<u64, Outstanding>,
+    /// How many of them were asked on behalf of other nodes.
+    passed_on: usize,
     /// The nodes that gave an answer that does not fit its request, the last few of them.
     misfits: Vec<NodeHash>,
 }
@@ -121,7 +128,7 @@ const MAX_MISFITS: usize = 16;
 
 impl Requests {
     pub(super) fn new() -> Self {
-        Self { next_id: 1, outstanding: BTreeMap::new(), misfits: Vec::new() }
+        Self { next_id: 1, outstanding: BTreeMap::new(), passed_on: 0, misfits: Vec::new() }
     }
 
     /// Returns a number that nothing on this core had before.
@@ -144,13 +151,21 @@ impl Requests {
 
     /// Notes that the request with this number was made.
     pub(super) fn add(&mut self, request_id: u64, request: Outstanding) {
+        self.passed_on += usize::from(matches!(request.asker, Asker::PassedOn(_)));
         self.outstanding.insert(request_id, request);
     }
 
     /// Ends the wait for an answer: it is here, or it will not come. `None` if nothing waits for
     /// it.
     pub(super) fn take(&mut self, request_id: u64) -> Option<Outstanding> {
-        self.outstanding.remove(&request_id)
+        let request = self.outstanding.remove(&request_id)?;
+        self.passed_on -= usize::from(matches!(request.asker, Asker::PassedOn(_)));
+        Some(request)
+    }
+
+    /// Returns how many requests were made on behalf of other nodes and have no answer.
+    pub(super) fn passed_on(&self) -> usize {
+        self.passed_on
     }
 
     /// Ends the wait for these answers: if they come, they are ignored.

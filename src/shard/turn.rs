@@ -48,7 +48,7 @@ impl<C> Turn<'_, C> {
         Some(request_id)
     }
 
-    /// Answers a request of another data center.
+    /// Answers a request that was not answered at once.
     pub(super) fn answer(&mut self, to: ReturnAddress, answer: Answer) {
         let ReturnAddress { via, partition, request_id } = to;
         self.actions.push(Action::Answer { via, partition, request_id, answer });

@@ -323,7 +323,8 @@ impl SimCluster {
             let end = LinkEnd::ConnectRefused;
             return self.schedule(REFUSED_AFTER, SimEvent::Broken { key, id, end });
         };
-        let is_silent = |from, to| self.is_blocked(from, to) || self.swallowed.contains(&(from, to));
+        let is_silent =
+            |from, to| self.is_blocked(from, to) || self.swallowed.contains(&(from, to));
         if is_silent(key.opener, acceptor) || is_silent(acceptor, key.opener) {
             let end = LinkEnd::Unreachable;
             return self.schedule(OPEN_TIMEOUT, SimEvent::Broken { key, id, end });

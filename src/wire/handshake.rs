@@ -7,7 +7,7 @@
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 
-use super::message::{Channel, Hello, Refusal, RefusalReason};
+use super::message::{Channel, Hello, MemberDetails, Refusal, RefusalReason};
 use crate::placement::Site;
 use crate::quorums::{Count, Quorums};
 use crate::types::{Boot, ClusterHash, Identity, MAX_CORES, MAX_NAME_BYTES, NodeHash, PARTITIONS};
@@ -90,6 +90,33 @@ impl Local {
             );
         }
         Ok(())
+    }
+
+    /// Checks for this node, with `identity`, what another one says that the member `of` told in
+    /// its HELLO. This node would have refused such a HELLO if it refuses this.
+    pub(crate) fn judge_details(
+        &self,
+        identity: Identity,
+        of: Identity,
+        details: &MemberDetails,
+    ) -> Result<(), Refusal> {
+        let hello = Hello {
+            protocol: details.protocol,
+            cluster: self.cluster.clone(),
+            node_id: details.node_id.clone(),
+            identity: of,
+            cores: details.cores,
+            partitions: PARTITIONS,
+            replicas: details.replicas,
+            write_quorum: details.write_quorum,
+            majority_of: details.majority_of,
+            data_center: details.data_center.clone(),
+            zone: details.zone.clone(),
+            weight: details.weight,
+            channel: Channel::Control,
+            expects: None,
+        };
+        self.judge(identity, &hello)
     }
 
     /// Checks what each side requires of the other.

@@ -28,6 +28,9 @@
 //!                                         whether the others can reach A
 //! ```
 //!
+//! Two nodes that both live might never reach each other. So what a member tells of itself (its
+//! details, its status, its debt) is also taken from another member that it told.
+//!
 //! **Between cores**, always about one partition, which the frame's header names. Each request of
 //! the data path names the list in which its sender counts. A replica that serves another list
 //! answers [`Answer::OtherList`], and is not counted.
@@ -73,12 +76,18 @@
 //!                                              ◀──[Purged]
 //! ```
 //!
+//! A member that the replica does not reach is asked through another one, which passes the question
+//! on, and the answer back. If it gets none it says `Unreached`.
+//!
 //! **To another data center**, whose lists are its own (`relay` says when):
 //!
 //! ```text
 //! coordinator ──[Relay: entries]──▶ relay      ◀──[Relayed]   which of them W replicas there have
 //! coordinator ──[Forward: key]──▶ any member   ◀──[Found]     as a read there finds it
 //! ```
+//!
+//! A data center that the coordinator does not reach gets its relayed writes through a member of a
+//! third one, as questions of purge do.
 //!
 //! Nothing else passes between data centers but what copies or compares whole partitions, and what
 //! purges.
@@ -182,15 +191,28 @@ pub(crate) enum ControlMessage {
         /// Dead members that might come back with what they hold, each with how long it has been
         /// dead.
         absent: Vec<(Identity, Duration)>,
+        /// What the sender knows of the members that live, itself among them.
+        details: Vec<MemberDetails>,
     },
     /// It is also its own answer.
-    Status(Status),
+    Status {
+        status: Status,
+        /// Members that the sender does not reach: it wants to know what they told.
+        asks: Vec<Identity>,
+        /// The answer to `asks`: what those members told the sender themselves.
+        heard: Vec<(Identity, Status)>,
+    },
     AskDebt {
         /// The asker's number for this round of questions. The answer repeats it.
         round: u64,
+        /// The member that the asker does not reach, and whose debt it wants to know. `None` is the
+        /// receiver itself.
+        of: Option<Identity>,
     },
     Debt {
         round: u64,
+        /// As in the question.
+        of: Option<Identity>,
         debt: NodeDebt,
     },
     /// "Connect to me at the address that I give, and ping me there."
@@ -202,6 +224,22 @@ pub(crate) enum ControlMessage {
         /// Whether a ping was answered.
         udp: bool,
     },
+}
+
+/// What a member said of itself in its [`Hello`], as another member passes it on.
+#[derive(Clone, PartialEq, Debug)]
+pub(crate) struct MemberDetails {
+    /// The life of the node that said so.
+    pub(crate) boot: Boot,
+    pub(crate) protocol: (u16, u16),
+    pub(crate) node_id: String,
+    pub(crate) cores: u16,
+    pub(crate) replicas: Count,
+    pub(crate) write_quorum: Count,
+    pub(crate) majority_of: u16,
+    pub(crate) data_center: String,
+    pub(crate) zone: String,
+    pub(crate) weight: u16,
 }
 
 /// How an attempt to connect to a node ended.
@@ -270,15 +308,18 @@ pub(crate) enum Request {
         /// The digest of the members that the asker sees, as in [`Status`].
         members_digest: u64,
         dead: Vec<Dead>,
+        route: Option<Route>,
     },
     /// "Drop these: no member holds an older state."
     Purged {
         dead: Vec<Dead>,
+        route: Option<Route>,
     },
     Survey(Survey),
     /// "Write these in your data center." Each is of a partition of the asked core.
     Relay {
         entries: Vec<Entry>,
+        route: Option<Route>,
     },
     /// "Read this in your data center."
     Forward {
@@ -288,6 +329,14 @@ pub(crate) enum Request {
 
 /// A key without a value: its hash, and the version of what deleted it.
 pub(crate) type Dead = (KeyHash, Version);
+
+/// The way of a question whose asker does not reach the member that it asks: asker, helper, member.
+/// The helper passes the question on as it is, and the answer back. It has no say in it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Route {
+    pub(crate) asker: Identity,
+    pub(crate) to: Identity,
+}
 
 /// How many dead keys one message names at most, 16 bytes each: 16 KiB.
 pub(crate) const MAX_DEAD_KEYS: usize = 1024;
@@ -384,6 +433,8 @@ pub(crate) enum Answer {
         places: Vec<u16>,
     },
     Purged,
+    /// A helper did not get an answer from the member to which it passed the question on.
+    Unreached,
     Surveyed(Surveyed),
     Relayed {
         /// The entries that W replicas have applied, by their places in the question, in order.

@@ -11,6 +11,7 @@ mod detection;
 mod duplicates;
 mod eviction;
 mod histories;
+mod hubs;
 mod lists;
 mod majority;
 mod purge;

@@ -69,8 +69,12 @@ use phase::{Collected, Phase, take};
 pub(crate) use plan::Mine;
 use plan::{Leave, Plan, Reports};
 
-/// The pause before starting again.
+/// The pause before starting again. It doubles each time up to [`MAX_BACKOFF`], and is short again
+/// after progress, and when the members change.
 const BACKOFF: Duration = Duration::from_millis(50);
+
+/// The longest pause: how long a partition might wait for no reason when what held it up is over.
+const MAX_BACKOFF: Duration = Duration::from_millis(3200);
 
 /// How long a member that is not dead is waited for. Usually longer than a death stays unnoticed.
 const SILENCE: Duration = Duration::from_secs(1);
@@ -100,6 +104,8 @@ pub(crate) struct Handoff {
     asked_at: Instant,
     fruitless_surveys: u32,
     surveys_with_unknown: u32,
+    /// How often it has backed off without progress.
+    backoffs: u32,
     /// When to start again, or to go on without the members that have not answered.
     deadline: Option<Instant>,
 }
@@ -150,6 +156,7 @@ impl Handoff {
             asked_at: Instant::default(),
             fruitless_surveys: 0,
             surveys_with_unknown: 0,
+            backoffs: 0,
             deadline: None,
         }
     }
@@ -175,6 +182,13 @@ impl Handoff {
     /// Whether it waits to start again. No answer to what it asked before matters any more.
     pub(crate) fn is_resting(&self) -> bool {
         matches!(self.phase, Phase::Backoff)
+    }
+
+    /// Ends a pause: the members have changed.
+    pub(crate) fn wake(&mut self, now: Instant) {
+        if self.is_resting() {
+            (self.backoffs, self.deadline) = (0, Some(now));
+        }
     }
 
     /// Adds a giver that asks to be merged. A survey finds it by itself, and in Receipts it asks
@@ -275,8 +289,11 @@ impl Handoff {
             return self.no_list_reported(mine.placement.is_complete(), now, actions);
         };
         if reports.has_unknown_members(&old) && self.surveys_with_unknown < UNKNOWN_FOR_SURVEYS {
-            self.surveys_with_unknown += u32::from(mine.placement.is_complete());
-            return self.back_off(now);
+            if !mine.placement.is_complete() {
+                return self.back_off(now);
+            }
+            self.surveys_with_unknown += 1;
+            return self.rest(now, BACKOFF);
         }
         self.surveys_with_unknown = 0;
         match reports.leave(&old) {
@@ -297,9 +314,12 @@ impl Handoff {
         now: Instant,
         actions: &mut Vec<HandoffAction>,
     ) {
-        self.fruitless_surveys += u32::from(is_complete);
-        if self.fruitless_surveys < LOST_AFTER_SURVEYS {
+        if !is_complete {
             return self.back_off(now);
+        }
+        self.fruitless_surveys += 1;
+        if self.fruitless_surveys < LOST_AFTER_SURVEYS {
+            return self.rest(now, BACKOFF);
         }
         let to_tell = self.target.iter().copied().filter(|member| *member != self.me).collect();
         self.adopt(Plan::first_list(&self.target), to_tell, now, actions);
@@ -383,6 +403,7 @@ impl Handoff {
 
     /// Is synced, and tells each giver up to which change it may forget its copy.
     fn give_receipts(&mut self, list: Arc<List>, now: Instant, actions: &mut Vec<HandoffAction>) {
+        self.backoffs = 0;
         actions.push(HandoffAction::Synced(list.clone()));
         let mut unanswered = Vec::new();
         for (to, covers) in self.sources.givers(&list) {
@@ -450,6 +471,7 @@ impl Handoff {
         let Some(next) = next else {
             return log::debug!("{:?} sends a chunk and was not asked for it", from.node);
         };
+        self.backoffs = 0;
         actions.push(HandoffAction::Apply(chunk.entries));
         match next {
             Next::Fetch(part) => {
@@ -560,7 +582,9 @@ impl Handoff {
     }
 
     fn back_off(&mut self, now: Instant) {
-        self.rest(now, BACKOFF);
+        let pause = BACKOFF.saturating_mul(1 << self.backoffs.min(10)).min(MAX_BACKOFF);
+        self.backoffs += 1;
+        self.rest(now, pause);
     }
 
     fn rest(&mut self, now: Instant, pause: Duration) {

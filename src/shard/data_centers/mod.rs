@@ -44,7 +44,7 @@ impl<C> DataCenters<C> {
         request: Request,
     ) -> Option<Answer> {
         match request {
-            Request::Relay { entries } => {
+            Request::Relay { entries, .. } => {
                 self.relaying.begin_batch(turn, address, entries);
                 None
             }

@@ -17,7 +17,7 @@ use crate::shard::replica::copies::LocalCopies;
 use crate::shard::requests::Asker;
 use crate::shard::turn::Turn;
 use crate::types::KeyHash;
-use crate::wire::message::{Answer, Request};
+use crate::wire::message::{Answer, Request, Route};
 
 /// Writes for other data centers, and those of others that are being written here.
 pub(in crate::shard) struct Relaying {
@@ -63,10 +63,12 @@ impl Relaying {
         let is_forgotten =
             |hash: KeyHash, version| version <= copies.partition(hash.partition()).purge_horizon;
         self.relays.handle_timers(now, is_forgotten, &mut todo);
-        for RelayAction::Send { batch, to, entries } in todo {
+        for RelayAction::Send { batch, to, helper, entries } in todo {
             let Some(first) = entries.first() else { continue };
             let partition = turn.node.hash(first.key()).partition();
-            if turn.ask(to, partition, Request::Relay { entries }, Asker::Relay(batch)).is_none() {
+            let route = helper.map(|_| Route { asker: turn.node.me, to });
+            let (receiver, request) = (helper.unwrap_or(to), Request::Relay { entries, route });
+            if turn.ask(receiver, partition, request, Asker::Relay(batch)).is_none() {
                 self.relays.failed(batch, now);
             }
         }

@@ -274,7 +274,7 @@ impl Replica {
             }
         }
         if is_far {
-            let request = Request::Relay { entries: to_write };
+            let request = Request::Relay { entries: to_write, route: None };
             turn.ask(to, partition, request, ReplicaAsker::List(partition));
         } else {
             for entry in to_write {

@@ -13,8 +13,8 @@ use crate::shard::turn::Turn;
 use crate::types::{Identity, Partition};
 use crate::wire::message::{Answer, Fetch, Request};
 
-/// How many partitions one core hands over at a time: enough to hide round trips, few enough that
-/// foreground requests, which share the connections, hardly wait.
+/// How many partitions one core hands over at a time, those left out that rest: enough to hide round
+/// trips, few enough that foreground requests, which share the connections, hardly wait.
 const MAX_HANDOFFS: usize = 64;
 
 impl Replica {
@@ -47,32 +47,39 @@ impl Replica {
             }
             None => false,
         };
-        if is_off_target || handoff.involves(gone) {
-            // What is left of a merge, or of a change that is over except for the receipts.
-            let is_merge = handoff.target().is_none() || copy.is_synced();
-            let remaining =
-                handoff.open_sources().into_iter().filter(|source| !gone(source)).collect();
-            self.take_handoff(turn, partition);
-            self.forget_handoff_requests(turn, partition);
-            if is_merge {
-                self.queue_merge(node, partition, remaining);
+        if !is_off_target && !handoff.involves(gone) {
+            if let Some(handoff) = &mut self.copies.partition_mut(partition).handoff
+                && handoff.is_resting()
+            {
+                // What it waits for might have come with the new members.
+                handoff.wake(turn.now.instant);
+                turn.timers.set_to(Timer::Handoff(partition), handoff.deadline());
             }
+            return;
+        }
+        // What is left of a merge, or of a change that is over except for the receipts.
+        let is_merge = handoff.target().is_none() || copy.is_synced();
+        let remaining = handoff.open_sources().into_iter().filter(|source| !gone(source)).collect();
+        self.take_handoff(turn, partition);
+        self.forget_handoff_requests(turn, partition);
+        if is_merge {
+            self.queue_merge(node, partition, remaining);
         }
     }
 
     /// Starts the handoffs that are wanted, as far as there is room: changes of lists first.
     pub(super) fn start_handoffs<C>(&mut self, turn: &mut Turn<'_, C>) {
+        self.start_rested(turn);
         self.start_changes(turn);
         self.start_merges(turn);
     }
 
     fn start_changes<C>(&mut self, turn: &mut Turn<'_, C>) {
-        let mut busy = Vec::new();
         while self.handoffs < MAX_HANDOFFS
             && let Some(partition) = self.wanted.pop_first()
         {
             if self.copies.partition(partition).has_handoff() {
-                busy.push(partition);
+                // When that ends it is seen whether another one is wanted.
                 continue;
             }
             let Some(target) = self.change_wanted(turn.node, partition) else { continue };
@@ -90,7 +97,6 @@ impl Replica {
             );
             self.drive(turn, partition, Box::new(handoff), todo);
         }
-        self.wanted.extend(busy);
     }
 
     fn start_merges<C>(&mut self, turn: &mut Turn<'_, C>) {
@@ -125,8 +131,9 @@ impl Replica {
         partition: Partition,
     ) -> Option<Box<Handoff>> {
         let handoff = self.copies.partition_mut(partition).handoff.take();
-        self.handoffs -= usize::from(handoff.is_some());
+        self.handoffs -= usize::from(handoff.as_ref().is_some_and(|it| !it.is_resting()));
         self.may_hand_over |= handoff.is_some();
+        self.rested.remove(&partition);
         turn.timers.stop(Timer::Handoff(partition));
         handoff
     }
@@ -137,7 +144,8 @@ impl Replica {
         partition: Partition,
         handoff: Box<Handoff>,
     ) {
-        self.handoffs += 1;
+        // One that rests waits for nothing but time, and takes no other's place.
+        self.handoffs += usize::from(!handoff.is_resting());
         turn.timers.set_to(Timer::Handoff(partition), handoff.deadline());
         self.copies.partition_mut(partition).handoff = Some(handoff);
     }
@@ -256,12 +264,31 @@ impl Replica {
         }
     }
 
-    /// Goes on with a handoff that is due.
+    /// Goes on with a handoff that is due. One whose pause is over starts again when there is room.
     pub(in crate::shard) fn resume_handoff<C>(
         &mut self,
         turn: &mut Turn<'_, C>,
         partition: Partition,
     ) {
+        let handoff = self.copies.partition(partition).handoff.as_ref();
+        if handoff.is_some_and(|handoff| handoff.is_resting()) {
+            self.rested.insert(partition);
+            self.may_hand_over = true;
+        } else {
+            self.go_on_with_handoff(turn, partition);
+        }
+    }
+
+    /// Starts those again whose pause is over.
+    fn start_rested<C>(&mut self, turn: &mut Turn<'_, C>) {
+        while self.handoffs < MAX_HANDOFFS
+            && let Some(partition) = self.rested.pop_first()
+        {
+            self.go_on_with_handoff(turn, partition);
+        }
+    }
+
+    fn go_on_with_handoff<C>(&mut self, turn: &mut Turn<'_, C>, partition: Partition) {
         let Some(mut handoff) = self.take_handoff(turn, partition) else { return };
         // What was asked is not waited for any more: a late answer does not belong to what is asked
         // next.

@@ -23,6 +23,10 @@ use crate::wire::message::Answer;
 const REMIND_PERIOD: Duration = Duration::from_millis(500);
 const REMIND_AFTER: Duration = Duration::from_millis(50);
 
+/// After how many reminders a giver does without the last f receipts: about three seconds. A member
+/// that does not reach this node for so long might never do.
+const PATIENT_REMINDERS: u32 = 6;
+
 impl Replica {
     /// Creates a partition's first list. Nothing was ever written, so its replicas are synced and
     /// empty.
@@ -78,7 +82,7 @@ impl Replica {
         let old = copy.list.replace(list.clone());
         copy.is_disputed = false;
         // A replica that had a copy then might have none now.
-        copy.receipts = (0, Vec::new());
+        (copy.receipts, copy.reminders) = ((0, Vec::new()), 0);
         let is_synced = copy.standing == Standing::Synced && list.base() == known;
         let may_lack_writes = rule(ProtocolMutant::ListedCounts, !is_synced)
             && (known.is_some() || rule(ProtocolMutant::BootIgnored, true));
@@ -213,6 +217,10 @@ impl Replica {
 
     /// As a giver: drops the copy once every replica of the list holds its last change. Not if this
     /// node is to hold the partition again and builds on what it has.
+    ///
+    /// If some confirm that and others do not for long, all but f suffice: then at most f members of
+    /// the list that counts lack a write that this node holds. The giver and a member might not
+    /// reach each other, and a node that leaves must not wait for that.
     fn drop_if_given(&mut self, node: &Node, partition: Partition) {
         let copy = self.copies.partition(partition);
         let Some(list) = &copy.list else { return };
@@ -221,8 +229,14 @@ impl Replica {
             || list.contains(&node.me)
             || node.target(partition).contains(&node.me);
         let (sequence, confirmed) = &copy.receipts;
+        let holders = list.members().iter().filter(|member| confirmed.contains(member)).count();
+        let may_lack = match copy.reminders {
+            PATIENT_REMINDERS.. => node.config.quorums.tolerated(),
+            _ => 0,
+        };
         let is_given = *sequence == self.copies.store.sequence(partition)
-            && list.members().iter().all(|member| confirmed.contains(member));
+            && holders > 0
+            && holders + may_lack >= list.members().len();
         let must_give = rule(ProtocolMutant::DroppedUnasked, !is_given);
         if !is_needed && !must_give && !self.copies.store.is_empty(partition) {
             self.copies.store.drop_partition(partition);
@@ -254,6 +268,8 @@ impl Replica {
             let request = self.copies.tell_list(partition, list.clone());
             turn.ask(to, partition, request, ReplicaAsker::List(partition));
         }
+        self.copies.partition_mut(partition).reminders += 1;
+        self.drop_if_given(turn.node, partition);
         remind_after(turn, REMIND_PERIOD, partition);
     }
 

@@ -61,7 +61,10 @@ pub(super) struct Replica {
     pub(super) copies: LocalCopies,
     /// Partitions that want a handoff and have none yet.
     wanted: BTreeSet<Partition>,
+    /// How many handoffs are under way, those left out that rest.
     handoffs: usize,
+    /// Partitions whose handoff has rested, and starts again when there is room.
+    rested: BTreeSet<Partition>,
     /// Whether a handoff might be startable that was not when they were looked at last.
     may_hand_over: bool,
     anti_entropy: AntiEntropy,
@@ -84,6 +87,7 @@ impl Replica {
             copies: LocalCopies::new(config, readers),
             wanted: BTreeSet::new(),
             handoffs: 0,
+            rested: BTreeSet::new(),
             may_hand_over: false,
             anti_entropy: AntiEntropy::default(),
             purge: Purge::new(config.purge_grace),
@@ -144,7 +148,7 @@ impl Replica {
                 }
             }
             ReplicaAsker::Compare(round) => self.compared(turn, round, answer),
-            ReplicaAsker::Purge(round) => self.purge_answered(turn, round, from, &answer),
+            ReplicaAsker::Purge(question) => self.purge_answered(turn, question, &answer),
             ReplicaAsker::Survey { round, partition, after } => {
                 self.surveyed(turn, from, (round, partition, after), answer);
             }
@@ -164,7 +168,7 @@ impl Replica {
             ReplicaAsker::Compare(round) | ReplicaAsker::Survey { round, .. } => {
                 self.anti_entropy.lost(round, turn.now.instant);
             }
-            ReplicaAsker::Purge(round) => self.purge.lost(round, turn.now.instant),
+            ReplicaAsker::Purge(question) => self.purge_unanswered(turn, question),
         }
     }
 
@@ -274,7 +278,7 @@ impl Replica {
             self.take_handoff(turn, partition);
             self.forget_handoff_requests(turn, partition);
             let copy = self.copies.partition_mut(partition);
-            copy.receipts = (0, Vec::new());
+            (copy.receipts, copy.reminders) = ((0, Vec::new()), 0);
             let is_listed = copy.list().is_some_and(|list| list.contains(&me));
             let standing = if is_listed { Standing::Pending } else { Standing::Outside };
             self.set_standing(turn.node, partition, standing);

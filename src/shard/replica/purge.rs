@@ -1,6 +1,7 @@
 //! Purge: joins [`Purge`], which agrees with the others on which tombstones to forget, with store
 //! and lists.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::Replica;
@@ -13,7 +14,7 @@ use crate::shard::node::Node;
 use crate::shard::requests::ReplicaAsker;
 use crate::shard::turn::Turn;
 use crate::types::{Identity, KeyHash, Partition};
-use crate::wire::message::{Answer, Dead, MAX_DEAD_KEYS, Request};
+use crate::wire::message::{Answer, Dead, MAX_DEAD_KEYS, Request, Route};
 
 /// What can be purged, as this node sees it.
 struct Purgeable<'a> {
@@ -67,7 +68,7 @@ impl Graveyard for Purgeable<'_> {
     }
 }
 
-/// Whether every node that might hold something is here and can be asked.
+/// Whether every node that might hold something is here and known.
 fn sees_all(node: &Node) -> bool {
     node.placement.is_complete()
         && !node.is_dead
@@ -130,18 +131,23 @@ impl Replica {
     pub(super) fn purge_answered<C>(
         &mut self,
         turn: &mut Turn<'_, C>,
-        round: u64,
-        from: Identity,
+        question: u64,
         answer: &Answer,
     ) {
         let now = turn.now.instant;
         self.with_purge(turn, |machine, copies, todo| match answer {
             Answer::Purgeable { merges, places } => {
-                machine.agreed(round, from, *merges, places, copies, todo);
+                machine.agreed(question, *merges, places, copies, todo);
             }
-            Answer::Purged => machine.dropped(round, from, copies, todo),
-            _ => machine.lost(round, now),
+            Answer::Purged => machine.dropped(question, copies, todo),
+            Answer::Unreached => machine.lost(question, now, todo),
+            _ => machine.declined(question, now),
         });
+    }
+
+    pub(super) fn purge_unanswered<C>(&mut self, turn: &mut Turn<'_, C>, question: u64) {
+        let now = turn.now.instant;
+        self.with_purge(turn, |machine, _, todo| machine.lost(question, now, todo));
     }
 
     /// Lets the machine look at the copies, and carries out what it wants.
@@ -153,18 +159,37 @@ impl Replica {
         let mut todo = Vec::new();
         let copies = Purgeable { node: turn.node, copies: &self.copies };
         work(&mut self.purge, &copies, &mut todo);
-        for action in todo {
+        let mut todo = VecDeque::from(todo);
+        while let Some(action) = todo.pop_front() {
             match action {
-                PurgeAction::Ask { round, to, partition, request } => {
+                PurgeAction::Ask { question, to, helper, partition, request } => {
                     if let Request::Purge { dead, .. } = &request {
                         self.raise_purge_horizon_to(partition, dead);
                     }
-                    if turn.ask(to, partition, request, ReplicaAsker::Purge(round)).is_none() {
-                        self.purge.lost(round, turn.now.instant);
+                    let request = with_route(request, helper.map(|_| (turn.node.me, to)));
+                    let receiver = helper.unwrap_or(to);
+                    let asker = ReplicaAsker::Purge(question);
+                    if turn.ask(receiver, partition, request, asker).is_none() {
+                        let mut more = Vec::new();
+                        self.purge.lost(question, turn.now.instant, &mut more);
+                        todo.extend(more);
                     }
                 }
                 PurgeAction::Drop { partition, dead } => self.drop_dead(partition, &dead),
             }
         }
+    }
+}
+
+/// Returns a question for a helper, which passes it on by this route; without one, the question
+/// itself.
+fn with_route(request: Request, way: Option<(Identity, Identity)>) -> Request {
+    let route = way.map(|(asker, to)| Route { asker, to });
+    match request {
+        Request::Purge { list, members_digest, dead, .. } => {
+            Request::Purge { list, members_digest, dead, route }
+        }
+        Request::Purged { dead, .. } => Request::Purged { dead, route },
+        other => other,
     }
 }

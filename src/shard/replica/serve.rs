@@ -26,11 +26,13 @@ pub(in crate::shard) fn check_request(
         Request::Write { entry, .. } if node.hash(entry.key()).partition() != partition => {
             Err("a key that is not of the partition")
         }
-        Request::Relay { entries } if entries.len() >= usize::from(u16::MAX) => {
+        Request::Relay { entries, .. } if entries.len() >= usize::from(u16::MAX) => {
             Err("more writes than can be confirmed")
         }
-        Request::Relay { entries }
-            if !entries.iter().all(|it| node.owns(node.hash(it.key()).partition())) =>
+        // One that passes them on may have another number of cores.
+        Request::Relay { entries, route }
+            if route.is_none_or(|route| route.to == node.me)
+                && !entries.iter().all(|it| node.owns(node.hash(it.key()).partition())) =>
         {
             Err("writes of another core")
         }
@@ -42,7 +44,7 @@ pub(in crate::shard) fn check_request(
         {
             Err("a comparison of partitions of another core")
         }
-        Request::Purge { dead, .. } | Request::Purged { dead }
+        Request::Purge { dead, .. } | Request::Purged { dead, .. }
             if dead.iter().any(|(hash, _)| hash.partition() != partition) =>
         {
             Err("a key that is not of the partition")
@@ -78,10 +80,10 @@ impl Replica {
                 Answer::Compared(self.answer_compare(turn.node, &from, &asked))
             }
             Request::Repair { list } => self.repair(turn.node, from, partition, list),
-            Request::Purge { list, members_digest, dead } => {
+            Request::Purge { list, members_digest, dead, .. } => {
                 self.answer_purge(turn.node, from, partition, (list, members_digest), &dead)
             }
-            Request::Purged { dead } => {
+            Request::Purged { dead, .. } => {
                 self.drop_dead(partition, &dead);
                 Answer::Purged
             }

@@ -3,23 +3,29 @@
 
 use std::time::Duration;
 
+use rkyv::with::InlineAsBox;
 use rkyv::{Archive, Serialize};
 
 use super::body::{Body, Decoder, Reader};
-use super::values::{WireIdentity, identity, wire_identity};
+use super::values::{ArchivedWireIdentity, WireIdentity, identity, wire_identity};
 use crate::membership::{Record, State};
 use crate::placement::Stage;
-use crate::types::Identity;
+use crate::quorums::Count;
+use crate::types::{Boot, Identity};
 use crate::wire::frame::FrameError;
-use crate::wire::message::{ControlMessage, Message, NodeDebt, Reached, Status};
+use crate::wire::message::{ControlMessage, MemberDetails, Message, NodeDebt, Reached, Status};
 
 pub(super) fn encode(message: &ControlMessage) -> Body {
     match message {
         ControlMessage::AskMembers => Body::empty(ASK_MEMBERS),
-        ControlMessage::Members { records, absent } => encode_members(records, absent),
-        ControlMessage::Status(status) => encode_status(*status),
-        ControlMessage::AskDebt { round } => Body::of(ASK_DEBT, &WireAskDebt { round: *round }),
-        ControlMessage::Debt { round, debt } => encode_debt(*round, *debt),
+        ControlMessage::Members { records, absent, details } => {
+            encode_members(records, absent, details)
+        }
+        ControlMessage::Status { status, asks, heard } => encode_status(*status, asks, heard),
+        ControlMessage::AskDebt { round, of } => {
+            Body::of(ASK_DEBT, &WireAskDebt { round: *round, of: wire_optional(of.as_ref()) })
+        }
+        ControlMessage::Debt { round, of, debt } => encode_debt(*round, of.as_ref(), *debt),
         ControlMessage::DialBack { identity } => {
             Body::of(DIAL_BACK, &WireDialBack { identity: wire_identity(identity) })
         }
@@ -37,14 +43,31 @@ pub(super) const DECODERS: &[(u8, Decoder)] = &[
     (DIALED_BACK, decode_dialed_back),
 ];
 
+/// Returns an optional identity as a list of one or none.
+fn wire_optional(identity: Option<&Identity>) -> Vec<WireIdentity> {
+    identity.into_iter().map(wire_identity).collect()
+}
+
+fn decode_optional(
+    reader: &Reader<'_>,
+    wire: &[ArchivedWireIdentity],
+) -> Result<Option<Identity>, FrameError> {
+    match wire {
+        [] => Ok(None),
+        [one] => Ok(Some(identity(one))),
+        _ => Err(reader.bad("more than one member")),
+    }
+}
+
 const ASK_MEMBERS: u8 = 4;
 
 const MEMBERS: u8 = 5;
 
 #[derive(Archive, Serialize)]
-struct WireMembers {
+struct WireMembers<'a> {
     records: Vec<WireRecord>,
     absent: Vec<WireAbsent>,
+    details: Vec<WireDetails<'a>>,
 }
 
 #[derive(Archive, Serialize, Clone, Copy)]
@@ -61,14 +84,69 @@ struct WireAbsent {
     for_ms: u64,
 }
 
-const _: () = assert!(size_of::<ArchivedWireMembers>() == 16);
+#[derive(Archive, Serialize)]
+struct WireDetails<'a> {
+    boot: u64,
+    protocol_min: u16,
+    protocol_max: u16,
+    cores: u16,
+    majority_of: u16,
+    weight: u16,
+    replicas: u8,
+    write_quorum: u8,
+    #[rkyv(with = InlineAsBox)]
+    node_id: &'a str,
+    #[rkyv(with = InlineAsBox)]
+    data_center: &'a str,
+    #[rkyv(with = InlineAsBox)]
+    zone: &'a str,
+}
+
+const _: () = assert!(size_of::<ArchivedWireMembers<'_>>() == 24);
+const _: () = assert!(size_of::<ArchivedWireDetails<'_>>() == 48);
 const _: () = assert!(size_of::<ArchivedWireRecord>() == 48);
 const _: () = assert!(size_of::<ArchivedWireAbsent>() == 48);
 
-fn encode_members(records: &[Record], absent: &[(Identity, Duration)]) -> Body {
+fn encode_members(
+    records: &[Record],
+    absent: &[(Identity, Duration)],
+    details: &[MemberDetails],
+) -> Body {
     let records = records.iter().map(wire_record).collect();
     let absent = absent.iter().map(wire_absent).collect();
-    Body::of(MEMBERS, &WireMembers { records, absent })
+    let details = details.iter().map(wire_details).collect();
+    Body::of(MEMBERS, &WireMembers { records, absent, details })
+}
+
+fn wire_details(details: &MemberDetails) -> WireDetails<'_> {
+    WireDetails {
+        boot: details.boot.0,
+        protocol_min: details.protocol.0,
+        protocol_max: details.protocol.1,
+        cores: details.cores,
+        majority_of: details.majority_of,
+        weight: details.weight,
+        replicas: details.replicas.code(),
+        write_quorum: details.write_quorum.code(),
+        node_id: &details.node_id,
+        data_center: &details.data_center,
+        zone: &details.zone,
+    }
+}
+
+fn details(wire: &ArchivedWireDetails<'_>) -> MemberDetails {
+    MemberDetails {
+        boot: Boot(wire.boot.to_native()),
+        protocol: (wire.protocol_min.to_native(), wire.protocol_max.to_native()),
+        node_id: wire.node_id.to_string(),
+        cores: wire.cores.to_native(),
+        replicas: Count::from_code(wire.replicas),
+        write_quorum: Count::from_code(wire.write_quorum),
+        majority_of: wire.majority_of.to_native(),
+        data_center: wire.data_center.to_string(),
+        zone: wire.zone.to_string(),
+        weight: wire.weight.to_native(),
+    }
 }
 
 fn wire_record(record: &Record) -> WireRecord {
@@ -100,15 +178,16 @@ fn decode_members(reader: &Reader<'_>) -> Result<Message, FrameError> {
     let absent = |wire: &ArchivedWireAbsent| {
         (identity(&wire.identity), Duration::from_millis(wire.for_ms.to_native()))
     };
-    let wire = reader.archive::<ArchivedWireMembers>()?;
+    let wire = reader.archive::<ArchivedWireMembers<'_>>()?;
     let records = wire.records.iter().map(record).collect::<Result<_, _>>()?;
     let absent = wire.absent.iter().map(absent).collect();
-    Ok(Message::Control(ControlMessage::Members { records, absent }))
+    let details = wire.details.iter().map(details).collect();
+    Ok(Message::Control(ControlMessage::Members { records, absent, details }))
 }
 
 const STATUS: u8 = 6;
 
-#[derive(Archive, Serialize)]
+#[derive(Archive, Serialize, Clone, Copy)]
 struct WireStatus {
     members_digest: u64,
     /// Zero unless the node was born.
@@ -117,27 +196,60 @@ struct WireStatus {
     origin: u8,
 }
 
-const _: () = assert!(size_of::<ArchivedWireStatus>() == 24);
+#[derive(Archive, Serialize)]
+struct WireStatuses {
+    own: WireStatus,
+    asks: Vec<WireIdentity>,
+    heard: Vec<WireHeard>,
+}
 
-fn encode_status(Status { members_digest, stage }: Status) -> Body {
+#[derive(Archive, Serialize)]
+struct WireHeard {
+    of: WireIdentity,
+    status: WireStatus,
+}
+
+const _: () = assert!(size_of::<ArchivedWireStatus>() == 24);
+const _: () = assert!(size_of::<ArchivedWireStatuses>() == 40);
+const _: () = assert!(size_of::<ArchivedWireHeard>() == 64);
+
+fn encode_status(status: Status, asks: &[Identity], heard: &[(Identity, Status)]) -> Body {
+    let own = wire_status(status);
+    let asks = asks.iter().map(wire_identity).collect();
+    let heard = heard
+        .iter()
+        .map(|(of, status)| WireHeard { of: wire_identity(of), status: wire_status(*status) })
+        .collect();
+    Body::of(STATUS, &WireStatuses { own, asks, heard })
+}
+
+fn wire_status(Status { members_digest, stage }: Status) -> WireStatus {
     let (origin, born_digest) = match stage {
         Stage::Forming => (0, 0),
         Stage::Born { members_digest } => (1, members_digest),
         Stage::Joined => (2, 0),
     };
-    Body::of(STATUS, &WireStatus { members_digest, born_digest, origin })
+    WireStatus { members_digest, born_digest, origin }
 }
 
 fn decode_status(reader: &Reader<'_>) -> Result<Message, FrameError> {
-    let wire = reader.archive::<ArchivedWireStatus>()?;
+    let wire = reader.archive::<ArchivedWireStatuses>()?;
+    let heard = |wire: &ArchivedWireHeard| Ok((identity(&wire.of), status(reader, &wire.status)?));
+    Ok(Message::Control(ControlMessage::Status {
+        status: status(reader, &wire.own)?,
+        asks: wire.asks.iter().map(identity).collect(),
+        heard: wire.heard.iter().map(heard).collect::<Result<_, _>>()?,
+    }))
+}
+
+fn status(reader: &Reader<'_>, wire: &ArchivedWireStatus) -> Result<Status, FrameError> {
     let stage = match wire.origin {
         0 => Stage::Forming,
         1 => Stage::Born { members_digest: wire.born_digest.to_native() },
         2 => Stage::Joined,
         _ => return Err(reader.bad("an unknown origin")),
     };
-    let status = Status { members_digest: wire.members_digest.to_native(), stage };
-    Ok(Message::Control(ControlMessage::Status(status)))
+    Ok(Status { members_digest: wire.members_digest.to_native(), stage })
 }
 
 const ASK_DEBT: u8 = 7;
@@ -145,13 +257,15 @@ const ASK_DEBT: u8 = 7;
 #[derive(Archive, Serialize)]
 struct WireAskDebt {
     round: u64,
+    of: Vec<WireIdentity>,
 }
 
-const _: () = assert!(size_of::<ArchivedWireAskDebt>() == 8);
+const _: () = assert!(size_of::<ArchivedWireAskDebt>() == 16);
 
 fn decode_ask_debt(reader: &Reader<'_>) -> Result<Message, FrameError> {
-    let round = reader.archive::<ArchivedWireAskDebt>()?.round.to_native();
-    Ok(Message::Control(ControlMessage::AskDebt { round }))
+    let wire = reader.archive::<ArchivedWireAskDebt>()?;
+    let of = decode_optional(reader, &wire.of)?;
+    Ok(Message::Control(ControlMessage::AskDebt { round: wire.round.to_native(), of }))
 }
 
 const DEBT: u8 = 8;
@@ -162,13 +276,15 @@ struct WireDebt {
     members_digest: u64,
     copies: u32,
     writes: u32,
+    of: Vec<WireIdentity>,
 }
 
-const _: () = assert!(size_of::<ArchivedWireDebt>() == 24);
+const _: () = assert!(size_of::<ArchivedWireDebt>() == 32);
 
-fn encode_debt(round: u64, debt: NodeDebt) -> Body {
+fn encode_debt(round: u64, of: Option<&Identity>, debt: NodeDebt) -> Body {
     let NodeDebt { members_digest, copies, writes } = debt;
-    Body::of(DEBT, &WireDebt { round, members_digest, copies, writes })
+    let of = wire_optional(of);
+    Body::of(DEBT, &WireDebt { round, members_digest, copies, writes, of })
 }
 
 fn decode_debt(reader: &Reader<'_>) -> Result<Message, FrameError> {
@@ -178,7 +294,8 @@ fn decode_debt(reader: &Reader<'_>) -> Result<Message, FrameError> {
         copies: wire.copies.to_native(),
         writes: wire.writes.to_native(),
     };
-    Ok(Message::Control(ControlMessage::Debt { round: wire.round.to_native(), debt }))
+    let of = decode_optional(reader, &wire.of)?;
+    Ok(Message::Control(ControlMessage::Debt { round: wire.round.to_native(), of, debt }))
 }
 
 const DIAL_BACK: u8 = 9;

@@ -1,21 +1,24 @@
 //! Forgetting tombstones: `Purge`, answered by `Purgeable` (or `Declined`); `Purged`, answered by
-//! `Purged`.
+//! `Purged`. A helper that passes one of them on answers `Unreached` if it gets no answer.
 
 use rkyv::{Archive, Serialize};
 
 use super::body::{Body, Decoder, Reader};
-use super::values::{WireListRef, list_ref, wire_ref};
+use super::values::{WireIdentity, WireListRef, list_ref, wire_ref, wire_route};
 use crate::placement::ListRef;
 use crate::types::KeyHash;
 use crate::wire::frame::FrameError;
-use crate::wire::message::{Answer, Dead, MAX_DEAD_KEYS, Message, Request};
+use crate::wire::message::{Answer, Dead, MAX_DEAD_KEYS, Message, Request, Route};
 
 pub(super) fn encode_request(request: &Request) -> Option<Body> {
     match request {
-        Request::Purge { list, members_digest, dead } => {
-            Some(encode_purge(*list, *members_digest, dead))
+        Request::Purge { list, members_digest, dead, route } => {
+            Some(encode_purge(*list, *members_digest, dead, route.as_ref()))
         }
-        Request::Purged { dead } => Some(Body::of(PURGED, &WirePurged { dead: wire_dead(dead) })),
+        Request::Purged { dead, route } => {
+            let (dead, route) = (wire_dead(dead), wire_route(route.as_ref()));
+            Some(Body::of(PURGED, &WirePurged { dead, route }))
+        }
         _ => None,
     }
 }
@@ -24,6 +27,7 @@ pub(super) fn encode_answer(answer: &Answer) -> Option<Body> {
     match answer {
         Answer::Purgeable { merges, places } => Some(encode_purgeable(*merges, places)),
         Answer::Purged => Some(Body::empty(HAS_PURGED)),
+        Answer::Unreached => Some(Body::empty(UNREACHED)),
         _ => None,
     }
 }
@@ -33,6 +37,7 @@ pub(super) const DECODERS: &[(u8, Decoder)] = &[
     (PURGEABLE, decode_purgeable),
     (PURGED, decode_purged),
     (HAS_PURGED, |_| Ok(Message::Answer(Answer::Purged))),
+    (UNREACHED, |_| Ok(Message::Answer(Answer::Unreached))),
 ];
 
 #[derive(Archive, Serialize, Clone, Copy)]
@@ -64,12 +69,14 @@ struct WirePurge {
     list: WireListRef,
     members_digest: u64,
     dead: Vec<WireDead>,
+    route: Vec<WireIdentity>,
 }
 
-const _: () = assert!(size_of::<ArchivedWirePurge>() == 32);
+const _: () = assert!(size_of::<ArchivedWirePurge>() == 40);
 
-fn encode_purge(list: ListRef, members_digest: u64, dead: &[Dead]) -> Body {
-    Body::of(PURGE, &WirePurge { list: wire_ref(list), members_digest, dead: wire_dead(dead) })
+fn encode_purge(list: ListRef, members_digest: u64, dead: &[Dead], route: Option<&Route>) -> Body {
+    let (dead, route) = (wire_dead(dead), wire_route(route));
+    Body::of(PURGE, &WirePurge { list: wire_ref(list), members_digest, dead, route })
 }
 
 fn decode_purge(reader: &Reader<'_>) -> Result<Message, FrameError> {
@@ -78,6 +85,7 @@ fn decode_purge(reader: &Reader<'_>) -> Result<Message, FrameError> {
         list: list_ref(&wire.list),
         members_digest: wire.members_digest.to_native(),
         dead: decode_dead(reader, &wire.dead)?,
+        route: reader.route(&wire.route)?,
     }))
 }
 
@@ -107,11 +115,15 @@ const HAS_PURGED: u8 = 42;
 #[derive(Archive, Serialize)]
 struct WirePurged {
     dead: Vec<WireDead>,
+    route: Vec<WireIdentity>,
 }
 
-const _: () = assert!(size_of::<ArchivedWirePurged>() == 8);
+const _: () = assert!(size_of::<ArchivedWirePurged>() == 16);
 
 fn decode_purged(reader: &Reader<'_>) -> Result<Message, FrameError> {
     let wire = reader.archive::<ArchivedWirePurged>()?;
-    Ok(Message::Request(Request::Purged { dead: decode_dead(reader, &wire.dead)? }))
+    let (dead, route) = (decode_dead(reader, &wire.dead)?, reader.route(&wire.route)?);
+    Ok(Message::Request(Request::Purged { dead, route }))
 }
+
+const UNREACHED: u8 = 46;

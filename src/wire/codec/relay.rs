@@ -5,14 +5,15 @@ use rkyv::with::InlineAsBox;
 use rkyv::{Archive, Serialize};
 
 use super::body::{Body, Decoder, Reader};
-use super::values::{WireEntry, wire_entries};
+use super::values::{WireEntry, WireIdentity, wire_entries, wire_route};
 use crate::wire::frame::FrameError;
 use crate::wire::message::{Answer, Message, Request};
 
 pub(super) fn encode_request(request: &Request) -> Option<Body> {
     match request {
-        Request::Relay { entries } => {
-            Some(Body::of(RELAY, &WireRelay { entries: wire_entries(entries) }))
+        Request::Relay { entries, route } => {
+            let (entries, route) = (wire_entries(entries), wire_route(route.as_ref()));
+            Some(Body::of(RELAY, &WireRelay { entries, route }))
         }
         Request::Forward { key } => Some(Body::of(FORWARD, &WireForward { key })),
         _ => None,
@@ -36,13 +37,15 @@ const RELAY: u8 = 27;
 #[derive(Archive, Serialize)]
 struct WireRelay<'a> {
     entries: Vec<WireEntry<'a>>,
+    route: Vec<WireIdentity>,
 }
 
-const _: () = assert!(size_of::<ArchivedWireRelay>() == 8);
+const _: () = assert!(size_of::<ArchivedWireRelay>() == 16);
 
 fn decode_relay(reader: &Reader<'_>) -> Result<Message, FrameError> {
-    let entries = reader.entries(&reader.archive::<ArchivedWireRelay>()?.entries)?;
-    Ok(Message::Request(Request::Relay { entries }))
+    let wire = reader.archive::<ArchivedWireRelay>()?;
+    let (entries, route) = (reader.entries(&wire.entries)?, reader.route(&wire.route)?);
+    Ok(Message::Request(Request::Relay { entries, route }))
 }
 
 const RELAYED: u8 = 44;

@@ -149,6 +149,11 @@ fn some_dead() -> impl Strategy<Value = Vec<Dead>> {
     prop::collection::vec(dead, 0..40)
 }
 
+fn a_route() -> impl Strategy<Value = Option<Route>> {
+    let route = (an_identity(), an_identity()).prop_map(|(asker, to)| Route { asker, to });
+    prop::option::of(route)
+}
+
 fn a_request() -> impl Strategy<Value = Request> {
     prop_oneof![
         (a_ref(), an_entry()).prop_map(|(list, entry)| Request::Write { list, entry }),
@@ -164,9 +169,15 @@ fn a_request() -> impl Strategy<Value = Request> {
         Just(Request::AskList),
         (a_list(), 0..=MAX_NUMBER)
             .prop_map(|(list, horizon)| Request::Adopt { list, purge_horizon: Version(horizon) }),
-        (a_ref(), any::<u64>(), some_dead())
-            .prop_map(|(list, members_digest, dead)| Request::Purge { list, members_digest, dead }),
-        some_dead().prop_map(|dead| Request::Purged { dead }),
+        (a_ref(), any::<u64>(), some_dead(), a_route()).prop_map(
+            |(list, members_digest, dead, route)| Request::Purge {
+                list,
+                members_digest,
+                dead,
+                route
+            }
+        ),
+        (some_dead(), a_route()).prop_map(|(dead, route)| Request::Purged { dead, route }),
         (prop::option::of(any::<u64>()), any::<u64>(), any::<u64>()).prop_map(
             |(after, since, digest)| {
                 Request::Fetch(Fetch { after: after.map(KeyHash), since, digest })
@@ -177,7 +188,8 @@ fn a_request() -> impl Strategy<Value = Request> {
             .prop_map(|(partitions, digest)| Request::Compare(Compare { partitions, digest })),
         a_ref().prop_map(|list| Request::Repair { list }),
         a_survey().prop_map(Request::Survey),
-        prop::collection::vec(an_entry(), 0..5).prop_map(|entries| Request::Relay { entries }),
+        (prop::collection::vec(an_entry(), 0..5), a_route())
+            .prop_map(|(entries, route)| Request::Relay { entries, route }),
         prop::collection::vec(any::<u8>(), 0..40)
             .prop_map(|key| Request::Forward { key: key.into() }),
     ]
@@ -210,6 +222,7 @@ fn an_answer() -> impl Strategy<Value = Answer> {
         (any::<u64>(), prop::collection::vec(any::<u16>(), 0..40))
             .prop_map(|(merges, places)| Answer::Purgeable { merges, places }),
         Just(Answer::Purged),
+        Just(Answer::Unreached),
         (prop::collection::vec(an_entry(), 0..5), prop::option::of(any::<u64>()), any::<u64>())
             .prop_map(|(entries, next, sequence)| {
                 Answer::Chunk(Chunk { entries, next: next.map(KeyHash), sequence })
@@ -224,6 +237,23 @@ fn an_answer() -> impl Strategy<Value = Answer> {
     ]
 }
 
+fn some_details() -> impl Strategy<Value = MemberDetails> {
+    (any::<u64>(), ".{0,30}", any::<u16>(), ".{0,30}").prop_map(
+        |(boot, node_id, cores, data_center)| MemberDetails {
+            boot: Boot(boot),
+            protocol: (1, 2),
+            node_id,
+            cores,
+            replicas: Count::Exactly(3),
+            write_quorum: Count::AllBut(1),
+            majority_of: 5,
+            data_center,
+            zone: "rack 7".into(),
+            weight: 300,
+        },
+    )
+}
+
 fn a_control_message() -> impl Strategy<Value = ControlMessage> {
     let state =
         prop_oneof![Just(State::Alive), Just(State::Suspect), Just(State::Dead), Just(State::Left)];
@@ -234,6 +264,12 @@ fn a_control_message() -> impl Strategy<Value = ControlMessage> {
         Just(Stage::Joined),
         any::<u64>().prop_map(|members_digest| Stage::Born { members_digest }),
     ];
+    let status = (any::<u64>(), stage)
+        .prop_map(|(members_digest, stage)| Status { members_digest, stage })
+        .boxed();
+    let heard = (an_identity(), status.clone());
+    let some_members = prop::collection::vec(an_identity(), 0..5);
+    let of = || prop::option::of(an_identity());
     let reached = prop_oneof![
         Just(Reached::Yes),
         Just(Reached::NobodyListens),
@@ -244,16 +280,25 @@ fn a_control_message() -> impl Strategy<Value = ControlMessage> {
         (an_identity(), any::<u64>()).prop_map(|(who, ms)| (who, Duration::from_millis(ms)));
     prop_oneof![
         Just(ControlMessage::AskMembers),
-        (prop::collection::vec(record, 0..5), prop::collection::vec(absent, 0..5))
-            .prop_map(|(records, absent)| ControlMessage::Members { records, absent }),
-        (any::<u64>(), stage).prop_map(|(members_digest, stage)| ControlMessage::Status(Status {
-            members_digest,
-            stage
-        })),
-        any::<u64>().prop_map(|round| ControlMessage::AskDebt { round }),
-        any::<(u64, u64, u32, u32)>().prop_map(|(round, members_digest, copies, writes)| {
-            ControlMessage::Debt { round, debt: NodeDebt { members_digest, copies, writes } }
-        }),
+        (
+            prop::collection::vec(record, 0..5),
+            prop::collection::vec(absent, 0..5),
+            prop::collection::vec(some_details(), 0..5)
+        )
+            .prop_map(|(records, absent, details)| ControlMessage::Members {
+                records,
+                absent,
+                details
+            }),
+        (status, some_members, prop::collection::vec(heard, 0..5))
+            .prop_map(|(status, asks, heard)| ControlMessage::Status { status, asks, heard }),
+        (any::<u64>(), of()).prop_map(|(round, of)| ControlMessage::AskDebt { round, of }),
+        (any::<(u64, u64, u32, u32)>(), of()).prop_map(
+            |((round, members_digest, copies, writes), of)| {
+                let debt = NodeDebt { members_digest, copies, writes };
+                ControlMessage::Debt { round, of, debt }
+            }
+        ),
         an_identity().prop_map(|identity| ControlMessage::DialBack { identity }),
         (reached, any::<bool>()).prop_map(|(tcp, udp)| ControlMessage::DialedBack { tcp, udp }),
     ]
@@ -414,11 +459,17 @@ fn what_is_over_a_limit_is_refused_in_every_family() {
         ),
         (Request::Compare(Compare { partitions, digest: 0 }), "more partitions than there are"),
         (
-            Request::Purge { list, members_digest: 0, dead: dead(MAX_DEAD_KEYS + 1) },
+            Request::Purge { list, members_digest: 0, dead: dead(MAX_DEAD_KEYS + 1), route: None },
             "more keys than are purged at a time",
         ),
-        (Request::Purged { dead: dead(MAX_DEAD_KEYS + 1) }, "more keys than are purged at a time"),
-        (Request::Relay { entries: vec![entry.clone()] }, "a version beyond the calendar"),
+        (
+            Request::Purged { dead: dead(MAX_DEAD_KEYS + 1), route: None },
+            "more keys than are purged at a time",
+        ),
+        (
+            Request::Relay { entries: vec![entry.clone()], route: None },
+            "a version beyond the calendar",
+        ),
         (Request::Forward { key }, "a key over the limit"),
     ];
     let answers = [

@@ -1,4 +1,4 @@
-//! Values that several messages carry: identities, lists and entries.
+//! Values that several messages carry: identities, routes, lists and entries.
 //!
 //! A key travels without its hash. The shard computes it, so that no peer can choose another place
 //! for a key than its own. Key and value are copied once, from the receive buffer into their entry.
@@ -16,6 +16,7 @@ use crate::placement::{List, ListRef};
 use crate::quorums::MAX_COPIES;
 use crate::types::{Boot, Identity, MAX_VALUE_BYTES, NodeHash};
 use crate::wire::frame::FrameError;
+use crate::wire::message::Route;
 
 #[derive(Archive, Serialize, Clone, Copy)]
 pub(super) struct WireIdentity {
@@ -56,6 +57,12 @@ pub(super) fn identity(wire: &ArchivedWireIdentity) -> Identity {
         returns: wire.returns.to_native(),
         addr: SocketAddr::new(ip, wire.port.to_native()),
     }
+}
+
+/// Returns a route as the asker and the member, or as none of both.
+pub(super) fn wire_route(route: Option<&Route>) -> Vec<WireIdentity> {
+    let both = route.into_iter().flat_map(|route| [&route.asker, &route.to]);
+    both.map(wire_identity).collect()
 }
 
 #[derive(Archive, Serialize, Clone, Copy)]
@@ -131,6 +138,14 @@ pub(super) fn wire_entries(entries: &[Entry]) -> Vec<WireEntry<'_>> {
 }
 
 impl Reader<'_> {
+    pub(super) fn route(&self, wire: &[ArchivedWireIdentity]) -> Result<Option<Route>, FrameError> {
+        match wire {
+            [] => Ok(None),
+            [asker, to] => Ok(Some(Route { asker: identity(asker), to: identity(to) })),
+            _ => Err(self.bad("a route of another length")),
+        }
+    }
+
     pub(super) fn list(&self, wire: &ArchivedWireList) -> Result<Arc<List>, FrameError> {
         if wire.members.len() > MAX_COPIES {
             return Err(self.bad("a list longer than N can be"));

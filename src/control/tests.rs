@@ -1,0 +1,186 @@
+//! One node's control, told by hand what other nodes say.
+
+use std::time::Duration;
+
+use super::details::KEPT_FOR;
+use super::*;
+use crate::membership::{Record, State};
+use crate::placement::Site;
+use crate::quorums::{Count, Quorums};
+use crate::types::{Boot, ClusterHash, NodeHash};
+use crate::wire::handshake::Local;
+use crate::wire::message::{Channel, Hello, MemberDetails};
+
+const NOW: Instant = Instant::from_nanos(1_000_000_000);
+const HOUR: Duration = Duration::from_secs(3600);
+
+fn local(id: &str, data_center: &str) -> Local {
+    Local {
+        cluster: "shop".into(),
+        node_id: id.into(),
+        cores: 2,
+        quorums: Quorums::exactly(3, 2, 1),
+        majority_of: 0,
+        site: Site { data_center: data_center.into(), ..Site::default() },
+    }
+}
+
+fn life(id: &str, boot: u64) -> Identity {
+    let port = u16::from(id.as_bytes()[0]);
+    Identity {
+        node: NodeHash::of(ClusterHash::of("shop"), id),
+        boot: Boot(boot),
+        returns: 0,
+        addr: ([127, 0, 0, 1], port).into(),
+    }
+}
+
+fn control() -> Control {
+    let mut control = Control::new(ControlConfig {
+        cluster: ClusterHash::of("shop"),
+        identity: life("a", 1),
+        local: local("a", "here"),
+        seeds: Vec::new(),
+        discovers: false,
+        probe_period: Duration::from_millis(200),
+        forget_after: HOUR,
+        suspicion_timeout: Duration::from_millis(350),
+        local_health: true,
+        seed: 1,
+    });
+    control.start(NOW, &mut Vec::new());
+    control
+}
+
+fn details(id: &str, boot: u64) -> MemberDetails {
+    let hello = local(id, "there").hello(life(id, boot), Channel::Control, None);
+    MemberDetails {
+        boot: Boot(boot),
+        protocol: hello.protocol,
+        node_id: hello.node_id,
+        cores: hello.cores,
+        replicas: hello.replicas,
+        write_quorum: hello.write_quorum,
+        majority_of: hello.majority_of,
+        data_center: hello.data_center,
+        zone: hello.zone,
+        weight: hello.weight,
+    }
+}
+
+/// Another node says that these live, and what it knows of them.
+fn tell(control: &mut Control, lives: &[Identity], details: Vec<MemberDetails>) {
+    let record =
+        |identity: &Identity| Record { identity: *identity, state: State::Alive, leaving: false };
+    let records = lives.iter().map(record).collect();
+    let message = ControlMessage::Members { records, absent: Vec::new(), details };
+    let link = Link { addr: ([127, 0, 0, 1], 9).into(), expects: None };
+    control.handle(NOW, ControlEvent::Answer { link, message }, &mut Vec::new());
+}
+
+fn greet(control: &mut Control, hello: Hello) {
+    control.handle(NOW, ControlEvent::Greeted { via: 1, hello }, &mut Vec::new());
+}
+
+/// The other members that partitions can be placed on, each with its data center.
+fn placed(control: &Control) -> Vec<(String, String)> {
+    let others = control.placed.iter().filter(|member| member.identity.node != life("a", 1).node);
+    others.map(|it| (it.id.as_str().to_string(), it.site.data_center.to_string())).collect()
+}
+
+fn pair(id: &str, data_center: &str) -> (String, String) {
+    (id.to_string(), data_center.to_string())
+}
+
+#[test]
+fn a_member_is_placed_by_the_word_of_another_until_it_speaks_itself() {
+    let mut control = control();
+    tell(&mut control, &[life("b", 5)], Vec::new());
+    assert_eq!(placed(&control), []);
+    assert!(!control.placement.is_complete() && control.missing_details.ask_at.is_some());
+    tell(&mut control, &[life("b", 5)], vec![details("b", 5)]);
+    assert_eq!(placed(&control), [pair("b", "there")]);
+    assert!(control.placement.is_complete() && control.missing_details.ask_at.is_none());
+
+    greet(&mut control, local("b", "yonder").hello(life("b", 5), Channel::Control, None));
+    assert_eq!(placed(&control), [pair("b", "yonder")]);
+    tell(&mut control, &[life("b", 5)], vec![details("b", 5)]);
+    assert_eq!(placed(&control), [pair("b", "yonder")], "its own word counts");
+
+    tell(&mut control, &[life("b", 6)], vec![details("b", 5)]);
+    assert_eq!(placed(&control), [], "of a life before");
+    tell(&mut control, &[life("b", 6)], vec![details("b", 6)]);
+    assert_eq!(placed(&control), [pair("b", "there")]);
+}
+
+#[test]
+fn a_member_that_would_be_refused_is_not_taken_by_the_word_of_another() {
+    let refused = [
+        MemberDetails { protocol: (9, 9), ..details("b", 5) },
+        MemberDetails { cores: 0, ..details("b", 5) },
+        MemberDetails { weight: 0, ..details("b", 5) },
+        MemberDetails { zone: "x".repeat(300), ..details("b", 5) },
+        MemberDetails {
+            data_center: "here".into(),
+            replicas: Count::Exactly(2),
+            ..details("b", 5)
+        },
+    ];
+    for details in refused {
+        let mut control = control();
+        tell(&mut control, &[life("b", 5)], vec![details.clone()]);
+        assert_eq!(placed(&control), [], "{details:?}");
+    }
+    let mut control = control();
+    let far = MemberDetails { replicas: Count::Exactly(2), ..details("b", 5) };
+    tell(&mut control, &[life("b", 5)], vec![far]);
+    assert_eq!(placed(&control).len(), 1, "another data center may have its own quorums");
+}
+
+/// A member that nobody remembers any more leaves nothing behind.
+#[test]
+fn what_is_known_of_a_member_is_forgotten_with_it() {
+    let mut control = control();
+    tell(&mut control, &[life("b", 5)], vec![details("b", 5), details("c", 5)]);
+    assert_eq!(control.details.len(), 1, "c is no member");
+    greet(&mut control, local("d", "here").hello(life("d", 5), Channel::Control, None));
+    assert_eq!(control.details.len(), 2, "it is about to become one");
+    control.forget_members(NOW + 2 * KEPT_FOR);
+    assert_eq!(control.details.len(), 1, "it became none");
+
+    control.note_over(NOW, &life("e", 3));
+    control.forget_members(NOW + HOUR / 2);
+    assert!(control.gone.contains(&life("e", 3)));
+    control.forget_members(NOW + 2 * HOUR);
+    assert!(!control.gone.contains(&life("e", 3)) && control.gone_said_at.is_empty());
+}
+
+/// Whether the member is taken for dead when connections to it are refused and pings are lost.
+fn is_dead_when_refused(was_up: bool) -> bool {
+    let mut control = control();
+    let b = life("b", 5);
+    tell(&mut control, &[b], vec![details("b", 5)]);
+    let link = Link::to(&b);
+    if was_up {
+        let welcome = local("b", "there").hello(b, Channel::Control, None);
+        control.handle(NOW, ControlEvent::LinkUp { link, welcome }, &mut Vec::new());
+    }
+    let end = LinkEnd::ConnectRefused;
+    control.handle(NOW, ControlEvent::LinkDown { link, end }, &mut Vec::new());
+    let mut now = NOW;
+    // Before SWIM takes it for dead.
+    while now < NOW + Duration::from_millis(150) {
+        now = control.deadline().unwrap().max(now);
+        control.handle_timers(now, &mut Vec::new());
+    }
+    let records = control.membership.records();
+    records.iter().any(|known| known.identity == b && !known.state.is_active())
+}
+
+/// The gateway between two sites refuses connections in place of the host behind it. That is no
+/// death of the host.
+#[test]
+fn a_member_that_was_never_reached_is_not_taken_for_dead_when_it_is_refused() {
+    assert!(is_dead_when_refused(true));
+    assert!(!is_dead_when_refused(false));
+}

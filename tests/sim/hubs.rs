@@ -1,0 +1,294 @@
+//! Networks in which some nodes never reach each other, though all of them live: hub and spoke, and
+//! two nodes of one data center with a broken way between them. Nothing is mended here.
+
+use std::time::Duration;
+
+use gridkv::sim::{ProtocolMutant, SimCluster, SimOptions};
+
+use crate::support::{
+    MS, SECOND, SETTLED_WITHIN, STARTED_WITHIN, Traced, delete, settle, started, wait, write,
+};
+
+/// The hub reaches both spokes, which do not reach each other.
+const HUB: [usize; 3] = [0, 3, 6];
+const SPOKES: [[usize; 3]; 2] = [[1, 4, 7], [2, 5, 8]];
+
+/// How old a tombstone is when it goes, in these simulations.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// Within this everything is purged that can be, and everything is compared between data centers
+/// that reach each other, over one data center in between.
+const SPREAD_WITHIN: Duration = Duration::from_secs(300);
+
+/// Within this a write reaches a data center that its coordinator does not reach, for the first time:
+/// it tries to reach it three times before.
+const RELAYED_WITHIN: Duration = Duration::from_secs(10);
+
+/// For how long no node may be taken for dead.
+const LONG: Duration = Duration::from_secs(300);
+
+fn options() -> SimOptions {
+    let mut options = SimOptions::default();
+    options.partitions = 64;
+    options.purge_grace = GRACE;
+    options.keep_trace = std::env::var("GRIDKV_TRACE").is_ok();
+    options
+}
+
+fn name(key: usize) -> String {
+    options().key(key)
+}
+
+/// Starts nine nodes in three data centers, of which the last two do not reach each other.
+fn hub_and_spokes(seed: u64, mutant: Option<ProtocolMutant>) -> Traced {
+    let mut options = options();
+    (options.data_centers, options.mutant) = (3, mutant);
+    let mut cluster = Traced::new(seed, options);
+    for _ in 0..9 {
+        cluster.start_node();
+    }
+    cluster.split(&SPOKES[0], &SPOKES[1]);
+    for (hub, spoke) in
+        HUB.into_iter().flat_map(|hub| SPOKES.concat().into_iter().map(move |spoke| (hub, spoke)))
+    {
+        cluster.slow_down(hub, spoke, 20 * MS, 25 * MS);
+        cluster.slow_down(spoke, hub, 20 * MS, 25 * MS);
+    }
+    cluster
+}
+
+/// How many of these nodes have this value of the key.
+fn holders(cluster: &SimCluster, nodes: &[usize], key: usize, value: &str) -> usize {
+    let stored = cluster.stored(name(key)).into_iter();
+    stored
+        .filter(|it| nodes.contains(&it.node) && it.value.as_deref() == Some(value.as_bytes()))
+        .count()
+}
+
+fn is_purged(cluster: &SimCluster, mut keys: std::ops::Range<usize>) -> bool {
+    keys.all(|key| cluster.stored(name(key)).is_empty())
+}
+
+/// A shop and another one are connected to the head office, and not to each other, as most shops
+/// are. The details of a member travelled over a direct connection only, so no node of a shop ever
+/// knew all members, and none of the shops was born: they acknowledged nothing, for ever. Their
+/// nodes took each other for dead and returned, 79 times in 13 minutes, and nothing was purged.
+#[test]
+fn a_hub_and_spokes_that_never_reach_each_other_are_born_serve_and_agree() {
+    for seed in 0..4 {
+        let mut cluster = hub_and_spokes(seed, None);
+        wait(&mut cluster, STARTED_WITHIN, SimCluster::is_settled);
+        for (site, nodes) in [HUB, SPOKES[0], SPOKES[1]].iter().enumerate() {
+            for key in 0..20 {
+                write(&mut cluster, nodes[key % 3], name(20 * site + key), "value");
+            }
+        }
+        let deaths = cluster.deaths().len();
+        // The hub passes on what one spoke sends to the other.
+        wait(&mut cluster, RELAYED_WITHIN, |cluster| {
+            (0..60).all(|key| holders(cluster, &[0, 1, 2, 3, 4, 5, 6, 7, 8], key, "value") == 9)
+        });
+        for key in 0..60 {
+            delete(&mut cluster, SPOKES[key % 2][key % 3], name(key));
+        }
+        wait(&mut cluster, SPREAD_WITHIN, |cluster| is_purged(cluster, 0..60));
+        cluster.run_for(LONG);
+        assert!(is_purged(&cluster, 0..60), "something came back");
+        assert_eq!(cluster.deaths().len(), deaths, "seed {seed}: false deaths");
+        for node in 0..9 {
+            assert!(cluster.wait_until_safe(node, SECOND), "n{node}");
+        }
+        cluster.leave(SPOKES[1][1]);
+        wait(&mut cluster, SETTLED_WITHIN, |cluster| !cluster.is_running(SPOKES[1][1]));
+    }
+}
+
+/// The second shop opens when the head office and the first one have long been there.
+#[test]
+fn a_spoke_that_comes_later_is_born_and_gets_what_the_others_have() {
+    for seed in 0..3 {
+        let mut cluster = hub_and_spokes(seed, None);
+        for node in SPOKES[1] {
+            cluster.crash_node(node);
+        }
+        wait(&mut cluster, STARTED_WITHIN, SimCluster::is_settled);
+        for key in 0..20 {
+            write(&mut cluster, SPOKES[0][key % 3], name(key), "value");
+        }
+        cluster.run_for(30 * SECOND);
+        for node in SPOKES[1] {
+            cluster.restart_node(node);
+        }
+        settle(&mut cluster);
+        for key in 20..40 {
+            write(&mut cluster, SPOKES[1][key % 3], name(key), "value");
+        }
+        wait(&mut cluster, SPREAD_WITHIN, |cluster| {
+            (0..20).all(|key| holders(cluster, &SPOKES[1], key, "value") == 3)
+                && (20..40).all(|key| holders(cluster, &SPOKES[0], key, "value") == 3)
+        });
+    }
+}
+
+/// Each shop is one node. One is started again after the other has come: that it does not reach the
+/// other must not keep it from being born again, and it gets its data back from the head office.
+#[test]
+fn a_spoke_of_one_node_comes_back_when_another_spoke_is_there() {
+    for seed in 0..3 {
+        let mut options = options();
+        options.data_centers = 3;
+        (options.replicas, options.write_quorum) = (1, 1);
+        let mut cluster = Traced::new(seed, options);
+        for _ in 0..4 {
+            cluster.start_node();
+        }
+        cluster.split(&[1], &[2]);
+        wait(&mut cluster, STARTED_WITHIN, SimCluster::is_settled);
+        (0..20).for_each(|key| write(&mut cluster, 1, name(key), "value"));
+        wait(&mut cluster, SPREAD_WITHIN, |cluster| {
+            (0..20).all(|key| holders(cluster, &[0, 2, 3], key, "value") == 2)
+        });
+        cluster.crash_node(1);
+        cluster.run_for(5 * SECOND);
+        cluster.restart_node(1);
+        settle(&mut cluster);
+        (20..40).for_each(|key| write(&mut cluster, 1, name(key), "value"));
+        wait(&mut cluster, SPREAD_WITHIN, |cluster| {
+            (0..40).all(|key| holders(cluster, &[1], key, "value") == 1)
+        });
+    }
+}
+
+/// Each site asks for a majority of its own three nodes. A member without details counted as one of
+/// the own data center, so a spoke's majority saw other members than the hub's, and no spoke acted
+/// upon a death.
+#[test]
+fn each_site_counts_its_own_majority() {
+    let mut options = options();
+    (options.data_centers, options.majority_of) = (3, 3);
+    let mut cluster = Traced::new(1, options);
+    for _ in 0..9 {
+        cluster.start_node();
+    }
+    cluster.split(&SPOKES[0], &SPOKES[1]);
+    wait(&mut cluster, STARTED_WITHIN, SimCluster::is_settled);
+    cluster.crash_node(SPOKES[0][2]);
+    settle(&mut cluster);
+    (0..20).for_each(|key| write(&mut cluster, SPOKES[0][key % 2], name(key), "value"));
+}
+
+#[test]
+fn the_checks_notice_details_that_are_taken_from_their_own_node_only() {
+    let mut cluster = hub_and_spokes(0, Some(ProtocolMutant::FirstHandOnly));
+    assert!(
+        !cluster.run_until(2 * STARTED_WITHIN, SimCluster::is_settled),
+        "the simulation shows nothing"
+    );
+}
+
+/// Five nodes of one data center. The ways between nodes 0 and 4 are broken, or not, for a control.
+/// Node 4 is started again. Returns how many events a quiet minute costs when all is settled.
+fn a_node_restarts_that_another_does_not_reach(seed: u64, is_broken: bool) -> u64 {
+    let mut cluster = started(seed, 5, options());
+    (0..40).for_each(|key| write(&mut cluster, key % 5, name(key), "value"));
+    if is_broken {
+        cluster.split(&[0], &[4]);
+    }
+    cluster.run_for(5 * SECOND);
+    cluster.crash_node(4);
+    cluster.run_for(5 * SECOND);
+    let deaths = cluster.deaths().len();
+    cluster.restart_node(4);
+    settle(&mut cluster);
+    for node in [0, 4, 2] {
+        assert!(cluster.wait_until_safe(node, 10 * SECOND), "n{node}: {}", cluster.describe());
+    }
+    let share = (0..40).filter(|key| holders(&cluster, &[4], *key, "value") == 1).count();
+    assert!(share > 10, "node 4 has {share} of 40 keys");
+    for key in 0..40 {
+        assert_eq!(cluster.copies(name(key)).len(), 3, "key {key}");
+        write(&mut cluster, key % 5, name(40 + key), "value");
+    }
+    cluster.run_for(40 * SECOND);
+    let events = cluster.events_handled();
+    cluster.run_for(60 * SECOND);
+    let events = cluster.events_handled() - events;
+    (0..40).for_each(|key| delete(&mut cluster, key % 5, name(key)));
+    wait(&mut cluster, SPREAD_WITHIN, |cluster| is_purged(cluster, 0..40));
+    assert_eq!(cluster.deaths().len(), deaths, "false deaths");
+    // The second one must give to node 4, which it does not reach.
+    for leaver in [1, 0] {
+        cluster.leave(leaver);
+        wait(&mut cluster, SETTLED_WITHIN, |cluster| !cluster.is_running(leaver));
+        settle(&mut cluster);
+        (40..80).for_each(|key| assert_eq!(cluster.copies(name(key)).len(), 3, "key {key}"));
+    }
+    events
+}
+
+/// A route between two hosts is broken, and one of them is started again. It stopped repair, leaves,
+/// purges and safety of everybody: neither learned the other's details, so each saw lists with
+/// members that it did not know, and asked everybody about them twenty times a second, in all of the
+/// places that handoffs have.
+#[test]
+fn two_nodes_that_do_not_reach_each_other_hold_up_nobody() {
+    for seed in 0..3 {
+        let whole = a_node_restarts_that_another_does_not_reach(seed, false);
+        let broken = a_node_restarts_that_another_does_not_reach(seed, true);
+        assert!(broken < 2 * whole, "a quiet minute takes {broken} events instead of {whole}");
+    }
+}
+
+/// The same way is broken when the cluster is new: neither of the two hears from the other that it
+/// has no data, and that it sees the same members.
+#[test]
+fn a_cluster_is_born_though_two_nodes_do_not_reach_each_other() {
+    for seed in 0..5 {
+        let mut cluster = Traced::new(seed, options());
+        for _ in 0..5 {
+            cluster.start_node();
+        }
+        cluster.split(&[0], &[4]);
+        wait(&mut cluster, STARTED_WITHIN, SimCluster::is_settled);
+        (0..40).for_each(|key| write(&mut cluster, key % 5, name(key), "value"));
+        for node in 0..5 {
+            assert!(cluster.wait_until_safe(node, 60 * SECOND), "n{node}: {}", cluster.describe());
+        }
+    }
+}
+
+/// The second spoke is seen alive by all, and its data is out of reach: its cores are cut off. The
+/// hub and the first spoke delete what it still holds. A helper that is asked to pass a question on
+/// to it must not answer for it. Returns how many keys come back.
+fn a_spoke_misses_deletes(mutant: Option<ProtocolMutant>) -> usize {
+    let mut cluster = hub_and_spokes(3, mutant);
+    wait(&mut cluster, STARTED_WITHIN, SimCluster::is_settled);
+    (0..30).for_each(|key| write(&mut cluster, HUB[key % 3], name(key), "value"));
+    wait(&mut cluster, SPREAD_WITHIN, |cluster| {
+        (0..30).all(|key| holders(cluster, &SPOKES[1], key, "value") == 3)
+    });
+    for (hub, spoke) in HUB.into_iter().flat_map(|hub| SPOKES[1].map(|spoke| (hub, spoke))) {
+        cluster.cut(hub, spoke);
+        cluster.cut(spoke, hub);
+    }
+    (0..30).for_each(|key| delete(&mut cluster, SPOKES[0][0], name(key)));
+    cluster.run_for(100 * SECOND);
+    let held = |cluster: &SimCluster, site: &[usize]| {
+        (0..30)
+            .filter(|key| cluster.stored(name(*key)).iter().any(|it| site.contains(&it.node)))
+            .count()
+    };
+    if mutant.is_none() {
+        assert_eq!(held(&cluster, &SPOKES[0]), 30, "forgotten though a site still has the value");
+    }
+    30 - held(&cluster, &SPOKES[0])
+}
+
+#[test]
+fn a_delete_is_not_forgotten_because_a_helper_knows_of_it() {
+    assert_eq!(a_spoke_misses_deletes(None), 0);
+    assert!(
+        a_spoke_misses_deletes(Some(ProtocolMutant::HelperVouches)) > 0,
+        "the simulation shows nothing"
+    );
+}
