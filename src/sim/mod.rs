@@ -491,6 +491,7 @@ impl SimCluster {
         };
         others.iter().all(|other| is_dead(self.nodes[node].sees(*other)))
     }
+
     /// Returns how many acknowledged writes of the running nodes wait for another data center to
     /// confirm them.
     pub fn waiting_to_relay(&self) -> usize {

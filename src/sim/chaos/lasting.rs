@@ -82,6 +82,20 @@ impl Chaos {
         self.lasting == Lasting::Cores && self.struck.is_some_and(|(struck, _)| struck == node)
     }
 
+    /// Whether requests of one node reach another one, to the end.
+    pub(super) fn reaches(&self, from: usize, to: usize) -> bool {
+        let is_parted = match self.lasting {
+            Lasting::Nothing => false,
+            Lasting::Pair { .. } => {
+                self.struck.is_some_and(|pair| pair == (from, to) || pair == (to, from))
+            }
+            Lasting::Cores => self.is_half_dead(from) || self.is_half_dead(to),
+            // A write is acknowledged by the data center of its node.
+            Lasting::Spokes => from % self.sim.data_centers != to % self.sim.data_centers,
+        };
+        from == to || !is_parted
+    }
+
     /// Asks a node when it is safe to stop one.
     pub(super) fn ask_safety(&mut self, node: usize) {
         let ticket = self.cluster.watch_safety(node, SAFE_WITHIN);

@@ -29,7 +29,7 @@ use super::{Chaos, Summary};
 use crate::sim::checks::{self, Verdict, Violation};
 use crate::sim::workload::{Answer, Kind, Operation, value_number};
 use crate::sim::{CALL_TIMEOUT, SimCluster};
-use crate::wire::timing::{COMPARE_CYCLE, LEASE, is_longer};
+use crate::wire::timing::{COMPARE_CYCLE, HINT_WINDOW, LEASE, is_longer};
 
 /// Within this time all copies are equal: two cycles of comparing everything, and time to repair.
 const EQUAL_WITHIN: Duration = Duration::from_secs(150);
@@ -113,9 +113,8 @@ impl Chaos {
         })
     }
 
-    /// Some time after the last change every node can write every key, unless its cores are cut off
-    /// from all others. With one pair of nodes that do not reach each other that needs no luck: of
-    /// the replicas a node fails to reach one at most.
+    /// Some time after the last change every node can write each key of which it reaches W
+    /// replicas.
     fn check_availability(&mut self, healed: Duration) -> Result<(), Violation> {
         const PROMISE: &str = "a node that reaches W replicas of a key can write it";
         let at = healed + AVAILABLE_WITHIN;
@@ -126,7 +125,11 @@ impl Chaos {
                 continue;
             }
             for key in 0..self.workload.options().keys {
-                self.workload.write_through(&mut self.cluster, node, key);
+                let replicas = self.cluster.replicas(self.name(key));
+                let reached = replicas.iter().filter(|(to, _)| self.reaches(node, *to)).count();
+                if reached >= self.sim.quorums().write.count(replicas.len()) {
+                    self.workload.write_through(&mut self.cluster, node, key);
+                }
             }
             self.workload.drain(&mut self.cluster, CALL_TIMEOUT + 10 * SLACK);
         }
@@ -311,7 +314,10 @@ impl Chaos {
             (0..cluster.nodes())
                 .all(|node| !cluster.is_running(node) || cluster.open_calls(node) == (0, 0))
         };
-        if self.cluster.run_until(PAID_WITHIN, is_idle) {
+        // A replica that this node never reaches is offered a write until the window ends.
+        let is_parted = matches!(self.lasting, Lasting::Pair { .. });
+        let limit = PAID_WITHIN + if is_parted { HINT_WINDOW } else { Duration::ZERO };
+        if self.cluster.run_until(limit, is_idle) {
             return Ok(());
         }
         let open = self.running().into_iter().map(|node| (node, self.cluster.open_calls(node)));
