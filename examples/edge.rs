@@ -2,7 +2,8 @@
 //! site is cut off, serves on, and catches up when it is back.
 //!
 //! The edge sites never reach each other, as shops do not that are each connected to the head
-//! office. They learn of each other from the hub, and what one writes comes to the other through it.
+//! office. They learn of each other from the hub, and what one writes comes to the other through
+//! it.
 //!
 //! `cargo run --release --example edge` starts a process for each site. On Linux each site gets a
 //! network of its own, so that a cable can be pulled; the switch between them lets no packet pass

@@ -40,8 +40,8 @@ const ASKED_AT_A_TIME: usize = 3;
 /// How long details are kept that came before their member was heard of.
 pub(super) const KEPT_FOR: Duration = Duration::from_secs(60);
 
-/// How long it is remembered that a life is over, since a node said so last. All nodes say it for as
-/// long as membership remembers the dead, and each is asked again within minutes.
+/// How long it is remembered that a life is over, since a node said so last. All nodes say it for
+/// as long as membership remembers the dead, and each is asked again within minutes.
 const GONE_FOR: Duration = Duration::from_secs(3600);
 
 impl Control {

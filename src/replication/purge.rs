@@ -17,10 +17,10 @@
 //! What is left is proposed again in a later cycle.
 //!
 //! **Out of reach.** A node might live and never be reached by this one: most nodes of a network of
-//! a hub and spokes are. Then its question is asked through a *helper*, any other living node, which
-//! passes it on and the answer back. A helper that does not reach the node either says so, and the
-//! next one is tried, up to [`MAX_HELPERS`] of them in a round. The one that reached the node last
-//! is asked first from then on.
+//! a hub and spokes are. Then its question is asked through a *helper*, any other living node,
+//! which passes it on and the answer back. A helper that does not reach the node either says so,
+//! and the next one is tried, up to [`MAX_HELPERS`] of them in a round. The one that reached the
+//! node last is asked first from then on.
 //!
 //! Helpers change nothing of what follows. Each node speaks for itself, and the only thing that a
 //! helper adds is time. Time is no argument here: what was true when a node answered is asked again
@@ -69,8 +69,8 @@
 //!
 //! **Rejected:** to drop a tombstone when it is old, as that paper does with a fixed threshold. A
 //! replica that was away for longer brings the deleted value back. And to have each data center
-//! agree by itself, and one node of it vouch for all of them: that is a second round of questions in
-//! each data center for each round here, whose moments would all have to be one moment.
+//! agree by itself, and one node of it vouch for all of them: that is a second round of questions
+//! in each data center for each round here, whose moments would all have to be one moment.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;

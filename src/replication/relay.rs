@@ -6,18 +6,18 @@
 //!
 //! Its coordinator sends the write to each other data center, in batches, through one member there,
 //! the *relay*. The relay writes it in its own data center as a coordinator does, under the version
-//! that it has, and answers when W replicas there have applied it. A relay writes nothing in a third
-//! data center: the coordinator sends to each.
+//! that it has, and answers when W replicas there have applied it. A relay writes nothing in a
+//! third data center: the coordinator sends to each.
 //!
 //! ```text
 //! coordinator ──[Relay: entries]──▶ relay ──[Write]──▶ W replicas there
 //! coordinator ◀──[Relayed: which of them]──
 //! ```
 //!
-//! Two spokes of a hub do not reach each other. A coordinator that has failed to reach any member of
-//! another data center sends its batches through a *helper*, the relay of a third one. The helper
-//! passes a batch on as it is, and the answer back; it keeps nothing. So it is still the relay that
-//! confirms, and the coordinator that waits for that.
+//! Two spokes of a hub do not reach each other. A coordinator that has failed to reach any member
+//! of another data center sends its batches through a *helper*, the relay of a third one. The
+//! helper passes a batch on as it is, and the answer back; it keeps nothing. So it is still the
+//! relay that confirms, and the coordinator that waits for that.
 //!
 //! ```text
 //! coordinator ──[Relay, for a member of B]──▶ helper in C ──[the same]──▶ that member, the relay
@@ -97,8 +97,8 @@ pub(crate) type Candidate = (Identity, u16);
 /// What the machine wants its shard to do.
 #[derive(Debug, PartialEq)]
 pub(crate) enum RelayAction {
-    /// Send these to `to`, through a helper if one is named. All of them belong to one of its cores.
-    /// [`Relays::relayed`] or [`Relays::failed`] is told with this number.
+    /// Send these to `to`, through a helper if one is named. All of them belong to one of its
+    /// cores. [`Relays::relayed`] or [`Relays::failed`] is told with this number.
     Send { batch: u64, to: Identity, helper: Option<Identity>, entries: Vec<Entry> },
 }
 

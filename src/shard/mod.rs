@@ -284,8 +284,8 @@ impl<C> Shard<C> {
     }
 }
 
-/// How many questions this core asks on behalf of other nodes at a time. More are turned down, as if
-/// the nodes that they are for were not reached; the asker tries another helper.
+/// How many questions this core asks on behalf of other nodes at a time. More are turned down, as
+/// if the nodes that they are for were not reached; the asker tries another helper.
 const MAX_PASSED_ON: usize = 256;
 
 /// Returns the way of a request that may have to be passed on.

@@ -211,7 +211,7 @@ pub(crate) enum ControlMessage {
     },
     Debt {
         round: u64,
-        /// As in the question.
+        /// The member that was asked about, as the question named it.
         of: Option<Identity>,
         debt: NodeDebt,
     },

@@ -85,10 +85,11 @@ fn promises_are_kept_in_two_data_centers_and_where_every_node_has_a_copy() {
 
 /// Each bug with the kind of trouble that shows it, and the first seed that was seen to. (Those
 /// that forget deletes, or evict, are in tests of their own, `purge`, `data_centers` and
-/// `eviction`. `clusters` has the one whose hints end with a death, which takes a pause of the
-/// right length, and `lists` the one that merges a single source, where a comparison nearly always
-/// follows before anything else goes wrong.) Where the protocol changes, so does what a seed does:
-/// three times as many are tried, and ten more.
+/// `eviction`. `hubs` has those that need two nodes which never reach each other. `clusters` has
+/// the one whose hints end with a death, which takes a pause of the right length, and `lists` the
+/// one that merges a single source, where a comparison nearly always follows before anything else
+/// goes wrong.) Where the protocol changes, so does what a seed does: three times as many are
+/// tried, and ten more.
 const NOTICED: &[(ProtocolMutant, Profile, u64)] = &[
     (ProtocolMutant::LeaseIgnored, Profile::Majority, 1),
     (ProtocolMutant::FollowedAtOnce, Profile::Majority, 9),

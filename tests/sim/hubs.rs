@@ -20,8 +20,8 @@ const GRACE: Duration = Duration::from_secs(5);
 /// that reach each other, over one data center in between.
 const SPREAD_WITHIN: Duration = Duration::from_secs(300);
 
-/// Within this a write reaches a data center that its coordinator does not reach, for the first time:
-/// it tries to reach it three times before.
+/// Within this a write reaches a data center that its coordinator does not reach, for the first
+/// time: it tries to reach it three times before.
 const RELAYED_WITHIN: Duration = Duration::from_secs(10);
 
 /// For how long no node may be taken for dead.
@@ -226,10 +226,10 @@ fn a_node_restarts_that_another_does_not_reach(seed: u64, is_broken: bool) -> u6
     events
 }
 
-/// A route between two hosts is broken, and one of them is started again. It stopped repair, leaves,
-/// purges and safety of everybody: neither learned the other's details, so each saw lists with
-/// members that it did not know, and asked everybody about them twenty times a second, in all of the
-/// places that handoffs have.
+/// A route between two hosts is broken, and one of them is started again. It stopped repair,
+/// leaves, purges and safety of everybody: neither learned the other's details, so each saw lists
+/// with members that it did not know, and asked everybody about them twenty times a second, in all
+/// of the places that handoffs have.
 #[test]
 fn two_nodes_that_do_not_reach_each_other_hold_up_nobody() {
     for seed in 0..3 {
@@ -239,7 +239,7 @@ fn two_nodes_that_do_not_reach_each_other_hold_up_nobody() {
     }
 }
 
-/// The same way is broken when the cluster is new: neither of the two hears from the other that it
+/// That way is broken when the cluster is new: neither of the two hears from the other that it
 /// has no data, and that it sees the same members.
 #[test]
 fn a_cluster_is_born_though_two_nodes_do_not_reach_each_other() {

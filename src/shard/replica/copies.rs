@@ -63,7 +63,7 @@ pub(in crate::shard) struct PartitionCopy {
     pub(super) is_disputed: bool,
     /// As a giver: the replicas that hold its last change, which has this sequence number.
     pub(super) receipts: (u64, Vec<Identity>),
-    /// As a giver: how often it has asked for receipts in this list.
+    /// How often this node, as a giver, has asked for receipts in this list.
     pub(super) reminders: u32,
     pub(super) progress: Progress,
     /// A single entry at or below this version is not taken if its key is not held

@@ -13,8 +13,8 @@ use crate::shard::turn::Turn;
 use crate::types::{Identity, Partition};
 use crate::wire::message::{Answer, Fetch, Request};
 
-/// How many partitions one core hands over at a time, those left out that rest: enough to hide round
-/// trips, few enough that foreground requests, which share the connections, hardly wait.
+/// How many partitions one core hands over at a time, those left out that rest: enough to hide
+/// round trips, few enough that foreground requests, which share the connections, hardly wait.
 const MAX_HANDOFFS: usize = 64;
 
 impl Replica {

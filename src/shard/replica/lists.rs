@@ -218,8 +218,8 @@ impl Replica {
     /// As a giver: drops the copy once every replica of the list holds its last change. Not if this
     /// node is to hold the partition again and builds on what it has.
     ///
-    /// If some confirm that and others do not for long, all but f suffice: then at most f members of
-    /// the list that counts lack a write that this node holds. The giver and a member might not
+    /// If some confirm that and others do not for long, all but f suffice: then at most f members
+    /// of the list that counts lack a write that this node holds. The giver and a member might not
     /// reach each other, and a node that leaves must not wait for that.
     fn drop_if_given(&mut self, node: &Node, partition: Partition) {
         let copy = self.copies.partition(partition);
