@@ -31,6 +31,13 @@ pub trait Model {
     /// Returns what is wrong in a state, if anything is.
     fn fault(&self, state: &Self::State) -> Option<String>;
 
+    /// Whether an action brings something to its end. A crash does not.
+    fn is_progress(&self, action: Self::Action) -> bool;
+
+    /// Returns what is wrong in a state from which nothing leads on but actions that are no progress.
+    /// So a rule that waits for what never comes is a fault.
+    fn fault_at_rest(&self, state: &Self::State) -> Option<String>;
+
     /// Returns the state's key. Two states may share it if each history of one is a history of the
     /// other with the nodes renamed.
     fn key(&self, state: &Self::State) -> u64;
@@ -106,6 +113,11 @@ impl<M: Model> Search<'_, M> {
         for (state, number) in std::mem::take(&mut self.frontier) {
             actions.clear();
             self.model.actions(&state, actions);
+            if !actions.iter().any(|action| self.model.is_progress(*action))
+                && let Some(fault) = self.model.fault_at_rest(&state)
+            {
+                return Some((number, fault));
+            }
             for (at, action) in actions.iter().enumerate() {
                 self.steps += 1;
                 let next = self.model.next(&state, *action);
@@ -262,6 +274,14 @@ mod tests {
 
         fn fault(&self, state: &(u8, u8)) -> Option<String> {
             (self.is_faulty && *state == (2, 2)).then(|| "both are two".to_owned())
+        }
+
+        fn is_progress(&self, _: bool) -> bool {
+            true
+        }
+
+        fn fault_at_rest(&self, state: &(u8, u8)) -> Option<String> {
+            (*state != (3, 3)).then(|| "it ended early".to_owned())
         }
 
         fn key(&self, state: &(u8, u8)) -> u64 {

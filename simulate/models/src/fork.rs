@@ -366,11 +366,15 @@ impl Model for Fork {
         if each(state.alive).any(|node| returned(&node)) {
             return Some("a node returned to a list that it had left".to_owned());
         }
-        let mut steps = Vec::new();
-        self.steps(state, &mut steps);
-        // A write that has not begun or cannot go on is no reason to wait.
-        let is_rest = steps.iter().all(|step| matches!(step, Action::Begin(..)));
-        is_rest.then(|| at_rest(state)).flatten()
+        None
+    }
+
+    fn is_progress(&self, action: Action) -> bool {
+        !matches!(action, Action::Begin(..) | Action::Crash(..))
+    }
+
+    fn fault_at_rest(&self, state: &State) -> Option<String> {
+        at_rest(state)
     }
 
     fn key(&self, state: &State) -> u64 {

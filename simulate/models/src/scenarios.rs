@@ -70,11 +70,11 @@ pub fn named(name: &str) -> Option<Scenario> {
 fn short() -> Vec<Scenario> {
     let scenario = |name, about, bounds| Scenario { name, about, is_long: false, bounds };
     let three = || bounds((3, 2, 2), "ABC");
-    let four = || Bounds {
-        wishes: [wishes(&["ABCE+D"]), Vec::new()],
+    let all_three = || Bounds {
+        wishes: [wishes(&["ADE+BC"]), Vec::new()],
         ballots: [1, 0],
-        symmetries: vec![renaming("ACBDE")],
-        ..bounds((4, 3, 2), "ABCD+E")
+        symmetries: ["ACBDE", "ABCED", "ACBED"].map(renaming).to_vec(),
+        ..bounds((3, 3, 2), "ABC+DE")
     };
     vec![
         scenario(
@@ -132,11 +132,23 @@ fn short() -> Vec<Scenario> {
         ),
         scenario(
             "writes",
-            "a write at R = 1 over two changes, a crash, a restart and givers",
+            "a write at R = 1 over two changes, one of three nodes that crashes, and givers",
             Bounds {
-                wishes: [wishes(&["ABD"]), wishes(&["BCD", "ABC"])],
+                wishes: [wishes(&["ABD"]), wishes(&["BCD"])],
                 ballots: [1, 1],
                 crashes: (nodes("ABC"), 1),
+                calls: vec![Kind::Stamped(2)],
+                gives_away: true,
+                ..three()
+            },
+        ),
+        scenario(
+            "a return",
+            "a write at R = 1, and a node that restarts and is a member again after two changes",
+            Bounds {
+                wishes: [wishes(&["ABD"]), wishes(&["ABC"])],
+                ballots: [1, 1],
+                crashes: (nodes("C"), 1),
                 restarts: true,
                 calls: vec![Kind::Stamped(2)],
                 gives_away: true,
@@ -177,14 +189,26 @@ fn short() -> Vec<Scenario> {
             },
         ),
         scenario(
-            "four copies, reads",
-            "a list of four members and a witness, with W = 3 and R = 2: a write and a read",
-            Bounds { calls: vec![Kind::Stamped(2), Kind::Read], ..four() },
+            "three of three, reads",
+            "W = 3 of three members, with two witnesses, and R = 2: a write and a read",
+            Bounds { calls: vec![Kind::Stamped(2), Kind::Read], ..all_three() },
         ),
         scenario(
-            "four copies, writes",
-            "a list of four members and a witness, with W = 3 and R = 2: two writes",
-            Bounds { calls: vec![Kind::Stamped(8), Kind::Write], ..four() },
+            "three of three, writes",
+            "W = 3 of three members, with two witnesses, and R = 2: two writes",
+            Bounds { calls: vec![Kind::Stamped(8), Kind::Write], ..all_three() },
+        ),
+        scenario(
+            "skewed clocks",
+            "two writes at R = 1, the later one perhaps with the lower stamp, over a change of two",
+            Bounds {
+                wishes: [wishes(&["ADE"]), Vec::new()],
+                ballots: [1, 0],
+                crashes: (nodes("B"), 1),
+                calls: vec![Kind::Stamped(8), Kind::Stamped(2)],
+                symmetries: vec![renaming("ABCED")],
+                ..three()
+            },
         ),
         scenario(
             "short lists",
@@ -202,7 +226,74 @@ fn short() -> Vec<Scenario> {
 }
 
 fn long() -> Vec<Scenario> {
-    Vec::new()
+    let scenario = |name, about, bounds| Scenario { name, about, is_long: true, bounds };
+    let three = || bounds((3, 2, 2), "ABC");
+    let four = || Bounds {
+        wishes: [wishes(&["ABCE+D"]), Vec::new()],
+        ballots: [1, 0],
+        symmetries: vec![renaming("ACBDE")],
+        ..bounds((4, 3, 2), "ABCD+E")
+    };
+    vec![
+        scenario(
+            "writes, long",
+            "a write at R = 1 over two changes, a crash, a restart and givers",
+            Bounds {
+                wishes: [wishes(&["ABD"]), wishes(&["BCD", "ABC"])],
+                ballots: [1, 1],
+                crashes: (nodes("ABC"), 1),
+                restarts: true,
+                calls: vec![Kind::Stamped(2)],
+                gives_away: true,
+                ..three()
+            },
+        ),
+        scenario(
+            "reads and a crash, long",
+            "a write and two reads at R = 2 over one change, two ballots and one of two crashes",
+            Bounds {
+                wishes: [wishes(&["ABD"]), Vec::new()],
+                ballots: [2, 0],
+                crashes: (nodes("AC"), 1),
+                calls: vec![Kind::Write, Kind::Read, Kind::Read],
+                ..three()
+            },
+        ),
+        scenario(
+            "lost acknowledgements, long",
+            "a write and a read at R = 2 over one change, of which acknowledgements are lost",
+            Bounds {
+                wishes: [wishes(&["ABD"]), Vec::new()],
+                ballots: [1, 0],
+                crashes: (nodes("A"), 1),
+                calls: vec![Kind::Write, Kind::Read],
+                loses_acks: true,
+                ..three()
+            },
+        ),
+        scenario(
+            "agreement, long",
+            "two registers with three and two ballots, two wishes each, and a restart",
+            Bounds {
+                wishes: [wishes(&["ABD", "BCD"]), wishes(&["BCD", "ACD"])],
+                ballots: [3, 2],
+                crashes: (nodes("B"), 1),
+                restarts: true,
+                gives_away: true,
+                ..three()
+            },
+        ),
+        scenario(
+            "four copies, reads",
+            "a list of four members and a witness, with W = 3 and R = 2: a write and a read",
+            Bounds { calls: vec![Kind::Stamped(2), Kind::Read], ..four() },
+        ),
+        scenario(
+            "four copies, writes",
+            "a list of four members and a witness, with W = 3 and R = 2: two writes",
+            Bounds { calls: vec![Kind::Stamped(8), Kind::Write], ..four() },
+        ),
+    ]
 }
 
 /// Returns the mutants, each with the scenario in which it must show.
@@ -215,6 +306,8 @@ pub fn mutants() -> Vec<(Mutant, &'static str)> {
         (Mutant::TooFewSeals, "writes"),
         (Mutant::NoBase, "writes"),
         (Mutant::OpensAtOnce, "writes"),
+        (Mutant::SealedStopsOpening, "writes"),
+        (Mutant::PendingAlone, "skewed clocks"),
         (Mutant::PendingAnswers, "reads"),
         (Mutant::AcceptsBelowPromise, "agreement"),
         (Mutant::NoPromises, "agreement"),
@@ -224,11 +317,12 @@ pub fn mutants() -> Vec<(Mutant, &'static str)> {
         (Mutant::KeepsIdentity, "agreement"),
         (Mutant::DeadExcused, "deaths"),
         (Mutant::ForgetsRegister, "agreement"),
+        (Mutant::ReportsNothingness, "short lists"),
         (Mutant::DropsAtDecision, "writes"),
         (Mutant::DropsByTolerated, "short lists"),
         (Mutant::AcksAcrossLists, "writes"),
-        (Mutant::AsksFew, "four copies, writes"),
-        (Mutant::ReadGoesOn, "four copies, reads"),
+        (Mutant::AsksFew, "three of three, writes"),
+        (Mutant::ReadGoesOn, "three of three, reads"),
         (Mutant::NoConfirmation, "reads"),
     ]
 }

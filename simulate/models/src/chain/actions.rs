@@ -112,8 +112,12 @@ pub(super) fn possible(chain: &Chain, state: &State, found: &mut Vec<Action>) {
     }
     for list in (1..LISTS).filter(|_| !chain.is_about_agreement()) {
         for node in each(state.alive) {
-            let is_pending = usize::from(state.opened[node]) < list + 1
-                && usize::from(state.known[node]) < list + 2;
+            // That it sealed the list, too, is no reason to stop: without it, the next list might
+            // have no base.
+            let may =
+                !Chain::is_sealed(state, node, list) || !chain.lacks(Mutant::SealedStopsOpening);
+            let is_pending = usize::from(state.opened[node]) < list + 1 && may;
+            let is_pending = is_pending && chain.has_copy(state, node, list);
             if is_pending && Chain::is_member(state, node, list) {
                 asker.opens(list, node, found);
             }
@@ -224,7 +228,9 @@ impl Asker<'_> {
         let members = super::nodes_of(state.lists[list - 1].members);
         // A member that is asked for its report seals the list, if it did not before.
         let reports = |from: &usize| {
-            state.seals[list - 1][*from] != 0 || Chain::is_member(state, *from, list - 1)
+            state.seals[list - 1][*from] != 0
+                || Chain::is_member(state, *from, list - 1)
+                    && self.chain.has_copy(state, *from, list - 1)
         };
         let reporting: Nodes = each(members).filter(reports).map(|from| 1 << from).sum();
         let own = reporting & 1 << node;
@@ -324,7 +330,7 @@ impl Asker<'_> {
                 lists
                     .filter(|list| *list >= last)
                     .for_each(|list| self.answer(number, list, found));
-                if call.acks.count_ones() >= self.chain.write_quorum() {
+                if self.chain.is_acknowledged(state, number) {
                     found.push(Action::End { call: c });
                 }
             }
@@ -345,8 +351,12 @@ impl Asker<'_> {
     fn apply(&self, number: usize, list: usize, found: &mut Vec<Action>) {
         let call = &self.state.calls[number];
         let is_here = list == usize::from(call.list);
-        let may =
-            |node: &usize| (!is_here || call.acks >> *node & 1 == 0) && self.applies(*node, list);
+        // A coordinator that heard of pending members only asks again those that opened the list.
+        let is_stamped = matches!(self.chain.bounds.calls[number], Kind::Stamped(_));
+        let is_open = |node: usize| usize::from(self.state.opened[node]) > list;
+        let is_again = |node: usize| is_stamped && call.notes == 0 && is_open(node);
+        let is_due = |node: usize| !is_here || call.acks >> node & 1 == 0 || is_again(node);
+        let may = |node: &usize| is_due(*node) && self.applies(*node, list);
         let (call, list) = (number as u8, list as u8);
         let nodes = (0..NODES).filter(may);
         found.extend(nodes.map(|node| Action::Apply { call, list, node: node as u8 }));

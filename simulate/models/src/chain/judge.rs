@@ -8,6 +8,8 @@
 //! | I3 | Once a member opened list k, fewer than W members of any list before k can still apply writes for it. |
 //! | I4 | Calls at R ≥ 2 are linearizable: one that begins after another ended does not return or write an older version. |
 //! | I5 | A member that answers reads at R = 1 for list k has it open, and has not sealed it. |
+//! | I6 | If a write at R = 1 is stamped below what was acknowledged before it began, one of its members says so before it is acknowledged. |
+//! | I7 | At rest, with at most W − 1 crashes: each living member of the last list opened it, and each call ended if W members live and the last list is not sealed. |
 //!
 //! I2 is what durability needs of a change of lists: whatever a later list answers, it answers from
 //! members that opened it. I2' says that the data is still there. I3 says that two lists never both
@@ -31,6 +33,9 @@ const OLD_READ: u8 = 2;
 /// I4 is broken by a write.
 const OLD_WRITE: u8 = 3;
 
+/// I6 is broken.
+const LOST_WRITE: u8 = 4;
+
 /// Ends a call, and compares it with those that ended before it began.
 pub(super) fn end(chain: &Chain, state: &mut State, number: usize) {
     let call = &mut state.calls[number];
@@ -38,6 +43,7 @@ pub(super) fn end(chain: &Chain, state: &mut State, number: usize) {
     let broken = match chain.bounds.calls[number] {
         Kind::Read if call.version < call.floor => OLD_READ,
         Kind::Write if call.version <= call.floor => OLD_WRITE,
+        Kind::Stamped(version) if version < call.floor && call.notes < 2 => LOST_WRITE,
         _ => 0,
     };
     let acked = &mut state.acked[usize::from(call.list)];
@@ -54,6 +60,7 @@ pub(super) fn fault(chain: &Chain, state: &State) -> Option<String> {
         TWO_LISTS => Some("I1: two lists were decided in one register"),
         OLD_READ => Some("I4: a read returned less than was known before it began"),
         OLD_WRITE => Some("I4: a write was stamped below what was known before it began"),
+        LOST_WRITE => Some("I6: a write lost to an earlier one, and its coordinator does not know"),
         _ => None,
     };
     let last = last.map(str::to_owned);
@@ -117,4 +124,24 @@ fn local_reads(chain: &Chain, state: &State) -> Option<String> {
     };
     let node = each(state.alive).find(answers_sealed)?;
     Some(format!("I5: {} answers a read at R = 1 for a list it sealed", super::story::name(node)))
+}
+
+/// Returns what is wrong if nothing more can happen.
+pub(super) fn fault_at_rest(chain: &Chain, state: &State) -> Option<String> {
+    let w = chain.write_quorum();
+    if chain.is_about_agreement() || u32::from(state.crashes) >= w {
+        return None;
+    }
+    let last = (0..LISTS).rfind(|list| state.lists[*list].members != 0)?;
+    let living = each(state.alive).filter(|node| Chain::is_member(state, *node, last));
+    if let Some(node) = living.clone().find(|node| usize::from(state.opened[*node]) <= last) {
+        return Some(format!(
+            "I7: at rest, {} has not opened list {last}",
+            super::story::name(node)
+        ));
+    }
+    let is_sealed = (0..NODES).any(|node| Chain::is_sealed(state, node, last));
+    let is_open = !is_sealed && living.count() as u32 >= w;
+    let waits = state.calls.iter().position(|call| matches!(call.phase, 1 | 2));
+    waits.filter(|_| is_open).map(|call| format!("I7: at rest, call {call} has not ended"))
 }

@@ -115,7 +115,8 @@ pub struct Wish {
 /// What a call does.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kind {
-    /// A write at R = 1: stamped with this number without asking.
+    /// A write at R = 1: stamped with this number without asking, as the coordinator's clock has it.
+    /// If a member holds a newer version, it says so.
     Stamped(u8),
     /// A write at R ≥ 2: asks W members for their version, or R if that is more, and stamps above.
     Write,
@@ -138,6 +139,10 @@ pub enum Mutant {
     NoBase,
     /// A member opens as soon as it learns of a list.
     OpensAtOnce,
+    /// A member that sealed a list before it opened it never opens it.
+    SealedStopsOpening,
+    /// A write at R = 1 may be acknowledged by pending members alone.
+    PendingAlone,
     /// A pending member answers the version questions.
     PendingAnswers,
     /// An acceptor accepts below its promise.
@@ -156,6 +161,8 @@ pub enum Mutant {
     DeadExcused,
     /// A node that gives its copy away forgets all about the partition, its promises included.
     ForgetsRegister,
+    /// A node that gave its copy away still reports for the lists before.
+    ReportsNothingness,
     /// A node gives its copy away as soon as the list without it is decided.
     DropsAtDecision,
     /// A node gives its copy away after |k| − f receipts, also in a list shorter than N.
@@ -220,6 +227,9 @@ pub(crate) struct CallState {
     pub(crate) floor: u8,
     /// The nodes that applied it.
     pub(crate) acks: Nodes,
+    /// For a write at R = 1: 1 if one of those had the list open, 2 if one held a newer version, so
+    /// that the coordinator stamps again.
+    pub(crate) notes: u8,
     /// The versions that members answered, each one more.
     pub(crate) answers: [u8; NODES],
 }
@@ -241,6 +251,8 @@ pub struct State {
     pub(crate) opened: [u8; NODES],
     /// The version of the key.
     pub(crate) data: [u8; NODES],
+    /// The list whose members opened it before the node dropped its copy, plus one.
+    pub(crate) dropped: [u8; NODES],
     // What was sent.
     pub(crate) ballots: [[Ballot; SLOTS]; REGISTERS],
     /// What each member reported of each list when it was sealed: 0 nothing, or else one more than
@@ -308,6 +320,19 @@ impl Chain {
         is_alive && state.lists[list].members & Self::life(state, node) != 0
     }
 
+    /// Whether a node may have what a list is about: it did not give its copy to a later one.
+    pub(crate) fn has_copy(&self, state: &State, node: usize, list: usize) -> bool {
+        usize::from(state.dropped[node]) <= list + 1 || self.lacks(Mutant::ReportsNothingness)
+    }
+
+    /// Whether a call has all acknowledgements that it needs.
+    pub(crate) fn is_acknowledged(&self, state: &State, number: usize) -> bool {
+        let call = &state.calls[number];
+        let asks = !matches!(self.bounds.calls[number], Kind::Stamped(_));
+        let is_told = asks || call.notes != 0 || self.lacks(Mutant::PendingAlone);
+        call.acks.count_ones() >= self.write_quorum() && is_told
+    }
+
     /// Returns W. It does not fall with the length of the list: a list of fewer acknowledges
     /// nothing.
     pub(crate) fn write_quorum(&self) -> u32 {
@@ -332,6 +357,7 @@ impl Model for Chain {
             accepted: [0; NODES],
             opened: [0; NODES],
             data: [0; NODES],
+            dropped: [0; NODES],
             ballots: [[Ballot::default(); SLOTS]; REGISTERS],
             seals: [[0; NODES]; REGISTERS],
             receipts: [0; LISTS],
@@ -366,6 +392,14 @@ impl Model for Chain {
         judge::fault(self, state)
     }
 
+    fn is_progress(&self, action: Action) -> bool {
+        !matches!(action, Action::Crash { .. } | Action::Restart { .. })
+    }
+
+    fn fault_at_rest(&self, state: &State) -> Option<String> {
+        judge::fault_at_rest(self, state)
+    }
+
     fn key(&self, state: &State) -> u64 {
         let kinds = &self.bounds.calls;
         let names = self.bounds.symmetries.iter();
@@ -381,9 +415,11 @@ impl Model for Chain {
 fn key_of(kinds: &[Kind], state: &State) -> u64 {
     let mut mixer = Mixer::default();
     mixer.add_all(&[state.alive, state.restarted, state.crashes, state.broken]);
-    for bytes in [&state.known, &state.promised, &state.accepted, &state.opened, &state.data] {
+    for bytes in [&state.known, &state.promised, &state.accepted, &state.opened] {
         mixer.add_all(bytes);
     }
+    mixer.add_all(&state.data);
+    mixer.add_all(&state.dropped);
     let is_begun = |ballot: &&Ballot| **ballot != Ballot::default();
     for (number, ballot) in state.ballots.iter().flatten().enumerate() {
         if is_begun(&ballot) {
@@ -401,7 +437,7 @@ fn key_of(kinds: &[Kind], state: &State) -> u64 {
     // Reads have no names.
     let key = |number: usize| {
         let (call, mut mixer) = (&state.calls[number], Mixer::default());
-        mixer.add_all(&[call.phase, call.list, call.version, call.floor, call.acks]);
+        mixer.add_all(&[call.phase, call.list, call.version, call.floor, call.acks, call.notes]);
         mixer.add_all(&call.answers);
         mixer.key()
     };
@@ -436,6 +472,7 @@ fn rename(state: &State, names: &[usize; NODES]) -> State {
         accepted: parts(state.accepted),
         opened: parts(state.opened),
         data: parts(state.data),
+        dropped: parts(state.dropped),
         ballots: state.ballots.map(|register| register.map(ballot)),
         seals: state.seals.map(parts),
         receipts: state.receipts.map(nodes),

@@ -76,7 +76,7 @@ fn take_step(chain: &Chain, state: &mut State, action: Action) {
         Action::GiveAway { list, node } => {
             let node = usize::from(node);
             learn(state, list.into(), node);
-            (state.data[node], state.opened[node]) = (0, 0);
+            (state.data[node], state.opened[node], state.dropped[node]) = (0, 0, list + 1);
             if chain.lacks(Mutant::ForgetsRegister) {
                 (state.known[node], state.promised[node], state.accepted[node]) = (0, 0, 0);
             }
@@ -117,6 +117,14 @@ fn take_call(chain: &Chain, state: &mut State, action: Action) {
             let (call, node) = (usize::from(call), usize::from(node));
             follow(chain, state, call, list);
             learn(state, list.into(), node);
+            if let Kind::Stamped(version) = chain.bounds.calls[call] {
+                if state.calls[call].acks == 0 {
+                    state.calls[call].floor = state.acked.into_iter().max().unwrap_or(0);
+                }
+                let is_open = u8::from(state.opened[node] > list);
+                let is_newer = u8::from(state.data[node] > version);
+                state.calls[call].notes |= is_open | is_newer << 1;
+            }
             state.data[node] = state.data[node].max(state.calls[call].version);
             state.calls[call].acks |= 1 << node;
             end_if_due(chain, state, call);
@@ -133,7 +141,7 @@ fn follow(chain: &Chain, state: &mut State, number: usize, list: u8) {
         call.list = list;
         call.answers = [0; NODES];
         if !chain.lacks(Mutant::AcksAcrossLists) {
-            call.acks = 0;
+            (call.acks, call.notes) = (0, 0);
         }
     }
 }
@@ -227,7 +235,7 @@ fn crash(state: &mut State, node: usize) {
     for part in [&mut state.known, &mut state.promised, &mut state.accepted, &mut state.opened] {
         part[node] = 0;
     }
-    state.data[node] = 0;
+    (state.data[node], state.dropped[node]) = (0, 0);
 }
 
 /// Goes from asking for versions to writing or confirming.
@@ -254,9 +262,7 @@ fn count(chain: &Chain, state: &mut State, number: usize, newest: u8) {
 }
 
 fn end_if_due(chain: &Chain, state: &mut State, number: usize) {
-    let call = &state.calls[number];
-    let needed = chain.write_quorum();
-    if !chain.bounds.loses_acks && call.acks.count_ones() >= needed {
+    if !chain.bounds.loses_acks && chain.is_acknowledged(state, number) {
         judge::end(chain, state, number);
     }
 }
