@@ -273,10 +273,10 @@ fn long() -> Vec<Scenario> {
         ),
         scenario(
             "agreement, long",
-            "two registers with three and two ballots, two wishes each, and a restart",
+            "two registers with two ballots and two wishes each, a restart, and givers",
             Bounds {
                 wishes: [wishes(&["ABD", "BCD"]), wishes(&["BCD", "ACD"])],
-                ballots: [3, 2],
+                ballots: [2, 2],
                 crashes: (nodes("B"), 1),
                 restarts: true,
                 gives_away: true,
