@@ -1,0 +1,147 @@
+//! What must hold in every state.
+//!
+//! | | invariant |
+//! |---|---|
+//! | I1 | A list is decided once: no two values of one register. |
+//! | I2 | A member that opened list k holds every write that lists before k acknowledged, or a newer one. |
+//! | I2' | With c crashes in all, at least W − c living nodes hold the newest acknowledged write, or a newer one. |
+//! | I3 | Once a member opened list k, fewer than W members of any list before k can still apply writes for it. |
+//! | I4 | Calls at R ≥ 2 are linearizable: one that begins after another ended does not return or write an older version. |
+//! | I5 | A member that answers reads at R = 1 for list k has it open, and has not sealed it. |
+//! | I6 | If a write at R = 1 is stamped below what was acknowledged before it began, one of its members says so before it is acknowledged. |
+//! | I7 | At rest, with at most W − 1 crashes: each living member of the last list opened it, and each call ended if W members live and the last list is not sealed. |
+//!
+//! I2 is what durability needs of a change of lists: whatever a later list answers, it answers from
+//! members that opened it. I2' says that the data is still there. I3 says that two lists never both
+//! acknowledge.
+//!
+//! With I2, I5 says that a read at R = 1 is never older than what was acknowledged before the list
+//! for which its member counts. It takes no step of its own: in every state, each member that would
+//! answer is judged.
+//!
+//! I4 is more than the definition of linearizability asks, and implies it: order all calls by the
+//! version that they write or return, the write of a version before the reads of it. That order
+//! agrees with the order of calls that do not overlap, because of I4, and each read returns the
+//! version of the latest write before it.
+
+use super::{CallState, Chain, Kind, LISTS, Mutant, NODES, REGISTERS, State, each, rules};
+
+/// I1 is broken.
+pub(super) const TWO_LISTS: u8 = 1;
+/// I4 is broken by a read.
+const OLD_READ: u8 = 2;
+/// I4 is broken by a write.
+const OLD_WRITE: u8 = 3;
+
+/// I6 is broken.
+const LOST_WRITE: u8 = 4;
+
+/// Ends a call, and compares it with those that ended before it began.
+pub(super) fn end(chain: &Chain, state: &mut State, number: usize) {
+    let call = &mut state.calls[number];
+    call.phase = 3;
+    let broken = match chain.bounds.calls[number] {
+        Kind::Read if call.version < call.floor => OLD_READ,
+        Kind::Write if call.version <= call.floor => OLD_WRITE,
+        Kind::Stamped(version) if version < call.floor && call.notes < 2 => LOST_WRITE,
+        _ => 0,
+    };
+    let acked = &mut state.acked[usize::from(call.list)];
+    *acked = call.version.max(*acked);
+    *call = CallState { phase: 3, ..CallState::default() };
+    if broken != 0 {
+        state.broken = broken;
+    }
+}
+
+/// Returns the first invariant that does not hold.
+pub(super) fn fault(chain: &Chain, state: &State) -> Option<String> {
+    let last = match state.broken {
+        TWO_LISTS => Some("I1: two lists were decided in one register"),
+        OLD_READ => Some("I4: a read returned less than was known before it began"),
+        OLD_WRITE => Some("I4: a write was stamped below what was known before it began"),
+        LOST_WRITE => Some("I6: a write lost to an earlier one, and its coordinator does not know"),
+        _ => None,
+    };
+    let last = last.map(str::to_owned);
+    last.or_else(|| durable(state))
+        .or_else(|| held(chain, state))
+        .or_else(|| exclusive(chain, state))
+        .or_else(|| local_reads(chain, state))
+}
+
+/// Returns the newest version that lists before this one acknowledged.
+fn acked_before(state: &State, list: usize) -> u8 {
+    state.acked[..list].iter().copied().max().unwrap_or(0)
+}
+
+fn durable(state: &State) -> Option<String> {
+    let lacks = |node: &usize| {
+        let opened = usize::from(state.opened[*node]);
+        opened > 1 && state.data[*node] < acked_before(state, opened - 1)
+    };
+    let node = each(state.alive).find(lacks)?;
+    let list = state.opened[node] - 1;
+    let acked = acked_before(state, list.into());
+    Some(format!(
+        "I2: {} opened list {list} with version {}, and version {acked} was acknowledged before",
+        super::story::name(node),
+        state.data[node]
+    ))
+}
+
+fn held(chain: &Chain, state: &State) -> Option<String> {
+    let newest = acked_before(state, LISTS);
+    let holders = each(state.alive).filter(|node| state.data[*node] >= newest).count() as u32;
+    let wanted = chain.bounds.quorums.1.saturating_sub(state.crashes.into());
+    (newest > 0 && holders < wanted).then(|| {
+        format!(
+            "I2': {holders} living nodes hold version {newest}, which was acknowledged, and \
+             {wanted} should"
+        )
+    })
+}
+
+fn exclusive(chain: &Chain, state: &State) -> Option<String> {
+    let latest = (0..NODES).map(|node| usize::from(state.opened[node])).max().unwrap_or(0);
+    let is_alive_too = |list: &usize| {
+        let list = *list;
+        rules::unsealed(state, list) >= chain.write_quorum()
+    };
+    let list = (0..latest.saturating_sub(1)).find(is_alive_too)?;
+    Some(format!("I3: list {list} can still acknowledge, and list {} is open", latest - 1))
+}
+
+fn local_reads(chain: &Chain, state: &State) -> Option<String> {
+    let answers_sealed = |node: &usize| {
+        let list = usize::from(state.known[*node]).saturating_sub(1);
+        let is_open = state.known[*node] != 0 && state.opened[*node] == state.known[*node];
+        let is_sealed = Chain::is_sealed(state, *node, list);
+        let answers = is_open
+            && Chain::is_member(state, *node, list)
+            && (!is_sealed || chain.lacks(Mutant::SealedReads));
+        answers && list < REGISTERS && state.seals[list][*node] != 0
+    };
+    let node = each(state.alive).find(answers_sealed)?;
+    Some(format!("I5: {} answers a read at R = 1 for a list it sealed", super::story::name(node)))
+}
+
+/// Returns what is wrong if nothing more can happen.
+pub(super) fn fault_at_rest(chain: &Chain, state: &State) -> Option<String> {
+    let w = chain.write_quorum();
+    if chain.is_about_agreement() || u32::from(state.crashes) >= w {
+        return None;
+    }
+    let last = (0..LISTS).rfind(|list| state.lists[*list].members != 0)?;
+    let living = each(state.alive).filter(|node| Chain::is_member(state, *node, last));
+    if let Some(node) = living.clone().find(|node| usize::from(state.opened[*node]) <= last) {
+        return Some(format!(
+            "I7: at rest, {} has not opened list {last}",
+            super::story::name(node)
+        ));
+    }
+    let is_sealed = (0..NODES).any(|node| Chain::is_sealed(state, node, last));
+    let is_open = !is_sealed && living.count() as u32 >= w;
+    let waits = state.calls.iter().position(|call| matches!(call.phase, 1 | 2));
+    waits.filter(|_| is_open).map(|call| format!("I7: at rest, call {call} has not ended"))
+}

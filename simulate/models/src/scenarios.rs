@@ -1,0 +1,350 @@
+//! The bounds that are searched, and where each mutant must show.
+
+use crate::chain::{Bounds, Kind, Mutant, NODES, Nodes, Wish};
+use crate::fork::{self, Fork};
+
+/// Bounds with a name.
+#[derive(Clone, Debug)]
+pub struct Scenario {
+    /// The name, as `main` takes it.
+    pub name: &'static str,
+    /// What the bounds are for.
+    pub about: &'static str,
+    /// Whether it is too large for every run of the tests.
+    pub is_long: bool,
+    /// What may happen.
+    pub bounds: Bounds,
+}
+
+fn nodes(names: &str) -> Nodes {
+    names.bytes().map(|name| 1 << (name - b'A')).sum()
+}
+
+/// Reads a list such as `AB+C`: A and B are members, and C is a witness.
+fn wish(names: &str) -> Wish {
+    let (members, witnesses) = names.split_once('+').unwrap_or((names, ""));
+    Wish { members: nodes(members), witnesses: nodes(witnesses) }
+}
+
+fn wishes(lists: &[&str]) -> Vec<Wish> {
+    lists.iter().map(|list| wish(list)).collect()
+}
+
+/// Reads a permutation such as `ACBDE`: B and C change their names.
+fn renaming(names: &str) -> [usize; NODES] {
+    let mut found = [0; NODES];
+    names.bytes().enumerate().for_each(|(node, name)| found[node] = usize::from(name - b'A'));
+    found
+}
+
+/// Returns bounds in which nothing can happen yet.
+fn bounds(quorums: (u32, u32, u32), first: &str) -> Bounds {
+    Bounds {
+        quorums,
+        first: wish(first),
+        wishes: [Vec::new(), Vec::new()],
+        ballots: [0, 0],
+        crashes: (0, 0),
+        restarts: false,
+        calls: Vec::new(),
+        loses_acks: false,
+        gives_away: false,
+        symmetries: Vec::new(),
+    }
+}
+
+/// Returns all scenarios.
+#[must_use]
+pub fn all() -> Vec<Scenario> {
+    let mut all = short();
+    all.extend(long());
+    all
+}
+
+/// Returns a scenario by its name.
+#[must_use]
+pub fn named(name: &str) -> Option<Scenario> {
+    all().into_iter().find(|scenario| scenario.name == name)
+}
+
+fn short() -> Vec<Scenario> {
+    let scenario = |name, about, bounds| Scenario { name, about, is_long: false, bounds };
+    let three = || bounds((3, 2, 2), "ABC");
+    let all_three = || Bounds {
+        wishes: [wishes(&["ADE+BC"]), Vec::new()],
+        ballots: [1, 0],
+        symmetries: ["ACBDE", "ABCED", "ACBED"].map(renaming).to_vec(),
+        ..bounds((3, 3, 2), "ABC+DE")
+    };
+    vec![
+        scenario(
+            "agreement",
+            "three ballots for two wishes, an acceptor that restarts, and givers",
+            Bounds {
+                wishes: [wishes(&["ABD", "BCD"]), Vec::new()],
+                ballots: [3, 0],
+                crashes: (nodes("B"), 1),
+                restarts: true,
+                gives_away: true,
+                ..three()
+            },
+        ),
+        scenario(
+            "deaths",
+            "three ballots for two wishes, and two of the three acceptors crash",
+            Bounds {
+                wishes: [wishes(&["ABD", "BCD"]), Vec::new()],
+                ballots: [3, 0],
+                crashes: (nodes("ABC"), 2),
+                ..three()
+            },
+        ),
+        scenario(
+            "half of four",
+            "a list of four without a witness, of which two crash: the others are enough",
+            Bounds {
+                wishes: [wishes(&["ABC", "BCD"]), Vec::new()],
+                ballots: [3, 0],
+                crashes: (nodes("AB"), 2),
+                ..bounds((4, 3, 2), "ABCD")
+            },
+        ),
+        scenario(
+            "two nodes",
+            "a cluster of two nodes: one restarts, and the other decides alone that it is back",
+            Bounds {
+                wishes: [wishes(&["AB"]), wishes(&["AB"])],
+                ballots: [2, 2],
+                crashes: (nodes("AB"), 2),
+                restarts: true,
+                calls: vec![Kind::Stamped(2), Kind::Read],
+                ..bounds((2, 2, 2), "AB")
+            },
+        ),
+        scenario(
+            "two changes",
+            "two ballots for two wishes in each of two registers, and one of the nodes crashes",
+            Bounds {
+                wishes: [wishes(&["ABD", "BCD"]), wishes(&["BCD", "ACD"])],
+                ballots: [2, 2],
+                ..three()
+            },
+        ),
+        scenario(
+            "writes",
+            "a write at R = 1 over two changes, one of three nodes that crashes, and givers",
+            Bounds {
+                wishes: [wishes(&["ABD"]), wishes(&["BCD"])],
+                ballots: [1, 1],
+                crashes: (nodes("ABC"), 1),
+                calls: vec![Kind::Stamped(2)],
+                gives_away: true,
+                ..three()
+            },
+        ),
+        scenario(
+            "a return",
+            "a write at R = 1, and a node that restarts and is a member again after two changes",
+            Bounds {
+                wishes: [wishes(&["ABD"]), wishes(&["ABC"])],
+                ballots: [1, 1],
+                crashes: (nodes("C"), 1),
+                restarts: true,
+                calls: vec![Kind::Stamped(2)],
+                gives_away: true,
+                ..three()
+            },
+        ),
+        scenario(
+            "reads",
+            "a write and two reads at R = 2 over one change",
+            Bounds {
+                wishes: [wishes(&["ABD"]), Vec::new()],
+                ballots: [1, 0],
+                calls: vec![Kind::Write, Kind::Read, Kind::Read],
+                ..three()
+            },
+        ),
+        scenario(
+            "reads over two changes",
+            "a write and a read at R = 2 over two changes",
+            Bounds {
+                wishes: [wishes(&["ABD"]), wishes(&["BCD"])],
+                ballots: [1, 1],
+                calls: vec![Kind::Write, Kind::Read],
+                ..three()
+            },
+        ),
+        scenario(
+            "two copies",
+            "lists of two members and a witness: one of them crashes and comes back",
+            Bounds {
+                wishes: [wishes(&["BC+A"]), wishes(&["AB+C"])],
+                ballots: [2, 1],
+                crashes: (nodes("A"), 1),
+                restarts: true,
+                calls: vec![Kind::Stamped(2), Kind::Read],
+                gives_away: true,
+                ..bounds((2, 2, 2), "AB+C")
+            },
+        ),
+        scenario(
+            "three of three, reads",
+            "W = 3 of three members, with two witnesses, and R = 2: a write and a read",
+            Bounds { calls: vec![Kind::Stamped(2), Kind::Read], ..all_three() },
+        ),
+        scenario(
+            "three of three, writes",
+            "W = 3 of three members, with two witnesses, and R = 2: two writes",
+            Bounds { calls: vec![Kind::Stamped(8), Kind::Write], ..all_three() },
+        ),
+        scenario(
+            "skewed clocks",
+            "two writes at R = 1, the later one perhaps with the lower stamp, over a change of two",
+            Bounds {
+                wishes: [wishes(&["ADE"]), Vec::new()],
+                ballots: [1, 0],
+                crashes: (nodes("B"), 1),
+                calls: vec![Kind::Stamped(8), Kind::Stamped(2)],
+                symmetries: vec![renaming("ABCED")],
+                ..three()
+            },
+        ),
+        scenario(
+            "short lists",
+            "the list shrinks to two members and then to others, with givers and a crash",
+            Bounds {
+                wishes: [wishes(&["AD+B"]), wishes(&["ACD", "CD+B"])],
+                ballots: [1, 1],
+                crashes: (nodes("AD"), 1),
+                calls: vec![Kind::Stamped(2)],
+                gives_away: true,
+                ..three()
+            },
+        ),
+    ]
+}
+
+fn long() -> Vec<Scenario> {
+    let scenario = |name, about, bounds| Scenario { name, about, is_long: true, bounds };
+    let three = || bounds((3, 2, 2), "ABC");
+    let four = || Bounds {
+        wishes: [wishes(&["ABCE+D"]), Vec::new()],
+        ballots: [1, 0],
+        symmetries: vec![renaming("ACBDE")],
+        ..bounds((4, 3, 2), "ABCD+E")
+    };
+    vec![
+        scenario(
+            "writes, long",
+            "a write at R = 1 over two changes, a crash, a restart and givers",
+            Bounds {
+                wishes: [wishes(&["ABD"]), wishes(&["BCD", "ABC"])],
+                ballots: [1, 1],
+                crashes: (nodes("ABC"), 1),
+                restarts: true,
+                calls: vec![Kind::Stamped(2)],
+                gives_away: true,
+                ..three()
+            },
+        ),
+        scenario(
+            "reads and a crash, long",
+            "a write and two reads at R = 2 over one change, two ballots and one of two crashes",
+            Bounds {
+                wishes: [wishes(&["ABD"]), Vec::new()],
+                ballots: [2, 0],
+                crashes: (nodes("AC"), 1),
+                calls: vec![Kind::Write, Kind::Read, Kind::Read],
+                ..three()
+            },
+        ),
+        scenario(
+            "lost acknowledgements, long",
+            "a write and a read at R = 2 over one change, of which acknowledgements are lost",
+            Bounds {
+                wishes: [wishes(&["ABD"]), Vec::new()],
+                ballots: [1, 0],
+                crashes: (nodes("A"), 1),
+                calls: vec![Kind::Write, Kind::Read],
+                loses_acks: true,
+                ..three()
+            },
+        ),
+        scenario(
+            "agreement, long",
+            "two registers with two ballots and two wishes each, a restart, and givers",
+            Bounds {
+                wishes: [wishes(&["ABD", "BCD"]), wishes(&["BCD", "ACD"])],
+                ballots: [2, 2],
+                crashes: (nodes("B"), 1),
+                restarts: true,
+                gives_away: true,
+                ..three()
+            },
+        ),
+        scenario(
+            "four copies, reads",
+            "a list of four members and a witness, with W = 3 and R = 2: a write and a read",
+            Bounds { calls: vec![Kind::Stamped(2), Kind::Read], ..four() },
+        ),
+        scenario(
+            "four copies, writes",
+            "a list of four members and a witness, with W = 3 and R = 2: two writes",
+            Bounds { calls: vec![Kind::Stamped(8), Kind::Write], ..four() },
+        ),
+    ]
+}
+
+/// Returns the mutants, each with the scenario in which it must show.
+#[must_use]
+pub fn mutants() -> Vec<(Mutant, &'static str)> {
+    vec![
+        (Mutant::SealedApplies, "writes"),
+        (Mutant::SealedAnswers, "reads"),
+        (Mutant::SealedReads, "writes"),
+        (Mutant::TooFewSeals, "writes"),
+        (Mutant::NoBase, "writes"),
+        (Mutant::OpensAtOnce, "writes"),
+        (Mutant::SealedStopsOpening, "writes"),
+        (Mutant::PendingAlone, "skewed clocks"),
+        (Mutant::PendingAnswers, "reads"),
+        (Mutant::AcceptsBelowPromise, "agreement"),
+        (Mutant::NoPromises, "agreement"),
+        (Mutant::IgnoresReports, "agreement"),
+        (Mutant::BallotZeroOfAny, "agreement"),
+        (Mutant::BallotZeroTwice, "agreement"),
+        (Mutant::KeepsIdentity, "agreement"),
+        (Mutant::DeadExcused, "deaths"),
+        (Mutant::ForgetsRegister, "agreement"),
+        (Mutant::ReportsNothingness, "short lists"),
+        (Mutant::DropsAtDecision, "writes"),
+        (Mutant::DropsByTolerated, "short lists"),
+        (Mutant::AcksAcrossLists, "writes"),
+        (Mutant::AsksFew, "three of three, writes"),
+        (Mutant::ReadGoesOn, "three of three, reads"),
+        (Mutant::NoConfirmation, "reads"),
+    ]
+}
+
+/// Returns the models of forks that are searched.
+#[must_use]
+pub fn forks() -> Vec<Fork> {
+    let fork = |crashes, lists| Fork { crashes, lists, mutant: None };
+    vec![fork(1, 0b0_0110), fork(1, 0b0_1010), fork(0, 0b0_1100), fork(0, 0b1_1000)]
+}
+
+/// Returns them with a rule left out, each of which must show a fault.
+#[must_use]
+pub fn fork_mutants() -> Vec<Fork> {
+    use fork::Mutant;
+    let fork = |lists, mutant| Fork { crashes: 0, lists, mutant: Some(mutant) };
+    vec![
+        fork(0b0_0110, Mutant::MovesUnsealed),
+        fork(0b0_0110, Mutant::OwesNothing),
+        fork(0b0_0110, Mutant::DropsWhatItOwes),
+        fork(0b1_1000, Mutant::ReceiptsAcrossLists),
+        fork(0b0_0100, Mutant::ParentWins),
+        fork(0b0_1100, Mutant::EitherWins),
+    ]
+}
