@@ -44,6 +44,8 @@ pub enum ProtocolMutant {
     ContentNotCompared,
     /// The reading node alone decides that a key does not exist.
     MissNotConfirmed,
+    /// A member of the list that is taken for dead counts as one that knows nothing.
+    DeadKnowNothing,
     /// Versions are the time of the wall clock.
     WallClock,
     /// An acknowledged write is not offered again to a replica that missed it.
@@ -98,7 +100,7 @@ pub enum ProtocolMutant {
 #[cfg(feature = "sim")]
 impl ProtocolMutant {
     /// All mutants.
-    pub const ALL: [Self; 31] = [
+    pub const ALL: [Self; 32] = [
         Self::AcknowledgedFirst,
         Self::PendingCounts,
         Self::AnyList,
@@ -106,6 +108,7 @@ impl ProtocolMutant {
         Self::StampedAgain,
         Self::ContentNotCompared,
         Self::MissNotConfirmed,
+        Self::DeadKnowNothing,
         Self::WallClock,
         Self::NothingOwed,
         Self::DeathEndsHint,

@@ -211,6 +211,15 @@ impl Quorums {
         self.tolerated() + 1
     }
 
+    /// Returns how many members of a list must have nothing before a read believes it: enough that
+    /// one of them has each acknowledged write.
+    ///
+    /// That is N − W + 1, or all members if they are fewer. A list that is too short to acknowledge
+    /// a write confirms nothing: the count is then beyond its members.
+    pub(crate) fn miss_confirmed_by(self, members: usize) -> usize {
+        self.all_writes().min(members.max(self.write.count(members)))
+    }
+
     /// Whether one replica answers a read: R = 1.
     #[inline]
     pub(crate) fn one_answers(self) -> bool {
@@ -332,6 +341,18 @@ mod tests {
         assert_eq!(Quorums::exactly(5, 1, 2).versions_needed(), 5, "or one that has each write");
         assert_eq!(on_every_node(1, 1).versions_needed(), 0);
         assert_eq!(on_every_node(1, 2).versions_needed(), 2);
+    }
+
+    #[test]
+    fn a_miss_is_confirmed_by_enough_members_to_have_every_write() {
+        let of = |quorums: Quorums| [1, 2, 3, 5].map(|members| quorums.miss_confirmed_by(members));
+        assert_eq!(of(Quorums::exactly(3, 2, 1)), [2; 4], "one member acknowledges nothing");
+        assert_eq!(of(Quorums::exactly(3, 3, 1)), [1; 4], "each member has all writes");
+        assert_eq!(of(Quorums::exactly(3, 1, 1)), [1, 2, 3, 3], "a list of one acknowledges");
+        assert_eq!(of(Quorums::exactly(5, 3, 1)), [3; 4]);
+        assert_eq!(of(Quorums::exactly(5, 2, 1)), [2, 2, 3, 4]);
+        assert_eq!(of(on_every_node(1, 1)), [1, 2, 2, 2]);
+        assert_eq!(of(on_every_node(2, 1)), [1, 2, 3, 3]);
     }
 
     #[test]

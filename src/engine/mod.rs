@@ -208,7 +208,8 @@ impl Engine {
     /// Returns the value of `key`, or `None` if it does not exist, was deleted or has expired.
     ///
     /// With R = 1, a value that this node holds is returned without asking another node. A miss is
-    /// confirmed by other replicas.
+    /// confirmed by other replicas, and fails with [`ReadError::Unconfirmed`] if too few of them
+    /// answer.
     ///
     /// # Errors
     ///

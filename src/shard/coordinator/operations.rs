@@ -354,15 +354,26 @@ impl<C> Coordinator<C> {
         !rule(ProtocolMutant::NothingOwed, is_owed)
     }
 
-    /// Replies to a read that is late. Whether the operation is over.
+    /// Replies to a read that is late, or whose miss cannot be confirmed. Whether the operation is
+    /// over.
     fn finish_read(&mut self, turn: &mut Turn<'_, C>, op: &mut Op<C>) -> bool {
+        let Machine::Read(read) = &op.machine else { return op.caller.is_none() };
+        // With the members that are alive, no list that could follow confirms a miss either.
+        let alive = turn.node.placement.replicas_per_partition();
+        let least = turn.node.config.quorums.miss_confirmed_by(alive);
+        let is_hopeless = read.is_unconfirmed() && alive < least;
         let is_late = turn.now.instant >= op.deadline;
-        if let Machine::Read(read) = &op.machine
-            && let Some(caller) = op.caller.take_if(|_| is_late)
-        {
+        if let Some(caller) = op.caller.take_if(|_| is_late || is_hopeless) {
             let (answered, needed) = (read.answers(), read.needed());
-            let error = ReadError::TimedOut { answered, needed };
-            self.reply(turn, caller, unread(op.touch, error, NotApplied::Unavailable));
+            let error = match read.is_unconfirmed() {
+                true => ReadError::Unconfirmed { answered, needed },
+                false => ReadError::TimedOut { answered, needed },
+            };
+            let unwritten = match is_hopeless {
+                true => NotApplied::NotEnoughReplicas { alive, needed },
+                false => NotApplied::Unavailable,
+            };
+            self.reply(turn, caller, unread(op.touch, error, unwritten));
         }
         op.caller.is_none()
     }
