@@ -48,6 +48,8 @@ pub enum ProtocolMutant {
     DeadKnowNothing,
     /// Versions are the time of the wall clock.
     WallClock,
+    /// A write that asks for every live replica waits for W alone.
+    EveryLiveNotAwaited,
     /// An acknowledged write is not offered again to a replica that missed it.
     NothingOwed,
     /// An acknowledged write is forgotten with the death of the replica that missed it, though
@@ -100,7 +102,7 @@ pub enum ProtocolMutant {
 #[cfg(feature = "sim")]
 impl ProtocolMutant {
     /// All mutants.
-    pub const ALL: [Self; 32] = [
+    pub const ALL: [Self; 33] = [
         Self::AcknowledgedFirst,
         Self::PendingCounts,
         Self::AnyList,
@@ -110,6 +112,7 @@ impl ProtocolMutant {
         Self::MissNotConfirmed,
         Self::DeadKnowNothing,
         Self::WallClock,
+        Self::EveryLiveNotAwaited,
         Self::NothingOwed,
         Self::DeathEndsHint,
         Self::NothingCompared,

@@ -161,9 +161,23 @@ impl Quorums {
                 Ok(Count::Exactly(asked as u8))
             }
             (Quorum::Count(asked), ..) => Err(asked),
-            (Quorum::Configured, ..) => Ok(self.write),
+            (Quorum::Configured | Quorum::EveryLive, ..) => Ok(self.write),
             (Quorum::Majority, ..) => Ok(self.majority_over(self.write)),
             (Quorum::All, ..) => Ok(self.replicas),
+        }
+    }
+
+    /// Whether a write that asks for `asked` also waits for every other replica that is alive, for
+    /// a short time. `by_default` says whether one that asks for nothing does.
+    ///
+    /// Where two writes need not share a replica, all of them wait: only with the answers of all
+    /// replicas is a write stamped above each one that was acknowledged before.
+    pub(crate) fn waits_for_every_live(self, asked: Quorum, by_default: bool) -> bool {
+        match asked {
+            _ if !self.writes_overlap() => true,
+            Quorum::EveryLive => true,
+            Quorum::Configured => by_default,
+            Quorum::Majority | Quorum::All | Quorum::Count(_) => false,
         }
     }
 
@@ -180,7 +194,7 @@ impl Quorums {
                 Ok(Count::Exactly(asked as u8))
             }
             Quorum::Count(asked) => Err(asked),
-            Quorum::Configured => Ok(self.read),
+            Quorum::Configured | Quorum::EveryLive => Ok(self.read),
             Quorum::Majority => Ok(self.majority_over(self.read)),
             Quorum::All => Ok(self.replicas),
         }
@@ -396,6 +410,22 @@ mod tests {
         assert_eq!(quorums.of_write(Quorum::Count(4)), Ok(Count::Exactly(4)));
         assert_eq!(quorums.of_read(Quorum::Count(4)), Ok(Count::Exactly(4)));
         assert_eq!(Quorums::exactly(5, 4, 1).of_write(Quorum::Majority), Ok(Count::Exactly(4)));
+    }
+
+    #[test]
+    fn a_write_waits_for_every_live_replica_if_it_asks_or_shares_none_with_others() {
+        let quorums = Quorums::exactly(3, 2, 1);
+        assert_eq!(quorums.of_write(Quorum::EveryLive), Ok(Count::Exactly(2)));
+        assert_eq!(quorums.of_read(Quorum::EveryLive), Ok(Count::Exactly(1)));
+        let asked = [Quorum::Configured, Quorum::EveryLive, Quorum::Count(2), Quorum::All];
+        let waits = |quorums: Quorums, by_default| {
+            asked.map(|asked| quorums.waits_for_every_live(asked, by_default))
+        };
+        assert_eq!(waits(quorums, false), [false, true, false, false]);
+        assert_eq!(waits(quorums, true), [true, true, false, false]);
+        assert_eq!(waits(Quorums::exactly(3, 1, 1), false), [true; 4]);
+        assert_eq!(waits(Quorums::exactly(4, 2, 1), false), [true; 4]);
+        assert_eq!(waits(on_every_node(1, 1), false), [false, true, false, false]);
     }
 
     /// When N was the number 255 and W 255 − f, a write that asked for 254 replicas got all but
