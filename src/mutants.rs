@@ -44,8 +44,12 @@ pub enum ProtocolMutant {
     ContentNotCompared,
     /// The reading node alone decides that a key does not exist.
     MissNotConfirmed,
+    /// A member of the list that is taken for dead counts as one that knows nothing.
+    DeadKnowNothing,
     /// Versions are the time of the wall clock.
     WallClock,
+    /// A write that asks for every live replica waits for W alone.
+    EveryLiveNotAwaited,
     /// An acknowledged write is not offered again to a replica that missed it.
     NothingOwed,
     /// An acknowledged write is forgotten with the death of the replica that missed it, though
@@ -110,7 +114,9 @@ impl ProtocolMutant {
         Self::StampedAgain,
         Self::ContentNotCompared,
         Self::MissNotConfirmed,
+        Self::DeadKnowNothing,
         Self::WallClock,
+        Self::EveryLiveNotAwaited,
         Self::NothingOwed,
         Self::DeathEndsHint,
         Self::NothingCompared,

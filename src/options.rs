@@ -26,13 +26,27 @@ impl From<usize> for Replicas {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Quorum {
-    /// The configured number of replicas: W for a write, R for a read.
+    /// The configured number of replicas: W for a write, R for a read. With
+    /// [`Config::wait_for_every_live`](crate::Config::wait_for_every_live) a write waits as with
+    /// [`EveryLive`](Self::EveryLive).
     #[default]
     Configured,
     /// More than half of the N replicas, or as configured if that is more.
     Majority,
     /// All N replicas.
     All,
+    /// W replicas and, in addition, every replica that is alive. The call waits for those beyond W
+    /// for [`Config::every_live_patience`](crate::Config::every_live_patience) at most, and never
+    /// fails for lack of them. A replica that was waited for in vain is not waited for again until
+    /// it has taken a write.
+    ///
+    /// A read that begins on any node after such a write was acknowledged finds the write, or a
+    /// newer one, with R = 1 too. This is for a login that the next instance must see. It does not
+    /// hold for a replica that did not answer in time, while the replicas of the key change, or in
+    /// other data centers.
+    ///
+    /// A read has no use for it: for a read it is the same as `Configured`.
+    EveryLive,
     /// Exactly this number of replicas: from W to N for a write, from 1 to N for a read.
     ///
     /// With [`Replicas::All`], a write cannot ask for a number, and a read for no more than

@@ -161,9 +161,23 @@ impl Quorums {
                 Ok(Count::Exactly(asked as u8))
             }
             (Quorum::Count(asked), ..) => Err(asked),
-            (Quorum::Configured, ..) => Ok(self.write),
+            (Quorum::Configured | Quorum::EveryLive, ..) => Ok(self.write),
             (Quorum::Majority, ..) => Ok(self.majority_over(self.write)),
             (Quorum::All, ..) => Ok(self.replicas),
+        }
+    }
+
+    /// Whether a write that asks for `asked` also waits for every other replica that is alive, for
+    /// a short time. `by_default` says whether one that asks for nothing does.
+    ///
+    /// Where two writes need not share a replica, all of them wait: only with the answers of all
+    /// replicas is a write stamped above each one that was acknowledged before.
+    pub(crate) fn waits_for_every_live(self, asked: Quorum, by_default: bool) -> bool {
+        match asked {
+            _ if !self.writes_overlap() => true,
+            Quorum::EveryLive => true,
+            Quorum::Configured => by_default,
+            Quorum::Majority | Quorum::All | Quorum::Count(_) => false,
         }
     }
 
@@ -180,7 +194,7 @@ impl Quorums {
                 Ok(Count::Exactly(asked as u8))
             }
             Quorum::Count(asked) => Err(asked),
-            Quorum::Configured => Ok(self.read),
+            Quorum::Configured | Quorum::EveryLive => Ok(self.read),
             Quorum::Majority => Ok(self.majority_over(self.read)),
             Quorum::All => Ok(self.replicas),
         }
@@ -209,6 +223,15 @@ impl Quorums {
     /// N − W + 1.
     pub(crate) fn all_writes(self) -> usize {
         self.tolerated() + 1
+    }
+
+    /// Returns how many members of a list must have nothing before a read believes it: enough that
+    /// one of them has each acknowledged write.
+    ///
+    /// That is N − W + 1, or all members if they are fewer. A list that is too short to acknowledge
+    /// a write confirms nothing: the count is then beyond its members.
+    pub(crate) fn miss_confirmed_by(self, members: usize) -> usize {
+        self.all_writes().min(members.max(self.write.count(members)))
     }
 
     /// Whether one replica answers a read: R = 1.
@@ -335,6 +358,18 @@ mod tests {
     }
 
     #[test]
+    fn a_miss_is_confirmed_by_enough_members_to_have_every_write() {
+        let of = |quorums: Quorums| [1, 2, 3, 5].map(|members| quorums.miss_confirmed_by(members));
+        assert_eq!(of(Quorums::exactly(3, 2, 1)), [2; 4], "one member acknowledges nothing");
+        assert_eq!(of(Quorums::exactly(3, 3, 1)), [1; 4], "each member has all writes");
+        assert_eq!(of(Quorums::exactly(3, 1, 1)), [1, 2, 3, 3], "a list of one acknowledges");
+        assert_eq!(of(Quorums::exactly(5, 3, 1)), [3; 4]);
+        assert_eq!(of(Quorums::exactly(5, 2, 1)), [2, 2, 3, 4]);
+        assert_eq!(of(on_every_node(1, 1)), [1, 2, 2, 2]);
+        assert_eq!(of(on_every_node(2, 1)), [1, 2, 3, 3]);
+    }
+
+    #[test]
     fn the_members_that_calls_need() {
         assert_eq!(Quorums::exactly(3, 2, 1).members_needed(), 2);
         assert_eq!(Quorums::exactly(3, 1, 3).members_needed(), 3);
@@ -375,6 +410,22 @@ mod tests {
         assert_eq!(quorums.of_write(Quorum::Count(4)), Ok(Count::Exactly(4)));
         assert_eq!(quorums.of_read(Quorum::Count(4)), Ok(Count::Exactly(4)));
         assert_eq!(Quorums::exactly(5, 4, 1).of_write(Quorum::Majority), Ok(Count::Exactly(4)));
+    }
+
+    #[test]
+    fn a_write_waits_for_every_live_replica_if_it_asks_or_shares_none_with_others() {
+        let quorums = Quorums::exactly(3, 2, 1);
+        assert_eq!(quorums.of_write(Quorum::EveryLive), Ok(Count::Exactly(2)));
+        assert_eq!(quorums.of_read(Quorum::EveryLive), Ok(Count::Exactly(1)));
+        let asked = [Quorum::Configured, Quorum::EveryLive, Quorum::Count(2), Quorum::All];
+        let waits = |quorums: Quorums, by_default| {
+            asked.map(|asked| quorums.waits_for_every_live(asked, by_default))
+        };
+        assert_eq!(waits(quorums, false), [false, true, false, false]);
+        assert_eq!(waits(quorums, true), [true, true, false, false]);
+        assert_eq!(waits(Quorums::exactly(3, 1, 1), false), [true; 4]);
+        assert_eq!(waits(Quorums::exactly(4, 2, 1), false), [true; 4]);
+        assert_eq!(waits(on_every_node(1, 1), false), [false, true, false, false]);
     }
 
     /// When N was the number 255 and W 255 − f, a write that asked for 254 replicas got all but

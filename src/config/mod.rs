@@ -9,6 +9,8 @@ mod settings;
 use std::sync::Arc;
 use std::time::Duration;
 
+#[cfg(any(test, feature = "sim"))]
+pub(crate) use self::settings::DEFAULT_EVERY_LIVE_PATIENCE;
 #[cfg(feature = "sim")]
 pub(crate) use self::settings::DEFAULT_FORGET_AFTER;
 use self::settings::Given;
@@ -149,6 +151,12 @@ impl Config {
     ///
     /// It must be the same on every node of a data center. An acknowledged write survives the death
     /// of any W − 1 nodes.
+    ///
+    /// If 2 W ≤ N, two writes of a key need not share a replica. A write then waits for every
+    /// replica that is alive, as with [`Quorum::EveryLive`](crate::Quorum::EveryLive), so that it
+    /// gets a version above each write that was acknowledged before. If a replica does not answer
+    /// within [`every_live_patience`](Self::every_live_patience), the write with the later clock
+    /// wins. Then a write, or a delete, can lose to an earlier one whose node's clock is ahead.
     pub fn write_quorum(mut self, write_quorum: usize) -> Self {
         self.given.write_quorum = Some(write_quorum);
         self
@@ -172,6 +180,29 @@ impl Config {
     ///   W + R > N and 2 W > N.
     pub fn read_quorum(mut self, read_quorum: usize) -> Self {
         self.given.read_quorum = Some(read_quorum);
+        self
+    }
+
+    /// Sets whether a write that names no quorum of its own waits for every replica that is alive,
+    /// as with [`Quorum::EveryLive`](crate::Quorum::EveryLive); default `false`.
+    ///
+    /// [`Engine::touch`](crate::Engine::touch) and [`Engine::persist`](crate::Engine::persist) then
+    /// wait, too. Nodes may have different settings: a node's setting is for its own writes. To
+    /// wait for W replicas alone, a call asks for [`Quorum::Count`](crate::Quorum::Count), or with
+    /// [`Replicas::All`] for [`Quorum::Majority`](crate::Quorum::Majority).
+    pub fn wait_for_every_live(mut self, waits: bool) -> Self {
+        self.given.wait_for_every_live = Some(waits);
+        self
+    }
+
+    /// Sets for how long a write with [`Quorum::EveryLive`](crate::Quorum::EveryLive) waits, after
+    /// W replicas have answered, for the others that are alive; from 0 to a second, default 10 ms.
+    ///
+    /// It should exceed what a healthy replica takes to answer. A replica that is silent delays
+    /// the first such writes by this time. Those behind them do not wait for it until it has taken
+    /// a write again. With 0 no write waits.
+    pub fn every_live_patience(mut self, patience: Duration) -> Self {
+        self.given.every_live_patience = Some(patience);
         self
     }
 
@@ -466,6 +497,10 @@ mod tests {
             ConfigError::BadDuration { option: "request_timeout", .. }
         ));
         assert!(matches!(
+            error(valid().every_live_patience(Duration::from_millis(1001))),
+            ConfigError::BadDuration { option: "every_live_patience", .. }
+        ));
+        assert!(matches!(
             error(valid().forget_after(Duration::ZERO)),
             ConfigError::BadDuration { option: "forget_after", .. }
         ));
@@ -484,6 +519,8 @@ mod tests {
             (Config::standalone("a").write_quorum(1), "write_quorum"),
             (Config::standalone("a").unacknowledged(1), "unacknowledged"),
             (Config::standalone("a").read_quorum(1), "read_quorum"),
+            (Config::standalone("a").wait_for_every_live(true), "wait_for_every_live"),
+            (Config::standalone("a").every_live_patience(Duration::ZERO), "every_live_patience"),
             (Config::standalone("a").require_majority(3), "require_majority"),
             (Config::standalone("a").discovery(|| Ok(Vec::new())), "discovery"),
             (Config::standalone("a").advertise("10.0.0.1:1"), "advertise"),

@@ -21,6 +21,12 @@ const DEFAULT_WRITE_QUORUM: usize = 2;
 const DEFAULT_READ_QUORUM: usize = 1;
 /// One replica may miss a write, as with N = 3 and W = 2.
 const DEFAULT_UNACKNOWLEDGED: usize = 1;
+/// A plain write waits for W alone. What waiting for all that are alive costs is measured by the
+/// section `every-live` of the benchmarks' report.
+const DEFAULT_WAIT_FOR_EVERY_LIVE: bool = false;
+/// Longer than a replica takes on a busy LAN, which is a millisecond or two, and short enough not
+/// to show when a replica falls silent: each core waits for it once.
+pub(crate) const DEFAULT_EVERY_LIVE_PATIENCE: Duration = Duration::from_millis(10);
 const DEFAULT_CLUSTER: &str = "gridkv";
 /// Longer than it takes to notice a silent host, so that a call outlives one death.
 pub(crate) const DEFAULT_REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
@@ -39,6 +45,8 @@ const MAX_FORGET_AFTER: Duration = Duration::from_secs(366 * 24 * 60 * 60);
 const MIN_CORE_MEMORY: usize = 1 << 20;
 /// Longer is [`IdleStrategy::Busy`].
 const MAX_SPIN: Duration = Duration::from_millis(10);
+/// Longer than that is a quorum of all replicas.
+const MAX_EVERY_LIVE_PATIENCE: Duration = Duration::from_secs(1);
 const MIN_REQUEST_TIMEOUT: Duration = Duration::from_millis(1);
 const MAX_REQUEST_TIMEOUT: Duration = Duration::from_secs(3600);
 const MIN_PROBE_PERIOD: Duration = Duration::from_millis(20);
@@ -62,6 +70,8 @@ pub(super) struct Given {
     pub(super) write_quorum: Option<usize>,
     pub(super) unacknowledged: Option<usize>,
     pub(super) read_quorum: Option<usize>,
+    pub(super) wait_for_every_live: Option<bool>,
+    pub(super) every_live_patience: Option<Duration>,
     pub(super) cores: Option<usize>,
     pub(super) pin_cpus: Option<Vec<usize>>,
     pub(super) idle: IdleStrategy,
@@ -93,6 +103,9 @@ pub(crate) struct Settings {
     /// Port 0 is the port that it listens on.
     pub(crate) advertise: Option<SocketAddr>,
     pub(crate) quorums: Quorums,
+    /// Whether a write that names no quorum waits for every replica that is alive.
+    pub(crate) wait_for_every_live: bool,
+    pub(crate) every_live_patience: Duration,
     pub(crate) cores: u16,
     /// One CPU for each core, if cores are pinned.
     pub(crate) pin_cpus: Option<Vec<usize>>,
@@ -132,6 +145,8 @@ impl Given {
             write_quorum: None,
             unacknowledged: None,
             read_quorum: None,
+            wait_for_every_live: None,
+            every_live_patience: None,
             cores: None,
             pin_cpus: None,
             idle: IdleStrategy::default(),
@@ -178,6 +193,8 @@ impl Given {
             finder: AddressSource { names, custom: self.discovery.clone() },
             advertise,
             quorums,
+            wait_for_every_live: self.wait_for_every_live.unwrap_or(DEFAULT_WAIT_FOR_EVERY_LIVE),
+            every_live_patience: self.patience(),
             cores: cores as u16,
             pin_cpus: self.pin_cpus.clone(),
             idle: self.idle,
@@ -229,10 +246,16 @@ impl Given {
             ("probe_period", self.probe_period, MIN_PROBE_PERIOD, MAX_PROBE_PERIOD),
             ("suspicion_timeout", self.suspicion_timeout, MIN_PROBE_PERIOD, MAX_PROBE_PERIOD),
             ("forget_after", self.forget_after, MIN_FORGET_AFTER, MAX_FORGET_AFTER),
+            ("every_live_patience", self.patience(), Duration::ZERO, MAX_EVERY_LIVE_PATIENCE),
         ] {
             check_duration(option, value, least, most)?;
         }
         Ok(())
+    }
+
+    /// Returns for how long a write waits for replicas beyond W.
+    fn patience(&self) -> Duration {
+        self.every_live_patience.unwrap_or(DEFAULT_EVERY_LIVE_PATIENCE)
     }
 
     /// Returns the seeds that are addresses, and those that are host names.
@@ -296,6 +319,8 @@ impl Given {
             ("write_quorum", self.write_quorum.is_some()),
             ("unacknowledged", self.unacknowledged.is_some()),
             ("read_quorum", self.read_quorum.is_some()),
+            ("wait_for_every_live", self.wait_for_every_live.is_some()),
+            ("every_live_patience", self.every_live_patience.is_some()),
             ("discovery", self.discovery.is_some()),
             ("advertise", self.advertise.is_some()),
             ("data_center", self.data_center.is_some()),

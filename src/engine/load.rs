@@ -72,7 +72,8 @@ impl Engine {
     ///
     /// # Errors
     ///
-    /// [`LoadError`]. If only storing failed, the error has the value.
+    /// [`LoadError`]. If only storing failed, the error has the value. If it is not certain that
+    /// the key has no value ([`ReadError::Unconfirmed`]), nothing is loaded.
     pub fn get_or_insert_with<V: Into<Vec<u8>>>(
         &self,
         key: impl AsRef<[u8]>,

@@ -76,9 +76,9 @@ impl Engine {
     pub fn start(config: Config) -> Result<Self, StartError> {
         let settings = config.check()?;
         let runtime = Runtime::start(&settings)?;
-        let Settings { quorums, memory, .. } = settings;
+        let Settings { quorums, memory, wait_for_every_live: every_live, .. } = settings;
         let rules = local_rules(quorums, quorums.read, false);
-        let write_rules = WriteRules { cluster: runtime.cluster(), quorums, memory };
+        let write_rules = WriteRules { cluster: runtime.cluster(), quorums, every_live, memory };
         let loads = Loads::default();
         Ok(Self { inner: Arc::new(Inner { settings, rules, write_rules, loads, runtime }) })
     }
@@ -208,7 +208,8 @@ impl Engine {
     /// Returns the value of `key`, or `None` if it does not exist, was deleted or has expired.
     ///
     /// With R = 1, a value that this node holds is returned without asking another node. A miss is
-    /// confirmed by other replicas.
+    /// confirmed by other replicas, and fails with [`ReadError::Unconfirmed`] if too few of them
+    /// answer.
     ///
     /// # Errors
     ///

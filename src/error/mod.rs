@@ -302,6 +302,22 @@ pub enum ReadError {
          of that core, or read it outside of the closure"
     )]
     OtherCore,
+    /// The replicas that answered have no value, and too few of them answered: another replica
+    /// might have one. It is not known whether the key exists.
+    ///
+    /// The other replicas are cut off, slow or dead. If too few nodes are alive, the read fails at
+    /// once, otherwise at its deadline. What this means is for the app to decide: a cache can treat
+    /// it as a miss, but a session that was not confirmed to be gone might still be valid.
+    #[error(
+        "{answered} of the {needed} replicas that must agree have no value, and the others did not \
+         answer: one of them might have it; try again, or start more nodes if some are gone"
+    )]
+    Unconfirmed {
+        /// How many replicas answered. All of them have no value.
+        answered: usize,
+        /// How many replicas must have no value before the key is known not to exist.
+        needed: usize,
+    },
     /// Too few replicas answered before the deadline.
     #[error("{answered} of the {needed} replicas needed answered in time")]
     TimedOut {

@@ -12,6 +12,11 @@
 //! acknowledged write is missing on at most f of them, so nothing that was acknowledged is ever
 //! "not found".
 //!
+//! A member of the list that is taken for dead counts as one that might know more: the node that
+//! reads might be the one that is cut off. It is not asked, and the read waits for the others, for
+//! its return or for a list without it. To count the dead as members that know nothing was
+//! rejected: a node that took all others for dead then confirmed misses by itself.
+//!
 //! With R ≥ 2 all are asked, R answers are awaited, the newest wins, and before it is returned W
 //! replicas are known to hold it; it is written back to those that do not: the read phase of the
 //! ABD register (Attiya, Bar-Noy & Dolev, 1995). Leaving out the write-back was rejected: a value
@@ -38,7 +43,7 @@ use crate::clock::{Instant, Now, Version};
 use crate::entry::Entry;
 use crate::mutants::{ProtocolMutant, rule};
 use crate::placement::List;
-use crate::quorums::Count;
+use crate::quorums::{Count, Quorums};
 use crate::types::Identity;
 use crate::wire::message::{Answer, Found, Request, Want};
 
@@ -48,13 +53,11 @@ const HEDGE_AFTER: Duration = Duration::from_millis(10);
 /// What the reads of an engine go by.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ReadRules {
-    /// R.
+    /// R, as the caller asked for it.
     pub(crate) needed: Count,
-    /// W: how many must hold what a strong read returns.
-    pub(crate) write_quorum: Count,
-    /// f: how many further replicas must confirm a miss.
-    pub(crate) confirmations: usize,
-    /// Whether they must confirm a value, too: it has to be the newest that was acknowledged.
+    /// W of them must hold what a strong read returns; N − W further replicas confirm a miss.
+    pub(crate) quorums: Quorums,
+    /// Whether these must confirm a value, too: it has to be the newest that was acknowledged.
     pub(crate) confirms_hits: bool,
 }
 
@@ -172,14 +175,18 @@ impl Read {
         answers.all(|answer| answer.as_ref() == self.newest())
     }
 
-    /// How many answers a miss needs, or a value that must be confirmed: one, and f of the others
-    /// that are alive.
+    /// How many answers a miss needs, or a value that must be confirmed.
     fn confirmed_by(&self) -> usize {
         if !rule(ProtocolMutant::MissNotConfirmed, true) {
             return 1;
         }
-        let others = self.replicas.iter().filter(|asked| asked.state != AskState::Dead).count();
-        1 + self.rules.confirmations.min(others.saturating_sub(1))
+        let quorums = self.rules.quorums;
+        if !rule(ProtocolMutant::DeadKnowNothing, true) {
+            let living = self.replicas.iter().filter(|asked| asked.state != AskState::Dead).count();
+            return quorums.all_writes().min(living.max(1));
+        }
+        // Without a list, one replica that has a value would do.
+        self.list.as_ref().map_or(1, |list| quorums.miss_confirmed_by(list.members().len()))
     }
 
     /// Gives the newest state to the replica that was asked first, as the next read will look
@@ -231,7 +238,7 @@ impl Read {
             .flatten()
             .filter(|asked| asked.answer() == Some(&true))
             .count();
-        if held >= self.rules.write_quorum.count(self.replicas.len()) {
+        if held >= self.rules.quorums.write.count(self.replicas.len()) {
             actions.push(QuorumAction::Found(self.newest().cloned()));
         }
     }
@@ -253,6 +260,11 @@ impl Read {
     /// How many answers this read needs, given what it found so far.
     pub(crate) fn needed(&self) -> usize {
         if self.is_strong() { self.needed } else { self.confirmed_by() }
+    }
+
+    /// Whether replicas have answered that there is nothing, and not enough of them.
+    pub(crate) fn is_unconfirmed(&self) -> bool {
+        !self.is_strong() && (1..self.confirmed_by()).contains(&self.answers())
     }
 
     fn is_strong(&self) -> bool {
@@ -394,8 +406,7 @@ mod tests {
     fn rules(needed: u8) -> ReadRules {
         ReadRules {
             needed: Count::Exactly(needed),
-            write_quorum: Count::Exactly(2),
-            confirmations: 1,
+            quorums: Quorums::exactly(3, 2, needed),
             confirms_hits: false,
         }
     }
@@ -542,6 +553,43 @@ mod tests {
                 "a delete heals"
             );
         }
+    }
+
+    /// Two members of three are taken for dead: each might have what the third missed.
+    #[test]
+    fn the_dead_might_know_more_until_the_list_is_without_them() {
+        for first in [None, Some(entry(5, None))] {
+            let (mut read, _) = asked(1);
+            assert_eq!(whom(&found(&mut read, 0, first.clone(), true)), [node(1)]);
+            let mut actions = Vec::new();
+            read.members_changed(&|member| *member == node(0), NOW, &mut actions);
+            assert_eq!(actions, []);
+            assert!(read.is_unconfirmed() && (read.answers(), read.needed()) == (1, 2));
+            // One of them returns, and has nothing either.
+            read.members_changed(&|member| *member != node(2), NOW, &mut actions);
+            read.handle_timers(NOW, &mut actions);
+            assert_eq!(whom(&actions), [node(1)]);
+            assert_eq!(found(&mut read, 1, first.clone(), true), [QuorumAction::Found(first)]);
+        }
+        let (mut read, _) = asked(1);
+        found(&mut read, 0, None, true);
+        let mut actions = Vec::new();
+        read.members_changed(&|member| *member == node(0), NOW, &mut actions);
+        let shorter = list(2, 0..2);
+        read.prefer(shorter.members().to_vec(), None);
+        read.entered(shorter, &|_| true, NOW, &mut actions);
+        assert!(!read.is_unconfirmed(), "no answer of the old list counts");
+        found(&mut read, 0, None, true);
+        assert_eq!(found(&mut read, 1, None, true), [QuorumAction::Found(None)]);
+    }
+
+    /// The value that is to be prolonged might be old, as the dead might have a newer one.
+    #[test]
+    fn a_value_is_not_confirmed_by_members_that_are_dead() {
+        let (mut read, _) = entered(ReadRules { confirms_hits: true, ..rules(1) });
+        read.members_changed(&|member| *member == node(0), NOW, &mut Vec::new());
+        assert_eq!(found(&mut read, 0, Some(entry(1, Some("old"))), true), []);
+        assert!(read.is_unconfirmed());
     }
 
     #[test]

@@ -24,6 +24,18 @@
 //! that and every other write's. If a replica holds something newer, the change was made just
 //! before that.
 //!
+//! **Every live replica.** A write can ask for more than W: it then also waits for each replica of
+//! the list that is not taken for dead, for a short *patience* at most. A read that begins after
+//! the acknowledgement finds the write on every replica. The patience begins when W have answered,
+//! and the write never fails for lack of the others. A replica that let the patience of a write
+//! pass is *late*: later writes do not wait for it until it has taken a write again. So one that
+//! is half dead delays the writes that are under way, and not all that follow.
+//!
+//! If 2 W ≤ N, all writes wait like that. Two of them need not share a replica, and only the
+//! answers of f + 1 tell of each earlier one. While such a write waits, it can still be stamped
+//! above what these hold. Asking f + 1 for the version first was rejected: with one of them gone no
+//! write would pass, and it takes twice the round trips.
+//!
 //! The machine lives on after the acknowledgement until every replica has the entry or it is given
 //! up: until then it is a hint for the others, over lost connections and changes of the list. It is
 //! never stamped again then: what is newer was written later. The same is true of a write that its
@@ -33,6 +45,7 @@
 //! Invariant: a write is acknowledged only when W synced replicas of one list have applied it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::mismatch::mismatch;
 use super::quorum::{
@@ -46,16 +59,26 @@ use crate::quorums::Count;
 use crate::types::Identity;
 use crate::wire::message::{Answer, Found, Request, Want};
 
+/// What a write waits for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct WriteTerms {
+    /// W, as the caller asked for it.
+    pub(crate) quorum: Count,
+    /// How many replicas must tell the key's version first; zero if R = 1.
+    pub(crate) versions_needed: usize,
+    /// N − W + 1: how many replicas know, together, every acknowledged write of the key.
+    pub(crate) all_writes: usize,
+    /// For how long it waits, once W have answered, for the other replicas that are alive.
+    pub(crate) patience: Duration,
+}
+
 /// One write, until every replica has it.
 pub(crate) struct Write {
     /// Without a version until the first stamp.
     entry: Entry,
-    /// W, as the caller asked for it.
-    quorum: Count,
+    terms: WriteTerms,
     /// W in the list that the write counts in.
     needed: usize,
-    /// How many replicas must tell the key's version first; zero if R = 1.
-    versions_needed: usize,
     list: Option<Arc<List>>,
     replicas: Vec<Asked<Acked>>,
     phase: Phase,
@@ -67,6 +90,14 @@ pub(crate) struct Write {
     /// This node has stamped a later write of the same key, which this one must not overtake
     /// either.
     is_superseded: bool,
+    /// W replicas have that later write, and so with it this one.
+    is_covered: bool,
+    /// Until when it waits for replicas beyond W. Set when W have answered.
+    waits_until: Option<Instant>,
+    /// It waits for W alone: for no more from the start, or no longer.
+    is_out_of_patience: bool,
+    /// The replicas that it does not wait for beyond W.
+    late: Vec<Identity>,
     /// Another data center has acknowledged it.
     is_relayed: bool,
     /// A replica applied it, or was asked and did not say. (Those that are asked now are in
@@ -92,13 +123,12 @@ struct Acked {
 }
 
 impl Write {
-    pub(crate) fn new(entry: Entry, quorum: Count, versions_needed: usize) -> Self {
+    pub(crate) fn new(entry: Entry, terms: WriteTerms) -> Self {
         Self {
             entry,
-            quorum,
+            terms,
             // Until the first list is entered, which says what an `AllBut` is.
-            needed: quorum.count(0),
-            versions_needed,
+            needed: terms.quorum.count(0),
             list: None,
             replicas: Vec::new(),
             phase: Phase::AwaitingStamp,
@@ -106,6 +136,10 @@ impl Write {
             overtaken_by: Version::ZERO,
             was_acknowledged: false,
             is_superseded: false,
+            is_covered: false,
+            waits_until: None,
+            is_out_of_patience: terms.patience.is_zero(),
+            late: Vec::new(),
             is_relayed: false,
             may_have_happened: false,
             recount_at: None,
@@ -113,15 +147,21 @@ impl Write {
     }
 
     /// Makes a write of what was read, with another expiry: it has its version.
-    pub(crate) fn retimed(entry: Entry, quorum: Count) -> Self {
-        Self { restamped: true, ..Self::new(entry, quorum, 0) }
+    pub(crate) fn retimed(entry: Entry, terms: WriteTerms) -> Self {
+        Self { restamped: true, ..Self::new(entry, WriteTerms { versions_needed: 0, ..terms }) }
     }
 
     /// Makes a write of what another data center has acknowledged, under the version that it has
     /// there. What is newer counts, and so does what was purged here: if that was not of this key,
-    /// anti-entropy brings it.
-    pub(crate) fn relayed(entry: Entry, quorum: Count) -> Self {
-        Self { is_relayed: true, ..Self::retimed(entry, quorum) }
+    /// anti-entropy brings it. No app waits for it, so it waits for W alone.
+    pub(crate) fn relayed(entry: Entry, terms: WriteTerms) -> Self {
+        let terms = WriteTerms { patience: Duration::ZERO, ..terms };
+        Self { is_relayed: true, ..Self::retimed(entry, terms) }
+    }
+
+    /// Waits for none of these beyond W: an earlier write has waited for them in vain.
+    pub(crate) fn with_late(self, late: &[Identity]) -> Self {
+        if self.is_out_of_patience { self } else { Self { late: late.to_vec(), ..self } }
     }
 
     pub(crate) fn entry(&self) -> &Entry {
@@ -160,7 +200,7 @@ impl Write {
         };
         settle(asked, from, if is_synced { Ok(version) } else { Err(now.instant + RETRY_AFTER) });
         let answers: Vec<Version> = asked.iter().filter_map(Asked::answer).copied().collect();
-        if answers.len() >= self.versions_needed {
+        if answers.len() >= self.terms.versions_needed {
             let above = answers.into_iter().max().unwrap_or_default();
             self.phase = Phase::AwaitingStamp;
             actions.push(QuorumAction::Stamp { above });
@@ -176,7 +216,7 @@ impl Write {
         actions: &mut Vec<QuorumAction>,
     ) {
         self.may_have_happened = true;
-        let counts_below = self.versions_needed > 0 || self.restamped || self.was_acknowledged;
+        let counts_below = self.keeps_stamp() || self.was_acknowledged;
         match superseded_by.filter(|_| !rule(ProtocolMutant::StampedAgain, counts_below)) {
             Some(newer) => {
                 self.overtaken_by = self.overtaken_by.max(newer);
@@ -184,11 +224,20 @@ impl Write {
             }
             None => settle(&mut self.replicas, from, Ok(Acked { counts: is_synced, has_it: true })),
         }
-        self.was_acknowledged |= self.is_acknowledged();
+        self.wait_for_others(now);
+        // With fewer than all writes among W, what the others hold might be an earlier write.
+        let is_newest = self.needed >= self.terms.all_writes && self.has_quorum();
+        self.was_acknowledged |= is_newest || self.is_acknowledged();
         if !is_synced {
             self.recount_at.get_or_insert(now.instant + RETRY_AFTER);
         }
         self.restamp_if_overtaken(actions);
+    }
+
+    /// Whether a newer state does not make it stamp again: it was stamped above what was there, or
+    /// again already, or it has the version of what it changes.
+    fn keeps_stamp(&self) -> bool {
+        self.terms.versions_needed > 0 || self.restamped
     }
 
     /// A replica has forgotten everything up to `horizon`, which this write is not above.
@@ -205,27 +254,37 @@ impl Write {
         } else if self.was_acknowledged {
             // A replica that lacks it merges it with the rest.
             settle(&mut self.replicas, from, Ok(Acked { counts: false, has_it: false }));
-        } else if self.versions_needed > 0 || self.restamped {
+        } else if self.keeps_stamp() {
             self.ask_later(from, now.instant);
         } else {
             self.overtaken_by = self.overtaken_by.max(horizon);
             settle(&mut self.replicas, from, Ok(Acked { counts: is_synced, has_it: false }));
+            self.wait_for_others(now);
             self.restamp_if_overtaken(actions);
         }
+    }
+
+    /// Begins to wait for the replicas beyond W, if W have answered.
+    fn wait_for_others(&mut self, now: Now) {
+        if !self.is_out_of_patience && self.spoken() >= self.needed {
+            self.waits_until.get_or_insert(now.instant + self.terms.patience);
+        }
+    }
+
+    /// How many replicas that count have answered, with what they hold.
+    fn spoken(&self) -> usize {
+        self.replicas.iter().filter_map(Asked::answer).filter(|acked| acked.counts).count()
     }
 
     /// Once enough replicas have spoken that every acknowledged write was heard of, stamps above
     /// the highest that any of them holds.
     fn restamp_if_overtaken(&mut self, actions: &mut Vec<QuorumAction>) {
-        let spoken =
-            self.replicas.iter().filter_map(Asked::answer).filter(|acked| acked.counts).count();
+        let all_writes = if self.is_out_of_patience { 0 } else { self.terms.all_writes };
+        let has_heard_enough = self.spoken() >= self.needed.max(all_writes);
         let is_open = self.replicas.iter().any(Asked::is_open);
         let keeps_version =
             rule(ProtocolMutant::StampedAgain, self.was_acknowledged || self.is_superseded);
-        if self.overtaken_by > Version::ZERO
-            && !keeps_version
-            && (spoken >= self.needed || !is_open)
-        {
+        if self.overtaken_by > Version::ZERO && !keeps_version && (has_heard_enough || !is_open) {
             self.restamped = true;
             self.phase = Phase::AwaitingStamp;
             actions.push(QuorumAction::Stamp { above: std::mem::take(&mut self.overtaken_by) });
@@ -237,6 +296,31 @@ impl Write {
     pub(crate) fn superseded(&mut self) -> Version {
         self.is_superseded = true;
         self.entry.version().max(self.overtaken_by)
+    }
+
+    /// Notes that W replicas have a later write of the same key, which has replaced this one there.
+    pub(crate) fn cover(&mut self, now: Now) {
+        self.is_covered = true;
+        if !self.is_out_of_patience {
+            self.waits_until.get_or_insert(now.instant + self.terms.patience);
+        }
+    }
+
+    pub(crate) fn is_covered(&self) -> bool {
+        self.is_covered
+    }
+
+    /// Returns the replicas that let the patience of this write pass.
+    pub(crate) fn outwaited(&self) -> impl Iterator<Item = Identity> {
+        let has_waited = self.is_out_of_patience && !self.terms.patience.is_zero();
+        let open = self.replicas.iter().filter(move |asked| has_waited && asked.is_open());
+        open.map(|asked| asked.replica)
+    }
+
+    /// Notes that its caller is told that it was acknowledged.
+    pub(crate) fn told(&mut self) {
+        (self.was_acknowledged, self.is_out_of_patience) = (true, true);
+        self.waits_until = None;
     }
 
     fn ask_later(&mut self, from: Identity, now: Instant) {
@@ -289,8 +373,24 @@ impl Write {
         self.needed
     }
 
+    /// Whether W replicas have it. One that waits and is to be stamped above what another replica
+    /// holds has no quorum yet.
+    pub(crate) fn has_quorum(&self) -> bool {
+        let is_final = self.was_acknowledged || self.is_superseded || self.is_out_of_patience;
+        let is_below = self.overtaken_by > Version::ZERO && !is_final;
+        self.is_covered || self.acked() >= self.needed && !is_below
+    }
+
+    /// Whether W replicas have it, and no other that is alive is waited for.
     pub(crate) fn is_acknowledged(&self) -> bool {
-        self.acked() >= self.needed
+        self.has_quorum() && !self.waits_for_others()
+    }
+
+    fn waits_for_others(&self) -> bool {
+        let is_awaited = |asked: &Asked<_>| asked.is_open() && !self.late.contains(&asked.replica);
+        let is_asking = !matches!(self.phase, Phase::Replicating);
+        let waits = !self.is_out_of_patience && (is_asking || self.replicas.iter().any(is_awaited));
+        rule(ProtocolMutant::EveryLiveNotAwaited, waits)
     }
 
     /// Whether every living replica has it, or something newer: nothing is owed to any of them.
@@ -340,13 +440,13 @@ impl QuorumMachine for Write {
         actions: &mut Vec<QuorumAction>,
     ) {
         self.may_have_happened |= self.is_being_asked();
-        self.needed = self.quorum.count(list.members().len());
+        self.needed = self.terms.quorum.count(list.members().len());
         self.replicas =
             list.members().iter().map(|member| Asked::new(*member, alive(member))).collect();
         let is_stamped = self.entry.version() != Version::ZERO;
         if is_stamped {
             self.phase = Phase::Replicating;
-        } else if self.versions_needed > 0 {
+        } else if self.terms.versions_needed > 0 {
             let asked =
                 list.members().iter().map(|member| Asked::new(*member, alive(member))).collect();
             self.phase = Phase::AskingVersions(asked);
@@ -386,6 +486,7 @@ impl QuorumMachine for Write {
     }
 
     fn handle_timers(&mut self, now: Now, actions: &mut Vec<QuorumAction>) {
+        self.is_out_of_patience |= self.waits_until.take_if(|at| *at <= now.instant).is_some();
         self.ask_due(now.instant, actions);
     }
 
@@ -405,7 +506,10 @@ impl QuorumMachine for Write {
     fn deadline(&self) -> Option<Instant> {
         match &self.phase {
             Phase::AskingVersions(asked) => asked.iter().filter_map(Asked::retry_at).min(),
-            _ => self.replicas.iter().filter_map(Asked::retry_at).chain(self.recount_at).min(),
+            _ => {
+                let retries = self.replicas.iter().filter_map(Asked::retry_at);
+                retries.chain(self.recount_at).chain(self.waits_until).min()
+            }
         }
     }
 }
@@ -428,9 +532,19 @@ mod tests {
         Entry::new(b"key", Content::Value(b"value"), Version::ZERO, None)
     }
 
+    const PATIENCE: Duration = Duration::from_millis(10);
+
+    fn terms(patience: Duration) -> WriteTerms {
+        WriteTerms { quorum: Count::Exactly(2), versions_needed: 0, all_writes: 2, patience }
+    }
+
     /// A write with W = 2, stamped, that has asked all three replicas.
     fn asked() -> Write {
-        let mut write = Write::new(entry(), Count::Exactly(2), 0);
+        asked_on(terms(Duration::ZERO))
+    }
+
+    fn asked_on(terms: WriteTerms) -> Write {
+        let mut write = Write::new(entry(), terms);
         let mut actions = Vec::new();
         write.entered(list(1, 0..3), &|_| true, NOW, &mut actions);
         assert_eq!(actions, [QuorumAction::Stamp { above: Version::ZERO }]);
@@ -466,7 +580,7 @@ mod tests {
     #[test]
     fn what_was_read_is_written_under_its_version_and_a_newer_state_counts() {
         let entry = Entry::new(b"key", Content::Value(b"value"), Version(10), None);
-        let mut write = Write::retimed(entry, Count::Exactly(2));
+        let mut write = Write::retimed(entry, terms(Duration::ZERO));
         let mut actions = Vec::new();
         write.entered(list(1, 0..3), &|_| true, NOW, &mut actions);
         let is_asked = |action: &QuorumAction| {
@@ -545,7 +659,8 @@ mod tests {
 
     #[test]
     fn a_strong_write_asks_enough_synced_replicas_for_the_version_first() {
-        let mut write = Write::new(entry(), Count::Exactly(2), 2);
+        let terms = WriteTerms { versions_needed: 2, ..terms(Duration::ZERO) };
+        let mut write = Write::new(entry(), terms);
         let mut actions = Vec::new();
         write.entered(list(1, 0..3), &|_| true, NOW, &mut actions);
         let asks_version = |action: &QuorumAction| {
@@ -630,5 +745,152 @@ mod tests {
         write.members_changed(&|_| true, later(3), &mut Vec::new());
         assert!(!write.is_everywhere());
         assert_eq!(write.deadline(), Some(later(3).instant), "it returned, and is asked at once");
+    }
+
+    /// The time at which the patience of a write ends that W have answered [`NOW`].
+    fn out_of_patience() -> Now {
+        Now { instant: NOW.instant + PATIENCE, ..NOW }
+    }
+
+    #[test]
+    fn every_live_replica_is_waited_for_and_a_silent_one_for_a_short_time() {
+        let mut write = asked_on(terms(PATIENCE));
+        written(&mut write, 0, None, true);
+        assert!(!write.has_quorum() && write.deadline().is_none());
+        written(&mut write, 1, None, true);
+        assert!(write.has_quorum() && !write.is_acknowledged());
+        let mut all = asked_on(terms(PATIENCE));
+        (0..3).for_each(|from| _ = written(&mut all, from, None, true));
+        assert!(all.is_acknowledged());
+        assert_eq!(write.deadline(), Some(out_of_patience().instant));
+        write.handle_timers(NOW, &mut Vec::new());
+        assert!(!write.is_acknowledged(), "it was woken early");
+        write.handle_timers(out_of_patience(), &mut Vec::new());
+        assert!(write.is_acknowledged() && !write.is_everywhere());
+        assert_eq!(write.deadline(), None);
+    }
+
+    #[test]
+    fn a_dead_replica_is_not_waited_for() {
+        let mut write = asked_on(terms(PATIENCE));
+        written(&mut write, 0, None, true);
+        written(&mut write, 1, None, true);
+        write.members_changed(&|member| *member != node(2), NOW, &mut Vec::new());
+        assert!(write.is_acknowledged());
+    }
+
+    #[test]
+    fn a_lost_replica_is_waited_for_no_longer_than_a_silent_one() {
+        let mut write = asked_on(terms(PATIENCE));
+        write.lost(node(2), NOW, &mut Vec::new());
+        written(&mut write, 0, None, true);
+        written(&mut write, 1, None, true);
+        assert!(!write.is_acknowledged());
+        write.handle_timers(out_of_patience(), &mut Vec::new());
+        assert!(write.is_acknowledged());
+    }
+
+    #[test]
+    fn a_late_replica_is_not_waited_for() {
+        let mut write = asked_on(terms(PATIENCE));
+        written(&mut write, 0, None, true);
+        written(&mut write, 1, None, true);
+        assert_eq!(write.outwaited().count(), 0);
+        write.handle_timers(out_of_patience(), &mut Vec::new());
+        let late: Vec<Identity> = write.outwaited().collect();
+        assert_eq!(late, [node(2)]);
+        let mut write = Write::new(entry(), terms(PATIENCE)).with_late(&late);
+        write.entered(list(1, 0..3), &|_| true, NOW, &mut Vec::new());
+        write.stamped(Version(20), &mut Vec::new());
+        written(&mut write, 0, None, true);
+        assert!(!write.is_acknowledged(), "W are waited for in any case");
+        written(&mut write, 1, None, true);
+        assert!(write.is_acknowledged() && !write.is_everywhere());
+    }
+
+    /// W = 1 of three: that one replica has the write says nothing of what the others hold.
+    #[test]
+    fn a_write_that_waits_is_stamped_above_what_the_others_hold() {
+        let alone = WriteTerms { quorum: Count::Exactly(1), all_writes: 3, ..terms(PATIENCE) };
+        let mut write = asked_on(alone);
+        assert_eq!(written(&mut write, 0, None, true), []);
+        assert_eq!(written(&mut write, 1, Some(Version(20)), true), [], "the third may hold more");
+        assert!(!write.has_quorum());
+        let stamp = |above| [QuorumAction::Stamp { above: Version(above) }];
+        assert_eq!(written(&mut write, 2, Some(Version(30)), true), stamp(30));
+        write.stamped(Version(31), &mut Vec::new());
+        (0..3).for_each(|from| assert_eq!(written(&mut write, from, None, true), []));
+        assert!(write.is_acknowledged());
+
+        let mut write = asked_on(alone);
+        written(&mut write, 0, None, true);
+        written(&mut write, 1, Some(Version(20)), true);
+        let mut actions = Vec::new();
+        write.handle_timers(out_of_patience(), &mut actions);
+        assert_eq!(actions, stamp(20), "what was heard by then counts");
+        write.stamped(Version(21), &mut Vec::new());
+        assert!(!write.is_acknowledged());
+        written(&mut write, 0, None, true);
+        assert!(write.is_acknowledged(), "it does not wait a second time");
+    }
+
+    /// Its caller was told in time, before all replicas had answered: from then on what is newer is
+    /// a later write.
+    #[test]
+    fn a_write_that_waited_is_not_stamped_again_once_its_caller_was_told() {
+        for end in [
+            |write: &mut Write| write.handle_timers(out_of_patience(), &mut Vec::new()),
+            |write: &mut Write| {
+                write.members_changed(&|member| *member != node(2), NOW, &mut Vec::new());
+                write.members_changed(&|_| true, NOW, &mut Vec::new());
+            },
+            |_: &mut Write| {},
+        ] {
+            let alone = WriteTerms { quorum: Count::Exactly(1), all_writes: 3, ..terms(PATIENCE) };
+            let mut write = asked_on(alone);
+            written(&mut write, 0, None, true);
+            written(&mut write, 1, None, true);
+            end(&mut write);
+            write.told();
+            assert_eq!(written(&mut write, 2, Some(Version(99)), true), []);
+            assert!(write.is_everywhere() && write.entry().version() == Version(10));
+        }
+    }
+
+    /// One replica answers with something newer, the others are silent: W have answered, so that
+    /// the patience ends, though only one of them has the write.
+    #[test]
+    fn the_patience_begins_when_w_have_answered() {
+        let terms = WriteTerms { all_writes: 3, ..terms(PATIENCE) };
+        let mut write = asked_on(terms);
+        written(&mut write, 0, None, true);
+        assert_eq!(written(&mut write, 1, Some(Version(20)), true), []);
+        let mut actions = Vec::new();
+        write.handle_timers(out_of_patience(), &mut actions);
+        assert_eq!(actions, [QuorumAction::Stamp { above: Version(20) }]);
+    }
+
+    #[test]
+    fn a_covered_write_waits_for_every_live_replica_too() {
+        let mut write = asked_on(terms(PATIENCE));
+        written(&mut write, 0, None, true);
+        write.superseded();
+        written(&mut write, 1, Some(Version(20)), true);
+        assert!(!write.has_quorum());
+        write.cover(NOW);
+        assert!(write.has_quorum() && !write.is_acknowledged(), "the third has neither of them");
+        written(&mut write, 2, Some(Version(20)), true);
+        assert!(write.is_acknowledged());
+    }
+
+    /// Another data center waits for W here, as no app does.
+    #[test]
+    fn a_relayed_write_waits_for_w_alone() {
+        let entry = Entry::new(b"key", Content::Value(b"value"), Version(10), None);
+        let mut write = Write::relayed(entry, terms(PATIENCE));
+        write.entered(list(1, 0..3), &|_| true, NOW, &mut Vec::new());
+        written(&mut write, 0, None, true);
+        written(&mut write, 1, Some(Version(20)), true);
+        assert!(write.is_acknowledged() && !write.is_everywhere());
     }
 }

@@ -321,6 +321,8 @@ fn shard_config(
         cores: settings.cores,
         me: identity,
         quorums: settings.quorums,
+        every_live: settings.wait_for_every_live,
+        every_live_patience: settings.every_live_patience,
         standalone: settings.address.is_none(),
         memory: settings.memory,
         eviction: settings.eviction,

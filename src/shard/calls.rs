@@ -45,6 +45,8 @@ pub(crate) struct WriteCall {
     pub(crate) entry: Entry,
     pub(crate) hash: KeyHash,
     pub(crate) quorum: Count,
+    /// Whether it waits for every other replica that is alive, too, for a short time.
+    pub(crate) every_live: bool,
     pub(crate) deadline: Instant,
 }
 
@@ -221,6 +223,8 @@ impl fmt::Debug for RunCall {
 pub(crate) struct WriteRules {
     pub(crate) cluster: ClusterHash,
     pub(crate) quorums: Quorums,
+    /// Whether a write that names no quorum waits for every replica that is alive.
+    pub(crate) every_live: bool,
     /// Each core's share of the memory limit, in bytes.
     pub(crate) memory: Option<usize>,
 }
@@ -252,7 +256,8 @@ impl WriteCall {
         quorum: Quorum,
         deadline: Instant,
     ) -> Result<Self, NotApplied> {
-        let WriteRules { cluster, quorums, memory } = *rules;
+        let WriteRules { cluster, quorums, memory, .. } = *rules;
+        let every_live = quorums.waits_for_every_live(quorum, rules.every_live);
         let quorum = quorums.of_write(quorum).map_err(|asked| {
             let Quorums { replicas, write, .. } = quorums;
             NotApplied::BadQuorum { asked, write_quorum: write, replicas }
@@ -262,7 +267,7 @@ impl WriteCall {
                 .map_err(|(bytes, share)| NotApplied::EntryTooLarge { bytes, share })?;
         }
         let hash = KeyHash::of(cluster, entry.key());
-        Ok(Self { entry, hash, quorum, deadline })
+        Ok(Self { entry, hash, quorum, every_live, deadline })
     }
 }
 

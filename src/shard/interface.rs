@@ -20,6 +20,10 @@ pub(crate) struct ShardConfig {
     pub(crate) cores: u16,
     pub(crate) me: Identity,
     pub(crate) quorums: Quorums,
+    /// Whether a write that names no quorum waits for every replica that is alive, and how long
+    /// such a write waits.
+    pub(crate) every_live: bool,
+    pub(crate) every_live_patience: Duration,
     pub(crate) standalone: bool,
     /// This core's share of the memory limit, in bytes.
     pub(crate) memory: Option<usize>,

@@ -28,8 +28,8 @@ pub(super) struct Node {
 
 impl Node {
     pub(super) fn new(config: ShardConfig) -> Self {
-        let write_rules =
-            WriteRules { cluster: config.cluster, quorums: config.quorums, memory: config.memory };
+        let ShardConfig { cluster, quorums, every_live, memory, .. } = config;
+        let write_rules = WriteRules { cluster, quorums, every_live, memory };
         let nowhere = Placement::new(Vec::new(), config.quorums.replicas, 0, Gone::new());
         Self {
             write_rules,

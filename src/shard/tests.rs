@@ -9,9 +9,10 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::clock::{Version, WallTime};
+use crate::config::DEFAULT_EVERY_LIVE_PATIENCE;
 use crate::entry::Content;
 use crate::error::{NotApplied, ReadError, RunError, WriteError};
-use crate::options::{Eviction, WriteOptions};
+use crate::options::{Eviction, Quorum, WriteOptions};
 use crate::placement::{Gone, ListRef, Member, Placement, Site};
 use crate::quorums::{Count, Quorums};
 use crate::replication::quorum::RETRY_AFTER;
@@ -42,6 +43,8 @@ fn config(nodes: u64) -> ShardConfig {
         cores: 1,
         me: identity(0),
         quorums: Quorums::exactly(nodes as u8, nodes as u8, 1),
+        every_live: false,
+        every_live_patience: DEFAULT_EVERY_LIVE_PATIENCE,
         standalone: nodes == 1,
         memory: None,
         eviction: Eviction::Sieve,
@@ -1049,4 +1052,162 @@ fn no_answer_of_a_peer_panics() {
             assert_eq!(replies, [1, 2], "each call is answered once: {:?}", answers()[at]);
         }
     }
+}
+
+// ── every live replica ──
+
+/// Of three replicas, two of which must acknowledge. `every_live` is what plain writes do.
+fn of_three(every_live: bool) -> Driven {
+    let quorums = Quorums::exactly(3, 2, 1);
+    born(ShardConfig { quorums, every_live, ..config(3) }, 3)
+}
+
+fn written(shard: &mut Driven, request_id: u64) {
+    let answer = Answer::Written { superseded_by: None, synced: true };
+    shard.tell(Event::Answer { request_id, answer });
+}
+
+fn every_live() -> WriteOptions {
+    WriteOptions::new().quorum(Quorum::EveryLive)
+}
+
+/// Makes a call of one write, lets one of the two others acknowledge it and then the second.
+/// Returns whether the reply came with the first, and the reply.
+fn reply_with_the_first(shard: &mut Driven, call: Call) -> (bool, Outcome) {
+    shard.call(call, 1);
+    let [first, second] = shard.asked()[..] else { panic!("two others are asked") };
+    written(shard, first);
+    let mut replies = shard.replies();
+    let is_with_first = !replies.is_empty();
+    written(shard, second);
+    replies.extend(shard.replies());
+    assert_eq!(replies.len(), 1);
+    (is_with_first, replies.remove(0).1)
+}
+
+#[test]
+fn each_kind_of_write_waits_for_every_live_replica_if_it_is_asked_to() {
+    let content = Content::Value(b"v");
+    for by_default in [false, true] {
+        let plain = WriteOptions::new();
+        let two = WriteOptions::new().quorum(Quorum::Count(2));
+        for (options, waits) in [(plain, by_default), (every_live(), true), (two, false)] {
+            let one = |shard: &Driven| shard.write(b"key", content, &options);
+            let mut shard = of_three(by_default);
+            let call = one(&shard);
+            let (at_once, reply) = reply_with_the_first(&mut shard, call);
+            assert_eq!(at_once, !waits, "{options:?}");
+            assert_written(&reply);
+            let mut shard = of_three(by_default);
+            let batch = Call::Many(vec![one(&shard)]);
+            let (at_once, reply) = reply_with_the_first(&mut shard, batch);
+            assert_eq!(at_once, !waits, "a batch, {options:?}");
+            assert_written(&many(reply)[0]);
+            let mut shard = of_three(by_default);
+            let options = options.clone();
+            let run = shard.run(move |shard| shard.set_with(b"key", b"v", &options));
+            let (at_once, reply) = reply_with_the_first(&mut shard, run);
+            assert_eq!(at_once, !waits, "a closure");
+            assert_eq!(ran(reply), Ok(Ok::<(), NotApplied>(())));
+        }
+        let mut shard = of_three(by_default);
+        let soon = every_live().ttl(Duration::from_secs(5));
+        let call = shard.write(b"key", content, &soon);
+        reply_with_the_first(&mut shard, call);
+        let touch = shard.touch(b"key", Some(Duration::from_secs(60)));
+        shard.call(touch, 1);
+        let [question] = shard.asked()[..] else { panic!("one other confirms the value") };
+        let found = Found::Absent { eviction_watermark: Version::ZERO };
+        let answer = Answer::Found { found, synced: true };
+        shard.tell(Event::Answer { request_id: question, answer });
+        let [first, second] = shard.asked()[..] else { panic!("two others are asked to write") };
+        written(&mut shard, first);
+        let mut replies = shard.replies();
+        assert_eq!(replies.is_empty(), by_default, "a change of expiry");
+        written(&mut shard, second);
+        replies.extend(shard.replies());
+        assert!(matches!(replies[..], [(1, Outcome::Touched(Ok(true)))]), "{replies:?}");
+    }
+}
+
+#[test]
+fn a_write_waits_for_a_silent_replica_for_its_patience_and_for_its_own_time_at_most() {
+    let mut shard = of_three(false);
+    let call = shard.write(b"key", Content::Value(b"v"), &every_live());
+    shard.call(call, 1);
+    let [first, second] = shard.asked()[..] else { panic!("two others are asked") };
+    written(&mut shard, first);
+    shard.pass(DEFAULT_EVERY_LIVE_PATIENCE / 2);
+    shard.turn();
+    assert!(shard.replies().is_empty());
+    shard.pass(DEFAULT_EVERY_LIVE_PATIENCE / 2);
+    shard.turn();
+    assert_written(&shard.reply());
+    // What it lacks is owed to it from then on, and no more is waited for.
+    shard.turn();
+    assert_eq!(shard.shard.coordinator.hinted_writes(), 1);
+    written(&mut shard, second);
+    assert_eq!(shard.shard.coordinator.hinted_writes(), 0);
+
+    let short = every_live().timeout(Duration::from_millis(1));
+    let Call::Write(call) = shard.write(b"key", Content::Value(b"v"), &short) else { panic!() };
+    let deadline = shard.now.instant + Duration::from_millis(1);
+    shard.call(Call::Write(WriteCall { deadline, ..call }), 1);
+    let [first, _] = shard.asked()[..] else { panic!("two others are asked") };
+    written(&mut shard, first);
+    shard.pass(Duration::from_millis(1));
+    shard.turn();
+    assert_written(&shard.reply());
+}
+
+#[test]
+fn a_write_that_waits_for_more_than_it_needs_is_acknowledged_when_the_engine_stops() {
+    let mut shard = of_three(false);
+    for caller in [1, 2] {
+        let key = [caller as u8];
+        let call = shard.write(&key, Content::Value(b"v"), &every_live());
+        shard.call(call, caller);
+    }
+    let asked = shard.asked();
+    written(&mut shard, asked[0]);
+    shard.tell(Event::Stop(StoppedBy::Request));
+    let [(1, first), (2, second)] = &shard.replies()[..] else { panic!("two replies") };
+    assert_written(first);
+    let missing = WriteError::Indeterminate { acked: 1, needed: 2 };
+    assert!(matches!(second, Outcome::Written(Err(error)) if *error == missing), "{second:?}");
+}
+
+/// The write behind it was acknowledged by W: the one before it is done with that, and waits only
+/// for what it asked for.
+#[test]
+fn a_write_that_was_overwritten_still_waits_for_every_live_replica() {
+    let mut shard = of_three(false);
+    let first = shard.write(b"key", Content::Value(b"1"), &every_live());
+    let second = shard.write(b"key", Content::Value(b"2"), &WriteOptions::new());
+    shard.call(first, 1);
+    let before = shard.asked();
+    shard.call(second, 2);
+    let after = shard.asked();
+    written(&mut shard, after[0]);
+    let replies = shard.replies();
+    assert!(matches!(replies[..], [(2, Outcome::Written(Ok(())))]), "{replies:?}");
+    written(&mut shard, before[0]);
+    assert!(shard.replies().is_empty(), "the third has neither of them");
+    written(&mut shard, before[1]);
+    let replies = shard.replies();
+    assert!(matches!(replies[..], [(1, Outcome::Written(Ok(())))]), "{replies:?}");
+    written(&mut shard, after[1]);
+    assert_eq!(shard.shard.coordinator.hinted_writes(), 0);
+
+    // If the third stays silent, its patience ends it.
+    let first = shard.write(b"key", Content::Value(b"3"), &every_live());
+    let second = shard.write(b"key", Content::Value(b"4"), &WriteOptions::new());
+    shard.call(first, 1);
+    shard.call(second, 2);
+    let asked = shard.asked();
+    written(&mut shard, asked[2]);
+    assert!(matches!(shard.replies()[..], [(2, Outcome::Written(Ok(())))]));
+    shard.pass(DEFAULT_EVERY_LIVE_PATIENCE);
+    shard.turn();
+    assert!(matches!(shard.replies()[..], [(1, Outcome::Written(Ok(())))]));
 }

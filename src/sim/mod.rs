@@ -64,6 +64,7 @@ use crate::events::MemberState;
 #[doc(hidden)]
 pub use crate::mutants::ProtocolMutant;
 use crate::mutants::set_for_this_thread;
+use crate::options::Quorum;
 use crate::shard::{Call, ReadCall, TouchCall, WriteCall, expires_at_ms};
 use crate::types::{CoreId, KeyHash};
 use crate::wire::frame::FrameBuffer;
@@ -340,10 +341,12 @@ impl SimCluster {
         content: Content<'_>,
         expires_at_ms: Option<NonZeroU64>,
     ) -> CallId {
+        let quorums = self.options.quorums();
         let call = WriteCall {
             entry: Entry::new(key, content, Version::ZERO, expires_at_ms),
             hash: self.place(key).1,
-            quorum: self.options.quorums().write,
+            quorum: quorums.write,
+            every_live: quorums.waits_for_every_live(Quorum::Configured, self.options.every_live),
             deadline: self.now_of(node).instant + CALL_TIMEOUT,
         };
         self.call(node, call.hash, Call::Write(call))

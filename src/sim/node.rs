@@ -220,6 +220,8 @@ impl Node {
                 cores: options.cores,
                 me: identity,
                 quorums: options.quorums(),
+                every_live: options.every_live,
+                every_live_patience: options.every_live_patience,
                 standalone: false,
                 memory: self.memory,
                 eviction: Eviction::default(),

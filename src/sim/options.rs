@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::config::DEFAULT_FORGET_AFTER;
+use crate::config::{DEFAULT_EVERY_LIVE_PATIENCE, DEFAULT_FORGET_AFTER};
 use crate::mutants::ProtocolMutant;
 use crate::quorums::{Count, Quorums};
 use crate::types::{ClusterHash, KeyHash, MAX_REPLICAS, PARTITIONS};
@@ -27,6 +27,12 @@ pub struct SimOptions {
     pub read_quorum: usize,
     /// Whether every node keeps a copy and all but one acknowledge. N and W are then not used.
     pub(super) on_every_node: bool,
+    /// Whether writes wait for every replica that is alive:
+    /// [`Config::wait_for_every_live`](crate::Config::wait_for_every_live).
+    pub every_live: bool,
+    /// For how long such a write waits:
+    /// [`Config::every_live_patience`](crate::Config::every_live_patience).
+    pub every_live_patience: Duration,
     /// The number of cores of each node.
     pub cores: u16,
     /// How many data centers there are. Node `n` is in data center `n % data_centers`.
@@ -72,6 +78,8 @@ impl Default for SimOptions {
             write_quorum: 2,
             read_quorum: 1,
             on_every_node: false,
+            every_live: false,
+            every_live_patience: DEFAULT_EVERY_LIVE_PATIENCE,
             cores: 2,
             data_centers: 1,
             zones: 1,

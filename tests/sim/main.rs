@@ -15,3 +15,4 @@ mod hubs;
 mod lists;
 mod majority;
 mod purge;
+mod quorums;

@@ -104,7 +104,8 @@ fn check_read(n: u64, result: &Result<Option<Vec<u8>>, ReadError>) -> bool {
         Err(
             ReadError::TimedOut { .. }
             | ReadError::Overloaded
-            | ReadError::NotEnoughReplicas { .. },
+            | ReadError::NotEnoughReplicas { .. }
+            | ReadError::Unconfirmed { .. },
         ) => {}
         Err(error) => panic!("{error:?}"),
     }

@@ -27,7 +27,7 @@ use super::replica::Replica;
 use super::turn::Turn;
 use crate::clock::Instant;
 use crate::error::NotApplied;
-use crate::types::Partition;
+use crate::types::{Identity, Partition};
 use crate::wire::message::Request;
 
 mod groups;
@@ -54,6 +54,9 @@ pub(super) struct Coordinator<C> {
     runs: Runs<C>,
     /// Requests to this node's own replica, which is asked like any other.
     to_self: VecDeque<SelfRequest>,
+    /// The replicas that let the patience of a write pass, and have taken no write since. No more
+    /// than there are members.
+    late: Vec<Identity>,
 }
 
 /// A request to this node's own replica.
@@ -72,6 +75,7 @@ impl<C> Coordinator<C> {
             groups: Groups::new(),
             runs: Runs::new(),
             to_self: VecDeque::new(),
+            late: Vec::new(),
         }
     }
 

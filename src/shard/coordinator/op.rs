@@ -105,6 +105,12 @@ impl<C> Op<C> {
     pub(super) fn is_hint(&self) -> bool {
         self.caller.is_none()
     }
+
+    /// When its timer fires next.
+    pub(super) fn due(&self) -> Instant {
+        let locate = self.caller.is_some().then_some(self.locate_at);
+        self.machine.deadline().into_iter().chain(locate).fold(self.deadline, Instant::min)
+    }
 }
 
 /// Returns how a write ended, or the write of a touch.

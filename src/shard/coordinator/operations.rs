@@ -20,8 +20,8 @@ use std::time::Duration;
 
 use super::op::{Begin, Machine, Op, unread, write_error, written};
 use super::read_order::read_order;
+use super::writes::terms;
 use super::{Coordinator, SelfRequest};
-use crate::clock::Instant;
 use crate::entry::Entry;
 use crate::error::{NotApplied, ReadError};
 use crate::mutants::{ProtocolMutant, rule};
@@ -75,7 +75,8 @@ impl<C> Coordinator<C> {
         entry: Entry,
         caller: Caller<C>,
     ) {
-        let machine = Machine::Write(Write::relayed(entry, turn.node.config.quorums.write));
+        let terms = terms(turn.node, turn.node.config.quorums.write, false);
+        let machine = Machine::Write(Write::relayed(entry, terms));
         let deadline = turn.now.instant + RELAY_TRIES_FOR;
         self.begin(turn, replica, Begin { hash, machine, touch: None, deadline, caller });
     }
@@ -130,6 +131,9 @@ impl<C> Coordinator<C> {
     ) {
         let placement = turn.node.placement.clone();
         let alive = |member: &Identity| !placement.is_dead(member);
+        self.late.retain(|late| {
+            placement.member(late.node).is_some_and(|member| member.identity == *late)
+        });
         for id in self.ops.ids() {
             self.step(turn, replica, id, |machine, now, todo| {
                 machine.members_changed(&alive, now, todo)
@@ -147,6 +151,9 @@ impl<C> Coordinator<C> {
         from: Identity,
         answer: Answer,
     ) {
+        if matches!(answer, Answer::Written { .. }) {
+            self.late.retain(|late| *late != from);
+        }
         let Some(op) = self.ops.get_mut(id) else { return };
         op.requests.retain(|request| *request != request_id);
         let (partition, mine) = (op.partition, op.list.as_ref().map(|list| list.reference()));
@@ -310,10 +317,7 @@ impl<C> Coordinator<C> {
             return self.ops.end(turn, id, op);
         }
         self.locate(turn, replica, &mut op);
-        let locate = op.caller.is_some().then_some(op.locate_at);
-        let deadline =
-            op.machine.deadline().into_iter().chain(locate).fold(op.deadline, Instant::min);
-        turn.timers.set(Timer::Op(id), deadline);
+        turn.timers.set(Timer::Op(id), op.due());
         if op.is_hint() {
             self.ops.hints.add(id, op.bytes());
         }
@@ -324,12 +328,14 @@ impl<C> Coordinator<C> {
     /// Replies to a write that is acknowledged or late. Whether the operation is over.
     fn finish_write(&mut self, turn: &mut Turn<'_, C>, op: &mut Op<C>) -> bool {
         let now = turn.now.instant;
-        let Machine::Write(write) = &op.machine else { return false };
-        let is_acknowledged =
-            write.is_acknowledged() && turn.node.lacks_majority(turn.now).is_none();
+        let is_late = now >= op.deadline;
+        let is_hint = op.is_hint();
+        let Machine::Write(write) = &mut op.machine else { return false };
+        // At its deadline a write that W replicas have waits for no other.
+        let is_acknowledged = (write.is_acknowledged() || is_late && write.has_quorum())
+            && turn.node.lacks_majority(turn.now).is_none();
         // What was acknowledged once is a hint, even if it counts again in a later list.
-        if !op.is_hint() && !is_acknowledged {
-            let is_late = now >= op.deadline;
+        if !is_hint && !is_acknowledged {
             if let Some(caller) = op.caller.take_if(|_| is_late) {
                 let outcome = written(op.touch, Err(write_error(write)));
                 self.reply(turn, caller, outcome);
@@ -337,6 +343,17 @@ impl<C> Coordinator<C> {
             return is_late;
         }
         if let Some(caller) = op.caller.take() {
+            for replica in write.outwaited() {
+                if !self.late.contains(&replica) {
+                    self.late.push(replica);
+                }
+            }
+            write.told();
+            if write.is_covered() {
+                // The write behind it is relayed, and offered to the replicas that lack both.
+                self.reply(turn, caller, written(op.touch, Ok(())));
+                return true;
+            }
             if !matches!(caller, Caller::DataCenters(_)) && turn.node.relays_writes {
                 let entry = write.entry().clone();
                 turn.effects.push_back(Effect::WriteAcknowledged { hash: op.hash, entry });
@@ -354,21 +371,34 @@ impl<C> Coordinator<C> {
         !rule(ProtocolMutant::NothingOwed, is_owed)
     }
 
-    /// Replies to a read that is late. Whether the operation is over.
+    /// Replies to a read that is late, or whose miss cannot be confirmed. Whether the operation is
+    /// over.
     fn finish_read(&mut self, turn: &mut Turn<'_, C>, op: &mut Op<C>) -> bool {
+        let Machine::Read(read) = &op.machine else { return op.caller.is_none() };
+        // With the members that are alive, no list that could follow confirms a miss either.
+        let alive = turn.node.placement.replicas_per_partition();
+        let least = turn.node.config.quorums.miss_confirmed_by(alive);
+        let is_hopeless = read.is_unconfirmed() && alive < least;
         let is_late = turn.now.instant >= op.deadline;
-        if let Machine::Read(read) = &op.machine
-            && let Some(caller) = op.caller.take_if(|_| is_late)
-        {
+        if let Some(caller) = op.caller.take_if(|_| is_late || is_hopeless) {
             let (answered, needed) = (read.answers(), read.needed());
-            let error = ReadError::TimedOut { answered, needed };
-            self.reply(turn, caller, unread(op.touch, error, NotApplied::Unavailable));
+            let error = match read.is_unconfirmed() {
+                true => ReadError::Unconfirmed { answered, needed },
+                false => ReadError::TimedOut { answered, needed },
+            };
+            let unwritten = match is_hopeless {
+                true => NotApplied::NotEnoughReplicas { alive, needed },
+                false => NotApplied::Unavailable,
+            };
+            self.reply(turn, caller, unread(op.touch, error, unwritten));
         }
         op.caller.is_none()
     }
 
     /// A write was acknowledged by a quorum of this size. The write that it supersedes is done,
     /// just before it, and so are those that that one supersedes: none of them is a hint any more.
+    /// One that still waits for every live replica is done when these have answered, or its
+    /// patience is over.
     pub(super) fn complete_predecessors(
         &mut self,
         turn: &mut Turn<'_, C>,
@@ -379,9 +409,14 @@ impl<C> Coordinator<C> {
             && let Some(mut op) = self.ops.take(id)
         {
             before = op.supersedes;
-            let is_covered =
-                matches!(&op.machine, Machine::Write(write) if write.needed() <= quorum);
-            match op.caller.take_if(|_| is_covered) {
+            let is_done = match &mut op.machine {
+                Machine::Write(write) if write.needed() <= quorum => {
+                    write.cover(turn.now);
+                    write.is_acknowledged()
+                }
+                _ => false,
+            };
+            match op.caller.take_if(|_| is_done) {
                 Some(caller) => {
                     self.reply(turn, caller, written(op.touch, Ok(())));
                     self.ops.end(turn, id, op);
@@ -391,6 +426,7 @@ impl<C> Coordinator<C> {
                         // Acknowledged before, and with it those before it.
                         before = None;
                     }
+                    turn.timers.set(Timer::Op(id), op.due());
                     self.ops.put(id, op);
                 }
             }
@@ -432,7 +468,12 @@ impl<C> Coordinator<C> {
     /// Answers every operation that is under way.
     pub(super) fn stop_ops(&mut self, turn: &mut Turn<'_, C>, by: StoppedBy) {
         for mut op in self.ops.take_all() {
+            let has_majority = turn.node.lacks_majority(turn.now).is_none();
             let outcome = match &op.machine {
+                // It waits for more replicas than it needs.
+                Machine::Write(write) if write.has_quorum() && has_majority => {
+                    written(op.touch, Ok(()))
+                }
                 Machine::Write(write) if write.may_have_happened() => {
                     written(op.touch, Err(write_error(write)))
                 }

@@ -63,11 +63,5 @@ fn why_unreadable<C>(turn: &Turn<'_, C>, call: &ReadCall) -> Option<ReadError> {
 
 /// Returns what a read that needs this many answers goes by.
 pub(super) fn rules(node: &Node, needed: Count) -> ReadRules {
-    let quorums = node.config.quorums;
-    ReadRules {
-        needed,
-        write_quorum: quorums.write,
-        confirmations: quorums.tolerated(),
-        confirms_hits: false,
-    }
+    ReadRules { needed, quorums: node.config.quorums, confirms_hits: false }
 }

@@ -1,16 +1,21 @@
 //! Writes and changes of expiry: how they begin, and the ones that this node decides alone.
 
+use std::time::Duration;
+
 use super::Coordinator;
 use super::op::{Begin, Machine, Op, Touch};
 use crate::clock::Version;
 use crate::entry::Entry;
 use crate::error::WriteError;
+use crate::options::Quorum;
+use crate::quorums::Count;
 use crate::replication::quorum::QuorumMachine;
 use crate::replication::read::{Read, ReadRules};
-use crate::replication::write::Write;
+use crate::replication::write::{Write, WriteTerms};
 use crate::shard::caller::{Caller, OpId};
 use crate::shard::calls::{Outcome, TouchCall, WriteCall};
 use crate::shard::effects::Effect;
+use crate::shard::interface::ShardConfig;
 use crate::shard::node::Node;
 use crate::shard::replica::Replica;
 use crate::shard::turn::Turn;
@@ -30,9 +35,9 @@ impl<C> Coordinator<C> {
             self.write_alone(turn, replica, call);
             return self.reply(turn, caller, Outcome::Written(Ok(())));
         }
-        let versions_needed = turn.node.config.quorums.versions_needed();
-        let WriteCall { entry, hash, quorum, deadline } = call;
-        let machine = Machine::Write(Write::new(entry, quorum, versions_needed));
+        let WriteCall { entry, hash, quorum, every_live, deadline } = call;
+        let write = Write::new(entry, terms(turn.node, quorum, every_live)).with_late(&self.late);
+        let machine = Machine::Write(write);
         self.begin(turn, replica, Begin { hash, machine, touch: None, deadline, caller });
     }
 
@@ -128,11 +133,25 @@ impl<C> Coordinator<C> {
         let Some(list) = op.list.clone() else { return };
         let placement = turn.node.placement.clone();
         let alive = |member: &Identity| !placement.is_dead(member);
-        let mut write = Write::retimed(entry, turn.node.config.quorums.write);
+        let rules = &turn.node.write_rules;
+        let waits = rules.quorums.waits_for_every_live(Quorum::Configured, rules.every_live);
+        let terms = terms(turn.node, rules.quorums.write, waits);
+        let mut write = Write::retimed(entry, terms).with_late(&self.late);
         let mut todo = Vec::new();
         write.entered(list, &alive, turn.now, &mut todo);
         op.machine = Machine::Write(write);
         self.perform(turn, replica, id, op, todo);
+    }
+}
+
+/// Returns what a write waits for that needs this quorum, and `waits` for the others.
+pub(super) fn terms(node: &Node, quorum: Count, waits: bool) -> WriteTerms {
+    let ShardConfig { quorums, every_live_patience, .. } = node.config;
+    WriteTerms {
+        quorum,
+        versions_needed: quorums.versions_needed(),
+        all_writes: quorums.all_writes(),
+        patience: if waits { every_live_patience } else { Duration::ZERO },
     }
 }
 

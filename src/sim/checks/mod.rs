@@ -9,6 +9,7 @@
 //! | [`reads`] | a read finds only what was written, and misses no more than a weak read can miss |
 //! | [`misses`] | what was acknowledged and never removed is found, or the read fails |
 //! | [`safe`] | when a node says that any node may be stopped, W copies are there |
+//! | [`seen_everywhere`] | no read finds anything older than what was acknowledged before it |
 //! | [`linearizable()`] | the operations on one key could have happened one after the other |
 //! | [`answered`] | every call ends in time |
 //! | [`converged`] | all copies of a key are there, and equal |
@@ -31,6 +32,7 @@ const RESURRECTED: &str = "a deleted key stays deleted";
 const INVENTED: &str = "a value was written by somebody";
 const FOUND: &str = "what was acknowledged, and not deleted since, is found";
 const OWN: &str = "a node's reads see the node's own acknowledged writes";
+const SEEN: &str = "what every live replica has acknowledged is seen by each read from then on";
 const LINEARIZABLE: &str = "the operations on a key could have happened one after the other";
 const ANSWERED: &str = "every call ends in time";
 const EQUAL: &str = "all copies are equal in the end";
@@ -249,6 +251,48 @@ fn check_recent(
         // To have seen nothing, which is older too, was judged above.
         if let Some(older) = seen.filter(|seen| seen.is_before(own)) {
             return Err(Violation::of(OWN, "it saw what was before".into(), &[older, *own, read]));
+        }
+    }
+    Ok(())
+}
+
+/// Checks that no read, through any node, finds anything older than a write that was acknowledged
+/// before the read began.
+///
+/// This is promised if every write waits for all replicas that are alive, while nothing is wrong:
+/// no fault, no death, no change of members.
+///
+/// # Errors
+///
+/// The first read that saw less.
+pub fn seen_everywhere(history: &History) -> Result<(), Violation> {
+    let keys: BTreeSet<usize> = history.operations.iter().map(|operation| operation.key).collect();
+    for key in keys {
+        let operations = history.of_key(key);
+        let writes: Vec<&Operation> =
+            operations.iter().copied().filter(|operation| operation.may_have_happened()).collect();
+        for read in operations.iter().copied().filter(|operation| operation.kind == Kind::Get) {
+            let seen = match read.answer {
+                Some(Answer::Found(value)) => {
+                    writes.iter().filter(|write| write.writes() == Some(value)).collect()
+                }
+                Some(Answer::NotFound) => {
+                    let began = |write: &&&Operation| read.end > Some(write.start);
+                    writes.iter().filter(|write| removes(write)).filter(began).collect::<Vec<_>>()
+                }
+                _ => continue,
+            };
+            let is_before = |write: &&&Operation| write.is_acknowledged() && write.is_before(read);
+            // A miss at first is what was before the first write.
+            let is_missed = |write: &&&Operation| {
+                let is_kept = !removes(write) || read.answer != Some(Answer::NotFound);
+                is_kept && seen.iter().all(|seen| seen.is_before(write))
+            };
+            if let Some(missed) = writes.iter().filter(is_before).find(is_missed) {
+                let mut shown: Vec<&Operation> = vec![*missed, read];
+                shown.extend(seen.last().copied());
+                return Err(Violation::of(SEEN, "it saw what was before".into(), &shown));
+            }
         }
     }
     Ok(())
@@ -474,6 +518,32 @@ mod tests {
         assert_eq!(read(concurrent), Ok(()));
         assert_eq!(read(vec![set(1, 0, 10, ACK), delete(20, 30, ACK), get(1, 40, 50)]), Err(OWN));
         assert_eq!(read(vec![delete(0, 10, ACK), set(1, 20, 30, ACK), get(1, 40, 50)]), Ok(()));
+    }
+
+    #[test]
+    fn what_is_acknowledged_is_seen_through_every_node() {
+        let check = |operations| {
+            seen_everywhere(&history(operations)).map_err(|violation| violation.promise)
+        };
+        let two = || vec![set(1, 0, 10, ACK), set(2, 20, 30, ACK)];
+        let then = |read: Operation| [two(), vec![through(1, read)]].concat();
+        assert_eq!(check(then(get(2, 40, 50))), Ok(()));
+        assert_eq!(check(then(get(1, 40, 50))), Err(SEEN), "the second was acknowledged before");
+        assert_eq!(check(then(miss(40, 50))), Err(SEEN));
+        assert_eq!(check(then(get(1, 25, 50))), Ok(()), "it began before the acknowledgement");
+        let failed = vec![set(1, 0, 10, ACK), set(2, 20, 30, MAYBE), get(1, 40, 50)];
+        assert_eq!(check(failed), Ok(()));
+        let at_once = vec![set(1, 0, 25, ACK), set(2, 20, 30, ACK), get(1, 40, 50)];
+        assert_eq!(check(at_once), Ok(()));
+        let deleted = |read| vec![set(1, 0, 10, ACK), delete(20, 30, ACK), through(1, read)];
+        assert_eq!(check(deleted(miss(40, 50))), Ok(()));
+        assert_eq!(check(deleted(get(1, 40, 50))), Err(SEEN));
+        let perhaps = vec![set(1, 0, 10, ACK), delete(20, 30, MAYBE), miss(40, 50)];
+        assert_eq!(check(perhaps), Ok(()));
+        let again = vec![delete(0, 10, ACK), set(1, 20, 30, ACK), through(1, miss(40, 50))];
+        assert_eq!(check(again), Err(SEEN), "the key was deleted before that");
+        assert_eq!(check(vec![miss(0, 10), set(1, 20, 30, ACK)]), Ok(()));
+        assert_eq!(check(vec![op(Kind::SetFor(1), 0, 10, ACK), miss(40, 50)]), Ok(()));
     }
 
     #[test]

@@ -5,6 +5,7 @@
 mod calls;
 mod child;
 mod churn;
+mod every_live;
 mod growth;
 mod hits;
 mod memory;
@@ -30,6 +31,7 @@ const SECTIONS: &[Section] = &[
     ("writer", "reads while the owner writes flat out", writer::beside),
     ("two-readers", "two reader threads against one", reads::two_readers),
     ("calls", "calls to a core, awake and asleep, one by one and together", calls::reach),
+    ("every-live", "writes that wait for every live replica, against W", every_live::writes),
     ("idle", "an engine with nothing to do", calls::idle),
     ("growth", "the longest pause while growing to 10 M keys", growth::pauses),
     ("memory", "bytes a key beyond key and value", memory::overhead),
