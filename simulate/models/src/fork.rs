@@ -31,7 +31,7 @@
 //!
 //! A register is one step here: a majority that is in the list decides. `chain` has its steps.
 //! Each write has a key of its own, so that a copy is a set of writes. Every opinion that a member
-//! is dead may be had at any time. The lists are those of [`LISTS`].
+//! is dead may be had at any time. The lists are those of `LISTS`.
 
 use crate::explorer::{Mixer, Model};
 

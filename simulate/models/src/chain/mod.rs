@@ -25,7 +25,7 @@
 //! # The invariant
 //!
 //! A member that opened list k holds every write that an earlier list acknowledged, or a newer one.
-//! See [`judge`](self) for the others.
+//! `judge.rs` has the others.
 //!
 //! # What is simplified
 //!
