@@ -34,8 +34,8 @@ pub trait Model {
     /// Whether an action brings something to its end. A crash does not.
     fn is_progress(&self, action: Self::Action) -> bool;
 
-    /// Returns what is wrong in a state from which nothing leads on but actions that are no progress.
-    /// So a rule that waits for what never comes is a fault.
+    /// Returns what is wrong in a state in which no possible action is progress. So a rule that
+    /// waits for what never comes is a fault.
     fn fault_at_rest(&self, state: &Self::State) -> Option<String>;
 
     /// Returns the state's key. Two states may share it if each history of one is a history of the

@@ -3,8 +3,8 @@
 //!
 //! # The problem
 //!
-//! Survivors of a list may go on with a *fork*: a list that no majority decided. The others might be
-//! alive, and go on as well. When they meet, one list must remain, and nothing that any of them
+//! Survivors of a list may go on with a *fork*: a list that no majority decided. The others might
+//! be alive, and go on as well. When they meet, one list must remain, and nothing that any of them
 //! acknowledged may be lost.
 //!
 //! # The rule
@@ -17,20 +17,21 @@
 //! | step | what the node does |
 //! |---|---|
 //! | it forks | seals its list, and opens the fork with what it holds |
-//! | it learns of a higher list of another branch | seals its own, moves there, and owes all it holds |
+//! | it learns of a higher list of another branch | seals its own, moves, and owes all it holds |
 //! | it owes | has W members of one list merge what it holds; then it owes nothing |
 //! | it is no member and owes nothing | drops its copy once W members opened the list |
 //!
 //! # The invariant
 //!
 //! An acknowledged write is held by W living nodes, less those that crashed. When nothing more can
-//! happen, all nodes are in one list, and of its living members W, less the crashes, hold the write.
+//! happen, all nodes are in one list, and of its living members W, less the crashes, hold the
+//! write.
 //!
 //! # What is simplified
 //!
-//! A register is one step here: a majority that is in the list decides. `chain` has the steps of it.
+//! A register is one step here: a majority that is in the list decides. `chain` has its steps.
 //! Each write has a key of its own, so that a copy is a set of writes. Every opinion that a member
-//! is dead may be had at any time. The lists are those of [`LISTS`].
+//! is dead may be had at any time. The lists are those of `LISTS`.
 
 use crate::explorer::{Mixer, Model};
 

@@ -38,7 +38,7 @@ pub enum Action {
         list: u8,
         /// Who opens.
         node: u8,
-        /// Whose reports it merges.
+        /// The members whose reports it merges.
         sources: Nodes,
         /// Those of them that it asks again: they opened the list before since they were sealed.
         current: Nodes,
@@ -49,7 +49,7 @@ pub enum Action {
         list: u8,
         /// Who opens.
         node: u8,
-        /// Whose copy it takes.
+        /// The member from which it copies.
         from: u8,
     },
     /// A node that is no member drops its copy.

@@ -1,15 +1,20 @@
 //! What must hold in every state.
 //!
-//! | | invariant |
-//! |---|---|
-//! | I1 | A list is decided once: no two values of one register. |
-//! | I2 | A member that opened list k holds every write that lists before k acknowledged, or a newer one. |
-//! | I2' | With c crashes in all, at least W − c living nodes hold the newest acknowledged write, or a newer one. |
-//! | I3 | Once a member opened list k, fewer than W members of any list before k can still apply writes for it. |
-//! | I4 | Calls at R ≥ 2 are linearizable: one that begins after another ended does not return or write an older version. |
-//! | I5 | A member that answers reads at R = 1 for list k has it open, and has not sealed it. |
-//! | I6 | If a write at R = 1 is stamped below what was acknowledged before it began, one of its members says so before it is acknowledged. |
-//! | I7 | At rest, with at most W − 1 crashes: each living member of the last list opened it, and each call ended if W members live and the last list is not sealed. |
+//! - **I1**: a list is decided once. No register has two values.
+//! - **I2**: a member that opened list k holds every write that lists before k acknowledged, or
+//!   a newer one.
+//! - **I2'**: with c crashes in all, at least W − c living nodes hold the newest acknowledged
+//!   write, or a newer one.
+//! - **I3**: once a member opened list k, fewer than W members of any list before k can still
+//!   apply writes for it.
+//! - **I4**: calls at R ≥ 2 are linearizable. One that begins after another ended does not
+//!   return or write an older version.
+//! - **I5**: a member that answers reads at R = 1 for list k has it open, and has not sealed
+//!   it.
+//! - **I6**: if a write at R = 1 is stamped below what was acknowledged before it began, one of
+//!   its members says so before it is acknowledged.
+//! - **I7**: at rest, with at most W − 1 crashes, each living member of the last list opened
+//!   it. Each call ended, if W members live and the last list is not sealed.
 //!
 //! I2 is what durability needs of a change of lists: whatever a later list answers, it answers from
 //! members that opened it. I2' says that the data is still there. I3 says that two lists never both

@@ -25,7 +25,7 @@
 //! # The invariant
 //!
 //! A member that opened list k holds every write that an earlier list acknowledged, or a newer one.
-//! See [`judge`](self) for the others.
+//! `judge.rs` has the others.
 //!
 //! # What is simplified
 //!
@@ -115,10 +115,11 @@ pub struct Wish {
 /// What a call does.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kind {
-    /// A write at R = 1: stamped with this number without asking, as the coordinator's clock has it.
+    /// A write at R = 1: stamped with this number, the coordinator's clock, without asking.
     /// If a member holds a newer version, it says so.
     Stamped(u8),
-    /// A write at R ≥ 2: asks W members for their version, or R if that is more, and stamps above.
+    /// A write at R ≥ 2: asks W members for their version, or R if that is more, and stamps
+    /// above.
     Write,
     /// A read at R ≥ 2: asks R members, and has W of the same list confirm before it answers.
     Read,
