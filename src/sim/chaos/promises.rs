@@ -113,14 +113,14 @@ impl Chaos {
         })
     }
 
-    /// Some time after the last change every node can write each key of which it reaches W
-    /// replicas.
+    /// Some time after the last change every node that is not asked to leave can write each key of
+    /// which it reaches W replicas.
     fn check_availability(&mut self, healed: Duration) -> Result<(), Violation> {
         const PROMISE: &str = "a node that reaches W replicas of a key can write it";
         let at = healed + AVAILABLE_WITHIN;
         self.cluster.run_for(at.saturating_sub(self.cluster.elapsed()));
         let begun = self.workload.history().operations.len();
-        for node in self.running() {
+        for node in self.staying() {
             if self.is_half_dead(node) {
                 continue;
             }
