@@ -131,6 +131,7 @@ pub(crate) trait Graveyard {
 
 /// What the machine wants its shard to do.
 #[derive(Debug, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "nearly all of them ask")]
 pub(crate) enum PurgeAction {
     /// Ask `to`, through a helper if one is named; [`Purge::agreed`], [`Purge::dropped`],
     /// [`Purge::declined`] or [`Purge::lost`] is told with this number.
@@ -287,7 +288,7 @@ impl Purge {
         let phase = Phase::Asking { merges: BTreeMap::new() };
         let (unanswered, losses) = (Vec::new(), BTreeMap::new());
         let mut round = Round { partition, view, dead, next, unanswered, losses, phase };
-        round.ask(self.next_round, &mut self.to_ask(actions));
+        round.ask(self.next_round, &mut self.asking(actions));
         self.rounds.insert(self.next_round, round);
         self.go_on(self.next_round, shard, actions);
     }
@@ -370,7 +371,7 @@ impl Purge {
             Phase::Asking { .. } | Phase::Confirming { .. } if is_over => return,
             Phase::Asking { .. } | Phase::Confirming { .. } => {
                 let request = round.question();
-                round.send(number, to, request, &mut self.to_ask(actions));
+                round.send(number, to, request, &mut self.asking(actions));
             }
             Phase::Dropping { retry_at, .. } => drop(retry_at.get_or_insert(now + RETRY_AFTER)),
         }
@@ -388,7 +389,7 @@ impl Purge {
         Some((round, to))
     }
 
-    fn to_ask<'a>(&'a mut self, actions: &'a mut Vec<PurgeAction>) -> ToAsk<'a> {
+    fn asking<'a>(&'a mut self, actions: &'a mut Vec<PurgeAction>) -> ToAsk<'a> {
         let Self { questions, next_question, helpers, .. } = self;
         ToAsk { questions, next_question, helpers, actions }
     }
@@ -417,13 +418,13 @@ impl Purge {
             match &mut round.phase {
                 Phase::Asking { merges } if !round.dead.is_empty() => {
                     round.phase = Phase::Confirming { merges: std::mem::take(merges) };
-                    round.ask(number, &mut self.to_ask(actions));
+                    round.ask(number, &mut self.asking(actions));
                 }
                 Phase::Confirming { .. } => {
                     round.phase = Phase::Dropping { tries: 0, retry_at: None };
                     round.unanswered = round.view.replicas.clone();
                     actions.push(PurgeAction::Drop { partition, dead: round.keys() });
-                    round.tell(number, &mut self.to_ask(actions));
+                    round.tell(number, &mut self.asking(actions));
                 }
                 Phase::Asking { .. } | Phase::Dropping { .. } => {
                     if round.next.is_some() {
