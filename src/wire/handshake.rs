@@ -12,8 +12,9 @@ use crate::placement::Site;
 use crate::quorums::{Count, Quorums};
 use crate::types::{Boot, ClusterHash, Identity, MAX_CORES, MAX_NAME_BYTES, NodeHash, PARTITIONS};
 
-/// The protocol versions that this build speaks.
-pub(crate) const PROTOCOL: RangeInclusive<u16> = 1..=1;
+/// The protocol versions that this build speaks. Version 1 told a member's details in its own HELLO
+/// alone.
+pub(crate) const PROTOCOL: RangeInclusive<u16> = 2..=2;
 
 /// What this node says of itself, and what it holds other nodes to.
 #[derive(Clone, Debug)]

@@ -23,8 +23,8 @@ use crate::wire::message::Answer;
 const REMIND_PERIOD: Duration = Duration::from_millis(500);
 const REMIND_AFTER: Duration = Duration::from_millis(50);
 
-/// After how many reminders a giver does without the last f receipts: about three seconds. A member
-/// that does not reach this node for so long might never do.
+/// After how many reminders W receipts suffice for a giver: about three seconds. A member that does
+/// not reach this node for so long might never do.
 const PATIENT_REMINDERS: u32 = 6;
 
 impl Replica {
@@ -218,9 +218,10 @@ impl Replica {
     /// As a giver: drops the copy once every replica of the list holds its last change. Not if this
     /// node is to hold the partition again and builds on what it has.
     ///
-    /// If some confirm that and others do not for long, all but f suffice: then at most f members
-    /// of the list that counts lack a write that this node holds. The giver and a member might not
-    /// reach each other, and a node that leaves must not wait for that.
+    /// If some confirm that and others do not for long, W of them suffice: as many copies as an
+    /// acknowledged write has, and at most f members of the list lack it. The giver and a member
+    /// might not reach each other, and a node that leaves must not wait for that. All but f are not
+    /// enough: of a list that is shorter than N, too few would be left.
     fn drop_if_given(&mut self, node: &Node, partition: Partition) {
         let copy = self.copies.partition(partition);
         let Some(list) = &copy.list else { return };
@@ -230,13 +231,13 @@ impl Replica {
             || node.target(partition).contains(&node.me);
         let (sequence, confirmed) = &copy.receipts;
         let holders = list.members().iter().filter(|member| confirmed.contains(member)).count();
-        let may_lack = match copy.reminders {
-            PATIENT_REMINDERS.. => node.config.quorums.tolerated(),
-            _ => 0,
+        let all = list.members().len();
+        let needed = match copy.reminders {
+            PATIENT_REMINDERS.. => node.config.quorums.write.count(all).clamp(1, all.max(1)),
+            _ => all,
         };
-        let is_given = *sequence == self.copies.store.sequence(partition)
-            && holders > 0
-            && holders + may_lack >= list.members().len();
+        let is_given =
+            *sequence == self.copies.store.sequence(partition) && all > 0 && holders >= needed;
         let must_give = rule(ProtocolMutant::DroppedUnasked, !is_given);
         if !is_needed && !must_give && !self.copies.store.is_empty(partition) {
             self.copies.store.drop_partition(partition);
