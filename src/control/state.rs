@@ -14,7 +14,7 @@ use crate::clock::Instant;
 use crate::events::MemberInfo;
 use crate::membership::{Membership, MembershipConfig};
 use crate::placement::{Gone, Member, Placement, Site};
-use crate::shard::{Debt, Lease, Stage};
+use crate::shard::{Debt, Lease, Shortage, Stage};
 use crate::types::{Boot, Identity, NodeHash, NodeId};
 use crate::wire::message::{Hello, NodeDebt, Reached, Status};
 
@@ -63,6 +63,8 @@ pub(crate) struct Control {
     pub(super) leaving: Leaving,
     /// What each core told last of its progress.
     pub(super) progress: BTreeMap<usize, CoreProgress>,
+    /// How many bytes found no room when the app was told so last; zero if nothing is missing.
+    pub(super) told_missing_bytes: usize,
     pub(super) own_debt: OwnDebt,
     pub(super) safety: Option<Safety>,
     /// The number of the latest round of questions about what others owe.
@@ -116,6 +118,7 @@ impl Control {
             majority: Majority::default(),
             leaving: Leaving::No,
             progress: BTreeMap::new(),
+            told_missing_bytes: 0,
             own_debt: OwnDebt::default(),
             safety: None,
             last_round: 0,
@@ -161,6 +164,7 @@ pub(super) struct CoreProgress {
     pub(super) generation: u64,
     pub(super) pending: usize,
     pub(super) giving: usize,
+    pub(super) shortage: Shortage,
 }
 
 // ---- links ----

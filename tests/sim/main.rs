@@ -14,3 +14,4 @@ mod histories;
 mod lists;
 mod majority;
 mod purge;
+mod safety;

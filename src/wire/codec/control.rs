@@ -160,15 +160,16 @@ const DEBT: u8 = 8;
 struct WireDebt {
     round: u64,
     members_digest: u64,
+    missing_bytes: u64,
     copies: u32,
     writes: u32,
 }
 
-const _: () = assert!(size_of::<ArchivedWireDebt>() == 24);
+const _: () = assert!(size_of::<ArchivedWireDebt>() == 32);
 
 fn encode_debt(round: u64, debt: NodeDebt) -> Body {
-    let NodeDebt { members_digest, copies, writes } = debt;
-    Body::of(DEBT, &WireDebt { round, members_digest, copies, writes })
+    let NodeDebt { members_digest, copies, writes, missing_bytes } = debt;
+    Body::of(DEBT, &WireDebt { round, members_digest, missing_bytes, copies, writes })
 }
 
 fn decode_debt(reader: &Reader<'_>) -> Result<Message, FrameError> {
@@ -177,6 +178,7 @@ fn decode_debt(reader: &Reader<'_>) -> Result<Message, FrameError> {
         members_digest: wire.members_digest.to_native(),
         copies: wire.copies.to_native(),
         writes: wire.writes.to_native(),
+        missing_bytes: wire.missing_bytes.to_native(),
     };
     Ok(Message::Control(ControlMessage::Debt { round: wire.round.to_native(), debt }))
 }

@@ -175,7 +175,10 @@ fn a_request() -> impl Strategy<Value = Request> {
         (a_ref(), any::<u64>()).prop_map(|(list, covers)| Request::Receipt { list, covers }),
         (prop::collection::vec(a_partition(), 0..300), any::<u64>())
             .prop_map(|(partitions, digest)| Request::Compare(Compare { partitions, digest })),
-        a_ref().prop_map(|list| Request::Repair { list }),
+        (a_ref(), any::<bool>())
+            .prop_map(|(list, wants_receipt)| Request::Repair { list, wants_receipt }),
+        (a_ref(), prop::collection::vec(an_entry(), 0..5))
+            .prop_map(|(list, entries)| Request::Give { list, entries }),
         a_survey().prop_map(Request::Survey),
         prop::collection::vec(an_entry(), 0..5).prop_map(|entries| Request::Relay { entries }),
         prop::collection::vec(any::<u8>(), 0..40)
@@ -216,6 +219,7 @@ fn an_answer() -> impl Strategy<Value = Answer> {
             }),
         any::<bool>().prop_map(|covered| Answer::Received { covered }),
         Just(Answer::Declined),
+        any::<u64>().prop_map(|max_memory| Answer::NoRoom { max_memory }),
         Just(Answer::Compared(Compared::Alike)),
         prop::collection::vec(a_held(), 0..40)
             .prop_map(|held| Answer::Compared(Compared::Differ(held))),
@@ -251,9 +255,12 @@ fn a_control_message() -> impl Strategy<Value = ControlMessage> {
             stage
         })),
         any::<u64>().prop_map(|round| ControlMessage::AskDebt { round }),
-        any::<(u64, u64, u32, u32)>().prop_map(|(round, members_digest, copies, writes)| {
-            ControlMessage::Debt { round, debt: NodeDebt { members_digest, copies, writes } }
-        }),
+        any::<(u64, u64, u32, u32, u64)>().prop_map(
+            |(round, members_digest, copies, writes, missing_bytes)| ControlMessage::Debt {
+                round,
+                debt: NodeDebt { members_digest, copies, writes, missing_bytes }
+            }
+        ),
         an_identity().prop_map(|identity| ControlMessage::DialBack { identity }),
         (reached, any::<bool>()).prop_map(|(tcp, udp)| ControlMessage::DialedBack { tcp, udp }),
     ]
