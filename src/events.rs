@@ -109,7 +109,8 @@ pub enum Event {
         /// How many members of this data center hold partitions, including those that are leaving.
         members: usize,
     },
-    /// This node holds everything that it should, since the last [`Event::PlacementChanged`].
+    /// This node holds everything that it should, since the last [`Event::PlacementChanged`] or
+    /// [`Event::OutOfMemory`].
     Synced,
     /// This node hears from no majority and acknowledges no writes, because of
     /// [`Config::require_majority`](crate::Config::require_majority).
@@ -121,6 +122,20 @@ pub enum Event {
     },
     /// This node hears from a majority (again) and acknowledges writes.
     MajorityFound,
+    /// This node's memory is full, and with [`Eviction::None`](crate::Eviction::None) nothing gives
+    /// way: it has no room for copies that it should hold.
+    ///
+    /// Nothing is lost, but fewer than N nodes hold these keys, and a node that leaves cannot give
+    /// them away. The copies become whole by themselves when there is room. To make some, add a
+    /// node, raise [`Config::max_memory`](crate::Config::max_memory), delete keys or give them a
+    /// time to live. [`Event::Synced`] tells when it is over; until then this event comes again
+    /// each time that the missing bytes have doubled.
+    OutOfMemory {
+        /// How many partitions of this node, of 4096, lack something.
+        partitions: usize,
+        /// How many bytes found no room so far, with their share of index and timers.
+        bytes: usize,
+    },
     /// Acknowledged writes might be lost: W replicas of some partitions, or all of them, died
     /// before their copies were restored.
     DataAtRisk {

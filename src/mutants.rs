@@ -71,6 +71,12 @@ pub enum ProtocolMutant {
     AdoptedOnce,
     /// A replica drops its copy when it is not in the list any more.
     DroppedUnasked,
+    /// A copy that had no room for some entries of another one counts as complete.
+    DeclinedCovered,
+    /// A node that returns with data is synced without having others merge what it alone holds.
+    ReturnedUnshared,
+    /// A partition that differs by something else at every look is left alone.
+    BusyLetBe,
     /// A node that leaves does not wait until its data is taken over.
     LeftAtOnce,
     /// No node replaces a replica that died.
@@ -106,7 +112,7 @@ pub enum ProtocolMutant {
 #[cfg(feature = "sim")]
 impl ProtocolMutant {
     /// All mutants.
-    pub const ALL: [Self; 35] = [
+    pub const ALL: [Self; 38] = [
         Self::AcknowledgedFirst,
         Self::PendingCounts,
         Self::AnyList,
@@ -127,6 +133,9 @@ impl ProtocolMutant {
         Self::BootIgnored,
         Self::AdoptedOnce,
         Self::DroppedUnasked,
+        Self::DeclinedCovered,
+        Self::ReturnedUnshared,
+        Self::BusyLetBe,
         Self::LeftAtOnce,
         Self::NothingRestored,
         Self::BornAlone,

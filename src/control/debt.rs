@@ -143,7 +143,8 @@ impl Control {
                 Some(NodeDebt { copies: 0, writes: 0, .. }) => {}
                 Some(debt) => {
                     let (copies, writes) = (debt.copies as usize, debt.writes as usize);
-                    risks.push(Risk::Owes { node, copies, writes });
+                    let missing_bytes = debt.missing_bytes;
+                    risks.push(Risk::Owes { node, copies, writes, missing_bytes });
                 }
             }
         }
@@ -223,6 +224,7 @@ impl Control {
             members_digest: self.published.0.digest(),
             copies: total.copies as u32,
             writes: total.writes as u32,
+            missing_bytes: total.missing_bytes as u64,
         };
         for asker in mem::take(&mut self.own_debt.asking) {
             match asker {

@@ -9,7 +9,7 @@ use crate::discovery::FoundAddresses;
 use crate::error::Risk;
 use crate::events::{Event, MemberInfo};
 use crate::placement::Placement;
-use crate::shard::{Debt, Lease, Stage};
+use crate::shard::{Debt, Lease, Shortage, Stage};
 use crate::types::{Boot, ClusterHash, Identity, NodeHash};
 use crate::wire::handshake::Local;
 use crate::wire::message::{ControlMessage, Hello, Refusal};
@@ -87,12 +87,13 @@ pub(crate) enum ControlEvent {
         message: ControlMessage,
     },
     /// How many partitions a core has yet to fetch and to give away, under the placement of this
-    /// generation.
+    /// generation, and what it has no room for.
     Progress {
         core: usize,
         generation: u64,
         pending: usize,
         giving: usize,
+        shortage: Shortage,
     },
     /// Some of a core's partitions are gone for good.
     DataAtRisk {

@@ -108,8 +108,10 @@ impl Control {
             ControlEvent::Request { via, request_id, message } => {
                 self.requested(now, via, request_id, message, actions);
             }
-            ControlEvent::Progress { core, generation, pending, giving } => {
-                self.progress.insert(core, CoreProgress { generation, pending, giving });
+            ControlEvent::Progress { core, generation, pending, giving, shortage } => {
+                let progress = CoreProgress { generation, pending, giving, shortage };
+                self.progress.insert(core, progress);
+                self.note_shortage(actions);
             }
             ControlEvent::DataAtRisk { partitions } => {
                 actions.push(ControlAction::Notify(Event::DataAtRisk { partitions }));

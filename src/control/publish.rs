@@ -9,7 +9,7 @@ use crate::clock::Instant;
 use crate::events::{Event, MemberInfo, MemberState};
 use crate::membership::{Record, State};
 use crate::placement::{Member, Placement};
-use crate::shard::Stage;
+use crate::shard::{Shortage, Stage};
 use crate::types::NodeId;
 
 impl Control {
@@ -76,6 +76,20 @@ impl Control {
         let is_synced = stage != Stage::Forming && done == usize::from(self.config.local.cores);
         if is_synced && !std::mem::replace(&mut self.is_synced, true) {
             actions.push(ControlAction::Notify(Event::Synced));
+        }
+    }
+
+    /// Tells the app that copies find no room on this node, and again when twice as much is
+    /// missing. It is told that the node is synced when nothing is missing any more.
+    pub(super) fn note_shortage(&mut self, actions: &mut Actions) {
+        let mut all = Shortage::default();
+        self.progress.values().for_each(|progress| all.add(progress.shortage));
+        let Shortage { partitions, bytes } = all;
+        if bytes == 0 {
+            self.told_missing_bytes = 0;
+        } else if bytes >= 2 * self.told_missing_bytes {
+            (self.told_missing_bytes, self.is_synced) = (bytes, false);
+            actions.push(ControlAction::Notify(Event::OutOfMemory { partitions, bytes }));
         }
     }
 

@@ -15,7 +15,7 @@ use crate::events::MemberInfo;
 use crate::membership::{Membership, MembershipConfig};
 use crate::placement::{Gone, Member, Placement, Site};
 use crate::quorums::Count;
-use crate::shard::{Debt, Lease, Stage};
+use crate::shard::{Debt, Lease, Shortage, Stage};
 use crate::types::{Boot, Identity, NodeHash, NodeId};
 use crate::wire::message::{Hello, NodeDebt, Reached, Status};
 
@@ -75,6 +75,8 @@ pub(crate) struct Control {
     pub(super) leaving: Leaving,
     /// What each core told last of its progress.
     pub(super) progress: BTreeMap<usize, CoreProgress>,
+    /// How many bytes found no room when the app was told so last; zero if nothing is missing.
+    pub(super) told_missing_bytes: usize,
     pub(super) own_debt: OwnDebt,
     pub(super) safety: Option<Safety>,
     /// Questions about what a member owes, asked on behalf of one that does not reach it.
@@ -133,6 +135,7 @@ impl Control {
             majority: Majority::default(),
             leaving: Leaving::No,
             progress: BTreeMap::new(),
+            told_missing_bytes: 0,
             own_debt: OwnDebt::default(),
             safety: None,
             passed_on: Vec::new(),
@@ -192,6 +195,7 @@ pub(super) struct CoreProgress {
     pub(super) generation: u64,
     pub(super) pending: usize,
     pub(super) giving: usize,
+    pub(super) shortage: Shortage,
 }
 
 // ---- links ----

@@ -295,8 +295,8 @@ impl Engine {
     ///
     /// # Errors
     ///
-    /// [`LeaveError::TimedOut`] says how much was not handed over. The node has stopped all the
-    /// same, as if it had died.
+    /// [`LeaveError::TimedOut`] says how much was not handed over, and whether other nodes have no
+    /// room for it. The node has stopped all the same, as if it had died.
     pub fn leave(&self, timeout: Duration) -> Result<(), LeaveError> {
         self.inner.runtime.leave(timeout)
     }

@@ -46,7 +46,10 @@ pub struct Stats {
     /// The sum over all nodes is zero when no copy is missing, and
     /// [`Engine::wait_until_safe`] waits for that. It counts:
     ///
-    /// - partitions that this node should hold and does not hold completely;
+    /// - partitions that this node should hold and does not hold completely, because it is still
+    ///   fetching them or has no room for them;
+    /// - partitions that this node brought data of when it returned, until each other replica has
+    ///   merged that;
     /// - partitions that it holds and has yet to give away;
     /// - copies for which there are too few members, counted by one of the partition's replicas;
     /// - writes that it acknowledged more than 0.1 s ago and that some replica has not confirmed.

@@ -148,7 +148,8 @@ pub enum Risk {
     /// A node lacks copies that it should hold, or has writes that other replicas lack.
     #[error(
         "at {node} {copies} copies of partitions are missing or not settled, and {writes} writes \
-         not everywhere"
+         not everywhere{}",
+        no_room(*.missing_bytes)
     )]
     Owes {
         /// The node's name.
@@ -158,6 +159,9 @@ pub enum Risk {
         copies: usize,
         /// How many writes the node has acknowledged that some replica has not confirmed.
         writes: usize,
+        /// How many bytes of these copies the node has no room for. They stay missing until it has:
+        /// add a node, raise [`Config::max_memory`](crate::Config::max_memory), or delete keys.
+        missing_bytes: u64,
     },
     /// A node has not answered.
     #[error("{node} has not said whether it lacks anything")]
@@ -171,6 +175,26 @@ pub enum Risk {
         /// The node's name.
         node: NodeId,
     },
+}
+
+impl Risk {
+    /// Returns how many bytes the node has no room for.
+    pub(crate) fn missing_bytes(&self) -> u64 {
+        match self {
+            Self::Owes { missing_bytes, .. } => *missing_bytes,
+            Self::Silent { .. } | Self::Disagrees { .. } => 0,
+        }
+    }
+}
+
+/// Returns the text for what finds no room, if there is any.
+fn no_room(missing_bytes: u64) -> String {
+    if missing_bytes == 0 {
+        return String::new();
+    }
+    format!(
+        "; {missing_bytes} bytes find no room: add a node, raise Config::max_memory, or delete keys"
+    )
 }
 
 /// Returns the risks as one text.
@@ -190,7 +214,8 @@ pub enum LeaveError {
     /// its copies from their own.
     #[error(
         "{partitions} partitions were not handed over and {unfinished} calls not ended in time; \
-         the node has stopped, the others restore its copies"
+         the node has stopped, the others restore its copies{}",
+        no_room(*.missing_bytes)
     )]
     TimedOut {
         /// How many partitions were not handed over.
@@ -198,6 +223,12 @@ pub enum LeaveError {
         /// How many calls had no answer, or were writes that some replica lacked. Counted only when
         /// all partitions are handed over.
         unfinished: usize,
+        /// How many bytes the other nodes should hold and had no room for, as they said last.
+        ///
+        /// If it is above zero, fewer than N nodes hold some keys until there is room: add a node,
+        /// raise [`Config::max_memory`](crate::Config::max_memory), or delete keys, and stop no
+        /// other node before [`Engine::wait_until_safe`](crate::Engine::wait_until_safe) succeeds.
+        missing_bytes: u64,
     },
     /// The engine had stopped before.
     #[error("the engine has stopped")]

@@ -135,17 +135,18 @@ pub enum NotApplied {
         /// The number of nodes of which a majority is required.
         nodes: usize,
     },
-    /// The memory limit is full of entries that must not be evicted.
+    /// The memory limit of this node, or of replicas without which W cannot be reached, is full of
+    /// entries that must not be evicted.
     ///
     /// That is every entry with [`Eviction::None`](crate::Eviction::None). In a cluster it is also
     /// what deleted and expired keys leave behind, with any eviction.
     #[error(
-        "the memory limit of {max_memory} bytes is full of what may not be evicted: raise \
-         Config::max_memory; with Eviction::None, delete keys, give them a time to live, or choose \
-         Eviction::Sieve"
+        "a node's memory limit of {max_memory} bytes is full of what must not be evicted: raise \
+         Config::max_memory or add nodes; with Eviction::None, delete keys, give them a time to \
+         live, or choose Eviction::Sieve"
     )]
     OutOfMemory {
-        /// The limit of this node, in bytes.
+        /// The limit of the node that is full, in bytes.
         max_memory: usize,
     },
     /// The key and its value would not fit if everything else were evicted.

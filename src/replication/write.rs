@@ -71,6 +71,9 @@ pub(crate) struct WriteTerms {
     /// For how long it waits, once W have answered, for the other replicas that are alive.
     pub(crate) patience: Duration,
 }
+/// How long after it had no room a replica is asked again. Memory that is full stays so for a
+/// while, and many writes may be owed to such a replica.
+const FULL_RETRY_AFTER: Duration = Duration::from_millis(500);
 
 /// One write, until every replica has it.
 pub(crate) struct Write {
@@ -105,6 +108,9 @@ pub(crate) struct Write {
     may_have_happened: bool,
     /// When replicas that were not synced are asked again: they are by then, or soon.
     recount_at: Option<Instant>,
+    /// The replicas of this list that had no room for it when they were asked last, each with its
+    /// memory limit.
+    full: Vec<(Identity, u64)>,
 }
 
 enum Phase {
@@ -143,6 +149,7 @@ impl Write {
             is_relayed: false,
             may_have_happened: false,
             recount_at: None,
+            full: Vec::new(),
         }
     }
 
@@ -216,6 +223,7 @@ impl Write {
         actions: &mut Vec<QuorumAction>,
     ) {
         self.may_have_happened = true;
+        self.full.retain(|(full, _)| *full != from);
         let counts_below = self.keeps_stamp() || self.was_acknowledged;
         match superseded_by.filter(|_| !rule(ProtocolMutant::StampedAgain, counts_below)) {
             Some(newer) => {
@@ -408,6 +416,14 @@ impl Write {
             })
     }
 
+    /// Returns the replicas that are full, if W replicas cannot acknowledge the write for that
+    /// reason alone, and no other one might be applying it now.
+    pub(crate) fn stopped_by(&self) -> &[(Identity, u64)] {
+        let is_stopped =
+            self.replicas.len() < self.needed + self.full.len() && !self.is_being_asked();
+        if is_stopped { &self.full } else { &[] }
+    }
+
     /// Whether any replica might have applied it. False if all that were asked have declined.
     pub(crate) fn may_have_happened(&self) -> bool {
         self.may_have_happened || self.is_being_asked()
@@ -440,6 +456,7 @@ impl QuorumMachine for Write {
         actions: &mut Vec<QuorumAction>,
     ) {
         self.may_have_happened |= self.is_being_asked();
+        self.full.clear();
         self.needed = self.terms.quorum.count(list.members().len());
         self.replicas =
             list.members().iter().map(|member| Asked::new(*member, alive(member))).collect();
@@ -476,6 +493,12 @@ impl QuorumMachine for Write {
                 self.too_old(from, purge_horizon, synced, now, actions);
             }
             (_, Answer::Declined) => self.ask_later(from, now.instant),
+            (_, Answer::NoRoom { max_memory }) => {
+                self.full.retain(|(full, _)| *full != from);
+                self.full.push((from, max_memory));
+                let again_at = now.instant + FULL_RETRY_AFTER;
+                settle(&mut self.replicas, from, Err(again_at));
+            }
             (_, answer) => mismatch(&format!("a write was answered {answer:?}")),
         }
     }
@@ -705,6 +728,28 @@ mod tests {
         write.handle_timers(later(2), &mut actions);
         written(&mut write, 2, None, true);
         assert!(write.is_acknowledged());
+    }
+
+    /// Such a write was tried until its time was over, and then said that it might have happened.
+    #[test]
+    fn a_write_is_stopped_when_too_few_replicas_have_room_for_it() {
+        let full = |write: &mut Write, from| {
+            write.answered(node(from), Answer::NoRoom { max_memory: 7 }, NOW, &mut Vec::new());
+        };
+        let mut write = asked();
+        full(&mut write, 0);
+        assert_eq!(write.stopped_by(), [], "two others might have room");
+        full(&mut write, 0);
+        assert_eq!(write.stopped_by(), [], "it is one replica");
+        full(&mut write, 1);
+        assert_eq!(write.stopped_by(), [], "the third might be applying it");
+        full(&mut write, 2);
+        assert_eq!(write.stopped_by(), [(node(0), 7), (node(1), 7), (node(2), 7)]);
+        assert!(!write.may_have_happened());
+        write.handle_timers(later(100), &mut Vec::new());
+        written(&mut write, 0, None, true);
+        written(&mut write, 1, None, true);
+        assert!(write.is_acknowledged() && write.stopped_by().is_empty(), "there is room again");
     }
 
     /// A decline answers one question only: what was asked before and got no answer may have been

@@ -139,13 +139,13 @@ impl ControlLoop {
     fn take_messages(&mut self, now: Instant) {
         while let Pop::Item(message) = self.thread.messages.pop() {
             let event = match message {
-                ToControl::Progress { core, generation, pending, giving } => {
+                ToControl::Progress { core, generation, pending, giving, shortage } => {
                     self.thread.shared.update(|state| {
                         if let Some(held) = state.giving.get_mut(core) {
                             *held = giving;
                         }
                     });
-                    ControlEvent::Progress { core, generation, pending, giving }
+                    ControlEvent::Progress { core, generation, pending, giving, shortage }
                 }
                 ToControl::DataAtRisk { partitions } => ControlEvent::DataAtRisk { partitions },
                 ToControl::CoreOwes { core, question, debt } => {
@@ -337,6 +337,7 @@ impl ControlLoop {
             Event::Refused { .. }
             | Event::Unreachable { .. }
             | Event::DataAtRisk { .. }
+            | Event::OutOfMemory { .. }
             | Event::Died { .. } => {
                 log::warn!("{event:?}");
             }

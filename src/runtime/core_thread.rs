@@ -365,9 +365,10 @@ impl CoreLoop {
                 Action::Violation { via, why } => {
                     self.close_accepted(ConnectionId::from_number(via), why)
                 }
-                Action::Progress { generation, pending, giving } => {
+                Action::Progress { generation, pending, giving, shortage } => {
                     let core = usize::from(self.thread.core.0);
-                    let progress = ToControl::Progress { core, generation, pending, giving };
+                    let progress =
+                        ToControl::Progress { core, generation, pending, giving, shortage };
                     self.unreported.progress = Some(progress);
                 }
                 Action::Debt { question, mut debt } => {

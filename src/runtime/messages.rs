@@ -19,7 +19,7 @@ use super::reply::ReplyTo;
 use crate::clock::Instant;
 use crate::discovery::FoundAddresses;
 use crate::placement::Placement;
-use crate::shard::{Call, Debt, Lease, Stage};
+use crate::shard::{Call, Debt, Lease, Shortage, Stage};
 use crate::types::Identity;
 
 /// How many calls may wait for a core; a caller beyond that waits for room.
@@ -100,8 +100,8 @@ pub(crate) enum Order {
 /// What cores, the discovery thread and the engine's handle tell the control thread.
 pub(crate) enum ToControl {
     /// How many partitions a core has yet to fetch and to give away, under the placement of this
-    /// generation.
-    Progress { core: usize, generation: u64, pending: usize, giving: usize },
+    /// generation, and what it has no room for.
+    Progress { core: usize, generation: u64, pending: usize, giving: usize, shortage: Shortage },
     /// The last copies of these partitions are gone.
     DataAtRisk { partitions: usize },
     /// The answer to [`Order::AskDebt`].

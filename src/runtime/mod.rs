@@ -57,7 +57,9 @@ use self::reply::{NoReply, Reply, ReplyTo};
 use self::shared::SharedState;
 use crate::clock::Instant;
 use crate::config::Settings;
-use crate::error::{LeaveError, NotApplied, NotReady, NotSafe, ReadError, StartError, WriteError};
+use crate::error::{
+    LeaveError, NotApplied, NotReady, NotSafe, ReadError, Risk, StartError, WriteError,
+};
 use crate::events::{MemberInfo, Subscriber};
 use crate::shard::{Call, Outcome};
 use crate::store::Views;
@@ -65,6 +67,10 @@ use crate::types::{ClusterHash, CoreId};
 
 /// Large values under way may take this fraction of the memory limit.
 const ALLOWANCE: usize = 16;
+
+/// How long before its time is up a node that leaves asks the others what they lack: some rounds of
+/// questions.
+const WHY_NOT_LEFT: Duration = Duration::from_millis(500);
 
 /// Values up to this length need no permit: the queues are short.
 const MAX_FREE_BYTES: usize = 4 << 10;
@@ -271,18 +277,21 @@ impl Runtime {
         // A standalone engine's copy is the only one that there is to be.
         let Some(control) = &self.senders.control else { return Ok(()) };
         let until = self.clock.instant() + timeout;
-        let ticket = {
-            let mut state = shared.lock();
-            state.risks.clear();
-            state.safety_tickets += 1;
-            state.safety_tickets
-        };
-        let watch = ToControl::WatchSafety { ticket, until };
+        let (watch, ticket) = self.watch_safety(until);
         match self.ask_control(control, watch, until, |state| state.safe_up_to >= ticket) {
             Some(true) => Ok(()),
             Some(false) => Err(closed()),
             None => Err(NotSafe::TimedOut { risks: shared.lock().risks.clone() }),
         }
+    }
+
+    /// Returns the message that has the control thread ask all nodes what they lack, and a ticket.
+    fn watch_safety(&self, until: Instant) -> (ToControl, u64) {
+        let mut state = self.threads.shared.lock();
+        state.risks.clear();
+        state.safety_tickets += 1;
+        let ticket = state.safety_tickets;
+        (ToControl::WatchSafety { ticket, until }, ticket)
     }
 
     /// Returns why a closed engine will not be ready.
@@ -307,16 +316,25 @@ impl Runtime {
             self.stop(true);
             return Ok(());
         };
-        let deadline = self.clock.instant() + timeout;
-        let left = self.ask_control(control, ToControl::Leave, deadline, |state| state.has_left);
+        let start = self.clock.instant();
+        let deadline = start + timeout;
+        let has_left = |state: &SharedState| state.has_left;
+        let ask_why_at = start + (timeout - WHY_NOT_LEFT.min(timeout / 2));
+        let mut left = self.ask_control(control, ToControl::Leave, ask_why_at, has_left);
+        if left.is_none() {
+            // The others know what they lack, and the error should say it.
+            let watch = self.watch_safety(deadline).0;
+            left = self.ask_control(control, watch, deadline, has_left);
+        }
         let state = self.threads.shared.lock();
         let (partitions, unfinished) = (state.giving.iter().sum(), state.unfinished.iter().sum());
+        let missing_bytes = state.risks.iter().map(Risk::missing_bytes).sum();
         drop(state);
         self.stop(left != Some(true));
         match left {
             Some(true) => Ok(()),
             Some(false) => Err(closed()),
-            None => Err(LeaveError::TimedOut { partitions, unfinished }),
+            None => Err(LeaveError::TimedOut { partitions, unfinished, missing_bytes }),
         }
     }
 

@@ -34,6 +34,7 @@ pub(super) fn debt<C>(
         copies: node.partitions().map(|partition| replica.missing(node, partition)).sum(),
         writes: coordinator.hints_ending_by(now + (HINT_WINDOW - LATE_AFTER)),
         unfinished: calls + coordinator.hinted_writes() + waiting_for_reachable,
+        missing_bytes: replica.shortage().bytes,
     }
 }
 

@@ -32,6 +32,13 @@ pub(crate) struct ShardConfig {
     pub(crate) purge_grace: Duration,
 }
 
+impl ShardConfig {
+    /// Returns the node's memory limit; zero if there is none.
+    pub(crate) fn max_memory(&self) -> usize {
+        self.memory.map_or(0, |memory| memory * usize::from(self.cores))
+    }
+}
+
 /// What a shard is told. `C` identifies the maker of a call and is opaque to the shard.
 pub(crate) enum Event<C> {
     /// An app makes a call.
@@ -68,12 +75,26 @@ pub(crate) enum Action<C> {
     /// Tell the maker of a call how it ended.
     Reply { caller: C, outcome: Outcome },
     /// Under the placement of this generation: how many partitions this shard should hold and does
-    /// not yet, and how many it holds and must give away.
-    Progress { generation: u64, pending: usize, giving: usize },
+    /// not yet, how many it holds and must give away, and what found no room.
+    Progress { generation: u64, pending: usize, giving: usize, shortage: Shortage },
     /// W replicas of the partition died before it could be copied: acknowledged writes may be gone.
     DataAtRisk { partition: Partition },
     /// The answer to [`Event::AskDebt`].
     Debt { question: u64, debt: Debt },
+}
+
+/// What a core, or a node, has no room for though it should hold it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Shortage {
+    pub(crate) partitions: usize,
+    pub(crate) bytes: usize,
+}
+
+impl Shortage {
+    pub(crate) fn add(&mut self, other: Self) {
+        self.partitions += other.partitions;
+        self.bytes += other.bytes;
+    }
 }
 
 /// Until when this node counts as part of a majority of this many nodes (`control/majority` says
@@ -94,6 +115,8 @@ pub(crate) struct Debt {
     pub(crate) writes: usize,
     /// Calls without an answer, and writes that not all replicas have acknowledged, however recent.
     pub(crate) unfinished: usize,
+    /// How many bytes this core should hold and has no room for.
+    pub(crate) missing_bytes: usize,
 }
 
 impl Debt {
@@ -101,5 +124,6 @@ impl Debt {
         self.copies += other.copies;
         self.writes += other.writes;
         self.unfinished += other.unfinished;
+        self.missing_bytes += other.missing_bytes;
     }
 }

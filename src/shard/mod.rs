@@ -126,7 +126,7 @@ pub(crate) use self::calls::{
 use self::coordinator::Coordinator;
 use self::data_centers::DataCenters;
 use self::effects::Effect;
-pub(crate) use self::interface::{Action, Debt, Event, Lease, ShardConfig};
+pub(crate) use self::interface::{Action, Debt, Event, Lease, ShardConfig, Shortage};
 pub(crate) use self::local_read::{LocalAnswer, LocalRules, read_local};
 pub use self::local_shard::LocalShard;
 use self::node::Node;
@@ -499,6 +499,7 @@ impl<C> Parts<'_, C> {
             Timer::Remind(partition) => self.replica.remind(turn, partition),
             Timer::Compare => self.replica.compare(turn),
             Timer::Purge => self.replica.purge(turn),
+            Timer::Refill => self.replica.refill(turn),
             Timer::Expire => self.replica.expire(turn),
             Timer::Collect => self.replica.copies.store.collect(),
             #[cfg(feature = "sim")]
@@ -534,6 +535,16 @@ impl<C> Shard<C> {
     pub(crate) fn serves(&self, partition: Partition) -> Option<u64> {
         let copy = self.replica.copies.partition(partition);
         copy.list().filter(|_| copy.serves_synced(&self.node.me)).map(|list| list.number())
+    }
+
+    /// Returns how much found no room on this core.
+    pub(crate) fn shortage(&self) -> Shortage {
+        self.replica.shortage()
+    }
+
+    /// Returns what this core has still to do before no copy is missing.
+    pub(crate) fn owes(&self, now: Instant) -> Debt {
+        debt::debt(&self.node, now, &self.replica, &self.coordinator, &self.data_centers)
     }
 
     /// Returns what this core holds and does, without its redundancy debt.

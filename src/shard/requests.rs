@@ -37,7 +37,10 @@ impl Expects {
         match request {
             Request::Write { .. } => Self::Written,
             Request::Read { .. } | Request::Forward { .. } => Self::Found,
-            Request::AskList | Request::Adopt { .. } | Request::Repair { .. } => Self::Listed,
+            Request::AskList
+            | Request::Adopt { .. }
+            | Request::Repair { .. }
+            | Request::Give { .. } => Self::Listed,
             Request::Fetch(_) => Self::Chunk,
             Request::Receipt { .. } => Self::Received,
             Request::Compare(_) => Self::Compared,
@@ -56,7 +59,9 @@ impl Expects {
         match answer {
             Answer::Declined => true,
             Answer::OtherList { .. } => counts_in_a_list,
-            Answer::Written { .. } | Answer::TooOld { .. } => self == Self::Written,
+            Answer::Written { .. } | Answer::TooOld { .. } | Answer::NoRoom { .. } => {
+                self == Self::Written
+            }
             Answer::Found { .. } => self == Self::Found,
             Answer::Listed(_) => self == Self::Listed,
             Answer::Chunk(_) => self == Self::Chunk,

@@ -73,9 +73,9 @@ fn born<C>(config: ShardConfig, nodes: u64) -> Driven<C> {
 }
 
 /// Merges what another node holds, as a handoff does.
-fn merge(driven: &mut Driven, now: Now, partition: Partition, entries: Vec<Entry>) {
+fn merge(driven: &mut Driven, now: Now, partition: Partition, entries: Vec<Entry>) -> usize {
     let Shard { node, replica, .. } = &mut driven.shard;
-    replica.copies.merge(node, now, partition, entries);
+    replica.copies.merge(node, now, partition, entries)
 }
 
 fn alone() -> Driven {
@@ -912,8 +912,8 @@ fn a_write_below_the_watermark_does_not_come_after_what_was_evicted() {
     let mut shard: Driven = born(ShardConfig { memory: Some(1 << 20), ..config(2) }, 2);
     let partition = KeyHash::of(CLUSTER, b"key").partition();
     let eviction_watermark = Version(5);
-    shard.shard.replica.copies.store.decline(partition, eviction_watermark);
     let entry = |version| Entry::new(b"key", Content::Value(b"v"), Version(version), None);
+    shard.shard.replica.copies.store.decline(partition, &entry(eviction_watermark.0));
     let is = |found| Answer::Found { found, synced: true };
     let steps = [
         (4, Some(eviction_watermark), Found::Absent { eviction_watermark }),
@@ -931,17 +931,20 @@ fn a_write_below_the_watermark_does_not_come_after_what_was_evicted() {
 /// can come later.
 #[test]
 fn what_finds_no_room_where_nothing_is_evicted_is_not_taken_for_evicted() {
-    for (eviction, mark) in [(Eviction::None, Version::ZERO), (Eviction::Sieve, Version(1 << 40))] {
+    for (eviction, mark, has_gaps) in
+        [(Eviction::None, Version::ZERO, false), (Eviction::Sieve, Version(1 << 40), true)]
+    {
         let mut shard: Driven =
             born(ShardConfig { memory: Some(1 << 20), eviction, ..config(2) }, 2);
         let partition = KeyHash::of(CLUSTER, b"key").partition();
         let now = shard.now;
         let large = Entry::new(b"key", Content::Value(&[0; 1 << 20]), Version(1 << 40), None);
-        merge(&mut shard, now, partition, vec![large]);
+        let missing_bytes = merge(&mut shard, now, partition, vec![large]);
+        assert_eq!(missing_bytes > 0, eviction == Eviction::None);
         let store = &shard.shard.replica.copies.store;
         assert_eq!(
-            (store.eviction_watermark(partition), store.has_gaps(partition)),
-            (mark, true),
+            (store.eviction_watermark(partition), store.last_gap(partition) > 0),
+            (mark, has_gaps),
             "{eviction:?}"
         );
     }
@@ -955,7 +958,7 @@ fn a_replica_that_is_told_so_merges_the_others_copy() {
     let list = shard.shard.replica.copies.partition(partition).list().unwrap().reference();
     for (number, fetches) in [(list.number + 1, 0), (list.number, 1)] {
         shard.actions.clear();
-        let request = Request::Repair { list: ListRef { number, ..list } };
+        let request = Request::Repair { list: ListRef { number, ..list }, wants_receipt: false };
         shard.tell(Event::Request { via: 1, from: identity(1), partition, request_id: 1, request });
         let is_fetch = |action: &&Action<u32>| {
             matches!(action, Action::Ask { request: Request::Fetch(_), .. })
@@ -1002,6 +1005,7 @@ fn no_answer_of_a_peer_panics() {
         let (list, purge_horizon) = (None, Version::ZERO);
         [
             Answer::Declined,
+            Answer::NoRoom { max_memory: 7 },
             Answer::OtherList { list, purge_horizon },
             Answer::Written { superseded_by: None, synced: false },
             Answer::TooOld { purge_horizon: Version(u64::MAX >> 1), synced: true },

@@ -19,6 +19,8 @@ pub(super) enum Timer {
     Compare,
     /// Tombstones are forgotten.
     Purge,
+    /// Copies that lacked room for something are tried again.
+    Refill,
     /// Keys have expired.
     Expire,
     /// Writes are sent to other data centers.
@@ -53,7 +55,9 @@ impl Timer {
             Self::Groups => Some(6),
             #[cfg(feature = "sim")]
             Self::PutOff => Some(7),
-            Self::Op(_) | Self::Handoff(_) | Self::Remind(_) | Self::Forward(_) => None,
+            Self::Op(_) | Self::Handoff(_) | Self::Remind(_) | Self::Refill | Self::Forward(_) => {
+                None
+            }
         }
     }
 }

@@ -173,7 +173,12 @@ impl SimCluster {
                 }
             }
             ControlAction::Risks(risks) => self.note(|| format!("risks n{number} {risks:?}")),
-            ControlAction::Notify(event) => self.told(number, &event),
+            ControlAction::Notify(event) => {
+                self.told(number, &event);
+                if let Some(running) = self.nodes[number].running() {
+                    running.add_event(event);
+                }
+            }
             ControlAction::Left => {
                 self.note(|| format!("left n{number}"));
                 self.nodes[number].crash();
@@ -253,12 +258,13 @@ impl SimCluster {
                 );
             }
             Action::Reply { caller, outcome } => self.reply(number, caller, outcome),
-            Action::Progress { generation, pending, giving } => {
+            Action::Progress { generation, pending, giving, shortage } => {
                 if let Some(running) = self.nodes[number].running() {
                     running.set_progress(core, pending, giving);
                 }
                 let core = Self::index(core);
-                self.report(number, ControlEvent::Progress { core, generation, pending, giving });
+                let event = ControlEvent::Progress { core, generation, pending, giving, shortage };
+                self.report(number, event);
             }
             Action::DataAtRisk { .. } => {
                 self.note(|| format!("data at risk n{number}"));

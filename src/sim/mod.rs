@@ -60,7 +60,7 @@ pub use self::results::{CallId, CallResult, Death, Stored, Traffic};
 use crate::clock::{Instant, Now, Version};
 use crate::config::DEFAULT_REQUEST_TIMEOUT;
 use crate::entry::{Content, Entry};
-use crate::events::MemberState;
+use crate::events::{Event, MemberState};
 #[doc(hidden)]
 pub use crate::mutants::ProtocolMutant;
 use crate::mutants::set_for_this_thread;
@@ -177,11 +177,11 @@ impl SimCluster {
 
     /// Starts a new node and returns its number. Its seeds are the nodes that were started before.
     pub fn start_node(&mut self) -> usize {
-        self.start_node_with_memory(None)
+        self.start_node_with_memory(self.options.memory_per_core)
     }
 
-    /// Starts a new node and returns its number. Each of its cores evicts what was not read lately,
-    /// to stay within `bytes_per_core`; `None` sets no limit.
+    /// Starts a new node and returns its number. Each of its cores stays within `bytes_per_core`,
+    /// as [`SimOptions::eviction`] says; `None` sets no limit.
     pub fn start_node_with_memory(&mut self, bytes_per_core: Option<usize>) -> usize {
         let number = self.nodes.len();
         let skew = self.options.clock_skew.as_micros() as i64;
@@ -268,6 +268,18 @@ impl SimCluster {
     /// Whether the node said, since this ticket was given out, that no copy was missing.
     pub fn is_safe(&self, node: usize, ticket: u64) -> bool {
         self.nodes[node].is_safe(ticket)
+    }
+
+    /// Returns what a running node's app was told since the node's start.
+    pub fn events(&self, node: usize) -> &[Event] {
+        self.nodes[node].events()
+    }
+
+    /// Returns the redundancy debt of the running nodes, as
+    /// [`Stats::redundancy_debt`](crate::Stats::redundancy_debt) counts it.
+    pub fn redundancy_debt(&self) -> usize {
+        let debts = self.nodes.iter().map(|node| node.debt(self.now));
+        debts.map(|debt| debt.copies + debt.writes).sum()
     }
 
     /// Whether the node was started and has neither crashed nor left.

@@ -14,12 +14,11 @@ use crate::clock::{Instant, Now, WallTime};
 use crate::config::{DEFAULT_PROBE_PERIOD, DEFAULT_SUSPICION_TIMEOUT};
 use crate::control::{Control, ControlAction, ControlConfig, ControlEvent};
 use crate::entry::Entry;
-use crate::events::{MemberInfo, MemberState};
+use crate::events::{Event as AppEvent, MemberInfo, MemberState};
 use crate::mutants::{ProtocolMutant, rule};
-use crate::options::Eviction;
 use crate::placement::Site;
 use crate::shard::{
-    Action, Call, Event, LocalAnswer, LocalRules, Shard, ShardConfig, StoppedBy, read_local,
+    Action, Call, Debt, Event, LocalAnswer, LocalRules, Shard, ShardConfig, StoppedBy, read_local,
 };
 use crate::store::{Readers, Views};
 use crate::types::{Boot, CoreId, Identity, KeyHash, NodeHash, NodeId, Partition};
@@ -84,6 +83,8 @@ pub(super) struct Running {
     /// Actions, each with the core that returned it.
     pub(super) shard_actions: VecDeque<(CoreId, Action<CallId>)>,
     members: Vec<MemberInfo>,
+    /// What its app would be told, since its start.
+    events: Vec<AppEvent>,
     /// What might be wrong with it, as its app would be told.
     hint: Option<String>,
     /// How many partitions each core has to fetch and to give, once it has reported.
@@ -224,7 +225,7 @@ impl Node {
                 every_live_patience: options.every_live_patience,
                 standalone: false,
                 memory: self.memory,
-                eviction: Eviction::default(),
+                eviction: options.eviction,
                 purge_grace: options.purge_grace,
             };
             Shard::new(config, readers.clone())
@@ -240,6 +241,7 @@ impl Node {
             control_actions,
             shard_actions: VecDeque::new(),
             members: Vec::new(),
+            events: Vec::new(),
             hint: None,
             progress: vec![None; usize::from(options.cores)],
             next_request: 1,
@@ -423,6 +425,19 @@ impl Node {
         members.filter(|member| member.id == id).map(|member| member.address).collect()
     }
 
+    /// Returns what its app was told since its start.
+    pub(super) fn events(&self) -> &[AppEvent] {
+        self.running.as_ref().map_or(&[], |running| &running.events)
+    }
+
+    /// Returns what its cores have still to do before no copy is missing.
+    pub(super) fn debt(&self, now: Instant) -> Debt {
+        let mut total = Debt::default();
+        let shards = self.running.iter().flat_map(|running| &running.shards);
+        shards.for_each(|shard| total.add(&shard.owes(now)));
+        total
+    }
+
     pub(super) fn hint(&self) -> Option<&str> {
         self.running.as_ref()?.hint.as_deref()
     }
@@ -434,11 +449,12 @@ impl Node {
             format!("{} {:?}{leaving}", member.id, member.state)
         });
         format!(
-            "n{} {:?}: sees {:?}, (pending, giving) {:?}",
+            "n{} {:?}: sees {:?}, (pending, giving) {:?}, {:?}",
             self.number,
             running.control.stage(),
             members.collect::<Vec<_>>(),
-            running.progress
+            running.progress,
+            running.shards.iter().map(Shard::shortage).collect::<Vec<_>>()
         )
     }
 
@@ -453,6 +469,10 @@ impl Node {
 impl Running {
     pub(super) fn set_members(&mut self, members: Vec<MemberInfo>) {
         self.members = members;
+    }
+
+    pub(super) fn add_event(&mut self, event: AppEvent) {
+        self.events.push(event);
     }
 
     pub(super) fn set_hint(&mut self, hint: Option<String>) {

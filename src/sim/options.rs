@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::config::{DEFAULT_EVERY_LIVE_PATIENCE, DEFAULT_FORGET_AFTER};
 use crate::mutants::ProtocolMutant;
+use crate::options::Eviction;
 use crate::quorums::{Count, Quorums};
 use crate::types::{ClusterHash, KeyHash, MAX_REPLICAS, PARTITIONS};
 use crate::wire::timing::PURGE_GRACE;
@@ -50,6 +51,11 @@ pub struct SimOptions {
     pub delay: (Duration, Duration),
     /// How far each node's wall clock is off at most, either way.
     pub clock_skew: Duration,
+    /// The memory limit of each core, in bytes, unless a node is started with another one. `None`
+    /// sets no limit.
+    pub memory_per_core: Option<usize>,
+    /// What a core does when its memory is full: [`Config::eviction`](crate::Config::eviction).
+    pub eviction: Eviction,
     /// How many partitions there are, at most 4096.
     ///
     /// A change of members costs in proportion to them. Only keys that fall into them can be used:
@@ -88,6 +94,8 @@ impl Default for SimOptions {
             connections_broken_per_mille: 0,
             delay: (Duration::from_micros(50), Duration::from_millis(1)),
             clock_skew: Duration::ZERO,
+            memory_per_core: None,
+            eviction: Eviction::default(),
             partitions: PARTITIONS,
             purge_grace: PURGE_GRACE,
             forget_after: DEFAULT_FORGET_AFTER,

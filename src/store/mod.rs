@@ -66,6 +66,8 @@ pub(crate) struct Store {
     totals: Totals,
     /// Numbers every change.
     sequence: u64,
+    /// Numbers every time that something was evicted, or stayed away as if it had been.
+    gaps: u64,
     /// The generation of the last key that came into the eviction queue.
     generation: u8,
     /// What the store takes with nothing in it.
@@ -93,8 +95,9 @@ struct Contents {
     sequence: u64,
     /// The sum of [`Entry::digest`] over all entries, which does not depend on their order.
     digest: u64,
-    /// Whether other replicas may have something that found no room here.
-    has_gaps: bool,
+    /// The number of the last time that something was evicted here, or came and stayed away as if
+    /// it had been; zero if never. Other replicas may have it.
+    last_gap: u64,
     /// See [`Store::eviction_watermark`].
     eviction_watermark: Version,
 }
@@ -170,6 +173,7 @@ impl Store {
             queue: evicts.then(Sieve::default),
             totals: Totals::default(),
             sequence: 0,
+            gaps: 0,
             generation: 0,
             collect_at: COLLECT_BYTES,
             empty: 0,
@@ -412,10 +416,11 @@ impl Store {
         self.partitions[self.index(partition)].eviction_watermark
     }
 
-    /// Whether this copy of the partition lacks what other replicas may hold, for lack of room. If
-    /// so, its digest says nothing.
-    pub(crate) fn has_gaps(&self, partition: Partition) -> bool {
-        self.partitions[self.index(partition)].has_gaps
+    /// The number of the last time that this copy of the partition evicted something that other
+    /// replicas may hold, or took it for evicted; zero if it never did. Its digest means nothing to
+    /// a replica with which it was not compared key by key since.
+    pub(crate) fn last_gap(&self, partition: Partition) -> u64 {
+        self.partitions[self.index(partition)].last_gap
     }
 
     /// Whether the partition has no entry here, not even a tombstone.

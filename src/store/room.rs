@@ -168,14 +168,23 @@ impl Store {
         true
     }
 
-    /// Notes that an entry of this version found no room. If the store evicts, that is as good as
-    /// evicted. If it does not, the entry is only missing here, and might come again.
-    pub(crate) fn decline(&mut self, partition: Partition, version: Version) {
+    /// Notes that an entry found no room, and returns how many bytes are missing here now.
+    ///
+    /// If the store evicts, the entry is as good as evicted, and no byte is missing. If it does
+    /// not, the copy is incomplete until the entry comes again.
+    pub(crate) fn decline(&mut self, partition: Partition, entry: &Entry) -> usize {
         if self.queue.is_some() {
-            self.raise_eviction_watermark(partition, version);
+            self.raise_eviction_watermark(partition, entry.version());
+            0
+        } else {
+            charge::entry(entry)
         }
-        let at = self.index(partition);
-        self.partitions[at].has_gaps = true;
+    }
+
+    /// Returns for how many more bytes of live data there is room; `None` if there is no limit.
+    pub(crate) fn room(&self) -> Option<usize> {
+        let memory = self.config.memory?;
+        Some((memory - memory / HELD_SHARE).saturating_sub(self.used()))
     }
 
     /// Evicts this value, if the key still has it.
@@ -201,6 +210,14 @@ impl Store {
         let at = self.index(partition);
         let contents = &mut self.partitions[at];
         contents.eviction_watermark = contents.eviction_watermark.max(version);
-        contents.has_gaps = true;
+        self.note_gap(partition);
+    }
+
+    /// Notes that other replicas may hold something of the partition that this copy takes for
+    /// evicted.
+    pub(crate) fn note_gap(&mut self, partition: Partition) {
+        let at = self.index(partition);
+        self.gaps += 1;
+        self.partitions[at].last_gap = self.gaps;
     }
 }

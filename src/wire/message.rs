@@ -37,7 +37,8 @@
 //!
 //! ```text
 //! coordinator ──[Write: entry]──▶ replica      ◀──[Written]   after it was applied
-//!                                              ◀──[Declined]  no room now: it was not applied
+//!                                              ◀──[Declined]  not now: it was not applied
+//!                                              ◀──[NoRoom]    its memory is full: not applied
 //!                                              ◀──[TooOld]    refused: it might have been purged
 //! coordinator ──[Read: key]──▶ replica         ◀──[Found]     the entry, or only its version
 //! ```
@@ -63,7 +64,8 @@
 //! replica ──[Repair: I have merged you]──▶ replica
 //!                                              ◀──[Listed]    then it fetches from the asker
 //! replica ──[Survey: each key's version]──▶ replica
-//!                                              ◀──[Surveyed]  what differs, if eviction took some
+//!                                              ◀──[Surveyed]  what differs, key by key
+//! replica ──[Give: entries]──▶ replica         ◀──[Listed]    it has merged what it lacked
 //! ```
 //!
 //! **Forgetting** what was deleted long ago, between all members (`purge` says when):
@@ -261,6 +263,8 @@ pub(crate) struct NodeDebt {
     pub(crate) copies: u32,
     /// Writes that the node acknowledged and some replica did not, for longer than a write takes.
     pub(crate) writes: u32,
+    /// Bytes that the node should hold and has no room for.
+    pub(crate) missing_bytes: u64,
 }
 
 /// What a node tells the others until the cluster's first lists are born.
@@ -300,6 +304,8 @@ pub(crate) enum Request {
     /// "You serve this list as I do, and differed from me: merge what I hold."
     Repair {
         list: ListRef,
+        /// Whether the sender wants a [`Request::Receipt`] then, as a giver does.
+        wants_receipt: bool,
     },
     /// "Do you hold older states of these keys?" Without keys it asks whether the receiver has
     /// merged since it was asked last.
@@ -316,6 +322,11 @@ pub(crate) enum Request {
         route: Option<Route>,
     },
     Survey(Survey),
+    /// "You lack these: merge them." A repair, which is never refused for its age.
+    Give {
+        list: ListRef,
+        entries: Vec<Entry>,
+    },
     /// "Write these in your data center." Each is of a partition of the asked core.
     Relay {
         entries: Vec<Entry>,
@@ -400,9 +411,13 @@ pub(crate) enum Answer {
         superseded_by: Option<Version>,
         synced: bool,
     },
-    /// Not now. A replica has no room for the write and did not apply it, or a member agrees to no
-    /// purge.
+    /// Not now. A replica does not apply the write now, or a member agrees to no purge.
     Declined,
+    /// The replica's memory is full of what must not be evicted, and it did not apply the write.
+    NoRoom {
+        /// The replica's memory limit, for all of its cores.
+        max_memory: u64,
+    },
     Found {
         found: Found,
         synced: bool,

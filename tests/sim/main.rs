@@ -16,3 +16,4 @@ mod lists;
 mod majority;
 mod purge;
 mod quorums;
+mod safety;

@@ -10,6 +10,7 @@ mod completions;
 mod discovery;
 mod everywhere;
 mod fairness;
+mod full;
 mod loaders;
 mod members;
 mod one_engine;

@@ -21,8 +21,8 @@
 //! **Invariant.** A difference is acted upon when it was seen [`SIGHTINGS`] times unchanged, and
 //! never before. A digest is the sum of its entries' digests. So the difference of two digests
 //! stays the same while both replicas take the same writes, and is another one while a write has
-//! reached only one of them. A partition that has a write on its way at every look is left alone
-//! until the next cycle.
+//! reached only one of them. A partition that has a write on its way at every look is compared key
+//! by key ([`survey`](mod@survey)): its digests will not tell whether anything else differs.
 //!
 //! **What it costs**, as computed. A question names its partitions with two bytes each and has one
 //! hash for all of them. If they are equal the answer takes 32 bytes; else it has 32 bytes for each
@@ -37,8 +37,8 @@
 //! A difference is transferred once if only the asker lacked something, and twice if the other one
 //! did.
 //!
-//! **Gaps.** If either replica has evicted keys of a partition, the two are compared key by key
-//! ([`survey`](mod@survey)).
+//! **Gaps.** If either replica has evicted keys of a partition, or had no room for some, the two
+//! are compared key by key, too. Digests are compared again when such a survey is over.
 //!
 //! **Other lists.** Two replicas that serve different lists tell each other. One of them missed a
 //! change, and the nodes that made it might be gone.
@@ -61,6 +61,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use crate::clock::Instant;
+use crate::mutants::{ProtocolMutant, rule};
 use crate::types::{Identity, KeyHash, Partition};
 use crate::wire::message::{Compared, Held};
 use crate::wire::timing::COMPARE_CYCLE;
@@ -83,8 +84,8 @@ const RECHECK_AFTER: Duration = Duration::from_millis(500);
 /// How often the same difference is seen until it is acted upon.
 const SIGHTINGS: u8 = 3;
 
-/// How often those that differ are looked at before they are left to the next cycle: for ten
-/// seconds.
+/// How often those that differ are looked at before they are left to the next cycle, or surveyed:
+/// for ten seconds.
 const MAX_LOOKS: u8 = 20;
 
 /// How often a partition that merges is looked at before it is left to the next cycle: for a
@@ -244,9 +245,22 @@ impl AntiEntropy {
         copies: &impl Copies,
         actions: &mut Vec<AntiEntropyAction>,
     ) {
-        self.surveys.answered(round, next);
+        self.surveys.answered(round, next, self.cycles);
         self.begin_surveys(now, copies, actions);
         self.set_deadline();
+    }
+
+    /// Notes that this copy was surveyed to its end by `peer`, so that the digests of the two are
+    /// compared again.
+    pub(crate) fn was_surveyed_by(
+        &mut self,
+        peer: &Identity,
+        partition: Partition,
+        copies: &impl Copies,
+    ) {
+        for pair in copies.pairs_of(partition).iter().filter(|pair| pair.peer == *peer) {
+            self.surveys.was_surveyed(pair);
+        }
     }
 
     /// Notes that the peer does not compare this now, as it changes lists or merges. It is asked
@@ -311,7 +325,7 @@ impl AntiEntropy {
         self.cycles += 1;
         let mut pairs = copies.pairs();
         pairs.sort_unstable();
-        self.surveys.keep_gaps_of(&pairs);
+        self.surveys.keep_only(&pairs);
         pairs.retain(|pair| copies.asks(&pair.peer));
         let turn = self.cycles % SURVEY_CYCLES;
         let is_due = |pair: &&Pair| u64::from(pair.partition.index()) % SURVEY_CYCLES == turn;
@@ -348,10 +362,15 @@ impl AntiEntropy {
         copies: &impl Copies,
         actions: &mut Vec<AntiEntropyAction>,
     ) {
-        self.suspects.retain(|_, suspect| {
+        let (surveys, cycle) = (&mut self.surveys, self.cycles);
+        self.suspects.retain(|pair, suspect| {
             suspect.looks += u8::from(suspect.phase != Phase::Waiting);
-            suspect.looks
-                <= if suspect.phase == Phase::Merging { MAX_LOOKS_MERGING } else { MAX_LOOKS }
+            let most = if suspect.phase == Phase::Merging { MAX_LOOKS_MERGING } else { MAX_LOOKS };
+            let is_busy = suspect.phase == Phase::Watching && suspect.sightings > 0;
+            if rule(ProtocolMutant::BusyLetBe, suspect.looks > most && is_busy) {
+                surveys.found_busy(*pair, cycle);
+            }
+            suspect.looks <= most
         });
         let is_looked_at =
             |suspect: &Suspect| matches!(suspect.phase, Phase::Watching | Phase::Told);
@@ -409,7 +428,7 @@ impl AntiEntropy {
         }
         let both = both.filter(|(mine, theirs)| mine.list == theirs.list);
         if both.is_some_and(|(mine, theirs)| mine.has_gaps || theirs.has_gaps) {
-            self.surveys.found_gaps(pair);
+            self.surveys.found_gaps(pair, self.cycles);
             self.suspects.remove(&pair);
             return;
         }

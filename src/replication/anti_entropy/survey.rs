@@ -1,8 +1,13 @@
-//! Comparing copies key by key, because at least one of them has evicted something.
+//! Comparing copies key by key, because their digests say nothing.
 //!
-//! **Problem.** If a replica has evicted keys of a partition, its digest says nothing, and merging
-//! would bring back what was evicted. Such a copy has *gaps*, and an eviction watermark: the
-//! highest version that it evicted.
+//! **Problem.** There are two reasons why a digest says nothing.
+//!
+//! - *Gaps.* A replica has evicted keys of the partition, or had no room for some. Merging would
+//!   bring back what was evicted, or be declined again. Such a copy has an eviction watermark: the
+//!   highest version that it evicted; zero if nothing was.
+//! - *Writes under way.* A partition might have writes under way at every look: one busy key does
+//!   it, if the replicas are far from each other. Then the digests always differ, by something else
+//!   each time, and nothing tells whether there is a difference that stays.
 //!
 //! A [`Survey`] tells hash, version and digest of each entry in a range of hashes. The answer says
 //! what differs there:
@@ -22,18 +27,29 @@
 //! The price: what one replica has no room for, the others forget too, at the next survey. Replicas
 //! want equal memory.
 //!
-//! **What it costs.** The asker applies one half of the differences at once and pushes the other
-//! half as writes; the answerer drops its part before it answers. So one question does for both. It
-//! takes 24 bytes for each key that one of the two has, and no digest saves that, so surveys are
-//! rare:
+//! **What it costs.** The asker applies one half of the differences at once and gives the other
+//! half to its peer; the answerer drops its part before it answers. So one question does for both.
+//! What is given is merged as a handoff merges: no purge horizon refuses it, since a survey
+//! compares what both hold now. A survey takes 24 bytes for each key that one of the two has, and
+//! no digest saves that, so surveys are rare:
 //!
-//! - when a partition is found to have gaps,
-//! - soon after a replica might have missed something: a connection broke, a list changed, a merge
-//!   ended,
-//! - otherwise once in [`SURVEY_CYCLES`] cycles, which is an hour.
+//! | when | how often |
+//! |---|---|
+//! | gaps are found | if there was no survey for [`SURVEY_CYCLES`] cycles, which is an hour |
+//! | every look finds another difference | if there was none for [`BUSY_CYCLES`] cycles |
+//! | a connection broke, a list changed, a merge ended: something might be missing | soon |
+//! | a copy has gaps | once in [`SURVEY_CYCLES`] cycles |
 //!
-//! **Rejected:** asking in turn, each side for what it lacks. It takes two questions of the same
-//! size.
+//! When a survey is over, what it found no more counts as gaps of the pair: digests are compared
+//! again, and tell whether one of the two copies has gaps.
+//!
+//! **Rejected:**
+//!
+//! - asking in turn, each side for what it lacks. It takes two questions of the same size;
+//! - for busy partitions, digests of what is older than some seconds. They end the trouble with one
+//!   key that is written all the time, and not with many keys that are overwritten all the time:
+//!   of these, the states that are old differ as well, by something else at each look. A survey
+//!   finds what is missing in either case, and what is under way costs it nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -46,6 +62,9 @@ use crate::wire::message::{Seen, Survey};
 /// In how many cycles every partition with gaps is surveyed once.
 pub(super) const SURVEY_CYCLES: u64 = 60;
 
+/// After how many cycles a pair that is busy at every look is surveyed again.
+const BUSY_CYCLES: u64 = 10;
+
 /// How many surveys run at a time.
 const MAX_SURVEYS: usize = 4;
 
@@ -53,8 +72,10 @@ const MAX_SURVEYS: usize = 4;
 #[derive(Default)]
 pub(super) struct Surveys {
     surveys: BTreeMap<Pair, Surveying>,
-    /// The pairs whose peer has gaps, as it said when it was asked last.
+    /// The pairs of which one has gaps, as was found since they were surveyed last.
     gaps: BTreeSet<Pair>,
+    /// In which cycle pairs were surveyed last, from the beginning to the end.
+    surveyed_in: BTreeMap<Pair, u64>,
 }
 
 #[derive(Clone, Copy, Default, Debug)]
@@ -83,21 +104,40 @@ impl Surveys {
         self.surveys.is_empty()
     }
 
-    /// Whether the peer has said that its copy has gaps.
+    /// Whether one of the two copies has gaps, as was found since they were surveyed last.
     pub(super) fn has_gaps(&self, pair: &Pair) -> bool {
         self.gaps.contains(pair)
     }
 
-    /// Notes that one of the two copies has gaps. They are surveyed if that is new.
-    pub(super) fn found_gaps(&mut self, pair: Pair) {
-        if self.gaps.insert(pair) {
+    /// Notes that one of the two copies has gaps. They are surveyed if that is new, and if they
+    /// were not lately: a copy that evicts all the time has new gaps all the time.
+    pub(super) fn found_gaps(&mut self, pair: Pair, cycle: u64) {
+        if self.gaps.insert(pair) && self.was_long_ago(&pair, cycle, SURVEY_CYCLES) {
             self.survey_soon(pair);
         }
     }
 
-    /// Forgets the gaps of pairs that are none any more. `pairs` is sorted.
-    pub(super) fn keep_gaps_of(&mut self, pairs: &[Pair]) {
+    /// Notes that the two differ by something else at every look, because writes are under way all
+    /// the time. They are surveyed if they were not lately.
+    pub(super) fn found_busy(&mut self, pair: Pair, cycle: u64) {
+        if self.was_long_ago(&pair, cycle, BUSY_CYCLES) {
+            self.survey_soon(pair);
+        }
+    }
+
+    fn was_long_ago(&self, pair: &Pair, cycle: u64, cycles: u64) -> bool {
+        self.surveyed_in.get(pair).is_none_or(|surveyed_in| surveyed_in + cycles <= cycle)
+    }
+
+    /// Notes that the peer has surveyed this pair to its end. The digests are compared again.
+    pub(super) fn was_surveyed(&mut self, pair: &Pair) {
+        self.gaps.remove(pair);
+    }
+
+    /// Forgets pairs that are none any more. `pairs` is sorted.
+    pub(super) fn keep_only(&mut self, pairs: &[Pair]) {
         self.gaps.retain(|pair| pairs.binary_search(pair).is_ok());
+        self.surveyed_in.retain(|pair, _| pairs.binary_search(pair).is_ok());
     }
 
     /// Has those of the pairs surveyed of which this node's copy has gaps. If only the peer's had
@@ -108,6 +148,7 @@ impl Surveys {
         copies: &impl Copies,
     ) {
         for pair in pairs {
+            self.surveyed_in.remove(pair);
             if copies.held(&pair.peer, pair.partition).is_some_and(|held| held.has_gaps) {
                 self.survey_soon(*pair);
             } else {
@@ -155,7 +196,7 @@ impl Surveys {
 
     /// Notes that a question was answered, and that the survey goes on behind `next` if there is
     /// more.
-    pub(super) fn answered(&mut self, round: u64, next: Option<KeyHash>) {
+    pub(super) fn answered(&mut self, round: u64, next: Option<KeyHash>, cycle: u64) {
         let found = self.surveys.iter_mut().find(|(_, survey)| survey.round == Some(round));
         let Some((&pair, survey)) = found else { return };
         match next {
@@ -164,7 +205,11 @@ impl Surveys {
                 (survey.after, survey.round, survey.tries) = (Some(next), None, 0);
             }
             _ if survey.again => *survey = Surveying::default(),
-            _ => drop(self.surveys.remove(&pair)),
+            _ => {
+                self.surveys.remove(&pair);
+                self.gaps.remove(&pair);
+                self.surveyed_in.insert(pair, cycle);
+            }
         }
     }
 

@@ -112,15 +112,31 @@ fn a_difference_that_stays_is_merged_by_both_and_counted_once_it_is_gone() {
     assert_eq!((two.machine.repaired(), &two.others[..]), (1, &[][..]));
 }
 
-/// Writes on their way: at every look they differ, by something else each time.
+/// Writes on their way: at every look they differ, by something else each time. Then the digests
+/// say nothing, and the keys are compared: once in ten cycles, as it costs more.
 #[test]
-fn a_difference_that_changes_is_not_acted_upon_for_ever() {
+fn a_difference_that_changes_at_every_look_is_surveyed() {
     let mut two = Two::new(2);
-    for digest in 2..500 {
+    let mut found = Vec::new();
+    let begin = two.now;
+    for digest in 2.. {
         two.theirs.0.insert(partition(0), digest);
         two.turn();
+        let is_survey = |action: &AntiEntropyAction| match action {
+            AntiEntropyAction::Survey { partition, .. } => partition.index() == 0,
+            _ => false,
+        };
+        assert!(two.others.iter().all(is_survey), "{:?}", two.others);
+        if surveyed(&mut two, 1) == [0] {
+            found.push(two.now.since(begin));
+        }
+        if two.now.since(begin) > 25 * COMPARE_CYCLE {
+            break;
+        }
     }
-    assert_eq!(two.others, []);
+    let [first, second, ..] = found[..] else { panic!("{found:?}") };
+    assert!(first < 2 * COMPARE_CYCLE && found.len() < 5, "{found:?}");
+    assert!(second - first > 8 * COMPARE_CYCLE, "{found:?}");
     assert!(two.machine.suspects.len() <= 1);
 }
 

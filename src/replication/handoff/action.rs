@@ -27,8 +27,13 @@ pub(crate) enum HandoffAction {
         after: Option<KeyHash>,
         since: u64,
     },
-    /// Merge these entries into the store.
+    /// Merge these entries into the store, then call
+    /// [`Handoff::applied`](super::Handoff::applied).
     Apply(Vec<Entry>),
+    /// There was no room here for this much of what a source holds. The handoff is over.
+    NoRoom {
+        missing_bytes: usize,
+    },
     /// This node serves this list from now on.
     Adopt(Arc<List>),
     /// This node holds everything that was acknowledged before the list.

@@ -20,6 +20,13 @@ use crate::placement::List;
 use crate::types::{Identity, KeyHash};
 use crate::wire::message::Chunk;
 
+/// The replicas to merge into a list that was adopted already.
+pub(crate) struct ToMerge {
+    pub(crate) sources: Vec<Identity>,
+    /// Those in the list that want a receipt. One outside it always gets one.
+    pub(crate) receipts: Vec<Identity>,
+}
+
 /// The replicas that are fetched from, one after the other.
 #[derive(Debug)]
 pub(super) struct Sources {
@@ -32,6 +39,8 @@ struct Source {
     replica: Identity,
     /// Whether it is a synced member of the list that is replaced.
     is_synced: bool,
+    /// Whether it wants a receipt, though it is in the list.
+    wants_receipt: bool,
     /// Up to which change of its sequence its entries are here.
     merged_to: u64,
     /// Up to which change they are here when the fetch that runs is complete.
@@ -80,8 +89,24 @@ impl Sources {
     /// Adds a replica behind the others, unless it is there already or is this node.
     pub(super) fn add(&mut self, replica: Identity, is_synced: bool) {
         if replica != self.me && self.sources.iter().all(|source| source.replica != replica) {
-            let state = FetchState::Pending;
-            self.sources.push(Source { replica, is_synced, merged_to: 0, covers: None, state });
+            let (state, wants_receipt, merged_to) = (FetchState::Pending, false, 0);
+            let covers = None;
+            self.sources.push(Source {
+                replica,
+                is_synced,
+                wants_receipt,
+                merged_to,
+                covers,
+                state,
+            });
+        }
+    }
+
+    /// Adds replicas to merge into a list that was adopted already.
+    pub(super) fn add_all(&mut self, ToMerge { sources, receipts }: ToMerge) {
+        sources.into_iter().for_each(|source| self.add(source, false));
+        for source in &mut self.sources {
+            source.wants_receipt = receipts.contains(&source.replica);
         }
     }
 
@@ -123,13 +148,16 @@ impl Sources {
         self.sources.iter().filter(merged).count()
     }
 
-    /// Returns the replicas outside `list` that were fetched from, and up to which change.
+    /// Returns the replicas that were fetched from and are to hear of it, with the change up to
+    /// which they were: those outside `list`, and those that want a receipt.
     pub(super) fn givers<'a>(
         &'a self,
         list: &'a List,
     ) -> impl Iterator<Item = (Identity, u64)> + 'a {
-        let is_giver =
-            |source: &&Source| source.state == FetchState::Done && !list.contains(&source.replica);
+        let is_giver = |source: &&Source| {
+            source.state == FetchState::Done
+                && (source.wants_receipt || !list.contains(&source.replica))
+        };
         self.sources.iter().filter(is_giver).map(|source| (source.replica, source.merged_to))
     }
 

@@ -31,6 +31,9 @@
 //! members have everything among them). It learns the list later, from a member that asks it or
 //! hears of its list.
 //!
+//! **No room.** If something of a source finds no room here and nothing may be evicted, the handoff
+//! ends: in Copy without a new list, later without a receipt. It begins again when there is room.
+//!
 //! A replica that stays in the list stays synced, and runs Merge and Receipts too: to close the
 //! gaps that a dead coordinator left, and to let a leaving node go. Starting again is cheap,
 //! because what was merged stays merged and equal digests skip what is there.
@@ -64,6 +67,7 @@ mod plan;
 
 pub(crate) use action::HandoffAction;
 use action::fetch;
+pub(crate) use copy::ToMerge;
 use copy::{Next, Sources};
 use phase::{Collected, Phase, take};
 pub(crate) use plan::Mine;
@@ -99,6 +103,10 @@ pub(crate) struct Handoff {
     phase: Phase,
     /// The replicas to merge, in order.
     sources: Sources,
+    /// What follows from the chunk that is being applied.
+    next: Option<Next>,
+    /// How many bytes of the source that is fetched from found no room.
+    missing_bytes: usize,
     /// The members that did not answer, and since when.
     silent: BTreeMap<Identity, Instant>,
     asked_at: Instant,
@@ -133,13 +141,13 @@ impl Handoff {
         me: Identity,
         quorums: Quorums,
         list: Arc<List>,
-        sources: Vec<Identity>,
+        sources: ToMerge,
         now: Instant,
         actions: &mut Vec<HandoffAction>,
     ) -> Self {
         let mut handoff = Self::resting(me, quorums, Vec::new());
         handoff.merging = Some(list.clone());
-        sources.into_iter().for_each(|source| handoff.sources.add(source, false));
+        handoff.sources.add_all(sources);
         handoff.merge_from(Plan::only_merge(list), 0, now, actions);
         handoff
     }
@@ -152,6 +160,8 @@ impl Handoff {
             merging: None,
             phase: Phase::Backoff,
             sources: Sources::new(me),
+            next: None,
+            missing_bytes: 0,
             silent: BTreeMap::new(),
             asked_at: Instant::default(),
             fruitless_surveys: 0,
@@ -172,6 +182,11 @@ impl Handoff {
             Phase::Receipts { unanswered, .. } => unanswered.clone(),
             _ => self.sources.open(),
         }
+    }
+
+    /// Returns every replica that is merged, or was.
+    pub(crate) fn sources(&self) -> Vec<Identity> {
+        self.sources.replicas()
     }
 
     /// Whether an answer of any of these is waited for, now or later.
@@ -222,6 +237,7 @@ impl Handoff {
             self.go_on(mine, now, actions);
         } else if let Some(list) = self.merging.clone() {
             self.sources.retain(|source| others.contains(source));
+            self.missing_bytes = 0;
             self.merge_from(Plan::only_merge(list), 0, now, actions);
         } else {
             self.survey(others, now, actions);
@@ -254,7 +270,7 @@ impl Handoff {
         self.silent.remove(&from);
         match answer {
             Answer::Listed(listed) => self.listed(from, listed, mine, now, actions),
-            Answer::Chunk(chunk) => self.chunk(from, chunk, now, actions),
+            Answer::Chunk(chunk) => self.chunk(from, chunk, actions),
             Answer::Received { covered } => self.received(from, covered, now, actions),
             Answer::OtherList { list, .. } => self.other_list(from, list, actions),
             // A node of another data center, which keeps none of this data center's lists.
@@ -266,6 +282,7 @@ impl Handoff {
     /// Asks every member which list counts, and what it holds.
     fn survey(&mut self, others: Vec<Identity>, now: Instant, actions: &mut Vec<HandoffAction>) {
         self.sources.clear();
+        self.missing_bytes = 0;
         for &to in &others {
             actions.push(HandoffAction::Ask { to, request: Request::AskList });
         }
@@ -459,26 +476,36 @@ impl Handoff {
         }
     }
 
-    /// Applies a chunk, and fetches what follows.
-    fn chunk(
+    /// Has a chunk applied.
+    fn chunk(&mut self, from: Identity, chunk: Chunk, actions: &mut Vec<HandoffAction>) {
+        let at = self.phase.source_at();
+        self.next = at.and_then(|at| self.sources.take_chunk(at, &from, &chunk));
+        if self.next.is_none() {
+            return log::debug!("{:?} sends a chunk and was not asked for it", from.node);
+        }
+        self.backoffs = 0;
+        actions.push(HandoffAction::Apply(chunk.entries));
+    }
+
+    /// A chunk was applied, and this many bytes of it found no room: goes on to the source's end.
+    pub(crate) fn applied(
         &mut self,
-        from: Identity,
-        chunk: Chunk,
+        missing_bytes: usize,
         now: Instant,
         actions: &mut Vec<HandoffAction>,
     ) {
-        let next = self.phase.source_at().and_then(|at| self.sources.take_chunk(at, &from, &chunk));
-        let Some(next) = next else {
-            return log::debug!("{:?} sends a chunk and was not asked for it", from.node);
-        };
-        self.backoffs = 0;
-        actions.push(HandoffAction::Apply(chunk.entries));
-        match next {
-            Next::Fetch(part) => {
+        self.missing_bytes += missing_bytes;
+        match self.next.take() {
+            Some(Next::Fetch(part)) => {
                 actions.push(fetch(part));
                 self.wait(now);
             }
-            Next::Complete => self.leave_source(now, actions),
+            Some(Next::Complete) if self.missing_bytes > 0 => {
+                self.phase = Phase::Backoff;
+                actions.push(HandoffAction::NoRoom { missing_bytes: self.missing_bytes });
+            }
+            Some(Next::Complete) => self.leave_source(now, actions),
+            None => mismatch("no chunk was applied"),
         }
     }
 

@@ -2,7 +2,7 @@ use super::*;
 use crate::clock::Version;
 use crate::placement::{Gone, Member, Placement, Site};
 use crate::replication::tests::{list, node};
-use crate::types::NodeId;
+use crate::types::{KeyHash, NodeId};
 
 const NOW: Instant = Instant::from_nanos(1);
 const QUORUMS: Quorums = Quorums::exactly(3, 2, 1);
@@ -21,6 +21,8 @@ fn listed(list: Option<Arc<List>>, synced: bool) -> Answer {
 struct Newcomer {
     handoff: Handoff,
     actions: Vec<HandoffAction>,
+    /// How much of each chunk finds no room.
+    missing_bytes: usize,
 }
 
 impl Newcomer {
@@ -30,13 +32,16 @@ impl Newcomer {
         let target = vec![node(1), node(2), node(3)];
         let mine = Mine { listed: nothing(), placement: &no_members() };
         let handoff = Handoff::change(node(3), QUORUMS, target, others, &mine, NOW, &mut actions);
-        Self { handoff, actions }
+        Self { handoff, actions, missing_bytes: 0 }
     }
 
     fn answer(&mut self, from: u64, answer: Answer) -> &[HandoffAction] {
         let mine = Mine { listed: nothing(), placement: &no_members() };
         self.actions.clear();
         self.handoff.answered(node(from), answer, &mine, NOW, &mut self.actions);
+        if let Some(HandoffAction::Apply(_)) = self.actions.last() {
+            self.handoff.applied(self.missing_bytes, NOW, &mut self.actions);
+        }
         &self.actions
     }
 }
@@ -99,6 +104,33 @@ fn a_newcomer_surveys_copies_adopts_merges_and_relieves_the_giver() {
         ]
     );
     assert_eq!(newcomer.answer(0, Answer::Received { covered: true }), [HandoffAction::Finished]);
+}
+
+/// The list does not change for a node that cannot hold the partition, and a giver has no receipt
+/// for what was declined.
+#[test]
+fn what_finds_no_room_ends_the_handoff_before_the_list_changes_or_a_receipt_is_given() {
+    let in_parts =
+        |sequence| Answer::Chunk(Chunk { entries: Vec::new(), next: Some(KeyHash(1)), sequence });
+    for has_adopted in [false, true] {
+        let mut newcomer = Newcomer::surveying(&[0, 1, 2]);
+        let old = list(4, 0..3);
+        for from in [0, 1, 2] {
+            newcomer.answer(from, listed(Some(old.clone()), true));
+        }
+        if has_adopted {
+            newcomer.answer(0, chunk(7));
+            let new = List::new(5, (1..4).map(node), Some(old.reference()));
+            for from in [0, 1, 2] {
+                newcomer.answer(from, listed(Some(new.clone()), false));
+            }
+        }
+        newcomer.missing_bytes = 10;
+        assert!(matches!(newcomer.answer(0, in_parts(9)), [_, HandoffAction::Fetch { .. }]));
+        let actions = newcomer.answer(0, chunk(9));
+        assert_eq!(actions[1..], [HandoffAction::NoRoom { missing_bytes: 20 }]);
+        assert_eq!(newcomer.handoff.sources(), [node(0), node(1), node(2)]);
+    }
 }
 
 /// Found by four real nodes on busy processors: two of them brought about lists of one number, each
@@ -196,6 +228,9 @@ impl DrivenHandoff {
         let listed = Listed { members_digest: self.placement.digest(), ..nothing() };
         let mine = Mine { listed, placement: &self.placement };
         self.handoff.answered(node(from), answer, &mine, LATER, &mut self.actions);
+        if let Some(HandoffAction::Apply(_)) = self.actions.last() {
+            self.handoff.applied(0, LATER, &mut self.actions);
+        }
         &self.actions
     }
 

@@ -18,6 +18,7 @@ use std::collections::VecDeque;
 
 use self::groups::Groups;
 use self::op::Ops;
+use self::room::FullReplicas;
 use self::runs::Runs;
 use super::caller::{Caller, OpId};
 use super::calls::{Call, Outcome, StoppedBy, WriteCall};
@@ -50,6 +51,8 @@ pub(super) struct Coordinator<C> {
     ops: Ops<C>,
     /// Writes for which room is being made.
     waiting: VecDeque<(WriteCall, Caller<C>)>,
+    /// Other replicas whose memory was full a moment ago.
+    full: FullReplicas,
     groups: Groups<C>,
     runs: Runs<C>,
     /// Requests to this node's own replica, which is asked like any other.
@@ -72,6 +75,7 @@ impl<C> Coordinator<C> {
         Self {
             ops: Ops::new(),
             waiting: VecDeque::new(),
+            full: FullReplicas::default(),
             groups: Groups::new(),
             runs: Runs::new(),
             to_self: VecDeque::new(),

@@ -133,6 +133,8 @@ pub(super) fn unread(touch: Option<Touch>, read: ReadError, write: NotApplied) -
 pub(super) fn write_error(write: &Write) -> WriteError {
     if write.may_have_happened() {
         WriteError::Indeterminate { acked: write.acked(), needed: write.needed() }
+    } else if let [(_, max_memory), ..] = write.stopped_by() {
+        NotApplied::OutOfMemory { max_memory: *max_memory as usize }.into()
     } else {
         WriteError::NotApplied(NotApplied::Unavailable)
     }

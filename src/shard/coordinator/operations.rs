@@ -336,11 +336,18 @@ impl<C> Coordinator<C> {
             && turn.node.lacks_majority(turn.now).is_none();
         // What was acknowledged once is a hint, even if it counts again in a later list.
         if !is_hint && !is_acknowledged {
-            if let Some(caller) = op.caller.take_if(|_| is_late) {
+            // Another data center tries again and again: it is kept waiting.
+            let is_far = matches!(op.caller, Some(Caller::DataCenters(_)));
+            let is_stopped = !is_far && !write.stopped_by().is_empty();
+            if is_stopped {
+                self.full.note(now, write);
+            }
+            let is_over = is_late || is_stopped;
+            if let Some(caller) = op.caller.take_if(|_| is_over) {
                 let outcome = written(op.touch, Err(write_error(write)));
                 self.reply(turn, caller, outcome);
             }
-            return is_late;
+            return is_over;
         }
         if let Some(caller) = op.caller.take() {
             for replica in write.outwaited() {

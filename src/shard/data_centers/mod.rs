@@ -57,6 +57,7 @@ impl<C> DataCenters<C> {
             Request::Fetch(_)
             | Request::Compare(_)
             | Request::Repair { .. }
+            | Request::Give { .. }
             | Request::Purge { .. }
             | Request::Purged { .. }
             | Request::Survey(_) => Some(replica.serve(turn, from, address.partition, request)),

@@ -6,6 +6,7 @@ use std::mem;
 
 use super::Replica;
 use super::copies::LocalCopies;
+use crate::entry::Entry;
 use crate::mutants::{ProtocolMutant, rule};
 use crate::placement::{ListRef, Member};
 use crate::replication::anti_entropy::{self, AntiEntropy, AntiEntropyAction, Copies, Pair};
@@ -78,7 +79,12 @@ impl LocalCopies {
     fn held(&self, node: &Node, peer: &Identity, partition: Partition) -> Option<Held> {
         let list = self.common_list(node, peer, partition)?;
         let is_comparable = self.is_quiet(node, partition) && node.placement.is_alive(peer);
-        let (digest, has_gaps) = (self.store.digest(partition), self.store.has_gaps(partition));
+        let last_gap = self.store.last_gap(partition);
+        // What one data center evicts, another one keeps: their copies stay different.
+        let is_covered = !node.in_other_data_center(peer.node)
+            && self.surveyed.covers((partition, *peer), last_gap);
+        let has_gaps = self.lacking.has(partition) || last_gap > 0 && !is_covered;
+        let digest = self.store.digest(partition);
         is_comparable.then_some(Held { partition, list, digest, has_gaps })
     }
 
@@ -133,7 +139,7 @@ impl Replica {
             // Only this replica asks other data centers.
             let me = turn.node.me;
             for other in list.members().iter().copied().filter(|other| *other != me) {
-                let request = Request::Repair { list: list.reference() };
+                let request = Request::Repair { list: list.reference(), wants_receipt: false };
                 turn.ask(other, partition, request, ReplicaAsker::List(partition));
             }
         }
@@ -172,15 +178,15 @@ impl Replica {
                 }
                 AntiEntropyAction::Tell { partition, to } => {
                     if let Some(list) = self.copies.common_list(turn.node, &to, partition) {
-                        turn.ask(
-                            to,
-                            partition,
-                            Request::Repair { list },
-                            ReplicaAsker::List(partition),
-                        );
+                        let request = Request::Repair { list, wants_receipt: false };
+                        turn.ask(to, partition, request, ReplicaAsker::List(partition));
                     }
                 }
                 AntiEntropyAction::Survey { round, to, partition, after } => {
+                    if after.is_none() {
+                        let last_gap = self.copies.store.last_gap(partition);
+                        self.copies.surveyed.begin((partition, to), last_gap);
+                    }
                     let survey = self.copies.part_to_survey(turn.node, &to, partition, after);
                     let asker = ReplicaAsker::Survey { round, partition, after };
                     let asked = survey
@@ -212,15 +218,25 @@ impl Replica {
         let found = anti_entropy::survey(asked, mine, next);
         // As it was when these were missing.
         let eviction_watermark = copies.store.eviction_watermark(partition);
+        let (pair, before) = ((partition, *from), copies.store.last_gap(partition));
+        if asked.after.is_none() {
+            copies.surveyed.begin(pair, before);
+        }
         if !node.in_other_data_center(from.node) {
             found.evict.into_iter().for_each(|(hash, value)| copies.store.evict_value(hash, value));
+            copies.surveyed.evicted(pair, before, copies.store.last_gap(partition));
+        }
+        if next.is_none() {
+            copies.surveyed.complete(pair);
+            let copies = Comparable { node, copies: &self.copies };
+            self.anti_entropy.was_surveyed_by(from, partition, &copies);
         }
         let (entries, missing, outdated) = (found.give, found.missing, found.outdated);
         Answer::Surveyed(Surveyed { entries, missing, eviction_watermark, outdated, next })
     }
 
     /// Takes up a peer's answer to a survey. What the peer lacks, or has an older state of, is
-    /// evicted here or written there; what this node lacks is merged.
+    /// evicted here or given to it; what this node lacks is merged.
     pub(super) fn surveyed<C>(
         &mut self,
         turn: &mut Turn<'_, C>,
@@ -244,7 +260,10 @@ impl Replica {
         if !difference.missing.is_empty() || !difference.outdated.is_empty() {
             self.repair_peer(turn, from, (partition, list, after), &difference);
         }
-        self.copies.merge(turn.node, turn.now, partition, answer.entries);
+        self.take(turn, from, partition, answer.entries);
+        if answer.next.is_none() {
+            self.copies.surveyed.complete((partition, from));
+        }
         self.with_anti_entropy(turn, |machine, copies, todo| {
             machine.surveyed(round, answer.next, now, copies, todo);
         });
@@ -259,8 +278,9 @@ impl Replica {
     ) {
         // Another data center might have room for what one has none for.
         let is_far = turn.node.in_other_data_center(to.node);
-        let store = &mut self.copies.store;
-        let mut to_write = Vec::new();
+        let LocalCopies { store, surveyed, .. } = &mut self.copies;
+        let before = store.last_gap(partition);
+        let mut to_give = Vec::new();
         for entry in store.part(partition, after, 0, CHUNK_BYTES).entries {
             let hash = turn.node.hash(entry.key());
             let is_missing = difference.missing.contains(&hash);
@@ -270,21 +290,53 @@ impl Replica {
                     store.evict_value(hash, entry);
                 }
             } else if is_missing || difference.outdated.contains(&hash) {
-                to_write.push(entry);
+                to_give.push(entry);
             }
         }
-        if is_far {
-            let request = Request::Relay { entries: to_write, route: None };
+        surveyed.evicted((partition, to), before, store.last_gap(partition));
+        if !to_give.is_empty() {
+            let request = Request::Give { list, entries: to_give };
             turn.ask(to, partition, request, ReplicaAsker::List(partition));
-        } else {
-            for entry in to_write {
-                turn.ask(
-                    to,
-                    partition,
-                    Request::Write { list, entry },
-                    ReplicaAsker::List(partition),
-                );
+        }
+    }
+
+    /// A peer that has surveyed this copy gives what it lacks.
+    pub(super) fn given<C>(
+        &mut self,
+        turn: &mut Turn<'_, C>,
+        from: Identity,
+        partition: Partition,
+        (list, entries): (ListRef, Vec<Entry>),
+    ) {
+        let held = self.copies.held(turn.node, &from, partition);
+        if held.is_some_and(|held| held.list == list) {
+            self.take(turn, from, partition, entries);
+        }
+    }
+
+    /// Merges what a survey found this node to lack. What comes from another data center, the other
+    /// replicas here get too, as no other node here has compared it.
+    fn take<C>(
+        &mut self,
+        turn: &mut Turn<'_, C>,
+        from: Identity,
+        partition: Partition,
+        entries: Vec<Entry>,
+    ) {
+        let is_far = turn.node.in_other_data_center(from.node);
+        if is_far
+            && !entries.is_empty()
+            && let Some(list) = self.copies.partition(partition).list().cloned()
+        {
+            let me = turn.node.me;
+            for other in list.members().iter().copied().filter(|other| *other != me) {
+                let request = Request::Give { list: list.reference(), entries: entries.clone() };
+                turn.ask(other, partition, request, ReplicaAsker::List(partition));
             }
+        }
+        let missing_bytes = self.copies.merge(turn.node, turn.now, partition, entries);
+        if missing_bytes > 0 {
+            self.lack_room(turn, partition, missing_bytes, &[from]);
         }
     }
 
@@ -300,9 +352,12 @@ impl Replica {
         node: &Node,
         from: Identity,
         partition: Partition,
-        list: ListRef,
+        (list, wants_receipt): (ListRef, bool),
     ) -> Answer {
         if self.copies.held(node, &from, partition).is_some_and(|held| held.list == list) {
+            if wants_receipt {
+                self.copies.receipts_wanted.insert((partition, from));
+            }
             self.queue_merge(node, partition, vec![from]);
         }
         Answer::Listed(self.copies.listed(node, partition))

@@ -18,6 +18,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::lacking::Lacking;
+use super::surveyed::SurveyedPairs;
 use crate::clock::{HybridClock, Version};
 use crate::entry::Entry;
 use crate::placement::{List, ListRef, Stage};
@@ -44,6 +46,12 @@ pub(in crate::shard) struct LocalCopies {
     partitions: Vec<PartitionCopy>,
     /// The nodes from which a partition that this node holds is to be merged, when there is room.
     pub(super) merges: BTreeMap<Partition, BTreeSet<Identity>>,
+    /// Replicas of a partition's list that want a receipt when they are merged.
+    pub(super) receipts_wanted: BTreeSet<(Partition, Identity)>,
+    /// The partitions that lack something for want of room.
+    pub(super) lacking: Lacking,
+    /// How far this node's copies were surveyed.
+    pub(super) surveyed: SurveyedPairs,
     /// Whether an entry that expires might have come since the timer for expiry was set.
     pub(in crate::shard) may_expire: bool,
 }
@@ -65,6 +73,11 @@ pub(in crate::shard) struct PartitionCopy {
     pub(super) receipts: (u64, Vec<Identity>),
     /// How often this node, as a giver, has asked for receipts in this list.
     pub(super) reminders: u32,
+    /// Whether this copy held something when it began to become synced, which others might lack.
+    pub(super) brings_data: bool,
+    /// The other replicas that have not merged what this one brought when it returned, and up to
+    /// which sequence number they should. `None` when all have.
+    pub(super) unshared: Option<(u64, Vec<Identity>)>,
     pub(super) progress: Progress,
     /// A single entry at or below this version is not taken if its key is not held
     /// (`replication/purge` says why).
@@ -143,6 +156,9 @@ impl LocalCopies {
             cores: Cores::new(config.cores),
             partitions: (0..owned).map(|_| PartitionCopy::default()).collect(),
             merges: BTreeMap::new(),
+            receipts_wanted: BTreeSet::new(),
+            lacking: Lacking::default(),
+            surveyed: SurveyedPairs::default(),
             may_expire: false,
         }
     }

@@ -1,10 +1,10 @@
 //! Handoffs: joins [`Handoff`], which moves one partition, with store and lists.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use super::Replica;
 use crate::placement::ListRef;
-use crate::replication::handoff::{Handoff, HandoffAction, Mine};
+use crate::replication::handoff::{Handoff, HandoffAction, Mine, ToMerge};
 use crate::shard::interface::Action;
 use crate::shard::node::Node;
 use crate::shard::requests::ReplicaAsker;
@@ -26,7 +26,7 @@ impl Replica {
         partition: Partition,
         sources: Vec<Identity>,
     ) {
-        if !sources.is_empty() {
+        if !sources.is_empty() && !self.copies.lacking.put_off(partition, &sources) {
             let is_far = sources.iter().any(|source| node.in_other_data_center(source.node));
             self.copies.partition_mut(partition).merges_other_data_center |= is_far;
             self.copies.merges.entry(partition).or_default().extend(sources);
@@ -83,6 +83,7 @@ impl Replica {
                 continue;
             }
             let Some(target) = self.change_wanted(turn.node, partition) else { continue };
+            self.note_data_brought(partition);
             let mine = self.mine(turn.node, partition);
             let mut todo = Vec::new();
             let (me, others) = (turn.node.me, turn.node.others());
@@ -116,6 +117,10 @@ impl Replica {
                 && !sources.is_empty()
             {
                 let (me, quorums) = (turn.node.me, turn.node.config.quorums);
+                let wanted = &mut self.copies.receipts_wanted;
+                let with_receipt = |source: &Identity| wanted.remove(&(partition, *source));
+                let receipts = sources.iter().copied().filter(with_receipt).collect();
+                let sources = ToMerge { sources, receipts };
                 let mut todo = Vec::new();
                 let handoff =
                     Handoff::merge(me, quorums, list, sources, turn.now.instant, &mut todo);
@@ -167,7 +172,8 @@ impl Replica {
         todo: Vec<HandoffAction>,
     ) {
         let mut is_finished = false;
-        for action in todo {
+        let mut todo = VecDeque::from(todo);
+        while let Some(action) = todo.pop_front() {
             match action {
                 HandoffAction::Ask { to, request } => {
                     self.ask_for_handoff(turn, partition, &mut handoff, to, request);
@@ -182,7 +188,14 @@ impl Replica {
                     self.ask_for_handoff(turn, partition, &mut handoff, to, request);
                 }
                 HandoffAction::Apply(entries) => {
-                    self.copies.merge(turn.node, turn.now, partition, entries);
+                    let missing = self.copies.merge(turn.node, turn.now, partition, entries);
+                    let mut next = Vec::new();
+                    handoff.applied(missing, turn.now.instant, &mut next);
+                    todo.extend(next);
+                }
+                HandoffAction::NoRoom { missing_bytes } => {
+                    self.forget_handoff_requests(turn, partition);
+                    return self.lack_room(turn, partition, missing_bytes, &handoff.sources());
                 }
                 HandoffAction::Adopt(list) => {
                     self.learn(turn, partition, list);
@@ -198,6 +211,8 @@ impl Replica {
             self.copies.partition_mut(partition).is_disputed = false;
             self.update_wants(turn, partition);
             self.merged(turn, partition);
+            // Behind that, which has it surveyed if it lacked something: its peers hear of it.
+            self.lacks_no_more(turn, partition);
         } else {
             if handoff.is_resting() {
                 // It starts again; an answer that comes late belongs to the attempt before.

@@ -20,7 +20,7 @@ use crate::wire::message::Answer;
 
 /// How often members that have something to do about a list are told it, and how soon the first
 /// time. A node that was cut off goes by an old list until then.
-const REMIND_PERIOD: Duration = Duration::from_millis(500);
+pub(super) const REMIND_PERIOD: Duration = Duration::from_millis(500);
 const REMIND_AFTER: Duration = Duration::from_millis(50);
 
 /// After how many reminders W receipts suffice for a giver: about three seconds. A member that does
@@ -97,6 +97,7 @@ impl Replica {
             remind_after(turn, REMIND_AFTER, partition);
         }
         turn.effects.push_back(Effect::ListChanged { partition });
+        self.review_sharing(turn, partition);
         if stays && let Some(old) = old {
             self.queue_merge(node, partition, living_others(node, &old));
             self.hurry_to_compare_list(turn, &list);
@@ -123,7 +124,9 @@ impl Replica {
     /// Notes whether the partition wants a handoff, and whether another node must be told that it
     /// does.
     pub(super) fn update_wants<C>(&mut self, turn: &mut Turn<'_, C>, partition: Partition) {
-        if self.change_wanted(turn.node, partition).is_some() {
+        let waits =
+            !self.copies.partition(partition).is_synced() && self.copies.lacking.waits(partition);
+        if self.change_wanted(turn.node, partition).is_some() && !waits {
             self.wanted.insert(partition);
             self.may_hand_over = true;
         } else {
@@ -183,6 +186,7 @@ impl Replica {
             && self.copies.knows(partition, list.reference())
         {
             self.set_standing(turn.node, partition, Standing::Synced);
+            self.share_data_brought(turn, partition);
             self.hurry_to_compare_list(turn, list);
             self.recount(turn.node, partition);
         }
@@ -200,6 +204,13 @@ impl Replica {
         let sequence = self.copies.store.sequence(partition);
         if !self.copies.knows(partition, list) {
             return self.copies.other_list(partition);
+        }
+        if let Some(covered) = self.shared_with(partition, &from, covers) {
+            return Answer::Received { covered };
+        }
+        if self.copies.partition(partition).standing != Standing::Outside {
+            // A replica that has shared all, or began to change lists since: it drops nothing.
+            return Answer::Received { covered: true };
         }
         if covers < sequence {
             return Answer::Received { covered: false };
@@ -248,6 +259,7 @@ impl Replica {
     /// Tells the list again to those that have something to do: as a giver, to its replicas that
     /// have not confirmed; as a synced replica, to the nodes that should be in it.
     pub(in crate::shard) fn remind<C>(&mut self, turn: &mut Turn<'_, C>, partition: Partition) {
+        self.ask_to_merge(turn, partition);
         let mut to_tell = self.to_be_told(turn.node, partition);
         let copy = self.copies.partition(partition);
         let Some(list) = copy.list.clone() else { return };
@@ -276,11 +288,16 @@ impl Replica {
 
     /// Counts the partition again after anything about it changed.
     pub(super) fn recount(&mut self, node: &Node, partition: Partition) {
-        let copy = self.copies.partition(partition);
         let target = node.target(partition);
+        if !target.contains(&node.me) {
+            // Other nodes are to hold it.
+            self.copies.lacking.remove(partition);
+        }
+        let copy = self.copies.partition(partition);
         let is_listed = copy.list.as_ref().is_some_and(|list| list.contains(&node.me));
-        let is_done =
-            copy.is_synced() && copy.list.as_ref().is_some_and(|l| l.has_members(&target));
+        let is_done = copy.is_synced()
+            && !self.copies.lacking.has(partition)
+            && copy.list.as_ref().is_some_and(|l| l.has_members(&target));
         let progress = match target.contains(&node.me) {
             true if !is_done => Progress::Pending,
             false if is_listed || !self.copies.store.is_empty(partition) => Progress::Giving,
@@ -301,6 +318,6 @@ fn living_others(node: &Node, list: &List) -> Vec<Identity> {
 }
 
 /// Sees to it that the nodes that should take over the partition are told again.
-fn remind_after<C>(turn: &mut Turn<'_, C>, wait: Duration, partition: Partition) {
+pub(super) fn remind_after<C>(turn: &mut Turn<'_, C>, wait: Duration, partition: Partition) {
     turn.timers.set_once(Timer::Remind(partition), turn.now.instant + wait);
 }

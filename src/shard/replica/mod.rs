@@ -5,7 +5,10 @@
 //! - [`serve`]: answers requests, each in one step;
 //! - [`lists`]: which list a partition counts in, and what follows from another one;
 //! - [`handoffs`]: copies partitions when the placement changed;
+//! - [`lacking`]: what found no room, and when to try again;
+//! - [`sharing`]: has others merge what a replica that returned alone holds;
 //! - [`anti_entropy`]: compares copies with those of others in the background;
+//! - [`surveyed`]: which copies were compared key by key;
 //! - [`purge`]: forgets tombstones.
 //!
 //! A file here may use the copies and the machines of `replication`, and what a [`Turn`] holds.
@@ -18,7 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use self::copies::{LocalCopies, Standing};
-use super::interface::{Action, ShardConfig};
+use super::interface::{Action, ShardConfig, Shortage};
 use super::node::Node;
 use super::requests::ReplicaAsker;
 use super::timers::Timer;
@@ -37,9 +40,12 @@ use crate::wire::message::{Answer, Listed};
 mod anti_entropy;
 pub(super) mod copies;
 mod handoffs;
+mod lacking;
 mod lists;
 mod purge;
 mod serve;
+mod sharing;
+mod surveyed;
 
 pub(super) use self::serve::check_request;
 
@@ -74,8 +80,8 @@ pub(super) struct Replica {
     /// How many partitions are to be fetched, and to be given away.
     pending: usize,
     giving: usize,
-    /// The generation and the two numbers above as they were reported last.
-    reported: (u64, usize, usize),
+    /// The generation, the two numbers above, and what lacks room, as they were reported last.
+    reported: (u64, usize, usize, Shortage),
     /// What [`ProtocolMutant::AcknowledgedFirst`] puts off.
     #[cfg(feature = "sim")]
     put_off: VecDeque<Entry>,
@@ -94,7 +100,7 @@ impl Replica {
             expiry_seen_at: None,
             pending: 0,
             giving: 0,
-            reported: (0, 0, 0),
+            reported: (0, 0, 0, Shortage::default()),
             #[cfg(feature = "sim")]
             put_off: VecDeque::new(),
         }
@@ -115,6 +121,11 @@ impl Replica {
             }
             self.update_wants(turn, partition);
             self.recount(turn.node, partition);
+        }
+        if has_lost_members {
+            let is_alive = |member: &Identity| placement.is_alive(member);
+            self.copies.receipts_wanted.retain(|(_, source)| is_alive(source));
+            self.copies.surveyed.keep_only(is_alive);
         }
         for other in placement.other_data_centers().values() {
             for member in other.members().iter().filter(|member| !old.is_alive(&member.identity)) {
@@ -200,11 +211,12 @@ impl Replica {
         if self.copies.store.has_garbage() {
             turn.timers.set_once(Timer::Collect, turn.now.instant + COLLECT_PERIOD);
         }
-        let (pending, giving) = (self.pending, self.giving);
-        let progress = (turn.node.placement.generation(), pending, giving);
+        let (pending, giving, shortage) = (self.pending, self.giving, self.shortage());
+        let generation = turn.node.placement.generation();
+        let progress = (generation, pending, giving, shortage);
         if self.reported != progress {
             self.reported = progress;
-            turn.actions.push(Action::Progress { generation: progress.0, pending, giving });
+            turn.actions.push(Action::Progress { generation, pending, giving, shortage });
         }
     }
 
@@ -223,6 +235,11 @@ impl Replica {
     /// How many partitions are to be fetched, and how many are to be given away.
     pub(super) fn progress(&self) -> (usize, usize) {
         (self.pending, self.giving)
+    }
+
+    /// How much found no room here.
+    pub(super) fn shortage(&self) -> Shortage {
+        self.copies.lacking.shortage()
     }
 
     pub(super) fn partitions_repaired(&self) -> u64 {
@@ -252,6 +269,8 @@ impl Replica {
         let target = || node.placement.replicas(partition).map(|member| member.identity);
         let is_mine = if target().any(|member| member == node.me) {
             let is_whole = self.copies.is_quiet(node, partition)
+                && !self.copies.lacking.has(partition)
+                && copy.unshared.is_none()
                 && copy.list().is_some_and(|list| target().eq(list.members().iter().copied()));
             !is_whole
         } else {
@@ -279,6 +298,7 @@ impl Replica {
             self.forget_handoff_requests(turn, partition);
             let copy = self.copies.partition_mut(partition);
             (copy.receipts, copy.reminders) = ((0, Vec::new()), 0);
+            copy.unshared = None;
             let is_listed = copy.list().is_some_and(|list| list.contains(&me));
             let standing = if is_listed { Standing::Pending } else { Standing::Outside };
             self.set_standing(turn.node, partition, standing);

@@ -44,6 +44,11 @@ pub(in crate::shard) fn check_request(
         {
             Err("a comparison of partitions of another core")
         }
+        Request::Give { entries, .. }
+            if !entries.iter().all(|it| node.hash(it.key()).partition() == partition) =>
+        {
+            Err("a key that is not of the partition")
+        }
         Request::Purge { dead, .. } | Request::Purged { dead, .. }
             if dead.iter().any(|(hash, _)| hash.partition() != partition) =>
         {
@@ -79,13 +84,19 @@ impl Replica {
             Request::Compare(asked) => {
                 Answer::Compared(self.answer_compare(turn.node, &from, &asked))
             }
-            Request::Repair { list } => self.repair(turn.node, from, partition, list),
+            Request::Repair { list, wants_receipt } => {
+                self.repair(turn.node, from, partition, (list, wants_receipt))
+            }
             Request::Purge { list, members_digest, dead, .. } => {
                 self.answer_purge(turn.node, from, partition, (list, members_digest), &dead)
             }
             Request::Purged { dead, .. } => {
                 self.drop_dead(partition, &dead);
                 Answer::Purged
+            }
+            Request::Give { list, entries } => {
+                self.given(turn, from, partition, (list, entries));
+                Answer::Listed(self.copies.listed(turn.node, partition))
             }
             Request::Survey(asked) => self.answer_survey(turn.node, &from, partition, &asked),
             // The sender takes this node for one of another data center, and this node does not.
@@ -121,8 +132,13 @@ impl Replica {
             let superseded_by = Some(copies.store.eviction_watermark(partition));
             return Answer::Written { superseded_by, synced };
         }
-        if copies.make_room(hash, &entry) != Admission::Enough {
-            return Answer::Declined;
+        match copies.make_room(hash, &entry) {
+            Admission::Enough => {}
+            Admission::OutOfMemory => {
+                let max_memory = turn.node.config.max_memory() as u64;
+                return Answer::NoRoom { max_memory };
+            }
+            Admission::Later | Admission::HeldByReaders => return Answer::Declined,
         }
         copies.clock.witness(entry.version(), turn.now.wall);
         if !rule(ProtocolMutant::AcknowledgedFirst, true) {
@@ -190,18 +206,20 @@ impl LocalCopies {
         Answer::Chunk(Chunk { entries: part.entries, next: part.next, sequence })
     }
 
-    /// Merges what another node holds. An entry for which there is no room, though all that can be
-    /// evicted was, stays away as if it had been evicted; and what this node might have evicted
-    /// does not come back. A node that is to be a replica is compared with the others once it is
-    /// one.
+    /// Merges what another node holds, and returns how many bytes of it are missing here then.
+    ///
+    /// If this node evicts, an entry for which there is no room stays away as if it had been
+    /// evicted, and what this node might have evicted does not come back: no byte is missing. A
+    /// node that is to be a replica is compared with the others once it is one. If nothing is
+    /// evicted, what finds no room is missing, and the copy is incomplete.
     pub(in crate::shard) fn merge(
         &mut self,
         node: &Node,
         now: Now,
         partition: Partition,
         entries: Vec<Entry>,
-    ) {
-        let mut declined = 0;
+    ) -> usize {
+        let (mut declined, mut missing_bytes) = (0, 0);
         self.partition_mut(partition).merges += 1;
         for entry in entries {
             let hash = node.hash(entry.key());
@@ -210,23 +228,25 @@ impl LocalCopies {
             }
             self.clock.witness(entry.version(), now.wall);
             if self.may_be_evicted(partition, hash, &entry) {
+                self.store.note_gap(partition);
                 continue;
             }
             match self.make_room(hash, &entry) {
                 Admission::Enough | Admission::HeldByReaders => drop(self.apply(hash, entry)),
                 Admission::Later | Admission::OutOfMemory => {
-                    self.store.decline(partition, entry.version());
+                    missing_bytes += self.store.decline(partition, &entry);
                     declined += 1;
                 }
             }
         }
-        if declined > 0 {
+        if declined > 0 && missing_bytes == 0 {
             log::warn!(
                 "partition {}: {declined} keys of another replica find no room here: \
                  raise Config::max_memory",
                 partition.index()
             );
         }
+        if rule(ProtocolMutant::DeclinedCovered, true) { missing_bytes } else { 0 }
     }
 
     /// Whether this value, or a newer state of its key, might have been evicted here. A node that

@@ -1,11 +1,12 @@
 //! Comparing in the background: `Compare`, answered by `Compared`; `Survey`, answered by
-//! `Surveyed`; and `Repair`, which `Listed` answers.
+//! `Surveyed`; and `Repair` and `Give`, which `Listed` answers.
 
 use rkyv::rend::u64_le;
 use rkyv::{Archive, Serialize};
 
 use super::body::{Body, Decoder, Reader, hash, wire_hash};
 use super::values::{WireEntry, WireListRef, list_ref, wire_entries, wire_ref};
+use crate::entry::Entry;
 use crate::placement::ListRef;
 use crate::types::{KeyHash, PARTITIONS};
 use crate::wire::frame::FrameError;
@@ -16,8 +17,12 @@ use crate::wire::message::{
 pub(super) fn encode_request(request: &Request) -> Option<Body> {
     match request {
         Request::Compare(compare) => Some(encode_compare(compare)),
-        Request::Repair { list } => Some(encode_repair(*list)),
+        Request::Repair { list, wants_receipt } => {
+            let (list, wants_receipt) = (wire_ref(*list), *wants_receipt);
+            Some(Body::of(REPAIR, &WireRepair { list, wants_receipt }))
+        }
         Request::Survey(survey) => Some(encode_survey(survey)),
+        Request::Give { list, entries } => Some(encode_give(*list, entries)),
         _ => None,
     }
 }
@@ -36,6 +41,7 @@ pub(super) const DECODERS: &[(u8, Decoder)] = &[
     (REPAIR, decode_repair),
     (SURVEY, decode_survey),
     (SURVEYED, decode_surveyed),
+    (GIVE, decode_give),
 ];
 
 const COMPARE: u8 = 22;
@@ -118,17 +124,15 @@ const REPAIR: u8 = 23;
 #[derive(Archive, Serialize)]
 struct WireRepair {
     list: WireListRef,
+    wants_receipt: bool,
 }
 
-const _: () = assert!(size_of::<ArchivedWireRepair>() == 16);
-
-fn encode_repair(list: ListRef) -> Body {
-    Body::of(REPAIR, &WireRepair { list: wire_ref(list) })
-}
+const _: () = assert!(size_of::<ArchivedWireRepair>() == 24);
 
 fn decode_repair(reader: &Reader<'_>) -> Result<Message, FrameError> {
-    let list = list_ref(&reader.archive::<ArchivedWireRepair>()?.list);
-    Ok(Message::Request(Request::Repair { list }))
+    let wire = reader.archive::<ArchivedWireRepair>()?;
+    let (list, wants_receipt) = (list_ref(&wire.list), wire.wants_receipt);
+    Ok(Message::Request(Request::Repair { list, wants_receipt }))
 }
 
 const SURVEY: u8 = 26;
@@ -229,4 +233,24 @@ fn decode_surveyed(reader: &Reader<'_>) -> Result<Message, FrameError> {
         outdated: hashes(&wire.outdated),
         next: hash(wire.next.to_native(), wire.done),
     })))
+}
+
+const GIVE: u8 = 29;
+
+#[derive(Archive, Serialize)]
+struct WireGive<'a> {
+    list: WireListRef,
+    entries: Vec<WireEntry<'a>>,
+}
+
+const _: () = assert!(size_of::<ArchivedWireGive>() == 24);
+
+fn encode_give(list: ListRef, entries: &[Entry]) -> Body {
+    Body::of(GIVE, &WireGive { list: wire_ref(list), entries: wire_entries(entries) })
+}
+
+fn decode_give(reader: &Reader<'_>) -> Result<Message, FrameError> {
+    let wire = reader.archive::<ArchivedWireGive>()?;
+    let (list, entries) = (list_ref(&wire.list), reader.entries(&wire.entries)?);
+    Ok(Message::Request(Request::Give { list, entries }))
 }

@@ -274,17 +274,18 @@ const DEBT: u8 = 8;
 struct WireDebt {
     round: u64,
     members_digest: u64,
+    missing_bytes: u64,
     copies: u32,
     writes: u32,
     of: Vec<WireIdentity>,
 }
 
-const _: () = assert!(size_of::<ArchivedWireDebt>() == 32);
+const _: () = assert!(size_of::<ArchivedWireDebt>() == 40);
 
 fn encode_debt(round: u64, of: Option<&Identity>, debt: NodeDebt) -> Body {
-    let NodeDebt { members_digest, copies, writes } = debt;
+    let NodeDebt { members_digest, copies, writes, missing_bytes } = debt;
     let of = wire_optional(of);
-    Body::of(DEBT, &WireDebt { round, members_digest, copies, writes, of })
+    Body::of(DEBT, &WireDebt { round, members_digest, missing_bytes, copies, writes, of })
 }
 
 fn decode_debt(reader: &Reader<'_>) -> Result<Message, FrameError> {
@@ -293,6 +294,7 @@ fn decode_debt(reader: &Reader<'_>) -> Result<Message, FrameError> {
         members_digest: wire.members_digest.to_native(),
         copies: wire.copies.to_native(),
         writes: wire.writes.to_native(),
+        missing_bytes: wire.missing_bytes.to_native(),
     };
     let of = decode_optional(reader, &wire.of)?;
     Ok(Message::Control(ControlMessage::Debt { round: wire.round.to_native(), of, debt }))

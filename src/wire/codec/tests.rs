@@ -186,7 +186,10 @@ fn a_request() -> impl Strategy<Value = Request> {
         (a_ref(), any::<u64>()).prop_map(|(list, covers)| Request::Receipt { list, covers }),
         (prop::collection::vec(a_partition(), 0..300), any::<u64>())
             .prop_map(|(partitions, digest)| Request::Compare(Compare { partitions, digest })),
-        a_ref().prop_map(|list| Request::Repair { list }),
+        (a_ref(), any::<bool>())
+            .prop_map(|(list, wants_receipt)| Request::Repair { list, wants_receipt }),
+        (a_ref(), prop::collection::vec(an_entry(), 0..5))
+            .prop_map(|(list, entries)| Request::Give { list, entries }),
         a_survey().prop_map(Request::Survey),
         (prop::collection::vec(an_entry(), 0..5), a_route())
             .prop_map(|(entries, route)| Request::Relay { entries, route }),
@@ -229,6 +232,7 @@ fn an_answer() -> impl Strategy<Value = Answer> {
             }),
         any::<bool>().prop_map(|covered| Answer::Received { covered }),
         Just(Answer::Declined),
+        any::<u64>().prop_map(|max_memory| Answer::NoRoom { max_memory }),
         Just(Answer::Compared(Compared::Alike)),
         prop::collection::vec(a_held(), 0..40)
             .prop_map(|held| Answer::Compared(Compared::Differ(held))),
@@ -293,9 +297,9 @@ fn a_control_message() -> impl Strategy<Value = ControlMessage> {
         (status, some_members, prop::collection::vec(heard, 0..5))
             .prop_map(|(status, asks, heard)| ControlMessage::Status { status, asks, heard }),
         (any::<u64>(), of()).prop_map(|(round, of)| ControlMessage::AskDebt { round, of }),
-        (any::<(u64, u64, u32, u32)>(), of()).prop_map(
-            |((round, members_digest, copies, writes), of)| {
-                let debt = NodeDebt { members_digest, copies, writes };
+        (any::<(u64, u64, u32, u32, u64)>(), of()).prop_map(
+            |((round, members_digest, copies, writes, missing_bytes), of)| {
+                let debt = NodeDebt { members_digest, copies, writes, missing_bytes };
                 ControlMessage::Debt { round, of, debt }
             }
         ),

@@ -1,4 +1,4 @@
-//! A write at a replica: `Write`, answered by `Written`, `Declined` or `TooOld`.
+//! A write at a replica: `Write`, answered by `Written`, `Declined`, `NoRoom` or `TooOld`.
 
 use rkyv::{Archive, Serialize};
 
@@ -23,6 +23,9 @@ pub(super) fn encode_answer(answer: &Answer) -> Option<Body> {
     match answer {
         Answer::Written { superseded_by, synced } => Some(encode_written(*superseded_by, *synced)),
         Answer::Declined => Some(Body::empty(DECLINED)),
+        Answer::NoRoom { max_memory } => {
+            Some(Body::of(NO_ROOM, &WireNoRoom { max_memory: *max_memory }))
+        }
         Answer::TooOld { purge_horizon, synced } => Some(encode_too_old(*purge_horizon, *synced)),
         _ => None,
     }
@@ -32,6 +35,7 @@ pub(super) const DECODERS: &[(u8, Decoder)] = &[
     (WRITE, decode_write),
     (WRITTEN, decode_written),
     (DECLINED, |_| Ok(Message::Answer(Answer::Declined))),
+    (NO_ROOM, decode_no_room),
     (TOO_OLD, decode_too_old),
 ];
 
@@ -80,6 +84,20 @@ fn decode_written(reader: &Reader<'_>) -> Result<Message, FrameError> {
 
 /// The kind of an answer to a write, or to a question of a purge.
 const DECLINED: u8 = 38;
+
+const NO_ROOM: u8 = 45;
+
+#[derive(Archive, Serialize)]
+struct WireNoRoom {
+    max_memory: u64,
+}
+
+const _: () = assert!(size_of::<ArchivedWireNoRoom>() == 8);
+
+fn decode_no_room(reader: &Reader<'_>) -> Result<Message, FrameError> {
+    let max_memory = reader.archive::<ArchivedWireNoRoom>()?.max_memory.to_native();
+    Ok(Message::Answer(Answer::NoRoom { max_memory }))
+}
 
 const TOO_OLD: u8 = 40;
 

@@ -1,0 +1,54 @@
+//! `wait_until_safe` and what it promises: then any node may be stopped, and nothing is lost.
+
+use gridkv::sim::{ProtocolMutant, SimCluster, SimOptions};
+
+use crate::support::{SECOND, SETTLED_WITHIN, started, wait, write};
+
+/// Found by a review: of the list {0, 1, 2} node 0 did not reach node 1, so its writes were
+/// acknowledged by 0 and 2 alone. Node 0 crashed while node 2 stood still and was taken for dead,
+/// and the others made a list without either. Node 2 resumed, came back into the
+/// list with what it held, merged the others and was synced. No member merged what only node 2
+/// held. The cluster was safe at once, with one copy left of each of these keys, and stopping
+/// node 2 lost them for good.
+///
+/// Returns the number of keys that were written, and how many had fewer than W copies when it was
+/// safe.
+fn thin_when_safe(seed: u64, mutant: Option<ProtocolMutant>) -> (usize, usize) {
+    const RETURNER: usize = 2;
+    let mut options = SimOptions::default();
+    (options.partitions, options.cores, options.mutant) = (64, 1, mutant);
+    let mut cluster = started(seed, 5, options.clone());
+    let is_theirs = |cluster: &SimCluster, key: &String| {
+        cluster.replicas(key).iter().map(|(node, _)| *node).eq([0, 1, 2])
+    };
+    let mut keys: Vec<String> = (0..600).map(|key| options.key(key)).collect();
+    keys.retain(|key| is_theirs(&cluster, key));
+    cluster.cut(0, 1);
+    for key in &keys {
+        write(&mut cluster, 0, key, "value");
+    }
+    cluster.pause_node(RETURNER, 3 * SECOND);
+    cluster.crash_node(0);
+    cluster.mend();
+    wait(&mut cluster, SETTLED_WITHIN, |cluster| cluster.is_dead_for(4, &[0, RETURNER]));
+    wait(&mut cluster, SETTLED_WITHIN, |cluster| !cluster.is_dead_for(4, &[RETURNER]));
+    assert!(cluster.wait_until_safe(4, 60 * SECOND), "seed {seed}: {}", cluster.describe());
+    let thin = keys.iter().filter(|key| cluster.copies(key).len() < options.write_quorum).count();
+    cluster.crash_node(RETURNER);
+    wait(&mut cluster, SETTLED_WITHIN, SimCluster::is_settled);
+    let lost = keys.iter().filter(|key| cluster.copies(key).is_empty()).count();
+    assert!(lost <= thin, "seed {seed}: {lost} keys were lost, and {thin} had too few copies");
+    (keys.len(), thin)
+}
+
+#[test]
+fn it_is_not_safe_before_others_have_what_a_returner_alone_held() {
+    for seed in 0..6 {
+        let (keys, thin) = thin_when_safe(seed, None);
+        assert_eq!(thin, 0, "seed {seed}: of {keys} keys");
+        assert!(keys > 20, "seed {seed}: {keys} keys");
+    }
+    let noticed =
+        (0..3).any(|seed| thin_when_safe(seed, Some(ProtocolMutant::ReturnedUnshared)).1 > 0);
+    assert!(noticed, "a returner that shares nothing was not noticed");
+}
