@@ -249,7 +249,8 @@ mod tests {
 
     #[test]
     fn each_difference_is_refused_with_its_reason() {
-        assert_eq!(refusal(&Hello { protocol: (2, 3), ..hello() }), RefusalReason::Protocol);
+        let next = *PROTOCOL.end() + 1;
+        assert_eq!(refusal(&Hello { protocol: (next, next), ..hello() }), RefusalReason::Protocol);
         assert_eq!(refusal(&Hello { cluster: "other".into(), ..hello() }), RefusalReason::Cluster);
         assert_eq!(
             refusal(&Hello { replicas: Count::Exactly(2), ..hello() }),
