@@ -1,4 +1,5 @@
-//! Details: what a member is called, where it stands and what it holds, from any node that knows.
+//! Details: what a member is called, in which place it stands and what it holds, from any node that
+//! knows.
 //!
 //! **Problem.** Partitions can be placed on a member only once it is known by name, data center and
 //! cores. It tells them in its HELLO. But two nodes that both live might never reach each other: a

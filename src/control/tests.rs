@@ -137,7 +137,7 @@ fn a_member_that_would_be_refused_is_not_taken_by_the_word_of_another() {
     assert_eq!(placed(&control).len(), 1, "another data center may have its own quorums");
 }
 
-/// A member that nobody remembers any more leaves nothing behind.
+/// A member that no node remembers any more leaves nothing behind.
 #[test]
 fn what_is_known_of_a_member_is_forgotten_with_it() {
     let mut control = control();

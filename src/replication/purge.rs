@@ -24,7 +24,7 @@
 //!
 //! Helpers change nothing of what follows. Each node speaks for itself, and the only thing that a
 //! helper adds is time. Time is no argument here: what was true when a node answered is asked again
-//! in Confirming, which begins when all have answered, by whatever way.
+//! in Confirming, which begins when all have answered, on any way.
 //!
 //! **Invariant.** A tombstone is dropped only after a moment at which no node held, or could be
 //! sent, an older state of its key. An older state could come from four places:

@@ -419,8 +419,8 @@ impl Write {
     /// Returns the replicas that are full, if W replicas cannot acknowledge the write for that
     /// reason alone, and no other one might be applying it now.
     pub(crate) fn stopped_by(&self) -> &[(Identity, u64)] {
-        let is_stopped =
-            self.replicas.len() < self.needed + self.full.len() && !self.is_being_asked();
+        let alive = self.replicas.iter().filter(|asked| asked.state != AskState::Dead).count();
+        let is_stopped = alive < self.needed + self.full.len() && !self.is_being_asked();
         if is_stopped { &self.full } else { &[] }
     }
 

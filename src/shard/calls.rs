@@ -249,7 +249,7 @@ impl WriteCall {
         )
     }
 
-    /// The same for an entry whose lengths have been checked.
+    /// Makes the call of an entry whose lengths have been checked.
     pub(crate) fn of(
         rules: &WriteRules,
         entry: Entry,

@@ -82,7 +82,7 @@ fn alone() -> Driven {
     born(config(1), 1)
 }
 
-/// Of two nodes that both must acknowledge.
+/// Returns the first of two nodes that both must acknowledge.
 fn of_two() -> Driven {
     born(config(2), 2)
 }
@@ -661,7 +661,7 @@ fn a_closure_is_answered_when_the_other_replica_has_its_writes() {
 }
 
 impl<C> Driven<C> {
-    /// The reply, with requests left where they are.
+    /// Returns the reply, and leaves the requests in their place.
     fn reply_among_asks(&mut self) -> Outcome {
         let (replies, rest): (Vec<_>, Vec<_>) = std::mem::take(&mut self.actions)
             .into_iter()

@@ -4,8 +4,8 @@
 //! |---|---|
 //! | [`crash_node`], [`restart_node`] | a process that dies with its memory, and returns |
 //! | [`pause_node`] | a process that is stopped, or whose host hangs |
-//! | [`suspend_node`] | a host that sleeps: its monotonic clock stands still, its wall clock does not |
-//! | [`stall_cores`], [`stall_control`] | a core stuck in an app's closure or a page fault; a control thread that starves |
+//! | [`suspend_node`] | a host that sleeps, and its monotonic clock with it |
+//! | [`stall_cores`], [`stall_control`] | a core or control thread that is stuck |
 //! | [`set_loss`], [`set_duplication`] | a network that loses, repeats and breaks |
 //! | [`set_delay`], [`slow_down`] | a network, or one way through it, that is slow |
 //! | [`break_connections`] | a firewall that forgets what it let through |

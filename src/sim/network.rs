@@ -6,7 +6,7 @@
 //! | free | arrives late, twice, or is lost | opens | arrives in order |
 //! | [cut](SimCluster::cut) | arrives | a core's is refused | a core's broke when it was cut |
 //! | [blocked](SimCluster::block) | is lost | fails after [`OPEN_TIMEOUT`] | waits |
-//! | [swallowing](SimCluster::swallow) | arrives | fails after [`OPEN_TIMEOUT`] | is lost, unnoticed |
+//! | [swallowing](SimCluster::swallow) | arrives | fails after [`OPEN_TIMEOUT`] | is lost |
 //!
 //! A frame that waits arrives, in order, when the way is free again. If that takes longer than
 //! [`USER_TIMEOUT`], the connection breaks.

@@ -60,8 +60,10 @@ pub(super) struct Node {
     pub(super) paused_until: Option<Instant>,
     /// Until when all of its cores stand still, or its control thread, while the rest works.
     stalled_until: BTreeMap<Part, Instant>,
-    /// For how long its monotonic clock has stood still.
+    /// For how long its monotonic clock has stood still when the last suspension is over, and when
+    /// that is.
     suspended_for: Duration,
+    suspended_until: Instant,
 }
 
 /// Threads of a node that may stand still while the others work.
@@ -133,6 +135,7 @@ impl Node {
             paused_until: None,
             stalled_until: BTreeMap::new(),
             suspended_for: Duration::ZERO,
+            suspended_until: Instant::default(),
         }
     }
 
@@ -148,13 +151,14 @@ impl Node {
     /// the host is suspended, the monotonic clock does not.
     pub(super) fn clocks(&self, now: Instant) -> Now {
         let wall = WallTime::from_micros(self.epoch_micros + now.nanos() / 1000);
-        let suspended = self.suspended_for.as_nanos() as u64;
+        let still_to_come = self.suspended_until.nanos().saturating_sub(now.nanos());
+        let suspended = self.suspended_for.as_nanos() as u64 - still_to_come;
         Now { instant: Instant::from_nanos(now.nanos() - suspended), wall }
     }
 
     /// Stops the node and its monotonic clock for `time`.
     pub(super) fn suspend(&mut self, now: Instant, time: Duration) {
-        self.paused_until = Some(now + time);
+        (self.paused_until, self.suspended_until) = (Some(now + time), now + time);
         self.suspended_for += time;
     }
 

@@ -83,7 +83,7 @@ fn promises_are_kept_in_two_data_centers_and_where_every_node_has_a_copy() {
     assert_promises_kept(Some(Profile::Everywhere), 0..30);
 }
 
-/// Trouble that a minute of single faults never makes: W - 1 crashes at once beside a pause or a
+/// Trouble that a minute of single faults never makes: W - 1 crashes at once during a pause or a
 /// cut, hosts that are suspended, cores and control threads that stand still, two sites that never
 /// reach each other. What is never mended is not lifted before the end is judged.
 #[test]
@@ -100,7 +100,7 @@ fn a_pair_of_nodes_that_do_not_reach_each_other_holds_up_no_repair() {
     assert_promises_kept(Some(Profile::Pair), 0..20);
 }
 
-/// A member whose gossip works and whose cores reach nobody holds up partitions of others.
+/// A member whose gossip works and whose cores reach no other node holds up partitions of others.
 #[test]
 #[ignore = "open: seeds 0, 11 and 19, until lists are changed by a quorum of the list before"]
 fn a_half_dead_member_stands_in_nobodys_way() {

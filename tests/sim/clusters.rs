@@ -120,10 +120,10 @@ fn a_restarted_node_holds_nothing_until_it_has_fetched_it() {
 }
 
 /// Found by the simulator (lossy, seed 3476): a replica was paused and taken for dead, and what was
-/// written meanwhile was lost on a broken connection, and acknowledged by the two others of its
-/// list. It returned before the list
-/// was replaced. A hint ended with the death of the replica that it was for, so the coordinator had
-/// forgotten its own write, and read from the returner what had been before it.
+/// written then was lost on a broken connection, and acknowledged by the two others of its list. It
+/// returned before the list was replaced. A hint ended with the death of the replica that it was
+/// for, so the coordinator had forgotten its own write, and read from the returner what had been
+/// before it.
 ///
 /// Returns how often a node read what was before its own write.
 fn old_reads_from_a_returner(seed: u64, mutant: Option<ProtocolMutant>) -> usize {

@@ -456,8 +456,9 @@ fn without_eviction_a_node_leaves_only_when_there_is_room_for_what_it_held() {
     assert_ne!(noticed, 0, "a copy that lacks what it declined was not noticed");
 }
 
-/// The same node gives up and stops. Nothing is lost, as there was one copy more than needed; the
-/// app is told, and when keys are deleted the others hold everything again, by themselves.
+/// A node that has no room for what it should hold gives up and stops. Nothing is lost, as there
+/// was one copy more than needed; the app is told, and when keys are deleted the others hold
+/// everything again, by themselves.
 #[test]
 fn without_eviction_copies_become_whole_when_there_is_room_again() {
     for seed in 0..3 {

@@ -239,8 +239,8 @@ fn two_nodes_that_do_not_reach_each_other_hold_up_nobody() {
     }
 }
 
-/// That way is broken when the cluster is new: neither of the two hears from the other that it
-/// has no data, and that it sees the same members.
+/// The way between two nodes is broken when the cluster is new: neither of the two hears from the
+/// other that it has no data, and that it sees the same members.
 #[test]
 fn a_cluster_is_born_though_two_nodes_do_not_reach_each_other() {
     for seed in 0..5 {

@@ -12,8 +12,8 @@
 //! A caller is answered once. A write that was acknowledged is a hint from then on: it is offered
 //! to the replicas that lack it, in each list that follows. A replica that is taken for dead may
 //! return into its list with what it held: the hint is kept for it, and this node's reads find the
-//! write there, until the window ends or a later life of that node is seen. Nobody waits for such a
-//! hint.
+//! write there, until the window ends or a later life of that node is seen. No call waits for such
+//! a hint.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -338,7 +338,7 @@ impl<C> Coordinator<C> {
         if !is_hint && !is_acknowledged {
             // Another data center tries again and again: it is kept waiting.
             let is_far = matches!(op.caller, Some(Caller::DataCenters(_)));
-            let is_stopped = !is_far && !write.stopped_by().is_empty();
+            let is_stopped = !is_far && !write.has_quorum() && !write.stopped_by().is_empty();
             if is_stopped {
                 self.full.note(now, write);
             }

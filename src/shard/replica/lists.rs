@@ -24,7 +24,7 @@ pub(super) const REMIND_PERIOD: Duration = Duration::from_millis(500);
 const REMIND_AFTER: Duration = Duration::from_millis(50);
 
 /// After how many reminders W receipts suffice for a giver: about three seconds. A member that does
-/// not reach this node for so long might never do.
+/// not reach this node in that time might never do.
 const PATIENT_REMINDERS: u32 = 6;
 
 impl Replica {

@@ -37,7 +37,7 @@ pub(super) enum Disturbance {
     QuickRestart,
     /// All replicas are replaced.
     Replace,
-    /// W - 1 nodes crash at once, beside other trouble.
+    /// W - 1 nodes crash at once, while there is other trouble.
     Crashes,
     /// A node's host is suspended.
     Suspend,

@@ -86,8 +86,8 @@ pub enum WriteOrder {
     /// A write that began after another was acknowledged is the newer one, if both went through one
     /// life of one node. What the sides of a split network did is merged, in no promised order.
     PerNode,
-    /// As `PerNode`, and a write that began so long after another was acknowledged is the newer
-    /// one, through any node: longer than two clocks differ, so that its version is the higher one.
+    /// A write is the newer one as in `PerNode`, and through any node if it began this long after
+    /// another was acknowledged: longer than two clocks differ, so its version is the higher one.
     ByClock(Duration),
 }
 

@@ -55,8 +55,8 @@ pub struct Safety<'a> {
 /// Checks that a key has the copies that it must have at such a moment.
 ///
 /// `stored` has what each of the running nodes stores. Not judged is a key whose last acknowledged
-/// write might not be its newest state: after or beside it was a delete, or a write that might have
-/// happened in part.
+/// write might not be its newest state: after it, or at the same time, was a delete, or a write
+/// that might have happened in part.
 ///
 /// # Errors
 ///

@@ -16,7 +16,7 @@
 //! - **I7**: at rest, with at most W − 1 crashes, each living member of the last list opened
 //!   it. Each call ended, if W members live and the last list is not sealed.
 //!
-//! I2 is what durability needs of a change of lists: whatever a later list answers, it answers from
+//! I2 is what durability needs of a change of lists: all that a later list answers, it answers from
 //! members that opened it. I2' says that the data is still there. I3 says that two lists never both
 //! acknowledge.
 //!
