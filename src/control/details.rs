@@ -48,12 +48,12 @@ const GONE_FOR: Duration = Duration::from_secs(3600);
 impl Control {
     /// Returns the node's name, if it is known for this life of it.
     pub(super) fn name(&self, identity: &Identity) -> Option<NodeId> {
-        self.details_of(identity).map(|it| it.id.clone())
+        self.details_of(identity).map(|it| it.told.id.clone())
     }
 
     /// Returns what is known of this life of a node.
     pub(super) fn details_of(&self, identity: &Identity) -> Option<&Details> {
-        self.details.get(&identity.node).filter(|it| it.boot == identity.boot)
+        self.details.get(&identity.node).filter(|it| it.told.boot == identity.boot)
     }
 
     /// Whether a node of this site is in this node's data center.
@@ -63,23 +63,13 @@ impl Control {
 
     /// Remembers what a node told of itself, unless a later life of it has told already.
     pub(super) fn note_details(&mut self, now: Instant, hello: &Hello) {
-        let Hello { identity, node_id, .. } = hello;
+        let identity = &hello.identity;
         if identity.node == self.config.identity.node
-            || self.details.get(&identity.node).is_some_and(|known| known.boot > identity.boot)
+            || self.details.get(&identity.node).is_some_and(|known| known.told.boot > identity.boot)
         {
             return;
         }
-        let details = Details {
-            boot: identity.boot,
-            id: NodeId::new(node_id),
-            protocol: hello.protocol,
-            cores: hello.cores,
-            replicas: hello.replicas,
-            write_quorum: hello.write_quorum,
-            site: site(&hello.data_center, &hello.zone, hello.weight),
-            majority_of: hello.majority_of,
-            heard_at: now,
-        };
+        let details = Details { told: MemberDetails::of(hello), heard_at: now };
         self.details.insert(identity.node, details);
     }
 
@@ -89,27 +79,16 @@ impl Control {
             return;
         }
         let active: Vec<Identity> = self.active_lives().collect();
-        for it in told.into_iter().filter(|it| it.node_id.len() <= MAX_NAME_BYTES) {
-            let node = NodeHash::of(self.config.cluster, &it.node_id);
+        for it in told.into_iter().filter(|it| it.id.as_str().len() <= MAX_NAME_BYTES) {
+            let node = NodeHash::of(self.config.cluster, it.id.as_str());
             let is_it = |life: &&Identity| life.node == node && life.boot == it.boot;
-            let is_known = self.details.get(&node).is_some_and(|known| known.boot >= it.boot);
+            let is_known = self.details.get(&node).is_some_and(|known| known.told.boot >= it.boot);
             let Some(life) = active.iter().find(is_it).filter(|_| !is_known) else { continue };
             if let Err(refusal) = self.config.local.judge_details(self.identity(), *life, &it) {
-                log::debug!("{} is a member that this node refuses: {}", it.node_id, refusal.text);
+                log::debug!("{} is a member that this node refuses: {}", it.id, refusal.text);
                 continue;
             }
-            let details = Details {
-                boot: it.boot,
-                id: NodeId::new(&it.node_id),
-                protocol: it.protocol,
-                cores: it.cores,
-                replicas: it.replicas,
-                write_quorum: it.write_quorum,
-                site: site(&it.data_center, &it.zone, it.weight),
-                majority_of: it.majority_of,
-                heard_at: now,
-            };
-            self.details.insert(node, details);
+            self.details.insert(node, Details { told: it, heard_at: now });
         }
     }
 
@@ -117,21 +96,10 @@ impl Control {
     pub(super) fn details_to_tell(&self) -> Vec<MemberDetails> {
         let me = self.identity();
         let hello = self.config.local.hello(me, Channel::Control, None);
-        let own = MemberDetails {
-            boot: me.boot,
-            protocol: hello.protocol,
-            node_id: hello.node_id,
-            cores: hello.cores,
-            replicas: hello.replicas,
-            write_quorum: hello.write_quorum,
-            majority_of: hello.majority_of,
-            data_center: hello.data_center,
-            zone: hello.zone,
-            weight: hello.weight,
-        };
+        let own = MemberDetails::of(&hello);
         let active: Vec<Identity> = self.active_lives().collect();
         let others = active.iter().filter_map(|life| self.details_of(life));
-        others.map(to_tell).chain([own]).collect()
+        others.map(|details| details.told.clone()).chain([own]).collect()
     }
 
     /// Returns the lives that take part, that of this node left out.
@@ -192,24 +160,5 @@ impl Control {
         self.statuses_by_others.retain(|node, _| remembered.contains(node));
         self.gone_said_at.retain(|_, said_at| now.since(*said_at) < GONE_FOR);
         self.gone.retain(|node| self.gone_said_at.contains_key(node));
-    }
-}
-
-fn site(data_center: &str, zone: &str, weight: u16) -> Site {
-    Site { data_center: data_center.into(), zone: zone.into(), weight }
-}
-
-fn to_tell(details: &Details) -> MemberDetails {
-    MemberDetails {
-        boot: details.boot,
-        protocol: details.protocol,
-        node_id: details.id.as_str().to_string(),
-        cores: details.cores,
-        replicas: details.replicas,
-        write_quorum: details.write_quorum,
-        majority_of: details.majority_of,
-        data_center: details.site.data_center.to_string(),
-        zone: details.site.zone.to_string(),
-        weight: details.site.weight,
     }
 }

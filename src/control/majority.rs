@@ -79,7 +79,7 @@ impl Control {
         let mut records = self.membership.records();
         records.retain(|known| {
             let details = self.details.get(&known.identity.node);
-            details.is_none_or(|details| self.is_here(&details.site))
+            details.is_none_or(|details| self.is_here(&details.told.site))
         });
         records
     }
@@ -104,7 +104,7 @@ impl Control {
         let records = self.records_here();
         let named = records.iter().filter(|known| known.state != State::Left).filter_map(|known| {
             let details = self.details.get(&known.identity.node)?;
-            (details.boot == known.identity.boot).then_some(details.majority_of)
+            (details.told.boot == known.identity.boot).then_some(details.told.majority_of)
         });
         let of = named.chain([self.config.local.majority_of]).max().unwrap_or_default().into();
         let majority = &mut self.majority;

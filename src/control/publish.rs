@@ -114,7 +114,7 @@ impl Control {
                 (NodeId::new(&local.node_id), local.cores, local.site.clone())
             } else {
                 let details = self.details_of(&known.identity)?;
-                (details.id.clone(), details.cores, details.site.clone())
+                (details.told.id.clone(), details.told.cores, details.told.site.clone())
             };
             let leaving = known.leaving || known.identity == me && self.leaving != Leaving::No;
             Some(Member { identity: known.identity.life(), id, cores, site, leaving })
@@ -159,7 +159,7 @@ impl Control {
                 self.name(&known.identity)?
             };
             let details = self.details.get(&known.identity.node);
-            let site = if is_alike { &self.config.local.site } else { &details?.site };
+            let site = if is_alike { &self.config.local.site } else { &details?.told.site };
             let named = |name: &str| (!name.is_empty()).then(|| name.to_string());
             Some(MemberInfo {
                 data_center: named(&site.data_center),

@@ -13,11 +13,10 @@ use super::interface::{ControlConfig, Readiness};
 use crate::clock::Instant;
 use crate::events::MemberInfo;
 use crate::membership::{Membership, MembershipConfig};
-use crate::placement::{Gone, Member, Placement, Site};
-use crate::quorums::Count;
+use crate::placement::{Gone, Member, Placement};
 use crate::shard::{Debt, Lease, Shortage, Stage};
-use crate::types::{Boot, Identity, NodeHash, NodeId};
-use crate::wire::message::{Hello, NodeDebt, Reached, Status};
+use crate::types::{Identity, NodeHash};
+use crate::wire::message::{Hello, MemberDetails, NodeDebt, Reached, Status};
 
 /// A link that failed is dialled again after this time, which doubles up to the second constant: a
 /// process that is killed takes a moment to close what it listens on.
@@ -149,17 +148,10 @@ impl Control {
     }
 }
 
-/// What a life of a node told of itself.
+/// What a life of a node told of itself, and when this node heard of it.
 #[derive(Clone, Debug)]
 pub(super) struct Details {
-    pub(super) boot: Boot,
-    pub(super) id: NodeId,
-    pub(super) protocol: (u16, u16),
-    pub(super) cores: u16,
-    pub(super) replicas: Count,
-    pub(super) write_quorum: Count,
-    pub(super) site: Site,
-    pub(super) majority_of: u16,
+    pub(super) told: MemberDetails,
     pub(super) heard_at: Instant,
 }
 

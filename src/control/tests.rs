@@ -53,19 +53,7 @@ fn control() -> Control {
 }
 
 fn details(id: &str, boot: u64) -> MemberDetails {
-    let hello = local(id, "there").hello(life(id, boot), Channel::Control, None);
-    MemberDetails {
-        boot: Boot(boot),
-        protocol: hello.protocol,
-        node_id: hello.node_id,
-        cores: hello.cores,
-        replicas: hello.replicas,
-        write_quorum: hello.write_quorum,
-        majority_of: hello.majority_of,
-        data_center: hello.data_center,
-        zone: hello.zone,
-        weight: hello.weight,
-    }
+    MemberDetails::of(&local(id, "there").hello(life(id, boot), Channel::Control, None))
 }
 
 /// Another node says that these live, and what it knows of them.
@@ -115,15 +103,16 @@ fn a_member_is_placed_by_the_word_of_another_until_it_speaks_itself() {
 
 #[test]
 fn a_member_that_would_be_refused_is_not_taken_by_the_word_of_another() {
+    let there = details("b", 5).site;
+    let at = |site| MemberDetails { site, ..details("b", 5) };
     let refused = [
         MemberDetails { protocol: (9, 9), ..details("b", 5) },
         MemberDetails { cores: 0, ..details("b", 5) },
-        MemberDetails { weight: 0, ..details("b", 5) },
-        MemberDetails { zone: "x".repeat(300), ..details("b", 5) },
+        at(Site { weight: 0, ..there.clone() }),
+        at(Site { zone: "x".repeat(300).into(), ..there.clone() }),
         MemberDetails {
-            data_center: "here".into(),
             replicas: Count::Exactly(2),
-            ..details("b", 5)
+            ..at(Site { data_center: "here".into(), ..there })
         },
     ];
     for details in refused {

@@ -1060,7 +1060,8 @@ fn no_answer_of_a_peer_panics() {
 
 // ── every live replica ──
 
-/// Of three replicas, two of which must acknowledge. `every_live` is what plain writes do.
+/// Returns the first of three replicas, two of which must acknowledge. `every_live` is what plain
+/// writes do.
 fn of_three(every_live: bool) -> Driven {
     let quorums = Quorums::exactly(3, 2, 1);
     born(ShardConfig { quorums, every_live, ..config(3) }, 3)

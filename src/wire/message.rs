@@ -102,9 +102,9 @@ use std::time::Duration;
 use crate::clock::Version;
 use crate::entry::Entry;
 use crate::membership::Record;
-use crate::placement::{List, ListRef, Stage};
+use crate::placement::{List, ListRef, Site, Stage};
 use crate::quorums::Count;
-use crate::types::{Boot, CoreId, Identity, KeyHash, NodeHash, Partition};
+use crate::types::{Boot, CoreId, Identity, KeyHash, NodeHash, NodeId, Partition};
 
 /// A message with its frame's addressing.
 #[derive(Clone, PartialEq, Debug)]
@@ -234,14 +234,32 @@ pub(crate) struct MemberDetails {
     /// The life of the node that said so.
     pub(crate) boot: Boot,
     pub(crate) protocol: (u16, u16),
-    pub(crate) node_id: String,
+    pub(crate) id: NodeId,
     pub(crate) cores: u16,
     pub(crate) replicas: Count,
     pub(crate) write_quorum: Count,
     pub(crate) majority_of: u16,
-    pub(crate) data_center: String,
-    pub(crate) zone: String,
-    pub(crate) weight: u16,
+    pub(crate) site: Site,
+}
+
+impl MemberDetails {
+    /// Returns what a node says of itself in this HELLO.
+    pub(crate) fn of(hello: &Hello) -> Self {
+        Self {
+            boot: hello.identity.boot,
+            protocol: hello.protocol,
+            id: NodeId::new(&hello.node_id),
+            cores: hello.cores,
+            replicas: hello.replicas,
+            write_quorum: hello.write_quorum,
+            majority_of: hello.majority_of,
+            site: Site {
+                data_center: hello.data_center.as_str().into(),
+                zone: hello.zone.as_str().into(),
+                weight: hello.weight,
+            },
+        }
+    }
 }
 
 /// How an attempt to connect to a node ended.

@@ -1,5 +1,7 @@
 //! Trouble that is never mended, and what is judged while it goes on.
 
+use std::time::Duration;
+
 use super::Chaos;
 use crate::sim::checks::{self, Safety};
 
@@ -26,7 +28,7 @@ pub(super) enum Lasting {
 const MORE_THAN_ALL: usize = 64;
 
 /// For how long a node that was asked whether it is safe may answer.
-const SAFE_WITHIN: std::time::Duration = std::time::Duration::from_secs(120);
+const SAFE_WITHIN: Duration = Duration::from_secs(120);
 
 impl Chaos {
     /// Chooses whom it strikes, if it begins now: before the first node starts, or when the cluster

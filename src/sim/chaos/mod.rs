@@ -206,8 +206,7 @@ impl Chaos {
                 let nodes = self.callable();
                 self.workload.step(&mut self.cluster, &nodes);
                 self.mend_when_due();
-                let pause = self.workload.pause();
-                self.cluster.run_for(pause);
+                self.wait_for_next_call();
             }
         }
         if !self.cluster.run_until(SETTLES_WITHIN, SimCluster::is_settled) {
@@ -277,9 +276,7 @@ impl Chaos {
                 self.wanted = None;
             }
             self.mend_when_due();
-            let pause = self.workload.pause();
-            self.cluster.run_for(pause);
-            self.judge_safety();
+            self.wait_for_next_call();
         }
         self.wanted = None;
     }
@@ -290,10 +287,14 @@ impl Chaos {
         while self.cluster.elapsed() < until {
             let nodes = self.callable();
             self.workload.step(&mut self.cluster, &nodes);
-            let pause = self.workload.pause();
-            self.cluster.run_for(pause);
-            self.judge_safety();
+            self.wait_for_next_call();
         }
+    }
+
+    fn wait_for_next_call(&mut self) {
+        let pause = self.workload.pause();
+        self.cluster.run_for(pause);
+        self.judge_safety();
     }
 
     fn mend_when_due(&mut self) {

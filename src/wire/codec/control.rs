@@ -9,9 +9,9 @@ use rkyv::{Archive, Serialize};
 use super::body::{Body, Decoder, Reader};
 use super::values::{ArchivedWireIdentity, WireIdentity, identity, wire_identity};
 use crate::membership::{Record, State};
-use crate::placement::Stage;
+use crate::placement::{Site, Stage};
 use crate::quorums::Count;
-use crate::types::{Boot, Identity};
+use crate::types::{Boot, Identity, NodeId};
 use crate::wire::frame::FrameError;
 use crate::wire::message::{ControlMessage, MemberDetails, Message, NodeDebt, Reached, Status};
 
@@ -125,12 +125,12 @@ fn wire_details(details: &MemberDetails) -> WireDetails<'_> {
         protocol_max: details.protocol.1,
         cores: details.cores,
         majority_of: details.majority_of,
-        weight: details.weight,
+        weight: details.site.weight,
         replicas: details.replicas.code(),
         write_quorum: details.write_quorum.code(),
-        node_id: &details.node_id,
-        data_center: &details.data_center,
-        zone: &details.zone,
+        node_id: details.id.as_str(),
+        data_center: &details.site.data_center,
+        zone: &details.site.zone,
     }
 }
 
@@ -138,14 +138,16 @@ fn details(wire: &ArchivedWireDetails<'_>) -> MemberDetails {
     MemberDetails {
         boot: Boot(wire.boot.to_native()),
         protocol: (wire.protocol_min.to_native(), wire.protocol_max.to_native()),
-        node_id: wire.node_id.to_string(),
+        id: NodeId::new(&wire.node_id),
         cores: wire.cores.to_native(),
         replicas: Count::from_code(wire.replicas),
         write_quorum: Count::from_code(wire.write_quorum),
         majority_of: wire.majority_of.to_native(),
-        data_center: wire.data_center.to_string(),
-        zone: wire.zone.to_string(),
-        weight: wire.weight.to_native(),
+        site: Site {
+            data_center: (&*wire.data_center).into(),
+            zone: (&*wire.zone).into(),
+            weight: wire.weight.to_native(),
+        },
     }
 }
 

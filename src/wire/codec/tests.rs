@@ -15,10 +15,10 @@ use super::*;
 use crate::clock::Version;
 use crate::entry::{Content, Entry};
 use crate::membership::{Record, State};
-use crate::placement::{List, ListRef, Stage};
+use crate::placement::{List, ListRef, Site, Stage};
 use crate::quorums::{Count, MAX_COPIES};
 use crate::types::{
-    Boot, CoreId, Identity, KeyHash, MAX_KEY_BYTES, NodeHash, PARTITIONS, Partition,
+    Boot, CoreId, Identity, KeyHash, MAX_KEY_BYTES, NodeHash, NodeId, PARTITIONS, Partition,
 };
 use crate::wire::frame::{FrameBuffer, HEADER_BYTES};
 use crate::wire::message::*;
@@ -246,14 +246,16 @@ fn some_details() -> impl Strategy<Value = MemberDetails> {
         |(boot, node_id, cores, data_center)| MemberDetails {
             boot: Boot(boot),
             protocol: (1, 2),
-            node_id,
+            id: NodeId::new(&node_id),
             cores,
             replicas: Count::Exactly(3),
             write_quorum: Count::AllBut(1),
             majority_of: 5,
-            data_center,
-            zone: "rack 7".into(),
-            weight: 300,
+            site: Site {
+                data_center: data_center.as_str().into(),
+                zone: "rack 7".into(),
+                weight: 300,
+            },
         },
     )
 }
