@@ -87,10 +87,8 @@ pub enum ProtocolMutant {
     PurgedByTime,
     /// A write that was forgotten is accepted from any message.
     HorizonIgnored,
-    /// Replicas and coordinators always take themselves for part of a majority.
-    LeaseIgnored,
-    /// A majority replaces lists before it is certain that no other node counts in them.
-    FollowedAtOnce,
+    /// A partition that should wait for its replicas goes on without those that are dead.
+    DeadExcused,
     /// A tombstone goes without waiting for members that are away.
     AbsentIgnored,
     /// A read takes a value for the newest though another replica might have evicted a newer one.
@@ -112,7 +110,7 @@ pub enum ProtocolMutant {
 #[cfg(feature = "sim")]
 impl ProtocolMutant {
     /// All mutants.
-    pub const ALL: [Self; 38] = [
+    pub const ALL: [Self; 37] = [
         Self::AcknowledgedFirst,
         Self::PendingCounts,
         Self::AnyList,
@@ -141,8 +139,7 @@ impl ProtocolMutant {
         Self::BornAlone,
         Self::PurgedByTime,
         Self::HorizonIgnored,
-        Self::LeaseIgnored,
-        Self::FollowedAtOnce,
+        Self::DeadExcused,
         Self::AbsentIgnored,
         Self::MarkIgnored,
         Self::TombstonesEvicted,

@@ -7,9 +7,15 @@
 //!    └──────any member has data──────────────▶ Joined   it holds nothing until it has fetched it
 //! ```
 //!
-//! For a birth at least W members (and a majority, if one is required) must see exactly the same
-//! members, every seed must have been heard from or found not to answer, and no member may ever
-//! have held data. So a node that restarts alone never takes its empty memory for the truth.
+//! For a birth at least W members must see exactly the same members, every seed must have been
+//! heard from or found not to answer, and no member may ever have held data. So a node that
+//! restarts alone never takes its empty memory for the truth.
+//!
+//! **Two births.** If the network falls apart before the first start, each side with W nodes is
+//! born by itself. [`Config::expect`](crate::Config::expect) names the number of nodes that start
+//! the cluster: a majority of them must be there, which only one side can have. If a member with
+//! the same view is born already, it has counted for the others. To let the nodes agree on the
+//! number was rejected: it takes a memory that outlives processes, which they do not have.
 //!
 //! Each data center is born by itself: only its own members must agree. What a member sees and
 //! whether it has data, it tells each node that it reaches. A node that it does not reach asks one
@@ -101,12 +107,22 @@ impl Control {
         let is_agreed =
             !asks_others || self.other_statuses().all(agrees) && self.are_seeds_settled();
         let members = self.placement.members().len();
-        let least = self.config.local.quorums.least_at_birth();
-        let is_enough = members >= least && self.majority().is_none_or(|needed| members >= needed);
+        let born = Stage::Born { members_digest: digest };
+        let is_born_here = self.other_statuses().flatten().any(|status| status.stage == born);
+        let is_enough = is_born_here || members >= self.needed_at_birth();
         if is_agreed && is_enough && self.placement.is_complete() && self.leaving == Leaving::No {
-            self.stage = Stage::Born { members_digest: digest };
+            self.stage = born;
             actions.push(ControlAction::Notify(Event::Born { members }));
         }
+    }
+
+    /// Returns how many members of this data center a birth takes.
+    pub(super) fn needed_at_birth(&self) -> usize {
+        let majority = match self.config.expect {
+            0 => 0,
+            expected => usize::from(expected) / 2 + 1,
+        };
+        majority.max(self.config.local.quorums.least_at_birth())
     }
 
     /// Returns what each other member of this data center has told of itself in this life, if it

@@ -148,12 +148,10 @@ impl Control {
                 }
             }
         }
-        let is_certain =
-            self.stage != Stage::Forming && self.placement.is_complete() && !self.is_withholding();
+        let is_certain = self.stage != Stage::Forming && self.placement.is_complete();
         if risks.is_empty() && !is_certain {
             risks.extend(self.placement.member(self.identity().node).map(|me| {
-                // It does not know all of the members by name, or what they hold, or has yet to act
-                // upon it.
+                // It does not know all of the members by name, or what they hold.
                 Risk::Disagrees { node: me.id.clone() }
             }));
         }

@@ -46,14 +46,9 @@ impl Control {
         if is_complete { placement } else { placement.incomplete() }
     }
 
-    /// Whether the cores go by something else than what this node sees.
-    pub(super) fn is_withholding(&self) -> bool {
-        self.published.0.generation() != self.generation || self.published.1 != self.stage
-    }
-
-    /// Lets the cores go by what this node sees, if they do not and may.
-    pub(super) fn publish(&mut self, now: Instant, actions: &mut Actions) {
-        if self.is_withholding() && self.may_follow(now) {
+    /// Lets the cores go by what this node sees, if that has changed.
+    pub(super) fn publish(&mut self, actions: &mut Actions) {
+        if self.published.0.generation() != self.generation || self.published.1 != self.stage {
             let (placement, stage) = (self.placement.clone(), self.stage);
             let before = std::mem::replace(&mut self.published, (placement.clone(), stage));
             // Not if something changed in another data center only.
@@ -194,8 +189,13 @@ impl Control {
             actions.push(ControlAction::Members(members));
         }
         let active = self.placement.members().iter().filter(|member| !member.leaving).count();
-        let readiness =
-            Readiness { members: active, is_serving: self.is_serving(), hint: self.hint() };
+        let is_serving = self.is_serving();
+        let readiness = Readiness {
+            members: active,
+            is_serving,
+            needed_at_birth: if is_serving { 0 } else { self.needed_at_birth() },
+            hint: self.hint(),
+        };
         if readiness != self.readiness {
             self.readiness = readiness.clone();
             actions.push(ControlAction::Readiness(readiness));

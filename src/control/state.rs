@@ -3,7 +3,7 @@
 //! The other files of this folder have what it does, each one subject. They share this state, and
 //! name nothing of each other.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use crate::clock::Instant;
 use crate::events::MemberInfo;
 use crate::membership::{Membership, MembershipConfig};
 use crate::placement::{Gone, Member, Placement};
-use crate::shard::{Debt, Lease, Shortage, Stage};
+use crate::shard::{Debt, Shortage, Stage};
 use crate::types::{Identity, NodeHash};
 use crate::wire::message::{Hello, MemberDetails, NodeDebt, Reached, Status};
 
@@ -66,11 +66,10 @@ pub(crate) struct Control {
     /// When the last absent member will be forgotten.
     pub(super) forget_at: Option<Instant>,
     pub(super) stage: Stage,
-    /// What the cores go by, until they may go by `placement` and `stage`.
+    /// What the cores go by: `placement` and `stage` as they were when an event ended last.
     pub(super) published: (Arc<Placement>, Stage),
     /// Whether the app was told that this node holds everything that it should.
     pub(super) is_synced: bool,
-    pub(super) majority: Majority,
     pub(super) leaving: Leaving,
     /// What each core told last of its progress.
     pub(super) progress: BTreeMap<usize, CoreProgress>,
@@ -131,7 +130,6 @@ impl Control {
             stage: Stage::Forming,
             published: (nowhere, Stage::Forming),
             is_synced: false,
-            majority: Majority::default(),
             leaving: Leaving::No,
             progress: BTreeMap::new(),
             told_missing_bytes: 0,
@@ -333,37 +331,6 @@ pub(super) struct HeldGreeting {
     pub(super) other: Identity,
     pub(super) ping_at: Instant,
     pub(super) until: Instant,
-}
-
-// ---- majority ----
-
-/// Whether this node hears from a majority, and since when a majority agrees with it.
-#[derive(Default)]
-pub(super) struct Majority {
-    /// The number of nodes of which a majority is required; zero if none is.
-    pub(super) of: usize,
-    /// The members that this node sees.
-    pub(super) active: BTreeSet<Identity>,
-    pub(super) heard: BTreeMap<NodeHash, Heard>,
-    pub(super) ping_at: Instant,
-    /// The digest of the members that this node sees.
-    pub(super) view: u64,
-    /// Since when it sees them.
-    pub(super) view_since: Instant,
-    /// Since when a majority sees the same.
-    pub(super) agreed_at: Option<Instant>,
-    /// The lease as the cores know it.
-    pub(super) lease: Option<Lease>,
-    /// Whether the app was told that there is a lease.
-    pub(super) is_held: bool,
-}
-
-/// The latest of this node's pings that a member answered.
-#[derive(Clone, Copy)]
-pub(super) struct Heard {
-    pub(super) identity: Identity,
-    pub(super) sent_at: Instant,
-    pub(super) view: u64,
 }
 
 // ---- debt ----

@@ -5,11 +5,12 @@ use std::time::Duration;
 use super::details::KEPT_FOR;
 use super::*;
 use crate::membership::{Record, State};
+use crate::options::OnPartition;
 use crate::placement::Site;
 use crate::quorums::{Count, Quorums};
 use crate::types::{Boot, ClusterHash, NodeHash};
 use crate::wire::handshake::Local;
-use crate::wire::message::{Channel, Hello, MemberDetails};
+use crate::wire::message::{Channel, Hello, MemberDetails, Status};
 
 const NOW: Instant = Instant::from_nanos(1_000_000_000);
 const HOUR: Duration = Duration::from_secs(3600);
@@ -20,7 +21,7 @@ fn local(id: &str, data_center: &str) -> Local {
         node_id: id.into(),
         cores: 2,
         quorums: Quorums::exactly(3, 2, 1),
-        majority_of: 0,
+        on_partition: OnPartition::Serve,
         site: Site { data_center: data_center.into(), ..Site::default() },
     }
 }
@@ -36,10 +37,15 @@ fn life(id: &str, boot: u64) -> Identity {
 }
 
 fn control() -> Control {
+    control_that_expects(0)
+}
+
+fn control_that_expects(expect: u16) -> Control {
     let mut control = Control::new(ControlConfig {
         cluster: ClusterHash::of("shop"),
         identity: life("a", 1),
         local: local("a", "here"),
+        expect,
         seeds: Vec::new(),
         discovers: false,
         probe_period: Duration::from_millis(200),
@@ -124,6 +130,30 @@ fn a_member_that_would_be_refused_is_not_taken_by_the_word_of_another() {
     let far = MemberDetails { replicas: Count::Exactly(2), ..details("b", 5) };
     tell(&mut control, &[life("b", 5)], vec![far]);
     assert_eq!(placed(&control).len(), 1, "another data center may have its own quorums");
+}
+
+/// A node that expects five is there with one other, which expects none and is born. What that one
+/// has decided counts, or the node would hold nothing of the lists that name it.
+#[test]
+fn a_node_that_expects_more_follows_one_that_is_born_with_it() {
+    let b = life("b", 5);
+    for (expect, is_other_born, is_born) in
+        [(5, false, false), (5, true, true), (3, false, true), (0, false, true)]
+    {
+        let mut control = control_that_expects(expect);
+        let welcome = local("b", "here").hello(b, Channel::Control, None);
+        tell(&mut control, &[b], vec![MemberDetails::of(&welcome)]);
+        let link = Link::to(&b);
+        control.handle(NOW, ControlEvent::LinkUp { link, welcome }, &mut Vec::new());
+        let members_digest = control.placement.digest();
+        let born = Stage::Born { members_digest };
+        let stage = if is_other_born { born } else { Stage::Forming };
+        let status = Status { members_digest, stage };
+        let message = ControlMessage::Status { status, asks: Vec::new(), heard: Vec::new() };
+        control.handle(NOW, ControlEvent::Answer { link, message }, &mut Vec::new());
+        assert_eq!(control.stage == born, is_born, "{expect} are expected");
+        assert_eq!(control.readiness.needed_at_birth, if is_born { 0 } else { 3 });
+    }
 }
 
 /// A member that no node remembers any more leaves nothing behind.

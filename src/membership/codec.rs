@@ -6,7 +6,7 @@
 //!
 //! kind 0  SWIM   a foca packet: header, updates, claims
 //! kind 1  ping   nonce u64 · the identity that is meant · the identity that asks
-//! kind 2  pong   nonce u64 · the identity that answers · view u64
+//! kind 2  pong   nonce u64 · the identity that answers
 //! kind 3  "I suspect you"  incarnation u16 · the identity that is meant · the one that suspects it
 //!
 //! identity       tag u8 (4 or 6) · ip · port u16 · boot u64 · returns u16 · node u64
@@ -44,7 +44,7 @@ pub(crate) const MAX_IDENTITY_BYTES: usize = 1 + 16 + 2 + 8 + 2 + 8;
 const _: () = assert!(3 * MAX_IDENTITY_BYTES + 4 < MAX_SWIM_BYTES / 2);
 
 /// The first byte of every datagram. Another version is refused, never guessed at.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 const KIND_SWIM: u8 = 0;
 const KIND_PING: u8 = 1;
@@ -97,23 +97,9 @@ pub(crate) enum DatagramError {
 #[derive(Debug, PartialEq)]
 pub(crate) enum Datagram<'a> {
     Swim(&'a [u8]),
-    Ping {
-        nonce: u64,
-        target: Identity,
-        from: Identity,
-    },
-    /// `view` is a digest of the members as `from` sees them; zero if the asker is not alive among
-    /// them.
-    Pong {
-        nonce: u64,
-        from: Identity,
-        view: u64,
-    },
-    Suspicion {
-        incarnation: u16,
-        target: Identity,
-        from: Identity,
-    },
+    Ping { nonce: u64, target: Identity, from: Identity },
+    Pong { nonce: u64, from: Identity },
+    Suspicion { incarnation: u16, target: Identity, from: Identity },
 }
 
 impl<'a> Datagram<'a> {
@@ -140,11 +126,9 @@ impl<'a> Datagram<'a> {
                 target: take_identity(&mut bytes)?,
                 from: take_identity(&mut bytes)?,
             },
-            KIND_PONG => Self::Pong {
-                nonce: take_u64(&mut bytes)?,
-                from: take_identity(&mut bytes)?,
-                view: take_u64(&mut bytes)?,
-            },
+            KIND_PONG => {
+                Self::Pong { nonce: take_u64(&mut bytes)?, from: take_identity(&mut bytes)? }
+            }
             KIND_SUSPICION => Self::Suspicion {
                 incarnation: take_u16(&mut bytes)?,
                 target: take_identity(&mut bytes)?,
@@ -160,7 +144,7 @@ impl<'a> Datagram<'a> {
         let body_bytes = match self {
             Self::Swim(packet) => packet.len(),
             Self::Ping { .. } => 8 + 2 * MAX_IDENTITY_BYTES,
-            Self::Pong { .. } => 8 + MAX_IDENTITY_BYTES + 8,
+            Self::Pong { .. } => 8 + MAX_IDENTITY_BYTES,
             Self::Suspicion { .. } => 2 + 2 * MAX_IDENTITY_BYTES,
         };
         let mut bytes = Vec::with_capacity(ENVELOPE_BYTES + body_bytes);
@@ -178,11 +162,10 @@ impl<'a> Datagram<'a> {
                 put_identity(&mut bytes, target);
                 put_identity(&mut bytes, from);
             }
-            Self::Pong { nonce, from, view } => {
+            Self::Pong { nonce, from } => {
                 bytes.put_u8(KIND_PONG);
                 bytes.put_u64_le(*nonce);
                 put_identity(&mut bytes, from);
-                bytes.put_u64_le(*view);
             }
             Self::Suspicion { incarnation, target, from } => {
                 bytes.put_u8(KIND_SUSPICION);

@@ -34,9 +34,8 @@
 //! - **Claims** ([`claims`]): "I am leaving" and "I have left", because a node that handed its data
 //!   over need not be waited for, and a dead one may be.
 //! - **Own pings** ([`pings`]): foca probes on its own schedule and does not say which probe an
-//!   answer answers. A broken connection wants one member probed now, and a majority counts the
-//!   members that answered lately, by what they see. If a ping stays unanswered, the caller can
-//!   [declare the member dead](Membership::declare_dead).
+//!   answer answers. A broken connection wants one member probed now. If its ping stays unanswered,
+//!   the caller can [declare the member dead](Membership::declare_dead).
 //! - **Suspicions reach the suspect.** Gossip passes a suspicion on a few times and never again: if
 //!   the network loses it, the suspect never refutes it. And a node that returns under a renewed
 //!   identity has lost the timers that would end its suspicions. So a node that suspects a member
@@ -124,8 +123,6 @@ pub(crate) struct Membership {
     health: Health,
     helpers: Helpers,
     pings: Pings,
-    /// The digest of the members that we see, which our pongs carry; zero until it is known.
-    view: u64,
     /// All timers, by time, then in the order in which they were set.
     timers: BTreeMap<(Instant, u64), Timer>,
     timers_set: u64,
@@ -158,7 +155,6 @@ impl Membership {
             // Not foca's stream of chance, and not a nonce that a former life used.
             pings: Pings::new(config.seed.rotate_left(32) ^ own.boot.0),
             helpers: Helpers::default(),
-            view: 0,
             timers: BTreeMap::new(),
             timers_set: 0,
             leaving: false,
@@ -261,9 +257,8 @@ impl Membership {
         }
         match datagram {
             Datagram::Swim(packet) => return self.handle_packet(now, packet, actions),
-            Datagram::Ping { nonce, target, from: asker } if target == self.own => {
-                let view = if self.roster.has_active(&asker) { self.view } else { 0 };
-                let pong = Datagram::Pong { nonce, from: self.own, view };
+            Datagram::Ping { nonce, target, .. } if target == self.own => {
+                let pong = Datagram::Pong { nonce, from: self.own };
                 actions
                     .push(MembershipAction::Send { to: from, datagram: pong.encode(self.cluster) });
             }
@@ -277,13 +272,9 @@ impl Membership {
             }
             // Meant for another life of ours, or for a node that had this address before.
             Datagram::Ping { .. } | Datagram::Suspicion { .. } => {}
-            Datagram::Pong { nonce, from: identity, view } => {
-                if let Some(sent_at) = self.pings.finish(now, nonce, &identity) {
-                    actions.push(MembershipAction::Changed(Change::Probed {
-                        identity,
-                        sent_at,
-                        view,
-                    }));
+            Datagram::Pong { nonce, from: identity } => {
+                if self.pings.finish(now, nonce, &identity) {
+                    actions.push(MembershipAction::Changed(Change::Probed(identity)));
                 }
             }
         }
@@ -448,12 +439,6 @@ impl Membership {
         };
         let suspicion = Member::new(*member_id, *incarnation, foca::State::Suspect);
         !self.swim.iter_members().any(|member| *member == suspicion)
-    }
-
-    /// Sets the digest of the members that we see, above zero. From now on our pongs carry it, to
-    /// members that we see alive.
-    pub(crate) fn set_view(&mut self, view: u64) {
-        self.view = view;
     }
 
     /// Returns how long nearly all round trips to `member` take at most; zero if none was measured.

@@ -126,7 +126,7 @@ pub(crate) use self::calls::{
 use self::coordinator::Coordinator;
 use self::data_centers::DataCenters;
 use self::effects::Effect;
-pub(crate) use self::interface::{Action, Debt, Event, Lease, ShardConfig, Shortage};
+pub(crate) use self::interface::{Action, Debt, Event, ShardConfig, Shortage};
 pub(crate) use self::local_read::{LocalAnswer, LocalRules, read_local};
 pub use self::local_shard::LocalShard;
 use self::node::Node;
@@ -184,7 +184,7 @@ impl<C> Shard<C> {
     /// Handles an event, and appends to `actions` what the threads should do.
     pub(crate) fn handle(&mut self, now: Now, event: Event<C>, actions: &mut Vec<Action<C>>) {
         match event {
-            // The next three change the node, which a turn borrows.
+            // The next two change the node, which a turn borrows.
             Event::Placement { placement, stage } => {
                 let is_birth =
                     matches!(stage, Stage::Born { .. }) && self.node.stage == Stage::Forming;
@@ -204,11 +204,6 @@ impl<C> Shard<C> {
                 self.node.start_new_life(me.life());
                 let (mut parts, mut turn) = self.split(now, actions);
                 parts.replica.start_new_life(&mut turn);
-                parts.end_turn(&mut turn);
-            }
-            Event::Lease(lease) => {
-                self.node.lease = Some(lease);
-                let (mut parts, mut turn) = self.split(now, actions);
                 parts.end_turn(&mut turn);
             }
             Event::Stop(by) => self.stop(now, by, actions),
@@ -418,7 +413,7 @@ impl<C> Parts<'_, C> {
                 let debt = self.debt(turn);
                 turn.actions.push(Action::Debt { question, debt });
             }
-            Event::Placement { .. } | Event::Lease(_) | Event::NewLife { .. } | Event::Stop(_) => {
+            Event::Placement { .. } | Event::NewLife { .. } | Event::Stop(_) => {
                 unreachable!("Shard::handle takes these itself")
             }
         }

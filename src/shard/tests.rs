@@ -12,7 +12,7 @@ use crate::clock::{Version, WallTime};
 use crate::config::DEFAULT_EVERY_LIVE_PATIENCE;
 use crate::entry::Content;
 use crate::error::{NotApplied, ReadError, RunError, WriteError};
-use crate::options::{Eviction, Quorum, WriteOptions};
+use crate::options::{Eviction, OnPartition, Quorum, WriteOptions};
 use crate::placement::{Gone, ListRef, Member, Placement, Site};
 use crate::quorums::{Count, Quorums};
 use crate::replication::quorum::RETRY_AFTER;
@@ -43,6 +43,7 @@ fn config(nodes: u64) -> ShardConfig {
         cores: 1,
         me: identity(0),
         quorums: Quorums::exactly(nodes as u8, nodes as u8, 1),
+        on_partition: OnPartition::Serve,
         every_live: false,
         every_live_patience: DEFAULT_EVERY_LIVE_PATIENCE,
         standalone: nodes == 1,

@@ -156,7 +156,6 @@ impl SimCluster {
                     stage,
                 });
             }
-            ControlAction::Lease(lease) => self.order_cores(number, || ShardEvent::Lease(lease)),
             ControlAction::AskDebt { question } => {
                 self.order_cores(number, || ShardEvent::AskDebt { question });
             }

@@ -120,7 +120,6 @@ pub mod timing {
 
     pub const COMPARE_CYCLE: Duration = product::COMPARE_CYCLE;
     pub const HINT_WINDOW: Duration = product::HINT_WINDOW;
-    pub const LEASE: Duration = product::LEASE;
     pub const OPEN_TIMEOUT: Duration = product::OPEN_TIMEOUT;
     pub const PURGE_GRACE: Duration = product::PURGE_GRACE;
     pub const USER_TIMEOUT: Duration = product::USER_TIMEOUT;
@@ -217,11 +216,6 @@ impl SimCluster {
     /// [`NotReady`](crate::NotReady).
     pub fn hint(&self, node: usize) -> Option<&str> {
         self.nodes[node].hint()
-    }
-
-    /// Changes [`SimOptions::majority_of`] for nodes that are started from here on.
-    pub fn require_majority(&mut self, majority_of: u16) {
-        self.options.majority_of = majority_of;
     }
 
     /// Starts a node that was crashed or has left, at its old address, with empty memory.

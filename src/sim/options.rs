@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::config::{DEFAULT_EVERY_LIVE_PATIENCE, DEFAULT_FORGET_AFTER};
 use crate::mutants::ProtocolMutant;
-use crate::options::Eviction;
+use crate::options::{Eviction, OnPartition};
 use crate::quorums::{Count, Quorums};
 use crate::types::{ClusterHash, KeyHash, MAX_REPLICAS, PARTITIONS};
 use crate::wire::timing::PURGE_GRACE;
@@ -66,9 +66,12 @@ pub struct SimOptions {
     /// How long an absent member is remembered:
     /// [`Config::forget_after`](crate::Config::forget_after).
     pub forget_after: Duration,
-    /// The number of nodes of which a majority is required:
-    /// [`Config::require_majority`](crate::Config::require_majority). Zero requires none.
-    pub majority_of: u16,
+    /// What a partition of the keys does that lacks too many of its replicas:
+    /// [`Config::on_partition`](crate::Config::on_partition).
+    pub on_partition: OnPartition,
+    /// The number of nodes of which a majority must be there at the birth:
+    /// [`Config::expect`](crate::Config::expect). Zero expects none.
+    pub expect: u16,
     /// The rule that is left out on purpose, to test the checkers.
     #[doc(hidden)]
     pub mutant: Option<ProtocolMutant>,
@@ -99,7 +102,8 @@ impl Default for SimOptions {
             partitions: PARTITIONS,
             purge_grace: PURGE_GRACE,
             forget_after: DEFAULT_FORGET_AFTER,
-            majority_of: 0,
+            on_partition: OnPartition::default(),
+            expect: 0,
             mutant: None,
             keep_trace: false,
         }
@@ -129,12 +133,7 @@ impl SimOptions {
     /// How many nodes must run for calls to succeed, and for no write to be lost with one of them.
     pub(super) fn needed(&self) -> usize {
         let quorums = self.quorums();
-        quorums.write.count(3).max(quorums.read.count(3)).max(self.majority())
-    }
-
-    /// How many nodes are a majority; zero if none is required.
-    pub(super) fn majority(&self) -> usize {
-        if self.majority_of > 0 { usize::from(self.majority_of) / 2 + 1 } else { 0 }
+        quorums.write.count(3).max(quorums.read.count(3))
     }
 
     /// Returns the key with this number, among those that can be used.

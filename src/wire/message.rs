@@ -102,6 +102,7 @@ use std::time::Duration;
 use crate::clock::Version;
 use crate::entry::Entry;
 use crate::membership::Record;
+use crate::options::OnPartition;
 use crate::placement::{List, ListRef, Site, Stage};
 use crate::quorums::Count;
 use crate::types::{Boot, CoreId, Identity, KeyHash, NodeHash, NodeId, Partition};
@@ -140,8 +141,9 @@ pub(crate) struct Hello {
     /// N and W. All nodes of a data center must have the same, or a quorum would mean nothing.
     pub(crate) replicas: Count,
     pub(crate) write_quorum: Count,
-    /// The number of nodes of which the sender requires a majority; zero if it requires none.
-    pub(crate) majority_of: u16,
+    /// What a partition does that lacks too many replicas. All nodes of a data center must do the
+    /// same, or one side of a network partition could go on where the other one trusts it to wait.
+    pub(crate) on_partition: OnPartition,
     /// The data center, whose nodes keep copies of their own; empty if none was configured.
     pub(crate) data_center: String,
     /// What fails together with the sender, a rack for example; empty if none was configured.
@@ -238,7 +240,7 @@ pub(crate) struct MemberDetails {
     pub(crate) cores: u16,
     pub(crate) replicas: Count,
     pub(crate) write_quorum: Count,
-    pub(crate) majority_of: u16,
+    pub(crate) on_partition: OnPartition,
     pub(crate) site: Site,
 }
 
@@ -252,7 +254,7 @@ impl MemberDetails {
             cores: hello.cores,
             replicas: hello.replicas,
             write_quorum: hello.write_quorum,
-            majority_of: hello.majority_of,
+            on_partition: hello.on_partition,
             site: Site {
                 data_center: hello.data_center.as_str().into(),
                 zone: hello.zone.as_str().into(),

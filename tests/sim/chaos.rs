@@ -115,8 +115,7 @@ fn a_half_dead_member_stands_in_nobodys_way() {
 /// goes wrong.) Where the protocol changes, so does what a seed does: three times as many are
 /// tried, and ten more.
 const NOTICED: &[(ProtocolMutant, Profile, u64)] = &[
-    (ProtocolMutant::LeaseIgnored, Profile::Majority, 1),
-    (ProtocolMutant::FollowedAtOnce, Profile::Majority, 9),
+    (ProtocolMutant::DeadExcused, Profile::Majority, 1),
     (ProtocolMutant::AcknowledgedFirst, Profile::Clocks, 0),
     (ProtocolMutant::PendingCounts, Profile::Replaced, 13),
     (ProtocolMutant::AnyList, Profile::Members, 12),

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use gridkv::OnPartition;
 use gridkv::sim::{ProtocolMutant, SimCluster, SimOptions};
 
 use crate::support::{
@@ -159,13 +160,14 @@ fn a_spoke_of_one_node_comes_back_when_another_spoke_is_there() {
     }
 }
 
-/// Each site asks for a majority of its own three nodes. A member without details counted as one of
-/// the own data center, so a spoke's majority saw other members than the hub's, and no spoke acted
-/// upon a death.
+/// Each site expects three nodes of its own and waits for a majority of its own replicas. A member
+/// without details counted as one of the own data center once, so a spoke saw other members than
+/// the hub, and no spoke acted upon a death.
 #[test]
 fn each_site_counts_its_own_majority() {
     let mut options = options();
-    (options.data_centers, options.majority_of) = (3, 3);
+    (options.data_centers, options.expect) = (3, 3);
+    options.on_partition = OnPartition::Majority;
     let mut cluster = Traced::new(1, options);
     for _ in 0..9 {
         cluster.start_node();

@@ -118,7 +118,7 @@ proptest! {
         let cluster = ClusterHash(nonce);
         let (target, from) = (identity, identity);
         let ping = Datagram::Ping { nonce, target, from };
-        let pong = Datagram::Pong { nonce, from, view: !nonce };
+        let pong = Datagram::Pong { nonce, from };
         let suspicion = Datagram::Suspicion { incarnation: nonce as u16, target, from };
         for datagram in [ping, pong, suspicion] {
             let bytes = datagram.encode(cluster);

@@ -3,7 +3,7 @@
 mod hostile;
 mod net;
 
-use self::net::{Net, SEND_TIME, addr, config, first_life};
+use self::net::{Net, addr, config, first_life};
 use super::*;
 use crate::config::DEFAULT_PROBE_PERIOD;
 use crate::membership::codec::WireError;
@@ -243,29 +243,11 @@ fn a_list_that_says_we_are_dead_or_another_life_is_not_believed() {
 #[test]
 fn a_ping_is_answered_by_the_life_it_is_meant_for() {
     let mut net = Net::joined(2, 10);
-    net.act(2, |membership, _, _| membership.set_view(7));
-    let sent_at = net.now;
     net.act(1, |membership, now, actions| membership.ping(now, first_life(2), actions));
     let other_life = Identity { returns: 1, ..first_life(2) };
     net.act(1, |membership, now, actions| membership.ping(now, other_life, actions));
     net.run(Duration::from_millis(10));
-    let probed = |view| Change::Probed { identity: first_life(2), sent_at, view };
-    assert_eq!(net.changes(1)[1..], [probed(7)]);
-}
-
-#[test]
-fn who_is_taken_for_dead_is_told_no_view() {
-    let mut net = Net::joined(2, 10);
-    net.act(2, |membership, now, actions| {
-        membership.set_view(7);
-        membership.declare_dead(now, first_life(1), &mut Vec::new());
-        actions.clear();
-    });
-    let sent_at = net.now;
-    net.act(1, |membership, now, actions| membership.ping(now, first_life(2), actions));
-    net.run(2 * SEND_TIME);
-    let probed = Change::Probed { identity: first_life(2), sent_at, view: 0 };
-    assert!(net.changes(1).contains(&probed), "{:?}", net.changes(1));
+    assert_eq!(net.changes(1)[1..], [Change::Probed(first_life(2))]);
 }
 
 #[test]
@@ -316,8 +298,8 @@ fn strangers_are_refused() {
     };
     assert_eq!(receive(datagram), Err(DatagramError::WrongCluster));
     let mut newer = datagram.clone();
-    newer[0] = 2;
-    assert_eq!(receive(&newer), Err(DatagramError::WrongVersion(2)));
+    newer[0] += 1;
+    assert_eq!(receive(&newer), Err(DatagramError::WrongVersion(newer[0])));
     let mut finer = datagram.clone();
     finer[1..3].copy_from_slice(&8192u16.to_le_bytes());
     assert_eq!(receive(&finer), Err(DatagramError::WrongPartitions(8192)));

@@ -57,7 +57,6 @@ use std::time::Duration;
 use super::mismatch::mismatch;
 use crate::clock::Instant;
 use crate::placement::List;
-use crate::quorums::Quorums;
 use crate::types::Identity;
 use crate::wire::message::{Answer, Chunk, Listed, Request};
 
@@ -71,8 +70,8 @@ use action::fetch;
 pub(crate) use copy::ToMerge;
 use copy::{Next, Sources};
 use phase::{Collected, Phase, take};
-pub(crate) use plan::Mine;
 use plan::{Leave, Plan, Reports};
+pub(crate) use plan::{ListRules, Mine};
 
 /// The pause before starting again. It doubles each time up to [`MAX_BACKOFF`], and is short again
 /// after progress, and when the members change.
@@ -96,7 +95,7 @@ const LOST_AFTER_SURVEYS: u32 = 20;
 /// Brings one partition to this node: changes its list, or only merges what other replicas hold.
 pub(crate) struct Handoff {
     me: Identity,
-    quorums: Quorums,
+    rules: ListRules,
     /// The members that the new list should have. Empty if there is only something to merge.
     target: Vec<Identity>,
     /// The list that was adopted already, if there is only something to merge.
@@ -124,14 +123,14 @@ impl Handoff {
     /// every member that is not dead, except this node.
     pub(crate) fn change(
         me: Identity,
-        quorums: Quorums,
+        rules: ListRules,
         target: Vec<Identity>,
         others: Vec<Identity>,
         mine: &Mine<'_>,
         now: Instant,
         actions: &mut Vec<HandoffAction>,
     ) -> Self {
-        let mut handoff = Self::resting(me, quorums, target);
+        let mut handoff = Self::resting(me, rules, target);
         handoff.survey(others, now, actions);
         handoff.decide(mine, now, actions);
         handoff
@@ -140,23 +139,23 @@ impl Handoff {
     /// Begins to merge what these replicas hold into a list that was adopted already.
     pub(crate) fn merge(
         me: Identity,
-        quorums: Quorums,
+        rules: ListRules,
         list: Arc<List>,
         sources: ToMerge,
         now: Instant,
         actions: &mut Vec<HandoffAction>,
     ) -> Self {
-        let mut handoff = Self::resting(me, quorums, Vec::new());
+        let mut handoff = Self::resting(me, rules, Vec::new());
         handoff.merging = Some(list.clone());
         handoff.sources.add_all(sources);
         handoff.merge_from(Plan::only_merge(list), 0, now, actions);
         handoff
     }
 
-    fn resting(me: Identity, quorums: Quorums, target: Vec<Identity>) -> Self {
+    fn resting(me: Identity, rules: ListRules, target: Vec<Identity>) -> Self {
         Self {
             me,
-            quorums,
+            rules,
             target,
             merging: None,
             phase: Phase::Backoff,
@@ -298,8 +297,8 @@ impl Handoff {
         if !self.are_done_without(missing.iter(), now) {
             return self.back_off(now);
         }
-        let (me, quorums, target) = (self.me, self.quorums, &self.target[..]);
-        let reports = Reports { me, quorums, target, mine, reports, missing };
+        let (me, rules, target) = (self.me, self.rules, &self.target[..]);
+        let reports = Reports { me, rules, target, mine, reports, missing };
         let Some(old) = reports.counting_list() else {
             if !reports.missing.is_empty() {
                 return self.back_off(now);
@@ -326,13 +325,14 @@ impl Handoff {
 
     /// Makes the partition's first list when no member has known any for [`LOST_AFTER_SURVEYS`]. A
     /// survey counts if all members can be reached: one that could not be asked might know a list.
+    /// A partition that waits for its replicas waits for ever then.
     fn no_list_reported(
         &mut self,
         is_complete: bool,
         now: Instant,
         actions: &mut Vec<HandoffAction>,
     ) {
-        if !is_complete {
+        if !is_complete || self.rules.waits_for_dead() {
             return self.back_off(now);
         }
         self.fruitless_surveys += 1;
@@ -412,7 +412,7 @@ impl Handoff {
         }
         let is_all = self.sources.skipped().next().is_none() || self.merging.is_some();
         if !self.are_done_without(self.sources.skipped(), now)
-            || !is_all && !plan.suffices(self.sources.count_synced(), self.quorums)
+            || !is_all && !plan.suffices(self.sources.count_synced(), self.rules.quorums)
         {
             return self.back_off(now);
         }

@@ -10,7 +10,7 @@
 //! | no list | makes the first one, when no member has known any for a while |
 //! | a list with members that this node never heard of | waits: a node that knows more made it |
 //! | enough members of the list that counts are here | replaces it |
-//! | too few, and the others are dead for every member | replaces it without the dead |
+//! | too few, and the others are dead for every member | replaces it without the dead, or waits |
 //! | too few, for any other reason | waits |
 //!
 //! **Invariant: one list counts.** A list is replaced when enough of its members have adopted the
@@ -20,6 +20,9 @@
 //! only its own members know, and these might be alive behind a network partition. If too many are
 //! dead, both sides of a network partition go on. A list too short to acknowledge a write is not
 //! made that way: a node that is cut off from all others keeps the list it had.
+//!
+//! With [`OnPartition::Majority`] no member is ever excused, and no first list is made for a
+//! partition that was lost: it waits. Then no two sides have a list that counts.
 //!
 //! **When lists meet.**
 //!
@@ -37,10 +40,27 @@ use std::sync::Arc;
 
 use super::copy::Sources;
 use crate::mutants::{ProtocolMutant, rule};
+use crate::options::OnPartition;
 use crate::placement::{List, Placement};
 use crate::quorums::Quorums;
 use crate::types::Identity;
 use crate::wire::message::Listed;
+
+/// What lists go by in this node's data center.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ListRules {
+    pub(crate) quorums: Quorums,
+    /// Whether a list goes on without the dead if too few of its members are left to replace it.
+    pub(crate) on_partition: OnPartition,
+}
+
+impl ListRules {
+    /// Whether a partition waits for members that are dead, rather than go on without them.
+    pub(super) fn waits_for_dead(self) -> bool {
+        let waits = self.on_partition == OnPartition::Majority;
+        rule(ProtocolMutant::DeadExcused, waits)
+    }
+}
 
 /// What this node itself knows.
 pub(crate) struct Mine<'a> {
@@ -95,7 +115,7 @@ impl Plan {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Leave {
     Granted,
-    /// Another survey may find more members, or agreement on who is dead.
+    /// Another survey might find more members, or agreement on who is dead.
     NotYet,
     /// The next list would be too short to acknowledge a write.
     TooFewMembers,
@@ -104,7 +124,7 @@ pub(super) enum Leave {
 /// What the members said about one partition when all of them were asked.
 pub(super) struct Reports<'a> {
     pub(super) me: Identity,
-    pub(super) quorums: Quorums,
+    pub(super) rules: ListRules,
     /// The members that the next list should have.
     pub(super) target: &'a [Identity],
     pub(super) mine: &'a Mine<'a>,
@@ -136,10 +156,14 @@ impl Reports<'_> {
     /// Returns whether `old` may be replaced: enough of its members are here, or the others are
     /// dead for every member.
     pub(super) fn leave(&self, old: &List) -> Leave {
-        if self.count_here(old) >= old.leave_quorum(self.quorums.write) {
+        let write = self.rules.quorums.write;
+        if self.count_here(old) >= old.leave_quorum(write) {
             return Leave::Granted;
         }
-        if self.target.len() < self.quorums.write.count(self.target.len()) {
+        if self.rules.waits_for_dead() {
+            return Leave::NotYet;
+        }
+        if self.target.len() < write.count(self.target.len()) {
             return Leave::TooFewMembers;
         }
         // If the dead are excused, a later list might be known to its own members alone.
@@ -167,9 +191,9 @@ impl Reports<'_> {
         let is_dead = |member: &&Identity| !self.is_here(member) && !self.is_silent(member);
         let dead = old.members().iter().filter(is_dead).count();
         Plan {
-            is_at_risk: !is_kept && dead >= self.quorums.write.count(old.members().len()),
+            is_at_risk: !is_kept && dead >= self.rules.quorums.write.count(old.members().len()),
             leavers: match rule(ProtocolMutant::NotLeft, true) {
-                true => self.count_here(&old).min(old.leave_quorum(self.quorums.write)),
+                true => self.count_here(&old).min(old.leave_quorum(self.rules.quorums.write)),
                 false => 0,
             },
             is_synced: self.is_synced_in(&old, &self.me, &self.mine.listed),

@@ -1,11 +1,14 @@
 use super::*;
 use crate::clock::Version;
+use crate::options::OnPartition;
 use crate::placement::{Gone, Member, Placement, Site};
+use crate::quorums::Quorums;
 use crate::replication::tests::{list, node};
 use crate::types::{KeyHash, NodeId};
 
 const NOW: Instant = Instant::from_nanos(1);
 const QUORUMS: Quorums = Quorums::exactly(3, 2, 1);
+const RULES: ListRules = ListRules { quorums: QUORUMS, on_partition: OnPartition::Serve };
 
 fn listed(list: Option<Arc<List>>, synced: bool) -> Answer {
     Answer::Listed(Listed {
@@ -31,7 +34,7 @@ impl Newcomer {
         let others = others.iter().map(|other| node(*other)).collect();
         let target = vec![node(1), node(2), node(3)];
         let mine = Mine { listed: nothing(), placement: &no_members() };
-        let handoff = Handoff::change(node(3), QUORUMS, target, others, &mine, NOW, &mut actions);
+        let handoff = Handoff::change(node(3), RULES, target, others, &mine, NOW, &mut actions);
         Self { handoff, actions, missing_bytes: 0 }
     }
 
@@ -209,7 +212,7 @@ impl DrivenHandoff {
         let mut actions = Vec::new();
         let listed = Listed { members_digest: placement.digest(), ..nothing() };
         let mine = Mine { listed, placement: &placement };
-        let handoff = Handoff::change(node(3), QUORUMS, target, others, &mine, NOW, &mut actions);
+        let handoff = Handoff::change(node(3), RULES, target, others, &mine, NOW, &mut actions);
         Self { handoff, placement, actions }
     }
 
@@ -323,6 +326,42 @@ fn the_dead_are_excused_and_w_of_them_put_data_at_risk() {
     }
 }
 
+/// The same as with [`OnPartition::Serve`] above, and nobody asks for a new list.
+#[test]
+fn a_partition_that_is_to_wait_excuses_nobody() {
+    for (dead, goes_on) in [(&[0][..], true), (&[0, 1], false)] {
+        let alive: Vec<u64> = (0..5).filter(|node| !dead.contains(node)).collect();
+        let mut driver = DrivenHandoff::surveying(&[2, 3, 4], &alive, dead);
+        driver.handoff.rules.on_partition = OnPartition::Majority;
+        for from in alive.iter().filter(|from| **from != 3) {
+            let is_member = *from < 3;
+            driver.answer(*from, listed(is_member.then(|| list(4, 0..3)), is_member));
+        }
+        assert_eq!(driver.handoff.is_resting(), !goes_on, "{dead:?}");
+        assert_eq!(driver.actions.is_empty(), !goes_on, "{dead:?}");
+    }
+}
+
+/// A list is made out of nothing when no member has known any for a while, unless that might be on
+/// the other side of a network partition.
+#[test]
+fn a_partition_that_is_to_wait_makes_no_first_list() {
+    for (on_partition, is_made) in [(OnPartition::Serve, true), (OnPartition::Majority, false)] {
+        let mut driver = DrivenHandoff::surveying(&[3, 4], &[3, 4], &[0, 1, 2]);
+        driver.handoff.rules.on_partition = on_partition;
+        let mut now = LATER;
+        for _ in 0..2 * LOST_AFTER_SURVEYS {
+            driver.answer(4, listed(None, false));
+            now = now + MAX_BACKOFF;
+            if driver.handoff.is_resting() {
+                let mine = Mine { listed: nothing(), placement: &driver.placement };
+                driver.handoff.handle_timers(vec![node(4)], &mine, now, &mut driver.actions);
+            }
+        }
+        assert_eq!(adopts(&driver.actions) == [node(4)], is_made, "{:?}", driver.actions);
+    }
+}
+
 /// Found by the simulator: of a list of two one died; another came in for it, and then the first
 /// one died as well and was back at once, cut off from the one that had come in. All that it
 /// reached knew the old list alone, whose members were dead, so it made another one from that,
@@ -358,15 +397,8 @@ fn a_node_that_sees_no_one_makes_no_list_of_its_own() {
         members_digest: 0,
     };
     let mine = Mine { listed: mine_listed, placement: &driver.placement };
-    driver.handoff = Handoff::change(
-        node(3),
-        QUORUMS,
-        vec![node(3)],
-        Vec::new(),
-        &mine,
-        NOW,
-        &mut driver.actions,
-    );
+    driver.handoff =
+        Handoff::change(node(3), RULES, vec![node(3)], Vec::new(), &mine, NOW, &mut driver.actions);
     assert_eq!(driver.actions, []);
     assert!(driver.handoff.is_resting());
 }

@@ -332,8 +332,7 @@ impl<C> Coordinator<C> {
         let is_hint = op.is_hint();
         let Machine::Write(write) = &mut op.machine else { return false };
         // At its deadline a write that W replicas have waits for no other.
-        let is_acknowledged = (write.is_acknowledged() || is_late && write.has_quorum())
-            && turn.node.lacks_majority(turn.now).is_none();
+        let is_acknowledged = write.is_acknowledged() || is_late && write.has_quorum();
         // What was acknowledged once is a hint, even if it counts again in a later list.
         if !is_hint && !is_acknowledged {
             // Another data center tries again and again: it is kept waiting.
@@ -383,8 +382,8 @@ impl<C> Coordinator<C> {
     fn finish_read(&mut self, turn: &mut Turn<'_, C>, op: &mut Op<C>) -> bool {
         let Machine::Read(read) = &op.machine else { return op.caller.is_none() };
         // With the members that are alive, no list that could follow confirms a miss either.
-        let alive = turn.node.placement.replicas_per_partition();
-        let least = turn.node.config.quorums.miss_confirmed_by(alive);
+        let (alive, all) = turn.node.alive(|| op.list.as_ref());
+        let least = turn.node.config.quorums.miss_confirmed_by(all);
         let is_hopeless = read.is_unconfirmed() && alive < least;
         let is_late = turn.now.instant >= op.deadline;
         if let Some(caller) = op.caller.take_if(|_| is_late || is_hopeless) {
@@ -475,12 +474,9 @@ impl<C> Coordinator<C> {
     /// Answers every operation that is under way.
     pub(super) fn stop_ops(&mut self, turn: &mut Turn<'_, C>, by: StoppedBy) {
         for mut op in self.ops.take_all() {
-            let has_majority = turn.node.lacks_majority(turn.now).is_none();
             let outcome = match &op.machine {
                 // It waits for more replicas than it needs.
-                Machine::Write(write) if write.has_quorum() && has_majority => {
-                    written(op.touch, Ok(()))
-                }
+                Machine::Write(write) if write.has_quorum() => written(op.touch, Ok(())),
                 Machine::Write(write) if write.may_have_happened() => {
                     written(op.touch, Err(write_error(write)))
                 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use super::Replica;
 use crate::placement::ListRef;
-use crate::replication::handoff::{Handoff, HandoffAction, Mine, ToMerge};
+use crate::replication::handoff::{Handoff, HandoffAction, ListRules, Mine, ToMerge};
 use crate::shard::interface::Action;
 use crate::shard::node::Node;
 use crate::shard::requests::ReplicaAsker;
@@ -89,7 +89,7 @@ impl Replica {
             let (me, others) = (turn.node.me, turn.node.others());
             let handoff = Handoff::change(
                 me,
-                turn.node.config.quorums,
+                list_rules(turn.node),
                 target,
                 others,
                 &mine,
@@ -116,14 +116,13 @@ impl Replica {
                 && copy.is_synced()
                 && !sources.is_empty()
             {
-                let (me, quorums) = (turn.node.me, turn.node.config.quorums);
+                let (me, rules) = (turn.node.me, list_rules(turn.node));
                 let wanted = &mut self.copies.receipts_wanted;
                 let with_receipt = |source: &Identity| wanted.remove(&(partition, *source));
                 let receipts = sources.iter().copied().filter(with_receipt).collect();
                 let sources = ToMerge { sources, receipts };
                 let mut todo = Vec::new();
-                let handoff =
-                    Handoff::merge(me, quorums, list, sources, turn.now.instant, &mut todo);
+                let handoff = Handoff::merge(me, rules, list, sources, turn.now.instant, &mut todo);
                 self.drive(turn, partition, Box::new(handoff), todo);
             }
         }
@@ -336,4 +335,9 @@ impl Replica {
             _ => self.queue_merge(node, partition, vec![from]),
         }
     }
+}
+
+/// Returns what the lists of this node's data center go by.
+fn list_rules(node: &Node) -> ListRules {
+    ListRules { quorums: node.config.quorums, on_partition: node.config.on_partition }
 }

@@ -114,9 +114,6 @@ impl Replica {
         if !self.serves(turn.node, partition, list) {
             return self.copies.other_list(partition);
         }
-        if turn.node.lacks_majority(turn.now).is_some() {
-            return Answer::Declined;
-        }
         let copies = &mut self.copies;
         let hash = turn.node.hash(entry.key());
         let copy = copies.partition(partition);
@@ -181,10 +178,7 @@ impl Replica {
                 Found::Entry(Entry::clone(&entry))
             }
         };
-        // What a majority has written since might be missing.
-        let may_count =
-            turn.node.config.quorums.one_answers() || turn.node.lacks_majority(turn.now).is_none();
-        let is_synced = copies.partition(partition).is_synced() && may_count;
+        let is_synced = copies.partition(partition).is_synced();
         Answer::Found { found, synced: !rule(ProtocolMutant::PendingCounts, !is_synced) }
     }
 

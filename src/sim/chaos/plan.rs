@@ -12,6 +12,7 @@ use super::disturbance::Disturbance as D;
 use super::lasting::Lasting;
 use super::options::{ChaosOptions, MAX_NODES};
 use super::profile::Profile;
+use crate::options::OnPartition;
 use crate::sim::SimOptions;
 use crate::sim::checks::WriteOrder;
 use crate::sim::workload::WorkloadOptions;
@@ -214,7 +215,8 @@ impl Plan {
     fn majority(&mut self, rng: &mut SmallRng) -> Weighted {
         self.order = WriteOrder::PerNode;
         self.nodes = rng.random_range(3..=MAX_NODES);
-        self.sim.majority_of = self.nodes as u16;
+        self.sim.on_partition = OnPartition::Majority;
+        self.sim.expect = self.nodes as u16;
         self.sim.read_quorum = some_strong_reads(rng);
         vec![(D::Split, 8), (D::ShortPause, 2), (D::Break, 1), (D::Crash, 1), (D::Restart, 2)]
     }

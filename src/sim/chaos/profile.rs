@@ -34,7 +34,8 @@ pub enum Profile {
     /// All replicas of a partition are replaced, on a bad network, while coordinators have old
     /// lists.
     Replaced,
-    /// A majority is required, and the network falls in two, again and again.
+    /// Partitions wait for a majority of their replicas, and the network falls in two, again and
+    /// again.
     Majority,
     /// A copy on every node, while nodes come and go.
     Everywhere,

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | every call ended in time | [`checks::answered`] |
 //! | reads found what was written | [`checks::reads`] |
-//! | of the sides of a network partition no more than one acknowledges | `check_majority` |
+//! | of the sides of a network partition no more than one serves a key | `check_majority` |
 //! | keys are linearizable, if R and W overlap and no list changed | [`checks::linearizable`] |
 //! | N copies are there within a minute | `settle` |
 //! | nothing is under way or owed | `check_queues` |
@@ -29,7 +29,7 @@ use super::{Chaos, Summary};
 use crate::sim::checks::{self, Verdict, Violation};
 use crate::sim::workload::{Answer, Kind, Operation, value_number};
 use crate::sim::{CALL_TIMEOUT, SimCluster};
-use crate::wire::timing::{COMPARE_CYCLE, HINT_WINDOW, LEASE, is_longer};
+use crate::wire::timing::{COMPARE_CYCLE, HINT_WINDOW, is_longer};
 
 /// Within this time all copies are equal: two cycles of comparing everything, and time to repair.
 const EQUAL_WITHIN: Duration = Duration::from_secs(150);
@@ -210,34 +210,28 @@ impl Chaos {
         faults
     }
 
-    /// No node that is cut off from a majority acknowledges after a lease has passed, nor does it
-    /// acknowledge a write of a key after a node of the majority has.
+    /// While the network is in two, no two sides acknowledge writes of one key that began then, nor
+    /// answer reads of it with R ≥ 2.
     fn check_majority(&self) -> Result<(), Violation> {
-        const PROMISE: &str = "of the sides of a network partition no more than one acknowledges";
-        let needed = self.sim.majority();
+        const PROMISE: &str = "of the sides of a network partition no more than one serves a key";
+        let is_strong = self.sim.read_quorum >= 2;
+        let counts = |it: &&Operation| match it.answer {
+            Some(Answer::Acknowledged) => true,
+            Some(Answer::Found(_) | Answer::NotFound) => is_strong,
+            _ => false,
+        };
         let operations = self.workload.history().operations.iter();
-        let acknowledged: Vec<&Operation> =
-            operations.filter(|it| it.kind != Kind::Get && it.is_acknowledged()).collect();
+        let served: Vec<&Operation> = operations.filter(counts).collect();
         for (from, sides, until) in &self.splits {
             let during =
-                |it: &&&Operation| it.start > *from && it.end.is_some_and(|end| end < *until);
-            let is_minority = |it: &Operation| {
-                sides.iter().any(|side| side.len() < needed && side.contains(&it.node))
-            };
+                |it: &&&Operation| it.start >= *from && it.end.is_some_and(|end| end <= *until);
             let mut first: BTreeMap<usize, &Operation> = BTreeMap::new();
-            for operation in acknowledged.iter().filter(during).filter(|it| !is_minority(it)) {
+            for operation in served.iter().filter(during) {
+                let side = |of: &Operation| sides[0].contains(&of.node);
                 let first = first.entry(operation.key).or_insert(operation);
-                if operation.end < first.end {
-                    *first = operation;
-                }
-            }
-            for operation in acknowledged.iter().filter(during).filter(|it| is_minority(it)) {
-                let is_late = operation.end > Some(*from + LEASE);
-                let before = first.get(&operation.key).filter(|first| first.end < operation.end);
-                if is_late || before.is_some() {
+                if side(first) != side(operation) {
                     let what = format!("the network fell into {sides:?} at {from:?}");
-                    let operations =
-                        before.into_iter().copied().chain([*operation]).cloned().collect();
+                    let operations = vec![(*first).clone(), (*operation).clone()];
                     let general = Violation::general(PROMISE, what);
                     return Err(Violation { key: Some(operation.key), operations, ..general });
                 }

@@ -15,6 +15,7 @@ use super::*;
 use crate::clock::Version;
 use crate::entry::{Content, Entry};
 use crate::membership::{Record, State};
+use crate::options::OnPartition;
 use crate::placement::{List, ListRef, Site, Stage};
 use crate::quorums::{Count, MAX_COPIES};
 use crate::types::{
@@ -134,7 +135,7 @@ fn a_hello() -> impl Strategy<Value = Hello> {
             partitions: 4096,
             replicas: Count::Exactly(3),
             write_quorum: Count::AllBut(1),
-            majority_of: 5,
+            on_partition: OnPartition::Majority,
             data_center: "eu".into(),
             zone: "rack 7".into(),
             weight: 300,
@@ -250,7 +251,7 @@ fn some_details() -> impl Strategy<Value = MemberDetails> {
             cores,
             replicas: Count::Exactly(3),
             write_quorum: Count::AllBut(1),
-            majority_of: 5,
+            on_partition: OnPartition::Majority,
             site: Site {
                 data_center: data_center.as_str().into(),
                 zone: "rack 7".into(),

@@ -1,4 +1,4 @@
-//! Values that several messages carry: identities, routes, lists and entries.
+//! Values that several messages carry: identities, settings, routes, lists and entries.
 //!
 //! A key travels without its hash. The shard computes it, so that no peer can choose another place
 //! for a key than its own. Key and value are copied once, from the receive buffer into their entry.
@@ -12,6 +12,7 @@ use rkyv::{Archive, Serialize};
 
 use super::body::{MAX_NUMBER, Reader};
 use crate::entry::{Content, Entry};
+use crate::options::OnPartition;
 use crate::placement::{List, ListRef};
 use crate::quorums::MAX_COPIES;
 use crate::types::{Boot, Identity, MAX_VALUE_BYTES, NodeHash};
@@ -56,6 +57,14 @@ pub(super) fn identity(wire: &ArchivedWireIdentity) -> Identity {
         boot: Boot(wire.boot.to_native()),
         returns: wire.returns.to_native(),
         addr: SocketAddr::new(ip, wire.port.to_native()),
+    }
+}
+
+/// Returns the setting as one byte: 0 is `Serve`, 1 `Majority`.
+pub(super) fn on_partition_code(what: OnPartition) -> u8 {
+    match what {
+        OnPartition::Serve => 0,
+        OnPartition::Majority => 1,
     }
 }
 
@@ -138,6 +147,14 @@ pub(super) fn wire_entries(entries: &[Entry]) -> Vec<WireEntry<'_>> {
 }
 
 impl Reader<'_> {
+    pub(super) fn on_partition(&self, code: u8) -> Result<OnPartition, FrameError> {
+        match code {
+            0 => Ok(OnPartition::Serve),
+            1 => Ok(OnPartition::Majority),
+            _ => Err(self.bad("an unknown setting for network partitions")),
+        }
+    }
+
     pub(super) fn route(&self, wire: &[ArchivedWireIdentity]) -> Result<Option<Route>, FrameError> {
         match wire {
             [] => Ok(None),
