@@ -86,10 +86,11 @@ pub enum OnPartition {
     ///
     /// - A write fails. If this node knows that too few replicas of the key are alive, it is
     ///   [`NotEnoughReplicas`](crate::NotApplied::NotEnoughReplicas) at once: the write did not
-    ///   happen. A write that was under way when the network fell apart, or that comes before the
-    ///   others are found dead, is [`Indeterminate`](crate::WriteError::Indeterminate) at its
-    ///   deadline: some replica might have applied it. Try again when
-    ///   [`Event::PlacementChanged`](crate::Event::PlacementChanged) tells that nodes are back.
+    ///   happen. A write is [`Indeterminate`](crate::WriteError::Indeterminate) at its deadline if
+    ///   it began before the others were found dead, or through a node that is no replica of the
+    ///   key: a replica on this side might have applied it, so it might take effect later. Try
+    ///   again when [`Event::PlacementChanged`](crate::Event::PlacementChanged) tells that nodes
+    ///   are back.
     /// - A read with R ≥ 2 fails as well, with
     ///   [`ReadError::NotEnoughReplicas`](crate::ReadError::NotEnoughReplicas) or
     ///   [`ReadError::TimedOut`](crate::ReadError::TimedOut).

@@ -269,12 +269,20 @@ fn of_two_halves_one_writes_a_key_and_the_other_one_refuses() {
     let (left, right) = nodes.split_at_mut(2);
     left.iter_mut().for_each(|node| wait_sees(node, &[2, 3], "Dead"));
     right.iter_mut().for_each(|node| wait_sees(node, &[0, 1], "Dead"));
+    // A node that is no replica lets the one that there is try: that write may have happened, and
+    // is the latest when the halves meet.
+    let mut is_open = [false; 60];
     let mut written = Vec::new();
-    for n in 0..60 {
+    for (n, is_open) in is_open.iter_mut().enumerate() {
+        let mut write = |node: &mut NodeProcess, value: &str| {
+            let answer = node.ask(&format!("set k{n} {value}"));
+            *is_open |= answer.contains("may have happened");
+            answer == "ok"
+        };
         let mut by = None;
         wait_until("one half writes", || {
-            let is_left = left[n % 2].ask(&format!("set k{n} left")) == "ok";
-            let is_right = right[n % 2].ask(&format!("set k{n} right")) == "ok";
+            let is_left = write(&mut left[n % 2], "left");
+            let is_right = write(&mut right[n % 2], "right");
             assert!(!(is_left && is_right), "both halves wrote k{n}");
             by = is_left.then_some("left").or(is_right.then_some("right"));
             by.is_some()
@@ -282,26 +290,24 @@ fn of_two_halves_one_writes_a_key_and_the_other_one_refuses() {
         written.extend(by);
     }
     println!("a majority: every key written after {:.1?}", cut.elapsed());
-    let mut refused = 0;
-    for (n, by) in written.iter().enumerate() {
+    for (n, by) in written.iter().enumerate().take(10) {
         let waiting = if *by == "left" { &mut *right } else { &mut *left };
-        for node in waiting {
-            // The one that is no replica does not know that there is but one.
-            let error = node.error(&format!("set k{n} refused"));
-            let at_once = "not applied: 2 replicas must acknowledge the write and 1 are alive";
-            refused += usize::from(error.contains(at_once));
-            assert!(error.contains(at_once) || error.contains("in time"), "{error}");
-        }
+        let refusals = waiting.iter_mut().map(|node| node.error(&format!("set k{n} refused")));
+        let at_once = "not applied: 2 replicas must acknowledge the write and 1 are alive";
+        let at_once = refusals.filter(|error| error.contains(at_once)).count();
+        assert_eq!(at_once, 1, "the one that is a replica of k{n}");
+        is_open[n] = true;
     }
-    assert!(refused >= 60, "{refused} of 60 keys");
     wires.set_cable("up");
     wait_whole(&mut nodes);
     // Whole within 60 ms: writes as young as these are not waited for by `wait-safe`, and reads
     // with R = 1 may be old.
-    for (n, by) in written.iter().enumerate() {
+    let certain = || written.iter().enumerate().filter(|(n, _)| !is_open[*n]);
+    for (n, by) in certain() {
         let (command, value) = (format!("get k{n}"), format!("value {by}"));
         wait_until(&command, || nodes.iter_mut().all(|node| node.ask(&command) == value));
     }
+    assert!(certain().count() >= 10, "{}", certain().count());
     wait_ok(&mut nodes[0], "set k0 again");
 }
 
