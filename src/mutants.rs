@@ -107,12 +107,14 @@ pub enum ProtocolMutant {
     FirstHandOnly,
     /// A node that is asked to pass a question on answers it in place of the one that it is for.
     HelperVouches,
+    /// A member that is dead for one node alone is not told so.
+    DeathUntold,
 }
 
 #[cfg(feature = "sim")]
 impl ProtocolMutant {
     /// All mutants.
-    pub const ALL: [Self; 38] = [
+    pub const ALL: [Self; 39] = [
         Self::AcknowledgedFirst,
         Self::PendingCounts,
         Self::AnyList,
@@ -151,6 +153,7 @@ impl ProtocolMutant {
         Self::FarNotAsked,
         Self::FirstHandOnly,
         Self::HelperVouches,
+        Self::DeathUntold,
     ];
 }
 

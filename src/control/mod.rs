@@ -47,7 +47,7 @@ pub(crate) use self::state::Control;
 use self::state::CoreProgress;
 use crate::clock::Instant;
 use crate::events::Event;
-use crate::membership::{Change, DatagramError, Membership, MembershipAction};
+use crate::membership::{Change, DatagramError, EXCHANGE_SOON, Membership, MembershipAction};
 use crate::shard::Stage;
 use crate::types::Identity;
 use crate::wire::message::ControlMessage;
@@ -195,6 +195,11 @@ impl Control {
                 self.open_link(identity, actions);
                 None
             }
+            // It was taken for dead by another node, and never was for this one.
+            Change::Replaced { old, new } if self.has_link(&old) && old.life() == new.life() => {
+                self.rename_link(&old, new);
+                None
+            }
             Change::Replaced { old, new: _ } | Change::Down(old) => {
                 // Of one that was dead already the app has been told.
                 let is_news = !matches!(change, Change::Replaced { .. }) || self.has_link(&old);
@@ -214,6 +219,8 @@ impl Control {
                 let is_same_life = identity.boot == self.config.identity.boot;
                 self.config.identity = identity;
                 self.recheck_reachability();
+                // Others might have died for this node alone, while it was away.
+                self.exchange_at = self.exchange_at.min(now + EXCHANGE_SOON);
                 actions.push(ControlAction::Returned { identity, is_same_life });
                 is_same_life.then_some(Event::Returned)
             }

@@ -57,13 +57,19 @@ fn details(id: &str, boot: u64) -> MemberDetails {
 }
 
 /// Another node says that these live, and what it knows of them.
-fn tell(control: &mut Control, lives: &[Identity], details: Vec<MemberDetails>) {
+fn tell(
+    control: &mut Control,
+    lives: &[Identity],
+    details: Vec<MemberDetails>,
+) -> Vec<ControlAction> {
     let record =
         |identity: &Identity| Record { identity: *identity, state: State::Alive, leaving: false };
     let records = lives.iter().map(record).collect();
     let message = ControlMessage::Members { records, absent: Vec::new(), details };
     let link = Link { addr: ([127, 0, 0, 1], 9).into(), expects: None };
-    control.handle(NOW, ControlEvent::Answer { link, message }, &mut Vec::new());
+    let mut actions = Vec::new();
+    control.handle(NOW, ControlEvent::Answer { link, message }, &mut actions);
+    actions
 }
 
 fn greet(control: &mut Control, hello: Hello) {
@@ -142,6 +148,28 @@ fn what_is_known_of_a_member_is_forgotten_with_it() {
     assert!(control.gone.contains(&life("e", 3)));
     control.forget_members(NOW + 2 * HOUR);
     assert!(!control.gone.contains(&life("e", 3)) && control.gone_said_at.is_empty());
+}
+
+/// Another node took a member for dead, and it returned. All that this node hears of it is the
+/// renewed identity: it reported a death, and dialled the member again.
+#[test]
+fn a_member_that_only_renewed_its_identity_did_not_die() {
+    let mut control = control();
+    let b = life("b", 5);
+    tell(&mut control, &[b], vec![details("b", 5)]);
+    let renewed = Identity { returns: 1, ..b };
+    let actions = tell(&mut control, &[renewed], Vec::new());
+    let is_end = |action: &&ControlAction| {
+        matches!(
+            action,
+            ControlAction::Notify(Event::Died { .. })
+                | ControlAction::Close(Link { expects: Some(_), .. })
+                | ControlAction::Open(_)
+        )
+    };
+    assert_eq!(actions.iter().filter(is_end).count(), 0, "{actions:?}");
+    assert!(control.has_link(&renewed) && !control.has_link(&b));
+    assert_eq!(placed(&control), [pair("b", "there")]);
 }
 
 /// Whether the member is taken for dead when connections to it are refused and pings are lost.

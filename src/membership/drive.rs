@@ -21,7 +21,7 @@ use crate::types::Identity;
 pub(super) enum Timer {
     Swim(foca::Timer<Identity>),
     RepeatLeaving,
-    TellSuspects,
+    TellAccused,
 }
 
 impl Membership {
@@ -64,9 +64,8 @@ impl Membership {
             actions.push(MembershipAction::Changed(Change::Returned(self.own)));
         }
         self.report_changes(actions);
-        if !self.tells_suspects && self.roster.has_suspects() {
-            self.tells_suspects = true;
-            self.set_timer(now, Timer::TellSuspects);
+        if self.roster.has_suspects() {
+            self.tell_accused_at(now);
         }
         result.and(follow_up).and(reconnected)
     }

@@ -159,6 +159,63 @@ fn a_spoke_of_one_node_comes_back_when_another_spoke_is_there() {
     }
 }
 
+/// Within this all see each other again when a site is back.
+const SEEN_WITHIN: Duration = Duration::from_secs(10);
+
+/// The second spoke is cut off from the hub until all that it does not reach are dead for it, and
+/// it for them. Then it is back. Returns whether all see each other soon.
+fn a_spoke_comes_back(
+    seed: u64,
+    (nodes, away): (usize, Duration),
+    mutant: Option<ProtocolMutant>,
+) -> bool {
+    let mut options = options();
+    (options.data_centers, options.mutant) = (3, mutant);
+    if nodes < 9 {
+        (options.replicas, options.write_quorum) = (1, 1);
+    }
+    let mut cluster = Traced::new(seed, options);
+    for _ in 0..nodes {
+        cluster.start_node();
+    }
+    let of = |site: usize| (site..nodes).step_by(3).collect::<Vec<usize>>();
+    let (hub, spoke, other) = (of(0), of(2), of(1));
+    cluster.split(&spoke, &other);
+    wait(&mut cluster, STARTED_WITHIN, SimCluster::is_settled);
+    cluster.split(&spoke, &hub);
+    wait(&mut cluster, SETTLED_WITHIN, |cluster| {
+        let others = [&hub[..], &other].concat();
+        spoke.iter().all(|node| cluster.is_dead_for(*node, &others))
+            && others.iter().all(|node| cluster.is_dead_for(*node, &spoke))
+    });
+    cluster.run_for(away);
+    cluster.mend();
+    cluster.split(&spoke, &other);
+    cluster.run_until(SEEN_WITHIN, SimCluster::is_settled)
+}
+
+/// A shop was cut off from the head office, and had declared all nodes dead. When it was back, the
+/// other shop stayed dead for it. The gossip of that death had gone to nodes that were cut off, and
+/// the two shops never meet: so the other one never heard of its death, which only it could refute.
+/// Found by the edge example, in two of three runs.
+#[test]
+fn a_spoke_that_was_cut_off_sees_the_other_spoke_again() {
+    let mut failed = Vec::new();
+    for seed in 0..12 {
+        for nodes in [4, 9] {
+            for away in [Duration::ZERO, SECOND, 3 * SECOND, 40 * SECOND] {
+                if !a_spoke_comes_back(seed, (nodes, away), None) {
+                    failed.push((seed, nodes, away));
+                }
+            }
+        }
+    }
+    assert_eq!(failed, [], "(seed, nodes, cut off for)");
+    let noticed = (0..3)
+        .any(|seed| !a_spoke_comes_back(seed, (9, SECOND), Some(ProtocolMutant::DeathUntold)));
+    assert!(noticed, "a member that is not told of its death was not noticed");
+}
+
 /// Each site asks for a majority of its own three nodes. A member without details counted as one of
 /// the own data center, so a spoke's majority saw other members than the hub's, and no spoke acted
 /// upon a death.
