@@ -109,12 +109,14 @@ pub enum ProtocolMutant {
     HelperVouches,
     /// A member that is dead for one node alone is not told so.
     DeathUntold,
+    /// A node that was taken for dead and returns spreads which members died for it until then.
+    OldNewsTold,
 }
 
 #[cfg(feature = "sim")]
 impl ProtocolMutant {
     /// All mutants.
-    pub const ALL: [Self; 39] = [
+    pub const ALL: [Self; 40] = [
         Self::AcknowledgedFirst,
         Self::PendingCounts,
         Self::AnyList,
@@ -154,6 +156,7 @@ impl ProtocolMutant {
         Self::FirstHandOnly,
         Self::HelperVouches,
         Self::DeathUntold,
+        Self::OldNewsTold,
     ];
 }
 

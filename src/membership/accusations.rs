@@ -103,7 +103,7 @@ impl Membership {
         self.tell_dead(now, actions);
         let Accusations { suspects, dead, .. } = &self.accusations;
         if self.ended.is_none() && !(suspects.is_empty() && dead.is_empty()) {
-            self.tell_accused_at(now + self.probe_period / 4);
+            self.tell_accused_at(now + self.settings.probe_period / 4);
         }
     }
 
@@ -129,7 +129,7 @@ impl Membership {
         };
         let accused: BTreeSet<Identity> =
             suspects.iter().map(|(target, _)| *target).filter(is_accused).collect();
-        let patience = 4 * (self.suspicion_timeout + self.probe_period);
+        let patience = 4 * (self.settings.suspicion_timeout + self.settings.probe_period);
         for (target, incarnation) in suspects {
             let fresh = Suspect { incarnation, since: now, told_at: now };
             let suspect = self.accusations.suspects.entry(target).or_insert(fresh);
@@ -139,8 +139,8 @@ impl Membership {
             }
             // If this node's word ends the suspicion, no single loss must decide. All other nodes
             // wait until gossip tells them that it was refuted, as most are.
-            let is_due =
-                accused.contains(&target) || now.since(suspect.told_at) >= self.probe_period;
+            let is_due = accused.contains(&target)
+                || now.since(suspect.told_at) >= self.settings.probe_period;
             if now.since(suspect.since) > self.health.suspicion_time(&target, patience) {
                 self.declare_dead(now, target, actions);
             } else if is_due {
@@ -156,7 +156,7 @@ impl Membership {
         self.accusations.dead.retain(|member, it| it.told < TOLD && roster.has_dead(member));
         let mut due = Vec::new();
         for (member, it) in self.accusations.dead.iter_mut().filter(|(_, it)| it.next <= now) {
-            (it.told, it.next) = (it.told + 1, now + self.probe_period);
+            (it.told, it.next) = (it.told + 1, now + self.settings.probe_period);
             due.push(*member);
         }
         if self.ended.is_none() {
@@ -168,13 +168,13 @@ impl Membership {
     /// answered this node directly.
     fn accuse(&mut self, target: Identity, charge: Charge, actions: &mut Vec<MembershipAction>) {
         let accusation = Accusation { charge, target, from: self.own };
-        let direct = Datagram::Accusation(accusation).encode(self.cluster);
+        let direct = Datagram::Accusation(accusation).encode(self.settings.cluster);
         actions.push(MembershipAction::Send { to: target.addr, datagram: direct });
         if self.health.round_trip(&target).is_some() {
             return;
         }
         for helper in self.reached_in_turn(&target) {
-            let datagram = Datagram::PassOn(accusation).encode(self.cluster);
+            let datagram = Datagram::PassOn(accusation).encode(self.settings.cluster);
             actions.push(MembershipAction::Send { to: helper.addr, datagram });
         }
     }
@@ -209,7 +209,7 @@ impl Membership {
         if target == self.own {
             self.accused(now, accusation, actions);
         } else if self.roster.has_active(&target) && self.roster.has_active(&from) {
-            let datagram = Datagram::Accusation(accusation).encode(self.cluster);
+            let datagram = Datagram::Accusation(accusation).encode(self.settings.cluster);
             actions.push(MembershipAction::Send { to: target.addr, datagram });
         }
     }

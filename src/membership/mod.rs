@@ -80,7 +80,7 @@ use self::pings::Pings;
 use self::roster::Roster;
 use self::swim::{Swim, Wishes, new_swim};
 use crate::clock::Instant;
-use crate::types::{Boot, ClusterHash, Identity};
+use crate::types::{Boot, Identity};
 
 pub(crate) use self::codec::DatagramError;
 pub(crate) use self::interface::{Change, MembershipAction, MembershipConfig, Record, State};
@@ -100,13 +100,12 @@ pub(crate) fn exchange_period(members: usize) -> Duration {
 
 /// One node's part in SWIM: what it knows of the others, and what it says of itself.
 pub(crate) struct Membership {
-    cluster: ClusterHash,
+    /// What the present foca was made of, and the next one will be.
+    settings: MembershipConfig,
     swim: Swim,
     /// Our identity as last reported; foca renews its own.
     own: Identity,
     renewed_at: Option<Instant>,
-    probe_period: Duration,
-    suspicion_timeout: Duration,
     accusations: Accusations,
     claims: SharedClaims,
     roster: Roster,
@@ -133,12 +132,9 @@ impl Membership {
         let own = Identity { addr, ..config.identity };
         let claims = SharedClaims::default();
         Self {
-            cluster: config.cluster,
             swim: new_swim(&config, own, claims.clone()),
             own,
             renewed_at: None,
-            probe_period: config.probe_period,
-            suspicion_timeout: config.suspicion_timeout,
             accusations: Accusations::default(),
             claims,
             roster: Roster::default(),
@@ -151,6 +147,7 @@ impl Membership {
             timers_set: 0,
             leaving: false,
             ended: None,
+            settings: config,
         }
     }
 
@@ -246,7 +243,7 @@ impl Membership {
         bytes: &[u8],
         actions: &mut Vec<MembershipAction>,
     ) -> Result<(), DatagramError> {
-        let datagram = Datagram::decode(self.cluster, bytes)?;
+        let datagram = Datagram::decode(self.settings.cluster, bytes)?;
         if self.ended.is_some() {
             return Ok(());
         }
@@ -255,8 +252,10 @@ impl Membership {
             Datagram::Ping { nonce, target, from: asker } if target == self.own => {
                 let view = if self.roster.has_active(&asker) { self.view } else { 0 };
                 let pong = Datagram::Pong { nonce, from: self.own, view };
-                actions
-                    .push(MembershipAction::Send { to: from, datagram: pong.encode(self.cluster) });
+                actions.push(MembershipAction::Send {
+                    to: from,
+                    datagram: pong.encode(self.settings.cluster),
+                });
             }
             // Meant for another life of ours, or for a node that had this address before.
             Datagram::Ping { .. } => {}
@@ -308,7 +307,7 @@ impl Membership {
     }
 
     fn has_just_returned(&self, now: Instant) -> bool {
-        self.renewed_at.is_some_and(|at| now.since(at) < self.probe_period)
+        self.renewed_at.is_some_and(|at| now.since(at) < self.settings.probe_period)
     }
 
     /// Returns the ack that `member` would have sent us if it could: a helper of our own choice
@@ -414,8 +413,10 @@ impl Membership {
     ) {
         let nonce = self.pings.start(now, member);
         let ping = Datagram::Ping { nonce, target: member, from: self.own };
-        actions
-            .push(MembershipAction::Send { to: member.addr, datagram: ping.encode(self.cluster) });
+        actions.push(MembershipAction::Send {
+            to: member.addr,
+            datagram: ping.encode(self.settings.cluster),
+        });
     }
 
     /// Declares `member` dead and tells the others, after a probe of our own failed. If it lives,

@@ -7,7 +7,7 @@ use self::net::{Net, SEND_TIME, addr, config, first_life};
 use super::*;
 use crate::config::DEFAULT_PROBE_PERIOD;
 use crate::membership::codec::{Accusation, Charge, WireError};
-use crate::types::Boot;
+use crate::types::{Boot, ClusterHash};
 
 #[test]
 fn three_nodes_that_join_see_each_other() {
