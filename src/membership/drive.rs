@@ -196,7 +196,8 @@ impl Membership {
                 actions.push(MembershipAction::Send { to: dst.addr, datagram });
             }
         }
-        self.helpers.asked(target, probe_number, helpers);
+        let of_foca = requests.iter().map(|request| request.dst);
+        self.helpers.asked((target, probe_number), helpers, of_foca);
     }
 
     /// Cancels the removal of a dead member at this address. A member that dies often would
