@@ -30,7 +30,8 @@ use crate::wire::message::{ControlMessage, Status};
 /// How often the members tell each other their status until the lists are born.
 const STATUS_PERIOD: Duration = Duration::from_millis(100);
 
-/// For how many members that it does not reach a node asks at a time.
+/// For how many members that it does not reach a node asks at a time. If there are more, it asks
+/// for the next ones the next time.
 const MAX_ASKED_FOR: usize = 64;
 
 impl Control {
@@ -46,7 +47,12 @@ impl Control {
             let link = self.links.get(&life.node);
             link.is_some_and(|link| link.identity.boot == life.boot && link.is_out_of_reach())
         };
-        let asks = members.filter(is_out_of_reach).take(MAX_ASKED_FOR).collect();
+        let mut asks: Vec<Identity> = members.filter(is_out_of_reach).collect();
+        if asks.len() > MAX_ASKED_FOR {
+            let first = self.statuses_told.wrapping_mul(MAX_ASKED_FOR) % asks.len();
+            asks.rotate_left(first);
+            asks.truncate(MAX_ASKED_FOR);
+        }
         ControlMessage::Status { status: self.status(), asks, heard: Vec::new() }
     }
 
@@ -75,6 +81,7 @@ impl Control {
     pub(super) fn tell_status(&mut self, now: Instant, actions: &mut Actions) {
         self.status_at = now + STATUS_PERIOD;
         let message = self.status_to_ask();
+        self.statuses_told = self.statuses_told.wrapping_add(1);
         for member in self.links.values().filter(|member| member.state == LinkState::Up) {
             let link = Link::to(&member.identity);
             actions.push(ControlAction::Ask { link, message: message.clone() });

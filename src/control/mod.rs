@@ -204,16 +204,18 @@ impl Control {
                 // Of one that was dead already the app has been told.
                 let is_news = !matches!(change, Change::Replaced { .. }) || self.has_link(&old);
                 self.life_ended(now, &old, actions);
-                self.name(&old).filter(|_| is_news).map(|node| Event::Died { node })
+                self.name_that_counts(&old).filter(|_| is_news).map(|node| Event::Died { node })
             }
             Change::Left(identity) => {
                 self.life_ended(now, &identity, actions);
-                self.name(&identity).map(|node| Event::Left { node })
+                self.name_that_counts(&identity).map(|node| Event::Left { node })
             }
             Change::Suspected(identity) => {
-                self.name(&identity).map(|node| Event::Suspected { node })
+                self.name_that_counts(&identity).map(|node| Event::Suspected { node })
             }
-            Change::Refuted(identity) => self.name(&identity).map(|node| Event::Refuted { node }),
+            Change::Refuted(identity) => {
+                self.name_that_counts(&identity).map(|node| Event::Refuted { node })
+            }
             Change::Leaving(_) => None,
             Change::Returned(identity) => {
                 let is_same_life = identity.boot == self.config.identity.boot;

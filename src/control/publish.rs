@@ -10,7 +10,7 @@ use crate::events::{Event, MemberInfo, MemberState};
 use crate::membership::{Record, State};
 use crate::placement::{Member, Placement};
 use crate::shard::{Shortage, Stage};
-use crate::types::NodeId;
+use crate::types::{Identity, NodeId};
 
 impl Control {
     /// Makes a new placement if the members are others than those it was made of. Whether it did.
@@ -158,10 +158,10 @@ impl Control {
             } else {
                 self.name(&known.identity)?
             };
-            let details = self.details.get(&known.identity.node);
+            let details = self.details_of(&known.identity);
             let site = if is_alike { &self.config.local.site } else { &details?.told.site };
             let named = |name: &str| (!name.is_empty()).then(|| name.to_string());
-            Some(MemberInfo {
+            let info = MemberInfo {
                 data_center: named(&site.data_center),
                 zone: named(&site.zone),
                 id,
@@ -175,10 +175,19 @@ impl Control {
                 leaving: known.leaving,
                 is_self,
                 round_trip: self.membership.round_trip(&known.identity),
-            })
+            };
+            Some((known.identity, known.state.is_active(), info))
         };
-        let mut members: Vec<MemberInfo> =
-            self.membership.records().into_iter().filter_map(info).collect();
+        let named: Vec<_> = self.membership.records().into_iter().filter_map(info).collect();
+        // Of several lives of another node, the app sees the one that counts.
+        let counts = |life: &Identity, is_active: bool| {
+            let mut others = named.iter().filter(|(other, ..)| other.node == life.node);
+            others.all(|(other, is_alive, _)| (is_active, *life) >= (*is_alive, *other))
+        };
+        let shown = named
+            .iter()
+            .filter(|(life, is_active, _)| life.node == me.node || counts(life, *is_active));
+        let mut members: Vec<MemberInfo> = shown.map(|(.., info)| info.clone()).collect();
         members.sort_by(|a, b| a.id.cmp(&b.id));
         for member in &mut members {
             let shown = self.members.binary_search_by(|shown| shown.id.cmp(&member.id));

@@ -15,7 +15,7 @@ use crate::events::MemberInfo;
 use crate::membership::{Membership, MembershipConfig};
 use crate::placement::{Gone, Member, Placement};
 use crate::shard::{Debt, Lease, Shortage, Stage};
-use crate::types::{Identity, NodeHash};
+use crate::types::{Boot, Identity, NodeHash};
 use crate::wire::message::{Hello, MemberDetails, NodeDebt, Reached, Status};
 
 /// A link that failed is dialled again after this time, which doubles up to the second constant: a
@@ -37,7 +37,7 @@ pub(crate) struct Control {
     pub(super) config: ControlConfig,
     pub(super) membership: Membership,
     /// What nodes told of themselves when they shook hands, with this node or with another.
-    pub(super) details: BTreeMap<NodeHash, Details>,
+    pub(super) details: KnownDetails,
     /// When members are asked next for details that are missing.
     pub(super) missing_details: MissingDetails,
     pub(super) links: BTreeMap<NodeHash, MemberLink>,
@@ -51,6 +51,8 @@ pub(crate) struct Control {
     /// What members that this node does not reach told another one last.
     pub(super) statuses_by_others: BTreeMap<NodeHash, (Identity, Status)>,
     pub(super) status_at: Instant,
+    /// How often the members were told this node's status.
+    pub(super) statuses_told: usize,
     /// When the next member is asked for the members that it knows.
     pub(super) exchange_at: Instant,
     /// The member that was asked last.
@@ -82,6 +84,8 @@ pub(crate) struct Control {
     pub(super) passed_on: Vec<PassedOn>,
     /// The number of the latest round of questions about what others owe.
     pub(super) last_round: u64,
+    /// How many rounds asked for members out of reach, each through other members.
+    pub(super) rounds_asked: usize,
     pub(super) members: Vec<MemberInfo>,
     pub(super) readiness: Readiness,
     /// What the last node that refused this one said, unless another has welcomed it since.
@@ -105,7 +109,7 @@ impl Control {
         let nowhere = Arc::new(nowhere);
         Self {
             membership,
-            details: BTreeMap::new(),
+            details: KnownDetails::default(),
             missing_details: MissingDetails::default(),
             links: BTreeMap::new(),
             seeds: config
@@ -119,6 +123,7 @@ impl Control {
             statuses: BTreeMap::new(),
             statuses_by_others: BTreeMap::new(),
             status_at: Instant::default(),
+            statuses_told: 0,
             exchange_at: Instant::default(),
             exchanged_with: NodeHash(0),
             placement: nowhere.clone(),
@@ -139,6 +144,7 @@ impl Control {
             safety: None,
             passed_on: Vec::new(),
             last_round: 0,
+            rounds_asked: 0,
             members: Vec::new(),
             readiness: Readiness::default(),
             refused_by: None,
@@ -153,6 +159,39 @@ impl Control {
 pub(super) struct Details {
     pub(super) told: MemberDetails,
     pub(super) heard_at: Instant,
+}
+
+/// The details of lives: a node has several if it was started again, or if another node was given
+/// its id by mistake. What is known of one life says nothing about another.
+#[derive(Default)]
+pub(super) struct KnownDetails {
+    by_life: BTreeMap<(NodeHash, Boot), Details>,
+}
+
+impl KnownDetails {
+    /// Returns what is known of the latest life of a node.
+    pub(super) fn get(&self, node: &NodeHash) -> Option<&Details> {
+        let lives = (*node, Boot(0))..=(*node, Boot(u64::MAX));
+        self.by_life.range(lives).next_back().map(|(_, details)| details)
+    }
+
+    /// Returns what is known of this life of a node.
+    pub(super) fn of(&self, life: &Identity) -> Option<&Details> {
+        self.by_life.get(&(life.node, life.boot))
+    }
+
+    pub(super) fn insert(&mut self, node: NodeHash, details: Details) {
+        self.by_life.insert((node, details.told.boot), details);
+    }
+
+    pub(super) fn retain(&mut self, is_kept: impl Fn(&(NodeHash, Boot), &Details) -> bool) {
+        self.by_life.retain(|life, details| is_kept(life, details));
+    }
+
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.by_life.len()
+    }
 }
 
 /// The search for the details of members that have not told them to this node.

@@ -26,7 +26,7 @@ fn local(id: &str, data_center: &str) -> Local {
 }
 
 fn life(id: &str, boot: u64) -> Identity {
-    let port = u16::from(id.as_bytes()[0]);
+    let port = id.bytes().fold(1, |port, byte| 100 * port + u16::from(byte - b'0'));
     Identity {
         node: NodeHash::of(ClusterHash::of("shop"), id),
         boot: Boot(boot),
@@ -79,7 +79,8 @@ fn greet(control: &mut Control, hello: Hello) {
 /// The other members that partitions can be placed on, each with its data center.
 fn placed(control: &Control) -> Vec<(String, String)> {
     let others = control.placed.iter().filter(|member| member.identity.node != life("a", 1).node);
-    others.map(|it| (it.id.as_str().to_string(), it.site.data_center.to_string())).collect()
+    let pairs = others.map(|it| (it.id.as_str().to_string(), it.site.data_center.to_string()));
+    pairs.collect::<std::collections::BTreeSet<_>>().into_iter().collect()
 }
 
 fn pair(id: &str, data_center: &str) -> (String, String) {
@@ -130,6 +131,92 @@ fn a_member_that_would_be_refused_is_not_taken_by_the_word_of_another() {
     let far = MemberDetails { replicas: Count::Exactly(2), ..details("b", 5) };
     tell(&mut control, &[life("b", 5)], vec![far]);
     assert_eq!(placed(&control).len(), 1, "another data center may have its own quorums");
+}
+
+/// A node was started under an id that was taken, greeted this node, and was gone before it was a
+/// member. What it had told took the place of what the living member had, which had no name from
+/// then on: no partition was placed on it, and nothing was decided.
+#[test]
+fn a_later_life_that_does_not_become_a_member_takes_no_name_away() {
+    let mut control = control();
+    tell(&mut control, &[life("b", 5)], vec![details("b", 5)]);
+    greet(&mut control, local("b", "yonder").hello(life("b", 6), Channel::Control, None));
+    assert_eq!(placed(&control), [pair("b", "there")]);
+    tell(&mut control, &[life("c", 5)], vec![details("c", 5)]);
+    assert_eq!(placed(&control), [pair("b", "there"), pair("c", "there")]);
+    assert!(control.placement.is_complete());
+
+    tell(&mut control, &[life("b", 6)], Vec::new());
+    assert_eq!(placed(&control), [pair("b", "yonder"), pair("c", "there")]);
+    control.forget_members(NOW + 2 * KEPT_FOR);
+    assert_eq!(control.details.len(), 2, "the life before is over");
+}
+
+/// Members of the own data center, with and without a link to them.
+fn joined(control: &mut Control, up: &[&str], out_of_reach: &[&str]) {
+    for id in up.iter().chain(out_of_reach) {
+        let told = local(id, "here").hello(life(id, 5), Channel::Control, None);
+        tell(control, &[life(id, 5)], vec![MemberDetails::of(&told)]);
+        let link = Link::to(&life(id, 5));
+        let event = if up.contains(id) {
+            ControlEvent::LinkUp { link, welcome: told }
+        } else {
+            ControlEvent::LinkDown { link, end: LinkEnd::Unreachable }
+        };
+        control.handle(NOW, event, &mut Vec::new());
+    }
+}
+
+/// Two nodes wait until it is safe, and each passes questions on for the other. The number of a
+/// round chose the helper, and a question that was passed on took a number, too: so a node asked
+/// the same half of its helpers for ever, and none of these reached the member.
+#[test]
+fn each_round_asks_another_member_for_one_that_is_out_of_reach() {
+    let mut control = control();
+    joined(&mut control, &["b", "c"], &["d"]);
+    let (until, mut actions) = (NOW + HOUR, Vec::new());
+    control.handle(NOW, ControlEvent::WatchSafety { ticket: 1, until }, &mut actions);
+    for round in 0..4 {
+        let message = ControlMessage::AskDebt { round, of: Some(life("b", 5)) };
+        let request = ControlEvent::Request { via: 1, request_id: round, message };
+        control.handle(NOW, request, &mut actions);
+        let at = control.safety_deadline().expect("it is not safe: no core has answered");
+        control.handle_timers(at, &mut actions);
+    }
+    let asked = actions.iter().filter_map(|action| match action {
+        ControlAction::Ask { link, message: ControlMessage::AskDebt { of: Some(of), .. } }
+            if *of == life("d", 5) =>
+        {
+            Some(link.addr)
+        }
+        _ => None,
+    });
+    let asked: Vec<SocketAddr> = asked.collect();
+    let turns = [life("b", 5).addr, life("c", 5).addr];
+    assert!(asked.len() >= 4 && asked.windows(2).all(|pair| pair[0] != pair[1]), "{asked:?}");
+    assert!(turns.iter().all(|addr| asked.contains(addr)));
+}
+
+/// A node did not reach a hundred members of its own data center. It asked others for the first 64,
+/// again and again, and no cluster was born.
+#[test]
+fn the_status_of_every_member_out_of_reach_is_asked_for() {
+    let mut control = control();
+    let ids: Vec<String> = (0..100).map(|number| format!("{number:02}")).collect();
+    joined(&mut control, &["b"], &ids.iter().map(String::as_str).collect::<Vec<_>>());
+    let mut asked = std::collections::BTreeSet::new();
+    for _ in 0..4 {
+        let mut actions = Vec::new();
+        control.tell_status(NOW, &mut actions);
+        for action in actions {
+            if let ControlAction::Ask { message: ControlMessage::Status { asks, .. }, .. } = action
+            {
+                assert!(asks.len() <= 64);
+                asked.extend(asks);
+            }
+        }
+    }
+    assert_eq!(asked.len(), 100);
 }
 
 /// A member that no node remembers any more leaves nothing behind.
