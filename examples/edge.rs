@@ -1,8 +1,13 @@
 //! A hub and two edge sites, each a data center: each app reads and writes at its own site. One
 //! site is cut off, serves on, and catches up when it is back.
 //!
+//! The edge sites never reach each other, as shops do not that are each connected to the head
+//! office. They learn of each other from the hub, and what one writes comes to the other through
+//! it.
+//!
 //! `cargo run --release --example edge` starts a process for each site. On Linux each site gets a
-//! network of its own, so that a cable can be pulled. (It is made of namespaces, by `unshare` and
+//! network of its own, so that a cable can be pulled; the switch between them lets no packet pass
+//! from one edge site to the other. (It is made of namespaces, by `unshare` and
 //! `ip`, which needs no rights on most systems.) If that is not allowed, all sites are on one
 //! network and none is cut off. The example ends with an error if anything is missing, wrong or
 //! late.
@@ -92,6 +97,9 @@ fn run(is_wired: bool) -> Result<()> {
         edge_a.tell(&format!("set sale-a {KEYS} 1"))?;
         hub.wait(&format!("count sale-a {KEYS} 1"), KEYS)
     })?;
+    step("… and at edge b, which has no way to edge a", || {
+        edge_b.wait(&format!("count sale-a {KEYS} 1"), KEYS)
+    })?;
     [&mut *hub, edge_a, edge_b].into_iter().try_for_each(|site| site.wait("waiting", 0))?;
 
     if is_wired {
@@ -167,6 +175,10 @@ impl Site {
             let process = site.process.id();
             ip(&format!("link add site-{number} type veth peer name eth0 netns {process}"))?;
             ip(&format!("link set site-{number} master switch up"))?;
+            if number > 0 {
+                // What is isolated reaches the hub, and nothing that is isolated.
+                ip(&format!("link set site-{number} type bridge_slave isolated on"))?;
+            }
             site.tell("plugged")?;
         }
         Ok(site)

@@ -25,13 +25,13 @@ use std::sync::mpsc::{Sender, channel};
 use std::time::Duration;
 use std::{env, thread};
 
-use gridkv::{Config, Engine, IdleStrategy, Quorum, WriteOptions};
+use gridkv::{Config, Engine, IdleStrategy, OnPartition, Quorum, WriteOptions};
 
 const USAGE: &str = "\
 usage: node --id NAME [--address IP:PORT] [--advertise IP:PORT] [--seed HOST:PORT]... \
             [--cluster NAME] [--cores N]
-            [--replicas N] [--write-quorum W] [--read-quorum R] [--majority-of NODES] \
-            [--timeout-ms MS]
+            [--replicas N] [--write-quorum W] [--read-quorum R] \
+            [--on-partition serve|majority] [--expect NODES] [--timeout-ms MS]
             [--probe-period-ms MS] [--suspicion-timeout-ms MS] [--idle park|adaptive|busy]
 commands on standard input, one a line:
   set KEY VALUE          setq KEY VALUE QUORUM TIMEOUT_MS
@@ -96,7 +96,15 @@ fn config(mut args: impl Iterator<Item = String>) -> Result<Config> {
             "--replicas" => config.replicas(number()?),
             "--write-quorum" => config.write_quorum(number()?),
             "--read-quorum" => config.read_quorum(number()?),
-            "--majority-of" => config.require_majority(number()?),
+            "--on-partition" => config.on_partition(match value.as_str() {
+                "serve" => OnPartition::Serve,
+                "majority" => OnPartition::Majority,
+                _ => {
+                    let text = format!("--on-partition knows serve and majority, not {value:?}");
+                    return Err(text.into());
+                }
+            }),
+            "--expect" => config.expect(number()?),
             "--timeout-ms" => config.request_timeout(millis()?),
             "--probe-period-ms" => config.probe_period(millis()?),
             "--suspicion-timeout-ms" => config.suspicion_timeout(millis()?),

@@ -18,8 +18,6 @@ pub(crate) struct Instant {
 }
 
 impl Instant {
-    pub(crate) const MAX: Self = Self { nanos: u64::MAX };
-
     pub(crate) const fn from_nanos(nanos: u64) -> Self {
         Self { nanos }
     }

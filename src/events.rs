@@ -112,16 +112,6 @@ pub enum Event {
     /// This node holds everything that it should, since the last [`Event::PlacementChanged`] or
     /// [`Event::OutOfMemory`].
     Synced,
-    /// This node hears from no majority and acknowledges no writes, because of
-    /// [`Config::require_majority`](crate::Config::require_majority).
-    MajorityLost {
-        /// The number of nodes from which it hears, itself included.
-        heard: usize,
-        /// How many nodes are a majority.
-        needed: usize,
-    },
-    /// This node hears from a majority (again) and acknowledges writes.
-    MajorityFound,
     /// This node's memory is full, and with [`Eviction::None`](crate::Eviction::None) nothing gives
     /// way: it has no room for copies that it should hold.
     ///
@@ -137,7 +127,10 @@ pub enum Event {
         bytes: usize,
     },
     /// Acknowledged writes might be lost: W replicas of some partitions, or all of them, died
-    /// before their copies were restored.
+    /// before their copies were restored. The partitions go on with what is left.
+    ///
+    /// With [`OnPartition::Majority`](crate::OnPartition::Majority) they wait for their replicas
+    /// instead, and this event does not come.
     DataAtRisk {
         /// How many partitions are at risk, of 4096.
         partitions: usize,

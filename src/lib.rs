@@ -122,7 +122,9 @@ pub use error::{
     RunError, StartError, SubmitError, WriteError,
 };
 pub use events::{Event, Events, MemberInfo, MemberState};
-pub use options::{Eviction, IdleStrategy, Quorum, ReadOptions, Replicas, WriteOptions};
+pub use options::{
+    Eviction, IdleStrategy, OnPartition, Quorum, ReadOptions, Replicas, WriteOptions,
+};
 pub use quorums::Count;
 pub use runtime::completions::{Completed, Completion, Completions, Ticket};
 pub use shard::LocalShard;

@@ -38,6 +38,10 @@ pub enum ProtocolMutant {
     AnyList,
     /// A strong read returns what R replicas agree on without making sure that W have it.
     WrittenBackOnDifference,
+    /// A strong read believes R replicas that there is nothing, though W is more.
+    FewConfirmNothing,
+    /// A strong write asks fewer than W replicas for the version that it must be above.
+    FewAsked,
     /// A write gets a new version whenever a replica has something newer, acknowledged or not.
     StampedAgain,
     /// Digests and comparisons leave out the values of keys.
@@ -57,10 +61,26 @@ pub enum ProtocolMutant {
     DeathEndsHint,
     /// Replicas do not compare what they hold.
     NothingCompared,
-    /// A list is replaced before its members have left it: they go on counting in it.
-    NotLeft,
-    /// A list is replaced by a node that has seen only the lowest of the reported lists.
-    LowestReplaced,
+    /// A member that has accepted the next list goes on counting in the old one.
+    AcceptedUnsealed,
+    /// A proposer takes its own wish for the next list, though another one has been accepted.
+    AcceptedIgnored,
+    /// An acceptor accepts below what it has promised.
+    PromiseBroken,
+    /// An acceptor promises a ballot again, to a proposer that has begun again with another wish.
+    BallotReused,
+    /// One acceptor decides the next list.
+    MinorityDecides,
+    /// A majority decides the next list though W members go on counting in the old one.
+    FewSealed,
+    /// A replica that had any list open stays synced in each that contains it.
+    JumpedOpen,
+    /// A newcomer counts those that are pending themselves as sources.
+    PendingGives,
+    /// A replica gives receipts for copies before it has all that was acknowledged before its list.
+    ReceiptUnwhole,
+    /// The next list is proposed before the members of the present one have all that they should.
+    ProposedEarly,
     /// A replica is synced when it has merged one other.
     OneSource,
     /// Every replica in a list counts as synced in it.
@@ -87,10 +107,8 @@ pub enum ProtocolMutant {
     PurgedByTime,
     /// A write that was forgotten is accepted from any message.
     HorizonIgnored,
-    /// Replicas and coordinators always take themselves for part of a majority.
-    LeaseIgnored,
-    /// A majority replaces lists before it is certain that no other node counts in them.
-    FollowedAtOnce,
+    /// A partition that should wait for its replicas goes on without those that are dead.
+    DeadExcused,
     /// A tombstone goes without waiting for members that are away.
     AbsentIgnored,
     /// A read takes a value for the newest though another replica might have evicted a newer one.
@@ -107,16 +125,22 @@ pub enum ProtocolMutant {
     FirstHandOnly,
     /// A node that is asked to pass a question on answers it in place of the one that it is for.
     HelperVouches,
+    /// A member that is dead for one node alone is not told so.
+    DeathUntold,
+    /// A node that was taken for dead and returns spreads which members died for it until then.
+    OldNewsTold,
 }
 
 #[cfg(feature = "sim")]
 impl ProtocolMutant {
     /// All mutants.
-    pub const ALL: [Self; 38] = [
+    pub const ALL: [Self; 49] = [
         Self::AcknowledgedFirst,
         Self::PendingCounts,
         Self::AnyList,
         Self::WrittenBackOnDifference,
+        Self::FewConfirmNothing,
+        Self::FewAsked,
         Self::StampedAgain,
         Self::ContentNotCompared,
         Self::MissNotConfirmed,
@@ -126,8 +150,16 @@ impl ProtocolMutant {
         Self::NothingOwed,
         Self::DeathEndsHint,
         Self::NothingCompared,
-        Self::NotLeft,
-        Self::LowestReplaced,
+        Self::AcceptedUnsealed,
+        Self::AcceptedIgnored,
+        Self::PromiseBroken,
+        Self::BallotReused,
+        Self::MinorityDecides,
+        Self::FewSealed,
+        Self::JumpedOpen,
+        Self::PendingGives,
+        Self::ReceiptUnwhole,
+        Self::ProposedEarly,
         Self::OneSource,
         Self::ListedCounts,
         Self::BootIgnored,
@@ -141,8 +173,7 @@ impl ProtocolMutant {
         Self::BornAlone,
         Self::PurgedByTime,
         Self::HorizonIgnored,
-        Self::LeaseIgnored,
-        Self::FollowedAtOnce,
+        Self::DeadExcused,
         Self::AbsentIgnored,
         Self::MarkIgnored,
         Self::TombstonesEvicted,
@@ -151,6 +182,8 @@ impl ProtocolMutant {
         Self::FarNotAsked,
         Self::FirstHandOnly,
         Self::HelperVouches,
+        Self::DeathUntold,
+        Self::OldNewsTold,
     ];
 }
 

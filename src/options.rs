@@ -1,5 +1,5 @@
-//! What an app chooses: the number of copies, what a full node does, what an idle core does, and
-//! what a single call asks for.
+//! What an app chooses: the number of copies, what happens on a network partition, what a full node
+//! does, what an idle core does, and what a single call asks for.
 
 use std::time::Duration;
 
@@ -52,6 +52,57 @@ pub enum Quorum {
     /// With [`Replicas::All`], a write cannot ask for a number, and a read for no more than
     /// [`MAX_REPLICAS`](crate::MAX_REPLICAS).
     Count(usize),
+}
+
+/// What happens to a partition of the keys when the network falls apart, or when too many of its
+/// replicas die, for [`Config::on_partition`](crate::Config::on_partition).
+///
+/// The engine moves the keys in 4096 partitions, and each of them has its own list of N replicas.
+/// A side of a network partition can hold enough replicas of one key and too few of another.
+///
+/// | | [`Serve`](Self::Serve) | [`Majority`](Self::Majority) |
+/// |---|---|---|
+/// | more than half of a key's replicas are here | the others are replaced | the same |
+/// | too few of a key's replicas are here | they go on without the others | the key waits |
+/// | both sides acknowledge writes of one key | possible, the data is merged later | never |
+/// | half of a key's replicas are lost for good | the key goes on with the rest | the key waits |
+///
+/// None of this depends on a clock, on a waiting time or on how many nodes there are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum OnPartition {
+    /// Availability first: every side of a network partition serves what it has.
+    ///
+    /// If too many replicas of a key are dead for the rest to agree on a new list, the survivors go
+    /// on without them. If W replicas died, [`Event::DataAtRisk`](crate::Event::DataAtRisk) tells
+    /// the app. Two sides that meet again merge their data: of two writes of one key, the one with
+    /// the later clock stays. A side with fewer than W nodes acknowledges nothing.
+    #[default]
+    Serve,
+    /// Consistency first: at most one side of a network partition acknowledges writes of a key.
+    ///
+    /// A list of replicas is replaced only if more than half of its members agree to it. On a side
+    /// that has fewer of them, the key waits until enough of them are back:
+    ///
+    /// - A write fails. If this node knows that too few replicas of the key are alive, it is
+    ///   [`NotEnoughReplicas`](crate::NotApplied::NotEnoughReplicas) at once: the write did not
+    ///   happen. A write is [`Indeterminate`](crate::WriteError::Indeterminate) at its deadline if
+    ///   it began before the others were found dead, or through a node that is no replica of the
+    ///   key: a replica on this side might have applied it, so it might take effect later. Try
+    ///   again when [`Event::PlacementChanged`](crate::Event::PlacementChanged) tells that nodes
+    ///   are back.
+    /// - A read with R ≥ 2 fails as well, with
+    ///   [`ReadError::NotEnoughReplicas`](crate::ReadError::NotEnoughReplicas) or
+    ///   [`ReadError::TimedOut`](crate::ReadError::TimedOut).
+    /// - A read with R = 1 goes on with what this node has, which might be old. A miss is an error,
+    ///   [`ReadError::Unconfirmed`](crate::ReadError::Unconfirmed).
+    ///
+    /// This requires 2 W > N. Replicas that lose their memory do not come back: a key of which half
+    /// of the replicas or more were restarted or are gone for good, before copies of them were
+    /// made, waits until all nodes are stopped and started again, empty. Therefore stop nodes one
+    /// at a time, and wait with [`Engine::wait_until_safe`](crate::Engine::wait_until_safe) in
+    /// between.
+    Majority,
 }
 
 /// What a node does when its [`Config::max_memory`](crate::Config::max_memory) is full. Without

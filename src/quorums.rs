@@ -67,10 +67,10 @@ impl Count {
         self.count(nodes).min(nodes).min(MAX_COPIES)
     }
 
-    /// Returns how many of a list's `members` must leave it before W, this count, is out of reach
-    /// for the members that stay. At least a majority of them must leave.
-    pub(crate) fn leave_quorum(self, members: usize) -> usize {
-        (members + 1).saturating_sub(self.count(members)).max(members / 2 + 1)
+    /// Returns how many of a list's `members` have, together, every write that it acknowledged. If
+    /// as many count in it no more, W, which is this count, is out of reach for the others.
+    pub(crate) fn transfer_quorum(self, members: usize) -> usize {
+        (members + 1).saturating_sub(self.count(members)).max(1)
     }
 
     /// Returns the count as one byte, as it crosses the wire: an `Exactly` as itself, and an
@@ -234,6 +234,12 @@ impl Quorums {
         self.all_writes().min(members.max(self.write.count(members)))
     }
 
+    /// Returns how many nodes decide what follows a list of this many members, if there are as many
+    /// nodes: 2 W − 1. So as many of them can die as the data survives the death of.
+    pub(crate) fn acceptors(self, members: usize) -> usize {
+        (2 * self.write.count(members)).saturating_sub(1).max(members)
+    }
+
     /// Whether one replica answers a read: R = 1.
     #[inline]
     pub(crate) fn one_answers(self) -> bool {
@@ -329,14 +335,22 @@ mod tests {
     fn what_stays_in_a_list_that_was_left_acknowledges_nothing() {
         for members in 1..=7 {
             for write in [Count::Exactly(2), Count::ALL, Count::AllBut(1), Count::MAJORITY] {
-                let left = write.leave_quorum(members);
-                let stay = members.saturating_sub(left);
-                assert!(stay < write.count(members), "{write} of {members}");
-                assert!(2 * left > members, "of two next lists only one is adopted");
+                let left = write.transfer_quorum(members);
+                assert!(left >= 1 && members - left < write.count(members), "{write} of {members}");
             }
         }
-        assert_eq!(Count::Exactly(2).leave_quorum(5), 4);
-        assert_eq!(Count::AllBut(1).leave_quorum(5), 3);
+        assert_eq!(Count::Exactly(2).transfer_quorum(5), 4);
+        assert_eq!(Count::AllBut(1).transfer_quorum(5), 2);
+    }
+
+    #[test]
+    fn a_majority_of_the_acceptors_is_w_or_more() {
+        for (replicas, write) in [(1, 1), (2, 2), (3, 2), (3, 3), (4, 3), (5, 3), (5, 4)] {
+            let acceptors = Quorums::exactly(replicas, write, 1).acceptors(replicas.into());
+            assert_eq!(acceptors, 2 * usize::from(write) - 1);
+        }
+        assert_eq!(Quorums::exactly(3, 1, 1).acceptors(3), 3, "each member is one");
+        assert_eq!(on_every_node(1, 1).acceptors(3), 3);
     }
 
     #[test]

@@ -32,7 +32,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use gridkv::sim::ProtocolMutant;
-use gridkv::sim::chaos::{self, ChaosOptions, Failure, Profile, Summary};
+use gridkv::sim::chaos::{self, ChaosOptions, Failure, Linearizable, Profile, Summary};
 
 const USAGE: &str = "usage: simulate [--seeds FROM..TO] [--long] [--profile NAME] [--trace FILE] \
                      [--mutant NAME] [--first] [--hashes FILE]";
@@ -94,8 +94,7 @@ struct Totals {
     events: u64,
     operations: usize,
     answered: usize,
-    linearizable: usize,
-    undecided: usize,
+    linearizable: Linearizable,
     settled_after: Duration,
     equal_after: Duration,
     faults: BTreeMap<&'static str, usize>,
@@ -122,7 +121,6 @@ impl Totals {
                 self.operations += summary.operations;
                 self.answered += summary.answered;
                 self.linearizable += summary.linearizable;
-                self.undecided += summary.undecided;
                 self.settled_after = self.settled_after.max(summary.settled_after);
                 self.equal_after = self.equal_after.max(summary.equal_after);
                 for (kind, count) in summary.faults {
@@ -153,7 +151,11 @@ impl Totals {
             self.events as f64 / seconds / 1e6
         );
         println!("{} operations checked, {} of them had an answer", self.operations, self.answered);
-        println!("{} keys were linearizable, {} undecided", self.linearizable, self.undecided);
+        let Linearizable { keys, undecided, over_changes, parted, .. } = self.linearizable;
+        println!(
+            "{keys} keys were linearizable, {undecided} undecided; {over_changes} of them over \
+             changes of lists, {parted} until a fork"
+        );
         println!(
             "at the latest, all copies were there after {:.1} s and equal after {:.1} s",
             self.settled_after.as_secs_f64(),

@@ -19,7 +19,7 @@ pub(crate) use self::settings::{
 };
 use crate::discovery::{Custom, Discovery};
 use crate::error::ConfigError;
-use crate::options::{Eviction, IdleStrategy, Replicas};
+use crate::options::{Eviction, IdleStrategy, OnPartition, Replicas};
 
 /// Says how an engine starts: its name, its address, its cluster and its limits.
 ///
@@ -306,32 +306,30 @@ impl Config {
         self
     }
 
-    /// Sets that writes are acknowledged only while this node hears from a majority of `nodes`;
-    /// default no.
+    /// Sets what happens to keys whose replicas are on different sides of a network partition;
+    /// default [`OnPartition::Serve`], so that every side serves what it has.
     ///
-    /// `nodes` is the most nodes that the cluster (or, if there are several, this data center) will
-    /// ever have: from N to 1000. With [`Replicas::All`] and f nodes
-    /// [unacknowledged](Self::unacknowledged) it is at least 2 f + 1. It requires 2 W > N.
+    /// With [`OnPartition::Majority`] at most one side acknowledges writes of a key. That requires
+    /// 2 W > N. It must be the same on every node of a data center: nodes that differ refuse each
+    /// other.
+    pub fn on_partition(mut self, what: OnPartition) -> Self {
+        self.given.on_partition = Some(what);
+        self
+    }
+
+    /// Sets that the cluster is not born before a majority of this many nodes see each other; from
+    /// 1 to 1000, default none.
     ///
-    /// If the network falls apart, at most one side acknowledges writes:
+    /// Without it W nodes are enough. If the network falls apart before the first start, two sides
+    /// with W nodes each are then born as two clusters, which merge when they meet. With
+    /// `expect(5)` three nodes must see each other, and of two sides only one can have three.
     ///
-    /// - 2 s after a node last heard from a majority, it refuses writes, and if R ≥ 2 reads too,
-    ///   with [`NotApplied::NoMajority`](crate::NotApplied::NoMajority).
-    /// - The majority gives the copies of dead nodes to others only after that: 2.5 s after these
-    ///   were declared dead.
-    /// - Reads with R = 1 are answered on every side.
-    /// - The cluster is born when a majority is there.
-    ///
-    /// The promise holds only if `nodes` is true: if more nodes run, each of two halves could be a
-    /// majority. Clocks must run equally fast, within a tenth, but need not agree. A host that is
-    /// suspended and resumed might not notice how much time has passed.
-    ///
-    /// The largest number that any member names counts for all. To have more nodes, first restart
-    /// the old ones with the new number, one at a time. To have fewer, or to do without a majority,
-    /// restart all nodes, one at a time: the last restart lowers the number. A dead member's number
-    /// counts until the member is forgotten, restarts or has left.
-    pub fn require_majority(mut self, nodes: usize) -> Self {
-        self.given.majority_of = Some(nodes);
+    /// It matters for the first start only: a node that finds a cluster joins it. Name the number
+    /// of nodes that start the cluster (or, if there are several, this data center): if more start,
+    /// each of two sides could have a majority of the smaller number. Give every node the same
+    /// number: a node without it might be born with fewer.
+    pub fn expect(mut self, nodes: usize) -> Self {
+        self.given.expect = Some(nodes);
         self
     }
 
@@ -366,6 +364,20 @@ mod tests {
         let settings = Config::standalone("a").cores(2).check().unwrap();
         assert_eq!((settings.quorums, settings.address), (Quorums::ONE, None));
         assert_eq!((settings.memory, settings.eviction), (None, Eviction::Sieve));
+    }
+
+    #[test]
+    fn both_sides_serve_unless_a_majority_is_asked_for() {
+        let settings = valid().check().unwrap();
+        assert_eq!((settings.on_partition, settings.expect), (OnPartition::Serve, 0));
+        let settings = valid().on_partition(OnPartition::Majority).expect(5).check().unwrap();
+        assert_eq!((settings.on_partition, settings.expect), (OnPartition::Majority, 5));
+        // Two writes share a replica of two, and all but one are a majority.
+        let majority = valid().on_partition(OnPartition::Majority);
+        assert!(majority.clone().replicas(2).check().is_ok());
+        assert!(majority.clone().replicas(Replicas::All).unacknowledged(3).check().is_ok());
+        let text = error(majority.replicas(4).write_quorum(2)).to_string();
+        assert!(text.contains("raise write_quorum to 3"), "{text}");
     }
 
     #[test]
@@ -475,20 +487,16 @@ mod tests {
                 replicas: Count::Exactly(3)
             }
         );
-        for nodes in [0, 2, 1001] {
-            assert_eq!(
-                error(valid().require_majority(nodes)),
-                ConfigError::BadMajority { nodes, least: 3 }
-            );
+        for nodes in [0, 1001] {
+            assert_eq!(error(valid().expect(nodes)), ConfigError::BadExpect { nodes });
         }
         assert_eq!(
-            error(valid().require_majority(5).write_quorum(1)),
+            error(valid().on_partition(OnPartition::Majority).write_quorum(1)),
             ConfigError::MajorityNeedsOverlap {
                 write_quorum: Count::Exactly(1),
                 replicas: Count::Exactly(3)
             }
         );
-        assert_eq!(valid().require_majority(5).check().unwrap().majority_of, 5);
         for cores in [0, 257] {
             assert_eq!(error(valid().cores(cores)), ConfigError::BadCores { cores });
         }
@@ -521,7 +529,8 @@ mod tests {
             (Config::standalone("a").read_quorum(1), "read_quorum"),
             (Config::standalone("a").wait_for_every_live(true), "wait_for_every_live"),
             (Config::standalone("a").every_live_patience(Duration::ZERO), "every_live_patience"),
-            (Config::standalone("a").require_majority(3), "require_majority"),
+            (Config::standalone("a").on_partition(OnPartition::Serve), "on_partition"),
+            (Config::standalone("a").expect(3), "expect"),
             (Config::standalone("a").discovery(|| Ok(Vec::new())), "discovery"),
             (Config::standalone("a").advertise("10.0.0.1:1"), "advertise"),
             (Config::standalone("a").data_center("d"), "data_center"),

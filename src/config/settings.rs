@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::discovery::{AddressSource, Custom};
 use crate::error::ConfigError;
-use crate::options::{Eviction, IdleStrategy, Replicas};
+use crate::options::{Eviction, IdleStrategy, OnPartition, Replicas};
 use crate::placement::{DEFAULT_WEIGHT, Site};
 use crate::quorums::{Count, Quorums};
 use crate::types::{MAX_CORES, MAX_NAME_BYTES, MAX_REPLICAS};
@@ -53,7 +53,7 @@ const MIN_PROBE_PERIOD: Duration = Duration::from_millis(20);
 const MAX_PROBE_PERIOD: Duration = Duration::from_secs(60);
 /// Far more would leave the others with nothing.
 const MAX_WEIGHT: u16 = 10_000;
-/// The most nodes of which a majority can be required.
+/// The most nodes that a cluster can be expected to have at its birth.
 const MAX_NODES: usize = 1000;
 
 /// What an app gave, unchecked. `None` is an option that was not set.
@@ -83,7 +83,8 @@ pub(super) struct Given {
     pub(super) suspicion_timeout: Duration,
     pub(super) local_health: bool,
     pub(super) forget_after: Duration,
-    pub(super) majority_of: Option<usize>,
+    pub(super) on_partition: Option<OnPartition>,
+    pub(super) expect: Option<usize>,
     pub(super) data_center: Option<String>,
     pub(super) zone: Option<String>,
     pub(super) weight: Option<u16>,
@@ -119,17 +120,10 @@ pub(crate) struct Settings {
     pub(crate) suspicion_timeout: Duration,
     pub(crate) local_health: bool,
     pub(crate) forget_after: Duration,
-    /// The number of nodes of which a majority is required; zero if none is.
-    pub(crate) majority_of: u16,
+    pub(crate) on_partition: OnPartition,
+    /// The number of nodes of which a majority must be there at the birth; zero if W are enough.
+    pub(crate) expect: u16,
     pub(crate) site: Site,
-}
-
-impl Settings {
-    /// Returns how many members calls need.
-    pub(crate) fn members_needed(&self) -> usize {
-        let majority = if self.majority_of > 0 { usize::from(self.majority_of) / 2 + 1 } else { 0 };
-        self.quorums.members_needed().max(majority)
-    }
 }
 
 impl Given {
@@ -158,7 +152,8 @@ impl Given {
             suspicion_timeout: DEFAULT_SUSPICION_TIMEOUT,
             local_health: true,
             forget_after: DEFAULT_FORGET_AFTER,
-            majority_of: None,
+            on_partition: None,
+            expect: None,
             data_center: None,
             zone: None,
             weight: None,
@@ -206,7 +201,8 @@ impl Given {
             suspicion_timeout: self.suspicion_timeout,
             local_health: self.local_health,
             forget_after: self.forget_after,
-            majority_of: self.check_majority(quorums)?,
+            on_partition: self.check_on_partition(quorums)?,
+            expect: self.check_expect()?,
             site: self.check_site()?,
         })
     }
@@ -286,17 +282,22 @@ impl Given {
         Ok(Site { data_center: data_center.into(), zone: zone.into(), weight })
     }
 
-    fn check_majority(&self, quorums: Quorums) -> Result<u16, ConfigError> {
-        let Some(nodes) = self.majority_of else { return Ok(0) };
-        let least = quorums.fewest_nodes();
-        if nodes < least || nodes > MAX_NODES {
-            return Err(ConfigError::BadMajority { nodes, least });
-        }
-        if !quorums.writes_overlap() {
+    /// With 2 W ≤ N two sides of a network partition might each have W replicas of one list.
+    fn check_on_partition(&self, quorums: Quorums) -> Result<OnPartition, ConfigError> {
+        let on_partition = self.on_partition.unwrap_or_default();
+        if on_partition == OnPartition::Majority && !quorums.writes_overlap() {
             let Quorums { replicas, write, .. } = quorums;
             return Err(ConfigError::MajorityNeedsOverlap { write_quorum: write, replicas });
         }
-        Ok(nodes as u16)
+        Ok(on_partition)
+    }
+
+    fn check_expect(&self) -> Result<u16, ConfigError> {
+        match self.expect {
+            None => Ok(0),
+            Some(nodes) if (1..=MAX_NODES).contains(&nodes) => Ok(nodes as u16),
+            Some(nodes) => Err(ConfigError::BadExpect { nodes }),
+        }
     }
 
     fn check_quorums(&self) -> Result<Quorums, ConfigError> {
@@ -326,7 +327,8 @@ impl Given {
             ("data_center", self.data_center.is_some()),
             ("zone", self.zone.is_some()),
             ("weight", self.weight.is_some()),
-            ("require_majority", self.majority_of.is_some()),
+            ("on_partition", self.on_partition.is_some()),
+            ("expect", self.expect.is_some()),
         ];
         match options.into_iter().find(|(_, is_set)| *is_set) {
             Some((option, _)) => Err(ConfigError::Standalone { option }),

@@ -7,9 +7,15 @@
 //!    └──────any member has data──────────────▶ Joined   it holds nothing until it has fetched it
 //! ```
 //!
-//! For a birth at least W members (and a majority, if one is required) must see exactly the same
-//! members, every seed must have been heard from or found not to answer, and no member may ever
-//! have held data. So a node that restarts alone never takes its empty memory for the truth.
+//! For a birth at least W members must see exactly the same members, every seed must have been
+//! heard from or found not to answer, and no member may ever have held data. So a node that
+//! restarts alone never takes its empty memory for the truth.
+//!
+//! **Two births.** If the network falls apart before the first start, each side with W nodes is
+//! born by itself. [`Config::expect`](crate::Config::expect) names the number of nodes that start
+//! the cluster: a majority of them must be there, which only one side can have. If a member with
+//! the same view is born already, it has counted for the others. To let the nodes agree on the
+//! number was rejected: it takes a memory that outlives processes, which they do not have.
 //!
 //! Each data center is born by itself: only its own members must agree. What a member sees and
 //! whether it has data, it tells each node that it reaches. A node that it does not reach asks one
@@ -30,7 +36,8 @@ use crate::wire::message::{ControlMessage, Status};
 /// How often the members tell each other their status until the lists are born.
 const STATUS_PERIOD: Duration = Duration::from_millis(100);
 
-/// For how many members that it does not reach a node asks at a time.
+/// For how many members that it does not reach a node asks at a time. If there are more, it asks
+/// for the next ones the next time.
 const MAX_ASKED_FOR: usize = 64;
 
 impl Control {
@@ -46,7 +53,12 @@ impl Control {
             let link = self.links.get(&life.node);
             link.is_some_and(|link| link.identity.boot == life.boot && link.is_out_of_reach())
         };
-        let asks = members.filter(is_out_of_reach).take(MAX_ASKED_FOR).collect();
+        let mut asks: Vec<Identity> = members.filter(is_out_of_reach).collect();
+        if asks.len() > MAX_ASKED_FOR {
+            let first = self.statuses_told.wrapping_mul(MAX_ASKED_FOR) % asks.len();
+            asks.rotate_left(first);
+            asks.truncate(MAX_ASKED_FOR);
+        }
         ControlMessage::Status { status: self.status(), asks, heard: Vec::new() }
     }
 
@@ -75,6 +87,7 @@ impl Control {
     pub(super) fn tell_status(&mut self, now: Instant, actions: &mut Actions) {
         self.status_at = now + STATUS_PERIOD;
         let message = self.status_to_ask();
+        self.statuses_told = self.statuses_told.wrapping_add(1);
         for member in self.links.values().filter(|member| member.state == LinkState::Up) {
             let link = Link::to(&member.identity);
             actions.push(ControlAction::Ask { link, message: message.clone() });
@@ -101,12 +114,22 @@ impl Control {
         let is_agreed =
             !asks_others || self.other_statuses().all(agrees) && self.are_seeds_settled();
         let members = self.placement.members().len();
-        let least = self.config.local.quorums.least_at_birth();
-        let is_enough = members >= least && self.majority().is_none_or(|needed| members >= needed);
+        let born = Stage::Born { members_digest: digest };
+        let is_born_here = self.other_statuses().flatten().any(|status| status.stage == born);
+        let is_enough = is_born_here || members >= self.needed_at_birth();
         if is_agreed && is_enough && self.placement.is_complete() && self.leaving == Leaving::No {
-            self.stage = Stage::Born { members_digest: digest };
+            self.stage = born;
             actions.push(ControlAction::Notify(Event::Born { members }));
         }
+    }
+
+    /// Returns how many members of this data center a birth takes.
+    pub(super) fn needed_at_birth(&self) -> usize {
+        let majority = match self.config.expect {
+            0 => 0,
+            expected => usize::from(expected) / 2 + 1,
+        };
+        majority.max(self.config.local.quorums.least_at_birth())
     }
 
     /// Returns what each other member of this data center has told of itself in this life, if it

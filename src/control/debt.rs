@@ -75,20 +75,23 @@ impl Control {
         self.ask_cores(DebtAsker::Safety { round }, actions);
     }
 
-    /// Asks for the members of this data center that this node does not reach: each round another
-    /// of those that it reaches, as not all of them reach every member.
-    fn ask_through_others(&self, round: u64, up: &[Identity], actions: &mut Actions) {
+    /// Asks for the members of this data center that this node does not reach: each time another of
+    /// those that it reaches, as not all of them reach every member.
+    fn ask_through_others(&mut self, round: u64, up: &[Identity], actions: &mut Actions) {
         if up.is_empty() || !rule(ProtocolMutant::FirstHandOnly, true) {
             return;
         }
         let me = self.identity().node;
         let is_up = |life: &Identity| up.iter().any(|it| it.life() == *life);
         let members = self.placement.members().iter().map(|member| member.identity);
-        for life in members.filter(|life| life.node != me && !is_up(life)) {
-            let helper = &up[(round % up.len() as u64) as usize];
+        let silent = members.filter(|life| life.node != me && !is_up(life));
+        for (at, life) in silent.enumerate() {
+            // Not the number of the round: a node that passes on questions of others skips some.
+            let helper = &up[(self.rounds_asked + at) % up.len()];
             let message = ControlMessage::AskDebt { round, of: Some(life) };
             actions.push(ControlAction::Ask { link: Link::to(helper), message });
         }
+        self.rounds_asked = self.rounds_asked.wrapping_add(1);
     }
 
     /// Takes up what a member has said that it owes.
@@ -148,12 +151,10 @@ impl Control {
                 }
             }
         }
-        let is_certain =
-            self.stage != Stage::Forming && self.placement.is_complete() && !self.is_withholding();
+        let is_certain = self.stage != Stage::Forming && self.placement.is_complete();
         if risks.is_empty() && !is_certain {
             risks.extend(self.placement.member(self.identity().node).map(|me| {
-                // It does not know all of the members by name, or what they hold, or has yet to act
-                // upon it.
+                // It does not know all of the members by name, or what they hold.
                 Risk::Disagrees { node: me.id.clone() }
             }));
         }

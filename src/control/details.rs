@@ -13,11 +13,11 @@
 //! |---|---|
 //! | nothing | it is a member without a name: nothing is placed on it, and nothing is decided |
 //! | the word of another node | that, until the member itself says something |
-//! | its own HELLO | that, until a later life is heard of |
+//! | its own HELLO | that |
 //!
 //! **Invariant.** Details are those of one life of a node, and a life never changes them. What
 //! another node says is judged like a HELLO: a member that this node would refuse is not taken.
-//! Details are kept for as long as membership remembers the member, so they are no more than it.
+//! Details are kept for as long as membership remembers that life, so they are no more than it.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -51,9 +51,19 @@ impl Control {
         self.details_of(identity).map(|it| it.told.id.clone())
     }
 
+    /// Returns the node's name, unless a later life of the node is a member at another address. The
+    /// app is told of that one alone.
+    pub(super) fn name_that_counts(&self, identity: &Identity) -> Option<NodeId> {
+        let is_later = |it: Identity| {
+            it.node == identity.node && it.addr != identity.addr && it.is_later_than(identity)
+        };
+        let is_outlived = self.active_lives().any(is_later);
+        self.name(identity).filter(|_| !is_outlived)
+    }
+
     /// Returns what is known of this life of a node.
     pub(super) fn details_of(&self, identity: &Identity) -> Option<&Details> {
-        self.details.get(&identity.node).filter(|it| it.told.boot == identity.boot)
+        self.details.of(identity)
     }
 
     /// Whether a node of this site is in this node's data center.
@@ -61,12 +71,10 @@ impl Control {
         site.data_center == self.config.local.site.data_center
     }
 
-    /// Remembers what a node told of itself, unless a later life of it has told already.
+    /// Remembers what a node told of itself.
     pub(super) fn note_details(&mut self, now: Instant, hello: &Hello) {
         let identity = &hello.identity;
-        if identity.node == self.config.identity.node
-            || self.details.get(&identity.node).is_some_and(|known| known.told.boot > identity.boot)
-        {
+        if identity.node == self.config.identity.node {
             return;
         }
         let details = Details { told: MemberDetails::of(hello), heard_at: now };
@@ -82,8 +90,8 @@ impl Control {
         for it in told.into_iter().filter(|it| it.id.as_str().len() <= MAX_NAME_BYTES) {
             let node = NodeHash::of(self.config.cluster, it.id.as_str());
             let is_it = |life: &&Identity| life.node == node && life.boot == it.boot;
-            let is_known = self.details.get(&node).is_some_and(|known| known.told.boot >= it.boot);
-            let Some(life) = active.iter().find(is_it).filter(|_| !is_known) else { continue };
+            let life = active.iter().find(is_it).filter(|life| self.details_of(life).is_none());
+            let Some(life) = life else { continue };
             if let Err(refusal) = self.config.local.judge_details(self.identity(), *life, &it) {
                 log::debug!("{} is a member that this node refuses: {}", it.id, refusal.text);
                 continue;
@@ -155,8 +163,9 @@ impl Control {
     pub(super) fn forget_members(&mut self, now: Instant) {
         let records = self.membership.records();
         let remembered: BTreeSet<NodeHash> = records.iter().map(|it| it.identity.node).collect();
-        self.details
-            .retain(|node, it| remembered.contains(node) || now.since(it.heard_at) < KEPT_FOR);
+        let lives: BTreeSet<_> =
+            records.iter().map(|it| (it.identity.node, it.identity.boot)).collect();
+        self.details.retain(|life, it| lives.contains(life) || now.since(it.heard_at) < KEPT_FOR);
         self.statuses_by_others.retain(|node, _| remembered.contains(node));
         self.gone_said_at.retain(|_, said_at| now.since(*said_at) < GONE_FOR);
         self.gone.retain(|node| self.gone_said_at.contains_key(node));

@@ -9,7 +9,7 @@ use crate::discovery::FoundAddresses;
 use crate::error::Risk;
 use crate::events::{Event, MemberInfo};
 use crate::placement::Placement;
-use crate::shard::{Debt, Lease, Shortage, Stage};
+use crate::shard::{Debt, Shortage, Stage};
 use crate::types::{Boot, ClusterHash, Identity, NodeHash};
 use crate::wire::handshake::Local;
 use crate::wire::message::{ControlMessage, Hello, Refusal};
@@ -22,6 +22,8 @@ pub(crate) struct ControlConfig {
     pub(crate) cluster: ClusterHash,
     pub(crate) identity: Identity,
     pub(crate) local: Local,
+    /// The number of nodes of which a majority must be there at the birth; zero if W are enough.
+    pub(crate) expect: u16,
     pub(crate) seeds: Vec<SocketAddr>,
     /// Whether nodes are also found by a lookup: [`ControlAction::Discover`].
     pub(crate) discovers: bool,
@@ -154,8 +156,6 @@ pub(crate) enum ControlAction {
         placement: Arc<Placement>,
         stage: Stage,
     },
-    /// Tell every core.
-    Lease(Lease),
     /// Tell every link that this node's identity has changed, and every core if it counts as
     /// another life.
     Returned {
@@ -186,8 +186,10 @@ pub(crate) enum ControlAction {
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub(crate) struct Readiness {
     pub(crate) members: usize,
-    /// Whether there are lists, and a majority is heard from if one is required.
+    /// Whether there are lists.
     pub(crate) is_serving: bool,
+    /// How many members a birth takes; zero once there are lists.
+    pub(crate) needed_at_birth: usize,
     /// What may be wrong, if anything is.
     pub(crate) hint: Option<String>,
 }

@@ -60,6 +60,13 @@ impl Control {
         self.links.get(&identity.node).is_some_and(|link| link.identity == *identity)
     }
 
+    /// Keeps the link to a member that has only renewed its identity.
+    pub(super) fn rename_link(&mut self, old: &Identity, new: Identity) {
+        if let Some(link) = self.links.get_mut(&old.node).filter(|link| link.identity == *old) {
+            link.identity = new;
+        }
+    }
+
     pub(super) fn close_link(&mut self, identity: &Identity, actions: &mut Actions) {
         if self.links.get(&identity.node).is_some_and(|link| link.identity == *identity) {
             self.links.remove(&identity.node);

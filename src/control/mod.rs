@@ -10,9 +10,9 @@
 //! seeds        how it finds a cluster          links       how it finds a crash
 //! greetings    which nodes it lets in          duplicates  what happens if a node's id is in use
 //! details      what members are, by any word   reach       whether others reach this node
-//! birth        when lists are made             majority    when they may change and be written to
-//! publish      what cores and app are told     absent      which dead members are waited for
-//! debt         when a node may be stopped      leaving     how this node goes
+//! birth        when the first lists are made   publish     what cores and app are told
+//! absent       which dead members are awaited  debt        when a node may be stopped
+//! leaving      how this node goes
 //! ```
 //!
 //! This file joins them: an event or a timer goes to the part that it concerns, and `finish_event`
@@ -29,7 +29,6 @@ mod greetings;
 mod interface;
 mod leaving;
 mod links;
-mod majority;
 mod publish;
 mod reach;
 mod seeds;
@@ -47,7 +46,7 @@ pub(crate) use self::state::Control;
 use self::state::CoreProgress;
 use crate::clock::Instant;
 use crate::events::Event;
-use crate::membership::{Change, DatagramError, Membership, MembershipAction};
+use crate::membership::{Change, DatagramError, EXCHANGE_SOON, Membership, MembershipAction};
 use crate::shard::Stage;
 use crate::types::Identity;
 use crate::wire::message::ControlMessage;
@@ -63,9 +62,9 @@ impl Control {
         self.membership.identity()
     }
 
-    /// Whether the cores know of lists, and hear from a majority if one is required.
+    /// Whether the cores know of lists.
     pub(crate) fn is_serving(&self) -> bool {
-        self.published.1 != Stage::Forming && self.has_majority()
+        self.published.1 != Stage::Forming
     }
 
     /// Returns how far the cluster is with its first lists, as the cores know.
@@ -83,18 +82,14 @@ impl Control {
     ) -> Result<(), DatagramError> {
         let mut todo = Vec::new();
         let result = self.membership.handle_datagram(now, from, bytes, &mut todo);
-        let changes =
-            || todo.iter().filter(|action| matches!(action, MembershipAction::Changed(_)));
-        let is_answer = |action: &MembershipAction| {
-            matches!(action, MembershipAction::Changed(Change::Probed { .. }))
-        };
-        let is_news = changes().any(|action| !is_answer(action));
-        let is_answered = changes().any(is_answer);
+        // An answer to a ping changes no member.
+        let is_news = todo.iter().any(|action| {
+            matches!(action, MembershipAction::Changed(change)
+                if !matches!(change, Change::Probed(_)))
+        });
         self.perform(now, todo, actions);
         if is_news {
             self.finish_event(now, actions);
-        } else if is_answered {
-            self.majority_answered(now, actions);
         }
         result
     }
@@ -136,7 +131,6 @@ impl Control {
         self.handle_link_timers(now, actions);
         self.handle_exchange_timer(now, actions);
         self.handle_details_timer(now, actions);
-        self.handle_majority_timer(now, actions);
         self.handle_seed_timers(now, actions);
         self.handle_reach_timers(now, actions);
         self.handle_held_timers(now, actions);
@@ -152,12 +146,10 @@ impl Control {
         let status = (self.stage == Stage::Forming).then_some(self.status_at);
         let links =
             [self.links_deadline(), self.seeds_deadline(), status, self.membership.deadline()];
-        let majority = self.majority_deadline(self.is_withholding());
         let others = [
             self.safety_deadline(),
             self.drain_deadline(),
             self.forget_at,
-            majority,
             self.reach_deadline(),
             self.held_deadline(),
             self.missing_details.ask_at.filter(|_| !self.links.is_empty()),
@@ -195,31 +187,39 @@ impl Control {
                 self.open_link(identity, actions);
                 None
             }
+            // It was taken for dead by another node, and never was for this one.
+            Change::Replaced { old, new } if self.has_link(&old) && old.life() == new.life() => {
+                self.rename_link(&old, new);
+                None
+            }
             Change::Replaced { old, new: _ } | Change::Down(old) => {
                 // Of one that was dead already the app has been told.
                 let is_news = !matches!(change, Change::Replaced { .. }) || self.has_link(&old);
                 self.life_ended(now, &old, actions);
-                self.name(&old).filter(|_| is_news).map(|node| Event::Died { node })
+                self.name_that_counts(&old).filter(|_| is_news).map(|node| Event::Died { node })
             }
             Change::Left(identity) => {
                 self.life_ended(now, &identity, actions);
-                self.name(&identity).map(|node| Event::Left { node })
+                self.name_that_counts(&identity).map(|node| Event::Left { node })
             }
             Change::Suspected(identity) => {
-                self.name(&identity).map(|node| Event::Suspected { node })
+                self.name_that_counts(&identity).map(|node| Event::Suspected { node })
             }
-            Change::Refuted(identity) => self.name(&identity).map(|node| Event::Refuted { node }),
+            Change::Refuted(identity) => {
+                self.name_that_counts(&identity).map(|node| Event::Refuted { node })
+            }
             Change::Leaving(_) => None,
             Change::Returned(identity) => {
                 let is_same_life = identity.boot == self.config.identity.boot;
                 self.config.identity = identity;
                 self.recheck_reachability();
+                // Others might have died for this node alone, while it was away.
+                self.exchange_at = self.exchange_at.min(now + EXCHANGE_SOON);
                 actions.push(ControlAction::Returned { identity, is_same_life });
                 is_same_life.then_some(Event::Returned)
             }
-            Change::Probed { identity, sent_at, view } => {
+            Change::Probed(identity) => {
                 self.probe_answered(now, &identity);
-                self.note_heard(identity, sent_at, view);
                 self.ping_was_answered(now, &identity, actions);
                 self.other_answered(now, &identity, actions);
                 None
@@ -307,10 +307,8 @@ impl Control {
         let old_stage = self.stage;
         let members_changed = self.place_members(now, actions);
         self.watch_details(now);
-        self.count_members(now, actions);
         self.consider_birth(actions);
-        self.count_majority(now, actions);
-        self.publish(now, actions);
+        self.publish(actions);
         self.note_synced(actions);
         if old_stage == Stage::Forming && (members_changed || self.stage != old_stage) {
             // The others wait for this node's word.

@@ -10,7 +10,7 @@ use crate::events::{Event, MemberInfo, MemberState};
 use crate::membership::{Record, State};
 use crate::placement::{Member, Placement};
 use crate::shard::{Shortage, Stage};
-use crate::types::NodeId;
+use crate::types::{Identity, NodeId};
 
 impl Control {
     /// Makes a new placement if the members are others than those it was made of. Whether it did.
@@ -46,14 +46,9 @@ impl Control {
         if is_complete { placement } else { placement.incomplete() }
     }
 
-    /// Whether the cores go by something else than what this node sees.
-    pub(super) fn is_withholding(&self) -> bool {
-        self.published.0.generation() != self.generation || self.published.1 != self.stage
-    }
-
-    /// Lets the cores go by what this node sees, if they do not and may.
-    pub(super) fn publish(&mut self, now: Instant, actions: &mut Actions) {
-        if self.is_withholding() && self.may_follow(now) {
+    /// Lets the cores go by what this node sees, if that has changed.
+    pub(super) fn publish(&mut self, actions: &mut Actions) {
+        if self.published.0.generation() != self.generation || self.published.1 != self.stage {
             let (placement, stage) = (self.placement.clone(), self.stage);
             let before = std::mem::replace(&mut self.published, (placement.clone(), stage));
             // Not if something changed in another data center only.
@@ -158,10 +153,10 @@ impl Control {
             } else {
                 self.name(&known.identity)?
             };
-            let details = self.details.get(&known.identity.node);
+            let details = self.details_of(&known.identity);
             let site = if is_alike { &self.config.local.site } else { &details?.told.site };
             let named = |name: &str| (!name.is_empty()).then(|| name.to_string());
-            Some(MemberInfo {
+            let info = MemberInfo {
                 data_center: named(&site.data_center),
                 zone: named(&site.zone),
                 id,
@@ -175,10 +170,19 @@ impl Control {
                 leaving: known.leaving,
                 is_self,
                 round_trip: self.membership.round_trip(&known.identity),
-            })
+            };
+            Some((known.identity, known.state.is_active(), info))
         };
-        let mut members: Vec<MemberInfo> =
-            self.membership.records().into_iter().filter_map(info).collect();
+        let named: Vec<_> = self.membership.records().into_iter().filter_map(info).collect();
+        // Of several lives of another node, the app sees the one that counts.
+        let counts = |life: &Identity, is_active: bool| {
+            let mut others = named.iter().filter(|(other, ..)| other.node == life.node);
+            others.all(|(other, is_alive, _)| (is_active, *life) >= (*is_alive, *other))
+        };
+        let shown = named
+            .iter()
+            .filter(|(life, is_active, _)| life.node == me.node || counts(life, *is_active));
+        let mut members: Vec<MemberInfo> = shown.map(|(.., info)| info.clone()).collect();
         members.sort_by(|a, b| a.id.cmp(&b.id));
         for member in &mut members {
             let shown = self.members.binary_search_by(|shown| shown.id.cmp(&member.id));
@@ -194,8 +198,13 @@ impl Control {
             actions.push(ControlAction::Members(members));
         }
         let active = self.placement.members().iter().filter(|member| !member.leaving).count();
-        let readiness =
-            Readiness { members: active, is_serving: self.is_serving(), hint: self.hint() };
+        let is_serving = self.is_serving();
+        let readiness = Readiness {
+            members: active,
+            is_serving,
+            needed_at_birth: if is_serving { 0 } else { self.needed_at_birth() },
+            hint: self.hint(),
+        };
         if readiness != self.readiness {
             self.readiness = readiness.clone();
             actions.push(ControlAction::Readiness(readiness));

@@ -3,7 +3,7 @@
 //! The other files of this folder have what it does, each one subject. They share this state, and
 //! name nothing of each other.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,8 +14,8 @@ use crate::clock::Instant;
 use crate::events::MemberInfo;
 use crate::membership::{Membership, MembershipConfig};
 use crate::placement::{Gone, Member, Placement};
-use crate::shard::{Debt, Lease, Shortage, Stage};
-use crate::types::{Identity, NodeHash};
+use crate::shard::{Debt, Shortage, Stage};
+use crate::types::{Boot, Identity, NodeHash};
 use crate::wire::message::{Hello, MemberDetails, NodeDebt, Reached, Status};
 
 /// A link that failed is dialled again after this time, which doubles up to the second constant: a
@@ -37,7 +37,7 @@ pub(crate) struct Control {
     pub(super) config: ControlConfig,
     pub(super) membership: Membership,
     /// What nodes told of themselves when they shook hands, with this node or with another.
-    pub(super) details: BTreeMap<NodeHash, Details>,
+    pub(super) details: KnownDetails,
     /// When members are asked next for details that are missing.
     pub(super) missing_details: MissingDetails,
     pub(super) links: BTreeMap<NodeHash, MemberLink>,
@@ -51,6 +51,8 @@ pub(crate) struct Control {
     /// What members that this node does not reach told another one last.
     pub(super) statuses_by_others: BTreeMap<NodeHash, (Identity, Status)>,
     pub(super) status_at: Instant,
+    /// How often the members were told this node's status.
+    pub(super) statuses_told: usize,
     /// When the next member is asked for the members that it knows.
     pub(super) exchange_at: Instant,
     /// The member that was asked last.
@@ -66,11 +68,10 @@ pub(crate) struct Control {
     /// When the last absent member will be forgotten.
     pub(super) forget_at: Option<Instant>,
     pub(super) stage: Stage,
-    /// What the cores go by, until they may go by `placement` and `stage`.
+    /// What the cores go by: `placement` and `stage` as they were when an event ended last.
     pub(super) published: (Arc<Placement>, Stage),
     /// Whether the app was told that this node holds everything that it should.
     pub(super) is_synced: bool,
-    pub(super) majority: Majority,
     pub(super) leaving: Leaving,
     /// What each core told last of its progress.
     pub(super) progress: BTreeMap<usize, CoreProgress>,
@@ -82,6 +83,8 @@ pub(crate) struct Control {
     pub(super) passed_on: Vec<PassedOn>,
     /// The number of the latest round of questions about what others owe.
     pub(super) last_round: u64,
+    /// How many rounds asked for members out of reach, each through other members.
+    pub(super) rounds_asked: usize,
     pub(super) members: Vec<MemberInfo>,
     pub(super) readiness: Readiness,
     /// What the last node that refused this one said, unless another has welcomed it since.
@@ -105,7 +108,7 @@ impl Control {
         let nowhere = Arc::new(nowhere);
         Self {
             membership,
-            details: BTreeMap::new(),
+            details: KnownDetails::default(),
             missing_details: MissingDetails::default(),
             links: BTreeMap::new(),
             seeds: config
@@ -119,6 +122,7 @@ impl Control {
             statuses: BTreeMap::new(),
             statuses_by_others: BTreeMap::new(),
             status_at: Instant::default(),
+            statuses_told: 0,
             exchange_at: Instant::default(),
             exchanged_with: NodeHash(0),
             placement: nowhere.clone(),
@@ -131,7 +135,6 @@ impl Control {
             stage: Stage::Forming,
             published: (nowhere, Stage::Forming),
             is_synced: false,
-            majority: Majority::default(),
             leaving: Leaving::No,
             progress: BTreeMap::new(),
             told_missing_bytes: 0,
@@ -139,6 +142,7 @@ impl Control {
             safety: None,
             passed_on: Vec::new(),
             last_round: 0,
+            rounds_asked: 0,
             members: Vec::new(),
             readiness: Readiness::default(),
             refused_by: None,
@@ -153,6 +157,33 @@ impl Control {
 pub(super) struct Details {
     pub(super) told: MemberDetails,
     pub(super) heard_at: Instant,
+}
+
+/// The details of lives: a node has several if it was started again, or if another node was given
+/// its id by mistake. What is known of one life says nothing about another.
+#[derive(Default)]
+pub(super) struct KnownDetails {
+    by_life: BTreeMap<(NodeHash, Boot), Details>,
+}
+
+impl KnownDetails {
+    /// Returns what is known of this life of a node.
+    pub(super) fn of(&self, life: &Identity) -> Option<&Details> {
+        self.by_life.get(&(life.node, life.boot))
+    }
+
+    pub(super) fn insert(&mut self, node: NodeHash, details: Details) {
+        self.by_life.insert((node, details.told.boot), details);
+    }
+
+    pub(super) fn retain(&mut self, is_kept: impl Fn(&(NodeHash, Boot), &Details) -> bool) {
+        self.by_life.retain(|life, details| is_kept(life, details));
+    }
+
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.by_life.len()
+    }
 }
 
 /// The search for the details of members that have not told them to this node.
@@ -333,37 +364,6 @@ pub(super) struct HeldGreeting {
     pub(super) other: Identity,
     pub(super) ping_at: Instant,
     pub(super) until: Instant,
-}
-
-// ---- majority ----
-
-/// Whether this node hears from a majority, and since when a majority agrees with it.
-#[derive(Default)]
-pub(super) struct Majority {
-    /// The number of nodes of which a majority is required; zero if none is.
-    pub(super) of: usize,
-    /// The members that this node sees.
-    pub(super) active: BTreeSet<Identity>,
-    pub(super) heard: BTreeMap<NodeHash, Heard>,
-    pub(super) ping_at: Instant,
-    /// The digest of the members that this node sees.
-    pub(super) view: u64,
-    /// Since when it sees them.
-    pub(super) view_since: Instant,
-    /// Since when a majority sees the same.
-    pub(super) agreed_at: Option<Instant>,
-    /// The lease as the cores know it.
-    pub(super) lease: Option<Lease>,
-    /// Whether the app was told that there is a lease.
-    pub(super) is_held: bool,
-}
-
-/// The latest of this node's pings that a member answered.
-#[derive(Clone, Copy)]
-pub(super) struct Heard {
-    pub(super) identity: Identity,
-    pub(super) sent_at: Instant,
-    pub(super) view: u64,
 }
 
 // ---- debt ----

@@ -5,11 +5,12 @@ use std::time::Duration;
 use super::details::KEPT_FOR;
 use super::*;
 use crate::membership::{Record, State};
+use crate::options::OnPartition;
 use crate::placement::Site;
 use crate::quorums::{Count, Quorums};
 use crate::types::{Boot, ClusterHash, NodeHash};
 use crate::wire::handshake::Local;
-use crate::wire::message::{Channel, Hello, MemberDetails};
+use crate::wire::message::{Channel, Hello, MemberDetails, Status};
 
 const NOW: Instant = Instant::from_nanos(1_000_000_000);
 const HOUR: Duration = Duration::from_secs(3600);
@@ -20,13 +21,13 @@ fn local(id: &str, data_center: &str) -> Local {
         node_id: id.into(),
         cores: 2,
         quorums: Quorums::exactly(3, 2, 1),
-        majority_of: 0,
+        on_partition: OnPartition::Serve,
         site: Site { data_center: data_center.into(), ..Site::default() },
     }
 }
 
 fn life(id: &str, boot: u64) -> Identity {
-    let port = u16::from(id.as_bytes()[0]);
+    let port = id.bytes().fold(1, |port, byte| 100 * port + u16::from(byte - b'0'));
     Identity {
         node: NodeHash::of(ClusterHash::of("shop"), id),
         boot: Boot(boot),
@@ -36,10 +37,15 @@ fn life(id: &str, boot: u64) -> Identity {
 }
 
 fn control() -> Control {
+    control_that_expects(0)
+}
+
+fn control_that_expects(expect: u16) -> Control {
     let mut control = Control::new(ControlConfig {
         cluster: ClusterHash::of("shop"),
         identity: life("a", 1),
         local: local("a", "here"),
+        expect,
         seeds: Vec::new(),
         discovers: false,
         probe_period: Duration::from_millis(200),
@@ -57,13 +63,19 @@ fn details(id: &str, boot: u64) -> MemberDetails {
 }
 
 /// Another node says that these live, and what it knows of them.
-fn tell(control: &mut Control, lives: &[Identity], details: Vec<MemberDetails>) {
+fn tell(
+    control: &mut Control,
+    lives: &[Identity],
+    details: Vec<MemberDetails>,
+) -> Vec<ControlAction> {
     let record =
         |identity: &Identity| Record { identity: *identity, state: State::Alive, leaving: false };
     let records = lives.iter().map(record).collect();
     let message = ControlMessage::Members { records, absent: Vec::new(), details };
     let link = Link { addr: ([127, 0, 0, 1], 9).into(), expects: None };
-    control.handle(NOW, ControlEvent::Answer { link, message }, &mut Vec::new());
+    let mut actions = Vec::new();
+    control.handle(NOW, ControlEvent::Answer { link, message }, &mut actions);
+    actions
 }
 
 fn greet(control: &mut Control, hello: Hello) {
@@ -73,7 +85,8 @@ fn greet(control: &mut Control, hello: Hello) {
 /// The other members that partitions can be placed on, each with its data center.
 fn placed(control: &Control) -> Vec<(String, String)> {
     let others = control.placed.iter().filter(|member| member.identity.node != life("a", 1).node);
-    others.map(|it| (it.id.as_str().to_string(), it.site.data_center.to_string())).collect()
+    let pairs = others.map(|it| (it.id.as_str().to_string(), it.site.data_center.to_string()));
+    pairs.collect::<std::collections::BTreeSet<_>>().into_iter().collect()
 }
 
 fn pair(id: &str, data_center: &str) -> (String, String) {
@@ -126,6 +139,116 @@ fn a_member_that_would_be_refused_is_not_taken_by_the_word_of_another() {
     assert_eq!(placed(&control).len(), 1, "another data center may have its own quorums");
 }
 
+/// A node that expects five is there with one other, which expects none and is born. What that one
+/// has decided counts, or the node would hold nothing of the lists that name it.
+#[test]
+fn a_node_that_expects_more_follows_one_that_is_born_with_it() {
+    let b = life("b", 5);
+    for (expect, is_other_born, is_born) in
+        [(5, false, false), (5, true, true), (3, false, true), (0, false, true)]
+    {
+        let mut control = control_that_expects(expect);
+        let welcome = local("b", "here").hello(b, Channel::Control, None);
+        tell(&mut control, &[b], vec![MemberDetails::of(&welcome)]);
+        let link = Link::to(&b);
+        control.handle(NOW, ControlEvent::LinkUp { link, welcome }, &mut Vec::new());
+        let members_digest = control.placement.digest();
+        let born = Stage::Born { members_digest };
+        let stage = if is_other_born { born } else { Stage::Forming };
+        let status = Status { members_digest, stage };
+        let message = ControlMessage::Status { status, asks: Vec::new(), heard: Vec::new() };
+        control.handle(NOW, ControlEvent::Answer { link, message }, &mut Vec::new());
+        assert_eq!(control.stage == born, is_born, "{expect} are expected");
+        assert_eq!(control.readiness.needed_at_birth, if is_born { 0 } else { 3 });
+    }
+}
+
+/// A node was started under an id that was taken, greeted this node, and was gone before it was a
+/// member. What it had told took the place of what the living member had, which had no name from
+/// then on: no partition was placed on it, and nothing was decided.
+#[test]
+fn a_later_life_that_does_not_become_a_member_takes_no_name_away() {
+    let mut control = control();
+    tell(&mut control, &[life("b", 5)], vec![details("b", 5)]);
+    greet(&mut control, local("b", "yonder").hello(life("b", 6), Channel::Control, None));
+    assert_eq!(placed(&control), [pair("b", "there")]);
+    tell(&mut control, &[life("c", 5)], vec![details("c", 5)]);
+    assert_eq!(placed(&control), [pair("b", "there"), pair("c", "there")]);
+    assert!(control.placement.is_complete());
+
+    tell(&mut control, &[life("b", 6)], Vec::new());
+    assert_eq!(placed(&control), [pair("b", "yonder"), pair("c", "there")]);
+    control.forget_members(NOW + 2 * KEPT_FOR);
+    assert_eq!(control.details.len(), 2, "the life before is over");
+}
+
+/// Members of the own data center, with and without a link to them.
+fn joined(control: &mut Control, up: &[&str], out_of_reach: &[&str]) {
+    for id in up.iter().chain(out_of_reach) {
+        let told = local(id, "here").hello(life(id, 5), Channel::Control, None);
+        tell(control, &[life(id, 5)], vec![MemberDetails::of(&told)]);
+        let link = Link::to(&life(id, 5));
+        let event = if up.contains(id) {
+            ControlEvent::LinkUp { link, welcome: told }
+        } else {
+            ControlEvent::LinkDown { link, end: LinkEnd::Unreachable }
+        };
+        control.handle(NOW, event, &mut Vec::new());
+    }
+}
+
+/// Two nodes wait until it is safe, and each passes questions on for the other. The number of a
+/// round chose the helper, and a question that was passed on took a number, too: so a node asked
+/// the same half of its helpers for ever, and none of these reached the member.
+#[test]
+fn each_round_asks_another_member_for_one_that_is_out_of_reach() {
+    let mut control = control();
+    joined(&mut control, &["b", "c"], &["d"]);
+    let (until, mut actions) = (NOW + HOUR, Vec::new());
+    control.handle(NOW, ControlEvent::WatchSafety { ticket: 1, until }, &mut actions);
+    for round in 0..4 {
+        let message = ControlMessage::AskDebt { round, of: Some(life("b", 5)) };
+        let request = ControlEvent::Request { via: 1, request_id: round, message };
+        control.handle(NOW, request, &mut actions);
+        let at = control.safety_deadline().expect("it is not safe: no core has answered");
+        control.handle_timers(at, &mut actions);
+    }
+    let asked = actions.iter().filter_map(|action| match action {
+        ControlAction::Ask { link, message: ControlMessage::AskDebt { of: Some(of), .. } }
+            if *of == life("d", 5) =>
+        {
+            Some(link.addr)
+        }
+        _ => None,
+    });
+    let asked: Vec<SocketAddr> = asked.collect();
+    let turns = [life("b", 5).addr, life("c", 5).addr];
+    assert!(asked.len() >= 4 && asked.windows(2).all(|pair| pair[0] != pair[1]), "{asked:?}");
+    assert!(turns.iter().all(|addr| asked.contains(addr)));
+}
+
+/// A node did not reach a hundred members of its own data center. It asked others for the first 64,
+/// again and again, and no cluster was born.
+#[test]
+fn the_status_of_every_member_out_of_reach_is_asked_for() {
+    let mut control = control();
+    let ids: Vec<String> = (0..100).map(|number| format!("{number:02}")).collect();
+    joined(&mut control, &["b"], &ids.iter().map(String::as_str).collect::<Vec<_>>());
+    let mut asked = std::collections::BTreeSet::new();
+    for _ in 0..4 {
+        let mut actions = Vec::new();
+        control.tell_status(NOW, &mut actions);
+        for action in actions {
+            if let ControlAction::Ask { message: ControlMessage::Status { asks, .. }, .. } = action
+            {
+                assert!(asks.len() <= 64);
+                asked.extend(asks);
+            }
+        }
+    }
+    assert_eq!(asked.len(), 100);
+}
+
 /// A member that no node remembers any more leaves nothing behind.
 #[test]
 fn what_is_known_of_a_member_is_forgotten_with_it() {
@@ -142,6 +265,28 @@ fn what_is_known_of_a_member_is_forgotten_with_it() {
     assert!(control.gone.contains(&life("e", 3)));
     control.forget_members(NOW + 2 * HOUR);
     assert!(!control.gone.contains(&life("e", 3)) && control.gone_said_at.is_empty());
+}
+
+/// Another node took a member for dead, and it returned. All that this node hears of it is the
+/// renewed identity: it reported a death, and dialled the member again.
+#[test]
+fn a_member_that_only_renewed_its_identity_did_not_die() {
+    let mut control = control();
+    let b = life("b", 5);
+    tell(&mut control, &[b], vec![details("b", 5)]);
+    let renewed = Identity { returns: 1, ..b };
+    let actions = tell(&mut control, &[renewed], Vec::new());
+    let is_end = |action: &&ControlAction| {
+        matches!(
+            action,
+            ControlAction::Notify(Event::Died { .. })
+                | ControlAction::Close(Link { expects: Some(_), .. })
+                | ControlAction::Open(_)
+        )
+    };
+    assert_eq!(actions.iter().filter(is_end).count(), 0, "{actions:?}");
+    assert!(control.has_link(&renewed) && !control.has_link(&b));
+    assert_eq!(placed(&control), [pair("b", "there")]);
 }
 
 /// Whether the member is taken for dead when connections to it are refused and pings are lost.

@@ -86,14 +86,14 @@ impl Engine {
     /// Waits until there are enough members for calls to succeed, and until these have agreed on
     /// the placement of the partitions.
     ///
-    /// W and R members are enough, or a majority if
-    /// [`Config::require_majority`](crate::Config::require_majority) asks for one and that is more.
+    /// W and R members are enough. For the first start of a cluster,
+    /// [`Config::expect`](crate::Config::expect) can ask for more.
     ///
     /// # Errors
     ///
     /// [`NotReady`] says what is missing. The engine runs on and keeps trying.
     pub fn wait_ready(&self, timeout: Duration) -> Result<(), NotReady> {
-        self.inner.runtime.wait_ready(timeout, self.inner.settings.members_needed())
+        self.inner.runtime.wait_ready(timeout, self.inner.settings.quorums.members_needed())
     }
 
     /// Waits until no copy is missing on any node, so that any one node may be stopped without
@@ -291,7 +291,8 @@ impl Engine {
     /// reached, they first get the acknowledged writes that they have not confirmed.
     ///
     /// The last node of a cluster leaves at once, and its data is gone. If all nodes are asked to
-    /// leave together, all leave at once.
+    /// leave together, all leave at once. A node that is taken for dead and might return counts as
+    /// there: what this node holds might be nowhere else, and it waits until `timeout`.
     ///
     /// # Errors
     ///

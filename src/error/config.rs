@@ -158,23 +158,22 @@ pub enum ConfigError {
         /// N.
         replicas: Count,
     },
-    /// The number of nodes of which a majority is required is out of range.
+    /// [`Config::expect`](crate::Config::expect) names no node, or more than 1000.
     #[error(
-        "require_majority names {nodes} nodes; name the most that the cluster will ever have: at \
-         least {least}, which all replicas of a key need, and at most 1000"
+        "expect names {nodes} nodes; name the number of nodes that start the cluster, from 1 to \
+         1000, or leave Config::expect out"
     )]
-    BadMajority {
+    BadExpect {
         /// The number that was given.
         nodes: usize,
-        /// The least that is allowed: N, or with [`Replicas::All`](crate::Replicas::All) one more
-        /// than twice the number of nodes that need not acknowledge.
-        least: usize,
     },
-    /// A majority is required and 2 W ≤ N: two sides of a network partition might each hold W
-    /// replicas of one key.
+    /// [`OnPartition::Majority`](crate::OnPartition::Majority) with 2 W ≤ N: two sides of a network
+    /// partition might each have W replicas of one key.
     #[error(
-        "require_majority needs 2 × write_quorum > replicas; write_quorum is {write_quorum} and \
-         replicas {replicas}"
+        "OnPartition::Majority needs 2 × write_quorum > replicas, or two sides of a network \
+         partition could both have write_quorum replicas of a key; write_quorum is {write_quorum} \
+         and replicas {replicas}: raise write_quorum to {}, or choose OnPartition::Serve",
+        least_overlap(*.replicas)
     )]
     MajorityNeedsOverlap {
         /// W.
@@ -235,5 +234,14 @@ fn most_answers(replicas: Count) -> String {
     match replicas {
         Count::Exactly(_) => format!("replicas, which is {replicas}"),
         Count::AllBut(_) => format!("{MAX_REPLICAS} with Replicas::All"),
+    }
+}
+
+/// Returns the least W of which any two share a replica.
+fn least_overlap(replicas: Count) -> usize {
+    match replicas {
+        Count::Exactly(replicas) => usize::from(replicas) / 2 + 1,
+        // All but some are a majority always.
+        Count::AllBut(_) => 1,
     }
 }

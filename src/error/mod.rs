@@ -113,27 +113,20 @@ pub enum NotApplied {
         /// N.
         replicas: Count,
     },
-    /// Fewer replicas are alive than must acknowledge the write.
+    /// Fewer replicas are alive, as this node sees it, than must acknowledge the write.
+    ///
+    /// With [`OnPartition::Majority`](crate::OnPartition::Majority) that is so as well if other
+    /// nodes are alive and must not take the place of the key's replicas.
     #[error(
         "{needed} replicas must acknowledge the write and {alive} are alive: start more nodes or \
-         wait for them (Engine::wait_ready), or run one node with Config::standalone"
+         wait for them (Engine::wait_ready), or run one node with Config::standalone; if this node \
+         is cut off from the others, it passes by itself when they are back"
     )]
     NotEnoughReplicas {
         /// How many nodes can hold the key now.
         alive: usize,
         /// How many replicas must acknowledge.
         needed: usize,
-    },
-    /// This node hears from no majority and might be cut off from the others, which
-    /// [`Config::require_majority`](crate::Config::require_majority) forbids.
-    #[error(
-        "this node hears from no majority of {nodes} nodes, which Config::require_majority asks \
-         for: it may be cut off from the others, or too few of them run; Event::MajorityFound \
-         tells when that is over"
-    )]
-    NoMajority {
-        /// The number of nodes of which a majority is required.
-        nodes: usize,
     },
     /// The memory limit of this node, or of replicas without which W cannot be reached, is full of
     /// entries that must not be evicted.
@@ -271,7 +264,10 @@ pub enum ReadError {
         /// N.
         replicas: Count,
     },
-    /// Fewer replicas are alive than must answer.
+    /// Fewer replicas are alive, as this node sees it, than must answer.
+    ///
+    /// With [`OnPartition::Majority`](crate::OnPartition::Majority) that is so as well if other
+    /// nodes are alive and must not take the place of the key's replicas.
     #[error(
         "{needed} replicas must answer the read and {alive} are alive: start more nodes or wait \
          for them"
@@ -281,17 +277,6 @@ pub enum ReadError {
         alive: usize,
         /// How many replicas must answer.
         needed: usize,
-    },
-    /// R is 2 or more, and this node hears from no majority and might be cut off from the others,
-    /// which [`Config::require_majority`](crate::Config::require_majority) forbids.
-    #[error(
-        "this node hears from no majority of {nodes} nodes, which Config::require_majority asks \
-         for: it may be cut off from the others, or too few of them run; Event::MajorityFound \
-         tells when that is over"
-    )]
-    NoMajority {
-        /// The number of nodes of which a majority is required.
-        nodes: usize,
     },
     /// This node holds no current copy of the key, and
     /// [`ReadOptions::local`](crate::ReadOptions::local) allows no other.

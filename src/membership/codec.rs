@@ -6,8 +6,10 @@
 //!
 //! kind 0  SWIM   a foca packet: header, updates, claims
 //! kind 1  ping   nonce u64 · the identity that is meant · the identity that asks
-//! kind 2  pong   nonce u64 · the identity that answers · view u64
-//! kind 3  "I suspect you"  incarnation u16 · the identity that is meant · the one that suspects it
+//! kind 2  pong   nonce u64 · the identity that answers
+//! kind 3  "I suspect you", "you are dead to me"
+//!                state u8 (1 or 2) · incarnation u16 · the identity that is meant · the accuser's
+//! kind 4  "tell it that for me"  as kind 3
 //!
 //! identity       tag u8 (4 or 6) · ip · port u16 · boot u64 · returns u16 · node u64
 //!                25 or 37 bytes
@@ -32,7 +34,7 @@ use crate::types::{Boot, ClusterHash, Identity, NodeHash, PARTITIONS};
 pub(crate) const MAX_DATAGRAM_BYTES: usize = 1200;
 
 /// What comes before the body.
-const ENVELOPE_BYTES: usize = 1 + 2 + 8 + 1;
+pub(super) const ENVELOPE_BYTES: usize = 1 + 2 + 8 + 1;
 
 /// The largest packet that foca can make.
 pub(crate) const MAX_SWIM_BYTES: usize = MAX_DATAGRAM_BYTES - ENVELOPE_BYTES;
@@ -44,12 +46,13 @@ pub(crate) const MAX_IDENTITY_BYTES: usize = 1 + 16 + 2 + 8 + 2 + 8;
 const _: () = assert!(3 * MAX_IDENTITY_BYTES + 4 < MAX_SWIM_BYTES / 2);
 
 /// The first byte of every datagram. Another version is refused, never guessed at.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 const KIND_SWIM: u8 = 0;
 const KIND_PING: u8 = 1;
 const KIND_PONG: u8 = 2;
-const KIND_SUSPICION: u8 = 3;
+const KIND_ACCUSATION: u8 = 3;
+const KIND_PASS_ON: u8 = 4;
 
 /// Why bytes are not what they should be. Nothing changed because of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -102,18 +105,29 @@ pub(crate) enum Datagram<'a> {
         target: Identity,
         from: Identity,
     },
-    /// `view` is a digest of the members as `from` sees them; zero if the asker is not alive among
-    /// them.
     Pong {
         nonce: u64,
         from: Identity,
-        view: u64,
     },
-    Suspicion {
-        incarnation: u16,
-        target: Identity,
-        from: Identity,
-    },
+    Accusation(Accusation),
+    /// The receiver is asked to send the accusation to its target.
+    PassOn(Accusation),
+}
+
+/// What `from` says of `target`, to its face.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Accusation {
+    pub(crate) charge: Charge,
+    pub(crate) target: Identity,
+    pub(crate) from: Identity,
+}
+
+/// What a member is taken for.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Charge {
+    /// For a suspect, in this incarnation.
+    Suspect(u16),
+    Dead,
 }
 
 impl<'a> Datagram<'a> {
@@ -140,16 +154,11 @@ impl<'a> Datagram<'a> {
                 target: take_identity(&mut bytes)?,
                 from: take_identity(&mut bytes)?,
             },
-            KIND_PONG => Self::Pong {
-                nonce: take_u64(&mut bytes)?,
-                from: take_identity(&mut bytes)?,
-                view: take_u64(&mut bytes)?,
-            },
-            KIND_SUSPICION => Self::Suspicion {
-                incarnation: take_u16(&mut bytes)?,
-                target: take_identity(&mut bytes)?,
-                from: take_identity(&mut bytes)?,
-            },
+            KIND_PONG => {
+                Self::Pong { nonce: take_u64(&mut bytes)?, from: take_identity(&mut bytes)? }
+            }
+            KIND_ACCUSATION => Self::Accusation(take_accusation(&mut bytes)?),
+            KIND_PASS_ON => Self::PassOn(take_accusation(&mut bytes)?),
             tag => return Err(WireError::UnknownTag(tag).into()),
         };
         end_of(bytes)?;
@@ -160,8 +169,8 @@ impl<'a> Datagram<'a> {
         let body_bytes = match self {
             Self::Swim(packet) => packet.len(),
             Self::Ping { .. } => 8 + 2 * MAX_IDENTITY_BYTES,
-            Self::Pong { .. } => 8 + MAX_IDENTITY_BYTES + 8,
-            Self::Suspicion { .. } => 2 + 2 * MAX_IDENTITY_BYTES,
+            Self::Pong { .. } => 8 + MAX_IDENTITY_BYTES,
+            Self::Accusation(_) | Self::PassOn(_) => 1 + 2 + 2 * MAX_IDENTITY_BYTES,
         };
         let mut bytes = Vec::with_capacity(ENVELOPE_BYTES + body_bytes);
         bytes.put_u8(VERSION);
@@ -178,21 +187,45 @@ impl<'a> Datagram<'a> {
                 put_identity(&mut bytes, target);
                 put_identity(&mut bytes, from);
             }
-            Self::Pong { nonce, from, view } => {
+            Self::Pong { nonce, from } => {
                 bytes.put_u8(KIND_PONG);
                 bytes.put_u64_le(*nonce);
                 put_identity(&mut bytes, from);
-                bytes.put_u64_le(*view);
             }
-            Self::Suspicion { incarnation, target, from } => {
-                bytes.put_u8(KIND_SUSPICION);
-                bytes.put_u16_le(*incarnation);
-                put_identity(&mut bytes, target);
-                put_identity(&mut bytes, from);
+            Self::Accusation(accusation) => {
+                bytes.put_u8(KIND_ACCUSATION);
+                put_accusation(&mut bytes, accusation);
+            }
+            Self::PassOn(accusation) => {
+                bytes.put_u8(KIND_PASS_ON);
+                put_accusation(&mut bytes, accusation);
             }
         }
         bytes
     }
+}
+
+fn put_accusation(buf: &mut impl BufMut, accusation: &Accusation) {
+    let Accusation { charge, target, from } = accusation;
+    let (state, incarnation) = match charge {
+        Charge::Suspect(incarnation) => (1, *incarnation),
+        Charge::Dead => (2, 0),
+    };
+    buf.put_u8(state);
+    buf.put_u16_le(incarnation);
+    put_identity(buf, target);
+    put_identity(buf, from);
+}
+
+fn take_accusation(buf: &mut impl Buf) -> Result<Accusation, WireError> {
+    let state = take_u8(buf)?;
+    let incarnation = take_u16(buf)?;
+    let charge = match state {
+        1 => Charge::Suspect(incarnation),
+        2 => Charge::Dead,
+        tag => return Err(WireError::UnknownTag(tag)),
+    };
+    Ok(Accusation { charge, target: take_identity(buf)?, from: take_identity(buf)? })
 }
 
 /// Returns the header of a SWIM packet.

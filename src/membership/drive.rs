@@ -12,8 +12,9 @@ use super::Membership;
 use super::claims::{Claim, ClaimKind};
 use super::codec::{self, Datagram, DatagramError, WireError};
 use super::interface::{Change, MembershipAction};
-use super::swim::{Swim, Wishes};
+use super::swim::{Swim, Wishes, new_swim};
 use crate::clock::Instant;
+use crate::mutants::{ProtocolMutant, rule};
 use crate::types::Identity;
 
 /// What is due later, of our own or of foca's.
@@ -21,7 +22,7 @@ use crate::types::Identity;
 pub(super) enum Timer {
     Swim(foca::Timer<Identity>),
     RepeatLeaving,
-    TellSuspects,
+    TellAccused,
 }
 
 impl Membership {
@@ -64,9 +65,8 @@ impl Membership {
             actions.push(MembershipAction::Changed(Change::Returned(self.own)));
         }
         self.report_changes(actions);
-        if !self.tells_suspects && self.roster.has_suspects() {
-            self.tells_suspects = true;
-            self.set_timer(now, Timer::TellSuspects);
+        if self.roster.has_suspects() {
+            self.tell_accused_at(now);
         }
         result.and(follow_up).and(reconnected)
     }
@@ -89,19 +89,49 @@ impl Membership {
         self.swim.apply_many(left.into_iter(), true, wishes)
     }
 
-    /// Restarts foca's timers after it renewed our identity.
+    /// Begins again after foca renewed our identity: with the same members, and nothing to say of
+    /// them.
     ///
-    /// All its timers are void then, and it waits for another member to speak to it: for ever, if
-    /// the datagrams that announce the new identity get lost. Having it look at its members again
-    /// starts its timers at once.
+    /// A node that was cut off from all declared all others dead. As long as it is dead for them,
+    /// they do not believe it. When it is back they would, and healthy members would die of its
+    /// news. foca keeps that, so another foca takes its place. If a member is truly dead, the
+    /// others find out as well as this node did.
+    ///
+    /// It also needs new timers. Those that it has are void, and it would wait for another member
+    /// to speak to it: for ever, if the datagrams that announce the new identity get lost.
     fn come_back(&mut self, now: Instant, wishes: &mut Wishes) -> Result<(), foca::Error> {
         self.own = *self.swim.identity();
         self.renewed_at = Some(now);
+        if rule(ProtocolMutant::OldNewsTold, true) {
+            self.replace_swim(wishes)?;
+        }
         if self.leaving {
             let leaving = Claim { identity: self.own, kind: ClaimKind::Leaving };
             self.swim.add_broadcast(&leaving.encode())?;
         }
-        self.swim.apply_many(std::iter::empty(), true, wishes)
+        self.swim.apply_many(std::iter::empty(), true, &mut *wishes)?;
+        self.swim.gossip(wishes)
+    }
+
+    fn replace_swim(&mut self, wishes: &mut Wishes) -> Result<(), foca::Error> {
+        use foca::Timer::RemoveDown;
+        let members: Vec<_> = self.swim.iter_membership_state().cloned().collect();
+        // Each life of a node has another stream of chance.
+        self.settings.seed = self.settings.seed.wrapping_add(1);
+        self.swim = new_swim(&self.settings, self.own, self.claims.clone());
+        // The dead are removed when they would have been.
+        self.timers
+            .retain(|_, timer| !matches!(timer, Timer::Swim(it) if !matches!(it, RemoveDown(_))));
+        wishes.timers.retain(|(_, timer)| matches!(timer, RemoveDown(_)));
+        // A member that is dead for us must hear it all the same. It answers as returns + 1.
+        wishes.packets.retain(|(_, packet)| {
+            codec::message_of(packet).is_some_and(|(_, message)| message == Message::TurnUndead)
+        });
+        let mut fresh = Wishes::default();
+        self.swim.apply_many(members.into_iter(), false, &mut fresh)?;
+        fresh.timers.retain(|(_, timer)| !matches!(timer, RemoveDown(_)));
+        wishes.timers.append(&mut fresh.timers);
+        Ok(())
     }
 
     fn fulfil(&mut self, now: Instant, wishes: Wishes, actions: &mut Vec<MembershipAction>) {
@@ -137,7 +167,7 @@ impl Membership {
                 let roster = &self.roster;
                 self.health.probe_begins(now, to, number, |member| roster.has_active(member));
             }
-            let datagram = Datagram::Swim(&packet).encode(self.cluster);
+            let datagram = Datagram::Swim(&packet).encode(self.settings.cluster);
             actions.push(MembershipAction::Send { to: to.addr, datagram });
         }
     }
@@ -162,11 +192,12 @@ impl Membership {
         helpers.retain(|helper| !is_asked(helper));
         for &dst in &helpers {
             if let Some(packet) = codec::packet_of(&Header { dst, ..request.clone() }) {
-                let datagram = Datagram::Swim(&packet).encode(self.cluster);
+                let datagram = Datagram::Swim(&packet).encode(self.settings.cluster);
                 actions.push(MembershipAction::Send { to: dst.addr, datagram });
             }
         }
-        self.helpers.asked(target, probe_number, helpers);
+        let of_foca = requests.iter().map(|request| request.dst);
+        self.helpers.asked((target, probe_number), helpers, of_foca);
     }
 
     /// Cancels the removal of a dead member at this address. A member that dies often would

@@ -4,7 +4,6 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use crate::clock::Instant;
 use crate::types::{ClusterHash, Identity};
 
 /// What a membership is made from. The durations are above zero.
@@ -78,11 +77,6 @@ pub(crate) enum Change {
     /// *We* were declared dead and live, or count as later than we thought: this is our identity
     /// from now on.
     Returned(Identity),
-    /// A member answered our own ping, which was sent at `sent_at`. `view` is the digest of the
-    /// members that it sees; zero if we are not alive among them.
-    Probed {
-        identity: Identity,
-        sent_at: Instant,
-        view: u64,
-    },
+    /// A member answered our own ping.
+    Probed(Identity),
 }

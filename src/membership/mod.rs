@@ -34,14 +34,11 @@
 //! - **Claims** ([`claims`]): "I am leaving" and "I have left", because a node that handed its data
 //!   over need not be waited for, and a dead one may be.
 //! - **Own pings** ([`pings`]): foca probes on its own schedule and does not say which probe an
-//!   answer answers. A broken connection wants one member probed now, and a majority counts the
-//!   members that answered lately, by what they see. If a ping stays unanswered, the caller can
-//!   [declare the member dead](Membership::declare_dead).
-//! - **Suspicions reach the suspect.** Gossip passes a suspicion on a few times and never again: if
-//!   the network loses it, the suspect never refutes it. And a node that returns under a renewed
-//!   identity has lost the timers that would end its suspicions. So a node that suspects a member
-//!   tells it so until that is over, and in the end declares it dead. (The first half is the "buddy
-//!   system" of Dadgar et al., "Lifeguard", DSN '18.)
+//!   answer answers. A broken connection wants one member probed now. If its ping stays unanswered,
+//!   the caller can [declare the member dead](Membership::declare_dead).
+//! - **Accusations reach the accused** ([`accusations`]): a member that this node suspects is told
+//!   so until that is over, and one that is dead for this node and not for others is told, too. If
+//!   this node might not reach the member, it asks others to pass it on.
 //! - **Helpers** ([`helpers`]): foca has random members probe indirectly, of which most might not
 //!   reach the silent member either.
 //! - **Doubts** ([`health`]): a node in trouble accuses more slowly, and distant members get more
@@ -53,6 +50,7 @@
 //! waiting datagrams before timers: after a pause of this process, the acks that lie in the socket
 //! are what keeps its timers from accusing everybody.
 
+mod accusations;
 pub(crate) mod claims;
 pub(crate) mod codec;
 mod drive;
@@ -65,12 +63,13 @@ mod swim;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use foca::{Header, Member, Message};
 
+use self::accusations::Accusations;
 use self::claims::{Claim, ClaimKind, SharedClaims};
 use self::codec::Datagram;
 use self::drive::Timer;
@@ -80,7 +79,7 @@ use self::pings::Pings;
 use self::roster::Roster;
 use self::swim::{Swim, Wishes, new_swim};
 use crate::clock::Instant;
-use crate::types::{Boot, ClusterHash, Identity};
+use crate::types::{Boot, Identity};
 
 pub(crate) use self::codec::DatagramError;
 pub(crate) use self::interface::{Change, MembershipAction, MembershipConfig, Record, State};
@@ -98,34 +97,20 @@ pub(crate) fn exchange_period(members: usize) -> Duration {
     Duration::from_secs(10).max(Duration::from_millis(50) * members as u32)
 }
 
-/// A suspicion of one incarnation: when it began, and when the member was last told of it, or might
-/// have been.
-#[derive(Debug, Clone, Copy)]
-struct Suspect {
-    incarnation: u16,
-    since: Instant,
-    told_at: Instant,
-}
-
 /// One node's part in SWIM: what it knows of the others, and what it says of itself.
 pub(crate) struct Membership {
-    cluster: ClusterHash,
+    /// What the present foca was made of, and the next one will be.
+    settings: MembershipConfig,
     swim: Swim,
     /// Our identity as last reported; foca renews its own.
     own: Identity,
     renewed_at: Option<Instant>,
-    probe_period: Duration,
-    suspicion_timeout: Duration,
-    /// The members that this node has suspected, and whether it tells them.
-    suspects: BTreeMap<Identity, Suspect>,
-    tells_suspects: bool,
+    accusations: Accusations,
     claims: SharedClaims,
     roster: Roster,
     health: Health,
     helpers: Helpers,
     pings: Pings,
-    /// The digest of the members that we see, which our pongs carry; zero until it is known.
-    view: u64,
     /// All timers, by time, then in the order in which they were set.
     timers: BTreeMap<(Instant, u64), Timer>,
     timers_set: u64,
@@ -144,25 +129,21 @@ impl Membership {
         let own = Identity { addr, ..config.identity };
         let claims = SharedClaims::default();
         Self {
-            cluster: config.cluster,
             swim: new_swim(&config, own, claims.clone()),
             own,
             renewed_at: None,
-            probe_period: config.probe_period,
-            suspicion_timeout: config.suspicion_timeout,
-            suspects: BTreeMap::new(),
-            tells_suspects: false,
+            accusations: Accusations::default(),
             claims,
             roster: Roster::default(),
             health: Health::new(swim::probe_rtt(config.probe_period), config.local_health),
             // Not foca's stream of chance, and not a nonce that a former life used.
             pings: Pings::new(config.seed.rotate_left(32) ^ own.boot.0),
             helpers: Helpers::default(),
-            view: 0,
             timers: BTreeMap::new(),
             timers_set: 0,
             leaving: false,
             ended: None,
+            settings: config,
         }
     }
 
@@ -203,11 +184,14 @@ impl Membership {
         records: &[Record],
         actions: &mut Vec<MembershipAction>,
     ) {
-        let is_own =
-            |identity: &Identity| identity.node == self.own.node && identity.addr == self.own.addr;
+        let own = self.own;
+        let is_own = |identity: &Identity| identity.node == own.node && identity.addr == own.addr;
         let others = records.iter().filter(|record| !is_own(&record.identity));
         let mut members = Vec::new();
         for Record { identity, state, leaving } in others.copied() {
+            if state.is_active() {
+                self.note_seen_by_others(identity);
+            }
             match state {
                 State::Alive => members.push(Member::new(identity, 0, foca::State::Alive)),
                 // Spread on, so that the suspect hears of it: the accuser might be gone by now.
@@ -220,7 +204,6 @@ impl Membership {
                 self.claims.lock().note(Claim { identity, kind: ClaimKind::Leaving });
             }
         }
-        let own = self.own;
         let is_later = |known: &&Record| {
             let it = known.identity;
             let is_over = it.node == own.node && it.addr != own.addr && !known.state.is_active();
@@ -234,6 +217,7 @@ impl Membership {
             self.drive(now, actions, |swim, wishes| swim.change_identity(later, wishes));
         }
         self.drive(now, actions, |swim, wishes| swim.apply_many(members.into_iter(), true, wishes));
+        self.tell_accused(now, actions);
     }
 
     /// Introduces us to `member`, which answers with some of the members that it knows.
@@ -255,35 +239,26 @@ impl Membership {
         bytes: &[u8],
         actions: &mut Vec<MembershipAction>,
     ) -> Result<(), DatagramError> {
-        let datagram = Datagram::decode(self.cluster, bytes)?;
+        let datagram = Datagram::decode(self.settings.cluster, bytes)?;
         if self.ended.is_some() {
             return Ok(());
         }
         match datagram {
             Datagram::Swim(packet) => return self.handle_packet(now, packet, actions),
-            Datagram::Ping { nonce, target, from: asker } if target == self.own => {
-                let view = if self.roster.has_active(&asker) { self.view } else { 0 };
-                let pong = Datagram::Pong { nonce, from: self.own, view };
-                actions
-                    .push(MembershipAction::Send { to: from, datagram: pong.encode(self.cluster) });
-            }
-            Datagram::Suspicion { incarnation, target, from: accuser } if target == self.own => {
-                self.health.refuted(now);
-                // Anything that the accuser hears from us next refutes it.
-                let suspicion =
-                    [Member::new(self.own, incarnation, foca::State::Suspect)].into_iter();
-                self.drive(now, actions, |swim, wishes| swim.apply_many(suspicion, true, wishes));
-                self.announce_to(now, accuser, actions);
+            Datagram::Ping { nonce, target, .. } if target == self.own => {
+                let pong = Datagram::Pong { nonce, from: self.own };
+                actions.push(MembershipAction::Send {
+                    to: from,
+                    datagram: pong.encode(self.settings.cluster),
+                });
             }
             // Meant for another life of ours, or for a node that had this address before.
-            Datagram::Ping { .. } | Datagram::Suspicion { .. } => {}
-            Datagram::Pong { nonce, from: identity, view } => {
-                if let Some(sent_at) = self.pings.finish(now, nonce, &identity) {
-                    actions.push(MembershipAction::Changed(Change::Probed {
-                        identity,
-                        sent_at,
-                        view,
-                    }));
+            Datagram::Ping { .. } => {}
+            Datagram::Accusation(accusation) => self.accused(now, accusation, actions),
+            Datagram::PassOn(accusation) => self.pass_on(now, accusation, actions),
+            Datagram::Pong { nonce, from: identity } => {
+                if self.pings.finish(now, nonce, &identity) {
+                    actions.push(MembershipAction::Changed(Change::Probed(identity)));
                 }
             }
         }
@@ -302,11 +277,7 @@ impl Membership {
                 // If another identity holds our address with a better right, each return is
                 // answered by the next "you are dead": at the pace of the network, unless it is
                 // slowed down here.
-                Message::TurnUndead
-                    if self.renewed_at.is_some_and(|at| now.since(at) < self.probe_period) =>
-                {
-                    return Ok(());
-                }
+                Message::TurnUndead if self.has_just_returned(now) => return Ok(()),
                 Message::Ack(number) => self.health.probe_answered(now, &source, number, true),
                 Message::ForwardedAck { origin, probe_number } => {
                     self.health.probe_answered(now, &origin, probe_number, false);
@@ -324,6 +295,10 @@ impl Membership {
             self.drive(now, actions, |swim, wishes| swim.handle_data(&ack, wishes));
         }
         Ok(())
+    }
+
+    fn has_just_returned(&self, now: Instant) -> bool {
+        self.renewed_at.is_some_and(|at| now.since(at) < self.settings.probe_period)
     }
 
     /// Returns the ack that `member` would have sent us if it could: a helper of our own choice
@@ -353,12 +328,12 @@ impl Membership {
     pub(crate) fn handle_timers(&mut self, now: Instant, actions: &mut Vec<MembershipAction>) {
         self.put_off(now);
         let mut due_swim = Vec::new();
-        let (mut repeat_leaving, mut tell_suspects) = (false, false);
+        let (mut repeat_leaving, mut tell_accused) = (false, false);
         while let Some(entry) = self.timers.first_entry().filter(|entry| entry.key().0 <= now) {
             match entry.remove() {
                 Timer::Swim(timer) => due_swim.push(timer),
                 Timer::RepeatLeaving => repeat_leaving = true,
-                Timer::TellSuspects => tell_suspects = true,
+                Timer::TellAccused => tell_accused = true,
             }
         }
         // foca's order for timers that are late together; a stable sort keeps ours among equals.
@@ -372,9 +347,9 @@ impl Membership {
         if repeat_leaving {
             self.claim_leaving(now, actions);
         }
-        if tell_suspects {
-            self.tells_suspects = false;
-            self.tell_suspects(now, actions);
+        if tell_accused {
+            self.accusations.is_telling = false;
+            self.tell_accused(now, actions);
         }
     }
 
@@ -393,53 +368,6 @@ impl Membership {
         }
     }
 
-    /// Tells suspected members that they are suspected, again and again, and ends suspicions that
-    /// should have been refuted or confirmed long since.
-    fn tell_suspects(&mut self, now: Instant, actions: &mut Vec<MembershipAction>) {
-        let is_suspect = |member: &&Member<Identity>| member.state() == foca::State::Suspect;
-        let suspects =
-            self.swim.iter_members().filter(is_suspect).map(|it| (*it.id(), it.incarnation()));
-        let mut suspects: Vec<_> = suspects.collect();
-        suspects.sort_unstable_by_key(|(member, _)| member.sort_key());
-        self.suspects.retain(|known, _| suspects.iter().any(|(member, _)| member == known));
-        if suspects.is_empty() || self.ended.is_some() {
-            return;
-        }
-        use foca::Timer::ChangeSuspectToDown;
-        let is_accused = |target: &Identity| {
-            self.timers.values().any(|timer| match timer {
-                Timer::Swim(ChangeSuspectToDown { member_id, .. }) => member_id == target,
-                _ => false,
-            })
-        };
-        let accused: BTreeSet<Identity> =
-            suspects.iter().map(|(target, _)| *target).filter(is_accused).collect();
-        let patience = 4 * (self.suspicion_timeout + self.probe_period);
-        for (target, incarnation) in suspects {
-            let fresh = Suspect { incarnation, since: now, told_at: now };
-            let suspect = self.suspects.entry(target).or_insert(fresh);
-            if suspect.incarnation != incarnation {
-                // It refuted the one before.
-                *suspect = fresh;
-            }
-            // If this node's word ends the suspicion, no single loss must decide. All other nodes
-            // wait until gossip tells them that it was refuted, as most are.
-            let is_due =
-                accused.contains(&target) || now.since(suspect.told_at) >= self.probe_period;
-            if now.since(suspect.since) > self.health.suspicion_time(&target, patience) {
-                self.declare_dead(now, target, actions);
-            } else if is_due {
-                suspect.told_at = now;
-                let suspicion = Datagram::Suspicion { incarnation, target, from: self.own };
-                let datagram = suspicion.encode(self.cluster);
-                actions.push(MembershipAction::Send { to: target.addr, datagram });
-            }
-        }
-        if !std::mem::replace(&mut self.tells_suspects, true) {
-            self.set_timer(now + self.probe_period / 4, Timer::TellSuspects);
-        }
-    }
-
     /// Whether the timer ends a suspicion that was refuted. foca 2.0 declares no member dead then,
     /// but still tells the member that it is dead, which that member has to believe.
     fn is_moot(&self, timer: &foca::Timer<Identity>) -> bool {
@@ -448,12 +376,6 @@ impl Membership {
         };
         let suspicion = Member::new(*member_id, *incarnation, foca::State::Suspect);
         !self.swim.iter_members().any(|member| *member == suspicion)
-    }
-
-    /// Sets the digest of the members that we see, above zero. From now on our pongs carry it, to
-    /// members that we see alive.
-    pub(crate) fn set_view(&mut self, view: u64) {
-        self.view = view;
     }
 
     /// Returns how long nearly all round trips to `member` take at most; zero if none was measured.
@@ -476,8 +398,10 @@ impl Membership {
     ) {
         let nonce = self.pings.start(now, member);
         let ping = Datagram::Ping { nonce, target: member, from: self.own };
-        actions
-            .push(MembershipAction::Send { to: member.addr, datagram: ping.encode(self.cluster) });
+        actions.push(MembershipAction::Send {
+            to: member.addr,
+            datagram: ping.encode(self.settings.cluster),
+        });
     }
 
     /// Declares `member` dead and tells the others, after a probe of our own failed. If it lives,

@@ -1,8 +1,7 @@
-//! Our own pings: a probe of one member, now, and when the one was sent that it answers.
+//! Our own pings: a probe of one member, now.
 //!
 //! foca probes in a cycle of its own. A connection that broke wants an answer about *this* member
-//! at once, and a node that requires a majority wants one of each member all the time. Neither must
-//! disturb the cycle, so these pings are none of SWIM's.
+//! at once, and must not disturb the cycle. So these pings are none of SWIM's.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -55,12 +54,11 @@ impl Pings {
         nonce
     }
 
-    /// Returns when the ping was sent that this answers, if it comes from the ping's target. Each
-    /// ping is answered once.
-    pub(super) fn finish(&mut self, now: Instant, nonce: u64, from: &Identity) -> Option<Instant> {
+    /// Whether this answers a ping, from the ping's target and in time. Each ping is answered once.
+    pub(super) fn finish(&mut self, now: Instant, nonce: u64, from: &Identity) -> bool {
         let is_answered = |ping: &Ping| ping.nonce == nonce && ping.target == *from;
-        let at = self.in_flight.iter().position(is_answered)?;
-        let ping = self.in_flight.remove(at)?;
-        Some(ping.sent_at).filter(|sent_at| now.since(*sent_at) <= MAX_ROUND_TRIP)
+        let at = self.in_flight.iter().position(is_answered);
+        let ping = at.and_then(|at| self.in_flight.remove(at));
+        ping.is_some_and(|ping| now.since(ping.sent_at) <= MAX_ROUND_TRIP)
     }
 }

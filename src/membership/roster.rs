@@ -80,6 +80,13 @@ impl Roster {
         self.by_addr.values().any(|record| record.state == State::Suspect)
     }
 
+    /// Whether this very life of a member is dead, and did not say that it left.
+    pub(super) fn has_dead(&self, identity: &Identity) -> bool {
+        self.by_addr
+            .get(&identity.addr)
+            .is_some_and(|it| it.identity == *identity && it.state == State::Dead)
+    }
+
     /// Whether this very life of a member takes part.
     pub(super) fn has_active(&self, identity: &Identity) -> bool {
         self.by_addr

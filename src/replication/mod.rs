@@ -20,7 +20,7 @@ mod tests {
     use std::ops::Range;
     use std::sync::Arc;
 
-    use crate::placement::List;
+    use crate::placement::{Ancestry, List, Wish};
     use crate::types::{Boot, Identity, NodeHash};
 
     pub(super) fn node(number: u64) -> Identity {
@@ -32,7 +32,9 @@ mod tests {
         }
     }
 
+    /// A list with this number that follows no other.
     pub(super) fn list(number: u64, members: Range<u64>) -> Arc<List> {
-        List::new(number, members.map(node), None)
+        let wish = Wish { members: members.map(node).collect(), witnesses: Vec::new() };
+        List::of(number, &wish, Ancestry::default())
     }
 }

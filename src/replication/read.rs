@@ -20,7 +20,9 @@
 //! With R ≥ 2 all are asked, R answers are awaited, the newest wins, and before it is returned W
 //! replicas are known to hold it; it is written back to those that do not: the read phase of the
 //! ABD register (Attiya, Bar-Noy & Dolev, 1995). Leaving out the write-back was rejected: a value
-//! that only a few hold could be read now and be gone from a later read.
+//! that only a few hold could be read now and be gone from a later read. That there is nothing is
+//! believed of W replicas, too. Fewer than W of a list that was replaced still count in it, so what
+//! W say of a list is not older than the read.
 //!
 //! What this node has written itself, and is acknowledged, is part of what is found: the replica
 //! that is asked might have missed it. Either way replicas that turned out stale are healed with
@@ -148,7 +150,7 @@ impl Read {
     fn decide(&mut self, now: Now, actions: &mut Vec<QuorumAction>) {
         let answers = self.answers();
         if self.is_strong() {
-            if answers >= self.needed {
+            if answers >= self.needed() {
                 if !rule(ProtocolMutant::WrittenBackOnDifference, true) && self.answers_agree() {
                     return actions.push(QuorumAction::Found(self.newest().cloned()));
                 }
@@ -259,7 +261,18 @@ impl Read {
 
     /// How many answers this read needs, given what it found so far.
     pub(crate) fn needed(&self) -> usize {
-        if self.is_strong() { self.needed } else { self.confirmed_by() }
+        if !self.is_strong() {
+            return self.confirmed_by();
+        }
+        // A value is written back to W. That there is none must be known of as many, or the list
+        // might have been replaced, and the key written in the next one.
+        let is_miss = self.newest().is_none();
+        let write = self.rules.quorums.write.count(self.replicas.len());
+        if rule(ProtocolMutant::FewConfirmNothing, is_miss) {
+            self.needed.max(write)
+        } else {
+            self.needed
+        }
     }
 
     /// Whether replicas have answered that there is nothing, and not enough of them.

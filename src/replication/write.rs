@@ -207,7 +207,9 @@ impl Write {
         };
         settle(asked, from, if is_synced { Ok(version) } else { Err(now.instant + RETRY_AFTER) });
         let answers: Vec<Version> = asked.iter().filter_map(Asked::answer).copied().collect();
-        if answers.len() >= self.terms.versions_needed {
+        // Of W at least: in a list that was replaced fewer still count.
+        let of_list = if rule(ProtocolMutant::FewAsked, true) { self.needed } else { 0 };
+        if answers.len() >= self.terms.versions_needed.max(of_list) {
             let above = answers.into_iter().max().unwrap_or_default();
             self.phase = Phase::AwaitingStamp;
             actions.push(QuorumAction::Stamp { above });

@@ -282,11 +282,6 @@ impl ControlLoop {
                         core.send(Order::Place { placement: placement.clone(), stage });
                     }
                 }
-                ControlAction::Lease(lease) => {
-                    for core in &mut self.thread.cores {
-                        core.send_unless_behind(Order::Lease(lease), lease.until == Instant::MAX);
-                    }
-                }
                 ControlAction::Returned { identity, is_same_life } => {
                     self.thread.net.set_identity(identity);
                     if is_same_life {

@@ -237,7 +237,6 @@ impl CoreLoop {
                 Order::Place { placement, stage } => {
                     self.tell(now, Event::Placement { placement, stage })
                 }
-                Order::Lease(lease) => self.tell(now, Event::Lease(lease)),
                 Order::NewLife { identity } => {
                     if let Some(net) = &mut self.thread.net {
                         net.set_identity(identity);

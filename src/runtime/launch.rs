@@ -270,6 +270,7 @@ impl Launch<'_> {
             cluster: self.cluster,
             identity: self.identity,
             local: local(settings),
+            expect: settings.expect,
             seeds: settings.seeds.clone(),
             discovers: settings.finder.is_needed(),
             probe_period: settings.probe_period,
@@ -321,6 +322,7 @@ fn shard_config(
         cores: settings.cores,
         me: identity,
         quorums: settings.quorums,
+        on_partition: settings.on_partition,
         every_live: settings.wait_for_every_live,
         every_live_patience: settings.every_live_patience,
         standalone: settings.address.is_none(),
@@ -337,7 +339,7 @@ fn local(settings: &Settings) -> Local {
         node_id: settings.node_id.clone(),
         cores: settings.cores,
         quorums: settings.quorums,
-        majority_of: settings.majority_of,
+        on_partition: settings.on_partition,
         site: settings.site.clone(),
     }
 }

@@ -196,14 +196,6 @@ impl<T, W: Wake> ThreadOutbox<T, W> {
         self.flush();
     }
 
-    /// Sends unless earlier messages wait, or the message `matters`: a message that comes again and
-    /// again is worth nothing to a thread that is behind.
-    pub(crate) fn send_unless_behind(&mut self, message: T, matters: bool) {
-        if matters || self.overflow.is_empty() {
-            self.send(message);
-        }
-    }
-
     /// Sends what did not fit before. Returns whether anything is left.
     pub(crate) fn flush(&mut self) -> bool {
         while let Some(message) = self.overflow.pop_front() {

@@ -19,7 +19,7 @@ use super::reply::ReplyTo;
 use crate::clock::Instant;
 use crate::discovery::FoundAddresses;
 use crate::placement::Placement;
-use crate::shard::{Call, Debt, Lease, Shortage, Stage};
+use crate::shard::{Call, Debt, Shortage, Stage};
 use crate::types::Identity;
 
 /// How many calls may wait for a core; a caller beyond that waits for room.
@@ -87,8 +87,6 @@ impl Drop for CallMessage {
 pub(crate) enum Order {
     /// Go by this placement.
     Place { placement: Arc<Placement>, stage: Stage },
-    /// This node is part of a majority until then.
-    Lease(Lease),
     /// This node counts as another life of itself.
     NewLife { identity: Identity },
     /// Say what you owe, with [`ToControl::CoreOwes`].

@@ -256,6 +256,7 @@ impl Runtime {
             Some(false) => Err(self.not_ready()),
             None => {
                 let readiness = self.threads.shared.lock().readiness.clone();
+                let needed = needed.max(readiness.needed_at_birth);
                 Err(if readiness.members < needed {
                     let members = readiness.members.max(1);
                     NotReady::TooFewMembers { members, needed, hint: readiness.hint }

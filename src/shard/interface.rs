@@ -5,8 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::calls::{Call, Outcome, StoppedBy};
-use crate::clock::Instant;
-use crate::options::Eviction;
+use crate::options::{Eviction, OnPartition};
 use crate::placement::{Placement, Stage};
 use crate::quorums::Quorums;
 use crate::types::{Boot, ClusterHash, CoreId, Identity, NodeHash, Partition};
@@ -20,6 +19,8 @@ pub(crate) struct ShardConfig {
     pub(crate) cores: u16,
     pub(crate) me: Identity,
     pub(crate) quorums: Quorums,
+    /// What a partition does that lacks too many of its replicas.
+    pub(crate) on_partition: OnPartition,
     /// Whether a write that names no quorum waits for every replica that is alive, and how long
     /// such a write waits.
     pub(crate) every_live: bool,
@@ -53,8 +54,6 @@ pub(crate) enum Event<C> {
     Unsent { request_id: u64 },
     /// The members changed.
     Placement { placement: Arc<Placement>, stage: Stage },
-    /// A majority is required: until when this node has it.
-    Lease(Lease),
     /// This node has a new identity from now on, which no list names.
     NewLife { me: Identity },
     /// The control thread asks what is missing. An [`Action::Debt`] of the same number answers.
@@ -95,14 +94,6 @@ impl Shortage {
         self.partitions += other.partitions;
         self.bytes += other.bytes;
     }
-}
-
-/// Until when this node counts as part of a majority of this many nodes (`control/majority` says
-/// why).
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Lease {
-    pub(crate) until: Instant,
-    pub(crate) nodes: usize,
 }
 
 /// What a core, or a node, has still to do before no copy is missing.

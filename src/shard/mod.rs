@@ -94,7 +94,7 @@ use crate::store::{Readers, View};
 use crate::types::Identity;
 #[cfg(feature = "sim")]
 use crate::types::{KeyHash, Partition};
-use crate::wire::message::{Answer, Listed, Request, Route};
+use crate::wire::message::{Answer, Chunk, Listed, Request, Route};
 
 // What goes in and out: events and actions, calls and outcomes, makers of calls.
 mod caller;
@@ -126,7 +126,7 @@ pub(crate) use self::calls::{
 use self::coordinator::Coordinator;
 use self::data_centers::DataCenters;
 use self::effects::Effect;
-pub(crate) use self::interface::{Action, Debt, Event, Lease, ShardConfig, Shortage};
+pub(crate) use self::interface::{Action, Debt, Event, ShardConfig, Shortage};
 pub(crate) use self::local_read::{LocalAnswer, LocalRules, read_local};
 pub use self::local_shard::LocalShard;
 use self::node::Node;
@@ -184,7 +184,7 @@ impl<C> Shard<C> {
     /// Handles an event, and appends to `actions` what the threads should do.
     pub(crate) fn handle(&mut self, now: Now, event: Event<C>, actions: &mut Vec<Action<C>>) {
         match event {
-            // The next three change the node, which a turn borrows.
+            // The next two change the node, which a turn borrows.
             Event::Placement { placement, stage } => {
                 let is_birth =
                     matches!(stage, Stage::Born { .. }) && self.node.stage == Stage::Forming;
@@ -204,11 +204,6 @@ impl<C> Shard<C> {
                 self.node.start_new_life(me.life());
                 let (mut parts, mut turn) = self.split(now, actions);
                 parts.replica.start_new_life(&mut turn);
-                parts.end_turn(&mut turn);
-            }
-            Event::Lease(lease) => {
-                self.node.lease = Some(lease);
-                let (mut parts, mut turn) = self.split(now, actions);
                 parts.end_turn(&mut turn);
             }
             Event::Stop(by) => self.stop(now, by, actions),
@@ -418,7 +413,7 @@ impl<C> Parts<'_, C> {
                 let debt = self.debt(turn);
                 turn.actions.push(Action::Debt { question, debt });
             }
-            Event::Placement { .. } | Event::Lease(_) | Event::NewLife { .. } | Event::Stop(_) => {
+            Event::Placement { .. } | Event::NewLife { .. } | Event::Stop(_) => {
                 unreachable!("Shard::handle takes these itself")
             }
         }
@@ -439,6 +434,9 @@ impl<C> Parts<'_, C> {
                 );
             }
             return self.tell_unanswered(turn, asker, request_id, to);
+        }
+        if let Answer::Chunk(Chunk { purge_horizon, .. }) = &answer {
+            self.replica.copies.raise_purge_horizon(partition, *purge_horizon);
         }
         if let Answer::Listed(Listed { list, purge_horizon, .. })
         | Answer::OtherList { list, purge_horizon } = &mut answer
@@ -495,8 +493,9 @@ impl<C> Parts<'_, C> {
             Timer::Groups => self.coordinator.resume_groups(turn, self.replica),
             Timer::Relay => self.data_centers.relaying.send(turn, &self.replica.copies),
             Timer::Forward(id) => self.data_centers.end_forward(turn, id),
-            Timer::Handoff(partition) => self.replica.resume_handoff(turn, partition),
+            Timer::Handoff(partition, kind) => self.replica.resume_handoff(turn, (partition, kind)),
             Timer::Remind(partition) => self.replica.remind(turn, partition),
+            Timer::Seal(partition) => self.replica.seal_is_overdue(turn, partition),
             Timer::Compare => self.replica.compare(turn),
             Timer::Purge => self.replica.purge(turn),
             Timer::Refill => self.replica.refill(turn),

@@ -3,23 +3,21 @@
 use std::sync::Arc;
 
 use super::calls::WriteRules;
-use super::interface::{Lease, ShardConfig};
-use crate::clock::Now;
+use super::interface::ShardConfig;
 use crate::error::NotApplied;
-use crate::mutants::{ProtocolMutant, rule};
-use crate::placement::{Gone, Placement, Stage};
+use crate::options::OnPartition;
+use crate::placement::{Gone, List, Placement, Stage, Wish};
 use crate::quorums::Count;
+use crate::replication::handoff::can_be_replaced;
 use crate::types::{Identity, KeyHash, NodeHash, Partition};
 
-/// What every part may know of this node: its configuration, identity, placement, stage and lease.
+/// What every part may know of this node: its configuration, identity, placement and stage.
 pub(super) struct Node {
     pub(super) config: ShardConfig,
     pub(super) write_rules: WriteRules,
     pub(super) me: Identity,
     pub(super) placement: Arc<Placement>,
     pub(super) stage: Stage,
-    /// `None` if no majority is required.
-    pub(super) lease: Option<Lease>,
     /// Whether the placement says that this life of this node is over.
     pub(super) is_dead: bool,
     /// Whether another data center should have what is acknowledged here.
@@ -36,7 +34,6 @@ impl Node {
             me: config.me,
             placement: Arc::new(nowhere),
             stage: Stage::Forming,
-            lease: None,
             is_dead: false,
             relays_writes: false,
             config,
@@ -77,34 +74,51 @@ impl Node {
         self.placement.replicas(partition).map(|member| member.identity).collect()
     }
 
-    /// Returns every member of this data center that is not dead, except this node.
-    pub(super) fn others(&self) -> Vec<Identity> {
-        let all = self.placement.members().iter().map(|member| member.identity);
-        all.filter(|member| *member != self.me).collect()
+    /// Returns who should be in the partition's list, and witness what follows it.
+    pub(super) fn wish(&self, partition: Partition) -> Wish {
+        let members = self.target(partition);
+        let acceptors = self.config.quorums.acceptors(members.len());
+        let witnesses = self.placement.next_best(partition, acceptors - members.len());
+        Wish { members, witnesses }
     }
 
     pub(super) fn in_other_data_center(&self, node: NodeHash) -> bool {
         self.placement.in_other_data_center(node)
     }
 
-    /// Returns the size of the required majority if this node has no lease for it now.
-    pub(super) fn lacks_majority(&self, now: Now) -> Option<usize> {
-        let is_over =
-            |lease: &Lease| rule(ProtocolMutant::LeaseIgnored, lease.until <= now.instant);
-        self.lease.filter(is_over).map(|lease| lease.nodes)
-    }
-
-    /// Whether there are enough replicas to acknowledge a write, and this node is allowed to.
-    pub(super) fn check_alive(&self, now: Now, quorum: Count) -> Result<(), NotApplied> {
-        if let Some(nodes) = self.lacks_majority(now) {
-            return Err(NotApplied::NoMajority { nodes });
-        }
-        let alive = self.placement.replicas_per_partition();
-        let needed = quorum.count(alive);
+    /// Whether there are enough replicas to acknowledge a write of a partition. `list` returns the
+    /// partition's list, if it is known here.
+    pub(super) fn check_alive<'a>(
+        &self,
+        quorum: Count,
+        list: impl FnOnce() -> Option<&'a Arc<List>>,
+    ) -> Result<(), NotApplied> {
+        let (alive, all) = self.alive(list);
+        let needed = quorum.count(all);
         if alive >= needed {
             return Ok(());
         }
         Err(NotApplied::NotEnoughReplicas { alive: self.members_for_errors(alive), needed })
+    }
+
+    /// Returns how many nodes can be replicas of a partition now, and of how many a quorum is.
+    ///
+    /// Usually that is the same number, as the dead are replaced. With [`OnPartition::Majority`]
+    /// they are not if too few acceptors of the partition's list are alive to replace it. A node
+    /// that is not in the list might not know the latest one, and does not judge.
+    #[inline]
+    pub(super) fn alive<'a>(&self, list: impl FnOnce() -> Option<&'a Arc<List>>) -> (usize, usize) {
+        if self.config.on_partition == OnPartition::Majority
+            && let Some(list) = list().filter(|list| list.contains(&self.me))
+        {
+            let is_alive = |member: &&Identity| !self.placement.is_dead(member);
+            if !can_be_replaced(list, self.config.quorums, &self.placement) {
+                let alive = list.members().iter().filter(is_alive).count();
+                return (alive, list.members().len());
+            }
+        }
+        let alive = self.placement.replicas_per_partition();
+        (alive, alive)
     }
 
     /// Returns the number of members for an error text: a node that has heard of no other still

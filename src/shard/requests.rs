@@ -23,6 +23,8 @@ pub(super) enum Expects {
     Written,
     Found,
     Listed,
+    Promised,
+    Accepted,
     Chunk,
     Received,
     Compared,
@@ -41,6 +43,8 @@ impl Expects {
             | Request::Adopt { .. }
             | Request::Repair { .. }
             | Request::Give { .. } => Self::Listed,
+            Request::Prepare { .. } => Self::Promised,
+            Request::Accept { .. } => Self::Accepted,
             Request::Fetch(_) => Self::Chunk,
             Request::Receipt { .. } => Self::Received,
             Request::Compare(_) => Self::Compared,
@@ -54,8 +58,12 @@ impl Expects {
     /// Whether the answer belongs to such a request. The node that sent it might be of another
     /// version, or broken.
     pub(super) fn fits(self, answer: &Answer) -> bool {
-        let counts_in_a_list =
-            matches!(self, Self::Written | Self::Found | Self::Received | Self::Surveyed);
+        let is_vote = matches!(self, Self::Promised | Self::Accepted);
+        let counts_in_a_list = is_vote
+            || matches!(
+                self,
+                Self::Written | Self::Found | Self::Received | Self::Surveyed | Self::Chunk
+            );
         match answer {
             Answer::Declined => true,
             Answer::OtherList { .. } => counts_in_a_list,
@@ -64,6 +72,9 @@ impl Expects {
             }
             Answer::Found { .. } => self == Self::Found,
             Answer::Listed(_) => self == Self::Listed,
+            Answer::Promised { .. } => self == Self::Promised,
+            Answer::Accepted => self == Self::Accepted,
+            Answer::Refused { .. } => is_vote,
             Answer::Chunk(_) => self == Self::Chunk,
             Answer::Received { .. } => self == Self::Received,
             Answer::Compared(_) => self == Self::Compared,
@@ -92,10 +103,23 @@ pub(super) enum Asker {
     Replica(ReplicaAsker),
 }
 
+/// What a handoff is for. A partition has one of each kind at most.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) enum HandoffKind {
+    /// A change of the list, or opening it.
+    Change,
+    /// Merging what others hold into a list that is open.
+    Merge,
+}
+
+impl HandoffKind {
+    pub(super) const ALL: [Self; 2] = [Self::Change, Self::Merge];
+}
+
 /// The machine of the replica that asked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum ReplicaAsker {
-    Handoff(Partition),
+    Handoff(Partition, HandoffKind),
     /// Nothing waits for the answer, except that a list in it is learned.
     List(Partition),
     /// Anti-entropy, with this number of the comparison.

@@ -12,13 +12,13 @@ use crate::clock::{Version, WallTime};
 use crate::config::DEFAULT_EVERY_LIVE_PATIENCE;
 use crate::entry::Content;
 use crate::error::{NotApplied, ReadError, RunError, WriteError};
-use crate::options::{Eviction, Quorum, WriteOptions};
-use crate::placement::{Gone, ListRef, Member, Placement, Site};
+use crate::options::{Eviction, OnPartition, Quorum, WriteOptions};
+use crate::placement::{Ballot, Gone, ListRef, Member, Placement, Site};
 use crate::quorums::{Count, Quorums};
 use crate::replication::quorum::RETRY_AFTER;
 use crate::types::{Boot, ClusterHash, CoreId, Identity, KeyHash, NodeHash, NodeId, Partition};
 use crate::wire::message::{
-    Answer, Chunk, Compare, Compared, Found, Listed, Request, Seen, Survey, Surveyed, Want,
+    Answer, Chunk, Compare, Compared, Extent, Found, Listed, Request, Seen, Survey, Surveyed, Want,
 };
 use crate::wire::timing::PURGE_GRACE;
 
@@ -43,6 +43,7 @@ fn config(nodes: u64) -> ShardConfig {
         cores: 1,
         me: identity(0),
         quorums: Quorums::exactly(nodes as u8, nodes as u8, 1),
+        on_partition: OnPartition::Serve,
         every_live: false,
         every_live_patience: DEFAULT_EVERY_LIVE_PATIENCE,
         standalone: nodes == 1,
@@ -1010,14 +1011,17 @@ fn no_answer_of_a_peer_panics() {
             Answer::Written { superseded_by: None, synced: false },
             Answer::TooOld { purge_horizon: Version(u64::MAX >> 1), synced: true },
             Answer::Found { found: Found::Version(Version(1)), synced: true },
-            Answer::Listed(Listed {
-                list: None,
-                synced: true,
-                holds: true,
+            Answer::Listed(Listed { list: None, purge_horizon, members_digest: 0 }),
+            Answer::Promised { accepted: None, is_whole: true },
+            Answer::Accepted,
+            Answer::Refused { promised: Ballot::default() },
+            Answer::Chunk(Chunk {
+                entries: Vec::new(),
+                next: None,
+                sequence: 3,
+                extent: Extent::Open,
                 purge_horizon,
-                members_digest: 0,
             }),
-            Answer::Chunk(Chunk { entries: Vec::new(), next: None, sequence: 3 }),
             Answer::Surveyed(Surveyed {
                 entries: Vec::new(),
                 missing: Vec::new(),

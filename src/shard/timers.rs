@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::caller::{ForwardId, OpId};
+use super::requests::HandoffKind;
 use crate::clock::Instant;
 use crate::types::Partition;
 
@@ -12,9 +13,11 @@ pub(super) enum Timer {
     /// An operation asks again, or has waited long enough.
     Op(OpId),
     /// A handoff goes on, or starts again.
-    Handoff(Partition),
+    Handoff(Partition, HandoffKind),
     /// Members that have something to do about a list are told it again.
     Remind(Partition),
+    /// A list should have been decided that this node accepted.
+    Seal(Partition),
     /// Other replicas are compared with.
     Compare,
     /// Tombstones are forgotten.
@@ -55,9 +58,12 @@ impl Timer {
             Self::Groups => Some(6),
             #[cfg(feature = "sim")]
             Self::PutOff => Some(7),
-            Self::Op(_) | Self::Handoff(_) | Self::Remind(_) | Self::Refill | Self::Forward(_) => {
-                None
-            }
+            Self::Op(_)
+            | Self::Handoff(..)
+            | Self::Remind(_)
+            | Self::Seal(_)
+            | Self::Refill
+            | Self::Forward(_) => None,
         }
     }
 }

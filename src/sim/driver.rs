@@ -156,7 +156,6 @@ impl SimCluster {
                     stage,
                 });
             }
-            ControlAction::Lease(lease) => self.order_cores(number, || ShardEvent::Lease(lease)),
             ControlAction::AskDebt { question } => {
                 self.order_cores(number, || ShardEvent::AskDebt { question });
             }
@@ -196,19 +195,13 @@ impl SimCluster {
     /// Keeps what the checkers must know of what a node tells its app.
     fn told(&mut self, number: usize, event: &AppEvent) {
         self.note(|| format!("event n{number} {event:?}"));
-        match event {
-            AppEvent::Died { node } => {
-                let is_it = |it: &Node| it.id() == *node;
-                if let Some(of) = self.nodes.iter().rposition(is_it) {
-                    let is_false = self.nodes[of].is_running();
-                    let death = Death { at: self.elapsed(), by: number, of, is_false };
-                    self.deaths.push(death);
-                }
+        if let AppEvent::Died { node } = event {
+            let is_it = |it: &Node| it.id() == *node;
+            if let Some(of) = self.nodes.iter().rposition(is_it) {
+                let is_false = self.nodes[of].is_running();
+                let death = Death { at: self.elapsed(), by: number, of, is_false };
+                self.deaths.push(death);
             }
-            AppEvent::DataAtRisk { .. } => {
-                self.at_risk_since.get_or_insert(self.now);
-            }
-            _ => {}
         }
     }
 
@@ -241,6 +234,7 @@ impl SimCluster {
     fn shard_action(&mut self, number: usize, core: CoreId, action: Action<CallId>) {
         match action {
             Action::Ask { to, core: remote, partition, request_id, request } => {
+                self.hear_request(partition, &request);
                 let key = ConnectionKey {
                     opener: number,
                     from: Channel::Core(core),
@@ -252,6 +246,7 @@ impl SimCluster {
                 self.send_frame(key, &frame);
             }
             Action::Answer { via, partition, request_id, answer } => {
+                self.hear_answer(partition, &answer);
                 self.answer(
                     via,
                     &Frame { partition, request_id, message: Message::Answer(answer) },
@@ -266,8 +261,9 @@ impl SimCluster {
                 let event = ControlEvent::Progress { core, generation, pending, giving, shortage };
                 self.report(number, event);
             }
-            Action::DataAtRisk { .. } => {
-                self.note(|| format!("data at risk n{number}"));
+            Action::DataAtRisk { partition } => {
+                self.note(|| format!("data at risk n{number} {partition:?}"));
+                self.hear_of_risk(partition);
                 self.report(number, ControlEvent::DataAtRisk { partitions: 1 });
             }
             Action::Debt { question, debt } => {
@@ -282,6 +278,13 @@ impl SimCluster {
 
     /// Keeps how a call ended, for the test that made it.
     fn reply(&mut self, number: usize, caller: CallId, outcome: ShardOutcome) {
+        if let ShardOutcome::Many(outcomes) = outcome {
+            let callers = self.groups.remove(&caller).unwrap_or_default();
+            for (caller, outcome) in callers.into_iter().zip(outcomes) {
+                self.reply(number, caller, outcome);
+            }
+            return;
+        }
         let value_of = |entry: Entry| entry.value().map(<[u8]>::to_vec);
         let result = match outcome {
             ShardOutcome::Written(result) => CallResult::Written(result),

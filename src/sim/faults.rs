@@ -55,6 +55,7 @@ impl SimCluster {
     /// Kills a node: its memory is gone, its connections break.
     pub fn crash_node(&mut self, node: usize) {
         self.fault("crash", || format!("n{node} crashes"));
+        self.crashed_at = Some(self.now);
         self.nodes[node].crash();
         self.end_connections_of(node);
     }
@@ -95,6 +96,12 @@ impl SimCluster {
     /// Whether the node, or its cores, stand still: an app's call to it waits.
     pub fn is_paused(&self, node: usize) -> bool {
         self.nodes[node].still_until(Part::Cores, self.now).is_some()
+    }
+
+    /// Whether the node, or any part of it, stands still.
+    pub fn stands_still(&self, node: usize) -> bool {
+        let is_still = |part| self.nodes[node].still_until(part, self.now).is_some();
+        is_still(Part::Cores) || is_still(Part::Control)
     }
 
     /// Keeps the cores of a node from reaching those of any other, and from being reached, until

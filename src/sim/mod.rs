@@ -9,9 +9,11 @@
 //! | this one | [`SimCluster`]: what a test asks for, the queue of events, the trace |
 //! | `options`, `results` | what the cluster is like; what a test is told |
 //! | `node` | one node: its `Control`, its shards, its clock |
+//! | `calls` | calls through nodes, as apps make them |
 //! | `driver` | acts as the threads of a node do: delivers events, carries out actions |
 //! | `event`, `network` | what is scheduled; datagrams and connections |
 //! | `observe` | what a test sees of the cluster's state |
+//! | `lists` | what became of each partition's lists |
 //! | `faults` | what goes wrong, one method for each kind of fault |
 //! | [`workload`], [`checks`] | calls and their history; what the history must keep to |
 //! | [`chaos`] | random schedules of all of it, each from one seed |
@@ -33,12 +35,15 @@
 //! assert_eq!(cluster.outcome(call), Some(&CallResult::Written(Ok(()))));
 //! ```
 
+mod calls;
 pub mod chaos;
 pub mod checks;
 pub mod detection;
 mod driver;
 mod event;
 mod faults;
+mod lineage;
+mod lists;
 mod network;
 mod node;
 mod observe;
@@ -48,27 +53,25 @@ pub mod workload;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
-use std::num::NonZeroU64;
 use std::time::Duration;
 
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
+pub use self::calls::{Ask, What};
 use self::event::{Connection, ConnectionKey, SimEvent};
 pub use self::faults::Fault;
+use self::lineage::Lineage;
 use self::node::Node;
 pub use self::options::SimOptions;
 pub use self::results::{CallId, CallResult, Death, Stored, Traffic};
-use crate::clock::{Instant, Now, Version};
+use crate::clock::{Instant, Now};
 use crate::config::DEFAULT_REQUEST_TIMEOUT;
-use crate::entry::{Content, Entry};
 use crate::events::Event;
 #[doc(hidden)]
 pub use crate::mutants::ProtocolMutant;
 use crate::mutants::set_for_this_thread;
-use crate::options::Quorum;
-use crate::shard::{Call, ReadCall, TouchCall, WriteCall, expires_at_ms};
-use crate::types::{CoreId, KeyHash};
+use crate::types::{CoreId, Partition};
 use crate::wire::frame::FrameBuffer;
 
 /// A cluster of simulated nodes, numbered in the order of their first start.
@@ -91,6 +94,8 @@ pub struct SimCluster {
     /// How calls ended, each with the time.
     outcomes: BTreeMap<CallId, (Instant, CallResult)>,
     next_call: u64,
+    /// The calls that were made together, by the id under which they are answered.
+    groups: BTreeMap<CallId, Vec<CallId>>,
     trace: String,
     trace_hash: u64,
     events_handled: u64,
@@ -106,8 +111,9 @@ pub struct SimCluster {
     slow: BTreeMap<(usize, usize), (Duration, Duration)>,
     faults: Vec<Fault>,
     deaths: Vec<Death>,
-    /// When a node first reported that acknowledged writes might be lost.
-    at_risk_since: Option<Instant>,
+    /// When a node crashed last.
+    crashed_at: Option<Instant>,
+    lineages: BTreeMap<Partition, Lineage>,
     traffic: BTreeMap<usize, Traffic>,
 }
 
@@ -120,7 +126,6 @@ pub mod timing {
 
     pub const COMPARE_CYCLE: Duration = product::COMPARE_CYCLE;
     pub const HINT_WINDOW: Duration = product::HINT_WINDOW;
-    pub const LEASE: Duration = product::LEASE;
     pub const OPEN_TIMEOUT: Duration = product::OPEN_TIMEOUT;
     pub const PURGE_GRACE: Duration = product::PURGE_GRACE;
     pub const USER_TIMEOUT: Duration = product::USER_TIMEOUT;
@@ -162,6 +167,7 @@ impl SimCluster {
             received: FrameBuffer::new(),
             outcomes: BTreeMap::new(),
             next_call: 0,
+            groups: BTreeMap::new(),
             trace: String::new(),
             trace_hash: 0,
             events_handled: 0,
@@ -172,7 +178,8 @@ impl SimCluster {
             slow: BTreeMap::new(),
             faults: Vec::new(),
             deaths: Vec::new(),
-            at_risk_since: None,
+            crashed_at: None,
+            lineages: BTreeMap::new(),
             traffic: BTreeMap::new(),
         }
     }
@@ -217,11 +224,6 @@ impl SimCluster {
     /// [`NotReady`](crate::NotReady).
     pub fn hint(&self, node: usize) -> Option<&str> {
         self.nodes[node].hint()
-    }
-
-    /// Changes [`SimOptions::majority_of`] for nodes that are started from here on.
-    pub fn require_majority(&mut self, majority_of: u16) {
-        self.options.majority_of = majority_of;
     }
 
     /// Starts a node that was crashed or has left, at its old address, with empty memory.
@@ -299,116 +301,9 @@ impl SimCluster {
         &self.deaths
     }
 
-    /// Returns when a node first reported that acknowledged writes might be lost, since the start.
-    pub fn at_risk_since(&self) -> Option<Duration> {
-        self.at_risk_since.map(|at| at.since(START))
-    }
-
     /// Returns how many partitions the running nodes have found to differ and seen repaired.
     pub fn partitions_repaired(&self) -> u64 {
         self.nodes.iter().map(Node::partitions_repaired).sum()
-    }
-
-    /// Writes `value` under `key` through `node`.
-    pub fn set(&mut self, node: usize, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> CallId {
-        self.write(node, key.as_ref(), Content::Value(value.as_ref()), None)
-    }
-
-    /// Writes `value` under `key` through `node`, to expire after `ttl` by that node's clock.
-    pub fn set_for(
-        &mut self,
-        node: usize,
-        key: impl AsRef<[u8]>,
-        value: impl AsRef<[u8]>,
-        ttl: Duration,
-    ) -> CallId {
-        let at_ms = self.now_of(node).wall.millis().saturating_add(ttl.as_millis() as u64);
-        self.write(node, key.as_ref(), Content::Value(value.as_ref()), NonZeroU64::new(at_ms))
-    }
-
-    /// Deletes `key` through `node`.
-    pub fn delete(&mut self, node: usize, key: impl AsRef<[u8]>) -> CallId {
-        self.write(node, key.as_ref(), Content::Tombstone, None)
-    }
-
-    /// Gives `key` another time to live through `node`; `None` lets it never expire.
-    ///
-    /// # Panics
-    ///
-    /// If an engine would refuse the time to live.
-    pub fn touch(&mut self, node: usize, key: impl AsRef<[u8]>, ttl: Option<Duration>) -> CallId {
-        let (key, wall) = (key.as_ref(), self.now_of(node).wall);
-        let call = TouchCall {
-            key: key.into(),
-            hash: KeyHash::of(options::cluster(), key),
-            expires_at_ms: ttl
-                .map(|ttl| expires_at_ms(ttl, wall).expect("a time to live that can be kept")),
-            deadline: self.now_of(node).instant + CALL_TIMEOUT,
-        };
-        self.call(node, call.hash, Call::Touch(Box::new(call)))
-    }
-
-    fn write(
-        &mut self,
-        node: usize,
-        key: &[u8],
-        content: Content<'_>,
-        expires_at_ms: Option<NonZeroU64>,
-    ) -> CallId {
-        let quorums = self.options.quorums();
-        let call = WriteCall {
-            entry: Entry::new(key, content, Version::ZERO, expires_at_ms),
-            hash: self.place(key).1,
-            quorum: quorums.write,
-            every_live: quorums.waits_for_every_live(Quorum::Configured, self.options.every_live),
-            deadline: self.now_of(node).instant + CALL_TIMEOUT,
-        };
-        self.call(node, call.hash, Call::Write(call))
-    }
-
-    /// Reads `key` through `node`.
-    pub fn get(&mut self, node: usize, key: impl AsRef<[u8]>) -> CallId {
-        set_for_this_thread(self.options.mutant, self.options.partitions);
-        let (key, hash, _) = self.place(key.as_ref());
-        if let Some(found) =
-            self.nodes[node].read_local(self.now_of(node), &self.options, hash, key)
-        {
-            let id = CallId(self.next_call);
-            self.next_call += 1;
-            self.note(|| format!("read n{node} {id:?} locally: {found:?}"));
-            self.outcomes.insert(id, (self.now, CallResult::Read(Ok(found))));
-            return id;
-        }
-        self.ask(node, hash, key, false)
-    }
-
-    /// Reads `key` through `node`; if its own data center has no value, in the others too.
-    pub fn get_anywhere(&mut self, node: usize, key: impl AsRef<[u8]>) -> CallId {
-        let (key, hash, _) = self.place(key.as_ref());
-        self.ask(node, hash, key, true)
-    }
-
-    fn ask(&mut self, node: usize, hash: KeyHash, key: &[u8], anywhere: bool) -> CallId {
-        let call = ReadCall {
-            key: key.into(),
-            hash,
-            quorum: self.options.quorums().read,
-            local: false,
-            anywhere,
-            deadline: self.now_of(node).instant + CALL_TIMEOUT,
-        };
-        self.call(node, call.hash, Call::Read(Box::new(call)))
-    }
-
-    fn call(&mut self, node: usize, hash: KeyHash, call: Call) -> CallId {
-        set_for_this_thread(self.options.mutant, self.options.partitions);
-        let id = CallId(self.next_call);
-        self.next_call += 1;
-        self.note(|| format!("call n{node} {id:?} {call:?}"));
-        let core = hash.partition().core(self.options.cores);
-        let life = self.nodes[node].life;
-        self.handle(SimEvent::Call { node, life, core, call: Box::new(call), id });
-        id
     }
 
     /// Returns how the call ended; `None` while it is under way, and for ever if its node crashed.
@@ -420,15 +315,6 @@ impl SimCluster {
     pub fn take_outcome(&mut self, call: CallId) -> Option<(Duration, CallResult)> {
         let (at, outcome) = self.outcomes.remove(&call)?;
         Some((at.since(START), outcome))
-    }
-
-    fn place<'a>(&self, key: &'a [u8]) -> (&'a [u8], KeyHash, CoreId) {
-        let hash = KeyHash::of(options::cluster(), key);
-        assert!(
-            hash.partition().index() < self.options.partitions,
-            "a key outside of the partitions in use"
-        );
-        (key, hash, hash.partition().core(self.options.cores))
     }
 
     /// Lets `time` pass.
@@ -451,6 +337,17 @@ impl SimCluster {
             if !self.step(until) {
                 self.now = until;
                 return done(self);
+            }
+        }
+    }
+
+    /// Lets time pass until `done`, but no longer than `limit`, and asks after every event.
+    pub(super) fn run_until_just(&mut self, limit: Duration, done: impl Fn(&Self) -> bool) {
+        let until = self.now + limit;
+        while !done(self) {
+            if !self.step(until) {
+                self.now = until;
+                break;
             }
         }
     }

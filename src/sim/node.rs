@@ -16,7 +16,8 @@ use crate::control::{Control, ControlAction, ControlConfig, ControlEvent};
 use crate::entry::Entry;
 use crate::events::{Event as AppEvent, MemberInfo, MemberState};
 use crate::mutants::{ProtocolMutant, rule};
-use crate::placement::Site;
+use crate::placement::{DEFAULT_WEIGHT, Site};
+use crate::quorums::{Count, Quorums};
 use crate::shard::{
     Action, Call, Debt, Event, LocalAnswer, LocalRules, Shard, ShardConfig, StoppedBy, read_local,
 };
@@ -117,6 +118,15 @@ fn zone(options: &SimOptions, number: usize) -> String {
     }
 }
 
+/// Returns the weight of a node: its share of the data, relative to the others'.
+fn weight(options: &SimOptions, number: usize) -> u16 {
+    if options.are_weights_different {
+        [DEFAULT_WEIGHT, DEFAULT_WEIGHT / 2, 3 * DEFAULT_WEIGHT][number % 3]
+    } else {
+        DEFAULT_WEIGHT
+    }
+}
+
 impl Node {
     pub(super) fn new(
         number: usize,
@@ -196,17 +206,18 @@ impl Node {
             node_id: name(self.named_as),
             cores: options.cores,
             quorums: options.quorums(),
-            majority_of: options.majority_of,
+            on_partition: options.on_partition,
             site: Site {
                 data_center: data_center(options, self.number).into(),
                 zone: zone(options, self.number).into(),
-                ..Site::default()
+                weight: weight(options, self.number),
             },
         };
         let mut control = Control::new(ControlConfig {
             cluster: cluster(),
             identity,
             local: local.clone(),
+            expect: options.expect,
             seeds: (0..nodes).map(address).collect(),
             discovers: false,
             probe_period: DEFAULT_PROBE_PERIOD,
@@ -225,6 +236,7 @@ impl Node {
                 cores: options.cores,
                 me: identity,
                 quorums: options.quorums(),
+                on_partition: options.on_partition,
                 every_live: options.every_live,
                 every_live_patience: options.every_live_patience,
                 standalone: false,
@@ -347,14 +359,14 @@ impl Node {
     pub(super) fn read_local(
         &self,
         now: Now,
-        options: &SimOptions,
+        quorums: Quorums,
+        quorum: Count,
         hash: KeyHash,
         key: &[u8],
     ) -> Option<Option<Vec<u8>>> {
         let pinned = self.running.as_ref()?.views.pin()?;
-        let quorums = options.quorums();
         let rules = LocalRules {
-            one_answers: quorums.one_answers(),
+            one_answers: quorum == Count::Exactly(1),
             one_denies: !rule(ProtocolMutant::MissNotConfirmed, quorums.tolerated() > 0),
         };
         match read_local(&pinned, rules, hash, key, || now.wall) {

@@ -8,6 +8,11 @@ use super::{START, SimCluster, Stored};
 use crate::events::MemberState;
 
 impl SimCluster {
+    /// Whether a node has crashed within this time.
+    pub(super) fn has_just_crashed(&self, within: Duration) -> bool {
+        self.crashed_at.is_some_and(|at| self.now.since(at) < within)
+    }
+
     /// Returns the values that the running nodes hold for `key` as synced replicas, by node.
     pub fn copies(&self, key: impl AsRef<[u8]>) -> Vec<(usize, Vec<u8>)> {
         let (key, hash, core) = self.place(key.as_ref());

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::config::{DEFAULT_EVERY_LIVE_PATIENCE, DEFAULT_FORGET_AFTER};
 use crate::mutants::ProtocolMutant;
-use crate::options::Eviction;
+use crate::options::{Eviction, OnPartition, Quorum};
 use crate::quorums::{Count, Quorums};
 use crate::types::{ClusterHash, KeyHash, MAX_REPLICAS, PARTITIONS};
 use crate::wire::timing::PURGE_GRACE;
@@ -41,6 +41,9 @@ pub struct SimOptions {
     /// How many zones each data center has. Its first node is in the first zone, its next one in
     /// the next.
     pub zones: usize,
+    /// Whether nodes have different shares of the data. A third of them have half of what a second
+    /// third has, and the others three times as much.
+    pub are_weights_different: bool,
     /// How many of a thousand datagrams are lost.
     pub datagrams_lost_per_mille: u32,
     /// How many of a thousand datagrams arrive twice.
@@ -66,9 +69,12 @@ pub struct SimOptions {
     /// How long an absent member is remembered:
     /// [`Config::forget_after`](crate::Config::forget_after).
     pub forget_after: Duration,
-    /// The number of nodes of which a majority is required:
-    /// [`Config::require_majority`](crate::Config::require_majority). Zero requires none.
-    pub majority_of: u16,
+    /// What a partition of the keys does that lacks too many of its replicas:
+    /// [`Config::on_partition`](crate::Config::on_partition).
+    pub on_partition: OnPartition,
+    /// The number of nodes of which a majority must be there at the birth:
+    /// [`Config::expect`](crate::Config::expect). Zero expects none.
+    pub expect: u16,
     /// The rule that is left out on purpose, to test the checkers.
     #[doc(hidden)]
     pub mutant: Option<ProtocolMutant>,
@@ -89,6 +95,7 @@ impl Default for SimOptions {
             cores: 2,
             data_centers: 1,
             zones: 1,
+            are_weights_different: false,
             datagrams_lost_per_mille: 0,
             datagrams_duplicated_per_mille: 0,
             connections_broken_per_mille: 0,
@@ -99,7 +106,8 @@ impl Default for SimOptions {
             partitions: PARTITIONS,
             purge_grace: PURGE_GRACE,
             forget_after: DEFAULT_FORGET_AFTER,
-            majority_of: 0,
+            on_partition: OnPartition::default(),
+            expect: 0,
             mutant: None,
             keep_trace: false,
         }
@@ -126,15 +134,25 @@ impl SimOptions {
         Quorums { replicas: exactly(self.replicas), write: exactly(self.write_quorum), read }
     }
 
+    /// Whether all reads that ask for this quorum see each write that was acknowledged before them,
+    /// and each other, on one key: W + R > N and 2 W > N.
+    pub(super) fn is_strong(&self, asked: Quorum) -> bool {
+        let quorums = self.quorums();
+        let read = quorums.of_read(asked).unwrap_or(quorums.read);
+        let is_enough = match read {
+            Count::Exactly(_) => Quorums { read, ..quorums }.reads_see_writes(),
+            Count::AllBut(_) => true,
+        };
+        is_enough
+            && read != Count::Exactly(1)
+            && quorums.writes_overlap()
+            && quorums.write != Count::Exactly(1)
+    }
+
     /// How many nodes must run for calls to succeed, and for no write to be lost with one of them.
     pub(super) fn needed(&self) -> usize {
         let quorums = self.quorums();
-        quorums.write.count(3).max(quorums.read.count(3)).max(self.majority())
-    }
-
-    /// How many nodes are a majority; zero if none is required.
-    pub(super) fn majority(&self) -> usize {
-        if self.majority_of > 0 { usize::from(self.majority_of) / 2 + 1 } else { 0 }
+        quorums.write.count(3).max(quorums.read.count(3))
     }
 
     /// Returns the key with this number, among those that can be used.

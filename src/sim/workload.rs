@@ -7,10 +7,13 @@ use std::fmt;
 use std::time::Duration;
 
 use rand::rngs::SmallRng;
+use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
 
-use super::{CallId, CallResult, SimCluster, SimOptions};
+use super::{Ask, CallId, CallResult, SimCluster, SimOptions, What};
 use crate::error::WriteError;
+use crate::options::Quorum;
+use crate::quorums::{Count, Quorums};
 
 /// What clients asked for, and what they were told.
 #[derive(Clone, Debug, Default)]
@@ -33,6 +36,8 @@ pub struct Operation {
     pub key: usize,
     /// What it asks for.
     pub kind: Kind,
+    /// How many replicas must answer.
+    pub quorum: Quorum,
     /// When it began, since the start of the cluster.
     pub start: Duration,
     /// When it ended, if it did.
@@ -54,6 +59,8 @@ pub enum Kind {
     Get,
     /// Lets the key never expire.
     Persist,
+    /// Lets the key expire soon.
+    Shorten,
 }
 
 /// How an operation ended.
@@ -78,8 +85,29 @@ pub enum Answer {
 /// The number of a value that the workload did not make.
 pub const UNKNOWN: u64 = u64::MAX;
 
+impl Kind {
+    /// Returns the value that it writes; empty if it writes none.
+    fn value(self) -> String {
+        match self {
+            Self::Set(value) | Self::SetFor(value) => value.to_string(),
+            Self::Delete | Self::Get | Self::Persist | Self::Shorten => String::new(),
+        }
+    }
+
+    fn what(self, value: &str) -> What<'_> {
+        match self {
+            Self::Set(_) => What::Set(value.as_bytes(), None),
+            Self::SetFor(_) => What::Set(value.as_bytes(), Some(TIME_TO_LIVE)),
+            Self::Delete => What::Delete,
+            Self::Get => What::Get,
+            Self::Persist => What::Touch(None),
+            Self::Shorten => What::Touch(Some(SHORTENED)),
+        }
+    }
+}
+
 impl Operation {
-    /// Whether it writes or deletes.
+    /// Whether it writes or deletes, or lets the key expire.
     pub fn is_write(&self) -> bool {
         !matches!(self.kind, Kind::Get | Kind::Persist)
     }
@@ -98,7 +126,7 @@ impl Operation {
     pub fn writes(&self) -> Option<u64> {
         match self.kind {
             Kind::Set(value) | Kind::SetFor(value) => Some(value),
-            Kind::Delete | Kind::Get | Kind::Persist => None,
+            Kind::Delete | Kind::Get | Kind::Persist | Kind::Shorten => None,
         }
     }
 
@@ -121,6 +149,10 @@ impl fmt::Display for Operation {
             Kind::Delete => write!(f, "delete")?,
             Kind::Get => write!(f, "get")?,
             Kind::Persist => write!(f, "persist")?,
+            Kind::Shorten => write!(f, "let expire")?,
+        }
+        if self.quorum != Quorum::Configured {
+            write!(f, " by {:?}", self.quorum)?;
         }
         match self.answer {
             Some(Answer::Acknowledged) => write!(f, ": acknowledged"),
@@ -164,6 +196,12 @@ pub struct WorkloadOptions {
     /// How many of a hundred writes have a second one of the same key at the same time, through
     /// another node.
     pub collisions_percent: u32,
+    /// How many of a hundred calls of keys that can expire let them.
+    pub shortened_percent: u32,
+    /// How many of a hundred calls name a quorum.
+    pub quorums_percent: u32,
+    /// How many of a hundred times a few calls are made together.
+    pub together_percent: u32,
     /// How many of a hundred calls take the first key instead of a random one.
     pub hot_percent: u32,
 }
@@ -180,19 +218,30 @@ impl Default for WorkloadOptions {
             expiring_percent: 0,
             again_percent: 20,
             collisions_percent: 5,
+            shortened_percent: 0,
+            quorums_percent: 0,
+            together_percent: 0,
             hot_percent: 20,
         }
     }
 }
 
 /// How long a value lives if it is set to expire.
-const TIME_TO_LIVE: Duration = Duration::from_secs(3);
+pub const TIME_TO_LIVE: Duration = Duration::from_secs(3);
+
+/// How long it lives from then on if that is shortened.
+pub const SHORTENED: Duration = Duration::from_secs(1);
+
+/// How many calls are made together at most.
+const MOST_TOGETHER: usize = 6;
 
 /// Makes calls, and keeps how they end.
 pub struct Workload {
     options: WorkloadOptions,
     /// The name of each key in the cluster.
     names: Vec<String>,
+    /// W and N, if they are numbers.
+    counts: Option<(usize, usize)>,
     rng: SmallRng,
     history: History,
     next_value: u64,
@@ -212,7 +261,12 @@ struct Client {
 impl Workload {
     /// Makes a workload that has made no call yet.
     pub fn new(seed: u64, options: WorkloadOptions, cluster: &SimOptions) -> Self {
+        let counts = match cluster.quorums() {
+            Quorums { write: Count::Exactly(w), replicas: Count::Exactly(n), .. } => Some((w, n)),
+            _ => None,
+        };
         Self {
+            counts: counts.map(|(w, n)| (w.into(), n.into())),
             names: (0..options.keys).map(|key| cluster.key(key)).collect(),
             rng: SmallRng::seed_from_u64(seed),
             history: History::default(),
@@ -258,7 +312,8 @@ impl Workload {
                 others[self.rng.random_range(0..others.len())]
             };
             if nodes.contains(&node) {
-                self.begin(cluster, client, node, key, Kind::Get);
+                let quorum = self.quorum(Kind::Get);
+                self.begin(cluster, client, node, key, Kind::Get, quorum);
             }
             return;
         }
@@ -267,13 +322,19 @@ impl Workload {
             && self.percent(70)
         {
             let node = nodes[self.rng.random_range(0..nodes.len())];
-            return self.begin(cluster, client, node, key, Kind::Get);
+            let quorum = self.quorum(Kind::Get);
+            return self.begin(cluster, client, node, key, Kind::Get, quorum);
+        }
+        if self.percent(self.options.together_percent) {
+            let node = nodes[self.rng.random_range(0..nodes.len())];
+            return self.begin_together(cluster, node);
         }
         let is_hot = self.percent(self.options.hot_percent);
         let key = if is_hot { 0 } else { self.rng.random_range(0..self.options.keys) };
         let node = nodes[self.rng.random_range(0..nodes.len())];
         let kind = self.kind(key);
-        self.begin(cluster, client, node, key, kind);
+        let quorum = self.quorum(kind);
+        self.begin(cluster, client, node, key, kind, quorum);
         if matches!(kind, Kind::Set(_) | Kind::SetFor(_) | Kind::Delete)
             && self.percent(self.options.collisions_percent)
         {
@@ -281,7 +342,7 @@ impl Workload {
             let others: Vec<usize> = nodes.iter().copied().filter(|other| *other != node).collect();
             if let (Some(client), Some(&node)) = (free, others.first()) {
                 let kind = Kind::Set(self.value());
-                self.begin(cluster, client, node, key, kind);
+                self.begin(cluster, client, node, key, kind, Quorum::Configured);
             }
         }
     }
@@ -291,7 +352,20 @@ impl Workload {
         self.collect(cluster);
         let kind = Kind::Set(self.value());
         self.clients.push(Client::default());
-        self.begin(cluster, self.clients.len() - 1, node, key, kind);
+        self.begin(cluster, self.clients.len() - 1, node, key, kind, Quorum::Configured);
+    }
+
+    /// Reads a key through `node`, in addition to what the clients do.
+    pub fn read_through(
+        &mut self,
+        cluster: &mut SimCluster,
+        node: usize,
+        key: usize,
+        quorum: Quorum,
+    ) {
+        self.collect(cluster);
+        self.clients.push(Client::default());
+        self.begin(cluster, self.clients.len() - 1, node, key, Kind::Get, quorum);
     }
 
     /// Reads `key` more often than all others, until then.
@@ -318,7 +392,7 @@ impl Workload {
     }
 
     /// Keeps the calls that have ended. A client whose node is gone will call another one.
-    fn collect(&mut self, cluster: &mut SimCluster) {
+    pub(super) fn collect(&mut self, cluster: &mut SimCluster) {
         for client in &mut self.clients {
             let Some((call, at)) = client.call else { continue };
             let operation = &mut self.history.operations[at];
@@ -352,26 +426,75 @@ impl Workload {
         node: usize,
         key: usize,
         kind: Kind,
+        quorum: Quorum,
     ) {
+        let value = kind.value();
+        let at = self.note(cluster, node, key, kind, quorum);
+        let ask = Ask { key: self.names[key].as_bytes(), what: kind.what(&value), quorum };
+        self.clients[client].call = Some((cluster.ask(node, &ask), at));
+    }
+
+    /// Begins calls of a few keys at once, by clients of their own.
+    fn begin_together(&mut self, cluster: &mut SimCluster, node: usize) {
+        let mut keys: Vec<usize> = (0..self.options.keys).collect();
+        keys.shuffle(&mut self.rng);
+        keys.truncate(self.rng.random_range(2..=MOST_TOGETHER));
+        let mut calls = Vec::new();
+        for key in keys {
+            let kind = self.kind(key);
+            calls.push((key, kind, kind.value(), self.quorum(kind)));
+        }
+        let mut asks = Vec::new();
+        for (key, kind, value, quorum) in &calls {
+            let key = self.names[*key].as_bytes();
+            asks.push(Ask { key, what: kind.what(value), quorum: *quorum });
+        }
+        let start = self.history.operations.len();
+        let ids = cluster.ask_together(node, &asks);
+        for (key, kind, _, quorum) in calls {
+            self.note(cluster, node, key, kind, quorum);
+        }
+        let client = |(id, at)| Client { call: Some((id, at)), again: None };
+        self.clients.extend(ids.into_iter().zip(start..).map(client));
+    }
+
+    /// Keeps that a call begins, and returns the index of its operation.
+    fn note(
+        &mut self,
+        cluster: &SimCluster,
+        node: usize,
+        key: usize,
+        kind: Kind,
+        quorum: Quorum,
+    ) -> usize {
         let (start, life) = (cluster.elapsed(), cluster.life(node));
-        let name = &self.names[key];
-        let call = match kind {
-            Kind::Set(value) => cluster.set(node, name, value.to_string()),
-            Kind::SetFor(value) => cluster.set_for(node, name, value.to_string(), TIME_TO_LIVE),
-            Kind::Delete => cluster.delete(node, name),
-            Kind::Get => cluster.get(node, name),
-            Kind::Persist => cluster.touch(node, name, None),
-        };
-        self.clients[client].call = Some((call, self.history.operations.len()));
+        let (end, answer) = (None, None);
         self.history.operations.push(Operation {
             node,
             life,
             key,
             kind,
+            quorum,
             start,
-            end: None,
-            answer: None,
+            end,
+            answer,
         });
+        self.history.operations.len() - 1
+    }
+
+    /// Draws how many replicas must answer a call.
+    fn quorum(&mut self, kind: Kind) -> Quorum {
+        if !self.percent(self.options.quorums_percent) {
+            return Quorum::Configured;
+        }
+        let (least, most) = self.counts.unwrap_or((1, 1));
+        let least = if kind == Kind::Get { 1 } else { least };
+        match self.rng.random_range(0..4) {
+            0 => Quorum::Majority,
+            1 => Quorum::All,
+            2 => Quorum::EveryLive,
+            _ => Quorum::Count(self.rng.random_range(least..=most)),
+        }
     }
 
     fn kind(&mut self, key: usize) -> Kind {
@@ -386,6 +509,7 @@ impl Workload {
                 if expires { Kind::SetFor(value) } else { Kind::Set(value) }
             }
             _ if key % 4 == 3 && self.percent(expiring_percent / 2) => Kind::Persist,
+            _ if key % 4 == 3 && self.percent(self.options.shortened_percent) => Kind::Shorten,
             _ => Kind::Get,
         }
     }

@@ -8,13 +8,15 @@ use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 
 use super::message::{Channel, Hello, MemberDetails, Refusal, RefusalReason};
+use crate::options::OnPartition;
 use crate::placement::Site;
 use crate::quorums::{Count, Quorums};
 use crate::types::{Boot, ClusterHash, Identity, MAX_CORES, MAX_NAME_BYTES, NodeHash, PARTITIONS};
 
 /// The protocol versions that this build speaks. Version 1 told a member's details in its own HELLO
-/// alone.
-pub(crate) const PROTOCOL: RangeInclusive<u16> = 2..=2;
+/// alone, version 2 a number of nodes of which it required a majority, and lists that were not a
+/// chain.
+pub(crate) const PROTOCOL: RangeInclusive<u16> = 3..=3;
 
 /// What this node says of itself, and what it holds other nodes to.
 #[derive(Clone, Debug)]
@@ -23,8 +25,7 @@ pub(crate) struct Local {
     pub(crate) node_id: String,
     pub(crate) cores: u16,
     pub(crate) quorums: Quorums,
-    /// The number of nodes of which this one requires a majority; zero if it requires none.
-    pub(crate) majority_of: u16,
+    pub(crate) on_partition: OnPartition,
     pub(crate) site: Site,
 }
 
@@ -45,7 +46,7 @@ impl Local {
             partitions: PARTITIONS,
             replicas: self.quorums.replicas,
             write_quorum: self.quorums.write,
-            majority_of: self.majority_of,
+            on_partition: self.on_partition,
             data_center: self.site.data_center.to_string(),
             zone: self.site.zone.to_string(),
             weight: self.site.weight,
@@ -110,7 +111,7 @@ impl Local {
             partitions: PARTITIONS,
             replicas: details.replicas,
             write_quorum: details.write_quorum,
-            majority_of: details.majority_of,
+            on_partition: details.on_partition,
             data_center: (*details.site.data_center).into(),
             zone: (*details.site.zone).into(),
             weight: details.site.weight,
@@ -168,6 +169,16 @@ impl Local {
                 ),
             );
         }
+        if is_here && other.on_partition != self.on_partition {
+            return refuse(
+                RefusalReason::Quorums,
+                format!(
+                    "{:?} has OnPartition::{:?}, {:?} has OnPartition::{:?}: Config::on_partition \
+                     must be the same on every node of a data center",
+                    self.node_id, self.on_partition, other.node_id, other.on_partition
+                ),
+            );
+        }
         if other.identity.node != NodeHash::of(ClusterHash::of(&self.cluster), &other.node_id) {
             return refuse(
                 RefusalReason::Other,
@@ -218,7 +229,7 @@ mod tests {
             node_id: id.into(),
             cores: 2,
             quorums: Quorums::exactly(3, 2, 1),
-            majority_of: 0,
+            on_partition: OnPartition::Serve,
             site: Site::default(),
         }
     }
@@ -261,6 +272,8 @@ mod tests {
             RefusalReason::Quorums
         );
         assert_eq!(refusal(&Hello { partitions: 1024, ..hello() }), RefusalReason::Quorums);
+        let waits = Hello { on_partition: OnPartition::Majority, ..hello() };
+        assert_eq!(refusal(&waits), RefusalReason::Quorums);
         assert_eq!(refusal(&Hello { cores: 0, ..hello() }), RefusalReason::Other);
         let twin = Hello { identity: identity("a", 3), node_id: "a".into(), ..hello() };
         assert_eq!(refusal(&twin), RefusalReason::DuplicateId);
@@ -274,10 +287,15 @@ mod tests {
     }
 
     #[test]
-    fn another_data_center_may_have_quorums_of_its_own() {
+    fn another_data_center_may_have_settings_of_its_own() {
         let one = Count::Exactly(1);
-        let in_other_data_center =
-            Hello { data_center: "eu".into(), replicas: one, write_quorum: one, ..hello() };
+        let in_other_data_center = Hello {
+            data_center: "eu".into(),
+            replicas: one,
+            write_quorum: one,
+            on_partition: OnPartition::Majority,
+            ..hello()
+        };
         local("a").judge_hello(identity("a", 1), &in_other_data_center).unwrap();
         assert_eq!(
             refusal(&Hello { partitions: 1024, ..in_other_data_center }),

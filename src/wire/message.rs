@@ -47,13 +47,17 @@
 //! not yet:
 //!
 //! ```text
-//! newcomer ──[AskList]──▶ every member         ◀──[Listed]    which list, and what do you hold?
-//! newcomer ──[Fetch]──▶ a source               ◀──[Chunk]…    bulk copy; the old list still counts
-//! newcomer ──[Adopt: new list]──▶ old and new  ◀──[Listed]    from here only the new list counts
-//! newcomer ──[Fetch: what changed]──▶ sources  ◀──[Chunk]…    now it holds all: it is synced
+//! newcomer ──[AskList]──▶ members              ◀──[Listed]    which list is the highest?
+//! newcomer ──[Fetch]──▶ a replica              ◀──[Chunk]…    bulk copy; the old list still counts
+//! newcomer ──[Prepare: ballot]──▶ acceptors    ◀──[Promised]  nothing below it is accepted
+//! newcomer ──[Accept: new list]──▶ acceptors   ◀──[Accepted]  they count in the old one no more
+//! newcomer ──[Adopt: new list]──▶ old and new  ◀──[Listed]    it is decided: only this one counts
+//! newcomer ──[Fetch: what changed]──▶ replicas ◀──[Chunk]…    now it holds all: it is synced
 //! newcomer ──[Receipt: I hold your last change]──▶ old replica
 //!                                              ◀──[Received]  if it has left, it can drop its copy
 //! ```
+//!
+//! An acceptor that has promised a higher ballot answers `Refused`.
 //!
 //! **Comparing**, in the background, between replicas that serve the same list (`anti_entropy` says
 //! when):
@@ -102,7 +106,8 @@ use std::time::Duration;
 use crate::clock::Version;
 use crate::entry::Entry;
 use crate::membership::Record;
-use crate::placement::{List, ListRef, Site, Stage};
+use crate::options::OnPartition;
+use crate::placement::{Ballot, List, ListRef, Site, Stage};
 use crate::quorums::Count;
 use crate::types::{Boot, CoreId, Identity, KeyHash, NodeHash, NodeId, Partition};
 
@@ -140,8 +145,9 @@ pub(crate) struct Hello {
     /// N and W. All nodes of a data center must have the same, or a quorum would mean nothing.
     pub(crate) replicas: Count,
     pub(crate) write_quorum: Count,
-    /// The number of nodes of which the sender requires a majority; zero if it requires none.
-    pub(crate) majority_of: u16,
+    /// What a partition does that lacks too many replicas. All nodes of a data center must do the
+    /// same, or one side of a network partition could go on where the other one trusts it to wait.
+    pub(crate) on_partition: OnPartition,
     /// The data center, whose nodes keep copies of their own; empty if none was configured.
     pub(crate) data_center: String,
     /// What fails together with the sender, a rack for example; empty if none was configured.
@@ -238,7 +244,7 @@ pub(crate) struct MemberDetails {
     pub(crate) cores: u16,
     pub(crate) replicas: Count,
     pub(crate) write_quorum: Count,
-    pub(crate) majority_of: u16,
+    pub(crate) on_partition: OnPartition,
     pub(crate) site: Site,
 }
 
@@ -252,7 +258,7 @@ impl MemberDetails {
             cores: hello.cores,
             replicas: hello.replicas,
             write_quorum: hello.write_quorum,
-            majority_of: hello.majority_of,
+            on_partition: hello.on_partition,
             site: Site {
                 data_center: hello.data_center.as_str().into(),
                 zone: hello.zone.as_str().into(),
@@ -307,6 +313,17 @@ pub(crate) enum Request {
         want: Want,
     },
     AskList,
+    /// "Promise to accept nothing below this ballot as what follows this list."
+    Prepare {
+        list: ListRef,
+        ballot: Ballot,
+    },
+    /// "Accept this as the list that follows, and count in the old one no more."
+    Accept {
+        list: ListRef,
+        ballot: Ballot,
+        value: Arc<List>,
+    },
     /// "This is the partition's list, unless you know of a higher one."
     Adopt {
         list: Arc<List>,
@@ -411,6 +428,9 @@ pub(crate) enum Want {
 /// "Give me your entries of this partition": a chunk at a time, in the order of their hashes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Fetch {
+    /// The list that the source must know, or else it answers with its own; none is named by
+    /// number zero.
+    pub(crate) list: ListRef,
     /// The hash with which the previous chunk ended; `None` for the first chunk.
     pub(crate) after: Option<KeyHash>,
     /// Only entries that the source stored after this point of its sequence.
@@ -447,6 +467,17 @@ pub(crate) enum Answer {
         purge_horizon: Version,
     },
     Listed(Listed),
+    /// What the acceptor has accepted under a lower ballot, if anything.
+    Promised {
+        accepted: Option<(Ballot, Arc<List>)>,
+        /// Whether it has all that it should have as a member of the list.
+        is_whole: bool,
+    },
+    Accepted,
+    /// A higher ballot was promised.
+    Refused {
+        promised: Ballot,
+    },
     Chunk(Chunk),
     Received {
         /// Whether the receipt covers the last change.
@@ -525,16 +556,28 @@ pub(crate) enum Found {
 /// What a node knows of a partition.
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) struct Listed {
-    /// The highest list that it adopted or heard of.
+    /// The highest list that it heard of.
     pub(crate) list: Option<Arc<List>>,
-    pub(crate) synced: bool,
-    /// Whether it has entries, synced or not.
-    pub(crate) holds: bool,
     /// The partition's purge horizon: up to it, the node refuses a single entry whose key it does
     /// not hold.
     pub(crate) purge_horizon: Version,
     /// The digest of the members that the node sees, as in [`Status`].
     pub(crate) members_digest: u64,
+}
+
+/// What a replica has of what was acknowledged before a list.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+pub(crate) enum Extent {
+    /// It might lack anything.
+    #[default]
+    Any,
+    /// It has the list open, or had the one before open: of such replicas at most N − W lack an
+    /// acknowledged write.
+    Open,
+    /// In addition it has all that was acknowledged before the list before.
+    WholeBefore,
+    /// It has all.
+    Whole,
 }
 
 /// Some entries of a partition.
@@ -545,4 +588,8 @@ pub(crate) struct Chunk {
     pub(crate) next: Option<KeyHash>,
     /// The source's sequence when it answered. A receipt for it covers every change up to it.
     pub(crate) sequence: u64,
+    /// What the source has of what was acknowledged before the list that was named.
+    pub(crate) extent: Extent,
+    /// The source's purge horizon, as [`Listed`] has it.
+    pub(crate) purge_horizon: Version,
 }

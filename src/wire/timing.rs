@@ -10,7 +10,6 @@
 //! |---|---|---|
 //! | [`USER_TIMEOUT`] | sockets | simulated network |
 //! | [`OPEN_TIMEOUT`] | sockets | simulated network |
-//! | [`LEASE`] | majority | checkers of the simulator, tests |
 //! | [`HINT_WINDOW`] | coordinator | purge, what a node reports as its debt, checkers |
 //! | [`PURGE_GRACE`] | purge | runtime and simulator, which configure shards |
 //! | [`COMPARE_CYCLE`] | anti-entropy | checkers of the simulator |
@@ -45,12 +44,6 @@ const SYN_SENT_AGAIN_AFTER: Duration = Duration::from_secs(1);
 pub(crate) const USER_TIMEOUT: Duration = Duration::from_secs(2);
 
 const _: () = assert!(USER_TIMEOUT.as_nanos() == OPEN_TIMEOUT.as_nanos());
-
-/// How long an answer counts for a majority, from when its ping was sent.
-///
-/// A node that is cut off from a majority stops acknowledging within this time. It is long enough
-/// for most pings to get lost.
-pub(crate) const LEASE: Duration = Duration::from_secs(2);
 
 /// For how long a coordinator offers an acknowledged write to the replicas that missed it.
 ///

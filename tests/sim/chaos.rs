@@ -3,9 +3,12 @@
 //! `cargo run --release -p gridkv-simulate -- --seeds 0..10000` runs more of them.
 
 use std::ops::Range;
+use std::time::Duration;
 
-use gridkv::sim::ProtocolMutant;
 use gridkv::sim::chaos::{self, ChaosOptions, Profile};
+use gridkv::sim::{ProtocolMutant, SimOptions};
+
+use crate::support;
 
 fn options(profile: Option<Profile>, mutant: Option<ProtocolMutant>) -> ChaosOptions {
     let mut options = ChaosOptions::default();
@@ -93,16 +96,60 @@ fn promises_are_kept_beside_trouble_that_lasts() {
     }
 }
 
-/// A pair of nodes that never reach each other still holds up repair where a list has both.
+/// With R ≥ 2 the operations on a key could have happened one after the other, whatever becomes of
+/// its list: members join, leave, crash, come back at once, or are taken for dead and return. Only
+/// what follows a fork, or a word of data at risk, is not judged.
 #[test]
-#[ignore = "open: seeds 6, 13 and 17, until lists are changed by a quorum of the list before"]
+fn strong_reads_are_linearizable_over_changes_of_lists() {
+    let profiles = [
+        Profile::Members,
+        Profile::QuickRestarts,
+        Profile::Replaced,
+        Profile::Crashes,
+        Profile::Splits,
+    ];
+    for profile in profiles {
+        let mut over_changes = 0;
+        // The odd seeds have R ≥ 2.
+        for seed in (1..12).step_by(2) {
+            let summary = chaos::run(seed, &options(Some(profile), None))
+                .unwrap_or_else(|failure| panic!("{failure}"));
+            over_changes += summary.linearizable.over_changes;
+        }
+        assert!(over_changes > 20, "{}: {over_changes} keys", profile.name());
+    }
+}
+
+/// Two nodes are asked to leave while they are cut off from the three others. They take these for
+/// dead and themselves for the last nodes of all, and are gone at once: what only they and one
+/// other held has one copy left, and what the third one missed has none. Found by seed 28 of
+/// `half-dead`.
+#[test]
+fn who_leaves_while_cut_off_is_not_the_last_of_all() {
+    for seed in 0..3 {
+        let mut options = SimOptions::default();
+        options.partitions = 16;
+        let mut cluster = support::started(seed, 5, options);
+        cluster.split(&[0, 1], &[2, 3, 4]);
+        support::wait(&mut cluster, Duration::from_secs(10), |it| it.is_dead_for(0, &[2, 3, 4]));
+        support::wait(&mut cluster, Duration::from_secs(10), |it| it.is_dead_for(1, &[2, 3, 4]));
+        cluster.leave(0);
+        cluster.leave(1);
+        cluster.run_for(Duration::from_secs(5));
+        for node in [0, 1] {
+            assert!(cluster.is_running(node), "seed {seed}: n{node} gave its data to nobody");
+        }
+    }
+}
+
+/// A pair of nodes that never reach each other held up repair where a list had both.
+#[test]
 fn a_pair_of_nodes_that_do_not_reach_each_other_holds_up_no_repair() {
     assert_promises_kept(Some(Profile::Pair), 0..20);
 }
 
-/// A member whose gossip works and whose cores reach no other node holds up partitions of others.
+/// A member whose gossip works and whose cores reach no other node held up partitions of others.
 #[test]
-#[ignore = "open: seeds 0, 11 and 19, until lists are changed by a quorum of the list before"]
 fn a_half_dead_member_stands_in_nobodys_way() {
     assert_promises_kept(Some(Profile::HalfDead), 0..20);
 }
@@ -111,33 +158,29 @@ fn a_half_dead_member_stands_in_nobodys_way() {
 /// that forget deletes, or evict, are in tests of their own, `purge`, `data_centers` and
 /// `eviction`. `hubs` has those that need two nodes which never reach each other. `clusters` has
 /// the one whose hints end with a death, which takes a pause of the right length, and `lists` the
-/// one that merges a single source, where a comparison nearly always follows before anything else
-/// goes wrong.) Where the protocol changes, so does what a seed does: three times as many are
-/// tried, and ten more.
+/// one that merges a single source.) Where the protocol changes, so does what a seed does: three
+/// times as many are tried, and ten more.
+///
+/// Open: no seed is known that notices `PendingCounts`, `ListedCounts`, `FarListsCount` and
+/// `WrittenBackOnDifference` since lists are a chain. The rules of the chain are left out in
+/// `simulate/models`, where the search notices each; in random schedules they are hardly needed.
 const NOTICED: &[(ProtocolMutant, Profile, u64)] = &[
-    (ProtocolMutant::LeaseIgnored, Profile::Majority, 1),
-    (ProtocolMutant::FollowedAtOnce, Profile::Majority, 9),
+    (ProtocolMutant::DeadExcused, Profile::Majority, 1),
     (ProtocolMutant::AcknowledgedFirst, Profile::Clocks, 0),
-    (ProtocolMutant::PendingCounts, Profile::Replaced, 13),
-    (ProtocolMutant::AnyList, Profile::Members, 12),
-    (ProtocolMutant::WrittenBackOnDifference, Profile::Wide, 49),
+    (ProtocolMutant::AnyList, Profile::Members, 50),
     (ProtocolMutant::StampedAgain, Profile::Clocks, 0),
-    (ProtocolMutant::ContentNotCompared, Profile::Weak, 9),
+    (ProtocolMutant::ContentNotCompared, Profile::Weak, 38),
     (ProtocolMutant::MissNotConfirmed, Profile::Clocks, 0),
     (ProtocolMutant::WallClock, Profile::Clocks, 0),
     (ProtocolMutant::NothingOwed, Profile::Births, 7),
     (ProtocolMutant::NothingCompared, Profile::Weak, 0),
-    (ProtocolMutant::NotLeft, Profile::QuickRestarts, 40),
-    (ProtocolMutant::LowestReplaced, Profile::Lossy, 2),
-    (ProtocolMutant::ListedCounts, Profile::Replaced, 11),
     (ProtocolMutant::BootIgnored, Profile::Two, 0),
-    (ProtocolMutant::AdoptedOnce, Profile::Births, 0),
-    (ProtocolMutant::DroppedUnasked, Profile::Replaced, 5),
+    (ProtocolMutant::AdoptedOnce, Profile::Births, 37),
+    (ProtocolMutant::DroppedUnasked, Profile::HalfDead, 51),
     (ProtocolMutant::LeftAtOnce, Profile::Replaced, 12),
     (ProtocolMutant::NothingRestored, Profile::Clocks, 0),
     (ProtocolMutant::BornAlone, Profile::Births, 24),
     (ProtocolMutant::FarNotCompared, Profile::DataCenters, 0),
-    (ProtocolMutant::FarListsCount, Profile::DataCenters, 0),
 ];
 
 /// A checker that never found anything proves nothing.

@@ -1,19 +1,23 @@
-//! `Config::require_majority` under the simulator: where the network falls apart, no more than one
-//! side acknowledges.
+//! `OnPartition::Majority` and `Config::expect` under the simulator: where the network falls apart,
+//! no more than one side acknowledges writes of a key, and no more than one cluster is born.
 
 use std::time::Duration;
 
 use gridkv::sim::{CallId, CallResult, ProtocolMutant, SimCluster, SimOptions};
-use gridkv::{NotApplied, ReadError, WriteError};
+use gridkv::{Event, NotApplied, OnPartition, ReadError, WriteError};
 
-use crate::support::{MS, SECOND, Traced, WRITTEN, outcome, set, settle, started};
+use crate::support::{MS, SECOND, Traced, WRITTEN, outcome, set, settle, started, wait};
 
-/// How long a node counts itself as part of a majority that it does not hear from.
-const LEASE: Duration = gridkv::sim::timing::LEASE;
+/// Within this nodes that do not hear from each other take each other for dead.
+const NOTICED_WITHIN: Duration = Duration::from_secs(5);
 
-fn options(majority_of: u16) -> SimOptions {
+/// Longer than any handoff takes, or waits before it tries again.
+const LONG: Duration = Duration::from_secs(20);
+
+fn options() -> SimOptions {
     let mut options = SimOptions::default();
-    (options.partitions, options.cores, options.majority_of) = (32, 1, majority_of);
+    (options.partitions, options.cores) = (32, 1);
+    options.on_partition = OnPartition::Majority;
     options
 }
 
@@ -30,56 +34,112 @@ fn keys(options: &SimOptions) -> Vec<String> {
     (0..40).map(|number| options.key(number)).collect()
 }
 
-fn refused(nodes: usize) -> CallResult {
-    CallResult::Written(Err(WriteError::NotApplied(NotApplied::NoMajority { nodes })))
+/// The replicas of a key, in order.
+fn holders(cluster: &SimCluster, key: &str) -> Vec<usize> {
+    cluster.replicas(key).into_iter().map(|(node, _)| node).collect()
 }
 
+/// A write that did not happen: W = 2, and this many replicas are alive.
+fn refused(alive: usize) -> CallResult {
+    let why = NotApplied::NotEnoughReplicas { alive, needed: 2 };
+    CallResult::Written(Err(WriteError::NotApplied(why)))
+}
+
+/// Two nodes are cut off from three. Of each key one side has two replicas or more, and goes on;
+/// the other one refuses, and says that nothing happened.
 #[test]
-fn a_minority_refuses_writes_and_the_majority_goes_on() {
+fn the_side_with_most_replicas_of_a_key_goes_on_and_the_other_one_refuses() {
     for seed in 0..5 {
-        let options = options(5);
+        let options = options();
         let mut cluster = started(seed, 5, options.clone());
-        for key in &keys(&options) {
+        let keys = keys(&options);
+        for key in &keys {
             assert_eq!(set(&mut cluster, 0, key, "before"), WRITTEN);
         }
-        cluster.split(&[0, 1], &[2, 3, 4]);
-        cluster.run_for(LEASE + 100 * MS);
-        for key in &keys(&options) {
-            for node in [0, 1] {
-                assert_eq!(set(&mut cluster, node, key, "minority"), refused(5));
+        cluster.run_for(SECOND);
+        let before: Vec<Vec<usize>> = keys.iter().map(|key| holders(&cluster, key)).collect();
+        let sides = [vec![0, 1], vec![2, 3, 4]];
+        cluster.split(&sides[0], &sides[1]);
+        cluster.run_for(LONG);
+        let (mut left, mut refusals) = (0, 0);
+        for (key, members) in keys.iter().zip(&before) {
+            let has_most =
+                |side: &[usize]| members.iter().filter(|it| side.contains(it)).count() > 1;
+            let (go_on, wait) =
+                if has_most(&sides[0]) { (&sides[0], &sides[1]) } else { (&sides[1], &sides[0]) };
+            left += usize::from(has_most(&sides[0]));
+            for &node in go_on {
+                assert_eq!(set(&mut cluster, node, key, "during"), WRITTEN, "n{node}, {members:?}");
+                assert_eq!(get(&mut cluster, node, key), found("during"));
+            }
+            for &node in wait {
+                let begun = cluster.elapsed();
+                if members.contains(&node) {
+                    let written = set(&mut cluster, node, key, "refused");
+                    assert_eq!(written, refused(1), "n{node}, {members:?}");
+                    assert!(cluster.elapsed() < begun + 10 * MS, "it knows that at once");
+                    assert_eq!(get(&mut cluster, node, key), found("before"), "R = 1");
+                    refusals += 1;
+                } else {
+                    // What the replica on this side has, if there is one.
+                    let read = get(&mut cluster, node, key);
+                    let is_honest =
+                        read == found("before") || matches!(read, CallResult::Read(Err(_)));
+                    assert!(is_honest, "n{node}, {members:?}: {read:?}");
+                }
             }
         }
-        // Found dead within a second, and certain not to count a lease and a half after that.
-        cluster.run_for(3 * SECOND);
-        for key in &keys(&options) {
-            assert_eq!(set(&mut cluster, 3, key, "majority"), WRITTEN, "{}", cluster.describe());
-        }
-        // What the others have, or nothing at all, is what is read on the small side.
-        for key in &keys(&options) {
-            if cluster.replicas(key).iter().any(|(node, _)| *node == 0) {
-                assert_eq!(get(&mut cluster, 0, key), found("before"));
-            }
-        }
+        assert!((1..keys.len()).contains(&left) && refusals > 10, "{left} keys, {refusals}");
         cluster.mend();
         settle(&mut cluster);
-        for key in &keys(&options) {
+        for key in &keys {
             for node in 0..5 {
-                assert_eq!(get(&mut cluster, node, key), found("majority"));
+                assert_eq!(get(&mut cluster, node, key), found("during"));
             }
             assert_eq!(set(&mut cluster, 1, key, "after"), WRITTEN);
         }
     }
 }
 
+/// A key that is missing on a replica that is cut off might be on the others.
+#[test]
+fn a_side_that_waits_does_not_say_that_a_key_is_missing() {
+    let options = options();
+    let mut cluster = started(7, 5, options.clone());
+    cluster.split(&[0, 1], &[2, 3, 4]);
+    cluster.run_for(LONG);
+    let (mut missing, mut unconfirmed) = (0, 0);
+    for key in &keys(&options) {
+        for node in 0..5 {
+            match get(&mut cluster, node, key) {
+                CallResult::Read(Ok(None)) => {
+                    assert_eq!(set(&mut cluster, node, key, "there is none"), WRITTEN);
+                    missing += 1;
+                }
+                CallResult::Read(Err(ReadError::Unconfirmed { answered: 1, needed: 2 })) => {
+                    unconfirmed += 1;
+                }
+                CallResult::Read(Err(_)) => {}
+                other => assert_eq!(other, found("there is none"), "n{node}"),
+            }
+        }
+    }
+    assert!(missing == keys(&options).len() && unconfirmed > 10, "{missing}, {unconfirmed}");
+}
+
+/// N = 4 and W = 3: two and two.
 #[test]
 fn of_two_halves_neither_acknowledges() {
-    let options = options(4);
+    let mut options = options();
+    (options.replicas, options.write_quorum) = (4, 3);
     let mut cluster = started(1, 4, options.clone());
     cluster.split(&[0, 1], &[2, 3]);
-    cluster.run_for(LEASE + 100 * MS);
+    wait(&mut cluster, NOTICED_WITHIN, |cluster| cluster.deaths().len() >= 8);
+    let why = NotApplied::NotEnoughReplicas { alive: 2, needed: 3 };
+    let refused = CallResult::Written(Err(WriteError::NotApplied(why)));
     for _ in 0..20 {
         for node in 0..4 {
-            assert_eq!(set(&mut cluster, node, options.key(1), "half"), refused(4));
+            assert_eq!(set(&mut cluster, node, options.key(1), "half"), refused);
         }
         cluster.run_for(500 * MS);
     }
@@ -90,10 +150,33 @@ fn of_two_halves_neither_acknowledges() {
     }
 }
 
-/// Writers on both sides, all the time: of how many keys the minority acknowledged a write after
-/// the majority did.
+/// Three nodes, none of which reaches another: all take all for dead. They have their memory, and
+/// are waited for.
+#[test]
+fn replicas_that_were_taken_for_dead_are_waited_for() {
+    let options = options();
+    let mut cluster = started(2, 3, options.clone());
+    for key in &keys(&options) {
+        assert_eq!(set(&mut cluster, 0, key, "before"), WRITTEN);
+    }
+    cluster.split(&[0], &[1, 2]);
+    cluster.split(&[1], &[2]);
+    cluster.run_for(LONG);
+    for node in 0..3 {
+        assert_eq!(set(&mut cluster, node, options.key(1), "alone"), refused(1));
+    }
+    cluster.mend();
+    settle(&mut cluster);
+    for key in &keys(&options) {
+        assert_eq!(get(&mut cluster, 2, key), found("before"));
+        assert_eq!(set(&mut cluster, 1, key, "after"), WRITTEN);
+    }
+}
+
+/// Writers on both sides, all the time: of how many keys both sides acknowledged a write that began
+/// after the split.
 fn both_acknowledged(seed: u64, mutant: Option<ProtocolMutant>) -> usize {
-    let mut options = options(5);
+    let mut options = options();
     options.mutant = mutant;
     let mut cluster = started(seed, 5, options.clone());
     let keys = keys(&options);
@@ -102,65 +185,78 @@ fn both_acknowledged(seed: u64, mutant: Option<ProtocolMutant>) -> usize {
     let mut calls = Vec::new();
     while cluster.elapsed() < split_at + 12 * SECOND {
         for (number, key) in keys.iter().enumerate() {
-            for (is_majority, node) in [(false, number % 2), (true, 2 + number % 3)] {
-                calls.push((number, is_majority, cluster.set(node, key, "value")));
+            for (side, node) in [(0, number % 2), (1, 2 + number % 3)] {
+                calls.push((number, side, cluster.set(node, key, "value")));
             }
         }
         cluster.run_for(100 * MS);
     }
     cluster.run_for(3 * SECOND);
-    // Of each key, when the first of the majority was acknowledged, and the last of the minority.
-    let mut first = vec![None; keys.len()];
-    let mut last = vec![None; keys.len()];
-    for (key, is_majority, call) in calls {
-        let (at, outcome) = cluster.take_outcome(call).expect("no call is left without an answer");
-        if outcome == WRITTEN && is_majority {
-            first[key].get_or_insert(at);
-        } else if outcome == WRITTEN {
-            last[key] = last[key].max(Some(at));
-        }
+    let mut acknowledged = vec![[false; 2]; keys.len()];
+    for (key, side, call) in calls {
+        let (_, outcome) = cluster.take_outcome(call).expect("no call is left without an answer");
+        acknowledged[key][side] |= outcome == WRITTEN;
     }
-    assert!(first.iter().all(Option::is_some), "the majority acknowledges writes of every key");
-    first.iter().zip(&last).filter(|(first, last)| last > first).count()
+    let by_none = acknowledged.iter().filter(|by| **by == [false; 2]).count();
+    assert_eq!(by_none, 0, "one side of the two has W replicas of each key");
+    acknowledged.iter().filter(|by| **by == [true; 2]).count()
 }
 
 #[test]
-fn the_majority_replaces_lists_when_nobody_else_counts_in_them_any_more() {
+fn no_two_sides_acknowledge_writes_of_one_key() {
     for seed in 0..5 {
         assert_eq!(both_acknowledged(seed, None), 0);
     }
 }
 
 #[test]
-fn a_lease_that_is_ignored_is_noticed_and_so_is_a_list_that_is_replaced_too_early() {
-    for mutant in [ProtocolMutant::LeaseIgnored, ProtocolMutant::FollowedAtOnce] {
-        let noticed = (0..5).any(|seed| both_acknowledged(seed, Some(mutant)) > 0);
-        assert!(noticed, "{mutant:?} was not noticed");
+fn a_side_that_goes_on_without_the_dead_is_noticed() {
+    let mutant = Some(ProtocolMutant::DeadExcused);
+    assert!((0..5).any(|seed| both_acknowledged(seed, mutant) > 0), "it was not noticed");
+}
+
+/// Whether a key is written again after all of its replicas have lost their memory.
+fn goes_on_without_replicas(on_partition: OnPartition, mutant: Option<ProtocolMutant>) -> bool {
+    let mut options = options();
+    (options.on_partition, options.mutant) = (on_partition, mutant);
+    let mut cluster = started(3, 5, options.clone());
+    let key = options.key(1);
+    assert_eq!(set(&mut cluster, 0, &key, "before"), WRITTEN);
+    cluster.run_for(SECOND);
+    let others: Vec<(String, Vec<usize>)> =
+        keys(&options).into_iter().map(|key| (key.clone(), holders(&cluster, &key))).collect();
+    let lost = holders(&cluster, &key);
+    let other = (0..5).find(|node| !lost.contains(node)).expect("five nodes, three replicas");
+    lost.iter().for_each(|node| cluster.crash_node(*node));
+    cluster.run_for(LONG);
+    lost.iter().for_each(|node| cluster.restart_node(*node));
+    cluster.run_for(LONG);
+    let is_told =
+        cluster.events(other).iter().any(|event| matches!(event, Event::DataAtRisk { .. }));
+    let outcomes: Vec<CallResult> =
+        (0..5).map(|node| set(&mut cluster, node, &key, "after")).collect();
+    let goes_on = outcomes.contains(&WRITTEN);
+    // Keys of which two replicas are left are not concerned.
+    let is_left = |node: &&usize| !lost.contains(node);
+    for (key, _) in others.iter().filter(|(_, of)| of.iter().filter(is_left).count() > 1) {
+        assert_eq!(set(&mut cluster, other, key, "another"), WRITTEN);
     }
+    assert!(!is_told || goes_on, "it says that it goes on");
+    goes_on
 }
 
+/// No list is made out of nothing: it might be that the others have one.
 #[test]
-fn a_cluster_is_born_when_a_majority_is_there() {
-    let mut cluster = Traced::new(1, options(5));
-    cluster.start_node();
-    cluster.start_node();
-    assert!(!cluster.run_until(20 * SECOND, SimCluster::is_settled), "two of five");
-    assert_eq!(set(&mut cluster, 0, options(5).key(1), "value"), refused(5));
-    cluster.start_node();
-    settle(&mut cluster);
-    assert_eq!(set(&mut cluster, 0, options(5).key(1), "value"), WRITTEN);
-    // A joiner.
-    let joined_at = cluster.elapsed();
-    cluster.start_node();
-    settle(&mut cluster);
-    assert!(cluster.elapsed() < joined_at + 10 * SECOND);
+fn a_key_that_has_lost_its_replicas_waits_or_goes_on_as_the_app_chose() {
+    assert!(goes_on_without_replicas(OnPartition::Serve, None));
+    assert!(!goes_on_without_replicas(OnPartition::Majority, None));
+    assert!(goes_on_without_replicas(OnPartition::Majority, Some(ProtocolMutant::DeadExcused)));
 }
 
-/// Two replicas of three acknowledge until then. The third copy takes the death's certainty; a
-/// restart is certain.
+/// Two replicas of three are left, and more than half of the list.
 #[test]
-fn writes_go_on_while_a_death_is_waited_for() {
-    let options = options(5);
+fn a_death_or_a_restart_is_made_up_for_as_ever() {
+    let options = options();
     let mut cluster = started(3, 5, options.clone());
     let restored =
         |cluster: &SimCluster| keys(&options).iter().all(|key| cluster.replicas(key).len() == 3);
@@ -174,30 +270,45 @@ fn writes_go_on_while_a_death_is_waited_for() {
     cluster.crash_node(4);
     cluster.run_for(20 * MS);
     cluster.restart_node(4);
-    // As a joiner it waits itself.
     assert!(cluster.run_until(6 * SECOND, |cluster| restored(cluster) && cluster.is_settled()));
+    for leaver in [0, 1] {
+        cluster.leave(leaver);
+        wait(&mut cluster, LONG, |cluster| !cluster.is_running(leaver));
+    }
+    settle(&mut cluster);
+    for key in &keys(&options) {
+        assert_eq!(get(&mut cluster, 3, key), found("value"));
+    }
 }
 
 #[test]
-fn strong_reads_are_refused_without_a_majority() {
-    let mut options = options(5);
+fn strong_reads_are_refused_where_too_few_replicas_are() {
+    let mut options = options();
     options.read_quorum = 2;
     let mut cluster = started(4, 5, options.clone());
-    let key = options.key(1);
-    assert_eq!(set(&mut cluster, 0, &key, "value"), WRITTEN);
+    let keys = keys(&options);
+    for key in &keys {
+        assert_eq!(set(&mut cluster, 0, key, "value"), WRITTEN);
+    }
+    let before: Vec<Vec<usize>> = keys.iter().map(|key| holders(&cluster, key)).collect();
     cluster.split(&[0, 1], &[2, 3, 4]);
-    cluster.run_for(LEASE + 100 * MS);
-    assert_eq!(
-        get(&mut cluster, 0, &key),
-        CallResult::Read(Err(ReadError::NoMajority { nodes: 5 }))
-    );
+    cluster.run_for(LONG);
+    let refused = ReadError::NotEnoughReplicas { alive: 1, needed: 2 };
+    for (key, members) in keys.iter().zip(&before) {
+        let here = members.iter().filter(|node| **node < 2).count();
+        for &node in members {
+            let waits = if node < 2 { here == 1 } else { here == 2 };
+            let expected =
+                if waits { CallResult::Read(Err(refused.clone())) } else { found("value") };
+            assert_eq!(get(&mut cluster, node, key), expected, "n{node} of {members:?}");
+        }
+    }
 }
 
-/// It is stopped for longer than a lease: when it goes on it holds none, and it acknowledges
-/// nothing that came while it was stopped.
+/// It acknowledges nothing that came while it was stopped, and the others go on without it.
 #[test]
-fn a_node_that_was_stopped_acknowledges_nothing_before_it_hears_from_a_majority() {
-    let options = options(5);
+fn a_node_that_was_stopped_acknowledges_nothing_from_before() {
+    let options = options();
     let mut cluster = started(5, 5, options.clone());
     cluster.pause_node(1, 10 * SECOND);
     let calls: Vec<CallId> =
@@ -216,63 +327,79 @@ fn a_node_that_was_stopped_acknowledges_nothing_before_it_hears_from_a_majority(
     }
 }
 
-/// Found by review: where the only node that required a majority was gone, the others kept the last
-/// lease that they had while it was there, and refused writes for ever.
+/// Three nodes are enough for three copies, and yet partitions wait of which the others have more.
 #[test]
-fn nobody_requires_a_majority_any_more_when_who_did_has_left_or_changed_its_mind() {
-    for leaves in [true, false] {
-        let options = options(0);
-        let mut cluster = started(2, 3, options.clone());
-        cluster.require_majority(4);
-        let canary = cluster.start_node();
-        settle(&mut cluster);
-        // While it may only be out of reach, what it asked for holds.
-        if leaves {
-            cluster.leave(canary);
-            assert!(cluster.run_until(30 * SECOND, |cluster| !cluster.is_running(canary)));
-        } else {
-            cluster.crash_node(canary);
-            cluster.run_for(10 * SECOND);
-            cluster.crash_node(2);
-            cluster.run_for(5 * SECOND);
-            assert_eq!(set(&mut cluster, 0, options.key(0), "two of four"), refused(4));
-            cluster.require_majority(0);
-            cluster.restart_node(canary);
-            cluster.restart_node(2);
-        }
-        settle(&mut cluster);
-        cluster.run_for(2 * LEASE);
-        for key in &keys(&options) {
-            assert_eq!(set(&mut cluster, 0, key, "value"), WRITTEN, "leaves: {leaves}");
-        }
-        let gone = if leaves { 2 } else { canary };
-        cluster.crash_node(gone);
-        cluster.run_for(2 * LEASE);
-        for key in &keys(&options) {
-            assert_eq!(set(&mut cluster, 0, key, "another"), WRITTEN, "leaves: {leaves}");
-        }
-    }
-}
-
-/// Found by review: cores go by a death only when a majority has agreed on it for a while. Until
-/// then they miss no copies, and a cluster without writes was called safe.
-#[test]
-fn nothing_is_safe_while_a_death_has_not_been_acted_upon() {
-    let options = options(5);
+fn nothing_is_safe_while_partitions_wait() {
+    let options = options();
     let mut cluster = started(3, 5, options.clone());
     for key in &keys(&options) {
         assert_eq!(set(&mut cluster, 0, key, "value"), WRITTEN);
     }
     cluster.run_for(SECOND);
     assert!(cluster.wait_until_safe(0, SECOND));
-    cluster.crash_node(4);
-    assert!(cluster.run_until(5 * SECOND, |cluster| cluster.is_gone(4)));
-    assert!(!cluster.wait_until_safe(0, SECOND), "copies are missing");
-    assert!(cluster.wait_until_safe(0, 10 * SECOND));
-    for key in &keys(&options) {
-        assert_eq!(cluster.copies(key).len(), 3);
+    cluster.split(&[0, 1], &[2, 3, 4]);
+    cluster.run_for(LONG);
+    for node in [0, 2] {
+        assert!(!cluster.wait_until_safe(node, LONG), "n{node} does not know what the others have");
     }
-    cluster.split(&[0, 1], &[2, 3]);
-    cluster.run_for(LEASE);
-    assert!(!cluster.wait_until_safe(0, 10 * SECOND), "they do not know what the others have");
+    cluster.mend();
+    for node in [0, 2] {
+        assert!(cluster.wait_until_safe(node, LONG), "{}", cluster.describe());
+    }
+}
+
+#[test]
+fn a_cluster_is_born_when_a_majority_of_what_is_expected_is_there() {
+    for on_partition in [OnPartition::Serve, OnPartition::Majority] {
+        let mut options = options();
+        (options.on_partition, options.expect) = (on_partition, 5);
+        let mut cluster = Traced::new(1, options.clone());
+        cluster.start_node();
+        cluster.start_node();
+        assert!(!cluster.run_until(LONG, SimCluster::is_settled), "two of five");
+        let written = set(&mut cluster, 0, options.key(1), "value");
+        assert!(matches!(written, CallResult::Written(Err(WriteError::NotApplied(_)))));
+        cluster.start_node();
+        settle(&mut cluster);
+        assert_eq!(set(&mut cluster, 0, options.key(1), "value"), WRITTEN);
+        // A joiner, and two nodes alone after that: the number is for the birth.
+        let joined_at = cluster.elapsed();
+        cluster.start_node();
+        settle(&mut cluster);
+        assert!(cluster.elapsed() < joined_at + 10 * SECOND);
+        for leaver in [0, 1] {
+            cluster.leave(leaver);
+            wait(&mut cluster, LONG, |cluster| !cluster.is_running(leaver));
+            settle(&mut cluster);
+        }
+        assert_eq!(set(&mut cluster, 2, options.key(1), "again"), WRITTEN);
+    }
+}
+
+/// The network is in two when six nodes start for the first time. Returns on how many sides a write
+/// is acknowledged.
+fn born_sides(expect: u16, sides: [&[usize]; 2]) -> usize {
+    let mut options = options();
+    options.expect = expect;
+    let mut cluster = Traced::new(4, options.clone());
+    // The seeds of each node are those that were started before.
+    for _ in 0..6 {
+        cluster.start_node();
+        cluster.split(sides[0], sides[1]);
+    }
+    cluster.run_for(LONG);
+    let key = options.key(1);
+    let born = sides.iter().filter(|side| set(&mut cluster, side[0], &key, "value") == WRITTEN);
+    let born = born.count();
+    cluster.mend();
+    settle(&mut cluster);
+    assert_eq!(set(&mut cluster, 0, &key, "value"), WRITTEN);
+    born
+}
+
+#[test]
+fn of_two_sides_at_the_first_start_only_one_is_born_if_a_number_is_expected() {
+    assert_eq!(born_sides(0, [&[0, 1, 2], &[3, 4, 5]]), 2, "two clusters, which merge");
+    assert_eq!(born_sides(6, [&[0, 1, 2], &[3, 4, 5]]), 0);
+    assert_eq!(born_sides(6, [&[0, 1], &[2, 3, 4, 5]]), 1);
 }

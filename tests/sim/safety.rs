@@ -27,7 +27,8 @@ fn thin_when_safe(seed: u64, mutant: Option<ProtocolMutant>) -> (usize, usize) {
     for key in &keys {
         write(&mut cluster, 0, key, "value");
     }
-    cluster.pause_node(RETURNER, 3 * SECOND);
+    // Until the others have gone on without the two of them.
+    cluster.pause_node(RETURNER, 8 * SECOND);
     cluster.crash_node(0);
     cluster.mend();
     wait(&mut cluster, SETTLED_WITHIN, |cluster| cluster.is_dead_for(4, &[0, RETURNER]));

@@ -101,8 +101,7 @@ fn settings_that_make_no_sense_are_refused_in_clear_words() {
     assert_eq!(error(config().unacknowledged(2).read_quorum(2)), too_many);
     let without = ConfigError::UnacknowledgedWithoutAll { replicas: Count::Exactly(3) };
     assert_eq!(error(node("a").unacknowledged(1)), without);
-    let majority = ConfigError::BadMajority { nodes: 2, least: 3 };
-    assert_eq!(error(config().require_majority(2)), majority);
+    assert_eq!(error(config().expect(0)), ConfigError::BadExpect { nodes: 0 });
 
     // A number on one node, and all on the other.
     let one = start(all(node("one")));

@@ -37,9 +37,9 @@ const ROOMS: &[(&str, &str)] = &[
                  mutants"),
     ("shard", "replication config wire store error options placement entry quorums clock types \
                mutants"),
-    ("replication", "wire error placement entry quorums clock types mutants"),
+    ("replication", "wire error options placement entry quorums clock types mutants"),
     // The ground.
-    ("wire", "config membership placement entry quorums clock types"),
+    ("wire", "config membership options placement entry quorums clock types"),
     ("config", "discovery error options placement quorums types"),
     ("store", "options entry clock types sync prefetch mutants"),
     ("membership", "clock types mutants"),

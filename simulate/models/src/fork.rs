@@ -16,14 +16,16 @@
 //!
 //! | step | what the node does |
 //! |---|---|
-//! | it forks | seals its list, and opens the fork with what it holds |
-//! | it learns of a higher list of another branch | seals its own, moves, and owes all it holds |
-//! | it owes | has W members of one list merge what it holds; then it owes nothing |
-//! | it is no member and owes nothing | drops its copy once W members opened the list |
+//! | it forks, or learns of a fork of its list | seals its list; if it had that open, the fork is |
+//! | it learns of a higher list of another branch | seals its own, is pending there, and owes all |
+//! | it is no member | owes all it holds |
+//! | it owes | has W open members of one list merge what it holds; then it owes nothing |
+//! | it is no member and owes nothing | drops its copy |
 //!
 //! # The invariant
 //!
-//! An acknowledged write is held by W living nodes, less those that crashed. When nothing more can
+//! An acknowledged write is held by W living nodes, less those that crashed. At most f open members
+//! of the decided list lack a write that the list before acknowledged. When nothing more can
 //! happen, all nodes are in one list, and of its living members W, less the crashes, hold the
 //! write.
 //!
@@ -51,6 +53,13 @@ struct List {
     split: Option<(usize, usize)>,
 }
 
+impl List {
+    /// The list before it. The first has none.
+    fn parent(&self) -> usize {
+        self.split.map_or(ROOT, |(parent, _)| parent)
+    }
+}
+
 /// The first list, the one that is decided after it, two forks of the first list, and a fork of the
 /// second of them.
 const LISTS: [List; 5] = [
@@ -68,6 +77,8 @@ const DECIDED: usize = 1;
 pub enum Mutant {
     /// A node that moves goes on applying writes for the list that it left.
     MovesUnsealed,
+    /// A member that moves to another branch has the list there open at once.
+    MovesOpen,
     /// A node that moves to another branch does not owe what it holds.
     OwesNothing,
     /// A node drops its copy while it owes.
@@ -168,8 +179,15 @@ impl Fork {
         let from = usize::from(state.list[node]);
         state.list[node] = to as u8;
         state.left[node] |= 1 << from;
-        let is_chain = from == ROOT && to == DECIDED;
-        if !is_chain && !self.lacks(Mutant::OwesNothing) {
+        let is_next = LISTS[to].parent() == from;
+        let is_member = LISTS[to].members >> node & 1 == 1;
+        let had_open = state.opened[node] >> from & 1 == 1 || self.lacks(Mutant::MovesOpen);
+        if is_member && (is_next || self.lacks(Mutant::MovesOpen)) && had_open {
+            state.opened[node] |= 1 << to;
+        }
+        // A debt stays until it is paid, also if the next list is of the same branch.
+        let owes = !(is_next && is_member) || state.owed[node] != 0;
+        if owes && !self.lacks(Mutant::OwesNothing) {
             state.owed[node] = state.data[node];
         }
         if !self.lacks(Mutant::ReceiptsAcrossLists) {
@@ -181,7 +199,8 @@ impl Fork {
     fn applies(&self, state: &State, node: usize, list: usize) -> bool {
         let is_in = usize::from(state.list[node]) == list;
         let was_in = state.left[node] >> list & 1 == 1 && self.lacks(Mutant::MovesUnsealed);
-        LISTS[list].members >> node & 1 == 1 && (is_in || was_in)
+        let is_open = state.opened[node] >> list & 1 == 1;
+        LISTS[list].members >> node & 1 == 1 && is_open && (is_in || was_in)
     }
 
     fn changes(&self, state: &State, found: &mut Vec<Action>) {
@@ -206,16 +225,29 @@ impl Fork {
         if LISTS[list].members >> node & 1 == 0 || state.opened[node] >> list & 1 == 1 {
             return;
         }
-        let opened = each(state.alive).filter(|from| state.opened[*from] >> list & 1 == 1);
-        found.extend(opened.map(|from| Action::Open(node, 1 << from)));
+        // A member of a fork takes all others for dead. One of the decided list that opened it with
+        // two sources is whole.
+        let has = |from: usize, list: usize| state.opened[from] >> list & 1 == 1;
+        let is_whole = |from: &usize| has(*from, list) && !(list == DECIDED && has(*from, ROOT));
+        let whole = each(state.alive).filter(|from| match list {
+            DECIDED => is_whole(from),
+            _ => has(*from, list),
+        });
+        found.extend(whole.map(|from| Action::Open(node, 1 << from)));
         if list == DECIDED {
-            // |k| − W + 1 sealed members of the list before.
-            let sealed = |from: &usize| {
-                state.left[*from] >> ROOT & 1 == 1 && state.opened[*from] >> ROOT & 1 == 1
+            // f + 1 sources that know the list.
+            let knows = |from: &usize| {
+                usize::from(state.list[*from]) == DECIDED && has(*from, ROOT) && *from != node
             };
-            let sealed: Nodes = each(state.alive).filter(sealed).map(|from| 1 << from).sum();
-            let enough = |set: &Nodes| set & !sealed == 0 && set.count_ones() == 2;
-            found.extend((0..=sealed).filter(enough).map(|set| Action::Open(node, set)));
+            let known: Nodes = each(state.alive).filter(knows).map(|from| 1 << from).sum();
+            let enough = |set: &Nodes| set & !known == 0 && set.count_ones() == 2;
+            found.extend((0..=known).filter(enough).map(|set| Action::Open(node, set)));
+        } else {
+            // All that live of the parent and of the fork.
+            let members = LISTS[list].members | LISTS[LISTS[list].parent()].members;
+            let knows = |from: &usize| usize::from(state.list[*from]) == list;
+            let living = each(state.alive & members).filter(knows).map(|from| 1 << from).sum();
+            found.push(Action::Open(node, living));
         }
     }
 
@@ -230,12 +262,12 @@ impl Fork {
         if state.owed[node] != 0 {
             let in_list = |other: &usize| usize::from(state.list[*other]) == list;
             let members = each(state.alive & LISTS[list].members & !state.receipts[node]);
+            let members = members.filter(|other| state.opened[*other] >> list & 1 == 1);
             found.extend(members.filter(in_list).map(|other| Action::Merge(node, other)));
         }
-        let opened = (0..NODES).filter(|other| state.opened[*other] >> list & 1 == 1).count();
         let may_drop = state.owed[node] == 0 || self.lacks(Mutant::DropsWhatItOwes);
         let is_out = LISTS[list].members >> node & 1 == 0 && state.data[node] != 0;
-        if is_out && may_drop && opened as u32 >= W {
+        if is_out && may_drop {
             found.push(Action::Drop(node));
         }
     }
@@ -275,6 +307,16 @@ fn acked(state: &State) -> u8 {
 /// Returns how many of these nodes hold a write.
 fn holders(state: &State, nodes: Nodes, write: usize) -> u32 {
     each(nodes & state.alive).filter(|node| state.data[*node] >> write & 1 == 1).count() as u32
+}
+
+/// Whether more than f open members of the decided list lack a write of the list before.
+fn is_unknown(state: &State, write: usize) -> bool {
+    let lacks = |node: &usize| {
+        usize::from(state.list[*node]) == DECIDED
+            && state.opened[*node] >> DECIDED & 1 == 1
+            && state.data[*node] >> write & 1 == 0
+    };
+    usize::from(state.writes[write].list) == ROOT + 1 && each(state.alive).filter(lacks).count() > 1
 }
 
 /// Returns what is wrong once nothing more can happen.
@@ -339,7 +381,7 @@ impl Model for Fork {
                 next.receipts[node] |= 1 << member;
                 pay(&mut next, node);
             }
-            Action::Drop(node) => next.data[node] = 0,
+            Action::Drop(node) => (next.data[node], next.opened[node]) = (0, 0),
             Action::Crash(node) => {
                 next.alive &= !(1 << node);
                 next.crashes += 1;
@@ -362,6 +404,9 @@ impl Model for Fork {
             return Some(format!(
                 "write {write} was acknowledged, and fewer than {wanted} hold it"
             ));
+        }
+        if let Some(write) = each(acked(state)).find(|write| is_unknown(state, *write)) {
+            return Some(format!("two members of {{ABD}} are open and lack write {write}"));
         }
         let returned = |node: &usize| state.left[*node] >> state.list[*node] & 1 == 1;
         if each(state.alive).any(|node| returned(&node)) {

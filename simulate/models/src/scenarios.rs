@@ -42,6 +42,7 @@ fn bounds(quorums: (u32, u32, u32), first: &str) -> Bounds {
     Bounds {
         quorums,
         first: wish(first),
+        holds: 0,
         wishes: [Vec::new(), Vec::new()],
         ballots: [0, 0],
         crashes: (0, 0),
@@ -49,6 +50,7 @@ fn bounds(quorums: (u32, u32, u32), first: &str) -> Bounds {
         calls: Vec::new(),
         loses_acks: false,
         gives_away: false,
+        is_hasty: false,
         symmetries: Vec::new(),
     }
 }
@@ -91,10 +93,10 @@ fn short() -> Vec<Scenario> {
         ),
         scenario(
             "deaths",
-            "three ballots for two wishes, and two of the three acceptors crash",
+            "two ballots for two wishes, and two of the three acceptors crash",
             Bounds {
                 wishes: [wishes(&["ABD", "BCD"]), Vec::new()],
-                ballots: [3, 0],
+                ballots: [2, 0],
                 crashes: (nodes("ABC"), 2),
                 ..three()
             },
@@ -104,9 +106,20 @@ fn short() -> Vec<Scenario> {
             "a list of four without a witness, of which two crash: the others are enough",
             Bounds {
                 wishes: [wishes(&["ABC", "BCD"]), Vec::new()],
-                ballots: [3, 0],
+                ballots: [2, 0],
                 crashes: (nodes("AB"), 2),
                 ..bounds((4, 3, 2), "ABCD")
+            },
+        ),
+        scenario(
+            "two nodes decide",
+            "a cluster of two nodes, which restart in turn: each decides without the other",
+            Bounds {
+                wishes: [wishes(&["AB"]), Vec::new()],
+                ballots: [3, 0],
+                crashes: (nodes("AB"), 2),
+                restarts: true,
+                ..bounds((2, 2, 2), "AB")
             },
         ),
         scenario(
@@ -123,10 +136,10 @@ fn short() -> Vec<Scenario> {
         ),
         scenario(
             "two changes",
-            "two ballots for two wishes in each of two registers, and one of the nodes crashes",
+            "two ballots for two wishes in one register, and one ballot in the next",
             Bounds {
                 wishes: [wishes(&["ABD", "BCD"]), wishes(&["BCD", "ACD"])],
-                ballots: [2, 2],
+                ballots: [2, 1],
                 ..three()
             },
         ),
@@ -189,9 +202,14 @@ fn short() -> Vec<Scenario> {
             },
         ),
         scenario(
-            "three of three, reads",
-            "W = 3 of three members, with two witnesses, and R = 2: a write and a read",
+            "three of three, misses",
+            "W = 3 of three members, with two witnesses, and R = 2: a first write and a read",
             Bounds { calls: vec![Kind::Stamped(2), Kind::Read], ..all_three() },
+        ),
+        scenario(
+            "three of three, reads",
+            "the same, of a key that there is",
+            Bounds { holds: 2, calls: vec![Kind::Stamped(8), Kind::Read], ..all_three() },
         ),
         scenario(
             "three of three, writes",
@@ -211,6 +229,45 @@ fn short() -> Vec<Scenario> {
             },
         ),
         scenario(
+            "two of three at once",
+            "two changes of two members each, one of two nodes that crashes, and givers",
+            two_at_once(),
+        ),
+        scenario(
+            "two deaths",
+            "lists of three and of two, of which two members crash: copies are restored between",
+            Bounds {
+                wishes: [wishes(&["ABD", "AB+D"]), wishes(&["ADE", "AB+C"])],
+                ballots: [1, 1],
+                crashes: (nodes("ABCD"), 2),
+                calls: vec![Kind::Stamped(2)],
+                gives_away: true,
+                ..three()
+            },
+        ),
+        scenario(
+            "two of two",
+            "N = 3, and there are two nodes: one restarts",
+            Bounds {
+                wishes: [wishes(&["AB"]), Vec::new()],
+                ballots: [2, 0],
+                crashes: (nodes("AB"), 1),
+                restarts: true,
+                calls: vec![Kind::Stamped(2), Kind::Write, Kind::Read],
+                ..bounds((3, 2, 2), "AB")
+            },
+        ),
+        scenario(
+            "one of three",
+            "W = 1: a majority is not enough to decide",
+            Bounds {
+                wishes: [wishes(&["ABD"]), Vec::new()],
+                ballots: [1, 0],
+                calls: vec![Kind::Stamped(2)],
+                ..bounds((3, 1, 1), "ABC")
+            },
+        ),
+        scenario(
             "short lists",
             "the list shrinks to two members and then to others, with givers and a crash",
             Bounds {
@@ -225,6 +282,18 @@ fn short() -> Vec<Scenario> {
     ]
 }
 
+/// Returns lists of which two members of three are new, one after the other, a crash and givers.
+fn two_at_once() -> Bounds {
+    Bounds {
+        wishes: [wishes(&["ADE"]), wishes(&["BDE", "AD+E"])],
+        ballots: [1, 1],
+        crashes: (nodes("AD"), 1),
+        calls: vec![Kind::Stamped(2)],
+        gives_away: true,
+        ..bounds((3, 2, 2), "ABC")
+    }
+}
+
 fn long() -> Vec<Scenario> {
     let scenario = |name, about, bounds| Scenario { name, about, is_long: true, bounds };
     let three = || bounds((3, 2, 2), "ABC");
@@ -235,6 +304,60 @@ fn long() -> Vec<Scenario> {
         ..bounds((4, 3, 2), "ABCD+E")
     };
     vec![
+        scenario(
+            "x1",
+            "",
+            Bounds {
+                wishes: [wishes(&["ADE"]), wishes(&["BDE"])],
+                ballots: [1, 1],
+                crashes: (nodes("ABCDE"), 1),
+                calls: vec![Kind::Stamped(2)],
+                gives_away: true,
+                is_hasty: true,
+                ..three()
+            },
+        ),
+        scenario(
+            "two of three at once, hasty",
+            "as the short one, with lists that are proposed too early: nothing is lost",
+            Bounds { is_hasty: true, crashes: (nodes("ABCDE"), 1), ..two_at_once() },
+        ),
+        scenario(
+            "two of three, calls",
+            "a write and a read at R = 2 over two changes of two members, proposed too early",
+            Bounds {
+                wishes: [wishes(&["ADE"]), wishes(&["BDE"])],
+                ballots: [1, 1],
+                calls: vec![Kind::Write, Kind::Read],
+                is_hasty: true,
+                ..three()
+            },
+        ),
+        scenario(
+            "half of four, writes",
+            "2 W = N: a write at R = 1 over two changes, a crash and givers",
+            Bounds {
+                wishes: [wishes(&["ABCE"]), wishes(&["ABDE"])],
+                ballots: [1, 1],
+                crashes: (nodes("ABCD"), 1),
+                calls: vec![Kind::Stamped(2)],
+                gives_away: true,
+                ..bounds((4, 2, 1), "ABCD")
+            },
+        ),
+        scenario(
+            "five, restarts",
+            "W = 3 of five, of which two restart in turn: a write at R = 1",
+            Bounds {
+                wishes: [wishes(&["ABCDE"]), wishes(&["ABCDE"])],
+                ballots: [1, 1],
+                crashes: (nodes("AB"), 2),
+                restarts: true,
+                calls: vec![Kind::Stamped(2)],
+                symmetries: ["ABDCE", "ABCED", "ABDEC", "ABECD", "ABEDC"].map(renaming).to_vec(),
+                ..bounds((5, 3, 1), "ABCDE")
+            },
+        ),
         scenario(
             "writes, long",
             "a write at R = 1 over two changes, a crash, a restart and givers",
@@ -302,27 +425,30 @@ pub fn mutants() -> Vec<(Mutant, &'static str)> {
     vec![
         (Mutant::SealedApplies, "writes"),
         (Mutant::SealedAnswers, "reads"),
-        (Mutant::SealedReads, "writes"),
-        (Mutant::TooFewSeals, "writes"),
-        (Mutant::NoBase, "writes"),
+        (Mutant::TooFewSources, "writes"),
+        (Mutant::PendingSource, "writes"),
+        (Mutant::SourceUnaware, "writes"),
         (Mutant::OpensAtOnce, "writes"),
-        (Mutant::SealedStopsOpening, "writes"),
-        (Mutant::PendingAlone, "skewed clocks"),
+        (Mutant::JumpStaysOpen, "writes"),
+        (Mutant::OnlyCounts, "two of two"),
+        (Mutant::ProposesEarly, "two of three at once"),
+        (Mutant::ReceiptsOfPending, "two of three at once"),
+        (Mutant::PendingCounts, "skewed clocks"),
         (Mutant::PendingAnswers, "reads"),
         (Mutant::AcceptsBelowPromise, "agreement"),
         (Mutant::NoPromises, "agreement"),
         (Mutant::IgnoresReports, "agreement"),
-        (Mutant::BallotZeroOfAny, "agreement"),
-        (Mutant::BallotZeroTwice, "agreement"),
+        (Mutant::ReusesBallot, "agreement"),
         (Mutant::KeepsIdentity, "agreement"),
+        (Mutant::MembersNotCounted, "one of three"),
+        (Mutant::GoneLater, "two nodes decide"),
         (Mutant::DeadExcused, "deaths"),
         (Mutant::ForgetsRegister, "agreement"),
-        (Mutant::ReportsNothingness, "short lists"),
         (Mutant::DropsAtDecision, "writes"),
-        (Mutant::DropsByTolerated, "short lists"),
         (Mutant::AcksAcrossLists, "writes"),
         (Mutant::AsksFew, "three of three, writes"),
         (Mutant::ReadGoesOn, "three of three, reads"),
+        (Mutant::MissOfFew, "three of three, misses"),
         (Mutant::NoConfirmation, "reads"),
     ]
 }
@@ -331,7 +457,14 @@ pub fn mutants() -> Vec<(Mutant, &'static str)> {
 #[must_use]
 pub fn forks() -> Vec<Fork> {
     let fork = |crashes, lists| Fork { crashes, lists, mutant: None };
-    vec![fork(1, 0b0_0110), fork(1, 0b0_1010), fork(0, 0b0_1100), fork(0, 0b1_1000)]
+    vec![
+        fork(1, 0b0_0110),
+        fork(1, 0b0_1010),
+        fork(1, 0b0_1100),
+        fork(0, 0b0_1110),
+        fork(1, 0b1_1000),
+        fork(0, 0b1_1010),
+    ]
 }
 
 /// Returns them with a rule left out, each of which must show a fault.
@@ -341,9 +474,10 @@ pub fn fork_mutants() -> Vec<Fork> {
     let fork = |lists, mutant| Fork { crashes: 0, lists, mutant: Some(mutant) };
     vec![
         fork(0b0_0110, Mutant::MovesUnsealed),
+        fork(0b0_0110, Mutant::MovesOpen),
         fork(0b0_0110, Mutant::OwesNothing),
         fork(0b0_0110, Mutant::DropsWhatItOwes),
-        fork(0b1_1000, Mutant::ReceiptsAcrossLists),
+        fork(0b1_1100, Mutant::ReceiptsAcrossLists),
         fork(0b0_0100, Mutant::ParentWins),
         fork(0b0_1100, Mutant::EitherWins),
     ]

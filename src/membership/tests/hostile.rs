@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use super::net::{Net, addr, first_life};
 use crate::membership::MembershipAction;
 use crate::membership::claims::{Claim, ClaimKind};
-use crate::membership::codec::{self, Datagram, WireError};
+use crate::membership::codec::{self, Accusation, Charge, Datagram, ENVELOPE_BYTES, WireError};
 use crate::types::{Boot, ClusterHash, Identity, NodeHash};
 
 fn identities() -> impl Strategy<Value = Identity> {
@@ -64,7 +64,7 @@ proptest! {
     #[test]
     fn random_bytes_do_no_harm(
         bodies in prop::collection::vec(
-            (0u8..4, prop::collection::vec(any::<u8>(), 0..200)),
+            (0u8..6, prop::collection::vec(any::<u8>(), 0..200)),
             1..50,
         ),
         bare in prop::collection::vec(any::<u8>(), 0..1300),
@@ -72,7 +72,7 @@ proptest! {
         let mut datagrams = vec![bare];
         for (kind, body) in bodies {
             let mut datagram = Datagram::Swim(&body).encode(ClusterHash::of("test"));
-            datagram[9] = kind;
+            datagram[ENVELOPE_BYTES - 1] = kind;
             datagrams.push(datagram);
         }
         survives(&datagrams);
@@ -94,8 +94,8 @@ proptest! {
         let mutated = mutations.into_iter().map(|(which, flips, cut, tail)| {
             let mut datagram = which.get(&real).clone();
             for (at, bits) in flips {
-                // The envelope stays: behind it is what we want to reach.
-                let at = 9 + at.index(datagram.len() - 9);
+                // The envelope stays, but for the kind: behind it is what we want to reach.
+                let at = ENVELOPE_BYTES - 1 + at.index(datagram.len() + 1 - ENVELOPE_BYTES);
                 datagram[at] ^= bits;
             }
             if let Some(cut) = cut {
@@ -118,9 +118,11 @@ proptest! {
         let cluster = ClusterHash(nonce);
         let (target, from) = (identity, identity);
         let ping = Datagram::Ping { nonce, target, from };
-        let pong = Datagram::Pong { nonce, from, view: !nonce };
-        let suspicion = Datagram::Suspicion { incarnation: nonce as u16, target, from };
-        for datagram in [ping, pong, suspicion] {
+        let pong = Datagram::Pong { nonce, from };
+        let charge = if state == 0 { Charge::Dead } else { Charge::Suspect(nonce as u16) };
+        let accusation = Accusation { charge, target, from };
+        let accused = [Datagram::Accusation(accusation), Datagram::PassOn(accusation)];
+        for datagram in [ping, pong].into_iter().chain(accused) {
             let bytes = datagram.encode(cluster);
             prop_assert_eq!(Datagram::decode(cluster, &bytes), Ok(datagram));
         }

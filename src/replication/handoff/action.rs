@@ -4,14 +4,15 @@ use std::sync::Arc;
 
 use super::copy::ToFetch;
 use crate::entry::Entry;
-use crate::placement::List;
+use crate::placement::{List, ListRef};
 use crate::types::{Identity, KeyHash};
 use crate::wire::message::Request;
 
 /// What a handoff wants its shard to do.
 #[derive(Debug, PartialEq)]
 pub(crate) enum HandoffAction {
-    /// Ask `to`. The answer goes to [`Handoff::answered`](super::Handoff::answered).
+    /// Ask `to`, which may be this node. The answer goes to
+    /// [`Handoff::answered`](super::Handoff::answered).
     Ask {
         to: Identity,
         request: Request,
@@ -21,9 +22,10 @@ pub(crate) enum HandoffAction {
         to: Identity,
         list: Arc<List>,
     },
-    /// Fetch from `to`. The shard fills in the digest of what it holds.
+    /// Fetch from `to`, which must know `list`. The shard fills in the digest of what it holds.
     Fetch {
         to: Identity,
+        list: ListRef,
         after: Option<KeyHash>,
         since: u64,
     },
@@ -34,16 +36,18 @@ pub(crate) enum HandoffAction {
     NoRoom {
         missing_bytes: usize,
     },
-    /// This node serves this list from now on.
-    Adopt(Arc<List>),
-    /// This node holds everything that was acknowledged before the list.
-    Synced(Arc<List>),
-    /// W replicas of the last list died before they were copied: acknowledged writes might be lost.
+    /// The list counts from now on: learn it, then call
+    /// [`Handoff::learned`](super::Handoff::learned).
+    Learn(Arc<List>),
+    /// This node holds all that was acknowledged before the list. It opens it, unless it has
+    /// already.
+    Whole(Arc<List>),
+    /// Too many replicas died before they were copied: acknowledged writes might be lost.
     AtRisk,
     Finished,
 }
 
-/// Returns the action that fetches a part from a source.
-pub(super) fn fetch(ToFetch { from: to, after, since }: ToFetch) -> HandoffAction {
-    HandoffAction::Fetch { to, after, since }
+/// Returns the action that fetches a part from a source, which must know `list`.
+pub(super) fn fetch(list: ListRef, ToFetch { from: to, after, since }: ToFetch) -> HandoffAction {
+    HandoffAction::Fetch { to, list, after, since }
 }

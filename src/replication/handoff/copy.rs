@@ -14,11 +14,35 @@
 //! What changes while the chunks come is behind the sequence of the first one, and belongs to the
 //! next fetch.
 //!
+//! **Whole.** A copy is whole in a list if it has all that was acknowledged before the list. It is
+//! if it is made of f + 1 copies that were open, as at most f of those lack a write; or of enough
+//! that every write of the list before is on one of them, one of which was whole in that list; or
+//! of one that is whole.
+//!
 //! This file says what to fetch next; the handoff asks.
 
+use crate::mutants::{ProtocolMutant, rule};
 use crate::placement::List;
+use crate::quorums::Quorums;
 use crate::types::{Identity, KeyHash};
-use crate::wire::message::Chunk;
+use crate::wire::message::{Chunk, Extent};
+
+/// Whether a copy that is made of these has all that was acknowledged before the list.
+pub(crate) fn are_whole(
+    quorums: Quorums,
+    list: &List,
+    copies: impl Iterator<Item = Extent>,
+) -> bool {
+    let before = list.before().len();
+    let copies: Vec<Extent> = copies.collect();
+    let open = copies.iter().filter(|extent| **extent >= Extent::Open).count();
+    let best = copies.into_iter().max().unwrap_or_default();
+    let wanted = if rule(ProtocolMutant::OneSource, true) { quorums.all_writes() } else { 1 };
+    before == 0
+        || best == Extent::Whole
+        || open >= wanted
+        || best == Extent::WholeBefore && open >= quorums.write.transfer_quorum(before)
+}
 
 /// The replicas to merge into a list that was adopted already.
 pub(crate) struct ToMerge {
@@ -37,8 +61,8 @@ pub(super) struct Sources {
 #[derive(Clone, Debug, PartialEq)]
 struct Source {
     replica: Identity,
-    /// Whether it is a synced member of the list that is replaced.
-    is_synced: bool,
+    /// What it had when it sent its first chunk.
+    extent: Extent,
     /// Whether it wants a receipt, though it is in the list.
     wants_receipt: bool,
     /// Up to which change of its sequence its entries are here.
@@ -87,26 +111,24 @@ impl Sources {
     }
 
     /// Adds a replica behind the others, unless it is there already or is this node.
-    pub(super) fn add(&mut self, replica: Identity, is_synced: bool) {
+    pub(super) fn add(&mut self, replica: Identity) {
         if replica != self.me && self.sources.iter().all(|source| source.replica != replica) {
-            let (state, wants_receipt, merged_to) = (FetchState::Pending, false, 0);
-            let covers = None;
             self.sources.push(Source {
                 replica,
-                is_synced,
-                wants_receipt,
-                merged_to,
-                covers,
-                state,
+                extent: Extent::Any,
+                wants_receipt: false,
+                merged_to: 0,
+                covers: None,
+                state: FetchState::Pending,
             });
         }
     }
 
     /// Adds replicas to merge into a list that was adopted already.
     pub(super) fn add_all(&mut self, ToMerge { sources, receipts }: ToMerge) {
-        sources.into_iter().for_each(|source| self.add(source, false));
+        sources.into_iter().for_each(|source| self.add(source));
         for source in &mut self.sources {
-            source.wants_receipt = receipts.contains(&source.replica);
+            source.wants_receipt |= receipts.contains(&source.replica);
         }
     }
 
@@ -114,20 +136,16 @@ impl Sources {
         self.sources.retain(|source| is_kept(&source.replica));
     }
 
-    pub(super) fn truncate(&mut self, len: usize) {
-        self.sources.truncate(len);
-    }
-
-    /// Counts only those as synced that have adopted the new list. Another one might still
-    /// acknowledge a write in the old list after it was merged.
-    pub(super) fn keep_synced(&mut self, adopted: &[Identity]) {
-        for source in &mut self.sources {
-            source.is_synced &= adopted.contains(&source.replica);
-        }
-    }
-
     pub(super) fn replicas(&self) -> Vec<Identity> {
         self.sources.iter().map(|source| source.replica).collect()
+    }
+
+    /// Notes that another list counts: what was sent before is here, and says nothing about that
+    /// list.
+    pub(super) fn begin_list(&mut self) {
+        for source in &mut self.sources {
+            (source.state, source.covers, source.extent) = (FetchState::Pending, None, Extent::Any);
+        }
     }
 
     /// Returns the replicas from which something is still to be fetched, or was not to be had.
@@ -142,10 +160,21 @@ impl Sources {
         skipped.map(|source| &source.replica)
     }
 
-    /// Returns how many synced members of the old list were fetched from.
-    pub(super) fn count_synced(&self) -> usize {
-        let merged = |source: &&Source| source.is_synced && source.state == FetchState::Done;
-        self.sources.iter().filter(merged).count()
+    /// Returns how many replicas were fetched from.
+    pub(super) fn count_merged(&self) -> usize {
+        self.sources.iter().filter(|source| source.state == FetchState::Done).count()
+    }
+
+    /// Whether `replica` was fetched from.
+    pub(super) fn has_merged(&self, replica: &Identity) -> bool {
+        let done = self.sources.iter().filter(|source| source.state == FetchState::Done);
+        done.into_iter().any(|source| source.replica == *replica)
+    }
+
+    /// Returns what each replica had that was fetched from.
+    pub(super) fn extents(&self) -> impl Iterator<Item = Extent> {
+        let done = self.sources.iter().filter(|source| source.state == FetchState::Done);
+        done.map(|source| source.extent)
     }
 
     /// Returns the replicas that were fetched from and are to hear of it, with the change up to
@@ -171,17 +200,11 @@ impl Sources {
         self.sources.iter().position(|source| source.replica == *replica)
     }
 
-    /// Returns the first part of everything that the best source holds; `None` if there is no
-    /// source.
-    pub(super) fn first_part(&self) -> Option<ToFetch> {
-        self.sources.first().map(|source| ToFetch { from: source.replica, after: None, since: 0 })
-    }
-
     /// Begins to fetch from the source at `at` what it has changed since the last time; `None`
     /// behind the last.
     pub(super) fn begin(&mut self, at: usize) -> Option<ToFetch> {
         let source = self.sources.get_mut(at)?;
-        source.state = FetchState::Pending;
+        (source.state, source.covers, source.extent) = (FetchState::Pending, None, Extent::Any);
         Some(ToFetch { from: source.replica, after: None, since: source.merged_to })
     }
 
@@ -198,10 +221,16 @@ impl Sources {
         }
     }
 
-    /// Takes up a chunk of the source at `at`; `None` if no chunk of `from` is waited for.
+    /// Takes up a chunk of the source at `at`; `None` if no chunk of `from` is waited for. What it
+    /// is when it sends the first one counts: up to that change everything comes.
     pub(super) fn take_chunk(&mut self, at: usize, from: &Identity, chunk: &Chunk) -> Option<Next> {
         self.awaited(at).filter(|awaited| awaited == from)?;
         let source = self.sources.get_mut(at)?;
+        if source.covers.is_none() {
+            let is_pending = chunk.extent == Extent::Any;
+            let counts = rule(ProtocolMutant::PendingGives, is_pending) || !is_pending;
+            source.extent = if counts { chunk.extent } else { Extent::Open };
+        }
         let covers = *source.covers.get_or_insert(chunk.sequence);
         if let Some(after) = chunk.next {
             let since = source.merged_to;

@@ -1,51 +1,67 @@
 //! The phases of a handoff: what each of them waits for.
 
-use std::mem;
 use std::sync::Arc;
 
-use super::plan::Plan;
-use crate::placement::List;
-use crate::replication::mismatch::mismatch;
+use crate::placement::{Ballot, List};
 use crate::types::Identity;
-use crate::wire::message::Listed;
 
 /// What a handoff does now, and whose answers it waits for.
 #[derive(Debug)]
 pub(super) enum Phase {
     Backoff,
-    Survey { unanswered: Vec<Identity>, reports: Vec<(Identity, Listed)>, missing: Vec<Identity> },
-    Copy { plan: Plan, to_tell: Vec<Identity> },
-    Adopt { plan: Plan, unanswered: Vec<Identity>, adopted: Vec<Identity>, missing: Vec<Identity> },
-    Merge { plan: Plan, at: usize },
-    Receipts { list: Arc<List>, unanswered: Vec<Identity> },
+    /// Which list is the highest? Those that did not answer are `missing`.
+    Survey {
+        unanswered: Vec<Identity>,
+        missing: Vec<Identity>,
+        /// Who answered, and whether they see the same members as this node.
+        answered: Vec<(Identity, bool)>,
+        /// Whether all members are asked.
+        is_wide: bool,
+    },
+    /// A bulk copy of the source at `at`, while the old list counts.
+    Copy {
+        list: Arc<List>,
+        at: usize,
+    },
+    Prepare(Vote),
+    Accept(Vote),
+    Merge {
+        list: Arc<List>,
+        at: usize,
+    },
+    Receipts {
+        list: Arc<List>,
+        unanswered: Vec<Identity>,
+    },
 }
 
-/// What a survey found when it is over.
-pub(super) struct Collected {
-    pub(super) reports: Vec<(Identity, Listed)>,
-    /// The members that did not answer.
-    pub(super) missing: Vec<Identity>,
+/// A ballot in the register of a list.
+#[derive(Debug)]
+pub(super) struct Vote {
+    pub(super) list: Arc<List>,
+    pub(super) ballot: Ballot,
+    /// The next list: the one that was accepted under the highest ballot, or the one that is
+    /// wished.
+    pub(super) value: Arc<List>,
+    /// Under which ballot `value` was accepted; the lowest ballot if it is only wished.
+    pub(super) accepted_under: Ballot,
+    pub(super) unanswered: Vec<Identity>,
+    pub(super) given: Vec<Identity>,
+    /// The acceptors that were certainly gone when the others were asked. Who goes later does not
+    /// count: until then it might have decided with others.
+    pub(super) over: Vec<Identity>,
+    /// Whether a member that promised is not whole.
+    pub(super) is_early: bool,
+    /// Those that had to be told the list first.
+    pub(super) told: Vec<Identity>,
 }
 
 impl Phase {
-    /// Whether an answer of any of these matters to it, sources left out.
-    pub(super) fn involves(&self, gone: impl Fn(&Identity) -> bool) -> bool {
-        match self {
-            Self::Backoff | Self::Merge { .. } => false,
-            Self::Survey { unanswered, missing, .. } | Self::Adopt { unanswered, missing, .. } => {
-                unanswered.iter().chain(missing).any(gone)
-            }
-            Self::Receipts { unanswered, .. } => unanswered.iter().any(gone),
-            Self::Copy { to_tell, .. } => to_tell.iter().any(gone),
-        }
-    }
-
     /// Returns the members that it waits for. Copy and Merge wait for one source.
     pub(super) fn unanswered(&self) -> &[Identity] {
         match self {
-            Self::Survey { unanswered, .. }
-            | Self::Adopt { unanswered, .. }
-            | Self::Receipts { unanswered, .. } => unanswered,
+            Self::Survey { unanswered, .. } | Self::Receipts { unanswered, .. } => unanswered,
+            Self::Prepare(vote) | Self::Accept(vote) => &vote.unanswered,
             Self::Backoff | Self::Copy { .. } | Self::Merge { .. } => &[],
         }
     }
@@ -53,47 +69,24 @@ impl Phase {
     /// Returns the position of the source that it waits for.
     pub(super) fn source_at(&self) -> Option<usize> {
         match self {
-            Self::Copy { .. } => Some(0),
-            Self::Merge { at, .. } => Some(*at),
-            Self::Backoff | Self::Survey { .. } | Self::Adopt { .. } | Self::Receipts { .. } => {
-                None
-            }
-        }
-    }
-
-    /// Takes the reports of a survey, and who is missing; `None` while some are waited for.
-    pub(super) fn take_reports(&mut self) -> Option<Collected> {
-        let Self::Survey { unanswered, reports, missing } = self else {
-            mismatch("a handoff decides without a survey");
-            return None;
-        };
-        unanswered
-            .is_empty()
-            .then(|| Collected { reports: mem::take(reports), missing: mem::take(missing) })
-    }
-
-    /// Ends Adopt, and returns its plan, who has adopted the list, and who is missing; `None` while
-    /// some are waited for.
-    pub(super) fn take_adopted(&mut self) -> Option<(Plan, Vec<Identity>, Vec<Identity>)> {
-        match mem::replace(self, Self::Backoff) {
-            Self::Adopt { plan, unanswered, adopted, missing } if unanswered.is_empty() => {
-                Some((plan, adopted, missing))
-            }
-            waiting => {
-                *self = waiting;
-                None
-            }
+            Self::Copy { at, .. } | Self::Merge { at, .. } => Some(*at),
+            Self::Backoff
+            | Self::Survey { .. }
+            | Self::Prepare(_)
+            | Self::Accept(_)
+            | Self::Receipts { .. } => None,
         }
     }
 
     /// Notes that `from` was asked and has not answered. It is not waited for any more.
     pub(super) fn miss(&mut self, from: &Identity) {
         match self {
-            Self::Survey { unanswered, missing, .. } | Self::Adopt { unanswered, missing, .. } => {
+            Self::Survey { unanswered, missing, .. } => {
                 if take(unanswered, from) {
                     missing.push(*from);
                 }
             }
+            Self::Prepare(vote) | Self::Accept(vote) => drop(take(&mut vote.unanswered, from)),
             Self::Receipts { unanswered, .. } => drop(take(unanswered, from)),
             // The sources note that themselves; a pause waits for no answer.
             Self::Copy { .. } | Self::Merge { .. } | Self::Backoff => {}

@@ -11,6 +11,7 @@ use super::bind::bind;
 use super::*;
 use crate::clock::Version;
 use crate::entry::{Content, Entry};
+use crate::options::OnPartition;
 use crate::placement::{ListRef, Site};
 use crate::quorums::Quorums;
 use crate::types::{ClusterHash, CoreId};
@@ -41,7 +42,7 @@ fn node_of(cluster_name: &str, id: &str) -> Node {
         node_id: id.into(),
         cores: 2,
         quorums: Quorums::exactly(3, 2, 1),
-        majority_of: 0,
+        on_partition: OnPartition::Serve,
         site: Site::default(),
     };
     let node = NodeHash::of(ClusterHash::of("shop"), id);

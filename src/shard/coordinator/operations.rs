@@ -156,21 +156,21 @@ impl<C> Coordinator<C> {
         }
         let Some(op) = self.ops.get_mut(id) else { return };
         op.requests.retain(|request| *request != request_id);
-        let (partition, mine) = (op.partition, op.list.as_ref().map(|list| list.reference()));
+        let (partition, mine) = (op.partition, op.list.clone());
         let Answer::OtherList { list, .. } = answer else {
             return self.step(turn, replica, id, |machine, now, todo| {
                 machine.answered(from, answer, now, todo);
             });
         };
-        let theirs = list.as_ref().map_or(0, |list| list.number());
+        let is_behind =
+            mine.is_some_and(|mine| list.as_ref().is_none_or(|theirs| mine.is_above(theirs)));
         let is_learned = list.is_some_and(|list| replica.learn(turn, partition, list));
         if is_learned {
             // The operation is about to enter that list.
-        } else if mine.is_some_and(|mine| theirs < mine.number) {
+        } else if is_behind {
             self.step(turn, replica, id, |machine, now, todo| machine.behind(from, now, todo));
         } else {
-            // It serves another list of that number, or is not in it as it sees itself: ask it
-            // again later.
+            // It is sealed, or is not in the list as it sees itself: ask it again later.
             self.unanswered(turn, replica, id, request_id, from);
         }
     }
@@ -332,8 +332,7 @@ impl<C> Coordinator<C> {
         let is_hint = op.is_hint();
         let Machine::Write(write) = &mut op.machine else { return false };
         // At its deadline a write that W replicas have waits for no other.
-        let is_acknowledged = (write.is_acknowledged() || is_late && write.has_quorum())
-            && turn.node.lacks_majority(turn.now).is_none();
+        let is_acknowledged = write.is_acknowledged() || is_late && write.has_quorum();
         // What was acknowledged once is a hint, even if it counts again in a later list.
         if !is_hint && !is_acknowledged {
             // Another data center tries again and again: it is kept waiting.
@@ -383,8 +382,8 @@ impl<C> Coordinator<C> {
     fn finish_read(&mut self, turn: &mut Turn<'_, C>, op: &mut Op<C>) -> bool {
         let Machine::Read(read) = &op.machine else { return op.caller.is_none() };
         // With the members that are alive, no list that could follow confirms a miss either.
-        let alive = turn.node.placement.replicas_per_partition();
-        let least = turn.node.config.quorums.miss_confirmed_by(alive);
+        let (alive, all) = turn.node.alive(|| op.list.as_ref());
+        let least = turn.node.config.quorums.miss_confirmed_by(all);
         let is_hopeless = read.is_unconfirmed() && alive < least;
         let is_late = turn.now.instant >= op.deadline;
         if let Some(caller) = op.caller.take_if(|_| is_late || is_hopeless) {
@@ -475,12 +474,9 @@ impl<C> Coordinator<C> {
     /// Answers every operation that is under way.
     pub(super) fn stop_ops(&mut self, turn: &mut Turn<'_, C>, by: StoppedBy) {
         for mut op in self.ops.take_all() {
-            let has_majority = turn.node.lacks_majority(turn.now).is_none();
             let outcome = match &op.machine {
                 // It waits for more replicas than it needs.
-                Machine::Write(write) if write.has_quorum() && has_majority => {
-                    written(op.touch, Ok(()))
-                }
+                Machine::Write(write) if write.has_quorum() => written(op.touch, Ok(())),
                 Machine::Write(write) if write.may_have_happened() => {
                     written(op.touch, Err(write_error(write)))
                 }

@@ -11,6 +11,7 @@ use crate::shard::calls::{Outcome, ReadCall};
 use crate::shard::effects::Effect;
 use crate::shard::node::Node;
 use crate::shard::replica::Replica;
+use crate::shard::replica::copies::LocalCopies;
 use crate::shard::turn::Turn;
 
 impl<C> Coordinator<C> {
@@ -37,7 +38,7 @@ impl<C> Coordinator<C> {
                 return self.reply(turn, caller, Outcome::Read(Ok(live)));
             }
         }
-        if let Some(error) = why_unreadable(turn, &call) {
+        if let Some(error) = why_unreadable(turn, copies, &call) {
             return self.reply(turn, caller, Outcome::Read(Err(error)));
         }
         let ReadCall { key, hash, quorum, deadline, .. } = call;
@@ -47,18 +48,20 @@ impl<C> Coordinator<C> {
 }
 
 /// Returns why no replica needs to be asked: the read cannot succeed.
-fn why_unreadable<C>(turn: &Turn<'_, C>, call: &ReadCall) -> Option<ReadError> {
-    let alive = turn.node.placement.replicas_per_partition();
-    let needed = call.quorum.count(alive);
+fn why_unreadable<C>(
+    turn: &Turn<'_, C>,
+    copies: &LocalCopies,
+    call: &ReadCall,
+) -> Option<ReadError> {
     if call.local {
         return Some(ReadError::NotLocal);
     }
-    if alive < needed {
+    let (alive, all) = turn.node.alive(|| copies.partition(call.hash.partition()).list());
+    let needed = call.quorum.count(all);
+    (alive < needed).then(|| {
         let alive = turn.node.members_for_errors(alive);
-        return Some(ReadError::NotEnoughReplicas { alive, needed });
-    }
-    let lacking = turn.node.lacks_majority(turn.now).filter(|_| needed >= 2);
-    lacking.map(|nodes| ReadError::NoMajority { nodes })
+        ReadError::NotEnoughReplicas { alive, needed }
+    })
 }
 
 /// Returns what a read that needs this many answers goes by.

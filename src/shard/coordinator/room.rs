@@ -97,7 +97,8 @@ impl<C> Coordinator<C> {
         call: WriteCall,
         caller: Caller<C>,
     ) {
-        if let Err(why) = turn.node.check_alive(turn.now, call.quorum) {
+        let list = || replica.copies.partition(call.hash.partition()).list();
+        if let Err(why) = turn.node.check_alive(call.quorum, list) {
             return self.reply(turn, caller, Outcome::Written(Err(why.into())));
         }
         if let Some(max_memory) = self.full.stops(turn, replica, &call) {

@@ -99,7 +99,8 @@ impl<C> Running<'_, '_, C> {
         if call.deadline <= turn.now.instant {
             return Err(NotApplied::Overloaded);
         }
-        turn.node.check_alive(turn.now, call.quorum)?;
+        let list = || replica.copies.partition(call.hash.partition()).list();
+        turn.node.check_alive(call.quorum, list)?;
         make_room_at_once(turn.node, replica, &call)?;
         if is_decided_alone(turn.node, replica, &call) {
             coordinator.write_alone(turn, replica, call);

@@ -105,7 +105,8 @@ impl<C> Coordinator<C> {
     ) {
         let node = turn.node;
         let quorums = node.config.quorums;
-        if let Err(why) = node.check_alive(turn.now, quorums.write) {
+        let list = || replica.copies.partition(call.hash.partition()).list();
+        if let Err(why) = node.check_alive(quorums.write, list) {
             return self.reply(turn, caller, Outcome::Touched(Err(why.into())));
         }
         if quorums.write.count(1) == 1 && decides_alone(node, replica, call.hash.partition()) {

@@ -64,6 +64,8 @@ impl<C> DataCenters<C> {
             Request::Write { .. }
             | Request::Read { .. }
             | Request::AskList
+            | Request::Prepare { .. }
+            | Request::Accept { .. }
             | Request::Adopt { .. } => Some(Answer::Declined),
         }
     }

@@ -78,7 +78,7 @@ impl LocalCopies {
     /// holds.
     fn held(&self, node: &Node, peer: &Identity, partition: Partition) -> Option<Held> {
         let list = self.common_list(node, peer, partition)?;
-        let is_comparable = self.is_quiet(node, partition) && node.placement.is_alive(peer);
+        let is_comparable = self.is_comparable(node, partition) && node.placement.is_alive(peer);
         let last_gap = self.store.last_gap(partition);
         // What one data center evicts, another one keeps: their copies stay different.
         let is_covered = !node.in_other_data_center(peer.node)

@@ -2,13 +2,17 @@
 //! them.
 //!
 //! ```text
-//!             a list without this node                 every receipt is here
+//!             a list without this node                 the receipts are here
 //!   Synced ──────────────────────────▶ Giver ──────────────────────────▶ Outside
 //!     ▲ │                                │ a list with this node             │
-//!     │ │ one not made from this one     ▼                                   │
+//!     │ │ one that does not follow it    ▼                                   │
 //!     │ └──────────────▶ Pending ◀───────┴───────────────────────────────────┘
-//!     └───────────────────┘ merged every holder
+//!     └───────────────────┘ merged f + 1 that have it open
 //! ```
+//!
+//! A synced replica has its list *open* (`replication/handoff` says what that takes). Once it has
+//! accepted a next list it is *sealed*: it applies and answers nothing until it learns the next
+//! list.
 //!
 //! A *giver* is outside its list and still holds data: it counts for nothing, is a source for
 //! others, and drops its copy when each replica of the list has confirmed that it holds the giver's
@@ -23,12 +27,13 @@ use super::surveyed::SurveyedPairs;
 use crate::clock::{HybridClock, Version};
 use crate::entry::Entry;
 use crate::placement::{List, ListRef, Stage};
-use crate::replication::handoff::Handoff;
+use crate::replication::handoff::{Handoff, Register};
 use crate::shard::interface::ShardConfig;
 use crate::shard::node::Node;
+use crate::shard::requests::HandoffKind;
 use crate::store::{Admission, Applied, Deletes, Readers, Store, StoreConfig};
 use crate::types::{Cores, Identity, KeyHash, Partition};
-use crate::wire::message::{Answer, Listed, Request};
+use crate::wire::message::{Answer, Extent, Listed, Request};
 
 /// How far a replica's clock may be ahead and still be followed by versions given here.
 const MAX_CLOCK_SKEW: Duration = Duration::from_secs(60);
@@ -59,25 +64,28 @@ pub(in crate::shard) struct LocalCopies {
 /// What this node is to one partition.
 #[derive(Default)]
 pub(in crate::shard) struct PartitionCopy {
-    /// The highest list that this node adopted or heard of.
+    /// The highest list that this node heard of.
     pub(super) list: Option<Arc<List>>,
     pub(super) standing: Standing,
-    pub(super) handoff: Option<Box<Handoff>>,
-    /// What the handoff asked and has no answer to.
-    pub(super) requests: Vec<u64>,
+    /// What this node has promised and accepted as an acceptor of that list.
+    pub(super) register: Option<Box<Register>>,
+    pub(super) seal: Seal,
+    /// The latest list that this node had open, and the latest in which its copy was whole: it had
+    /// all that was acknowledged before.
+    pub(super) opened: Option<ListRef>,
+    pub(super) whole: Option<ListRef>,
+    /// By [`HandoffKind`].
+    handoffs: [Slot; 2],
     /// Whether this node is the only member of the list, and synced.
     pub(super) is_alone: bool,
-    /// Whether another list with the number of this one was heard of.
-    pub(super) is_disputed: bool,
     /// As a giver: the replicas that hold its last change, which has this sequence number.
     pub(super) receipts: (u64, Vec<Identity>),
     /// How often this node, as a giver, has asked for receipts in this list.
     pub(super) reminders: u32,
     /// Whether this copy held something when it began to become synced, which others might lack.
     pub(super) brings_data: bool,
-    /// The other replicas that have not merged what this one brought when it returned, and up to
-    /// which sequence number they should. `None` when all have.
-    pub(super) unshared: Option<(u64, Vec<Identity>)>,
+    /// What this one brought when it returned, until others have merged it.
+    pub(super) unshared: Option<Unshared>,
     pub(super) progress: Progress,
     /// A single entry at or below this version is not taken if its key is not held
     /// (`replication/purge` says why).
@@ -89,6 +97,24 @@ pub(in crate::shard) struct PartitionCopy {
     pub(super) merges_other_data_center: bool,
 }
 
+/// A handoff of one kind.
+#[derive(Default)]
+pub(super) struct Slot {
+    pub(super) handoff: Option<Box<Handoff>>,
+    /// What it asked and has no answer to.
+    pub(super) requests: Vec<u64>,
+}
+
+/// What this node brought when it returned, and who has yet to merge it.
+#[derive(Debug)]
+pub(super) struct Unshared {
+    /// Up to which sequence number the others should have merged this copy.
+    pub(super) sequence: u64,
+    pub(super) others: Vec<Identity>,
+    /// How often they were asked.
+    pub(super) reminders: u32,
+}
+
 /// How far this node is with giving or taking the partition.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) enum Progress {
@@ -98,6 +124,16 @@ pub(super) enum Progress {
     Pending,
     /// This node holds the partition and must give it away.
     Giving,
+}
+
+/// Whether this node has accepted a list that follows its list, and so does not count in it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) enum Seal {
+    #[default]
+    No,
+    Sealed,
+    /// For long: whoever proposed the next list might be gone.
+    Overdue,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -121,17 +157,54 @@ impl PartitionCopy {
         self.is_alone
     }
 
+    pub(super) fn slot(&self, kind: HandoffKind) -> &Slot {
+        &self.handoffs[kind as usize]
+    }
+
+    pub(super) fn slot_mut(&mut self, kind: HandoffKind) -> &mut Slot {
+        &mut self.handoffs[kind as usize]
+    }
+
     pub(super) fn has_handoff(&self) -> bool {
-        self.handoff.is_some()
+        self.handoffs.iter().any(|slot| slot.handoff.is_some())
+    }
+
+    /// Whether something is merged, or is to be once a pause is over.
+    pub(super) fn has_merge(&self) -> bool {
+        self.slot(HandoffKind::Merge).handoff.is_some()
     }
 
     pub(super) fn is_synced(&self) -> bool {
         self.standing == Standing::Synced
     }
 
+    /// Whether this node counts in its list, or will once it is synced.
+    pub(super) fn serves(&self, me: &Identity) -> bool {
+        self.seal == Seal::No && self.list.as_ref().is_some_and(|list| list.contains(me))
+    }
+
+    /// Returns what this node has of what was acknowledged before its list.
+    pub(super) fn extent(&self) -> Extent {
+        let Some(list) = &self.list else { return Extent::Any };
+        let lists = [Some(list.reference()), list.base()];
+        match (&self.opened, &self.whole) {
+            (_, Some(whole)) if *whole == list.reference() => Extent::Whole,
+            (Some(_), Some(_)) if lists.contains(&self.opened) && self.whole == list.base() => {
+                Extent::WholeBefore
+            }
+            (Some(_), _) if lists.contains(&self.opened) => Extent::Open,
+            _ => Extent::Any,
+        }
+    }
+
+    /// Whether this node is a member of its list, and might lack what was acknowledged before.
+    pub(super) fn lacks_before(&self, me: &Identity) -> bool {
+        self.extent() != Extent::Whole && self.list.as_ref().is_some_and(|list| list.contains(me))
+    }
+
     /// Whether this node serves the partition as a synced replica of its list.
     pub(in crate::shard) fn serves_synced(&self, me: &Identity) -> bool {
-        self.is_synced() && self.list.as_ref().is_some_and(|list| list.contains(me))
+        self.serves(me) && self.is_synced()
     }
 }
 
@@ -194,8 +267,6 @@ impl LocalCopies {
         let copy = self.partition(partition);
         Listed {
             list: copy.list().cloned(),
-            synced: copy.serves_synced(&node.me),
-            holds: !self.store.is_empty(partition),
             purge_horizon: copy.purge_horizon,
             members_digest: node.placement.digest(),
         }
@@ -212,12 +283,22 @@ impl LocalCopies {
         Request::Adopt { list, purge_horizon: self.partition(partition).purge_horizon }
     }
 
-    /// Whether this node serves the partition as a synced replica and merges nothing now.
+    /// Whether this node serves the partition as a synced replica, and no merge changes it now.
+    pub(super) fn is_comparable(&self, node: &Node, partition: Partition) -> bool {
+        let copy = self.partition(partition);
+        let merge = copy.slot(HandoffKind::Merge).handoff.as_ref();
+        node.stage != Stage::Forming
+            && copy.serves_synced(&node.me)
+            && merge.is_none_or(|merge| merge.is_resting())
+            && !self.merges.contains_key(&partition)
+    }
+
+    /// Whether this node serves the partition as a synced replica, and has nothing to merge.
     pub(super) fn is_quiet(&self, node: &Node, partition: Partition) -> bool {
         let copy = self.partition(partition);
         node.stage != Stage::Forming
             && copy.serves_synced(&node.me)
-            && !copy.has_handoff()
+            && !copy.has_merge()
             && !self.merges.contains_key(&partition)
     }
 

@@ -7,12 +7,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Replica;
-use super::copies::{Progress, Standing};
+use super::copies::{Progress, Seal, Standing};
 use crate::mutants::{ProtocolMutant, rule};
-use crate::placement::{List, ListRef, Stage};
+use crate::placement::{List, ListRef, Stage, Wish};
+use crate::replication::handoff::are_whole;
 use crate::shard::effects::Effect;
 use crate::shard::node::Node;
-use crate::shard::requests::ReplicaAsker;
+use crate::shard::requests::{HandoffKind, ReplicaAsker};
 use crate::shard::timers::Timer;
 use crate::shard::turn::Turn;
 use crate::types::{Identity, Partition};
@@ -23,19 +24,25 @@ use crate::wire::message::Answer;
 pub(super) const REMIND_PERIOD: Duration = Duration::from_millis(500);
 const REMIND_AFTER: Duration = Duration::from_millis(50);
 
-/// After how many reminders W receipts suffice for a giver: about three seconds. A member that does
-/// not reach this node in that time might never do.
-const PATIENT_REMINDERS: u32 = 6;
+/// How much longer each further replica leaves it to the others to take a dead member out of the
+/// list. The first one might not be able to.
+const DRIVER_STEP: Duration = Duration::from_millis(500);
+
+/// After how many reminders W receipts suffice for a giver, or for one that returned with data:
+/// about three seconds. A member that does not reach this node in that time might never do.
+pub(super) const PATIENT_REMINDERS: u32 = 6;
 
 impl Replica {
     /// Creates a partition's first list. Nothing was ever written, so its replicas are synced and
     /// empty.
     pub(super) fn create_first_list<C>(&mut self, turn: &mut Turn<'_, C>, partition: Partition) {
-        let list = List::new(1, turn.node.target(partition), None);
+        let list = List::first(&turn.node.wish(partition));
         let is_mine = list.contains(&turn.node.me);
         self.copies.partition_mut(partition).list = Some(list);
         let standing = if is_mine { Standing::Synced } else { Standing::Outside };
         self.set_standing(turn.node, partition, standing);
+        let copy = self.copies.partition_mut(partition);
+        copy.whole = copy.opened;
         turn.effects.push_back(Effect::ListChanged { partition });
     }
 
@@ -44,16 +51,17 @@ impl Replica {
     pub(super) fn set_standing(&mut self, node: &Node, partition: Partition, standing: Standing) {
         let copy = self.copies.partition_mut(partition);
         copy.standing = standing;
+        if standing == Standing::Synced {
+            copy.opened = copy.list.as_ref().map(|list| list.reference());
+        }
         let serves = copy.serves_synced(&node.me);
         copy.is_alone =
             serves && copy.list.as_ref().is_some_and(|list| list.has_members(&[node.me]));
         self.copies.store.serve(partition, serves);
     }
 
-    /// Hears of a list, and returns whether it counts from now on. It does if its number is higher
-    /// than that of the known one; a replica that was synced in the list from which it was made
-    /// stays synced. Of two lists with one number the first stays, until a higher one is made that
-    /// the replicas of both are told.
+    /// Hears of a list, and returns whether it counts from now on. It does if it is above the known
+    /// one. A replica that was synced in the list from which it was made stays synced.
     pub(in crate::shard) fn learn<C>(
         &mut self,
         turn: &mut Turn<'_, C>,
@@ -66,24 +74,22 @@ impl Replica {
             // It is not a list of this data center.
             return false;
         }
-        let copy = self.copies.partition_mut(partition);
-        let known = copy.list.as_ref().map(|known| known.reference());
-        if known.is_some_and(|known| known.number >= list.number()) {
-            if known.is_some_and(|known| known.number == list.number() && known != list.reference())
-            {
-                copy.is_disputed = true;
-                self.update_wants(turn, partition);
-            }
+        let copy = self.copies.partition(partition);
+        if copy.list.as_ref().is_some_and(|known| !list.is_above(known)) {
             return false;
         }
         if copy.standing == Standing::Pending && !rule(ProtocolMutant::AdoptedOnce, true) {
             return false;
         }
+        self.take_handoffs(turn, partition);
+        self.forget_register(turn, partition);
+        let copy = self.copies.partition_mut(partition);
         let old = copy.list.replace(list.clone());
-        copy.is_disputed = false;
+        let known = old.as_ref().map(|known| known.reference());
         // A replica that had a copy then might have none now.
         (copy.receipts, copy.reminders) = ((0, Vec::new()), 0);
-        let is_synced = copy.standing == Standing::Synced && list.base() == known;
+        let follows = !rule(ProtocolMutant::JumpedOpen, list.base() != known);
+        let is_synced = copy.standing == Standing::Synced && follows;
         let may_lack_writes = rule(ProtocolMutant::ListedCounts, !is_synced)
             && (known.is_some() || rule(ProtocolMutant::BootIgnored, true));
         let stays = !may_lack_writes && list.contains(&node.me);
@@ -92,6 +98,9 @@ impl Replica {
             true => Standing::Pending,
             false => Standing::Outside,
         };
+        if standing == Standing::Pending && copy.standing != Standing::Pending {
+            self.note_data_brought(partition);
+        }
         self.set_standing(node, partition, standing);
         if standing == Standing::Outside && !self.copies.store.is_empty(partition) {
             remind_after(turn, REMIND_AFTER, partition);
@@ -99,6 +108,10 @@ impl Replica {
         turn.effects.push_back(Effect::ListChanged { partition });
         self.review_sharing(turn, partition);
         if stays && let Some(old) = old {
+            let copy = self.copies.partition_mut(partition);
+            if are_whole(node.config.quorums, &list, std::iter::once(copy.extent())) {
+                copy.whole = Some(list.reference());
+            }
             self.queue_merge(node, partition, living_others(node, &old));
             self.hurry_to_compare_list(turn, &list);
         }
@@ -124,24 +137,29 @@ impl Replica {
     /// Notes whether the partition wants a handoff, and whether another node must be told that it
     /// does.
     pub(super) fn update_wants<C>(&mut self, turn: &mut Turn<'_, C>, partition: Partition) {
-        let waits =
-            !self.copies.partition(partition).is_synced() && self.copies.lacking.waits(partition);
-        if self.change_wanted(turn.node, partition).is_some() && !waits {
-            self.wanted.insert(partition);
-            self.may_hand_over = true;
-        } else {
-            self.wanted.remove(&partition);
-        }
+        self.want_if_needed(turn.node, partition);
         if !self.to_be_told(turn.node, partition).is_empty() {
             remind_after(turn, REMIND_AFTER, partition);
         }
         self.drop_if_given(turn.node, partition);
     }
 
+    pub(super) fn want_if_needed(&mut self, node: &Node, partition: Partition) {
+        let waits =
+            !self.copies.partition(partition).is_synced() && self.copies.lacking.waits(partition);
+        if self.change_wanted(node, partition).is_some() && !waits {
+            self.wanted.insert(partition);
+            self.may_hand_over = true;
+        } else {
+            self.wanted.remove(&partition);
+        }
+    }
+
     /// Returns the nodes that should know this node's list and might not know it yet. If this node
     /// is synced in a list that should have other members: all that should be in it, as one of them
-    /// would drive the change if it knew. If this node holds a partition that it should not: all
-    /// that should, as they might have a later list that has not reached this node.
+    /// would drive the change if it knew. If this node holds a partition that it should not, or is
+    /// needed for one: all that should, as they might have a later list that has not reached this
+    /// node.
     fn to_be_told(&self, node: &Node, partition: Partition) -> Vec<Identity> {
         let copy = self.copies.partition(partition);
         let Some(list) = &copy.list else { return Vec::new() };
@@ -150,41 +168,62 @@ impl Replica {
             let is_off = copy.is_synced() && !list.has_members(&target);
             target.retain(|member| is_off && *member != node.me);
             target
-        } else if list.contains(&node.me) || !self.copies.store.is_empty(partition) {
+        } else if self.is_needed(node, partition) || !self.copies.store.is_empty(partition) {
             target
         } else {
             Vec::new()
         }
     }
 
-    /// Returns the members that the list should have, if it is for this node to see to that.
-    pub(super) fn change_wanted(&self, node: &Node, partition: Partition) -> Option<Vec<Identity>> {
-        if node.stage == Stage::Forming {
-            return None;
-        }
+    /// Returns who should be in the list, if it is for this node to see to that, and for how long
+    /// it leaves that to others.
+    pub(super) fn change_wanted(
+        &self,
+        node: &Node,
+        partition: Partition,
+    ) -> Option<(Wish, Duration)> {
         let copy = self.copies.partition(partition);
-        let target = node.target(partition);
-        if !target.contains(&node.me) {
+        if node.stage == Stage::Forming || copy.seal == Seal::Sealed {
             return None;
         }
-        if copy.standing != Standing::Synced || copy.is_disputed {
-            return rule(ProtocolMutant::NothingRestored, true).then_some(target);
+        let wish = node.wish(partition);
+        if copy.seal == Seal::Overdue {
+            return Some((wish, Duration::ZERO));
+        }
+        if copy.standing == Standing::Pending && rule(ProtocolMutant::NothingRestored, true) {
+            // It is in the list: the others wait for it, even if it should not stay.
+            return Some((wish, Duration::ZERO));
+        }
+        let place = wish.members.iter().position(|member| *member == node.me)?;
+        if copy.standing != Standing::Synced {
+            let now = Duration::ZERO;
+            return rule(ProtocolMutant::NothingRestored, true).then_some((wish, now));
         }
         let list = copy.list.as_ref()?;
-        if list.has_members(&target) {
-            return None;
-        }
-        let is_without_newcomer = target.iter().all(|member| list.contains(member));
-        (is_without_newcomer && target.first() == Some(&node.me)).then_some(target)
+        let is_without_newcomer = wish.members.iter().all(|member| list.contains(member));
+        let delay = DRIVER_STEP.saturating_mul(place as u32);
+        (!list.is(&wish) && is_without_newcomer).then_some((wish, delay))
     }
 
-    /// This node has merged every holder of the list before.
-    pub(super) fn synced<C>(&mut self, turn: &mut Turn<'_, C>, partition: Partition, list: &List) {
-        let is_pending = self.copies.partition(partition).standing == Standing::Pending;
-        if is_pending
-            && list.contains(&turn.node.me)
-            && self.copies.knows(partition, list.reference())
-        {
+    /// This node has merged enough others to hold all that was acknowledged before the list.
+    pub(super) fn is_whole<C>(
+        &mut self,
+        turn: &mut Turn<'_, C>,
+        partition: Partition,
+        list: &List,
+    ) {
+        if !list.contains(&turn.node.me) || !self.copies.knows(partition, list.reference()) {
+            return;
+        }
+        let copy = self.copies.partition_mut(partition);
+        copy.whole = Some(list.reference());
+        if let Some(change) = &mut copy.slot_mut(HandoffKind::Change).handoff {
+            // It waits for that.
+            change.wake(turn.now.instant);
+            let timer = Timer::Handoff(partition, HandoffKind::Change);
+            turn.timers.set_to(timer, change.deadline());
+        }
+        if copy.standing == Standing::Pending {
             self.set_standing(turn.node, partition, Standing::Synced);
             self.share_data_brought(turn, partition);
             self.hurry_to_compare_list(turn, list);
@@ -252,6 +291,9 @@ impl Replica {
         let must_give = rule(ProtocolMutant::DroppedUnasked, !is_given);
         if !is_needed && !must_give && !self.copies.store.is_empty(partition) {
             self.copies.store.drop_partition(partition);
+            // From now on it is no source.
+            let copy = self.copies.partition_mut(partition);
+            (copy.opened, copy.whole) = (None, None);
             self.recount(node, partition);
         }
     }
@@ -286,6 +328,14 @@ impl Replica {
         remind_after(turn, REMIND_PERIOD, partition);
     }
 
+    /// Whether the list cannot do without this node yet: it is a member, or a witness that should
+    /// be replaced.
+    pub(super) fn is_needed(&self, node: &Node, partition: Partition) -> bool {
+        let list = self.copies.partition(partition).list();
+        let Some(list) = list.filter(|list| list.is_acceptor(&node.me)) else { return false };
+        list.contains(&node.me) || !node.wish(partition).witnesses.contains(&node.me)
+    }
+
     /// Counts the partition again after anything about it changed.
     pub(super) fn recount(&mut self, node: &Node, partition: Partition) {
         let target = node.target(partition);
@@ -294,7 +344,7 @@ impl Replica {
             self.copies.lacking.remove(partition);
         }
         let copy = self.copies.partition(partition);
-        let is_listed = copy.list.as_ref().is_some_and(|list| list.contains(&node.me));
+        let is_listed = self.is_needed(node, partition);
         let is_done = copy.is_synced()
             && !self.copies.lacking.has(partition)
             && copy.list.as_ref().is_some_and(|l| l.has_members(&target));

@@ -4,6 +4,7 @@
 //! - [`copies`]: the store, the clock, and what this node is to each partition;
 //! - [`serve`]: answers requests, each in one step;
 //! - [`lists`]: which list a partition counts in, and what follows from another one;
+//! - [`acceptor`]: promises and accepts the next list;
 //! - [`handoffs`]: copies partitions when the placement changed;
 //! - [`lacking`]: what found no room, and when to try again;
 //! - [`sharing`]: has others merge what a replica that returned alone holds;
@@ -21,6 +22,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use self::copies::{LocalCopies, Standing};
+use self::handoffs::Job;
 use super::interface::{Action, ShardConfig, Shortage};
 use super::node::Node;
 use super::requests::ReplicaAsker;
@@ -37,6 +39,7 @@ use crate::store::Readers;
 use crate::types::{Identity, Partition};
 use crate::wire::message::{Answer, Listed};
 
+mod acceptor;
 mod anti_entropy;
 pub(super) mod copies;
 mod handoffs;
@@ -70,7 +73,7 @@ pub(super) struct Replica {
     /// How many handoffs are under way, those left out that rest.
     handoffs: usize,
     /// Partitions whose handoff has rested, and starts again when there is room.
-    rested: BTreeSet<Partition>,
+    rested: BTreeSet<Job>,
     /// Whether a handoff might be startable that was not when they were looked at last.
     may_hand_over: bool,
     anti_entropy: AntiEntropy,
@@ -115,8 +118,8 @@ impl Replica {
             if is_birth && self.copies.partition(partition).list().is_none() {
                 self.create_first_list(turn, partition);
             }
-            self.review_handoff(turn, partition);
-            if has_lost_members {
+            self.review_handoffs(turn, partition);
+            if has_lost_members || self.copies.partition(partition).lacks_before(&turn.node.me) {
                 self.compare_with_others(turn, partition);
             }
             self.update_wants(turn, partition);
@@ -150,8 +153,8 @@ impl Replica {
         answer: Answer,
     ) {
         match asker {
-            ReplicaAsker::Handoff(partition) => {
-                self.handoff_answered(turn, partition, request_id, from, answer)
+            ReplicaAsker::Handoff(partition, kind) => {
+                self.handoff_answered(turn, (partition, kind), request_id, from, answer)
             }
             ReplicaAsker::List(partition) => {
                 if let Answer::Listed(Listed { list: Some(list), .. }) = answer {
@@ -174,7 +177,9 @@ impl Replica {
         from: Identity,
     ) {
         match asker {
-            ReplicaAsker::Handoff(partition) => self.handoff_lost(turn, partition, from),
+            ReplicaAsker::Handoff(partition, kind) => {
+                self.handoff_lost(turn, (partition, kind), from)
+            }
             ReplicaAsker::List(_) => {}
             ReplicaAsker::Compare(round) | ReplicaAsker::Survey { round, .. } => {
                 self.anti_entropy.lost(round, turn.now.instant);
@@ -265,16 +270,16 @@ impl Replica {
     /// How many copies of a partition are missing, or one too many, by this node's count.
     pub(super) fn missing(&self, node: &Node, partition: Partition) -> usize {
         let copy = self.copies.partition(partition);
-        let is_listed = copy.list().is_some_and(|list| list.contains(&node.me));
         let target = || node.placement.replicas(partition).map(|member| member.identity);
         let is_mine = if target().any(|member| member == node.me) {
             let is_whole = self.copies.is_quiet(node, partition)
                 && !self.copies.lacking.has(partition)
                 && copy.unshared.is_none()
+                && !copy.lacks_before(&node.me)
                 && copy.list().is_some_and(|list| target().eq(list.members().iter().copied()));
             !is_whole
         } else {
-            is_listed || !self.copies.store.is_empty(partition)
+            self.is_needed(node, partition) || !self.copies.store.is_empty(partition)
         };
         let is_first = target().next() == Some(node.me);
         let wanted = node.config.quorums.copies_wanted();
@@ -294,9 +299,10 @@ impl Replica {
     pub(super) fn start_new_life<C>(&mut self, turn: &mut Turn<'_, C>) {
         let me = turn.node.me;
         for partition in turn.node.partitions() {
-            self.take_handoff(turn, partition);
-            self.forget_handoff_requests(turn, partition);
+            self.take_handoffs(turn, partition);
+            self.forget_register(turn, partition);
             let copy = self.copies.partition_mut(partition);
+            (copy.opened, copy.whole) = (None, None);
             (copy.receipts, copy.reminders) = ((0, Vec::new()), 0);
             copy.unshared = None;
             let is_listed = copy.list().is_some_and(|list| list.contains(&me));

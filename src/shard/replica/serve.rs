@@ -11,7 +11,7 @@ use crate::shard::turn::Turn;
 use crate::store::{Admission, Applied};
 use crate::types::{Identity, KeyHash, Partition};
 use crate::wire::frame::CHUNK_BYTES;
-use crate::wire::message::{Answer, Chunk, Fetch, Found, Request, Want};
+use crate::wire::message::{Answer, Chunk, Extent, Fetch, Found, Request, Want};
 
 /// Whether a peer's request makes sense at all. The error says how it broke the protocol.
 pub(in crate::shard) fn check_request(
@@ -38,6 +38,9 @@ pub(in crate::shard) fn check_request(
         }
         Request::Forward { key } if node.hash(key).partition() != partition => {
             Err("a key that is not of the partition")
+        }
+        Request::Accept { list, value, .. } if value.base() != Some(*list) => {
+            Err("a list that does not follow the one that it is proposed to")
         }
         Request::Compare(asked)
             if !asked.partitions.iter().all(|partition| node.owns(*partition)) =>
@@ -71,6 +74,12 @@ impl Replica {
             Request::Write { list, entry } => self.serve_write(turn, partition, list, entry),
             Request::Read { list, key, want } => self.serve_read(turn, partition, list, &key, want),
             Request::AskList => Answer::Listed(self.copies.listed(turn.node, partition)),
+            Request::Prepare { list, ballot } => {
+                self.prepare(turn.node, from, partition, (list, ballot))
+            }
+            Request::Accept { list, ballot, value } => {
+                self.accept(turn, from, partition, (list, ballot, value))
+            }
             Request::Adopt { list, purge_horizon } => {
                 self.copies.raise_purge_horizon(partition, purge_horizon);
                 self.learn(turn, partition, list.clone());
@@ -113,9 +122,6 @@ impl Replica {
     ) -> Answer {
         if !self.serves(turn.node, partition, list) {
             return self.copies.other_list(partition);
-        }
-        if turn.node.lacks_majority(turn.now).is_some() {
-            return Answer::Declined;
         }
         let copies = &mut self.copies;
         let hash = turn.node.hash(entry.key());
@@ -181,29 +187,34 @@ impl Replica {
                 Found::Entry(Entry::clone(&entry))
             }
         };
-        // What a majority has written since might be missing.
-        let may_count =
-            turn.node.config.quorums.one_answers() || turn.node.lacks_majority(turn.now).is_none();
-        let is_synced = copies.partition(partition).is_synced() && may_count;
+        let is_synced = copies.partition(partition).is_synced();
         Answer::Found { found, synced: !rule(ProtocolMutant::PendingCounts, !is_synced) }
     }
 
     /// Whether this node is in this list, as it sees itself.
     fn serves(&self, node: &Node, partition: Partition, asked: ListRef) -> bool {
-        let list = self.copies.partition(partition).list();
-        let is_in = list.is_some_and(|list| list.reference() == asked && list.contains(&node.me));
+        let is_in = self.copies.knows(partition, asked)
+            && self.copies.partition(partition).serves(&node.me);
         !rule(ProtocolMutant::AnyList, !is_in)
     }
 }
 
 impl LocalCopies {
     fn fetch(&self, partition: Partition, fetch: Fetch) -> Answer {
-        let sequence = self.store.sequence(partition);
+        let copy = self.partition(partition);
+        let known = copy.list().filter(|known| known.reference() == fetch.list);
+        if known.is_none() && fetch.list != ListRef::default() {
+            return self.other_list(partition);
+        }
+        let extent = known.map_or(Extent::Any, |_| copy.extent());
+        let (sequence, purge_horizon) = (self.store.sequence(partition), copy.purge_horizon);
+        let chunk =
+            |entries, next| Answer::Chunk(Chunk { entries, next, sequence, extent, purge_horizon });
         if fetch.after.is_none() && fetch.digest == self.store.digest(partition) {
-            return Answer::Chunk(Chunk { entries: Vec::new(), next: None, sequence });
+            return chunk(Vec::new(), None);
         }
         let part = self.store.part(partition, fetch.after, fetch.since, CHUNK_BYTES);
-        Answer::Chunk(Chunk { entries: part.entries, next: part.next, sequence })
+        chunk(part.entries, part.next)
     }
 
     /// Merges what another node holds, and returns how many bytes of it are missing here then.

@@ -12,15 +12,17 @@
 //! | a member's receipt covers what it held then | waits for the others only |
 //! | its list changes | begins again, with the members of the new list |
 //!
-//! The partition counts as redundancy debt until all have confirmed. A member that holds the same
-//! finds that by the digest, and copies nothing. What this node takes as a synced replica is sent
-//! to all anyway, so a receipt need not cover that.
+//! The partition counts as redundancy debt until all have confirmed. After some seconds W holders
+//! suffice, as many as an acknowledged write has: this node and a member might never reach each
+//! other. A member that holds the same finds that by the digest, and copies nothing. What this node
+//! takes as a synced replica is sent to all anyway, so a receipt need not cover that.
 //!
 //! **Rejected:** to count only when the others have merged. A member that is silent would keep a
 //! whole replica from serving.
 
 use super::Replica;
-use super::lists::{REMIND_PERIOD, remind_after};
+use super::copies::Unshared;
+use super::lists::{PATIENT_REMINDERS, REMIND_PERIOD, remind_after};
 use crate::mutants::{ProtocolMutant, rule};
 use crate::shard::requests::ReplicaAsker;
 use crate::shard::turn::Turn;
@@ -45,7 +47,7 @@ impl Replica {
         let is_other = |member: &Identity| *member != turn.node.me;
         let others: Vec<Identity> = list.members().iter().copied().filter(is_other).collect();
         if rule(ProtocolMutant::ReturnedUnshared, !others.is_empty()) {
-            copy.unshared = Some((sequence, others));
+            copy.unshared = Some(Unshared { sequence, others, reminders: 0 });
             self.ask_to_merge(turn, partition);
         }
     }
@@ -62,11 +64,16 @@ impl Replica {
     /// Asks those that have not confirmed to merge this copy, and again after a while. They decline
     /// while they merge something else.
     pub(super) fn ask_to_merge<C>(&mut self, turn: &mut Turn<'_, C>, partition: Partition) {
-        let copy = self.copies.partition(partition);
-        let (Some(list), Some((_, others))) = (copy.list.clone(), copy.unshared.clone()) else {
+        let copy = self.copies.partition_mut(partition);
+        let (Some(list), Some(unshared)) = (copy.list.clone(), &mut copy.unshared) else { return };
+        unshared.reminders += 1;
+        let holders = list.members().len() - unshared.others.len();
+        let is_enough = holders >= turn.node.config.quorums.write.count(list.members().len());
+        if is_enough && unshared.reminders > PATIENT_REMINDERS {
+            copy.unshared = None;
             return;
-        };
-        for other in others {
+        }
+        for other in unshared.others.clone() {
             let request = Request::Repair { list: list.reference(), wants_receipt: true };
             turn.ask(other, partition, request, ReplicaAsker::List(partition));
         }
@@ -82,7 +89,7 @@ impl Replica {
         covers: u64,
     ) -> Option<bool> {
         let copy = self.copies.partition_mut(partition);
-        let (sequence, others) = copy.unshared.as_mut()?;
+        let Unshared { sequence, others, .. } = copy.unshared.as_mut()?;
         let is_covered = covers >= *sequence;
         if is_covered {
             others.retain(|other| other != from);

@@ -29,6 +29,8 @@ pub(super) enum Disturbance {
     Break,
     Cut,
     Block,
+    /// Connections lose what is sent over them, one way.
+    Swallow,
     Split,
     Clock,
     /// A node gets lost just after it began to write.
@@ -88,6 +90,7 @@ impl Chaos {
             Disturbance::Break => self.break_link(),
             Disturbance::Cut => self.cut_link(),
             Disturbance::Block => self.block_link(),
+            Disturbance::Swallow => self.swallow_link(),
             Disturbance::Split if self.profile == Profile::Majority => self.split_in_two(),
             Disturbance::Split => self.split(),
             Disturbance::Clock => self.move_clock(),
@@ -282,6 +285,14 @@ impl Chaos {
         if let Some((from, to)) = self.pick_two() {
             self.cluster.block(from, to);
             self.mend_after(100, 20_000);
+        }
+        true
+    }
+
+    fn swallow_link(&mut self) -> bool {
+        if let Some((from, to)) = self.pick_two() {
+            self.cluster.swallow(from, to);
+            self.mend_after(500, 10_000);
         }
         true
     }

@@ -30,6 +30,9 @@ const MORE_THAN_ALL: usize = 64;
 /// For how long a node that was asked whether it is safe may answer.
 const SAFE_WITHIN: Duration = Duration::from_secs(120);
 
+/// How long a round of questions takes at most, until the answers that make it safe are here.
+const ROUND: Duration = Duration::from_secs(1);
+
 impl Chaos {
     /// Chooses whom it strikes, if it begins now: before the first node starts, or when the cluster
     /// is whole.
@@ -102,18 +105,20 @@ impl Chaos {
     pub(super) fn ask_safety(&mut self, node: usize) {
         let ticket = self.cluster.watch_safety(node, SAFE_WITHIN);
         self.safety_asked.push((node, ticket));
+        self.asked_until = self.cluster.elapsed() + SAFE_WITHIN;
     }
 
     /// Judges the copies at the moment at which a node says that it is safe.
     pub(super) fn judge_safety(&mut self) {
         if self.sim.data_centers > 1 || self.broken.is_some() {
-            return;
+            return self.safety_asked.clear();
         }
         let cluster = &self.cluster;
         self.safety_asked.retain(|(node, _)| cluster.is_running(*node));
         let asked = self.safety_asked.len();
         self.safety_asked.retain(|(node, ticket)| !cluster.is_safe(*node, *ticket));
-        if self.safety_asked.len() == asked {
+        // It was safe when the nodes answered: one that crashed since had its copies.
+        if self.safety_asked.len() == asked || self.cluster.has_just_crashed(ROUND) {
             return;
         }
         let running = self.running().len();

@@ -50,7 +50,7 @@ use self::lasting::Lasting;
 pub use self::options::ChaosOptions;
 use self::plan::Plan;
 pub use self::profile::Profile;
-pub use self::report::{Failure, Summary};
+pub use self::report::{Failure, Linearizable, Summary};
 use super::checks::{Violation, WriteOrder};
 use super::workload::Workload;
 use super::{SimCluster, SimOptions};
@@ -111,7 +111,7 @@ struct Chaos {
     /// Under a required majority: when the network fell in two, into what, and when it was whole
     /// again.
     splits: Vec<(Duration, [Vec<usize>; 2], Duration)>,
-    /// The number of each key's list when the schedule began.
+    /// The highest number of each key's list when the schedule began.
     lists: Vec<u64>,
     /// What is wrong to the end, and to which nodes.
     lasting: Lasting,
@@ -122,6 +122,8 @@ struct Chaos {
     apart: Duration,
     /// Nodes that were asked when it is safe to stop one, each with the ticket.
     safety_asked: Vec<(usize, u64)>,
+    /// How long the last of them waits for it.
+    asked_until: Duration,
     /// The first promise that was seen to be broken while faults went on.
     broken: Option<Violation>,
 }
@@ -156,6 +158,7 @@ impl Chaos {
             rests,
             apart,
             safety_asked: Vec::new(),
+            asked_until: Duration::ZERO,
             broken: None,
             options: options.clone(),
             rng,
@@ -226,6 +229,7 @@ impl Chaos {
             self.cluster.crash_node(node);
         }
         // A new history begins: nothing of the old one may be found.
+        self.cluster.forget_lists();
         let options = self.workload.options().clone();
         self.workload = Workload::new(self.rng.random(), options, &self.sim);
         let all_at_once = self.rng.random_range(0..2) == 0;
@@ -292,9 +296,19 @@ impl Chaos {
     }
 
     fn wait_for_next_call(&mut self) {
-        let pause = self.workload.pause();
-        self.cluster.run_for(pause);
-        self.judge_safety();
+        let until = self.cluster.elapsed() + self.workload.pause();
+        while !self.safety_asked.is_empty() && self.cluster.elapsed() < until {
+            let left = until - self.cluster.elapsed();
+            let asked = &self.safety_asked;
+            let is_safe = |(node, ticket): &(usize, u64), cluster: &SimCluster| {
+                cluster.is_running(*node) && cluster.is_safe(*node, *ticket)
+            };
+            let is_told = |cluster: &SimCluster| asked.iter().any(|it| is_safe(it, cluster));
+            self.cluster.run_until_just(left, is_told);
+            self.workload.collect(&mut self.cluster);
+            self.judge_safety();
+        }
+        self.cluster.run_for(until.saturating_sub(self.cluster.elapsed()));
     }
 
     fn mend_when_due(&mut self) {
@@ -405,9 +419,7 @@ impl Chaos {
     }
 
     fn list_numbers(&self) -> Vec<u64> {
-        let numbers =
-            |key| self.cluster.replicas(self.name(key)).into_iter().map(|(_, number)| number);
-        let highest = |key| numbers(key).max().unwrap_or_default();
-        (0..self.workload.options().keys).map(highest).collect()
+        let number = |key| self.cluster.list_number(self.name(key));
+        (0..self.workload.options().keys).map(number).collect()
     }
 }

@@ -12,6 +12,7 @@ use super::disturbance::Disturbance as D;
 use super::lasting::Lasting;
 use super::options::{ChaosOptions, MAX_NODES};
 use super::profile::Profile;
+use crate::options::OnPartition;
 use crate::sim::SimOptions;
 use crate::sim::checks::WriteOrder;
 use crate::sim::workload::WorkloadOptions;
@@ -73,6 +74,11 @@ impl Plan {
         let mut plan = Self { sim, work, nodes, order, every, disturbances, lasting, rests };
         plan.disturbances = plan.adapt_to(profile, rng);
         plan.leave_some_out(rng);
+        if profile.has_strong_reads(seed) {
+            plan.sim.read_quorum = 2;
+        }
+        plan.let_reads_see_writes();
+        plan.vary_calls(seed, profile);
         if plan.order == WriteOrder::PerNode {
             plan.order = WriteOrder::ByClock(plan.apart());
         }
@@ -141,6 +147,8 @@ impl Plan {
             (D::LongPause, 2),
             (D::Crash, 1),
             (D::Restart, 2),
+            (D::Leave, 1),
+            (D::Join, 1),
         ]
     }
 
@@ -155,6 +163,8 @@ impl Plan {
             (D::Loss, 1),
             (D::Crash, 1),
             (D::Restart, 2),
+            (D::Leave, 1),
+            (D::Join, 1),
         ]
     }
 
@@ -200,7 +210,15 @@ impl Plan {
         self.sim.clock_skew = Duration::from_secs([30, 600, 3600][rng.random_range(0..3)]);
         self.sim.read_quorum = some_strong_reads(rng);
         self.work.keys = rng.random_range(1..=4);
-        vec![(D::Clock, 6), (D::Break, 2), (D::Cut, 1), (D::Crash, 1), (D::Restart, 2)]
+        vec![
+            (D::Clock, 6),
+            (D::Break, 2),
+            (D::Cut, 1),
+            (D::Crash, 1),
+            (D::Restart, 2),
+            (D::Leave, 1),
+            (D::Join, 1),
+        ]
     }
 
     fn births(&mut self, rng: &mut SmallRng) -> Weighted {
@@ -214,7 +232,8 @@ impl Plan {
     fn majority(&mut self, rng: &mut SmallRng) -> Weighted {
         self.order = WriteOrder::PerNode;
         self.nodes = rng.random_range(3..=MAX_NODES);
-        self.sim.majority_of = self.nodes as u16;
+        self.sim.on_partition = OnPartition::Majority;
+        self.sim.expect = self.nodes as u16;
         self.sim.read_quorum = some_strong_reads(rng);
         vec![(D::Split, 8), (D::ShortPause, 2), (D::Break, 1), (D::Crash, 1), (D::Restart, 2)]
     }
@@ -301,7 +320,14 @@ impl Plan {
         self.rest(rng);
         self.nodes = rng.random_range(5..=MAX_NODES);
         self.lasting = Lasting::Cores;
-        vec![(D::Split, 2), (D::Leave, 1), (D::Join, 1), (D::AskSafety, 1), (D::Break, 1)]
+        vec![
+            (D::Split, 2),
+            (D::Swallow, 2),
+            (D::Leave, 1),
+            (D::Join, 1),
+            (D::AskSafety, 1),
+            (D::Break, 1),
+        ]
     }
 
     fn spokes(&mut self, rng: &mut SmallRng) -> Weighted {
@@ -322,15 +348,28 @@ impl Plan {
             (D::AskSafety, 1),
             (D::Crash, 1),
             (D::Restart, 2),
+            (D::Leave, 1),
+            (D::Join, 1),
         ]
     }
 
     fn mixed(&mut self, rng: &mut SmallRng) -> Weighted {
         self.rest(rng);
-        let quorums = [(1, 1, 1), (2, 2, 1), (3, 3, 1), (3, 2, 3), (5, 3, 3), (5, 4, 2)];
+        // In two of them, writes need not share a replica.
+        let quorums = [
+            (1, 1, 1),
+            (2, 2, 1),
+            (3, 3, 1),
+            (3, 2, 3),
+            (5, 3, 3),
+            (5, 4, 2),
+            (3, 1, 1),
+            (4, 2, 1),
+        ];
         let (n, w, r) = quorums[rng.random_range(0..quorums.len())];
         (self.sim.replicas, self.sim.write_quorum, self.sim.read_quorum) = (n, w, r);
         self.nodes = rng.random_range((n + 1).max(3)..=MAX_NODES);
+        self.sim.are_weights_different = rng.random_range(0..2) == 0;
         let crash = u32::from(w > 1);
         vec![
             (D::Crash, crash),
@@ -341,7 +380,32 @@ impl Plan {
             (D::ShortPause, 2),
             (D::Break, 2),
             (D::Cut, 1),
+            (D::Swallow, 1),
         ]
+    }
+
+    /// Lets some schedules make calls that others do not.
+    fn vary_calls(&mut self, seed: u64, profile: Profile) {
+        // That checker judges all reads as those of the configured R, and when each write was
+        // acknowledged. Calls that are made together have one answer, when all of them are over.
+        if profile != Profile::Majority {
+            match seed % 7 {
+                2 => self.work.quorums_percent = 30,
+                4 => self.work.together_percent = 10,
+                _ => {}
+            }
+        }
+        if matches!(profile, Profile::Members | Profile::Everywhere) {
+            self.work.shortened_percent = 20;
+        }
+    }
+
+    /// Raises R to the least number that a configuration with R ≥ 2 may have.
+    fn let_reads_see_writes(&mut self) {
+        let SimOptions { replicas, write_quorum, read_quorum, .. } = &mut self.sim;
+        if *read_quorum > 1 {
+            *read_quorum = (*read_quorum).max(*replicas + 1 - *write_quorum);
+        }
     }
 
     /// Some schedules do without some disturbances, and find what these would hide.

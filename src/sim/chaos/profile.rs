@@ -34,7 +34,8 @@ pub enum Profile {
     /// All replicas of a partition are replaced, on a bad network, while coordinators have old
     /// lists.
     Replaced,
-    /// A majority is required, and the network falls in two, again and again.
+    /// Partitions wait for a majority of their replicas, and the network falls in two, again and
+    /// again.
     Majority,
     /// A copy on every node, while nodes come and go.
     Everywhere,
@@ -51,7 +52,8 @@ pub enum Profile {
     Spokes,
     /// Hosts are suspended, cores are stuck, control threads starve.
     Hosts,
-    /// Unusual numbers of copies and quorums: N = 1, W = N, R = 3, copies in zones.
+    /// Unusual numbers of copies and quorums: N = 1, W = N, R = 3, 2 W ≤ N, copies in zones, nodes
+    /// of different weights, connections that swallow what is sent.
     Mixed,
 }
 
@@ -90,6 +92,23 @@ impl Profile {
     /// Returns the profile that a seed chooses.
     pub(super) fn choose(rng: &mut SmallRng) -> Self {
         Self::ALL[rng.random_range(0..Self::CHOSEN)]
+    }
+
+    /// Whether the seed makes R at least 2 of what the profile has as R = 1: every other one does,
+    /// in profiles in which lists change.
+    pub(super) fn has_strong_reads(self, seed: u64) -> bool {
+        let is_one_of_them = matches!(
+            self,
+            Self::Members
+                | Self::Lossy
+                | Self::Splits
+                | Self::QuickRestarts
+                | Self::Replaced
+                | Self::Crashes
+                | Self::Pair
+                | Self::HalfDead
+        );
+        is_one_of_them && !seed.is_multiple_of(2)
     }
 
     /// Returns the name on the command line.

@@ -4,8 +4,8 @@
 //! |---|---|
 //! | every call ended in time | [`checks::answered`] |
 //! | reads found what was written | [`checks::reads`] |
-//! | of the sides of a network partition no more than one acknowledges | `check_majority` |
-//! | keys are linearizable, if R and W overlap and no list changed | [`checks::linearizable`] |
+//! | of the sides of a network partition no more than one serves a key | `check_majority` |
+//! | keys are linearizable with R ≥ 2, until their lists fork | [`checks::linearizable`] |
 //! | N copies are there within a minute | `settle` |
 //! | nothing is under way or owed | `check_queues` |
 //! | all copies are equal after two cycles of anti-entropy | `wait_for_equal_copies` |
@@ -25,11 +25,13 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::lasting::Lasting;
+use super::report::Linearizable;
 use super::{Chaos, Summary};
+use crate::options::Quorum;
 use crate::sim::checks::{self, Verdict, Violation};
 use crate::sim::workload::{Answer, Kind, Operation, value_number};
 use crate::sim::{CALL_TIMEOUT, SimCluster};
-use crate::wire::timing::{COMPARE_CYCLE, HINT_WINDOW, LEASE, is_longer};
+use crate::wire::timing::{COMPARE_CYCLE, HINT_WINDOW, is_longer};
 
 /// Within this time all copies are equal: two cycles of comparing everything, and time to repair.
 const EQUAL_WITHIN: Duration = Duration::from_secs(150);
@@ -57,6 +59,9 @@ const MOST_EVENTS_AT_REST: u64 = 15_000;
 /// anti-entropy, which agreeing on it takes at the longest.
 const PURGED_WITHIN: Duration = Duration::from_secs(240);
 
+/// A time to live is counted in whole milliseconds.
+const CLOCK_TICK: Duration = Duration::from_millis(1);
+
 /// How many writes of a key a failure shows whose copies differ.
 const WRITES_SHOWN: usize = 8;
 
@@ -75,10 +80,11 @@ impl Chaos {
         }
         checks::reads(self.workload.history(), self.order)?;
         if self.sim.data_centers == 1 {
-            checks::misses(self.workload.history(), self.cluster.at_risk_since())?;
+            let at_risk_since = |key| self.cluster.at_risk_since(self.name(key));
+            checks::misses(self.workload.history(), at_risk_since)?;
         }
         self.check_majority()?;
-        let (linearizable, undecided) = self.check_linearizable()?;
+        let linearizable = self.check_linearizable()?;
         if self.rests {
             self.check_availability(healed)?;
         }
@@ -105,7 +111,6 @@ impl Chaos {
             operations: self.workload.history().operations.len(),
             answered: self.answered(),
             linearizable,
-            undecided,
             settled_after,
             equal_after,
             faults: self.count_faults(),
@@ -148,6 +153,11 @@ impl Chaos {
 
     /// While nothing changes no living node is taken for dead, and little happens.
     fn check_rest(&mut self) -> Result<(), Violation> {
+        // With fewer nodes than copies no node is ever safe, and whoever waits for that asks often.
+        if self.safety_asked.iter().any(|(node, ticket)| !self.cluster.is_safe(*node, *ticket)) {
+            let at = self.asked_until;
+            self.cluster.run_for(at.saturating_sub(self.cluster.elapsed()));
+        }
         let (deaths, events) = (self.cluster.deaths().len(), self.cluster.events_handled());
         self.cluster.run_for(REST);
         if let Some(death) = self.cluster.deaths()[deaths..].iter().find(|death| death.is_false) {
@@ -187,7 +197,8 @@ impl Chaos {
     fn wait_for_paused(&mut self) {
         for node in self.running() {
             let from = self.cluster.elapsed();
-            while self.cluster.is_paused(node) && self.cluster.elapsed() < from + PAUSED_AT_MOST {
+            while self.cluster.stands_still(node) && self.cluster.elapsed() < from + PAUSED_AT_MOST
+            {
                 self.cluster.run_for(Duration::from_millis(100));
             }
         }
@@ -210,34 +221,28 @@ impl Chaos {
         faults
     }
 
-    /// No node that is cut off from a majority acknowledges after a lease has passed, nor does it
-    /// acknowledge a write of a key after a node of the majority has.
+    /// While the network is in two, no two sides acknowledge writes of one key that began then, nor
+    /// answer reads of it with R ≥ 2.
     fn check_majority(&self) -> Result<(), Violation> {
-        const PROMISE: &str = "of the sides of a network partition no more than one acknowledges";
-        let needed = self.sim.majority();
+        const PROMISE: &str = "of the sides of a network partition no more than one serves a key";
+        let is_strong = self.sim.read_quorum >= 2;
+        let counts = |it: &&Operation| match it.answer {
+            Some(Answer::Acknowledged) => true,
+            Some(Answer::Found(_) | Answer::NotFound) => is_strong,
+            _ => false,
+        };
         let operations = self.workload.history().operations.iter();
-        let acknowledged: Vec<&Operation> =
-            operations.filter(|it| it.kind != Kind::Get && it.is_acknowledged()).collect();
+        let served: Vec<&Operation> = operations.filter(counts).collect();
         for (from, sides, until) in &self.splits {
             let during =
-                |it: &&&Operation| it.start > *from && it.end.is_some_and(|end| end < *until);
-            let is_minority = |it: &Operation| {
-                sides.iter().any(|side| side.len() < needed && side.contains(&it.node))
-            };
+                |it: &&&Operation| it.start >= *from && it.end.is_some_and(|end| end <= *until);
             let mut first: BTreeMap<usize, &Operation> = BTreeMap::new();
-            for operation in acknowledged.iter().filter(during).filter(|it| !is_minority(it)) {
+            for operation in served.iter().filter(during) {
+                let side = |of: &Operation| sides[0].contains(&of.node);
                 let first = first.entry(operation.key).or_insert(operation);
-                if operation.end < first.end {
-                    *first = operation;
-                }
-            }
-            for operation in acknowledged.iter().filter(during).filter(|it| is_minority(it)) {
-                let is_late = operation.end > Some(*from + LEASE);
-                let before = first.get(&operation.key).filter(|first| first.end < operation.end);
-                if is_late || before.is_some() {
+                if side(first) != side(operation) {
                     let what = format!("the network fell into {sides:?} at {from:?}");
-                    let operations =
-                        before.into_iter().copied().chain([*operation]).cloned().collect();
+                    let operations = vec![(*first).clone(), (*operation).clone()];
                     let general = Violation::general(PROMISE, what);
                     return Err(Violation { key: Some(operation.key), operations, ..general });
                 }
@@ -246,24 +251,45 @@ impl Chaos {
         Ok(())
     }
 
-    /// Returns how many keys are linearizable and how many are undecided, among those for which it
-    /// is promised: with strong quorums, and a list that never changed.
-    fn check_linearizable(&self) -> Result<(usize, usize), Violation> {
-        let (mut linearizable, mut undecided) = (0, 0);
-        if self.sim.read_quorum < 2 || self.sim.data_centers > 1 {
-            return Ok((0, 0));
+    /// Checks that every key is linearizable for which that is promised: where R ≥ 2, and until the
+    /// lists of its partition fork, or acknowledged writes might be lost.
+    fn check_linearizable(&mut self) -> Result<Linearizable, Violation> {
+        let mut found = Linearizable::default();
+        // Where R = 1 is configured, writes do not ask for versions first. Then a call that asks
+        // for more replicas sees each acknowledged write, but a write may take effect twice.
+        if !self.sim.is_strong(Quorum::Configured) || self.sim.data_centers > 1 {
+            return Ok(found);
         }
-        for (key, number) in self.list_numbers().into_iter().enumerate() {
-            if number != self.lists[key] {
-                continue;
-            }
-            match checks::linearizable(&self.workload.history().of_key(key)) {
-                Verdict::Linearizable => linearizable += 1,
-                Verdict::Undecided => undecided += 1,
+        self.read_all();
+        let is_judged = |it: &&Operation| it.kind != Kind::Get || self.sim.is_strong(it.quorum);
+        let clocks_apart = 2 * self.sim.clock_skew + CLOCK_TICK;
+        for key in 0..self.workload.options().keys {
+            let name = self.name(key);
+            let parted_since = self.cluster.parted_since(name);
+            let mut all = self.workload.history().of_key(key);
+            all.retain(is_judged);
+            let known = parted_since.map(|at| checks::linearizable_until(&all, at));
+            let operations = known.as_ref().map_or(all, |known| known.iter().collect());
+            match checks::linearizable(&operations, clocks_apart) {
+                Verdict::Linearizable => found.keys += 1,
+                Verdict::Undecided => found.undecided += 1,
                 Verdict::Not(violation) => return Err(violation),
             }
+            found.parted += usize::from(parted_since.is_some());
+            found.over_changes += usize::from(self.cluster.list_number(name) > self.lists[key]);
         }
-        Ok((linearizable, undecided))
+        Ok(found)
+    }
+
+    /// Reads each key once more through some node, so that the last writes are judged, too.
+    fn read_all(&mut self) {
+        let nodes = self.callable();
+        for key in 0..self.workload.options().keys {
+            if let Some(node) = self.pick(&nodes) {
+                self.workload.read_through(&mut self.cluster, node, key, Quorum::Majority);
+            }
+        }
+        self.workload.drain(&mut self.cluster, CALL_TIMEOUT + 10 * SLACK);
     }
 
     fn converged(&self) -> Result<(), Violation> {
@@ -314,9 +340,12 @@ impl Chaos {
             (0..cluster.nodes())
                 .all(|node| !cluster.is_running(node) || cluster.open_calls(node) == (0, 0))
         };
-        // A replica that this node never reaches is offered a write until the window ends.
+        // A replica that this node never reaches is offered a write until the window ends, and so
+        // is one whose answer got lost while the connection stayed.
         let is_parted = matches!(self.lasting, Lasting::Pair { .. });
-        let limit = PAID_WITHIN + if is_parted { HINT_WINDOW } else { Duration::ZERO };
+        let is_unanswered = self.cluster.faults().iter().any(|fault| fault.kind == "swallow");
+        let limit =
+            PAID_WITHIN + if is_parted || is_unanswered { HINT_WINDOW } else { Duration::ZERO };
         if self.cluster.run_until(limit, is_idle) {
             return Ok(());
         }

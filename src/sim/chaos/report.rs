@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::AddAssign;
 use std::time::Duration;
 
 use super::{Chaos, Profile};
@@ -23,10 +24,8 @@ pub struct Summary {
     pub operations: usize,
     /// How many of these were acknowledged, or found an answer.
     pub answered: usize,
-    /// How many keys were found linearizable.
-    pub linearizable: usize,
-    /// How many keys the search for an order was given up for.
-    pub undecided: usize,
+    /// For how many keys an order of the operations was searched.
+    pub linearizable: Linearizable,
     /// How long it took after the faults until no copy was missing.
     pub settled_after: Duration,
     /// How long it took after the faults until all copies were equal.
@@ -35,6 +34,30 @@ pub struct Summary {
     pub faults: BTreeMap<&'static str, usize>,
     /// [`SimCluster::trace_hash`](crate::sim::SimCluster::trace_hash): equal for equal histories.
     pub trace_hash: u64,
+}
+
+/// How many keys were judged where R ≥ 2 promises that each is linearizable.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Linearizable {
+    /// The keys for which an order was found.
+    pub keys: usize,
+    /// The keys for which the search was given up.
+    pub undecided: usize,
+    /// The keys among all of these whose list changed before the end of what was judged.
+    pub over_changes: usize,
+    /// The keys among all of these that were judged only until their lists forked, or until
+    /// acknowledged writes were said to be at risk.
+    pub parted: usize,
+}
+
+impl AddAssign for Linearizable {
+    fn add_assign(&mut self, other: Self) {
+        self.keys += other.keys;
+        self.undecided += other.undecided;
+        self.over_changes += other.over_changes;
+        self.parted += other.parted;
+    }
 }
 
 /// A broken promise: which it was, how it was broken, and how to see it again.

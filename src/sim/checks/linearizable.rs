@@ -9,12 +9,15 @@
 //! - a write that might have happened has happened if its value was read, and ended by then;
 //!   otherwise it may as well never have happened;
 //! - a delete that might have happened is of use only just before a read that found nothing.
+//!
+//! A value that expires may be found by one node and not by another, as their clocks differ. So a
+//! read that finds nothing also fits such a value, from the earliest moment at which it expires.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::{LINEARIZABLE, Violation};
-use crate::sim::workload::{Answer, Kind, Operation};
+use crate::sim::workload::{Answer, Kind, Operation, SHORTENED, TIME_TO_LIVE};
 
 /// What the search found out about one key.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,7 +26,7 @@ pub enum Verdict {
     Linearizable,
     /// There is no order.
     Not(Violation),
-    /// The search was given up: too many states, or a value that expires.
+    /// The search was given up: too many states.
     Undecided,
 }
 
@@ -33,9 +36,10 @@ const MAX_STATES: usize = 300_000;
 /// Whether the operations on one key could have happened one after the other.
 ///
 /// Each must have happened between its start and its end; one that might have happened, at any time
-/// after its start, or never. At first the key does not exist.
-pub fn linearizable(operations: &[&Operation]) -> Verdict {
-    let Some(mut search) = Search::new(operations) else { return Verdict::Undecided };
+/// after its start, or never. At first the key does not exist. Two nodes' clocks differ by no more
+/// than `clocks_apart`.
+pub fn linearizable(operations: &[&Operation], clocks_apart: Duration) -> Verdict {
+    let mut search = Search::new(operations, clocks_apart);
     match search.run() {
         Some(true) => Verdict::Linearizable,
         None => Verdict::Undecided,
@@ -55,6 +59,17 @@ pub fn linearizable(operations: &[&Operation]) -> Verdict {
             Verdict::Not(Violation::of(LINEARIZABLE, what, &shown))
         }
     }
+}
+
+/// Returns what was known of these operations at a moment: those that began before, and how they
+/// ended if they did.
+pub fn linearizable_until(operations: &[&Operation], at: Duration) -> Vec<Operation> {
+    let known = |operation: &&Operation| {
+        let is_over = operation.end.is_some_and(|end| end < at);
+        let (end, answer) = (operation.end.filter(|_| is_over), operation.answer);
+        Operation { end, answer: answer.filter(|_| is_over), ..(*operation).clone() }
+    };
+    operations.iter().filter(|operation| operation.start < at).map(known).collect()
 }
 
 /// An operation that must have happened.
@@ -84,6 +99,8 @@ struct Search {
     steps: Vec<Step>,
     /// When the deletes began that might have happened.
     maybes: Vec<Duration>,
+    /// The values that expire, each with the earliest moment at which it does.
+    expiring: BTreeMap<u64, Duration>,
     done: Vec<bool>,
     maybes_done: Vec<bool>,
     /// How many of the first steps are done without a gap.
@@ -104,8 +121,7 @@ struct Branch {
 }
 
 impl Search {
-    /// `None` if an operation cannot be searched for: a value that expires.
-    fn new(operations: &[&Operation]) -> Option<Self> {
+    fn new(operations: &[&Operation], clocks_apart: Duration) -> Self {
         let mut read_at: BTreeMap<u64, Duration> = BTreeMap::new();
         for operation in operations {
             if let (Some(Answer::Found(value)), Some(end)) = (operation.answer, operation.end) {
@@ -118,13 +134,12 @@ impl Search {
             let certain_end =
                 operation.end.filter(|_| !operation.is_write() || operation.is_acknowledged());
             let (effect, end) = match (operation.kind, operation.answer) {
-                (Kind::SetFor(_), _) => return None,
                 (_, Some(Answer::NotApplied)) => continue,
                 (Kind::Get, Some(Answer::Found(value))) => (Effect::Read(Some(value)), certain_end),
                 (Kind::Get, Some(Answer::NotFound)) => (Effect::Read(None), certain_end),
-                (Kind::Get | Kind::Persist, _) => continue,
+                (Kind::Get | Kind::Persist | Kind::Shorten, _) => continue,
                 // A write that no read saw may as well never have happened.
-                (Kind::Set(value), _) => {
+                (Kind::Set(value) | Kind::SetFor(value), _) => {
                     (Effect::Write(Some(value)), certain_end.or(read_at.get(&value).copied()))
                 }
                 (Kind::Delete, _) if certain_end.is_none() => {
@@ -139,7 +154,7 @@ impl Search {
         }
         steps.sort_by_key(|step| step.start);
         maybes.sort();
-        Some(Self {
+        Self {
             done: vec![false; steps.len()],
             maybes_done: vec![false; maybes.len()],
             lowest: 0,
@@ -150,7 +165,8 @@ impl Search {
             seen: BTreeSet::new(),
             steps,
             maybes,
-        })
+            expiring: expiring(operations, clocks_apart),
+        }
     }
 
     /// Whether there is an order; `None` if the search is given up.
@@ -204,6 +220,7 @@ impl Search {
         }
         open.retain(|&at| self.steps[at].start <= first_end);
         let is_fit = |&at: &usize| match self.steps[at].effect {
+            Effect::Read(None) => self.is_nothing_at(self.steps[at].end),
             Effect::Read(value) => value == self.value,
             _ => false,
         };
@@ -225,6 +242,12 @@ impl Search {
         writes.sort_by_key(|&at| std::cmp::Reverse(self.steps[at].end));
         moves.extend(writes.into_iter().map(Move::Step));
         moves
+    }
+
+    /// Whether a read that ended then may have found nothing.
+    fn is_nothing_at(&self, end: Duration) -> bool {
+        let expires = |value| self.expiring.get(&value).is_some_and(|at| *at <= end);
+        self.value.is_none_or(expires)
     }
 
     fn make(&mut self, next: Move) {
@@ -274,13 +297,34 @@ impl Search {
     }
 }
 
+/// Returns the values that expire, each with the earliest moment at which it does.
+fn expiring(operations: &[&Operation], clocks_apart: Duration) -> BTreeMap<u64, Duration> {
+    let is_shortening =
+        |it: &&&Operation| it.kind == Kind::Shorten && it.answer != Some(Answer::NotApplied);
+    let shortenings: Vec<&&Operation> = operations.iter().filter(is_shortening).collect();
+    let mut found = BTreeMap::new();
+    for write in operations {
+        let Some(value) = write.writes() else { continue };
+        let its_own = matches!(write.kind, Kind::SetFor(_)).then(|| write.start + TIME_TO_LIVE);
+        // One that ended before the write began has read another value.
+        let shortened = shortenings
+            .iter()
+            .filter(|it| it.end.is_none_or(|end| end >= write.start))
+            .map(|it| it.start + SHORTENED);
+        if let Some(at) = shortened.chain(its_own).min() {
+            found.insert(value, at.saturating_sub(clocks_apart));
+        }
+    }
+    found
+}
+
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{ACK, MAYBE, delete, get, miss, set};
+    use super::super::tests::{ACK, MAYBE, delete, get, miss, op, set};
     use super::*;
 
     fn is_linearizable(operations: &[Operation]) -> bool {
-        match linearizable(&operations.iter().collect::<Vec<_>>()) {
+        match linearizable(&operations.iter().collect::<Vec<_>>(), Duration::ZERO) {
             Verdict::Linearizable => true,
             Verdict::Not(violation) => {
                 assert_eq!(violation.promise, LINEARIZABLE);
@@ -346,6 +390,30 @@ mod tests {
         let deleted_once =
             [set(1, 0, 10, ACK), delete(20, 30, MAYBE), miss(40, 50), get(1, 60, 70)];
         assert!(!is_linearizable(&deleted_once));
+    }
+
+    #[test]
+    fn a_value_that_expires_is_nothing_from_then_on_and_not_before() {
+        let to_expire = || op(Kind::SetFor(1), 0, 10, ACK);
+        assert!(is_linearizable(&[to_expire(), get(1, 20, 30), miss(2990, 3010)]));
+        assert!(is_linearizable(&[to_expire(), miss(3010, 3020), get(1, 3015, 3030)]));
+        assert!(is_linearizable(&[to_expire(), miss(3010, 3020), set(2, 3030, 3040, ACK)]));
+        assert!(!is_linearizable(&[to_expire(), miss(20, 30)]), "too early");
+        let shorten = |start, end| op(Kind::Shorten, start, end, Answer::Touched);
+        assert!(is_linearizable(&[set(1, 0, 10, ACK), shorten(20, 30), miss(1020, 1030)]));
+        assert!(!is_linearizable(&[shorten(20, 30), set(1, 40, 50, ACK), miss(1020, 1030)]));
+        let kept = [to_expire(), set(2, 20, 30, ACK), miss(3010, 3020)];
+        assert!(!is_linearizable(&kept), "it was replaced by one that stays");
+    }
+
+    #[test]
+    fn what_ends_later_is_open() {
+        let operations = [set(1, 0, 10, ACK), set(2, 20, 40, ACK), get(1, 25, 50), miss(60, 70)];
+        let known =
+            linearizable_until(&operations.iter().collect::<Vec<_>>(), Duration::from_millis(30));
+        assert_eq!(known[0], operations[0]);
+        assert_eq!(known[1..].iter().filter(|it| it.answer.is_none()).count(), 2);
+        assert!(is_linearizable(&known) && !is_linearizable(&operations));
     }
 
     /// Every order of a few concurrent writes is tried, and a long history is no trouble if few

@@ -21,7 +21,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Duration;
 
-pub use self::linearizable::{Verdict, linearizable};
+pub use self::linearizable::{Verdict, linearizable, linearizable_until};
 pub use self::safety::{Safety, misses, safe};
 use super::Stored;
 use super::workload::{Answer, History, Kind, Operation, UNKNOWN};
@@ -106,7 +106,7 @@ fn replaces(later: &Operation, earlier: &Operation, order: WriteOrder) -> bool {
 
 /// Whether nothing may be left after the write.
 fn removes(write: &Operation) -> bool {
-    matches!(write.kind, Kind::Delete | Kind::SetFor(_))
+    matches!(write.kind, Kind::Delete | Kind::SetFor(_) | Kind::Shorten)
 }
 
 /// Checks the final value of each key; `values` has no entry for a key without a value.
@@ -369,6 +369,7 @@ pub fn converged(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::options::Quorum;
 
     pub(super) const ACK: Answer = Answer::Acknowledged;
     pub(super) const MAYBE: Answer = Answer::Indeterminate;
@@ -378,9 +379,10 @@ mod tests {
     }
 
     /// An operation on key 0 through node 0, with its start and end in milliseconds.
-    fn op(kind: Kind, start: u64, end: u64, answer: Answer) -> Operation {
+    pub(super) fn op(kind: Kind, start: u64, end: u64, answer: Answer) -> Operation {
         let (start, end) = (ms(start), Some(ms(end)));
-        Operation { node: 0, life: 1, key: 0, kind, start, end, answer: Some(answer) }
+        let (quorum, answer) = (Quorum::Configured, Some(answer));
+        Operation { node: 0, life: 1, key: 0, kind, quorum, start, end, answer }
     }
 
     pub(super) fn set(value: u64, start: u64, end: u64, answer: Answer) -> Operation {

@@ -11,13 +11,17 @@ const SAFE: &str = "when it is safe to stop a node, W copies of everything are t
 
 /// Checks that no read found nothing for a key that was written and never removed.
 ///
-/// It holds for reads of every node, cut off or not, until the cluster reports at `at_risk_since`
-/// that acknowledged writes might be lost. A read that cannot know must fail.
+/// It holds for reads of every node, cut off or not, until a node reports that acknowledged writes
+/// of the key's partition might be lost; `at_risk_since` returns when one did. A read that cannot
+/// know must fail.
 ///
 /// # Errors
 ///
 /// The first read that found nothing.
-pub fn misses(history: &History, at_risk_since: Option<Duration>) -> Result<(), Violation> {
+pub fn misses(
+    history: &History,
+    at_risk_since: impl Fn(usize) -> Option<Duration>,
+) -> Result<(), Violation> {
     let keys: BTreeSet<usize> = history.operations.iter().map(|operation| operation.key).collect();
     for key in keys {
         let operations = history.of_key(key);
@@ -26,6 +30,7 @@ pub fn misses(history: &History, at_risk_since: Option<Duration>) -> Result<(), 
         }
         let acknowledged = operations.iter().filter(|it| it.is_write() && it.is_acknowledged());
         let Some(first) = acknowledged.min_by_key(|write| write.end) else { continue };
+        let at_risk_since = at_risk_since(key);
         let is_missed = |read: &&&Operation| {
             let is_in_time =
                 at_risk_since.is_none_or(|at_risk| read.end.is_some_and(|end| end < at_risk));
@@ -97,7 +102,7 @@ mod tests {
 
     #[test]
     fn a_miss_of_what_was_never_removed_is_a_loss_unless_one_was_reported() {
-        let judge = |operations, at_risk| misses(&history(operations), at_risk).is_ok();
+        let judge = |operations, at_risk| misses(&history(operations), |_| at_risk).is_ok();
         assert!(!judge(vec![set(1, 0, 10, ACK), miss(20, 30)], None));
         assert!(judge(vec![set(1, 0, 25, ACK), miss(20, 30)], None), "they overlap");
         assert!(judge(vec![set(1, 0, 10, MAYBE), miss(20, 30)], None));

@@ -7,7 +7,9 @@ use rkyv::with::InlineAsBox;
 use rkyv::{Archive, Serialize};
 
 use super::body::{Body, Decoder, Reader};
-use super::values::{ArchivedWireIdentity, WireIdentity, identity, wire_identity};
+use super::values::{
+    ArchivedWireIdentity, WireIdentity, identity, on_partition_code, wire_identity,
+};
 use crate::membership::{Record, State};
 use crate::placement::{Site, Stage};
 use crate::quorums::Count;
@@ -90,10 +92,10 @@ struct WireDetails<'a> {
     protocol_min: u16,
     protocol_max: u16,
     cores: u16,
-    majority_of: u16,
     weight: u16,
     replicas: u8,
     write_quorum: u8,
+    on_partition: u8,
     #[rkyv(with = InlineAsBox)]
     node_id: &'a str,
     #[rkyv(with = InlineAsBox)]
@@ -124,7 +126,7 @@ fn wire_details(details: &MemberDetails) -> WireDetails<'_> {
         protocol_min: details.protocol.0,
         protocol_max: details.protocol.1,
         cores: details.cores,
-        majority_of: details.majority_of,
+        on_partition: on_partition_code(details.on_partition),
         weight: details.site.weight,
         replicas: details.replicas.code(),
         write_quorum: details.write_quorum.code(),
@@ -134,21 +136,24 @@ fn wire_details(details: &MemberDetails) -> WireDetails<'_> {
     }
 }
 
-fn details(wire: &ArchivedWireDetails<'_>) -> MemberDetails {
-    MemberDetails {
+fn details(
+    reader: &Reader<'_>,
+    wire: &ArchivedWireDetails<'_>,
+) -> Result<MemberDetails, FrameError> {
+    Ok(MemberDetails {
         boot: Boot(wire.boot.to_native()),
         protocol: (wire.protocol_min.to_native(), wire.protocol_max.to_native()),
         id: NodeId::new(&wire.node_id),
         cores: wire.cores.to_native(),
         replicas: Count::from_code(wire.replicas),
         write_quorum: Count::from_code(wire.write_quorum),
-        majority_of: wire.majority_of.to_native(),
+        on_partition: reader.on_partition(wire.on_partition)?,
         site: Site {
             data_center: (&*wire.data_center).into(),
             zone: (&*wire.zone).into(),
             weight: wire.weight.to_native(),
         },
-    }
+    })
 }
 
 fn wire_record(record: &Record) -> WireRecord {
@@ -183,7 +188,7 @@ fn decode_members(reader: &Reader<'_>) -> Result<Message, FrameError> {
     let wire = reader.archive::<ArchivedWireMembers<'_>>()?;
     let records = wire.records.iter().map(record).collect::<Result<_, _>>()?;
     let absent = wire.absent.iter().map(absent).collect();
-    let details = wire.details.iter().map(details).collect();
+    let details = wire.details.iter().map(|it| details(reader, it)).collect::<Result<_, _>>()?;
     Ok(Message::Control(ControlMessage::Members { records, absent, details }))
 }
 

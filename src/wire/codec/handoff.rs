@@ -7,7 +7,7 @@ use super::body::{Body, Decoder, Reader, hash, wire_hash};
 use super::values::{WireEntry, WireListRef, list_ref, wire_entries, wire_ref};
 use crate::placement::ListRef;
 use crate::wire::frame::FrameError;
-use crate::wire::message::{Answer, Chunk, Fetch, Message, Request};
+use crate::wire::message::{Answer, Chunk, Extent, Fetch, Message, Request};
 
 pub(super) fn encode_request(request: &Request) -> Option<Body> {
     match request {
@@ -38,22 +38,24 @@ const FETCH: u8 = 20;
 
 #[derive(Archive, Serialize)]
 struct WireFetch {
+    list: WireListRef,
     after: u64,
     since: u64,
     digest: u64,
     from_start: bool,
 }
 
-const _: () = assert!(size_of::<ArchivedWireFetch>() == 32);
+const _: () = assert!(size_of::<ArchivedWireFetch>() == 48);
 
-fn encode_fetch(Fetch { after, since, digest }: Fetch) -> Body {
-    let from_start = after.is_none();
-    Body::of(FETCH, &WireFetch { after: wire_hash(after), since, digest, from_start })
+fn encode_fetch(Fetch { list, after, since, digest }: Fetch) -> Body {
+    let (list, from_start) = (wire_ref(list), after.is_none());
+    Body::of(FETCH, &WireFetch { list, after: wire_hash(after), since, digest, from_start })
 }
 
 fn decode_fetch(reader: &Reader<'_>) -> Result<Message, FrameError> {
     let wire = reader.archive::<ArchivedWireFetch>()?;
     Ok(Message::Request(Request::Fetch(Fetch {
+        list: list_ref(&wire.list),
         after: hash(wire.after.to_native(), wire.from_start),
         since: wire.since.to_native(),
         digest: wire.digest.to_native(),
@@ -66,17 +68,23 @@ const CHUNK: u8 = 36;
 struct WireChunk<'a> {
     sequence: u64,
     next: u64,
+    purge_horizon: u64,
     done: bool,
+    /// 0 is any, 1 open, 2 whole before, 3 whole.
+    extent: u8,
     entries: Vec<WireEntry<'a>>,
 }
 
-const _: () = assert!(size_of::<ArchivedWireChunk>() == 32);
+const _: () = assert!(size_of::<ArchivedWireChunk>() == 40);
 
-fn encode_chunk(Chunk { entries, next, sequence }: &Chunk) -> Body {
+fn encode_chunk(chunk: &Chunk) -> Body {
+    let Chunk { entries, next, sequence, extent, purge_horizon } = chunk;
     let chunk = WireChunk {
         sequence: *sequence,
         next: wire_hash(*next),
+        purge_horizon: purge_horizon.0,
         done: next.is_none(),
+        extent: *extent as u8,
         entries: wire_entries(entries),
     };
     Body::of(CHUNK, &chunk)
@@ -88,6 +96,14 @@ fn decode_chunk(reader: &Reader<'_>) -> Result<Message, FrameError> {
         entries: reader.entries(&wire.entries)?,
         next: hash(wire.next.to_native(), wire.done),
         sequence: wire.sequence.to_native(),
+        extent: match wire.extent {
+            0 => Extent::Any,
+            1 => Extent::Open,
+            2 => Extent::WholeBefore,
+            3 => Extent::Whole,
+            _ => return Err(reader.bad("an unknown extent of a copy")),
+        },
+        purge_horizon: reader.version(wire.purge_horizon.to_native())?,
     })))
 }
 

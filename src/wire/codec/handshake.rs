@@ -4,7 +4,7 @@ use rkyv::with::InlineAsBox;
 use rkyv::{Archive, Serialize};
 
 use super::body::{Body, Decoder, Reader};
-use super::values::{WireIdentity, identity, wire_identity};
+use super::values::{WireIdentity, identity, on_partition_code, wire_identity};
 use crate::quorums::Count;
 use crate::types::{Boot, CoreId, NodeHash};
 use crate::wire::frame::FrameError;
@@ -30,10 +30,10 @@ struct WireHello<'a> {
     partitions: u16,
     /// A core's number; [`CONTROL`] is the control thread.
     channel: u16,
-    majority_of: u16,
     weight: u16,
     replicas: u8,
     write_quorum: u8,
+    on_partition: u8,
     expects: bool,
     #[rkyv(with = InlineAsBox)]
     cluster: &'a str,
@@ -45,7 +45,7 @@ struct WireHello<'a> {
     zone: &'a str,
 }
 
-const _: () = assert!(size_of::<ArchivedWireHello>() == 112);
+const _: () = assert!(size_of::<ArchivedWireHello>() == 104);
 
 const CONTROL: u16 = u16::MAX;
 
@@ -74,7 +74,7 @@ fn wire_hello(hello: &Hello) -> WireHello<'_> {
         },
         replicas: hello.replicas.code(),
         write_quorum: hello.write_quorum.code(),
-        majority_of: hello.majority_of,
+        on_partition: on_partition_code(hello.on_partition),
         weight: hello.weight,
         expects: hello.expects.is_some(),
         cluster: &hello.cluster,
@@ -96,7 +96,7 @@ fn decode_hello(reader: &Reader<'_>) -> Result<Hello, FrameError> {
         partitions: wire.partitions.to_native(),
         replicas: Count::from_code(wire.replicas),
         write_quorum: Count::from_code(wire.write_quorum),
-        majority_of: wire.majority_of.to_native(),
+        on_partition: reader.on_partition(wire.on_partition)?,
         data_center: wire.data_center.to_string(),
         zone: wire.zone.to_string(),
         weight: wire.weight.to_native(),

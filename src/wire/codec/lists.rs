@@ -1,14 +1,18 @@
-//! A partition's list: `AskList` and `Adopt`, answered by `Listed`; and `OtherList`, which answers
-//! any request that names a list which its receiver does not serve.
+//! A partition's list: `AskList` and `Adopt`, answered by `Listed`; the votes on the next one:
+//! `Prepare` and `Accept`, answered by `Promised`, `Accepted` or `Refused`; and `OtherList`, which
+//! answers any request that names a list which its receiver does not serve.
 
 use std::sync::Arc;
 
 use rkyv::{Archive, Serialize};
 
 use super::body::{Body, Decoder, Reader};
-use super::values::{WireList, wire_list};
+use super::values::{
+    ArchivedWireBallot, WireBallot, WireList, WireListRef, list_ref, wire_ballot, wire_list,
+    wire_ref,
+};
 use crate::clock::Version;
-use crate::placement::List;
+use crate::placement::{Ballot, List, ListRef};
 use crate::wire::frame::FrameError;
 use crate::wire::message::{Answer, Listed, Message, Request};
 
@@ -16,6 +20,8 @@ pub(super) fn encode_request(request: &Request) -> Option<Body> {
     match request {
         Request::AskList => Some(Body::empty(ASK_LIST)),
         Request::Adopt { list, purge_horizon } => Some(encode_adopt(list, *purge_horizon)),
+        Request::Prepare { list, ballot } => Some(encode_prepare(*list, *ballot)),
+        Request::Accept { list, ballot, value } => Some(encode_accept(*list, *ballot, value)),
         _ => None,
     }
 }
@@ -23,6 +29,11 @@ pub(super) fn encode_request(request: &Request) -> Option<Body> {
 pub(super) fn encode_answer(answer: &Answer) -> Option<Body> {
     match answer {
         Answer::Listed(listed) => Some(encode_listed(listed)),
+        Answer::Promised { accepted, is_whole } => {
+            Some(encode_promised(accepted.as_ref(), *is_whole))
+        }
+        Answer::Accepted => Some(Body::empty(ACCEPTED)),
+        Answer::Refused { promised } => Some(Body::of(REFUSED_BALLOT, &wire_ballot(*promised))),
         Answer::OtherList { list, purge_horizon } => {
             Some(encode_other_list(list.as_deref(), *purge_horizon))
         }
@@ -35,6 +46,11 @@ pub(super) const DECODERS: &[(u8, Decoder)] = &[
     (ADOPT, decode_adopt),
     (LISTED, decode_listed),
     (OTHER_LIST, decode_other_list),
+    (PREPARE, decode_prepare),
+    (ACCEPT, decode_accept),
+    (PROMISED, decode_promised),
+    (ACCEPTED, |_| Ok(Message::Answer(Answer::Accepted))),
+    (REFUSED_BALLOT, decode_refused),
 ];
 
 const ASK_LIST: u8 = 18;
@@ -47,7 +63,7 @@ struct WireAdopt {
     list: WireList,
 }
 
-const _: () = assert!(size_of::<ArchivedWireAdopt>() == 40);
+const _: () = assert!(size_of::<ArchivedWireAdopt>() == 64);
 
 fn encode_adopt(list: &List, purge_horizon: Version) -> Body {
     Body::of(ADOPT, &WireAdopt { purge_horizon: purge_horizon.0, list: wire_list(list) })
@@ -62,37 +78,28 @@ fn decode_adopt(reader: &Reader<'_>) -> Result<Message, FrameError> {
 const LISTED: u8 = 35;
 const OTHER_LIST: u8 = 34;
 
-/// The body of both answers. `OtherList` says nothing in the last three fields.
+/// The body of both answers. `OtherList` says nothing in the last field.
 #[derive(Archive, Serialize)]
 struct WireListed {
     list: Option<WireList>,
     purge_horizon: u64,
     members_digest: u64,
-    synced: bool,
-    holds: bool,
 }
 
-const _: () = assert!(size_of::<ArchivedWireListed>() == 64);
+const _: () = assert!(size_of::<ArchivedWireListed>() == 80);
 
 fn encode_listed(listed: &Listed) -> Body {
     let wire = WireListed {
         list: listed.list.as_deref().map(wire_list),
         purge_horizon: listed.purge_horizon.0,
         members_digest: listed.members_digest,
-        synced: listed.synced,
-        holds: listed.holds,
     };
     Body::of(LISTED, &wire)
 }
 
 fn encode_other_list(list: Option<&List>, purge_horizon: Version) -> Body {
-    let wire = WireListed {
-        list: list.map(wire_list),
-        purge_horizon: purge_horizon.0,
-        members_digest: 0,
-        synced: false,
-        holds: false,
-    };
+    let wire =
+        WireListed { list: list.map(wire_list), purge_horizon: purge_horizon.0, members_digest: 0 };
     Body::of(OTHER_LIST, &wire)
 }
 
@@ -101,8 +108,6 @@ fn decode_listed(reader: &Reader<'_>) -> Result<Message, FrameError> {
     let (list, purge_horizon) = list_and_horizon(reader, wire)?;
     Ok(Message::Answer(Answer::Listed(Listed {
         list,
-        synced: wire.synced,
-        holds: wire.holds,
         purge_horizon,
         members_digest: wire.members_digest.to_native(),
     })))
@@ -120,4 +125,80 @@ fn list_and_horizon(
 ) -> Result<(Option<Arc<List>>, Version), FrameError> {
     let list = wire.list.as_ref().map(|list| reader.list(list)).transpose()?;
     Ok((list, reader.version(wire.purge_horizon.to_native())?))
+}
+
+const PREPARE: u8 = 30;
+
+#[derive(Archive, Serialize)]
+struct WirePrepare {
+    list: WireListRef,
+    ballot: WireBallot,
+}
+
+const _: () = assert!(size_of::<ArchivedWirePrepare>() == 40);
+
+fn encode_prepare(list: ListRef, ballot: Ballot) -> Body {
+    Body::of(PREPARE, &WirePrepare { list: wire_ref(list), ballot: wire_ballot(ballot) })
+}
+
+fn decode_prepare(reader: &Reader<'_>) -> Result<Message, FrameError> {
+    let wire = reader.archive::<ArchivedWirePrepare>()?;
+    let (list, ballot) = (list_ref(&wire.list), reader.ballot(&wire.ballot)?);
+    Ok(Message::Request(Request::Prepare { list, ballot }))
+}
+
+const ACCEPT: u8 = 31;
+
+#[derive(Archive, Serialize)]
+struct WireAccept {
+    list: WireListRef,
+    ballot: WireBallot,
+    value: WireList,
+}
+
+const _: () = assert!(size_of::<ArchivedWireAccept>() == 96);
+
+fn encode_accept(list: ListRef, ballot: Ballot, value: &List) -> Body {
+    let value = wire_list(value);
+    Body::of(ACCEPT, &WireAccept { list: wire_ref(list), ballot: wire_ballot(ballot), value })
+}
+
+fn decode_accept(reader: &Reader<'_>) -> Result<Message, FrameError> {
+    let wire = reader.archive::<ArchivedWireAccept>()?;
+    let (list, ballot) = (list_ref(&wire.list), reader.ballot(&wire.ballot)?);
+    Ok(Message::Request(Request::Accept { list, ballot, value: reader.list(&wire.value)? }))
+}
+
+const PROMISED: u8 = 47;
+
+#[derive(Archive, Serialize)]
+struct WirePromised {
+    /// The lowest ballot if nothing was accepted.
+    ballot: WireBallot,
+    value: Option<WireList>,
+    is_whole: bool,
+}
+
+const _: () = assert!(size_of::<ArchivedWirePromised>() == 96);
+
+fn encode_promised(accepted: Option<&(Ballot, Arc<List>)>, is_whole: bool) -> Body {
+    let ballot = accepted.map_or(Ballot::default(), |(ballot, _)| *ballot);
+    let value = accepted.map(|(_, value)| wire_list(value));
+    Body::of(PROMISED, &WirePromised { ballot: wire_ballot(ballot), value, is_whole })
+}
+
+fn decode_promised(reader: &Reader<'_>) -> Result<Message, FrameError> {
+    let wire = reader.archive::<ArchivedWirePromised>()?;
+    let value = wire.value.as_ref().map(|value| reader.list(value)).transpose()?;
+    let ballot = reader.ballot(&wire.ballot)?;
+    let accepted = value.map(|value| (ballot, value));
+    Ok(Message::Answer(Answer::Promised { accepted, is_whole: wire.is_whole }))
+}
+
+const ACCEPTED: u8 = 48;
+const REFUSED_BALLOT: u8 = 49;
+
+fn decode_refused(reader: &Reader<'_>) -> Result<Message, FrameError> {
+    let promised = reader.ballot(reader.archive::<ArchivedWireBallot>()?)?;
+    Ok(Message::Answer(Answer::Refused { promised }))
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::num::NonZeroU64;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,7 +16,8 @@ use super::*;
 use crate::clock::Version;
 use crate::entry::{Content, Entry};
 use crate::membership::{Record, State};
-use crate::placement::{List, ListRef, Site, Stage};
+use crate::options::OnPartition;
+use crate::placement::{Ancestry, Ballot, Fork, List, ListRef, MAX_FORKS, Site, Stage, Wish};
 use crate::quorums::{Count, MAX_COPIES};
 use crate::types::{
     Boot, CoreId, Identity, KeyHash, MAX_KEY_BYTES, NodeHash, NodeId, PARTITIONS, Partition,
@@ -66,10 +68,31 @@ fn an_entry() -> impl Strategy<Value = Entry> {
 }
 
 fn a_list() -> impl Strategy<Value = Arc<List>> {
-    let base = prop::option::of((1..=MAX_NUMBER, any::<u64>()));
-    let base = base.prop_map(|base| base.map(|(number, digest)| ListRef { number, digest }));
-    (1..=MAX_NUMBER, prop::collection::vec(an_identity(), 1..5), base)
-        .prop_map(|(n, m, b)| List::new(n, m, b))
+    let members = |at_least| prop::collection::vec(an_identity(), at_least..5);
+    let forks = prop::collection::btree_map(1..MAX_NUMBER, any::<u64>(), 0..4);
+    let digest = any::<u64>();
+    (2..=MAX_NUMBER, members(1), members(0), members(0), forks, digest).prop_map(
+        |(number, members, mut witnesses, before, forks, digest)| {
+            let base = (!before.is_empty()).then_some(ListRef { number: number - 1, digest });
+            // Random names hardly ever meet, and what is shrunk does.
+            let mut nodes = BTreeSet::new();
+            let members: Vec<Identity> =
+                members.into_iter().filter(|it| nodes.insert(it.node)).collect();
+            witnesses.retain(|it| nodes.insert(it.node));
+            let forks = forks.into_iter().map(|(number, id)| Fork { number, id });
+            let forks = forks.filter(|fork| fork.number <= number).collect();
+            let ancestry = Ancestry { base, before: before.into(), forks };
+            List::of(number, &Wish { members, witnesses }, ancestry)
+        },
+    )
+}
+
+fn a_ballot() -> impl Strategy<Value = Ballot> {
+    (0..=MAX_NUMBER, any::<u64>(), any::<u64>()).prop_map(|(round, node, boot)| Ballot {
+        round,
+        node: NodeHash(node),
+        boot: Boot(boot),
+    })
 }
 
 fn a_ref() -> impl Strategy<Value = ListRef> {
@@ -134,7 +157,7 @@ fn a_hello() -> impl Strategy<Value = Hello> {
             partitions: 4096,
             replicas: Count::Exactly(3),
             write_quorum: Count::AllBut(1),
-            majority_of: 5,
+            on_partition: OnPartition::Majority,
             data_center: "eu".into(),
             zone: "rack 7".into(),
             weight: 300,
@@ -167,6 +190,12 @@ fn a_request() -> impl Strategy<Value = Request> {
             }
         ),
         Just(Request::AskList),
+        (a_ref(), a_ballot()).prop_map(|(list, ballot)| Request::Prepare { list, ballot }),
+        (a_ref(), a_ballot(), a_list()).prop_map(|(list, ballot, value)| Request::Accept {
+            list,
+            ballot,
+            value
+        }),
         (a_list(), 0..=MAX_NUMBER)
             .prop_map(|(list, horizon)| Request::Adopt { list, purge_horizon: Version(horizon) }),
         (a_ref(), any::<u64>(), some_dead(), a_route()).prop_map(
@@ -178,9 +207,9 @@ fn a_request() -> impl Strategy<Value = Request> {
             }
         ),
         (some_dead(), a_route()).prop_map(|(dead, route)| Request::Purged { dead, route }),
-        (prop::option::of(any::<u64>()), any::<u64>(), any::<u64>()).prop_map(
-            |(after, since, digest)| {
-                Request::Fetch(Fetch { after: after.map(KeyHash), since, digest })
+        (a_ref(), prop::option::of(any::<u64>()), any::<u64>(), any::<u64>()).prop_map(
+            |(list, after, since, digest)| {
+                Request::Fetch(Fetch { list, after: after.map(KeyHash), since, digest })
             }
         ),
         (a_ref(), any::<u64>()).prop_map(|(list, covers)| Request::Receipt { list, covers }),
@@ -213,11 +242,16 @@ fn an_answer() -> impl Strategy<Value = Answer> {
         (prop::option::of(a_list()), 0..=MAX_NUMBER).prop_map(|(list, horizon)| {
             Answer::OtherList { list, purge_horizon: Version(horizon) }
         }),
-        (prop::option::of(a_list()), any::<bool>(), any::<bool>(), 0..=MAX_NUMBER, any::<u64>())
-            .prop_map(|(list, synced, holds, horizon, members_digest)| {
+        (prop::option::of(a_list()), 0..=MAX_NUMBER, any::<u64>()).prop_map(
+            |(list, horizon, members_digest)| {
                 let purge_horizon = Version(horizon);
-                Answer::Listed(Listed { list, synced, holds, purge_horizon, members_digest })
-            }),
+                Answer::Listed(Listed { list, purge_horizon, members_digest })
+            }
+        ),
+        (prop::option::of((a_ballot(), a_list())), any::<bool>())
+            .prop_map(|(accepted, is_whole)| Answer::Promised { accepted, is_whole }),
+        Just(Answer::Accepted),
+        a_ballot().prop_map(|promised| Answer::Refused { promised }),
         (0..=MAX_NUMBER, any::<bool>()).prop_map(|(horizon, synced)| Answer::TooOld {
             purge_horizon: Version(horizon),
             synced
@@ -226,9 +260,18 @@ fn an_answer() -> impl Strategy<Value = Answer> {
             .prop_map(|(merges, places)| Answer::Purgeable { merges, places }),
         Just(Answer::Purged),
         Just(Answer::Unreached),
-        (prop::collection::vec(an_entry(), 0..5), prop::option::of(any::<u64>()), any::<u64>())
-            .prop_map(|(entries, next, sequence)| {
-                Answer::Chunk(Chunk { entries, next: next.map(KeyHash), sequence })
+        (
+            prop::collection::vec(an_entry(), 0..5),
+            prop::option::of(any::<u64>()),
+            any::<u64>(),
+            0..4usize,
+            0..=MAX_NUMBER
+        )
+            .prop_map(|(entries, next, sequence, extent, horizon)| {
+                let (next, purge_horizon) = (next.map(KeyHash), Version(horizon));
+                let all = [Extent::Any, Extent::Open, Extent::WholeBefore, Extent::Whole];
+                let extent = all[extent];
+                Answer::Chunk(Chunk { entries, next, sequence, extent, purge_horizon })
             }),
         any::<bool>().prop_map(|covered| Answer::Received { covered }),
         Just(Answer::Declined),
@@ -250,7 +293,7 @@ fn some_details() -> impl Strategy<Value = MemberDetails> {
             cores,
             replicas: Count::Exactly(3),
             write_quorum: Count::AllBut(1),
-            majority_of: 5,
+            on_partition: OnPartition::Majority,
             site: Site {
                 data_center: data_center.as_str().into(),
                 zone: "rack 7".into(),
@@ -454,7 +497,23 @@ fn what_is_over_a_limit_is_refused_in_every_family() {
         returns: 0,
         addr: ([127, 0, 0, 1], port).into(),
     };
-    let long_list = List::new(1, (1..=MAX_COPIES as u16 + 1).map(member), None);
+    let wish = |members: RangeInclusive<u16>| Wish {
+        members: members.map(member).collect(),
+        witnesses: Vec::new(),
+    };
+    let long_list = List::of(1, &wish(1..=MAX_COPIES as u16 + 1), Ancestry::default());
+    let with = |number, base: Option<u64>, forks: &[u64]| {
+        let base = base.map(|number| ListRef { number, digest: 1 });
+        let before = if base.is_some() { Box::from([member(1)]) } else { Box::default() };
+        let forks = forks.iter().map(|&number| Fork { number, id: 1 }).collect();
+        let list = List::of(number, &wish(1..=3), Ancestry { base, before, forks });
+        Request::Adopt { list, purge_horizon: Version(1) }
+    };
+    let many: Vec<u64> = (1..=MAX_FORKS as u64 + 1).collect();
+    let no_ballot = Ballot { round: MAX_NUMBER + 1, ..Ballot::default() };
+    let two = Wish { members: vec![member(1)], witnesses: vec![member(1)] };
+    let twice =
+        Request::Adopt { list: List::of(1, &two, Ancestry::default()), purge_horizon: Version(1) };
     let partitions = vec![Partition::new(0).unwrap(); usize::from(PARTITIONS) + 1];
     let requests = [
         (Request::Write { list, entry: entry.clone() }, "a version beyond the calendar"),
@@ -463,6 +522,12 @@ fn what_is_over_a_limit_is_refused_in_every_family() {
             Request::Adopt { list: long_list, purge_horizon: Version(1) },
             "a list longer than N can be",
         ),
+        (with(7, Some(5), &[]), "a list that does not follow its base"),
+        (with(7, None, &[3, 3]), "a list with forks that it cannot have"),
+        (twice, "a list with a node twice, or without the members before it"),
+        (Request::Prepare { list, ballot: no_ballot }, "a ballot with a round out of range"),
+        (with(7, None, &[8]), "a list with forks that it cannot have"),
+        (with(99, None, &many), "a list with forks that it cannot have"),
         (Request::Compare(Compare { partitions, digest: 0 }), "more partitions than there are"),
         (
             Request::Purge { list, members_digest: 0, dead: dead(MAX_DEAD_KEYS + 1), route: None },
@@ -486,7 +551,13 @@ fn what_is_over_a_limit_is_refused_in_every_family() {
         (Answer::OtherList { list: None, purge_horizon: beyond }, "a version beyond the calendar"),
         (Answer::TooOld { purge_horizon: beyond, synced: true }, "a version beyond the calendar"),
         (
-            Answer::Chunk(Chunk { entries: vec![entry], next: None, sequence: 0 }),
+            Answer::Chunk(Chunk {
+                entries: vec![entry],
+                next: None,
+                sequence: 0,
+                extent: Extent::Open,
+                purge_horizon: Version(1),
+            }),
             "a version beyond the calendar",
         ),
     ];

@@ -1,4 +1,4 @@
-//! Values that several messages carry: identities, routes, lists and entries.
+//! Values that several messages carry: identities, settings, routes, lists and entries.
 //!
 //! A key travels without its hash. The shard computes it, so that no peer can choose another place
 //! for a key than its own. Key and value are copied once, from the receive buffer into their entry.
@@ -12,7 +12,8 @@ use rkyv::{Archive, Serialize};
 
 use super::body::{MAX_NUMBER, Reader};
 use crate::entry::{Content, Entry};
-use crate::placement::{List, ListRef};
+use crate::options::OnPartition;
+use crate::placement::{Ancestry, Ballot, Fork, List, ListRef, MAX_FORKS, Wish};
 use crate::quorums::MAX_COPIES;
 use crate::types::{Boot, Identity, MAX_VALUE_BYTES, NodeHash};
 use crate::wire::frame::FrameError;
@@ -59,6 +60,14 @@ pub(super) fn identity(wire: &ArchivedWireIdentity) -> Identity {
     }
 }
 
+/// Returns the setting as one byte: 0 is `Serve`, 1 `Majority`.
+pub(super) fn on_partition_code(what: OnPartition) -> u8 {
+    match what {
+        OnPartition::Serve => 0,
+        OnPartition::Majority => 1,
+    }
+}
+
 /// Returns a route as the asker and the member, or as none of both.
 pub(super) fn wire_route(route: Option<&Route>) -> Vec<WireIdentity> {
     let both = route.into_iter().flat_map(|route| [&route.asker, &route.to]);
@@ -87,17 +96,47 @@ pub(super) struct WireList {
     /// The list's number is zero if there is no base.
     base: WireListRef,
     members: Vec<WireIdentity>,
+    witnesses: Vec<WireIdentity>,
+    /// The members of the base.
+    before: Vec<WireIdentity>,
+    forks: Vec<WireFork>,
 }
 
-const _: () = assert!(size_of::<ArchivedWireList>() == 32);
+const _: () = assert!(size_of::<ArchivedWireList>() == 56);
+
+#[derive(Archive, Serialize)]
+struct WireFork {
+    number: u64,
+    id: u64,
+}
+
+const _: () = assert!(size_of::<ArchivedWireFork>() == 16);
 
 pub(super) fn wire_list(list: &List) -> WireList {
-    let base = wire_ref(list.base().unwrap_or_default());
+    let Ancestry { base, before, forks } = list.ancestry();
+    let identities = |members: &[Identity]| members.iter().map(wire_identity).collect();
+    let fork = |&Fork { number, id }: &Fork| WireFork { number, id };
     WireList {
         number: list.number(),
-        base,
-        members: list.members().iter().map(wire_identity).collect(),
+        base: wire_ref(base.unwrap_or_default()),
+        members: identities(list.members()),
+        witnesses: identities(list.witnesses()),
+        before: identities(before),
+        forks: forks.iter().map(fork).collect(),
     }
+}
+
+#[derive(Archive, Serialize, Clone, Copy)]
+pub(super) struct WireBallot {
+    round: u64,
+    node: u64,
+    boot: u64,
+}
+
+const _: () = assert!(size_of::<ArchivedWireBallot>() == 24);
+
+pub(super) fn wire_ballot(Ballot { round, node, boot }: Ballot) -> WireBallot {
+    WireBallot { round, node: node.0, boot: boot.0 }
 }
 
 #[derive(Archive, Serialize)]
@@ -138,6 +177,14 @@ pub(super) fn wire_entries(entries: &[Entry]) -> Vec<WireEntry<'_>> {
 }
 
 impl Reader<'_> {
+    pub(super) fn on_partition(&self, code: u8) -> Result<OnPartition, FrameError> {
+        match code {
+            0 => Ok(OnPartition::Serve),
+            1 => Ok(OnPartition::Majority),
+            _ => Err(self.bad("an unknown setting for network partitions")),
+        }
+    }
+
     pub(super) fn route(&self, wire: &[ArchivedWireIdentity]) -> Result<Option<Route>, FrameError> {
         match wire {
             [] => Ok(None),
@@ -146,15 +193,48 @@ impl Reader<'_> {
         }
     }
 
+    pub(super) fn ballot(&self, wire: &ArchivedWireBallot) -> Result<Ballot, FrameError> {
+        let round = wire.round.to_native();
+        if round > MAX_NUMBER {
+            return Err(self.bad("a ballot with a round out of range"));
+        }
+        let (node, boot) = (NodeHash(wire.node.to_native()), Boot(wire.boot.to_native()));
+        Ok(Ballot { round, node, boot })
+    }
+
     pub(super) fn list(&self, wire: &ArchivedWireList) -> Result<Arc<List>, FrameError> {
-        if wire.members.len() > MAX_COPIES {
+        let parts = [&wire.members, &wire.witnesses, &wire.before];
+        if parts.iter().any(|members| members.len() > MAX_COPIES) {
             return Err(self.bad("a list longer than N can be"));
         }
         if wire.members.is_empty() || !(1..=MAX_NUMBER).contains(&wire.number.to_native()) {
             return Err(self.bad("a list without members, or with a number out of range"));
         }
+        let number = wire.number.to_native();
+        let forks: Box<[Fork]> = wire
+            .forks
+            .iter()
+            .map(|fork| Fork { number: fork.number.to_native(), id: fork.id.to_native() })
+            .collect();
+        let is_in_order = forks.windows(2).all(|pair| pair[0].number < pair[1].number)
+            && forks.last().is_none_or(|last| last.number <= number);
+        if forks.len() > MAX_FORKS || !is_in_order {
+            return Err(self.bad("a list with forks that it cannot have"));
+        }
         let base = Some(list_ref(&wire.base)).filter(|base| base.number > 0);
-        Ok(List::new(wire.number.to_native(), wire.members.iter().map(identity), base))
+        if base.is_some_and(|base| base.number.checked_add(1) != Some(number)) {
+            return Err(self.bad("a list that does not follow its base"));
+        }
+        let [members, witnesses, before] =
+            parts.map(|members| members.iter().map(identity).collect::<Vec<_>>());
+        let mut nodes: Vec<NodeHash> =
+            members.iter().chain(&witnesses).map(|member| member.node).collect();
+        nodes.sort_unstable();
+        if nodes.windows(2).any(|pair| pair[0] == pair[1]) || base.is_some() == before.is_empty() {
+            return Err(self.bad("a list with a node twice, or without the members before it"));
+        }
+        let wish = Wish { members, witnesses };
+        Ok(List::of(number, &wish, Ancestry { base, before: before.into(), forks }))
     }
 
     pub(super) fn entry(&self, wire: &ArchivedWireEntry<'_>) -> Result<Entry, FrameError> {

@@ -32,24 +32,20 @@ pub enum Action {
         /// Who accepts.
         node: u8,
     },
-    /// A member opens its list with what sealed members of the list before reported.
-    Open {
+    /// A member that had the previous list open learns of the list.
+    Learn {
         /// The list.
         list: u8,
-        /// Who opens.
+        /// Who learns.
         node: u8,
-        /// The members whose reports it merges.
-        sources: Nodes,
-        /// Those of them that it asks again: they opened the list before since they were sealed.
-        current: Nodes,
     },
-    /// A member opens its list with a copy of one that opened it, or a later one.
-    Copy {
+    /// A member merges another node's copy, for a list that both know.
+    Merge {
         /// The list.
         list: u8,
-        /// Who opens.
+        /// Who merges.
         node: u8,
-        /// The member from which it copies.
+        /// The node whose copy it is.
         from: u8,
     },
     /// A node that is no member drops its copy.
@@ -111,15 +107,9 @@ pub(super) fn possible(chain: &Chain, state: &State, found: &mut Vec<Action>) {
         }
     }
     for list in (1..LISTS).filter(|_| !chain.is_about_agreement()) {
-        for node in each(state.alive) {
-            // That it sealed the list, too, is no reason to stop: without it, the next list might
-            // have no base.
-            let may =
-                !Chain::is_sealed(state, node, list) || !chain.lacks(Mutant::SealedStopsOpening);
-            let is_pending = usize::from(state.opened[node]) < list + 1 && may;
-            let is_pending = is_pending && chain.has_copy(state, node, list);
-            if is_pending && Chain::is_member(state, node, list) {
-                asker.opens(list, node, found);
+        for node in each(state.alive).filter(|node| Chain::is_member(state, *node, list)) {
+            if usize::from(state.known[node]) <= list + 1 {
+                asker.merges(list, node, found);
             }
         }
     }
@@ -151,9 +141,7 @@ impl Asker<'_> {
             let ballot = &self.state.ballots[register][slot];
             let (number, has_value) = (self.chain.number(slot), ballot.value.members != 0);
             let (r, s) = (register as u8, slot as u8);
-            let owner = self.chain.owner(self.state.lists[register], slot);
-            let is_owner_left = owner.is_some_and(|owner| self.is_acceptor(owner, register));
-            if !has_value && is_owner_left {
+            if !has_value && self.may_propose(register) {
                 self.propose(register, slot, found);
             }
             for node in (0..NODES).filter(|node| self.is_acceptor(*node, register)) {
@@ -161,7 +149,10 @@ impl Asker<'_> {
                 let promised = if knows { self.state.promised[node] } else { 0 };
                 let accepted = if knows { self.state.accepted[node] } else { 0 };
                 let node_number = node as u8;
-                if number > 0 && number + 1 > promised && ballot.promises[node] == 0 && !has_value {
+                let is_above = number + 1 > promised
+                    || number + 1 == promised && self.chain.lacks(Mutant::ReusesBallot);
+                let is_new = ballot.promises[node] == 0 && !has_value;
+                if self.needs_promises(register) && is_above && is_new {
                     found.push(Action::Promise { register: r, slot: s, node: node_number });
                 }
                 // One acceptor never accepts two values under one number, even if there are two.
@@ -169,11 +160,30 @@ impl Asker<'_> {
                     accepted != 0 && self.chain.number(usize::from(accepted) - 1) == number;
                 let is_bound = promised > number + 1 || is_taken;
                 let may_accept = !is_bound || self.chain.lacks(Mutant::AcceptsBelowPromise);
-                if has_value && ballot.accepts >> node & 1 == 0 && may_accept {
+                let is_new = has_value && ballot.accepts >> node & 1 == 0;
+                if is_new && may_accept {
                     found.push(Action::Accept { register: r, slot: s, node: node_number });
                 }
             }
         }
+    }
+
+    /// One ballot alone needs no promises.
+    fn needs_promises(&self, register: usize) -> bool {
+        self.chain.bounds.ballots[register] > 1 && !self.chain.lacks(Mutant::NoPromises)
+    }
+
+    /// Whether each living member is whole. An opinion decides it in the engine, and may
+    /// be wrong.
+    fn may_propose(&self, register: usize) -> bool {
+        let is_pending = |node: &usize| {
+            Chain::is_member(self.state, *node, register)
+                && usize::from(self.state.whole[*node]) <= register
+        };
+        self.chain.is_about_agreement()
+            || self.chain.bounds.is_hasty
+            || self.chain.lacks(Mutant::ProposesEarly)
+            || !(0..NODES).any(|node| is_pending(&node))
     }
 
     /// Offers every value that the owner of a ballot might propose.
@@ -181,7 +191,7 @@ impl Asker<'_> {
         let (r, s) = (register as u8, slot as u8);
         let propose = |value| Action::Propose { register: r, slot: s, value };
         let ballots = &self.state.ballots[register];
-        let needs_promises = self.chain.number(slot) > 0 && !self.chain.lacks(Mutant::NoPromises);
+        let needs_promises = self.needs_promises(register);
         let promises = ballots[slot].promises;
         // A quorum of promises may have been heard whose newest report is `most`.
         let is_heard = |most: u8| {
@@ -193,7 +203,8 @@ impl Asker<'_> {
                 report => most > 1 && number(report) <= number(most),
             };
             let heard: Nodes = (0..NODES).filter(counts).map(|node| 1 << node).sum();
-            super::rules::is_quorum(self.chain, self.state, register, heard)
+            let gone = super::rules::gone(self.state, register);
+            super::rules::is_quorum(self.chain, self.state, register, heard, gone)
         };
         if !needs_promises || is_heard(1) {
             let wishes = self.chain.bounds.wishes[register].iter();
@@ -212,66 +223,34 @@ impl Asker<'_> {
         List { members: lives(wish.members), witnesses: lives(wish.witnesses) }
     }
 
-    fn opens(&self, list: usize, node: usize, found: &mut Vec<Action>) {
-        self.open(list, node, found);
-        let is_open = |from: &usize| usize::from(self.state.opened[*from]) > list;
-        found.extend(each(self.state.alive).filter(is_open).map(|from| Action::Copy {
-            list: list as u8,
-            node: node as u8,
-            from: from as u8,
-        }));
-    }
-
-    /// Offers every smallest set of reports with which the node may open the list.
-    fn open(&self, list: usize, node: usize, found: &mut Vec<Action>) {
-        let state = self.state;
-        let members = super::nodes_of(state.lists[list - 1].members);
-        // A member that is asked for its report seals the list, if it did not before.
-        let reports = |from: &usize| {
-            state.seals[list - 1][*from] != 0
-                || Chain::is_member(state, *from, list - 1)
-                    && self.chain.has_copy(state, *from, list - 1)
-        };
-        let reporting: Nodes = each(members).filter(reports).map(|from| 1 << from).sum();
-        let own = reporting & 1 << node;
-        let grown = |from: &usize| {
-            Chain::is_member(state, *from, list - 1)
-                && usize::from(state.opened[*from]) >= list
-                && !Self::is_base(state, list - 1, *from)
-        };
-        for sources in (0..=members).filter(|set| set & !reporting == 0 && set & own == own) {
-            let askable: Nodes = each(sources).filter(grown).map(|from| 1 << from).sum();
-            for current in (0..=askable).filter(|set| set & !askable == 0) {
-                let suffices = |set: Nodes| self.suffices(list, set, current);
-                let is_smallest =
-                    each(sources & !own).all(|from| !suffices(sources & !(1 << from)));
-                if suffices(sources) && is_smallest {
-                    let (list, node) = (list as u8, node as u8);
-                    found.push(Action::Open { list, node, sources, current });
-                }
+    /// Offers each copy that a member might merge, and that it might learn of the list alone.
+    fn merges(&self, list: usize, node: usize, found: &mut Vec<Action>) {
+        let (chain, state) = (self.chain, self.state);
+        let knows = usize::from(state.known[node]) == list + 1;
+        let merged = if knows { state.merged[node] } else { 0 };
+        let is_whole = usize::from(state.whole[node]) == list + 1;
+        let (l, n) = (list as u8, node as u8);
+        if !knows && usize::from(state.opened[node]) == list {
+            found.push(Action::Learn { list: l, node: n });
+        }
+        for from in each(state.alive).filter(|from| *from != node) {
+            if usize::from(state.known[from]) > list + 1 {
+                continue;
+            }
+            // A source that has become whole is worth more than before.
+            let has_grown = usize::from(state.whole[from]) == list + 1;
+            let is_new = !is_whole
+                && (merged >> from & 1 == 0 || has_grown && !chain.lacks(Mutant::OnlyCounts))
+                && super::rules::is_source(chain, state, list, from);
+            let is_giver = chain.bounds.gives_away && !Chain::is_member(state, from, list);
+            let gives_receipt = is_whole || chain.lacks(Mutant::ReceiptsOfPending);
+            let has_receipt =
+                usize::from(state.known[from]) == list + 1 && state.receipts[from] >> node & 1 == 1;
+            let is_owed = is_giver && state.opened[from] != 0 && gives_receipt && !has_receipt;
+            if is_new || is_owed {
+                found.push(Action::Merge { list: l, node: n, from: from as u8 });
             }
         }
-    }
-
-    /// Whether the node's report says, or would say now, that it is a base.
-    fn is_base(state: &State, list: usize, node: usize) -> bool {
-        match state.seals[list][node] {
-            0 => usize::from(state.opened[node]) > list,
-            report => (report - 1) & 1 == 1,
-        }
-    }
-
-    /// Whether these reports of the list before are enough to open a list.
-    fn suffices(&self, list: usize, sources: Nodes, current: Nodes) -> bool {
-        if self.chain.lacks(Mutant::OpensAtOnce) {
-            return true;
-        }
-        let before = self.state.lists[list - 1];
-        let needed = (before.size() + 1).saturating_sub(self.chain.write_quorum()).max(1);
-        let needed = needed - u32::from(self.chain.lacks(Mutant::TooFewSeals));
-        let is_base = |from: usize| Self::is_base(self.state, list - 1, from);
-        let has_base = current & sources != 0 || each(sources).any(is_base);
-        sources.count_ones() >= needed && (has_base || self.chain.lacks(Mutant::NoBase))
     }
 
     fn chance(&self, node: usize, found: &mut Vec<Action>) {
@@ -297,17 +276,16 @@ impl Asker<'_> {
 
     /// Whether a node that learns, or knows, of a list may drop its copy.
     fn may_give_away(&self, node: usize, list: usize) -> bool {
-        let (state, (n, w, _)) = (self.state, self.chain.bounds.quorums);
-        let size = state.lists[list].size();
+        let state = self.state;
         let needed = match self.chain.mutant {
             Some(Mutant::DropsAtDecision) => 0,
             // Receipts are not modelled then.
             _ if self.chain.is_about_agreement() => 0,
-            Some(Mutant::DropsByTolerated) => size.saturating_sub(n - w),
-            _ => w.min(size),
+            _ => self.chain.write_quorum().min(state.lists[list].size()),
         };
-        let is_out = !Chain::is_member(state, node, list);
-        is_out && state.receipts[list].count_ones() >= needed
+        let knows = usize::from(state.known[node]) == list + 1;
+        let receipts = if knows { state.receipts[node].count_ones() } else { 0 };
+        !Chain::is_member(state, node, list) && receipts >= needed
     }
 
     fn call(&self, number: usize, found: &mut Vec<Action>) {
@@ -351,11 +329,13 @@ impl Asker<'_> {
     fn apply(&self, number: usize, list: usize, found: &mut Vec<Action>) {
         let call = &self.state.calls[number];
         let is_here = list == usize::from(call.list);
-        // A coordinator that heard of pending members only asks again those that opened the list.
-        let is_stamped = matches!(self.chain.bounds.calls[number], Kind::Stamped(_));
-        let is_open = |node: usize| usize::from(self.state.opened[node]) > list;
-        let is_again = |node: usize| is_stamped && call.notes == 0 && is_open(node);
-        let is_due = |node: usize| !is_here || call.acks >> node & 1 == 0 || is_again(node);
+        // What a pending member applies does not count.
+        let counts =
+            |node: usize| self.chain.lacks(Mutant::PendingCounts) || self.opens(node, list);
+        let is_due = |node: usize| match counts(node) {
+            true => !is_here || call.acks >> node & 1 == 0,
+            false => self.state.data[node] < call.version,
+        };
         let may = |node: &usize| is_due(*node) && self.applies(*node, list);
         let (call, list) = (number as u8, list as u8);
         let nodes = (0..NODES).filter(may);
@@ -370,22 +350,31 @@ impl Asker<'_> {
         newest.sort_unstable();
         let (_, w, r) = self.chain.bounds.quorums;
         let is_read = self.chain.bounds.calls[number] == Kind::Read;
-        let asks_r = is_read || self.chain.lacks(Mutant::AsksFew);
-        let needed = if asks_r { r } else { w.max(r) };
+        let most = |newest| match newest {
+            _ if self.chain.lacks(Mutant::AsksFew) => r,
+            0 if is_read && !self.chain.lacks(Mutant::MissOfFew) => w.max(r),
+            _ if is_read => r,
+            _ => w.max(r),
+        };
         let mut last = 0;
         for answer in newest.into_iter().filter(|answer| *answer != 0) {
             let below = answers.iter().filter(|other| (1..=answer).contains(*other)).count();
-            if answer != last && below as u32 >= needed {
+            if answer != last && below as u32 >= most(answer - 1) {
                 found.push(Action::Count { call: number as u8, newest: answer - 1 });
             }
             last = answer;
         }
     }
 
+    /// Whether the node has the list open, or has once it learns of it.
+    fn opens(&self, node: usize, list: usize) -> bool {
+        let opened = usize::from(self.state.opened[node]);
+        opened == list + 1 || super::rules::stays(self.chain, self.state, list, node)
+    }
+
     /// Whether the node answers version questions for the list: it has it open, and not sealed.
     fn answers(&self, node: usize, list: usize) -> bool {
-        let is_open =
-            usize::from(self.state.opened[node]) > list || self.chain.lacks(Mutant::PendingAnswers);
+        let is_open = self.opens(node, list) || self.chain.lacks(Mutant::PendingAnswers);
         let is_sealed = Chain::is_sealed(self.state, node, list);
         let counts = !is_sealed || self.chain.lacks(Mutant::SealedAnswers);
         Chain::is_member(self.state, node, list) && is_open && counts

@@ -1,35 +1,30 @@
 //! What must hold in every state.
 //!
 //! - **I1**: a list is decided once. No register has two values.
-//! - **I2**: a member that opened list k holds every write that lists before k acknowledged, or
-//!   a newer one.
-//! - **I2'**: with c crashes in all, at least W − c living nodes hold the newest acknowledged
-//!   write, or a newer one.
-//! - **I3**: once a member opened list k, fewer than W members of any list before k can still
-//!   apply writes for it.
+//! - **I2**: of the members that have list k open, at most f lack the newest write that list k or
+//!   an earlier one acknowledged.
+//! - **I2'**: if c nodes crashed since the copies were restored, at least W − c living nodes hold
+//!   the newest acknowledged write, or a newer one. They are restored if each member of the last
+//!   list lives, has it open, and is whole in it.
+//! - **I3**: once list k + 1 is decided, fewer than W members of list k can acknowledge.
 //! - **I4**: calls at R ≥ 2 are linearizable. One that begins after another ended does not
 //!   return or write an older version.
-//! - **I5**: a member that answers reads at R = 1 for list k has it open, and has not sealed
-//!   it.
+//! - **I5**: a member that is whole in list k holds all that lists before k acknowledged, or newer.
 //! - **I6**: if a write at R = 1 is stamped below what was acknowledged before it began, one of
 //!   its members says so before it is acknowledged.
-//! - **I7**: at rest, with at most W − 1 crashes, each living member of the last list opened
+//! - **I7**: at rest, with at most W − 1 crashes, each living member of the last list is whole in
 //!   it. Each call ended, if W members live and the last list is not sealed.
 //!
-//! I2 is what durability needs of a change of lists: all that a later list answers, it answers from
-//! members that opened it. I2' says that the data is still there. I3 says that two lists never both
+//! I2 is what a miss at R = 1 relies on, and I5 what a hit does. They take no step of their own: in
+//! every state, each member that would answer is judged. I3 says that two lists never both
 //! acknowledge.
-//!
-//! With I2, I5 says that a read at R = 1 is never older than what was acknowledged before the list
-//! for which its member counts. It takes no step of its own: in every state, each member that would
-//! answer is judged.
 //!
 //! I4 is more than the definition of linearizability asks, and implies it: order all calls by the
 //! version that they write or return, the write of a version before the reads of it. That order
 //! agrees with the order of calls that do not overlap, because of I4, and each read returns the
 //! version of the latest write before it.
 
-use super::{CallState, Chain, Kind, LISTS, Mutant, NODES, REGISTERS, State, each, rules};
+use super::{CallState, Chain, Kind, LISTS, NODES, State, each, rules};
 
 /// I1 is broken.
 pub(super) const TWO_LISTS: u8 = 1;
@@ -48,7 +43,7 @@ pub(super) fn end(chain: &Chain, state: &mut State, number: usize) {
     let broken = match chain.bounds.calls[number] {
         Kind::Read if call.version < call.floor => OLD_READ,
         Kind::Write if call.version <= call.floor => OLD_WRITE,
-        Kind::Stamped(version) if version < call.floor && call.notes < 2 => LOST_WRITE,
+        Kind::Stamped(version) if version < call.floor && call.notes == 0 => LOST_WRITE,
         _ => 0,
     };
     let acked = &mut state.acked[usize::from(call.list)];
@@ -69,10 +64,9 @@ pub(super) fn fault(chain: &Chain, state: &State) -> Option<String> {
         _ => None,
     };
     let last = last.map(str::to_owned);
-    last.or_else(|| durable(state))
+    last.or_else(|| known(chain, state))
         .or_else(|| held(chain, state))
         .or_else(|| exclusive(chain, state))
-        .or_else(|| local_reads(chain, state))
 }
 
 /// Returns the newest version that lists before this one acknowledged.
@@ -80,25 +74,38 @@ fn acked_before(state: &State, list: usize) -> u8 {
     state.acked[..list].iter().copied().max().unwrap_or(0)
 }
 
-fn durable(state: &State) -> Option<String> {
-    let lacks = |node: &usize| {
-        let opened = usize::from(state.opened[*node]);
-        opened > 1 && state.data[*node] < acked_before(state, opened - 1)
-    };
-    let node = each(state.alive).find(lacks)?;
-    let list = state.opened[node] - 1;
-    let acked = acked_before(state, list.into());
-    Some(format!(
-        "I2: {} opened list {list} with version {}, and version {acked} was acknowledged before",
-        super::story::name(node),
-        state.data[node]
-    ))
+fn known(chain: &Chain, state: &State) -> Option<String> {
+    let f = chain.bounds.quorums.0 - chain.write_quorum();
+    for list in 0..LISTS {
+        let acked = acked_before(state, list + 1);
+        let lacks = |node: &usize| {
+            usize::from(state.opened[*node]) == list + 1 && state.data[*node] < acked
+        };
+        let lacking = each(state.alive).filter(lacks).count() as u32;
+        if lacking > f {
+            return Some(format!(
+                "I2: {lacking} members that have list {list} open lack version {acked}, which was \
+                 acknowledged"
+            ));
+        }
+        let before = acked_before(state, list);
+        let is_wrong = |node: &usize| {
+            usize::from(state.whole[*node]) == list + 1 && state.data[*node] < before
+        };
+        if let Some(node) = each(state.alive).find(is_wrong) {
+            return Some(format!(
+                "I5: {} is whole in list {list}, and lacks version {before}",
+                super::story::name(node)
+            ));
+        }
+    }
+    None
 }
 
 fn held(chain: &Chain, state: &State) -> Option<String> {
     let newest = acked_before(state, LISTS);
     let holders = each(state.alive).filter(|node| state.data[*node] >= newest).count() as u32;
-    let wanted = chain.bounds.quorums.1.saturating_sub(state.crashes.into());
+    let wanted = chain.bounds.quorums.1.saturating_sub(state.risk.into());
     (newest > 0 && holders < wanted).then(|| {
         format!(
             "I2': {holders} living nodes hold version {newest}, which was acknowledged, and \
@@ -108,40 +115,27 @@ fn held(chain: &Chain, state: &State) -> Option<String> {
 }
 
 fn exclusive(chain: &Chain, state: &State) -> Option<String> {
-    let latest = (0..NODES).map(|node| usize::from(state.opened[node])).max().unwrap_or(0);
+    let latest = (0..LISTS).rfind(|list| state.lists[*list].members != 0)?;
     let is_alive_too = |list: &usize| {
         let list = *list;
         rules::unsealed(state, list) >= chain.write_quorum()
     };
-    let list = (0..latest.saturating_sub(1)).find(is_alive_too)?;
-    Some(format!("I3: list {list} can still acknowledge, and list {} is open", latest - 1))
-}
-
-fn local_reads(chain: &Chain, state: &State) -> Option<String> {
-    let answers_sealed = |node: &usize| {
-        let list = usize::from(state.known[*node]).saturating_sub(1);
-        let is_open = state.known[*node] != 0 && state.opened[*node] == state.known[*node];
-        let is_sealed = Chain::is_sealed(state, *node, list);
-        let answers = is_open
-            && Chain::is_member(state, *node, list)
-            && (!is_sealed || chain.lacks(Mutant::SealedReads));
-        answers && list < REGISTERS && state.seals[list][*node] != 0
-    };
-    let node = each(state.alive).find(answers_sealed)?;
-    Some(format!("I5: {} answers a read at R = 1 for a list it sealed", super::story::name(node)))
+    let list = (0..latest).find(is_alive_too)?;
+    Some(format!("I3: list {list} can still acknowledge, and list {latest} is decided"))
 }
 
 /// Returns what is wrong if nothing more can happen.
 pub(super) fn fault_at_rest(chain: &Chain, state: &State) -> Option<String> {
     let w = chain.write_quorum();
-    if chain.is_about_agreement() || u32::from(state.crashes) >= w {
+    let is_judged = !chain.is_about_agreement() && !chain.bounds.is_hasty;
+    if !is_judged || u32::from(state.crashes) >= w {
         return None;
     }
     let last = (0..LISTS).rfind(|list| state.lists[*list].members != 0)?;
     let living = each(state.alive).filter(|node| Chain::is_member(state, *node, last));
-    if let Some(node) = living.clone().find(|node| usize::from(state.opened[*node]) <= last) {
+    if let Some(node) = living.clone().find(|node| usize::from(state.whole[*node]) <= last) {
         return Some(format!(
-            "I7: at rest, {} has not opened list {last}",
+            "I7: at rest, {} is not whole in list {last}",
             super::story::name(node)
         ));
     }

@@ -9,23 +9,21 @@
 //! # The rule
 //!
 //! List k + 1 is the value of a register that belongs to list k: single-decree Paxos among the
-//! acceptors of list k, which are its members and its witnesses.
+//! acceptors of list k, which are its members and its witnesses. No reads stop for a copy.
 //!
-//! | state of a node for list k | counts for writes | answers reads | how it gets there |
+//! | state of a node for list k | applies | counts, answers | how it gets there |
 //! |---|---|---|---|
 //! | pending | yes | no | it learns of list k, which names it as a member |
-//! | open | yes | yes | it holds what the sealed members of list k − 1 held |
-//! | sealed | no | no | it promises or accepts in the register, or learns of list k + 1 |
+//! | open | yes | yes | it had list k − 1 open, or it is whole |
+//! | sealed | no | no | it accepts in the register, or learns of list k + 1 |
 //!
-//! A sealed member reports what it holds and whether it is a *base*: it opened list k or a later
-//! one, so it holds all that was acknowledged before list k. A member opens list k + 1 once it has
-//! merged the reports of |k| − W + 1 sealed members of list k, at least one of them a base. Or it
-//! copies from one member that opened list k + 1.
+//! A member is *whole* in list k if it holds all that earlier lists acknowledged. It becomes so by
+//! merging sources, which know list k and had list k − 1 or k open. `README.md` says how many.
 //!
 //! # The invariant
 //!
-//! A member that opened list k holds every write that an earlier list acknowledged, or a newer one.
-//! `judge.rs` has the others.
+//! Of the members that have list k open, at most f = N − W lack a write that list k or an earlier
+//! one acknowledged. `judge.rs` has the others.
 //!
 //! # What is simplified
 //!
@@ -38,7 +36,8 @@
 //!
 //! Sources: Lamport, Malkhi and Zhou, "Vertical Paxos" (2009); Gilbert, Lynch and Shvartsman,
 //! "RAMBO" (2010); Attiya, Bar-Noy and Dolev (1995) for reads and writes inside a list. Rejected:
-//! one Raft group for all lists, whose own membership would need disks.
+//! one Raft group for all lists, whose own membership would need disks; and members that stop until
+//! they are whole, which makes each open member as good as any other, and each change a pause.
 
 mod actions;
 mod judge;
@@ -63,6 +62,9 @@ pub const CALLS: usize = 3;
 /// A set of nodes, one bit each.
 pub type Nodes = u8;
 
+/// In a set of merged sources: one of them was whole in the previous list.
+pub(crate) const BASE: Nodes = 1 << 7;
+
 /// A set of lives, two bits for each node: its first life, and the one after a restart.
 pub type Lives = u16;
 
@@ -80,7 +82,7 @@ pub(crate) fn nodes_of(lives: Lives) -> Nodes {
 /// A list: who keeps copies, and who only votes on the next list.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct List {
-    /// The members. The lowest owns ballot zero of the list's register.
+    /// The members.
     pub members: Lives,
     /// The acceptors that keep no copy.
     pub witnesses: Lives,
@@ -128,46 +130,50 @@ pub enum Kind {
 /// A rule that is left out on purpose. The search must find what it was for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Mutant {
-    /// A sealed member still applies writes for the list that it sealed.
+    /// A member that accepted the next list still applies writes for its own.
     SealedApplies,
-    /// A sealed member still answers the version questions of reads and writes at R ≥ 2.
+    /// A member that accepted the next list still answers the version questions of R ≥ 2.
     SealedAnswers,
-    /// A sealed member still answers reads at R = 1.
-    SealedReads,
-    /// A member opens with |k| − W sealed members instead of |k| − W + 1.
-    TooFewSeals,
-    /// A member opens without a base among the sealed members.
-    NoBase,
-    /// A member opens as soon as it learns of a list.
+    /// A newcomer opens with f sources instead of f + 1.
+    TooFewSources,
+    /// A source that had neither list open counts.
+    PendingSource,
+    /// A source that does not know the list counts.
+    SourceUnaware,
+    /// A newcomer opens as soon as it learns of the list.
     OpensAtOnce,
-    /// A member that sealed a list before it opened it never opens it.
-    SealedStopsOpening,
-    /// A write at R = 1 may be acknowledged by pending members alone.
-    PendingAlone,
+    /// A member that had an earlier list than the previous one open stays open.
+    JumpStaysOpen,
+    /// Only f + 1 sources open a list: one that is whole is no better than any other.
+    OnlyCounts,
+    /// A list is proposed before all living members of the previous one are whole.
+    ProposesEarly,
+    /// A member that is not whole gives receipts.
+    ReceiptsOfPending,
+    /// A pending member acknowledges writes.
+    PendingCounts,
     /// A pending member answers the version questions.
     PendingAnswers,
+    /// A list is decided by a majority of acceptors, however few of them are members.
+    MembersNotCounted,
     /// An acceptor accepts below its promise.
     AcceptsBelowPromise,
-    /// A proposer above ballot zero does not ask for promises.
+    /// A proposer does not ask for promises.
     NoPromises,
     /// A proposer does not take over the value that a promise reports.
     IgnoresReports,
-    /// Ballot zero belongs to any acceptor that takes itself for the first live one.
-    BallotZeroOfAny,
-    /// The owner of ballot zero proposes a second value under it when its wish changes.
-    BallotZeroTwice,
+    /// A proposer uses one ballot for two values.
+    ReusesBallot,
     /// A node that lost its memory goes on under its old identity.
     KeepsIdentity,
     /// The majority is counted among the acceptors that are alive, however few these are.
     DeadExcused,
+    /// Acceptors that restarted after they accepted are taken for gone before.
+    GoneLater,
     /// A node that gives its copy away forgets all about the partition, its promises included.
     ForgetsRegister,
-    /// A node that gave its copy away still reports for the lists before.
-    ReportsNothingness,
     /// A node gives its copy away as soon as the list without it is decided.
     DropsAtDecision,
-    /// A node gives its copy away after |k| − f receipts, also in a list shorter than N.
-    DropsByTolerated,
     /// A call adds acknowledgements of two lists.
     AcksAcrossLists,
     /// A write at R ≥ 2 asks R members for their version, and not W, if that is more.
@@ -176,6 +182,8 @@ pub enum Mutant {
     ReadGoesOn,
     /// A read at R ≥ 2 answers with the newest of R versions, and has no W members confirm it.
     NoConfirmation,
+    /// A read at R ≥ 2 that found nothing at R members says so, although W is more.
+    MissOfFew,
 }
 
 /// The bounds of a search: what may happen, and how often.
@@ -185,9 +193,11 @@ pub struct Bounds {
     pub quorums: (u32, u32, u32),
     /// The first list.
     pub first: Wish,
+    /// The version that the members of the first list hold, and that was acknowledged.
+    pub holds: u8,
     /// What may be wished for in each register. A register without wishes decides nothing.
     pub wishes: [Vec<Wish>; REGISTERS],
-    /// How many ballots each register has, ballot zero included.
+    /// How many ballots each register has. One alone needs no promises.
     pub ballots: [usize; REGISTERS],
     /// The nodes that may crash, and how many of them do.
     pub crashes: (Nodes, u32),
@@ -200,19 +210,24 @@ pub struct Bounds {
     pub loses_acks: bool,
     /// Whether nodes that are no longer members give their copies away.
     pub gives_away: bool,
+    /// Whether lists are proposed, and accepted, before the previous one is whole. Nothing is lost
+    /// by that, and a list might wait for ever.
+    pub is_hasty: bool,
     /// Permutations of the nodes under which the bounds do not change.
     pub symmetries: Vec<[usize; NODES]>,
 }
 
-/// A ballot: its owner, its value, and which replies were sent.
+/// A ballot: its value, and which replies were sent. Any node may have proposed it.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub(crate) struct Ballot {
-    /// What its owner proposes, once it does.
+    /// What is proposed, once it is.
     pub(crate) value: List,
     /// What each acceptor's promise reports: 0 no promise, 1 nothing accepted, 2 + the ballot.
     pub(crate) promises: [u8; NODES],
     /// Which nodes accepted.
     pub(crate) accepts: Nodes,
+    /// The nodes of which a later life was known when the accepts were asked for.
+    pub(crate) gone: Nodes,
 }
 
 /// A call as its coordinator knows it.
@@ -228,8 +243,8 @@ pub(crate) struct CallState {
     pub(crate) floor: u8,
     /// The nodes that applied it.
     pub(crate) acks: Nodes,
-    /// For a write at R = 1: 1 if one of those had the list open, 2 if one held a newer version, so
-    /// that the coordinator stamps again.
+    /// For a write at R = 1: 1 if a member held a newer version, so that the coordinator stamps
+    /// again.
     pub(crate) notes: u8,
     /// The versions that members answered, each one more.
     pub(crate) answers: [u8; NODES],
@@ -252,15 +267,15 @@ pub struct State {
     pub(crate) opened: [u8; NODES],
     /// The version of the key.
     pub(crate) data: [u8; NODES],
-    /// The list whose members opened it before the node dropped its copy, plus one.
-    pub(crate) dropped: [u8; NODES],
+    /// The latest list in which the node is whole, plus one: it holds all that was acknowledged in
+    /// lists before.
+    pub(crate) whole: [u8; NODES],
+    /// The sources that the node merged for the list that it knows, and `BASE`.
+    pub(crate) merged: [u8; NODES],
+    /// The members of the list that the node knows which told it that they merged its copy.
+    pub(crate) receipts: [Nodes; NODES],
     // What was sent.
     pub(crate) ballots: [[Ballot; SLOTS]; REGISTERS],
-    /// What each member reported of each list when it was sealed: 0 nothing, or else one more than
-    /// twice its version, and one more if it is a base.
-    pub(crate) seals: [[u8; NODES]; REGISTERS],
-    /// The members that said that they opened each list.
-    pub(crate) receipts: [Nodes; LISTS],
     pub(crate) calls: [CallState; CALLS],
     // What the judge remembers.
     /// The lists that were decided.
@@ -268,6 +283,8 @@ pub struct State {
     /// The newest version that was acknowledged in each list.
     pub(crate) acked: [u8; LISTS],
     pub(crate) crashes: u8,
+    /// Those since the copies were restored last.
+    pub(crate) risk: u8,
     /// A fault that happened in the last step. See `judge`.
     pub(crate) broken: u8,
 }
@@ -291,16 +308,9 @@ impl Chain {
         1 << (2 * node + usize::from(state.restarted >> node & 1 == 1))
     }
 
-    /// Returns the number of a ballot. Two may have one number, if a mutant has it so.
+    /// Returns the number of a ballot. Two have one number, if a mutant has it so.
     pub(crate) fn number(&self, slot: usize) -> u8 {
-        let is_shared = self.lacks(Mutant::BallotZeroOfAny) || self.lacks(Mutant::BallotZeroTwice);
-        if is_shared && slot < 2 { 0 } else { slot as u8 }
-    }
-
-    /// Returns the owner of a ballot: the acceptor of that number, members before witnesses.
-    pub(crate) fn owner(&self, list: List, slot: usize) -> Option<usize> {
-        let slot = if self.lacks(Mutant::BallotZeroTwice) && slot == 1 { 0 } else { slot };
-        each(nodes_of(list.members)).chain(each(nodes_of(list.witnesses))).nth(slot)
+        if self.lacks(Mutant::ReusesBallot) { slot.saturating_sub(1) as u8 } else { slot as u8 }
     }
 
     /// Whether the search is about the registers only. If there are calls, how a list was decided
@@ -309,10 +319,10 @@ impl Chain {
         self.bounds.calls.is_empty()
     }
 
-    /// Whether the node has sealed a list that it knows: it promised, or knows a later one.
+    /// Whether the node has sealed a list that it knows: it accepted, or knows a later one.
     pub(crate) fn is_sealed(state: &State, node: usize, list: usize) -> bool {
         let known = usize::from(state.known[node]);
-        known > list + 1 || known == list + 1 && state.promised[node] != 0
+        known > list + 1 || known == list + 1 && state.accepted[node] != 0
     }
 
     /// Whether the node is a member of the list in the life that it leads.
@@ -321,17 +331,9 @@ impl Chain {
         is_alive && state.lists[list].members & Self::life(state, node) != 0
     }
 
-    /// Whether a node may have what a list is about: it did not give its copy to a later one.
-    pub(crate) fn has_copy(&self, state: &State, node: usize, list: usize) -> bool {
-        usize::from(state.dropped[node]) <= list + 1 || self.lacks(Mutant::ReportsNothingness)
-    }
-
     /// Whether a call has all acknowledgements that it needs.
     pub(crate) fn is_acknowledged(&self, state: &State, number: usize) -> bool {
-        let call = &state.calls[number];
-        let asks = !matches!(self.bounds.calls[number], Kind::Stamped(_));
-        let is_told = asks || call.notes != 0 || self.lacks(Mutant::PendingAlone);
-        call.acks.count_ones() >= self.write_quorum() && is_told
+        state.calls[number].acks.count_ones() >= self.write_quorum()
     }
 
     /// Returns W. It does not fall with the length of the list: a list of fewer acknowledges
@@ -358,18 +360,21 @@ impl Model for Chain {
             accepted: [0; NODES],
             opened: [0; NODES],
             data: [0; NODES],
-            dropped: [0; NODES],
+            whole: [0; NODES],
+            merged: [0; NODES],
+            receipts: [0; NODES],
             ballots: [[Ballot::default(); SLOTS]; REGISTERS],
-            seals: [[0; NODES]; REGISTERS],
-            receipts: [0; LISTS],
             calls: [CallState::default(); CALLS],
             lists,
             acked: [0; LISTS],
             crashes: 0,
+            risk: 0,
             broken: 0,
         };
         each(first.members | first.witnesses).for_each(|node| state.known[node] = 1);
-        each(first.members).for_each(|node| state.opened[node] = 1);
+        state.acked[0] = self.bounds.holds;
+        each(first.members).for_each(|node| state.data[node] = self.bounds.holds);
+        each(first.members).for_each(|node| (state.opened[node], state.whole[node]) = (1, 1));
         for (call, kind) in state.calls.iter_mut().zip(&self.bounds.calls) {
             (call.phase, call.version) = match kind {
                 Kind::Stamped(version) => (2, *version),
@@ -415,22 +420,23 @@ impl Model for Chain {
 
 fn key_of(kinds: &[Kind], state: &State) -> u64 {
     let mut mixer = Mixer::default();
-    mixer.add_all(&[state.alive, state.restarted, state.crashes, state.broken]);
+    mixer.add_all(&[state.alive, state.restarted, state.crashes, state.risk, state.broken]);
     for bytes in [&state.known, &state.promised, &state.accepted, &state.opened] {
         mixer.add_all(bytes);
     }
     mixer.add_all(&state.data);
-    mixer.add_all(&state.dropped);
+    for bytes in [&state.whole, &state.merged, &state.receipts] {
+        mixer.add_all(bytes);
+    }
     let is_begun = |ballot: &&Ballot| **ballot != Ballot::default();
     for (number, ballot) in state.ballots.iter().flatten().enumerate() {
         if is_begun(&ballot) {
             let value = u64::from(ballot.value.members) << 16 | u64::from(ballot.value.witnesses);
             mixer.add(value << 16 | u64::from(ballot.accepts) << 8 | number as u64);
+            mixer.add(u64::from(ballot.gone));
             mixer.add_all(&ballot.promises);
         }
     }
-    state.seals.iter().for_each(|seals| mixer.add_all(seals));
-    mixer.add_all(&state.receipts);
     mixer.add_all(&state.acked);
     for list in &state.lists[1..] {
         mixer.add(u64::from(list.members) << 16 | u64::from(list.witnesses));
@@ -464,6 +470,7 @@ fn rename(state: &State, names: &[usize; NODES]) -> State {
         value: list(old.value),
         promises: parts(old.promises),
         accepts: nodes(old.accepts),
+        gone: nodes(old.gone),
     };
     State {
         alive: nodes(state.alive),
@@ -473,10 +480,10 @@ fn rename(state: &State, names: &[usize; NODES]) -> State {
         accepted: parts(state.accepted),
         opened: parts(state.opened),
         data: parts(state.data),
-        dropped: parts(state.dropped),
+        whole: parts(state.whole),
+        merged: parts(state.merged.map(|set| nodes(set & !BASE) | set & BASE)),
+        receipts: parts(state.receipts.map(nodes)),
         ballots: state.ballots.map(|register| register.map(ballot)),
-        seals: state.seals.map(parts),
-        receipts: state.receipts.map(nodes),
         calls: state.calls.map(|call| CallState {
             acks: nodes(call.acks),
             answers: parts(call.answers),

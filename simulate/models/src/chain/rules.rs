@@ -1,7 +1,7 @@
 //! What each step does to the nodes, to what was sent, and to the calls.
 
 use super::{Action, Ballot, CallState, Chain, Kind, LISTS, List, Mutant, NODES, Nodes, REGISTERS};
-use super::{SLOTS, State, each, judge, nodes_of};
+use super::{BASE, SLOTS, State, each, judge, nodes_of};
 
 /// Takes a step.
 ///
@@ -16,17 +16,24 @@ pub(super) fn take(chain: &Chain, state: &mut State, action: Action) {
 /// Forgets what can matter no more, so that states that differ only in it become one.
 fn forget(chain: &Chain, state: &mut State) {
     for list in 1..LISTS {
-        let is_pending = |node: &usize| {
-            Chain::is_member(state, *node, list) && usize::from(state.opened[*node]) <= list
-        };
-        // The reports were for members that are to open the next list.
-        if state.lists[list].members != 0 && !(0..NODES).any(|node| is_pending(&node)) {
-            state.seals[list - 1] = [0; NODES];
-        }
         state.acked[list] = state.acked[list].max(state.acked[list - 1]);
-        if !chain.bounds.gives_away {
-            state.receipts[list] = 0;
+    }
+    for node in 0..NODES {
+        if state.whole[node] == state.known[node] {
+            state.merged[node] = 0;
         }
+        if !chain.bounds.gives_away {
+            state.receipts[node] = 0;
+        }
+    }
+    let last = (0..LISTS).rfind(|list| state.lists[*list].members != 0).unwrap_or(0);
+    let is_restored = |node: usize| {
+        let (opened, whole) = (state.opened[node], state.whole[node]);
+        Chain::is_member(state, node, last) && opened == whole && usize::from(whole) == last + 1
+    };
+    let mut members = each(nodes_of(state.lists[last].members));
+    if state.lists[last].size() >= chain.write_quorum() && members.all(is_restored) {
+        state.risk = 0;
     }
 }
 
@@ -34,8 +41,7 @@ fn take_step(chain: &Chain, state: &mut State, action: Action) {
     match action {
         Action::Propose { register, slot, value } => {
             let (register, slot) = (usize::from(register), usize::from(slot));
-            let owner = chain.owner(state.lists[register], slot).expect("an acceptor proposes");
-            learn(state, register, owner);
+            state.ballots[register][slot].gone = gone(state, register);
             state.ballots[register][slot].value = value;
             if !chain.is_about_agreement() {
                 // Promises are needed no more.
@@ -44,47 +50,31 @@ fn take_step(chain: &Chain, state: &mut State, action: Action) {
         }
         Action::Promise { register, slot, node } => {
             let (register, slot, node) = (register.into(), slot.into(), node.into());
-            learn(state, register, node);
-            seal(state, register, node);
+            learn(chain, state, register, node);
             state.promised[node] = chain.number(slot) + 1;
             state.ballots[register][slot].promises[node] = 1 + state.accepted[node];
         }
         Action::Accept { register, slot, node } => {
-            learn(state, register.into(), node.into());
+            learn(chain, state, register.into(), node.into());
             accept(chain, state, (register.into(), slot.into()), node.into());
         }
-        Action::Open { list, node, sources, current } => {
-            let (list, node) = (usize::from(list), usize::from(node));
-            for from in each(sources) {
-                if state.seals[list - 1][from] == 0 {
-                    learn(state, list, from);
-                    // A node that a mutant lets start under its old life knows the list already.
-                    seal(state, list - 1, from);
-                }
-            }
-            let version = |from: usize| match current >> from & 1 {
-                1 => state.data[from],
-                _ => state.seals[list - 1][from].saturating_sub(1) / 2,
-            };
-            let newest = each(sources).map(version).max().unwrap_or(0);
-            open(state, list, node, newest);
-        }
-        Action::Copy { list, node, from } => {
-            let version = state.data[usize::from(from)];
-            open(state, list.into(), node.into(), version);
+        Action::Learn { list, node } => learn(chain, state, list.into(), node.into()),
+        Action::Merge { list, node, from } => {
+            merge(chain, state, list.into(), (node.into(), from.into()));
         }
         Action::GiveAway { list, node } => {
             let node = usize::from(node);
-            learn(state, list.into(), node);
-            (state.data[node], state.opened[node], state.dropped[node]) = (0, 0, list + 1);
+            learn(chain, state, list.into(), node);
+            (state.data[node], state.opened[node], state.whole[node]) = (0, 0, 0);
             if chain.lacks(Mutant::ForgetsRegister) {
                 (state.known[node], state.promised[node], state.accepted[node]) = (0, 0, 0);
             }
         }
         Action::Crash { node } => {
             crash(state, node.into());
-            // What the others accepted might be enough now.
-            decide_all(chain, state);
+            if chain.lacks(Mutant::GoneLater) {
+                decide_all(chain, state);
+            }
         }
         Action::Restart { node } => {
             state.alive |= 1 << node;
@@ -101,7 +91,7 @@ fn take_call(chain: &Chain, state: &mut State, action: Action) {
         Action::Answer { call, list, node } => {
             let (call, node) = (usize::from(call), usize::from(node));
             follow(chain, state, call, list);
-            learn(state, list.into(), node);
+            learn(chain, state, list.into(), node);
             if state.calls[call].phase == 2 {
                 // A read asks again.
                 state.calls[call] = CallState { phase: 1, list, ..CallState::default() };
@@ -116,17 +106,17 @@ fn take_call(chain: &Chain, state: &mut State, action: Action) {
         Action::Apply { call, list, node } => {
             let (call, node) = (usize::from(call), usize::from(node));
             follow(chain, state, call, list);
-            learn(state, list.into(), node);
+            learn(chain, state, list.into(), node);
             if let Kind::Stamped(version) = chain.bounds.calls[call] {
                 if state.calls[call].acks == 0 {
                     state.calls[call].floor = state.acked.into_iter().max().unwrap_or(0);
                 }
-                let is_open = u8::from(state.opened[node] > list);
-                let is_newer = u8::from(state.data[node] > version);
-                state.calls[call].notes |= is_open | is_newer << 1;
+                state.calls[call].notes |= u8::from(state.data[node] > version);
             }
             state.data[node] = state.data[node].max(state.calls[call].version);
-            state.calls[call].acks |= 1 << node;
+            if state.opened[node] == list + 1 || chain.lacks(Mutant::PendingCounts) {
+                state.calls[call].acks |= 1 << node;
+            }
             end_if_due(chain, state, call);
         }
         Action::End { call } => judge::end(chain, state, call.into()),
@@ -146,17 +136,28 @@ fn follow(chain: &Chain, state: &mut State, number: usize, list: u8) {
     }
 }
 
+/// Returns the acceptors of a list whose life has ended.
+pub(super) fn gone(state: &State, register: usize) -> Nodes {
+    let acceptors = state.lists[register].acceptors();
+    let is_gone =
+        |node: &usize| state.alive >> node & 1 == 0 || acceptors & Chain::life(state, *node) == 0;
+    each(nodes_of(acceptors)).filter(is_gone).map(|node| 1 << node).sum()
+}
+
 /// Whether these acceptors of a list are enough to promise, or to decide.
 ///
 /// A majority is. If some acceptors are certainly gone, as a later life of each is known, then all
 /// others are enough too, provided that every majority has one of them.
-pub(super) fn is_quorum(chain: &Chain, state: &State, register: usize, set: Nodes) -> bool {
+pub(super) fn is_quorum(
+    chain: &Chain,
+    state: &State,
+    register: usize,
+    set: Nodes,
+    gone: Nodes,
+) -> bool {
     let list = state.lists[register];
     let (all, majority) = (list.acceptors().count_ones(), list.majority());
-    let is_left = |node: &usize| {
-        state.alive >> node & 1 == 1 && list.acceptors() & Chain::life(state, *node) != 0
-    };
-    let left: Nodes = (0..NODES).filter(is_left).map(|node| 1 << node).sum();
+    let left = nodes_of(list.acceptors()) & !gone;
     if chain.lacks(Mutant::DeadExcused) {
         return (set & left).count_ones() > left.count_ones() / 2;
     }
@@ -164,8 +165,14 @@ pub(super) fn is_quorum(chain: &Chain, state: &State, register: usize, set: Node
     set.count_ones() >= majority || are_enough && set & left == left
 }
 
+/// Whether enough members of a list accepted: fewer than W others are left.
+fn has_members(chain: &Chain, state: &State, register: usize, set: Nodes) -> bool {
+    let members = nodes_of(state.lists[register].members);
+    let left = (members & !set).count_ones();
+    left < chain.write_quorum() || chain.lacks(Mutant::MembersNotCounted)
+}
+
 fn accept(chain: &Chain, state: &mut State, (register, slot): (usize, usize), node: usize) {
-    seal(state, register, node);
     state.promised[node] = state.promised[node].max(chain.number(slot) + 1);
     state.accepted[node] = slot as u8 + 1;
     state.ballots[register][slot].accepts |= 1 << node;
@@ -176,8 +183,14 @@ fn accept(chain: &Chain, state: &mut State, (register, slot): (usize, usize), no
 fn decide_all(chain: &Chain, state: &mut State) {
     for register in 0..REGISTERS {
         for slot in 0..chain.bounds.ballots[register] {
-            let Ballot { accepts, value, .. } = state.ballots[register][slot];
-            if accepts != 0 && is_quorum(chain, state, register, accepts) {
+            let Ballot { accepts, value, mut gone, .. } = state.ballots[register][slot];
+            if chain.lacks(Mutant::GoneLater) {
+                gone = !accepts & self::gone(state, register);
+            }
+            if accepts != 0
+                && is_quorum(chain, state, register, accepts, gone)
+                && has_members(chain, state, register, accepts | gone)
+            {
                 decide(chain, state, register + 1, value);
             }
         }
@@ -199,43 +212,93 @@ fn decide(chain: &Chain, state: &mut State, list: usize, value: List) {
 fn tidy(state: &mut State, register: usize) {
     state.ballots[register] = [Ballot::default(); SLOTS];
     for node in (0..NODES).filter(|node| usize::from(state.known[*node]) == register + 1) {
-        state.promised[node] = state.promised[node].min(1);
-        state.accepted[node] = 0;
+        state.promised[node] = 0;
+        state.accepted[node] = state.accepted[node].min(1);
     }
 }
 
-/// Notes what a member of the list holds at the moment from which on it counts no more.
-fn seal(state: &mut State, list: usize, node: usize) {
-    let is_member = Chain::is_member(state, node, list);
-    if list < REGISTERS && is_member && state.seals[list][node] == 0 {
-        let is_base = usize::from(state.opened[node]) > list;
-        state.seals[list][node] = 1 + 2 * state.data[node] + u8::from(is_base);
-    }
+/// Whether a member that learns of a list has it open at once: it had the previous one open.
+pub(super) fn stays(chain: &Chain, state: &State, list: usize, node: usize) -> bool {
+    let opened = usize::from(state.opened[node]);
+    let had_previous = opened == list || chain.lacks(Mutant::JumpStaysOpen);
+    let is_new = usize::from(state.known[node]) <= list && opened != 0;
+    is_new && had_previous && list > 0 && Chain::is_member(state, node, list)
 }
 
-fn learn(state: &mut State, list: usize, node: usize) {
+fn learn(chain: &Chain, state: &mut State, list: usize, node: usize) {
     if usize::from(state.known[node]) > list {
         return;
     }
-    (0..list).for_each(|earlier| seal(state, earlier, node));
+    let stays = stays(chain, state, list, node);
     state.known[node] = list as u8 + 1;
     (state.promised[node], state.accepted[node]) = (0, 0);
+    (state.merged[node], state.receipts[node]) = (0, 0);
+    if stays || chain.lacks(Mutant::OpensAtOnce) && Chain::is_member(state, node, list) {
+        state.opened[node] = list as u8 + 1;
+        become_whole(chain, state, list, node);
+    }
 }
 
-fn open(state: &mut State, list: usize, node: usize, version: u8) {
-    learn(state, list, node);
-    state.data[node] = state.data[node].max(version);
-    state.opened[node] = list as u8 + 1;
-    state.receipts[list] |= 1 << node;
+/// Whether a node's copy counts as a source: it had the list or the previous one open.
+pub(super) fn is_source(chain: &Chain, state: &State, list: usize, from: usize) -> bool {
+    let is_pending = state.opened[from] == 0
+        && (Chain::is_member(state, from, list) || Chain::is_member(state, from, list - 1));
+    usize::from(state.opened[from]) >= list || chain.lacks(Mutant::PendingSource) && is_pending
+}
+
+fn merge(chain: &Chain, state: &mut State, list: usize, (node, from): (usize, usize)) {
+    learn(chain, state, list, node);
+    if !chain.lacks(Mutant::SourceUnaware) || usize::from(state.known[from]) > list {
+        learn(chain, state, list, from);
+    }
+    state.data[node] = state.data[node].max(state.data[from]);
+    if is_source(chain, state, list, from) {
+        state.merged[node] |= 1 << from;
+        let whole = usize::from(state.whole[from]);
+        if whole >= list {
+            state.merged[node] |= BASE;
+        }
+        if whole > list && !chain.lacks(Mutant::OnlyCounts) {
+            state.whole[node] = list as u8 + 1;
+            state.opened[node] = list as u8 + 1;
+        }
+    }
+    become_whole(chain, state, list, node);
+    let is_whole = usize::from(state.whole[node]) > list;
+    let gives_receipt = is_whole || chain.lacks(Mutant::ReceiptsOfPending);
+    if gives_receipt && !Chain::is_member(state, from, list) {
+        state.receipts[from] |= 1 << node;
+    }
+}
+
+/// Makes a member whole, and so open, if it has merged enough sources.
+fn become_whole(chain: &Chain, state: &mut State, list: usize, node: usize) {
+    let is_open = usize::from(state.opened[node]) > list;
+    let merged = state.merged[node];
+    let count = (merged & !BASE).count_ones() + u32::from(is_open);
+    let has_base = merged & BASE != 0 || is_open && usize::from(state.whole[node]) >= list;
+    let (n, w, _) = chain.bounds.quorums;
+    let few = (state.lists[list - 1].size() + 1).saturating_sub(w).max(1);
+    let is_enough = match chain.mutant {
+        Some(Mutant::TooFewSources) => count >= n - w,
+        Some(Mutant::OnlyCounts) => count > n - w,
+        _ => count > n - w || has_base && count >= few,
+    };
+    if is_enough {
+        state.whole[node] = list as u8 + 1;
+        state.opened[node] = list as u8 + 1;
+    }
 }
 
 fn crash(state: &mut State, node: usize) {
     state.alive &= !(1 << node);
     state.crashes += 1;
+    state.risk += 1;
     for part in [&mut state.known, &mut state.promised, &mut state.accepted, &mut state.opened] {
         part[node] = 0;
     }
-    (state.data[node], state.dropped[node]) = (0, 0);
+    (state.data[node], state.whole[node]) = (0, 0);
+    (state.merged[node], state.receipts[node]) = (0, 0);
 }
 
 /// Goes from asking for versions to writing or confirming.
@@ -249,7 +312,7 @@ fn count(chain: &Chain, state: &mut State, number: usize, newest: u8) {
         let holds = |node: &usize| call.answers[*node] > newest;
         call.acks = (0..NODES).filter(holds).map(|node| 1 << node).sum::<Nodes>();
         call.answers = [0; NODES];
-        if chain.lacks(Mutant::NoConfirmation) {
+        if chain.lacks(Mutant::NoConfirmation) || newest == 0 {
             judge::end(chain, state, number);
             return;
         }
@@ -267,11 +330,11 @@ fn end_if_due(chain: &Chain, state: &mut State, number: usize) {
     }
 }
 
-/// Returns how many members of an earlier list could still apply a write for it.
+/// Returns how many members of a list could still acknowledge writes for it.
 pub(super) fn unsealed(state: &State, list: usize) -> u32 {
-    debug_assert!(list < LISTS, "there is such a list");
     let counts = |node: &usize| {
-        Chain::is_member(state, *node, list) && !Chain::is_sealed(state, *node, list)
+        let is_open = usize::from(state.opened[*node]) == list + 1;
+        is_open && Chain::is_member(state, *node, list) && !Chain::is_sealed(state, *node, list)
     };
     each(nodes_of(state.lists[list].members)).filter(counts).count() as u32
 }

@@ -1,14 +1,10 @@
 //! A step as a sentence.
 
-use super::{Action, Chain, Kind, List, Lives, NODES, Nodes, State, each};
+use super::{Action, Chain, Kind, List, Lives, NODES, State};
 
 /// Returns the name of a node.
 pub(super) fn name(node: usize) -> char {
     char::from(b'A' + node as u8)
-}
-
-fn nodes(set: Nodes) -> String {
-    each(set).map(name).collect()
 }
 
 fn lives(set: Lives) -> String {
@@ -33,9 +29,8 @@ pub(super) fn tell(chain: &Chain, before: &State, action: Action, after: &State)
     match action {
         Action::Propose { register, slot, value } => {
             let number = chain.number(slot.into());
-            let owner = chain.owner(before.lists[usize::from(register)], slot.into());
-            let (owner, value) = (owner.map_or('?', name), list(value));
-            format!("{owner} proposes {value} in register {register}, ballot {number}.")
+            let value = list(value);
+            format!("{value} is proposed in register {register}, ballot {number}.")
         }
         Action::Promise { register, slot, node } => {
             let ballot = &after.ballots[usize::from(register)][usize::from(slot)];
@@ -54,23 +49,16 @@ pub(super) fn tell(chain: &Chain, before: &State, action: Action, after: &State)
             let then = if is_decided { format!(" List {next} is decided.") } else { String::new() };
             format!("{} accepts {value} at ballot {number}.{then}", at(node))
         }
-        Action::Open { list: number, node, sources, current } => {
-            let again = match current {
-                0 => String::new(),
-                current => format!(", {} asked again", nodes(current)),
+        Action::Learn { list, node } => format!("{} learns of list {list}.", at(node)),
+        Action::Merge { list, node, from } => {
+            let n = usize::from(node);
+            let what = match (before.opened[n] <= list, after.opened[n] > list) {
+                (true, true) => ", and has it open",
+                _ if after.whole[n] > before.whole[n] => ", and is whole",
+                _ => "",
             };
-            let version = after.data[usize::from(node)];
-            let sources = nodes(sources);
-            format!(
-                "{} opens list {number} with the reports of {{{sources}}}{again}: it holds \
-                 version {version}.",
-                at(node)
-            )
-        }
-        Action::Copy { list: number, node, from } => {
-            let version = after.data[usize::from(node)];
-            let from = at(from);
-            format!("{} opens list {number} with a copy of {from}: version {version}.", at(node))
+            let (node, from, version) = (at(node), at(from), after.data[n]);
+            format!("{node} merges {from} for list {list}{what}: version {version}.")
         }
         Action::GiveAway { list, node } => {
             format!("{} is no member of list {list}, and drops its copy.", at(node))

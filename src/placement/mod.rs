@@ -23,9 +23,12 @@ use std::sync::Arc;
 
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::mutants::{ProtocolMutant, rule};
 use crate::quorums::Count;
 use crate::types::{Boot, Identity, NodeHash, NodeId, PARTITIONS, Partition};
+
+mod list;
+
+pub(crate) use self::list::{Ancestry, Ballot, Fork, List, ListRef, MAX_FORKS, Wish};
 
 /// A member with what its handshake told about it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -211,6 +214,23 @@ impl Placement {
         self.table[from..from + self.per_partition].iter().map(|&at| &self.members[at as usize])
     }
 
+    /// Returns the `count` active members that follow the replicas of `partition`, best first, or
+    /// fewer if there are no more.
+    pub(crate) fn next_best(&self, partition: Partition, count: usize) -> Vec<Identity> {
+        if count == 0 {
+            return Vec::new();
+        }
+        let is_replica = |member: &&Member| {
+            self.replicas(partition).any(|replica| replica.identity == member.identity)
+        };
+        let others = self.members.iter().filter(|member| !member.leaving && !is_replica(member));
+        let mut scored: Vec<_> = others
+            .map(|Member { identity, .. }| (score(identity.node, partition), *identity))
+            .collect();
+        scored.sort_unstable_by_key(|(score, _)| std::cmp::Reverse(*score));
+        scored.into_iter().take(count).map(|(_, identity)| identity).collect()
+    }
+
     /// How many nodes hold each partition: N, or fewer if there are fewer active members.
     pub(crate) fn replicas_per_partition(&self) -> usize {
         self.per_partition
@@ -361,95 +381,11 @@ pub(crate) fn members_digest<'a>(identities: impl Iterator<Item = &'a Identity>)
     xxh3_64(&bytes)
 }
 
-/// The replicas of one partition, in order, as a quorum is counted in them. Immutable; a change of
-/// replicas is a new list with a higher number.
-#[derive(Clone, PartialEq, Eq)]
-pub(crate) struct List {
-    reference: ListRef,
-    /// The list that it was made from: a replica that is synced in that one is synced in this one.
-    /// `None` if a replica must first merge the others.
-    base: Option<ListRef>,
-    members: Box<[Identity]>,
-}
-
-/// A list's number and the digest of its members and its base: what a request carries. Nodes that
-/// do not know of each other may make two lists under one number; the digest tells them apart.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
-pub(crate) struct ListRef {
-    pub(crate) number: u64,
-    pub(crate) digest: u64,
-}
-
-impl List {
-    /// Makes a list from another one, or from none.
-    pub(crate) fn new(
-        number: u64,
-        members: impl IntoIterator<Item = Identity>,
-        base: Option<ListRef>,
-    ) -> Arc<Self> {
-        let members: Box<[Identity]> = members.into_iter().map(|member| member.life()).collect();
-        let digest = members_digest(members.iter());
-        let digest = base.map_or(digest, |base| digest ^ base.digest.rotate_left(1) ^ base.number);
-        Arc::new(Self { reference: ListRef { number, digest }, base, members })
-    }
-
-    pub(crate) fn base(&self) -> Option<ListRef> {
-        self.base
-    }
-
-    /// How many members must have left this list before another one may replace it. Three things
-    /// follow from that number: the members that remain acknowledge nothing any more, every
-    /// acknowledged write is on one of those that left, and only one of two lists made at the same
-    /// time can replace this one.
-    pub(crate) fn leave_quorum(&self, write_quorum: Count) -> usize {
-        write_quorum.leave_quorum(self.members.len())
-    }
-
-    pub(crate) fn reference(&self) -> ListRef {
-        self.reference
-    }
-
-    pub(crate) fn number(&self) -> u64 {
-        self.reference.number
-    }
-
-    pub(crate) fn members(&self) -> &[Identity] {
-        &self.members
-    }
-
-    pub(crate) fn contains(&self, identity: &Identity) -> bool {
-        let is_other_life =
-            |member: &Identity| rule(ProtocolMutant::BootIgnored, member != identity);
-        self.members.iter().any(|it| it.node == identity.node && !is_other_life(it))
-    }
-
-    pub(crate) fn has_members(&self, members: &[Identity]) -> bool {
-        *self.members == *members
-    }
-}
-
 impl fmt::Debug for Placement {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let leaving = |member: &Member| if member.leaving { "-" } else { "" };
         let members = self.members.iter().map(|m| format!("{:?}{}", m.identity.node, leaving(m)));
         write!(f, "placement {} of {:?}", self.generation, members.collect::<Vec<_>>())
-    }
-}
-
-impl fmt::Debug for ListRef {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "#{}.{:04x}", self.number, self.digest >> 48)
-    }
-}
-
-impl fmt::Debug for List {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{:?}{:?}",
-            self.reference,
-            self.members.iter().map(|m| m.node).collect::<Vec<_>>()
-        )
     }
 }
 

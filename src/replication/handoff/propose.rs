@@ -1,0 +1,384 @@
+//! Bringing about the next list: Survey, Prepare, Accept, and a fork if there is no quorum.
+//!
+//! **Who is asked.** All acceptors that are not dead. Those that know an older list are told first.
+//! A proposer that is an acceptor accepts last, when that decides: if the others turn out not to be
+//! reached, this node goes on in the old list.
+//!
+//! **A fork** needs that the members which answered could acknowledge a write with this node, that
+//! none of them knows a higher list, and that all see the same members, or that this was waited for
+//! in vain. So a node that is cut off makes none, and one that has yet to hear of others hardly
+//! makes one.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::phase::{Phase, Vote, take};
+use super::register::{Quorum, can_be_replaced};
+use super::{BACKOFF, Goal, Handoff, HandoffAction, LONG_PATIENCE, Mine, PATIENCE};
+use crate::clock::Instant;
+use crate::mutants::{ProtocolMutant, rule};
+use crate::placement::{Ballot, List, Placement, Wish};
+use crate::types::Identity;
+use crate::wire::message::{Extent, Listed, Request};
+
+/// After how many surveys in a row without any list the partition counts as lost. The first lists
+/// of a cluster reach the cores of its nodes at slightly different times.
+const LOST_AFTER_SURVEYS: u32 = 20;
+
+/// How long a proposal waits for members to become whole before it is tried again. Merging takes
+/// some round trips, and a node that dies early may have left thousands of partitions like that.
+const EARLY: Duration = Duration::from_millis(100);
+
+/// How much longer than the one before it each driver waits before it makes a fork.
+const FORK_STEP: Duration = Duration::from_millis(300);
+
+impl Handoff {
+    fn wished(&self) -> Wish {
+        self.wish().cloned().unwrap_or_default()
+    }
+
+    /// Asks which list is the highest: the nodes that should be in it, or all.
+    pub(super) fn survey(
+        &mut self,
+        is_wide: bool,
+        mine: &Mine<'_>,
+        now: Instant,
+        actions: &mut Vec<HandoffAction>,
+    ) {
+        let mut unanswered = match is_wide {
+            true => mine.placement.members().iter().map(|member| member.identity).collect(),
+            false => self.wished().members,
+        };
+        unanswered.retain(|member| *member != self.terms.me);
+        for &to in &unanswered {
+            actions.push(HandoffAction::Ask { to, request: Request::AskList });
+        }
+        let (missing, answered) = (Vec::new(), Vec::new());
+        self.phase = Phase::Survey { unanswered, missing, answered, is_wide };
+        self.wait(now);
+        self.conclude_if_over(mine, now, actions);
+    }
+
+    /// Takes up which list a member knows.
+    pub(super) fn listed(
+        &mut self,
+        from: Identity,
+        listed: &Listed,
+        mine: &Mine<'_>,
+        now: Instant,
+        actions: &mut Vec<HandoffAction>,
+    ) {
+        // Otherwise it was told a list, and what was sent behind that is answered, too.
+        let Phase::Survey { unanswered, missing, answered, .. } = &mut self.phase else { return };
+        take(unanswered, &from);
+        take(missing, &from);
+        answered.push((from, listed.members_digest == mine.placement.digest()));
+        let is_above = |theirs: &Arc<List>| mine.list.as_ref().is_none_or(|it| theirs.is_above(it));
+        if listed.list.as_ref().is_some_and(is_above) {
+            // It is learned now.
+            return self.rest(now, BACKOFF);
+        }
+        self.conclude_if_over(mine, now, actions);
+    }
+
+    fn conclude_if_over(
+        &mut self,
+        mine: &Mine<'_>,
+        now: Instant,
+        actions: &mut Vec<HandoffAction>,
+    ) {
+        if let Phase::Survey { unanswered, .. } = &self.phase
+            && unanswered.is_empty()
+        {
+            self.conclude(mine, now, actions);
+        }
+    }
+
+    /// No member that answered knows a higher list: makes a fork if it may, or the first list.
+    pub(super) fn conclude(
+        &mut self,
+        mine: &Mine<'_>,
+        now: Instant,
+        actions: &mut Vec<HandoffAction>,
+    ) {
+        let Phase::Survey { missing, answered, is_wide, .. } = &self.phase else { return };
+        if mine.list.is_none() && !is_wide {
+            return self.survey(true, mine, now, actions);
+        }
+        let Goal::Change(wish) = &self.goal else { return };
+        let has_answered = |member: &&Identity| answered.iter().any(|(from, _)| from == *member);
+        let is_here = |member: &&Identity| **member == self.terms.me || has_answered(member);
+        let reached = wish.members.iter().filter(is_here).count();
+        let needed = self.terms.quorums.write.count(wish.members.len());
+        let is_enough = reached >= needed && !wish.members.is_empty();
+        let living: Vec<Identity> =
+            answered.iter().map(|(from, _)| *from).chain([self.terms.me]).collect();
+        let all_agree = missing.is_empty()
+            && mine.placement.is_complete()
+            && answered.iter().all(|(_, agrees)| *agrees);
+        let is_too_soon = !all_agree && self.blocked_for(now) < LONG_PATIENCE;
+        if !self.terms.serves || !is_enough || is_too_soon {
+            return self.back_off(now);
+        }
+        let wish = self.wished();
+        let Some(list) = mine.list.clone() else {
+            self.fruitless_surveys += 1;
+            if self.fruitless_surveys < LOST_AFTER_SURVEYS {
+                return self.rest(now, BACKOFF);
+            }
+            let first = List::first_again(&wish, &self.terms.me);
+            actions.push(HandoffAction::AtRisk);
+            return self.decided(None, first, mine.placement, actions);
+        };
+        let members = list.members();
+        let left = members.iter().filter(|member| living.contains(member)).count();
+        if left < self.terms.quorums.write.transfer_quorum(members.len()) {
+            actions.push(HandoffAction::AtRisk);
+        }
+        let fork = list.fork(&wish, &self.terms.me);
+        self.decided(Some(list), fork, mine.placement, actions);
+    }
+
+    /// Asks the acceptors of `list` for promises, if those that live can decide.
+    pub(super) fn prepare(
+        &mut self,
+        list: Arc<List>,
+        mine: &Mine<'_>,
+        now: Instant,
+        actions: &mut Vec<HandoffAction>,
+    ) {
+        let wish = self.wished();
+        let is_lacking = mine.is_open && mine.extent != Extent::Whole;
+        if is_lacking && !mine.must_finish && self.is_too_early(now) {
+            return self.rest(now, EARLY);
+        }
+        let is_dead = |acceptor: &Identity| mine.placement.is_dead(acceptor);
+        let living: Vec<Identity> = list.acceptors().filter(|it| !is_dead(it)).copied().collect();
+        if !can_be_replaced(&list, self.terms.quorums, mine.placement) {
+            return self.blocked_by_the_dead(&list, mine, now, actions);
+        }
+        let ballot = Ballot::above(self.seen, &self.terms.me);
+        self.seen = ballot;
+        let request = Request::Prepare { list: list.reference(), ballot };
+        let value = list.next(&wish);
+        self.phase = Phase::Prepare(Vote {
+            ballot,
+            value,
+            accepted_under: Ballot::default(),
+            unanswered: living.clone(),
+            given: Vec::new(),
+            over: over(&list, mine),
+            is_early: false,
+            told: Vec::new(),
+            list,
+        });
+        self.wait(now);
+        let ask = |to| HandoffAction::Ask { to, request: request.clone() };
+        actions.extend(living.into_iter().map(ask));
+    }
+
+    /// The dead could decide, and the living cannot: waits for a return, then looks whether a fork
+    /// may be made.
+    fn blocked_by_the_dead(
+        &mut self,
+        list: &List,
+        mine: &Mine<'_>,
+        now: Instant,
+        actions: &mut Vec<HandoffAction>,
+    ) {
+        let blocked_for = self.blocked_for(now);
+        if !self.terms.serves {
+            return self.back_off(now);
+        }
+        let dead = || list.acceptors().filter(|acceptor| mine.placement.is_dead(acceptor));
+        let wish = self.wished();
+        let place = wish.members.iter().position(|member| *member == self.terms.me);
+        let step = FORK_STEP.saturating_mul(place.unwrap_or(wish.members.len()) as u32);
+        // Those that have started again will not come back with what they held.
+        let are_over = dead().all(|acceptor| mine.placement.is_over(acceptor));
+        // In a short list the living can have all the data, and be too few to decide.
+        let members = list.members();
+        let left = members.iter().filter(|member| !mine.placement.is_dead(member)).count();
+        let is_kept = left >= self.terms.quorums.write.transfer_quorum(members.len());
+        let patience = if are_over || is_kept { Duration::ZERO } else { self.patience() } + step;
+        if blocked_for < patience {
+            self.rest(now, patience - blocked_for);
+        } else {
+            self.survey(true, mine, now, actions);
+        }
+    }
+
+    /// Whether the next list has to wait for members that are not whole. Members would find too few
+    /// sources if lists followed each other faster than these are merged.
+    fn is_too_early(&mut self, now: Instant) -> bool {
+        let is_long = self.blocked_for(now) >= PATIENCE;
+        rule(ProtocolMutant::ProposedEarly, !(self.terms.serves && is_long))
+    }
+
+    pub(super) fn promised(
+        &mut self,
+        from: Identity,
+        (accepted, is_whole): (Option<(Ballot, Arc<List>)>, bool),
+        mine: &Mine<'_>,
+        now: Instant,
+        actions: &mut Vec<HandoffAction>,
+    ) {
+        let Phase::Prepare(vote) = &mut self.phase else { return };
+        if !take(&mut vote.unanswered, &from) {
+            return;
+        }
+        vote.given.push(from);
+        vote.is_early |= !is_whole;
+        if let Some((under, value)) = accepted
+            && rule(ProtocolMutant::AcceptedIgnored, under > vote.accepted_under)
+            && value.base() == Some(vote.list.reference())
+        {
+            (vote.accepted_under, vote.value) = (under, value);
+        }
+        let is_over = |acceptor: &Identity| vote.over.contains(acceptor);
+        let quorum = Quorum { list: &vote.list, quorums: self.terms.quorums, is_over: &is_over };
+        if !quorum.may_begin(&|acceptor| vote.given.contains(acceptor)) {
+            return;
+        }
+        let is_early = vote.is_early && !mine.must_finish;
+        if is_early && self.is_too_early(now) {
+            return self.rest(now, EARLY);
+        }
+        let Phase::Prepare(vote) = std::mem::replace(&mut self.phase, Phase::Backoff) else {
+            return;
+        };
+        self.blocked_since = None;
+        let is_asked =
+            |acceptor: &&Identity| !mine.placement.is_dead(acceptor) && **acceptor != self.terms.me;
+        let unanswered: Vec<Identity> = vote.list.acceptors().filter(is_asked).copied().collect();
+        let over = over(&vote.list, mine);
+        let vote = Vote { unanswered, given: Vec::new(), over, told: Vec::new(), ..vote };
+        for &to in &vote.unanswered {
+            actions.push(HandoffAction::Ask { to, request: accept(&vote) });
+        }
+        self.phase = Phase::Accept(vote);
+        self.wait(now);
+        self.count_accepts(mine, actions);
+    }
+
+    pub(super) fn accepted(
+        &mut self,
+        from: Identity,
+        mine: &Mine<'_>,
+        actions: &mut Vec<HandoffAction>,
+    ) {
+        let Phase::Accept(vote) = &mut self.phase else { return };
+        if take(&mut vote.unanswered, &from) {
+            vote.given.push(from);
+            self.count_accepts(mine, actions);
+        }
+    }
+
+    /// Begins again with a higher ballot, unless those that have not answered might decide still.
+    pub(super) fn refused(
+        &mut self,
+        from: Identity,
+        promised: Ballot,
+        mine: &Mine<'_>,
+        now: Instant,
+    ) {
+        self.seen = self.seen.max(promised);
+        let (Phase::Prepare(vote) | Phase::Accept(vote)) = &mut self.phase else { return };
+        take(&mut vote.unanswered, &from);
+        let is_over = |acceptor: &Identity| mine.placement.is_over(acceptor);
+        let quorum = Quorum { list: &vote.list, quorums: self.terms.quorums, is_over: &is_over };
+        let might_agree = |acceptor: &Identity| {
+            let is_own = *acceptor == self.terms.me && from != self.terms.me;
+            is_own || vote.given.contains(acceptor) || vote.unanswered.contains(acceptor)
+        };
+        if !quorum.decides(&might_agree) {
+            self.back_off(now);
+        }
+    }
+
+    /// Ends the vote if it is decided, or has this node accept if that decides it.
+    fn count_accepts(&mut self, mine: &Mine<'_>, actions: &mut Vec<HandoffAction>) {
+        let me = self.terms.me;
+        let Phase::Accept(vote) = &mut self.phase else { return };
+        let is_over = |acceptor: &Identity| vote.over.contains(acceptor);
+        let quorum = Quorum { list: &vote.list, quorums: self.terms.quorums, is_over: &is_over };
+        if quorum.decides(&|acceptor| vote.given.contains(acceptor)) {
+            let (list, value) = (vote.list.clone(), vote.value.clone());
+            return self.decided(Some(list), value, mine.placement, actions);
+        }
+        let is_asked = vote.unanswered.contains(&me) || vote.given.contains(&me);
+        if !is_asked
+            && vote.list.is_acceptor(&me)
+            && quorum.decides(&|acceptor| *acceptor == me || vote.given.contains(acceptor))
+        {
+            vote.unanswered.push(me);
+            actions.push(HandoffAction::Ask { to: me, request: accept(vote) });
+        }
+    }
+
+    /// Too few acceptors have answered in time.
+    pub(super) fn not_decided(
+        &mut self,
+        mine: &Mine<'_>,
+        now: Instant,
+        actions: &mut Vec<HandoffAction>,
+    ) {
+        if self.blocked_for(now) >= LONG_PATIENCE && self.terms.serves {
+            self.survey(true, mine, now, actions);
+        } else {
+            self.back_off(now);
+        }
+    }
+
+    /// The list counts: all that were asked to decide it are told, and all that are in it.
+    fn decided(
+        &mut self,
+        old: Option<Arc<List>>,
+        list: Arc<List>,
+        placement: &Placement,
+        actions: &mut Vec<HandoffAction>,
+    ) {
+        (self.phase, self.deadline, self.blocked_since) = (Phase::Backoff, None, None);
+        let mut to_tell: Vec<Identity> = list.acceptors().copied().collect();
+        for acceptor in old.iter().flat_map(|old| old.acceptors()) {
+            if !to_tell.contains(acceptor) {
+                to_tell.push(*acceptor);
+            }
+        }
+        to_tell.retain(|it| *it != self.terms.me && !placement.is_dead(it));
+        let tell = |to| HandoffAction::Tell { to, list: list.clone() };
+        actions.extend(to_tell.into_iter().map(tell));
+        actions.push(HandoffAction::Learn(list));
+    }
+
+    /// Takes up that an acceptor knows another list than the one that is voted in.
+    pub(super) fn voter_knows(
+        &mut self,
+        from: Identity,
+        theirs: Option<&Arc<List>>,
+        actions: &mut Vec<HandoffAction>,
+    ) {
+        let is_prepare = matches!(self.phase, Phase::Prepare(_));
+        let (Phase::Prepare(vote) | Phase::Accept(vote)) = &mut self.phase else { return };
+        let is_behind = theirs.is_none_or(|theirs| vote.list.is_above(theirs));
+        if is_behind && !vote.told.contains(&from) && vote.unanswered.contains(&from) {
+            vote.told.push(from);
+            let request = match is_prepare {
+                true => Request::Prepare { list: vote.list.reference(), ballot: vote.ballot },
+                false => accept(vote),
+            };
+            actions.push(HandoffAction::Tell { to: from, list: vote.list.clone() });
+            actions.push(HandoffAction::Ask { to: from, request });
+        }
+    }
+}
+
+/// Returns the acceptors that are certainly gone.
+fn over(list: &List, mine: &Mine<'_>) -> Vec<Identity> {
+    list.acceptors().filter(|acceptor| mine.placement.is_over(acceptor)).copied().collect()
+}
+
+fn accept(vote: &Vote) -> Request {
+    let Vote { list, ballot, value, .. } = vote;
+    Request::Accept { list: list.reference(), ballot: *ballot, value: value.clone() }
+}
