@@ -38,7 +38,7 @@ pub(crate) struct List {
     witnesses: Box<[Identity]>,
 }
 
-/// Where a list comes from.
+/// The list that a list follows, and the forks through which it descends.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub(crate) struct Ancestry {
     /// The list that it follows. A replica that has that one open has this one open, too.

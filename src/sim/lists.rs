@@ -1,7 +1,7 @@
 //! What became of each partition's lists, as the messages between nodes tell it.
 //!
 //! Two members at least acknowledge a write where reads are promised to be linearizable. So a list
-//! that no message has named has acknowledged nothing, and whoever reads all messages misses none.
+//! that no message has named has acknowledged nothing, and all lists are found in the messages.
 
 use std::time::Duration;
 

@@ -9,7 +9,7 @@ use crate::types::{Identity, KeyHash};
 use crate::wire::message::Request;
 
 /// What a handoff wants its shard to do.
-#[derive(Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) enum HandoffAction {
     /// Ask `to`, which may be this node. The answer goes to
     /// [`Handoff::answered`](super::Handoff::answered).
@@ -22,7 +22,8 @@ pub(crate) enum HandoffAction {
         to: Identity,
         list: Arc<List>,
     },
-    /// Fetch from `to`, which must know `list`. The shard fills in the digest of what it holds.
+    /// Fetch from `to`, which must know `list` if that names one. The shard fills in the digest of
+    /// what it holds.
     Fetch {
         to: Identity,
         list: ListRef,
@@ -47,7 +48,10 @@ pub(crate) enum HandoffAction {
     Finished,
 }
 
-/// Returns the action that fetches a part from a source, which must know `list`.
-pub(super) fn fetch(list: ListRef, ToFetch { from: to, after, since }: ToFetch) -> HandoffAction {
+/// Returns the action that fetches a part from a source. It must know `list` if it is a member of
+/// that or of the list before; otherwise it might be of another data center.
+pub(super) fn fetch(list: &List, ToFetch { from: to, after, since }: ToFetch) -> HandoffAction {
+    let is_of_list = list.contains(&to) || list.before().contains(&to);
+    let list = if is_of_list { list.reference() } else { ListRef::default() };
     HandoffAction::Fetch { to, list, after, since }
 }

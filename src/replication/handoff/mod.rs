@@ -63,7 +63,7 @@
 //! change.
 //!
 //! `simulate/models` searches this rule for faults. [`propose`] brings about a list, [`open`]
-//! copies and merges, [`copy`] keeps how far each source is merged, [`phase`] whom each phase waits
+//! copies and merges, [`copy`] keeps how far each source is merged, [`phase`] what each phase waits
 //! for, [`action`] what the shard is asked to do.
 
 use std::collections::BTreeMap;
@@ -85,9 +85,8 @@ mod propose;
 mod register;
 
 pub(crate) use action::HandoffAction;
-pub(crate) use copy::ToMerge;
-pub(crate) use copy::are_whole;
 use copy::{Next, Sources};
+pub(crate) use copy::{ToMerge, are_whole};
 use phase::Phase;
 pub(crate) use register::{Register, can_be_replaced};
 

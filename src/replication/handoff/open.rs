@@ -19,7 +19,7 @@ use super::phase::{Phase, take};
 use super::{Handoff, HandoffAction, LONG_PATIENCE, Mine, mismatch};
 use crate::clock::Instant;
 use crate::mutants::{ProtocolMutant, rule};
-use crate::placement::{List, ListRef};
+use crate::placement::List;
 use crate::types::Identity;
 use crate::wire::message::{Chunk, Request};
 
@@ -52,7 +52,7 @@ impl Handoff {
         actions: &mut Vec<HandoffAction>,
     ) {
         if let Some(part) = self.sources.begin(at) {
-            actions.push(fetch(list.reference(), part));
+            actions.push(fetch(&list, part));
             self.phase = Phase::Copy { list, at };
             self.wait(now);
         } else if at == 0 {
@@ -95,7 +95,7 @@ impl Handoff {
             self.whole(&list, actions);
         }
         if let Some(part) = self.sources.begin(at) {
-            actions.push(fetch(list_of(&list, &part.from), part));
+            actions.push(fetch(&list, part));
             self.phase = Phase::Merge { list, at };
             return self.wait(now);
         }
@@ -200,13 +200,9 @@ impl Handoff {
         self.missing_bytes += missing_bytes;
         match self.next.take() {
             Some(Next::Fetch(part)) => {
-                let of = match &self.phase {
-                    Phase::Copy { list, .. } | Phase::Merge { list, .. } => {
-                        list_of(list, &part.from)
-                    }
-                    _ => ListRef::default(),
-                };
-                actions.push(fetch(of, part));
+                if let Phase::Copy { list, .. } | Phase::Merge { list, .. } = &self.phase {
+                    actions.push(fetch(list, part));
+                }
                 self.wait(now);
             }
             Some(Next::Complete) if self.missing_bytes > 0 => {
@@ -280,7 +276,7 @@ impl Handoff {
                     self.told.push(from);
                     actions.push(HandoffAction::Tell { to: from, list: list.clone() });
                     if let Some(part) = self.sources.begin(*at) {
-                        actions.push(fetch(list_of(list, &from), part));
+                        actions.push(fetch(list, part));
                         self.wait(now);
                     }
                 }
@@ -300,15 +296,5 @@ impl Handoff {
             }
             Phase::Backoff | Phase::Survey { .. } => {}
         }
-    }
-}
-
-/// Returns the list that a source must know: none if it was in neither this one nor the one
-/// before. It might be of another data center.
-fn list_of(list: &List, source: &Identity) -> ListRef {
-    if list.contains(source) || list.before().contains(source) {
-        list.reference()
-    } else {
-        ListRef::default()
     }
 }

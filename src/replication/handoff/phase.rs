@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
+use super::register::Quorum;
 use crate::placement::{Ballot, List};
+use crate::quorums::Quorums;
 use crate::types::Identity;
 
 /// What a handoff does now, and whose answers it waits for.
@@ -54,6 +56,13 @@ pub(super) struct Vote {
     pub(super) is_early: bool,
     /// Those that had to be told the list first.
     pub(super) told: Vec<Identity>,
+}
+
+impl Vote {
+    /// Returns what counts in this vote.
+    pub(super) fn quorum(&self, quorums: Quorums) -> Quorum<'_> {
+        Quorum { list: &self.list, quorums, over: &self.over }
+    }
 }
 
 impl Phase {

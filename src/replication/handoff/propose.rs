@@ -13,8 +13,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::phase::{Phase, Vote, take};
-use super::register::{Quorum, can_be_replaced};
-use super::{BACKOFF, Goal, Handoff, HandoffAction, LONG_PATIENCE, Mine, PATIENCE};
+use super::register::{Quorum, can_be_replaced, over};
+use super::{BACKOFF, Handoff, HandoffAction, LONG_PATIENCE, Mine, PATIENCE};
 use crate::clock::Instant;
 use crate::mutants::{ProtocolMutant, rule};
 use crate::placement::{Ballot, List, Placement, Wish};
@@ -105,7 +105,7 @@ impl Handoff {
         if mine.list.is_none() && !is_wide {
             return self.survey(true, mine, now, actions);
         }
-        let Goal::Change(wish) = &self.goal else { return };
+        let wish = self.wished();
         let has_answered = |member: &&Identity| answered.iter().any(|(from, _)| from == *member);
         let is_here = |member: &&Identity| **member == self.terms.me || has_answered(member);
         let reached = wish.members.iter().filter(is_here).count();
@@ -120,7 +120,6 @@ impl Handoff {
         if !self.terms.serves || !is_enough || is_too_soon {
             return self.back_off(now);
         }
-        let wish = self.wished();
         let Some(list) = mine.list.clone() else {
             self.fruitless_surveys += 1;
             if self.fruitless_surveys < LOST_AFTER_SURVEYS {
@@ -167,7 +166,7 @@ impl Handoff {
             accepted_under: Ballot::default(),
             unanswered: living.clone(),
             given: Vec::new(),
-            over: over(&list, mine),
+            over: over(&list, mine.placement),
             is_early: false,
             told: Vec::new(),
             list,
@@ -235,9 +234,8 @@ impl Handoff {
         {
             (vote.accepted_under, vote.value) = (under, value);
         }
-        let is_over = |acceptor: &Identity| vote.over.contains(acceptor);
-        let quorum = Quorum { list: &vote.list, quorums: self.terms.quorums, is_over: &is_over };
-        if !quorum.may_begin(&|acceptor| vote.given.contains(acceptor)) {
+        let has_promised = |acceptor: &Identity| vote.given.contains(acceptor);
+        if !vote.quorum(self.terms.quorums).may_begin(&has_promised) {
             return;
         }
         let is_early = vote.is_early && !mine.must_finish;
@@ -251,7 +249,7 @@ impl Handoff {
         let is_asked =
             |acceptor: &&Identity| !mine.placement.is_dead(acceptor) && **acceptor != self.terms.me;
         let unanswered: Vec<Identity> = vote.list.acceptors().filter(is_asked).copied().collect();
-        let over = over(&vote.list, mine);
+        let over = over(&vote.list, mine.placement);
         let vote = Vote { unanswered, given: Vec::new(), over, told: Vec::new(), ..vote };
         for &to in &vote.unanswered {
             actions.push(HandoffAction::Ask { to, request: accept(&vote) });
@@ -285,8 +283,8 @@ impl Handoff {
         self.seen = self.seen.max(promised);
         let (Phase::Prepare(vote) | Phase::Accept(vote)) = &mut self.phase else { return };
         take(&mut vote.unanswered, &from);
-        let is_over = |acceptor: &Identity| mine.placement.is_over(acceptor);
-        let quorum = Quorum { list: &vote.list, quorums: self.terms.quorums, is_over: &is_over };
+        let over = over(&vote.list, mine.placement);
+        let quorum = Quorum { over: &over, ..vote.quorum(self.terms.quorums) };
         let might_agree = |acceptor: &Identity| {
             let is_own = *acceptor == self.terms.me && from != self.terms.me;
             is_own || vote.given.contains(acceptor) || vote.unanswered.contains(acceptor)
@@ -300,8 +298,7 @@ impl Handoff {
     fn count_accepts(&mut self, mine: &Mine<'_>, actions: &mut Vec<HandoffAction>) {
         let me = self.terms.me;
         let Phase::Accept(vote) = &mut self.phase else { return };
-        let is_over = |acceptor: &Identity| vote.over.contains(acceptor);
-        let quorum = Quorum { list: &vote.list, quorums: self.terms.quorums, is_over: &is_over };
+        let quorum = vote.quorum(self.terms.quorums);
         if quorum.decides(&|acceptor| vote.given.contains(acceptor)) {
             let (list, value) = (vote.list.clone(), vote.value.clone());
             return self.decided(Some(list), value, mine.placement, actions);
@@ -371,11 +368,6 @@ impl Handoff {
             actions.push(HandoffAction::Ask { to: from, request });
         }
     }
-}
-
-/// Returns the acceptors that are certainly gone.
-fn over(list: &List, mine: &Mine<'_>) -> Vec<Identity> {
-    list.acceptors().filter(|acceptor| mine.placement.is_over(acceptor)).copied().collect()
 }
 
 fn accept(vote: &Vote) -> Request {

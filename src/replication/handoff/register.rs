@@ -78,26 +78,24 @@ impl Register {
 pub(super) struct Quorum<'a> {
     pub(super) list: &'a List,
     pub(super) quorums: Quorums,
-    /// Whether this life is certainly gone.
-    pub(super) is_over: &'a dyn Fn(&Identity) -> bool,
+    /// The acceptors that are certainly gone.
+    pub(super) over: &'a [Identity],
 }
 
 impl Quorum<'_> {
     /// Whether what these acceptors promise cannot escape any who decide.
     pub(super) fn may_begin(&self, promised: &dyn Fn(&Identity) -> bool) -> bool {
-        let acceptors: Vec<&Identity> = self.list.acceptors().collect();
-        let majority = acceptors.len() / 2 + 1;
-        let count = acceptors.iter().filter(|acceptor| promised(acceptor)).count();
-        let left = || acceptors.iter().filter(|acceptor| !(self.is_over)(acceptor));
-        let are_all_left = left().all(|acceptor| promised(acceptor))
-            && left().count() > acceptors.len() - majority;
-        count >= majority || are_all_left
+        let all = self.list.acceptors().count();
+        let majority = all / 2 + 1;
+        let count = self.list.acceptors().filter(|acceptor| promised(acceptor)).count();
+        let left = || self.list.acceptors().filter(|acceptor| !self.over.contains(acceptor));
+        count >= majority || left().all(promised) && left().count() > all - majority
     }
 
     /// Whether these acceptors decide.
     pub(super) fn decides(&self, accepted: &dyn Fn(&Identity) -> bool) -> bool {
         let members = self.list.members();
-        let is_sealed = |member: &&Identity| accepted(member) || (self.is_over)(member);
+        let is_sealed = |member: &&Identity| accepted(member) || self.over.contains(member);
         let sealed = members.iter().filter(is_sealed).count();
         let is_left = sealed >= self.quorums.write.transfer_quorum(members.len());
         self.may_begin(accepted) && !rule(ProtocolMutant::FewSealed, !is_left)
@@ -105,11 +103,15 @@ impl Quorum<'_> {
     }
 }
 
+/// Returns the acceptors that are certainly gone.
+pub(super) fn over(list: &List, placement: &Placement) -> Vec<Identity> {
+    list.acceptors().filter(|acceptor| placement.is_over(acceptor)).copied().collect()
+}
+
 /// Whether those that are not dead can decide what follows the list.
 pub(crate) fn can_be_replaced(list: &List, quorums: Quorums, placement: &Placement) -> bool {
-    let is_over = |acceptor: &Identity| placement.is_over(acceptor);
-    let quorum = Quorum { list, quorums, is_over: &is_over };
-    quorum.decides(&|acceptor| !placement.is_dead(acceptor))
+    let over = over(list, placement);
+    Quorum { list, quorums, over: &over }.decides(&|acceptor| !placement.is_dead(acceptor))
 }
 
 #[cfg(test)]
@@ -141,8 +143,8 @@ mod tests {
         let members = (0..of).map(node).collect();
         let witnesses = (of..of + witnesses).map(node).collect();
         let list = list(1, 0..1).next(&Wish { members, witnesses });
-        let is_over = |it: &Identity| over.iter().any(|number| node(*number) == *it);
-        let quorum = Quorum { list: &list, quorums, is_over: &is_over };
+        let over: Vec<Identity> = over.iter().map(|number| node(*number)).collect();
+        let quorum = Quorum { list: &list, quorums, over: &over };
         quorum.decides(&|it| yes.iter().any(|number| node(*number) == *it))
     }
 

@@ -90,20 +90,21 @@ impl Driver {
             let mut todo = Vec::new();
             match work.take() {
                 Some(work) => work(&mut self.handoff, &mine, self.now, &mut todo),
-                None => match self.actions.last().cloned_learn_or_apply() {
-                    Some(Ok(list)) => {
+                // What the shard does at once.
+                None => match self.actions.last().cloned() {
+                    Some(HandoffAction::Learn(list)) => {
                         let mine = Mine { list: Some(list.clone()), is_open: false, ..mine };
                         self.handoff.learned(&list, &mine, self.now, &mut todo);
                         self.list = Some(list);
                     }
-                    Some(Err(())) => {
+                    Some(HandoffAction::Apply(_)) => {
                         self.handoff.applied(self.missing_bytes, &mine, self.now, &mut todo);
                     }
-                    None => break,
+                    _ => break,
                 },
             }
             let is_over = todo.is_empty();
-            self.wanted.extend(todo.iter().map(copied));
+            self.wanted.extend(todo.iter().cloned());
             self.actions.extend(todo);
             if is_over {
                 break;
@@ -127,7 +128,7 @@ impl Driver {
     /// Lets these answer all that is asked of them, as acceptors that accept everything and as
     /// sources that have the list open and hold nothing, until nothing more is asked.
     fn answered_by(&mut self, these: &[u64]) -> &mut Self {
-        let mut asked: Vec<HandoffAction> = self.actions.iter().map(copied).collect();
+        let mut asked = self.actions.clone();
         while !asked.is_empty() {
             let mut next = Vec::new();
             for action in asked {
@@ -151,7 +152,7 @@ impl Driver {
                     self.step(|handoff, mine, now, actions| {
                         handoff.answered(to, answer, mine, now, actions);
                     });
-                    next.extend(self.actions.iter().map(copied));
+                    next.extend(self.actions.iter().cloned());
                 }
             }
             asked = next;
@@ -172,41 +173,6 @@ impl Driver {
 
     fn is_at_risk(&self) -> bool {
         self.wanted.contains(&HandoffAction::AtRisk)
-    }
-}
-
-trait LearnOrApply {
-    fn cloned_learn_or_apply(self) -> Option<Result<Arc<List>, ()>>;
-}
-
-impl LearnOrApply for Option<&HandoffAction> {
-    /// What the shard does at once, if it is that.
-    fn cloned_learn_or_apply(self) -> Option<Result<Arc<List>, ()>> {
-        match self {
-            Some(HandoffAction::Learn(list)) => Some(Ok(list.clone())),
-            Some(HandoffAction::Apply(_)) => Some(Err(())),
-            _ => None,
-        }
-    }
-}
-
-fn copied(action: &HandoffAction) -> HandoffAction {
-    match action {
-        HandoffAction::Ask { to, request } => {
-            HandoffAction::Ask { to: *to, request: request.clone() }
-        }
-        HandoffAction::Tell { to, list } => HandoffAction::Tell { to: *to, list: list.clone() },
-        HandoffAction::Fetch { to, list, after, since } => {
-            HandoffAction::Fetch { to: *to, list: *list, after: *after, since: *since }
-        }
-        HandoffAction::Apply(entries) => HandoffAction::Apply(entries.clone()),
-        HandoffAction::NoRoom { missing_bytes } => {
-            HandoffAction::NoRoom { missing_bytes: *missing_bytes }
-        }
-        HandoffAction::Learn(list) => HandoffAction::Learn(list.clone()),
-        HandoffAction::Whole(list) => HandoffAction::Whole(list.clone()),
-        HandoffAction::AtRisk => HandoffAction::AtRisk,
-        HandoffAction::Finished => HandoffAction::Finished,
     }
 }
 
@@ -270,7 +236,7 @@ fn a_newcomer_copies_has_the_list_decided_merges_and_relieves_the_giver() {
     }
     let receipt = Request::Receipt { list: new.reference(), covers: 9 };
     let asked = HandoffAction::Ask { to: node(0), request: receipt };
-    assert_eq!(driver.actions.last(), Some(&copied(&asked)));
+    assert_eq!(driver.actions.last(), Some(&asked));
     // The giver has not heard of the list: it is told, and asked again.
     let told = HandoffAction::Tell { to: node(0), list: new };
     assert_eq!(driver.answer(0, other_list(Some(old))), [told, asked]);

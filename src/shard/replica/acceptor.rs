@@ -14,6 +14,7 @@ use super::Replica;
 use super::copies::Seal;
 use crate::mutants::{ProtocolMutant, rule};
 use crate::placement::{Ballot, List, ListRef};
+use crate::replication::handoff::Handoff;
 use crate::shard::node::Node;
 use crate::shard::requests::HandoffKind;
 use crate::shard::timers::Timer;
@@ -104,11 +105,7 @@ impl Replica {
             return;
         }
         copy.seal = Seal::Overdue;
-        if let Some(change) = &mut copy.slot_mut(HandoffKind::Change).handoff {
-            change.wake_now(turn.now.instant);
-            let timer = Timer::Handoff(partition, HandoffKind::Change);
-            turn.timers.set_to(timer, change.deadline());
-        }
+        self.wake_handoff(turn, (partition, HandoffKind::Change), Handoff::wake_now);
         self.want_if_needed(turn.node, partition);
     }
 

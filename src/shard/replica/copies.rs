@@ -132,7 +132,7 @@ pub(super) enum Seal {
     #[default]
     No,
     Sealed,
-    /// For long: whoever proposed the next list might be gone.
+    /// It was sealed for long: the node that proposed the next list might be gone.
     Overdue,
 }
 
@@ -186,14 +186,15 @@ impl PartitionCopy {
     /// Returns what this node has of what was acknowledged before its list.
     pub(super) fn extent(&self) -> Extent {
         let Some(list) = &self.list else { return Extent::Any };
-        let lists = [Some(list.reference()), list.base()];
-        match (&self.opened, &self.whole) {
-            (_, Some(whole)) if *whole == list.reference() => Extent::Whole,
-            (Some(_), Some(_)) if lists.contains(&self.opened) && self.whole == list.base() => {
-                Extent::WholeBefore
-            }
-            (Some(_), _) if lists.contains(&self.opened) => Extent::Open,
-            _ => Extent::Any,
+        let (this, before) = (Some(list.reference()), list.base());
+        if self.whole == this {
+            Extent::Whole
+        } else if self.opened.is_none() || self.opened != this && self.opened != before {
+            Extent::Any
+        } else if self.whole.is_some() && self.whole == before {
+            Extent::WholeBefore
+        } else {
+            Extent::Open
         }
     }
 

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use super::Replica;
 use super::copies::{Seal, Standing};
+use crate::clock::Instant;
 use crate::mutants::{ProtocolMutant, rule};
 use crate::options::OnPartition;
 use crate::placement::ListRef;
@@ -56,14 +57,8 @@ impl Replica {
         let gone = |member: &Identity| *member != node.me && !node.placement.is_alive(member);
         let is_off_target = !self.is_still_wanted(node, partition, handoff);
         if !is_off_target && !handoff.involves(gone) {
-            if let Some(handoff) = &mut self.copies.partition_mut(partition).slot_mut(kind).handoff
-                && handoff.is_resting()
-            {
-                // What it waits for might have come with the new members.
-                handoff.wake(turn.now.instant);
-                turn.timers.set_to(Timer::Handoff(partition, kind), handoff.deadline());
-            }
-            return;
+            // What it waits for might have come with the new members.
+            return self.wake_handoff(turn, job, Handoff::wake);
         }
         // What is left of a merge, or of a change that is over except for the receipts.
         let is_merge = handoff.wish().is_none() || copy.is_synced();
@@ -72,6 +67,19 @@ impl Replica {
         self.forget_handoff_requests(turn, job);
         if is_merge {
             self.queue_merge(node, partition, remaining);
+        }
+    }
+
+    /// Ends the pause of a handoff, if it rests.
+    pub(super) fn wake_handoff<C>(
+        &mut self,
+        turn: &mut Turn<'_, C>,
+        (partition, kind): Job,
+        wake: impl FnOnce(&mut Handoff, Instant),
+    ) {
+        if let Some(handoff) = &mut self.copies.partition_mut(partition).slot_mut(kind).handoff {
+            wake(handoff, turn.now.instant);
+            turn.timers.set_to(Timer::Handoff(partition, kind), handoff.deadline());
         }
     }
 

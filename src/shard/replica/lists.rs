@@ -10,7 +10,7 @@ use super::Replica;
 use super::copies::{Progress, Seal, Standing};
 use crate::mutants::{ProtocolMutant, rule};
 use crate::placement::{List, ListRef, Stage, Wish};
-use crate::replication::handoff::are_whole;
+use crate::replication::handoff::{Handoff, are_whole};
 use crate::shard::effects::Effect;
 use crate::shard::node::Node;
 use crate::shard::requests::{HandoffKind, ReplicaAsker};
@@ -190,16 +190,14 @@ impl Replica {
         if copy.seal == Seal::Overdue {
             return Some((wish, Duration::ZERO));
         }
-        if copy.standing == Standing::Pending && rule(ProtocolMutant::NothingRestored, true) {
-            // It is in the list: the others wait for it, even if it should not stay.
-            return Some((wish, Duration::ZERO));
-        }
-        let place = wish.members.iter().position(|member| *member == node.me)?;
+        let place = wish.members.iter().position(|member| *member == node.me);
         if copy.standing != Standing::Synced {
-            let now = Duration::ZERO;
-            return rule(ProtocolMutant::NothingRestored, true).then_some((wish, now));
+            // If it is in the list the others wait for it, even if it should not stay.
+            let is_wanted = copy.standing == Standing::Pending || place.is_some();
+            let is_restored = rule(ProtocolMutant::NothingRestored, is_wanted);
+            return is_restored.then_some((wish, Duration::ZERO));
         }
-        let list = copy.list.as_ref()?;
+        let (place, list) = (place?, copy.list.as_ref()?);
         let is_without_newcomer = wish.members.iter().all(|member| list.contains(member));
         let delay = DRIVER_STEP.saturating_mul(place as u32);
         (!list.is(&wish) && is_without_newcomer).then_some((wish, delay))
@@ -217,13 +215,10 @@ impl Replica {
         }
         let copy = self.copies.partition_mut(partition);
         copy.whole = Some(list.reference());
-        if let Some(change) = &mut copy.slot_mut(HandoffKind::Change).handoff {
-            // It waits for that.
-            change.wake(turn.now.instant);
-            let timer = Timer::Handoff(partition, HandoffKind::Change);
-            turn.timers.set_to(timer, change.deadline());
-        }
-        if copy.standing == Standing::Pending {
+        let is_pending = copy.standing == Standing::Pending;
+        // A change waits for that.
+        self.wake_handoff(turn, (partition, HandoffKind::Change), Handoff::wake);
+        if is_pending {
             self.set_standing(turn.node, partition, Standing::Synced);
             self.share_data_brought(turn, partition);
             self.hurry_to_compare_list(turn, list);
@@ -344,13 +339,14 @@ impl Replica {
             self.copies.lacking.remove(partition);
         }
         let copy = self.copies.partition(partition);
-        let is_listed = self.is_needed(node, partition);
         let is_done = copy.is_synced()
             && !self.copies.lacking.has(partition)
             && copy.list.as_ref().is_some_and(|l| l.has_members(&target));
         let progress = match target.contains(&node.me) {
             true if !is_done => Progress::Pending,
-            false if is_listed || !self.copies.store.is_empty(partition) => Progress::Giving,
+            false if self.is_needed(node, partition) || !self.copies.store.is_empty(partition) => {
+                Progress::Giving
+            }
             _ => Progress::Done,
         };
         let old = std::mem::replace(&mut self.copies.partition_mut(partition).progress, progress);

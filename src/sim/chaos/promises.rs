@@ -153,7 +153,7 @@ impl Chaos {
 
     /// While nothing changes no living node is taken for dead, and little happens.
     fn check_rest(&mut self) -> Result<(), Violation> {
-        // With fewer nodes than copies no node is ever safe, and whoever waits for that asks often.
+        // With fewer nodes than copies it is never safe, and a node that waits for that asks often.
         if self.safety_asked.iter().any(|(node, ticket)| !self.cluster.is_safe(*node, *ticket)) {
             let at = self.asked_until;
             self.cluster.run_for(at.saturating_sub(self.cluster.elapsed()));
