@@ -122,6 +122,10 @@ fn nothing_is_left_of_an_engine_that_stopped() {
     let _process = process();
     // What the process takes once and keeps, it takes now.
     drop(start(Config::standalone("warm-up")));
+    // A new thread, such as that of the other test, has its parent's name until it names itself.
+    wait_until("each thread has a name of its own", || {
+        thread_names().windows(2).all(|pair| pair[0] != pair[1])
+    });
     let before = usage();
     let is_back =
         |what: &str| wait_until(&format!("{what}: {before:?} again"), || usage() == before);
