@@ -3,9 +3,9 @@
 //!
 //! `cargo run --release --example sessions` logs 2000 visitors in. Each time it asks the two other
 //! instances, right after the login was acknowledged, and counts those that still see a session
-//! without a user. With `Quorum::EveryLive` every replica that is alive has the login by then. With
-//! W = 2 of three one of them might not. Later requests prolong the session and end it, each
-//! through another instance.
+//! without a user. With `Quorum::EveryLive`, the default, every replica that is alive has the login
+//! by then. With W = 2 of three one of them might not. Later requests prolong the session and end
+//! it, each through another instance.
 #![allow(clippy::disallowed_methods, reason = "an app measures time")]
 
 use std::error::Error;
@@ -25,8 +25,7 @@ fn main() -> Result<()> {
     let mut instances: Vec<Engine> = Vec::new();
     for number in 0..INSTANCES {
         let seeds = instances.first().and_then(Engine::address).map(|address| address.to_string());
-        // Changes of expiry name no quorum: they wait for every replica, too.
-        let config = Config::new(format!("app-{number}"), "127.0.0.1:0").wait_for_every_live(true);
+        let config = Config::new(format!("app-{number}"), "127.0.0.1:0");
         instances.push(Engine::start(config.seeds(seeds))?);
     }
     instances[0].wait_until_safe(LATE)?;

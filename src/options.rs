@@ -26,9 +26,9 @@ impl From<usize> for Replicas {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Quorum {
-    /// The configured number of replicas: W for a write, R for a read. With
-    /// [`Config::wait_for_every_live`](crate::Config::wait_for_every_live) a write waits as with
-    /// [`EveryLive`](Self::EveryLive).
+    /// The configured number of replicas: W for a write, R for a read. A write waits in addition as
+    /// with [`EveryLive`](Self::EveryLive), unless W is 1 or
+    /// [`Config::wait_for_every_live`](crate::Config::wait_for_every_live) says otherwise.
     #[default]
     Configured,
     /// More than half of the N replicas, or as configured if that is more.

@@ -240,6 +240,12 @@ impl Quorums {
         (2 * self.write.count(members)).saturating_sub(1).max(members)
     }
 
+    /// Whether one replica acknowledges a write: W = 1.
+    #[inline]
+    pub(crate) fn one_acknowledges(self) -> bool {
+        self.write == Count::Exactly(1)
+    }
+
     /// Whether one replica answers a read: R = 1.
     #[inline]
     pub(crate) fn one_answers(self) -> bool {

@@ -184,7 +184,11 @@ impl Config {
     }
 
     /// Sets whether a write that names no quorum of its own waits for every replica that is alive,
-    /// as with [`Quorum::EveryLive`](crate::Quorum::EveryLive); default `false`.
+    /// as with [`Quorum::EveryLive`](crate::Quorum::EveryLive). The default is `true` if W is 2 or
+    /// more, and with a W of 1 `false`.
+    ///
+    /// With it a write that was acknowledged is seen by reads on every node from then on, with R = 1
+    /// too. The write takes as long as the slowest replica that is alive, instead of the second one.
     ///
     /// [`Engine::touch`](crate::Engine::touch) and [`Engine::persist`](crate::Engine::persist) then
     /// wait, too. Nodes may have different settings: a node's setting is for its own writes. To
@@ -364,6 +368,18 @@ mod tests {
         let settings = Config::standalone("a").cores(2).check().unwrap();
         assert_eq!((settings.quorums, settings.address), (Quorums::ONE, None));
         assert_eq!((settings.memory, settings.eviction), (None, Eviction::Sieve));
+    }
+
+    /// Who waits for other nodes in any case waits for all of them; who does not stays as fast.
+    #[test]
+    fn writes_wait_for_every_live_replica_unless_one_acknowledges() {
+        let waits = |config: Config| config.check().unwrap().wait_for_every_live;
+        assert!(waits(valid()) && waits(valid().replicas(2)) && waits(valid().write_quorum(3)));
+        assert!(waits(valid().replicas(Replicas::All)));
+        assert!(!waits(valid().replicas(1)) && !waits(valid().write_quorum(1)));
+        assert!(!waits(Config::standalone("a")));
+        assert!(!waits(valid().wait_for_every_live(false)));
+        assert!(waits(valid().write_quorum(1).wait_for_every_live(true)));
     }
 
     #[test]
