@@ -187,8 +187,9 @@ impl Config {
     /// as with [`Quorum::EveryLive`](crate::Quorum::EveryLive). The default is `true` if W is 2 or
     /// more, and with a W of 1 `false`.
     ///
-    /// With it a write that was acknowledged is seen by reads on every node from then on, with R = 1
-    /// too. The write takes as long as the slowest replica that is alive, instead of the second one.
+    /// With it a write that was acknowledged is seen by reads on every node from then on, with
+    /// R = 1 too. The write takes as long as the slowest replica that is alive, instead of as the
+    /// second one.
     ///
     /// [`Engine::touch`](crate::Engine::touch) and [`Engine::persist`](crate::Engine::persist) then
     /// wait, too. Nodes may have different settings: a node's setting is for its own writes. To
