@@ -62,7 +62,7 @@
 //! │          │ wire         messages, frames, handshake, codec, timing                    │
 //! │          │ store        the table of a core: merge, limit, expiry, walk               │
 //! │          │ membership, placement, entry, quorums, types, clock, events, error,        │
-//! │          │ options, discovery, sync, mutants                                          │
+//! │          │ options, discovery, sync, logging, mutants                                 │
 //! └──────────┴────────────────────────────────────────────────────────────────────────────┘
 //! ```
 //!
@@ -103,6 +103,7 @@ mod discovery;
 mod entry;
 mod error;
 mod events;
+mod logging;
 mod membership;
 mod mutants;
 mod options;

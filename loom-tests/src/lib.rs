@@ -46,6 +46,8 @@ mod bell;
 mod clock;
 #[path = "../../src/entry/mod.rs"]
 mod entry;
+#[path = "../../src/logging.rs"]
+mod logging;
 #[path = "../../src/runtime/mailbox.rs"]
 mod mailbox;
 #[path = "../../src/mutants.rs"]

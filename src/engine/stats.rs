@@ -55,6 +55,8 @@ pub struct Stats {
     /// - writes that it acknowledged more than 0.1 s ago and that some replica has not confirmed.
     ///   Such a write is offered for 30 s. After that only the background comparison finds it.
     pub redundancy_debt: usize,
+    /// How many lines of the log were dropped, since the start, because the app's logger blocked.
+    pub dropped_log_lines: u64,
 }
 
 impl Engine {
@@ -71,6 +73,7 @@ impl Engine {
                 total.add(&counts);
             }
         }
+        total.dropped_log_lines = self.inner.runtime.dropped_log_lines();
         Ok(total)
     }
 }

@@ -37,6 +37,7 @@
 
 use std::io;
 
+use crate::logging;
 use crate::mutants::{OrderingMutant, is_left_out};
 use crate::sync::{AtomicU8, Fences, Ordering, Padded};
 
@@ -120,7 +121,7 @@ impl<W: Wake> Bell<W> {
             if !is_left_out(OrderingMutant::ForgottenFailure) {
                 self.change(NOTIFIED, PARKED);
             }
-            log::error!("an engine's thread could not be woken: {error}");
+            logging::error!("an engine's thread could not be woken: {error}");
         }
     }
 

@@ -24,6 +24,7 @@ use super::tokens::{FIRST_CONNECTION, LISTENER};
 use crate::clock::Instant;
 use crate::control::{Control, ControlAction, ControlEvent, Link, LinkEnd};
 use crate::events::Event;
+use crate::logging;
 use crate::types::Partition;
 use crate::wire::message::{Channel, Frame, Message};
 
@@ -133,7 +134,11 @@ impl ControlLoop {
             self.thread.net.flush(&mut self.net_events);
         }
         let ControlThread { net, datagrams, .. } = &self.thread;
-        log::debug!("the control thread stops: {:?}, {:?}", net.counters(), datagrams.counters());
+        logging::debug!(
+            "the control thread stops: {:?}, {:?}",
+            net.counters(),
+            datagrams.counters()
+        );
     }
 
     fn take_messages(&mut self, now: Instant) {
@@ -169,7 +174,7 @@ impl ControlLoop {
         let (control, actions) = (&mut self.thread.control, &mut self.actions);
         self.thread.datagrams.receive(DATAGRAMS_PER_PASS, |from, bytes| {
             if let Err(error) = control.handle_datagram(now, from, bytes, actions) {
-                log::debug!("a datagram from {from} was dropped: {error}");
+                logging::debug!("a datagram from {from} was dropped: {error}");
             }
         })
     }
@@ -211,7 +216,7 @@ impl ControlLoop {
                     self.tell(now, ControlEvent::Answer { link: link(&target), message });
                 }
                 _ => {
-                    log::warn!(
+                    logging::warn!(
                         "{}: its control thread answered with something else, closing",
                         target.addr
                     );
@@ -231,7 +236,7 @@ impl ControlLoop {
                     self.tell(now, ControlEvent::Request { via, request_id, message });
                 }
                 _ => {
-                    log::warn!("closing a connection: not a request for the control thread");
+                    logging::warn!("closing a connection: not a request for the control thread");
                     self.thread.net.close_accepted(connection);
                 }
             },
@@ -285,9 +290,9 @@ impl ControlLoop {
                 ControlAction::Returned { identity, is_same_life } => {
                     self.thread.net.set_identity(identity);
                     if is_same_life {
-                        log::warn!("the other nodes took this one for dead; it is back");
+                        logging::warn!("the other nodes took this one for dead; it is back");
                     } else {
-                        log::warn!(
+                        logging::warn!(
                             "this node was started with its clock behind that of its last start"
                         );
                         for core in &mut self.thread.cores {
@@ -334,9 +339,9 @@ impl ControlLoop {
             | Event::DataAtRisk { .. }
             | Event::OutOfMemory { .. }
             | Event::Died { .. } => {
-                log::warn!("{event:?}");
+                logging::warn!("{event:?}");
             }
-            _ => log::info!("{event:?}"),
+            _ => logging::info!("{event:?}"),
         }
         self.thread.shared.lock().subscribers.retain(|subscriber| subscriber.notify(event));
     }

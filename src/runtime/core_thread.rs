@@ -24,6 +24,7 @@ use super::ring::Pop;
 use super::shared::Shared;
 use super::tokens::FIRST_CONNECTION;
 use crate::clock::{Instant, Now};
+use crate::logging;
 use crate::options::IdleStrategy;
 use crate::shard::{Action, Event, Shard};
 use crate::types::{CoreId, Identity};
@@ -273,13 +274,16 @@ impl CoreLoop {
                 match message {
                     Message::Answer(answer) => self.tell(now, Event::Answer { request_id, answer }),
                     _ => {
-                        log::warn!("{}: a core answered with something else, closing", target.addr);
+                        logging::warn!(
+                            "{}: a core answered with something else, closing",
+                            target.addr
+                        );
                         self.close(now, target);
                     }
                 }
             }
             NetEvent::Lost { target, cause } => {
-                log::debug!(
+                logging::debug!(
                     "{}: connection of core {} lost: {cause:?}",
                     target.addr,
                     self.thread.core.0
@@ -378,7 +382,7 @@ impl CoreLoop {
                 }
                 Action::DataAtRisk { partition } => {
                     let partition = partition.index();
-                    log::debug!(
+                    logging::debug!(
                         "partition {partition}: W replicas died before another had copied them"
                     );
                     self.unreported.partitions_at_risk += 1;
@@ -423,7 +427,7 @@ impl CoreLoop {
 
     fn close_accepted(&mut self, connection: ConnectionId, why: &str) {
         let peer = self.peers.remove(&connection);
-        log::warn!("closing a connection from {peer:?}: {why}");
+        logging::warn!("closing a connection from {peer:?}: {why}");
         if let Some(net) = &mut self.thread.net {
             net.close_accepted(connection);
         }
@@ -436,7 +440,7 @@ impl CoreLoop {
         self.tell(now, Event::Stop(self.thread.shared.stopped_by()));
         self.perform(now);
         if let Some(net) = &self.thread.net {
-            log::debug!("core {} stops: {:?}", self.thread.core.0, net.counters());
+            logging::debug!("core {} stops: {:?}", self.thread.core.0, net.counters());
         }
     }
 

@@ -15,8 +15,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 
 use super::bell::Bell;
+use super::log_thread::LogThread;
 use super::shared::Shared;
 use crate::error::StartError;
+use crate::logging;
 use crate::shard::StoppedBy;
 
 thread_local! {
@@ -53,6 +55,7 @@ pub(crate) fn close_if_panicking() {
 pub(crate) struct Threads {
     pub(crate) shared: Arc<Shared>,
     pub(crate) bells: Vec<Arc<Bell>>,
+    pub(crate) log: LogThread,
     handles: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -68,16 +71,21 @@ impl Threads {
             shared: self.shared.clone(),
             bells: self.bells.clone(),
         };
+        let outlet = self.log.outlet();
         let handle = thread::Builder::new()
             .name(name)
-            .spawn(move || thread.run(run))
+            .spawn(move || {
+                logging::set_outlet(outlet);
+                thread.run(run);
+                logging::set_outlet(None);
+            })
             .map_err(|source| StartError::System { what: "starting a thread", source })?;
         self.lock().push(handle);
         Ok(())
     }
 
-    /// Stops and joins the threads. An engine's own thread does not join them: they end by
-    /// themselves.
+    /// Stops and joins the threads, and lets the logger have their last lines. An engine's own
+    /// thread does not join them: they end by themselves.
     pub(crate) fn stop(&self, farewell: bool) {
         self.shared.close(farewell);
         let handles = std::mem::take(&mut *self.lock());
@@ -89,9 +97,10 @@ impl Threads {
             for handle in handles {
                 let name = handle.thread().name().unwrap_or_default().to_owned();
                 if handle.join().is_err() {
-                    log::error!("{name} had panicked");
+                    logging::error!("{name} had panicked");
                 }
             }
+            self.log.stop();
         }
         self.shared.set_stopped();
     }
@@ -129,8 +138,7 @@ impl EngineThread {
         self.shared.fail(why);
         self.shared.set_stopped();
         self.bells.iter().for_each(|bell| bell.ring());
-        // Last: the logger is the app's, and may do anything.
-        log::error!("the engine has failed and stops: {why}");
+        logging::error!("the engine has failed and stops: {why}");
     }
 }
 

@@ -1,6 +1,7 @@
 //! The heavy fence: a memory fence on every processor that runs a thread of this process, in one
 //! call.
 
+use crate::logging;
 use crate::store::HeavyFence;
 
 /// Returns the fence if the system has one. Readers then need none of their own.
@@ -17,7 +18,7 @@ pub(crate) fn heavy_fence() -> Option<HeavyFence> {
         if let Err(error) = outcome {
             static SAID: std::sync::Once = std::sync::Once::new();
             SAID.call_once(|| {
-                log::error!(
+                logging::error!(
                     "membarrier worked and now fails ({error}): nothing that is overwritten is \
                      freed any more; a filter of system calls that was installed meanwhile? \
                      Config::membarrier(false) does without"

@@ -3,7 +3,8 @@
 //! ```text
 //! 1. bind the sockets
 //! 2. prepare the control thread, then each core: poll, bell, mailboxes, net
-//! 3. start the cores; each pins itself, makes its shard, and hands out the view of it
+//! 3. start the log thread, then the cores; each pins itself, makes its shard, and hands out the
+//!    view of it
 //! 4. start the control thread, which gives the cores their first placement
 //!    (a standalone engine's cores are given theirs here)
 //! ```
@@ -81,7 +82,10 @@ pub(super) fn launch(settings: &Settings) -> Result<Launched, StartError> {
     let control = bound.map(|bound| launch.prepare_control(bound)).transpose()?;
     let cores = (0..settings.cores).map(|core| launch.prepare_core(CoreId(core)));
     let cores = cores.collect::<Result<_, _>>()?;
-    let views = launch.start(cores, control).inspect_err(|_| launch.threads.stop(false))?;
+    let views = launch.start(cores, control).inspect_err(|_| {
+        launch.threads.stop(false);
+        launch.threads.log.stop();
+    })?;
     note_processors(settings.pin_cpus.as_deref().unwrap_or_default());
     let Launch { senders, threads, .. } = launch;
     Ok(Launched { clock, cluster, address, senders, views, threads })
@@ -181,6 +185,8 @@ impl Launch<'_> {
         cores: Vec<PreparedCore>,
         control: Option<PreparedControl>,
     ) -> Result<Views, StartError> {
+        let failed = |source| StartError::System { what: "starting a thread", source };
+        self.threads.log.start().map_err(failed)?;
         let (started, views) = mpsc::channel();
         for prepared in cores {
             self.start_core(prepared, started.clone())?;

@@ -7,6 +7,7 @@
 //! core_thread         one shard each           ─┐
 //! control_thread      membership, accepting     │ their loops, and what happens
 //! discovery_thread    lookups that block        │ if one of them fails
+//! log_thread          what the logger is told   │
 //! engine_thread                                ─┘
 //! messages · shared   what threads send each other; what they share with the engine's handle
 //! mailbox             how a message comes to a thread: ring, bell, and a wait list for room
@@ -30,6 +31,7 @@ mod engine_thread;
 mod fence;
 mod idle;
 mod launch;
+mod log_thread;
 pub(crate) mod mailbox;
 mod messages;
 pub(crate) mod net;
@@ -385,6 +387,11 @@ impl Runtime {
 
     pub(crate) fn address(&self) -> Option<SocketAddr> {
         self.address
+    }
+
+    /// How many lines the app's logger did not take, since the start.
+    pub(crate) fn dropped_log_lines(&self) -> u64 {
+        self.threads.log.dropped()
     }
 
     #[inline]

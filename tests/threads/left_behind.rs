@@ -133,7 +133,7 @@ fn nothing_is_left_of_an_engine_that_stopped() {
     let engine = start(Config::standalone("solo").cores(3));
     // A thread names itself, in its own time.
     wait_until("its threads", || {
-        engine_threads() == ["gridkv-core-0", "gridkv-core-1", "gridkv-core-2"]
+        engine_threads() == ["gridkv-core-0", "gridkv-core-1", "gridkv-core-2", "gridkv-log"]
     });
     engine.set("k", "v").unwrap();
     drop(engine);
@@ -141,7 +141,7 @@ fn nothing_is_left_of_an_engine_that_stopped() {
 
     let engine = start(node("a").cores(2));
     wait_until("its threads", || {
-        engine_threads() == ["gridkv-control", "gridkv-core-0", "gridkv-core-1"]
+        engine_threads() == ["gridkv-control", "gridkv-core-0", "gridkv-core-1", "gridkv-log"]
     });
     let taken = address(&engine);
     let with_one = usage();

@@ -29,20 +29,20 @@ const ROOMS: &[(&str, &str)] = &[
                 types"),
     // Drivers: real threads, sockets and clocks, or simulated ones.
     ("runtime", "control shard config wire store discovery events error options placement entry \
-                 clock types sync prefetch mutants"),
+                 clock types sync prefetch logging mutants"),
     ("sim", "control shard replication config wire store membership events error options placement \
              entry quorums clock types mutants"),
     // The protocol: state machines.
     ("control", "shard config wire membership discovery events error placement quorums clock types \
-                 mutants"),
+                 logging mutants"),
     ("shard", "replication config wire store error options placement entry quorums clock types \
-               mutants"),
-    ("replication", "wire error options placement entry quorums clock types mutants"),
+               logging mutants"),
+    ("replication", "wire error options placement entry quorums clock types logging mutants"),
     // The ground.
     ("wire", "config membership options placement entry quorums clock types"),
     ("config", "discovery error options placement quorums types"),
     ("store", "options entry clock types sync prefetch mutants"),
-    ("membership", "clock types mutants"),
+    ("membership", "clock types logging mutants"),
     ("discovery", "types"),
     ("events", "types"),
     ("error", "quorums types"),
@@ -54,6 +54,7 @@ const ROOMS: &[(&str, &str)] = &[
     ("types", "mutants"),
     ("sync", "mutants"),
     ("prefetch", ""),
+    ("logging", ""),
     ("mutants", ""),
 ];
 

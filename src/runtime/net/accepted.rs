@@ -14,6 +14,7 @@ use super::{
     Net, NetEvent, NetLink, READ_BUDGET_BYTES, handshake,
 };
 use crate::clock::Instant;
+use crate::logging;
 use crate::wire::codec;
 use crate::wire::frame::MAX_HANDSHAKE_BYTES;
 use crate::wire::message::{Frame, Hello, Message, Refusal};
@@ -36,7 +37,7 @@ impl Net {
                     io::ErrorKind::Interrupted
                     | io::ErrorKind::ConnectionAborted
                     | io::ErrorKind::ConnectionReset => {}
-                    _ => return log::warn!("cannot accept connections for now: {error}"),
+                    _ => return logging::warn!("cannot accept connections for now: {error}"),
                 },
             }
         }
@@ -51,7 +52,7 @@ impl Net {
                 self.counters.accepted += 1;
                 self.add_stranger(id);
             }
-            Err(error) => log::warn!("cannot take the connection of {peer}: {error}"),
+            Err(error) => logging::warn!("cannot take the connection of {peer}: {error}"),
         }
     }
 
@@ -60,7 +61,7 @@ impl Net {
         while self.strangers.len() > MAX_STRANGERS
             && let Some(oldest) = self.strangers.pop_first()
         {
-            log::debug!(
+            logging::debug!(
                 "more than {MAX_STRANGERS} connections without a welcome: closing the oldest"
             );
             self.remove(oldest);
@@ -113,7 +114,7 @@ impl Net {
                 ConnectionId(id)
             }
             Err(error) => {
-                log::warn!("cannot take over the connection of {peer}: {error}");
+                logging::warn!("cannot take over the connection of {peer}: {error}");
                 let connection = ConnectionId(self.next);
                 self.next += 1;
                 events.push(NetEvent::Closed { connection });

@@ -9,6 +9,8 @@ use mio::net::{TcpListener, UdpSocket};
 use socket2::{Domain, Protocol, Socket, Type};
 use thiserror::Error;
 
+use crate::logging;
+
 /// Connections that may wait to be accepted: a large cluster that reconnects all at once.
 const BACKLOG: i32 = 1024;
 
@@ -95,7 +97,7 @@ fn socket(addr: SocketAddr, kind: Type, protocol: Protocol) -> io::Result<Socket
     if addr.is_ipv6() && addr.ip().is_unspecified() {
         // `[::]` means every address, IPv4 ones too. Some systems cannot, and listen on IPv6 alone.
         if let Err(error) = socket.set_only_v6(false) {
-            log::debug!("{addr} listens on IPv6 only: {error}");
+            logging::debug!("{addr} listens on IPv6 only: {error}");
         }
     }
     Ok(socket)

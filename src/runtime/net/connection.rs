@@ -7,7 +7,7 @@
 #![forbid(unsafe_code)]
 
 use std::collections::VecDeque;
-use std::io::{self, IoSlice, Read, Write};
+use std::io::{self, IoSlice, Read};
 use std::net::{Shutdown, SocketAddr};
 use std::time::Duration;
 
@@ -15,6 +15,7 @@ use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
 use socket2::{SockRef, TcpKeepalive};
 
+use crate::logging;
 use crate::wire::codec;
 use crate::wire::frame::{Encoded, FrameBuffer, FrameError};
 use crate::wire::message::Frame;
@@ -70,7 +71,7 @@ impl Connection {
 
     pub(crate) fn deregister(&mut self, registry: &Registry) {
         if let Err(error) = registry.deregister(&mut self.stream) {
-            log::debug!("deregistering the connection to {}: {error}", self.peer);
+            logging::debug!("deregistering the connection to {}: {error}", self.peer);
         }
     }
 
@@ -101,7 +102,7 @@ impl Connection {
         #[cfg(target_os = "linux")]
         let tuned = tuned.and_then(|()| socket.set_tcp_user_timeout(Some(USER_TIMEOUT)));
         if let Err(error) = tuned {
-            log::debug!("tuning the connection to {}: {error}", self.peer);
+            logging::debug!("tuning the connection to {}: {error}", self.peer);
         }
     }
 
@@ -178,7 +179,7 @@ impl Connection {
                 *slice = IoSlice::new(&frame[from..]);
                 used += 1;
             }
-            match self.stream.write_vectored(&slices[..used]) {
+            match send(&self.stream, &slices[..used]) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(written) => {
                     self.written(written);
@@ -216,7 +217,7 @@ impl Connection {
     /// Says that nothing more will be written, and lets the other end read what was.
     pub(crate) fn finish_writing(&self) {
         if let Err(error) = self.stream.shutdown(Shutdown::Write) {
-            log::debug!("ending the connection to {}: {error}", self.peer);
+            logging::debug!("ending the connection to {}: {error}", self.peer);
         }
     }
 
@@ -226,6 +227,24 @@ impl Connection {
     }
 }
 
+/// Writes without a signal, whether or not the other end has closed.
+///
+/// `writev` raises SIGPIPE then, whose default action ends the process. A program in Rust ignores
+/// the signal from its start on; one in C that embeds the engine need not.
+#[cfg(target_os = "linux")]
+fn send(stream: &TcpStream, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+    use rustix::net::{SendAncillaryBuffer, SendFlags, sendmsg};
+
+    let mut nothing_beside = SendAncillaryBuffer::default();
+    Ok(sendmsg(stream, slices, &mut nothing_beside, SendFlags::NOSIGNAL)?)
+}
+
+/// Writes without a signal: on other systems than Linux, mio's sockets never raise one.
+#[cfg(not(target_os = "linux"))]
+fn send(mut stream: &TcpStream, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+    std::io::Write::write_vectored(&mut stream, slices)
+}
+
 /// Returns what an unwritten frame counts against the limit of its connection.
 pub(crate) fn cost(frame: &Encoded) -> usize {
     frame.len().max(FRAME_COST_BYTES)
@@ -233,7 +252,7 @@ pub(crate) fn cost(frame: &Encoded) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Read;
+    use std::io::{Read, Write};
 
     use proptest::prelude::*;
 

@@ -9,6 +9,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use mio::net::UdpSocket;
 
+use crate::logging;
+
 /// Gossip keeps its packets below the smallest common MTU; a longer datagram is cut here, does not
 /// decode, and is dropped.
 const DATAGRAM_BYTES: usize = 2 << 10;
@@ -65,7 +67,7 @@ impl Datagrams {
                     return false;
                 }
                 // An earlier datagram met a closed port, and the answer to it surfaces here.
-                Err(error) => log::debug!("receiving a datagram: {error}"),
+                Err(error) => logging::debug!("receiving a datagram: {error}"),
             }
         }
         self.stopped = true;
@@ -89,7 +91,7 @@ impl Datagrams {
             Ok(_) => self.counters.sent += 1,
             Err(error) => {
                 self.counters.dropped += 1;
-                log::debug!("a datagram to {to} was not sent: {error}");
+                logging::debug!("a datagram to {to} was not sent: {error}");
             }
         }
     }

@@ -50,6 +50,7 @@ use mio::{Registry, Token};
 
 use self::connection::Connection;
 use crate::clock::Instant;
+use crate::logging;
 use crate::types::{Boot, Identity, NodeHash, Partition};
 use crate::wire::codec;
 use crate::wire::frame::Encoded;
@@ -414,7 +415,7 @@ impl Net {
     /// Ends a link, and reports it if it was reported before.
     fn end(&mut self, id: u64, kind: io::ErrorKind, events: &mut Vec<NetEvent>) {
         let Some(link) = self.remove(id) else { return };
-        log::debug!("{} with {} ended: {kind}", link.stage, link.connection.peer());
+        logging::debug!("{} with {} ended: {kind}", link.stage, link.connection.peer());
         match link.stage {
             LinkStage::Outgoing(Outgoing { target, step, .. }) => {
                 events.push(NetEvent::Lost { target, cause: step.cause(kind) });
@@ -429,7 +430,7 @@ impl Net {
     /// Ends a link for what came over it.
     fn end_for(&mut self, id: u64, why: &dyn fmt::Display, events: &mut Vec<NetEvent>) {
         let Some(link) = self.links.get(&id) else { return };
-        log::warn!("ending the connection with {}: {why}", link.connection.peer());
+        logging::warn!("ending the connection with {}: {why}", link.connection.peer());
         self.counters.protocol_errors += 1;
         self.end(id, io::ErrorKind::InvalidData, events);
     }

@@ -13,6 +13,7 @@ use super::{
     Outgoing, handshake,
 };
 use crate::clock::Instant;
+use crate::logging;
 use crate::wire::codec;
 use crate::wire::message::{Frame, Hello, Message, Refusal};
 
@@ -72,7 +73,7 @@ impl Net {
                 Some(id)
             }
             Err(error) => {
-                log::debug!("dialling {}: {error}", target.addr);
+                logging::debug!("dialling {}: {error}", target.addr);
                 self.lost.insert(target, DialStep::Dialling.cause(error.kind()));
                 None
             }
@@ -165,7 +166,7 @@ impl Net {
     }
 
     fn lose(&mut self, id: u64, target: Destination, refusal: Refusal, events: &mut Vec<NetEvent>) {
-        log::debug!("no connection with {}: {:?}", target.addr, refusal.text);
+        logging::debug!("no connection with {}: {:?}", target.addr, refusal.text);
         self.remove(id);
         events.push(NetEvent::Lost { target, cause: LossCause::Refused(refusal) });
     }
