@@ -8,7 +8,7 @@
 use std::error::Error;
 use std::fmt;
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, RefUnwindSafe, UnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 /// How many addresses of one lookup count: more nodes than a cluster has, and few enough to dial.
@@ -55,6 +55,10 @@ where
 /// The app's own [`Discovery`].
 #[derive(Clone)]
 pub(crate) struct Custom(pub(crate) Arc<dyn Discovery>);
+
+// It is called on the engine's discovery thread alone, which catches its panics.
+impl UnwindSafe for Custom {}
+impl RefUnwindSafe for Custom {}
 
 impl fmt::Debug for Custom {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

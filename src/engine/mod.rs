@@ -18,6 +18,7 @@ mod tests;
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -45,6 +46,11 @@ use crate::shard::{LocalRules, WriteRules};
 pub struct Engine {
     inner: Arc<Inner>,
 }
+
+// A panic of the app in the middle of a call leaves nothing half done: the queues to the cores are
+// whole at every point where the app's code runs, and the engine's own panics close it.
+impl UnwindSafe for Engine {}
+impl RefUnwindSafe for Engine {}
 
 struct Inner {
     settings: Settings,

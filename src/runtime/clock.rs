@@ -1,40 +1,33 @@
 //! Reads the operating system's clocks; no other file does.
+//!
+//! - Time that passes is that of `CLOCK_BOOTTIME`, which goes on while the host is suspended. So a
+//!   laptop that slept, or a virtual machine that was stopped, finds its timeouts over, as after any
+//!   other pause.
+//! - Wall time is the system's, as it is now. Where the system's clock is slewed or stepped, expiry
+//!   follows it. Versions still grow: see [`HybridClock`](crate::clock::HybridClock).
 
 use std::time::{Duration, Instant as OsInstant, SystemTime, UNIX_EPOCH};
 
 use crate::clock::{Instant, Now, WallTime};
 
 /// One engine's clock.
-///
-/// Wall time is read once, at the start, and then advances with the monotonic clock. So a step of
-/// the system's clock expires no key, and stops no version from growing.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Clock {
-    start: OsInstant,
-    wall_at_start: WallTime,
-    /// The start on the scale of the system's monotonic clocks, in microseconds.
-    #[cfg(target_os = "linux")]
-    monotonic_at_start: u64,
+    start: Moment,
 }
 
+#[cfg(target_os = "linux")]
+type Moment = Duration;
+#[cfg(not(target_os = "linux"))]
+type Moment = OsInstant;
+
 impl Clock {
-    #[allow(clippy::disallowed_methods, reason = "this is the one place that reads the clock")]
     pub(crate) fn start() -> Self {
-        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Self {
-            start: OsInstant::now(),
-            wall_at_start: WallTime::from_micros(since_epoch.as_micros() as u64),
-            #[cfg(target_os = "linux")]
-            monotonic_at_start: monotonic(rustix::time::ClockId::Monotonic),
-        }
+        Self { start: moment() }
     }
 
     pub(crate) fn now(&self) -> Now {
-        let elapsed = self.start.elapsed();
-        Now {
-            instant: Instant::from_nanos(elapsed.as_nanos() as u64),
-            wall: WallTime::from_micros(self.wall_at_start.micros() + elapsed.as_micros() as u64),
-        }
+        Now { instant: self.instant(), wall: wall() }
     }
 
     /// Returns wall time as of the system's last timer tick, at most some milliseconds ago, at a
@@ -42,30 +35,57 @@ impl Clock {
     #[cfg(target_os = "linux")]
     #[inline(never)]
     pub(crate) fn coarse_wall(&self) -> WallTime {
-        let ticked = monotonic(rustix::time::ClockId::MonotonicCoarse);
-        WallTime::from_micros(
-            self.wall_at_start.micros() + ticked.saturating_sub(self.monotonic_at_start),
-        )
+        let ticked = read(rustix::time::ClockId::RealtimeCoarse);
+        WallTime::from_micros(ticked.as_micros() as u64)
     }
 
     #[cfg(not(target_os = "linux"))]
     pub(crate) fn coarse_wall(&self) -> WallTime {
-        self.now().wall
+        wall()
     }
 
     pub(crate) fn instant(&self) -> Instant {
-        Instant::from_nanos(self.start.elapsed().as_nanos() as u64)
+        Instant::from_nanos(elapsed(self.start).as_nanos() as u64)
     }
 
-    /// Returns the same moment on the operating system's scale.
+    /// Returns about the same moment on the scale of the standard library, which stands still while
+    /// the host is suspended.
+    #[expect(clippy::disallowed_methods, reason = "this is the one place that reads the clock")]
     pub(crate) fn to_os(self, instant: Instant) -> OsInstant {
-        self.start + Duration::from_nanos(instant.nanos())
+        OsInstant::now() + instant.since(self.instant())
     }
 }
 
-/// Reads one of the system's monotonic clocks, in microseconds.
+#[expect(clippy::disallowed_methods, reason = "this is the one place that reads the clock")]
+fn wall() -> WallTime {
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    WallTime::from_micros(since_epoch.as_micros() as u64)
+}
+
+/// Returns the time since the host was started, suspended or not.
 #[cfg(target_os = "linux")]
-fn monotonic(clock: rustix::time::ClockId) -> u64 {
+fn moment() -> Moment {
+    read(rustix::time::ClockId::Boottime)
+}
+
+#[cfg(target_os = "linux")]
+fn elapsed(since: Moment) -> Duration {
+    moment().saturating_sub(since)
+}
+
+#[cfg(not(target_os = "linux"))]
+#[expect(clippy::disallowed_methods, reason = "this is the one place that reads the clock")]
+fn moment() -> Moment {
+    OsInstant::now()
+}
+
+#[cfg(not(target_os = "linux"))]
+fn elapsed(since: Moment) -> Duration {
+    since.elapsed()
+}
+
+#[cfg(target_os = "linux")]
+fn read(clock: rustix::time::ClockId) -> Duration {
     let now = rustix::time::clock_gettime(clock);
-    now.tv_sec as u64 * 1_000_000 + now.tv_nsec as u64 / 1000
+    Duration::new(now.tv_sec.unsigned_abs(), now.tv_nsec as u32)
 }

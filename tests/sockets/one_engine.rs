@@ -1,11 +1,13 @@
 //! Every call and every error of the public interface, on one engine.
 
+use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use gridkv::{
-    Config, ConfigError, Count, Engine, Eviction, MAX_KEY_BYTES, MAX_VALUE_BYTES, MemberState,
-    NotApplied, Quorum, ReadError, ReadOptions, StartError, TimeToLive, WriteOptions,
+    Batch, Completions, Config, ConfigError, Count, Engine, Events, Eviction, LocalKeys,
+    MAX_KEY_BYTES, MAX_VALUE_BYTES, MemberState, NotApplied, Quorum, ReadError, ReadOptions,
+    StartError, TimeToLive, WriteOptions,
 };
 
 use crate::support::{LATE, keys, not_applied, solo, start, wait_until};
@@ -14,6 +16,14 @@ use crate::support::{LATE, keys, not_applied, solo, start, wait_until};
 fn a_handle_can_be_shared() {
     fn is_shared<T: Clone + Send + Sync + 'static>(_: &T) {}
     is_shared(&solo());
+    // By what catches panics, too: a handler of requests in a server, for example.
+    fn is_unwind_safe<T: UnwindSafe + RefUnwindSafe>() {}
+    is_unwind_safe::<Engine>();
+    is_unwind_safe::<Config>();
+    is_unwind_safe::<Completions>();
+    is_unwind_safe::<Events>();
+    is_unwind_safe::<Batch>();
+    is_unwind_safe::<LocalKeys>();
 }
 
 #[test]

@@ -37,7 +37,15 @@ impl Net {
                     io::ErrorKind::Interrupted
                     | io::ErrorKind::ConnectionAborted
                     | io::ErrorKind::ConnectionReset => {}
-                    _ => return logging::warn!("cannot accept connections for now: {error}"),
+                    _ => {
+                        if let Some(silent) = self.not_accepted.add(now) {
+                            logging::warn!(
+                                "cannot accept connections for now: {error} ({silent} times since \
+                                 the last such line)"
+                            );
+                        }
+                        return;
+                    }
                 },
             }
         }

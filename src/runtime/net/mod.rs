@@ -23,7 +23,7 @@
 //! ends on each other.
 //!
 //! **Hostile bytes.** The worst outcome of any frame is the end of the connection that it came
-//! over, one line in the log, and a counter.
+//! over, one line in the log, and a counter. Of strangers there is one line a minute.
 //!
 //! The files of this folder name [`Net`] and what stands below it; none of them names a shard, a
 //! store or the control.
@@ -32,6 +32,7 @@
 
 mod accepted;
 pub(crate) mod bind;
+mod complaints;
 mod connection;
 pub(crate) mod datagram;
 mod outgoing;
@@ -48,6 +49,7 @@ use std::time::Duration;
 use mio::event::Event;
 use mio::{Registry, Token};
 
+use self::complaints::Complaints;
 use self::connection::Connection;
 use crate::clock::Instant;
 use crate::logging;
@@ -249,6 +251,10 @@ pub(crate) struct Net {
     identity: Option<Identity>,
     /// The latest time that was told.
     now: Instant,
+    /// What strangers sent that is no handshake.
+    nonsense: Complaints,
+    /// Connections that could not be accepted.
+    not_accepted: Complaints,
     /// The number of the next link. A link's token is its number above `first_token`, and neither
     /// is used twice: an event that comes late finds no link.
     next: u64,
@@ -277,6 +283,8 @@ impl Net {
             local,
             identity: None,
             now: Instant::default(),
+            nonsense: Complaints::default(),
+            not_accepted: Complaints::default(),
             next: 0,
             links: BTreeMap::new(),
             targets: BTreeMap::new(),
@@ -430,7 +438,20 @@ impl Net {
     /// Ends a link for what came over it.
     fn end_for(&mut self, id: u64, why: &dyn fmt::Display, events: &mut Vec<NetEvent>) {
         let Some(link) = self.links.get(&id) else { return };
-        logging::warn!("ending the connection with {}: {why}", link.connection.peer());
+        let peer = link.connection.peer();
+        match link.stage {
+            LinkStage::Outgoing(_) | LinkStage::Serving { .. } => {
+                logging::warn!("ending the connection with {peer}: {why}");
+            }
+            _ => match self.nonsense.add(self.now) {
+                Some(silent) => logging::warn!(
+                    "{peer} does not speak as a node of gridkv ({why}): an HTTP probe, or a scan of \
+                     ports? Its connection is ended, as {silent} others were since the last such \
+                     line"
+                ),
+                None => logging::debug!("{peer} does not speak as a node of gridkv: {why}"),
+            },
+        }
         self.counters.protocol_errors += 1;
         self.end(id, io::ErrorKind::InvalidData, events);
     }
