@@ -198,10 +198,10 @@ impl Replica {
             return is_restored.then_some((wish, Duration::ZERO));
         }
         let (place, list) = (place?, copy.list.as_ref()?);
-        // For one that might not reach a quorum of the list this node proposes, if the list must
-        // change anyway.
+        // For one that might not reach a quorum of the list this node proposes, unless another one
+        // would have to go for it.
         let might_be_stuck = |member: &Identity| self.unreached.since(member).is_some();
-        let may_propose = rule(ProtocolMutant::NewcomersDriveAlone, has_one_that_goes(node, list));
+        let may_propose = rule(ProtocolMutant::NewcomersDriveAlone, keeps_all(node, list, &wish));
         let is_without_newcomer = wish
             .members
             .iter()
@@ -364,13 +364,13 @@ impl Replica {
     }
 }
 
-/// Whether a member of the list is gone, or leaves.
-fn has_one_that_goes(node: &Node, list: &List) -> bool {
+/// Whether all members of the list are wished that are not gone, and do not leave.
+fn keeps_all(node: &Node, list: &List, wish: &Wish) -> bool {
     let stays = |member: &Identity| {
         let known = node.placement.member(member.node);
         known.is_some_and(|known| known.identity == *member && !known.leaving)
     };
-    !list.members().iter().all(stays)
+    list.members().iter().all(|member| wish.members.contains(member) || !stays(member))
 }
 
 /// Returns the other members of the list that are not dead.

@@ -6,7 +6,7 @@
 //! | a member is unreached | what follows |
 //! |---|---|
 //! | and a handoff waits for it alone | it waits for milliseconds only |
-//! | and should come into a list that must change | a replica that stays proposes that list |
+//! | and should come into a list, in place of none that stays | a replica proposes that list |
 //! | and lacks a write that W replicas have | the write does not count as missing (`debt`) |
 //!
 //! A newcomer proposes its list itself otherwise. One that this node does not reach might not reach
