@@ -97,6 +97,12 @@ pub enum ProtocolMutant {
     ReturnedUnshared,
     /// A partition that differs by something else at every look is left alone.
     BusyLetBe,
+    /// A handoff waits as long for a member that its node does not reach as for any other.
+    UnreachedAwaited,
+    /// A newcomer that does not reach a quorum of its list has no other node propose the next list.
+    NewcomersDriveAlone,
+    /// A write counts as missing though W replicas have it and the others are out of reach.
+    UnreachedOwed,
     /// A node that leaves does not wait until its data is taken over.
     LeftAtOnce,
     /// No node replaces a replica that died.
@@ -134,7 +140,7 @@ pub enum ProtocolMutant {
 #[cfg(feature = "sim")]
 impl ProtocolMutant {
     /// All mutants.
-    pub const ALL: [Self; 49] = [
+    pub const ALL: [Self; 52] = [
         Self::AcknowledgedFirst,
         Self::PendingCounts,
         Self::AnyList,
@@ -168,6 +174,9 @@ impl ProtocolMutant {
         Self::DeclinedCovered,
         Self::ReturnedUnshared,
         Self::BusyLetBe,
+        Self::UnreachedAwaited,
+        Self::NewcomersDriveAlone,
+        Self::UnreachedOwed,
         Self::LeftAtOnce,
         Self::NothingRestored,
         Self::BornAlone,

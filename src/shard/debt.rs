@@ -4,6 +4,10 @@
 //! once, which takes some hundred microseconds. All nodes' debts together are the cluster's: every
 //! copy that is missing is counted by the node that should hold it, or, if there are fewer members
 //! than copies, by the first of those that hold the partition.
+//!
+//! A write that W replicas have is not missing because another one is out of this node's reach: it
+//! would be missing for as long as writes go on, and no node could be stopped or leave. What such a
+//! replica lacks, it gets from one that reaches it.
 
 use std::time::Duration;
 
@@ -14,6 +18,7 @@ use super::interface::Debt;
 use super::node::Node;
 use super::replica::Replica;
 use crate::clock::Instant;
+use crate::types::Identity;
 use crate::wire::timing::HINT_WINDOW;
 
 /// A write that was acknowledged longer ago than this and is not everywhere is missing somewhere.
@@ -28,12 +33,15 @@ pub(super) fn debt<C>(
     coordinator: &Coordinator<C>,
     data_centers: &DataCenters<C>,
 ) -> Debt {
+    let is_unreached = |member: &Identity| replica.unreached.since(member).is_some();
+    let owed = || coordinator.hints_but_for(is_unreached);
+    let late = now + (HINT_WINDOW - LATE_AFTER);
     let calls = coordinator.calls_in_flight() + data_centers.calls_in_flight();
     let (_, waiting_for_reachable, _) = data_centers.relaying.waiting();
     Debt {
         copies: node.partitions().map(|partition| replica.missing(node, partition)).sum(),
-        writes: coordinator.hints_ending_by(now + (HINT_WINDOW - LATE_AFTER)),
-        unfinished: calls + coordinator.hinted_writes() + waiting_for_reachable,
+        writes: owed().filter(|ends| *ends <= late).count(),
+        unfinished: calls + owed().count() + waiting_for_reachable,
         missing_bytes: replica.shortage().bytes,
     }
 }

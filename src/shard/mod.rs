@@ -399,6 +399,7 @@ impl<C> Parts<'_, C> {
             }
             Event::Answer { request_id, answer } => self.answered(turn, request_id, answer),
             Event::Lost { node, boot } => {
+                self.replica.connection_lost(turn, (node, boot));
                 for request_id in turn.requests.to_life((node, boot)) {
                     self.unanswered(turn, request_id);
                 }
@@ -423,6 +424,7 @@ impl<C> Parts<'_, C> {
     /// request that nothing waits for any more is dropped.
     fn answered(&mut self, turn: &mut Turn<'_, C>, request_id: u64, mut answer: Answer) {
         let Some(request) = turn.requests.take(request_id) else { return };
+        self.replica.reached(turn, &request.to);
         let Outstanding { to, in_other_data_center, partition, asker, expects } = request;
         if !expects.fits(&answer) {
             // Not the answer itself: it holds what apps store.

@@ -8,5 +8,6 @@ mod idle;
 mod links;
 mod lives;
 mod moved;
+mod partial;
 mod rolling;
 mod strangers;

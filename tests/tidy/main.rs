@@ -245,6 +245,62 @@ fn unsafe_code_is_where_it_belongs() {
     assert_none("files with unsafe code", &wrong);
 }
 
+/// What an app decides, and not a library inside it.
+const OF_THE_HOST: &[&str] = &[
+    "set_logger",
+    "set_boxed_logger",
+    "set_max_level",
+    "process::exit",
+    "process::abort",
+    "sigaction",
+    "signal(",
+    "set_hook",
+];
+
+#[test]
+fn the_host_application_is_left_alone() {
+    let mut wrong = Vec::new();
+    for source in sources("src") {
+        let found = OF_THE_HOST.iter().filter(|name| source.code.contains(**name));
+        wrong.extend(found.map(|name| format!("{}: {name}", source.path)));
+    }
+    assert_none("a logger, a signal handler, a hook or an end of the process", &wrong);
+}
+
+// ── promises ──
+
+/// The page of promises names the tests that hold them: `FILE` or `FILE::TEST`. Each promise names
+/// one that exists.
+#[test]
+fn every_promise_names_a_test_that_exists() {
+    let page = fs::read_to_string(source::repository().join("docs/guarantees.md")).unwrap();
+    let rows = page.split("| promise | held by |").nth(1).expect("the table of promises");
+    let rows: Vec<&str> = rows.lines().skip(2).take_while(|line| line.starts_with("| ")).collect();
+    let mut wrong = Vec::new();
+    for row in &rows {
+        let (_, held_by) = row.trim_end_matches(" |").rsplit_once(" | ").expect("two columns");
+        for name in held_by.split(", ") {
+            if !is_test(name.trim_matches('`')) {
+                wrong.push(format!("{name} of: {row}"));
+            }
+        }
+    }
+    assert!(rows.len() > 30, "{} promises", rows.len());
+    assert_none("promises of tests that do not exist", &wrong);
+}
+
+/// Whether there is such a file, with such a test if one is named.
+fn is_test(name: &str) -> bool {
+    let (file, test) =
+        name.split_once("::").map_or((name, None), |(file, test)| (file, Some(test)));
+    let Ok(text) = fs::read_to_string(source::repository().join(file)) else { return false };
+    test.is_none_or(|test| {
+        let at = text.find(&format!("fn {test}("));
+        // Its attribute stands close above it.
+        at.is_some_and(|at| text[..at].lines().rev().take(4).any(|line| line.trim() == "#[test]"))
+    })
+}
+
 // ── length ──
 
 /// Two files fit next to each other on a screen.

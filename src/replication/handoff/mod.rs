@@ -97,8 +97,16 @@ const BACKOFF: Duration = Duration::from_millis(50);
 /// The longest pause: how long a partition might wait for no reason when what held it up is over.
 const MAX_BACKOFF: Duration = Duration::from_millis(3200);
 
+/// How often at most the pause has doubled that follows a refused ballot. Longer pauses would let a
+/// proposer that reaches no quorum keep out one that does, by ballots that are always higher.
+const REFUSED_BACKOFFS: u32 = 2;
+
 /// How long a member that is not dead is waited for. Usually longer than a death stays unnoticed.
 const SILENCE: Duration = Duration::from_secs(1);
+
+/// How long members are waited for that this node does not reach. Each of a thousand partitions
+/// would wait for [`SILENCE`] otherwise, some at a time, and the repair of all take a minute.
+const UNREACHED: Duration = Duration::from_millis(20);
 
 /// How long members that are taken for dead are waited for when it takes them to decide or to open
 /// a list: most false deaths are taken back by then. Not if 2 W ≤ N: then each death would stop its
@@ -359,6 +367,20 @@ impl Handoff {
             Phase::Receipts { .. } => self.finish_if_told(actions),
             Phase::Backoff => {}
         }
+    }
+
+    /// Waits less long if all members whose answers it waits for are out of this node's reach, each
+    /// since the time that `unreached_since` returns.
+    pub(crate) fn hurry(&mut self, unreached_since: impl Fn(&Identity) -> Option<Instant>) {
+        let awaited = self.awaited();
+        let unreached: Option<Vec<_>> =
+            awaited.iter().map(|member| Some((*member, unreached_since(member)?))).collect();
+        let Some(unreached) = unreached.filter(|unreached| !unreached.is_empty()) else { return };
+        for (member, since) in unreached {
+            self.silent.entry(member).or_insert(since);
+        }
+        let until = self.asked_at + UNREACHED;
+        self.deadline = self.deadline.map(|deadline| deadline.min(until));
     }
 
     /// Notes that the connection to `from` failed.

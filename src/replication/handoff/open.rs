@@ -182,8 +182,10 @@ impl Handoff {
         if self.next.is_none() {
             return log::debug!("{:?} sends a chunk and was not asked for it", from.node);
         }
-        // A handoff that only repeats itself waits longer and longer.
-        if has_changed && !chunk.entries.is_empty() {
+        // A handoff that only repeats itself waits longer and longer. A newcomer that copies a busy
+        // partition again and again, and reaches no quorum, is one of these.
+        let is_merge = matches!(self.phase, Phase::Merge { .. });
+        if is_merge && has_changed && !chunk.entries.is_empty() {
             self.backoffs = 0;
         }
         actions.push(HandoffAction::Apply(chunk.entries));

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use super::phase::{Phase, Vote, take};
 use super::register::{Quorum, can_be_replaced, over};
-use super::{BACKOFF, Handoff, HandoffAction, LONG_PATIENCE, Mine, PATIENCE};
+use super::{BACKOFF, Handoff, HandoffAction, LONG_PATIENCE, Mine, PATIENCE, REFUSED_BACKOFFS};
 use crate::clock::Instant;
 use crate::mutants::{ProtocolMutant, rule};
 use crate::placement::{Ballot, List, Placement, Wish};
@@ -290,6 +290,9 @@ impl Handoff {
             is_own || vote.given.contains(acceptor) || vote.unanswered.contains(acceptor)
         };
         if !quorum.decides(&might_agree) {
+            // Now it knows a ballot that is high enough. If the other proposer reaches no quorum,
+            // its ballots come seldom, and the next one of this node is in time.
+            self.backoffs = self.backoffs.min(REFUSED_BACKOFFS);
             self.back_off(now);
         }
     }

@@ -17,7 +17,7 @@
 use std::collections::VecDeque;
 
 use self::groups::Groups;
-use self::op::Ops;
+use self::op::{Machine, Op, Ops};
 use self::room::FullReplicas;
 use self::runs::Runs;
 use super::caller::{Caller, OpId};
@@ -28,6 +28,7 @@ use super::replica::Replica;
 use super::turn::Turn;
 use crate::clock::Instant;
 use crate::error::NotApplied;
+use crate::mutants::{ProtocolMutant, rule};
 use crate::types::{Identity, Partition};
 use crate::wire::message::Request;
 
@@ -153,9 +154,19 @@ impl<C> Coordinator<C> {
         self.ops.owed().count()
     }
 
-    /// How many of those have a hint window that ends at `end` or before.
-    pub(super) fn hints_ending_by(&self, end: Instant) -> usize {
-        self.ops.owed().filter(|op| op.deadline <= end).count()
+    /// Returns when the hint window ends of each of those, without the ones that W replicas have
+    /// and no other lacks than `unreached` ones.
+    pub(super) fn hints_but_for(
+        &self,
+        unreached: impl Fn(&Identity) -> bool,
+    ) -> impl Iterator<Item = Instant> {
+        let is_given_up = move |op: &&Op<C>| match &op.machine {
+            Machine::Write(write) => {
+                rule(ProtocolMutant::UnreachedOwed, write.is_owed_only_to(&unreached))
+            }
+            Machine::Read(_) => false,
+        };
+        self.ops.owed().filter(move |op| !is_given_up(op)).map(|op| op.deadline)
     }
 }
 

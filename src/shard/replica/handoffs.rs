@@ -185,8 +185,12 @@ impl Replica {
         handoff
     }
 
-    fn put_handoff<C>(&mut self, turn: &mut Turn<'_, C>, job: Job, handoff: Box<Handoff>) {
+    fn put_handoff<C>(&mut self, turn: &mut Turn<'_, C>, job: Job, mut handoff: Box<Handoff>) {
         let (partition, kind) = job;
+        handoff.hurry(|member| {
+            let since = self.unreached.since(member);
+            since.filter(|_| rule(ProtocolMutant::UnreachedAwaited, true))
+        });
         // One that rests waits for nothing but time, and takes no other's place.
         self.handoffs += usize::from(!handoff.is_resting());
         turn.timers.set_to(Timer::Handoff(partition, kind), handoff.deadline());

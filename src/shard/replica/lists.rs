@@ -198,7 +198,14 @@ impl Replica {
             return is_restored.then_some((wish, Duration::ZERO));
         }
         let (place, list) = (place?, copy.list.as_ref()?);
-        let is_without_newcomer = wish.members.iter().all(|member| list.contains(member));
+        // For one that might not reach a quorum of the list this node proposes, unless another one
+        // would have to go for it.
+        let might_be_stuck = |member: &Identity| self.unreached.since(member).is_some();
+        let may_propose = rule(ProtocolMutant::NewcomersDriveAlone, keeps_all(node, list, &wish));
+        let is_without_newcomer = wish
+            .members
+            .iter()
+            .all(|member| list.contains(member) || may_propose && might_be_stuck(member));
         let delay = DRIVER_STEP.saturating_mul(place as u32);
         (!list.is(&wish) && is_without_newcomer).then_some((wish, delay))
     }
@@ -355,6 +362,15 @@ impl Replica {
         self.pending = change(self.pending, Progress::Pending);
         self.giving = change(self.giving, Progress::Giving);
     }
+}
+
+/// Whether all members of the list are wished that are not gone, and do not leave.
+fn keeps_all(node: &Node, list: &List, wish: &Wish) -> bool {
+    let stays = |member: &Identity| {
+        let known = node.placement.member(member.node);
+        known.is_some_and(|known| known.identity == *member && !known.leaving)
+    };
+    list.members().iter().all(|member| wish.members.contains(member) || !stays(member))
 }
 
 /// Returns the other members of the list that are not dead.

@@ -8,6 +8,7 @@
 //! - [`handoffs`]: copies partitions when the placement changed;
 //! - [`lacking`]: what found no room, and when to try again;
 //! - [`sharing`]: has others merge what a replica that returned alone holds;
+//! - [`unreached`]: which members this core does not reach, and what follows for its lists;
 //! - [`anti_entropy`]: compares copies with those of others in the background;
 //! - [`surveyed`]: which copies were compared key by key;
 //! - [`purge`]: forgets tombstones.
@@ -23,6 +24,7 @@ use std::time::Duration;
 
 use self::copies::{LocalCopies, Standing};
 use self::handoffs::Job;
+use self::unreached::Unreached;
 use super::interface::{Action, ShardConfig, Shortage};
 use super::node::Node;
 use super::requests::ReplicaAsker;
@@ -49,6 +51,7 @@ mod purge;
 mod serve;
 mod sharing;
 mod surveyed;
+mod unreached;
 
 pub(super) use self::serve::check_request;
 
@@ -76,6 +79,8 @@ pub(super) struct Replica {
     rested: BTreeSet<Job>,
     /// Whether a handoff might be startable that was not when they were looked at last.
     may_hand_over: bool,
+    /// The members that this core does not reach.
+    pub(super) unreached: Unreached,
     anti_entropy: AntiEntropy,
     purge: Purge,
     /// When the timer for expiry was looked at last.
@@ -98,6 +103,7 @@ impl Replica {
             handoffs: 0,
             rested: BTreeSet::new(),
             may_hand_over: false,
+            unreached: Unreached::default(),
             anti_entropy: AntiEntropy::default(),
             purge: Purge::new(config.purge_grace),
             expiry_seen_at: None,
@@ -112,6 +118,7 @@ impl Replica {
     /// The members changed, or the cluster's first lists were born. `old` is the placement before.
     pub(super) fn placed<C>(&mut self, turn: &mut Turn<'_, C>, old: &Placement, is_birth: bool) {
         let placement = turn.node.placement.clone();
+        self.unreached.keep_only(|node| placement.member(node).map(|member| member.identity.boot));
         let has_lost_members =
             old.members().iter().any(|member| !placement.is_alive(&member.identity));
         for partition in turn.node.partitions() {

@@ -6,6 +6,7 @@ pub(crate) mod load;
 pub(crate) mod process;
 #[path = "../../support/wait.rs"]
 mod wait;
+pub(crate) mod wires;
 
 pub(crate) use self::dice::Dice;
 pub(crate) use self::wait::{LATE, wait_until};
