@@ -70,8 +70,8 @@ pub(crate) struct Now {
 
 /// When an entry was written, as a hybrid logical timestamp: 52 bits of microseconds (enough until
 /// the year 2112) and 12 bits of counter. No clock gives out the lowest six bits: they count how
-/// often the same write was given a shorter time to live. That makes it newer than itself, and
-/// never newer than another write.
+/// often the same write was given a shorter time to live. That makes it newer than itself, and not
+/// newer than another write.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub(crate) struct Version(pub(crate) u64);
 
@@ -93,10 +93,14 @@ impl Version {
         Self((self.0 | SHORTENED).saturating_add(1))
     }
 
-    /// The version of the same write with a shorter time to live; `None` if it was shortened too
-    /// often.
-    pub(crate) fn shortened(self) -> Option<Self> {
-        (self.0 & SHORTENED < SHORTENED).then_some(Self(self.0 + 1))
+    /// The version of the same write with a shorter time to live.
+    ///
+    /// The 64th in a row, with no other write between, is the lowest version that another write may
+    /// have. A write at the same time has that one only if its node's clock is behind the version
+    /// of the one that is shortened. Never is it taken from a clock: the old value would then
+    /// replace whatever was written while it was read.
+    pub(crate) fn shortened(self) -> Self {
+        Self(self.0.saturating_add(1))
     }
 }
 
@@ -190,15 +194,17 @@ mod tests {
         let next = clock.stamp_above(version, wall);
         let mut shortened = version;
         for _ in 0..SHORTENED {
-            let newer = shortened.shortened().unwrap();
+            let newer = shortened.shortened();
             assert!(newer > shortened && newer < next);
             shortened = newer;
         }
-        assert_eq!(shortened.shortened(), None);
         assert_eq!(
             HybridClock::new(Duration::ZERO).stamp_above(shortened, WallTime::default()),
             next
         );
+        // A write a microsecond later is still above it.
+        let later = clock.stamp_above(version, WallTime::from_micros((1 << 50) + 1));
+        assert!(shortened.shortened() > shortened && shortened.shortened() < later);
         assert_eq!(Version(u64::MAX).next(), Version(u64::MAX), "it never wraps around");
     }
 

@@ -56,6 +56,9 @@ pub enum ProtocolMutant {
     EveryLiveNotAwaited,
     /// An acknowledged write is not offered again to a replica that missed it.
     NothingOwed,
+    /// An acknowledged write that a replica was asked to take, and got no answer about, is not
+    /// offered to it again while the connection stays.
+    OfferedOnce,
     /// An acknowledged write is forgotten with the death of the replica that missed it, though
     /// deaths are taken back.
     DeathEndsHint,
@@ -140,7 +143,7 @@ pub enum ProtocolMutant {
 #[cfg(feature = "sim")]
 impl ProtocolMutant {
     /// All mutants.
-    pub const ALL: [Self; 52] = [
+    pub const ALL: [Self; 53] = [
         Self::AcknowledgedFirst,
         Self::PendingCounts,
         Self::AnyList,
@@ -154,6 +157,7 @@ impl ProtocolMutant {
         Self::WallClock,
         Self::EveryLiveNotAwaited,
         Self::NothingOwed,
+        Self::OfferedOnce,
         Self::DeathEndsHint,
         Self::NothingCompared,
         Self::AcceptedUnsealed,

@@ -37,7 +37,8 @@
 //! write would pass, and it takes twice the round trips.
 //!
 //! The machine lives on after the acknowledgement until every replica has the entry or it is given
-//! up: until then it is a hint for the others, over lost connections and changes of the list. It is
+//! up: until then it is a hint for the others, over lost connections and changes of the list, and
+//! to one that is silent it is offered again after a while. It is
 //! never stamped again then: what is newer was written later. The same is true of a write that its
 //! coordinator has superseded by another write of the key, or the two would change places: if it
 //! was overtaken, it is acknowledged with the one behind it.
@@ -58,6 +59,7 @@ use crate::placement::List;
 use crate::quorums::Count;
 use crate::types::Identity;
 use crate::wire::message::{Answer, Found, Request, Want};
+use crate::wire::timing::OFFERED_AGAIN_AFTER;
 
 /// What a write waits for.
 #[derive(Clone, Copy, Debug)]
@@ -95,6 +97,9 @@ pub(crate) struct Write {
     is_superseded: bool,
     /// W replicas have that later write, and so with it this one.
     is_covered: bool,
+    /// When it is offered again to replicas that were asked and are silent. Set when its caller was
+    /// told.
+    offered_again_at: Option<Instant>,
     /// Until when it waits for replicas beyond W. Set when W have answered.
     waits_until: Option<Instant>,
     /// It waits for W alone: for no more from the start, or no longer.
@@ -143,6 +148,7 @@ impl Write {
             was_acknowledged: false,
             is_superseded: false,
             is_covered: false,
+            offered_again_at: None,
             waits_until: None,
             is_out_of_patience: terms.patience.is_zero(),
             late: Vec::new(),
@@ -328,9 +334,10 @@ impl Write {
     }
 
     /// Notes that its caller is told that it was acknowledged.
-    pub(crate) fn told(&mut self) {
+    pub(crate) fn told(&mut self, now: Instant) {
         (self.was_acknowledged, self.is_out_of_patience) = (true, true);
         self.waits_until = None;
+        self.offered_again_at = Some(now + OFFERED_AGAIN_AFTER);
     }
 
     fn ask_later(&mut self, from: Identity, now: Instant) {
@@ -370,6 +377,21 @@ impl Write {
                 }
             }
             Phase::AwaitingStamp => {}
+        }
+    }
+
+    /// Asks the silent replicas again if it is time to. What they were asked may have got lost on a
+    /// connection that stays; that they apply it twice is harmless.
+    fn offer_again(&mut self, now: Instant) {
+        if self.offered_again_at.is_none_or(|at| at > now) {
+            return;
+        }
+        self.offered_again_at = Some(now + OFFERED_AGAIN_AFTER);
+        for asked in &mut self.replicas {
+            let is_silent = asked.state == AskState::Waiting;
+            if rule(ProtocolMutant::OfferedOnce, is_silent) {
+                asked.state = AskState::RetryAt(now);
+            }
         }
     }
 
@@ -520,6 +542,7 @@ impl QuorumMachine for Write {
 
     fn handle_timers(&mut self, now: Now, actions: &mut Vec<QuorumAction>) {
         self.is_out_of_patience |= self.waits_until.take_if(|at| *at <= now.instant).is_some();
+        self.offer_again(now.instant);
         self.ask_due(now.instant, actions);
     }
 
@@ -541,7 +564,8 @@ impl QuorumMachine for Write {
             Phase::AskingVersions(asked) => asked.iter().filter_map(Asked::retry_at).min(),
             _ => {
                 let retries = self.replicas.iter().filter_map(Asked::retry_at);
-                retries.chain(self.recount_at).chain(self.waits_until).min()
+                let others = [self.recount_at, self.waits_until, self.offered_again_at];
+                retries.chain(others.into_iter().flatten()).min()
             }
         }
     }
@@ -674,6 +698,25 @@ mod tests {
         assert_eq!(written(&mut write, 2, Some(Version(99)), true), []);
         assert!(write.is_everywhere());
         assert_eq!(write.entry().version(), Version(10));
+    }
+
+    #[test]
+    fn a_silent_replica_is_offered_an_acknowledged_write_again() {
+        let mut write = asked();
+        written(&mut write, 0, None, true);
+        written(&mut write, 1, None, true);
+        write.told(NOW.instant);
+        let again = Now { instant: NOW.instant + OFFERED_AGAIN_AFTER, ..NOW };
+        let mut actions = Vec::new();
+        write.handle_timers(later(1), &mut actions);
+        assert_eq!((actions.len(), write.deadline()), (0, Some(again.instant)));
+        write.handle_timers(again, &mut actions);
+        assert!(
+            matches!(&actions[..], [QuorumAction::Ask { to, .. }] if *to == node(2)),
+            "those that have answered are not asked: {actions:?}"
+        );
+        written(&mut write, 2, None, true);
+        assert!(write.is_everywhere());
     }
 
     #[test]
@@ -906,7 +949,7 @@ mod tests {
             written(&mut write, 0, None, true);
             written(&mut write, 1, None, true);
             end(&mut write);
-            write.told();
+            write.told(NOW.instant);
             assert_eq!(written(&mut write, 2, Some(Version(99)), true), []);
             assert!(write.is_everywhere() && write.entry().version() == Version(10));
         }

@@ -89,6 +89,8 @@ use crate::clock::{Instant, Now};
 #[cfg(feature = "sim")]
 use crate::entry::Entry;
 use crate::mutants::{ProtocolMutant, rule};
+#[cfg(feature = "sim")]
+use crate::placement::List;
 pub(crate) use crate::placement::Stage;
 use crate::store::{Readers, View};
 use crate::types::Identity;
@@ -129,6 +131,8 @@ use self::effects::Effect;
 pub(crate) use self::interface::{Action, Debt, Event, ShardConfig, Shortage};
 pub(crate) use self::local_read::{LocalAnswer, LocalRules, read_local};
 pub use self::local_shard::LocalShard;
+#[cfg(feature = "sim")]
+pub(crate) use self::local_shard::Returned;
 use self::node::Node;
 use self::replica::Replica;
 use self::requests::{Asker, Outstanding, Requests};
@@ -536,6 +540,11 @@ impl<C> Shard<C> {
     pub(crate) fn serves(&self, partition: Partition) -> Option<u64> {
         let copy = self.replica.copies.partition(partition);
         copy.list().filter(|_| copy.serves_synced(&self.node.me)).map(|list| list.number())
+    }
+
+    /// Returns the list that this node knows of the partition.
+    pub(crate) fn list(&self, partition: Partition) -> Option<&Arc<List>> {
+        self.replica.copies.partition(partition).list()
     }
 
     /// Returns how much found no room on this core.

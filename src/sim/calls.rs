@@ -181,7 +181,7 @@ impl SimCluster {
         }
     }
 
-    fn next_id(&mut self) -> CallId {
+    pub(super) fn next_id(&mut self) -> CallId {
         let id = CallId(self.next_call);
         self.next_call += 1;
         id
@@ -193,7 +193,7 @@ impl SimCluster {
         id
     }
 
-    fn begin(&mut self, node: usize, core: CoreId, id: CallId, call: Call) {
+    pub(super) fn begin(&mut self, node: usize, core: CoreId, id: CallId, call: Call) {
         set_for_this_thread(self.options.mutant, self.options.partitions);
         self.note(|| format!("call n{node} {id:?} {call:?}"));
         let life = self.nodes[node].life;

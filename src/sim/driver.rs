@@ -277,7 +277,7 @@ impl SimCluster {
     }
 
     /// Keeps how a call ended, for the test that made it.
-    fn reply(&mut self, number: usize, caller: CallId, outcome: ShardOutcome) {
+    pub(super) fn reply(&mut self, number: usize, caller: CallId, outcome: ShardOutcome) {
         if let ShardOutcome::Many(outcomes) = outcome {
             let callers = self.groups.remove(&caller).unwrap_or_default();
             for (caller, outcome) in callers.into_iter().zip(outcomes) {
@@ -292,12 +292,8 @@ impl SimCluster {
                 CallResult::Read(result.map(|found| found.and_then(value_of)))
             }
             ShardOutcome::Touched(result) => CallResult::Touched(result),
-            ShardOutcome::Keys(_)
-            | ShardOutcome::Counts(_)
-            | ShardOutcome::Many(_)
-            | ShardOutcome::Ran(_) => {
-                return;
-            }
+            ShardOutcome::Ran(result) => return self.ran(number, caller, result),
+            ShardOutcome::Keys(_) | ShardOutcome::Counts(_) | ShardOutcome::Many(_) => return,
         };
         self.note(|| format!("reply n{number} {caller:?} {result:?}"));
         self.hash_result(caller, &result);

@@ -49,6 +49,7 @@ mod node;
 mod observe;
 mod options;
 mod results;
+mod runs;
 pub mod workload;
 
 use std::cmp::Reverse;

@@ -16,7 +16,7 @@ use crate::control::{Control, ControlAction, ControlConfig, ControlEvent};
 use crate::entry::Entry;
 use crate::events::{Event as AppEvent, MemberInfo, MemberState};
 use crate::mutants::{ProtocolMutant, rule};
-use crate::placement::{DEFAULT_WEIGHT, Site};
+use crate::placement::{DEFAULT_WEIGHT, List, Site};
 use crate::quorums::{Count, Quorums};
 use crate::shard::{
     Action, Call, Debt, Event, LocalAnswer, LocalRules, Shard, ShardConfig, StoppedBy, read_local,
@@ -396,6 +396,16 @@ impl Node {
 
     pub(super) fn serves(&self, core: CoreId, partition: Partition) -> Option<u64> {
         self.core(core)?.serves(partition)
+    }
+
+    /// Returns the list that it knows of the partition.
+    pub(super) fn list(&self, core: CoreId, partition: Partition) -> Option<&Arc<List>> {
+        self.core(core)?.list(partition)
+    }
+
+    /// Whether it runs, in the life that a list names.
+    pub(super) fn is_in_life(&self, identity: &Identity) -> bool {
+        self.running.as_ref().is_some_and(|running| running.identity.life() == identity.life())
     }
 
     /// Returns the numbers of calls without an answer and of writes that are owed, of all cores.

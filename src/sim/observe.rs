@@ -3,9 +3,10 @@
 use std::num::NonZeroU64;
 use std::time::Duration;
 
-use super::node::Node;
+use super::node::{Node, number_at};
 use super::{START, SimCluster, Stored};
 use crate::events::MemberState;
+use crate::types::Identity;
 
 impl SimCluster {
     /// Whether a node has crashed within this time.
@@ -46,6 +47,21 @@ impl SimCluster {
         let (_, hash, core) = self.place(key.as_ref());
         let serves = |node: usize| Some((node, self.nodes[node].serves(core, hash.partition())?));
         (0..self.nodes.len()).filter_map(serves).collect()
+    }
+
+    /// Returns the latest list of the partition of `key` that the running nodes of a data center
+    /// know: how many members it has, and which of them run.
+    pub fn members(&self, key: impl AsRef<[u8]>, data_center: usize) -> (usize, Vec<usize>) {
+        let (_, hash, core) = self.place(key.as_ref());
+        let here = self.nodes.iter().skip(data_center).step_by(self.options.data_centers);
+        let known = here.filter_map(|node| node.list(core, hash.partition()));
+        let latest = known.reduce(|a, b| if b.is_above(a) { b } else { a });
+        let members = latest.map_or(&[][..], |list| list.members());
+        let number = |member: &Identity| {
+            let number = number_at(member.addr)?;
+            self.nodes.get(number)?.is_in_life(member).then_some(number)
+        };
+        (members.len(), members.iter().filter_map(number).collect())
     }
 
     /// Returns how many nodes were ever started.

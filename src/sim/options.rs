@@ -29,7 +29,8 @@ pub struct SimOptions {
     /// Whether every node keeps a copy and all but one acknowledge. N and W are then not used.
     pub(super) on_every_node: bool,
     /// Whether writes wait for every replica that is alive:
-    /// [`Config::wait_for_every_live`](crate::Config::wait_for_every_live).
+    /// [`Config::wait_for_every_live`](crate::Config::wait_for_every_live). Other than there, it is
+    /// `false` by default: what W replicas alone must hold is tested harder.
     pub every_live: bool,
     /// For how long such a write waits:
     /// [`Config::every_live_patience`](crate::Config::every_live_patience).

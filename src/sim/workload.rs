@@ -86,14 +86,6 @@ pub enum Answer {
 pub const UNKNOWN: u64 = u64::MAX;
 
 impl Kind {
-    /// Returns the value that it writes; empty if it writes none.
-    fn value(self) -> String {
-        match self {
-            Self::Set(value) | Self::SetFor(value) => value.to_string(),
-            Self::Delete | Self::Get | Self::Persist | Self::Shorten => String::new(),
-        }
-    }
-
     fn what(self, value: &str) -> What<'_> {
         match self {
             Self::Set(_) => What::Set(value.as_bytes(), None),
@@ -202,6 +194,10 @@ pub struct WorkloadOptions {
     pub quorums_percent: u32,
     /// How many of a hundred times a few calls are made together.
     pub together_percent: u32,
+    /// How many of a hundred times a closure on a core makes a few writes.
+    pub runs_percent: u32,
+    /// How long each value is at least, in bytes.
+    pub value_bytes: usize,
     /// How many of a hundred calls take the first key instead of a random one.
     pub hot_percent: u32,
 }
@@ -221,6 +217,8 @@ impl Default for WorkloadOptions {
             shortened_percent: 0,
             quorums_percent: 0,
             together_percent: 0,
+            runs_percent: 0,
+            value_bytes: 1,
             hot_percent: 20,
         }
     }
@@ -329,6 +327,10 @@ impl Workload {
             let node = nodes[self.rng.random_range(0..nodes.len())];
             return self.begin_together(cluster, node);
         }
+        if self.percent(self.options.runs_percent) {
+            let node = nodes[self.rng.random_range(0..nodes.len())];
+            return self.begin_run(cluster, node);
+        }
         let is_hot = self.percent(self.options.hot_percent);
         let key = if is_hot { 0 } else { self.rng.random_range(0..self.options.keys) };
         let node = nodes[self.rng.random_range(0..nodes.len())];
@@ -353,6 +355,13 @@ impl Workload {
         let kind = Kind::Set(self.value());
         self.clients.push(Client::default());
         self.begin(cluster, self.clients.len() - 1, node, key, kind, Quorum::Configured);
+    }
+
+    /// Deletes a key through `node`, in addition to what the clients do.
+    pub fn delete_through(&mut self, cluster: &mut SimCluster, node: usize, key: usize) {
+        self.collect(cluster);
+        self.clients.push(Client::default());
+        self.begin(cluster, self.clients.len() - 1, node, key, Kind::Delete, Quorum::Configured);
     }
 
     /// Reads a key through `node`, in addition to what the clients do.
@@ -428,7 +437,7 @@ impl Workload {
         kind: Kind,
         quorum: Quorum,
     ) {
-        let value = kind.value();
+        let value = self.text(kind);
         let at = self.note(cluster, node, key, kind, quorum);
         let ask = Ask { key: self.names[key].as_bytes(), what: kind.what(&value), quorum };
         self.clients[client].call = Some((cluster.ask(node, &ask), at));
@@ -442,7 +451,7 @@ impl Workload {
         let mut calls = Vec::new();
         for key in keys {
             let kind = self.kind(key);
-            calls.push((key, kind, kind.value(), self.quorum(kind)));
+            calls.push((key, kind, self.text(kind), self.quorum(kind)));
         }
         let mut asks = Vec::new();
         for (key, kind, value, quorum) in &calls {
@@ -456,6 +465,45 @@ impl Workload {
         }
         let client = |(id, at)| Client { call: Some((id, at)), again: None };
         self.clients.extend(ids.into_iter().zip(start..).map(client));
+    }
+
+    /// Begins a closure that writes a few keys of one core.
+    fn begin_run(&mut self, cluster: &mut SimCluster, node: usize) {
+        let mut keys: Vec<usize> = (0..self.options.keys).collect();
+        keys.shuffle(&mut self.rng);
+        let core = |key: usize| cluster.place(self.names[key].as_bytes()).2;
+        let first = core(keys[0]);
+        keys.retain(|key| core(*key) == first);
+        keys.truncate(self.rng.random_range(1..=MOST_TOGETHER));
+        let mut calls = Vec::new();
+        for key in keys {
+            let kind = match self.kind(key) {
+                kind @ (Kind::Set(_) | Kind::SetFor(_) | Kind::Delete) => kind,
+                _ => Kind::Set(self.value()),
+            };
+            calls.push((key, kind, self.text(kind)));
+        }
+        let mut asks = Vec::new();
+        for (key, kind, value) in &calls {
+            let (key, quorum) = (self.names[*key].as_bytes(), Quorum::Configured);
+            asks.push(Ask { key, what: kind.what(value), quorum });
+        }
+        let start = self.history.operations.len();
+        let ids = cluster.run_on(node, &asks);
+        for (key, kind, _) in calls {
+            self.note(cluster, node, key, kind, Quorum::Configured);
+        }
+        let client = |(id, at)| Client { call: Some((id, at)), again: None };
+        self.clients.extend(ids.into_iter().zip(start..).map(client));
+    }
+
+    /// Returns the value that a call writes; empty if it writes none.
+    fn text(&self, kind: Kind) -> String {
+        let digits = self.options.value_bytes;
+        match kind {
+            Kind::Set(value) | Kind::SetFor(value) => format!("{value:0digits$}"),
+            Kind::Delete | Kind::Get | Kind::Persist | Kind::Shorten => String::new(),
+        }
     }
 
     /// Keeps that a call begins, and returns the index of its operation.

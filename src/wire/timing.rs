@@ -11,6 +11,7 @@
 //! | [`USER_TIMEOUT`] | sockets | simulated network |
 //! | [`OPEN_TIMEOUT`] | sockets | simulated network |
 //! | [`HINT_WINDOW`] | coordinator | purge, what a node reports as its debt, checkers |
+//! | [`OFFERED_AGAIN_AFTER`] | writes | checkers |
 //! | [`PURGE_GRACE`] | purge | runtime and simulator, which configure shards |
 //! | [`COMPARE_CYCLE`] | anti-entropy | checkers of the simulator |
 //! | [`RELAY_TRIES_FOR`] | relays and forwarded reads | senders between data centers |
@@ -52,6 +53,16 @@ const _: () = assert!(USER_TIMEOUT.as_nanos() == OPEN_TIMEOUT.as_nanos());
 pub(crate) const HINT_WINDOW: Duration = Duration::from_secs(30);
 
 const _: () = assert!(is_longer(HINT_WINDOW, DEFAULT_REQUEST_TIMEOUT));
+
+/// How often a write is offered again to a replica that has not answered, though its connection
+/// stays.
+///
+/// Longer than a connection lives that carries nothing: most requests that get lost do so with
+/// their connection, and are made again at once.
+pub(crate) const OFFERED_AGAIN_AFTER: Duration = Duration::from_secs(5);
+
+const _: () = assert!(is_longer(OFFERED_AGAIN_AFTER, USER_TIMEOUT.saturating_mul(2)));
+const _: () = assert!(is_longer(HINT_WINDOW, OFFERED_AGAIN_AFTER.saturating_mul(3)));
 
 /// How old a tombstone must be before its partition's replicas may forget it.
 ///

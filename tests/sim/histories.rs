@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
-use gridkv::sim::{CallId, CallResult, SimCluster, SimOptions};
+use gridkv::sim::{CallId, CallResult, ProtocolMutant, SimCluster, SimOptions};
 
-use crate::support::{RandomCalls, SECOND, lossy, one_thing_at_a_time, outcome, seeds, started};
+use crate::support::{
+    MS, RandomCalls, SECOND, WRITTEN, lossy, one_thing_at_a_time, outcome, read, seeds, started,
+    write,
+};
 
 /// A rolling restart under load, with crashes in place of leaves: each node is killed the moment
 /// another one says that it is safe, calls under way and all, and started again.
@@ -219,4 +222,75 @@ fn one_seed_is_one_history() {
     assert!(one.events_handled() > 10_000, "only {} events", one.events_handled());
     assert!(one.trace() == other.trace(), "the same seed gave two histories");
     assert_eq!(one.trace_hash(), other.trace_hash());
+}
+
+/// How long a write is owed to a replica after the network is whole, if what was sent to it got
+/// lost on a connection that stayed; `None` if for longer than 20 seconds.
+fn owed_for(seed: u64, mutant: Option<ProtocolMutant>) -> Option<Duration> {
+    let mut options = SimOptions::default();
+    (options.partitions, options.mutant) = (64, mutant);
+    let keys: Vec<String> = (0..20).map(|key| options.key(key)).collect();
+    let mut cluster = started(seed, 3, options);
+    keys.iter().for_each(|key| write(&mut cluster, 0, key, "old"));
+    cluster.run_for(SECOND);
+    cluster.swallow(0, 2);
+    keys.iter().for_each(|key| write(&mut cluster, 0, key, "new"));
+    cluster.run_for(MS * (seed as u32 * 700));
+    cluster.mend();
+    let mended = cluster.elapsed();
+    let is_paid = cluster.run_until(20 * SECOND, |cluster| cluster.open_calls(0) == (0, 0));
+    if is_paid {
+        for key in &keys {
+            assert_eq!(read(&mut cluster, 2, key).as_deref(), Some(&b"new"[..]), "seed {seed}");
+        }
+    }
+    is_paid.then(|| cluster.elapsed() - mended)
+}
+
+/// Two replicas had acknowledged a write; the request to the third got lost, and its connection
+/// stayed, as one through a proxy does. The write was owed for the half minute of the hint window,
+/// and not once offered again: all that time, and then until anti-entropy looked at the partition,
+/// reads through the third node found the old value.
+#[test]
+fn what_gets_lost_on_a_connection_that_stays_is_offered_again() {
+    for seed in 0..6 {
+        let owed = owed_for(seed, None);
+        assert!(owed.is_some_and(|owed| owed < 6 * SECOND), "seed {seed}: {owed:?}");
+    }
+    assert_eq!(owed_for(0, Some(ProtocolMutant::OfferedOnce)), None, "the bug is found");
+}
+
+/// A time to live was shortened 63 times, which left no number between the version of the write
+/// and that of the next one. The 64th change took its version from the clock of its node, which was
+/// ahead: the value that it had read replaced the one that another node wrote at the same time, and
+/// that was acknowledged.
+#[test]
+fn a_time_to_live_that_was_shortened_often_keeps_a_value_written_at_the_same_time() {
+    let mut together = 0;
+    for seed in 0..60 {
+        let mut options = SimOptions::default();
+        options.partitions = 16;
+        let key = options.key(0);
+        let mut cluster = started(seed, 3, options);
+        cluster.move_clock(0, 2000);
+        let call = cluster.set_for(1, &key, "old", 600 * SECOND);
+        assert_eq!(outcome(&mut cluster, call), WRITTEN);
+        for shortened in 1..64 {
+            let call = cluster.touch(0, &key, Some((590 - shortened) * SECOND));
+            assert_eq!(outcome(&mut cluster, call), CallResult::Touched(Ok(true)));
+        }
+        cluster.run_for(SECOND);
+        let touch = cluster.touch(0, &key, Some(100 * SECOND));
+        cluster.run_for(MS * (seed as u32 % 20) / 10);
+        let set = cluster.set(1, &key, "new");
+        together += usize::from(cluster.outcome(touch).is_none());
+        assert_eq!(outcome(&mut cluster, set), WRITTEN, "seed {seed}");
+        outcome(&mut cluster, touch);
+        cluster.run_for(SECOND);
+        for (node, value) in cluster.copies(&key) {
+            let value = String::from_utf8(value).unwrap();
+            assert_eq!(value, "new", "seed {seed}: the acknowledged write is not on n{node}");
+        }
+    }
+    assert!(together > 20, "{together} times the two were under way together");
 }

@@ -5,7 +5,7 @@ use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use super::hints::Hints;
-use crate::clock::{HybridClock, Instant, Now, Version};
+use crate::clock::{Instant, Version};
 use crate::entry::Entry;
 use crate::error::{NotApplied, ReadError, WriteError};
 use crate::placement::List;
@@ -66,7 +66,7 @@ pub(super) struct Touch(pub(super) Option<NonZeroU64>);
 impl Touch {
     /// Returns a key as it should be with this expiry, if that changes anything. Merging prefers it
     /// to what was read, and what was stamped above that to both (`replication/write` says why).
-    pub(super) fn retime(self, clock: &mut HybridClock, now: Now, held: &Entry) -> Option<Entry> {
+    pub(super) fn retime(self, held: &Entry) -> Option<Entry> {
         let Self(expires_at_ms) = self;
         let before = held.expires_at_ms();
         if before.is_none() && expires_at_ms.is_none() {
@@ -76,9 +76,7 @@ impl Touch {
         let version = if end(expires_at_ms) >= end(before) {
             held.version()
         } else {
-            // Shortened for the 64th time without another write between, it is a write of its own.
-            let stamp = || clock.stamp_above(held.version(), now.wall);
-            held.version().shortened().unwrap_or_else(stamp)
+            held.version().shortened()
         };
         Some(held.copy(version, expires_at_ms))
     }

@@ -238,16 +238,12 @@ impl<C> Coordinator<C> {
                     let live = found.filter(|entry| entry.live_value(turn.now.wall).is_some());
                     let outcome = match op.touch {
                         None => Outcome::Read(Ok(live)),
-                        Some(touch) => {
-                            let clock = &mut replica.copies.clock;
-                            let held = live.as_ref();
-                            match held.and_then(|held| touch.retime(clock, turn.now, held)) {
-                                Some(entry) => {
-                                    return self.write_retimed(turn, replica, id, op, entry);
-                                }
-                                None => Outcome::Touched(Ok(false)),
+                        Some(touch) => match live.as_ref().and_then(|held| touch.retime(held)) {
+                            Some(entry) => {
+                                return self.write_retimed(turn, replica, id, op, entry);
                             }
-                        }
+                            None => Outcome::Touched(Ok(false)),
+                        },
                     };
                     if let Some(caller) = op.caller.take() {
                         self.reply(turn, caller, outcome);
@@ -354,7 +350,7 @@ impl<C> Coordinator<C> {
                     self.late.push(replica);
                 }
             }
-            write.told();
+            write.told(now);
             if write.is_covered() {
                 // The write behind it is relayed, and offered to the replicas that lack both.
                 self.reply(turn, caller, written(op.touch, Ok(())));

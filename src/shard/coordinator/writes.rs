@@ -176,7 +176,7 @@ fn touch_alone<C>(
     let held = copies.store.get(call.hash, &call.key).map(|held| Entry::clone(&held));
     let live = held.filter(|held| held.live_value(turn.now.wall).is_some());
     let touch = Touch(call.expires_at_ms);
-    let entry = live.and_then(|held| touch.retime(&mut copies.clock, turn.now, &held));
+    let entry = live.and_then(|held| touch.retime(&held));
     let Some(entry) = entry else { return Ok(false) };
     match copies.store.make_room(call.hash, &entry) {
         Admission::Enough => {}

@@ -220,6 +220,7 @@ impl Chaos {
             && let Some(node) = self.pick(&nodes)
         {
             self.leaving.insert(node);
+            self.note_leave(node);
             self.cluster.leave(node);
         }
         true

@@ -101,6 +101,15 @@ impl Chaos {
         from == to || !is_parted
     }
 
+    /// Returns how many of `others` a node reaches that reach each other, too.
+    pub(super) fn joined(&self, node: usize, others: &[usize]) -> usize {
+        let reached: Vec<usize> =
+            others.iter().copied().filter(|other| self.reaches(node, *other)).collect();
+        // The one pair that is parted, if both of it are among them.
+        let is_parted = |one: &usize| reached.iter().any(|other| !self.reaches(*one, *other));
+        reached.len() - usize::from(reached.iter().any(is_parted))
+    }
+
     /// Asks a node when it is safe to stop one.
     pub(super) fn ask_safety(&mut self, node: usize) {
         let ticket = self.cluster.watch_safety(node, SAFE_WITHIN);

@@ -36,6 +36,7 @@ mod plan;
 mod profile;
 mod promises;
 mod report;
+mod room;
 
 use std::any::Any;
 use std::collections::BTreeSet;
@@ -108,6 +109,8 @@ struct Chaos {
     /// When loss and delay are over.
     calm_at: Option<Duration>,
     leaving: BTreeSet<usize>,
+    /// Nodes that were asked to leave, each with the time, if it is judged what they leave behind.
+    leaves: Vec<(usize, Duration)>,
     /// Under a required majority: when the network fell in two, into what, and when it was whole
     /// again.
     splits: Vec<(Duration, [Vec<usize>; 2], Duration)>,
@@ -151,6 +154,7 @@ impl Chaos {
             mend_at: None,
             calm_at: None,
             leaving: BTreeSet::new(),
+            leaves: Vec::new(),
             splits: Vec::new(),
             lists: Vec::new(),
             lasting,
@@ -297,16 +301,21 @@ impl Chaos {
 
     fn wait_for_next_call(&mut self) {
         let until = self.cluster.elapsed() + self.workload.pause();
-        while !self.safety_asked.is_empty() && self.cluster.elapsed() < until {
+        let is_judged = |chaos: &Self| !chaos.safety_asked.is_empty() || !chaos.leaves.is_empty();
+        while is_judged(self) && self.cluster.elapsed() < until {
             let left = until - self.cluster.elapsed();
-            let asked = &self.safety_asked;
+            let (asked, leaves) = (&self.safety_asked, &self.leaves);
             let is_safe = |(node, ticket): &(usize, u64), cluster: &SimCluster| {
                 cluster.is_running(*node) && cluster.is_safe(*node, *ticket)
             };
-            let is_told = |cluster: &SimCluster| asked.iter().any(|it| is_safe(it, cluster));
+            let is_told = |cluster: &SimCluster| {
+                let has_left = leaves.iter().any(|(node, _)| !cluster.is_running(*node));
+                has_left || asked.iter().any(|it| is_safe(it, cluster))
+            };
             self.cluster.run_until_just(left, is_told);
             self.workload.collect(&mut self.cluster);
             self.judge_safety();
+            self.judge_leaves();
         }
         self.cluster.run_for(until.saturating_sub(self.cluster.elapsed()));
     }

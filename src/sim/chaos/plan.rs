@@ -5,20 +5,23 @@
 
 use std::time::Duration;
 
-use rand::RngExt;
 use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
 
 use super::disturbance::Disturbance as D;
 use super::lasting::Lasting;
 use super::options::{ChaosOptions, MAX_NODES};
 use super::profile::Profile;
-use crate::options::OnPartition;
+use crate::options::{Eviction, OnPartition};
 use crate::sim::SimOptions;
 use crate::sim::checks::WriteOrder;
 use crate::sim::workload::WorkloadOptions;
 
 /// Disturbances, each with a weight: how often it is chosen, relative to the others.
 type Weighted = Vec<(D, u32)>;
+
+/// Makes a seed for what is drawn by itself.
+const EVERY_LIVE: u64 = 0x00e7_e471_14e0;
 
 /// One schedule: everything that the seed decides before the cluster starts.
 pub(super) struct Plan {
@@ -79,6 +82,8 @@ impl Plan {
         }
         plan.let_reads_see_writes();
         plan.vary_calls(seed, profile);
+        // A generator of its own leaves the other draws of the seed as they were.
+        plan.sim.every_live = SmallRng::seed_from_u64(seed ^ EVERY_LIVE).random_range(0..2) == 0;
         if plan.order == WriteOrder::PerNode {
             plan.order = WriteOrder::ByClock(plan.apart());
         }
@@ -116,6 +121,7 @@ impl Plan {
             Profile::Spokes => self.spokes(rng),
             Profile::Hosts => self.hosts(rng),
             Profile::Mixed => self.mixed(rng),
+            Profile::Full => self.full(rng),
         }
     }
 
@@ -384,14 +390,44 @@ impl Plan {
         ]
     }
 
+    fn full(&mut self, rng: &mut SmallRng) -> Weighted {
+        self.order = WriteOrder::PerNode;
+        self.sim.partitions = [16, 32, 64][rng.random_range(0..3)];
+        self.sim.cores = rng.random_range(1..=2);
+        self.sim.clock_skew = Duration::from_millis([0, 5][rng.random_range(0..2)]);
+        (self.sim.replicas, self.sim.write_quorum) =
+            [(2, 2), (3, 2), (3, 3)][rng.random_range(0..3)];
+        self.sim.read_quorum = some_strong_reads(rng);
+        // A node has room for eight values, or twice eight, and there are more for each. When most
+        // keys are deleted in the end, what is left fits on one core.
+        self.sim.eviction = Eviction::None;
+        self.sim.memory_per_core = Some(128 << 10);
+        self.work.value_bytes = 14 << 10;
+        self.work.keys = 16 * usize::from(self.sim.cores);
+        self.work.deletes_percent = 12;
+        self.nodes = rng.random_range(4..=6);
+        vec![
+            (D::Crash, 2),
+            (D::Restart, 3),
+            (D::Leave, 2),
+            (D::Join, 2),
+            (D::AskSafety, 4),
+            (D::ShortPause, 1),
+            (D::Break, 2),
+            (D::Cut, 1),
+        ]
+    }
+
     /// Lets some schedules make calls that others do not.
     fn vary_calls(&mut self, seed: u64, profile: Profile) {
         // That checker judges all reads as those of the configured R, and when each write was
-        // acknowledged. Calls that are made together have one answer, when all of them are over.
+        // acknowledged. Calls that are made together, or by a closure, have one answer, when all
+        // of them are over.
         if profile != Profile::Majority {
             match seed % 7 {
                 2 => self.work.quorums_percent = 30,
                 4 => self.work.together_percent = 10,
+                6 => self.work.runs_percent = 10,
                 _ => {}
             }
         }

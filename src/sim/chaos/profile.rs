@@ -21,7 +21,7 @@ pub enum Profile {
     Strong,
     /// N = 4, W = 3, R = 2: coordinators get lost in mid-write, readers come one after the other.
     Wide,
-    /// N = 2, W = 2, R = 1 while members change: the word of one replica is enough.
+    /// N = 2, W = 2 while members change; mostly R = 1: the word of one replica is enough.
     Two,
     /// Clocks that are off by up to an hour, and jump; all nodes write the same few keys.
     Clocks,
@@ -55,11 +55,14 @@ pub enum Profile {
     /// Unusual numbers of copies and quorums: N = 1, W = N, R = 3, 2 W ≤ N, copies in zones, nodes
     /// of different weights, connections that swallow what is sent.
     Mixed,
+    /// Nothing is evicted, and there is no room for all: writes are refused, copies are not whole,
+    /// and no node can leave, until keys are deleted.
+    Full,
 }
 
 impl Profile {
     /// All profiles.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::Members,
         Self::Lossy,
         Self::Splits,
@@ -81,6 +84,7 @@ impl Profile {
         Self::Spokes,
         Self::Hosts,
         Self::Mixed,
+        Self::Full,
     ];
 
     /// How many of [`ALL`](Self::ALL) a seed chooses from.
@@ -95,8 +99,11 @@ impl Profile {
     }
 
     /// Whether the seed makes R at least 2 of what the profile has as R = 1: every other one does,
-    /// in profiles in which lists change.
+    /// in profiles in which lists change, and one of four with N = 2.
     pub(super) fn has_strong_reads(self, seed: u64) -> bool {
+        if self == Self::Two {
+            return seed % 4 == 3;
+        }
         let is_one_of_them = matches!(
             self,
             Self::Members
@@ -135,6 +142,7 @@ impl Profile {
             Self::Spokes => "spokes",
             Self::Hosts => "hosts",
             Self::Mixed => "mixed",
+            Self::Full => "full",
         }
     }
 

@@ -12,12 +12,14 @@
 //! | what was acknowledged is there | [`checks::durability`] |
 //! | what was acknowledged is never "not found" | [`checks::misses`] |
 //! | "safe" means W copies of everything | [`checks::safe`] |
+//! | a node leaves when others have what it holds | `judge_leaves` |
+//! | however full, keys are deleted, and then it is safe again | `make_room`, `check_safe_again` |
 //!
 //! Where trouble lasts to the end, these too:
 //!
 //! | promise | checked by |
 //! |---|---|
-//! | every node with W replicas in reach writes | `check_availability` |
+//! | a node writes what W members hold that it, and each other, reach | `check_availability` |
 //! | at rest no node is taken for dead, and little is sent | `check_rest` |
 //! | tombstones are forgotten | `check_purged` |
 
@@ -26,12 +28,12 @@ use std::time::Duration;
 
 use super::lasting::Lasting;
 use super::report::Linearizable;
-use super::{Chaos, Summary};
+use super::{Chaos, Profile, Summary};
 use crate::options::Quorum;
 use crate::sim::checks::{self, Verdict, Violation};
 use crate::sim::workload::{Answer, Kind, Operation, value_number};
 use crate::sim::{CALL_TIMEOUT, SimCluster};
-use crate::wire::timing::{COMPARE_CYCLE, HINT_WINDOW, is_longer};
+use crate::wire::timing::{COMPARE_CYCLE, HINT_WINDOW, OFFERED_AGAIN_AFTER, is_longer};
 
 /// Within this time all copies are equal: two cycles of comparing everything, and time to repair.
 const EQUAL_WITHIN: Duration = Duration::from_secs(150);
@@ -47,8 +49,14 @@ const SLACK: Duration = Duration::from_millis(100);
 /// How long a node's pause is waited out; all of them are shorter.
 const PAUSED_AT_MOST: Duration = Duration::from_secs(60);
 
-/// Within this time after the last fault that ends everything can be written that can be reached.
+/// Within this time after the last fault that ends everything can be written of which W replicas
+/// can be reached.
 const AVAILABLE_WITHIN: Duration = Duration::from_secs(20);
+
+/// Within this time those of the list that live and reach each other are replicas. Where no quorum
+/// is left, a member that is silent and not dead is waited for twice: ten seconds until a list is
+/// made without it, and ten more until a newcomer opens that.
+const REPLICAS_WITHIN: Duration = Duration::from_secs(40);
 
 /// For how long nothing happens while rest is judged, and how many events there may be for each
 /// node: messages, timers, and messages between threads. Anti-entropy and pings make most of them.
@@ -70,7 +78,7 @@ impl Chaos {
     pub(super) fn heal(&mut self) -> Result<Summary, Violation> {
         self.calm();
         self.wait_for_paused();
-        let healed = self.cluster.elapsed();
+        let mut healed = self.cluster.elapsed();
         self.workload.drain(&mut self.cluster, CALL_TIMEOUT + 10 * SLACK);
         let lives =
             self.running().into_iter().map(|node| (node, self.cluster.life(node))).collect();
@@ -88,6 +96,10 @@ impl Chaos {
         if self.rests {
             self.check_availability(healed)?;
         }
+        if self.profile == Profile::Full {
+            self.make_room()?;
+            healed = self.cluster.elapsed();
+        }
         // What its cores should hold cannot be whole, nor equal.
         let is_whole = self.lasting != Lasting::Cores;
         if is_whole {
@@ -96,6 +108,9 @@ impl Chaos {
         let settled_after = self.cluster.elapsed().saturating_sub(healed);
         if is_whole {
             self.check_queues()?;
+            if self.profile == Profile::Full {
+                self.check_safe_again()?;
+            }
             self.wait_for_equal_copies(healed)?;
         }
         let equal_after = self.cluster.elapsed().saturating_sub(healed);
@@ -110,6 +125,7 @@ impl Chaos {
             events: self.cluster.events_handled(),
             operations: self.workload.history().operations.len(),
             answered: self.answered(),
+            refused: self.refused(),
             linearizable,
             settled_after,
             equal_after,
@@ -119,28 +135,50 @@ impl Chaos {
     }
 
     /// Some time after the last change every node that is not asked to leave can write each key of
-    /// which it reaches W replicas.
+    /// which it reaches W replicas; later also each of which it reaches W members of the list that
+    /// reach each other, as these must be replicas by then.
     fn check_availability(&mut self, healed: Duration) -> Result<(), Violation> {
+        self.wait_since(healed, AVAILABLE_WITHIN);
+        let reaches = |chaos: &Self, node, key| chaos.reaches_replicas(node, key);
+        let others = self.check_written(reaches)?;
+        if others == 0 {
+            return Ok(());
+        }
+        self.wait_since(healed, REPLICAS_WITHIN);
+        let should = |chaos: &Self, node, key| {
+            chaos.reaches_replicas(node, key) || chaos.reaches_members(node, key)
+        };
+        self.check_written(should).map(|_| ())
+    }
+
+    fn wait_since(&mut self, healed: Duration, time: Duration) {
+        self.cluster.run_for((healed + time).saturating_sub(self.cluster.elapsed()));
+    }
+
+    /// Writes keys through nodes where that `should` succeed. Returns how often it need not.
+    fn check_written(
+        &mut self,
+        should: impl Fn(&Self, usize, usize) -> bool,
+    ) -> Result<usize, Violation> {
         const PROMISE: &str = "a node that reaches W replicas of a key can write it";
-        let at = healed + AVAILABLE_WITHIN;
-        self.cluster.run_for(at.saturating_sub(self.cluster.elapsed()));
         let begun = self.workload.history().operations.len();
+        let mut others = 0;
         for node in self.staying() {
             if self.is_half_dead(node) {
                 continue;
             }
             for key in 0..self.workload.options().keys {
-                let replicas = self.cluster.replicas(self.name(key));
-                let reached = replicas.iter().filter(|(to, _)| self.reaches(node, *to)).count();
-                if reached >= self.sim.quorums().write.count(replicas.len()) {
+                if should(self, node, key) {
                     self.workload.write_through(&mut self.cluster, node, key);
+                } else {
+                    others += 1;
                 }
             }
             self.workload.drain(&mut self.cluster, CALL_TIMEOUT + 10 * SLACK);
         }
         let writes = &self.workload.history().operations[begun..];
         match writes.iter().find(|write| !write.is_acknowledged()) {
-            None => Ok(()),
+            None => Ok(others),
             Some(failed) => {
                 let count = writes.iter().filter(|write| !write.is_acknowledged()).count();
                 let what = format!("{count} of {} writes failed", writes.len());
@@ -149,6 +187,20 @@ impl Chaos {
                 Err(Violation { key, operations, ..Violation::general(PROMISE, what) })
             }
         }
+    }
+
+    fn reaches_replicas(&self, node: usize, key: usize) -> bool {
+        let replicas = self.cluster.replicas(self.name(key));
+        let reached = replicas.iter().filter(|(to, _)| self.reaches(node, *to)).count();
+        reached >= self.sim.quorums().write.count(replicas.len())
+    }
+
+    fn reaches_members(&self, node: usize, key: usize) -> bool {
+        let quorums = self.sim.quorums();
+        let data_center = node % self.sim.data_centers;
+        let (members, running) = self.cluster.members(self.name(key), data_center);
+        let needed = quorums.write.count(members).max(quorums.versions_needed());
+        members > 0 && self.joined(node, &running) >= needed
     }
 
     /// While nothing changes no living node is taken for dead, and little happens.
@@ -211,6 +263,12 @@ impl Chaos {
             _ => operation.is_acknowledged(),
         };
         self.workload.history().operations.iter().filter(has_answer).count()
+    }
+
+    /// How many writes were refused before anything had happened.
+    fn refused(&self) -> usize {
+        let is_refused = |operation: &&Operation| operation.answer == Some(Answer::NotApplied);
+        self.workload.history().operations.iter().filter(is_refused).count()
     }
 
     fn count_faults(&self) -> BTreeMap<&'static str, usize> {
@@ -340,13 +398,16 @@ impl Chaos {
             (0..cluster.nodes())
                 .all(|node| !cluster.is_running(node) || cluster.open_calls(node) == (0, 0))
         };
-        // A replica that this node never reaches is offered a write until the window ends, and so
-        // is one whose answer got lost while the connection stayed.
+        // A replica that this node never reaches is offered a write until the window ends. One
+        // whose answer got lost while the connection stayed is asked again before.
         let is_parted = matches!(self.lasting, Lasting::Pair { .. });
         let is_unanswered = self.cluster.faults().iter().any(|fault| fault.kind == "swallow");
-        let limit =
-            PAID_WITHIN + if is_parted || is_unanswered { HINT_WINDOW } else { Duration::ZERO };
-        if self.cluster.run_until(limit, is_idle) {
+        let longer = match (is_parted, is_unanswered) {
+            (true, _) => HINT_WINDOW,
+            (false, true) => OFFERED_AGAIN_AFTER,
+            (false, false) => Duration::ZERO,
+        };
+        if self.cluster.run_until(PAID_WITHIN + longer, is_idle) {
             return Ok(());
         }
         let open = self.running().into_iter().map(|node| (node, self.cluster.open_calls(node)));

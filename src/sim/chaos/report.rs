@@ -24,6 +24,8 @@ pub struct Summary {
     pub operations: usize,
     /// How many of these were acknowledged, or found an answer.
     pub answered: usize,
+    /// How many of these were refused before anything had happened.
+    pub refused: usize,
     /// For how many keys an order of the operations was searched.
     pub linearizable: Linearizable,
     /// How long it took after the faults until no copy was missing.
