@@ -7,6 +7,7 @@
 //! - [`acceptor`]: promises and accepts the next list;
 //! - [`handoffs`]: copies partitions when the placement changed;
 //! - [`lacking`]: what found no room, and when to try again;
+//! - [`steady`]: how long a wish for another list must stand;
 //! - [`sharing`]: has others merge what a replica that returned alone holds;
 //! - [`anti_entropy`]: compares copies with those of others in the background;
 //! - [`surveyed`]: which copies were compared key by key;
@@ -48,6 +49,7 @@ mod lists;
 mod purge;
 mod serve;
 mod sharing;
+mod steady;
 mod surveyed;
 
 pub(super) use self::serve::check_request;
@@ -117,6 +119,13 @@ impl Replica {
         for partition in turn.node.partitions() {
             if is_birth && self.copies.partition(partition).list().is_none() {
                 self.create_first_list(turn, partition);
+            }
+            let wished = |placement: &Placement| -> Vec<Identity> {
+                placement.replicas(partition).map(|member| member.identity).collect()
+            };
+            if wished(old) != wished(&placement) {
+                let steadiness = &mut self.copies.partition_mut(partition).steadiness;
+                steadiness.wish_changed(turn.now.instant);
             }
             self.review_handoffs(turn, partition);
             if has_lost_members || self.copies.partition(partition).lacks_before(&turn.node.me) {
