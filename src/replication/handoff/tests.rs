@@ -20,7 +20,8 @@ fn placed(alive: &[u64], dead: &[u64]) -> Placement {
         site: Site::default(),
         leaving: false,
     };
-    let gone: Gone = dead.iter().map(|number| (node(*number).node, node(*number).boot)).collect();
+    let mut gone = Gone::new();
+    dead.iter().for_each(|number| gone.record(&node(*number)));
     Placement::new(alive.iter().map(member).collect(), QUORUMS.replicas, 1, gone)
 }
 
