@@ -524,6 +524,37 @@ fn a_copy_is_whole_if_each_write_is_on_one_of_those_that_it_is_made_of() {
     assert!(!whole_of_two(&[Open]), "and might lack what was acknowledged before that");
 }
 
+/// A giver that W others had confirmed dropped its copy while this node fetched it. What came then
+/// was empty, and the last chunk.
+fn opens_with_half_a_copy() -> bool {
+    let mut driver = Driver::newcomer(Some(list(4, 0..3)));
+    driver.list = Some(list(4, 0..3).next(&wish(1..4)));
+    driver.step(|handoff, mine, now, actions| handoff.begin(mine, now, actions));
+    let first = match chunk(7, Extent::Open) {
+        Answer::Chunk(chunk) => Answer::Chunk(Chunk { next: Some(KeyHash(1)), ..chunk }),
+        other => other,
+    };
+    for chunks in [vec![first, chunk(8, Extent::Any)], vec![chunk(3, Extent::Open)]] {
+        let from = fetches(&driver.actions)[0].0.node.0;
+        for chunk in chunks {
+            driver.answer(from, chunk);
+        }
+    }
+    driver.is_whole()
+}
+
+#[test]
+fn a_giver_that_drops_its_copy_while_it_is_fetched_is_no_source() {
+    assert!(!opens_with_half_a_copy(), "there is one source");
+    #[cfg(feature = "sim")]
+    {
+        let mutant = Some(crate::mutants::ProtocolMutant::DroppedHalfWay);
+        crate::mutants::set_for_this_thread(mutant, u16::MAX);
+        assert!(opens_with_half_a_copy(), "the mutant is noticed");
+        crate::mutants::set_for_this_thread(None, u16::MAX);
+    }
+}
+
 /// Found by the simulator: what a source was when the bulk copy was made counted for the next list,
 /// and the newcomer opened that one without what had been written since.
 #[test]
