@@ -80,7 +80,7 @@ impl Expects {
             Answer::Compared(_) => self == Self::Compared,
             Answer::Purgeable { .. } => self == Self::Purgeable,
             Answer::Purged => self == Self::Purged,
-            Answer::Unreached => {
+            Answer::Unreached | Answer::Busy => {
                 matches!(self, Self::Purgeable | Self::Purged | Self::Relayed)
             }
             Answer::Surveyed(_) => self == Self::Surveyed,

@@ -141,6 +141,7 @@ impl Replica {
             }
             Answer::Purged => machine.dropped(question, copies, todo),
             Answer::Unreached => machine.lost(question, now, todo),
+            Answer::Busy => machine.was_busy(question, now),
             _ => machine.declined(question, now),
         });
     }
