@@ -28,7 +28,7 @@
 //! in Confirming, which begins when all have answered, on any way.
 //!
 //! **Invariant.** A tombstone is dropped only after a moment at which no node held, or could be
-//! sent, an older state of its key. An older state could come from four places:
+//! sent, an older state of its key. An older state could come from five places:
 //!
 //! - *A node that holds a copy.* Each was asked, and said that it holds none. One that merges,
 //!   hands over, or sees other members than the asker agrees to nothing. But nodes answer one after
@@ -47,7 +47,11 @@
 //!   comes later learns the purge horizon from the one that tells it a list: to agree to a new list
 //!   is to serve another one, which makes a purge in the old one impossible. So one member of the
 //!   old list suffices to learn it from.
-//! - *Copies that are merged as a whole* come from a node that was asked.
+//! - *Copies that are merged as a whole* come from a node that was asked. Neither agrees while a
+//!   handoff merges.
+//! - *Entries that a survey found missing* are merged in the same way, and may be below the purge
+//!   horizon for good reasons. They are sent one by one. So a node that has asked for some, or has
+//!   given some, agrees to nothing until it has the answer.
 //!
 //! The purge horizon says nothing of what a replica merges from others, where an entry might have
 //! been missed for good reasons. So it need not be right about anything but single messages, and it

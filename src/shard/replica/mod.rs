@@ -165,7 +165,7 @@ impl Replica {
             ReplicaAsker::Handoff(partition, kind) => {
                 self.handoff_answered(turn, (partition, kind), request_id, from, answer)
             }
-            ReplicaAsker::List(partition) => {
+            ReplicaAsker::List(partition) | ReplicaAsker::Give(partition) => {
                 if let Answer::Listed(Listed { list: Some(list), .. }) = answer {
                     self.learn(turn, partition, list);
                 }
@@ -189,7 +189,7 @@ impl Replica {
             ReplicaAsker::Handoff(partition, kind) => {
                 self.handoff_lost(turn, (partition, kind), from)
             }
-            ReplicaAsker::List(_) => {}
+            ReplicaAsker::List(_) | ReplicaAsker::Give(_) => {}
             ReplicaAsker::Compare(round) | ReplicaAsker::Survey { round, .. } => {
                 self.anti_entropy.lost(round, turn.now.instant);
             }
