@@ -28,16 +28,16 @@
 //! the list that is not taken for dead, for a short *patience* at most. A read that begins after
 //! the acknowledgement finds the write on every replica. The patience begins when W have answered,
 //! and the write never fails for lack of the others. It does not wait for one that had no room for
-//! it, which will not have room in a few milliseconds either; later writes, which may need none, do.
-//! Nor is a first message that was lost with its connection worth a longer patience: the connection
-//! takes as long to come back. A replica that let the patience of a write
-//! pass is *late*: later writes do not wait for it until it has taken a write again. So one that
-//! is half dead delays the writes that are under way, and not all that follow.
+//! it, which will not have room in a few milliseconds either; later writes, which may need none,
+//! do. Nor is a first message that was lost with its connection worth a longer patience: the
+//! connection takes as long to come back. A replica that let the patience of a write pass is
+//! *late*: later writes do not wait for it until it has taken a write again. So one that is half
+//! dead delays the writes that are under way, and not all that follow.
 //!
 //! If 2 W ≤ N, all writes wait like that, also for those that were late. Two of them need not share
-//! a replica, and only the answers of f + 1 tell of each earlier one. While such a write waits, it can still be stamped
-//! above what these hold. Asking f + 1 for the version first was rejected: with one of them gone no
-//! write would pass, and it takes twice the round trips.
+//! a replica, and only the answers of f + 1 tell of each earlier one. While such a write waits, it
+//! can still be stamped above what these hold. Asking f + 1 for the version first was rejected:
+//! with one of them gone no write would pass, and it takes twice the round trips.
 //!
 //! The machine lives on after the acknowledgement until every replica has the entry or it is given
 //! up: until then it is a hint for the others, over lost connections and changes of the list. It is

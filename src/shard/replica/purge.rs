@@ -78,7 +78,7 @@ fn sees_all(node: &Node) -> bool {
         && !rule(ProtocolMutant::AbsentIgnored, node.placement.has_absent())
 }
 
-/// Whether entries are under way that will be merged, whatever the purge horizon is. An older state
+/// Whether entries are under way that will be merged, also below the purge horizon. An older state
 /// of a purged key might be among them.
 fn gives(requests: &Requests, partition: Partition) -> bool {
     rule(ProtocolMutant::GivenUnseen, requests.gives(partition))

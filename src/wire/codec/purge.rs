@@ -1,6 +1,6 @@
 //! Forgetting tombstones: `Purge`, answered by `Purgeable` (or `Declined`); `Purged`, answered by
-//! `Purged`. A helper that passes one of them on answers `Unreached` if it gets no answer, and `Busy` if it
-//! does not pass it on now.
+//! `Purged`. A helper that passes one of them on answers `Unreached` if it gets no answer, and
+//! `Busy` if it does not pass it on now.
 
 use rkyv::{Archive, Serialize};
 
