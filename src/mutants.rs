@@ -80,10 +80,16 @@ pub enum ProtocolMutant {
     JumpedOpen,
     /// A newcomer counts those that are pending themselves as sources.
     PendingGives,
+    /// A source that drops its copy while it is fetched counts as one that has sent all.
+    DroppedHalfWay,
     /// A replica gives receipts for copies before it has all that was acknowledged before its list.
     ReceiptUnwhole,
     /// The next list is proposed before the members of the present one have all that they should.
     ProposedEarly,
+    /// A list is proposed as soon as it is wished, and undone as soon as another one is.
+    WishedAtOnce,
+    /// The next list is proposed though a member has not said whether it has all that it should.
+    UnheardSkipped,
     /// A replica is synced when it has merged one other.
     OneSource,
     /// Every replica in a list counts as synced in it.
@@ -116,6 +122,8 @@ pub enum ProtocolMutant {
     PurgedByTime,
     /// A write that was forgotten is accepted from any message.
     HorizonIgnored,
+    /// A node agrees to forget a deletion while entries are under way from it, or to it.
+    GivenUnseen,
     /// A partition that should wait for its replicas goes on without those that are dead.
     DeadExcused,
     /// A tombstone goes without waiting for members that are away.
@@ -168,8 +176,11 @@ impl ProtocolMutant {
         Self::FewSealed,
         Self::JumpedOpen,
         Self::PendingGives,
+        Self::DroppedHalfWay,
         Self::ReceiptUnwhole,
         Self::ProposedEarly,
+        Self::WishedAtOnce,
+        Self::UnheardSkipped,
         Self::OneSource,
         Self::ListedCounts,
         Self::BootIgnored,
@@ -186,6 +197,7 @@ impl ProtocolMutant {
         Self::BornAlone,
         Self::PurgedByTime,
         Self::HorizonIgnored,
+        Self::GivenUnseen,
         Self::DeadExcused,
         Self::AbsentIgnored,
         Self::MarkIgnored,

@@ -19,6 +19,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use xxhash_rust::xxh3::xxh3_64;
@@ -78,9 +79,9 @@ pub(crate) struct Placement {
     other_data_centers: BTreeMap<Arc<str>, Placement>,
 }
 
-/// The latest life of each node that is known to be over.
+/// The latest life of each node that is known to be over, with its address.
 #[derive(Clone, PartialEq, Eq, Default)]
-pub(crate) struct Gone(BTreeMap<NodeHash, Boot>);
+pub(crate) struct Gone(BTreeMap<NodeHash, (Boot, SocketAddr)>);
 
 impl Gone {
     pub(crate) const fn new() -> Self {
@@ -89,13 +90,14 @@ impl Gone {
 
     /// Notes that this life of the node is over, and with it all earlier ones.
     pub(crate) fn record(&mut self, identity: &Identity) {
-        let known = self.0.entry(identity.node).or_insert(identity.boot);
-        *known = identity.boot.max(*known);
+        let life = (identity.boot, identity.addr);
+        let known = self.0.entry(identity.node).or_insert(life);
+        *known = life.max(*known);
     }
 
     /// Takes back that this life of the node is over, if it is the latest that is known to be.
     pub(crate) fn forget(&mut self, identity: &Identity) {
-        if self.0.get(&identity.node) == Some(&identity.boot) {
+        if self.0.get(&identity.node).is_some_and(|(boot, _)| *boot == identity.boot) {
             self.0.remove(&identity.node);
         }
     }
@@ -105,20 +107,15 @@ impl Gone {
         self.0.retain(|node, _| is_kept(node));
     }
 
-    /// Whether a later life of the node is known to be over.
+    /// Whether a later life of the node, at the same address, is known to be over.
     fn has_later(&self, identity: &Identity) -> bool {
-        self.0.get(&identity.node).is_some_and(|boot| *boot > identity.boot)
+        let latest = self.0.get(&identity.node);
+        latest.is_some_and(|(boot, addr)| *boot > identity.boot && *addr == identity.addr)
     }
 
     /// Whether this life of the node is known to be over.
     pub(crate) fn contains(&self, identity: &Identity) -> bool {
-        self.0.get(&identity.node).is_some_and(|boot| *boot >= identity.boot)
-    }
-}
-
-impl FromIterator<(NodeHash, Boot)> for Gone {
-    fn from_iter<T: IntoIterator<Item = (NodeHash, Boot)>>(lives: T) -> Self {
-        Self(lives.into_iter().collect())
+        self.0.get(&identity.node).is_some_and(|(boot, _)| *boot >= identity.boot)
     }
 }
 
@@ -263,13 +260,18 @@ impl Placement {
         }
     }
 
-    /// Whether this life of the node is certainly over, because a later one was seen. One that is
-    /// only taken for dead may return.
+    /// Whether this life of the node is certainly over, because a later one was seen at its
+    /// address. One that is only taken for dead may return.
+    ///
+    /// A later life at another address proves nothing: the node was moved, or two nodes were given
+    /// one id. The one that was there first may have been silent for a moment when the other one
+    /// was let in, and may acknowledge writes still, with those that see it. So where a node is
+    /// moved, lists wait as they do for one that is dead.
     pub(crate) fn is_over(&self, identity: &Identity) -> bool {
-        match self.member(identity.node) {
-            Some(member) => member.identity.boot > identity.boot,
-            None => self.gone.has_later(identity),
-        }
+        let is_later = |Member { identity: later, .. }: &Member| {
+            later.boot > identity.boot && later.addr == identity.addr
+        };
+        self.member(identity.node).is_some_and(is_later) || self.gone.has_later(identity)
     }
 
     /// Notes that some members are alive and not known by name yet.
@@ -526,8 +528,9 @@ mod tests {
         let first = all[1].identity;
         let later = Identity { boot: Boot(2), ..first };
         let placement = |members: &[Member], gone: &[Identity]| {
-            let gone = gone.iter().map(|life| (life.node, life.boot)).collect();
-            Placement::new(members.to_vec(), THREE, 1, gone)
+            let mut known = Gone::new();
+            gone.iter().for_each(|life| known.record(life));
+            Placement::new(members.to_vec(), THREE, 1, known)
         };
         let is_over = |placement: &Placement| {
             (placement.is_dead(&first), placement.is_over(&first), placement.is_over(&later))
@@ -537,6 +540,30 @@ mod tests {
         assert_eq!(is_over(&placement(&all[..1], &[later])), (true, true, false));
         let reborn = Member { identity: later, ..all[1].clone() };
         assert_eq!(is_over(&placement(&[all[0].clone(), reborn], &[])), (true, true, false));
+    }
+
+    /// Two nodes were given one id, and the network fell apart. Where the second one was let in,
+    /// the first one was taken for one that has ended, and its lists were replaced as if it could
+    /// acknowledge nothing any more. On its own side it could.
+    #[test]
+    fn a_later_life_at_another_address_does_not_prove_that_one_is_over() {
+        let all = members(&names(2, 0));
+        let first = all[1].identity;
+        let twin = Identity { boot: Boot(2), addr: "127.0.0.2:1".parse().unwrap(), ..first };
+        let there = [all[0].clone(), Member { identity: twin, ..all[1].clone() }];
+        let placement = Placement::new(there.to_vec(), THREE, 1, Gone::new());
+        assert_eq!((placement.is_dead(&first), placement.is_over(&first)), (true, false));
+        let mut gone = Gone::new();
+        gone.record(&first);
+        gone.record(&twin);
+        let placement = Placement::new(all[..1].to_vec(), THREE, 1, gone.clone());
+        assert_eq!((placement.is_dead(&first), placement.is_over(&first)), (true, false));
+        assert!(placement.is_dead(&twin) && !placement.is_over(&twin));
+        // It has started again at its address.
+        let again = Identity { boot: Boot(3), ..first };
+        gone.record(&again);
+        let placement = Placement::new(all[..1].to_vec(), THREE, 1, gone);
+        assert!(placement.is_over(&first) && !placement.is_over(&twin));
     }
 
     fn share(placement: &Placement, at: usize) -> f64 {

@@ -20,14 +20,15 @@
 //! a hub and spokes are. Then its question is asked through a *helper*, any other living node,
 //! which passes it on and the answer back. A helper that does not reach the node either says so,
 //! and the next one is tried, up to [`MAX_HELPERS`] of them in a round. The one that reached the
-//! node last is asked first from then on.
+//! node last is asked first from then on. A helper that is busy says nothing of the node: it is
+//! asked again a little later.
 //!
 //! Helpers change nothing of what follows. Each node speaks for itself, and the only thing that a
 //! helper adds is time. Time is no argument here: what was true when a node answered is asked again
 //! in Confirming, which begins when all have answered, on any way.
 //!
 //! **Invariant.** A tombstone is dropped only after a moment at which no node held, or could be
-//! sent, an older state of its key. An older state could come from four places:
+//! sent, an older state of its key. An older state could come from five places:
 //!
 //! - *A node that holds a copy.* Each was asked, and said that it holds none. One that merges,
 //!   hands over, or sees other members than the asker agrees to nothing. But nodes answer one after
@@ -46,7 +47,11 @@
 //!   comes later learns the purge horizon from the one that tells it a list: to agree to a new list
 //!   is to serve another one, which makes a purge in the old one impossible. So one member of the
 //!   old list suffices to learn it from.
-//! - *Copies that are merged as a whole* come from a node that was asked.
+//! - *Copies that are merged as a whole* come from a node that was asked. Neither agrees while a
+//!   handoff merges.
+//! - *Entries that a survey found missing* are merged in the same way, and may be below the purge
+//!   horizon for good reasons. They are sent one by one. So a node that has asked for some, or has
+//!   given some, agrees to nothing until it has the answer.
 //!
 //! The purge horizon says nothing of what a replica merges from others, where an entry might have
 //! been missed for good reasons. So it need not be right about anything but single messages, and it
@@ -84,11 +89,11 @@ use crate::wire::message::{Dead, Request};
 /// How many partitions are purged at a time.
 const MAX_ROUNDS: usize = 16;
 
-/// After what time a replica is told again what to drop.
+/// After what time a replica is told again what to drop, and a helper that was busy is asked again.
 const RETRY_AFTER: Duration = Duration::from_millis(500);
 
-/// How often a replica is told again. Then it is left to a later cycle, in which it proposes by
-/// itself.
+/// How often that is done. Then a replica is left to a later cycle, in which it proposes by itself;
+/// and so is a round for which no helper has time.
 const MAX_TRIES: u32 = 20;
 
 /// Through how many helpers a round tries to reach one node. Enough to find one of a few nodes in
@@ -192,6 +197,11 @@ struct Round {
     unanswered: Vec<Identity>,
     /// How often a question was lost on the way to each of these nodes.
     losses: BTreeMap<Identity, usize>,
+    /// The nodes whose helpers had no time.
+    busy: Vec<Identity>,
+    /// When these helpers are asked again, and how often they were.
+    busy_until: Option<Instant>,
+    busy_tries: u32,
     phase: Phase,
 }
 
@@ -232,7 +242,7 @@ impl Purge {
     pub(crate) fn deadline(&self) -> Option<Instant> {
         let retries = self.rounds.values().filter_map(|round| match round.phase {
             Phase::Dropping { retry_at, .. } => retry_at,
-            Phase::Asking { .. } | Phase::Confirming { .. } => None,
+            Phase::Asking { .. } | Phase::Confirming { .. } => round.busy_until,
         });
         self.next_step.into_iter().chain(retries).min()
     }
@@ -287,7 +297,19 @@ impl Purge {
         let dead = dead.into_iter().map(|dead| (dead, true)).collect();
         let phase = Phase::Asking { merges: BTreeMap::new() };
         let (unanswered, losses) = (Vec::new(), BTreeMap::new());
-        let mut round = Round { partition, view, dead, next, unanswered, losses, phase };
+        let (busy, busy_until, busy_tries) = (Vec::new(), None, 0);
+        let mut round = Round {
+            partition,
+            view,
+            dead,
+            next,
+            unanswered,
+            losses,
+            busy,
+            busy_until,
+            busy_tries,
+            phase,
+        };
         round.ask(self.next_round, &mut self.asking(actions));
         self.rounds.insert(self.next_round, round);
         self.go_on(self.next_round, shard, actions);
@@ -378,6 +400,20 @@ impl Purge {
         self.rounds.insert(number, round);
     }
 
+    /// Notes that a helper has not passed a question on, because it has too much to do. It is asked
+    /// again later: as a helper it is as good as before.
+    pub(crate) fn was_busy(&mut self, question: u64, now: Instant) {
+        let Some(Question { round, to, .. }) = self.questions.remove(&question) else { return };
+        let Some(round) = self.rounds.get_mut(&round) else { return };
+        match &mut round.phase {
+            Phase::Asking { .. } | Phase::Confirming { .. } => {
+                round.busy.push(to);
+                round.busy_until.get_or_insert(now + RETRY_AFTER);
+            }
+            Phase::Dropping { retry_at, .. } => drop(retry_at.get_or_insert(now + RETRY_AFTER)),
+        }
+    }
+
     /// Ends a question that was answered, and returns its round and the node that was asked. It was
     /// reached, by the way that is remembered.
     fn take_answered(&mut self, question: u64) -> Option<(u64, Identity)> {
@@ -442,7 +478,8 @@ impl Purge {
         self.rounds.remove(&number)
     }
 
-    /// Tells the replicas again that have not said that they dropped the keys.
+    /// Tells the replicas again that have not said that they dropped the keys, and asks those again
+    /// whose helpers were busy.
     fn tell_again(&mut self, now: Instant, actions: &mut Vec<PurgeAction>) {
         let Self { questions, next_question, helpers, rounds, .. } = self;
         let mut to_ask = ToAsk { questions, next_question, helpers, actions };
@@ -455,6 +492,15 @@ impl Purge {
                     return false;
                 }
                 round.tell(*number, &mut to_ask);
+            }
+            if round.busy_until.take_if(|at| *at <= now).is_some() {
+                round.busy_tries += 1;
+                if round.busy_tries > MAX_TRIES {
+                    return false;
+                }
+                for to in std::mem::take(&mut round.busy) {
+                    round.send(*number, to, round.question(), &mut to_ask);
+                }
             }
             true
         });
@@ -473,6 +519,7 @@ impl Round {
             return;
         }
         self.losses.clear();
+        (self.busy, self.busy_until) = (Vec::new(), None);
         self.unanswered = self.view.alive.clone();
         for &to in &self.unanswered {
             self.send(number, to, self.question(), to_ask);
@@ -802,6 +849,31 @@ mod tests {
         assert_eq!(told(&dropping).len(), 3);
         driver.machine.members_changed(|member| *member != node(1));
         assert!(driver.machine.helpers.is_empty());
+    }
+
+    /// In a large network of a hub and spokes all spokes ask through the hub at one time. It passed
+    /// on what it could, and was taken for one that reaches nobody: the other spokes were tried,
+    /// which do reach nobody, and the round was given up, in each cycle again.
+    #[test]
+    fn a_helper_that_is_busy_is_asked_again_and_is_no_worse_for_it() {
+        let mut driver = DrivenPurge::new(1, 0);
+        driver.asked();
+        assert_eq!((driver.lost(3), driver.lost(3)), (Some(2), Some(1)));
+        for _ in 0..MAX_TRIES {
+            driver.machine.was_busy(driver.question_to(3), driver.now);
+            let again = driver.run(1, 1_000);
+            let is_to_helper = |action: &PurgeAction| match action {
+                PurgeAction::Ask { to, helper, .. } => (*to, *helper) == (node(3), Some(node(1))),
+                PurgeAction::Drop { .. } => false,
+            };
+            assert!(again.len() == 1 && is_to_helper(&again[0]), "{again:?}");
+        }
+        (1..=2).for_each(|from| drop(driver.agreed(from, 4, &[0])));
+        assert_eq!(asked(&driver.agreed(3, 4, &[0])).len(), 3, "all agree");
+        // One that has no time for ever keeps no round for ever.
+        driver.machine.was_busy(driver.question_to(3), driver.now);
+        driver.run(1, 1_000);
+        assert!(driver.machine.rounds.is_empty());
     }
 
     #[test]

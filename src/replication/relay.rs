@@ -71,6 +71,9 @@ const MAX_OPEN: usize = 4;
 /// The pause after a batch that came to nothing. It doubles each time, up to [`MAX_PAUSE`].
 const PAUSE: Duration = Duration::from_millis(50);
 
+/// The pause after a helper was too busy: it has passed on most of what it had by then.
+const BUSY_PAUSE: Duration = Duration::from_millis(200);
+
 /// The longest pause: how long a data center that is back might wait for its writes.
 const MAX_PAUSE: Duration = Duration::from_secs(2);
 
@@ -253,10 +256,20 @@ impl Relays {
         batch.items.into_iter().for_each(|(number, item)| outbox.put_back(number, item));
         // With the first one of those that were under way.
         if outbox.paused_until.is_none_or(|until| until <= now) {
-            outbox.take_next_candidate();
             outbox.pause(now);
             outbox.take_next_way(&helpers);
         }
+    }
+
+    /// Notes that the batch was not sent on, because a helper has too much to do. The way is as
+    /// good as before: it is taken again after a pause.
+    pub(crate) fn was_busy(&mut self, number: u64, now: Instant) {
+        let found =
+            self.outboxes.values_mut().find_map(|outbox| Some((outbox.close(number)?, outbox)));
+        let Some((batch, outbox)) = found else { return };
+        batch.items.into_iter().for_each(|(number, item)| outbox.put_back(number, item));
+        let until = outbox.paused_until.filter(|until| *until > now);
+        outbox.paused_until = until.or(Some(now + BUSY_PAUSE));
     }
 
     /// Returns when [`handle_timers`](Self::handle_timers) wants to be called.
@@ -346,13 +359,19 @@ impl Outbox {
         self.helped_since = helper.map(|_| self.helped_since.unwrap_or(now));
     }
 
-    /// Chooses the way of the next batch after some that came to nothing: directly, or through one
-    /// of these helpers in turn. The helpers come first where one was needed before.
+    /// Chooses the way of the next batch after some that came to nothing: directly to each member,
+    /// then to each of them through every one of these helpers, and directly again. The helpers
+    /// come first where one was needed before.
     fn take_next_way(&mut self, helpers: &[Identity]) {
         let first = if self.helped_since.is_some() { 0 } else { DIRECT_TRIES };
-        let helped = self.failures.checked_sub(first).filter(|tries| tries % 4 != 3);
-        let at = helped.map(|tries| tries as usize % helpers.len().max(1));
-        self.helper = at.and_then(|at| helpers.get(at).copied());
+        let tries = self.failures.checked_sub(first);
+        // A member is left when all ways to it were tried: if both changed each time, some would
+        // never meet.
+        let way = tries.map(|tries| tries as usize % (helpers.len() + 1));
+        if way.is_none_or(|way| way == 0) {
+            self.take_next_candidate();
+        }
+        self.helper = way.and_then(|way| helpers.get(way).copied());
         self.is_reached = false;
     }
 
@@ -719,6 +738,54 @@ mod tests {
         assert_eq!(send(&mut test), [None], "perhaps it is reached by now");
         place(&mut test, 2);
         assert_eq!(send(&mut test), [None], "another member might be");
+    }
+
+    /// Of four helpers, the fourth was never tried: each fourth try was a direct one. And of two
+    /// members, each was tried through the same helper only.
+    #[test]
+    fn every_member_is_tried_through_every_helper_and_directly() {
+        for (members, helpers) in [(1, 1), (1, 4), (2, 2), (2, 3), (3, 3), (4, 1), (4, 4)] {
+            let mut test = Test::new(&[]);
+            let of_b = (0..members).map(|number| (node(number), 1)).collect();
+            let mut others = BTreeMap::from([("b".into(), of_b)]);
+            for helper in 0..helpers {
+                let name = format!("c{helper}");
+                others.insert(name.as_str().into(), vec![(node(100 + helper), 1)]);
+            }
+            test.relays.placed(test.now, others);
+            test.add(0..1, 1, 10);
+            let mut ways = std::collections::BTreeSet::new();
+            let mut tries = 0;
+            while tries < u64::from(DIRECT_TRIES) + members * (helpers + 1) {
+                test.now = test.relays.deadline().unwrap().max(test.now);
+                let mut actions = Vec::new();
+                test.relays.handle_timers(test.now, |_, _| false, &mut actions);
+                for RelayAction::Send { batch, to, helper, .. } in actions {
+                    if to.node.0 >= 100 {
+                        test.relays.relayed(batch, &[0], test.now);
+                    } else {
+                        (_, tries) = (ways.insert((to, helper)), tries + 1);
+                        test.relays.failed(batch, test.now);
+                    }
+                }
+            }
+            assert_eq!(
+                ways.len() as u64,
+                members * (helpers + 1),
+                "{members}, {helpers}: {ways:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_helper_that_is_busy_is_asked_again() {
+        let mut test = Test::new(&[1, 2]);
+        test.add(0..3, 1, 10);
+        let (batch, to, _) = test.send().remove(0);
+        let before = test.now;
+        test.relays.was_busy(batch, test.now);
+        let (_, again, entries) = test.send().remove(0);
+        assert_eq!((again, entries.len(), test.now), (to, 3, before + BUSY_PAUSE));
     }
 
     #[test]

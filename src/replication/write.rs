@@ -27,14 +27,17 @@
 //! **Every live replica.** A write can ask for more than W: it then also waits for each replica of
 //! the list that is not taken for dead, for a short *patience* at most. A read that begins after
 //! the acknowledgement finds the write on every replica. The patience begins when W have answered,
-//! and the write never fails for lack of the others. A replica that let the patience of a write
-//! pass is *late*: later writes do not wait for it until it has taken a write again. So one that
-//! is half dead delays the writes that are under way, and not all that follow.
+//! and the write never fails for lack of the others. It does not wait for one that had no room for
+//! it, which will not have room in a few milliseconds either; later writes, which may need none,
+//! do. Nor is a first message that was lost with its connection worth a longer patience: the
+//! connection takes as long to come back. A replica that let the patience of a write pass is
+//! *late*: later writes do not wait for it until it has taken a write again. So one that is half
+//! dead delays the writes that are under way, and not all that follow.
 //!
-//! If 2 W ≤ N, all writes wait like that. Two of them need not share a replica, and only the
-//! answers of f + 1 tell of each earlier one. While such a write waits, it can still be stamped
-//! above what these hold. Asking f + 1 for the version first was rejected: with one of them gone no
-//! write would pass, and it takes twice the round trips.
+//! If 2 W ≤ N, all writes wait like that, also for those that were late. Two of them need not share
+//! a replica, and only the answers of f + 1 tell of each earlier one. While such a write waits, it
+//! can still be stamped above what these hold. Asking f + 1 for the version first was rejected:
+//! with one of them gone no write would pass, and it takes twice the round trips.
 //!
 //! The machine lives on after the acknowledgement until every replica has the entry or it is given
 //! up: until then it is a hint for the others, over lost connections and changes of the list, and
@@ -73,9 +76,16 @@ pub(crate) struct WriteTerms {
     /// For how long it waits, once W have answered, for the other replicas that are alive.
     pub(crate) patience: Duration,
 }
+
 /// How long after it had no room a replica is asked again. Memory that is full stays so for a
-/// while, and many writes may be owed to such a replica.
+/// while, and many writes may be owed to such a replica. Once the write is acknowledged the pause
+/// doubles each time: the whole entry crosses the network again, for a replica that will merge it
+/// with the rest.
 const FULL_RETRY_AFTER: Duration = Duration::from_millis(500);
+
+/// How often it doubles: up to eight seconds, which leaves some tries in the time for which a hint
+/// is kept.
+const FULL_DOUBLINGS: u32 = 4;
 
 /// One write, until every replica has it.
 pub(crate) struct Write {
@@ -116,6 +126,8 @@ pub(crate) struct Write {
     /// The replicas of this list that had no room for it when they were asked last, each with its
     /// memory limit.
     full: Vec<(Identity, u64)>,
+    /// How often a replica had no room for it, since it was acknowledged.
+    full_since_acknowledged: u32,
 }
 
 enum Phase {
@@ -156,6 +168,7 @@ impl Write {
             may_have_happened: false,
             recount_at: None,
             full: Vec::new(),
+            full_since_acknowledged: 0,
         }
     }
 
@@ -330,6 +343,7 @@ impl Write {
     pub(crate) fn outwaited(&self) -> impl Iterator<Item = Identity> {
         let has_waited = self.is_out_of_patience && !self.terms.patience.is_zero();
         let open = self.replicas.iter().filter(move |asked| has_waited && asked.is_open());
+        let open = open.filter(|asked| !self.is_full(&asked.replica));
         open.map(|asked| asked.replica)
     }
 
@@ -418,8 +432,18 @@ impl Write {
         self.has_quorum() && !self.waits_for_others()
     }
 
+    /// Whether this replica had no room for it when it was asked last.
+    fn is_full(&self, replica: &Identity) -> bool {
+        self.full.iter().any(|(full, _)| full == replica)
+    }
+
     fn waits_for_others(&self) -> bool {
-        let is_awaited = |asked: &Asked<_>| asked.is_open() && !self.late.contains(&asked.replica);
+        // Where two writes need not share a replica each answer counts, also that of one that was
+        // late before.
+        let overlaps = self.needed >= self.terms.all_writes;
+        let is_left_out =
+            |replica: &Identity| self.is_full(replica) || overlaps && self.late.contains(replica);
+        let is_awaited = |asked: &Asked<_>| asked.is_open() && !is_left_out(&asked.replica);
         let is_asking = !matches!(self.phase, Phase::Replicating);
         let waits = !self.is_out_of_patience && (is_asking || self.replicas.iter().any(is_awaited));
         rule(ProtocolMutant::EveryLiveNotAwaited, waits)
@@ -528,7 +552,9 @@ impl QuorumMachine for Write {
             (_, Answer::NoRoom { max_memory }) => {
                 self.full.retain(|(full, _)| *full != from);
                 self.full.push((from, max_memory));
-                let again_at = now.instant + FULL_RETRY_AFTER;
+                let doublings = self.full_since_acknowledged.min(FULL_DOUBLINGS);
+                self.full_since_acknowledged += u32::from(self.was_acknowledged);
+                let again_at = now.instant + FULL_RETRY_AFTER.saturating_mul(1 << doublings);
                 settle(&mut self.replicas, from, Err(again_at));
             }
             (_, answer) => mismatch(&format!("a write was answered {answer:?}")),
@@ -632,6 +658,60 @@ mod tests {
         assert!(!write.is_acknowledged(), "one replica counts once");
         written(&mut write, 2, None, true);
         assert!(write.is_acknowledged() && write.is_everywhere());
+    }
+
+    fn has_no_room(write: &mut Write, from: u64, now: Now) {
+        write.answered(node(from), Answer::NoRoom { max_memory: 1 }, now, &mut Vec::new());
+    }
+
+    /// It let the patience of each write pass, and was then taken for one that is half dead: later
+    /// writes did not wait for it either, though it had room for them.
+    #[test]
+    fn a_write_that_waits_for_every_live_replica_does_not_wait_for_room() {
+        let mut write = asked_on(terms(PATIENCE));
+        written(&mut write, 0, None, true);
+        has_no_room(&mut write, 1, NOW);
+        assert!(!write.is_acknowledged(), "W = 2");
+        written(&mut write, 2, None, true);
+        assert!(write.is_acknowledged() && !write.is_everywhere());
+        assert_eq!(write.outwaited().count(), 0);
+        write.handle_timers(Now { instant: NOW.instant + PATIENCE, ..NOW }, &mut Vec::new());
+        assert_eq!(write.outwaited().count(), 0, "it is not late");
+    }
+
+    /// With 2 W ≤ N, a replica that had been late once was not waited for although it was well
+    /// again. What it held was not heard of, and a write that was acknowledged before won.
+    #[test]
+    fn a_late_replica_is_waited_for_where_writes_need_not_overlap() {
+        for (quorum, all_writes, waits) in [(2, 2, false), (1, 3, true)] {
+            let quorum = Count::Exactly(quorum);
+            let terms = WriteTerms { quorum, all_writes, ..terms(PATIENCE) };
+            let mut write = asked_on(terms).with_late(&[node(1)]);
+            written(&mut write, 0, None, true);
+            written(&mut write, 2, None, true);
+            assert_eq!(write.is_acknowledged(), !waits, "W = {quorum}");
+            written(&mut write, 1, None, true);
+            assert!(write.is_acknowledged());
+        }
+    }
+
+    /// A large entry crossed the network twice a second for half a minute.
+    #[test]
+    fn an_acknowledged_write_is_offered_less_and_less_often_to_a_full_replica() {
+        let mut write = asked();
+        has_no_room(&mut write, 2, NOW);
+        assert_eq!(write.deadline(), Some(NOW.instant + FULL_RETRY_AFTER));
+        written(&mut write, 0, None, true);
+        written(&mut write, 1, None, true);
+        write.told();
+        let mut pauses = Vec::new();
+        for _ in 0..6 {
+            let at = write.deadline().unwrap();
+            write.handle_timers(Now { instant: at, ..NOW }, &mut Vec::new());
+            has_no_room(&mut write, 2, Now { instant: at, ..NOW });
+            pauses.push(write.deadline().unwrap().since(at).as_millis());
+        }
+        assert_eq!(pauses, [500, 1000, 2000, 4000, 8000, 8000]);
     }
 
     #[test]

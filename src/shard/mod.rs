@@ -283,8 +283,8 @@ impl<C> Shard<C> {
     }
 }
 
-/// How many questions this core asks on behalf of other nodes at a time. More are turned down, as
-/// if the nodes that they are for were not reached; the asker tries another helper.
+/// How many questions this core asks on behalf of other nodes at a time. More are turned down: the
+/// asker asks again a little later.
 const MAX_PASSED_ON: usize = 256;
 
 /// Returns the way of a request that may have to be passed on.
@@ -305,10 +305,14 @@ fn pass_on<C>(
     route: Route,
     request: Request,
 ) {
+    if turn.requests.passed_on() >= MAX_PASSED_ON {
+        // That says nothing of the node that it is for.
+        return turn.answer(address, Answer::Busy);
+    }
     let is_of_asker = from == route.asker.life();
-    let may_ask = is_of_asker && turn.requests.passed_on() < MAX_PASSED_ON;
     let asker = Asker::PassedOn(address);
-    let asked = may_ask.then(|| turn.ask(route.to, address.partition, request, asker)).flatten();
+    let asked =
+        is_of_asker.then(|| turn.ask(route.to, address.partition, request, asker)).flatten();
     if asked.is_none() {
         turn.answer(address, Answer::Unreached);
     }

@@ -80,7 +80,7 @@ impl Expects {
             Answer::Compared(_) => self == Self::Compared,
             Answer::Purgeable { .. } => self == Self::Purgeable,
             Answer::Purged => self == Self::Purged,
-            Answer::Unreached => {
+            Answer::Unreached | Answer::Busy => {
                 matches!(self, Self::Purgeable | Self::Purged | Self::Relayed)
             }
             Answer::Surveyed(_) => self == Self::Surveyed,
@@ -122,6 +122,8 @@ pub(super) enum ReplicaAsker {
     Handoff(Partition, HandoffKind),
     /// Nothing waits for the answer, except that a list in it is learned.
     List(Partition),
+    /// Entries of the partition were given, and the answer says that they are merged.
+    Give(Partition),
     /// Anti-entropy, with this number of the comparison.
     Compare(u64),
     /// Purge, with this number of the question.
@@ -132,6 +134,18 @@ pub(super) enum ReplicaAsker {
         partition: Partition,
         after: Option<KeyHash>,
     },
+}
+
+impl Asker {
+    /// Returns the partition of which entries are given, or asked for, outside a handoff.
+    fn gives(self) -> Option<Partition> {
+        match self {
+            Self::Replica(
+                ReplicaAsker::Give(partition) | ReplicaAsker::Survey { partition, .. },
+            ) => Some(partition),
+            _ => None,
+        }
+    }
 }
 
 impl From<ReplicaAsker> for Asker {
@@ -147,6 +161,8 @@ pub(super) struct Requests {
     outstanding: BTreeMap<u64, Outstanding>,
     /// How many of them were asked on behalf of other nodes.
     passed_on: usize,
+    /// How many of them have entries of a partition under way outside a handoff, by partition.
+    giving: BTreeMap<Partition, usize>,
     /// The nodes that gave an answer that does not fit its request, the last few of them.
     misfits: Vec<NodeHash>,
 }
@@ -157,7 +173,13 @@ const MAX_MISFITS: usize = 16;
 
 impl Requests {
     pub(super) fn new() -> Self {
-        Self { next_id: 1, outstanding: BTreeMap::new(), passed_on: 0, misfits: Vec::new() }
+        Self {
+            next_id: 1,
+            outstanding: BTreeMap::new(),
+            passed_on: 0,
+            giving: BTreeMap::new(),
+            misfits: Vec::new(),
+        }
     }
 
     /// Returns a number that nothing on this core had before.
@@ -181,6 +203,9 @@ impl Requests {
     /// Notes that the request with this number was made.
     pub(super) fn add(&mut self, request_id: u64, request: Outstanding) {
         self.passed_on += usize::from(matches!(request.asker, Asker::PassedOn(_)));
+        if let Some(partition) = request.asker.gives() {
+            *self.giving.entry(partition).or_default() += 1;
+        }
         self.outstanding.insert(request_id, request);
     }
 
@@ -189,7 +214,21 @@ impl Requests {
     pub(super) fn take(&mut self, request_id: u64) -> Option<Outstanding> {
         let request = self.outstanding.remove(&request_id)?;
         self.passed_on -= usize::from(matches!(request.asker, Asker::PassedOn(_)));
+        if let Some(partition) = request.asker.gives()
+            && let Some(count) = self.giving.get_mut(&partition)
+        {
+            *count -= 1;
+            if *count == 0 {
+                self.giving.remove(&partition);
+            }
+        }
         Some(request)
+    }
+
+    /// Whether entries of the partition are under way to another node, or from one, that are merged
+    /// outside a handoff when they arrive.
+    pub(super) fn gives(&self, partition: Partition) -> bool {
+        self.giving.contains_key(&partition)
     }
 
     /// Returns how many requests were made on behalf of other nodes and have no answer.
@@ -200,7 +239,7 @@ impl Requests {
     /// Ends the wait for these answers: if they come, they are ignored.
     pub(super) fn forget(&mut self, request_ids: &mut Vec<u64>) {
         for request_id in request_ids.drain(..) {
-            self.outstanding.remove(&request_id);
+            self.take(request_id);
         }
     }
 

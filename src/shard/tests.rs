@@ -16,6 +16,7 @@ use crate::options::{Eviction, OnPartition, Quorum, WriteOptions};
 use crate::placement::{Ballot, Gone, ListRef, Member, Placement, Site};
 use crate::quorums::{Count, Quorums};
 use crate::replication::quorum::RETRY_AFTER;
+use crate::shard::requests::ReplicaAsker;
 use crate::types::{Boot, ClusterHash, CoreId, Identity, KeyHash, NodeHash, NodeId, Partition};
 use crate::wire::message::{
     Answer, Chunk, Compare, Compared, Extent, Found, Listed, Request, Seen, Survey, Surveyed, Want,
@@ -1058,6 +1059,53 @@ fn no_answer_of_a_peer_panics() {
             let mut replies: Vec<u32> = shard.replies().into_iter().map(|reply| reply.0).collect();
             replies.sort();
             assert_eq!(replies, [1, 2], "each call is answered once: {:?}", answers()[at]);
+        }
+    }
+}
+
+/// Node 0 has asked node 1 what it lacks, or has given it something, and has no answer yet. A
+/// deletion was forgotten meanwhile, and what came then brought back what had been deleted.
+fn agrees_to_purge_while_entries_are_under_way(is_given: bool) -> bool {
+    let mut shard = of_two();
+    shard.replicate(b"key", b"value");
+    let hash = KeyHash::of(CLUSTER, b"key");
+    let partition = hash.partition();
+    let list = shard.shard.replica.copies.partition(partition).list().unwrap().reference();
+    let members_digest = shard.shard.node.placement.digest_of_all();
+    let dead = vec![(hash, Version(1))];
+    let question = || Request::Purge { list, members_digest, dead: dead.clone(), route: None };
+    let agrees = |shard: &mut Driven| {
+        matches!(shard.answer(partition, question()), Answer::Purgeable { .. })
+    };
+    assert!(agrees(&mut shard));
+    let (request, asker, answer) = if is_given {
+        let listed = Listed { list: None, purge_horizon: Version::ZERO, members_digest: 0 };
+        let give = Request::Give { list, entries: Vec::new() };
+        (give, ReplicaAsker::Give(partition), Answer::Listed(listed))
+    } else {
+        let (eviction_watermark, seen) = (Version::ZERO, Vec::new());
+        let survey = Survey { list, after: None, until: None, eviction_watermark, seen };
+        let asker = ReplicaAsker::Survey { round: 1, partition, after: None };
+        (Request::Survey(survey), asker, Answer::Declined)
+    };
+    let (_, mut turn) = shard.shard.split(shard.now, &mut shard.actions);
+    let request_id = turn.ask(identity(1), partition, request, asker).unwrap();
+    let agreed = agrees(&mut shard);
+    shard.tell(Event::Answer { request_id, answer });
+    assert!(agrees(&mut shard), "nothing is under way any more");
+    agreed
+}
+
+#[test]
+fn no_deletion_is_forgotten_while_entries_are_under_way() {
+    for is_given in [false, true] {
+        assert!(!agrees_to_purge_while_entries_are_under_way(is_given));
+        #[cfg(feature = "sim")]
+        {
+            let mutant = Some(ProtocolMutant::GivenUnseen);
+            crate::mutants::set_for_this_thread(mutant, u16::MAX);
+            assert!(agrees_to_purge_while_entries_are_under_way(is_given), "the mutant is noticed");
+            crate::mutants::set_for_this_thread(None, u16::MAX);
         }
     }
 }

@@ -83,7 +83,8 @@
 //! ```
 //!
 //! A member that the replica does not reach is asked through another one, which passes the question
-//! on, and the answer back. If it gets none it says `Unreached`.
+//! on, and the answer back. If it gets none it says `Unreached`, and `Busy` if it has too
+//! much to pass on.
 //!
 //! **To another data center**, whose lists are its own (`relay` says when):
 //!
@@ -499,6 +500,8 @@ pub(crate) enum Answer {
     Purged,
     /// A helper did not get an answer from the member to which it passed the question on.
     Unreached,
+    /// A helper has too much to pass on now, and has not passed the question on.
+    Busy,
     Surveyed(Surveyed),
     Relayed {
         /// The entries that W replicas have applied, by their places in the question, in order.

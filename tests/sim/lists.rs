@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use gridkv::sim::{CallId, CallResult, ProtocolMutant, SimCluster, SimOptions};
 
-use crate::support::{SECOND, Traced, WRITTEN, outcome, settle, started, write};
+use crate::support::{
+    SECOND, STARTED_WITHIN, Traced, WRITTEN, outcome, settle, started, wait, write,
+};
 
 fn write_all(cluster: &mut SimCluster, node: usize, keys: Range<usize>, value: &str) {
     keys.for_each(|key| write(cluster, node, format!("key-{key}"), value));
@@ -330,5 +332,86 @@ fn a_node_reads_its_own_write_after_two_more_have_failed() {
             let value = outcome(&mut cluster, read);
             assert_ne!(value, CallResult::Read(Ok(Some(b"old".to_vec()))), "seed {seed}");
         }
+    }
+}
+
+/// How many changes there were of the list that changed most often, within `time` from now.
+fn most_changes(cluster: &mut SimCluster, names: &[String], time: Duration) -> u64 {
+    let number = |cluster: &SimCluster, name: &String| {
+        cluster.replicas(name).into_iter().map(|(_, number)| number).max()
+    };
+    let mut seen: Vec<(Option<u64>, Option<u64>)> = vec![(None, None); names.len()];
+    let until = cluster.elapsed() + time;
+    while cluster.elapsed() < until {
+        for (name, (first, last)) in names.iter().zip(&mut seen) {
+            let now = number(cluster, name);
+            *first = first.or(now);
+            *last = now.max(*last);
+        }
+        cluster.run_for(Duration::from_millis(1));
+    }
+    let changes = seen.into_iter().map(|(first, last)| last.unwrap_or(0) - first.unwrap_or(0));
+    changes.max().unwrap_or(0)
+}
+
+/// Starts nodes together, then one more, on a network that loses many datagrams, so that some nodes
+/// hear of others late. Returns how often a list changed at most, meanwhile and in the end.
+fn changes_while_nodes_start(
+    seed: u64,
+    nodes: usize,
+    mutant: Option<ProtocolMutant>,
+) -> (u64, u64) {
+    let mut options = SimOptions::default();
+    (options.partitions, options.cores, options.mutant) = (64, 1, mutant);
+    options.datagrams_lost_per_mille = 300;
+    let names: Vec<String> = (0..100).map(|key| options.key(key)).collect();
+    let mut cluster = Traced::new(seed, options);
+    for _ in 0..nodes {
+        cluster.start_node();
+    }
+    let at_birth = most_changes(&mut cluster, &names, 2 * SECOND);
+    wait(&mut cluster, STARTED_WITHIN, SimCluster::is_settled);
+    cluster.start_node();
+    let at_join = most_changes(&mut cluster, &names, 2 * SECOND);
+    settle(&mut cluster);
+    (at_birth, at_join)
+}
+
+/// A newcomer has heard of one member and not of another yet: it made a list without that one, and
+/// again one with it. A member that had not heard of the newcomer made one without it. Each undid
+/// what the other had done, within milliseconds, until both had heard of all.
+#[test]
+fn lists_do_not_flap_while_nodes_hear_of_each_other() {
+    for nodes in [3, 5] {
+        for seed in 0..10 {
+            let (at_birth, at_join) = changes_while_nodes_start(seed, nodes, None);
+            assert!(at_birth <= 1 && at_join <= 2, "seed {seed}: {at_birth}, then {at_join}");
+        }
+        let flaps =
+            |seed| changes_while_nodes_start(seed, nodes, Some(ProtocolMutant::WishedAtOnce)).1 > 4;
+        assert!((0..10).any(flaps), "{nodes} nodes: that each wish counts at once was not noticed");
+    }
+}
+
+/// The dead are replaced as soon as they are known to be dead: no wish has to stand for that.
+#[test]
+fn who_died_is_replaced_at_once() {
+    for seed in 0..5 {
+        let mut options = SimOptions::default();
+        (options.partitions, options.cores) = (16, 1);
+        let names: Vec<String> = (0..30).map(|key| options.key(key)).collect();
+        let mut cluster = started(seed, 5, options);
+        names.iter().for_each(|name| write(&mut cluster, 0, name, "value"));
+        // The lists have just changed, so that a wish would have to stand for longest.
+        let last = cluster.start_node();
+        settle(&mut cluster);
+        cluster.crash_node(last);
+        wait(&mut cluster, 10 * SECOND, |cluster| cluster.is_gone(last));
+        let dead_at = cluster.elapsed();
+        let are_back =
+            |cluster: &SimCluster| names.iter().all(|name| cluster.copies(name).len() == 3);
+        wait(&mut cluster, 10 * SECOND, are_back);
+        let took = cluster.elapsed() - dead_at;
+        assert!(took < Duration::from_millis(100), "seed {seed}: {took:?}");
     }
 }

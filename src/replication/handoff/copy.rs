@@ -222,7 +222,8 @@ impl Sources {
     }
 
     /// Takes up a chunk of the source at `at`; `None` if no chunk of `from` is waited for. What it
-    /// is when it sends the first one counts: up to that change everything comes.
+    /// is when it sends the first one counts: up to that change everything comes. A giver may drop
+    /// its copy meanwhile, and is no source from then on.
     pub(super) fn take_chunk(&mut self, at: usize, from: &Identity, chunk: &Chunk) -> Option<Next> {
         self.awaited(at).filter(|awaited| awaited == from)?;
         let source = self.sources.get_mut(at)?;
@@ -230,6 +231,9 @@ impl Sources {
             let is_pending = chunk.extent == Extent::Any;
             let counts = rule(ProtocolMutant::PendingGives, is_pending) || !is_pending;
             source.extent = if counts { chunk.extent } else { Extent::Open };
+        } else if rule(ProtocolMutant::DroppedHalfWay, true) {
+            // If it has dropped its copy since the first chunk, the rest of that never came.
+            source.extent = source.extent.min(chunk.extent);
         }
         let covers = *source.covers.get_or_insert(chunk.sequence);
         if let Some(after) = chunk.next {

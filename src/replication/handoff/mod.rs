@@ -167,7 +167,7 @@ pub(crate) struct Handoff {
     fruitless_surveys: u32,
     /// How often it has backed off without progress.
     backoffs: u32,
-    /// Another node drives until then.
+    /// Another node drives until then, or the wish has yet to stand.
     not_before: Instant,
     /// When to start again, or to go on without the members that have not answered.
     deadline: Option<Instant>,
@@ -183,7 +183,8 @@ enum Goal {
 }
 
 impl Handoff {
-    /// Begins to bring about a list as wished, after a `delay` in which another node may do it.
+    /// Begins to bring about a list as wished, after a `delay`: another node may do it before, or
+    /// the wish may change.
     pub(crate) fn change(
         terms: Terms,
         (wish, delay): (Wish, Duration),
@@ -297,6 +298,11 @@ impl Handoff {
         }
     }
 
+    /// Whether it goes on without a replica that did not answer.
+    pub(crate) fn has_left_out(&self) -> bool {
+        self.sources.skipped().next().is_some()
+    }
+
     /// Returns every replica that is merged, or was.
     pub(crate) fn sources(&self) -> Vec<Identity> {
         self.sources.replicas()
@@ -324,6 +330,12 @@ impl Handoff {
         if self.is_resting() {
             (self.backoffs, self.deadline) = (0, Some(now.max(self.not_before)));
         }
+    }
+
+    /// Ends a pause: it begins after `delay` at the latest.
+    pub(crate) fn wake_by(&mut self, now: Instant, delay: Duration) {
+        self.not_before = self.not_before.min(now + delay);
+        self.wake(now);
     }
 
     /// Ends a pause, though another node may drive: acceptors are sealed.

@@ -29,6 +29,10 @@ const LOST_AFTER_SURVEYS: u32 = 20;
 /// some round trips, and a node that dies early may have left thousands of partitions like that.
 const EARLY: Duration = Duration::from_millis(100);
 
+/// How long the promises of all living acceptors are waited for when enough have promised: what
+/// they say of themselves counts for whether it is too early.
+pub(super) const ALL_SPEAK: Duration = Duration::from_millis(100);
+
 /// How much longer than the one before it each driver waits before it makes a fork.
 const FORK_STEP: Duration = Duration::from_millis(300);
 
@@ -227,6 +231,7 @@ impl Handoff {
             return;
         }
         vote.given.push(from);
+        // All that live may be members of the next list, and it takes all of them as sources but f.
         vote.is_early |= !is_whole;
         if let Some((under, value)) = accepted
             && rule(ProtocolMutant::AcceptedIgnored, under > vote.accepted_under)
@@ -234,13 +239,34 @@ impl Handoff {
         {
             (vote.accepted_under, vote.value) = (under, value);
         }
+        self.propose_if_all_spoke(mine, now, actions);
+    }
+
+    /// Proposes the next list if those that promised can decide it, and no other is waited for.
+    ///
+    /// A member that has not said whether it is whole might be one that has the list not even open.
+    /// If it is skipped, the next list may have only f + 1 sources, and none of them may fail. It
+    /// answers behind the others, as it is copying. So it is waited for, but not for long: it might
+    /// be silent, and a list must be replaceable without it.
+    fn propose_if_all_spoke(
+        &mut self,
+        mine: &Mine<'_>,
+        now: Instant,
+        actions: &mut Vec<HandoffAction>,
+    ) {
+        let Phase::Prepare(vote) = &self.phase else { return };
         let has_promised = |acceptor: &Identity| vote.given.contains(acceptor);
-        if !vote.quorum(self.terms.quorums).may_begin(&has_promised) {
+        if !vote.quorum(self.terms.quorums).decides(&has_promised) {
             return;
         }
         let is_early = vote.is_early && !mine.must_finish;
+        let until = self.asked_at + ALL_SPEAK;
+        let is_waited_for = !vote.unanswered.is_empty() && !mine.must_finish && now < until;
         if is_early && self.is_too_early(now) {
             return self.rest(now, EARLY);
+        } else if !is_early && rule(ProtocolMutant::UnheardSkipped, is_waited_for) {
+            self.deadline = Some(until);
+            return;
         }
         let Phase::Prepare(vote) = std::mem::replace(&mut self.phase, Phase::Backoff) else {
             return;
@@ -316,13 +342,18 @@ impl Handoff {
         }
     }
 
-    /// Too few acceptors have answered in time.
+    /// Acceptors have not answered in time. Goes on if the others are enough.
     pub(super) fn not_decided(
         &mut self,
         mine: &Mine<'_>,
         now: Instant,
         actions: &mut Vec<HandoffAction>,
     ) {
+        let is_prepare = matches!(self.phase, Phase::Prepare(_));
+        self.propose_if_all_spoke(mine, now, actions);
+        if is_prepare && !matches!(self.phase, Phase::Prepare(_)) {
+            return;
+        }
         if self.blocked_for(now) >= LONG_PATIENCE && self.terms.serves {
             self.survey(true, mine, now, actions);
         } else {

@@ -1,3 +1,4 @@
+use super::propose::ALL_SPEAK;
 use super::*;
 use crate::clock::Version;
 use crate::placement::{Gone, Member, Site};
@@ -20,7 +21,8 @@ fn placed(alive: &[u64], dead: &[u64]) -> Placement {
         site: Site::default(),
         leaving: false,
     };
-    let gone: Gone = dead.iter().map(|number| (node(*number).node, node(*number).boot)).collect();
+    let mut gone = Gone::new();
+    dead.iter().for_each(|number| gone.record(&node(*number)));
     Placement::new(alive.iter().map(member).collect(), QUORUMS.replicas, 1, gone)
 }
 
@@ -218,7 +220,8 @@ fn a_newcomer_copies_has_the_list_decided_merges_and_relieves_the_giver() {
     let first = first.node.0;
     assert_eq!(driver.answer(first, chunk(7, Extent::Open)).len(), 4, "three acceptors are asked");
     driver.answer(1, promised(None));
-    assert_eq!(driver.answer(2, promised(None)).len(), 3);
+    driver.answer(2, promised(None));
+    assert_eq!(driver.answer(0, promised(None)).len(), 3);
     driver.answer(0, Answer::Accepted);
     driver.answer(2, Answer::Accepted);
     let new = old.next(&wish(1..4));
@@ -269,12 +272,48 @@ fn what_was_accepted_under_the_highest_ballot_is_decided_instead_of_the_wish() {
     driver.answer(from, chunk(1, Extent::Open));
     driver.answer(1, promised(Some((under(1), high.clone()))));
     driver.answer(2, promised(Some((under(0), low))));
+    driver.answer(0, promised(None));
     let proposed = |action: &HandoffAction| match action {
         HandoffAction::Ask { request: Request::Accept { value, .. }, .. } => Some(value.clone()),
         _ => None,
     };
     let proposed: Vec<_> = driver.actions.iter().filter_map(proposed).collect();
     assert_eq!(proposed, [high.clone(), high.clone(), high]);
+}
+
+/// Whether the next list is proposed when node 0 has it to say whether it is whole, or is silent.
+/// The two other members promise, and are whole.
+fn proposes(is_whole: Option<bool>) -> bool {
+    let mut driver = Driver::newcomer(Some(list(4, 0..3)));
+    let from = fetches(&driver.actions)[0].0.node.0;
+    driver.answer(from, chunk(1, Extent::Open));
+    driver.answer(1, promised(None));
+    driver.answer(2, promised(None));
+    match is_whole {
+        Some(is_whole) => driver.answer(0, Answer::Promised { accepted: None, is_whole }),
+        None => driver.pass(ALL_SPEAK),
+    };
+    let is_proposal = |action: &HandoffAction| {
+        matches!(action, HandoffAction::Ask { request: Request::Accept { .. }, .. })
+    };
+    driver.wanted.iter().any(is_proposal)
+}
+
+/// A member that came in with the list before had not opened it yet, and was the last to answer.
+/// The two others were whole, and made the next list without its word. With one newcomer more,
+/// that list had two sources: none of them might fail.
+#[test]
+fn a_member_that_is_slow_to_say_that_it_is_not_whole_is_waited_for() {
+    assert!(!proposes(Some(false)), "it is too early");
+    assert!(proposes(Some(true)));
+    assert!(proposes(None), "one that is silent holds up no list");
+    #[cfg(feature = "sim")]
+    {
+        let mutant = Some(crate::mutants::ProtocolMutant::UnheardSkipped);
+        crate::mutants::set_for_this_thread(mutant, u16::MAX);
+        assert!(proposes(Some(false)), "the mutant is noticed");
+        crate::mutants::set_for_this_thread(None, u16::MAX);
+    }
 }
 
 #[test]
@@ -336,6 +375,8 @@ fn a_silent_member_holds_up_neither_the_decision_nor_the_opening() {
     let mut driver = Driver::newcomer(Some(list(4, 0..3)));
     driver.answered_by(&[1, 2]);
     driver.pass(SILENCE);
+    driver.answered_by(&[1, 2]);
+    driver.pass(ALL_SPEAK);
     driver.answered_by(&[1, 2]);
     assert!(driver.learned().is_some());
     driver.pass(SILENCE);
@@ -483,6 +524,37 @@ fn a_copy_is_whole_if_each_write_is_on_one_of_those_that_it_is_made_of() {
     assert!(!whole_of_two(&[Open]), "and might lack what was acknowledged before that");
 }
 
+/// A giver that W others had confirmed dropped its copy while this node fetched it. What came then
+/// was empty, and the last chunk.
+fn opens_with_half_a_copy() -> bool {
+    let mut driver = Driver::newcomer(Some(list(4, 0..3)));
+    driver.list = Some(list(4, 0..3).next(&wish(1..4)));
+    driver.step(|handoff, mine, now, actions| handoff.begin(mine, now, actions));
+    let first = match chunk(7, Extent::Open) {
+        Answer::Chunk(chunk) => Answer::Chunk(Chunk { next: Some(KeyHash(1)), ..chunk }),
+        other => other,
+    };
+    for chunks in [vec![first, chunk(8, Extent::Any)], vec![chunk(3, Extent::Open)]] {
+        let from = fetches(&driver.actions)[0].0.node.0;
+        for chunk in chunks {
+            driver.answer(from, chunk);
+        }
+    }
+    driver.is_whole()
+}
+
+#[test]
+fn a_giver_that_drops_its_copy_while_it_is_fetched_is_no_source() {
+    assert!(!opens_with_half_a_copy(), "there is one source");
+    #[cfg(feature = "sim")]
+    {
+        let mutant = Some(crate::mutants::ProtocolMutant::DroppedHalfWay);
+        crate::mutants::set_for_this_thread(mutant, u16::MAX);
+        assert!(opens_with_half_a_copy(), "the mutant is noticed");
+        crate::mutants::set_for_this_thread(None, u16::MAX);
+    }
+}
+
 /// Found by the simulator: what a source was when the bulk copy was made counted for the next list,
 /// and the newcomer opened that one without what had been written since.
 #[test]
@@ -491,7 +563,7 @@ fn a_copy_made_before_the_list_changed_does_not_open_the_next_one() {
     let from = fetches(&driver.actions)[0].0.node.0;
     driver.answer(from, chunk(7, Extent::Whole));
     driver.answered_by(&[]);
-    for from in [0, 1] {
+    for from in [0, 1, 2] {
         driver.answer(from, promised(None));
     }
     for from in [0, 1] {

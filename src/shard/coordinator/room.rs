@@ -36,7 +36,8 @@ pub(super) struct FullReplicas(BTreeMap<Identity, Full>);
 struct Full {
     until: Instant,
     max_memory: usize,
-    /// The least size of an entry for which it had no room.
+    /// The least size of an entry for which it had no room: one that is larger would be refused as
+    /// well. A smaller one may fit, and is tried.
     bytes: usize,
 }
 

@@ -85,6 +85,7 @@ impl Relaying {
             Some(Answer::Relayed { places }) => {
                 self.relays.relayed(batch, places, turn.now.instant)
             }
+            Some(Answer::Busy) => self.relays.was_busy(batch, turn.now.instant),
             _ => self.relays.failed(batch, turn.now.instant),
         }
     }

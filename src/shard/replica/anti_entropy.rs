@@ -296,7 +296,7 @@ impl Replica {
         surveyed.evicted((partition, to), before, store.last_gap(partition));
         if !to_give.is_empty() {
             let request = Request::Give { list, entries: to_give };
-            turn.ask(to, partition, request, ReplicaAsker::List(partition));
+            turn.ask(to, partition, request, ReplicaAsker::Give(partition));
         }
     }
 
@@ -331,7 +331,7 @@ impl Replica {
             let me = turn.node.me;
             for other in list.members().iter().copied().filter(|other| *other != me) {
                 let request = Request::Give { list: list.reference(), entries: entries.clone() };
-                turn.ask(other, partition, request, ReplicaAsker::List(partition));
+                turn.ask(other, partition, request, ReplicaAsker::Give(partition));
             }
         }
         let missing_bytes = self.copies.merge(turn.node, turn.now, partition, entries);

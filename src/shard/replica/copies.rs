@@ -23,6 +23,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::lacking::Lacking;
+use super::steady::Steadiness;
 use super::surveyed::SurveyedPairs;
 use crate::clock::{HybridClock, Version};
 use crate::entry::Entry;
@@ -67,6 +68,8 @@ pub(in crate::shard) struct PartitionCopy {
     /// The highest list that this node heard of.
     pub(super) list: Option<Arc<List>>,
     pub(super) standing: Standing,
+    /// How long that list, and who should be in it, have stood.
+    pub(super) steadiness: Steadiness,
     /// What this node has promised and accepted as an acceptor of that list.
     pub(super) register: Option<Box<Register>>,
     pub(super) seal: Seal,

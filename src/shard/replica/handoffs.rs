@@ -57,8 +57,14 @@ impl Replica {
         let gone = |member: &Identity| *member != node.me && !node.placement.is_alive(member);
         let is_off_target = !self.is_still_wanted(node, partition, handoff);
         if !is_off_target && !handoff.involves(gone) {
-            // What it waits for might have come with the new members.
-            return self.wake_handoff(turn, job, Handoff::wake);
+            // What it waits for might have come with the new members. Or the wish is the same, and
+            // must not wait any more: a member died that should not stay anyway.
+            let delay = self.change_wanted(node, partition).map(|(_, delay)| delay);
+            let delay = delay.filter(|_| self.pause_before_change(turn, partition).is_zero());
+            return self.wake_handoff(turn, job, |handoff, now| match delay {
+                Some(delay) => handoff.wake_by(now, delay),
+                None => handoff.wake(now),
+            });
         }
         // What is left of a merge, or of a change that is over except for the receipts.
         let is_merge = handoff.wish().is_none() || copy.is_synced();
@@ -116,7 +122,8 @@ impl Replica {
                 // When that ends it is seen whether another one is wanted.
                 continue;
             }
-            let Some(wanted) = self.change_wanted(turn.node, partition) else { continue };
+            let Some((wish, delay)) = self.change_wanted(turn.node, partition) else { continue };
+            let wanted = (wish, delay + self.pause_before_change(turn, partition));
             if self.copies.partition(partition).standing == Standing::Outside {
                 self.note_data_brought(partition);
             }
@@ -263,8 +270,11 @@ impl Replica {
             self.forget_handoff_requests(turn, job);
             self.update_wants(turn, partition);
             self.merged(turn, partition);
-            // Behind that, which has it surveyed if it lacked something: its peers hear of it.
-            self.lacks_no_more(turn, partition);
+            // Behind that, which has it surveyed if it lacked something: its peers hear of it. Who
+            // was silent might hold what is lacking; it is tried again.
+            if !handoff.has_left_out() {
+                self.lacks_no_more(turn, partition);
+            }
         } else {
             let is_resting = handoff.is_resting();
             if is_resting {

@@ -20,6 +20,10 @@
 //! by key, and it takes no place among the handoffs while it waits. A replica that was synced stays
 //! so, as it only lacks what it would have merged; a newcomer stays pending.
 //!
+//! A write that finds no room is not noted here. Its coordinator owes it as a hint if it is
+//! acknowledged, and counts it as debt; then a comparison finds the difference, and what it brings
+//! is declined. If it is refused, nothing is lacking.
+//!
 //! **Rejected:** counting what is declined as if it had been evicted. That is right if something is
 //! evicted, as a miss is then part of the promise.
 

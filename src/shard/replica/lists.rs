@@ -86,6 +86,9 @@ impl Replica {
         let copy = self.copies.partition_mut(partition);
         let old = copy.list.replace(list.clone());
         let known = old.as_ref().map(|known| known.reference());
+        if known.is_some() {
+            copy.steadiness.list_changed(turn.now.instant);
+        }
         // A replica that had a copy then might have none now.
         (copy.receipts, copy.reminders) = ((0, Vec::new()), 0);
         let follows = !rule(ProtocolMutant::JumpedOpen, list.base() != known);

@@ -7,6 +7,7 @@
 //! - [`acceptor`]: promises and accepts the next list;
 //! - [`handoffs`]: copies partitions when the placement changed;
 //! - [`lacking`]: what found no room, and when to try again;
+//! - [`steady`]: how long a wish for another list must stand;
 //! - [`sharing`]: has others merge what a replica that returned alone holds;
 //! - [`unreached`]: which members this core does not reach, and what follows for its lists;
 //! - [`anti_entropy`]: compares copies with those of others in the background;
@@ -50,6 +51,7 @@ mod lists;
 mod purge;
 mod serve;
 mod sharing;
+mod steady;
 mod surveyed;
 mod unreached;
 
@@ -125,6 +127,13 @@ impl Replica {
             if is_birth && self.copies.partition(partition).list().is_none() {
                 self.create_first_list(turn, partition);
             }
+            let wished = |placement: &Placement| -> Vec<Identity> {
+                placement.replicas(partition).map(|member| member.identity).collect()
+            };
+            if wished(old) != wished(&placement) {
+                let steadiness = &mut self.copies.partition_mut(partition).steadiness;
+                steadiness.wish_changed(turn.now.instant);
+            }
             self.review_handoffs(turn, partition);
             if has_lost_members || self.copies.partition(partition).lacks_before(&turn.node.me) {
                 self.compare_with_others(turn, partition);
@@ -163,7 +172,7 @@ impl Replica {
             ReplicaAsker::Handoff(partition, kind) => {
                 self.handoff_answered(turn, (partition, kind), request_id, from, answer)
             }
-            ReplicaAsker::List(partition) => {
+            ReplicaAsker::List(partition) | ReplicaAsker::Give(partition) => {
                 if let Answer::Listed(Listed { list: Some(list), .. }) = answer {
                     self.learn(turn, partition, list);
                 }
@@ -187,7 +196,7 @@ impl Replica {
             ReplicaAsker::Handoff(partition, kind) => {
                 self.handoff_lost(turn, (partition, kind), from)
             }
-            ReplicaAsker::List(_) => {}
+            ReplicaAsker::List(_) | ReplicaAsker::Give(_) => {}
             ReplicaAsker::Compare(round) | ReplicaAsker::Survey { round, .. } => {
                 self.anti_entropy.lost(round, turn.now.instant);
             }

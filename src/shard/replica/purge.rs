@@ -11,7 +11,7 @@ use crate::mutants::{ProtocolMutant, rule};
 use crate::placement::{List, ListRef, Member};
 use crate::replication::purge::{Graveyard, Purge, PurgeAction, PurgeView};
 use crate::shard::node::Node;
-use crate::shard::requests::ReplicaAsker;
+use crate::shard::requests::{ReplicaAsker, Requests};
 use crate::shard::turn::Turn;
 use crate::types::{Identity, KeyHash, Partition};
 use crate::wire::message::{Answer, Dead, MAX_DEAD_KEYS, Request, Route};
@@ -19,6 +19,7 @@ use crate::wire::message::{Answer, Dead, MAX_DEAD_KEYS, Request, Route};
 /// What can be purged, as this node sees it.
 struct Purgeable<'a> {
     node: &'a Node,
+    requests: &'a Requests,
     copies: &'a LocalCopies,
 }
 
@@ -33,7 +34,9 @@ impl Graveyard for Purgeable<'_> {
 
     fn purge_view(&self, partition: Partition) -> Option<PurgeView> {
         let node = self.node;
-        let is_settled = self.copies.is_settled(node, partition) && sees_all(node);
+        let is_settled = self.copies.is_settled(node, partition)
+            && !gives(self.requests, partition)
+            && sees_all(node);
         let list = self.copies.partition(partition).list().filter(|_| is_settled)?;
         // The holders there drop it at the same time, or would bring it back.
         let far = node.placement.other_data_centers().values().flat_map(|other| other.members());
@@ -75,6 +78,12 @@ fn sees_all(node: &Node) -> bool {
         && !rule(ProtocolMutant::AbsentIgnored, node.placement.has_absent())
 }
 
+/// Whether entries are under way that will be merged, also below the purge horizon. An older state
+/// of a purged key might be among them.
+fn gives(requests: &Requests, partition: Partition) -> bool {
+    rule(ProtocolMutant::GivenUnseen, requests.gives(partition))
+}
+
 impl Replica {
     fn raise_purge_horizon_to(&mut self, partition: Partition, dead: &[Dead]) {
         let newest = dead.iter().map(|(_, version)| *version).max();
@@ -82,14 +91,15 @@ impl Replica {
     }
 
     /// Returns which of these keys can be purged, for all that this node holds.
-    pub(super) fn answer_purge(
+    pub(super) fn answer_purge<C>(
         &mut self,
-        node: &Node,
+        turn: &Turn<'_, C>,
         from: Identity,
         partition: Partition,
         (list, members_digest): (ListRef, u64),
         dead: &[Dead],
     ) -> Answer {
+        let node = turn.node;
         let is_far = node.in_other_data_center(from.node);
         let copies = &self.copies;
         let copy = copies.partition(partition);
@@ -104,6 +114,7 @@ impl Replica {
                 && !copy.has_handoff()
                 && !copies.merges.contains_key(&partition)
         };
+        let agrees = agrees && !gives(turn.requests, partition);
         if !agrees || !sees_all(node) || node.placement.digest_of_all() != members_digest {
             return Answer::Declined;
         }
@@ -141,6 +152,7 @@ impl Replica {
             }
             Answer::Purged => machine.dropped(question, copies, todo),
             Answer::Unreached => machine.lost(question, now, todo),
+            Answer::Busy => machine.was_busy(question, now),
             _ => machine.declined(question, now),
         });
     }
@@ -157,7 +169,8 @@ impl Replica {
         work: impl FnOnce(&mut Purge, &Purgeable<'_>, &mut Vec<PurgeAction>),
     ) {
         let mut todo = Vec::new();
-        let copies = Purgeable { node: turn.node, copies: &self.copies };
+        let Turn { node, requests, .. } = &*turn;
+        let copies = Purgeable { node, requests, copies: &self.copies };
         work(&mut self.purge, &copies, &mut todo);
         let mut todo = VecDeque::from(todo);
         while let Some(action) = todo.pop_front() {

@@ -97,7 +97,7 @@ impl Replica {
                 self.repair(turn.node, from, partition, (list, wants_receipt))
             }
             Request::Purge { list, members_digest, dead, .. } => {
-                self.answer_purge(turn.node, from, partition, (list, members_digest), &dead)
+                self.answer_purge(turn, from, partition, (list, members_digest), &dead)
             }
             Request::Purged { dead, .. } => {
                 self.drop_dead(partition, &dead);

@@ -1,5 +1,6 @@
 //! Forgetting tombstones: `Purge`, answered by `Purgeable` (or `Declined`); `Purged`, answered by
-//! `Purged`. A helper that passes one of them on answers `Unreached` if it gets no answer.
+//! `Purged`. A helper that passes one of them on answers `Unreached` if it gets no answer, and
+//! `Busy` if it does not pass it on now.
 
 use rkyv::{Archive, Serialize};
 
@@ -28,6 +29,7 @@ pub(super) fn encode_answer(answer: &Answer) -> Option<Body> {
         Answer::Purgeable { merges, places } => Some(encode_purgeable(*merges, places)),
         Answer::Purged => Some(Body::empty(HAS_PURGED)),
         Answer::Unreached => Some(Body::empty(UNREACHED)),
+        Answer::Busy => Some(Body::empty(BUSY)),
         _ => None,
     }
 }
@@ -38,6 +40,7 @@ pub(super) const DECODERS: &[(u8, Decoder)] = &[
     (PURGED, decode_purged),
     (HAS_PURGED, |_| Ok(Message::Answer(Answer::Purged))),
     (UNREACHED, |_| Ok(Message::Answer(Answer::Unreached))),
+    (BUSY, |_| Ok(Message::Answer(Answer::Busy))),
 ];
 
 #[derive(Archive, Serialize, Clone, Copy)]
@@ -127,3 +130,4 @@ fn decode_purged(reader: &Reader<'_>) -> Result<Message, FrameError> {
 }
 
 const UNREACHED: u8 = 46;
+const BUSY: u8 = 50;

@@ -260,6 +260,7 @@ fn an_answer() -> impl Strategy<Value = Answer> {
             .prop_map(|(merges, places)| Answer::Purgeable { merges, places }),
         Just(Answer::Purged),
         Just(Answer::Unreached),
+        Just(Answer::Busy),
         (
             prop::collection::vec(an_entry(), 0..5),
             prop::option::of(any::<u64>()),
