@@ -151,7 +151,7 @@ pub enum ProtocolMutant {
 #[cfg(feature = "sim")]
 impl ProtocolMutant {
     /// All mutants.
-    pub const ALL: [Self; 53] = [
+    pub const ALL: [Self; 57] = [
         Self::AcknowledgedFirst,
         Self::PendingCounts,
         Self::AnyList,
