@@ -99,7 +99,9 @@ impl Handoff {
             self.phase = Phase::Merge { list, at };
             return self.wait(now);
         }
-        let is_done = self.is_whole || self.may_be_whole_without(&list, mine, now, actions);
+        let is_done = self.is_whole
+            || self.may_be_whole_without(&list, mine, now, actions)
+            || !rule(ProtocolMutant::ReceiptUnwhole, true);
         if !is_done || self.is_open && !self.are_done_without(self.sources.skipped(), now) {
             return self.back_off(now);
         }
@@ -155,8 +157,7 @@ impl Handoff {
     /// Tells each giver up to which change it may forget its copy.
     fn give_receipts(&mut self, list: Arc<List>, now: Instant, actions: &mut Vec<HandoffAction>) {
         let mut unanswered = Vec::new();
-        let gives = !rule(ProtocolMutant::ReceiptUnwhole, !self.is_whole);
-        for (to, covers) in self.sources.givers(&list).filter(|_| gives) {
+        for (to, covers) in self.sources.givers(&list) {
             let request = Request::Receipt { list: list.reference(), covers };
             actions.push(HandoffAction::Ask { to, request });
             unanswered.push(to);

@@ -1,3 +1,5 @@
+mod agreement;
+
 use super::*;
 use crate::clock::Version;
 use crate::placement::{Gone, Member, Site};
