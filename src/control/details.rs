@@ -25,6 +25,7 @@ use std::time::Duration;
 use super::interface::{Actions, ControlAction, Link};
 use super::state::{Control, Details, LinkState};
 use crate::clock::Instant;
+use crate::logging;
 use crate::membership::exchange_period;
 use crate::mutants::{ProtocolMutant, rule};
 use crate::placement::Site;
@@ -93,7 +94,7 @@ impl Control {
             let life = active.iter().find(is_it).filter(|life| self.details_of(life).is_none());
             let Some(life) = life else { continue };
             if let Err(refusal) = self.config.local.judge_details(self.identity(), *life, &it) {
-                log::debug!("{} is a member that this node refuses: {}", it.id, refusal.text);
+                logging::debug!("{} is a member that this node refuses: {}", it.id, refusal.text);
                 continue;
             }
             self.details.insert(node, Details { told: it, heard_at: now });

@@ -25,6 +25,7 @@ use std::time::Duration;
 use super::interface::{Actions, ControlAction};
 use super::state::{Control, HeldGreeting};
 use crate::clock::Instant;
+use crate::logging;
 use crate::types::{Identity, NodeHash};
 use crate::wire::handshake;
 use crate::wire::message::Hello;
@@ -127,7 +128,7 @@ impl Control {
         let over: Vec<HeldGreeting> = self.held.extract_if(.., is_over).collect();
         let silent: BTreeSet<Identity> = over.iter().map(|held| held.other).collect();
         for other in silent.intersection(&active) {
-            log::warn!("{other:?} does not answer, and another node has its id");
+            logging::warn!("{other:?} does not answer, and another node has its id");
             self.swim(now, actions, |membership, todo| membership.declare_dead(now, *other, todo));
         }
         for HeldGreeting { via, hello, .. } in over {

@@ -14,6 +14,7 @@ use std::time::Duration;
 use super::interface::{Actions, ControlAction};
 use super::state::{Control, CoreProgress, DebtAsker, Leaving};
 use crate::clock::Instant;
+use crate::logging;
 use crate::mutants::{ProtocolMutant, rule};
 use crate::shard::Debt;
 
@@ -40,7 +41,7 @@ impl Control {
         let is_all = is_last && self.placement.other_data_centers().is_empty();
         if !rule(ProtocolMutant::LeftAtOnce, !is_all) {
             if is_all {
-                log::warn!("the last node leaves: the data is gone");
+                logging::warn!("the last node leaves: the data is gone");
             }
             self.left(now, actions);
         } else if is_last || self.progress.values().filter(given).count() == cores {

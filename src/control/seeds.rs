@@ -13,6 +13,7 @@ use super::state::{
 };
 use crate::clock::Instant;
 use crate::discovery::FoundAddresses;
+use crate::logging;
 use crate::wire::message::{ControlMessage, Hello};
 
 /// After how long the lookup is made again if this node sees another one.
@@ -62,7 +63,7 @@ impl Control {
         if let Some(why) =
             failure.as_ref().filter(|why| self.discovery.failure.as_ref() != Some(why))
         {
-            log::warn!("looking for nodes failed: {why}");
+            logging::warn!("looking for nodes failed: {why}");
         }
         if failure.is_none() {
             // One that is being asked is known by its answer.

@@ -14,6 +14,7 @@ use super::codec::{self, Datagram, DatagramError, WireError};
 use super::interface::{Change, MembershipAction};
 use super::swim::{Swim, Wishes, new_swim};
 use crate::clock::Instant;
+use crate::logging;
 use crate::mutants::{ProtocolMutant, rule};
 use crate::types::Identity;
 
@@ -43,7 +44,7 @@ impl Membership {
 
     pub(super) fn log_failure(&self, result: Result<(), foca::Error>) {
         if let Err(error) = result {
-            log::debug!("membership of {:?}: {error}", self.own);
+            logging::debug!("membership of {:?}: {error}", self.own);
         }
     }
 

@@ -1,5 +1,7 @@
 //! What to do about a state that the code says cannot be.
 
+use crate::logging;
+
 /// Shows a bug of this node: panics in a debug build, and logs an error in a release build, where
 /// the protocol goes on without the event.
 ///
@@ -10,5 +12,5 @@ pub(crate) fn mismatch(what: &str) {
     if cfg!(debug_assertions) {
         unreachable!("{what}");
     }
-    log::error!("a bug in gridkv, please report it: {what}");
+    logging::error!("a bug in gridkv, please report it: {what}");
 }

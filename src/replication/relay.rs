@@ -55,6 +55,7 @@ use std::time::Duration;
 
 use crate::clock::{Instant, Version};
 use crate::entry::Entry;
+use crate::logging;
 use crate::types::{CoreId, Identity, KeyHash};
 use crate::wire::frame::CHUNK_BYTES;
 use crate::wire::timing::RELAY_ANSWERS_WITHIN;
@@ -194,7 +195,7 @@ impl Relays {
             let is_kept = outbox.unreachable_since.is_none_or(|since| now < since + PATIENCE);
             if !is_kept {
                 self.given_up += outbox.len() as u64;
-                log::warn!(
+                logging::warn!(
                     "data center {name:?} has had no member for an hour: no more writes are kept \
                      for it"
                 );
@@ -211,7 +212,7 @@ impl Relays {
             while outbox.bytes > self.max_bytes && outbox.give_up_oldest() {
                 self.given_up += 1;
                 if !mem::replace(&mut outbox.has_overflowed, true) {
-                    log::warn!(
+                    logging::warn!(
                         "more is written than data center {name:?} takes: it gets the rest by \
                          comparison"
                     );

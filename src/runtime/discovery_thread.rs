@@ -13,6 +13,7 @@ use std::{io, thread};
 use super::mailbox::{SendError, Sender};
 use super::messages::ToControl;
 use crate::discovery::AddressSource;
+use crate::logging;
 
 /// The control thread's handle to the discovery thread, which ends when this is dropped and its
 /// last lookup returns.
@@ -24,7 +25,7 @@ impl DiscoveryRequests {
     pub(crate) fn look(&self) {
         match self.0.try_send(()) {
             Ok(()) | Err(TrySendError::Full(())) => {}
-            Err(TrySendError::Disconnected(())) => log::error!("the discovery thread has ended"),
+            Err(TrySendError::Disconnected(())) => logging::error!("the discovery thread has ended"),
         }
     }
 }

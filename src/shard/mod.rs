@@ -88,6 +88,7 @@ use std::sync::Arc;
 use crate::clock::{Instant, Now};
 #[cfg(feature = "sim")]
 use crate::entry::Entry;
+use crate::logging;
 use crate::mutants::{ProtocolMutant, rule};
 #[cfg(feature = "sim")]
 use crate::placement::List;
@@ -437,7 +438,7 @@ impl<C> Parts<'_, C> {
         if !expects.fits(&answer) {
             // Not the answer itself: it holds what apps store.
             if turn.requests.is_first_misfit(to.node) {
-                log::error!(
+                logging::error!(
                     "{} answered a request with something else than {expects:?}: does it run \
                      another version of gridkv? The request is made again (said once for a node)",
                     to.addr

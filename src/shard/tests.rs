@@ -13,7 +13,7 @@ use crate::config::DEFAULT_EVERY_LIVE_PATIENCE;
 use crate::entry::Content;
 use crate::error::{NotApplied, ReadError, RunError, WriteError};
 use crate::options::{Eviction, OnPartition, Quorum, WriteOptions};
-use crate::placement::{Ballot, Gone, ListRef, Member, Placement, Site};
+use crate::placement::{Ballot, Gone, ListRef, Member, Placement, Site, Wish};
 use crate::quorums::{Count, Quorums};
 use crate::replication::quorum::RETRY_AFTER;
 use crate::shard::requests::ReplicaAsker;
@@ -1107,6 +1107,37 @@ fn no_deletion_is_forgotten_while_entries_are_under_way() {
             assert!(agrees_to_purge_while_entries_are_under_way(is_given), "the mutant is noticed");
             crate::mutants::set_for_this_thread(None, u16::MAX);
         }
+    }
+}
+
+// ── lists ──
+
+/// Asks the first of three replicas to accept a next list, and returns whether it counts in its own
+/// list then: whether it answers a read, and applies a write.
+fn counts_after_accepting() -> (bool, bool) {
+    let mut shard = of_three(false);
+    let partition = KeyHash::of(CLUSTER, b"k").partition();
+    let list = shard.shard.replica.copies.partition(partition).list().unwrap().clone();
+    let members = (1..4).map(identity).collect();
+    let value = list.next(&Wish { members, witnesses: Vec::new() });
+    let ballot = Ballot::above(Ballot::default(), &identity(1));
+    let accept = Request::Accept { list: list.reference(), ballot, value };
+    assert_eq!(shard.answer(partition, accept), Answer::Accepted);
+    let answers = !matches!(shard.read(b"k"), Answer::OtherList { .. });
+    shard.replicate(b"k", b"value");
+    (answers, shard.live() == 1)
+}
+
+/// Whoever decides the next list counts on it that this member counts no more.
+#[test]
+fn who_has_accepted_a_next_list_does_not_count_in_its_own() {
+    assert_eq!(counts_after_accepting(), (false, false));
+    #[cfg(feature = "sim")]
+    {
+        let mutant = crate::mutants::ProtocolMutant::AcceptedUnsealed;
+        crate::mutants::set_for_this_thread(Some(mutant), u16::MAX);
+        assert_eq!(counts_after_accepting(), (true, true));
+        crate::mutants::set_for_this_thread(None, u16::MAX);
     }
 }
 

@@ -13,6 +13,7 @@
 //! | `driver` | acts as the threads of a node do: delivers events, carries out actions |
 //! | `event`, `network` | what is scheduled; datagrams and connections |
 //! | `observe` | what a test sees of the cluster's state |
+//! | `arrival` | stops time just before a message arrives |
 //! | `lists` | what became of each partition's lists |
 //! | `faults` | what goes wrong, one method for each kind of fault |
 //! | [`workload`], [`checks`] | calls and their history; what the history must keep to |
@@ -35,6 +36,7 @@
 //! assert_eq!(cluster.outcome(call), Some(&CallResult::Written(Ok(()))));
 //! ```
 
+mod arrival;
 mod calls;
 pub mod chaos;
 pub mod checks;
@@ -59,6 +61,7 @@ use std::time::Duration;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
+pub use self::arrival::RequestKind;
 pub use self::calls::{Ask, What};
 use self::event::{Connection, ConnectionKey, SimEvent};
 pub use self::faults::Fault;

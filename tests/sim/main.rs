@@ -4,6 +4,7 @@
 mod support;
 
 mod anti_entropy;
+mod chain;
 mod chaos;
 mod clusters;
 mod data_centers;

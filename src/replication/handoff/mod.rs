@@ -72,6 +72,7 @@ use std::time::Duration;
 
 use super::mismatch::mismatch;
 use crate::clock::Instant;
+use crate::logging;
 use crate::placement::{Ballot, List, ListRef, Placement, Wish};
 use crate::quorums::Quorums;
 use crate::types::Identity;
@@ -430,8 +431,10 @@ impl Handoff {
             Answer::Received { covered } => self.received(from, covered, mine, now, actions),
             Answer::OtherList { list, .. } => self.other_list(from, list, now, actions),
             // A node of another data center, which keeps none of this data center's lists.
-            Answer::Declined => log::debug!("{:?} declines to take part in a handoff", from.node),
-            _ => log::debug!("{:?} answers a handoff with something else", from.node),
+            Answer::Declined => {
+                logging::debug!("{:?} declines to take part in a handoff", from.node)
+            }
+            _ => logging::debug!("{:?} answers a handoff with something else", from.node),
         }
     }
 

@@ -18,6 +18,7 @@ use super::copy::{Next, are_whole};
 use super::phase::{Phase, take};
 use super::{Handoff, HandoffAction, LONG_PATIENCE, Mine, mismatch};
 use crate::clock::Instant;
+use crate::logging;
 use crate::mutants::{ProtocolMutant, rule};
 use crate::placement::List;
 use crate::types::Identity;
@@ -99,7 +100,9 @@ impl Handoff {
             self.phase = Phase::Merge { list, at };
             return self.wait(now);
         }
-        let is_done = self.is_whole || self.may_be_whole_without(&list, mine, now, actions);
+        let is_done = self.is_whole
+            || self.may_be_whole_without(&list, mine, now, actions)
+            || !rule(ProtocolMutant::ReceiptUnwhole, true);
         if !is_done || self.is_open && !self.are_done_without(self.sources.skipped(), now) {
             return self.back_off(now);
         }
@@ -155,8 +158,7 @@ impl Handoff {
     /// Tells each giver up to which change it may forget its copy.
     fn give_receipts(&mut self, list: Arc<List>, now: Instant, actions: &mut Vec<HandoffAction>) {
         let mut unanswered = Vec::new();
-        let gives = !rule(ProtocolMutant::ReceiptUnwhole, !self.is_whole);
-        for (to, covers) in self.sources.givers(&list).filter(|_| gives) {
+        for (to, covers) in self.sources.givers(&list) {
             let request = Request::Receipt { list: list.reference(), covers };
             actions.push(HandoffAction::Ask { to, request });
             unanswered.push(to);
@@ -180,7 +182,7 @@ impl Handoff {
         let has_changed = self.sources.merged_to(&from).is_none_or(|to| to < chunk.sequence);
         self.next = at.and_then(|at| self.sources.take_chunk(at, &from, &chunk));
         if self.next.is_none() {
-            return log::debug!("{:?} sends a chunk and was not asked for it", from.node);
+            return logging::debug!("{:?} sends a chunk and was not asked for it", from.node);
         }
         // A handoff that only repeats itself waits longer and longer. A newcomer that copies a busy
         // partition again and again, and reaches no quorum, is one of these.

@@ -1,3 +1,5 @@
+mod agreement;
+
 use super::propose::ALL_SPEAK;
 use super::*;
 use crate::clock::Version;

@@ -14,9 +14,10 @@
 //! accepted a next list it is *sealed*: it applies and answers nothing until it learns the next
 //! list.
 //!
-//! A *giver* is outside its list and still holds data: it counts for nothing, is a source for
-//! others, and drops its copy when each replica of the list has confirmed that it holds the giver's
-//! last change.
+//! A *giver* is outside its list, and still holds data or had a list open: it counts for nothing,
+//! is a source for others, and drops its copy when each replica of the list has confirmed that it
+//! holds the giver's last change. An empty copy is given like any other: that there is nothing must
+//! be known of as many sources as what there is.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -285,6 +286,13 @@ impl LocalCopies {
     /// Returns the request that tells another node of a list.
     pub(in crate::shard) fn tell_list(&self, partition: Partition, list: Arc<List>) -> Request {
         Request::Adopt { list, purge_horizon: self.partition(partition).purge_horizon }
+    }
+
+    /// Whether this copy, outside the list, might be missed by a member: it holds something, or
+    /// counts as a source until others confirm that they have merged it. What is known to be
+    /// nothing is worth as much as a value.
+    pub(super) fn has_to_give(&self, partition: Partition) -> bool {
+        !self.store.is_empty(partition) || self.partition(partition).opened.is_some()
     }
 
     /// Whether this node serves the partition as a synced replica, and no merge changes it now.

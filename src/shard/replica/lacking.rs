@@ -32,6 +32,7 @@ use std::time::Duration;
 
 use super::Replica;
 use crate::clock::Instant;
+use crate::logging;
 use crate::shard::interface::Shortage;
 use crate::shard::timers::Timer;
 use crate::shard::turn::Turn;
@@ -138,7 +139,7 @@ impl Replica {
         bytes: usize,
         sources: &[Identity],
     ) {
-        log::debug!(
+        logging::debug!(
             "partition {}: {bytes} bytes of other replicas find no room here",
             partition.index()
         );

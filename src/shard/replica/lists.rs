@@ -105,7 +105,7 @@ impl Replica {
             self.note_data_brought(partition);
         }
         self.set_standing(node, partition, standing);
-        if standing == Standing::Outside && !self.copies.store.is_empty(partition) {
+        if standing == Standing::Outside && self.copies.has_to_give(partition) {
             remind_after(turn, REMIND_AFTER, partition);
         }
         turn.effects.push_back(Effect::ListChanged { partition });
@@ -171,7 +171,7 @@ impl Replica {
             let is_off = copy.is_synced() && !list.has_members(&target);
             target.retain(|member| is_off && *member != node.me);
             target
-        } else if self.is_needed(node, partition) || !self.copies.store.is_empty(partition) {
+        } else if self.is_needed(node, partition) || self.copies.has_to_give(partition) {
             target
         } else {
             Vec::new()
@@ -294,7 +294,7 @@ impl Replica {
         let is_given =
             *sequence == self.copies.store.sequence(partition) && all > 0 && holders >= needed;
         let must_give = rule(ProtocolMutant::DroppedUnasked, !is_given);
-        if !is_needed && !must_give && !self.copies.store.is_empty(partition) {
+        if !is_needed && !must_give && self.copies.has_to_give(partition) {
             self.copies.store.drop_partition(partition);
             // From now on it is no source.
             let copy = self.copies.partition_mut(partition);
@@ -310,7 +310,7 @@ impl Replica {
         let mut to_tell = self.to_be_told(turn.node, partition);
         let copy = self.copies.partition(partition);
         let Some(list) = copy.list.clone() else { return };
-        if !list.contains(&turn.node.me) && !self.copies.store.is_empty(partition) {
+        if !list.contains(&turn.node.me) && self.copies.has_to_give(partition) {
             to_tell.extend(list.members());
             let (sequence, confirmed) = &copy.receipts;
             let is_current = *sequence == self.copies.store.sequence(partition);
@@ -354,7 +354,7 @@ impl Replica {
             && copy.list.as_ref().is_some_and(|l| l.has_members(&target));
         let progress = match target.contains(&node.me) {
             true if !is_done => Progress::Pending,
-            false if self.is_needed(node, partition) || !self.copies.store.is_empty(partition) => {
+            false if self.is_needed(node, partition) || self.copies.has_to_give(partition) => {
                 Progress::Giving
             }
             _ => Progress::Done,

@@ -295,7 +295,7 @@ impl Replica {
                 && copy.list().is_some_and(|list| target().eq(list.members().iter().copied()));
             !is_whole
         } else {
-            self.is_needed(node, partition) || !self.copies.store.is_empty(partition)
+            self.is_needed(node, partition) || self.copies.has_to_give(partition)
         };
         let is_first = target().next() == Some(node.me);
         let wanted = node.config.quorums.copies_wanted();

@@ -4,6 +4,7 @@ use super::Replica;
 use super::copies::LocalCopies;
 use crate::clock::Now;
 use crate::entry::Entry;
+use crate::logging;
 use crate::mutants::{ProtocolMutant, rule};
 use crate::placement::ListRef;
 use crate::shard::node::Node;
@@ -251,7 +252,7 @@ impl LocalCopies {
             }
         }
         if declined > 0 && missing_bytes == 0 {
-            log::warn!(
+            logging::warn!(
                 "partition {}: {declined} keys of another replica find no room here: \
                  raise Config::max_memory",
                 partition.index()
