@@ -852,8 +852,8 @@ mod tests {
     }
 
     /// In a large network of a hub and spokes all spokes ask through the hub at one time. It passed
-    /// on what it could, and was taken for one that reaches nobody: the other spokes were tried,
-    /// which do reach nobody, and the round was given up, in each cycle again.
+    /// on what it could, and was taken for one that reaches no node: the other spokes were tried,
+    /// which do reach none, and the round was given up, in each cycle again.
     #[test]
     fn a_helper_that_is_busy_is_asked_again_and_is_no_worse_for_it() {
         let mut driver = DrivenPurge::new(1, 0);

@@ -1,7 +1,7 @@
 //! The log thread: it alone talks to the app's logger, for the threads of one engine.
 //!
-//! A logger may block, on a pipe that nobody reads for example, and the core and control threads
-//! must go on meanwhile. Their lines wait in a bounded queue. What comes while it is full is
+//! A logger may block, on a pipe that is not read for example, and the core and control threads
+//! must go on. Their lines wait in a bounded queue. What comes while it is full is
 //! dropped and counted, and the logger is told the number once it takes lines again.
 
 #![forbid(unsafe_code)]

@@ -1064,7 +1064,7 @@ fn no_answer_of_a_peer_panics() {
 }
 
 /// Node 0 has asked node 1 what it lacks, or has given it something, and has no answer yet. A
-/// deletion was forgotten meanwhile, and what came then brought back what had been deleted.
+/// deletion was forgotten then, and what came then brought back what had been deleted.
 fn agrees_to_purge_while_entries_are_under_way(is_given: bool) -> bool {
     let mut shard = of_two();
     shard.replicate(b"key", b"value");

@@ -355,7 +355,7 @@ fn most_changes(cluster: &mut SimCluster, names: &[String], time: Duration) -> u
 }
 
 /// Starts nodes together, then one more, on a network that loses many datagrams, so that some nodes
-/// hear of others late. Returns how often a list changed at most, meanwhile and in the end.
+/// hear of others late. Returns how often a list changed at most, on the way and in the end.
 fn changes_while_nodes_start(
     seed: u64,
     nodes: usize,

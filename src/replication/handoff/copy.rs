@@ -223,7 +223,7 @@ impl Sources {
 
     /// Takes up a chunk of the source at `at`; `None` if no chunk of `from` is waited for. What it
     /// is when it sends the first one counts: up to that change everything comes. A giver may drop
-    /// its copy meanwhile, and is no source from then on.
+    /// its copy before the last, and is no source from then on.
     pub(super) fn take_chunk(&mut self, at: usize, from: &Identity, chunk: &Chunk) -> Option<Next> {
         self.awaited(at).filter(|awaited| awaited == from)?;
         let source = self.sources.get_mut(at)?;

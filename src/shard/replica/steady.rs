@@ -31,7 +31,7 @@ use crate::types::{Identity, Partition};
 /// what a newcomer takes over, and no repair.
 const SHORTEST: Duration = Duration::from_millis(200);
 
-/// The longest pause: what a partition may be kept from that is well where it is.
+/// The longest pause: what a partition may be kept from that stands well.
 const LONGEST: Duration = Duration::from_secs(1);
 
 /// After this time without another list the next pause is the shortest again.
