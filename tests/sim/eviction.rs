@@ -503,63 +503,32 @@ fn without_eviction_a_crash_leaves_debt_until_a_node_brings_room() {
     }
 }
 
-/// The node of which the next function makes a full replica.
-const SMALL: usize = 2;
-
-fn small_has(cluster: &SimCluster, key: &String) -> bool {
-    cluster.stored(key).iter().any(|it| it.node == SMALL && it.value.is_some())
-}
-
-/// Three nodes, of which the last one has no room for some keys. Returns those that it holds, and
-/// those that it lacks.
-fn with_a_full_replica(seed: u64, partitions: u16) -> (Traced, Vec<String>, Vec<String>) {
-    let mut options = options(None);
-    (options.eviction, options.purge_grace) = (Eviction::None, 10 * SECOND);
-    options.partitions = partitions;
-    let keys: Vec<String> = (0..340).map(|number| options.key(number)).collect();
-    let mut cluster = Traced::new(seed, options);
-    for memory in [4 * LITTLE, 4 * LITTLE, LITTLE] {
-        cluster.start_node_with_memory(Some(memory));
-    }
-    wait(&mut cluster, STARTED_WITHIN, SimCluster::is_settled);
-    for key in &keys {
-        set(&mut cluster, 0, key, 1);
-    }
-    // The hints have ended, and the copies were compared.
-    cluster.run_for(120 * SECOND);
-    let (held, lacking): (Vec<String>, Vec<String>) =
-        keys.into_iter().partition(|key| small_has(&cluster, key));
-    assert!(lacking.len() > 50, "seed {seed}: {} keys found no room", lacking.len());
-    (cluster, held, lacking)
-}
-
-/// A full replica tries again when there is room. If those that hold what it lacks were silent
-/// then, it was done without them after a second, and what it lacked was forgotten with that: it
-/// counted as whole, until its copy was compared the next time.
-#[test]
-fn what_a_full_replica_lacks_is_not_forgotten_while_the_others_are_silent() {
-    for seed in 0..4 {
-        let (mut cluster, held, lacking) = with_a_full_replica(seed, 1);
-        assert!(cluster.redundancy_debt() > 0);
-        held[..40].iter().for_each(|key| support::delete(&mut cluster, 0, key));
-        cluster.stall_cores(0, 3 * SECOND);
-        cluster.stall_cores(1, 3 * SECOND);
-        for _ in 0..50 {
-            cluster.run_for(SECOND / 10);
-            let is_lacking = lacking.iter().any(|key| !small_has(&cluster, key));
-            assert!(!is_lacking || cluster.redundancy_debt() > 0, "seed {seed}: it is forgotten");
-        }
-    }
-}
-
 /// Found by a review: a replica that had declined one entry counted as one with gaps for ever. What
 /// it lacked came only as single writes, which the purge horizon refused: keys older than the last
 /// purge never came back, even with memory to spare.
 #[test]
 fn what_a_full_replica_lacked_comes_back_though_tombstones_were_purged_since() {
-    let has = small_has;
+    const SMALL: usize = 2;
     for seed in 0..3 {
-        let (mut cluster, held, lacking) = with_a_full_replica(seed, 16);
+        let mut options = options(None);
+        (options.eviction, options.purge_grace) = (Eviction::None, 10 * SECOND);
+        let mut cluster = Traced::new(seed, options);
+        for memory in [4 * LITTLE, 4 * LITTLE, LITTLE] {
+            cluster.start_node_with_memory(Some(memory));
+        }
+        wait(&mut cluster, STARTED_WITHIN, SimCluster::is_settled);
+        let keys: Vec<String> = (0..340).map(options_key).collect();
+        for key in &keys {
+            set(&mut cluster, 0, key, 1);
+        }
+        let has = |cluster: &SimCluster, key: &String| {
+            cluster.stored(key).iter().any(|it| it.node == SMALL && it.value.is_some())
+        };
+        // The hints have ended, and the copies were compared.
+        cluster.run_for(120 * SECOND);
+        let (held, lacking): (Vec<String>, Vec<String>) =
+            keys.into_iter().partition(|key| has(&cluster, key));
+        assert!(lacking.len() > 50, "seed {seed}: {} keys found no room", lacking.len());
         assert!(!cluster.wait_until_safe(0, 5 * SECOND), "seed {seed}: copies are missing");
         // There is room for some, and the purge horizon is above all of them.
         let (first, others) = held.split_at(10);

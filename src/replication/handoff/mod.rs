@@ -299,11 +299,6 @@ impl Handoff {
         }
     }
 
-    /// Whether it goes on without a replica that did not answer.
-    pub(crate) fn has_left_out(&self) -> bool {
-        self.sources.skipped().next().is_some()
-    }
-
     /// Returns every replica that is merged, or was.
     pub(crate) fn sources(&self) -> Vec<Identity> {
         self.sources.replicas()

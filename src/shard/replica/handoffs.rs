@@ -270,11 +270,8 @@ impl Replica {
             self.forget_handoff_requests(turn, job);
             self.update_wants(turn, partition);
             self.merged(turn, partition);
-            // Behind that, which has it surveyed if it lacked something: its peers hear of it. Who
-            // was silent might hold what is lacking; it is tried again.
-            if !handoff.has_left_out() {
-                self.lacks_no_more(turn, partition);
-            }
+            // Behind that, which has it surveyed if it lacked something: its peers hear of it.
+            self.lacks_no_more(turn, partition);
         } else {
             let is_resting = handoff.is_resting();
             if is_resting {
