@@ -1,8 +1,8 @@
 //! Reads the operating system's clocks; no other file does.
 //!
-//! - Time that passes is that of `CLOCK_BOOTTIME`, which goes on while the host is suspended. So a
-//!   laptop that slept, or a virtual machine that was stopped, finds its timeouts over, as after any
-//!   other pause.
+//! - Time that passes is that of `CLOCK_BOOTTIME`, which goes on while the host is suspended. So
+//!   a laptop that slept, or a virtual machine that was stopped, finds its timeouts over, as after
+//!   any other pause.
 //! - Wall time is the system's, as it is now. Where the system's clock is slewed or stepped, expiry
 //!   follows it. Versions still grow: see [`HybridClock`](crate::clock::HybridClock).
 

@@ -25,7 +25,9 @@ impl DiscoveryRequests {
     pub(crate) fn look(&self) {
         match self.0.try_send(()) {
             Ok(()) | Err(TrySendError::Full(())) => {}
-            Err(TrySendError::Disconnected(())) => logging::error!("the discovery thread has ended"),
+            Err(TrySendError::Disconnected(())) => {
+                logging::error!("the discovery thread has ended");
+            }
         }
     }
 }

@@ -445,9 +445,9 @@ impl Net {
             }
             _ => match self.nonsense.add(self.now) {
                 Some(silent) => logging::warn!(
-                    "{peer} does not speak as a node of gridkv ({why}): an HTTP probe, or a scan of \
-                     ports? Its connection is ended, as {silent} others were since the last such \
-                     line"
+                    "{peer} does not speak as a node of gridkv ({why}): an HTTP probe, or a scan \
+                     of ports? Its connection is ended, as {silent} others were since the last \
+                     such line"
                 ),
                 None => logging::debug!("{peer} does not speak as a node of gridkv: {why}"),
             },
