@@ -6,9 +6,9 @@ use crate::support::{SECOND, SETTLED_WITHIN, started, wait, write};
 
 /// Found by a review: of the list {0, 1, 2} node 0 did not reach node 1, so its writes were
 /// acknowledged by 0 and 2 alone. Node 0 crashed while node 2 stood still and was taken for dead,
-/// and the others made a list without either. Node 2 resumed, came back into the
-/// list with what it held, merged the others and was synced. No member merged what only node 2
-/// held: here they do not reach it. The cluster was safe at once, with one copy left of each of these keys, and stopping
+/// and the others made a list without either. Node 2 resumed, came back into the list with what it
+/// held, merged the others and was synced. No member merged what only node 2 held: here they do not
+/// reach it. The cluster was safe at once, with one copy left of each of these keys, and stopping
 /// node 2 lost them for good.
 ///
 /// Returns the number of keys that were written, and how many had fewer than W copies when it was

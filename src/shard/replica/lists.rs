@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::Replica;
 use super::copies::{Progress, Seal, Standing};
 use crate::mutants::{ProtocolMutant, rule};
-use crate::placement::{List, ListRef, Stage, Wish};
+use crate::placement::{List, ListRef, Member, Stage, Wish};
 use crate::replication::handoff::{Handoff, are_whole};
 use crate::shard::effects::Effect;
 use crate::shard::node::Node;
@@ -211,6 +211,28 @@ impl Replica {
             .all(|member| list.contains(member) || may_propose && might_be_stuck(member));
         let delay = DRIVER_STEP.saturating_mul(place as u32);
         (!list.is(&wish) && is_without_newcomer).then_some((wish, delay))
+    }
+
+    /// Returns for how long a wish for another list must stand still.
+    pub(super) fn pause_before_change<C>(
+        &self,
+        turn: &Turn<'_, C>,
+        partition: Partition,
+    ) -> Duration {
+        let placement = &turn.node.placement;
+        let copy = self.copies.partition(partition);
+        let goes = |acceptor: &Identity| {
+            let leaves = |member: &Member| member.leaving;
+            placement.is_dead(acceptor) || placement.member(acceptor.node).is_some_and(leaves)
+        };
+        let list = copy.list();
+        let is_urgent = list.is_none_or(|list| list.acceptors().any(goes))
+            || copy.standing == Standing::Pending
+            || copy.seal == Seal::Overdue;
+        if is_urgent || !rule(ProtocolMutant::WishedAtOnce, true) {
+            return Duration::ZERO;
+        }
+        copy.steadiness.pause_left(turn.now.instant, placement.is_complete())
     }
 
     /// This node has merged enough others to hold all that was acknowledged before the list.

@@ -20,12 +20,7 @@
 
 use std::time::Duration;
 
-use super::Replica;
-use super::copies::{Seal, Standing};
 use crate::clock::Instant;
-use crate::mutants::{ProtocolMutant, rule};
-use crate::shard::turn::Turn;
-use crate::types::{Identity, Partition};
 
 /// Nodes that start together, or hear of a newcomer, know of each other within this time. It delays
 /// what a newcomer takes over, and no repair.
@@ -59,36 +54,12 @@ impl Steadiness {
     }
 
     /// Returns how much is left of the pause.
-    fn pause_left(&self, now: Instant, all_are_known: bool) -> Duration {
+    pub(super) fn pause_left(&self, now: Instant, all_are_known: bool) -> Duration {
         let is_calm = now.since(self.replaced_at) >= CALM;
         let doublings = if is_calm { 0 } else { u32::from(self.replaced.min(8)) };
         let pause = SHORTEST.saturating_mul(1 << doublings).min(LONGEST);
         let pause = if all_are_known { pause } else { LONGEST };
         pause.saturating_sub(now.since(self.changed_at))
-    }
-}
-
-impl Replica {
-    /// Returns for how long a wish for another list must stand still.
-    pub(super) fn pause_before_change<C>(
-        &self,
-        turn: &Turn<'_, C>,
-        partition: Partition,
-    ) -> Duration {
-        let placement = &turn.node.placement;
-        let copy = self.copies.partition(partition);
-        let goes = |acceptor: &Identity| {
-            let leaves = |member: &crate::placement::Member| member.leaving;
-            placement.is_dead(acceptor) || placement.member(acceptor.node).is_some_and(leaves)
-        };
-        let list = copy.list();
-        let is_urgent = list.is_none_or(|list| list.acceptors().any(goes))
-            || copy.standing == Standing::Pending
-            || copy.seal == Seal::Overdue;
-        if is_urgent || !rule(ProtocolMutant::WishedAtOnce, true) {
-            return Duration::ZERO;
-        }
-        copy.steadiness.pause_left(turn.now.instant, placement.is_complete())
     }
 }
 
