@@ -124,6 +124,8 @@ pub enum ProtocolMutant {
     HorizonIgnored,
     /// A node agrees to forget a deletion while entries are under way from it, or to it.
     GivenUnseen,
+    /// A read goes by what its node had written before a newer state was purged.
+    OwnOutlivesPurge,
     /// A partition that should wait for its replicas goes on without those that are dead.
     DeadExcused,
     /// A tombstone goes without waiting for members that are away.
@@ -151,7 +153,7 @@ pub enum ProtocolMutant {
 #[cfg(feature = "sim")]
 impl ProtocolMutant {
     /// All mutants.
-    pub const ALL: [Self; 57] = [
+    pub const ALL: [Self; 58] = [
         Self::AcknowledgedFirst,
         Self::PendingCounts,
         Self::AnyList,
@@ -198,6 +200,7 @@ impl ProtocolMutant {
         Self::PurgedByTime,
         Self::HorizonIgnored,
         Self::GivenUnseen,
+        Self::OwnOutlivesPurge,
         Self::DeadExcused,
         Self::AbsentIgnored,
         Self::MarkIgnored,

@@ -75,6 +75,8 @@ pub(crate) struct Read {
     /// In the order in which they are asked.
     replicas: Vec<Asked<Option<Entry>>>,
     newest: Option<Entry>,
+    /// What this node has written itself, and is acknowledged, unless a newer state was purged since.
+    own: Option<Entry>,
     /// The highest version that might have been evicted by a replica that has nothing.
     eviction_watermark: Version,
     /// How many replicas to have asked by now.
@@ -96,6 +98,7 @@ impl Read {
             order: Vec::new(),
             replicas: Vec::new(),
             newest: None,
+            own: None,
             eviction_watermark: Version::ZERO,
             goal: 0,
             hedge_at: None,
@@ -107,7 +110,13 @@ impl Read {
     /// `acknowledged` already, as this node knows, is not older than the answer.
     pub(crate) fn prefer(&mut self, order: Vec<Identity>, acknowledged: Option<Entry>) {
         self.order = order;
-        acknowledged.into_iter().for_each(|entry| self.find(entry));
+        self.own = acknowledged;
+    }
+
+    /// Forgets what this node has written itself, if a newer delete was purged: the replicas that
+    /// answer from now on know of neither.
+    pub(crate) fn purged(&mut self, horizon: Version) {
+        self.own.take_if(|own| rule(ProtocolMutant::OwnOutlivesPurge, own.version() <= horizon));
     }
 
     fn note(&mut self, from: Identity, found: Found, synced: bool, now: Now) {
@@ -143,7 +152,12 @@ impl Read {
             let is_below = entry.value().is_some() && entry.version() <= self.eviction_watermark;
             !rule(ProtocolMutant::MarkIgnored, is_below)
         };
-        self.newest.as_ref().filter(is_certain)
+        let (found, own) = (self.newest.as_ref(), self.own.as_ref());
+        let newest = match (found, own) {
+            (Some(found), Some(own)) if own.wins_over(found) => Some(own),
+            _ => found.or(own),
+        };
+        newest.filter(is_certain)
     }
 
     /// Ends the read if the answers suffice, and asks more replicas if they do not.
@@ -525,6 +539,23 @@ mod tests {
         assert_eq!(answer(Found::Entry(newer.clone())), [QuorumAction::Found(Some(newer))]);
         let evicted = answer(Found::Absent { eviction_watermark: Version(8) });
         assert_eq!(whom(&evicted), [node(1)], "what was evicted may have been newer");
+    }
+
+    /// A read was under way while its node was cut off. Another node deleted the key, and
+    /// the deletion was forgotten everywhere: the replicas that answered then knew of nothing.
+    #[test]
+    fn what_this_node_wrote_itself_ends_with_the_purge_of_a_newer_state() {
+        for (horizon, expected) in [(6, Some(entry(7, Some("own")))), (7, None)] {
+            let list = list(1, 0..3);
+            let mut read = Read::new(b"key".as_slice().into(), rules(2));
+            let mut actions = Vec::new();
+            read.prefer(list.members().to_vec(), Some(entry(7, Some("own"))));
+            read.entered(list, &|_| true, NOW, &mut actions);
+            read.purged(Version(horizon));
+            found(&mut read, 0, None, true);
+            found(&mut read, 1, None, true);
+            assert_eq!(read.newest().cloned(), expected);
+        }
     }
 
     /// Two replicas acknowledged version 7 and the third missed it, with version 5 from before. One

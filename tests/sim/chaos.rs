@@ -79,6 +79,14 @@ fn a_hint_outlives_a_death_that_is_taken_back() {
     assert_promises_kept(Some(Profile::Lossy), 3476..3477);
 }
 
+/// A read was under way while its node was cut off, and remembered what the node had written itself.
+/// Another node deleted the key, and the deletion was purged everywhere. The replicas that answered
+/// then knew of nothing, and the deleted value was read, and written back.
+#[test]
+fn what_a_node_wrote_itself_is_not_read_when_a_newer_delete_was_purged() {
+    assert_promises_kept(Some(Profile::Wide), 42522..42523);
+}
+
 /// What came later than what the seeds above choose from.
 #[test]
 fn promises_are_kept_in_two_data_centers_and_where_every_node_has_a_copy() {

@@ -211,6 +211,9 @@ impl<C> Coordinator<C> {
     ) {
         let Some(mut op) = self.ops.take(id) else { return };
         let mut todo = Vec::new();
+        if let Machine::Read(read) = &mut op.machine {
+            read.purged(replica.copies.partition(op.partition).purge_horizon);
+        }
         change(op.machine.as_mut(), turn.now, &mut todo);
         self.perform(turn, replica, id, &mut op, todo);
         self.finish_step(turn, replica, id, op);

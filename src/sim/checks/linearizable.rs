@@ -97,7 +97,8 @@ enum Move {
 struct Search {
     /// The steps, ordered by their start.
     steps: Vec<Step>,
-    /// When the deletes began that might have happened.
+    /// When the deletes began that might have happened, and when writes that might have happened
+    /// expired, at the earliest.
     maybes: Vec<Duration>,
     /// The values that expire, each with the earliest moment at which it does.
     expiring: BTreeMap<u64, Duration>,
@@ -129,6 +130,7 @@ impl Search {
                 *first = end.min(*first);
             }
         }
+        let expiring = expiring(operations, clocks_apart);
         let (mut steps, mut maybes) = (Vec::new(), Vec::new());
         for (index, operation) in operations.iter().enumerate() {
             let certain_end =
@@ -138,8 +140,11 @@ impl Search {
                 (Kind::Get, Some(Answer::Found(value))) => (Effect::Read(Some(value)), certain_end),
                 (Kind::Get, Some(Answer::NotFound)) => (Effect::Read(None), certain_end),
                 (Kind::Get | Kind::Persist | Kind::Shorten, _) => continue,
-                // A write that no read saw may as well never have happened.
+                // A write that no read saw may as well never have happened. One that has expired
+                // might be seen: by a read that finds nothing.
                 (Kind::Set(value) | Kind::SetFor(value), _) => {
+                    let is_unseen = certain_end.is_none() && !read_at.contains_key(&value);
+                    maybes.extend(expiring.get(&value).filter(|_| is_unseen));
                     (Effect::Write(Some(value)), certain_end.or(read_at.get(&value).copied()))
                 }
                 (Kind::Delete, _) if certain_end.is_none() => {
@@ -165,7 +170,7 @@ impl Search {
             seen: BTreeSet::new(),
             steps,
             maybes,
-            expiring: expiring(operations, clocks_apart),
+            expiring,
         }
     }
 
@@ -228,7 +233,7 @@ impl Search {
             // A read that fits changes nothing: it may as well be next.
             return vec![Move::Step(at)];
         }
-        // A delete that might have happened is of use only just before a read that found nothing.
+        // What might have happened and leaves nothing is of use only just before a read that found nothing.
         let is_miss = |&at: &usize| matches!(self.steps[at].effect, Effect::Read(None));
         let is_of_use = open.iter().any(is_miss);
         let maybes = (0..self.maybes.len())
@@ -399,6 +404,11 @@ mod tests {
         assert!(is_linearizable(&[to_expire(), miss(3010, 3020), get(1, 3015, 3030)]));
         assert!(is_linearizable(&[to_expire(), miss(3010, 3020), set(2, 3030, 3040, ACK)]));
         assert!(!is_linearizable(&[to_expire(), miss(20, 30)]), "too early");
+        // It might take effect when it has expired already: a read can bring that about.
+        let maybe = || [set(2, 0, 5, ACK), op(Kind::SetFor(1), 10, 20, MAYBE)];
+        let late = [get(2, 3010, 3015), miss(3020, 3030)];
+        assert!(is_linearizable(&[maybe(), late.clone()].concat()));
+        assert!(!is_linearizable(&[maybe(), [get(2, 30, 40), miss(50, 60)]].concat()));
         let shorten = |start, end| op(Kind::Shorten, start, end, Answer::Touched);
         assert!(is_linearizable(&[set(1, 0, 10, ACK), shorten(20, 30), miss(1020, 1030)]));
         assert!(!is_linearizable(&[shorten(20, 30), set(1, 40, 50, ACK), miss(1020, 1030)]));
