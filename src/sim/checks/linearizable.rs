@@ -233,7 +233,8 @@ impl Search {
             // A read that fits changes nothing: it may as well be next.
             return vec![Move::Step(at)];
         }
-        // What might have happened and leaves nothing is of use only just before a read that found nothing.
+        // What might have happened and leaves nothing is of use only before a read that found
+        // nothing.
         let is_miss = |&at: &usize| matches!(self.steps[at].effect, Effect::Read(None));
         let is_of_use = open.iter().any(is_miss);
         let maybes = (0..self.maybes.len())
