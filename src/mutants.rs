@@ -110,6 +110,9 @@ pub enum ProtocolMutant {
     UnreachedAwaited,
     /// A newcomer that does not reach a quorum of its list has no other node propose the next list.
     NewcomersDriveAlone,
+    /// A node that gets nothing from the members of the list that it knows asks no others for a
+    /// later one.
+    OldMembersOnly,
     /// A write counts as missing though W replicas have it and the others are out of reach.
     UnreachedOwed,
     /// A node that leaves does not wait until its data is taken over.
@@ -193,6 +196,7 @@ impl ProtocolMutant {
         Self::BusyLetBe,
         Self::UnreachedAwaited,
         Self::NewcomersDriveAlone,
+        Self::OldMembersOnly,
         Self::UnreachedOwed,
         Self::LeftAtOnce,
         Self::NothingRestored,

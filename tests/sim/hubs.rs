@@ -330,6 +330,50 @@ fn a_cluster_is_born_though_two_nodes_do_not_reach_each_other() {
     }
 }
 
+/// Six nodes, of which nodes 0 and 1 do not reach each other. The last three die one after the
+/// other. Returns whether all copies are there again after each death.
+fn three_die_beside_a_broken_way(
+    seed: u64,
+    on_partition: OnPartition,
+    mutant: Option<ProtocolMutant>,
+) -> bool {
+    let mut options = options();
+    (options.partitions, options.on_partition, options.mutant) = (256, on_partition, mutant);
+    let mut cluster = started(seed, 6, options);
+    (0..40).for_each(|key| write(&mut cluster, key % 6, name(key), "value"));
+    cluster.split(&[0], &[1]);
+    cluster.run_for(5 * SECOND);
+    for node in [3, 4, 5] {
+        cluster.crash_node(node);
+        let is_repaired = cluster.run_until(REPAIRED_WITHIN, |cluster| {
+            let mut living = (0..6).filter(|it| cluster.is_running(*it));
+            living.all(|it| cluster.is_dead_for(it, &[node])) && cluster.is_settled()
+        });
+        if !is_repaired {
+            return false;
+        }
+    }
+    (0..40).all(|key| cluster.copies(name(key)).len() == 3)
+}
+
+/// Found by the simulator (pair, seed 60143): a node that is in no list of a partition knows an old
+/// one, of which all members died but one out of its reach. That one proposed the list in which the
+/// node was to take part, could not tell it, and needed no one else to. The node asked the members
+/// of the old list, for ever, and the other members of the new one had no reason to tell it.
+#[test]
+fn a_newcomer_hears_of_its_list_though_all_of_the_list_that_it_knows_are_dead_or_out_of_reach() {
+    for on_partition in [OnPartition::Serve, OnPartition::Majority] {
+        for seed in 0..4 {
+            let is_repaired = three_die_beside_a_broken_way(seed, on_partition, None);
+            assert!(is_repaired, "seed {seed}, {on_partition:?}");
+        }
+        let mutant = Some(ProtocolMutant::OldMembersOnly);
+        let is_noticed =
+            (0..4).any(|seed| !three_die_beside_a_broken_way(seed, on_partition, mutant));
+        assert!(is_noticed, "{on_partition:?}: the simulation shows nothing");
+    }
+}
+
 /// Writes through these nodes fifty times a second, waiting for none, until a condition holds.
 /// Returns after how long it did; `None` if not within `limit`.
 fn write_until(

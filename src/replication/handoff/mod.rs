@@ -47,6 +47,9 @@
 //! member that stays merges the others in the background, which makes it whole, too, and closes the
 //! gaps that a dead coordinator left. When all members are whole, W − 1 of them may die.
 //!
+//! **Left behind.** A node whose list has no member that answers does not hear from these that the
+//! list was replaced. So it surveys those that should be in the list, and makes no list of that.
+//!
 //! **Without a quorum.** If too many acceptors are dead, a driver makes a *fork*: a next list that
 //! no quorum decided (`placement/list` says how forks are ordered). If too many open members are
 //! dead, a newcomer opens its list without them. Either puts acknowledged writes at risk, which is
@@ -321,8 +324,11 @@ impl Handoff {
         matches!(self.phase, Phase::Backoff)
     }
 
-    /// Ends a pause: the members have changed.
+    /// Ends a pause: the members have changed. The one behind a survey that goes on is short.
     pub(crate) fn wake(&mut self, now: Instant) {
+        if matches!(self.phase, Phase::Survey { .. }) {
+            self.backoffs = 0;
+        }
         if self.is_resting() {
             (self.backoffs, self.deadline) = (0, Some(now.max(self.not_before)));
         }

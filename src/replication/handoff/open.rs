@@ -61,7 +61,7 @@ impl Handoff {
             self.prepare(list, mine, now, actions);
         } else {
             self.blocked_for(now);
-            self.back_off(now);
+            self.look_further(mine, now, actions);
         }
     }
 
@@ -103,6 +103,9 @@ impl Handoff {
         let is_done = self.is_whole
             || self.may_be_whole_without(&list, mine, now, actions)
             || !rule(ProtocolMutant::ReceiptUnwhole, true);
+        if !is_done && !self.is_open {
+            return self.look_further(mine, now, actions);
+        }
         if !is_done || self.is_open && !self.are_done_without(self.sources.skipped(), now) {
             return self.back_off(now);
         }

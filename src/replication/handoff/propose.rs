@@ -63,6 +63,22 @@ impl Handoff {
         self.conclude_if_over(mine, now, actions);
     }
 
+    /// This node gets no further with the members of the list that it knows. It asks those that
+    /// should be in the list whether there is a later one: a newcomer is told by the node that
+    /// decided its list, and that one might not reach it.
+    pub(super) fn look_further(
+        &mut self,
+        mine: &Mine<'_>,
+        now: Instant,
+        actions: &mut Vec<HandoffAction>,
+    ) {
+        if rule(ProtocolMutant::OldMembersOnly, true) {
+            self.survey(false, mine, now, actions);
+        } else {
+            self.back_off(now);
+        }
+    }
+
     /// Takes up which list a member knows.
     pub(super) fn listed(
         &mut self,
@@ -98,7 +114,8 @@ impl Handoff {
         }
     }
 
-    /// No member that answered knows a higher list: makes a fork if it may, or the first list.
+    /// No member that answered knows a higher list: makes a fork if all were asked and it may, or
+    /// the first list.
     pub(super) fn conclude(
         &mut self,
         mine: &Mine<'_>,
@@ -106,8 +123,11 @@ impl Handoff {
         actions: &mut Vec<HandoffAction>,
     ) {
         let Phase::Survey { missing, answered, is_wide, .. } = &self.phase else { return };
-        if mine.list.is_none() && !is_wide {
-            return self.survey(true, mine, now, actions);
+        if !is_wide {
+            return match mine.list {
+                None => self.survey(true, mine, now, actions),
+                Some(_) => self.back_off(now),
+            };
         }
         let wish = self.wished();
         let has_answered = |member: &&Identity| answered.iter().any(|(from, _)| from == *member);
@@ -191,7 +211,7 @@ impl Handoff {
     ) {
         let blocked_for = self.blocked_for(now);
         if !self.terms.serves {
-            return self.back_off(now);
+            return self.look_further(mine, now, actions);
         }
         let dead = || list.acceptors().filter(|acceptor| mine.placement.is_dead(acceptor));
         let wish = self.wished();
@@ -354,10 +374,12 @@ impl Handoff {
         if is_prepare && !matches!(self.phase, Phase::Prepare(_)) {
             return;
         }
-        if self.blocked_for(now) >= LONG_PATIENCE && self.terms.serves {
+        if self.blocked_for(now) < LONG_PATIENCE {
+            self.back_off(now);
+        } else if self.terms.serves {
             self.survey(true, mine, now, actions);
         } else {
-            self.back_off(now);
+            self.look_further(mine, now, actions);
         }
     }
 

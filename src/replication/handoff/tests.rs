@@ -318,6 +318,43 @@ fn a_member_that_is_slow_to_say_that_it_is_not_whole_is_waited_for() {
     }
 }
 
+/// A driver that hears nothing for half a minute but entries, if `sources` send them. Returns whom
+/// it asks for a later list. It makes none itself.
+fn looks_further(mut driver: Driver, sources: bool) -> Vec<u64> {
+    for _ in 0..30 {
+        for (from, _) in fetches(&driver.actions.clone()) {
+            if sources {
+                driver.answer(from.node.0, chunk(1, Extent::Open));
+            }
+        }
+        driver.pass(SILENCE);
+    }
+    assert_eq!(driver.learned(), None);
+    let is_survey = |action: &HandoffAction| match action {
+        HandoffAction::Ask { to, request: Request::AskList } => Some(to.node.0),
+        _ => None,
+    };
+    let mut asked: Vec<u64> = driver.wanted.iter().filter_map(is_survey).collect();
+    asked.sort_unstable();
+    asked.dedup();
+    asked
+}
+
+/// The list may have been replaced by one whose proposer does not reach this node.
+#[test]
+fn one_that_hears_nothing_of_its_list_asks_those_that_should_be_in_it_for_a_later_one() {
+    let of = |serves, old| {
+        Driver::of(serves, wish(3..6), Some(old), false, placed(&[1, 3, 4, 5], &[6, 7]))
+    };
+    for serves in [false, true] {
+        assert_eq!(looks_further(of(serves, list(4, 0..3)), false), [4, 5], "a newcomer");
+        let pending = list(4, 0..3).next(&wish(1..4));
+        assert_eq!(looks_further(of(serves, pending), false), [4, 5], "a pending member");
+    }
+    assert_eq!(looks_further(of(false, list(4, 6..8)), false), [4, 5], "all are dead");
+    assert_eq!(looks_further(of(false, list(4, 0..3)), true), [4, 5], "no promises");
+}
+
 #[test]
 fn a_refusal_is_answered_with_a_higher_ballot() {
     let mut driver = Driver::newcomer(Some(list(4, 0..3)));
