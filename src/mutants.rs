@@ -156,7 +156,7 @@ pub enum ProtocolMutant {
 #[cfg(feature = "sim")]
 impl ProtocolMutant {
     /// All mutants.
-    pub const ALL: [Self; 58] = [
+    pub const ALL: [Self; 59] = [
         Self::AcknowledgedFirst,
         Self::PendingCounts,
         Self::AnyList,

@@ -288,7 +288,9 @@ fn who_jumped_over_a_list_counts_only_once_it_has_what_it_missed() {
     for seed in SEEDS {
         assert!(!denied_by_who_jumped_over_a_list(seed, None), "seed {seed}");
     }
-    assert!(denied_by_who_jumped_over_a_list(0, Some(ProtocolMutant::JumpedOpen)));
+    // Node 4 tells it of the list between in most of them, and then there is no jump.
+    let is_denied = |seed| denied_by_who_jumped_over_a_list(seed, Some(ProtocolMutant::JumpedOpen));
+    assert!((0..10).any(is_denied));
 }
 
 // ── strong reads and writes over changes of lists ──
