@@ -176,6 +176,14 @@ fn a_half_dead_member_stands_in_nobodys_way() {
     assert_promises_kept(Some(Profile::HalfDead), 0..20);
 }
 
+/// The nodes with lower numbers had left, so the half-dead one was the first of those that count
+/// themselves as replicas. What it had kept since before its trouble was taken for the end of a key
+/// of which all others had newer values.
+#[test]
+fn what_a_half_dead_member_has_kept_is_not_what_is_there_in_the_end() {
+    assert_promises_kept(Some(Profile::HalfDead), 60_141..60_142);
+}
+
 /// Each bug with the kind of trouble that shows it, and the first seed that was seen to. (Those
 /// that forget deletes, or evict, are in tests of their own, `purge`, `data_centers` and
 /// `eviction`. `hubs` has those that need two nodes which never reach each other. `clusters` has

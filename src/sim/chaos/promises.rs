@@ -383,11 +383,15 @@ impl Chaos {
         }
     }
 
-    /// Returns the value of each key in the end, as its replicas have it.
+    /// Returns the value of each key in the end: the newest that its replicas have. Those of a
+    /// half-dead node do not count: it never hears of another list, so it takes itself for a
+    /// replica to the end, and its copies stay as they were.
     fn values(&self) -> BTreeMap<usize, u64> {
         let value = |key: usize| {
-            let copies = self.cluster.copies(self.name(key));
-            copies.first().map(|(_, value)| (key, value_number(value)))
+            let stored = self.cluster.stored(self.name(key)).into_iter();
+            let counts = stored.filter(|copy| copy.is_synced && !self.is_half_dead(copy.node));
+            let newest = counts.max_by_key(|copy| copy.version)?;
+            Some((key, value_number(&newest.value?)))
         };
         (0..self.workload.options().keys).filter_map(value).collect()
     }
