@@ -207,7 +207,7 @@ const NOTICED: &[(ProtocolMutant, Profile, u64)] = &[
     (ProtocolMutant::NothingCompared, Profile::Weak, 1),
     (ProtocolMutant::BootIgnored, Profile::Two, 0),
     (ProtocolMutant::AdoptedOnce, Profile::Births, 37),
-    (ProtocolMutant::DroppedUnasked, Profile::HalfDead, 51),
+    (ProtocolMutant::DroppedUnasked, Profile::Splits, 23),
     (ProtocolMutant::LeftAtOnce, Profile::Replaced, 0),
     (ProtocolMutant::NothingRestored, Profile::Clocks, 0),
     (ProtocolMutant::BornAlone, Profile::Births, 18),
