@@ -75,7 +75,8 @@ pub(crate) struct Read {
     /// In the order in which they are asked.
     replicas: Vec<Asked<Option<Entry>>>,
     newest: Option<Entry>,
-    /// What this node has written itself, and is acknowledged, unless a newer state was purged since.
+    /// What this node has written itself, and is acknowledged. It ends when a newer state was
+    /// purged.
     own: Option<Entry>,
     /// The highest version that might have been evicted by a replica that has nothing.
     eviction_watermark: Version,

@@ -79,9 +79,9 @@ fn a_hint_outlives_a_death_that_is_taken_back() {
     assert_promises_kept(Some(Profile::Lossy), 3476..3477);
 }
 
-/// A read was under way while its node was cut off, and remembered what the node had written itself.
-/// Another node deleted the key, and the deletion was purged everywhere. The replicas that answered
-/// then knew of nothing, and the deleted value was read, and written back.
+/// A read was under way while its node was cut off, and remembered what the node had written
+/// itself. Another node deleted the key, and the deletion was purged everywhere. The replicas that
+/// answered then knew of nothing, and the deleted value was read, and written back.
 #[test]
 fn what_a_node_wrote_itself_is_not_read_when_a_newer_delete_was_purged() {
     assert_promises_kept(Some(Profile::Wide), 42522..42523);
