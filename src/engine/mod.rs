@@ -106,8 +106,10 @@ impl Engine {
     /// loss.
     ///
     /// It is safe when N nodes hold each partition completely, and every write that was
-    /// acknowledged before has reached all of them. For a rolling restart: stop a node, start it
-    /// again, wait with this method on any node, and go on with the next.
+    /// acknowledged before has reached all of them. (A node that the writer has not reached for six
+    /// seconds, though it lives, is not waited for if W nodes have the write.) For a rolling
+    /// restart: stop a node, start it again, wait with this method on any node, and go on with the
+    /// next.
     ///
     /// This node asks all members, ten times a second during the wait. With fewer members than
     /// replicas (N) it is never safe. A standalone engine is always safe.

@@ -53,8 +53,8 @@ pub struct Stats {
     /// - partitions that it holds and has yet to give away;
     /// - copies for which there are too few members, counted by one of the partition's replicas;
     /// - writes that it acknowledged more than 0.1 s ago and that some replica has not confirmed.
-    ///   (A replica that it cannot reach counts only until W replicas have the write.) Such a write
-    ///   is offered for 30 s. After that only the background comparison finds it.
+    ///   (A replica out of reach for six seconds counts only until W replicas have the write.) Such
+    ///   a write is offered for 30 s. After that only the background comparison finds it.
     pub redundancy_debt: usize,
     /// How many lines of the log were dropped, since the start, because the app's logger blocked.
     pub dropped_log_lines: u64,

@@ -25,6 +25,10 @@ use crate::wire::timing::HINT_WINDOW;
 /// Sooner it is under way, as some write always is.
 const LATE_AFTER: Duration = Duration::from_millis(100);
 
+/// A member to which there was no connection for this long is out of reach, as far as one can
+/// tell. Sooner it is dialled again and again, and has what it missed a moment later.
+const OUT_OF_REACH_AFTER: Duration = Duration::from_secs(6);
+
 /// Returns what this core has still to do before no copy is missing.
 pub(super) fn debt<C>(
     node: &Node,
@@ -33,7 +37,9 @@ pub(super) fn debt<C>(
     coordinator: &Coordinator<C>,
     data_centers: &DataCenters<C>,
 ) -> Debt {
-    let is_unreached = |member: &Identity| replica.unreached.since(member).is_some();
+    let is_unreached = |member: &Identity| {
+        replica.unreached.since(member).is_some_and(|since| now.since(since) >= OUT_OF_REACH_AFTER)
+    };
     let owed = || coordinator.hints_but_for(is_unreached);
     let late = now + (HINT_WINDOW - LATE_AFTER);
     let calls = coordinator.calls_in_flight() + data_centers.calls_in_flight();

@@ -7,7 +7,7 @@
 //! |---|---|
 //! | and a handoff waits for it alone | it waits for milliseconds only |
 //! | and should come into a list, in place of none that stays | a replica proposes that list |
-//! | and lacks a write that W replicas have | the write does not count as missing (`debt`) |
+//! | for seconds, and lacks a write that W replicas have | it does not count as missing (`debt`) |
 //!
 //! A newcomer proposes its list itself otherwise. One that this node does not reach might not reach
 //! this node either, and so lack a quorum.
