@@ -464,12 +464,14 @@ impl Write {
             })
     }
 
-    /// Whether W replicas of its list have it, and all others that are alive are `these`.
+    /// Whether W replicas of its list have it, two at least, and all others that are alive are
+    /// `these`.
     pub(crate) fn is_owed_only_to(&self, these: impl Fn(&Identity) -> bool) -> bool {
         let mut open = self.replicas.iter().filter(|asked| asked.is_open());
         // One that is not synced yet has it, too, though it does not count.
-        let holders = self.replicas.iter().filter(|asked| asked.answer().is_some()).count();
-        holders >= self.needed && open.all(|asked| these(&asked.replica))
+        let answers = self.replicas.iter().filter_map(Asked::answer);
+        let holders = answers.filter(|acked| acked.has_it).count();
+        holders >= self.needed.max(2) && open.all(|asked| these(&asked.replica))
     }
 
     /// Returns the replicas that are full, if W replicas cannot acknowledge the write for that

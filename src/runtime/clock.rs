@@ -1,33 +1,40 @@
 //! Reads the operating system's clocks; no other file does.
-//!
-//! - Time that passes is that of `CLOCK_BOOTTIME`, which goes on while the host is suspended. So
-//!   a laptop that slept, or a virtual machine that was stopped, finds its timeouts over, as after
-//!   any other pause.
-//! - Wall time is the system's, as it is now. Where the system's clock is slewed or stepped, expiry
-//!   follows it. Versions still grow: see [`HybridClock`](crate::clock::HybridClock).
 
 use std::time::{Duration, Instant as OsInstant, SystemTime, UNIX_EPOCH};
 
 use crate::clock::{Instant, Now, WallTime};
 
 /// One engine's clock.
+///
+/// Wall time is read once, at the start, and then advances with the monotonic clock. So a step of
+/// the system's clock expires no key, and stops no version from growing.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Clock {
-    start: Moment,
+    start: OsInstant,
+    wall_at_start: WallTime,
+    /// The start on the scale of the system's monotonic clocks, in microseconds.
+    #[cfg(target_os = "linux")]
+    monotonic_at_start: u64,
 }
 
-#[cfg(target_os = "linux")]
-type Moment = Duration;
-#[cfg(not(target_os = "linux"))]
-type Moment = OsInstant;
-
 impl Clock {
+    #[allow(clippy::disallowed_methods, reason = "this is the one place that reads the clock")]
     pub(crate) fn start() -> Self {
-        Self { start: moment() }
+        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Self {
+            start: OsInstant::now(),
+            wall_at_start: WallTime::from_micros(since_epoch.as_micros() as u64),
+            #[cfg(target_os = "linux")]
+            monotonic_at_start: monotonic(rustix::time::ClockId::Monotonic),
+        }
     }
 
     pub(crate) fn now(&self) -> Now {
-        Now { instant: self.instant(), wall: wall() }
+        let elapsed = self.start.elapsed();
+        Now {
+            instant: Instant::from_nanos(elapsed.as_nanos() as u64),
+            wall: WallTime::from_micros(self.wall_at_start.micros() + elapsed.as_micros() as u64),
+        }
     }
 
     /// Returns wall time as of the system's last timer tick, at most some milliseconds ago, at a
@@ -35,57 +42,30 @@ impl Clock {
     #[cfg(target_os = "linux")]
     #[inline(never)]
     pub(crate) fn coarse_wall(&self) -> WallTime {
-        let ticked = read(rustix::time::ClockId::RealtimeCoarse);
-        WallTime::from_micros(ticked.as_micros() as u64)
+        let ticked = monotonic(rustix::time::ClockId::MonotonicCoarse);
+        WallTime::from_micros(
+            self.wall_at_start.micros() + ticked.saturating_sub(self.monotonic_at_start),
+        )
     }
 
     #[cfg(not(target_os = "linux"))]
     pub(crate) fn coarse_wall(&self) -> WallTime {
-        wall()
+        self.now().wall
     }
 
     pub(crate) fn instant(&self) -> Instant {
-        Instant::from_nanos(elapsed(self.start).as_nanos() as u64)
+        Instant::from_nanos(self.start.elapsed().as_nanos() as u64)
     }
 
-    /// Returns about the same moment on the scale of the standard library, which stands still while
-    /// the host is suspended.
-    #[expect(clippy::disallowed_methods, reason = "this is the one place that reads the clock")]
+    /// Returns the same moment on the operating system's scale.
     pub(crate) fn to_os(self, instant: Instant) -> OsInstant {
-        OsInstant::now() + instant.since(self.instant())
+        self.start + Duration::from_nanos(instant.nanos())
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "this is the one place that reads the clock")]
-fn wall() -> WallTime {
-    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    WallTime::from_micros(since_epoch.as_micros() as u64)
-}
-
-/// Returns the time since the host was started, suspended or not.
+/// Reads one of the system's monotonic clocks, in microseconds.
 #[cfg(target_os = "linux")]
-fn moment() -> Moment {
-    read(rustix::time::ClockId::Boottime)
-}
-
-#[cfg(target_os = "linux")]
-fn elapsed(since: Moment) -> Duration {
-    moment().saturating_sub(since)
-}
-
-#[cfg(not(target_os = "linux"))]
-#[expect(clippy::disallowed_methods, reason = "this is the one place that reads the clock")]
-fn moment() -> Moment {
-    OsInstant::now()
-}
-
-#[cfg(not(target_os = "linux"))]
-fn elapsed(since: Moment) -> Duration {
-    since.elapsed()
-}
-
-#[cfg(target_os = "linux")]
-fn read(clock: rustix::time::ClockId) -> Duration {
+fn monotonic(clock: rustix::time::ClockId) -> u64 {
     let now = rustix::time::clock_gettime(clock);
-    Duration::new(now.tv_sec.unsigned_abs(), now.tv_nsec as u32)
+    now.tv_sec as u64 * 1_000_000 + now.tv_nsec as u64 / 1000
 }

@@ -100,9 +100,12 @@ impl Threads {
                     logging::error!("{name} had panicked");
                 }
             }
-            self.log.stop();
         }
         self.shared.set_stopped();
+        // Last, and after those that wait for the engine's end: the logger may take its time.
+        if !is_engine_thread() {
+            self.log.stop();
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<JoinHandle<()>>> {

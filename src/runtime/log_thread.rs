@@ -93,16 +93,18 @@ impl LogThread {
 fn run(lines: &Receiver<Line>, dropped: &AtomicU64) {
     let mut told = 0;
     while let Ok(line) = lines.recv() {
-        give(&line);
+        guarded(|| line.log());
         let now = dropped.load(Ordering::Relaxed);
         let new = now - mem::replace(&mut told, now);
         if new > 0 {
-            logging::warn!("{new} lines of the log were dropped: the logger did not take them");
+            guarded(|| {
+                logging::warn!("{new} lines of the log were dropped: the logger did not take them");
+            });
         }
     }
 }
 
-/// A logger that panics loses its line, and nothing else.
-fn give(line: &Line) {
-    let _ = panic::catch_unwind(AssertUnwindSafe(|| line.log()));
+/// Talks to the logger. One that panics loses its line, and nothing else.
+fn guarded(talk: impl FnOnce()) {
+    let _ = panic::catch_unwind(AssertUnwindSafe(talk));
 }
