@@ -464,13 +464,12 @@ impl Write {
             })
     }
 
-    /// Whether W replicas of its list have it, two at least, and all others that are alive are
-    /// `these`.
+    /// Whether W replicas of its list have it, or two, and the others that are alive are `these`.
     pub(crate) fn is_owed_only_to(&self, these: impl Fn(&Identity) -> bool) -> bool {
         let mut open = self.replicas.iter().filter(|asked| asked.is_open());
         // One that is not synced yet has it, too, though it does not count.
-        let answers = self.replicas.iter().filter_map(Asked::answer);
-        let holders = answers.filter(|acked| acked.has_it).count();
+        let has_it = |asked: &&Asked<Acked>| asked.answer().is_some_and(|acked| acked.has_it);
+        let holders = self.replicas.iter().filter(has_it).count();
         holders >= self.needed.max(2) && open.all(|asked| these(&asked.replica))
     }
 
