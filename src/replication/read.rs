@@ -349,7 +349,9 @@ impl QuorumMachine for Read {
             }
             // It takes this node for one of another data center: the members are about to change.
             (Answer::Declined, None) => self.lost(from, now, actions),
-            (Answer::Declined | Answer::TooOld { .. }, Some(_)) => self.write_back_later(from, now),
+            (Answer::Declined | Answer::TooOld { .. } | Answer::NoRoom { .. }, Some(_)) => {
+                self.write_back_later(from, now);
+            }
             (answer, _) => mismatch(&format!("a read was answered {answer:?}")),
         }
     }
@@ -497,6 +499,29 @@ mod tests {
         assert_eq!(found(&mut read, 1, Some(newest.clone()), true), []);
         let actions = found(&mut read, 0, Some(entry(1, Some("old"))), true);
         assert_eq!(actions.last(), Some(&QuorumAction::Found(Some(newest))));
+    }
+
+    /// A full replica cannot take what a read found: the read waits for the others.
+    #[test]
+    fn who_has_no_room_for_what_is_written_back_is_asked_again() {
+        let (mut read, _) = asked(2);
+        let value = entry(5, Some("v"));
+        found(&mut read, 0, Some(value.clone()), true);
+        found(&mut read, 1, None, true);
+        let mut actions = Vec::new();
+        read.answered(node(1), Answer::NoRoom { max_memory: 7 }, NOW, &mut actions);
+        assert_eq!(actions, []);
+        let again = Now { instant: read.deadline().unwrap().max(NOW.instant + RETRY_AFTER), ..NOW };
+        read.handle_timers(again, &mut actions);
+        assert!(whom(&actions).contains(&node(1)), "{actions:?}");
+        actions.clear();
+        read.answered(
+            node(1),
+            Answer::Written { superseded_by: None, synced: true },
+            NOW,
+            &mut actions,
+        );
+        assert_eq!(actions, [QuorumAction::Found(Some(value))]);
     }
 
     #[test]

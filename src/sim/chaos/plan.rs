@@ -395,10 +395,8 @@ impl Plan {
         self.sim.partitions = [16, 32, 64][rng.random_range(0..3)];
         self.sim.cores = rng.random_range(1..=2);
         self.sim.clock_skew = Duration::from_millis([0, 5][rng.random_range(0..2)]);
-        // Not W = N = 3: where one of them has died and no other node has room for its copies,
-        // nothing can be deleted. `docs/limits.md` says so.
         (self.sim.replicas, self.sim.write_quorum) =
-            [(2, 2), (3, 2), (3, 2)][rng.random_range(0..3)];
+            [(2, 2), (3, 2), (3, 3)][rng.random_range(0..3)];
         self.sim.read_quorum = some_strong_reads(rng);
         // A node has room for eight values, or twice eight, and there are more for each. When most
         // keys are deleted in the end, what is left fits on one core.
