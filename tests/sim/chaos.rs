@@ -118,8 +118,8 @@ fn promises_are_kept_where_there_is_no_room_for_all() {
     assert!(refused > 500, "{refused} writes were refused");
 }
 
-/// A member of a list has died, or leaves, and no node that should take its place has room. The list
-/// keeps it, so that a delete, which would make room, does not find W replicas.
+/// A member of a list has died, or leaves, and no node that should take its place has room. The
+/// list keeps it, so that a delete, which would make room, does not find W replicas.
 #[test]
 #[ignore = "open: a full newcomer keeps the list from changing"]
 fn deletes_make_room_where_a_dead_member_cannot_be_replaced() {
