@@ -37,6 +37,7 @@
     dead_code,
     unreachable_pub,
     unused_imports,
+    unused_macros,
     reason = "the models use a part of the engine's source"
 )]
 
