@@ -9,14 +9,20 @@ use std::fmt;
 
 use log::{Level, Record};
 
-/// A line on its way to the logger, with the place in the source that says it.
-#[derive(Debug)]
-pub(crate) struct Line {
+/// A place in the source that says something, and how important that is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place {
     pub(crate) level: Level,
     pub(crate) module: &'static str,
     pub(crate) file: &'static str,
-    pub(crate) number: u32,
-    pub(crate) text: String,
+    pub(crate) line: u32,
+}
+
+/// A line on its way to the logger.
+#[derive(Debug)]
+pub(crate) struct Line {
+    place: Place,
+    text: String,
 }
 
 /// Takes a line without waiting for anything.
@@ -34,44 +40,31 @@ pub(crate) fn set_outlet(outlet: Option<Outlet>) {
 impl Line {
     /// Gives the line to the logger, which may take its time.
     pub(crate) fn log(&self) {
-        let (level, module, file) = (self.level, self.module, self.file);
-        tell(level, module, file, self.number, format_args!("{}", self.text));
+        tell(self.place, format_args!("{}", self.text));
     }
 }
 
-/// Says something at one place of the source. For the macros of this module.
-pub(crate) fn say(
-    level: Level,
-    module: &'static str,
-    file: &'static str,
-    number: u32,
-    text: fmt::Arguments<'_>,
-) {
-    if level > log::STATIC_MAX_LEVEL || level > log::max_level() {
+/// Says something. For the macros of this module.
+pub(crate) fn say(place: Place, text: fmt::Arguments<'_>) {
+    if place.level > log::STATIC_MAX_LEVEL || place.level > log::max_level() {
         return;
     }
     let is_out = OUTLET.try_with(|outlet| match &*outlet.borrow() {
         Some(outlet) => {
-            outlet(Line { level, module, file, number, text: text.to_string() });
+            outlet(Line { place, text: text.to_string() });
             true
         }
         None => false,
     });
     if is_out != Ok(true) {
-        tell(level, module, file, number, text);
+        tell(place, text);
     }
 }
 
-fn tell(
-    level: Level,
-    module: &'static str,
-    file: &'static str,
-    number: u32,
-    text: fmt::Arguments<'_>,
-) {
+fn tell(Place { level, module, file, line }: Place, text: fmt::Arguments<'_>) {
     let mut record = Record::builder();
     record.level(level).target(module).args(text);
-    record.module_path_static(Some(module)).file_static(Some(file)).line(Some(number));
+    record.module_path_static(Some(module)).file_static(Some(file)).line(Some(line));
     log::logger().log(&record.build());
 }
 
@@ -79,10 +72,12 @@ fn tell(
 macro_rules! say_line {
     ($level:ident, $($text:tt)+) => {
         $crate::logging::say(
-            log::Level::$level,
-            module_path!(),
-            file!(),
-            line!(),
+            $crate::logging::Place {
+                level: log::Level::$level,
+                module: module_path!(),
+                file: file!(),
+                line: line!(),
+            },
             format_args!($($text)+),
         )
     };

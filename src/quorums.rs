@@ -174,10 +174,9 @@ impl Quorums {
     /// replicas is a write stamped above each one that was acknowledged before.
     pub(crate) fn waits_for_every_live(self, asked: Quorum, by_default: bool) -> bool {
         match asked {
-            _ if !self.writes_overlap() => true,
             Quorum::EveryLive => true,
-            Quorum::Configured => by_default,
-            Quorum::Majority | Quorum::All | Quorum::Count(_) => false,
+            Quorum::Configured if by_default => true,
+            _ => !self.writes_overlap(),
         }
     }
 

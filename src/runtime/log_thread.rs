@@ -1,15 +1,15 @@
 //! The log thread: it alone talks to the app's logger, for the threads of one engine.
 //!
 //! A logger may block, on a pipe that is not read for example, and the core and control threads
-//! must go on. Their lines wait in a bounded queue. What comes while it is full is
-//! dropped and counted, and the logger is told the number once it takes lines again.
+//! must go on. Their lines wait in a bounded queue. What comes while it is full is dropped and
+//! counted, and the logger is told the number once it takes lines again.
 
 #![forbid(unsafe_code)]
 
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 use std::{io, mem};
@@ -78,13 +78,12 @@ impl LogThread {
         let Some(Running { lines, end, thread }) = self.lock().take() else { return };
         drop(lines);
         // It is disconnected when the thread has let go of it, and else the time is up.
-        let outcome = end.recv_timeout(LAST_LINES);
-        if outcome == Err(std::sync::mpsc::RecvTimeoutError::Disconnected) {
+        if end.recv_timeout(LAST_LINES) == Err(RecvTimeoutError::Disconnected) {
             let _ = thread.join();
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Running>> {
+    fn lock(&self) -> MutexGuard<'_, Option<Running>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

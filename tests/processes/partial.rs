@@ -11,14 +11,6 @@ use crate::support::wires::{Wires, wait_sees, wait_whole};
 /// Longer than a broken connection is kept, and than a silent host is waited for.
 const LONG: Duration = Duration::from_secs(4);
 
-/// Waits for writes of every key, for at least this long.
-fn go_on(load: &Load, time: Duration) {
-    let begun = Instant::now();
-    while begun.elapsed() < time {
-        load.wait_writes(1);
-    }
-}
-
 /// Asserts that no node ever took another one for dead, except these.
 fn assert_no_false_deaths(nodes: &[NodeProcess], dead: &[&str]) {
     for (number, node) in nodes.iter().enumerate() {
@@ -44,7 +36,7 @@ fn two_nodes_that_do_not_reach_each_other_hold_up_no_call_and_no_repair() {
     load.during(|| {
         load.wait_writes(2);
         wires.cut(0, 1);
-        go_on(&load, LONG);
+        load.go_on(LONG);
 
         // Each key is on three of four nodes, so each of the three that are left lacks some.
         load.may_fail(2);
@@ -98,7 +90,7 @@ fn a_node_with_dead_connections_and_live_gossip_holds_up_no_call_and_no_leave() 
         if !wires.cut_tcp(4) {
             return;
         }
-        go_on(&load, LONG);
+        load.go_on(LONG);
 
         load.may_fail(3);
         let begun = Instant::now();

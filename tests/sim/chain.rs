@@ -36,6 +36,15 @@ fn replicas(cluster: &SimCluster, key: &str) -> Vec<usize> {
     cluster.replicas(key).into_iter().map(|(node, _)| node).collect()
 }
 
+/// Asserts that the key is found through every node once the network is whole.
+fn assert_found_once_mended(cluster: &mut Traced, key: &str, seed: u64) {
+    cluster.mend();
+    settle(cluster);
+    for node in 0..cluster.nodes() {
+        assert_eq!(get(cluster, node, key), found("value"), "seed {seed}");
+    }
+}
+
 /// Returns the number of the list in which the replicas count.
 fn list_number(cluster: &SimCluster, key: &str) -> u64 {
     cluster.replicas(key).into_iter().map(|(_, number)| number).max().expect("replicas")
@@ -171,11 +180,7 @@ fn read_beside_a_pending_member(seed: u64, mutant: Option<ProtocolMutant>) -> Ca
     wait(&mut cluster, SECOND, |cluster| cluster.replicas(&key).contains(&(c, next)));
     let result = get(&mut cluster, c, &key);
     if mutant.is_none() {
-        cluster.mend();
-        settle(&mut cluster);
-        for node in 0..4 {
-            assert_eq!(get(&mut cluster, node, &key), found("value"), "seed {seed}");
-        }
+        assert_found_once_mended(&mut cluster, &key, seed);
     }
     result
 }
@@ -218,11 +223,7 @@ fn read_among_pending_members(seed: u64, mutant: Option<ProtocolMutant>) -> Call
     cluster.run_for(500 * MS);
     let result = get(&mut cluster, c, &key);
     if mutant.is_none() {
-        cluster.mend();
-        settle(&mut cluster);
-        for node in 0..5 {
-            assert_eq!(get(&mut cluster, node, &key), found("value"), "seed {seed}");
-        }
+        assert_found_once_mended(&mut cluster, &key, seed);
     }
     result
 }

@@ -130,6 +130,11 @@ impl Chaos {
         if self.safety_asked.len() == asked || self.cluster.has_just_crashed(ROUND) {
             return;
         }
+        self.judge_copies();
+    }
+
+    /// Judges whether W nodes have each acknowledged write, or a newer one.
+    pub(super) fn judge_copies(&mut self) {
         let running = self.running().len();
         let copies = self.sim.quorums().write.count(running);
         let history = self.workload.history();

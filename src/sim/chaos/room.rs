@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::Chaos;
 use super::profile::Profile;
 use crate::sim::CALL_TIMEOUT;
-use crate::sim::checks::{self, Safety, Violation};
+use crate::sim::checks::Violation;
 
 /// Within this time keys can be deleted however full the nodes are.
 const DELETED_WITHIN: Duration = Duration::from_secs(30);
@@ -33,12 +33,7 @@ impl Chaos {
         if cluster.has_just_crashed(since) || self.broken.is_some() {
             return;
         }
-        let running = self.running().len();
-        let copies = self.sim.quorums().write.count(running);
-        let history = self.workload.history();
-        let safety = Safety { history, copies, running, apart: self.apart };
-        let judge = |key| checks::safe(&safety, key, &self.cluster.stored(self.name(key)));
-        self.broken = (0..self.workload.options().keys).find_map(|key| judge(key).err());
+        self.judge_copies();
     }
 
     /// Deletes keys until there is room for all that is left.

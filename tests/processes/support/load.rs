@@ -164,6 +164,14 @@ impl Load {
         });
     }
 
+    /// Waits for writes of every key, for at least this long.
+    pub(crate) fn go_on(&self, time: Duration) {
+        let begun = Instant::now();
+        while begun.elapsed() < time {
+            self.wait_writes(1);
+        }
+    }
+
     /// Asserts that each node has the last acknowledged number of each key, or one that was begun
     /// after it, and that the nodes agree. The clients have ended, and no copy is missing.
     pub(crate) fn check_nothing_lost(&self, nodes: &mut [NodeProcess]) {
