@@ -108,6 +108,8 @@ pub enum ProtocolMutant {
     BusyLetBe,
     /// A handoff waits as long for a member that its node does not reach as for any other.
     UnreachedAwaited,
+    /// An answer that comes after its request was given up does not show that its node is reached.
+    LateAnswerUnheard,
     /// A newcomer that does not reach a quorum of its list has no other node propose the next list.
     NewcomersDriveAlone,
     /// A node that gets nothing from the members of the list that it knows asks no others for a
@@ -156,7 +158,7 @@ pub enum ProtocolMutant {
 #[cfg(feature = "sim")]
 impl ProtocolMutant {
     /// All mutants.
-    pub const ALL: [Self; 59] = [
+    pub const ALL: [Self; 60] = [
         Self::AcknowledgedFirst,
         Self::PendingCounts,
         Self::AnyList,
@@ -195,6 +197,7 @@ impl ProtocolMutant {
         Self::ReturnedUnshared,
         Self::BusyLetBe,
         Self::UnreachedAwaited,
+        Self::LateAnswerUnheard,
         Self::NewcomersDriveAlone,
         Self::OldMembersOnly,
         Self::UnreachedOwed,

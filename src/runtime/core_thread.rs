@@ -272,7 +272,10 @@ impl CoreLoop {
         match event {
             NetEvent::Answer { target, frame: Frame { request_id, message, .. } } => {
                 match message {
-                    Message::Answer(answer) => self.tell(now, Event::Answer { request_id, answer }),
+                    Message::Answer(answer) => {
+                        let from = target.expects;
+                        self.tell(now, Event::Answer { from, request_id, answer });
+                    }
                     _ => {
                         logging::warn!(
                             "{}: a core answered with something else, closing",

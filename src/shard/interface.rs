@@ -46,8 +46,8 @@ pub(crate) enum Event<C> {
     Call { call: Call, caller: C },
     /// A peer's core asks, over the accepted connection `via`.
     Request { via: u64, from: Identity, partition: Partition, request_id: u64, request: Request },
-    /// A peer's core answers what this shard asked.
-    Answer { request_id: u64, answer: Answer },
+    /// A peer's core, of this life if that is known, answers what this shard asked.
+    Answer { from: Option<(NodeHash, Boot)>, request_id: u64, answer: Answer },
     /// The connection to this life of a node failed: what was asked over it stays unanswered.
     Lost { node: NodeHash, boot: Boot },
     /// There was no room to send this request.

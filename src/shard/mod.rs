@@ -94,7 +94,7 @@ use crate::mutants::{ProtocolMutant, rule};
 use crate::placement::List;
 pub(crate) use crate::placement::Stage;
 use crate::store::{Readers, View};
-use crate::types::Identity;
+use crate::types::{Boot, Identity, NodeHash};
 #[cfg(feature = "sim")]
 use crate::types::{KeyHash, Partition};
 use crate::wire::message::{Answer, Chunk, Listed, Request, Route};
@@ -406,7 +406,9 @@ impl<C> Parts<'_, C> {
                     turn.answer(address, answer);
                 }
             }
-            Event::Answer { request_id, answer } => self.answered(turn, request_id, answer),
+            Event::Answer { from, request_id, answer } => {
+                self.answered(turn, from, request_id, answer);
+            }
             Event::Lost { node, boot } => {
                 self.replica.connection_lost(turn, (node, boot));
                 for request_id in turn.requests.to_life((node, boot)) {
@@ -429,11 +431,23 @@ impl<C> Parts<'_, C> {
         }
     }
 
-    /// Matches an answer with its request, and hands it to the part that asked. An answer to a
-    /// request that nothing waits for any more is dropped.
-    fn answered(&mut self, turn: &mut Turn<'_, C>, request_id: u64, mut answer: Answer) {
-        let Some(request) = turn.requests.take(request_id) else { return };
-        self.replica.reached(turn, &request.to);
+    /// Matches an answer with its request, and hands it to the part that asked. Of an answer to a
+    /// request that nothing waits for any more only this counts: the node that sent it is reached.
+    fn answered(
+        &mut self,
+        turn: &mut Turn<'_, C>,
+        from: Option<(NodeHash, Boot)>,
+        request_id: u64,
+        mut answer: Answer,
+    ) {
+        let request = turn.requests.take(request_id);
+        // Or a node that is slower than requests are waited for would stay unreached, and for that
+        // reason be waited for less long.
+        let counts = rule(ProtocolMutant::LateAnswerUnheard, true) || request.is_some();
+        if let Some(life) = from.filter(|_| counts) {
+            self.replica.reached(turn, life);
+        }
+        let Some(request) = request else { return };
         let Outstanding { to, in_other_data_center, partition, asker, expects } = request;
         if !expects.fits(&answer) {
             // Not the answer itself: it holds what apps store.

@@ -135,6 +135,7 @@ impl<C> Driven<C> {
         let asked: Vec<u64> = self.asked();
         for request_id in asked {
             self.tell(Event::Answer {
+                from: None,
                 request_id,
                 answer: Answer::Written { superseded_by: None, synced: true },
             });
@@ -632,7 +633,7 @@ fn a_closure_is_answered_when_the_other_replica_has_its_writes() {
     assert_eq!(asked.len(), 2);
     for (request_id, is_last) in [(asked[0], false), (asked[1], true)] {
         let answer = Answer::Written { superseded_by: None, synced: true };
-        shard.tell(Event::Answer { request_id, answer });
+        shard.tell(Event::Answer { from: None, request_id, answer });
         assert_eq!(shard.replies_are_none(), !is_last);
     }
     assert_eq!(ran::<Option<Vec<u8>>>(shard.reply()), Ok(Some(b"1".to_vec())));
@@ -641,6 +642,7 @@ fn a_closure_is_answered_when_the_other_replica_has_its_writes() {
     shard.call(call, 2);
     let asked = shard.asked();
     shard.tell(Event::Answer {
+        from: None,
         request_id: asked[0],
         answer: Answer::Written { superseded_by: None, synced: true },
     });
@@ -722,6 +724,7 @@ fn to_stop_answers_everybody_once() {
     // The first of the large group is done, the next 255 are under way.
     let first = shard.asked()[1];
     shard.tell(Event::Answer {
+        from: None,
         request_id: first,
         answer: Answer::Written { superseded_by: None, synced: true },
     });
@@ -786,6 +789,7 @@ fn a_write_that_arrives_behind_the_next_one_of_its_key_is_not_stamped_above_it()
     }
     for request_id in [new_1, new_2] {
         shard.tell(Event::Answer {
+            from: None,
             request_id,
             answer: Answer::Written { superseded_by: None, synced: true },
         });
@@ -987,7 +991,7 @@ fn an_answer_that_does_not_fit_its_request_counts_as_none_and_is_asked_for_again
     let call = shard.write(b"key", Content::Value(b"v"), &WriteOptions::new());
     shard.call(call, 1);
     let [first] = shard.asked()[..] else { panic!("one other replica") };
-    shard.tell(Event::Answer { request_id: first, answer: Answer::Purged });
+    shard.tell(Event::Answer { from: None, request_id: first, answer: Answer::Purged });
     assert!(shard.replies().is_empty());
     shard.pass(RETRY_AFTER);
     shard.turn();
@@ -995,7 +999,7 @@ fn an_answer_that_does_not_fit_its_request_counts_as_none_and_is_asked_for_again
     // A late answer to the first question means nothing any more.
     for request_id in [first, again] {
         let answer = Answer::Written { superseded_by: None, synced: true };
-        shard.tell(Event::Answer { request_id, answer });
+        shard.tell(Event::Answer { from: None, request_id, answer });
     }
     assert!(matches!(shard.reply(), Outcome::Written(Ok(()))));
 }
@@ -1051,7 +1055,7 @@ fn no_answer_of_a_peer_panics() {
             for _ in 0..200 {
                 for request_id in shard.asked() {
                     let answer = answers()[at].clone();
-                    shard.tell(Event::Answer { request_id, answer });
+                    shard.tell(Event::Answer { from: None, request_id, answer });
                 }
                 shard.pass(Duration::from_millis(10));
                 shard.turn();
@@ -1091,7 +1095,7 @@ fn agrees_to_purge_while_entries_are_under_way(is_given: bool) -> bool {
     let (_, mut turn) = shard.shard.split(shard.now, &mut shard.actions);
     let request_id = turn.ask(identity(1), partition, request, asker).unwrap();
     let agreed = agrees(&mut shard);
-    shard.tell(Event::Answer { request_id, answer });
+    shard.tell(Event::Answer { from: None, request_id, answer });
     assert!(agrees(&mut shard), "nothing is under way any more");
     agreed
 }
@@ -1152,7 +1156,7 @@ fn of_three(every_live: bool) -> Driven {
 
 fn written(shard: &mut Driven, request_id: u64) {
     let answer = Answer::Written { superseded_by: None, synced: true };
-    shard.tell(Event::Answer { request_id, answer });
+    shard.tell(Event::Answer { from: None, request_id, answer });
 }
 
 fn every_live() -> WriteOptions {
@@ -1207,7 +1211,7 @@ fn each_kind_of_write_waits_for_every_live_replica_if_it_is_asked_to() {
         let [question] = shard.asked()[..] else { panic!("one other confirms the value") };
         let found = Found::Absent { eviction_watermark: Version::ZERO };
         let answer = Answer::Found { found, synced: true };
-        shard.tell(Event::Answer { request_id: question, answer });
+        shard.tell(Event::Answer { from: None, request_id: question, answer });
         let [first, second] = shard.asked()[..] else { panic!("two others are asked to write") };
         written(&mut shard, first);
         let mut replies = shard.replies();

@@ -421,7 +421,8 @@ impl SimCluster {
         match (message, key.from) {
             (Message::Answer(answer), Channel::Core(core)) => {
                 let now = self.now_of(key.opener);
-                self.nodes[key.opener].shard(now, core, ShardEvent::Answer { request_id, answer });
+                let event = ShardEvent::Answer { from: key.expects, request_id, answer };
+                self.nodes[key.opener].shard(now, core, event);
             }
             (Message::Control(message), Channel::Control) => {
                 let link = Link { addr: key.addr, expects: key.expects };

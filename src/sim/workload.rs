@@ -265,7 +265,7 @@ impl Workload {
         };
         Self {
             counts: counts.map(|(w, n)| (w.into(), n.into())),
-            names: (0..options.keys).map(|key| cluster.key(key)).collect(),
+            names: (0..2 * options.keys).map(|key| cluster.key(key)).collect(),
             rng: SmallRng::seed_from_u64(seed),
             history: History::default(),
             next_value: 1,
@@ -280,7 +280,8 @@ impl Workload {
         &self.history
     }
 
-    /// Returns the names of the keys in the cluster.
+    /// Returns the names of the keys in the cluster: those that the clients use, and behind them as
+    /// many for those who look into the cluster and must leave the first as they are.
     pub fn keys(&self) -> &[String] {
         &self.names
     }

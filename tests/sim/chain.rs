@@ -562,3 +562,41 @@ fn a_list_of_another_data_center_does_not_count() {
     }
     assert!(replicas_are_lost_to_the_other_data_center(0, Some(ProtocolMutant::FarListsCount)));
 }
+
+// ── a slow network ──
+
+/// Messages take longer than members are waited for that a node does not reach. A newcomer has just
+/// begun to merge what the others hold when all its connections break, once.
+///
+/// Returns whether it is a replica soon.
+fn is_whole_though_its_connections_broke(
+    seed: u64,
+    after: Duration,
+    mutant: Option<ProtocolMutant>,
+) -> bool {
+    let mut options = options(3, 2, 1);
+    (options.delay, options.mutant) = ((20 * MS, 30 * MS), mutant);
+    let keys: Vec<String> = (0..20).map(|key| options.key(key)).collect();
+    let mut cluster = started(seed, 3, options);
+    for key in &keys {
+        write(&mut cluster, 0, key, "value");
+    }
+    let newcomer = cluster.start_node();
+    cluster.run_for(after);
+    for other in 0..newcomer {
+        cluster.break_connections(newcomer, other);
+    }
+    cluster.run_until(10 * SECOND, SimCluster::is_settled)
+}
+
+#[test]
+fn a_newcomer_whose_connections_broke_is_whole_soon_though_answers_take_long() {
+    let moments = || (0..).zip((1..8).map(|tenths| tenths * 100 * MS));
+    for (seed, after) in moments() {
+        let is_whole = is_whole_though_its_connections_broke(seed, after, None);
+        assert!(is_whole, "seed {seed}, {after:?}");
+    }
+    let mutant = Some(ProtocolMutant::LateAnswerUnheard);
+    let is_stuck = |(seed, after)| !is_whole_though_its_connections_broke(seed, after, mutant);
+    assert!(moments().any(is_stuck));
+}

@@ -54,11 +54,11 @@ impl Replica {
         }
     }
 
-    /// A node has answered.
-    pub(in crate::shard) fn reached<C>(&mut self, turn: &mut Turn<'_, C>, node: &Identity) {
+    /// This life of a node has answered.
+    pub(in crate::shard) fn reached<C>(&mut self, turn: &mut Turn<'_, C>, life: (NodeHash, Boot)) {
         let unreached = &mut self.unreached.since;
-        if !unreached.is_empty() && unreached.remove(&(node.node, node.boot)).is_some() {
-            self.review_wants(turn, node.node);
+        if !unreached.is_empty() && unreached.remove(&life).is_some() {
+            self.review_wants(turn, life.0);
         }
     }
 

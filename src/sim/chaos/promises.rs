@@ -167,7 +167,11 @@ impl Chaos {
             if self.is_half_dead(node) {
                 continue;
             }
-            for key in 0..self.workload.options().keys {
+            let keys = self.workload.options().keys;
+            // What the clients wrote is judged later. In a full cluster only a key that is there
+            // has room.
+            let first = if self.profile == Profile::Full { 0 } else { keys };
+            for key in first..first + keys {
                 if should(self, node, key) {
                     self.workload.write_through(&mut self.cluster, node, key);
                 } else {
@@ -393,7 +397,7 @@ impl Chaos {
             let newest = counts.max_by_key(|copy| copy.version)?;
             Some((key, value_number(&newest.value?)))
         };
-        (0..self.workload.options().keys).filter_map(value).collect()
+        (0..self.workload.keys().len()).filter_map(value).collect()
     }
 
     /// Long after the last call nothing is under way, and nothing is owed.
