@@ -119,6 +119,8 @@ pub enum ProtocolMutant {
     UnreachedOwed,
     /// A node that leaves does not wait until its data is taken over.
     LeftAtOnce,
+    /// A node that leaves and has forgotten all others takes itself for the last.
+    ForgottenNotAwaited,
     /// No node replaces a replica that died.
     NothingRestored,
     /// A node that sees W members creates the first lists, without asking what these see.
@@ -158,7 +160,7 @@ pub enum ProtocolMutant {
 #[cfg(feature = "sim")]
 impl ProtocolMutant {
     /// All mutants.
-    pub const ALL: [Self; 60] = [
+    pub const ALL: [Self; 61] = [
         Self::AcknowledgedFirst,
         Self::PendingCounts,
         Self::AnyList,
@@ -202,6 +204,7 @@ impl ProtocolMutant {
         Self::OldMembersOnly,
         Self::UnreachedOwed,
         Self::LeftAtOnce,
+        Self::ForgottenNotAwaited,
         Self::NothingRestored,
         Self::BornAlone,
         Self::PurgedByTime,

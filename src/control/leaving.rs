@@ -50,9 +50,12 @@ impl Control {
     }
 
     /// Whether no node of this data center stays. One that is taken for dead might, and then it is
-    /// waited for: what this node holds is nowhere else.
+    /// waited for: what this node holds is nowhere else. So it is if this node alone has forgotten
+    /// it since.
     fn is_last(&self) -> bool {
-        self.placement.members().iter().all(|member| member.leaving) && !self.placement.has_absent()
+        self.placement.members().iter().all(|member| member.leaving)
+            && !self.placement.has_absent()
+            && !rule(ProtocolMutant::ForgottenNotAwaited, self.is_left_behind)
     }
 
     /// The node goes, and tells the others.

@@ -21,7 +21,12 @@ impl Control {
             self.membership.records().iter().filter(|known| known.state.is_active()).count();
         let is_complete = members.len() == alive;
         self.absent.note(now, &self.membership.records());
+        let has_forgotten = self.forget_at.is_some_and(|at| at <= now);
         self.forget_at = self.absent.deadline(now);
+        let stays = |member: &Member| self.is_here(&member.site) && !member.leaving;
+        let me = self.config.identity.node;
+        let is_alone = !members.iter().any(|it| stays(it) && it.identity.node != me);
+        self.is_left_behind = is_alone && (self.is_left_behind || has_forgotten);
         let has_absent = self.forget_at.is_some();
         let members_changed = members != self.placed
             || self.gone != *self.placement.gone()

@@ -67,6 +67,9 @@ pub(crate) struct Control {
     pub(super) absent: Absent,
     /// When the last absent member will be forgotten.
     pub(super) forget_at: Option<Instant>,
+    /// It forgot the last absent member while no other member stayed, and none has come since: what
+    /// it holds may be nowhere else, and those might come back for it.
+    pub(super) is_left_behind: bool,
     pub(super) stage: Stage,
     /// What the cores go by: `placement` and `stage` as they were when an event ended last.
     pub(super) published: (Arc<Placement>, Stage),
@@ -132,6 +135,7 @@ impl Control {
             gone_said_at: BTreeMap::new(),
             absent: Absent::new(config.forget_after),
             forget_at: None,
+            is_left_behind: false,
             stage: Stage::Forming,
             published: (nowhere, Stage::Forming),
             is_synced: false,

@@ -300,7 +300,8 @@ impl Engine {
     ///
     /// The last node of a cluster leaves at once, and its data is gone. If all nodes are asked to
     /// leave together, all leave at once. A node that is taken for dead and might return counts as
-    /// there: what this node holds might be nowhere else, and it waits until `timeout`.
+    /// there: what this node holds might be nowhere else, and it waits until `timeout`. So does the
+    /// last of a cluster whose other nodes have all died.
     ///
     /// # Errors
     ///

@@ -6,7 +6,7 @@ use std::time::Duration;
 use gridkv::sim::{CallId, CallResult, ProtocolMutant, SimCluster, SimOptions};
 
 use crate::support::{
-    SECOND, STARTED_WITHIN, Traced, WRITTEN, outcome, settle, started, wait, write,
+    MS, SECOND, STARTED_WITHIN, Traced, WRITTEN, outcome, settle, started, wait, write,
 };
 
 fn write_all(cluster: &mut SimCluster, node: usize, keys: Range<usize>, value: &str) {
@@ -414,4 +414,41 @@ fn who_died_is_replaced_at_once() {
         let took = cluster.elapsed() - dead_at;
         assert!(took < Duration::from_millis(100), "seed {seed}: {took:?}");
     }
+}
+
+/// Messages take longer than members are waited for that a node does not reach. A newcomer has just
+/// begun to merge what the others hold when all its connections break, once.
+///
+/// Returns whether it is a replica soon.
+fn is_whole_though_its_connections_broke(
+    seed: u64,
+    after: Duration,
+    mutant: Option<ProtocolMutant>,
+) -> bool {
+    let mut options = SimOptions::default();
+    (options.partitions, options.cores, options.mutant) = (32, 1, mutant);
+    options.delay = (20 * MS, 30 * MS);
+    let keys: Vec<String> = (0..20).map(|key| options.key(key)).collect();
+    let mut cluster = started(seed, 3, options);
+    for key in &keys {
+        write(&mut cluster, 0, key, "value");
+    }
+    let newcomer = cluster.start_node();
+    cluster.run_for(after);
+    for other in 0..newcomer {
+        cluster.break_connections(newcomer, other);
+    }
+    cluster.run_until(10 * SECOND, SimCluster::is_settled)
+}
+
+#[test]
+fn a_newcomer_whose_connections_broke_is_whole_soon_though_answers_take_long() {
+    let moments = || (0..).zip((1..8).map(|tenths| tenths * 100 * MS));
+    for (seed, after) in moments() {
+        let is_whole = is_whole_though_its_connections_broke(seed, after, None);
+        assert!(is_whole, "seed {seed}, {after:?}");
+    }
+    let mutant = Some(ProtocolMutant::LateAnswerUnheard);
+    let is_stuck = |(seed, after)| !is_whole_though_its_connections_broke(seed, after, mutant);
+    assert!(moments().any(is_stuck));
 }

@@ -27,8 +27,8 @@ fn fill(engines: &[Engine]) -> Vec<String> {
             Err(WriteError::NotApplied(NotApplied::OutOfMemory { max_memory: MEMORY })) => {
                 refused += 1;
             }
-            // One of two replicas had room for it, or the node asked the replicas of an earlier list
-            // before it learned of this one, and did not wait for their answers.
+            // One of two replicas had room for it, or the node asked the replicas of an earlier
+            // list before it learned of this one, and did not wait for their answers.
             Err(WriteError::Indeterminate { acked: 0 | 1, needed: 2 }) => refused += 1,
             Err(other) => panic!("{key}: {other}"),
         }

@@ -324,6 +324,8 @@ impl Plan {
 
     fn half_dead(&mut self, rng: &mut SmallRng) -> Weighted {
         self.rest(rng);
+        // No side of a network that is split again and again forgets the others.
+        self.sim.forget_after = Duration::from_secs(100);
         self.nodes = rng.random_range(5..=MAX_NODES);
         self.lasting = Lasting::Cores;
         vec![
