@@ -97,7 +97,7 @@ pub(crate) enum ControlEvent {
         giving: usize,
         shortage: Shortage,
     },
-    /// Some of a core's partitions are gone for good.
+    /// Acknowledged writes of so many of a core's partitions might be lost.
     DataAtRisk {
         partitions: usize,
     },

@@ -31,6 +31,7 @@ mod leaving;
 mod links;
 mod publish;
 mod reach;
+mod risk;
 mod seeds;
 mod state;
 #[cfg(test)]
@@ -108,9 +109,7 @@ impl Control {
                 self.progress.insert(core, progress);
                 self.note_shortage(actions);
             }
-            ControlEvent::DataAtRisk { partitions } => {
-                actions.push(ControlAction::Notify(Event::DataAtRisk { partitions }));
-            }
+            ControlEvent::DataAtRisk { partitions } => self.at_risk.add(now, partitions),
             ControlEvent::CoreOwes { core, question, debt } => {
                 self.core_owes(now, core, question, debt, actions);
             }
@@ -136,6 +135,7 @@ impl Control {
         self.handle_held_timers(now, actions);
         self.handle_safety_timer(now, actions);
         self.handle_drain_timer(now, actions);
+        self.handle_risk_timer(now, actions);
         if self.stage == Stage::Forming && self.status_at <= now {
             self.tell_status(now, actions);
         }
@@ -152,6 +152,7 @@ impl Control {
             self.forget_at,
             self.reach_deadline(),
             self.held_deadline(),
+            self.at_risk.deadline(),
             self.missing_details.ask_at.filter(|_| !self.links.is_empty()),
             (!self.links.is_empty()).then_some(self.exchange_at),
         ];

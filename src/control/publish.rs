@@ -7,6 +7,7 @@ use super::interface::{Actions, ControlAction, Readiness};
 use super::state::{Control, CoreProgress, Leaving};
 use crate::clock::Instant;
 use crate::events::{Event, MemberInfo, MemberState};
+use crate::logging;
 use crate::membership::{Record, State};
 use crate::placement::{Member, Placement};
 use crate::shard::{Shortage, Stage};
@@ -91,6 +92,16 @@ impl Control {
             (self.told_missing_bytes, self.is_synced) = (bytes, false);
             actions.push(ControlAction::Notify(Event::OutOfMemory { partitions, bytes }));
         }
+    }
+
+    /// Tells the app that acknowledged writes might be lost.
+    pub(super) fn handle_risk_timer(&mut self, now: Instant, actions: &mut Actions) {
+        let Some(partitions) = self.at_risk.take_due(now) else { return };
+        logging::warn!(
+            "acknowledged writes of {partitions} partitions might be lost: W of their replicas are \
+             dead at one time. Those that were only cut off bring theirs back"
+        );
+        actions.push(ControlAction::Notify(Event::DataAtRisk { partitions }));
     }
 
     /// Remembers the lives that are over. One that was only taken for dead is not.

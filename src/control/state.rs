@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use super::absent::Absent;
 use super::interface::{ControlConfig, Readiness};
+use super::risk::AtRisk;
 use crate::clock::Instant;
 use crate::events::MemberInfo;
 use crate::membership::{Membership, MembershipConfig};
@@ -80,6 +81,7 @@ pub(crate) struct Control {
     pub(super) progress: BTreeMap<usize, CoreProgress>,
     /// How many bytes found no room when the app was told so last; zero if nothing is missing.
     pub(super) told_missing_bytes: usize,
+    pub(super) at_risk: AtRisk,
     pub(super) own_debt: OwnDebt,
     pub(super) safety: Option<Safety>,
     /// Questions about what a member owes, asked on behalf of one that does not reach it.
@@ -142,6 +144,7 @@ impl Control {
             leaving: Leaving::No,
             progress: BTreeMap::new(),
             told_missing_bytes: 0,
+            at_risk: AtRisk::default(),
             own_debt: OwnDebt::default(),
             safety: None,
             passed_on: Vec::new(),

@@ -384,11 +384,11 @@ impl CoreLoop {
                     self.unreported.debt = Some(ToControl::CoreOwes { core, question, debt });
                 }
                 Action::DataAtRisk { partition } => {
-                    let partition = partition.index();
-                    logging::debug!(
-                        "partition {partition}: W replicas died before another had copied them"
-                    );
+                    logging::debug!("partition {}: W of its replicas are dead", partition.index());
                     self.unreported.partitions_at_risk += 1;
+                }
+                Action::WentOn { partition } => {
+                    logging::debug!("partition {} goes on with what is left", partition.index());
                 }
             }
         }

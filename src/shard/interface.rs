@@ -76,8 +76,11 @@ pub(crate) enum Action<C> {
     /// Under the placement of this generation: how many partitions this shard should hold and does
     /// not yet, how many it holds and must give away, and what found no room.
     Progress { generation: u64, pending: usize, giving: usize, shortage: Shortage },
-    /// W replicas of the partition died before it could be copied: acknowledged writes may be gone.
+    /// Acknowledged writes of the partition might be lost, as W of its replicas are dead. Said once
+    /// for a list.
     DataAtRisk { partition: Partition },
+    /// The partition goes on with what is left.
+    WentOn { partition: Partition },
     /// The answer to [`Event::AskDebt`].
     Debt { question: u64, debt: Debt },
 }

@@ -263,8 +263,11 @@ impl SimCluster {
             }
             Action::DataAtRisk { partition } => {
                 self.note(|| format!("data at risk n{number} {partition:?}"));
-                self.hear_of_risk(partition);
                 self.report(number, ControlEvent::DataAtRisk { partitions: 1 });
+            }
+            Action::WentOn { partition } => {
+                self.note(|| format!("n{number} goes on with what is left of {partition:?}"));
+                self.hear_of_risk(partition);
             }
             Action::Debt { question, debt } => {
                 let core = Self::index(core);

@@ -88,6 +88,9 @@ pub(in crate::shard) struct PartitionCopy {
     pub(super) reminders: u32,
     /// Whether this copy held something when it began to become synced, which others might lack.
     pub(super) brings_data: bool,
+    /// The list for which it was said last that acknowledged writes might be lost; `Some(None)` if
+    /// none was known.
+    pub(super) said_at_risk: Option<Option<ListRef>>,
     /// What this one brought when it returned, until others have merged it.
     pub(super) unshared: Option<Unshared>,
     pub(super) progress: Progress,

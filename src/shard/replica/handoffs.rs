@@ -9,7 +9,6 @@ use crate::mutants::{ProtocolMutant, rule};
 use crate::options::OnPartition;
 use crate::placement::ListRef;
 use crate::replication::handoff::{Handoff, HandoffAction, Mine, Terms, ToMerge};
-use crate::shard::interface::Action;
 use crate::shard::node::Node;
 use crate::shard::requests::{HandoffKind, ReplicaAsker};
 use crate::shard::timers::Timer;
@@ -262,7 +261,7 @@ impl Replica {
                     todo.extend(next);
                 }
                 HandoffAction::Whole(list) => self.is_whole(turn, partition, &list),
-                HandoffAction::AtRisk => turn.actions.push(Action::DataAtRisk { partition }),
+                HandoffAction::AtRisk => self.went_on(turn, partition),
                 HandoffAction::Finished => is_finished = true,
             }
         }

@@ -9,6 +9,7 @@
 //! - [`lacking`]: what found no room, and when to try again;
 //! - [`steady`]: how long a wish for another list must stand;
 //! - [`sharing`]: has others merge what a replica that returned alone holds;
+//! - [`risk`]: when acknowledged writes might be lost;
 //! - [`unreached`]: which members this core does not reach, and what follows for its lists;
 //! - [`anti_entropy`]: compares copies with those of others in the background;
 //! - [`surveyed`]: which copies were compared key by key;
@@ -49,6 +50,7 @@ mod handoffs;
 mod lacking;
 mod lists;
 mod purge;
+mod risk;
 mod serve;
 mod sharing;
 mod steady;
@@ -133,6 +135,9 @@ impl Replica {
             if wished(old) != wished(&placement) {
                 let steadiness = &mut self.copies.partition_mut(partition).steadiness;
                 steadiness.wish_changed(turn.now.instant);
+            }
+            if has_lost_members {
+                self.note_deaths(turn, partition);
             }
             self.review_handoffs(turn, partition);
             if has_lost_members || self.copies.partition(partition).lacks_before(&turn.node.me) {
