@@ -574,8 +574,7 @@ pub(crate) enum Extent {
     /// It might lack anything.
     #[default]
     Any,
-    /// It might lack anything, and acknowledged nothing in the list before: it was a member of that
-    /// one, never had it open, and never will.
+    /// It might lack anything. It was a member of the list before, and acknowledged nothing there.
     Idle,
     /// It has the list open, or had the one before open: of such replicas at most N − W lack an
     /// acknowledged write.

@@ -264,9 +264,9 @@ pub(super) fn is_source(chain: &Chain, state: &State, list: usize, from: usize) 
 
 fn merge(chain: &Chain, state: &mut State, list: usize, (node, from): (usize, usize)) {
     learn(chain, state, list, node);
-    let is_told = !chain.lacks(Mutant::SourceUnaware)
-        && !(chain.lacks(Mutant::IdleUnaware) && is_pending(state, list - 1, from));
-    if is_told || usize::from(state.known[from]) > list {
+    let is_untold = chain.lacks(Mutant::SourceUnaware)
+        || chain.lacks(Mutant::IdleUnaware) && is_pending(state, list - 1, from);
+    if !is_untold || usize::from(state.known[from]) > list {
         learn(chain, state, list, from);
     }
     if is_idler(state, list, from) {
