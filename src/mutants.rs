@@ -86,6 +86,12 @@ pub enum ProtocolMutant {
     ReceiptUnwhole,
     /// The next list is proposed before the members of the present one have all that they should.
     ProposedEarly,
+    /// The next list waits for members that are never whole, though the others have what it takes
+    /// to make it whole.
+    UnwholeAwaited,
+    /// A member that never had the list before open counts for nothing when it is asked what it
+    /// holds.
+    IdleIgnored,
     /// A list is proposed as soon as it is wished, and undone as soon as another one is.
     WishedAtOnce,
     /// The next list is proposed though a member has not said whether it has all that it should.
@@ -188,6 +194,8 @@ impl ProtocolMutant {
         Self::DroppedHalfWay,
         Self::ReceiptUnwhole,
         Self::ProposedEarly,
+        Self::UnwholeAwaited,
+        Self::IdleIgnored,
         Self::WishedAtOnce,
         Self::UnheardSkipped,
         Self::OneSource,

@@ -1017,7 +1017,7 @@ fn no_answer_of_a_peer_panics() {
             Answer::TooOld { purge_horizon: Version(u64::MAX >> 1), synced: true },
             Answer::Found { found: Found::Version(Version(1)), synced: true },
             Answer::Listed(Listed { list: None, purge_horizon, members_digest: 0 }),
-            Answer::Promised { accepted: None, is_whole: true },
+            Answer::Promised { accepted: None, extent: Extent::Whole },
             Answer::Accepted,
             Answer::Refused { promised: Ballot::default() },
             Answer::Chunk(Chunk {

@@ -471,8 +471,8 @@ pub(crate) enum Answer {
     /// What the acceptor has accepted under a lower ballot, if anything.
     Promised {
         accepted: Option<(Ballot, Arc<List>)>,
-        /// Whether it has all that it should have as a member of the list.
-        is_whole: bool,
+        /// What it has of what was acknowledged before the list. It says nothing of a witness.
+        extent: Extent,
     },
     Accepted,
     /// A higher ballot was promised.
@@ -574,6 +574,8 @@ pub(crate) enum Extent {
     /// It might lack anything.
     #[default]
     Any,
+    /// It might lack anything. It was a member of the list before, and acknowledged nothing there.
+    Idle,
     /// It has the list open, or had the one before open: of such replicas at most N − W lack an
     /// acknowledged write.
     Open,

@@ -18,3 +18,4 @@ mod majority;
 mod purge;
 mod quorums;
 mod safety;
+mod stuck;

@@ -51,6 +51,7 @@ fn bounds(quorums: (u32, u32, u32), first: &str) -> Bounds {
         loses_acks: false,
         gives_away: false,
         is_hasty: false,
+        stuck: 0,
         symmetries: Vec::new(),
     }
 }
@@ -152,6 +153,19 @@ fn short() -> Vec<Scenario> {
                 crashes: (nodes("ABC"), 1),
                 calls: vec![Kind::Stamped(2)],
                 gives_away: true,
+                ..three()
+            },
+        ),
+        scenario(
+            "writes, hasty",
+            "the same, with lists that are proposed too early: nothing is lost",
+            Bounds {
+                wishes: [wishes(&["ABD"]), wishes(&["BCD"])],
+                ballots: [1, 1],
+                crashes: (nodes("ABC"), 1),
+                calls: vec![Kind::Stamped(2)],
+                gives_away: true,
+                is_hasty: true,
                 ..three()
             },
         ),
@@ -265,6 +279,44 @@ fn short() -> Vec<Scenario> {
                 ballots: [1, 0],
                 calls: vec![Kind::Stamped(2)],
                 ..bounds((3, 1, 1), "ABC")
+            },
+        ),
+        scenario(
+            "a newcomer that is never whole",
+            "D merges nothing, and one of the others crashes: lists follow, and others are whole",
+            Bounds {
+                wishes: [wishes(&["ABD"]), wishes(&["ADE", "BDE"])],
+                ballots: [1, 1],
+                crashes: (nodes("ABCE"), 1),
+                calls: vec![Kind::Stamped(2)],
+                gives_away: true,
+                stuck: nodes("D"),
+                ..three()
+            },
+        ),
+        scenario(
+            "a stayer that is never whole",
+            "the same of B, which had the first list open",
+            Bounds {
+                wishes: [wishes(&["ABD"]), wishes(&["ABE", "BDE"])],
+                ballots: [1, 1],
+                crashes: (nodes("ACDE"), 1),
+                calls: vec![Kind::Stamped(2)],
+                gives_away: true,
+                stuck: nodes("B"),
+                ..three()
+            },
+        ),
+        scenario(
+            "a newcomer that is never whole, calls",
+            "a write and a read at R = 2 over two changes, of whose members D merges nothing",
+            Bounds {
+                wishes: [wishes(&["ABD"]), wishes(&["ADE"])],
+                ballots: [1, 1],
+                crashes: (nodes("AB"), 1),
+                calls: vec![Kind::Write, Kind::Read],
+                stuck: nodes("D"),
+                ..three()
             },
         ),
         scenario(
@@ -432,6 +484,10 @@ pub fn mutants() -> Vec<(Mutant, &'static str)> {
         (Mutant::JumpStaysOpen, "writes"),
         (Mutant::OnlyCounts, "two of two"),
         (Mutant::ProposesEarly, "two of three at once"),
+        (Mutant::AwaitsTheStuck, "a newcomer that is never whole"),
+        (Mutant::IdleIgnored, "a newcomer that is never whole"),
+        (Mutant::IdleUnaware, "writes, hasty"),
+        (Mutant::IdleWithoutBase, "writes, hasty"),
         (Mutant::ReceiptsOfPending, "two of three at once"),
         (Mutant::PendingCounts, "skewed clocks"),
         (Mutant::PendingAnswers, "reads"),

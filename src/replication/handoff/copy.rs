@@ -19,6 +19,11 @@
 //! that every write of the list before is on one of them, one of which was whole in that list; or
 //! of one that is whole.
 //!
+//! **Idle** is a member of the list before that never had it open, and learned of the list: so it
+//! never will. It acknowledged nothing in the list before. A write there is on W *other* members,
+//! so an idle one counts like one that had the list open when it is asked whether every write is on
+//! one of them. What earlier lists acknowledged it might lack: for that, one must have been whole.
+//!
 //! This file says what to fetch next; the handoff asks.
 
 use crate::mutants::{ProtocolMutant, rule};
@@ -35,13 +40,23 @@ pub(crate) fn are_whole(
 ) -> bool {
     let before = list.before().len();
     let copies: Vec<Extent> = copies.collect();
-    let open = copies.iter().filter(|extent| **extent >= Extent::Open).count();
+    let count = |least| copies.iter().filter(|extent| **extent >= least).count();
+    let (open, sealed) = (count(Extent::Open), count(Extent::Idle));
     let best = copies.into_iter().max().unwrap_or_default();
     let wanted = if rule(ProtocolMutant::OneSource, true) { quorums.all_writes() } else { 1 };
     before == 0
         || best == Extent::Whole
         || open >= wanted
-        || best == Extent::WholeBefore && open >= quorums.write.transfer_quorum(before)
+        || best == Extent::WholeBefore && sealed >= quorums.write.transfer_quorum(before)
+}
+
+/// Returns what a member that has this of its list has of the next one, once it has learned that.
+pub(super) fn in_next_list(extent: Extent) -> Extent {
+    match extent {
+        Extent::Any | Extent::Idle => Extent::Idle,
+        Extent::Open | Extent::WholeBefore => Extent::Open,
+        Extent::Whole => Extent::WholeBefore,
+    }
 }
 
 /// The replicas to merge into a list that was adopted already.
@@ -228,7 +243,7 @@ impl Sources {
         self.awaited(at).filter(|awaited| awaited == from)?;
         let source = self.sources.get_mut(at)?;
         if source.covers.is_none() {
-            let is_pending = chunk.extent == Extent::Any;
+            let is_pending = chunk.extent < Extent::Open;
             let counts = rule(ProtocolMutant::PendingGives, is_pending) || !is_pending;
             source.extent = if counts { chunk.extent } else { Extent::Open };
         } else if rule(ProtocolMutant::DroppedHalfWay, true) {

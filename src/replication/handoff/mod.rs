@@ -29,6 +29,7 @@
 //! is *whole*: it has all that was acknowledged before the list. It has merged members that knew
 //! the list when they sent what they hold, and so applied nothing for an older list after that;
 //! each of them had the list open, or the one before. One of f + 1 such members has each write.
+//! `copy` has the other ways to be whole.
 //!
 //! | phase | what it does | goes on when |
 //! |---|---|---|
@@ -46,6 +47,11 @@
 //! **Silent members** hold up no one: a majority decides, and f + 1 members are enough to open. A
 //! member that stays merges the others in the background, which makes it whole, too, and closes the
 //! gaps that a dead coordinator left. When all members are whole, W − 1 of them may die.
+//!
+//! **Never whole** is a member that has no room for what it should merge, or reaches no source. It
+//! votes like any other. The next list waits for it, and then goes on with those that are whole
+//! (`propose` has the times). One that never had its list open is *idle* in the next one: it
+//! acknowledged nothing, which it can tell, so it stands for its part of each write quorum.
 //!
 //! **Left behind.** A node whose list has no member that answers does not hear from these that the
 //! list was replaced. So it surveys those that should be in the list, and makes no list of that.
@@ -114,10 +120,12 @@ const UNREACHED: Duration = Duration::from_millis(20);
 
 /// How long members that are taken for dead are waited for when it takes them to decide or to open
 /// a list: most false deaths are taken back by then. Not if 2 W ≤ N: then each death would stop its
-/// lists for that long, though one replica of many acknowledges.
+/// lists for that long, though one replica of many acknowledges. Members that are not whole are
+/// waited for as long: merging takes some round trips.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// How long members that are silent and not taken for dead are waited for in the same cases.
+/// How long members that are silent and not taken for dead are waited for in the same cases, and
+/// members that are not whole if too few others are: these might merge much.
 const LONG_PATIENCE: Duration = Duration::from_secs(10);
 
 /// What a handoff goes by.
@@ -423,8 +431,8 @@ impl Handoff {
         self.silent.remove(&from);
         match answer {
             Answer::Listed(listed) => self.listed(from, &listed, mine, now, actions),
-            Answer::Promised { accepted, is_whole } => {
-                self.promised(from, (accepted, is_whole), mine, now, actions);
+            Answer::Promised { accepted, extent } => {
+                self.promised(from, (accepted, extent), mine, now, actions);
             }
             Answer::Accepted => self.accepted(from, mine, actions),
             Answer::Refused { promised } => self.refused(from, promised, mine, now),

@@ -2,8 +2,8 @@
 //!
 //! A newcomer opens its list when its copy is *whole* in it ([`copy`](super::copy) says what that
 //! takes). A replica that stays has the list open at once, and becomes whole in the background.
-//! Until all living members are whole, the next list is not proposed: otherwise a list could be
-//! made whose members find no source.
+//! The next list waits for all living members to be whole, but not for ever (`propose` says how
+//! long): otherwise a list could be made whose members find no source.
 //!
 //! **Only a whole copy gives receipts.** Otherwise the givers of one list could drop their copies
 //! for members that never open it.

@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 
+use super::copy::{are_whole, in_next_list};
 use super::register::Quorum;
 use crate::placement::{Ballot, List};
 use crate::quorums::Quorums;
 use crate::types::Identity;
+use crate::wire::message::Extent;
 
 /// What a handoff does now, and whose answers it waits for.
 #[derive(Debug)]
@@ -52,8 +54,8 @@ pub(super) struct Vote {
     /// The acceptors that were certainly gone when the others were asked. Who goes later does not
     /// count: until then it might have decided with others.
     pub(super) over: Vec<Identity>,
-    /// Whether a member that promised is not whole.
-    pub(super) is_early: bool,
+    /// What the members that promised have of what was acknowledged before `list`.
+    pub(super) extents: Vec<Extent>,
     /// Those that had to be told the list first.
     pub(super) told: Vec<Identity>,
 }
@@ -62,6 +64,21 @@ impl Vote {
     /// Returns what counts in this vote.
     pub(super) fn quorum(&self, quorums: Quorums) -> Quorum<'_> {
         Quorum { list: &self.list, quorums, over: &self.over }
+    }
+
+    /// Whether a member that promised is not whole.
+    pub(super) fn is_early(&self) -> bool {
+        self.count_whole() < self.extents.len()
+    }
+
+    /// Returns how many members that promised are whole.
+    pub(super) fn count_whole(&self) -> usize {
+        self.extents.iter().filter(|extent| **extent == Extent::Whole).count()
+    }
+
+    /// Whether the members that promised could make a copy whole in the next list.
+    pub(super) fn has_sources(&self, quorums: Quorums) -> bool {
+        are_whole(quorums, &self.value, self.extents.iter().map(|extent| in_next_list(*extent)))
     }
 }
 

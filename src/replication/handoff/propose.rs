@@ -8,6 +8,21 @@
 //! none of them knows a higher list, and that all see the same members, or that this was waited for
 //! in vain. So a node that is cut off makes none, and one that has yet to hear of others hardly
 //! makes one.
+//!
+//! **Early** is a list that is proposed while a living member of the one before is not whole. That
+//! member might become a source still, and two quick changes could leave a list that has none. But
+//! it might never be whole: it has no room, or reaches no source. So it is waited for, and not for
+//! ever:
+//!
+//! | the members that promise | under `Serve` | under `Majority` |
+//! |---|---|---|
+//! | are whole | at once | at once |
+//! | can make others whole, and W of the members are whole or dead | 2 s | 2 s |
+//! | can make others whole | 2 s | 10 s |
+//! | cannot | 2 s, then with `DataAtRisk` | they are waited for |
+//!
+//! They can make others whole if what they have is enough for that in the next list
+//! ([`copy`](super::copy)): one of them is whole, and no write is acknowledged without one of them.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -172,7 +187,7 @@ impl Handoff {
     ) {
         let wish = self.wished();
         let is_lacking = mine.is_open && mine.extent != Extent::Whole;
-        if is_lacking && !mine.must_finish && self.is_too_early(now) {
+        if is_lacking && !mine.must_finish && self.is_too_early(Some(PATIENCE), now) {
             return self.rest(now, EARLY);
         }
         let is_dead = |acceptor: &Identity| mine.placement.is_dead(acceptor);
@@ -191,7 +206,7 @@ impl Handoff {
             unanswered: living.clone(),
             given: Vec::new(),
             over: over(&list, mine.placement),
-            is_early: false,
+            extents: Vec::new(),
             told: Vec::new(),
             list,
         });
@@ -232,16 +247,33 @@ impl Handoff {
     }
 
     /// Whether the next list has to wait for members that are not whole. Members would find too few
-    /// sources if lists followed each other faster than these are merged.
-    fn is_too_early(&mut self, now: Instant) -> bool {
-        let is_long = self.blocked_for(now) >= PATIENCE;
-        rule(ProtocolMutant::ProposedEarly, !(self.terms.serves && is_long))
+    /// sources if lists followed each other faster than these are merged. But a member might never
+    /// be whole, so they are waited for this long; `None` is for ever.
+    fn is_too_early(&mut self, patience: Option<Duration>, now: Instant) -> bool {
+        let blocked_for = self.blocked_for(now);
+        let is_long = patience.is_some_and(|patience| blocked_for >= patience);
+        rule(ProtocolMutant::ProposedEarly, !is_long)
+    }
+
+    /// Returns how long a vote waits for members that are not whole; `None` if the next list would
+    /// wait for these in any case, and must not.
+    fn patience_with_unwhole(&self, vote: &Vote, placement: &Placement) -> Option<Duration> {
+        let quorums = self.terms.quorums;
+        if self.terms.serves {
+            return Some(PATIENCE);
+        }
+        let members = vote.list.members();
+        let dead = members.iter().filter(|member| placement.is_dead(member)).count();
+        // If W − 1 members die in all, one that is whole is left.
+        let is_spare = vote.count_whole() + dead >= quorums.write.count(members.len());
+        let has_sources = rule(ProtocolMutant::UnwholeAwaited, vote.has_sources(quorums));
+        has_sources.then_some(if is_spare { PATIENCE } else { LONG_PATIENCE })
     }
 
     pub(super) fn promised(
         &mut self,
         from: Identity,
-        (accepted, is_whole): (Option<(Ballot, Arc<List>)>, bool),
+        (accepted, extent): (Option<(Ballot, Arc<List>)>, Extent),
         mine: &Mine<'_>,
         now: Instant,
         actions: &mut Vec<HandoffAction>,
@@ -252,7 +284,9 @@ impl Handoff {
         }
         vote.given.push(from);
         // All that live may be members of the next list, and it takes all of them as sources but f.
-        vote.is_early |= !is_whole;
+        if vote.list.contains(&from) {
+            vote.extents.push(extent);
+        }
         if let Some((under, value)) = accepted
             && rule(ProtocolMutant::AcceptedIgnored, under > vote.accepted_under)
             && value.base() == Some(vote.list.reference())
@@ -279,14 +313,15 @@ impl Handoff {
         if !vote.quorum(self.terms.quorums).decides(&has_promised) {
             return;
         }
-        let is_early = vote.is_early && !mine.must_finish;
+        let is_early = vote.is_early() && !mine.must_finish;
+        let patience = self.patience_with_unwhole(vote, mine.placement);
         let until = self.asked_at + ALL_SPEAK;
         let is_waited_for = !vote.unanswered.is_empty() && !mine.must_finish && now < until;
-        if is_early && self.is_too_early(now) {
-            return self.rest(now, EARLY);
-        } else if !is_early && rule(ProtocolMutant::UnheardSkipped, is_waited_for) {
+        if rule(ProtocolMutant::UnheardSkipped, is_waited_for) {
             self.deadline = Some(until);
             return;
+        } else if is_early && self.is_too_early(patience, now) {
+            return self.rest(now, EARLY);
         }
         let Phase::Prepare(vote) = std::mem::replace(&mut self.phase, Phase::Backoff) else {
             return;

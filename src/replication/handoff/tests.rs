@@ -175,6 +175,12 @@ impl Driver {
         self.wanted.iter().any(|action| matches!(action, HandoffAction::Whole(_)))
     }
 
+    fn has_proposed(&self) -> bool {
+        self.wanted.iter().any(|action| {
+            matches!(action, HandoffAction::Ask { request: Request::Accept { .. }, .. })
+        })
+    }
+
     fn is_at_risk(&self) -> bool {
         self.wanted.contains(&HandoffAction::AtRisk)
     }
@@ -185,7 +191,7 @@ fn listed(list: Option<Arc<List>>, members_digest: u64) -> Answer {
 }
 
 fn promised(accepted: Option<(Ballot, Arc<List>)>) -> Answer {
-    Answer::Promised { accepted, is_whole: true }
+    Answer::Promised { accepted, extent: Extent::Whole }
 }
 
 fn chunk(sequence: u64, extent: Extent) -> Answer {
@@ -285,20 +291,17 @@ fn what_was_accepted_under_the_highest_ballot_is_decided_instead_of_the_wish() {
 
 /// Whether the next list is proposed when node 0 has it to say whether it is whole, or is silent.
 /// The two other members promise, and are whole.
-fn proposes(is_whole: Option<bool>) -> bool {
+fn proposes(extent: Option<Extent>) -> bool {
     let mut driver = Driver::newcomer(Some(list(4, 0..3)));
     let from = fetches(&driver.actions)[0].0.node.0;
     driver.answer(from, chunk(1, Extent::Open));
     driver.answer(1, promised(None));
     driver.answer(2, promised(None));
-    match is_whole {
-        Some(is_whole) => driver.answer(0, Answer::Promised { accepted: None, is_whole }),
+    match extent {
+        Some(extent) => driver.answer(0, Answer::Promised { accepted: None, extent }),
         None => driver.pass(ALL_SPEAK),
     };
-    let is_proposal = |action: &HandoffAction| {
-        matches!(action, HandoffAction::Ask { request: Request::Accept { .. }, .. })
-    };
-    driver.wanted.iter().any(is_proposal)
+    driver.has_proposed()
 }
 
 /// A member that came in with the list before had not opened it yet, and was the last to answer.
@@ -306,14 +309,14 @@ fn proposes(is_whole: Option<bool>) -> bool {
 /// that list had two sources: none of them might fail.
 #[test]
 fn a_member_that_is_slow_to_say_that_it_is_not_whole_is_waited_for() {
-    assert!(!proposes(Some(false)), "it is too early");
-    assert!(proposes(Some(true)));
+    assert!(!proposes(Some(Extent::Any)), "it is too early");
+    assert!(proposes(Some(Extent::Whole)));
     assert!(proposes(None), "one that is silent holds up no list");
     #[cfg(feature = "sim")]
     {
         let mutant = Some(crate::mutants::ProtocolMutant::UnheardSkipped);
         crate::mutants::set_for_this_thread(mutant, u16::MAX);
-        assert!(proposes(Some(false)), "the mutant is noticed");
+        assert!(proposes(Some(Extent::Any)), "the mutant is noticed");
         crate::mutants::set_for_this_thread(None, u16::MAX);
     }
 }
@@ -525,27 +528,35 @@ fn the_first_list_is_made_again_when_no_member_has_known_any_for_long() {
 /// in the first, and only one node ever was. (Found by the search of `simulate/models`.)
 #[test]
 fn no_list_is_proposed_before_the_living_members_are_whole() {
-    for serves in [true, false] {
-        let old = list(4, 0..3);
-        let placement = placed(&[0, 1, 2, 3], &[]);
-        let mut driver = Driver::of(serves, wish(1..4), Some(old), false, placement);
-        let mut is_asked_to_accept = false;
-        for _ in 0..100 {
-            let from = fetches(&driver.actions).first().map(|(from, _)| from.node.0);
-            if let Some(from) = from {
-                driver.answer(from, chunk(1, Extent::Open));
-                for from in [0, 1] {
-                    driver.answer(from, Answer::Promised { accepted: None, is_whole: from == 0 });
-                    let is_accept = |action: &HandoffAction| {
-                        matches!(action, HandoffAction::Ask { request: Request::Accept { .. }, .. })
-                    };
-                    is_asked_to_accept |= driver.actions.iter().any(is_accept);
+    use Extent::{Any, Open, Whole};
+    // Of members that are never whole, some can make others whole in the next list.
+    for (extents, have_sources) in [
+        ([Whole, Any], true),
+        ([Whole, Open], true),
+        ([Open, Open], true),
+        ([Open, Any], false),
+        ([Any, Any], false),
+    ] {
+        for serves in [true, false] {
+            let old = list(4, 0..3);
+            let placement = placed(&[0, 1, 2, 3], &[]);
+            let mut driver = Driver::of(serves, wish(1..4), Some(old), false, placement);
+            for _ in 0..100 {
+                let from = fetches(&driver.actions).first().map(|(from, _)| from.node.0);
+                if let Some(from) = from {
+                    driver.answer(from, chunk(1, Open));
+                    for from in [0, 1] {
+                        let extent = extents[from as usize];
+                        driver.answer(from, Answer::Promised { accepted: None, extent });
+                    }
                 }
+                let patience = if serves { PATIENCE } else { LONG_PATIENCE };
+                assert!(!driver.has_proposed() || driver.now >= NOW + patience);
+                driver.pass(MAX_BACKOFF);
             }
-            assert!(!is_asked_to_accept || driver.now >= NOW + PATIENCE);
-            driver.pass(MAX_BACKOFF);
+            let may_go_on = serves || have_sources;
+            assert_eq!(driver.has_proposed(), may_go_on, "serves: {serves}, {extents:?}");
         }
-        assert_eq!(is_asked_to_accept, serves, "with a majority required it waits");
     }
 }
 
@@ -553,11 +564,13 @@ fn no_list_is_proposed_before_the_living_members_are_whole() {
 /// every write with the other.
 #[test]
 fn a_copy_is_whole_if_each_write_is_on_one_of_those_that_it_is_made_of() {
-    use Extent::{Any, Open, Whole, WholeBefore};
+    use Extent::{Any, Idle, Open, Whole, WholeBefore};
     let next = |members| list(4, 0..members).next(&wish(1..4));
     let whole = |of: &[Extent]| are_whole(QUORUMS, &next(3), of.iter().copied());
     assert!(whole(&[Open, Open]) && whole(&[Whole]) && whole(&[Open, WholeBefore]));
     assert!(!whole(&[Open]) && !whole(&[WholeBefore, Any]) && !whole(&[Any, Any, Any]));
+    assert!(whole(&[WholeBefore, Idle]), "the idle one acknowledged nothing in the list before");
+    assert!(!whole(&[Open, Idle, Idle]), "lists before that might have");
     let whole_of_two = |of: &[Extent]| are_whole(QUORUMS, &next(2), of.iter().copied());
     assert!(whole_of_two(&[WholeBefore]), "both members of the list before had each of its writes");
     assert!(!whole_of_two(&[Open]), "and might lack what was acknowledged before that");

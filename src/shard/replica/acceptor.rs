@@ -43,10 +43,10 @@ impl Replica {
         if !ballot.is_of(&from) {
             return Answer::Declined;
         }
-        let is_whole = !self.copies.partition(partition).lacks_before(&node.me);
+        let extent = self.copies.partition(partition).extent();
         let register = &mut self.copies.partition_mut(partition).register;
         match register.get_or_insert_default().prepare(ballot) {
-            Ok(accepted) => Answer::Promised { accepted, is_whole },
+            Ok(accepted) => Answer::Promised { accepted, extent },
             Err(promised) => Answer::Refused { promised },
         }
     }

@@ -28,6 +28,7 @@ use super::steady::Steadiness;
 use super::surveyed::SurveyedPairs;
 use crate::clock::{HybridClock, Version};
 use crate::entry::Entry;
+use crate::mutants::{ProtocolMutant, rule};
 use crate::placement::{List, ListRef, Stage};
 use crate::replication::handoff::{Handoff, Register};
 use crate::shard::interface::ShardConfig;
@@ -78,6 +79,8 @@ pub(in crate::shard) struct PartitionCopy {
     /// all that was acknowledged before.
     pub(super) opened: Option<ListRef>,
     pub(super) whole: Option<ListRef>,
+    /// Whether this node was a member of the list before, never had that open, and never will.
+    pub(super) is_idle: bool,
     /// By [`HandoffKind`].
     handoffs: [Slot; 2],
     /// Whether this node is the only member of the list, and synced.
@@ -197,12 +200,25 @@ impl PartitionCopy {
         if self.whole == this {
             Extent::Whole
         } else if self.opened.is_none() || self.opened != this && self.opened != before {
-            Extent::Any
+            let is_idle = rule(ProtocolMutant::IdleIgnored, self.is_idle);
+            if is_idle { Extent::Idle } else { Extent::Any }
         } else if self.whole.is_some() && self.whole == before {
             Extent::WholeBefore
         } else {
             Extent::Open
         }
+    }
+
+    /// Whether this node, when it learns of `next`, was a member of the list before that and never
+    /// had that open. A node moves only up, so it has never known a list above the one it knows.
+    pub(super) fn is_idle_before(&self, next: &List, me: &Identity) -> bool {
+        let never_opened = match (&self.list, next.base()) {
+            (_, None) => false,
+            (None, Some(_)) => true,
+            (Some(known), Some(base)) if known.reference() == base => self.opened != Some(base),
+            (Some(known), Some(base)) => known.number() < base.number,
+        };
+        never_opened && next.before().contains(me)
     }
 
     /// Whether this node is a member of its list, and might lack what was acknowledged before.

@@ -84,6 +84,7 @@ impl Replica {
         self.take_handoffs(turn, partition);
         self.forget_register(turn, partition);
         let copy = self.copies.partition_mut(partition);
+        copy.is_idle = copy.is_idle_before(&list, &node.me);
         let old = copy.list.replace(list.clone());
         let known = old.as_ref().map(|known| known.reference());
         if known.is_some() {

@@ -9,7 +9,7 @@ use rkyv::{Portable, Serialize, bytecheck::CheckBytes};
 use crate::clock::Version;
 use crate::types::{KeyHash, MAX_KEY_BYTES, Partition};
 use crate::wire::frame::{self, Encoded, FrameError};
-use crate::wire::message::Message;
+use crate::wire::message::{Extent, Message};
 
 /// The highest version and the highest list number that a node accepts: the year 2094, or as many
 /// changes of a list. No working node sends more. The rest of the range is room to count up in, so
@@ -70,6 +70,17 @@ impl<'a> Reader<'a> {
             Err(self.bad("a version beyond the calendar"))
         } else {
             Ok(Version(version))
+        }
+    }
+
+    pub(super) fn extent(&self, extent: u8) -> Result<Extent, FrameError> {
+        match extent {
+            0 => Ok(Extent::Any),
+            1 => Ok(Extent::Idle),
+            2 => Ok(Extent::Open),
+            3 => Ok(Extent::WholeBefore),
+            4 => Ok(Extent::Whole),
+            _ => Err(self.bad("an unknown extent of a copy")),
         }
     }
 

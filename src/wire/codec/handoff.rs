@@ -7,7 +7,7 @@ use super::body::{Body, Decoder, Reader, hash, wire_hash};
 use super::values::{WireEntry, WireListRef, list_ref, wire_entries, wire_ref};
 use crate::placement::ListRef;
 use crate::wire::frame::FrameError;
-use crate::wire::message::{Answer, Chunk, Extent, Fetch, Message, Request};
+use crate::wire::message::{Answer, Chunk, Fetch, Message, Request};
 
 pub(super) fn encode_request(request: &Request) -> Option<Body> {
     match request {
@@ -96,13 +96,7 @@ fn decode_chunk(reader: &Reader<'_>) -> Result<Message, FrameError> {
         entries: reader.entries(&wire.entries)?,
         next: hash(wire.next.to_native(), wire.done),
         sequence: wire.sequence.to_native(),
-        extent: match wire.extent {
-            0 => Extent::Any,
-            1 => Extent::Open,
-            2 => Extent::WholeBefore,
-            3 => Extent::Whole,
-            _ => return Err(reader.bad("an unknown extent of a copy")),
-        },
+        extent: reader.extent(wire.extent)?,
         purge_horizon: reader.version(wire.purge_horizon.to_native())?,
     })))
 }

@@ -14,7 +14,7 @@ use super::values::{
 use crate::clock::Version;
 use crate::placement::{Ballot, List, ListRef};
 use crate::wire::frame::FrameError;
-use crate::wire::message::{Answer, Listed, Message, Request};
+use crate::wire::message::{Answer, Extent, Listed, Message, Request};
 
 pub(super) fn encode_request(request: &Request) -> Option<Body> {
     match request {
@@ -29,9 +29,7 @@ pub(super) fn encode_request(request: &Request) -> Option<Body> {
 pub(super) fn encode_answer(answer: &Answer) -> Option<Body> {
     match answer {
         Answer::Listed(listed) => Some(encode_listed(listed)),
-        Answer::Promised { accepted, is_whole } => {
-            Some(encode_promised(accepted.as_ref(), *is_whole))
-        }
+        Answer::Promised { accepted, extent } => Some(encode_promised(accepted.as_ref(), *extent)),
         Answer::Accepted => Some(Body::empty(ACCEPTED)),
         Answer::Refused { promised } => Some(Body::of(REFUSED_BALLOT, &wire_ballot(*promised))),
         Answer::OtherList { list, purge_horizon } => {
@@ -176,15 +174,15 @@ struct WirePromised {
     /// The lowest ballot if nothing was accepted.
     ballot: WireBallot,
     value: Option<WireList>,
-    is_whole: bool,
+    extent: u8,
 }
 
 const _: () = assert!(size_of::<ArchivedWirePromised>() == 96);
 
-fn encode_promised(accepted: Option<&(Ballot, Arc<List>)>, is_whole: bool) -> Body {
+fn encode_promised(accepted: Option<&(Ballot, Arc<List>)>, extent: Extent) -> Body {
     let ballot = accepted.map_or(Ballot::default(), |(ballot, _)| *ballot);
     let value = accepted.map(|(_, value)| wire_list(value));
-    Body::of(PROMISED, &WirePromised { ballot: wire_ballot(ballot), value, is_whole })
+    Body::of(PROMISED, &WirePromised { ballot: wire_ballot(ballot), value, extent: extent as u8 })
 }
 
 fn decode_promised(reader: &Reader<'_>) -> Result<Message, FrameError> {
@@ -192,7 +190,8 @@ fn decode_promised(reader: &Reader<'_>) -> Result<Message, FrameError> {
     let value = wire.value.as_ref().map(|value| reader.list(value)).transpose()?;
     let ballot = reader.ballot(&wire.ballot)?;
     let accepted = value.map(|value| (ballot, value));
-    Ok(Message::Answer(Answer::Promised { accepted, is_whole: wire.is_whole }))
+    let extent = reader.extent(wire.extent)?;
+    Ok(Message::Answer(Answer::Promised { accepted, extent }))
 }
 
 const ACCEPTED: u8 = 48;

@@ -227,6 +227,11 @@ fn a_request() -> impl Strategy<Value = Request> {
     ]
 }
 
+fn an_extent() -> impl Strategy<Value = Extent> {
+    use Extent::{Any, Idle, Open, Whole, WholeBefore};
+    prop::sample::select(vec![Any, Idle, Open, WholeBefore, Whole])
+}
+
 fn an_answer() -> impl Strategy<Value = Answer> {
     let found = prop_oneof![
         (0..=MAX_NUMBER).prop_map(|eviction_watermark| Found::Absent {
@@ -248,8 +253,8 @@ fn an_answer() -> impl Strategy<Value = Answer> {
                 Answer::Listed(Listed { list, purge_horizon, members_digest })
             }
         ),
-        (prop::option::of((a_ballot(), a_list())), any::<bool>())
-            .prop_map(|(accepted, is_whole)| Answer::Promised { accepted, is_whole }),
+        (prop::option::of((a_ballot(), a_list())), an_extent())
+            .prop_map(|(accepted, extent)| Answer::Promised { accepted, extent }),
         Just(Answer::Accepted),
         a_ballot().prop_map(|promised| Answer::Refused { promised }),
         (0..=MAX_NUMBER, any::<bool>()).prop_map(|(horizon, synced)| Answer::TooOld {
@@ -265,13 +270,11 @@ fn an_answer() -> impl Strategy<Value = Answer> {
             prop::collection::vec(an_entry(), 0..5),
             prop::option::of(any::<u64>()),
             any::<u64>(),
-            0..4usize,
+            an_extent(),
             0..=MAX_NUMBER
         )
             .prop_map(|(entries, next, sequence, extent, horizon)| {
                 let (next, purge_horizon) = (next.map(KeyHash), Version(horizon));
-                let all = [Extent::Any, Extent::Open, Extent::WholeBefore, Extent::Whole];
-                let extent = all[extent];
                 Answer::Chunk(Chunk { entries, next, sequence, extent, purge_horizon })
             }),
         any::<bool>().prop_map(|covered| Answer::Received { covered }),

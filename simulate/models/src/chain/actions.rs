@@ -173,17 +173,35 @@ impl Asker<'_> {
         self.chain.bounds.ballots[register] > 1 && !self.chain.lacks(Mutant::NoPromises)
     }
 
-    /// Whether each living member is whole. An opinion decides it in the engine, and may
-    /// be wrong.
+    /// Whether each living member is whole, except those that never are. An opinion and the time
+    /// decide it in the engine, and may be wrong.
     fn may_propose(&self, register: usize) -> bool {
-        let is_pending = |node: &usize| {
+        let lacks = |node: &usize| {
             Chain::is_member(self.state, *node, register)
                 && usize::from(self.state.whole[*node]) <= register
         };
+        let is_stuck = |node: usize| self.chain.bounds.stuck >> node & 1 == 1;
+        let mut lacking = (0..NODES).filter(lacks);
         self.chain.is_about_agreement()
             || self.chain.bounds.is_hasty
             || self.chain.lacks(Mutant::ProposesEarly)
-            || !(0..NODES).any(|node| is_pending(&node))
+            || lacking.clone().next().is_none()
+            || lacking.all(is_stuck)
+                && !self.chain.lacks(Mutant::AwaitsTheStuck)
+                && self.has_sources(register)
+    }
+
+    /// Whether the living members of a list, of which some are not whole, can make others whole in
+    /// the next one.
+    fn has_sources(&self, register: usize) -> bool {
+        let living = |node: &usize| Chain::is_member(self.state, *node, register);
+        let is_in = |latest: &[u8; NODES], node: usize| usize::from(latest[node]) == register + 1;
+        let living = (0..NODES).filter(living);
+        let open = living.clone().filter(|node| is_in(&self.state.opened, *node)).count() as u32;
+        let has_base = living.clone().any(|node| is_in(&self.state.whole, node));
+        let idle = living.count() as u32 - open;
+        let merged = super::rules::Merged { open, idle, has_base };
+        super::rules::are_enough(self.chain, self.state, register + 1, merged)
     }
 
     /// Offers every value that the owner of a ballot might propose.
@@ -239,9 +257,12 @@ impl Asker<'_> {
             }
             // A source that has become whole is worth more than before.
             let has_grown = usize::from(state.whole[from]) == list + 1;
-            let is_new = !is_whole
-                && (merged >> from & 1 == 0 || has_grown && !chain.lacks(Mutant::OnlyCounts))
-                && super::rules::is_source(chain, state, list, from);
+            let is_source = super::rules::is_source(chain, state, list, from)
+                && (merged >> from & 1 == 0 || has_grown && !chain.lacks(Mutant::OnlyCounts));
+            let is_idler = super::rules::is_idler(state, list, from)
+                && (!knows || state.idlers[node] >> from & 1 == 0);
+            let is_stuck = chain.bounds.stuck >> node & 1 == 1;
+            let is_new = !is_whole && !is_stuck && (is_source || is_idler);
             let is_giver = chain.bounds.gives_away && !Chain::is_member(state, from, list);
             let gives_receipt = is_whole || chain.lacks(Mutant::ReceiptsOfPending);
             let has_receipt =

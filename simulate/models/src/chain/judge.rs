@@ -13,7 +13,8 @@
 //! - **I6**: if a write at R = 1 is stamped below what was acknowledged before it began, one of
 //!   its members says so before it is acknowledged.
 //! - **I7**: at rest, with at most W − 1 crashes, each living member of the last list is whole in
-//!   it. Each call ended, if W members live and the last list is not sealed.
+//!   it. Each call ended, if W members live and the last list is not sealed. Of a member that
+//!   merges nothing, nothing is expected, and the lists that are wished for follow.
 //!
 //! I2 is what a miss at R = 1 relies on, and I5 what a hit does. They take no step of their own: in
 //! every state, each member that would answer is judged. I3 says that two lists never both
@@ -132,7 +133,11 @@ pub(super) fn fault_at_rest(chain: &Chain, state: &State) -> Option<String> {
         return None;
     }
     let last = (0..LISTS).rfind(|list| state.lists[*list].members != 0)?;
-    let living = each(state.alive).filter(|node| Chain::is_member(state, *node, last));
+    let stuck = chain.bounds.stuck;
+    let living = each(state.alive & !stuck).filter(|node| Chain::is_member(state, *node, last));
+    if stuck != 0 && chain.bounds.wishes.get(last).is_some_and(|wishes| !wishes.is_empty()) {
+        return Some(format!("I7: at rest, no list follows list {last}"));
+    }
     if let Some(node) = living.clone().find(|node| usize::from(state.whole[*node]) <= last) {
         return Some(format!(
             "I7: at rest, {} is not whole in list {last}",

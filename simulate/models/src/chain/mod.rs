@@ -19,6 +19,8 @@
 //!
 //! A member is *whole* in list k if it holds all that earlier lists acknowledged. It becomes so by
 //! merging sources, which know list k and had list k − 1 or k open. `README.md` says how many.
+//! A member of list k − 1 that learns of list k before it has list k − 1 open is *idle*: it
+//! acknowledged nothing there.
 //!
 //! # The invariant
 //!
@@ -148,6 +150,15 @@ pub enum Mutant {
     OnlyCounts,
     /// A list is proposed before all living members of the previous one are whole.
     ProposesEarly,
+    /// A list is proposed only when all living members of the previous one are whole, though one of
+    /// them never is.
+    AwaitsTheStuck,
+    /// An idle member counts for nothing when others become whole.
+    IdleIgnored,
+    /// A member that is pending in the previous list counts as idle, though it may open it still.
+    IdleUnaware,
+    /// Idle members and those that had the list open are enough, though none of them is whole.
+    IdleWithoutBase,
     /// A member that is not whole gives receipts.
     ReceiptsOfPending,
     /// A pending member acknowledges writes.
@@ -213,6 +224,9 @@ pub struct Bounds {
     /// Whether lists are proposed, and accepted, before the previous one is whole. Nothing is lost
     /// by that, and a list might wait for ever.
     pub is_hasty: bool,
+    /// The nodes that merge nothing, as they have no room or reach no source. They are waited for
+    /// until it is certain that they never become whole.
+    pub stuck: Nodes,
     /// Permutations of the nodes under which the bounds do not change.
     pub symmetries: Vec<[usize; NODES]>,
 }
@@ -272,6 +286,11 @@ pub struct State {
     pub(crate) whole: [u8; NODES],
     /// The sources that the node merged for the list that it knows, and `BASE`.
     pub(crate) merged: [u8; NODES],
+    /// The idle members of the previous list that the node merged for the list that it knows.
+    pub(crate) idlers: [Nodes; NODES],
+    /// The nodes that are idle: they were members of the list before the one that they know, never
+    /// had it open, and never will.
+    pub(crate) idle: Nodes,
     /// The members of the list that the node knows which told it that they merged its copy.
     pub(crate) receipts: [Nodes; NODES],
     // What was sent.
@@ -362,6 +381,8 @@ impl Model for Chain {
             data: [0; NODES],
             whole: [0; NODES],
             merged: [0; NODES],
+            idlers: [0; NODES],
+            idle: 0,
             receipts: [0; NODES],
             ballots: [[Ballot::default(); SLOTS]; REGISTERS],
             calls: [CallState::default(); CALLS],
@@ -421,11 +442,12 @@ impl Model for Chain {
 fn key_of(kinds: &[Kind], state: &State) -> u64 {
     let mut mixer = Mixer::default();
     mixer.add_all(&[state.alive, state.restarted, state.crashes, state.risk, state.broken]);
+    mixer.add(u64::from(state.idle));
     for bytes in [&state.known, &state.promised, &state.accepted, &state.opened] {
         mixer.add_all(bytes);
     }
     mixer.add_all(&state.data);
-    for bytes in [&state.whole, &state.merged, &state.receipts] {
+    for bytes in [&state.whole, &state.merged, &state.idlers, &state.receipts] {
         mixer.add_all(bytes);
     }
     let is_begun = |ballot: &&Ballot| **ballot != Ballot::default();
@@ -482,6 +504,8 @@ fn rename(state: &State, names: &[usize; NODES]) -> State {
         data: parts(state.data),
         whole: parts(state.whole),
         merged: parts(state.merged.map(|set| nodes(set & !BASE) | set & BASE)),
+        idlers: parts(state.idlers.map(nodes)),
+        idle: nodes(state.idle),
         receipts: parts(state.receipts.map(nodes)),
         ballots: state.ballots.map(|register| register.map(ballot)),
         calls: state.calls.map(|call| CallState {

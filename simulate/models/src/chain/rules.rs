@@ -20,7 +20,8 @@ fn forget(chain: &Chain, state: &mut State) {
     }
     for node in 0..NODES {
         if state.whole[node] == state.known[node] {
-            state.merged[node] = 0;
+            (state.merged[node], state.idlers[node]) = (0, 0);
+            state.idle &= !(1 << node);
         }
         if !chain.bounds.gives_away {
             state.receipts[node] = 0;
@@ -230,13 +231,28 @@ fn learn(chain: &Chain, state: &mut State, list: usize, node: usize) {
         return;
     }
     let stays = stays(chain, state, list, node);
+    let is_idle = list > 0 && is_pending(state, list - 1, node);
+    state.idle = state.idle & !(1 << node) | u8::from(is_idle) << node;
     state.known[node] = list as u8 + 1;
     (state.promised[node], state.accepted[node]) = (0, 0);
-    (state.merged[node], state.receipts[node]) = (0, 0);
+    (state.merged[node], state.idlers[node], state.receipts[node]) = (0, 0, 0);
     if stays || chain.lacks(Mutant::OpensAtOnce) && Chain::is_member(state, node, list) {
         state.opened[node] = list as u8 + 1;
         become_whole(chain, state, list, node);
     }
+}
+
+/// Whether a member of a list knows no later one, and does not have the list open.
+fn is_pending(state: &State, list: usize, node: usize) -> bool {
+    usize::from(state.known[node]) <= list + 1
+        && usize::from(state.opened[node]) != list + 1
+        && Chain::is_member(state, node, list)
+}
+
+/// Whether a node is idle in a list that it knows, or is once it learns of it.
+pub(super) fn is_idler(state: &State, list: usize, node: usize) -> bool {
+    let knows = usize::from(state.known[node]) == list + 1;
+    knows && state.idle >> node & 1 == 1 || is_pending(state, list - 1, node)
 }
 
 /// Whether a node's copy counts as a source: it had the list or the previous one open.
@@ -248,8 +264,13 @@ pub(super) fn is_source(chain: &Chain, state: &State, list: usize, from: usize) 
 
 fn merge(chain: &Chain, state: &mut State, list: usize, (node, from): (usize, usize)) {
     learn(chain, state, list, node);
-    if !chain.lacks(Mutant::SourceUnaware) || usize::from(state.known[from]) > list {
+    let is_untold = chain.lacks(Mutant::SourceUnaware)
+        || chain.lacks(Mutant::IdleUnaware) && is_pending(state, list - 1, from);
+    if !is_untold || usize::from(state.known[from]) > list {
         learn(chain, state, list, from);
+    }
+    if is_idler(state, list, from) {
+        state.idlers[node] |= 1 << from;
     }
     state.data[node] = state.data[node].max(state.data[from]);
     if is_source(chain, state, list, from) {
@@ -274,19 +295,39 @@ fn merge(chain: &Chain, state: &mut State, list: usize, (node, from): (usize, us
 /// Makes a member whole, and so open, if it has merged enough sources.
 fn become_whole(chain: &Chain, state: &mut State, list: usize, node: usize) {
     let is_open = usize::from(state.opened[node]) > list;
-    let merged = state.merged[node];
-    let count = (merged & !BASE).count_ones() + u32::from(is_open);
-    let has_base = merged & BASE != 0 || is_open && usize::from(state.whole[node]) >= list;
-    let (n, w, _) = chain.bounds.quorums;
-    let few = (state.lists[list - 1].size() + 1).saturating_sub(w).max(1);
-    let is_enough = match chain.mutant {
-        Some(Mutant::TooFewSources) => count >= n - w,
-        Some(Mutant::OnlyCounts) => count > n - w,
-        _ => count > n - w || has_base && count >= few,
+    let (merged, is_idle) = (state.merged[node], state.idle >> node & 1 == 1);
+    let merged = Merged {
+        open: (merged & !BASE).count_ones() + u32::from(is_open),
+        idle: state.idlers[node].count_ones() + u32::from(is_idle),
+        has_base: merged & BASE != 0 || is_open && usize::from(state.whole[node]) >= list,
     };
-    if is_enough {
+    if are_enough(chain, state, list, merged) {
         state.whole[node] = list as u8 + 1;
         state.opened[node] = list as u8 + 1;
+    }
+}
+
+/// What a copy is made of.
+pub(super) struct Merged {
+    /// How many of them had the list or the previous one open.
+    pub(super) open: u32,
+    /// How many are idle members of the previous list.
+    pub(super) idle: u32,
+    /// Whether one was whole in the previous list.
+    pub(super) has_base: bool,
+}
+
+/// Whether a copy that is made of these is whole in the list.
+pub(super) fn are_enough(chain: &Chain, state: &State, list: usize, merged: Merged) -> bool {
+    let Merged { open, idle, has_base } = merged;
+    let (n, w, _) = chain.bounds.quorums;
+    let few = (state.lists[list - 1].size() + 1).saturating_sub(w).max(1);
+    match chain.mutant {
+        Some(Mutant::TooFewSources) => open >= n - w,
+        Some(Mutant::OnlyCounts) => open > n - w,
+        Some(Mutant::IdleIgnored) => open > n - w || has_base && open >= few,
+        Some(Mutant::IdleWithoutBase) => open > n - w || open > 0 && open + idle >= few,
+        _ => open > n - w || has_base && open + idle >= few,
     }
 }
 
@@ -298,7 +339,8 @@ fn crash(state: &mut State, node: usize) {
         part[node] = 0;
     }
     (state.data[node], state.whole[node]) = (0, 0);
-    (state.merged[node], state.receipts[node]) = (0, 0);
+    (state.merged[node], state.idlers[node], state.receipts[node]) = (0, 0, 0);
+    state.idle &= !(1 << node);
 }
 
 /// Goes from asking for versions to writing or confirming.
