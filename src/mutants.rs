@@ -102,6 +102,9 @@ pub enum ProtocolMutant {
     DroppedUnasked,
     /// A copy that had no room for some entries of another one counts as complete.
     DeclinedCovered,
+    /// What a full copy lacks is forgotten though a replica that might hold it was silent when there
+    /// was room.
+    SilentForgotten,
     /// A node that returns with data is synced without having others merge what it alone holds.
     ReturnedUnshared,
     /// A partition that differs by something else at every look is left alone.
@@ -156,7 +159,7 @@ pub enum ProtocolMutant {
 #[cfg(feature = "sim")]
 impl ProtocolMutant {
     /// All mutants.
-    pub const ALL: [Self; 59] = [
+    pub const ALL: [Self; 60] = [
         Self::AcknowledgedFirst,
         Self::PendingCounts,
         Self::AnyList,
@@ -192,6 +195,7 @@ impl ProtocolMutant {
         Self::AdoptedOnce,
         Self::DroppedUnasked,
         Self::DeclinedCovered,
+        Self::SilentForgotten,
         Self::ReturnedUnshared,
         Self::BusyLetBe,
         Self::UnreachedAwaited,

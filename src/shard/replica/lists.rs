@@ -252,6 +252,7 @@ impl Replica {
         self.wake_handoff(turn, (partition, HandoffKind::Change), Handoff::wake);
         if is_pending {
             self.set_standing(turn.node, partition, Standing::Synced);
+            self.copies.lacking.remove_tried(partition);
             self.share_data_brought(turn, partition);
             self.hurry_to_compare_list(turn, list);
             self.recount(turn.node, partition);
@@ -399,7 +400,7 @@ fn keeps_all(node: &Node, list: &List, wish: &Wish) -> bool {
 }
 
 /// Returns the other members of the list that are not dead.
-fn living_others(node: &Node, list: &List) -> Vec<Identity> {
+pub(super) fn living_others(node: &Node, list: &List) -> Vec<Identity> {
     let is_other = |member: &&Identity| **member != node.me && node.placement.is_alive(member);
     list.members().iter().filter(is_other).copied().collect()
 }
