@@ -102,8 +102,8 @@ pub enum ProtocolMutant {
     DroppedUnasked,
     /// A copy that had no room for some entries of another one counts as complete.
     DeclinedCovered,
-    /// What a full copy lacks is forgotten though a replica that might hold it was silent when there
-    /// was room.
+    /// What a full copy lacks is forgotten when there is room, though a replica that might hold it
+    /// was silent.
     SilentForgotten,
     /// A node that returns with data is synced without having others merge what it alone holds.
     ReturnedUnshared,

@@ -76,8 +76,8 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// The pause after a helper was too busy: it has passed on most of what it had by then.
 const BUSY_PAUSE: Duration = Duration::from_millis(200);
 
-/// After how many answers in a row that a helper is busy, one a pause, another one is asked: after a
-/// second. Most helpers have time before that, and are known to reach the relay.
+/// After how many answers in a row that a helper is busy, one a pause, another one is asked: after
+/// a second. Most helpers have time before that, and are known to reach the relay.
 const BUSY_TRIES: u32 = 5;
 
 /// The longest pause: how long a data center that is back might wait for its writes.

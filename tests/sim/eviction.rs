@@ -1,5 +1,7 @@
 //! Eviction and replication under the simulator: any key may become a miss, none goes back to an
 //! older value, and no node brings back what another one evicts.
+//!
+//! Longer than 600 lines because full clusters that refuse use the same tools as those that evict.
 
 use std::time::Duration;
 

@@ -36,7 +36,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::Replica;
-use super::lists::living_others;
 use crate::clock::Instant;
 use crate::logging;
 use crate::mutants::{ProtocolMutant, rule};
@@ -208,10 +207,9 @@ impl Replica {
         let limit = turn.node.config.memory.unwrap_or(usize::MAX);
         let room = self.copies.store.room().unwrap_or(usize::MAX);
         for partition in self.copies.lacking.take_due(turn.now.instant, room, limit) {
-            let copy = self.copies.partition(partition);
-            if let Some(list) = copy.list().filter(|_| copy.is_synced()) {
+            if self.copies.partition(partition).is_synced() {
                 // Also the other replicas of the list, which hold what came since.
-                let others = living_others(turn.node, list);
+                let others = self.living_others(turn.node, partition);
                 let sources = self.copies.lacking.also_from(partition, others);
                 self.queue_merge(turn.node, partition, sources);
             }

@@ -126,10 +126,14 @@ impl Replica {
     /// Members that went might have coordinated writes that not every replica has, and offer them
     /// no longer. The replicas that stay compare what they hold.
     pub(super) fn compare_with_others<C>(&mut self, turn: &Turn<'_, C>, partition: Partition) {
+        self.queue_merge(turn.node, partition, self.living_others(turn.node, partition));
+    }
+
+    /// Returns the other living members of the list, if this node is synced in it.
+    pub(super) fn living_others(&self, node: &Node, partition: Partition) -> Vec<Identity> {
         let copy = self.copies.partition(partition);
-        if let Some(list) = copy.list.clone().filter(|_| copy.is_synced()) {
-            self.queue_merge(turn.node, partition, living_others(turn.node, &list));
-        }
+        let list = copy.list().filter(|_| copy.is_synced());
+        list.map(|list| living_others(node, list)).unwrap_or_default()
     }
 
     /// Compares soon with the replicas of a list that is new, or in which this replica is new.
@@ -400,7 +404,7 @@ fn keeps_all(node: &Node, list: &List, wish: &Wish) -> bool {
 }
 
 /// Returns the other members of the list that are not dead.
-pub(super) fn living_others(node: &Node, list: &List) -> Vec<Identity> {
+fn living_others(node: &Node, list: &List) -> Vec<Identity> {
     let is_other = |member: &&Identity| **member != node.me && node.placement.is_alive(member);
     list.members().iter().filter(is_other).copied().collect()
 }
