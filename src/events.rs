@@ -126,14 +126,14 @@ pub enum Event {
         /// How many bytes found no room so far, with their share of index and timers.
         bytes: usize,
     },
-    /// Acknowledged writes might be lost: W replicas of some partitions, or all of them, are dead at
-    /// one time. The partitions go on with what is left after two seconds; with
+    /// Acknowledged writes might be lost: W replicas of some partitions, or all of them, are dead
+    /// at one time. The partitions go on with what is left after two seconds; with
     /// [`OnPartition::Majority`](crate::OnPartition::Majority) they wait for their replicas.
     ///
     /// The replicas that are left say it within a tenth of a second after they hear of the last of
     /// these deaths, once for all partitions. If more are found later, such as by a node that finds
     /// no replica at all, one event in ten seconds tells of them. Members that were only cut off
-    /// bring what they hold back with them.
+    /// bring back what they hold.
     DataAtRisk {
         /// How many partitions are at risk, of 4096.
         partitions: usize,

@@ -21,8 +21,8 @@ pub(crate) struct Place {
 /// A line on its way to the logger.
 #[derive(Debug)]
 pub(crate) struct Line {
-    place: Place,
-    text: String,
+    pub(crate) place: Place,
+    pub(crate) text: String,
 }
 
 /// Takes a line without waiting for anything.

@@ -108,6 +108,9 @@ pub enum ProtocolMutant {
     DroppedUnasked,
     /// A copy that had no room for some entries of another one counts as complete.
     DeclinedCovered,
+    /// What a full copy lacks is forgotten when there is room, though a replica that might hold it
+    /// was silent.
+    SilentForgotten,
     /// A node that returns with data is synced without having others merge what it alone holds.
     ReturnedUnshared,
     /// A partition that differs by something else at every look is left alone.
@@ -166,7 +169,7 @@ pub enum ProtocolMutant {
 #[cfg(feature = "sim")]
 impl ProtocolMutant {
     /// All mutants.
-    pub const ALL: [Self; 61] = [
+    pub const ALL: [Self; 64] = [
         Self::AcknowledgedFirst,
         Self::PendingCounts,
         Self::AnyList,
@@ -204,6 +207,7 @@ impl ProtocolMutant {
         Self::AdoptedOnce,
         Self::DroppedUnasked,
         Self::DeclinedCovered,
+        Self::SilentForgotten,
         Self::ReturnedUnshared,
         Self::BusyLetBe,
         Self::UnreachedAwaited,

@@ -17,7 +17,8 @@
 //! Two spokes of a hub do not reach each other. A coordinator that has failed to reach any member
 //! of another data center sends its batches through a *helper*, the relay of a third one. The
 //! helper passes a batch on as it is, and the answer back; it keeps nothing. So it is still the
-//! relay that confirms, and the coordinator that waits for that.
+//! relay that confirms, and the coordinator that waits for that. If a helper is busy for a second,
+//! another member of a third data center takes its place.
 //!
 //! ```text
 //! coordinator ──[Relay, for a member of B]──▶ helper in C ──[the same]──▶ that member, the relay
@@ -74,6 +75,10 @@ const PAUSE: Duration = Duration::from_millis(50);
 
 /// The pause after a helper was too busy: it has passed on most of what it had by then.
 const BUSY_PAUSE: Duration = Duration::from_millis(200);
+
+/// After how many answers in a row that a helper is busy, one a pause, another one is asked: after
+/// a second. Most helpers have time before that, and are known to reach the relay.
+const BUSY_TRIES: u32 = 5;
 
 /// The longest pause: how long a data center that is back might wait for its writes.
 const MAX_PAUSE: Duration = Duration::from_secs(2);
@@ -139,6 +144,10 @@ struct Outbox {
     is_reached: bool,
     /// The helper through which batches are sent, if one is used.
     helper: Option<Identity>,
+    /// How many times in a row the helper was busy.
+    busy: u32,
+    /// How many helpers were left because they were busy.
+    busy_helpers: usize,
     /// Since when helpers are needed.
     helped_since: Option<Instant>,
     /// Whether it was logged that writes were given up, since nothing waited last.
@@ -263,14 +272,23 @@ impl Relays {
     }
 
     /// Notes that the batch was not sent on, because a helper has too much to do. The way is as
-    /// good as before: it is taken again after a pause.
+    /// good as before: it is taken again after a pause, up to [`BUSY_TRIES`] times in a row.
     pub(crate) fn was_busy(&mut self, number: u64, now: Instant) {
+        // Not only the relays: the others of a relay's data center might reach as much as it does.
+        let reached = self.outboxes.values().filter(|outbox| outbox.is_reached);
+        let helpers = reached.flat_map(|outbox| &outbox.candidates);
+        let helpers: Vec<Identity> = helpers.map(|(member, _)| *member).collect();
         let found =
             self.outboxes.values_mut().find_map(|outbox| Some((outbox.close(number)?, outbox)));
         let Some((batch, outbox)) = found else { return };
         batch.items.into_iter().for_each(|(number, item)| outbox.put_back(number, item));
-        let until = outbox.paused_until.filter(|until| *until > now);
-        outbox.paused_until = until.or(Some(now + BUSY_PAUSE));
+        // With the first one of those that were under way.
+        if outbox.paused_until.is_none_or(|until| until <= now) {
+            outbox.paused_until = Some(now + BUSY_PAUSE);
+            if batch.helper == outbox.helper {
+                outbox.count_busy(&helpers);
+            }
+        }
     }
 
     /// Returns when [`handle_timers`](Self::handle_timers) wants to be called.
@@ -356,7 +374,7 @@ impl Outbox {
 
     /// Notes that a batch was confirmed that came through this helper, or directly.
     fn confirmed(&mut self, now: Instant, helper: Option<Identity>) {
-        (self.is_reached, self.helper) = (helper.is_none(), helper);
+        (self.is_reached, self.helper, self.busy) = (helper.is_none(), helper, 0);
         self.helped_since = helper.map(|_| self.helped_since.unwrap_or(now));
     }
 
@@ -373,7 +391,22 @@ impl Outbox {
             self.take_next_candidate();
         }
         self.helper = way.and_then(|way| helpers.get(way).copied());
-        self.is_reached = false;
+        (self.is_reached, self.busy) = (false, 0);
+    }
+
+    /// Counts that the helper has too much to do. If it had that too often, the next of these
+    /// helpers is taken.
+    fn count_busy(&mut self, helpers: &[Identity]) {
+        self.busy += 1;
+        if self.busy < BUSY_TRIES {
+            return;
+        }
+        self.busy = 0;
+        let others: Vec<&Identity> =
+            helpers.iter().filter(|other| Some(**other) != self.helper).collect();
+        if let Some(other) = others.get(self.busy_helpers % others.len().max(1)) {
+            (self.helper, self.busy_helpers) = (Some(**other), self.busy_helpers + 1);
+        }
     }
 
     /// Sends to the new relay what an earlier one has not confirmed.
@@ -787,6 +820,39 @@ mod tests {
         test.relays.was_busy(batch, test.now);
         let (_, again, entries) = test.send().remove(0);
         assert_eq!((again, entries.len(), test.now), (to, 3, before + BUSY_PAUSE));
+    }
+
+    /// Data center B is reached through the hub only, C. The node of C that helped has more to do
+    /// than it can, for ever. It was asked again and again, though others of C have time.
+    #[test]
+    fn a_helper_that_is_busy_for_ever_is_left_for_another_one() {
+        for serves in [6, 7] {
+            let mut test = Test::new(&[]);
+            let of_c = (5..8).map(|number| (node(number), 1)).collect();
+            let others = [("b".into(), vec![(node(1), 1)]), ("c".into(), of_c)];
+            test.relays.placed(test.now, others.into_iter().collect());
+            test.add(0..3, 1, 10);
+            let (mut asked, start) = (Vec::new(), test.now);
+            while test.relays.waiting() > 0 && test.now < start + Duration::from_secs(60) {
+                test.now = test.relays.deadline().unwrap().max(test.now);
+                let mut actions = Vec::new();
+                test.relays.handle_timers(test.now, |_, _| false, &mut actions);
+                for RelayAction::Send { batch, to, helper, entries } in actions {
+                    asked.extend(helper.filter(|helper| asked.last() != Some(helper)));
+                    let serving = helper.unwrap_or(to).node.0;
+                    if to == node(1) && serving == 5 {
+                        test.relays.was_busy(batch, test.now);
+                    } else if to == node(1) && serving != serves {
+                        test.relays.failed(batch, test.now);
+                    } else {
+                        let places: Vec<u16> = (0..entries.len() as u16).collect();
+                        test.relays.relayed(batch, &places, test.now);
+                    }
+                }
+            }
+            assert_eq!(test.relays.waiting(), 0, "{serves}: {asked:?}");
+            assert_eq!(asked.last(), Some(&node(serves)));
+        }
     }
 
     #[test]

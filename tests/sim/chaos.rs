@@ -174,7 +174,7 @@ fn who_leaves_while_cut_off_is_not_the_last_of_all() {
     }
 }
 
-/// A node leaves while it is cut off for longer than `Config::forget_after`. With nobody left whom
+/// A node leaves while it is cut off for longer than `Config::forget_after`. With none left whom
 /// it knew it took itself for the last of all, and went with the only copy of what it had taken up
 /// before. Found by seeds 60009 and 60146 of `half-dead`.
 fn is_gone_after_it_forgot_the_others(seed: u64, mutant: Option<ProtocolMutant>) -> bool {

@@ -1,5 +1,7 @@
 //! Eviction and replication under the simulator: any key may become a miss, none goes back to an
 //! older value, and no node brings back what another one evicts.
+//!
+//! Longer than 600 lines because full clusters that refuse use the same tools as those that evict.
 
 use std::time::Duration;
 
@@ -503,32 +505,92 @@ fn without_eviction_a_crash_leaves_debt_until_a_node_brings_room() {
     }
 }
 
+/// The node of which the next function makes a full replica.
+const SMALL: usize = 2;
+
+fn small_has(cluster: &SimCluster, key: &String) -> bool {
+    cluster.stored(key).iter().any(|it| it.node == SMALL && it.value.is_some())
+}
+
+/// Three nodes, of which the last one has no room for some keys. The first `short` keys expire
+/// some 20 seconds from now. Returns the keys that it holds, and those that it lacks.
+fn with_a_full_replica(
+    seed: u64,
+    mutant: Option<ProtocolMutant>,
+    short: usize,
+) -> (Traced, Vec<String>, Vec<String>) {
+    let mut options = options(mutant);
+    (options.eviction, options.purge_grace) = (Eviction::None, 10 * SECOND);
+    let mut cluster = Traced::new(seed, options);
+    for memory in [4 * LITTLE, 4 * LITTLE, LITTLE] {
+        cluster.start_node_with_memory(Some(memory));
+    }
+    wait(&mut cluster, STARTED_WITHIN, SimCluster::is_settled);
+    let keys: Vec<String> = (0..340).map(options_key).collect();
+    for (at, key) in keys.iter().enumerate() {
+        if at < short {
+            let call = cluster.set_for(0, key, value(1), 180 * SECOND);
+            assert_eq!(outcome(&mut cluster, call), WRITTEN);
+        } else {
+            set(&mut cluster, 0, key, 1);
+        }
+    }
+    // The hints have ended, and the copies were compared.
+    cluster.run_for(120 * SECOND);
+    let (held, lacking): (Vec<String>, Vec<String>) =
+        keys.into_iter().partition(|key| small_has(&cluster, key));
+    assert!(lacking.len() > 50, "seed {seed}: {} keys found no room", lacking.len());
+    (cluster, held, lacking)
+}
+
+/// Found by reading: a full replica was cut off from those that hold what it lacks. Then keys
+/// expired, so there was room, and it tried again. It went on without those that did not answer,
+/// and forgot with that what it lacked: it counted as whole, and the cluster as safe, until its
+/// copy was compared again.
+///
+/// Returns whether that was seen. If it was not, the replica gets all when it is reached again.
+fn is_forgotten_while_cut(seed: u64, mutant: Option<ProtocolMutant>) -> bool {
+    let (mut cluster, held, lacking) = with_a_full_replica(seed, mutant, 170);
+    let (expiring, kept) = held.split_at(170);
+    cluster.cut_off_cores(SMALL);
+    cluster.run_for(10 * SECOND);
+    assert!(cluster.redundancy_debt() > 0, "seed {seed}");
+    let is_room = |cluster: &SimCluster| !expiring.iter().any(|key| small_has(cluster, key));
+    wait(&mut cluster, 60 * SECOND, is_room);
+    for _ in 0..100 {
+        cluster.run_for(SECOND / 10);
+        assert!(!lacking.iter().any(|key| small_has(&cluster, key)), "seed {seed}: not cut off");
+        if cluster.redundancy_debt() == 0 || cluster.wait_until_safe(SMALL, MS) {
+            return true;
+        }
+    }
+    cluster.mend();
+    let is_whole = |cluster: &SimCluster| lacking.iter().all(|key| small_has(cluster, key));
+    wait(&mut cluster, 30 * SECOND, is_whole);
+    assert!(cluster.wait_until_safe(0, 30 * SECOND), "seed {seed}: {}", cluster.describe());
+    for key in lacking.iter().chain(kept) {
+        assert_eq!(cluster.copies(key).len(), 3, "seed {seed}: {key}");
+    }
+    false
+}
+
+#[test]
+fn what_a_full_replica_lacks_is_not_forgotten_while_it_is_cut_off() {
+    for seed in 0..4 {
+        assert!(!is_forgotten_while_cut(seed, None), "seed {seed}");
+    }
+    let is_noticed = is_forgotten_while_cut(0, Some(ProtocolMutant::SilentForgotten));
+    assert!(is_noticed, "a copy that forgot what silent replicas hold was not noticed");
+}
+
 /// Found by a review: a replica that had declined one entry counted as one with gaps for ever. What
 /// it lacked came only as single writes, which the purge horizon refused: keys older than the last
 /// purge never came back, even with memory to spare.
 #[test]
 fn what_a_full_replica_lacked_comes_back_though_tombstones_were_purged_since() {
-    const SMALL: usize = 2;
+    let has = small_has;
     for seed in 0..3 {
-        let mut options = options(None);
-        (options.eviction, options.purge_grace) = (Eviction::None, 10 * SECOND);
-        let mut cluster = Traced::new(seed, options);
-        for memory in [4 * LITTLE, 4 * LITTLE, LITTLE] {
-            cluster.start_node_with_memory(Some(memory));
-        }
-        wait(&mut cluster, STARTED_WITHIN, SimCluster::is_settled);
-        let keys: Vec<String> = (0..340).map(options_key).collect();
-        for key in &keys {
-            set(&mut cluster, 0, key, 1);
-        }
-        let has = |cluster: &SimCluster, key: &String| {
-            cluster.stored(key).iter().any(|it| it.node == SMALL && it.value.is_some())
-        };
-        // The hints have ended, and the copies were compared.
-        cluster.run_for(120 * SECOND);
-        let (held, lacking): (Vec<String>, Vec<String>) =
-            keys.into_iter().partition(|key| has(&cluster, key));
-        assert!(lacking.len() > 50, "seed {seed}: {} keys found no room", lacking.len());
+        let (mut cluster, held, lacking) = with_a_full_replica(seed, None, 0);
         assert!(!cluster.wait_until_safe(0, 5 * SECOND), "seed {seed}: copies are missing");
         // There is room for some, and the purge horizon is above all of them.
         let (first, others) = held.split_at(10);

@@ -402,7 +402,7 @@ fn of_two_sides_at_the_first_start_only_one_is_born_if_a_number_is_expected() {
 }
 
 /// Two of three replicas die at the same time. The survivors know at once that acknowledged writes
-/// might be lost, whatever becomes of the partitions, and each says so once. Processes that start
+/// might be lost, also where partitions wait, and each says so once. Processes that start
 /// again where the dead were find partitions without a replica for a while; that is no event each.
 #[test]
 fn survivors_say_at_once_and_once_that_data_is_at_risk() {

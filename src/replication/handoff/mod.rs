@@ -310,6 +310,11 @@ impl Handoff {
         }
     }
 
+    /// Whether everything of `replica` is merged.
+    pub(crate) fn has_merged(&self, replica: &Identity) -> bool {
+        self.sources.has_merged(replica)
+    }
+
     /// Returns every replica that is merged, or was.
     pub(crate) fn sources(&self) -> Vec<Identity> {
         self.sources.replicas()

@@ -270,7 +270,7 @@ impl Replica {
             self.update_wants(turn, partition);
             self.merged(turn, partition);
             // Behind that, which has it surveyed if it lacked something: its peers hear of it.
-            self.lacks_no_more(turn, partition);
+            self.tried_to_fill(turn, partition, &handoff);
         } else {
             let is_resting = handoff.is_resting();
             if is_resting {

@@ -8,13 +8,18 @@
 //! |---|---|
 //! | not in the table | the copy lacks nothing that was declined |
 //! | waiting | the copy declined something; nothing is fetched for it until there is room |
-//! | tried | there was room, and a handoff fetches it now |
+//! | tried | there was room, and a handoff fetches it now, or did and a source was silent |
 //!
 //! ```text
 //!   declined ──▶ waiting ── room for it, or RETRY_ANYWAY is over ──▶ tried ── all merged ──▶ gone
 //!                   ▲                                                  │
-//!                   └────────────────── declined again ────────────────┘
+//!                   └──────── declined again, or some were silent ─────┘
 //! ```
+//!
+//! **Invariant.** A synced replica that lacks something is whole only when it has merged, since
+//! there was room, every living replica that might hold it. A handoff goes on without silent ones;
+//! what these hold is still lacking. A newcomer is whole when it opens its list, as it has merged
+//! enough others for that.
 //!
 //! A copy that lacks something is no obstacle to others. It gives what it has, it is compared key
 //! by key, and it takes no place among the handoffs while it waits. A replica that was synced stays
@@ -33,6 +38,8 @@ use std::time::Duration;
 use super::Replica;
 use crate::clock::Instant;
 use crate::logging;
+use crate::mutants::{ProtocolMutant, rule};
+use crate::replication::handoff::Handoff;
 use crate::shard::interface::Shortage;
 use crate::shard::timers::Timer;
 use crate::shard::turn::Turn;
@@ -44,6 +51,10 @@ const LOOK_PERIOD: Duration = Duration::from_millis(500);
 /// After what time a partition is tried without room for all that was declined. Its source might
 /// have deleted most of that since.
 const RETRY_ANYWAY: Duration = Duration::from_secs(300);
+
+/// How long after a try the next one follows if a replica was silent. Long compared with the second
+/// that a handoff waits for it; short, as the cluster is not safe until then.
+const TRY_PERIOD: Duration = Duration::from_secs(3);
 
 /// If this part of the memory limit is free, one in sixteen, a partition is tried even if it lacks
 /// more than that.
@@ -61,10 +72,13 @@ pub(super) struct Lacking {
 struct Lack {
     /// How many bytes found no room when it was merged last.
     bytes: usize,
-    /// The replicas that a synced replica is to merge when there is room.
+    /// The replicas that a synced replica is to merge when there is room, those that were merged
+    /// since left out.
     sources: BTreeSet<Identity>,
     /// When it is tried though there is no room; `None` while it is tried.
     waits_until: Option<Instant>,
+    /// When it was tried last.
+    tried_at: Instant,
 }
 
 impl Lacking {
@@ -106,14 +120,30 @@ impl Lacking {
         self.bytes -= self.partitions.remove(&partition).map_or(0, |lack| lack.bytes);
     }
 
-    /// Takes the partitions that are to be tried now, each with its sources. `room` is for how many
-    /// bytes there is room, of `limit`.
-    fn take_due(
-        &mut self,
-        now: Instant,
-        mut room: usize,
-        limit: usize,
-    ) -> Vec<(Partition, Vec<Identity>)> {
+    /// Forgets what the partition lacks, unless that waits for room.
+    pub(super) fn remove_tried(&mut self, partition: Partition) {
+        if !self.waits(partition) {
+            self.remove(partition);
+        }
+    }
+
+    /// Adds replicas to merge, and returns all of them.
+    fn also_from(&mut self, partition: Partition, others: Vec<Identity>) -> Vec<Identity> {
+        let Some(lack) = self.partitions.get_mut(&partition) else { return others };
+        lack.sources.extend(others);
+        lack.sources.iter().copied().collect()
+    }
+
+    /// Keeps only the sources that are still to be merged, and returns whether there are any.
+    fn keep_sources(&mut self, partition: Partition, is_kept: impl Fn(&Identity) -> bool) -> bool {
+        let Some(lack) = self.partitions.get_mut(&partition) else { return false };
+        lack.sources.retain(is_kept);
+        !lack.sources.is_empty()
+    }
+
+    /// Takes the partitions that are to be tried now. `room` is for how many bytes there is room,
+    /// of `limit`.
+    fn take_due(&mut self, now: Instant, mut room: usize, limit: usize) -> Vec<Partition> {
         let is_worth_it = room >= limit / WORTH_A_TRY;
         let mut due = Vec::new();
         for (&partition, lack) in &mut self.partitions {
@@ -121,8 +151,8 @@ impl Lacking {
             let has_room = lack.bytes <= room || is_worth_it && room > 0;
             if has_room || until <= now {
                 room = room.saturating_sub(lack.bytes);
-                lack.waits_until = None;
-                due.push((partition, lack.sources.iter().copied().collect()));
+                (lack.waits_until, lack.tried_at) = (None, now);
+                due.push(partition);
             }
         }
         due
@@ -151,11 +181,22 @@ impl Replica {
         self.recount(turn.node, partition);
     }
 
-    /// Notes that a handoff has merged all that it was to merge. What waits for room since it began
-    /// still waits.
-    pub(super) fn lacks_no_more<C>(&mut self, turn: &Turn<'_, C>, partition: Partition) {
-        if self.copies.lacking.has(partition) && !self.copies.lacking.waits(partition) {
-            self.copies.lacking.remove(partition);
+    /// Notes that a handoff is over, and has merged all that it was to merge except for what silent
+    /// replicas hold. What waits for room since it began still waits.
+    pub(super) fn tried_to_fill<C>(
+        &mut self,
+        turn: &Turn<'_, C>,
+        partition: Partition,
+        handoff: &Handoff,
+    ) {
+        let lacking = &mut self.copies.lacking;
+        if !lacking.has(partition) || lacking.waits(partition) {
+            return;
+        }
+        let placement = &turn.node.placement;
+        let is_left = |it: &Identity| placement.is_alive(it) && !handoff.has_merged(it);
+        if !rule(ProtocolMutant::SilentForgotten, lacking.keep_sources(partition, is_left)) {
+            lacking.remove(partition);
             self.recount(turn.node, partition);
         }
     }
@@ -165,10 +206,11 @@ impl Replica {
         self.review_lacking(turn);
         let limit = turn.node.config.memory.unwrap_or(usize::MAX);
         let room = self.copies.store.room().unwrap_or(usize::MAX);
-        for (partition, sources) in self.copies.lacking.take_due(turn.now.instant, room, limit) {
+        for partition in self.copies.lacking.take_due(turn.now.instant, room, limit) {
             if self.copies.partition(partition).is_synced() {
                 // Also the other replicas of the list, which hold what came since.
-                self.compare_with_others(turn, partition);
+                let others = self.living_others(turn.node, partition);
+                let sources = self.copies.lacking.also_from(partition, others);
                 self.queue_merge(turn.node, partition, sources);
             }
             self.update_wants(turn, partition);
@@ -178,8 +220,9 @@ impl Replica {
         }
     }
 
-    /// Lets those wait again whose handoff was given up, and forgets what no living replica holds:
-    /// it came from a node that is gone, and this one is synced without it.
+    /// Lets those wait again whose handoff was given up, or went on without silent replicas, and
+    /// forgets what no living replica holds: it came from a node that is gone, and this one is
+    /// synced without it.
     fn review_lacking<C>(&mut self, turn: &mut Turn<'_, C>) {
         let partitions: Vec<Partition> = self.copies.lacking.partitions.keys().copied().collect();
         for partition in partitions {
@@ -196,7 +239,10 @@ impl Replica {
             if copy.is_synced() && !sources.any(is_source) {
                 self.copies.lacking.remove(partition);
                 self.recount(turn.node, partition);
-            } else if lack.waits_until.is_none() && !is_tried {
+            } else if lack.waits_until.is_none()
+                && !is_tried
+                && turn.now.instant.since(lack.tried_at) >= TRY_PERIOD
+            {
                 let bytes = lack.bytes;
                 self.copies.lacking.wait(partition, bytes, turn.now.instant);
             }

@@ -127,10 +127,14 @@ impl Replica {
     /// Members that went might have coordinated writes that not every replica has, and offer them
     /// no longer. The replicas that stay compare what they hold.
     pub(super) fn compare_with_others<C>(&mut self, turn: &Turn<'_, C>, partition: Partition) {
+        self.queue_merge(turn.node, partition, self.living_others(turn.node, partition));
+    }
+
+    /// Returns the other living members of the list, if this node is synced in it.
+    pub(super) fn living_others(&self, node: &Node, partition: Partition) -> Vec<Identity> {
         let copy = self.copies.partition(partition);
-        if let Some(list) = copy.list.clone().filter(|_| copy.is_synced()) {
-            self.queue_merge(turn.node, partition, living_others(turn.node, &list));
-        }
+        let list = copy.list().filter(|_| copy.is_synced());
+        list.map(|list| living_others(node, list)).unwrap_or_default()
     }
 
     /// Compares soon with the replicas of a list that is new, or in which this replica is new.
@@ -253,6 +257,7 @@ impl Replica {
         self.wake_handoff(turn, (partition, HandoffKind::Change), Handoff::wake);
         if is_pending {
             self.set_standing(turn.node, partition, Standing::Synced);
+            self.copies.lacking.remove_tried(partition);
             self.share_data_brought(turn, partition);
             self.hurry_to_compare_list(turn, list);
             self.recount(turn.node, partition);
