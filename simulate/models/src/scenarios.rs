@@ -357,8 +357,8 @@ fn long() -> Vec<Scenario> {
     };
     vec![
         scenario(
-            "x1",
-            "",
+            "two of three, replaced twice",
+            "two changes, the second one early, each with other newcomers; copies are given away",
             Bounds {
                 wishes: [wishes(&["ADE"]), wishes(&["BDE"])],
                 ballots: [1, 1],
