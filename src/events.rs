@@ -133,7 +133,8 @@ pub enum Event {
     /// The replicas that are left say it within a tenth of a second after they hear of the last of
     /// these deaths, once for all partitions. If more are found later, such as by a node that finds
     /// no replica at all, one event in ten seconds tells of them. Members that were only cut off
-    /// bring back what they hold.
+    /// bring back what they hold. With W = 1 each death is such a case: a write is acknowledged
+    /// when one replica has it.
     DataAtRisk {
         /// How many partitions are at risk, of 4096.
         partitions: usize,

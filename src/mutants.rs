@@ -92,6 +92,8 @@ pub enum ProtocolMutant {
     /// A member that never had the list before open counts for nothing when it is asked what it
     /// holds.
     IdleIgnored,
+    /// Such a member takes nothing for granted of what it is needed for, and goes.
+    IdleDropped,
     /// A list is proposed as soon as it is wished, and undone as soon as another one is.
     WishedAtOnce,
     /// The next list is proposed though a member has not said whether it has all that it should.
@@ -169,7 +171,7 @@ pub enum ProtocolMutant {
 #[cfg(feature = "sim")]
 impl ProtocolMutant {
     /// All mutants.
-    pub const ALL: [Self; 64] = [
+    pub const ALL: [Self; 65] = [
         Self::AcknowledgedFirst,
         Self::PendingCounts,
         Self::AnyList,
@@ -199,6 +201,7 @@ impl ProtocolMutant {
         Self::ProposedEarly,
         Self::UnwholeAwaited,
         Self::IdleIgnored,
+        Self::IdleDropped,
         Self::WishedAtOnce,
         Self::UnheardSkipped,
         Self::OneSource,

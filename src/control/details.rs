@@ -26,7 +26,7 @@ use super::interface::{Actions, ControlAction, Link};
 use super::state::{Control, Details, LinkState};
 use crate::clock::Instant;
 use crate::logging;
-use crate::membership::exchange_period;
+use crate::membership::{Record, State, exchange_period};
 use crate::mutants::{ProtocolMutant, rule};
 use crate::placement::Site;
 use crate::types::{Identity, MAX_NAME_BYTES, NodeHash, NodeId};
@@ -155,8 +155,9 @@ impl Control {
     }
 
     /// Notes that a life is said to be over, so that it is remembered.
-    pub(super) fn note_over(&mut self, now: Instant, identity: &Identity) {
-        self.gone.record(identity);
+    pub(super) fn note_over(&mut self, now: Instant, known: &Record) {
+        let Record { identity, state, .. } = known;
+        self.gone.record(identity, *state == State::Left);
         self.gone_said_at.insert(identity.node, now);
     }
 

@@ -50,8 +50,7 @@ impl Control {
     }
 
     /// Whether no node of this data center stays. One that is taken for dead might, and then it is
-    /// waited for: what this node holds is nowhere else. So it is if this node alone has forgotten
-    /// it since.
+    /// waited for: what this node holds is nowhere else. So it is if it was forgotten since.
     fn is_last(&self) -> bool {
         self.placement.members().iter().all(|member| member.leaving)
             && !self.placement.has_absent()

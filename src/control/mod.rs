@@ -246,7 +246,7 @@ impl Control {
             ControlMessage::Members { records, absent, details } => {
                 self.absent.told(now, &absent);
                 for known in records.iter().filter(|known| !known.state.is_active()) {
-                    self.note_over(now, &known.identity);
+                    self.note_over(now, known);
                 }
                 self.swim(now, actions, |membership, todo| membership.learn(now, &records, todo));
                 self.hear_details(now, details);

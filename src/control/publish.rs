@@ -22,12 +22,8 @@ impl Control {
             self.membership.records().iter().filter(|known| known.state.is_active()).count();
         let is_complete = members.len() == alive;
         self.absent.note(now, &self.membership.records());
-        let has_forgotten = self.forget_at.is_some_and(|at| at <= now);
         self.forget_at = self.absent.deadline(now);
-        let stays = |member: &Member| self.is_here(&member.site) && !member.leaving;
-        let me = self.config.identity.node;
-        let is_alone = !members.iter().any(|it| stays(it) && it.identity.node != me);
-        self.is_left_behind = is_alone && (self.is_left_behind || has_forgotten);
+        self.note_left_behind(&members);
         let has_absent = self.forget_at.is_some();
         let members_changed = members != self.placed
             || self.gone != *self.placement.gone()
@@ -41,6 +37,17 @@ impl Control {
             self.placement = Arc::new(placement);
         }
         members_changed
+    }
+
+    /// Looks whether this node is left behind, now that these are the members.
+    fn note_left_behind(&mut self, members: &[Member]) {
+        let me = self.config.identity.node;
+        let is_other = |it: &&Member| it.identity.node != me && self.is_here(&it.site);
+        let is_alone = members.iter().filter(is_other).all(|it| it.leaving);
+        let is_there = |of: &Member| members.iter().any(|it| it.identity.node == of.identity.node);
+        let has_died = |it: &Member| !is_there(it) && !self.gone.has_left(&it.identity);
+        let have_died = self.placed.iter().filter(is_other).any(has_died);
+        self.is_left_behind = is_alone && (self.is_left_behind || have_died);
     }
 
     /// The placement of these members, under the current generation.
@@ -106,11 +113,11 @@ impl Control {
 
     /// Remembers the lives that are over. One that was only taken for dead is not.
     pub(super) fn note_gone(&mut self, now: Instant) {
-        for Record { identity, state, .. } in self.membership.records() {
-            if !state.is_active() {
-                self.note_over(now, &identity);
+        for known in self.membership.records() {
+            if !known.state.is_active() {
+                self.note_over(now, &known);
             } else {
-                self.gone.forget(&identity);
+                self.gone.forget(&known.identity);
             }
         }
     }

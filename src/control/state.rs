@@ -68,8 +68,8 @@ pub(crate) struct Control {
     pub(super) absent: Absent,
     /// When the last absent member will be forgotten.
     pub(super) forget_at: Option<Instant>,
-    /// It forgot the last absent member while no other member stayed, and none has come since: what
-    /// it holds may be nowhere else, and those might come back for it.
+    /// No other member of this data center stays, as one of the last has died: what this node holds
+    /// may be nowhere else.
     pub(super) is_left_behind: bool,
     pub(super) stage: Stage,
     /// What the cores go by: `placement` and `stage` as they were when an event ended last.

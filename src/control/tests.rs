@@ -260,7 +260,7 @@ fn what_is_known_of_a_member_is_forgotten_with_it() {
     control.forget_members(NOW + 2 * KEPT_FOR);
     assert_eq!(control.details.len(), 1, "it became none");
 
-    control.note_over(NOW, &life("e", 3));
+    control.note_over(NOW, &Record { identity: life("e", 3), state: State::Dead, leaving: false });
     control.forget_members(NOW + HOUR / 2);
     assert!(control.gone.contains(&life("e", 3)));
     control.forget_members(NOW + 2 * HOUR);

@@ -79,25 +79,26 @@ pub(crate) struct Placement {
     other_data_centers: BTreeMap<Arc<str>, Placement>,
 }
 
-/// The latest life of each node that is known to be over, with its address.
+/// The latest life of each node that is known to be over, with its address, and whether it has left.
 #[derive(Clone, PartialEq, Eq, Default)]
-pub(crate) struct Gone(BTreeMap<NodeHash, (Boot, SocketAddr)>);
+pub(crate) struct Gone(BTreeMap<NodeHash, (Boot, SocketAddr, bool)>);
 
 impl Gone {
     pub(crate) const fn new() -> Self {
         Self(BTreeMap::new())
     }
 
-    /// Notes that this life of the node is over, and with it all earlier ones.
-    pub(crate) fn record(&mut self, identity: &Identity) {
-        let life = (identity.boot, identity.addr);
+    /// Notes that this life of the node is over, and with it all earlier ones; and whether it gave
+    /// away what it had before.
+    pub(crate) fn record(&mut self, identity: &Identity, has_left: bool) {
+        let life = (identity.boot, identity.addr, has_left);
         let known = self.0.entry(identity.node).or_insert(life);
         *known = life.max(*known);
     }
 
     /// Takes back that this life of the node is over, if it is the latest that is known to be.
     pub(crate) fn forget(&mut self, identity: &Identity) {
-        if self.0.get(&identity.node).is_some_and(|(boot, _)| *boot == identity.boot) {
+        if self.0.get(&identity.node).is_some_and(|(boot, ..)| *boot == identity.boot) {
             self.0.remove(&identity.node);
         }
     }
@@ -110,12 +111,18 @@ impl Gone {
     /// Whether a later life of the node, at the same address, is known to be over.
     fn has_later(&self, identity: &Identity) -> bool {
         let latest = self.0.get(&identity.node);
-        latest.is_some_and(|(boot, addr)| *boot > identity.boot && *addr == identity.addr)
+        latest.is_some_and(|(boot, addr, _)| *boot > identity.boot && *addr == identity.addr)
     }
 
     /// Whether this life of the node is known to be over.
     pub(crate) fn contains(&self, identity: &Identity) -> bool {
-        self.0.get(&identity.node).is_some_and(|(boot, _)| *boot >= identity.boot)
+        self.0.get(&identity.node).is_some_and(|(boot, ..)| *boot >= identity.boot)
+    }
+
+    /// Whether this very life has left.
+    pub(crate) fn has_left(&self, identity: &Identity) -> bool {
+        let latest = self.0.get(&identity.node);
+        latest.is_some_and(|(boot, _, has_left)| *boot == identity.boot && *has_left)
     }
 }
 
@@ -258,6 +265,11 @@ impl Placement {
             Some(member) => member.identity.boot > identity.boot,
             None => self.gone.contains(identity),
         }
+    }
+
+    /// Whether this life of the node is over because it has left, and gave away what it had.
+    pub(crate) fn has_left(&self, identity: &Identity) -> bool {
+        !self.is_alive(identity) && self.gone.has_left(identity)
     }
 
     /// Whether this life of the node is certainly over, because a later one was seen at its
@@ -529,7 +541,7 @@ mod tests {
         let later = Identity { boot: Boot(2), ..first };
         let placement = |members: &[Member], gone: &[Identity]| {
             let mut known = Gone::new();
-            gone.iter().for_each(|life| known.record(life));
+            gone.iter().for_each(|life| known.record(life, false));
             Placement::new(members.to_vec(), THREE, 1, known)
         };
         let is_over = |placement: &Placement| {
@@ -554,14 +566,14 @@ mod tests {
         let placement = Placement::new(there.to_vec(), THREE, 1, Gone::new());
         assert_eq!((placement.is_dead(&first), placement.is_over(&first)), (true, false));
         let mut gone = Gone::new();
-        gone.record(&first);
-        gone.record(&twin);
+        gone.record(&first, false);
+        gone.record(&twin, false);
         let placement = Placement::new(all[..1].to_vec(), THREE, 1, gone.clone());
         assert_eq!((placement.is_dead(&first), placement.is_over(&first)), (true, false));
         assert!(placement.is_dead(&twin) && !placement.is_over(&twin));
         // It has started again at its address.
         let again = Identity { boot: Boot(3), ..first };
-        gone.record(&again);
+        gone.record(&again, false);
         let placement = Placement::new(all[..1].to_vec(), THREE, 1, gone);
         assert!(placement.is_over(&first) && !placement.is_over(&twin));
     }

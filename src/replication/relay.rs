@@ -146,8 +146,6 @@ struct Outbox {
     helper: Option<Identity>,
     /// How many times in a row the helper was busy.
     busy: u32,
-    /// How many helpers were left because they were busy.
-    busy_helpers: usize,
     /// Since when helpers are needed.
     helped_since: Option<Instant>,
     /// Whether it was logged that writes were given up, since nothing waited last.
@@ -402,10 +400,9 @@ impl Outbox {
             return;
         }
         self.busy = 0;
-        let others: Vec<&Identity> =
-            helpers.iter().filter(|other| Some(**other) != self.helper).collect();
-        if let Some(other) = others.get(self.busy_helpers % others.len().max(1)) {
-            (self.helper, self.busy_helpers) = (Some(**other), self.busy_helpers + 1);
+        let at = helpers.iter().position(|helper| Some(*helper) == self.helper);
+        if let Some(next) = helpers.iter().cycle().nth(at.map_or(0, |at| at + 1)) {
+            self.helper = Some(*next);
         }
     }
 

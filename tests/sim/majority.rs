@@ -430,3 +430,40 @@ fn survivors_say_at_once_and_once_that_data_is_at_risk() {
         }
     }
 }
+
+/// A network that fell apart and was mended is said to put data at risk. That must not hush up the
+/// deaths that come after it.
+#[test]
+fn data_at_risk_is_said_again_after_it_was_not_at_risk_any_more() {
+    let mut cluster = started(0, 3, options());
+    let told = |cluster: &SimCluster, node: usize| {
+        let is_it = |event: &&Event| matches!(event, Event::DataAtRisk { .. });
+        cluster.events(node).iter().filter(is_it).count()
+    };
+    cluster.split(&[2], &[0, 1]);
+    wait(&mut cluster, 10 * SECOND, |it| it.is_dead_for(2, &[0, 1]));
+    cluster.run_for(SECOND);
+    assert_eq!(told(&cluster, 2), 1);
+    cluster.mend();
+    settle(&mut cluster);
+    cluster.run_for(LONG);
+    cluster.crash_node(0);
+    cluster.crash_node(1);
+    wait(&mut cluster, 10 * SECOND, |it| it.is_dead_for(2, &[0, 1]));
+    cluster.run_for(SECOND);
+    assert_eq!(told(&cluster, 2), 2);
+}
+
+/// Those that leave gave away what they had.
+#[test]
+fn leaves_put_nothing_at_risk() {
+    let mut cluster = started(0, 5, options());
+    cluster.leave(0);
+    cluster.leave(1);
+    wait(&mut cluster, LONG, |it| !it.is_running(0) && !it.is_running(1));
+    cluster.run_for(LONG);
+    for node in 2..5 {
+        let events = cluster.events(node);
+        assert!(!events.iter().any(|it| matches!(it, Event::DataAtRisk { .. })), "{events:?}");
+    }
+}

@@ -166,3 +166,34 @@ fn a_node_leaves_though_another_member_is_never_whole() {
         stuck.assert_served(seed, [stays, outside]);
     }
 }
+
+/// A stuck member is asked to leave, and one that is whole dies. The list that follows needs the
+/// stuck one as a source: it alone can say that it acknowledged nothing. It went at once, as it
+/// held nothing, and the list stayed without what it takes to open it.
+fn stuck_one_leaves(seed: u64, mutant: Option<ProtocolMutant>) -> (Stuck, [usize; 2]) {
+    let mut stuck = Stuck::new(seed, Why::Full, OnPartition::Majority, mutant);
+    let [stays, dies] = stuck.members;
+    // The newcomer to the next list is slow.
+    let outside = stuck.outside;
+    stuck.cluster.slow_down(outside, STUCK, 120 * MS, 140 * MS);
+    stuck.cluster.slow_down(STUCK, outside, 120 * MS, 140 * MS);
+    stuck.cluster.leave(STUCK);
+    stuck.cluster.crash_node(dies);
+    (stuck, [stays, outside])
+}
+
+#[test]
+fn a_member_that_is_never_whole_leaves_when_it_is_needed_no_more() {
+    for seed in SEEDS {
+        let (mut stuck, [stays, outside]) = stuck_one_leaves(seed, None);
+        wait(&mut stuck.cluster, 30 * SECOND, |cluster| !cluster.is_running(STUCK));
+        stuck.assert_served(seed, [stays, outside]);
+    }
+    let is_stuck = |seed| {
+        let (mut stuck, by) = stuck_one_leaves(seed, Some(ProtocolMutant::IdleDropped));
+        stuck.cluster.run_for(60 * SECOND);
+        let open = stuck.cluster.replicas(&stuck.key);
+        !by.iter().all(|node| open.iter().any(|(other, _)| other == node))
+    };
+    assert!(SEEDS.into_iter().any(is_stuck));
+}

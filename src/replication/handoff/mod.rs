@@ -176,6 +176,9 @@ pub(crate) struct Handoff {
     asked_at: Instant,
     /// Since when it gets no further because members are dead or silent.
     blocked_since: Option<Instant>,
+    /// Since when a vote waits for members that are not whole, though the others are enough, and
+    /// how many were whole all that time.
+    unwhole: Option<(Instant, usize)>,
     fruitless_surveys: u32,
     /// How often it has backed off without progress.
     backoffs: u32,
@@ -259,6 +262,7 @@ impl Handoff {
             silent: BTreeMap::new(),
             asked_at: Instant::default(),
             blocked_since: None,
+            unwhole: None,
             fruitless_surveys: 0,
             backoffs: 0,
             not_before: Instant::default(),

@@ -187,7 +187,7 @@ impl Handoff {
     ) {
         let wish = self.wished();
         let is_lacking = mine.is_open && mine.extent != Extent::Whole;
-        if is_lacking && !mine.must_finish && self.is_too_early(Some(PATIENCE), now) {
+        if is_lacking && !mine.must_finish && self.is_too_early(now) {
             return self.rest(now, EARLY);
         }
         let is_dead = |acceptor: &Identity| mine.placement.is_dead(acceptor);
@@ -248,10 +248,31 @@ impl Handoff {
 
     /// Whether the next list has to wait for members that are not whole. Members would find too few
     /// sources if lists followed each other faster than these are merged. But a member might never
-    /// be whole, so they are waited for this long; `None` is for ever.
-    fn is_too_early(&mut self, patience: Option<Duration>, now: Instant) -> bool {
-        let blocked_for = self.blocked_for(now);
-        let is_long = patience.is_some_and(|patience| blocked_for >= patience);
+    /// be whole.
+    fn is_too_early(&mut self, now: Instant) -> bool {
+        let is_long = self.blocked_for(now) >= PATIENCE;
+        rule(ProtocolMutant::ProposedEarly, !is_long)
+    }
+
+    /// Whether a vote has to wait for members that are not whole, of which so many are; `None` is
+    /// for ever.
+    ///
+    /// With a majority required, the time begins with the first of the votes in a row that have
+    /// what it takes, and begins again when another member is whole: that more time went by in
+    /// which nothing could be decided says nothing of how long the members had to merge.
+    fn waits_for_unwhole(
+        &mut self,
+        patience: Option<Duration>,
+        whole: usize,
+        now: Instant,
+    ) -> bool {
+        if self.terms.serves {
+            return self.is_too_early(now);
+        }
+        let running = self.unwhole.filter(|(_, count)| *count == whole);
+        let since = running.map_or(now, |(since, _)| since);
+        self.unwhole = patience.map(|_| (since, whole));
+        let is_long = patience.is_some_and(|patience| now.since(since) >= patience);
         rule(ProtocolMutant::ProposedEarly, !is_long)
     }
 
@@ -315,18 +336,19 @@ impl Handoff {
         }
         let is_early = vote.is_early() && !mine.must_finish;
         let patience = self.patience_with_unwhole(vote, mine.placement);
+        let whole = vote.count_whole();
         let until = self.asked_at + ALL_SPEAK;
         let is_waited_for = !vote.unanswered.is_empty() && !mine.must_finish && now < until;
         if rule(ProtocolMutant::UnheardSkipped, is_waited_for) {
             self.deadline = Some(until);
             return;
-        } else if is_early && self.is_too_early(patience, now) {
+        } else if is_early && self.waits_for_unwhole(patience, whole, now) {
             return self.rest(now, EARLY);
         }
         let Phase::Prepare(vote) = std::mem::replace(&mut self.phase, Phase::Backoff) else {
             return;
         };
-        self.blocked_since = None;
+        (self.blocked_since, self.unwhole) = (None, None);
         let is_asked =
             |acceptor: &&Identity| !mine.placement.is_dead(acceptor) && **acceptor != self.terms.me;
         let unanswered: Vec<Identity> = vote.list.acceptors().filter(is_asked).copied().collect();
@@ -409,6 +431,7 @@ impl Handoff {
         if is_prepare && !matches!(self.phase, Phase::Prepare(_)) {
             return;
         }
+        self.unwhole = None;
         if self.blocked_for(now) < LONG_PATIENCE {
             self.back_off(now);
         } else if self.terms.serves {
@@ -426,7 +449,8 @@ impl Handoff {
         placement: &Placement,
         actions: &mut Vec<HandoffAction>,
     ) {
-        (self.phase, self.deadline, self.blocked_since) = (Phase::Backoff, None, None);
+        (self.phase, self.deadline) = (Phase::Backoff, None);
+        (self.blocked_since, self.unwhole) = (None, None);
         let mut to_tell: Vec<Identity> = list.acceptors().copied().collect();
         for acceptor in old.iter().flat_map(|old| old.acceptors()) {
             if !to_tell.contains(acceptor) {

@@ -24,7 +24,7 @@ fn placed(alive: &[u64], dead: &[u64]) -> Placement {
         leaving: false,
     };
     let mut gone = Gone::new();
-    dead.iter().for_each(|number| gone.record(&node(*number)));
+    dead.iter().for_each(|number| gone.record(&node(*number), false));
     Placement::new(alive.iter().map(member).collect(), QUORUMS.replicas, 1, gone)
 }
 

@@ -58,10 +58,21 @@ use crate::wire::codec;
 use crate::wire::frame::Encoded;
 use crate::wire::handshake::Local;
 use crate::wire::message::{Channel, Frame, Hello, Message, Refusal};
-use crate::wire::timing::OPEN_TIMEOUT;
+use crate::wire::timing::{OFFERED_AGAIN_AFTER, OPEN_TIMEOUT, RELAY_TRIES_FOR, is_longer};
 
 /// An accepted connection says HELLO within this time.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long a core may say nothing at all while it was asked something.
+///
+/// Then the connection ends and the next request opens another: something in between might
+/// acknowledge what it does not deliver, such as a proxy that has lost its other side. A core that
+/// stands still for so long loses its connections as well, with what it was asked a while ago.
+/// Longer than a core takes for any answer: relays take the longest, and those that others pass on.
+const SILENCE: Duration = Duration::from_secs(4);
+
+const _: () = assert!(!is_longer(RELAY_TRIES_FOR.saturating_mul(2), SILENCE));
+const _: () = assert!(is_longer(OFFERED_AGAIN_AFTER, SILENCE));
 
 /// A refused opener gets this long to read why, and to close.
 const LINGER: Duration = Duration::from_secs(1);
@@ -215,6 +226,16 @@ struct Outgoing {
     /// Sent before the welcome, to be written after it.
     waiting: Vec<Encoded>,
     waiting_bytes: usize,
+    /// Since when something is asked over it and nothing at all has come; of cores only.
+    silent_since: Option<Instant>,
+}
+
+impl Outgoing {
+    /// Whether its silence begins with the next request.
+    fn may_fall_silent(&self) -> bool {
+        let is_core = matches!(self.target.channel, Channel::Core(_));
+        is_core && self.step == DialStep::Open && self.silent_since.is_none()
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -255,6 +276,8 @@ pub(crate) struct Net {
     nonsense: Complaints,
     /// Connections that could not be accepted.
     not_accepted: Complaints,
+    /// Cores that said nothing though they were asked.
+    silence: Complaints,
     /// The number of the next link. A link's token is its number above `first_token`, and neither
     /// is used twice: an event that comes late finds no link.
     next: u64,
@@ -285,6 +308,7 @@ impl Net {
             now: Instant::default(),
             nonsense: Complaints::default(),
             not_accepted: Complaints::default(),
+            silence: Complaints::default(),
             next: 0,
             links: BTreeMap::new(),
             targets: BTreeMap::new(),
@@ -371,13 +395,15 @@ impl Net {
         self.timers.first().map(|(at, _)| *at)
     }
 
-    /// Gives up what did not shake hands in time.
+    /// Gives up what did not shake hands in time, or was asked and has been silent since.
     pub(crate) fn handle_timers(&mut self, now: Instant, events: &mut Vec<NetEvent>) {
         self.now = now;
         while let Some((at, id)) = self.timers.first().copied()
             && at <= now
         {
-            self.end(id, io::ErrorKind::TimedOut, events);
+            if !self.is_heard_again(id) {
+                self.end(id, io::ErrorKind::TimedOut, events);
+            }
         }
     }
 
@@ -462,6 +488,9 @@ impl Net {
             link.connection.queue(frame);
             self.counters.frames_out += 1;
             self.dirty.insert(id);
+            if matches!(&link.stage, LinkStage::Outgoing(outgoing) if outgoing.may_fall_silent()) {
+                self.expect_answer(id);
+            }
         }
     }
 }

@@ -10,7 +10,7 @@ use mio::net::TcpStream;
 use super::connection::{Connection, cost};
 use super::{
     Destination, DialStep, LinkStage, LossCause, Net, NetEvent, OPEN_TIMEOUT, OUT_LIMIT_BYTES,
-    Outgoing, handshake,
+    Outgoing, SILENCE, handshake,
 };
 use crate::clock::Instant;
 use crate::logging;
@@ -82,8 +82,13 @@ impl Net {
 
     fn dial(&mut self, now: Instant, target: Destination) -> io::Result<u64> {
         let stream = TcpStream::connect(target.addr)?;
-        let outgoing =
-            Outgoing { target, step: DialStep::Dialling, waiting: Vec::new(), waiting_bytes: 0 };
+        let outgoing = Outgoing {
+            target,
+            step: DialStep::Dialling,
+            waiting: Vec::new(),
+            waiting_bytes: 0,
+            silent_since: None,
+        };
         let connection = Connection::new(stream, target.addr);
         self.insert(connection, LinkStage::Outgoing(outgoing), Some(now + OPEN_TIMEOUT))
     }
@@ -163,6 +168,39 @@ impl Net {
         }
         self.counters.opened += 1;
         events.push(NetEvent::Opened { target, welcome });
+    }
+
+    /// Something was asked over this link. The silence of a core begins then.
+    pub(super) fn expect_answer(&mut self, id: u64) {
+        let Some(link) = self.links.get_mut(&id) else { return };
+        let LinkStage::Outgoing(outgoing) = &mut link.stage else { return };
+        outgoing.silent_since = Some(self.now);
+        // A timer that runs already is for an earlier silence, and looks at this one when it ends.
+        if link.deadline.is_none() {
+            self.set_deadline(id, Some(self.now + SILENCE));
+        }
+    }
+
+    /// Whether the timer of this link was for a silence that is over. If another one has begun, it
+    /// waits for the end of that.
+    pub(super) fn is_heard_again(&mut self, id: u64) -> bool {
+        let Some(link) = self.links.get(&id) else { return false };
+        let LinkStage::Outgoing(outgoing) = &link.stage else { return false };
+        if !matches!(outgoing.step, DialStep::Open | DialStep::Broken) {
+            return false;
+        }
+        let (deadline, peer) = (outgoing.silent_since.map(|at| at + SILENCE), outgoing.target.addr);
+        let is_over = deadline.is_none_or(|at| at > self.now);
+        if is_over {
+            self.set_deadline(id, deadline);
+        } else if let Some(silent) = self.silence.add(self.now) {
+            logging::warn!(
+                "{peer} has answered nothing for {SILENCE:?}: its core stands still, or something \
+                 in between takes what it does not deliver. The connection is opened again, as \
+                 {silent} others were since the last such line"
+            );
+        }
+        is_over
     }
 
     fn lose(&mut self, id: u64, target: Destination, refusal: Refusal, events: &mut Vec<NetEvent>) {

@@ -190,6 +190,17 @@ fn connect(a: &mut Node, b: &mut Node) -> (Destination, ConnectionId) {
     (target, connection)
 }
 
+/// The same, to a core of `b`.
+fn connect_to_core(a: &mut Node, b: &mut Node) -> (Destination, ConnectionId) {
+    let target = b.target(Channel::Core(CoreId(0)));
+    a.net.open(NOW, target);
+    let (connection, hello) = until_both(a, b, |_, b| b.greeted());
+    let welcome = b.verdict(&hello).unwrap();
+    b.net.welcome(connection, welcome);
+    until_both(a, b, |a, _| a.opened());
+    (target, connection)
+}
+
 /// A stranger that has not read the protocol.
 fn raw(to: &Node) -> std::net::TcpStream {
     std::net::TcpStream::connect(to.identity.addr).unwrap()
@@ -513,4 +524,41 @@ fn strangers_are_bounded_in_number_and_time() {
     for mut stream in strangers {
         assert_eq!(stream.read(&mut [0; 1]).unwrap(), 0);
     }
+}
+
+/// Found by a review: a proxy that had lost its other side went on taking what was sent to it. The
+/// connection stayed, and every call over it ran into its timeout.
+#[test]
+fn a_core_that_was_asked_and_says_nothing_loses_its_connection() {
+    let (mut a, mut b) = (node("a"), node("b"));
+    let (target, connection) = connect_to_core(&mut a, &mut b);
+    let at = |silence: f64| NOW + SILENCE.mul_f64(silence);
+    assert_eq!(a.net.deadline(), None, "nothing is asked");
+    assert!(a.net.send(NOW, target, &read(1)));
+    assert!(a.net.send(at(0.5), target, &read(2)));
+    until_both(&mut a, &mut b, |_, b| b.request());
+    // Any answer will do, and then the silence begins with the next request.
+    b.net.answer(connection, &found(2, 10));
+    until_both(&mut a, &mut b, |a, _| a.answered());
+    a.net.handle_timers(at(1.0), &mut a.events);
+    assert_eq!((a.net.deadline(), a.lost()), (None, None));
+    assert!(a.net.send(at(9.0), target, &read(3)));
+    assert!(a.net.send(at(9.9), target, &read(4)));
+    a.net.handle_timers(at(9.9), &mut a.events);
+    assert_eq!((a.net.deadline(), a.lost()), (Some(at(10.0)), None));
+    a.net.handle_timers(at(10.0), &mut a.events);
+    assert_eq!(a.lost(), Some(LossCause::Ended));
+    // The next request opens another one.
+    assert!(a.net.send(at(10.1), target, &read(5)));
+    until_both(&mut a, &mut b, |_, b| b.greeted());
+}
+
+/// Control threads say things that have no answer.
+#[test]
+fn silence_ends_no_connection_of_a_control_thread() {
+    let (mut a, mut b) = (node("a"), node("b"));
+    let (target, _) = connect(&mut a, &mut b);
+    assert!(a.net.send(NOW, target, &read(1)));
+    a.net.handle_timers(NOW + 10 * SILENCE, &mut a.events);
+    assert_eq!((a.net.deadline(), a.lost()), (None, None));
 }

@@ -43,6 +43,9 @@ impl Net {
                     None => {
                         let (count, end) = link.connection.fill(READ_BUDGET_BYTES);
                         self.counters.bytes_in += count as u64;
+                        if let (1.., LinkStage::Outgoing(outgoing)) = (count, &mut link.stage) {
+                            outgoing.silent_since = None;
+                        }
                         filled = Some(end);
                     }
                     Some(Filled::Drained) if broken => {

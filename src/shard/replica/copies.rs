@@ -309,9 +309,11 @@ impl LocalCopies {
 
     /// Whether this copy, outside the list, might be missed by a member: it holds something, or
     /// counts as a source until others confirm that they have merged it. What is known to be
-    /// nothing is worth as much as a value.
+    /// nothing is worth as much as a value, and so is that it acknowledged nothing.
     pub(super) fn has_to_give(&self, partition: Partition) -> bool {
-        !self.store.is_empty(partition) || self.partition(partition).opened.is_some()
+        let copy = self.partition(partition);
+        let is_source = copy.opened.is_some() || rule(ProtocolMutant::IdleDropped, copy.is_idle);
+        !self.store.is_empty(partition) || is_source
     }
 
     /// Whether this node serves the partition as a synced replica, and no merge changes it now.

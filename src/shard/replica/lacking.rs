@@ -190,7 +190,9 @@ impl Replica {
         handoff: &Handoff,
     ) {
         let lacking = &mut self.copies.lacking;
-        if !lacking.has(partition) || lacking.waits(partition) {
+        // What is to be merged next has not been merged since there was room.
+        let is_tried_again = self.copies.merges.contains_key(&partition);
+        if !lacking.has(partition) || lacking.waits(partition) || is_tried_again {
             return;
         }
         let placement = &turn.node.placement;

@@ -111,6 +111,7 @@ impl Replica {
         }
         turn.effects.push_back(Effect::ListChanged { partition });
         self.review_sharing(turn, partition);
+        self.note_deaths(turn, partition);
         if stays && let Some(old) = old {
             let copy = self.copies.partition_mut(partition);
             if are_whole(node.config.quorums, &list, std::iter::once(copy.extent())) {
@@ -326,7 +327,7 @@ impl Replica {
             self.copies.store.drop_partition(partition);
             // From now on it is no source.
             let copy = self.copies.partition_mut(partition);
-            (copy.opened, copy.whole) = (None, None);
+            (copy.opened, copy.whole, copy.is_idle) = (None, None, false);
             self.recount(node, partition);
         }
     }

@@ -136,9 +136,7 @@ impl Replica {
                 let steadiness = &mut self.copies.partition_mut(partition).steadiness;
                 steadiness.wish_changed(turn.now.instant);
             }
-            if has_lost_members {
-                self.note_deaths(turn, partition);
-            }
+            self.note_deaths(turn, partition);
             self.review_handoffs(turn, partition);
             if has_lost_members || self.copies.partition(partition).lacks_before(&turn.node.me) {
                 self.compare_with_others(turn, partition);
@@ -323,7 +321,7 @@ impl Replica {
             self.take_handoffs(turn, partition);
             self.forget_register(turn, partition);
             let copy = self.copies.partition_mut(partition);
-            (copy.opened, copy.whole) = (None, None);
+            (copy.opened, copy.whole, copy.is_idle) = (None, None, false);
             (copy.receipts, copy.reminders) = ((0, Vec::new()), 0);
             copy.unshared = None;
             let is_listed = copy.list().is_some_and(|list| list.contains(&me));

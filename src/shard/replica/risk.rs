@@ -11,14 +11,17 @@ use crate::shard::turn::Turn;
 use crate::types::{Identity, Partition};
 
 impl Replica {
-    /// Members have died: looks at the list of this partition.
+    /// The members, or the list, have changed: looks at how many of the list are dead.
     pub(super) fn note_deaths<C>(&mut self, turn: &mut Turn<'_, C>, partition: Partition) {
+        let me = &turn.node.me;
         let copy = self.copies.partition(partition);
-        let Some(list) = copy.list().filter(|list| list.contains(&turn.node.me)) else { return };
+        let Some(list) = copy.list().filter(|list| list.contains(me)) else { return };
         // Until its members have what the list before acknowledged, the deaths there count as well.
-        let before = if copy.is_synced() { &[] } else { list.before() };
+        let before = if copy.lacks_before(me) { list.before() } else { &[] };
         if are_too_few(turn.node, list.members()) || are_too_few(turn.node, before) {
             self.say_at_risk(turn, partition);
+        } else {
+            self.copies.partition_mut(partition).said_at_risk = None;
         }
     }
 
@@ -38,8 +41,11 @@ impl Replica {
     }
 }
 
-/// Whether all replicas that acknowledged some write might be dead.
+/// Whether all replicas that acknowledged some write might be dead. Those that have left gave away
+/// what they had.
 fn are_too_few(node: &Node, members: &[Identity]) -> bool {
-    let dead = members.iter().filter(|member| node.placement.is_dead(member)).count();
+    let is_lost =
+        |member: &&Identity| node.placement.is_dead(member) && !node.placement.has_left(member);
+    let dead = members.iter().filter(is_lost).count();
     dead > 0 && dead >= node.config.quorums.write.count(members.len())
 }
