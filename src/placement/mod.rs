@@ -79,7 +79,7 @@ pub(crate) struct Placement {
     other_data_centers: BTreeMap<Arc<str>, Placement>,
 }
 
-/// The latest life of each node that is known to be over, with its address, and whether it has left.
+/// The latest life of each node that is known to be over, its address, and whether it has left.
 #[derive(Clone, PartialEq, Eq, Default)]
 pub(crate) struct Gone(BTreeMap<NodeHash, (Boot, SocketAddr, bool)>);
 
