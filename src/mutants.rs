@@ -133,6 +133,10 @@ pub enum ProtocolMutant {
     DeadExcused,
     /// A tombstone goes without waiting for members that are away.
     AbsentIgnored,
+    /// A value does not win over its own husk, which a node whose clock was ahead has made.
+    HuskTies,
+    /// A copy with husks of values that should still live is not compared key by key.
+    EarlyHusksKept,
     /// A read takes a value for the newest though another replica might have evicted a newer one.
     MarkIgnored,
     /// A tombstone can be evicted as a value is.
@@ -156,7 +160,7 @@ pub enum ProtocolMutant {
 #[cfg(feature = "sim")]
 impl ProtocolMutant {
     /// All mutants.
-    pub const ALL: [Self; 59] = [
+    pub const ALL: [Self; 61] = [
         Self::AcknowledgedFirst,
         Self::PendingCounts,
         Self::AnyList,
@@ -207,6 +211,8 @@ impl ProtocolMutant {
         Self::OwnOutlivesPurge,
         Self::DeadExcused,
         Self::AbsentIgnored,
+        Self::HuskTies,
+        Self::EarlyHusksKept,
         Self::MarkIgnored,
         Self::TombstonesEvicted,
         Self::FarNotCompared,

@@ -129,6 +129,10 @@ impl Read {
             return;
         }
         let found = match found {
+            // Two replicas that expired it at two moments hold the same.
+            Found::Entry(entry) if entry.live_value(now.wall).is_none() => {
+                Some(if entry.value().is_some() { entry.husk() } else { entry })
+            }
             Found::Entry(entry) => Some(entry),
             Found::Version(_) => None,
             Found::Absent { eviction_watermark } => {
