@@ -135,6 +135,8 @@ pub enum ProtocolMutant {
     AbsentIgnored,
     /// A value does not win over its own husk, which a node whose clock was ahead has made.
     HuskTies,
+    /// A read believes a husk of a value that should still live, and asks no other replica for it.
+    EarlyHuskBelieved,
     /// A copy with husks of values that should still live is not compared key by key.
     EarlyHusksKept,
     /// A read takes a value for the newest though another replica might have evicted a newer one.
@@ -160,7 +162,7 @@ pub enum ProtocolMutant {
 #[cfg(feature = "sim")]
 impl ProtocolMutant {
     /// All mutants.
-    pub const ALL: [Self; 61] = [
+    pub const ALL: [Self; 62] = [
         Self::AcknowledgedFirst,
         Self::PendingCounts,
         Self::AnyList,
@@ -212,6 +214,7 @@ impl ProtocolMutant {
         Self::DeadExcused,
         Self::AbsentIgnored,
         Self::HuskTies,
+        Self::EarlyHuskBelieved,
         Self::EarlyHusksKept,
         Self::MarkIgnored,
         Self::TombstonesEvicted,

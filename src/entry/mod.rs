@@ -229,6 +229,11 @@ impl Entry {
         self.expires_at_ms().is_some_and(|at| at.get() <= wall.millis())
     }
 
+    /// Whether it is a husk whose value should still live: it was made where a clock was ahead.
+    pub(crate) fn is_early_husk(&self, wall: WallTime) -> bool {
+        self.header().flags & HUSK != 0 && !self.is_expired(wall)
+    }
+
     /// How many bytes key and value have.
     pub(crate) fn bytes(&self) -> usize {
         usize::from(self.header().key_bytes) + self.header().value_bytes as usize

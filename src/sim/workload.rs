@@ -53,6 +53,9 @@ pub enum Kind {
     Set(u64),
     /// Writes the value with this number, to expire soon.
     SetFor(u64),
+    /// Writes the value with this number, to expire long after the history, by a clock that is
+    /// right.
+    SetLasting(u64),
     /// Deletes the key.
     Delete,
     /// Reads the key.
@@ -90,6 +93,7 @@ impl Kind {
         match self {
             Self::Set(_) => What::Set(value.as_bytes(), None),
             Self::SetFor(_) => What::Set(value.as_bytes(), Some(TIME_TO_LIVE)),
+            Self::SetLasting(_) => What::Set(value.as_bytes(), Some(LASTING)),
             Self::Delete => What::Delete,
             Self::Get => What::Get,
             Self::Persist => What::Touch(None),
@@ -117,7 +121,7 @@ impl Operation {
     /// Returns the number of the value that it writes.
     pub fn writes(&self) -> Option<u64> {
         match self.kind {
-            Kind::Set(value) | Kind::SetFor(value) => Some(value),
+            Kind::Set(value) | Kind::SetFor(value) | Kind::SetLasting(value) => Some(value),
             Kind::Delete | Kind::Get | Kind::Persist | Kind::Shorten => None,
         }
     }
@@ -138,6 +142,7 @@ impl fmt::Display for Operation {
         match self.kind {
             Kind::Set(value) => write!(f, "set to {value}")?,
             Kind::SetFor(value) => write!(f, "set to {value}, to expire")?,
+            Kind::SetLasting(value) => write!(f, "set to {value}, to expire late")?,
             Kind::Delete => write!(f, "delete")?,
             Kind::Get => write!(f, "get")?,
             Kind::Persist => write!(f, "persist")?,
@@ -183,6 +188,8 @@ pub struct WorkloadOptions {
     pub deletes_percent: u32,
     /// How many of a hundred writes of keys that can expire set them to.
     pub expiring_percent: u32,
+    /// How many of a hundred of these expire long after the history.
+    pub lasting_percent: u32,
     /// How many of a hundred reads are followed by one of the same key through another node.
     pub again_percent: u32,
     /// How many of a hundred writes have a second one of the same key at the same time, through
@@ -212,6 +219,7 @@ impl Default for WorkloadOptions {
             writes_percent: 45,
             deletes_percent: 8,
             expiring_percent: 0,
+            lasting_percent: 0,
             again_percent: 20,
             collisions_percent: 5,
             shortened_percent: 0,
@@ -226,6 +234,9 @@ impl Default for WorkloadOptions {
 
 /// How long a value lives if it is set to expire.
 pub const TIME_TO_LIVE: Duration = Duration::from_secs(3);
+
+/// How long a value lives if it is set to expire after the history.
+const LASTING: Duration = Duration::from_secs(15 * 60);
 
 /// How long it lives from then on if that is shortened.
 pub const SHORTENED: Duration = Duration::from_secs(1);
@@ -246,6 +257,8 @@ pub struct Workload {
     clients: Vec<Client>,
     /// A key that is read more often than all others, and until when.
     watched: Option<(usize, Duration)>,
+    /// A node whose clock is wrong.
+    misled: Option<usize>,
 }
 
 #[derive(Clone, Default)]
@@ -270,6 +283,7 @@ impl Workload {
             history: History::default(),
             next_value: 1,
             watched: None,
+            misled: None,
             clients: vec![Client::default(); options.clients],
             options,
         }
@@ -334,10 +348,10 @@ impl Workload {
         let is_hot = self.percent(self.options.hot_percent);
         let key = if is_hot { 0 } else { self.rng.random_range(0..self.options.keys) };
         let node = nodes[self.rng.random_range(0..nodes.len())];
-        let kind = self.kind(key);
+        let kind = self.kind(node, key);
         let quorum = self.quorum(kind);
         self.begin(cluster, client, node, key, kind, quorum);
-        if matches!(kind, Kind::Set(_) | Kind::SetFor(_) | Kind::Delete)
+        if matches!(kind, Kind::Set(_) | Kind::SetFor(_) | Kind::SetLasting(_) | Kind::Delete)
             && self.percent(self.options.collisions_percent)
         {
             let free = self.clients.iter().position(|client| client.call.is_none());
@@ -380,6 +394,27 @@ impl Workload {
     /// Reads `key` more often than all others, until then.
     pub fn watch(&mut self, key: usize, until: Duration) {
         self.watched = Some((key, until));
+    }
+
+    /// Notes whose clock is wrong from now on. What is written through that node to expire might
+    /// have expired for the others.
+    pub fn mislead(&mut self, node: Option<usize>) {
+        self.misled = node;
+    }
+
+    /// Excuses the reads that found nothing through a node while its clock was wrong. `wrong` has
+    /// these nodes, with from when until when.
+    pub fn excuse_misses(&mut self, wrong: &[(usize, Duration, Duration)]) {
+        for read in &mut self.history.operations {
+            let is_during = |(node, from, until): &(usize, Duration, Duration)| {
+                *node == read.node
+                    && *from <= read.end.unwrap_or(read.start)
+                    && read.start <= *until
+            };
+            if read.answer == Some(Answer::NotFound) && wrong.iter().any(is_during) {
+                read.answer = Some(Answer::Failed);
+            }
+        }
     }
 
     /// Waits for the calls that are under way to end, for at most `limit`.
@@ -450,7 +485,7 @@ impl Workload {
         keys.truncate(self.rng.random_range(2..=MOST_TOGETHER));
         let mut calls = Vec::new();
         for key in keys {
-            let kind = self.kind(key);
+            let kind = self.kind(node, key);
             calls.push((key, kind, self.text(kind), self.quorum(kind)));
         }
         let mut asks = Vec::new();
@@ -477,8 +512,10 @@ impl Workload {
         keys.truncate(self.rng.random_range(1..=MOST_TOGETHER));
         let mut calls = Vec::new();
         for key in keys {
-            let kind = match self.kind(key) {
-                kind @ (Kind::Set(_) | Kind::SetFor(_) | Kind::Delete) => kind,
+            let kind = match self.kind(node, key) {
+                kind @ (Kind::Set(_) | Kind::SetFor(_) | Kind::SetLasting(_) | Kind::Delete) => {
+                    kind
+                }
                 _ => Kind::Set(self.value()),
             };
             calls.push((key, kind, self.text(kind)));
@@ -501,7 +538,9 @@ impl Workload {
     fn text(&self, kind: Kind) -> String {
         let digits = self.options.value_bytes;
         match kind {
-            Kind::Set(value) | Kind::SetFor(value) => format!("{value:0digits$}"),
+            Kind::Set(value) | Kind::SetFor(value) | Kind::SetLasting(value) => {
+                format!("{value:0digits$}")
+            }
             Kind::Delete | Kind::Get | Kind::Persist | Kind::Shorten => String::new(),
         }
     }
@@ -545,7 +584,8 @@ impl Workload {
         }
     }
 
-    fn kind(&mut self, key: usize) -> Kind {
+    /// Draws what a call of the key through this node asks for.
+    fn kind(&mut self, node: usize, key: usize) -> Kind {
         let WorkloadOptions { writes_percent, deletes_percent, expiring_percent, .. } =
             self.options;
         let choice = self.rng.random_range(0..100);
@@ -554,7 +594,12 @@ impl Workload {
             _ if choice < writes_percent => {
                 let expires = key % 4 == 3 && self.percent(expiring_percent);
                 let value = self.value();
-                if expires { Kind::SetFor(value) } else { Kind::Set(value) }
+                let lasts = expires && self.percent(self.options.lasting_percent);
+                match (expires, lasts && self.misled != Some(node)) {
+                    (true, true) => Kind::SetLasting(value),
+                    (true, false) => Kind::SetFor(value),
+                    _ => Kind::Set(value),
+                }
             }
             _ if key % 4 == 3 && self.percent(expiring_percent / 2) => Kind::Persist,
             _ if key % 4 == 3 && self.percent(self.options.shortened_percent) => Kind::Shorten,

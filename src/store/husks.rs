@@ -62,7 +62,8 @@ impl Store {
         let at = self.index(partition);
         let contents = &mut self.partitions[at];
         let is_early = contents.husks_until_ms > wall.millis() + Self::EARLY_MS;
-        if rule(ProtocolMutant::EarlyHusksKept, is_early) {
+        let is_early = rule(ProtocolMutant::EarlyHusksKept, is_early);
+        if is_early {
             self.gaps += 1;
             (contents.husks_until_ms, contents.last_early) = (0, self.gaps);
         }
