@@ -12,16 +12,17 @@
 //! details      what members are, by any word   reach       whether others reach this node
 //! birth        when the first lists are made   publish     what cores and app are told
 //! absent       which dead members are awaited  debt        when a node may be stopped
-//! leaving      how this node goes
+//! leaving      how this node goes              clocks      whose clock is off
 //! ```
 //!
 //! This file joins them: an event or a timer goes to the part that it concerns, and `finish_event`
 //! publishes what changed. The parts have methods of [`Control`] and share its state; they name the
-//! files `interface`, `state` and `absent`, and not each other. None of them names a thread, a
-//! socket or a clock.
+//! files `interface`, `state`, `absent` and `clocks`, and not each other. None of them names a
+//! thread, a socket or a clock of the system.
 
 mod absent;
 mod birth;
+mod clocks;
 mod debt;
 mod details;
 mod duplicates;
@@ -44,8 +45,10 @@ pub(crate) use self::interface::{
 };
 pub(crate) use self::state::Control;
 use self::state::CoreProgress;
-use crate::clock::Instant;
+use crate::clock::{Instant, Now};
 use crate::events::Event;
+use crate::membership::codec::sent_by;
+pub(crate) use crate::membership::codec::stamp;
 use crate::membership::{Change, DatagramError, EXCHANGE_SOON, Membership, MembershipAction};
 use crate::shard::Stage;
 use crate::types::Identity;
@@ -73,13 +76,16 @@ impl Control {
         self.published.1
     }
 
+    /// Acts on what arrived from `from`. Datagrams have their sender's wall time
+    /// ([`stamp`](crate::membership::codec::stamp)).
     pub(crate) fn handle_datagram(
         &mut self,
-        now: Instant,
+        at: Now,
         from: SocketAddr,
         bytes: &[u8],
         actions: &mut Actions,
     ) -> Result<(), DatagramError> {
+        let now = at.instant;
         let mut todo = Vec::new();
         let result = self.membership.handle_datagram(now, from, bytes, &mut todo);
         // An answer to a ping changes no member.
@@ -88,7 +94,10 @@ impl Control {
                 if !matches!(change, Change::Probed(_)))
         });
         self.perform(now, todo, actions);
-        if is_news {
+        let sent = result.is_ok().then(|| sent_by(self.config.cluster, bytes)).flatten();
+        let has_compared =
+            sent.is_some_and(|(sender, wall)| self.compare_clocks(at, sender, wall, actions));
+        if is_news || has_compared {
             self.finish_event(now, actions);
         }
         result

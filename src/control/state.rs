@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::absent::Absent;
+use super::clocks::Clocks;
 use super::interface::{ControlConfig, Readiness};
 use crate::clock::Instant;
 use crate::events::MemberInfo;
@@ -65,6 +66,7 @@ pub(crate) struct Control {
     /// When each of those lives was last said to be over.
     pub(super) gone_said_at: BTreeMap<NodeHash, Instant>,
     pub(super) absent: Absent,
+    pub(super) clocks: Clocks,
     /// When the last absent member will be forgotten.
     pub(super) forget_at: Option<Instant>,
     pub(super) stage: Stage,
@@ -131,6 +133,7 @@ impl Control {
             gone: Gone::new(),
             gone_said_at: BTreeMap::new(),
             absent: Absent::new(config.forget_after),
+            clocks: Clocks::default(),
             forget_at: None,
             stage: Stage::Forming,
             published: (nowhere, Stage::Forming),

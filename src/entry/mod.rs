@@ -11,10 +11,10 @@
 //! | husk | no | did | the value's, and below the value itself |
 //! | tombstone | no | no | themselves, and above a value of the same version |
 //!
-//! A node whose clock was ahead for a while has husks of values that still live on other nodes. So a
-//! value wins over its own husk where the two meet. Digests of partitions do not tell the two apart,
-//! because replicas whose clocks are right expire a value at two moments; a comparison key by key
-//! does ([`Entry::exact_digest`]).
+//! A node whose clock was ahead for a while has husks of values that still live on other nodes. So
+//! a value wins over its own husk where the two meet. Digests of partitions do not tell the two
+//! apart, because replicas whose clocks are right expire a value at two moments. A comparison key
+//! by key does ([`Entry::exact_digest`]).
 //!
 //! An entry is one allocation, shared by counted handles: a header of 24 bytes, what only some
 //! entries have, the key, the value ([`layout`]). The app's thread builds it in this form; from

@@ -221,7 +221,8 @@ impl Read {
         self.or_all_alive(confirmed)
     }
 
-    /// Returns `needed`, or how many replicas are alive if that is more and an early husk was found.
+    /// Returns `needed`; or, if an early husk was found, how many replicas are alive if that is
+    /// more.
     fn or_all_alive(&self, needed: usize) -> usize {
         if !self.is_doubtful {
             return needed;
@@ -516,8 +517,8 @@ mod tests {
         }
     }
 
-    /// Node 0 has a husk, because its clock was ahead. With W = N one replica is believed that there
-    /// is nothing, and the value that both others held was "not found".
+    /// Node 0 has a husk, because its clock was ahead. With W = N one replica is believed that
+    /// there is nothing, and the value that both others held was "not found".
     #[test]
     fn a_husk_of_what_should_still_live_is_no_miss() {
         let value = Entry::new(b"key", Content::Value(b"v"), Version(5), NonZeroU64::new(9));

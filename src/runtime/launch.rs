@@ -361,6 +361,7 @@ fn standalone_member(id: NodeId, address: SocketAddr) -> MemberInfo {
         data_center: None,
         zone: None,
         round_trip: None,
+        clock_ahead_ms: None,
     }
 }
 

@@ -17,6 +17,7 @@ use crate::clock::Instant;
 use crate::control::{ControlAction, ControlEvent, Link};
 use crate::entry::Entry;
 use crate::events::Event as AppEvent;
+use crate::membership::codec::stamp;
 use crate::shard::{Action, Event as ShardEvent, Outcome as ShardOutcome};
 use crate::types::{CoreId, Partition};
 use crate::wire::message::{Channel, Frame, Message};
@@ -129,7 +130,10 @@ impl SimCluster {
 
     fn control_action(&mut self, number: usize, action: ControlAction) {
         match action {
-            ControlAction::Datagram { to, bytes } => self.send_datagram(number, to, bytes),
+            ControlAction::Datagram { to, mut bytes } => {
+                stamp(&mut bytes, self.now_of(number).wall);
+                self.send_datagram(number, to, bytes);
+            }
             ControlAction::Open(link) => self.open(control_key(number, link)),
             ControlAction::Close(link) => self.forget_connection(&control_key(number, link)),
             ControlAction::Ask { link, message } => {

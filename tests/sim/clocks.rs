@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use gridkv::Event;
 use gridkv::sim::{CallResult, ProtocolMutant, SimCluster, SimOptions};
 
 use crate::support::{
@@ -189,6 +190,51 @@ fn versions_of_a_clock_that_was_far_ahead_stand_in_no_writes_way() {
             delete(&mut cluster, at % 4, key);
             cluster.run_for(20 * MS);
             assert_eq!(cluster.copies(key), [], "seed {seed}: {key}");
+        }
+    }
+}
+
+/// What a node's app was told of clocks: whose is off, by how many milliseconds, or right again.
+fn told(cluster: &SimCluster, node: usize) -> Vec<(String, Option<i64>)> {
+    let of_clocks = |event: &Event| match event {
+        Event::ClockOff { node, is_ahead, by } => {
+            let by = by.as_millis() as i64;
+            Some((node.to_string(), Some(if *is_ahead { by } else { -by })))
+        }
+        Event::ClockRight { node } => Some((node.to_string(), None)),
+        _ => None,
+    };
+    cluster.events(node).iter().filter_map(of_clocks).collect()
+}
+
+/// Nothing told an operator that a node's clock was off: times to live were wrong there, and each
+/// node took its own clock for the right one.
+#[test]
+fn a_clock_that_is_off_is_named_by_all_and_once() {
+    for (seed, by_ms) in (0..).zip([3000, -3000, HOUR_MS, -HOUR_MS]) {
+        let mut options = options(None);
+        options.clock_skew = 20 * MS;
+        options.datagrams_lost_per_mille = 50;
+        let mut cluster = started(seed, 4, options);
+        // Neither do pauses make clocks wrong: what came in the meantime is old when it is read.
+        cluster.run_for(20 * SECOND);
+        cluster.pause_node(2, 15 * SECOND);
+        cluster.run_for(60 * SECOND);
+        for node in 0..4 {
+            assert_eq!(told(&cluster, node), [], "seed {seed}: n{node}");
+        }
+        cluster.move_clock(1, by_ms);
+        cluster.run_for(60 * SECOND);
+        for node in 0..4 {
+            let told = told(&cluster, node);
+            let [(whose, Some(off))] = &told[..] else { panic!("seed {seed}: n{node}: {told:?}") };
+            assert!(*whose == "n1" && off.abs_diff(by_ms) < 100, "seed {seed}: n{node}: {told:?}");
+        }
+        cluster.move_clock(1, -by_ms);
+        cluster.run_for(60 * SECOND);
+        for node in 0..4 {
+            let told = told(&cluster, node);
+            assert_eq!(told[1..], [("n1".to_string(), None)], "seed {seed}: n{node}");
         }
     }
 }
