@@ -45,14 +45,19 @@ pub(crate) use self::interface::{
 };
 pub(crate) use self::state::Control;
 use self::state::CoreProgress;
-use crate::clock::{Instant, Now};
+use crate::clock::{Instant, Now, WallTime};
 use crate::events::Event;
-use crate::membership::codec::sent_by;
-pub(crate) use crate::membership::codec::stamp;
+use crate::membership::codec::{self, sent_by};
+
 use crate::membership::{Change, DatagramError, EXCHANGE_SOON, Membership, MembershipAction};
 use crate::shard::Stage;
 use crate::types::Identity;
 use crate::wire::message::ControlMessage;
+
+/// Fills in what this node's wall clock shows when it sends a datagram.
+pub(crate) fn stamp(datagram: &mut [u8], wall: WallTime) {
+    codec::stamp(datagram, wall);
+}
 
 impl Control {
     /// Publishes the first placement, of this node alone, and asks the seeds.
@@ -77,7 +82,7 @@ impl Control {
     }
 
     /// Acts on what arrived from `from`. Datagrams have their sender's wall time
-    /// ([`stamp`](crate::membership::codec::stamp)).
+    /// ([`stamp`]).
     pub(crate) fn handle_datagram(
         &mut self,
         at: Now,
