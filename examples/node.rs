@@ -35,6 +35,7 @@ usage: node --id NAME [--address IP:PORT] [--advertise IP:PORT] [--seed HOST:POR
             [--probe-period-ms MS] [--suspicion-timeout-ms MS] [--idle park|adaptive|busy]
 commands on standard input, one a line:
   set KEY VALUE          setq KEY VALUE QUORUM TIMEOUT_MS
+  setfor KEY VALUE TTL_MS
   get KEY                del KEY
   keys [PREFIX]          members
   stats                  debt
@@ -192,6 +193,10 @@ fn command(engine: &Engine, line: &str) -> Result<Answer> {
             let quorum = Quorum::Count(quorum.parse()?);
             let timeout = Duration::from_millis(timeout_ms.parse()?);
             engine.set_with(key, value, &WriteOptions::new().quorum(quorum).timeout(timeout))?;
+        }
+        ["setfor", key, value, ttl_ms] => {
+            let ttl = Duration::from_millis(ttl_ms.parse()?);
+            engine.set_with(key, value, &WriteOptions::new().ttl(ttl))?;
         }
         ["del", key] => engine.delete(key)?,
         ["wait-ready", ms] => engine.wait_ready(Duration::from_millis(ms.parse()?))?,

@@ -30,6 +30,13 @@ pub struct MemberInfo {
     /// `None` for this node itself, and before the first measurement. The time limits of probes and
     /// refutations follow this value.
     pub round_trip: Option<Duration>,
+    /// By how many milliseconds the member's wall clock is ahead of this node's; negative if it is
+    /// behind. Shown in steps of 20.
+    ///
+    /// `None` for this node itself, and until the clocks were compared, which takes 10 to 20 s of
+    /// the messages that are sent anyway. Half of a slow round trip is what it may be wrong by.
+    /// [`Event::ClockOff`] tells whose clock is off.
+    pub clock_ahead_ms: Option<i64>,
 }
 
 /// Whether a member lives, as another node sees it.
@@ -125,6 +132,26 @@ pub enum Event {
         partitions: usize,
         /// How many bytes found no room so far, with their share of index and timers.
         bytes: usize,
+    },
+    /// A node's wall clock is off by more than half a second, against the median of the clocks of
+    /// all members. It might be this node's own. Of two nodes each is said to be off by the other.
+    ///
+    /// Keys with a time to live expire early on a node whose clock is ahead, and late on one whose
+    /// clock is behind. Set the clock right, at once or slowly; no restart is needed. This event
+    /// comes once, 10 to 20 s after the clock was off, until [`Event::ClockRight`] tells that it is
+    /// over. [`MemberInfo::clock_ahead_ms`] has the present figures.
+    ClockOff {
+        /// The node's name.
+        node: NodeId,
+        /// Whether its clock is ahead, and not behind.
+        is_ahead: bool,
+        /// By how much it is off.
+        by: Duration,
+    },
+    /// The clock of a node that was off is within a quarter of a second of the median again.
+    ClockRight {
+        /// The node's name.
+        node: NodeId,
     },
     /// Acknowledged writes might be lost: W replicas of some partitions, or all of them, are dead
     /// at one time. The partitions go on with what is left after two seconds; with

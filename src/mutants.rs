@@ -148,6 +148,12 @@ pub enum ProtocolMutant {
     DeadExcused,
     /// A tombstone goes without waiting for members that are away.
     AbsentIgnored,
+    /// A value does not win over its own husk, which a node whose clock was ahead has made.
+    HuskTies,
+    /// A read believes a husk of a value that should still live, and asks no other replica for it.
+    EarlyHuskBelieved,
+    /// A copy with husks of values that should still live is not compared key by key.
+    EarlyHusksKept,
     /// A read takes a value for the newest though another replica might have evicted a newer one.
     MarkIgnored,
     /// A tombstone can be evicted as a value is.
@@ -171,7 +177,7 @@ pub enum ProtocolMutant {
 #[cfg(feature = "sim")]
 impl ProtocolMutant {
     /// All mutants.
-    pub const ALL: [Self; 65] = [
+    pub const ALL: [Self; 68] = [
         Self::AcknowledgedFirst,
         Self::PendingCounts,
         Self::AnyList,
@@ -228,6 +234,9 @@ impl ProtocolMutant {
         Self::OwnOutlivesPurge,
         Self::DeadExcused,
         Self::AbsentIgnored,
+        Self::HuskTies,
+        Self::EarlyHuskBelieved,
+        Self::EarlyHusksKept,
         Self::MarkIgnored,
         Self::TombstonesEvicted,
         Self::FarNotCompared,

@@ -12,16 +12,17 @@
 //! details      what members are, by any word   reach       whether others reach this node
 //! birth        when the first lists are made   publish     what cores and app are told
 //! absent       which dead members are awaited  debt        when a node may be stopped
-//! leaving      how this node goes
+//! leaving      how this node goes              clocks      whose clock is off
 //! ```
 //!
 //! This file joins them: an event or a timer goes to the part that it concerns, and `finish_event`
 //! publishes what changed. The parts have methods of [`Control`] and share its state; they name the
-//! files `interface`, `state` and `absent`, and not each other. None of them names a thread, a
-//! socket or a clock.
+//! files `interface`, `state`, `absent` and `clocks`, and not each other. None of them names a
+//! thread, a socket or a clock of the system.
 
 mod absent;
 mod birth;
+mod clocks;
 mod debt;
 mod details;
 mod duplicates;
@@ -45,12 +46,19 @@ pub(crate) use self::interface::{
 };
 pub(crate) use self::state::Control;
 use self::state::CoreProgress;
-use crate::clock::Instant;
+use crate::clock::{Instant, Now, WallTime};
 use crate::events::Event;
+use crate::membership::codec::{self, sent_by};
+
 use crate::membership::{Change, DatagramError, EXCHANGE_SOON, Membership, MembershipAction};
 use crate::shard::Stage;
 use crate::types::Identity;
 use crate::wire::message::ControlMessage;
+
+/// Fills in what this node's wall clock shows when it sends a datagram.
+pub(crate) fn stamp(datagram: &mut [u8], wall: WallTime) {
+    codec::stamp(datagram, wall);
+}
 
 impl Control {
     /// Publishes the first placement, of this node alone, and asks the seeds.
@@ -74,13 +82,16 @@ impl Control {
         self.published.1
     }
 
+    /// Acts on what arrived from `from`. Datagrams have their sender's wall time
+    /// ([`stamp`]).
     pub(crate) fn handle_datagram(
         &mut self,
-        now: Instant,
+        at: Now,
         from: SocketAddr,
         bytes: &[u8],
         actions: &mut Actions,
     ) -> Result<(), DatagramError> {
+        let now = at.instant;
         let mut todo = Vec::new();
         let result = self.membership.handle_datagram(now, from, bytes, &mut todo);
         // An answer to a ping changes no member.
@@ -89,7 +100,10 @@ impl Control {
                 if !matches!(change, Change::Probed(_)))
         });
         self.perform(now, todo, actions);
-        if is_news {
+        let sent = result.is_ok().then(|| sent_by(self.config.cluster, bytes)).flatten();
+        let has_compared =
+            sent.is_some_and(|(sender, wall)| self.compare_clocks(at, sender, wall, actions));
+        if is_news || has_compared {
             self.finish_event(now, actions);
         }
         result

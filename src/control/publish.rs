@@ -1,17 +1,23 @@
 //! What follows from membership: the members that partitions can be placed on, the placement that
 //! the cores go by, and what the app sees.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
+use super::clocks::is_off;
 use super::interface::{Actions, ControlAction, Readiness};
 use super::state::{Control, CoreProgress, Leaving};
-use crate::clock::Instant;
+use crate::clock::{Instant, Now, WallTime};
 use crate::events::{Event, MemberInfo, MemberState};
 use crate::logging;
 use crate::membership::{Record, State};
 use crate::placement::{Member, Placement};
 use crate::shard::{Shortage, Stage};
 use crate::types::{Identity, NodeId};
+
+/// In what steps the app sees how far clocks are apart.
+const CLOCK_STEP_MS: u64 = 20;
 
 impl Control {
     /// Makes a new placement if the members are others than those it was made of. Whether it did.
@@ -165,6 +171,48 @@ impl Control {
         }
     }
 
+    /// Learns from a datagram what its sender's clock showed. Returns whether that is news.
+    pub(super) fn compare_clocks(
+        &mut self,
+        now: Now,
+        sender: Identity,
+        sent: WallTime,
+        actions: &mut Actions,
+    ) -> bool {
+        let Some(round_trip) = self.membership.round_trip(&sender) else { return false };
+        if !self.clocks.note(now, sender, sent, round_trip) {
+            return false;
+        }
+        let records = self.membership.records().into_iter();
+        let active: BTreeSet<Identity> =
+            records.filter(|it| it.state.is_active()).map(|it| it.identity).collect();
+        self.clocks.keep_only(&active);
+        for (node, ahead) in self.clocks.offsets(self.identity().node) {
+            let by = Duration::from_micros(ahead.unsigned_abs());
+            let was_off = self.clocks.off.contains(&node);
+            let is_off = is_off(by, was_off);
+            let identity = active.iter().find(|it| it.node == node && is_off != was_off);
+            let Some(name) = identity.and_then(|it| self.name_or_own(it)) else { continue };
+            let event = if is_off {
+                self.clocks.off.insert(node);
+                Event::ClockOff { node: name, is_ahead: ahead > 0, by }
+            } else {
+                self.clocks.off.remove(&node);
+                Event::ClockRight { node: name }
+            };
+            actions.push(ControlAction::Notify(event));
+        }
+        true
+    }
+
+    fn name_or_own(&self, identity: &Identity) -> Option<NodeId> {
+        if identity.node == self.config.identity.node {
+            Some(NodeId::new(&self.config.local.node_id))
+        } else {
+            self.name_that_counts(identity)
+        }
+    }
+
     pub(super) fn publish_members(&mut self, actions: &mut Actions) {
         let me = self.identity();
         let info = |known: Record| {
@@ -193,6 +241,7 @@ impl Control {
                 leaving: known.leaving,
                 is_self,
                 round_trip: self.membership.round_trip(&known.identity),
+                clock_ahead_ms: self.clocks.ahead_ms(&known.identity).filter(|_| !is_self),
             };
             Some((known.identity, known.state.is_active(), info))
         };
@@ -209,11 +258,17 @@ impl Control {
         members.sort_by(|a, b| a.id.cmp(&b.id));
         for member in &mut members {
             let shown = self.members.binary_search_by(|shown| shown.id.cmp(&member.id));
-            // Each probe changes it a little: no reason to tell the app.
-            if let Some(shown) = shown.ok().and_then(|at| self.members[at].round_trip)
+            let Some(shown) = shown.ok().map(|at| &self.members[at]) else { continue };
+            // Each probe changes these a little: no reason to tell the app.
+            if let Some(shown) = shown.round_trip
                 && member.round_trip.is_some_and(|it| it.abs_diff(shown) < shown / 4)
             {
                 member.round_trip = Some(shown);
+            }
+            if let Some(shown) = shown.clock_ahead_ms
+                && member.clock_ahead_ms.is_some_and(|it| it.abs_diff(shown) < CLOCK_STEP_MS)
+            {
+                member.clock_ahead_ms = Some(shown);
             }
         }
         if members != self.members {

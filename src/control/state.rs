@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::absent::Absent;
+use super::clocks::Clocks;
 use super::interface::{ControlConfig, Readiness};
 use super::risk::AtRisk;
 use crate::clock::Instant;
@@ -66,6 +67,7 @@ pub(crate) struct Control {
     /// When each of those lives was last said to be over.
     pub(super) gone_said_at: BTreeMap<NodeHash, Instant>,
     pub(super) absent: Absent,
+    pub(super) clocks: Clocks,
     /// When the last absent member will be forgotten.
     pub(super) forget_at: Option<Instant>,
     /// No other member of this data center stays, as one of the last has died: what this node holds
@@ -136,6 +138,7 @@ impl Control {
             gone: Gone::new(),
             gone_said_at: BTreeMap::new(),
             absent: Absent::new(config.forget_after),
+            clocks: Clocks::default(),
             forget_at: None,
             is_left_behind: false,
             stage: Stage::Forming,

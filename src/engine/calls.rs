@@ -208,7 +208,7 @@ impl Engine {
     }
 
     pub(super) fn wall(&self) -> WallTime {
-        self.inner.runtime.clock().now().wall
+        self.inner.runtime.clock().wall()
     }
 
     /// Returns the span of a call that is made now, with its own timeout or the configured one.

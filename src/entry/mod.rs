@@ -8,8 +8,13 @@
 //! | state | bytes of its value | expires | versions compare as |
 //! |---|---|---|---|
 //! | value | yes | if it has a deadline | themselves |
-//! | husk | no | did | the value's: they are one state, seen at two times |
+//! | husk | no | did | the value's, and below the value itself |
 //! | tombstone | no | no | themselves, and above a value of the same version |
+//!
+//! A node whose clock was ahead for a while has husks of values that still live on other nodes. So
+//! a value wins over its own husk where the two meet. Digests of partitions do not tell the two
+//! apart, because replicas whose clocks are right expire a value at two moments. A comparison key
+//! by key does ([`Entry::exact_digest`]).
 //!
 //! An entry is one allocation, shared by counted handles: a header of 24 bytes, what only some
 //! entries have, the key, the value ([`layout`]). The app's thread builds it in this form; from
@@ -68,7 +73,7 @@ const MAX_HANDLES: u32 = u32::MAX / 2;
 pub(crate) enum Content<'a> {
     Value(&'a [u8]),
     Tombstone,
-    /// The hash of the value that expired: a husk and its value are one state, seen at two times.
+    /// The hash of the value that expired.
     Husk(u32),
 }
 
@@ -224,6 +229,11 @@ impl Entry {
         self.expires_at_ms().is_some_and(|at| at.get() <= wall.millis())
     }
 
+    /// Whether it is a husk whose value should still live: it was made where a clock was ahead.
+    pub(crate) fn is_early_husk(&self, wall: WallTime) -> bool {
+        self.header().flags & HUSK != 0 && !self.is_expired(wall)
+    }
+
     /// How many bytes key and value have.
     pub(crate) fn bytes(&self) -> usize {
         usize::from(self.header().key_bytes) + self.header().value_bytes as usize
@@ -287,13 +297,20 @@ impl Entry {
     }
 
     /// A number that is equal for equal states of a key and differs for different ones, so that
-    /// sums of it compare whole partitions. `hash` is the key's.
+    /// sums of it compare whole partitions. It is the same for a value and its husk. `hash` is the
+    /// key's.
     pub(crate) fn digest(&self, hash: KeyHash) -> u64 {
         let expiry = self.expires_at_ms().map_or(0, NonZeroU64::get);
         let content =
             if rule(ProtocolMutant::ContentNotCompared, true) { self.content_hash() } else { 0 };
         let state = fold(self.version().0 ^ ODD[0], u64::from(content) ^ ODD[1]);
         fold(fold(hash.0 ^ ODD[2], state ^ ODD[3]) ^ ODD[0], expiry.rotate_left(32) ^ ODD[1])
+    }
+
+    /// Returns a [digest](Self::digest) that tells a value from its husk, too.
+    pub(crate) fn exact_digest(&self, hash: KeyHash) -> u64 {
+        let is_husk = self.header().flags & HUSK != 0;
+        self.digest(hash) ^ if is_husk { ODD[2] } else { 0 }
     }
 
     /// Prefetches what merging the entry begins with.
@@ -306,8 +323,9 @@ impl Entry {
     }
 
     /// Whether this state replaces `other`, a state of the same key: by version, then tombstone
-    /// over value, then content, then later expiry. This is a total order up to equality, so
-    /// replicas that merge the same states in any order, any number of times, end up the same.
+    /// over value, then hash of the content, then later expiry, then value over husk, then bytes.
+    /// This is a total order up to equality, so replicas that merge the same states in any order,
+    /// any number of times, end up the same.
     pub(crate) fn wins_over(&self, other: &Self) -> bool {
         self.order(other) == Order::Greater
     }
@@ -318,13 +336,17 @@ impl Entry {
             .cmp(&other.version())
             .then_with(|| is_tombstone(self).cmp(&is_tombstone(other)))
             .then_with(|| self.content_hash().cmp(&other.content_hash()))
-            .then_with(|| match (self.value(), other.value()) {
-                (Some(mine), Some(theirs)) => mine.cmp(theirs),
-                _ => Order::Equal,
-            })
             .then_with(|| {
                 let expiry = |entry: &Self| entry.expires_at_ms().map_or(u64::MAX, NonZeroU64::get);
                 expiry(self).cmp(&expiry(other))
+            })
+            .then_with(|| match (self.value(), other.value()) {
+                (Some(mine), Some(theirs)) => mine.cmp(theirs),
+                (mine, theirs) => {
+                    let has_value =
+                        |value: Option<&[u8]>| rule(ProtocolMutant::HuskTies, value.is_some());
+                    has_value(mine).cmp(&has_value(theirs))
+                }
             })
     }
 
@@ -523,9 +545,10 @@ mod tests {
     fn entry() -> impl Strategy<Value = Entry> {
         let content = prop_oneof![Just(None), prop::collection::vec(0u8..3, 0..3).prop_map(Some)];
         // Few versions and few contents, so that ties happen.
-        (0u64..3, content, 0u64..3).prop_map(|(version, value, expiry)| {
+        (0u64..3, content, 0u64..3, any::<bool>()).prop_map(|(version, value, expiry, expired)| {
             let content = value.as_deref().map_or(Content::Tombstone, Content::Value);
-            Entry::new(b"key", content, Version(version), NonZeroU64::new(expiry))
+            let entry = Entry::new(b"key", content, Version(version), NonZeroU64::new(expiry));
+            if expired && value.is_some() && expiry > 0 { entry.husk() } else { entry }
         })
     }
 
@@ -548,20 +571,26 @@ mod tests {
 
         #[test]
         fn equal_states_have_equal_digests_and_different_ones_do_not(a in entry(), b in entry()) {
-            prop_assert_eq!(a == b, a.digest(HASH) == b.digest(HASH));
+            prop_assert_eq!(a == b, a.exact_digest(HASH) == b.exact_digest(HASH));
             if a.value().is_some() {
                 prop_assert_eq!(a.digest(HASH), a.husk().digest(HASH));
             }
         }
 
         #[test]
-        fn a_value_and_its_husk_are_one_state(a in entry(), b in entry()) {
+        fn a_value_wins_over_its_husk_and_both_over_the_same(a in entry(), b in entry()) {
             if a.value().is_some() {
-                prop_assert!(!a.wins_over(&a.husk()) && !a.husk().wins_over(&a));
-                if a != b {
-                    prop_assert_eq!(a.wins_over(&b), a.husk().wins_over(&b));
+                let husk = a.husk();
+                prop_assert!(a.wins_over(&husk) && !husk.wins_over(&a));
+                if a != b && b != husk {
+                    prop_assert_eq!(a.wins_over(&b), husk.wins_over(&b));
                 }
             }
+        }
+
+        #[test]
+        fn of_two_states_one_wins(a in entry(), b in entry()) {
+            prop_assert_eq!(a != b, a.wins_over(&b) || b.wins_over(&a));
         }
 
         #[test]

@@ -1,7 +1,7 @@
 //! What a membership datagram looks like, byte by byte.
 //!
 //! ```text
-//! version u8 · partitions u16 · cluster hash u64 · kind u8 · body
+//! version u8 · partitions u16 · cluster hash u64 · wall time u64 · kind u8 · body
 //! (integers little-endian, at most 1200 bytes)
 //!
 //! kind 0  SWIM   a foca packet: header, updates, claims
@@ -18,6 +18,9 @@
 //! message        tag u8 · (probe number u8) · (a third identity)
 //! ```
 //!
+//! The wall time is the sender's, in microseconds since 1970, so that nodes see whose clock is off.
+//! The thread that sends the datagram fills it in ([`stamp`]); until then it is zero.
+//!
 //! Written by hand, not derived: the limit on a packet is the limit on how much gossip it carries,
 //! and any host can send what arrives here. Every read is checked. Bytes that make no sense are a
 //! typed error and leave no trace.
@@ -27,6 +30,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use bytes::{Buf, BufMut};
 use foca::{Header, Member, Message};
 
+use crate::clock::WallTime;
 use crate::types::{Boot, ClusterHash, Identity, NodeHash, PARTITIONS};
 
 /// The largest datagram that is sent or accepted: it fits into one unfragmented packet on every
@@ -34,7 +38,10 @@ use crate::types::{Boot, ClusterHash, Identity, NodeHash, PARTITIONS};
 pub(crate) const MAX_DATAGRAM_BYTES: usize = 1200;
 
 /// What comes before the body.
-pub(super) const ENVELOPE_BYTES: usize = 1 + 2 + 8 + 1;
+pub(super) const ENVELOPE_BYTES: usize = WALL_AT + 8 + 1;
+
+/// Where the sender's wall time is.
+const WALL_AT: usize = 1 + 2 + 8;
 
 /// The largest packet that foca can make.
 pub(crate) const MAX_SWIM_BYTES: usize = MAX_DATAGRAM_BYTES - ENVELOPE_BYTES;
@@ -46,7 +53,7 @@ pub(crate) const MAX_IDENTITY_BYTES: usize = 1 + 16 + 2 + 8 + 2 + 8;
 const _: () = assert!(3 * MAX_IDENTITY_BYTES + 4 < MAX_SWIM_BYTES / 2);
 
 /// The first byte of every datagram. Another version is refused, never guessed at.
-const VERSION: u8 = 2;
+const VERSION: u8 = 3;
 
 const KIND_SWIM: u8 = 0;
 const KIND_PING: u8 = 1;
@@ -146,6 +153,7 @@ impl<'a> Datagram<'a> {
         if take_u64(&mut bytes)? != cluster.0 {
             return Err(DatagramError::WrongCluster);
         }
+        take_u64(&mut bytes)?;
         let datagram = match take_u8(&mut bytes)? {
             KIND_SWIM => return Ok(Self::Swim(bytes)),
             // Fields are evaluated in the order written, which is that of the bytes.
@@ -176,6 +184,7 @@ impl<'a> Datagram<'a> {
         bytes.put_u8(VERSION);
         bytes.put_u16_le(PARTITIONS);
         bytes.put_u64_le(cluster.0);
+        bytes.put_u64_le(0);
         match self {
             Self::Swim(packet) => {
                 bytes.put_u8(KIND_SWIM);
@@ -203,6 +212,25 @@ impl<'a> Datagram<'a> {
         }
         bytes
     }
+}
+
+/// Fills in what the wall clock of the node shows that sends this datagram now.
+pub(crate) fn stamp(datagram: &mut [u8], wall: WallTime) {
+    if let Some(field) = datagram.get_mut(WALL_AT..WALL_AT + 8) {
+        field.copy_from_slice(&wall.micros().to_le_bytes());
+    }
+}
+
+/// Returns the sender of a datagram, and what its wall clock showed then, if it was filled in.
+pub(crate) fn sent_by(cluster: ClusterHash, datagram: &[u8]) -> Option<(Identity, WallTime)> {
+    let sender = match Datagram::decode(cluster, datagram).ok()? {
+        Datagram::Swim(packet) => header_of(packet)?.src,
+        Datagram::Ping { from, .. } | Datagram::Pong { from, .. } => from,
+        // Another node than the accuser might have sent it.
+        Datagram::Accusation(_) | Datagram::PassOn(_) => return None,
+    };
+    let micros = take_u64(&mut &datagram[WALL_AT..]).ok()?;
+    (micros != 0).then_some((sender, WallTime::from_micros(micros)))
 }
 
 fn put_accusation(buf: &mut impl BufMut, accusation: &Accusation) {

@@ -32,6 +32,10 @@
 //! value up to there might be older than what it had, so it is taken for a miss: it is not
 //! returned, and no replica is healed with it. A delete is a miss anyway, and is believed.
 //!
+//! A replica whose clock was ahead might have expired a value before its time. What is left of it
+//! then, an early husk, is no miss: all replicas that are alive are asked, and one that has the
+//! value wins.
+//!
 //! A read that comes before a change of expiry confirms a value as it would a miss.
 //!
 //! Invariant: only synced replicas of one list count, and each counts once.
@@ -78,6 +82,8 @@ pub(crate) struct Read {
     /// What this node has written itself, and is acknowledged. It ends when a newer state was
     /// purged.
     own: Option<Entry>,
+    /// Whether the newest state is a husk of a value that should still live.
+    is_doubtful: bool,
     /// The highest version that might have been evicted by a replica that has nothing.
     eviction_watermark: Version,
     /// How many replicas to have asked by now.
@@ -100,6 +106,7 @@ impl Read {
             replicas: Vec::new(),
             newest: None,
             own: None,
+            is_doubtful: false,
             eviction_watermark: Version::ZERO,
             goal: 0,
             hedge_at: None,
@@ -129,6 +136,10 @@ impl Read {
             return;
         }
         let found = match found {
+            // Two replicas that expired it at two moments hold the same.
+            Found::Entry(entry) if entry.live_value(now.wall).is_none() => {
+                Some(if entry.value().is_some() { entry.husk() } else { entry })
+            }
             Found::Entry(entry) => Some(entry),
             Found::Version(_) => None,
             Found::Absent { eviction_watermark } => {
@@ -164,6 +175,8 @@ impl Read {
     /// Ends the read if the answers suffice, and asks more replicas if they do not.
     fn decide(&mut self, now: Now, actions: &mut Vec<QuorumAction>) {
         let answers = self.answers();
+        let is_early = self.newest().is_some_and(|newest| newest.is_early_husk(now.wall));
+        self.is_doubtful = rule(ProtocolMutant::EarlyHuskBelieved, is_early);
         if self.is_strong() {
             if answers >= self.needed() {
                 if !rule(ProtocolMutant::WrittenBackOnDifference, true) && self.answers_agree() {
@@ -203,7 +216,19 @@ impl Read {
             return quorums.all_writes().min(living.max(1));
         }
         // Without a list, one replica that has a value would do.
-        self.list.as_ref().map_or(1, |list| quorums.miss_confirmed_by(list.members().len()))
+        let confirmed =
+            self.list.as_ref().map_or(1, |list| quorums.miss_confirmed_by(list.members().len()));
+        self.or_all_alive(confirmed)
+    }
+
+    /// Returns `needed`; or, if an early husk was found, how many replicas are alive if that is
+    /// more.
+    fn or_all_alive(&self, needed: usize) -> usize {
+        if !self.is_doubtful {
+            return needed;
+        }
+        let alive = self.replicas.iter().filter(|asked| asked.state != AskState::Dead).count();
+        needed.max(alive)
     }
 
     /// Gives the newest state to the replica that was asked first, as the next read will look
@@ -286,7 +311,7 @@ impl Read {
         if rule(ProtocolMutant::FewConfirmNothing, is_miss) {
             self.needed.max(write)
         } else {
-            self.needed
+            self.or_all_alive(self.needed)
         }
     }
 
@@ -421,6 +446,8 @@ impl QuorumMachine for Read {
 
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroU64;
+
     use super::*;
     use crate::clock::WallTime;
     use crate::entry::Content;
@@ -488,6 +515,33 @@ mod tests {
             assert_eq!(whom(&found(&mut read, 0, first.clone(), true)), [node(1)]);
             assert_eq!(found(&mut read, 1, first.clone(), true), [QuorumAction::Found(first)]);
         }
+    }
+
+    /// Node 0 has a husk, because its clock was ahead. With W = N one replica is believed that
+    /// there is nothing, and the value that both others held was "not found".
+    #[test]
+    fn a_husk_of_what_should_still_live_is_no_miss() {
+        let value = Entry::new(b"key", Content::Value(b"v"), Version(5), NonZeroU64::new(9));
+        for needed in [1, 3] {
+            let (mut read, _) =
+                entered(ReadRules { quorums: Quorums::exactly(3, 3, needed), ..rules(needed) });
+            found(&mut read, 0, Some(value.husk()), true);
+            assert!(read.newest().is_some_and(|newest| newest.value().is_none()));
+            found(&mut read, 1, None, true);
+            let actions = found(&mut read, 2, Some(value.clone()), true);
+            let QuorumAction::Ask { to, request } = &actions[0] else { panic!("{actions:?}") };
+            assert!(*to == node(0) && matches!(request, Request::Write { .. }), "{actions:?}");
+            if needed == 1 {
+                assert_eq!(actions[1..], [QuorumAction::Found(Some(value.clone()))]);
+            }
+        }
+        // No replica has it, and one is dead: then it is nothing.
+        let (mut read, _) = entered(ReadRules { quorums: Quorums::exactly(3, 3, 1), ..rules(1) });
+        found(&mut read, 0, Some(value.husk()), true);
+        found(&mut read, 1, None, true);
+        let mut actions = Vec::new();
+        read.members_changed(&|member| *member != node(2), NOW, &mut actions);
+        assert_eq!(actions.last(), Some(&QuorumAction::Found(Some(value.husk()))));
     }
 
     #[test]

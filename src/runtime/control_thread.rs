@@ -21,8 +21,8 @@ use super::net::{ConnectionId, Destination, LossCause, Net, NetEvent};
 use super::ring::Pop;
 use super::shared::Shared;
 use super::tokens::{FIRST_CONNECTION, LISTENER};
-use crate::clock::Instant;
-use crate::control::{Control, ControlAction, ControlEvent, Link, LinkEnd};
+use crate::clock::{Instant, Now};
+use crate::control::{Control, ControlAction, ControlEvent, Link, LinkEnd, stamp};
 use crate::events::Event;
 use crate::logging;
 use crate::types::Partition;
@@ -172,6 +172,7 @@ impl ControlLoop {
 
     fn read_datagrams(&mut self, now: Instant) -> bool {
         let (control, actions) = (&mut self.thread.control, &mut self.actions);
+        let now = Now { instant: now, wall: self.thread.clock.wall() };
         self.thread.datagrams.receive(DATAGRAMS_PER_PASS, |from, bytes| {
             if let Err(error) = control.handle_datagram(now, from, bytes, actions) {
                 logging::debug!("a datagram from {from} was dropped: {error}");
@@ -253,7 +254,10 @@ impl ControlLoop {
         let mut happened = Vec::new();
         for action in std::mem::take(&mut self.actions) {
             match action {
-                ControlAction::Datagram { to, bytes } => self.thread.datagrams.send_to(&bytes, to),
+                ControlAction::Datagram { to, mut bytes } => {
+                    stamp(&mut bytes, self.thread.clock.wall());
+                    self.thread.datagrams.send_to(&bytes, to);
+                }
                 ControlAction::Open(link) => self.thread.net.open(now, target(link)),
                 ControlAction::Close(link) => self.thread.net.close(target(link)),
                 ControlAction::Ask { link, message } => {
@@ -338,6 +342,7 @@ impl ControlLoop {
             | Event::Unreachable { .. }
             | Event::DataAtRisk { .. }
             | Event::OutOfMemory { .. }
+            | Event::ClockOff { .. }
             | Event::Died { .. } => {
                 logging::warn!("{event:?}");
             }

@@ -13,7 +13,7 @@ use std::time::Duration;
 use mio::{Events, Poll};
 
 use super::bell::Bell;
-use super::clock::Clock;
+use super::clock::{Clock, TurnClock};
 use super::engine_thread::message;
 use super::idle::{CoreCount, Patience, look, spare_processors};
 use super::mailbox::{Inbox, SendError, Sender};
@@ -57,6 +57,7 @@ pub(crate) struct CoreThread {
 /// The loop of a core thread.
 struct CoreLoop {
     thread: CoreThread,
+    clock: TurnClock,
     /// When the current pass began.
     now: Now,
     patience: Patience,
@@ -105,8 +106,10 @@ pub(crate) fn run(thread: CoreThread) -> io::Result<()> {
 
 impl CoreLoop {
     fn new(thread: CoreThread) -> Self {
+        let mut clock = TurnClock::new(thread.clock);
         Self {
-            now: thread.clock.now(),
+            now: clock.now(),
+            clock,
             patience: Patience::new(match thread.idle {
                 IdleStrategy::Adaptive { max_spin } => max_spin,
                 IdleStrategy::Park | IdleStrategy::Busy => Duration::ZERO,
@@ -207,7 +210,7 @@ impl CoreLoop {
 
     /// Does one pass. Returns whether there is more to do at once.
     fn run(&mut self, events: &Events) -> bool {
-        let now = self.thread.clock.now();
+        let now = self.clock.now();
         self.now = now;
         self.take_orders(now);
         let mut is_behind = self.read_sockets(now, events);
@@ -439,7 +442,7 @@ impl CoreLoop {
     /// Answers every caller that the shard knows. A caller in the queue is answered when the queue
     /// is dropped.
     fn stop(mut self) {
-        let now = self.thread.clock.now();
+        let now = self.clock.now();
         self.tell(now, Event::Stop(self.thread.shared.stopped_by()));
         self.perform(now);
         if let Some(net) = &self.thread.net {

@@ -361,6 +361,7 @@ fn standalone_member(id: NodeId, address: SocketAddr) -> MemberInfo {
         data_center: None,
         zone: None,
         round_trip: None,
+        clock_ahead_ms: None,
     }
 }
 
@@ -373,7 +374,7 @@ fn identity(
 ) -> Identity {
     Identity {
         node: NodeHash::of(cluster, &settings.node_id),
-        boot: Boot(clock.now().wall.millis()),
+        boot: Boot(clock.wall().millis()),
         returns: 0,
         // A standalone engine has no address, and no other node asks for it.
         addr: address.unwrap_or_else(|| SocketAddr::from(([0, 0, 0, 0], 0))),

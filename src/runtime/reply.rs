@@ -124,7 +124,7 @@ impl Reply {
             }
             may_spin
         };
-        let outcome = waiter.wait(spin, before_sleep, Some(clock.to_os(deadline)));
+        let outcome = waiter.wait(spin, before_sleep, clock.to_os(deadline));
         let (answer, slot) = outcome.map_err(|_| NoReply::TimedOut)?;
         keep(slot);
         answer.ok_or(NoReply::Gone)

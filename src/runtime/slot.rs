@@ -126,12 +126,12 @@ impl<T> Waiter<T> {
         self,
         mut spin: impl FnMut() -> bool,
         before_park: impl FnOnce(),
-        deadline: Option<Instant>,
+        deadline: impl Into<Option<Instant>>,
     ) -> Result<(T, Slot<T>), TimedOut> {
         while !self.is_answered() {
             if !spin() {
                 before_park();
-                self.sleep(deadline);
+                self.sleep(deadline.into());
                 break;
             }
         }

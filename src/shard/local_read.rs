@@ -7,6 +7,7 @@
 
 use crate::clock::WallTime;
 use crate::entry::EntryRef;
+use crate::mutants::{ProtocolMutant, rule};
 use crate::store::{Local, Pinned};
 use crate::types::KeyHash;
 
@@ -39,10 +40,27 @@ pub(crate) fn read_local<'a>(
     if !rules.one_answers {
         return LocalAnswer::AskOwner;
     }
-    let is_live = |entry: &EntryRef<'_>| entry.is_lasting() || entry.live_value(wall()).is_some();
     match pinned.get(hash, key) {
-        Local::Found(entry) if is_live(&entry) => LocalAnswer::Value(entry),
-        Local::Found(_) | Local::Absent if rules.one_denies => LocalAnswer::Nothing,
-        Local::Found(_) | Local::Absent | Local::AskOwner => LocalAnswer::AskOwner,
+        Local::Found(entry) if entry.is_lasting() => LocalAnswer::Value(entry),
+        Local::Found(entry) => as_of(wall(), entry, rules),
+        Local::Absent if rules.one_denies => LocalAnswer::Nothing,
+        Local::Absent | Local::AskOwner => LocalAnswer::AskOwner,
     }
+}
+
+/// Answers with an entry that has expired or will, or with a tombstone. Other replicas may have the
+/// value of what expired before its time.
+#[inline]
+fn as_of(wall: WallTime, entry: EntryRef<'_>, rules: LocalRules) -> LocalAnswer<'_> {
+    if entry.live_value(wall).is_some() {
+        LocalAnswer::Value(entry)
+    } else if rules.one_denies && !is_doubtful(&entry, wall) {
+        LocalAnswer::Nothing
+    } else {
+        LocalAnswer::AskOwner
+    }
+}
+
+fn is_doubtful(entry: &EntryRef<'_>, wall: WallTime) -> bool {
+    rule(ProtocolMutant::EarlyHuskBelieved, entry.is_early_husk(wall))
 }

@@ -824,7 +824,7 @@ impl Driven {
     ) -> Surveyed {
         let list = self.shard.replica.copies.partition(partition).list().unwrap().reference();
         let hash = KeyHash::of(CLUSTER, has.key());
-        let seen = vec![Seen { hash, version: has.version(), digest: has.digest(hash) }];
+        let seen = vec![Seen { hash, version: has.version(), digest: has.exact_digest(hash) }];
         match self.answer(
             partition,
             Request::Survey(Survey { list, after: None, until: None, eviction_watermark, seen }),

@@ -14,7 +14,7 @@ use super::event::{ConnectionKey, SimEvent};
 use super::node::{Node, Part};
 use super::{CallId, CallResult, Death, SimCluster};
 use crate::clock::Instant;
-use crate::control::{ControlAction, ControlEvent, Link};
+use crate::control::{ControlAction, ControlEvent, Link, stamp};
 use crate::entry::Entry;
 use crate::events::Event as AppEvent;
 use crate::shard::{Action, Event as ShardEvent, Outcome as ShardOutcome};
@@ -129,7 +129,10 @@ impl SimCluster {
 
     fn control_action(&mut self, number: usize, action: ControlAction) {
         match action {
-            ControlAction::Datagram { to, bytes } => self.send_datagram(number, to, bytes),
+            ControlAction::Datagram { to, mut bytes } => {
+                stamp(&mut bytes, self.now_of(number).wall);
+                self.send_datagram(number, to, bytes);
+            }
             ControlAction::Open(link) => self.open(control_key(number, link)),
             ControlAction::Close(link) => self.forget_connection(&control_key(number, link)),
             ControlAction::Ask { link, message } => {

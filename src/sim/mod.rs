@@ -44,6 +44,7 @@ pub mod detection;
 mod driver;
 mod event;
 mod faults;
+mod history;
 mod lineage;
 mod lists;
 mod network;

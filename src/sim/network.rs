@@ -39,7 +39,7 @@ impl SimCluster {
         match event {
             SimEvent::Datagram { to, from, bytes } => {
                 if let Some(node) = self.node_at(to) {
-                    let now = self.now_of(node).instant;
+                    let now = self.now_of(node);
                     self.nodes[node].datagram(now, from, &bytes);
                     self.act(node);
                 }

@@ -297,7 +297,7 @@ impl Node {
         }
     }
 
-    pub(super) fn datagram(&mut self, now: Instant, from: SocketAddr, bytes: &[u8]) {
+    pub(super) fn datagram(&mut self, now: Now, from: SocketAddr, bytes: &[u8]) {
         if let Some(running) = &mut self.running {
             let _ = running.control.handle_datagram(now, from, bytes, &mut running.control_actions);
             running.control_deadline = running.control.deadline();

@@ -10,162 +10,11 @@ use rand::rngs::SmallRng;
 use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
 
-use super::{Ask, CallId, CallResult, SimCluster, SimOptions, What};
+pub use super::history::{Answer, History, Kind, Operation, SHORTENED, TIME_TO_LIVE, UNKNOWN};
+use super::{Ask, CallId, CallResult, SimCluster, SimOptions};
 use crate::error::WriteError;
 use crate::options::Quorum;
 use crate::quorums::{Count, Quorums};
-
-/// What clients asked for, and what they were told.
-#[derive(Clone, Debug, Default)]
-#[non_exhaustive]
-pub struct History {
-    /// All operations, in the order in which they began.
-    pub operations: Vec<Operation>,
-    /// All pauses: which node, from when, until when.
-    pub pauses: Vec<(usize, Duration, Duration)>,
-}
-
-/// One call, and how it ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Operation {
-    /// The node through which it was made.
-    pub node: usize,
-    /// The life of that node.
-    pub life: u32,
-    /// The key.
-    pub key: usize,
-    /// What it asks for.
-    pub kind: Kind,
-    /// How many replicas must answer.
-    pub quorum: Quorum,
-    /// When it began, since the start of the cluster.
-    pub start: Duration,
-    /// When it ended, if it did.
-    pub end: Option<Duration>,
-    /// How it ended. `None` while it is under way, and for ever if its node crashed.
-    pub answer: Option<Answer>,
-}
-
-/// What an operation asks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// Writes the value with this number, which no other operation writes.
-    Set(u64),
-    /// Writes the value with this number, to expire soon.
-    SetFor(u64),
-    /// Deletes the key.
-    Delete,
-    /// Reads the key.
-    Get,
-    /// Lets the key never expire.
-    Persist,
-    /// Lets the key expire soon.
-    Shorten,
-}
-
-/// How an operation ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Answer {
-    /// The write was acknowledged.
-    Acknowledged,
-    /// Nothing was applied, nothing was sent.
-    NotApplied,
-    /// The write might have happened, or might happen yet.
-    Indeterminate,
-    /// The read found the value with this number; [`UNKNOWN`] is one that was never written.
-    Found(u64),
-    /// The read found nothing.
-    NotFound,
-    /// The read failed.
-    Failed,
-    /// The change of expiry ended, which says nothing about the key's value.
-    Touched,
-}
-
-/// The number of a value that the workload did not make.
-pub const UNKNOWN: u64 = u64::MAX;
-
-impl Kind {
-    fn what(self, value: &str) -> What<'_> {
-        match self {
-            Self::Set(_) => What::Set(value.as_bytes(), None),
-            Self::SetFor(_) => What::Set(value.as_bytes(), Some(TIME_TO_LIVE)),
-            Self::Delete => What::Delete,
-            Self::Get => What::Get,
-            Self::Persist => What::Touch(None),
-            Self::Shorten => What::Touch(Some(SHORTENED)),
-        }
-    }
-}
-
-impl Operation {
-    /// Whether it writes or deletes, or lets the key expire.
-    pub fn is_write(&self) -> bool {
-        !matches!(self.kind, Kind::Get | Kind::Persist)
-    }
-
-    /// Whether it was a write that was acknowledged.
-    pub fn is_acknowledged(&self) -> bool {
-        self.answer == Some(Answer::Acknowledged)
-    }
-
-    /// Whether it is a write that has happened or might have.
-    pub fn may_have_happened(&self) -> bool {
-        self.is_write() && self.answer != Some(Answer::NotApplied)
-    }
-
-    /// Returns the number of the value that it writes.
-    pub fn writes(&self) -> Option<u64> {
-        match self.kind {
-            Kind::Set(value) | Kind::SetFor(value) => Some(value),
-            Kind::Delete | Kind::Get | Kind::Persist | Kind::Shorten => None,
-        }
-    }
-
-    /// Whether it was over, with certainty, when `other` began.
-    pub fn is_before(&self, other: &Self) -> bool {
-        let is_over = !self.is_write() || self.is_acknowledged();
-        is_over && self.end.is_some_and(|end| end < other.start)
-    }
-}
-
-impl fmt::Display for Operation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let end = self
-            .end
-            .map_or("      …     ".to_owned(), |end| format!("{:12.6}", end.as_secs_f64()));
-        write!(f, "{:12.6} – {end}  n{} key {} ", self.start.as_secs_f64(), self.node, self.key)?;
-        match self.kind {
-            Kind::Set(value) => write!(f, "set to {value}")?,
-            Kind::SetFor(value) => write!(f, "set to {value}, to expire")?,
-            Kind::Delete => write!(f, "delete")?,
-            Kind::Get => write!(f, "get")?,
-            Kind::Persist => write!(f, "persist")?,
-            Kind::Shorten => write!(f, "let expire")?,
-        }
-        if self.quorum != Quorum::Configured {
-            write!(f, " by {:?}", self.quorum)?;
-        }
-        match self.answer {
-            Some(Answer::Acknowledged) => write!(f, ": acknowledged"),
-            Some(Answer::NotApplied) => write!(f, ": not applied"),
-            Some(Answer::Indeterminate) => write!(f, ": may have happened"),
-            Some(Answer::Found(UNKNOWN)) => write!(f, ": found what nobody wrote"),
-            Some(Answer::Found(value)) => write!(f, ": found {value}"),
-            Some(Answer::NotFound) => write!(f, ": not found"),
-            Some(Answer::Failed) => write!(f, ": failed"),
-            Some(Answer::Touched) => write!(f, ": ended"),
-            None => write!(f, ": no answer"),
-        }
-    }
-}
-
-impl History {
-    /// Returns the operations on one key, in the order in which they began.
-    pub fn of_key(&self, key: usize) -> Vec<&Operation> {
-        self.operations.iter().filter(|operation| operation.key == key).collect()
-    }
-}
 
 /// What a [`Workload`] is like.
 #[derive(Clone, Debug)]
@@ -183,6 +32,8 @@ pub struct WorkloadOptions {
     pub deletes_percent: u32,
     /// How many of a hundred writes of keys that can expire set them to.
     pub expiring_percent: u32,
+    /// How many of a hundred of these expire long after the history.
+    pub lasting_percent: u32,
     /// How many of a hundred reads are followed by one of the same key through another node.
     pub again_percent: u32,
     /// How many of a hundred writes have a second one of the same key at the same time, through
@@ -212,6 +63,7 @@ impl Default for WorkloadOptions {
             writes_percent: 45,
             deletes_percent: 8,
             expiring_percent: 0,
+            lasting_percent: 0,
             again_percent: 20,
             collisions_percent: 5,
             shortened_percent: 0,
@@ -223,12 +75,6 @@ impl Default for WorkloadOptions {
         }
     }
 }
-
-/// How long a value lives if it is set to expire.
-pub const TIME_TO_LIVE: Duration = Duration::from_secs(3);
-
-/// How long it lives from then on if that is shortened.
-pub const SHORTENED: Duration = Duration::from_secs(1);
 
 /// How many calls are made together at most.
 const MOST_TOGETHER: usize = 6;
@@ -246,6 +92,8 @@ pub struct Workload {
     clients: Vec<Client>,
     /// A key that is read more often than all others, and until when.
     watched: Option<(usize, Duration)>,
+    /// A node whose clock is wrong.
+    misled: Option<usize>,
 }
 
 #[derive(Clone, Default)]
@@ -270,6 +118,7 @@ impl Workload {
             history: History::default(),
             next_value: 1,
             watched: None,
+            misled: None,
             clients: vec![Client::default(); options.clients],
             options,
         }
@@ -335,10 +184,10 @@ impl Workload {
         let is_hot = self.percent(self.options.hot_percent);
         let key = if is_hot { 0 } else { self.rng.random_range(0..self.options.keys) };
         let node = nodes[self.rng.random_range(0..nodes.len())];
-        let kind = self.kind(key);
+        let kind = self.kind(node, key);
         let quorum = self.quorum(kind);
         self.begin(cluster, client, node, key, kind, quorum);
-        if matches!(kind, Kind::Set(_) | Kind::SetFor(_) | Kind::Delete)
+        if matches!(kind, Kind::Set(_) | Kind::SetFor(_) | Kind::SetLasting(_) | Kind::Delete)
             && self.percent(self.options.collisions_percent)
         {
             let free = self.clients.iter().position(|client| client.call.is_none());
@@ -381,6 +230,27 @@ impl Workload {
     /// Reads `key` more often than all others, until then.
     pub fn watch(&mut self, key: usize, until: Duration) {
         self.watched = Some((key, until));
+    }
+
+    /// Notes whose clock is wrong from now on. What is written through that node to expire might
+    /// have expired for the others.
+    pub fn mislead(&mut self, node: Option<usize>) {
+        self.misled = node;
+    }
+
+    /// Excuses the reads that found nothing through a node while its clock was wrong. `wrong` has
+    /// these nodes, with from when until when.
+    pub fn excuse_misses(&mut self, wrong: &[(usize, Duration, Duration)]) {
+        for read in &mut self.history.operations {
+            let is_during = |(node, from, until): &(usize, Duration, Duration)| {
+                *node == read.node
+                    && *from <= read.end.unwrap_or(read.start)
+                    && read.start <= *until
+            };
+            if read.answer == Some(Answer::NotFound) && wrong.iter().any(is_during) {
+                read.answer = Some(Answer::Failed);
+            }
+        }
     }
 
     /// Waits for the calls that are under way to end, for at most `limit`.
@@ -451,7 +321,7 @@ impl Workload {
         keys.truncate(self.rng.random_range(2..=MOST_TOGETHER));
         let mut calls = Vec::new();
         for key in keys {
-            let kind = self.kind(key);
+            let kind = self.kind(node, key);
             calls.push((key, kind, self.text(kind), self.quorum(kind)));
         }
         let mut asks = Vec::new();
@@ -478,8 +348,10 @@ impl Workload {
         keys.truncate(self.rng.random_range(1..=MOST_TOGETHER));
         let mut calls = Vec::new();
         for key in keys {
-            let kind = match self.kind(key) {
-                kind @ (Kind::Set(_) | Kind::SetFor(_) | Kind::Delete) => kind,
+            let kind = match self.kind(node, key) {
+                kind @ (Kind::Set(_) | Kind::SetFor(_) | Kind::SetLasting(_) | Kind::Delete) => {
+                    kind
+                }
                 _ => Kind::Set(self.value()),
             };
             calls.push((key, kind, self.text(kind)));
@@ -502,7 +374,9 @@ impl Workload {
     fn text(&self, kind: Kind) -> String {
         let digits = self.options.value_bytes;
         match kind {
-            Kind::Set(value) | Kind::SetFor(value) => format!("{value:0digits$}"),
+            Kind::Set(value) | Kind::SetFor(value) | Kind::SetLasting(value) => {
+                format!("{value:0digits$}")
+            }
             Kind::Delete | Kind::Get | Kind::Persist | Kind::Shorten => String::new(),
         }
     }
@@ -546,7 +420,8 @@ impl Workload {
         }
     }
 
-    fn kind(&mut self, key: usize) -> Kind {
+    /// Draws what a call of the key through this node asks for.
+    fn kind(&mut self, node: usize, key: usize) -> Kind {
         let WorkloadOptions { writes_percent, deletes_percent, expiring_percent, .. } =
             self.options;
         let choice = self.rng.random_range(0..100);
@@ -555,7 +430,12 @@ impl Workload {
             _ if choice < writes_percent => {
                 let expires = key % 4 == 3 && self.percent(expiring_percent);
                 let value = self.value();
-                if expires { Kind::SetFor(value) } else { Kind::Set(value) }
+                let lasts = expires && self.percent(self.options.lasting_percent);
+                match (expires, lasts && self.misled != Some(node)) {
+                    (true, true) => Kind::SetLasting(value),
+                    (true, false) => Kind::SetFor(value),
+                    _ => Kind::Set(value),
+                }
             }
             _ if key % 4 == 3 && self.percent(expiring_percent / 2) => Kind::Persist,
             _ if key % 4 == 3 && self.percent(self.options.shortened_percent) => Kind::Shorten,

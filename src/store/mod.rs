@@ -4,6 +4,7 @@
 //! |---|---|
 //! | this one | merges entries, keeps digests and sequences, accounts for every byte |
 //! | [`room`] | the memory limit: whether an entry fits, and what is evicted for it |
+//! | [`husks`] | what expires, and whether it did so before its time |
 //! | [`walk`] | entries and keys in bounded steps |
 //! | [`table`] | the index, with one writer and lock-free readers |
 //! | [`reclaim`] | when the writer may free what readers could still look at |
@@ -19,6 +20,7 @@
 //! replica or a quorum, or asks a clock: versions and times are arguments.
 
 mod charge;
+mod husks;
 mod reclaim;
 mod room;
 mod sieve;
@@ -37,7 +39,7 @@ pub(crate) use table::{Local, Pinned, TablePosition, View, Views};
 use self::sieve::{Line, Sieve};
 use self::table::{Change, Sought, Table};
 use self::wheel::{TimerId, Wheel};
-use crate::clock::{Version, WallTime};
+use crate::clock::Version;
 use crate::entry::{Entry, EntryRef};
 use crate::mutants::{ProtocolMutant, rule};
 use crate::options::Eviction;
@@ -66,7 +68,8 @@ pub(crate) struct Store {
     totals: Totals,
     /// Numbers every change.
     sequence: u64,
-    /// Numbers every time that something was evicted, or stayed away as if it had been.
+    /// Numbers every time that something was evicted, or stayed away as if it had been, or that
+    /// husks were found to be early.
     gaps: u64,
     /// The generation of the last key that came into the eviction queue.
     generation: u8,
@@ -100,6 +103,11 @@ struct Contents {
     last_gap: u64,
     /// See [`Store::eviction_watermark`].
     eviction_watermark: Version,
+    /// The latest expiry among the husks that came or were made since they were looked at last, in
+    /// milliseconds of wall time.
+    husks_until_ms: u64,
+    /// The number of the last time that husks were found to be early; zero if never.
+    last_early: u64,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -229,6 +237,11 @@ impl Store {
         entry: Entry,
         prepare: impl FnOnce(&mut Entry, Option<&Entry>),
     ) -> Applied {
+        if entry.value().is_none()
+            && let Some(at) = entry.expires_at_ms()
+        {
+            self.note_husk(hash.partition(), at.get());
+        }
         let Self { table, timers, queue, generation, config, .. } = self;
         let forget = config.deletes == Deletes::Forget && entry.value().is_none();
         let sequence = self.sequence + 1;
@@ -318,36 +331,6 @@ impl Store {
     /// Whether anything waits to be freed.
     pub(crate) fn has_garbage(&self) -> bool {
         self.table.retired_bytes() > 0
-    }
-
-    /// Frees the values of keys that have expired, looking at up to `limit` timers. Returns how
-    /// many it looked at.
-    pub(crate) fn expire(&mut self, wall: WallTime, limit: usize) -> usize {
-        let mut budget = limit;
-        while let Some(due) = self.timers.pop_due(wall.millis(), &mut budget) {
-            let hash = KeyHash(due.hash);
-            let forget = self.config.deletes == Deletes::Forget;
-            let decide = |_, held: Option<&Entry>| match held {
-                None => (Change::Keep, None),
-                Some(entry) if forget => (Change::Remove, Some((Share::of(hash, entry), None))),
-                Some(entry) => {
-                    let husk = entry.husk();
-                    let shares = (Share::of(hash, entry), Some(Share::of(hash, &husk)));
-                    (Change::Put(husk), Some(shares))
-                }
-            };
-            // A husk says what the value said: no replica needs it again, so it keeps the old
-            // sequence.
-            let shares = self.table.update(hash, due.id, 0, decide);
-            if let Some((old, new)) = shares {
-                let at = self.index(hash.partition());
-                let sequence = self.partitions[at].sequence;
-                self.count(hash.partition(), Some(old), new);
-                self.partitions[at].sequence = sequence;
-            }
-        }
-        self.tidy();
-        limit - budget
     }
 
     /// When the next key may expire, in milliseconds of wall time; none expires before.

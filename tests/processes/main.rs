@@ -4,6 +4,7 @@
 
 mod support;
 
+mod clocks;
 mod idle;
 mod links;
 mod lives;

@@ -104,6 +104,14 @@ fn promises_are_kept_beside_trouble_that_lasts() {
     }
 }
 
+/// The clock of one node is set forward and back, by up to an hour, while keys expire. They might
+/// be missing there, or live on, while it is wrong. Afterwards every value that should still live
+/// is on all replicas.
+#[test]
+fn promises_are_kept_while_a_clock_is_set() {
+    assert_promises_kept(Some(Profile::Steps), 0..40);
+}
+
 /// Nothing is evicted, and the keys and their copies do not fit: writes are refused, copies are not
 /// whole, nodes that are asked to leave stay. Nothing that was acknowledged is lost, "safe" and a
 /// `leave` are true, and when keys were deleted the copies become whole by themselves.
@@ -251,6 +259,9 @@ const NOTICED: &[(ProtocolMutant, Profile, u64)] = &[
     (ProtocolMutant::BornAlone, Profile::Births, 18),
     (ProtocolMutant::FarNotCompared, Profile::DataCenters, 0),
     (ProtocolMutant::DeclinedCovered, Profile::Full, 0),
+    (ProtocolMutant::HuskTies, Profile::Steps, 0),
+    (ProtocolMutant::EarlyHuskBelieved, Profile::Steps, 7),
+    (ProtocolMutant::EarlyHusksKept, Profile::Steps, 18),
 ];
 
 /// A checker that never found anything proves nothing.

@@ -6,6 +6,7 @@ mod support;
 mod anti_entropy;
 mod chain;
 mod chaos;
+mod clocks;
 mod clusters;
 mod data_centers;
 mod detection;

@@ -40,6 +40,11 @@
 //! **Gaps.** If either replica has evicted keys of a partition, or had no room for some, the two
 //! are compared key by key, too. Digests are compared again when such a survey is over.
 //!
+//! **Early husks.** A digest does not tell a value from the husk that is left once it expired: two
+//! clocks never agree on the moment. But a copy might have husks of values that should still live,
+//! because the clock of its node, or of the node that it has them from, was ahead. Such a copy is
+//! compared key by key with each other one, once.
+//!
 //! **Other lists.** Two replicas that serve different lists tell each other. One of them missed a
 //! change, and the nodes that made it might be gone.
 //!
@@ -261,6 +266,22 @@ impl AntiEntropy {
         for pair in copies.pairs_of(partition).iter().filter(|pair| pair.peer == *peer) {
             self.surveys.was_surveyed(pair);
         }
+    }
+
+    /// Compares these partitions key by key soon, with all that hold them: some of their keys
+    /// expired before their time, which no digest tells.
+    pub(crate) fn survey_soon(
+        &mut self,
+        partitions: &[Partition],
+        now: Instant,
+        copies: &impl Copies,
+        actions: &mut Vec<AntiEntropyAction>,
+    ) {
+        for pair in partitions.iter().flat_map(|partition| copies.pairs_of(*partition)) {
+            self.surveys.survey_soon(pair);
+        }
+        self.begin_surveys(now, copies, actions);
+        self.set_deadline();
     }
 
     /// Notes that the peer does not compare this now, as it changes lists or merges. It is asked

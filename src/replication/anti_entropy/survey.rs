@@ -1,6 +1,6 @@
 //! Comparing copies key by key, because their digests say nothing.
 //!
-//! **Problem.** There are two reasons why a digest says nothing.
+//! **Problem.** There are three reasons why a digest says nothing.
 //!
 //! - *Gaps.* A replica has evicted keys of the partition, or had no room for some. Merging would
 //!   bring back what was evicted, or be declined again. Such a copy has an eviction watermark: the
@@ -8,6 +8,8 @@
 //! - *Writes under way.* A partition might have writes under way at every look: one busy key does
 //!   it, if the replicas are far from each other. Then the digests always differ, by something else
 //!   each time, and nothing tells whether there is a difference that stays.
+//! - *Early husks.* Keys expired here before their time, because a clock was ahead. Their values
+//!   win over what is left of them, but have the same digest.
 //!
 //! A [`Survey`] tells hash, version and digest of each entry in a range of hashes. The answer says
 //! what differs there:
@@ -38,6 +40,7 @@
 //! | gaps are found | if there was no survey for [`SURVEY_CYCLES`] cycles, which is an hour |
 //! | every look finds another difference | if there was none for [`BUSY_CYCLES`] cycles |
 //! | a connection broke, a list changed, a merge ended: something might be missing | soon |
+//! | keys expired before their time | soon |
 //! | a copy has gaps | once in [`SURVEY_CYCLES`] cycles |
 //!
 //! When a survey is over, what it found no more counts as gaps of the pair: digests are compared
@@ -286,7 +289,8 @@ impl Differences {
                 }
             }
             ([seen], [entry]) => {
-                let is_same = seen.version == entry.version() && seen.digest == entry.digest(hash);
+                let is_same =
+                    seen.version == entry.version() && seen.digest == entry.exact_digest(hash);
                 if !is_same && seen.version >= entry.version() {
                     self.outdated.push(hash);
                 }
@@ -298,7 +302,7 @@ impl Differences {
                 // Several keys of one hash. Nothing tells which is which: both sides merge all of
                 // them.
                 let theirs: BTreeSet<u64> = theirs.iter().map(|seen| seen.digest).collect();
-                if theirs != mine.iter().map(|entry| entry.digest(hash)).collect() {
+                if theirs != mine.iter().map(|entry| entry.exact_digest(hash)).collect() {
                     self.outdated.push(hash);
                     self.give.extend(mine);
                 }

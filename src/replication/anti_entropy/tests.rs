@@ -228,8 +228,11 @@ fn entry(version: u64, value: Option<&str>) -> Entry {
 fn a_survey_finds_who_lacks_what() {
     let hash = KeyHash(5);
     let differ = |theirs: Option<&Entry>, mark, mine: Option<Entry>| {
-        let seen =
-            |entry: &Entry| Seen { hash, version: entry.version(), digest: entry.digest(hash) };
+        let seen = |entry: &Entry| Seen {
+            hash,
+            version: entry.version(),
+            digest: entry.exact_digest(hash),
+        };
         let seen = theirs.map(seen).into_iter().collect();
         let asked = Survey {
             list: LIST,

@@ -83,7 +83,10 @@ impl LocalCopies {
         // What one data center evicts, another one keeps: their copies stay different.
         let is_covered = !node.in_other_data_center(peer.node)
             && self.surveyed.covers((partition, *peer), last_gap);
-        let has_gaps = self.lacking.has(partition) || last_gap > 0 && !is_covered;
+        let last_early = self.store.last_early(partition);
+        let is_early =
+            last_early > 0 && !self.surveyed.covers_early((partition, *peer), last_early);
+        let has_gaps = self.lacking.has(partition) || last_gap > 0 && !is_covered || is_early;
         let digest = self.store.digest(partition);
         is_comparable.then_some(Held { partition, list, digest, has_gaps })
     }
@@ -100,7 +103,7 @@ impl LocalCopies {
         let part = self.store.part(partition, after, 0, CHUNK_BYTES);
         let seen = part.entries.iter().map(|entry| {
             let hash = node.hash(entry.key());
-            Seen { hash, version: entry.version(), digest: entry.digest(hash) }
+            Seen { hash, version: entry.version(), digest: entry.exact_digest(hash) }
         });
         let (eviction_watermark, seen) = (self.store.eviction_watermark(partition), seen.collect());
         Some(Survey { list, after, until: part.next, eviction_watermark, seen })
@@ -115,9 +118,22 @@ impl Replica {
         }
     }
 
+    /// Has partitions compared key by key in which keys expired before their time.
+    pub(super) fn look_for_early_husks<C>(&mut self, turn: &mut Turn<'_, C>) {
+        let (now, store) = (turn.now, &mut self.copies.store);
+        let is_early = |it: &Partition| store.find_early_husks(*it, now.wall);
+        let early: Vec<Partition> = turn.node.partitions().filter(is_early).collect();
+        if !early.is_empty() {
+            self.with_anti_entropy(turn, |machine, copies, todo| {
+                machine.survey_soon(&early, now.instant, copies, todo);
+            });
+        }
+    }
+
     /// Compares what is due.
     pub(in crate::shard) fn compare<C>(&mut self, turn: &mut Turn<'_, C>) {
         let now = turn.now.instant;
+        self.look_for_early_husks(turn);
         self.with_anti_entropy(turn, |machine, copies, todo| {
             machine.handle_timers(now, copies, todo)
         });
@@ -184,8 +200,7 @@ impl Replica {
                 }
                 AntiEntropyAction::Survey { round, to, partition, after } => {
                     if after.is_none() {
-                        let last_gap = self.copies.store.last_gap(partition);
-                        self.copies.surveyed.begin((partition, to), last_gap);
+                        self.copies.surveyed.begin((partition, to), &self.copies.store);
                     }
                     let survey = self.copies.part_to_survey(turn.node, &to, partition, after);
                     let asker = ReplicaAsker::Survey { round, partition, after };
@@ -220,7 +235,7 @@ impl Replica {
         let eviction_watermark = copies.store.eviction_watermark(partition);
         let (pair, before) = ((partition, *from), copies.store.last_gap(partition));
         if asked.after.is_none() {
-            copies.surveyed.begin(pair, before);
+            copies.surveyed.begin(pair, &copies.store);
         }
         if !node.in_other_data_center(from.node) {
             found.evict.into_iter().for_each(|(hash, value)| copies.store.evict_value(hash, value));

@@ -32,14 +32,14 @@ use super::node::Node;
 use super::requests::ReplicaAsker;
 use super::timers::Timer;
 use super::turn::Turn;
-use crate::clock::Instant;
+use crate::clock::{Instant, WallTime};
 #[cfg(feature = "sim")]
 use crate::entry::Entry;
 use crate::mutants::{ProtocolMutant, rule};
 use crate::placement::Placement;
 use crate::replication::anti_entropy::AntiEntropy;
 use crate::replication::purge::Purge;
-use crate::store::Readers;
+use crate::store::{Readers, Store};
 use crate::types::{Identity, Partition};
 use crate::wire::message::{Answer, Listed};
 
@@ -89,6 +89,8 @@ pub(super) struct Replica {
     purge: Purge,
     /// When the timer for expiry was looked at last.
     expiry_seen_at: Option<Instant>,
+    /// The latest wall time that was seen since it went back last.
+    latest_wall: WallTime,
     /// How many partitions are to be fetched, and to be given away.
     pending: usize,
     giving: usize,
@@ -111,6 +113,7 @@ impl Replica {
             anti_entropy: AntiEntropy::default(),
             purge: Purge::new(config.purge_grace),
             expiry_seen_at: None,
+            latest_wall: WallTime::default(),
             pending: 0,
             giving: 0,
             reported: (0, 0, 0, Shortage::default()),
@@ -248,12 +251,23 @@ impl Replica {
     /// have been set, and after an entry that expires has come.
     fn schedule_expiry<C>(&mut self, turn: &mut Turn<'_, C>) {
         let was_seen = self.expiry_seen_at.replace(turn.now.instant) == Some(turn.now.instant);
+        if !was_seen && self.has_gone_back(turn.now.wall) {
+            self.look_for_early_husks(turn);
+        }
         if !std::mem::take(&mut self.copies.may_expire) && was_seen {
             return;
         }
         let Some(at_ms) = self.copies.store.next_expiry_ms() else { return };
         let left = Duration::from_millis(at_ms.saturating_sub(turn.now.wall.millis()));
         turn.timers.set_no_later(Timer::Expire, turn.now.instant + left.max(EXPIRE_PERIOD));
+    }
+
+    /// Whether the wall clock was set back, by more than is put up with.
+    fn has_gone_back(&mut self, wall: WallTime) -> bool {
+        let limit = self.latest_wall.millis().saturating_sub(Store::EARLY_MS);
+        let has_gone_back = wall.millis() < limit;
+        self.latest_wall = if has_gone_back { wall } else { self.latest_wall.max(wall) };
+        has_gone_back
     }
 
     /// How many partitions are to be fetched, and how many are to be given away.

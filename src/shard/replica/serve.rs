@@ -201,6 +201,15 @@ impl Replica {
 }
 
 impl LocalCopies {
+    /// Returns the digest with which a node fetches a copy: one that has the same has nothing to
+    /// send. The values of keys that expired here before their time have the same digest, and are
+    /// wanted.
+    pub(super) fn fetch_digest(&mut self, partition: Partition, now: Now) -> u64 {
+        self.store.find_early_husks(partition, now.wall);
+        let digest = self.store.digest(partition);
+        if self.store.last_early(partition) > 0 { !digest } else { digest }
+    }
+
     fn fetch(&self, partition: Partition, fetch: Fetch) -> Answer {
         let copy = self.partition(partition);
         let known = copy.list().filter(|known| known.reference() == fetch.list);

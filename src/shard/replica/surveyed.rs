@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::store::Store;
 use crate::types::{Identity, Partition};
 
 /// The pairs of copies that were surveyed key by key, or are now, with what that covers of the gaps
@@ -12,13 +13,16 @@ pub(super) struct SurveyedPairs(BTreeMap<(Partition, Identity), PairSurvey>);
 struct PairSurvey {
     /// The copy's last gap when the survey began. Later ones are not covered.
     last_gap: u64,
+    /// The last time that its husks were early.
+    last_early: u64,
     is_complete: bool,
 }
 
 impl SurveyedPairs {
     /// Notes that a survey begins.
-    pub(super) fn begin(&mut self, pair: (Partition, Identity), last_gap: u64) {
-        self.0.insert(pair, PairSurvey { last_gap, is_complete: false });
+    pub(super) fn begin(&mut self, pair: (Partition, Identity), store: &Store) {
+        let (last_gap, last_early) = (store.last_gap(pair.0), store.last_early(pair.0));
+        self.0.insert(pair, PairSurvey { last_gap, last_early, is_complete: false });
     }
 
     /// Notes that the copy evicted something because the peer might have: no gap of this pair.
@@ -38,6 +42,11 @@ impl SurveyedPairs {
     /// Whether a survey has covered everything up to this gap of the copy.
     pub(super) fn covers(&self, pair: (Partition, Identity), last_gap: u64) -> bool {
         self.0.get(&pair).is_some_and(|survey| survey.is_complete && survey.last_gap == last_gap)
+    }
+
+    /// Whether the copy was surveyed since its husks were early this last time.
+    pub(super) fn covers_early(&self, pair: (Partition, Identity), last_early: u64) -> bool {
+        self.0.get(&pair).is_some_and(|it| it.is_complete && it.last_early == last_early)
     }
 
     /// Forgets the surveys with peers that are gone.

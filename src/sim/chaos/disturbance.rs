@@ -33,6 +33,8 @@ pub(super) enum Disturbance {
     Swallow,
     Split,
     Clock,
+    /// The clock of one node, always the same one, is set wrong for a while.
+    Step,
     /// A node gets lost just after it began to write.
     LostWriter,
     /// A node crashes and is back within 50 ms.
@@ -49,6 +51,14 @@ pub(super) enum Disturbance {
     StallControl,
     /// A node is asked when it is safe to stop any node.
     AskSafety,
+}
+
+/// A clock that is wrong.
+pub(super) struct Stepped {
+    node: usize,
+    by: i64,
+    since: Duration,
+    pub(super) until: Duration,
 }
 
 /// Brings disturbances about. Each method returns `false` if the disturbance is not allowed now; it
@@ -94,6 +104,7 @@ impl Chaos {
             Disturbance::Split if self.profile == Profile::Majority => self.split_in_two(),
             Disturbance::Split => self.split(),
             Disturbance::Clock => self.move_clock(),
+            Disturbance::Step => self.step_clock(),
             Disturbance::LostWriter => self.lose_writer(),
             Disturbance::QuickRestart => self.restart_quickly(),
             Disturbance::Replace => self.replace_all(),
@@ -336,6 +347,36 @@ impl Chaos {
             self.cluster.move_clock(node, by);
         }
         true
+    }
+
+    /// Sets the clock of the first node wrong for a while, by seconds, minutes or an hour.
+    fn step_clock(&mut self) -> bool {
+        if self.stepped.is_some() {
+            return false;
+        }
+        let node = 0;
+        // By so much more often than not that what lasts beyond the history expires.
+        let by = match self.rng.random_range(0..3) {
+            0 => self.rng.random_range(1000..=10_000),
+            1 => self.rng.random_range(60_000..=1_200_000),
+            _ => 3_600_000,
+        };
+        let by = by * [1, 1, -1][self.rng.random_range(0..3)];
+        self.cluster.move_clock(node, by);
+        self.workload.mislead(Some(node));
+        let now = self.cluster.elapsed();
+        self.stepped =
+            Some(Stepped { node, by, since: now, until: now + self.millis(100, 15_000) });
+        true
+    }
+
+    /// Sets the clock right that was set wrong.
+    pub(super) fn step_back(&mut self) {
+        if let Some(Stepped { node, by, since, .. }) = self.stepped.take() {
+            self.cluster.move_clock(node, -by);
+            self.workload.mislead(None);
+            self.wrong.push((node, since, self.cluster.elapsed()));
+        }
     }
 
     fn restart_quickly(&mut self) -> bool {

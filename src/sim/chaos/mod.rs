@@ -46,7 +46,7 @@ use std::time::Duration;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
-use self::disturbance::Disturbance;
+use self::disturbance::{Disturbance, Stepped};
 use self::lasting::Lasting;
 pub use self::options::ChaosOptions;
 use self::plan::Plan;
@@ -127,6 +127,9 @@ struct Chaos {
     safety_asked: Vec<(usize, u64)>,
     /// How long the last of them waits for it.
     asked_until: Duration,
+    /// The clock that is wrong, if one is, and the nodes whose clocks were, from when until when.
+    stepped: Option<Stepped>,
+    wrong: Vec<(usize, Duration, Duration)>,
     /// The first promise that was seen to be broken while faults went on.
     broken: Option<Violation>,
 }
@@ -163,6 +166,8 @@ impl Chaos {
             apart,
             safety_asked: Vec::new(),
             asked_until: Duration::ZERO,
+            stepped: None,
+            wrong: Vec::new(),
             broken: None,
             options: options.clone(),
             rng,
@@ -325,6 +330,9 @@ impl Chaos {
         if self.mend_at.take_if(|at| *at <= now).is_some() {
             self.mend();
         }
+        if self.stepped.as_ref().is_some_and(|stepped| stepped.until <= now) {
+            self.step_back();
+        }
         if self.calm_at.take_if(|at| *at <= now).is_some() {
             self.reset_network();
         }
@@ -416,6 +424,7 @@ impl Chaos {
     /// Ends everything that is wrong with the network, for good.
     fn calm(&mut self) {
         (self.mend_at, self.calm_at) = (None, None);
+        self.step_back();
         self.mend();
         self.cluster.set_loss(0, 0);
         self.cluster.set_duplication(0);

@@ -122,6 +122,7 @@ impl Plan {
             Profile::Hosts => self.hosts(rng),
             Profile::Mixed => self.mixed(rng),
             Profile::Full => self.full(rng),
+            Profile::Steps => self.steps(rng),
         }
     }
 
@@ -225,6 +226,19 @@ impl Plan {
             (D::Leave, 1),
             (D::Join, 1),
         ]
+    }
+
+    /// No node crashes and no list changes: what expires too early on one node is on two others.
+    fn steps(&mut self, rng: &mut SmallRng) -> Weighted {
+        self.sim.clock_skew = Duration::from_millis([0, 5][rng.random_range(0..2)]);
+        self.sim.read_quorum = some_strong_reads(rng);
+        self.sim.write_quorum = [2, 2, 3][rng.random_range(0..3)];
+        self.nodes = rng.random_range(3..=5);
+        self.work.keys = rng.random_range(4..=12);
+        (self.work.expiring_percent, self.work.lasting_percent) = (80, 70);
+        self.work.shortened_percent = [0, 0, 5][rng.random_range(0..3)];
+        self.every = Duration::from_millis(rng.random_range(1000..=4000));
+        vec![(D::Step, 6), (D::Break, 2), (D::Cut, 1), (D::ShortPause, 1), (D::Delay, 1)]
     }
 
     fn births(&mut self, rng: &mut SmallRng) -> Weighted {
@@ -456,6 +470,7 @@ impl Plan {
                     | D::Replace
                     | D::QuickRestart
                     | D::Clock
+                    | D::Step
                     | D::Split
                     | D::Crashes
                     | D::AskSafety

@@ -58,11 +58,13 @@ pub enum Profile {
     /// Nothing is evicted, and there is no room for all: writes are refused, copies are not whole,
     /// and no node can leave, until keys are deleted.
     Full,
+    /// The clock of one node is set forward and back, by seconds to an hour, while keys expire.
+    Steps,
 }
 
 impl Profile {
     /// All profiles.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 23] = [
         Self::Members,
         Self::Lossy,
         Self::Splits,
@@ -85,6 +87,7 @@ impl Profile {
         Self::Hosts,
         Self::Mixed,
         Self::Full,
+        Self::Steps,
     ];
 
     /// How many of [`ALL`](Self::ALL) a seed chooses from.
@@ -143,6 +146,7 @@ impl Profile {
             Self::Hosts => "hosts",
             Self::Mixed => "mixed",
             Self::Full => "full",
+            Self::Steps => "steps",
         }
     }
 

@@ -142,7 +142,7 @@ impl Search {
                 (Kind::Get | Kind::Persist | Kind::Shorten, _) => continue,
                 // A write that no read saw may as well never have happened. One that has expired
                 // might be seen: by a read that finds nothing.
-                (Kind::Set(value) | Kind::SetFor(value), _) => {
+                (Kind::Set(value) | Kind::SetFor(value) | Kind::SetLasting(value), _) => {
                     let is_unseen = certain_end.is_none() && !read_at.contains_key(&value);
                     maybes.extend(expiring.get(&value).filter(|_| is_unseen));
                     (Effect::Write(Some(value)), certain_end.or(read_at.get(&value).copied()))

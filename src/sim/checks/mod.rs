@@ -333,7 +333,8 @@ pub fn answered(
     Ok(())
 }
 
-/// Checks that `copies` nodes serve the key and store the same for it, tombstones included.
+/// Checks that `copies` nodes serve the key and store the same for it, tombstones included. A value
+/// that has expired for one node has for all.
 ///
 /// `serving` has these nodes, each with the number of the list that it counts in.
 ///
@@ -347,7 +348,10 @@ pub fn converged(
     copies: usize,
 ) -> Result<(), Violation> {
     let at = |node: &usize| stored.iter().find(|stored| stored.node == *node);
-    let state = |stored: &Stored| (stored.version, stored.content_hash, stored.expires_at_ms);
+    let state = |stored: &Stored| {
+        let Stored { version, content_hash, expires_at_ms, .. } = *stored;
+        (version, content_hash, expires_at_ms, stored.value.is_some())
+    };
     let broken = |promise, what| {
         let mut text = format!("{what}:");
         for (node, list) in serving {

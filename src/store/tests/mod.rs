@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::*;
+use crate::clock::WallTime;
 use crate::entry::Content;
 
 const CLUSTER: ClusterHash = ClusterHash(7);
