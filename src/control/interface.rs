@@ -97,7 +97,7 @@ pub(crate) enum ControlEvent {
         giving: usize,
         shortage: Shortage,
     },
-    /// Acknowledged writes of so many of a core's partitions might be lost.
+    /// Acknowledged writes of this number of a core's partitions might be lost.
     DataAtRisk {
         partitions: usize,
     },

@@ -254,8 +254,8 @@ impl Handoff {
         rule(ProtocolMutant::ProposedEarly, !is_long)
     }
 
-    /// Whether a vote has to wait for members that are not whole, of which so many are; `None` is
-    /// for ever.
+    /// Whether a vote in which this number of members is whole has to wait for the others; `None`
+    /// is for ever.
     ///
     /// With a majority required, the time begins with the first of the votes in a row that have
     /// what it takes, and begins again when another member is whole: that more time went by in

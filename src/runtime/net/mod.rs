@@ -67,7 +67,7 @@ const HELLO_TIMEOUT: Duration = Duration::from_secs(2);
 ///
 /// Then the connection ends and the next request opens another: something in between might
 /// acknowledge what it does not deliver, such as a proxy that has lost its other side. A core that
-/// stands still for so long loses its connections as well, with what it was asked a while ago.
+/// stands still that long loses its connections as well, with what it was asked a while ago.
 /// Longer than a core takes for any answer: relays take the longest, and those that others pass on.
 const SILENCE: Duration = Duration::from_secs(4);
 

@@ -1,8 +1,8 @@
 //! When acknowledged writes might be lost: as soon as W members of a list are dead at one time.
 //!
 //! The survivors know it from the deaths alone, seconds before a list without a quorum can be
-//! replaced, and also where it never is. They say it once for each list. Who comes in later, and
-//! finds nobody of the list before, says it when it goes on without them.
+//! replaced, and also if it never is. They say it once for each list. Who comes in later, and finds
+//! no member of the list before, says it when it goes on without them.
 
 use super::Replica;
 use crate::shard::interface::Action;
