@@ -94,6 +94,8 @@ pub enum ProtocolMutant {
     IdleIgnored,
     /// Such a member takes nothing for granted of what it is needed for, and goes.
     IdleDropped,
+    /// What is left of an expired value replaces the value if its expiry is later.
+    HuskReplaces,
     /// A list is proposed as soon as it is wished, and undone as soon as another one is.
     WishedAtOnce,
     /// The next list is proposed though a member has not said whether it has all that it should.
@@ -177,7 +179,7 @@ pub enum ProtocolMutant {
 #[cfg(feature = "sim")]
 impl ProtocolMutant {
     /// All mutants.
-    pub const ALL: [Self; 68] = [
+    pub const ALL: [Self; 69] = [
         Self::AcknowledgedFirst,
         Self::PendingCounts,
         Self::AnyList,
@@ -208,6 +210,7 @@ impl ProtocolMutant {
         Self::UnwholeAwaited,
         Self::IdleIgnored,
         Self::IdleDropped,
+        Self::HuskReplaces,
         Self::WishedAtOnce,
         Self::UnheardSkipped,
         Self::OneSource,

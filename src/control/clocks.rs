@@ -28,6 +28,10 @@ const WINDOW: Duration = Duration::from_secs(10);
 /// How many samples make a window: a few might all have waited for the same reason.
 const MIN_SAMPLES: u32 = 3;
 
+/// How long a datagram is taken to be on its way at most. The mean of the round trips stays high
+/// for minutes after one of them took long, and the datagram that counts is the fastest.
+const MAX_ON_ITS_WAY: Duration = Duration::from_millis(100);
+
 /// By how much this node's clock goes astray, against the time that has passed, if it was set.
 const SET_BY_MICROS: u64 = 100_000;
 
@@ -62,7 +66,7 @@ impl Clocks {
     ) -> bool {
         self.begin_again_if_set(now);
         let micros = |wall: WallTime| i64::try_from(wall.micros()).unwrap_or(i64::MAX);
-        let on_its_way = round_trip.as_micros() as i64 / 2;
+        let on_its_way = (round_trip / 2).min(MAX_ON_ITS_WAY).as_micros() as i64;
         let sample = micros(sent).saturating_add(on_its_way).saturating_sub(micros(now.wall));
         let new = Samples { since: now.instant, count: 0, most: i64::MIN, ahead: None };
         let samples = self.samples.entry(member).or_insert(new);

@@ -286,6 +286,44 @@ impl Entry {
         Self { header: draft.allocate() }
     }
 
+    /// Returns this state, together with what another state of the same key knows of the same
+    /// write: the value, if either has it, with the later expiry.
+    ///
+    /// A husk might be of a clock that was ahead. If its expiry was changed to a later one since,
+    /// it must not replace the value of a replica that has yet to hear of the change.
+    pub(crate) fn joined(self, other: &Self) -> Self {
+        let expiry = |entry: &Self| entry.expires_at_ms().map_or(u64::MAX, NonZeroU64::get);
+        if !rule(ProtocolMutant::HuskReplaces, self.is_of_one_write(other)) {
+            return self;
+        }
+        match (self.value(), other.value()) {
+            (None, Some(_)) if expiry(&self) > expiry(other) => {
+                other.copy(self.version(), self.expires_at_ms())
+            }
+            (Some(_), None) if expiry(other) > expiry(&self) => {
+                self.copy(self.version(), other.expires_at_ms())
+            }
+            _ => self,
+        }
+    }
+
+    /// Whether both are what one write has stored, or left: they differ by their expiry at most,
+    /// and one may be the husk of the other.
+    fn is_of_one_write(&self, other: &Self) -> bool {
+        let is_tombstone = |entry: &Self| entry.header().flags & TOMBSTONE != 0;
+        self.version() == other.version()
+            && self.content_hash() == other.content_hash()
+            && !is_tombstone(self)
+            && !is_tombstone(other)
+    }
+
+    /// Whether both are the same at this wall time: equal, or what one has and the other has
+    /// freed has expired.
+    pub(crate) fn is_same_at(&self, other: &Self, wall: WallTime) -> bool {
+        let have_expired = self.is_expired(wall) && self.expires_at_ms() == other.expires_at_ms();
+        self == other || have_expired && self.is_of_one_write(other)
+    }
+
     /// Returns what is left once the value has expired.
     pub(crate) fn husk(&self) -> Self {
         Self::new(

@@ -136,10 +136,7 @@ impl Read {
             return;
         }
         let found = match found {
-            // Two replicas that expired it at two moments hold the same.
-            Found::Entry(entry) if entry.live_value(now.wall).is_none() => {
-                Some(if entry.value().is_some() { entry.husk() } else { entry })
-            }
+            // As it is: by another clock it might live, and this one might be ahead.
             Found::Entry(entry) => Some(entry),
             Found::Version(_) => None,
             Found::Absent { eviction_watermark } => {
@@ -152,6 +149,8 @@ impl Read {
     }
 
     fn find(&mut self, entry: Entry) {
+        let known = self.own.iter().chain(&self.newest);
+        let entry = known.fold(entry, |entry, known| entry.joined(known));
         if self.newest.as_ref().is_none_or(|newest| entry.wins_over(newest)) {
             self.newest = Some(entry);
         }
@@ -182,7 +181,7 @@ impl Read {
                 if !rule(ProtocolMutant::WrittenBackOnDifference, true) && self.answers_agree() {
                     return actions.push(QuorumAction::Found(self.newest().cloned()));
                 }
-                self.write_back(actions);
+                self.write_back(now, actions);
             }
             return;
         }
@@ -190,7 +189,7 @@ impl Read {
         let needed = self.confirmed_by();
         let is_hit = is_live && !self.rules.confirms_hits;
         if answers > 0 && (is_hit || answers >= needed) {
-            self.heal_first(actions);
+            self.heal_first(now, actions);
             actions.push(QuorumAction::Found(self.newest().cloned()));
             return;
         }
@@ -233,10 +232,10 @@ impl Read {
 
     /// Gives the newest state to the replica that was asked first, as the next read will look
     /// there, and to no other: a weak read is one replica's answer.
-    fn heal_first(&self, actions: &mut Vec<QuorumAction>) {
-        if let Some(asked) = self.replicas.first()
+    fn heal_first(&self, now: Now, actions: &mut Vec<QuorumAction>) {
+        if let (Some(asked), Some(newest)) = (self.replicas.first(), self.newest())
             && let Some(held) = asked.answer()
-            && held.as_ref() != self.newest()
+            && held.as_ref().is_none_or(|held| !held.is_same_at(newest, now.wall))
         {
             self.ask_to_write(asked.replica, actions);
         }
@@ -250,18 +249,17 @@ impl Read {
     }
 
     /// Makes sure that W replicas hold the newest state.
-    fn write_back(&mut self, actions: &mut Vec<QuorumAction>) {
+    fn write_back(&mut self, now: Now, actions: &mut Vec<QuorumAction>) {
         let Some(newest) = self.newest() else {
             actions.push(QuorumAction::Found(None));
             return;
         };
+        let has_it = |held: &Entry| !newest.wins_over(held) || newest.is_same_at(held, now.wall);
         let held = |asked: &Asked<Option<Entry>>| Asked {
             replica: asked.replica,
             state: match &asked.state {
                 AskState::Dead => AskState::Dead,
-                AskState::Answered(Some(entry)) if !newest.wins_over(entry) => {
-                    AskState::Answered(true)
-                }
+                AskState::Answered(Some(entry)) if has_it(entry) => AskState::Answered(true),
                 _ => AskState::Waiting,
             },
         };
@@ -542,6 +540,64 @@ mod tests {
         let mut actions = Vec::new();
         read.members_changed(&|member| *member != node(2), NOW, &mut actions);
         assert_eq!(actions.last(), Some(&QuorumAction::Found(Some(value.husk()))));
+    }
+
+    /// The expiry of a value was made later. Only node 0 heard of it, whose clock is ahead. What
+    /// is left there has the later expiry. It was "not found", and replaced the value.
+    #[test]
+    fn the_value_of_one_replica_and_the_later_expiry_of_another_are_one_state() {
+        let at = |secs: u64| NonZeroU64::new(secs * 1000);
+        let value = |at| Entry::new(b"key", Content::Value(b"v"), Version(5), at);
+        for order in [[0, 1], [1, 0]] {
+            let (mut read, _) = asked(2);
+            let mut last = Vec::new();
+            for from in order {
+                let state = if from == 0 { value(at(20)).husk() } else { value(at(10)) };
+                last = found(&mut read, from, Some(state), true);
+            }
+            last.extend(found(&mut read, 2, Some(value(at(10))), true));
+            let entries = last.iter().filter_map(|action| match action {
+                QuorumAction::Ask { request: Request::Write { entry, .. }, .. } => Some(entry),
+                _ => None,
+            });
+            let written: Vec<&Entry> = entries.collect();
+            assert!(!written.is_empty() && written.iter().all(|it| **it == value(at(20))));
+        }
+    }
+
+    /// This node's clock is ahead. What has expired by it alone is written back as it came: it took
+    /// the value from the replicas that missed it. What has expired everywhere is not written, for
+    /// that one replica has freed it and another has not.
+    #[test]
+    fn what_has_expired_by_the_clock_of_the_reader_is_written_back_as_it_is() {
+        let now = Now { wall: WallTime::from_micros(30_000_000), ..NOW };
+        let value = |version| {
+            Entry::new(b"key", Content::Value(b"v"), Version(version), NonZeroU64::new(20_000))
+        };
+        let (mut read, _) = asked(2);
+        let mut actions = Vec::new();
+        for (from, entry) in [(0, value(2)), (1, value(1))] {
+            let found = Found::Entry(entry);
+            read.answered(node(from), Answer::Found { found, synced: true }, now, &mut actions);
+        }
+        let writes = actions.iter().filter_map(|action| match action {
+            QuorumAction::Ask { to, request: Request::Write { entry, .. } } => Some((*to, entry)),
+            _ => None,
+        });
+        let wanted = value(2);
+        assert_eq!(writes.collect::<Vec<_>>(), [(node(1), &wanted), (node(2), &wanted)]);
+
+        let (mut read, _) = asked(2);
+        let mut actions = Vec::new();
+        for (from, entry) in [(0, value(2)), (1, value(2).husk())] {
+            let found = Found::Entry(entry);
+            read.answered(node(from), Answer::Found { found, synced: true }, now, &mut actions);
+        }
+        // Node 2 has not answered.
+        let [QuorumAction::Ask { to, .. }, QuorumAction::Found(_)] = &actions[..] else {
+            panic!("{actions:?}")
+        };
+        assert_eq!(*to, node(2));
     }
 
     #[test]

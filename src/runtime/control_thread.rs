@@ -109,9 +109,11 @@ impl ControlLoop {
 
     /// Does one pass. Returns whether there is more to do at once.
     fn run(&mut self, events: &Events) -> bool {
-        let now = self.thread.clock.instant();
+        // Both clocks at one moment: that they go apart is how a clock that was set is noticed.
+        let clocks = Now { instant: self.thread.clock.instant(), wall: self.thread.clock.wall() };
+        let now = clocks.instant;
         self.take_messages(now);
-        let mut is_behind = self.read_datagrams(now);
+        let mut is_behind = self.read_datagrams(clocks);
         is_behind |= self.read_sockets(now, events);
         if self.thread.control.deadline().is_some_and(|at| at <= now) {
             self.thread.control.handle_timers(now, &mut self.actions);
@@ -170,9 +172,8 @@ impl ControlLoop {
         self.thread.messages.admit();
     }
 
-    fn read_datagrams(&mut self, now: Instant) -> bool {
+    fn read_datagrams(&mut self, now: Now) -> bool {
         let (control, actions) = (&mut self.thread.control, &mut self.actions);
-        let now = Now { instant: now, wall: self.thread.clock.wall() };
         self.thread.datagrams.receive(DATAGRAMS_PER_PASS, |from, bytes| {
             if let Err(error) = control.handle_datagram(now, from, bytes, actions) {
                 logging::debug!("a datagram from {from} was dropped: {error}");

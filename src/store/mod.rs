@@ -237,17 +237,14 @@ impl Store {
         entry: Entry,
         prepare: impl FnOnce(&mut Entry, Option<&Entry>),
     ) -> Applied {
-        if entry.value().is_none()
-            && let Some(at) = entry.expires_at_ms()
-        {
-            self.note_husk(hash.partition(), at.get());
-        }
+        let husk = entry.expires_at_ms().filter(|_| entry.value().is_none());
         let Self { table, timers, queue, generation, config, .. } = self;
         let forget = config.deletes == Deletes::Forget && entry.value().is_none();
         let sequence = self.sequence + 1;
         let (applied, old, new) = table.update(hash, entry, sequence, |mut entry, held| {
             prepare(&mut entry, held);
             if let Some(held) = held {
+                entry = entry.joined(held);
                 if held.wins_over(&entry) {
                     return (Change::Keep, (Applied::Superseded(held.version()), None, None));
                 }
@@ -273,6 +270,10 @@ impl Store {
             if let Some(queue) = queue {
                 queue.push(hash.0, generation);
             }
+        }
+        // One that has lost against a value is not worth being looked for again.
+        if let Some(at) = husk.filter(|_| new.is_some()) {
+            self.note_husk(hash.partition(), at.get());
         }
         if old.is_some() || new.is_some() {
             self.count(hash.partition(), old, new);
