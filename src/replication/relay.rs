@@ -146,6 +146,8 @@ struct Outbox {
     helper: Option<Identity>,
     /// How many times in a row the helper was busy.
     busy: u32,
+    /// Counts the helpers that were taken for one that was busy.
+    next_helper: usize,
     /// Since when helpers are needed.
     helped_since: Option<Instant>,
     /// Whether it was logged that writes were given up, since nothing waited last.
@@ -400,10 +402,13 @@ impl Outbox {
             return;
         }
         self.busy = 0;
-        let at = helpers.iter().position(|helper| Some(*helper) == self.helper);
-        if let Some(next) = helpers.iter().cycle().nth(at.map_or(0, |at| at + 1)) {
-            self.helper = Some(*next);
+        // In turn, also if the one that is taken does not reach the relay and another way is tried.
+        let next = |turn: usize| helpers.get(turn % helpers.len().max(1)).copied();
+        self.next_helper += 1;
+        if next(self.next_helper) == self.helper {
+            self.next_helper += 1;
         }
+        self.helper = next(self.next_helper).or(self.helper);
     }
 
     /// Sends to the new relay what an earlier one has not confirmed.
