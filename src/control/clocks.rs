@@ -1,10 +1,10 @@
 //! Whose wall clock is off, as far as this node can tell.
 //!
 //! Every datagram says what its sender's wall clock showed. By how much that is ahead of this
-//! node's clock is a *sample*; half of the smoothed round trip is added for the way. A datagram
-//! that waited for long, because this node or the network stood still, makes its sender look
-//! behind. So the largest sample counts of those in a [`WINDOW`], as in the clock filter of NTP
-//! (RFC 5905).
+//! node's clock is a *sample*; half of the smoothed round trip is added for the way, up to
+//! [`MAX_ON_ITS_WAY`]. A datagram that waited for long, because this node or the network stood
+//! still, makes its sender look behind. So the largest sample counts of those in a [`WINDOW`], as
+//! in the clock filter of NTP (RFC 5905).
 //!
 //! Members that are compared with each other tell who is off: the right time is the median of all
 //! clocks, this node's included. So the one node whose clock was set wrong says so of itself, and
@@ -150,8 +150,8 @@ mod tests {
         Now { instant, wall: WallTime::from_micros(wall) }
     }
 
-    /// Hears for a while, once a second, from members whose clocks are ahead by that; each datagram
-    /// is late by so many milliseconds.
+    /// Hears for a while, once a second, from members whose clocks are ahead by `ahead_ms`. Each
+    /// datagram is late by `late_ms`.
     fn hear(
         clocks: &mut Clocks,
         from: u64,

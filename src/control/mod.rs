@@ -13,11 +13,12 @@
 //! birth        when the first lists are made   publish     what cores and app are told
 //! absent       which dead members are awaited  debt        when a node may be stopped
 //! leaving      how this node goes              clocks      whose clock is off
+//! risk         when the app hears of risks
 //! ```
 //!
 //! This file joins them: an event or a timer goes to the part that it concerns, and `finish_event`
-//! publishes what changed. The parts have methods of [`Control`] and share its state; they name the
-//! files `interface`, `state`, `absent` and `clocks`, and not each other. None of them names a
+//! publishes what changed. The parts have methods of [`Control`] and share its state. They name the
+//! files `interface`, `state`, `absent`, `clocks` and `risk`, and not each other. None names a
 //! thread, a socket or a clock of the system.
 
 mod absent;
@@ -49,7 +50,6 @@ use self::state::CoreProgress;
 use crate::clock::{Instant, Now, WallTime};
 use crate::events::Event;
 use crate::membership::codec::{self, sent_by};
-
 use crate::membership::{Change, DatagramError, EXCHANGE_SOON, Membership, MembershipAction};
 use crate::shard::Stage;
 use crate::types::Identity;

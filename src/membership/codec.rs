@@ -40,7 +40,7 @@ pub(crate) const MAX_DATAGRAM_BYTES: usize = 1200;
 /// What comes before the body.
 pub(super) const ENVELOPE_BYTES: usize = WALL_AT + 8 + 1;
 
-/// Where the sender's wall time is.
+/// The offset of the sender's wall time.
 const WALL_AT: usize = 1 + 2 + 8;
 
 /// The largest packet that foca can make.

@@ -12,7 +12,7 @@ const HOUR_S: i64 = 3600;
 /// How many keys have a time to live, of half an hour.
 const KEYS: usize = 40;
 
-/// Where packages put the library.
+/// The paths at which packages put the library.
 const FOLDERS: [&str; 4] = [
     "/usr/lib/x86_64-linux-gnu/faketime",
     "/usr/lib/aarch64-linux-gnu/faketime",

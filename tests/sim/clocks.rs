@@ -31,6 +31,16 @@ fn set_for(cluster: &mut SimCluster, node: usize, key: &str, ttl: Duration) {
     assert_eq!(outcome(cluster, call), WRITTEN, "{key} through {node}");
 }
 
+/// Three nodes, and keys that live for `ttl` on all of them.
+fn with_keys(seed: u64, ttl: Duration, mutant: Option<ProtocolMutant>) -> (Traced, Vec<String>) {
+    let options = options(mutant);
+    let keys = keys(&options);
+    let mut cluster = started(seed, 3, options);
+    keys.iter().for_each(|key| set_for(&mut cluster, 0, key, ttl));
+    settle(&mut cluster);
+    (cluster, keys)
+}
+
 fn are_everywhere(cluster: &SimCluster, keys: &[String], copies: usize) -> bool {
     keys.iter().all(|key| cluster.copies(key).len() == copies)
 }
@@ -47,11 +57,7 @@ fn jump_and_return(cluster: &mut SimCluster, node: usize, keys: &[String]) {
 
 /// Returns the cluster when all copies are there again, if they are in time.
 fn returned(seed: u64, mutant: Option<ProtocolMutant>) -> Option<Traced> {
-    let options = options(mutant);
-    let keys = keys(&options);
-    let mut cluster = started(seed, 3, options);
-    keys.iter().for_each(|key| set_for(&mut cluster, 0, key, 1800 * SECOND));
-    settle(&mut cluster);
+    let (mut cluster, keys) = with_keys(seed, 1800 * SECOND, mutant);
     jump_and_return(&mut cluster, seed as usize % 3, &keys);
     let is_repaired =
         cluster.run_until(REPAIRED_WITHIN, |cluster| are_everywhere(cluster, &keys, 3));
@@ -86,12 +92,8 @@ fn keys_that_expired_on_a_clock_that_was_ahead_come_back() {
 #[test]
 fn while_a_clock_is_off_the_copies_are_not_compared_for_ever() {
     for (seed, off) in [(0, HOUR_MS), (1, -HOUR_MS), (2, HOUR_MS), (3, -HOUR_MS)] {
-        let options = options(None);
-        let keys = keys(&options);
-        let mut cluster = started(seed, 3, options);
         let ttl = if off > 0 { 1800 } else { 60 } * SECOND;
-        keys.iter().for_each(|key| set_for(&mut cluster, 0, key, ttl));
-        settle(&mut cluster);
+        let (mut cluster, _) = with_keys(seed, ttl, None);
         cluster.move_clock(2, off);
         cluster.run_for(120 * SECOND);
         cluster.crash_node(1);
@@ -114,11 +116,7 @@ fn while_a_clock_is_off_the_copies_are_not_compared_for_ever() {
 #[test]
 fn a_newcomer_that_copied_husks_gets_the_values_too() {
     for seed in 0..6 {
-        let options = options(None);
-        let keys = keys(&options);
-        let mut cluster = started(seed, 3, options);
-        keys.iter().for_each(|key| set_for(&mut cluster, 0, key, 1800 * SECOND));
-        settle(&mut cluster);
+        let (mut cluster, keys) = with_keys(seed, 1800 * SECOND, None);
         jump_and_return(&mut cluster, 1, &keys);
         let newcomer = cluster.start_node();
         cluster.leave(0);
@@ -137,11 +135,7 @@ fn a_newcomer_that_copied_husks_gets_the_values_too() {
 #[test]
 fn changes_of_a_time_to_live_hold_on_a_clock_that_was_ahead() {
     for seed in 0..4 {
-        let options = options(None);
-        let keys = keys(&options);
-        let mut cluster = started(seed, 3, options);
-        keys.iter().for_each(|key| set_for(&mut cluster, 0, key, 1800 * SECOND));
-        settle(&mut cluster);
+        let (mut cluster, keys) = with_keys(seed, 1800 * SECOND, None);
         cluster.move_clock(1, HOUR_MS);
         cluster.run_for(5 * SECOND);
         for (at, key) in keys.iter().enumerate() {

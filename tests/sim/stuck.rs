@@ -155,7 +155,7 @@ fn nor_does_it_where_both_sides_serve_and_nothing_is_at_risk() {
     }
 }
 
-/// The same without a death: a member that is whole could not leave.
+/// No member dies here, and one that is whole is asked to leave. It could not.
 #[test]
 fn a_node_leaves_though_another_member_is_never_whole() {
     for seed in SEEDS {

@@ -179,20 +179,13 @@ fn found(request_id: u64, value_bytes: usize) -> Frame {
     frame(request_id, Message::Answer(answer))
 }
 
-/// `a` opens to `b`, which welcomes it on its control thread.
+/// `a` opens to the control thread of `b`, which welcomes it.
 fn connect(a: &mut Node, b: &mut Node) -> (Destination, ConnectionId) {
-    let target = b.target(Channel::Control);
-    a.net.open(NOW, target);
-    let (connection, hello) = until_both(a, b, |_, b| b.greeted());
-    let welcome = b.verdict(&hello).unwrap();
-    b.net.welcome(connection, welcome);
-    until_both(a, b, |a, _| a.opened());
-    (target, connection)
+    connect_to(a, b, Channel::Control)
 }
 
-/// The same, to a core of `b`.
-fn connect_to_core(a: &mut Node, b: &mut Node) -> (Destination, ConnectionId) {
-    let target = b.target(Channel::Core(CoreId(0)));
+fn connect_to(a: &mut Node, b: &mut Node, channel: Channel) -> (Destination, ConnectionId) {
+    let target = b.target(channel);
     a.net.open(NOW, target);
     let (connection, hello) = until_both(a, b, |_, b| b.greeted());
     let welcome = b.verdict(&hello).unwrap();
@@ -531,7 +524,7 @@ fn strangers_are_bounded_in_number_and_time() {
 #[test]
 fn a_core_that_was_asked_and_says_nothing_loses_its_connection() {
     let (mut a, mut b) = (node("a"), node("b"));
-    let (target, connection) = connect_to_core(&mut a, &mut b);
+    let (target, connection) = connect_to(&mut a, &mut b, Channel::Core(CoreId(0)));
     let at = |silence: f64| NOW + SILENCE.mul_f64(silence);
     assert_eq!(a.net.deadline(), None, "nothing is asked");
     assert!(a.net.send(NOW, target, &read(1)));
