@@ -83,8 +83,14 @@ impl SimCluster {
     /// Whether the running nodes see exactly each other, hold everything that they should, and have
     /// nothing to hand over.
     pub fn is_settled(&self) -> bool {
+        self.see_each_other()
+            && self.nodes.iter().all(|node| !node.is_running() || node.is_settled())
+    }
+
+    /// Whether the running nodes see exactly each other.
+    pub fn see_each_other(&self) -> bool {
         let running: Vec<&Node> = self.nodes.iter().filter(|node| node.is_running()).collect();
-        running.iter().all(|node| node.sees_alive() == running.len() && node.is_settled())
+        running.iter().all(|node| node.sees_alive() == running.len())
     }
 
     /// Whether every other running node takes `node` for dead or gone.

@@ -263,7 +263,16 @@ impl Chaos {
     }
 
     fn settle(&mut self, promise: &'static str) -> Result<(), Violation> {
-        if self.cluster.run_until(SETTLES_WITHIN, SimCluster::is_settled) {
+        self.reach(promise, SimCluster::is_settled)
+    }
+
+    /// Waits until the cluster is in this state, which is promised.
+    fn reach(
+        &mut self,
+        promise: &'static str,
+        state: impl Fn(&SimCluster) -> bool,
+    ) -> Result<(), Violation> {
+        if self.cluster.run_until(SETTLES_WITHIN, state) {
             return Ok(());
         }
         Err(Violation::general(promise, format!("not within {SETTLES_WITHIN:?}")))

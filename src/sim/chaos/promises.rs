@@ -108,6 +108,9 @@ impl Chaos {
         let is_whole = self.lasting != Lasting::Cores;
         if is_whole {
             self.settle("N copies are there again once the faults are over")?;
+        } else {
+            const PROMISE: &str = "all nodes see each other again once the faults are over";
+            self.reach(PROMISE, SimCluster::see_each_other)?;
         }
         let settled_after = self.cluster.elapsed().saturating_sub(healed);
         if is_whole {
@@ -118,7 +121,7 @@ impl Chaos {
             self.wait_for_equal_copies(healed)?;
         }
         let equal_after = self.cluster.elapsed().saturating_sub(healed);
-        checks::durability(self.workload.history(), &self.values(), self.order)?;
+        self.wait_for_durability(healed)?;
         if self.rests && is_whole {
             self.check_rest()?;
             self.check_purged()?;
@@ -394,6 +397,19 @@ impl Chaos {
                 }
                 Err(_) => self.cluster.run_for(Duration::from_millis(500)),
             }
+        }
+    }
+
+    /// What was acknowledged is there. Where all copies are equal it is there at once; a node that
+    /// met the others again a moment ago still brings theirs to the newest list.
+    fn wait_for_durability(&mut self, healed: Duration) -> Result<(), Violation> {
+        let is_whole = self.lasting != Lasting::Cores;
+        loop {
+            let judged = checks::durability(self.workload.history(), &self.values(), self.order);
+            if judged.is_ok() || is_whole || self.cluster.elapsed() > healed + EQUAL_WITHIN {
+                return judged;
+            }
+            self.cluster.run_for(Duration::from_millis(500));
         }
     }
 
