@@ -148,7 +148,9 @@ pub enum Event {
         /// By how much it is off.
         by: Duration,
     },
-    /// The clock of a node that was off is within a quarter of a second of the median again.
+    /// The clock of a node that was off is within a quarter of a second of the median again. There
+    /// is no such event for a node that has gone, nor for this one while it is alone, as its clock
+    /// is compared with no other.
     ClockRight {
         /// The node's name.
         node: NodeId,

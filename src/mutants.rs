@@ -154,6 +154,8 @@ pub enum ProtocolMutant {
     HuskTies,
     /// A read believes a husk of a value that should still live, and asks no other replica for it.
     EarlyHuskBelieved,
+    /// A read that found such a husk waits for a silent replica for as long as its caller does.
+    DoubtsForEver,
     /// A copy with husks of values that should still live is not compared key by key.
     EarlyHusksKept,
     /// A read takes a value for the newest though another replica might have evicted a newer one.
@@ -179,7 +181,7 @@ pub enum ProtocolMutant {
 #[cfg(feature = "sim")]
 impl ProtocolMutant {
     /// All mutants.
-    pub const ALL: [Self; 69] = [
+    pub const ALL: [Self; 70] = [
         Self::AcknowledgedFirst,
         Self::PendingCounts,
         Self::AnyList,
@@ -239,6 +241,7 @@ impl ProtocolMutant {
         Self::AbsentIgnored,
         Self::HuskTies,
         Self::EarlyHuskBelieved,
+        Self::DoubtsForEver,
         Self::EarlyHusksKept,
         Self::MarkIgnored,
         Self::TombstonesEvicted,

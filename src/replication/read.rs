@@ -33,8 +33,9 @@
 //! returned, and no replica is healed with it. A delete is a miss anyway, and is believed.
 //!
 //! A replica whose clock was ahead might have expired a value before its time. What is left of it
-//! then, an early husk, is no miss: all replicas that are alive are asked, and one that has the
-//! value wins.
+//! then, an early husk, is no miss: all synced replicas that are alive are asked, and one that has
+//! the value wins. One that keeps silent is waited for a tenth of a second: if the clocks of all
+//! replicas were ahead, there is nothing to wait for.
 //!
 //! A read that comes before a change of expiry confirms a value as it would a miss.
 //!
@@ -55,6 +56,10 @@ use crate::wire::message::{Answer, Found, Request, Want};
 
 /// How long one replica is given before the next is asked too. Above what a healthy LAN needs.
 const HEDGE_AFTER: Duration = Duration::from_millis(10);
+
+/// For how long replicas that have not answered are waited for once an early husk was found. Much
+/// longer than a healthy replica takes to answer, shorter than a call's usual timeout.
+const DOUBTS_FOR: Duration = Duration::from_millis(100);
 
 /// What the reads of an engine go by.
 #[derive(Clone, Copy, Debug)]
@@ -82,8 +87,11 @@ pub(crate) struct Read {
     /// What this node has written itself, and is acknowledged. It ends when a newer state was
     /// purged.
     own: Option<Entry>,
-    /// Whether the newest state is a husk of a value that should still live.
+    /// Whether the newest state is a husk of a value that should still live, and more replicas are
+    /// waited for.
     is_doubtful: bool,
+    /// When that ends; once there was such a husk.
+    doubts_until: Option<Instant>,
     /// The highest version that might have been evicted by a replica that has nothing.
     eviction_watermark: Version,
     /// How many replicas to have asked by now.
@@ -107,6 +115,7 @@ impl Read {
             newest: None,
             own: None,
             is_doubtful: false,
+            doubts_until: None,
             eviction_watermark: Version::ZERO,
             goal: 0,
             hedge_at: None,
@@ -175,7 +184,11 @@ impl Read {
     fn decide(&mut self, now: Now, actions: &mut Vec<QuorumAction>) {
         let answers = self.answers();
         let is_early = self.newest().is_some_and(|newest| newest.is_early_husk(now.wall));
-        self.is_doubtful = rule(ProtocolMutant::EarlyHuskBelieved, is_early);
+        self.is_doubtful = rule(ProtocolMutant::EarlyHuskBelieved, is_early) && {
+            let waits =
+                if rule(ProtocolMutant::DoubtsForEver, true) { DOUBTS_FOR } else { Duration::MAX };
+            now.instant < *self.doubts_until.get_or_insert(now.instant + waits)
+        };
         if self.is_strong() {
             if answers >= self.needed() {
                 if !rule(ProtocolMutant::WrittenBackOnDifference, true) && self.answers_agree() {
@@ -196,7 +209,7 @@ impl Read {
         if answers > 0 {
             self.goal = self.goal.max(needed);
         }
-        self.handle_timers(now, actions);
+        self.ask_due(now, actions);
     }
 
     fn answers_agree(&self) -> bool {
@@ -220,14 +233,16 @@ impl Read {
         self.or_all_alive(confirmed)
     }
 
-    /// Returns `needed`; or, if an early husk was found, how many replicas are alive if that is
-    /// more.
+    /// Returns `needed`; or, while an early husk is doubted, how many replicas have answered or are
+    /// about to if that is more.
     fn or_all_alive(&self, needed: usize) -> usize {
         if !self.is_doubtful {
             return needed;
         }
-        let alive = self.replicas.iter().filter(|asked| asked.state != AskState::Dead).count();
-        needed.max(alive)
+        // One that cannot be counted yet, or was not reached, is not waited for.
+        let is_awaited =
+            |asked: &&Asked<_>| !matches!(asked.state, AskState::Dead | AskState::RetryAt(_));
+        needed.max(self.replicas.iter().filter(is_awaited).count())
     }
 
     /// Gives the newest state to the replica that was asked first, as the next read will look
@@ -290,6 +305,43 @@ impl Read {
         if let Some(asked) = open.find(|asked| asked.replica == from) {
             asked.state = AskState::RetryAt(now.instant + RETRY_AFTER);
         }
+    }
+
+    /// Asks as many replicas as the goal wants, those that are due to be asked again, and one more
+    /// if a hedge is due.
+    fn ask_due(&mut self, now: Now, actions: &mut Vec<QuorumAction>) {
+        let Some(list) = &self.list else { return };
+        let list = list.reference();
+        if self.hedge_at.is_some_and(|at| at <= now.instant) {
+            self.goal += 1;
+            let any_left = self.replicas.iter().any(|asked| asked.state == AskState::Idle);
+            self.hedge_at = any_left.then_some(now.instant + HEDGE_AFTER);
+        }
+        let is_open =
+            |asked: &&Asked<_>| matches!(asked.state, AskState::Waiting | AskState::Answered(_));
+        let mut open = self.replicas.iter().filter(is_open).count();
+        for asked in &mut self.replicas {
+            let wanted = asked.state == AskState::Idle && open < self.goal;
+            if wanted || asked.is_due(now.instant) {
+                asked.state = AskState::Waiting;
+                open += 1;
+                let request = Request::Read { list, key: self.key.clone(), want: Want::Entry };
+                actions.push(QuorumAction::Ask { to: asked.replica, request });
+            }
+        }
+        let mut again = Vec::new();
+        for asked in
+            self.writing_back.iter_mut().flatten().filter(|asked| asked.is_due(now.instant))
+        {
+            asked.state = AskState::Waiting;
+            again.push(asked.replica);
+        }
+        again.into_iter().for_each(|to| self.ask_to_write(to, actions));
+    }
+
+    /// When replicas that have not answered are waited for no longer, if they are.
+    fn doubt_ends(&self) -> Option<Instant> {
+        self.doubts_until.filter(|_| self.is_doubtful && self.writing_back.is_none())
     }
 
     /// How many synced replicas have answered.
@@ -389,36 +441,11 @@ impl QuorumMachine for Read {
         }
     }
 
-    /// Asks as many replicas as the goal wants, those that are due to be asked again, and one more
-    /// if a hedge is due.
     fn handle_timers(&mut self, now: Now, actions: &mut Vec<QuorumAction>) {
-        let Some(list) = &self.list else { return };
-        let list = list.reference();
-        if self.hedge_at.is_some_and(|at| at <= now.instant) {
-            self.goal += 1;
-            let any_left = self.replicas.iter().any(|asked| asked.state == AskState::Idle);
-            self.hedge_at = any_left.then_some(now.instant + HEDGE_AFTER);
+        self.ask_due(now, actions);
+        if self.doubt_ends().is_some_and(|at| at <= now.instant) {
+            self.decide(now, actions);
         }
-        let is_open =
-            |asked: &&Asked<_>| matches!(asked.state, AskState::Waiting | AskState::Answered(_));
-        let mut open = self.replicas.iter().filter(is_open).count();
-        for asked in &mut self.replicas {
-            let wanted = asked.state == AskState::Idle && open < self.goal;
-            if wanted || asked.is_due(now.instant) {
-                asked.state = AskState::Waiting;
-                open += 1;
-                let request = Request::Read { list, key: self.key.clone(), want: Want::Entry };
-                actions.push(QuorumAction::Ask { to: asked.replica, request });
-            }
-        }
-        let mut again = Vec::new();
-        for asked in
-            self.writing_back.iter_mut().flatten().filter(|asked| asked.is_due(now.instant))
-        {
-            asked.state = AskState::Waiting;
-            again.push(asked.replica);
-        }
-        again.into_iter().for_each(|to| self.ask_to_write(to, actions));
     }
 
     fn members_changed(
@@ -438,7 +465,7 @@ impl QuorumMachine for Read {
     fn deadline(&self) -> Option<Instant> {
         let retries = self.replicas.iter().filter_map(Asked::retry_at);
         let writes = self.writing_back.iter().flatten().filter_map(Asked::retry_at);
-        retries.chain(writes).chain(self.hedge_at).min()
+        retries.chain(writes).chain(self.hedge_at).chain(self.doubt_ends()).min()
     }
 }
 

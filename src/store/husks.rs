@@ -55,16 +55,22 @@ impl Store {
         *until = (*until).max(expires_at_ms);
     }
 
+    /// Whether there are husks whose values should still live, by this wall time, and that were not
+    /// [found](Self::find_early_husks) yet.
+    pub(crate) fn has_early_husks(&self, partition: Partition, wall: WallTime) -> bool {
+        let until_ms = self.partitions[self.index(partition)].husks_until_ms;
+        rule(ProtocolMutant::EarlyHusksKept, until_ms > wall.millis() + Self::EARLY_MS)
+    }
+
     /// Looks whether husks are early: their values should still live, by this wall time. The clock
     /// was ahead when they expired, on this node or on the one that sent them. Returns whether that
     /// is news.
     pub(crate) fn find_early_husks(&mut self, partition: Partition, wall: WallTime) -> bool {
-        let at = self.index(partition);
-        let contents = &mut self.partitions[at];
-        let is_early = contents.husks_until_ms > wall.millis() + Self::EARLY_MS;
-        let is_early = rule(ProtocolMutant::EarlyHusksKept, is_early);
+        let is_early = self.has_early_husks(partition, wall);
         if is_early {
             self.gaps += 1;
+            let at = self.index(partition);
+            let contents = &mut self.partitions[at];
             (contents.husks_until_ms, contents.last_early) = (0, self.gaps);
         }
         is_early

@@ -27,7 +27,8 @@ fn options(mutant: Option<ProtocolMutant>) -> SimOptions {
 
 #[track_caller]
 fn set_for(cluster: &mut SimCluster, node: usize, key: &str, ttl: Duration) {
-    let call = cluster.set_for(node, key, "value", ttl);
+    // Long enough to be told from what is sent for an empty copy.
+    let call = cluster.set_for(node, key, "value".repeat(200), ttl);
     assert_eq!(outcome(cluster, call), WRITTEN, "{key} through {node}");
 }
 
@@ -259,5 +260,89 @@ fn a_clock_that_is_off_is_named_by_all_and_once() {
             let told = told(&cluster, node);
             assert_eq!(told[1..], [("n1".to_string(), None)], "seed {seed}: n{node}");
         }
+    }
+}
+
+/// A node's clock is an hour ahead. It learns of a longer life of the keys, by which they are over
+/// there, too. The node that wrote it crashes, and the third one has the values with the shorter
+/// life. The longer life of what is left must not replace them: it is the value that lives longer.
+fn prolonged(seed: u64, mutant: Option<ProtocolMutant>) -> bool {
+    let (mut cluster, keys) = with_keys(seed, 1800 * SECOND, mutant);
+    cluster.move_clock(1, HOUR_MS);
+    cluster.run_for(60 * SECOND);
+    cluster.cut(2, 0);
+    cluster.cut(1, 0);
+    for key in &keys {
+        let call = cluster.touch(2, key, Some(2400 * SECOND));
+        assert_eq!(outcome(&mut cluster, call), CallResult::Touched(Ok(true)), "{key}");
+    }
+    cluster.crash_node(2);
+    cluster.move_clock(1, -HOUR_MS);
+    cluster.mend();
+    cluster.run_for(REPAIRED_WITHIN);
+    cluster.run_for(2000 * SECOND);
+    keys.iter().all(|key| cluster.copies(key).len() == 2)
+}
+
+#[test]
+fn what_is_left_of_a_longer_life_prolongs_the_value() {
+    for seed in 0..4 {
+        assert!(prolonged(seed, None), "seed {seed}");
+    }
+    assert!((0..4).any(|seed| !prolonged(seed, Some(ProtocolMutant::HuskReplaces))));
+}
+
+/// The clocks of all three replicas were ahead, so no value is left, and one of them is silent.
+/// Returns whether each read is answered within a second.
+fn is_answered(seed: u64, mutant: Option<ProtocolMutant>) -> bool {
+    let (mut cluster, keys) = with_keys(seed, 1800 * SECOND, mutant);
+    (0..3).for_each(|node| cluster.move_clock(node, HOUR_MS));
+    cluster.run_for(60 * SECOND);
+    (0..3).for_each(|node| cluster.move_clock(node, -HOUR_MS));
+    assert!(are_everywhere(&cluster, &keys, 0), "seed {seed}: the keys did not expire");
+    cluster.swallow(0, 2);
+    keys.iter().all(|key| {
+        let call = cluster.get(0, key);
+        cluster.run_until(SECOND, |cluster| cluster.outcome(call).is_some())
+            && matches!(cluster.outcome(call), Some(CallResult::Read(Ok(None))))
+    })
+}
+
+/// A read that met an early husk waited for all replicas that were alive, also for one that was
+/// silent, until its timeout.
+#[test]
+fn a_silent_replica_does_not_hold_up_a_miss_that_all_clocks_made() {
+    for seed in 0..4 {
+        assert!(is_answered(seed, None), "seed {seed}");
+    }
+    let is_noticed = !is_answered(0, Some(ProtocolMutant::DoubtsForEver));
+    assert!(is_noticed, "DoubtsForEver was not noticed");
+}
+
+/// A node comes and goes. Returns how many bytes of copies the old nodes but `jumped` send then.
+fn copied_for_a_guest(cluster: &mut SimCluster, jumped: usize) -> u64 {
+    let copied = |cluster: &SimCluster| -> u64 {
+        let others = (0..3).filter(|node| *node != jumped);
+        others.map(|node| cluster.traffic(node).copied).sum()
+    };
+    let before = copied(cluster);
+    let guest = cluster.start_node();
+    settle(cluster);
+    cluster.leave(guest);
+    wait(cluster, 60 * SECOND, |cluster| !cluster.is_running(guest));
+    settle(cluster);
+    copied(cluster) - before
+}
+
+/// Husks that were early once made each later fetch of their partitions a full copy.
+#[test]
+fn once_they_are_surveyed_early_husks_cost_no_copies() {
+    for seed in 0..4 {
+        let (mut cluster, _) = with_keys(seed, 1800 * SECOND, None);
+        let usual = copied_for_a_guest(&mut cluster, seed as usize % 3);
+        let mut cluster = returned(seed, None).expect("the keys come back");
+        cluster.run_for(60 * SECOND);
+        let copied = copied_for_a_guest(&mut cluster, seed as usize % 3);
+        assert!(10 * copied < 11 * usual, "seed {seed}: {copied} bytes, and {usual} without");
     }
 }

@@ -83,9 +83,7 @@ impl LocalCopies {
         // What one data center evicts, another one keeps: their copies stay different.
         let is_covered = !node.in_other_data_center(peer.node)
             && self.surveyed.covers((partition, *peer), last_gap);
-        let last_early = self.store.last_early(partition);
-        let is_early =
-            last_early > 0 && !self.surveyed.covers_early((partition, *peer), last_early);
+        let is_early = self.is_early_for(partition, peer);
         let has_gaps = self.lacking.has(partition) || last_gap > 0 && !is_covered || is_early;
         let digest = self.store.digest(partition);
         is_comparable.then_some(Held { partition, list, digest, has_gaps })

@@ -235,7 +235,7 @@ impl Replica {
                     self.ask_for_handoff(turn, job, &mut handoff, to, request);
                 }
                 HandoffAction::Fetch { to, list, after, since } => {
-                    let digest = self.copies.fetch_digest(partition, turn.now);
+                    let digest = self.copies.fetch_digest(partition, &to, turn.now);
                     let request = Request::Fetch(Fetch { list, after, since, digest });
                     self.ask_for_handoff(turn, job, &mut handoff, to, request);
                 }

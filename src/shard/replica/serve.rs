@@ -201,13 +201,21 @@ impl Replica {
 }
 
 impl LocalCopies {
-    /// Returns the digest with which a node fetches a copy: one that has the same has nothing to
-    /// send. The values of keys that expired here before their time have the same digest, and are
-    /// wanted.
-    pub(super) fn fetch_digest(&mut self, partition: Partition, now: Now) -> u64 {
-        self.store.find_early_husks(partition, now.wall);
+    /// Returns the digest with which this node fetches the copy of `from`: one that has the same
+    /// has nothing to send. The values of keys that expired here before their time have the same
+    /// digest, and are wanted until that copy was surveyed.
+    pub(super) fn fetch_digest(&self, partition: Partition, from: &Identity, now: Now) -> u64 {
         let digest = self.store.digest(partition);
-        if self.store.last_early(partition) > 0 { !digest } else { digest }
+        let is_early =
+            self.store.has_early_husks(partition, now.wall) || self.is_early_for(partition, from);
+        if is_early { !digest } else { digest }
+    }
+
+    /// Whether keys of the partition expired here before their time, and the copy of `peer` was not
+    /// surveyed since.
+    pub(super) fn is_early_for(&self, partition: Partition, peer: &Identity) -> bool {
+        let last_early = self.store.last_early(partition);
+        last_early > 0 && !self.surveyed.covers_early((partition, *peer), last_early)
     }
 
     fn fetch(&self, partition: Partition, fetch: Fetch) -> Answer {
