@@ -133,6 +133,23 @@ pub enum Event {
         /// How many bytes found no room so far, with their share of index and timers.
         bytes: usize,
     },
+    /// A core thread of this node has been in one step of its work for a second: a closure of
+    /// [`Engine::run_on`](crate::Engine::run_on) waits for something, or the host gives the thread
+    /// no processor.
+    ///
+    /// Calls for keys of that core wait. Until the core goes on, this node answers no probes, so
+    /// that the others take it for dead and go on without it.
+    CoreStuck {
+        /// The number of the core, from 0.
+        core: usize,
+    },
+    /// A core thread of this node that was stuck goes on.
+    CoreGoesOn {
+        /// The number of the core, from 0.
+        core: usize,
+        /// For how long it was stuck.
+        after: Duration,
+    },
     /// A node's wall clock is off by more than half a second, against the median of the clocks of
     /// all members. It might be this node's own. Of two nodes each is said to be off by the other.
     ///

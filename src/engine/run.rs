@@ -15,7 +15,9 @@ impl Engine {
     /// The closure holds up everything else on that core: other calls, the network, timers. So it
     /// must be short, some microseconds, and must not wait: no lock that is held for long, no input
     /// or output. If it makes a call on an engine that would wait, the call fails with
-    /// [`NotApplied::WouldBlockCore`].
+    /// [`NotApplied::WouldBlockCore`]. A closure that takes longer than a second makes the other
+    /// nodes go on without this one until it ends
+    /// ([`Event::CoreStuck`](crate::Event::CoreStuck)).
     ///
     /// ```
     /// # use gridkv::{Config, Engine};

@@ -14,6 +14,7 @@ use mio::{Events, Poll, Token};
 use super::bell::Bell;
 use super::clock::Clock;
 use super::discovery_thread::DiscoveryRequests;
+use super::heartbeat::{Heartbeats, Noticed, Watch};
 use super::mailbox::{Inbox, ThreadOutbox};
 use super::messages::{Order, ToControl};
 use super::net::datagram::Datagrams;
@@ -46,11 +47,14 @@ pub(crate) struct ControlThread {
     pub(crate) discovery: Option<DiscoveryRequests>,
     pub(crate) cores: Vec<ThreadOutbox<Order>>,
     pub(crate) shared: Arc<Shared>,
+    pub(crate) heartbeats: Arc<Heartbeats>,
 }
 
 /// The loop of the control thread.
 pub(crate) struct ControlLoop {
     thread: ControlThread,
+    /// Looks at the cores. While one of them is stuck this node takes no part in membership.
+    watch: Watch,
     actions: Vec<ControlAction>,
     net_events: Vec<NetEvent>,
     next_request: u64,
@@ -58,9 +62,10 @@ pub(crate) struct ControlLoop {
 
 /// Begins the loop: gives every core its first placement, so that the first call finds one.
 pub(crate) fn begin(thread: ControlThread) -> ControlLoop {
-    let mut control_loop =
-        ControlLoop { thread, actions: Vec::new(), net_events: Vec::new(), next_request: 1 };
-    let now = control_loop.thread.clock.instant();
+    let now = thread.clock.instant();
+    let watch = Watch::new(thread.cores.len(), now);
+    let (actions, net_events) = (Vec::new(), Vec::new());
+    let mut control_loop = ControlLoop { thread, watch, actions, net_events, next_request: 1 };
     control_loop.thread.control.start(now, &mut control_loop.actions);
     control_loop.perform(now);
     control_loop
@@ -76,7 +81,10 @@ pub(crate) fn run(mut control_loop: ControlLoop) -> io::Result<()> {
     let mut is_behind = true;
     while !control_loop.thread.shared.is_closed() {
         control_loop.poll(&mut events, is_behind)?;
+        let is_in_pass = |it: &ControlLoop| it.thread.heartbeats.control[0].count();
+        is_in_pass(&control_loop);
         is_behind = control_loop.run(&events);
+        is_in_pass(&control_loop);
     }
     control_loop.stop();
     Ok(())
@@ -104,7 +112,14 @@ impl ControlLoop {
     fn until_deadline(&self) -> Option<Duration> {
         let now = self.thread.clock.instant();
         let net = self.thread.net.deadline();
-        self.thread.control.deadline().into_iter().chain(net).min().map(|at| at.since(now))
+        let control = self.thread.control.deadline().filter(|_| self.vouches());
+        let deadlines = control.into_iter().chain(net).chain(self.watch.deadline());
+        deadlines.min().map(|at| at.since(now))
+    }
+
+    /// Whether this node answers probes: all of its cores answer requests.
+    fn vouches(&self) -> bool {
+        !self.watch.any_is_stuck()
     }
 
     /// Does one pass. Returns whether there is more to do at once.
@@ -112,10 +127,12 @@ impl ControlLoop {
         // Both clocks at one moment: that they go apart is how a clock that was set is noticed.
         let clocks = Now { instant: self.thread.clock.instant(), wall: self.thread.clock.wall() };
         let now = clocks.instant;
+        self.look_at_cores(now);
         self.take_messages(now);
-        let mut is_behind = self.read_datagrams(clocks);
+        // Otherwise they wait in the socket, as they do while a process stands still.
+        let mut is_behind = self.vouches() && self.read_datagrams(clocks);
         is_behind |= self.read_sockets(now, events);
-        if self.thread.control.deadline().is_some_and(|at| at <= now) {
+        if self.vouches() && self.thread.control.deadline().is_some_and(|at| at <= now) {
             self.thread.control.handle_timers(now, &mut self.actions);
         }
         self.perform(now);
@@ -125,6 +142,15 @@ impl ControlLoop {
             is_behind |= core.flush();
         }
         is_behind
+    }
+
+    fn look_at_cores(&mut self, now: Instant) {
+        for (core, noticed) in self.watch.look(now, &self.thread.heartbeats.cores) {
+            self.notify(&match noticed {
+                Noticed::IsStuck => Event::CoreStuck { core },
+                Noticed::GoesOn { after } => Event::CoreGoesOn { core, after },
+            });
+        }
     }
 
     /// Says farewell if the other nodes are to be told. A frame that is read from here on could
@@ -344,6 +370,7 @@ impl ControlLoop {
             | Event::DataAtRisk { .. }
             | Event::OutOfMemory { .. }
             | Event::ClockOff { .. }
+            | Event::CoreStuck { .. }
             | Event::Died { .. } => {
                 logging::warn!("{event:?}");
             }

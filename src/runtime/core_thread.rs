@@ -15,6 +15,7 @@ use mio::{Events, Poll};
 use super::bell::Bell;
 use super::clock::{Clock, TurnClock};
 use super::engine_thread::message;
+use super::heartbeat::{Heartbeat, Heartbeats, Noticed, Watch};
 use super::idle::{CoreCount, Patience, look, spare_processors};
 use super::mailbox::{Inbox, SendError, Sender};
 use super::messages::{CallMessage, Order, ToControl};
@@ -52,6 +53,7 @@ pub(crate) struct CoreThread {
     /// Both are `None` if the engine is standalone.
     pub(crate) net: Option<Net>,
     pub(crate) control: Option<Sender<ToControl>>,
+    pub(crate) heartbeats: Arc<Heartbeats>,
 }
 
 /// The loop of a core thread.
@@ -61,6 +63,8 @@ struct CoreLoop {
     /// When the current pass began.
     now: Now,
     patience: Patience,
+    /// Of the first core, which looks at the control thread.
+    watch: Option<Watch>,
     /// Operations since the sockets were last looked at.
     unpolled: usize,
     /// The node at the other end of each accepted connection.
@@ -107,8 +111,11 @@ pub(crate) fn run(thread: CoreThread) -> io::Result<()> {
 impl CoreLoop {
     fn new(thread: CoreThread) -> Self {
         let mut clock = TurnClock::new(thread.clock);
+        let now = clock.now();
+        let watches = thread.core == CoreId(0) && thread.control.is_some();
         Self {
-            now: clock.now(),
+            now,
+            watch: watches.then(|| Watch::new(1, now.instant)),
             clock,
             patience: Patience::new(match thread.idle {
                 IdleStrategy::Adaptive { max_spin } => max_spin,
@@ -129,9 +136,15 @@ impl CoreLoop {
         let mut is_behind = false;
         while !self.thread.shared.is_closed() {
             self.wait(&mut events, is_behind)?;
+            self.heartbeat().count();
             is_behind = self.run(&events);
+            self.heartbeat().count();
         }
         Ok(())
+    }
+
+    fn heartbeat(&self) -> &Heartbeat {
+        &self.thread.heartbeats.cores[usize::from(self.thread.core.0)]
     }
 
     /// Waits as the idle strategy says, unless there is something to do.
@@ -230,7 +243,24 @@ impl CoreLoop {
             self.tell(now, Event::Unsent { request_id });
         }
         is_behind |= !self.actions.is_empty();
+        self.look_at_control();
         is_behind | self.report()
+    }
+
+    /// Says so if the control thread stands still. The other nodes find out by themselves.
+    fn look_at_control(&mut self) {
+        let Some(watch) = &mut self.watch else { return };
+        for (_, noticed) in watch.look(self.now.instant, &self.thread.heartbeats.control) {
+            match noticed {
+                Noticed::IsStuck => logging::error!(
+                    "the control thread has stood still for a second, as it gets no processor: \
+                     the other nodes take this one for dead if that goes on"
+                ),
+                Noticed::GoesOn { after } => {
+                    logging::warn!("the control thread goes on after {after:?}");
+                }
+            }
+        }
     }
 
     fn take_orders(&mut self, now: Now) {

@@ -29,6 +29,7 @@ use super::core_thread::{self, CoreThread};
 use super::discovery_thread::{self, DiscoveryRequests};
 use super::engine_thread::Threads;
 use super::fence::heavy_fence;
+use super::heartbeat::Heartbeats;
 use super::idle::note_processors;
 use super::mailbox::{Inbox, ThreadOutbox, mailbox};
 use super::messages::{
@@ -78,6 +79,7 @@ pub(super) fn launch(settings: &Settings) -> Result<Launched, StartError> {
         readers: Arc::new(Readers::new(heavy_fence)),
         senders: Senders::default(),
         threads: Threads::default(),
+        heartbeats: Arc::new(Heartbeats::new(usize::from(settings.cores))),
     };
     let control = bound.map(|bound| launch.prepare_control(bound)).transpose()?;
     let cores = (0..settings.cores).map(|core| launch.prepare_core(CoreId(core)));
@@ -100,6 +102,7 @@ struct Launch<'a> {
     readers: Arc<Readers>,
     senders: Senders,
     threads: Threads,
+    heartbeats: Arc<Heartbeats>,
 }
 
 /// What a thread that is not started yet will poll, and will be woken by.
@@ -216,6 +219,7 @@ impl Launch<'_> {
         let cpu = self.settings.pin_cpus.as_ref().map(|cpus| cpus[usize::from(core.0)]);
         let (clock, idle) = (self.clock, self.settings.idle);
         let (shared, control) = (self.threads.shared.clone(), self.senders.control.clone());
+        let heartbeats = self.heartbeats.clone();
         self.threads.spawn(format!("gridkv-core-{}", core.0), move || {
             // First the processor, then the memory, so that it lies close to it.
             if let Some(error) = cpu.and_then(|cpu| pin_core(cpu).err()) {
@@ -237,6 +241,7 @@ impl Launch<'_> {
                 shared,
                 net,
                 control,
+                heartbeats,
             })
         })
     }
@@ -266,6 +271,7 @@ impl Launch<'_> {
             discovery,
             cores: self.senders.orders.iter().cloned().map(ThreadOutbox::new).collect(),
             shared: self.threads.shared.clone(),
+            heartbeats: self.heartbeats.clone(),
         });
         self.threads.spawn(CONTROL_NAME.to_owned(), move || control_thread::run(control_loop))
     }

@@ -13,6 +13,7 @@
 //! mailbox             how a message comes to a thread: ring, bell, and a wait list for room
 //! reply · completions how an answer comes back: a slot, or a queue
 //! idle                what a thread does that has nothing to do
+//! heartbeat           whether a thread stands still in the middle of its work
 //! net                 the sockets
 //! ```
 //!
@@ -29,6 +30,7 @@ pub(crate) mod core_thread;
 mod discovery_thread;
 mod engine_thread;
 mod fence;
+mod heartbeat;
 mod idle;
 mod launch;
 mod log_thread;

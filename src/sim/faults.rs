@@ -37,7 +37,7 @@
 use std::time::Duration;
 
 use super::SimCluster;
-use super::node::Part;
+use super::node::{Part, Stall};
 
 /// One thing that was done to a cluster.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -76,11 +76,12 @@ impl SimCluster {
     }
 
     /// Stops all cores of a node for `time`, while its control thread works: others see a member
-    /// that is well and answers no request. Afterwards the cores handle what came.
+    /// that is well and answers no request, until the control thread has noticed and answers no
+    /// probe either. Afterwards the cores handle what came.
     pub fn stall_cores(&mut self, node: usize, time: Duration) {
         self.fault("stalled cores", || format!("the cores of n{node} stand still for {time:?}"));
-        let until = self.now + time;
-        self.nodes[node].stall(Part::Cores, until);
+        let stall = self.stall_for(time);
+        self.nodes[node].stall(Part::Cores, stall);
     }
 
     /// Stops the control thread of a node for `time`, while its cores work: others see a member
@@ -89,8 +90,12 @@ impl SimCluster {
         self.fault("stalled control", || {
             format!("the control thread of n{node} stands still for {time:?}")
         });
-        let until = self.now + time;
-        self.nodes[node].stall(Part::Control, until);
+        let stall = self.stall_for(time);
+        self.nodes[node].stall(Part::Control, stall);
+    }
+
+    fn stall_for(&self, time: Duration) -> Stall {
+        Stall { until: self.now + time, from: self.now }
     }
 
     /// Whether the node, or its cores, stand still: an app's call to it waits.

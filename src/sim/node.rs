@@ -24,6 +24,7 @@ use crate::shard::{
 use crate::store::{Readers, Views};
 use crate::types::{Boot, CoreId, Identity, KeyHash, NodeHash, NodeId, Partition};
 use crate::wire::handshake::Local;
+use crate::wire::timing::STUCK_AFTER;
 
 fn name(number: usize) -> String {
     format!("n{number}")
@@ -60,18 +61,27 @@ pub(super) struct Node {
     pub(super) wake_at: Option<Instant>,
     pub(super) paused_until: Option<Instant>,
     /// Until when all of its cores stand still, or its control thread, while the rest works.
-    stalled_until: BTreeMap<Part, Instant>,
+    stalled: BTreeMap<Part, Stall>,
     /// For how long its monotonic clock has stood still when the last suspension is over, and when
     /// that is.
     suspended_for: Duration,
     suspended_until: Instant,
 }
 
-/// Threads of a node that may stand still while the others work.
+/// Parts of a node that may stand still while the others work.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) enum Part {
     Cores,
     Control,
+    /// What the control thread leaves alone while a core is stuck: datagrams and timers.
+    Membership,
+}
+
+/// For how long a part stands still. Of two, the one that ends later is the greater.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) struct Stall {
+    pub(super) until: Instant,
+    pub(super) from: Instant,
 }
 
 pub(super) struct Running {
@@ -143,7 +153,7 @@ impl Node {
             running: None,
             wake_at: None,
             paused_until: None,
-            stalled_until: BTreeMap::new(),
+            stalled: BTreeMap::new(),
             suspended_for: Duration::ZERO,
             suspended_until: Instant::default(),
         }
@@ -172,14 +182,22 @@ impl Node {
         self.suspended_for += time;
     }
 
-    pub(super) fn stall(&mut self, part: Part, until: Instant) {
-        self.stalled_until.insert(part, until);
+    pub(super) fn stall(&mut self, part: Part, stall: Stall) {
+        self.stalled.insert(part, stall);
     }
 
     /// Until when this part of the node stands still, if it does.
     pub(super) fn still_until(&self, part: Part, now: Instant) -> Option<Instant> {
-        let until = self.stalled_until.get(&part).copied().max(self.paused_until);
-        until.filter(|until| *until > now)
+        let stalled = |part| self.stalled.get(&part).copied();
+        let until = match part {
+            Part::Cores | Part::Control => stalled(part).map(|stall| stall.until),
+            Part::Membership => {
+                let is_noticed = |cores: &Stall| cores.from + STUCK_AFTER <= now;
+                let cores = stalled(Part::Cores).filter(is_noticed);
+                cores.max(stalled(Part::Control)).map(|stall| stall.until)
+            }
+        };
+        until.max(self.paused_until).filter(|until| *until > now)
     }
 
     pub(super) fn is_running(&self) -> bool {
@@ -194,7 +212,7 @@ impl Node {
         self.life += 1;
         self.wake_at = None;
         self.paused_until = None;
-        self.stalled_until.clear();
+        self.stalled.clear();
         let identity = Identity {
             node: NodeHash::of(cluster(), &name(self.named_as)),
             boot: Boot(now.wall.millis()),
@@ -270,7 +288,7 @@ impl Node {
     pub(super) fn crash(&mut self) {
         self.running = None;
         self.paused_until = None;
-        self.stalled_until.clear();
+        self.stalled.clear();
     }
 
     pub(super) fn leave(&mut self, now: Instant) {
@@ -325,7 +343,8 @@ impl Node {
     pub(super) fn wake(&mut self, at: Instant) {
         let now = self.clocks(at);
         let is_still = |part| self.still_until(part, at).is_some();
-        let (control_is_still, cores_are_still) = (is_still(Part::Control), is_still(Part::Cores));
+        let (control_is_still, cores_are_still) =
+            (is_still(Part::Membership), is_still(Part::Cores));
         let Some(running) = &mut self.running else { return };
         if !control_is_still && running.control_deadline.is_some_and(|at| at <= now.instant) {
             running.control.handle_timers(now.instant, &mut running.control_actions);
@@ -350,7 +369,7 @@ impl Node {
             let at = at + self.suspended_for;
             self.still_until(part, now).map_or(at, |until| until.max(at))
         };
-        let control = running.control_deadline.map(|at| due(Part::Control, at));
+        let control = running.control_deadline.map(|at| due(Part::Membership, at));
         let cores = running.shards.iter().filter_map(Shard::deadline).min();
         control.into_iter().chain(cores.map(|at| due(Part::Cores, at))).min()
     }

@@ -10,6 +10,7 @@
 //! |---|---|---|
 //! | [`USER_TIMEOUT`] | sockets | simulated network |
 //! | [`OPEN_TIMEOUT`] | sockets | simulated network |
+//! | [`STUCK_AFTER`] | heartbeats of threads | simulated nodes |
 //! | [`HINT_WINDOW`] | coordinator | purge, what a node reports as its debt, checkers |
 //! | [`OFFERED_AGAIN_AFTER`] | writes | checkers |
 //! | [`PURGE_GRACE`] | purge | runtime and simulator, which configure shards |
@@ -45,6 +46,14 @@ const SYN_SENT_AGAIN_AFTER: Duration = Duration::from_secs(1);
 pub(crate) const USER_TIMEOUT: Duration = Duration::from_secs(2);
 
 const _: () = assert!(USER_TIMEOUT.as_nanos() == OPEN_TIMEOUT.as_nanos());
+
+/// For how long a thread of a node may be in one pass of its loop until it counts as stuck.
+///
+/// A pass takes microseconds, and some milliseconds where a thread has to wait for a processor. A
+/// call that comes during it waits for longer by default.
+pub(crate) const STUCK_AFTER: Duration = Duration::from_secs(1);
+
+const _: () = assert!(!is_longer(STUCK_AFTER, DEFAULT_REQUEST_TIMEOUT));
 
 /// For how long a coordinator offers an acknowledged write to the replicas that missed it.
 ///

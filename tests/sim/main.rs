@@ -12,6 +12,7 @@ mod data_centers;
 mod detection;
 mod duplicates;
 mod eviction;
+mod heartbeat;
 mod histories;
 mod hubs;
 mod lists;

@@ -1,12 +1,14 @@
 //! Members that come and go: events, copies that move, and nodes that are refused.
 
+use std::sync::mpsc;
+use std::thread;
 use std::time::Duration;
 
 use gridkv::{Engine, Event, LeaveError, MemberState, NotReady};
 
 use crate::support::{
-    LATE, address, alive, assert_shut_down, cluster, keys, node, start, wait_event, wait_settled,
-    wait_until,
+    LATE, address, alive, assert_shut_down, cluster, keys, node, start, text, wait_event,
+    wait_settled, wait_until,
 };
 
 #[test]
@@ -189,4 +191,37 @@ fn a_node_that_does_not_fit_is_refused_on_both_sides() {
         assert_eq!(alive(&engines[0]), 2);
     }
     engines[0].set("k", "v").unwrap();
+}
+
+/// A closure that waits holds up its core, and with it the copies of that core. The control thread
+/// went on answering probes, so the other nodes waited for a node that did not answer.
+#[test]
+fn a_node_with_a_core_that_is_stuck_is_dead_for_the_others_until_it_goes_on() {
+    let engines = cluster(3, |config| config.replicas(3).cores(2));
+    let [first, second, third] = &engines[..] else { panic!("three nodes") };
+    let (mine, others) = (first.events(), second.events());
+    let (release, held) = mpsc::channel::<()>();
+    thread::scope(|scope| {
+        let stuck = scope.spawn(move || first.run_on("k", move |_| held.recv()));
+        let core = wait_event(&mine, "stuck", |event| match event {
+            Event::CoreStuck { core } => Some(*core),
+            _ => None,
+        });
+        let is_first = |event: &Event| matches!(event, Event::Died { node } if *node == *"n0");
+        wait_event(&others, "dead", |event| is_first(event).then_some(()));
+        // Nothing waits for it any more.
+        for n in 0..20 {
+            third.set(format!("k{n}"), "during").unwrap();
+        }
+        drop(release);
+        assert!(stuck.join().unwrap().is_ok_and(|ran| ran.is_err()));
+        wait_event(&mine, "it goes on", |event| match event {
+            Event::CoreGoesOn { core: that, after } if *that == core => {
+                Some(assert!(*after >= Duration::from_secs(1)))
+            }
+            _ => None,
+        });
+    });
+    wait_settled(&engines);
+    assert_eq!(text(first, "k7").as_deref(), Some("during"));
 }
