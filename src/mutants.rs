@@ -154,6 +154,10 @@ pub enum ProtocolMutant {
     HuskTies,
     /// A read believes a husk of a value that should still live, and asks no other replica for it.
     EarlyHuskBelieved,
+    /// A node that does not answer is reminded of each list as often as one that might soon.
+    RemindedSteadily,
+    /// A core reminds others of the lists of all of its partitions at once.
+    RemindedAtOnce,
     /// A read that found such a husk waits for a silent replica for as long as its caller does.
     DoubtsForEver,
     /// A copy with husks of values that should still live is not compared key by key.
@@ -181,7 +185,7 @@ pub enum ProtocolMutant {
 #[cfg(feature = "sim")]
 impl ProtocolMutant {
     /// All mutants.
-    pub const ALL: [Self; 70] = [
+    pub const ALL: [Self; 72] = [
         Self::AcknowledgedFirst,
         Self::PendingCounts,
         Self::AnyList,
@@ -241,6 +245,8 @@ impl ProtocolMutant {
         Self::AbsentIgnored,
         Self::HuskTies,
         Self::EarlyHuskBelieved,
+        Self::RemindedSteadily,
+        Self::RemindedAtOnce,
         Self::DoubtsForEver,
         Self::EarlyHusksKept,
         Self::MarkIgnored,

@@ -178,6 +178,7 @@ impl Launch<'_> {
         let registry = poll.registry().try_clone().map_err(failed)?;
         let mut net = Net::new(registry, FIRST_CONNECTION, local(self.settings));
         net.set_identity(self.identity);
+        self.settings.memory.into_iter().for_each(|memory| net.limit_memory(memory));
         Ok(net)
     }
 

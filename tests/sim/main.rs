@@ -19,5 +19,6 @@ mod lists;
 mod majority;
 mod purge;
 mod quorums;
+mod reminders;
 mod safety;
 mod stuck;

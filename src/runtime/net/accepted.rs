@@ -10,8 +10,8 @@ use mio::net::{TcpListener, TcpStream};
 
 use super::connection::{Connection, Filled};
 use super::{
-    ANSWERS_HIGH_BYTES, ConnectionId, HELLO_TIMEOUT, Handover, LINGER, LinkStage, MAX_STRANGERS,
-    Net, NetEvent, NetLink, READ_BUDGET_BYTES, handshake,
+    ConnectionId, HELLO_TIMEOUT, Handover, LINGER, LinkStage, MAX_STRANGERS, Net, NetEvent,
+    NetLink, READ_BUDGET_BYTES, handshake,
 };
 use crate::clock::Instant;
 use crate::logging;
@@ -181,7 +181,7 @@ impl Net {
         }
         self.queue(id, codec::encode(frame));
         if let Some(link) = self.links.get_mut(&id)
-            && link.connection.queued_bytes() > ANSWERS_HIGH_BYTES
+            && link.connection.queued_bytes() > self.answers_high
         {
             link.stage = LinkStage::Serving { paused: true };
         }

@@ -102,6 +102,11 @@ const OUT_LIMIT_BYTES: usize = 64 << 20;
 /// that keeps up never notices.
 const ANSWERS_HIGH_BYTES: usize = 8 << 20;
 
+/// Where a core's memory is limited, neither of these is more than this part of it; nor less than
+/// [`LEAST_LIMIT_BYTES`], some hundred calls with small values.
+const MEMORY_PART: usize = 16;
+const LEAST_LIMIT_BYTES: usize = 256 << 10;
+
 /// Where a connection is opened to: the key of an outgoing connection.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) struct Destination {
@@ -270,6 +275,9 @@ pub(crate) struct Net {
     first_token: usize,
     local: Local,
     identity: Option<Identity>,
+    /// How many bytes of requests wait for one peer, and of answers, before something stops.
+    out_limit: usize,
+    answers_high: usize,
     /// The latest time that was told.
     now: Instant,
     /// What strangers sent that is no handshake.
@@ -305,6 +313,8 @@ impl Net {
             first_token,
             local,
             identity: None,
+            out_limit: OUT_LIMIT_BYTES,
+            answers_high: ANSWERS_HIGH_BYTES,
             now: Instant::default(),
             nonsense: Complaints::default(),
             not_accepted: Complaints::default(),
@@ -319,6 +329,13 @@ impl Net {
             lost: BTreeMap::new(),
             counters: NetCounters::default(),
         }
+    }
+
+    /// Lets a peer that does not read cost a sixteenth of this core's memory at most.
+    pub(crate) fn limit_memory(&mut self, memory: usize) {
+        let part = (memory / MEMORY_PART).max(LEAST_LIMIT_BYTES);
+        self.out_limit = part.min(OUT_LIMIT_BYTES);
+        self.answers_high = part.min(ANSWERS_HIGH_BYTES);
     }
 
     /// Sets who this node is from now on: it goes into every HELLO and into the judgement of every

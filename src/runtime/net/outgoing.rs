@@ -9,8 +9,8 @@ use mio::net::TcpStream;
 
 use super::connection::{Connection, cost};
 use super::{
-    Destination, DialStep, LinkStage, LossCause, Net, NetEvent, OPEN_TIMEOUT, OUT_LIMIT_BYTES,
-    Outgoing, SILENCE, handshake,
+    Destination, DialStep, LinkStage, LossCause, Net, NetEvent, OPEN_TIMEOUT, Outgoing, SILENCE,
+    handshake,
 };
 use crate::clock::Instant;
 use crate::logging;
@@ -28,7 +28,7 @@ impl Net {
         let Some(id) = self.connection_to(now, target) else { return true };
         let Some(link) = self.links.get_mut(&id) else { return true };
         let LinkStage::Outgoing(outgoing) = &mut link.stage else { return true };
-        if link.connection.queued_bytes() + outgoing.waiting_bytes > OUT_LIMIT_BYTES {
+        if link.connection.queued_bytes() + outgoing.waiting_bytes > self.out_limit {
             return false;
         }
         let frame = codec::encode(frame);

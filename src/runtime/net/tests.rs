@@ -172,6 +172,12 @@ fn read(request_id: u64) -> Frame {
     )
 }
 
+fn written(request_id: u64, value_bytes: usize) -> Frame {
+    let entry = Entry::new(b"key", Content::Value(&vec![7; value_bytes]), Version(3), None);
+    let list = ListRef { number: 1, digest: 2 };
+    frame(request_id, Message::Request(Request::Write { list, entry }))
+}
+
 fn found(request_id: u64, value_bytes: usize) -> Frame {
     let value: Vec<u8> = (0..value_bytes).map(|byte| byte as u8).collect();
     let entry = Entry::new(b"key", Content::Value(&value), Version(3), None);
@@ -439,6 +445,25 @@ fn another_life_at_the_same_address_is_not_spoken_to() {
     b.net.welcome(connection, b.local.hello(b.identity, hello.channel, None));
     assert!(not_me(until_both(&mut a, &mut b, |a, _| a.lost())));
     assert_eq!(until_both(&mut a, &mut b, |_, b| b.closed()), connection);
+}
+
+/// A stopped peer could cost 64 MiB on each core, however small the limit of the node's memory.
+#[test]
+fn what_waits_for_a_peer_that_does_not_read_is_a_part_of_the_memory() {
+    let (mut a, mut b) = (node("a"), node("b"));
+    a.net.limit_memory(32 << 20);
+    let (target, _) = connect(&mut a, &mut b);
+    let value = 100 << 10;
+    let taken = (0..1000).take_while(|id| a.net.send(NOW, target, &written(*id, value))).count();
+    assert!((20..22).contains(&taken), "{taken} taken");
+    // However little there is, one that is longer fits alone.
+    a.net.limit_memory(0);
+    assert!(!a.net.send(NOW, target, &written(1000, value)));
+    let (mut a, mut b) = (node("a"), node("b"));
+    let (target, _) = connect(&mut a, &mut b);
+    a.net.limit_memory(0);
+    assert!(a.net.send(NOW, target, &written(0, 1 << 20)));
+    assert!(!a.net.send(NOW, target, &written(1, 1)));
 }
 
 #[test]

@@ -5,10 +5,7 @@
 use std::io;
 
 use super::connection::Filled;
-use super::{
-    ANSWERS_HIGH_BYTES, DialStep, LinkStage, Net, NetEvent, Outgoing, READ_BUDGET_BYTES,
-    REQUESTS_PER_PASS,
-};
+use super::{DialStep, LinkStage, Net, NetEvent, Outgoing, READ_BUDGET_BYTES, REQUESTS_PER_PASS};
 use crate::wire::message::Frame;
 
 impl Net {
@@ -88,7 +85,7 @@ impl Net {
             (Ok(count), stage) => {
                 self.counters.bytes_out += count as u64;
                 match stage {
-                    LinkStage::Serving { paused } if *paused && left < ANSWERS_HIGH_BYTES / 2 => {
+                    LinkStage::Serving { paused } if *paused && left < self.answers_high / 2 => {
                         *paused = false;
                         self.unread.insert(id);
                     }

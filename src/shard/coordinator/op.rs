@@ -35,6 +35,8 @@ pub(super) struct Op<C> {
     /// Until when the caller waits. Then, of a write, the end of its hint window.
     pub(super) deadline: Instant,
     pub(super) locate_at: Instant,
+    /// How often it has asked for the list.
+    pub(super) located: u8,
 }
 
 /// The state machine of an operation.

@@ -39,8 +39,10 @@ use crate::types::{Identity, KeyHash, Partition};
 use crate::wire::message::{Answer, Request};
 use crate::wire::timing::{HINT_WINDOW, RELAY_TRIES_FOR};
 
-/// How often a call that knows no list, or only one that seems outdated, asks for it.
+/// How soon a call that knows no list, or only one that seems outdated, asks for it again. It
+/// doubles each time, up to eight times as long.
 const LOCATE_PERIOD: Duration = Duration::from_millis(50);
+const LOCATE_DOUBLINGS: u8 = 3;
 
 impl<C> Coordinator<C> {
     pub(super) fn begin(&mut self, turn: &mut Turn<'_, C>, replica: &mut Replica, begin: Begin<C>) {
@@ -58,6 +60,7 @@ impl<C> Coordinator<C> {
             supersedes: None,
             deadline,
             locate_at: turn.now.instant,
+            located: 0,
         };
         self.ops.add(id, partition);
         match replica.copies.partition(partition).list().cloned() {
@@ -452,13 +455,15 @@ impl<C> Coordinator<C> {
         if op.caller.is_none() || turn.now.instant < op.locate_at {
             return;
         }
-        op.locate_at = turn.now.instant + LOCATE_PERIOD;
+        let doublings = op.located.min(LOCATE_DOUBLINGS);
+        op.locate_at = turn.now.instant + LOCATE_PERIOD.saturating_mul(1 << doublings);
         let (me, target) = (turn.node.me, turn.node.target(op.partition));
         let is_known =
             op.list.as_ref().is_some_and(|list| list.contains(&me) || list.has_members(&target));
         if is_known || turn.node.stage == Stage::Forming {
             return;
         }
+        op.located = op.located.saturating_add(1);
         debug_assert!(
             replica.copies.partition(op.partition).list().map(|list| list.reference())
                 == op.list.as_ref().map(|list| list.reference()),

@@ -89,6 +89,9 @@ pub(in crate::shard) struct PartitionCopy {
     pub(super) receipts: (u64, Vec<Identity>),
     /// How often this node, as a giver, has asked for receipts in this list.
     pub(super) reminders: u32,
+    /// How often others were told this list, or were asked to merge this copy, since the list and
+    /// its wished members changed.
+    pub(super) told: u32,
     /// Whether this copy held something when it began to become synced, which others might lack.
     pub(super) brings_data: bool,
     /// The list for which it was said last that acknowledged writes might be lost; `Some(None)` if

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::Replica;
 use super::copies::{Progress, Seal, Standing};
+use crate::clock::Instant;
 use crate::mutants::{ProtocolMutant, rule};
 use crate::placement::{List, ListRef, Member, Stage, Wish};
 use crate::replication::handoff::{Handoff, are_whole};
@@ -23,6 +24,14 @@ use crate::wire::message::Answer;
 /// time. A node that was cut off goes by an old list until then.
 pub(super) const REMIND_PERIOD: Duration = Duration::from_millis(500);
 const REMIND_AFTER: Duration = Duration::from_millis(50);
+
+/// How long the period becomes for those that keep silent: it doubles after
+/// [`PATIENT_REMINDERS`] of them, until the list changes or another node should be in it.
+const MAX_REMIND_PERIOD: Duration = Duration::from_secs(8);
+
+/// How many reminders a core sends in [`REMIND_AFTER`] at most, some hundred kilobytes a second.
+/// There may be one for each of thousands of partitions, and calls must not wait for all of them.
+const MAX_REMINDERS: usize = 256;
 
 /// How much longer each further replica leaves it to the others to take a dead member out of the
 /// list. The first one might not be able to.
@@ -92,6 +101,8 @@ impl Replica {
         }
         // A replica that had a copy then might have none now.
         (copy.receipts, copy.reminders) = ((0, Vec::new()), 0);
+        self.remind_anew(turn, partition);
+        let copy = self.copies.partition_mut(partition);
         let follows = !rule(ProtocolMutant::JumpedOpen, list.base() != known);
         let is_synced = copy.standing == Standing::Synced && follows;
         let may_lack_writes = rule(ProtocolMutant::ListedCounts, !is_synced)
@@ -335,10 +346,40 @@ impl Replica {
     /// Tells the list again to those that have something to do: as a giver, to its replicas that
     /// have not confirmed; as a synced replica, to the nodes that should be in it.
     pub(in crate::shard) fn remind<C>(&mut self, turn: &mut Turn<'_, C>, partition: Partition) {
-        self.ask_to_merge(turn, partition);
+        if self.has_reminded_enough(turn.now.instant) {
+            return remind_after(turn, REMIND_AFTER, partition);
+        }
+        let has_told = self.tell_again(turn, partition);
+        if self.ask_to_merge(turn, partition) || has_told {
+            let copy = self.copies.partition_mut(partition);
+            copy.told += 1;
+            let wait = remind_period(copy.told);
+            remind_after(turn, wait, partition);
+        }
+    }
+
+    /// There is something new to tell: what kept silent so far might answer now.
+    pub(super) fn remind_anew<C>(&mut self, turn: &mut Turn<'_, C>, partition: Partition) {
+        let told = std::mem::take(&mut self.copies.partition_mut(partition).told);
+        if told > PATIENT_REMINDERS {
+            turn.timers.set_no_later(Timer::Remind(partition), turn.now.instant + REMIND_AFTER);
+        }
+    }
+
+    /// Whether this core has sent as many reminders as it may within a moment.
+    fn has_reminded_enough(&mut self, now: Instant) -> bool {
+        let (since, count) = &mut self.reminded;
+        if now.since(*since) >= REMIND_AFTER {
+            (*since, *count) = (now, 0);
+        }
+        rule(ProtocolMutant::RemindedAtOnce, *count >= MAX_REMINDERS)
+    }
+
+    /// Tells the list to those that have something to do. Returns whether there are any.
+    fn tell_again<C>(&mut self, turn: &mut Turn<'_, C>, partition: Partition) -> bool {
         let mut to_tell = self.to_be_told(turn.node, partition);
         let copy = self.copies.partition(partition);
-        let Some(list) = copy.list.clone() else { return };
+        let Some(list) = copy.list.clone() else { return false };
         if !list.contains(&turn.node.me) && self.copies.has_to_give(partition) {
             to_tell.extend(list.members());
             let (sequence, confirmed) = &copy.receipts;
@@ -351,15 +392,17 @@ impl Replica {
         }
         if to_tell.is_empty() {
             // Nothing else says so if eviction has taken what was to be given.
-            return self.recount(turn.node, partition);
+            self.recount(turn.node, partition);
+            return false;
         }
+        self.reminded.1 += to_tell.len();
         for to in to_tell {
             let request = self.copies.tell_list(partition, list.clone());
             turn.ask(to, partition, request, ReplicaAsker::List(partition));
         }
         self.copies.partition_mut(partition).reminders += 1;
         self.drop_if_given(turn.node, partition);
-        remind_after(turn, REMIND_PERIOD, partition);
+        true
     }
 
     /// Whether the list cannot do without this node yet: it is a member, or a witness that should
@@ -409,6 +452,13 @@ fn keeps_all(node: &Node, list: &List, wish: &Wish) -> bool {
 fn living_others(node: &Node, list: &List) -> Vec<Identity> {
     let is_other = |member: &&Identity| **member != node.me && node.placement.is_alive(member);
     list.members().iter().filter(is_other).copied().collect()
+}
+
+/// Returns how long to wait for those that were told this often.
+fn remind_period(told: u32) -> Duration {
+    let doublings = told.saturating_sub(PATIENT_REMINDERS).min(16);
+    let doublings = if rule(ProtocolMutant::RemindedSteadily, true) { doublings } else { 0 };
+    REMIND_PERIOD.saturating_mul(1 << doublings).min(MAX_REMIND_PERIOD)
 }
 
 /// Sees to it that the nodes that should take over the partition are told again.

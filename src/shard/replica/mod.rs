@@ -83,6 +83,8 @@ pub(super) struct Replica {
     rested: BTreeSet<Job>,
     /// Whether a handoff might be startable that was not when they were looked at last.
     may_hand_over: bool,
+    /// How many reminders were sent since when.
+    reminded: (Instant, usize),
     /// The members that this core does not reach.
     pub(super) unreached: Unreached,
     anti_entropy: AntiEntropy,
@@ -109,6 +111,7 @@ impl Replica {
             handoffs: 0,
             rested: BTreeSet::new(),
             may_hand_over: false,
+            reminded: (Instant::default(), 0),
             unreached: Unreached::default(),
             anti_entropy: AntiEntropy::default(),
             purge: Purge::new(config.purge_grace),
@@ -138,6 +141,7 @@ impl Replica {
             if wished(old) != wished(&placement) {
                 let steadiness = &mut self.copies.partition_mut(partition).steadiness;
                 steadiness.wish_changed(turn.now.instant);
+                self.remind_anew(turn, partition);
             }
             self.note_deaths(turn, partition);
             self.review_handoffs(turn, partition);

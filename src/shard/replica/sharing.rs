@@ -49,6 +49,7 @@ impl Replica {
         if rule(ProtocolMutant::ReturnedUnshared, !others.is_empty()) {
             copy.unshared = Some(Unshared { sequence, others, reminders: 0 });
             self.ask_to_merge(turn, partition);
+            remind_after(turn, REMIND_PERIOD, partition);
         }
     }
 
@@ -61,23 +62,26 @@ impl Replica {
         }
     }
 
-    /// Asks those that have not confirmed to merge this copy, and again after a while. They decline
-    /// while they merge something else.
-    pub(super) fn ask_to_merge<C>(&mut self, turn: &mut Turn<'_, C>, partition: Partition) {
+    /// Asks those that have not confirmed to merge this copy. They decline while they merge
+    /// something else. Returns whether there are any.
+    pub(super) fn ask_to_merge<C>(&mut self, turn: &mut Turn<'_, C>, partition: Partition) -> bool {
         let copy = self.copies.partition_mut(partition);
-        let (Some(list), Some(unshared)) = (copy.list.clone(), &mut copy.unshared) else { return };
+        let (Some(list), Some(unshared)) = (copy.list.clone(), &mut copy.unshared) else {
+            return false;
+        };
         unshared.reminders += 1;
         let holders = list.members().len() - unshared.others.len();
         let is_enough = holders >= turn.node.config.quorums.write.count(list.members().len());
         if is_enough && unshared.reminders > PATIENT_REMINDERS {
             copy.unshared = None;
-            return;
+            return false;
         }
+        self.reminded.1 += unshared.others.len();
         for other in unshared.others.clone() {
             let request = Request::Repair { list: list.reference(), wants_receipt: true };
             turn.ask(other, partition, request, ReplicaAsker::List(partition));
         }
-        remind_after(turn, REMIND_PERIOD, partition);
+        true
     }
 
     /// Takes up a receipt of a member that has merged this copy up to `covers` of its sequence;
