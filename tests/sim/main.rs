@@ -20,3 +20,4 @@ mod purge;
 mod quorums;
 mod safety;
 mod stuck;
+mod transports;
