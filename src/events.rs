@@ -94,8 +94,10 @@ pub enum Event {
         /// The difference, with both nodes' settings.
         reason: String,
     },
-    /// Another node was asked to connect to this one and could not, so this node is dead to the
-    /// others. The other node is asked again.
+    /// Another node was asked to connect to this one and could not. A node that no other reaches
+    /// is no member: it holds nothing, and [`Engine::wait_ready`](crate::Engine::wait_ready) fails.
+    /// One that was a member before is dead to the others. The other node is asked again, and this
+    /// event comes at most every ten seconds.
     Unreachable {
         /// The name of the node that tried.
         by: NodeId,

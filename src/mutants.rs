@@ -178,14 +178,18 @@ pub enum ProtocolMutant {
     HelperVouches,
     /// A member that is dead for one node alone is not told so.
     DeathUntold,
-    /// A node that was taken for dead and returns spreads which members died for it until then.
-    OldNewsTold,
+    /// A death by the word of another member is believed without a look of its own.
+    HearsayBelieved,
+    /// A node takes part before any member has reached it.
+    UnreachedAdmitted,
+    /// A node that no member answers acts upon deaths.
+    CutOffDecides,
 }
 
 #[cfg(feature = "sim")]
 impl ProtocolMutant {
     /// All mutants.
-    pub const ALL: [Self; 72] = [
+    pub const ALL: [Self; 74] = [
         Self::AcknowledgedFirst,
         Self::PendingCounts,
         Self::AnyList,
@@ -257,7 +261,9 @@ impl ProtocolMutant {
         Self::FirstHandOnly,
         Self::HelperVouches,
         Self::DeathUntold,
-        Self::OldNewsTold,
+        Self::HearsayBelieved,
+        Self::UnreachedAdmitted,
+        Self::CutOffDecides,
     ];
 }
 

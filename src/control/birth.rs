@@ -30,7 +30,7 @@ use crate::events::Event;
 use crate::mutants::{ProtocolMutant, rule};
 use crate::placement::Member;
 use crate::shard::Stage;
-use crate::types::{Identity, NodeHash};
+use crate::types::Identity;
 use crate::wire::message::{ControlMessage, Status};
 
 /// How often the members tell each other their status until the lists are born.
@@ -95,7 +95,7 @@ impl Control {
     }
 
     /// Decides whether this node is there when the cluster is born, or comes later.
-    pub(super) fn consider_birth(&mut self, actions: &mut Actions) {
+    pub(super) fn consider_birth(&mut self, now: Instant, actions: &mut Actions) {
         if self.stage != Stage::Forming {
             return;
         }
@@ -112,7 +112,7 @@ impl Control {
         }
         let agrees = |status: Option<Status>| status.is_some_and(|it| it.members_digest == digest);
         let is_agreed =
-            !asks_others || self.other_statuses().all(agrees) && self.are_seeds_settled();
+            !asks_others || self.other_statuses().all(agrees) && self.are_seeds_settled(now);
         let members = self.placement.members().len();
         let born = Stage::Born { members_digest: digest };
         let is_born_here = self.other_statuses().flatten().any(|status| status.stage == born);
@@ -151,10 +151,11 @@ impl Control {
     }
 
     /// Whether every seed has been heard from or found not to answer, and those that answered are
-    /// members.
-    fn are_seeds_settled(&self) -> bool {
-        let is_here = |node: &NodeHash| self.placement.member(*node).is_some();
+    /// members, or show no sign of becoming members. A node that some seed answered must be a
+    /// member itself.
+    fn are_seeds_settled(&self, now: Instant) -> bool {
         self.discovery.is_settled
-            && self.seeds.iter().all(|seed| seed.settled && seed.node.iter().all(is_here))
+            && self.seeds.iter().all(|seed| self.is_settled(now, seed))
+            && (self.membership.is_member() || !self.any_seed_answered())
     }
 }

@@ -101,6 +101,14 @@ impl Control {
         }
     }
 
+    /// Returns all members that this node knows, and itself if it is one.
+    pub(super) fn records_to_tell(&self) -> Vec<Record> {
+        let (me, is_member) = (self.identity(), self.membership.is_member());
+        let mut records = self.membership.records();
+        records.retain(|known| is_member || known.identity != me);
+        records
+    }
+
     /// Returns what this node knows of the members that live, itself among them.
     pub(super) fn details_to_tell(&self) -> Vec<MemberDetails> {
         let me = self.identity();

@@ -103,7 +103,8 @@ impl Control {
         let sent = result.is_ok().then(|| sent_by(self.config.cluster, bytes)).flatten();
         let has_compared =
             sent.is_some_and(|(sender, wall)| self.compare_clocks(at, sender, wall, actions));
-        if is_news || has_compared {
+        // While deaths are held back, each datagram might be the answer that is waited for.
+        if is_news || has_compared || self.is_held {
             self.finish_event(now, actions);
         }
         result
@@ -246,6 +247,10 @@ impl Control {
     /// Follows the end of a member's life.
     fn life_ended(&mut self, now: Instant, life: &Identity, actions: &mut Actions) {
         self.close_link(life, actions);
+        if self.links.is_empty() {
+            // Perhaps they do not hear this node, or it does not hear them.
+            self.recheck_reachability();
+        }
         self.handle_held_timers(now, actions);
     }
 
@@ -265,7 +270,7 @@ impl Control {
                 self.swim(now, actions, |membership, todo| membership.learn(now, &records, todo));
                 self.hear_details(now, details);
                 if link.expects.is_none() {
-                    self.seed_is_done(now, link.addr);
+                    self.seed_is_done(now, link.addr, &records);
                     actions.push(ControlAction::Close(link));
                 }
             }
@@ -298,7 +303,7 @@ impl Control {
     ) {
         let message = match message {
             ControlMessage::AskMembers => ControlMessage::Members {
-                records: self.membership.records(),
+                records: self.records_to_tell(),
                 absent: self.absent.waited_for(now),
                 details: self.details_to_tell(),
             },
@@ -322,7 +327,7 @@ impl Control {
         let old_stage = self.stage;
         let members_changed = self.place_members(now, actions);
         self.watch_details(now);
-        self.consider_birth(actions);
+        self.consider_birth(now, actions);
         self.publish(actions);
         self.note_synced(actions);
         if old_stage == Stage::Forming && (members_changed || self.stage != old_stage) {

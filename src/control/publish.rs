@@ -12,6 +12,7 @@ use crate::clock::{Instant, Now, WallTime};
 use crate::events::{Event, MemberInfo, MemberState};
 use crate::logging;
 use crate::membership::{Record, State};
+use crate::mutants::{ProtocolMutant, rule};
 use crate::placement::{Member, Placement};
 use crate::shard::{Shortage, Stage};
 use crate::types::{Identity, NodeId};
@@ -23,6 +24,10 @@ impl Control {
     /// Makes a new placement if the members are others than those it was made of. Whether it did.
     pub(super) fn place_members(&mut self, now: Instant, actions: &mut Actions) -> bool {
         let members = self.placeable();
+        self.is_held = self.must_hold(&members);
+        if self.is_held {
+            return false;
+        }
         self.note_gone(now);
         let alive =
             self.membership.records().iter().filter(|known| known.state.is_active()).count();
@@ -43,6 +48,20 @@ impl Control {
             self.placement = Arc::new(placement);
         }
         members_changed
+    }
+
+    /// Whether members died for this node while none of the others answers it. It is cut off, or
+    /// these are dead as well.
+    ///
+    /// It takes the others for dead one after the other. With those that are left it could decide
+    /// lists that no healthy node wants, over connections that still work. These count, name
+    /// members that are dead to all others, and cannot be replaced for seconds. So it acts when one
+    /// answers, or when all are dead.
+    fn must_hold(&self, members: &[Member]) -> bool {
+        let is_there = |of: &Member| members.iter().any(|it| it.identity.node == of.identity.node);
+        let have_died = !self.placed.iter().all(is_there);
+        let is_cut_off = have_died && members.len() > 1 && self.membership.is_unheard();
+        rule(ProtocolMutant::CutOffDecides, is_cut_off)
     }
 
     /// Looks whether this node is left behind, now that these are the members.

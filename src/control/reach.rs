@@ -2,39 +2,71 @@
 //! dial back, over TCP and UDP.
 //!
 //! A node behind a firewall, or one that advertises a wrong address, reaches others and is not
-//! reached. All others look well to it, and it looks dead to them: it joins, dies and returns for
-//! ever. So it asks the first member that it is connected to, and reports what that finds.
+//! reached. It would look dead to them, and they to it: it would join, die and return for ever,
+//! tell of deaths that did not happen, and hold up all that waits for members.
+//!
+//! | this node | asks | until it is reached |
+//! |---|---|---|
+//! | is no member yet | each seed that answers | it is no member (`seeds`) |
+//! | was taken for dead, or has no seeds | a member to which it has a link | the app is told |
+//! | takes all others for dead | each seed that answers | the app is told |
+//!
+//! **Invariant.** A node with seeds that answer is no member before one of them reached it.
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::interface::{Actions, ControlAction, Link, LinkEnd};
-use super::state::{Control, LinkState, Try};
+use super::state::{Control, LinkState, SeedState, Try};
 use crate::clock::Instant;
 use crate::events::Event;
 use crate::types::Identity;
 use crate::wire::message::{ControlMessage, Reached, RefusalReason};
-use crate::wire::timing::{SILENCE_NOTICED_AFTER, is_longer};
+use crate::wire::timing::{OPEN_TIMEOUT, is_longer};
 
-/// How long a node that was asked tries: less than it takes to be declared dead.
-const TRIES_FOR: Duration = Duration::from_millis(400);
-
-const _: () = assert!(is_longer(SILENCE_NOTICED_AFTER, TRIES_FOR));
+/// How long a node that was asked tries: as long as a connection may take.
+const TRIES_FOR: Duration = OPEN_TIMEOUT;
 
 const PING_PERIOD: Duration = Duration::from_millis(80);
 
-/// For how many nodes it tries at a time.
-const MAX_TRIED: usize = 64;
+/// For how many nodes it tries at a time. The others ask again after three seconds, and no node
+/// comes in before it was tried.
+const MAX_TRIED: usize = 256;
 
 /// After how long an answer that does not come is asked for again; and how rarely one that was bad
-/// twice. A bad answer is asked for once more at once, as a datagram may get lost.
-const ASK_AGAIN: Duration = Duration::from_secs(1);
+/// twice, and how rarely the app is told of it. A bad answer is asked for once more at once, as a
+/// datagram may get lost.
+const ASK_AGAIN: Duration = Duration::from_secs(3);
 const ASK_RARELY: Duration = Duration::from_secs(10);
+
+const _: () = assert!(is_longer(ASK_AGAIN, TRIES_FOR));
 
 impl Control {
     /// Asks again whether others reach this node: it was dead to some, perhaps because they do not.
     pub(super) fn recheck_reachability(&mut self) {
         self.reach.is_certain = false;
+    }
+
+    /// Whether a seed is to reach this node before it is asked for members.
+    pub(super) fn must_be_reached_first(&self) -> bool {
+        !self.membership.is_member() || self.links.is_empty() && !self.reach.is_certain
+    }
+
+    /// Asks the node at the end of a link to reach this one.
+    pub(super) fn ask_to_dial_back(&mut self, now: Instant, link: Link, actions: &mut Actions) {
+        self.reach.ask_at = now + ASK_AGAIN;
+        let message = ControlMessage::DialBack { identity: self.identity() };
+        actions.push(ControlAction::Ask { link, message });
+    }
+
+    /// Returns the links to seeds that were asked, and have not said yet whether they reach this
+    /// node.
+    fn seeds_to_ask(&self) -> Vec<Link> {
+        let asked = self
+            .seeds
+            .iter()
+            .filter(|seed| seed.state == SeedState::Trying && seed.answered.is_some());
+        asked.map(|seed| Link { addr: seed.addr, expects: None }).collect()
     }
 
     fn link_to_ask(&self) -> Option<Link> {
@@ -48,16 +80,15 @@ impl Control {
             .tried
             .iter()
             .map(|it| if it.udp { it.until } else { it.ping_at.min(it.until) });
-        tried.chain(self.link_to_ask().map(|_| self.reach.ask_at)).min()
+        let asks = self.link_to_ask().is_some() || !self.seeds_to_ask().is_empty();
+        tried.chain(asks.then_some(self.reach.ask_at)).min()
     }
 
     pub(super) fn handle_reach_timers(&mut self, now: Instant, actions: &mut Actions) {
-        if self.reach.ask_at <= now
-            && let Some(link) = self.link_to_ask()
-        {
-            self.reach.ask_at = now + ASK_AGAIN;
-            let message = ControlMessage::DialBack { identity: self.identity() };
-            actions.push(ControlAction::Ask { link, message });
+        if self.reach.ask_at <= now {
+            for link in self.link_to_ask().into_iter().chain(self.seeds_to_ask()) {
+                self.ask_to_dial_back(now, link, actions);
+            }
         }
         let mut to_ping = Vec::new();
         for it in self.reach.tried.iter_mut().filter(|it| it.ping_at <= now && !it.udp) {
@@ -79,7 +110,12 @@ impl Control {
         identity: Identity,
         actions: &mut Actions,
     ) {
-        if self.reach.tried.len() >= MAX_TRIED || identity.addr == self.identity().addr {
+        if identity.addr == self.identity().addr {
+            let message = ControlMessage::DialedBack { tcp: Reached::SomebodyElse, udp: false };
+            return actions.push(ControlAction::Answer { via, request_id, message });
+        }
+        self.note_guest(identity.addr);
+        if self.reach.tried.len() >= MAX_TRIED {
             return;
         }
         let link = Link::to(&identity);
@@ -150,7 +186,10 @@ impl Control {
     }
 
     fn finish_tries(&mut self, now: Instant, actions: &mut Actions) {
-        let is_over = |it: &mut Try| it.until <= now || it.tcp.is_some() && it.udp;
+        let is_over = |it: &mut Try| {
+            let has_failed = it.tcp.is_some_and(|tcp| tcp != Reached::Yes);
+            it.until <= now || has_failed || it.tcp.is_some() && it.udp
+        };
         let over: Vec<Try> = self.reach.tried.extract_if(.., is_over).collect();
         for Try { via, request_id, identity, tcp, udp, .. } in over {
             let message = ControlMessage::DialedBack { tcp: tcp.unwrap_or(Reached::NoAnswer), udp };
@@ -173,20 +212,40 @@ impl Control {
         actions: &mut Actions,
     ) {
         let address = self.identity().addr;
-        let Some(why) = why_not(address, tcp, udp) else {
-            let reach = &mut self.reach;
-            (reach.is_certain, reach.failures, reach.failure) = (true, 0, None);
-            return;
+        let why = why_not(address, tcp, udp);
+        let asked_again = match &why {
+            None => {
+                let reach = &mut self.reach;
+                (reach.is_certain, reach.failures, reach.failure) = (true, 0, None);
+                None
+            }
+            Some(_) => {
+                self.reach.failures += 1;
+                let is_first = self.reach.failures == 1;
+                Some(if is_first { now } else { now + ASK_RARELY })
+            }
         };
-        self.reach.failures += 1;
-        if self.reach.failures == 1 {
-            self.reach.ask_at = now;
-            return self.handle_reach_timers(now, actions);
+        if link.expects.is_none() {
+            self.seed_has_tried(now, link, why.is_none(), actions);
+        } else if let Some(at) = asked_again {
+            self.reach.ask_at = at;
         }
-        self.reach.ask_at = now + ASK_RARELY;
-        let from = self.links.values().find(|member| Link::to(&member.identity) == link);
-        if let Some(by) = from.and_then(|member| self.name(&member.identity)) {
-            self.reach.failure = Some(format!("{by} does not reach this node: {why}"));
+        if let Some(why) = why.filter(|_| self.reach.failures > 1) {
+            self.note_unreached(now, link, why, actions);
+        }
+        self.handle_reach_timers(now, actions);
+    }
+
+    /// Tells the app that a node does not reach this one, and why.
+    fn note_unreached(&mut self, now: Instant, link: Link, why: String, actions: &mut Actions) {
+        let address = self.identity().addr;
+        let seed = self.seeds.iter().find(|seed| seed.addr == link.addr);
+        let member = self.links.values().find(|member| Link::to(&member.identity) == link);
+        let by = member.map(|it| it.identity).or_else(|| seed.and_then(|seed| seed.answered));
+        let Some(by) = by.and_then(|by| self.name(&by)) else { return };
+        self.reach.failure = Some(format!("{by} does not reach this node: {why}"));
+        if self.reach.say_at <= now {
+            self.reach.say_at = now + ASK_RARELY;
             actions.push(ControlAction::Notify(Event::Unreachable { by, address, reason: why }));
         }
     }

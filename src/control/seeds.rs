@@ -1,8 +1,27 @@
-//! Seeds: the addresses at which a node looks for its cluster.
+//! Seeds: the addresses at which a node looks for its cluster, and how it comes in.
 //!
 //! They are asked for ever, so that nodes that were started together or split apart find each
 //! other. Some are given as addresses. Others are found by a lookup, of their names or by the app's
 //! discovery, again and again.
+//!
+//! A node takes part only once another node has reached it at the address that it advertises
+//! (`reach`). Until then it answers pings, and is in no list of members:
+//!
+//! ```text
+//! newcomer                    seed
+//!    │──── HELLO ─────────────▶│
+//!    │──── dial me back ──────▶│
+//!    │◀─── HELLO, ping ────────│
+//!    │◀─── it works ───────────│
+//!    │     (it is a member)    │
+//!    │──── who is there? ─────▶│
+//!    │◀─── these members ──────│
+//!    │──── Announce, SWIM ────▶│
+//! ```
+//!
+//! A node without seeds is the first of all, and a member from the start. One whose seeds are all
+//! silent asks the nodes that come to it. And a cluster that is not born waits only for a while for
+//! seeds that answer and are no members: perhaps they never will be.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -14,6 +33,8 @@ use super::state::{
 use crate::clock::Instant;
 use crate::discovery::FoundAddresses;
 use crate::logging;
+use crate::membership::Record;
+use crate::types::Identity;
 use crate::wire::message::{ControlMessage, Hello};
 
 /// After how long the lookup is made again if this node sees another one.
@@ -22,6 +43,13 @@ const DISCOVERY_PERIOD: Duration = Duration::from_secs(30);
 /// For how long a lookup that keeps failing holds up the birth of the cluster: a name may have no
 /// addresses until a node is ready.
 const DISCOVERY_PATIENCE: Duration = Duration::from_secs(5);
+
+/// For how long a seed that is no member holds up the birth of the cluster. Nodes that start
+/// together are members within a second, or not at all.
+const OUTSIDE_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How many nodes that ask are treated as seeds, while this node is no member.
+const MAX_GUESTS: usize = 16;
 
 impl Control {
     pub(super) fn seeds_deadline(&self) -> Option<Instant> {
@@ -67,7 +95,9 @@ impl Control {
         }
         if failure.is_none() {
             // One that is being asked is known by its answer.
-            let is_kept = |seed: &SeedAddress| !seed.is_found || seed.state == SeedState::Trying;
+            let is_kept = |seed: &SeedAddress| {
+                !seed.is_found || seed.is_guest || seed.state == SeedState::Trying
+            };
             self.seeds.retain(|seed| is_kept(seed) || addresses.contains(&seed.addr));
         }
         self.discovery.failure = failure;
@@ -95,30 +125,103 @@ impl Control {
         actions: &mut Actions,
     ) {
         let is_myself = welcome.identity.node == self.config.identity.node;
+        let comes_in = self.must_be_reached_first();
         for seed in self.seeds.iter_mut().filter(|seed| seed.addr == link.addr) {
             seed.settled = true;
-            seed.backoff = SEED_BACKOFF;
-            seed.node = Some(welcome.identity.node);
+            seed.answered = Some(welcome.identity);
             seed.state = if is_myself {
                 SeedState::Myself
+            } else if comes_in {
+                SeedState::Trying
             } else {
                 SeedState::Idle { until: now + MAX_SEED_BACKOFF }
             };
         }
         if is_myself {
             actions.push(ControlAction::Close(link));
+        } else if comes_in {
+            self.ask_to_dial_back(now, link, actions);
         } else {
-            actions.push(ControlAction::Ask { link, message: ControlMessage::AskMembers });
-            let identity = welcome.identity;
+            self.ask_seed_for_members(now, link, actions);
+        }
+    }
+
+    fn ask_seed_for_members(&mut self, now: Instant, link: Link, actions: &mut Actions) {
+        actions.push(ControlAction::Ask { link, message: ControlMessage::AskMembers });
+        let seed = self.seeds.iter().find(|seed| seed.addr == link.addr);
+        if let Some(identity) = seed.and_then(|seed| seed.answered) {
             self.swim(now, actions, |membership, todo| membership.announce_to(now, identity, todo));
         }
     }
 
+    /// A seed has tried to reach this node. If it did, this node takes part from here on.
+    pub(super) fn seed_has_tried(
+        &mut self,
+        now: Instant,
+        link: Link,
+        has_reached: bool,
+        actions: &mut Actions,
+    ) {
+        if has_reached && !self.membership.is_member() {
+            self.membership.enter();
+            for seed in &mut self.seeds {
+                if let SeedState::Idle { until } = &mut seed.state {
+                    *until = now;
+                }
+            }
+        }
+        if self.membership.is_member() {
+            self.ask_seed_for_members(now, link, actions);
+            self.seeds.retain(|seed| !seed.is_guest);
+            return;
+        }
+        actions.push(ControlAction::Close(link));
+        for seed in self.seeds.iter_mut().filter(|seed| seed.addr == link.addr) {
+            seed.state = SeedState::Idle { until: now + seed.backoff };
+            seed.backoff = (seed.backoff * 2).min(MAX_SEED_BACKOFF);
+        }
+    }
+
+    /// A node wants this one to reach it. If this one is no member yet, that one might reach it.
+    pub(super) fn note_guest(&mut self, addr: SocketAddr) {
+        let guests = self.seeds.iter().filter(|seed| seed.is_guest).count();
+        let is_known = self.seeds.iter().any(|seed| seed.addr == addr);
+        if !self.membership.is_member() && !is_known && guests < MAX_GUESTS {
+            let seed = SeedAddress::new(addr, self.config.identity.addr);
+            self.seeds.push(SeedAddress { is_guest: true, ..seed });
+        }
+    }
+
+    /// Whether a seed has been heard from, or found not to answer, and is a member if it answered:
+    /// until then a cluster is not born.
+    pub(super) fn is_settled(&self, now: Instant, seed: &SeedAddress) -> bool {
+        let is_here = |life: Identity| self.placement.member(life.node).is_some();
+        let stays_outside =
+            seed.outside_since.is_some_and(|since| now.since(since) >= OUTSIDE_PATIENCE);
+        seed.settled && (stays_outside || seed.answered.is_none_or(is_here))
+    }
+
+    /// Whether a node answered at some seed, so that this node is not the first of all.
+    pub(super) fn any_seed_answered(&self) -> bool {
+        let others = self.seeds.iter().filter(|seed| seed.state != SeedState::Myself);
+        others.into_iter().any(|seed| seed.answered.is_some())
+    }
+
     /// A seed has told the members that it knows, however late.
-    pub(super) fn seed_is_done(&mut self, now: Instant, addr: SocketAddr) {
+    pub(super) fn seed_is_done(&mut self, now: Instant, addr: SocketAddr, records: &[Record]) {
         for seed in self.seeds.iter_mut().filter(|seed| seed.addr == addr) {
-            if seed.state == SeedState::Trying {
-                seed.state = SeedState::Idle { until: now + MAX_SEED_BACKOFF };
+            let is_it =
+                |known: &Record| Some(known.identity.node) == seed.answered.map(|it| it.node);
+            let wait = if records.iter().any(is_it) {
+                (seed.outside_since, seed.backoff) = (None, SEED_BACKOFF);
+                MAX_SEED_BACKOFF
+            } else {
+                seed.outside_since.get_or_insert(now);
+                seed.backoff = (seed.backoff * 2).min(MAX_SEED_BACKOFF);
+                seed.backoff
+            };
+            if seed.state != SeedState::Myself {
+                seed.state = SeedState::Idle { until: now + wait };
             }
         }
     }
@@ -127,7 +230,7 @@ impl Control {
         for seed in self.seeds.iter_mut().filter(|seed| seed.addr == addr) {
             if seed.state == SeedState::Trying {
                 seed.settled = true;
-                seed.node = None;
+                (seed.answered, seed.outside_since) = (None, None);
                 seed.state = SeedState::Idle { until: now + seed.backoff };
                 seed.backoff = (seed.backoff * 2).min(MAX_SEED_BACKOFF);
             }

@@ -15,6 +15,7 @@ use super::risk::AtRisk;
 use crate::clock::Instant;
 use crate::events::MemberInfo;
 use crate::membership::{Membership, MembershipConfig};
+use crate::mutants::{ProtocolMutant, rule};
 use crate::placement::{Gone, Member, Placement};
 use crate::shard::{Debt, Shortage, Stage};
 use crate::types::{Boot, Identity, NodeHash};
@@ -62,6 +63,8 @@ pub(crate) struct Control {
     pub(super) placement: Arc<Placement>,
     /// The members that the placement was made of, of all data centers.
     pub(super) placed: Vec<Member>,
+    /// Whether deaths are not acted upon, as no member answers this node.
+    pub(super) is_held: bool,
     pub(super) generation: u64,
     pub(super) gone: Gone,
     /// When each of those lives was last said to be over.
@@ -102,12 +105,17 @@ pub(crate) struct Control {
 
 impl Control {
     pub(crate) fn new(config: ControlConfig) -> Self {
+        // The first node of all has no other to ask.
+        let is_alone =
+            config.seeds.iter().all(|seed| *seed == config.identity.addr) && !config.discovers;
+        let asks_first = rule(ProtocolMutant::UnreachedAdmitted, !is_alone);
         let membership = Membership::new(MembershipConfig {
             cluster: config.cluster,
             identity: config.identity,
             probe_period: config.probe_period,
             suspicion_timeout: config.suspicion_timeout,
             local_health: config.local_health,
+            is_member: !asks_first,
             seed: config.seed,
         });
         let replicas = config.local.quorums.replicas;
@@ -134,6 +142,7 @@ impl Control {
             exchanged_with: NodeHash(0),
             placement: nowhere.clone(),
             placed: Vec::new(),
+            is_held: false,
             generation: 0,
             gone: Gone::new(),
             gone_said_at: BTreeMap::new(),
@@ -295,7 +304,12 @@ pub(super) struct SeedAddress {
     /// Whether it was heard from, or found not to answer, at least once.
     pub(super) settled: bool,
     /// The node that answered there last.
-    pub(super) node: Option<NodeHash>,
+    pub(super) answered: Option<Identity>,
+    /// Since when that node is no member itself, as far as it says.
+    pub(super) outside_since: Option<Instant>,
+    /// Whether it is no seed, and a node that asked this one to dial back, before this one was a
+    /// member.
+    pub(super) is_guest: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -303,6 +317,7 @@ pub(super) enum SeedState {
     Idle {
         until: Instant,
     },
+    /// It is dialled, or has yet to answer a question.
     Trying,
     /// It is this node itself.
     Myself,
@@ -316,7 +331,16 @@ impl SeedAddress {
         } else {
             SeedState::Idle { until: Instant::default() }
         };
-        Self { addr, is_found: false, state, backoff: SEED_BACKOFF, settled: is_myself, node: None }
+        Self {
+            addr,
+            is_found: false,
+            state,
+            backoff: SEED_BACKOFF,
+            settled: is_myself,
+            answered: None,
+            outside_since: None,
+            is_guest: false,
+        }
     }
 }
 
@@ -350,6 +374,8 @@ pub(super) struct Reach {
     pub(super) ask_at: Instant,
     pub(super) failures: u32,
     pub(super) failure: Option<String>,
+    /// When the app may be told again.
+    pub(super) say_at: Instant,
     pub(super) tried: Vec<Try>,
 }
 

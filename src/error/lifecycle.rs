@@ -94,10 +94,15 @@ pub enum NotReady {
         hint: Option<String>,
     },
     /// The members are here and have not yet agreed on the placement of the partitions.
-    #[error("the members that are here ({members}) have not yet agreed on their partitions")]
+    #[error(
+        "the members that are here ({members}) have not yet agreed on their partitions{}",
+        .hint.as_ref().map(|hint| format!("; {hint}")).unwrap_or_default()
+    )]
     Settling {
         /// How many members this node sees, itself included.
         members: usize,
+        /// What might be the cause, if something went wrong: see `TooFewMembers`.
+        hint: Option<String>,
     },
     /// The engine has stopped, or is stopping.
     #[error("the engine has stopped")]

@@ -120,15 +120,11 @@ impl Membership {
         if suspects.is_empty() || self.ended.is_some() {
             return;
         }
-        use foca::Timer::ChangeSuspectToDown;
-        let is_accused = |target: &Identity| {
-            self.timers.values().any(|timer| match timer {
-                Timer::Swim(ChangeSuspectToDown { member_id, .. }) => member_id == target,
-                _ => false,
-            })
-        };
-        let accused: BTreeSet<Identity> =
-            suspects.iter().map(|(target, _)| *target).filter(is_accused).collect();
+        let accused: BTreeSet<Identity> = suspects
+            .iter()
+            .map(|(target, _)| *target)
+            .filter(|target| self.accuses(target))
+            .collect();
         let patience = 4 * (self.settings.suspicion_timeout + self.settings.probe_period);
         for (target, incarnation) in suspects {
             let fresh = Suspect { incarnation, since: now, told_at: now };
@@ -148,6 +144,15 @@ impl Membership {
                 self.accuse(target, Charge::Suspect(incarnation), actions);
             }
         }
+    }
+
+    /// Whether this node's own probe of the member failed, so that its word ends the suspicion.
+    pub(super) fn accuses(&self, target: &Identity) -> bool {
+        use foca::Timer::ChangeSuspectToDown;
+        self.timers.values().any(|timer| match timer {
+            Timer::Swim(ChangeSuspectToDown { member_id, .. }) => member_id == target,
+            _ => false,
+        })
     }
 
     /// Tells members that are dead for this node, and not for all.

@@ -273,6 +273,40 @@ pub(crate) fn packet_of(header: &Header<Identity>) -> Option<Vec<u8>> {
     Some(packet)
 }
 
+/// Returns a SWIM packet without some of its updates. `None` if none are left out, or if it makes
+/// no sense, which foca finds out.
+pub(super) fn without_updates(
+    packet: &[u8],
+    mut is_left_out: impl FnMut(&Member<Identity>) -> bool,
+) -> Option<Vec<u8>> {
+    let mut rest = packet;
+    let header = foca::Codec::decode_header(&mut Codec, &mut rest).ok()?;
+    if matches!(header.message, Message::Announce | Message::Broadcast) {
+        return None;
+    }
+    let count_at = packet.len() - rest.len();
+    // foca counts big-endian.
+    let count = rest.try_get_u16().ok()?;
+    let mut kept = Vec::new();
+    let mut kept_count = 0u16;
+    for _ in 0..count {
+        let before = rest;
+        let update = foca::Codec::decode_member(&mut Codec, &mut rest).ok()?;
+        if !is_left_out(&update) {
+            kept.extend_from_slice(&before[..before.len() - rest.len()]);
+            kept_count += 1;
+        }
+    }
+    if kept_count == count {
+        return None;
+    }
+    let mut packet = packet[..count_at].to_vec();
+    packet.put_u16(kept_count);
+    packet.extend_from_slice(&kept);
+    packet.extend_from_slice(rest);
+    Some(packet)
+}
+
 /// What foca writes and reads with. It has no state.
 #[derive(Debug)]
 pub(crate) struct Codec;

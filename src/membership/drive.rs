@@ -15,7 +15,6 @@ use super::interface::{Change, MembershipAction};
 use super::swim::{Swim, Wishes, new_swim};
 use crate::clock::Instant;
 use crate::logging;
-use crate::mutants::{ProtocolMutant, rule};
 use crate::types::Identity;
 
 /// What is due later, of our own or of foca's.
@@ -24,6 +23,7 @@ pub(super) enum Timer {
     Swim(foca::Timer<Identity>),
     RepeatLeaving,
     TellAccused,
+    AskRumoured,
 }
 
 impl Membership {
@@ -94,18 +94,16 @@ impl Membership {
     /// them.
     ///
     /// A node that was cut off from all declared all others dead. As long as it is dead for them,
-    /// they do not believe it. When it is back they would, and healthy members would die of its
-    /// news. foca keeps that, so another foca takes its place. If a member is truly dead, the
-    /// others find out as well as this node did.
+    /// they do not believe it. When it is back they would look into each of these rumours. foca
+    /// keeps that news, so another foca takes its place. If a member is truly dead, the others find
+    /// out as well as this node did.
     ///
     /// It also needs new timers. Those that it has are void, and it would wait for another member
     /// to speak to it: for ever, if the datagrams that announce the new identity get lost.
     fn come_back(&mut self, now: Instant, wishes: &mut Wishes) -> Result<(), foca::Error> {
         self.own = *self.swim.identity();
         self.renewed_at = Some(now);
-        if rule(ProtocolMutant::OldNewsTold, true) {
-            self.replace_swim(wishes)?;
-        }
+        self.replace_swim(wishes)?;
         if self.leaving {
             let leaving = Claim { identity: self.own, kind: ClaimKind::Leaving };
             self.swim.add_broadcast(&leaving.encode())?;

@@ -30,6 +30,10 @@ const MAX_ASSUMED_ROUND_TRIP: Duration = Duration::from_secs(2);
 /// How many probes are remembered, so that a late answer to one is recognised.
 const REMEMBERED: usize = 16;
 
+/// After how many probes in a row without an answer a node takes itself for cut off. Members die of
+/// probes later than that, and crashes are mostly noticed without a probe.
+const UNHEARD_AFTER: usize = 2;
+
 #[derive(Debug)]
 struct Probe {
     number: u8,
@@ -145,6 +149,14 @@ impl Health {
                 None => self.typical = Some(RoundTrip::first(sample)),
             }
         }
+    }
+
+    /// Whether the last [`UNHEARD_AFTER`] probes that are over were not answered, by any member and
+    /// by no way.
+    pub(super) fn is_unheard(&self) -> bool {
+        let over = self.probes.iter().rev().skip(1);
+        let unanswered = over.take_while(|probe| !probe.is_answered).count();
+        unanswered >= UNHEARD_AFTER && self.probes.back().is_some_and(|probe| !probe.is_answered)
     }
 
     /// Notes that this node was suspected, and refuted it.

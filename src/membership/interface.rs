@@ -15,6 +15,9 @@ pub(crate) struct MembershipConfig {
     pub(crate) suspicion_timeout: Duration,
     /// Whether this node takes longer to accuse others when it is in trouble itself.
     pub(crate) local_health: bool,
+    /// Whether this node takes part from the start. If not, it begins with
+    /// [`enter`](super::Membership::enter).
+    pub(crate) is_member: bool,
     /// The source of all chance: equal seeds and equal inputs give equal actions.
     pub(crate) seed: u64,
 }

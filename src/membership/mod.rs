@@ -39,6 +39,8 @@
 //! - **Accusations reach the accused** ([`accusations`]): a member that this node suspects is told
 //!   so until that is over, and one that is dead for this node and not for others is told, too. If
 //!   this node might not reach the member, it asks others to pass it on.
+//! - **Rumours** ([`rumours`]): this node looks for itself before it believes a death by the word
+//!   of another, which might hear none.
 //! - **Helpers** ([`helpers`]): foca has random members probe indirectly, of which most might not
 //!   reach the silent member either.
 //! - **Doubts** ([`health`]): a node in trouble accuses more slowly, and distant members get more
@@ -59,6 +61,7 @@ mod helpers;
 mod interface;
 mod pings;
 mod roster;
+mod rumours;
 mod swim;
 #[cfg(test)]
 mod tests;
@@ -77,6 +80,7 @@ use self::health::Health;
 use self::helpers::Helpers;
 use self::pings::Pings;
 use self::roster::Roster;
+use self::rumours::Rumours;
 use self::swim::{Swim, Wishes, new_swim};
 use crate::clock::Instant;
 use crate::types::{Boot, Identity};
@@ -106,6 +110,7 @@ pub(crate) struct Membership {
     own: Identity,
     renewed_at: Option<Instant>,
     accusations: Accusations,
+    rumours: Rumours,
     claims: SharedClaims,
     roster: Roster,
     health: Health,
@@ -114,6 +119,8 @@ pub(crate) struct Membership {
     /// All timers, by time, then in the order in which they were set.
     timers: BTreeMap<(Instant, u64), Timer>,
     timers_set: u64,
+    /// Whether we take part. If not, we answer pings and nothing else.
+    is_member: bool,
     leaving: bool,
     /// How we ended, once we have. From then on nothing is believed or answered: foca would take
     /// the echo of its own death for a false accusation, and return.
@@ -133,6 +140,7 @@ impl Membership {
             own,
             renewed_at: None,
             accusations: Accusations::default(),
+            rumours: Rumours::default(),
             claims,
             roster: Roster::default(),
             health: Health::new(swim::probe_rtt(config.probe_period), config.local_health),
@@ -141,6 +149,7 @@ impl Membership {
             helpers: Helpers::default(),
             timers: BTreeMap::new(),
             timers_set: 0,
+            is_member: config.is_member,
             leaving: false,
             ended: None,
             settings: config,
@@ -220,6 +229,16 @@ impl Membership {
         self.tell_accused(now, actions);
     }
 
+    /// Takes part from here on.
+    pub(crate) fn enter(&mut self) {
+        self.is_member = true;
+    }
+
+    /// Whether this node takes part.
+    pub(crate) fn is_member(&self) -> bool {
+        self.is_member
+    }
+
     /// Introduces us to `member`, which answers with some of the members that it knows.
     pub(crate) fn announce_to(
         &mut self,
@@ -244,6 +263,9 @@ impl Membership {
             return Ok(());
         }
         match datagram {
+            // To answer would make us a member.
+            Datagram::Swim(_) | Datagram::Accusation(_) | Datagram::PassOn(_)
+                if !self.is_member => {}
             Datagram::Swim(packet) => return self.handle_packet(now, packet, actions),
             Datagram::Ping { nonce, target, .. } if target == self.own => {
                 let pong = Datagram::Pong { nonce, from: self.own };
@@ -252,12 +274,20 @@ impl Membership {
                     datagram: pong.encode(self.settings.cluster),
                 });
             }
+            // We have renewed our identity, and the asker has not heard of it. It might be about to
+            // believe that we are dead.
+            Datagram::Ping { target, from, .. }
+                if self.own.is_later_than(&target) && target.life() == self.own.life() =>
+            {
+                self.announce_to(now, from, actions);
+            }
             // Meant for another life of ours, or for a node that had this address before.
             Datagram::Ping { .. } => {}
             Datagram::Accusation(accusation) => self.accused(now, accusation, actions),
             Datagram::PassOn(accusation) => self.pass_on(now, accusation, actions),
             Datagram::Pong { nonce, from: identity } => {
                 if self.pings.finish(now, nonce, &identity) {
+                    self.rumours.heard_from(&identity);
                     actions.push(MembershipAction::Changed(Change::Probed(identity)));
                 }
             }
@@ -273,6 +303,7 @@ impl Membership {
     ) -> Result<(), DatagramError> {
         let mut ack = None;
         if let Some((source, message)) = codec::message_of(packet) {
+            self.rumours.heard_from(&source);
             match message {
                 // If another identity holds our address with a better right, each return is
                 // answered by the next "you are dead": at the pace of the network, unless it is
@@ -289,6 +320,8 @@ impl Membership {
                 _ => {}
             }
         }
+        let left = self.hold_rumours(now, packet, actions);
+        let packet = left.as_deref().unwrap_or(packet);
         self.try_drive(now, actions, |swim, wishes| swim.handle_data(packet, wishes))
             .map_err(drive::datagram_error)?;
         if let Some(ack) = ack {
@@ -328,12 +361,13 @@ impl Membership {
     pub(crate) fn handle_timers(&mut self, now: Instant, actions: &mut Vec<MembershipAction>) {
         self.put_off(now);
         let mut due_swim = Vec::new();
-        let (mut repeat_leaving, mut tell_accused) = (false, false);
+        let (mut repeat_leaving, mut tell_accused, mut ask_rumoured) = (false, false, false);
         while let Some(entry) = self.timers.first_entry().filter(|entry| entry.key().0 <= now) {
             match entry.remove() {
                 Timer::Swim(timer) => due_swim.push(timer),
                 Timer::RepeatLeaving => repeat_leaving = true,
                 Timer::TellAccused => tell_accused = true,
+                Timer::AskRumoured => ask_rumoured = true,
             }
         }
         // foca's order for timers that are late together; a stable sort keeps ours among equals.
@@ -350,6 +384,9 @@ impl Membership {
         if tell_accused {
             self.accusations.is_telling = false;
             self.tell_accused(now, actions);
+        }
+        if ask_rumoured {
+            self.ask_rumoured(now, actions);
         }
     }
 
@@ -376,6 +413,12 @@ impl Membership {
         };
         let suspicion = Member::new(*member_id, *incarnation, foca::State::Suspect);
         !self.swim.iter_members().any(|member| *member == suspicion)
+    }
+
+    /// Whether no member answers this node, though some are alive for it: it is cut off, or does
+    /// not know yet that they are dead.
+    pub(crate) fn is_unheard(&self) -> bool {
+        self.health.is_unheard()
     }
 
     /// Returns how long nearly all round trips to `member` take at most; zero if none was measured.

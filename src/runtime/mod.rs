@@ -265,7 +265,7 @@ impl Runtime {
                     let members = readiness.members.max(1);
                     NotReady::TooFewMembers { members, needed, hint: readiness.hint }
                 } else {
-                    NotReady::Settling { members: readiness.members }
+                    NotReady::Settling { members: readiness.members, hint: readiness.hint }
                 })
             }
         }

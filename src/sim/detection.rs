@@ -243,6 +243,7 @@ impl Net {
             probe_period: DEFAULT_PROBE_PERIOD,
             suspicion_timeout: DEFAULT_SUSPICION_TIMEOUT,
             local_health: self.options.local_health,
+            is_member: true,
             seed: self.seed ^ identity.node.0 ^ identity.boot.0,
         })
     }

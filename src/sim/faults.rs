@@ -12,6 +12,8 @@
 //! | [`cut`], [`cut_off_cores`] | gossip that gets through where data does not |
 //! | [`swallow`] | a proxy that accepts what is sent, and passes nothing on |
 //! | [`block`], [`split`] | a link that is down, one way or both, and a network that falls apart |
+//! | [`lose_datagrams`], [`lose_connections`] | a firewall that drops UDP alone, or TCP alone |
+//! | [`hide`] | a node that reaches all others, and advertises an address that none reaches |
 //! | [`move_clock`] | a wall clock that is set |
 //!
 //! [`mend`](SimCluster::mend) ends what is wrong with links.
@@ -32,6 +34,9 @@
 //! [`swallow`]: SimCluster::swallow
 //! [`block`]: SimCluster::block
 //! [`split`]: SimCluster::split
+//! [`lose_datagrams`]: SimCluster::lose_datagrams
+//! [`lose_connections`]: SimCluster::lose_connections
+//! [`hide`]: SimCluster::hide
 //! [`move_clock`]: SimCluster::move_clock
 
 use std::time::Duration;
@@ -205,12 +210,44 @@ impl SimCluster {
         }
     }
 
+    /// Loses every datagram that one node sends to another, until [`mend`](Self::mend).
+    /// Connections are not concerned.
+    pub fn lose_datagrams(&mut self, from: usize, to: usize) {
+        self.fault("lost datagrams", || format!("no datagram from n{from} arrives at n{to}"));
+        self.no_datagrams.insert((from, to));
+    }
+
+    /// Lets nothing arrive that one node sends to another over connections, until
+    /// [`mend`](Self::mend). Datagrams are not concerned. Connections go on and end as if the way
+    /// was [blocked](Self::block).
+    pub fn lose_connections(&mut self, from: usize, to: usize) {
+        self.fault("lost connections", || {
+            format!("nothing arrives over connections from n{from} at n{to}")
+        });
+        self.no_connections.insert((from, to));
+    }
+
+    /// Hides the address that a node advertises, until [`mend`](Self::mend): no datagram and no
+    /// connection to it arrives. The node reaches all others, and what they answer over the
+    /// connections that it opened. If `is_refused`, new connections fail at once, and otherwise
+    /// after the time that is waited for one.
+    pub fn hide(&mut self, node: usize, is_refused: bool) {
+        self.fault("hidden", || format!("the address of n{node} reaches no node"));
+        self.hidden.insert(node, is_refused);
+        self.break_where(|_, acceptor| acceptor == node);
+    }
+
     /// Ends every [`cut`](Self::cut), [`block`](Self::block), [`split`](Self::split),
-    /// [`swallow`](Self::swallow) and [`slow_down`](Self::slow_down).
+    /// [`swallow`](Self::swallow), [`slow_down`](Self::slow_down),
+    /// [`lose_datagrams`](Self::lose_datagrams), [`lose_connections`](Self::lose_connections) and
+    /// [`hide`](Self::hide).
     pub fn mend(&mut self) {
         self.fault("mend", || "the network is whole".into());
         self.cut.clear();
         self.blocked.clear();
+        self.no_datagrams.clear();
+        self.no_connections.clear();
+        self.hidden.clear();
         self.swallowed.clear();
         self.slow.clear();
         self.resume_stalled();
@@ -229,8 +266,15 @@ impl SimCluster {
         &self.faults
     }
 
+    /// Whether nothing gets through over connections.
     pub(super) fn is_blocked(&self, from: usize, to: usize) -> bool {
+        self.blocked.contains(&(from, to)) || self.no_connections.contains(&(from, to))
+    }
+
+    pub(super) fn loses_datagrams(&self, from: usize, to: usize) -> bool {
         self.blocked.contains(&(from, to))
+            || self.no_datagrams.contains(&(from, to))
+            || self.hidden.contains_key(&to)
     }
 
     pub(super) fn fault(&mut self, kind: &'static str, what: impl FnOnce() -> String) {

@@ -109,6 +109,12 @@ pub struct SimCluster {
     cut: BTreeSet<(usize, usize)>,
     /// Pairs of nodes: nothing that the first sends reaches the second.
     blocked: BTreeSet<(usize, usize)>,
+    /// Pairs of nodes: no datagram of the first reaches the second.
+    no_datagrams: BTreeSet<(usize, usize)>,
+    /// Pairs of nodes: nothing that the first sends over a connection reaches the second.
+    no_connections: BTreeSet<(usize, usize)>,
+    /// Nodes whose address none reaches, and whether it refuses connections.
+    hidden: BTreeMap<usize, bool>,
     /// Pairs of nodes: what the first sends over a connection to the second gets lost on the way,
     /// and neither end notices.
     swallowed: BTreeSet<(usize, usize)>,
@@ -179,6 +185,9 @@ impl SimCluster {
             at_this_instant: 0,
             cut: BTreeSet::new(),
             blocked: BTreeSet::new(),
+            no_datagrams: BTreeSet::new(),
+            no_connections: BTreeSet::new(),
+            hidden: BTreeMap::new(),
             swallowed: BTreeSet::new(),
             slow: BTreeMap::new(),
             faults: Vec::new(),

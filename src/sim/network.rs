@@ -7,6 +7,10 @@
 //! | [cut](SimCluster::cut) | arrives | a core's is refused | a core's broke when it was cut |
 //! | [blocked](SimCluster::block) | is lost | fails after [`OPEN_TIMEOUT`] | waits |
 //! | [swallowing](SimCluster::swallow) | arrives | fails after [`OPEN_TIMEOUT`] | is lost |
+//! | to a [hidden](SimCluster::hide) address | is lost | fails | the connection broke |
+//!
+//! [Datagrams alone](SimCluster::lose_datagrams) might be lost, or what goes over
+//! [connections alone](SimCluster::lose_connections) be blocked.
 //!
 //! A frame that waits arrives, in order, when the way is free again. If that takes longer than
 //! [`USER_TIMEOUT`], the connection breaks.
@@ -105,7 +109,7 @@ impl SimCluster {
 
     pub(super) fn send_datagram(&mut self, from: usize, to: SocketAddr, bytes: Vec<u8>) {
         let receiver = node::number_at(to);
-        if receiver.is_some_and(|receiver| self.is_blocked(from, receiver)) {
+        if receiver.is_some_and(|receiver| self.loses_datagrams(from, receiver)) {
             return;
         }
         let copies = 1 + usize::from(self.happens(self.options.datagrams_duplicated_per_mille));
@@ -323,8 +327,15 @@ impl SimCluster {
             let end = LinkEnd::ConnectRefused;
             return self.schedule(REFUSED_AFTER, SimEvent::Broken { key, id, end });
         };
-        let is_silent =
-            |from, to| self.is_blocked(from, to) || self.swallowed.contains(&(from, to));
+        if self.hidden.get(&acceptor) == Some(&true) {
+            let end = LinkEnd::ConnectRefused;
+            return self.schedule(REFUSED_AFTER, SimEvent::Broken { key, id, end });
+        }
+        let is_silent = |from, to| {
+            self.is_blocked(from, to)
+                || self.swallowed.contains(&(from, to))
+                || (to, key.opener) == (acceptor, from) && self.hidden.contains_key(&to)
+        };
         if is_silent(key.opener, acceptor) || is_silent(acceptor, key.opener) {
             let end = LinkEnd::Unreachable;
             return self.schedule(OPEN_TIMEOUT, SimEvent::Broken { key, id, end });

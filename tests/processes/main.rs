@@ -12,3 +12,4 @@ mod moved;
 mod partial;
 mod rolling;
 mod strangers;
+mod transports;

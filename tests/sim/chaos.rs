@@ -244,7 +244,7 @@ fn what_a_half_dead_member_has_kept_is_not_what_is_there_in_the_end() {
 const NOTICED: &[(ProtocolMutant, Profile, u64)] = &[
     (ProtocolMutant::DeadExcused, Profile::Majority, 1),
     (ProtocolMutant::AcknowledgedFirst, Profile::Clocks, 0),
-    (ProtocolMutant::AnyList, Profile::QuickRestarts, 12),
+    (ProtocolMutant::AnyList, Profile::QuickRestarts, 46),
     (ProtocolMutant::StampedAgain, Profile::Clocks, 0),
     (ProtocolMutant::ContentNotCompared, Profile::Weak, 9),
     (ProtocolMutant::MissNotConfirmed, Profile::Clocks, 0),

@@ -321,6 +321,8 @@ fn a_node_reads_its_own_write_after_two_more_have_failed() {
         assert!(end(&mut cluster, calls).iter().all(|is_written| *is_written));
         cluster.cut(3, 0);
         cluster.cut(3, 1);
+        // Until its connections have broken.
+        cluster.run_for(Duration::from_millis(2));
         let earlier = submit(&mut cluster, "failed");
         cluster.run_for(Duration::from_millis(300));
         let later = submit(&mut cluster, "failed");

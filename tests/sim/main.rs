@@ -22,3 +22,4 @@ mod quorums;
 mod reminders;
 mod safety;
 mod stuck;
+mod transports;

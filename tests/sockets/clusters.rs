@@ -47,7 +47,7 @@ fn a_node_that_cannot_tell_whether_there_is_data_waits() {
     let seed = hole.local_addr().unwrap().to_string();
     let engine = start(node("a").seeds([seed]).write_quorum(1));
     let soon = Duration::from_millis(50);
-    assert_eq!(engine.wait_ready(soon), Err(NotReady::Settling { members: 1 }));
+    assert_eq!(engine.wait_ready(soon), Err(NotReady::Settling { members: 1, hint: None }));
     let result = engine.set_with("k", "v", &WriteOptions::new().timeout(soon));
     assert_eq!(result, not_applied(NotApplied::Unavailable));
     let result = engine.get_with("k", &ReadOptions::new().timeout(soon));

@@ -2,6 +2,7 @@
 
 mod hostile;
 mod net;
+mod rumours;
 
 use self::net::{Net, addr, config, first_life};
 use super::*;

@@ -31,6 +31,7 @@ pub(super) fn config(identity: Identity, seed: u64) -> MembershipConfig {
         probe_period: DEFAULT_PROBE_PERIOD,
         suspicion_timeout: DEFAULT_SUSPICION_TIMEOUT,
         local_health: true,
+        is_member: true,
         seed: seed ^ identity.node.0,
     }
 }

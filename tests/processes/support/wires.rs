@@ -123,12 +123,46 @@ impl Wires {
     }
 
     fn set_tcp(&self, host: usize, change: &str) -> Result<(), String> {
+        self.set_rule(host, change, "ipproto tcp")
+    }
+
+    /// Whether what a host sends by a rule's kind of traffic gets lost.
+    fn set_rule(&self, host: usize, change: &str, traffic: &str) -> Result<(), String> {
         let host = &self.hosts[host];
         ip(&format!(
             "-n {host} neighbour replace {NOWHERE} lladdr {NOBODY} nud permanent dev eth0"
         ))?;
         ip(&format!("-n {host} route replace default via {NOWHERE} table {LOST}"))?;
-        ip(&format!("-n {host} rule {change} ipproto tcp lookup {LOST}"))
+        ip(&format!("-n {host} rule {change} {traffic} lookup {LOST}"))
+    }
+
+    /// The datagrams between a host and all others get lost, those to it, those from it, or both.
+    /// Its connections go on. Whether the system can do this: if not, a word about it is said.
+    #[must_use]
+    pub(crate) fn cut_udp(&self, host: usize, to_it: bool, from_it: bool) -> bool {
+        let made = self.set_udp(host, (to_it, from_it), "add");
+        if let Err(why) = &made {
+            skip("rules for routes that ask for the protocol", why);
+        }
+        made.is_ok()
+    }
+
+    pub(crate) fn heal_udp(&self, host: usize, to_it: bool, from_it: bool) {
+        self.set_udp(host, (to_it, from_it), "delete").expect("it is there");
+    }
+
+    fn set_udp(
+        &self,
+        host: usize,
+        (to_it, from_it): (bool, bool),
+        change: &str,
+    ) -> Result<(), String> {
+        if from_it {
+            self.set_rule(host, change, "ipproto udp")?;
+        }
+        let to = format!("to {} ipproto udp", address(host));
+        let mut others = (0..self.hosts.len()).filter(|other| to_it && *other != host);
+        others.try_for_each(|other| self.set_rule(other, change, &to))
     }
 
     fn set_neighbour(&self, from: usize, to: usize, mac: &str) {

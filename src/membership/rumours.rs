@@ -1,0 +1,138 @@
+//! Rumours: deaths that other members tell of. This node looks for itself before it believes one.
+//!
+//! **Problem.** A node might send and not hear: a firewall drops what is sent to it, or its network
+//! was cut for a second. It takes all others for dead, and gossips that. Until it is dead to them,
+//! they believe it, and healthy members die of the word of one that knows nothing.
+//!
+//! So a death by the word of another counts only when this node's own pings fail, too:
+//!
+//! ```text
+//! "it is dead" ──▶ ping, ping, ping ──▶ an answer: the rumour is dropped
+//!                                  └──▶ silence:   it is believed, and told on
+//! ```
+//!
+//! | the rumour is about a member that | it is believed |
+//! |---|---|
+//! | says so itself, or has left | at once |
+//! | is suspected because this node's own probe failed | at once |
+//! | takes part | after [`PINGS`] pings without an answer |
+//!
+//! **Invariant.** A member whose answers arrive here does not die here by the word of another.
+//!
+//! The member is still dead for the node that told of it, which finds that out when it hears of it
+//! from another one (`accusations`).
+//!
+//! Rejected: that a node which hears none keeps its opinion for itself. Of two nodes, neither can
+//! know which one is cut off, and a node might hear some and not others.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use foca::Member;
+
+use super::Membership;
+use super::claims::ClaimKind;
+use super::codec;
+use super::drive::Timer;
+use super::interface::MembershipAction;
+use crate::clock::Instant;
+use crate::mutants::{ProtocolMutant, rule};
+use crate::types::Identity;
+
+/// How many pings must fail, and how far apart they are on a network without distances. Gossip
+/// about a death passes several members, and each of them waits for this.
+const PINGS: u32 = 3;
+const PING_PERIOD: Duration = Duration::from_millis(15);
+
+/// The deaths that this node was told of and does not believe yet: at most one for each member.
+#[derive(Debug, Default)]
+pub(super) struct Rumours {
+    open: BTreeMap<Identity, Rumour>,
+}
+
+/// How often the member was pinged, and when that is due again.
+#[derive(Debug, Clone, Copy)]
+struct Rumour {
+    pings: u32,
+    next: Instant,
+}
+
+impl Rumours {
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.open.is_empty()
+    }
+
+    /// Notes that a member lives.
+    pub(super) fn heard_from(&mut self, member: &Identity) {
+        self.open.remove(member);
+    }
+}
+
+impl Membership {
+    /// Takes the deaths out of a packet that this node must look into first, and begins to. Returns
+    /// what is left of the packet, or `None` if that is all of it.
+    pub(super) fn hold_rumours(
+        &mut self,
+        now: Instant,
+        packet: &[u8],
+        actions: &mut Vec<MembershipAction>,
+    ) -> Option<Vec<u8>> {
+        let header = codec::header_of(packet)?;
+        if header.dst != self.own || self.roster.has_dead(&header.src) {
+            // foca does not believe it.
+            return None;
+        }
+        let mut held = Vec::new();
+        let left = codec::without_updates(packet, |update| {
+            let is_held = self.is_rumour(update, &header.src);
+            held.extend(is_held.then_some(*update.id()));
+            is_held
+        });
+        for member in held {
+            self.rumours.open.entry(member).or_insert(Rumour { pings: 0, next: now });
+        }
+        if left.is_some() {
+            self.ask_rumoured(now, actions);
+        }
+        left
+    }
+
+    fn is_rumour(&self, update: &Member<Identity>, by: &Identity) -> bool {
+        let of = update.id();
+        update.state() == foca::State::Down
+            && of != by
+            && self.roster.has_active(of)
+            && self.claims.lock().about(of) != Some(ClaimKind::Left)
+            && !self.accuses(of)
+            && rule(ProtocolMutant::HearsayBelieved, true)
+    }
+
+    /// Pings the members again that are said to be dead, and believes it of those that did not
+    /// answer.
+    pub(super) fn ask_rumoured(&mut self, now: Instant, actions: &mut Vec<MembershipAction>) {
+        let roster = &self.roster;
+        self.rumours.open.retain(|member, _| roster.has_active(member));
+        let (mut to_ping, mut dead) = (Vec::new(), Vec::new());
+        for (member, rumour) in self.rumours.open.iter_mut().filter(|(_, it)| it.next <= now) {
+            if rumour.pings < PINGS {
+                rumour.pings += 1;
+                rumour.next = now + self.health.direct_time(member, PING_PERIOD);
+                to_ping.push(*member);
+            } else {
+                dead.push(*member);
+            }
+        }
+        for member in to_ping {
+            self.ping(now, member, actions);
+        }
+        for member in dead {
+            self.rumours.open.remove(&member);
+            self.declare_dead(now, member, actions);
+        }
+        if let Some(next) = self.rumours.open.values().map(|rumour| rumour.next).min() {
+            self.timers.retain(|_, timer| !matches!(timer, Timer::AskRumoured));
+            self.set_timer(next, Timer::AskRumoured);
+        }
+    }
+}
