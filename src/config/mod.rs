@@ -558,6 +558,24 @@ mod tests {
         }
     }
 
+    /// The zone was cut off in silence if it was a number, so that the node tried to listen at an
+    /// address without one, and said "invalid argument". If it was a name, the error said that this
+    /// is no IP address.
+    #[test]
+    fn an_address_of_one_link_is_refused_in_words() {
+        let zoned = ["[fe80::1%eth0]:80", "[fe80::1%2]:80", "[fe80::1]:80", "[2001:db8::1%3]:80"];
+        for address in zoned.into_iter().chain(["fe80::1%eth0", "fe80::1%eth0:80"]) {
+            let expected = ConfigError::LinkLocalAddress { address: address.into() };
+            assert_eq!(error(Config::new("a", address)), expected);
+            assert_eq!(error(Config::new("a", "[::]:80").advertise(address)), expected);
+            assert_eq!(error(valid().seeds([address])), expected);
+            assert!(expected.to_string().contains("unique local"), "{expected}");
+        }
+        let url = ConfigError::BadAddress { address: "a%20b:80".into() };
+        assert_eq!(error(Config::new("a", "a%20b:80")), url, "no zone");
+        assert!(Config::new("a", "[fd00::1]:80").seeds(["[2001:db8::1]:80"]).check().is_ok());
+    }
+
     #[test]
     fn seeds_are_addresses_or_names() {
         let seeds = ["10.0.0.1:1", "db-1.example.com:2", "[::1]:3", "localhost:4", "a_b.svc.:5"];
