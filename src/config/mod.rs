@@ -260,7 +260,8 @@ impl Config {
     ///
     /// Each time a core frees what it has collected, `membarrier` interrupts the processors that
     /// run this process, for about a microsecond. Without it, each read takes some nanoseconds
-    /// longer.
+    /// longer. If the call is denied at the start or later, the engine does without. A filter of
+    /// system calls that ends the process instead must not meet it: then set `false`.
     pub fn membarrier(mut self, allowed: bool) -> Self {
         self.given.membarrier = allowed;
         self
