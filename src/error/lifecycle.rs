@@ -59,13 +59,13 @@ pub enum StartError {
     /// for [`Config::max_memory`](crate::Config::max_memory) if that is set. An engine that ran out
     /// of it would end the process.
     ///
-    /// On Linux with glibc most of it is address space that the allocator reserves, 64 MiB for each
-    /// thread. With `MALLOC_ARENA_MAX=1` in the environment it reserves none.
+    /// On Linux with glibc most of it is address space that the allocator asks for, 128 MiB for
+    /// each thread. With `MALLOC_ARENA_MAX=1` in the environment it reserves none.
     #[error(
         "too little memory: {limit} allows this process {limit_bytes} bytes (ulimit -v is \
          RLIMIT_AS, ulimit -d is RLIMIT_DATA), {free_bytes} of them are free, and the engine needs \
          about {needed_bytes}: raise the limit, lower Config::max_memory or Config::cores, or set \
-         MALLOC_ARENA_MAX=1, without which glibc reserves 64 MiB for each thread"
+         MALLOC_ARENA_MAX=1, without which glibc asks for 128 MiB for each thread"
     )]
     AddressSpace {
         /// The name of the limit.

@@ -22,10 +22,10 @@ const CORE_BYTES: usize = 1 << 20;
 /// What the allocator takes in steps, and the sockets' buffers of a node that starts.
 const BASE_BYTES: usize = 4 << 20;
 
-/// The address space that glibc's allocator reserves for a thread. It cuts that out of twice as
-/// much. A thread for which there is no such room gets a page for each allocation, however small,
-/// and the rest of the address space is gone within moments.
-const ARENA_BYTES: usize = 64 << 20;
+/// The address space that glibc's allocator asks for when a thread first allocates, to keep half of
+/// it. Threads that start together ask together. A thread that does not get it gets a page for each
+/// allocation, however small, and the rest of the address space is gone within moments.
+const ARENA_BYTES: usize = 128 << 20;
 
 /// How many threads glibc gives an arena of their own, for each processor.
 const ARENAS_PER_CPU: usize = 8;
@@ -48,8 +48,7 @@ pub(super) fn check(settings: &Settings) -> Result<(), StartError> {
 fn needed(settings: &Settings, stack_bytes: usize, arenas: usize) -> u64 {
     let threads = threads(settings) * (stack_bytes + THREAD_BYTES);
     let cores = usize::from(settings.cores) * (CORE_BYTES + settings.memory.unwrap_or_default());
-    let arenas = if arenas > 0 { (arenas + 1) * ARENA_BYTES } else { 0 };
-    (BASE_BYTES + threads + cores + arenas) as u64
+    (BASE_BYTES + threads + cores + arenas * ARENA_BYTES) as u64
 }
 
 /// Returns how many threads an engine has: its cores, one that talks to the logger, and in a node
@@ -133,7 +132,7 @@ mod tests {
         let needed = |config| with(config, 0);
         let least = needed(Config::standalone("a"));
         assert!((8 << 20..16 << 20).contains(&least), "{least}");
-        assert_eq!(with(Config::standalone("a"), 2), least + (192 << 20));
+        assert_eq!(with(Config::standalone("a"), 2), least + (256 << 20));
         assert!(needed(Config::standalone("a").cores(4)) > least + 3 * (2 << 20));
         assert!(needed(Config::new("a", "127.0.0.1:0")) > least + (2 << 20));
         assert!(needed(Config::standalone("a").max_memory(64 << 20)) >= least + (64 << 20));

@@ -5,6 +5,7 @@ use std::fs;
 use gridkv::{Config, Engine, StartError};
 
 use crate::support::engines::node;
+use crate::support::wait::LATE;
 use crate::{start_app, trial};
 
 /// Limits the address space of this process to what it takes now and `bytes` more.
@@ -22,7 +23,7 @@ fn try_with(kib: u64, config: impl Fn() -> Config) {
     limit_address_space(kib * 1024);
     match Engine::start(config()) {
         Ok(engine) => {
-            engine.wait_ready(crate::support::wait::LATE).expect("one node is enough");
+            engine.wait_ready(LATE).expect("one node is enough");
             for n in 0..1000u32 {
                 let key = n.to_le_bytes();
                 engine.set(key, [7; 100]).expect("there is room");
@@ -61,6 +62,11 @@ fn all_work_or_are_refused(
     assert!(works > 5 && refused > 5, "{works} work, {refused} are refused");
 }
 
+/// With a timeout that is long, as tests share their processors.
+fn standalone() -> Config {
+    Config::standalone("solo").request_timeout(LATE)
+}
+
 /// What keeps glibc from reserving memory for each thread.
 const ONE_ARENA: &[(&str, &str)] = &[("MALLOC_ARENA_MAX", "1")];
 
@@ -69,14 +75,14 @@ const ONE_ARENA: &[(&str, &str)] = &[("MALLOC_ARENA_MAX", "1")];
 #[test]
 fn a_standalone_engine_works_or_is_refused_under_any_limit() {
     let test = "limits::a_standalone_engine_works_or_is_refused_under_any_limit";
-    all_work_or_are_refused(test, &[], 400, || Config::standalone("solo"));
+    all_work_or_are_refused(test, &[], 400, standalone);
 }
 
 #[test]
 fn a_node_works_or_is_refused_under_any_limit() {
     let test = "limits::a_node_works_or_is_refused_under_any_limit";
     let config = || node("a").cores(2).replicas(1).max_memory(8 << 20);
-    all_work_or_are_refused(test, &[], 600, config);
+    all_work_or_are_refused(test, &[], 800, config);
 }
 
 #[test]
@@ -100,5 +106,5 @@ fn a_memory_limit_above_the_address_space_is_refused() {
         return;
     };
     let bytes = max_memory.parse::<usize>().expect("a number") << 20;
-    try_with(100 * 1024, || Config::standalone("solo").max_memory(bytes));
+    try_with(100 * 1024, || standalone().max_memory(bytes));
 }
