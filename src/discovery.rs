@@ -105,18 +105,37 @@ impl AddressSource {
                 Err(_) => failures.push("Config::discovery panicked".to_owned()),
             }
         }
-        found.addresses = usable(&found.addresses);
+        let all = std::mem::take(&mut found.addresses);
+        found.addresses = usable(&all);
+        if let Some(address) = all.iter().find(|address| is_of_one_link(address))
+            && found.addresses.is_empty()
+        {
+            failures.push(format!(
+                "{address} is an address of one network link (fe80::…), which nodes do not use: \
+                 give a global or unique local IPv6 address, or an IPv4 address"
+            ));
+        }
         found.failure = (!failures.is_empty()).then(|| failures.join("; "));
         found
     }
+}
+
+/// Whether the address means nothing without the zone of this host. Nodes tell each other addresses
+/// without one.
+fn is_of_one_link(addr: &SocketAddr) -> bool {
+    matches!(addr, SocketAddr::V6(v6) if v6.ip().is_unicast_link_local() || v6.scope_id() != 0)
 }
 
 /// Returns the addresses that can be dialled, each once, in one spelling.
 fn usable(addresses: &[SocketAddr]) -> Vec<SocketAddr> {
     let canonical = |addr: &SocketAddr| SocketAddr::new(addr.ip().to_canonical(), addr.port());
     let is_reachable = |addr: &SocketAddr| addr.port() != 0 && !addr.ip().is_unspecified();
-    let mut usable: Vec<SocketAddr> =
-        addresses.iter().map(canonical).filter(is_reachable).collect();
+    let mut usable: Vec<SocketAddr> = addresses
+        .iter()
+        .filter(|addr| !is_of_one_link(addr))
+        .map(canonical)
+        .filter(is_reachable)
+        .collect();
     usable.sort_unstable();
     usable.dedup();
     usable.truncate(MAX_FOUND);
@@ -147,6 +166,23 @@ mod tests {
         let expected = ["10.0.0.2:8001", "10.0.0.3:8001", "127.0.0.1:8000"];
         assert_eq!(found.addresses, expected.map(|addr| addr.parse::<SocketAddr>().unwrap()));
         assert!(found.failure.unwrap().starts_with("the seed \"no host:1\": "));
+    }
+
+    /// A name had an address of one link too, as names of mDNS have: without its zone, it was
+    /// dialled for ever.
+    #[test]
+    fn addresses_of_one_link_are_left_out_and_named_if_there_is_no_other() {
+        let find = |found: &'static [&'static str]| {
+            let parse =
+                move || Ok(found.iter().map(|addr| addr.parse()).collect::<Result<_, _>>()?);
+            source(&[], Some(Custom(Arc::new(parse)))).find()
+        };
+        let both = find(&["[fe80::1%2]:8001", "[fd00::1]:8001"]);
+        assert_eq!(both.addresses, ["[fd00::1]:8001".parse::<SocketAddr>().unwrap()]);
+        assert_eq!(both.failure, None);
+        let none = find(&["[fe80::1%2]:8001"]);
+        assert!(none.addresses.is_empty());
+        assert!(none.failure.unwrap().starts_with("[fe80::1%2]:8001 is an address of one network"));
     }
 
     #[test]

@@ -260,7 +260,8 @@ impl Config {
     ///
     /// Each time a core frees what it has collected, `membarrier` interrupts the processors that
     /// run this process, for about a microsecond. Without it, each read takes some nanoseconds
-    /// longer.
+    /// longer. If the call is denied at the start or later, the engine does without. A filter of
+    /// system calls that ends the process instead must not meet it: then set `false`.
     pub fn membarrier(mut self, allowed: bool) -> Self {
         self.given.membarrier = allowed;
         self
@@ -556,6 +557,24 @@ mod tests {
         ] {
             assert_eq!(error(config), ConfigError::Standalone { option });
         }
+    }
+
+    /// The zone was cut off in silence if it was a number, so that the node tried to listen at an
+    /// address without one, and said "invalid argument". If it was a name, the error said that this
+    /// is no IP address.
+    #[test]
+    fn an_address_of_one_link_is_refused_in_words() {
+        let zoned = ["[fe80::1%eth0]:80", "[fe80::1%2]:80", "[fe80::1]:80", "[2001:db8::1%3]:80"];
+        for address in zoned.into_iter().chain(["fe80::1%eth0", "fe80::1%eth0:80"]) {
+            let expected = ConfigError::LinkLocalAddress { address: address.into() };
+            assert_eq!(error(Config::new("a", address)), expected);
+            assert_eq!(error(Config::new("a", "[::]:80").advertise(address)), expected);
+            assert_eq!(error(valid().seeds([address])), expected);
+            assert!(expected.to_string().contains("unique local"), "{expected}");
+        }
+        let url = ConfigError::BadAddress { address: "a%20b:80".into() };
+        assert_eq!(error(Config::new("a", "a%20b:80")), url, "no zone");
+        assert!(Config::new("a", "[fd00::1]:80").seeds(["[2001:db8::1]:80"]).check().is_ok());
     }
 
     #[test]

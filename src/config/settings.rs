@@ -3,7 +3,7 @@
 //! [`Given`] holds what an app gave, [`Given::check`] turns it into settings or names the first
 //! mistake. What the settings hold was checked here and is not checked again.
 
-use std::net::SocketAddr;
+use std::net::{Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use crate::discovery::{AddressSource, Custom};
@@ -395,7 +395,24 @@ fn check_name(
 }
 
 fn parse_address(address: &str) -> Result<SocketAddr, ConfigError> {
+    check_zone(address)?;
     parse(address).ok_or_else(|| ConfigError::BadAddress { address: address.to_owned() })
+}
+
+/// Refuses an address of a zone, such as `fe80::1%eth0`: a zone has its name and its number on one
+/// host alone, so no node could tell another one where that address is.
+fn check_zone(address: &str) -> Result<(), ConfigError> {
+    let refuse = || Err(ConfigError::LinkLocalAddress { address: address.to_owned() });
+    match address.parse() {
+        Ok(SocketAddr::V6(v6)) if v6.scope_id() != 0 || v6.ip().is_unicast_link_local() => refuse(),
+        Ok(_) => Ok(()),
+        // The standard library knows zones that are numbers.
+        Err(_) => {
+            let (ip, zone) = address.split_once('%').unwrap_or_default();
+            let ip: Option<Ipv6Addr> = ip.trim_start_matches('[').parse().ok();
+            if ip.is_some() && !zone.is_empty() { refuse() } else { Ok(()) }
+        }
+    }
 }
 
 fn check_address(address: &str) -> Result<SocketAddr, ConfigError> {
@@ -414,6 +431,7 @@ enum Seed {
 
 fn check_seed(seed: &str) -> Result<Seed, ConfigError> {
     let bad = || ConfigError::BadSeed { seed: seed.to_owned() };
+    check_zone(seed)?;
     if let Some(address) = parse(seed) {
         let is_reachable = address.port() != 0 && !address.ip().is_unspecified();
         return is_reachable.then_some(Seed::Address(address)).ok_or_else(bad);

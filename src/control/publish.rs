@@ -265,14 +265,16 @@ impl Control {
             Some((known.identity, known.state.is_active(), info))
         };
         let named: Vec<_> = self.membership.records().into_iter().filter_map(info).collect();
-        // Of several lives of another node, the app sees the one that counts.
+        // Of several lives of a node, the app sees the one that counts. Of this node's own that is
+        // this one; another one that lives has its id, and the app sees both.
         let counts = |life: &Identity, is_active: bool| {
             let mut others = named.iter().filter(|(other, ..)| other.node == life.node);
             others.all(|(other, is_alive, _)| (is_active, *life) >= (*is_alive, *other))
         };
-        let shown = named
-            .iter()
-            .filter(|(life, is_active, _)| life.node == me.node || counts(life, *is_active));
+        let shown = named.iter().filter(|(life, is_active, info)| {
+            let is_own = life.node == me.node && (*is_active || info.is_self);
+            is_own || life.node != me.node && counts(life, *is_active)
+        });
         let mut members: Vec<MemberInfo> = shown.map(|(.., info)| info.clone()).collect();
         members.sort_by(|a, b| a.id.cmp(&b.id));
         for member in &mut members {

@@ -42,6 +42,12 @@ use crate::shard::{LocalRules, WriteRules};
 ///
 /// Any number of threads may call any method. A call waits for its answer at most as long as its
 /// timeout, which is [`Config::request_timeout`] if the call names none.
+///
+/// In a process that forks, the engine stays with the parent. In the child its calls fail at once
+/// with `ShutDown`, [`members`](Self::members) is empty, and the handle may be dropped, which does
+/// nothing. (On systems other than Linux, and on Linux before 4.14, the handle may be dropped, and
+/// must not be used for calls.) The child's copies of the engine's sockets stay open until it ends
+/// or executes another program.
 #[derive(Clone)]
 pub struct Engine {
     inner: Arc<Inner>,
@@ -334,6 +340,9 @@ impl fmt::Debug for Engine {
 
 impl Drop for Inner {
     fn drop(&mut self) {
+        if self.runtime.is_forked() {
+            return self.runtime.forget();
+        }
         self.runtime.stop(true);
     }
 }

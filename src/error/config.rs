@@ -50,6 +50,17 @@ pub enum ConfigError {
         /// The address that was given.
         address: SocketAddr,
     },
+    /// The address is an IPv6 address of one link, `fe80::…`, or has a zone, as in `fe80::1%eth0`.
+    /// A zone is known on one host only, so no node could tell others of such an address.
+    #[error(
+        "{address:?} is an address of one network link, which other hosts cannot use as it is \
+         written here: give a global or unique local IPv6 address (2000::/3, fd00::/8), an IPv4 \
+         address, or for a seed a host name"
+    )]
+    LinkLocalAddress {
+        /// The text that was given.
+        address: String,
+    },
     /// A seed is neither an IP address nor a host name with a port.
     #[error(
         "the seed {seed:?} is not an IP address or host name and a port, such as \"10.0.0.2:8001\" \

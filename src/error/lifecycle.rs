@@ -55,6 +55,28 @@ pub enum StartError {
         /// The CPUs that this process may use.
         allowed: Vec<usize>,
     },
+    /// A limit of this process leaves too little memory: for the engine's threads and tables, and
+    /// for [`Config::max_memory`](crate::Config::max_memory) if that is set. An engine that ran out
+    /// of it would end the process.
+    ///
+    /// On Linux with glibc most of it is address space that the allocator asks for, 128 MiB for
+    /// each thread. With `MALLOC_ARENA_MAX=1` in the environment it reserves none.
+    #[error(
+        "too little memory: {limit} allows this process {limit_bytes} bytes (ulimit -v is \
+         RLIMIT_AS, ulimit -d is RLIMIT_DATA), {free_bytes} of them are free, and the engine needs \
+         about {needed_bytes}: raise the limit, lower Config::max_memory or Config::cores, or set \
+         MALLOC_ARENA_MAX=1, without which glibc asks for 128 MiB for each thread"
+    )]
+    AddressSpace {
+        /// The name of the limit.
+        limit: &'static str,
+        /// The limit, in bytes.
+        limit_bytes: u64,
+        /// How many bytes were left of it.
+        free_bytes: u64,
+        /// About how many bytes the engine needs.
+        needed_bytes: u64,
+    },
     /// The system refused a socket, a thread or a poll.
     #[error("{what}: {source}")]
     System {

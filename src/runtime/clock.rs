@@ -110,6 +110,11 @@ impl TurnClock {
 
 /// Returns the time since the host was started, suspended or not.
 #[cfg(target_os = "linux")]
+pub(crate) fn time_since_boot() -> Duration {
+    moment()
+}
+
+#[cfg(target_os = "linux")]
 #[inline]
 fn moment() -> Moment {
     read(rustix::time::ClockId::Boottime)

@@ -85,8 +85,12 @@ impl Threads {
     }
 
     /// Stops and joins the threads, and lets the logger have their last lines. An engine's own
-    /// thread does not join them: they end by themselves.
+    /// thread does not join them: they end by themselves. In a forked child there are none, and it
+    /// does nothing.
     pub(crate) fn stop(&self, farewell: bool) {
+        if self.shared.door.is_forked() {
+            return;
+        }
         self.shared.close(farewell);
         let handles = std::mem::take(&mut *self.lock());
         if handles.is_empty() {

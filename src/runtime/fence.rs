@@ -1,7 +1,8 @@
 //! The heavy fence: a memory fence on every processor that runs a thread of this process, in one
 //! call.
 
-use crate::logging;
+#![forbid(unsafe_code)]
+
 use crate::store::HeavyFence;
 
 /// Returns the fence if the system has one. Readers then need none of their own.
@@ -9,24 +10,29 @@ use crate::store::HeavyFence;
 pub(crate) fn heavy_fence() -> Option<HeavyFence> {
     use rustix::thread::{MembarrierCommand, membarrier, membarrier_query};
 
+    use super::clock::time_since_boot;
+    use crate::logging;
+
     let has_it = membarrier_query().contains_command(MembarrierCommand::PrivateExpedited);
     if !has_it || membarrier(MembarrierCommand::RegisterPrivateExpedited).is_err() {
         return None;
     }
-    Some(|| {
+    let run = || {
         let outcome = membarrier(MembarrierCommand::PrivateExpedited);
         if let Err(error) = outcome {
             static SAID: std::sync::Once = std::sync::Once::new();
             SAID.call_once(|| {
-                logging::error!(
-                    "membarrier worked and now fails ({error}): nothing that is overwritten is \
-                     freed any more; a filter of system calls that was installed meanwhile? \
-                     Config::membarrier(false) does without"
+                logging::warn!(
+                    "membarrier worked and now fails ({error}): readers run a fence of their own \
+                     from now on, which makes a local read slower; a filter of system calls that \
+                     was installed after the start? Config::membarrier(false) does without from \
+                     the beginning"
                 );
             });
         }
         outcome.is_ok()
-    })
+    };
+    Some(HeavyFence { run, time: time_since_boot })
 }
 
 #[cfg(not(target_os = "linux"))]

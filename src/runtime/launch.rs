@@ -1,6 +1,7 @@
 //! The launch of an engine: from its settings to threads that run.
 //!
 //! ```text
+//! 0. ask for the limits of this process
 //! 1. bind the sockets
 //! 2. prepare the control thread, then each core: poll, bell, mailboxes, net
 //! 3. start the log thread, then the cores; each pins itself, makes its shard, and hands out the
@@ -21,6 +22,7 @@ use std::sync::{Arc, mpsc};
 use mio::net::TcpListener;
 use mio::{Interest, Poll, Waker};
 
+use super::address_space;
 use super::affinity::{self, PinError};
 use super::bell::Bell;
 use super::clock::Clock;
@@ -65,6 +67,7 @@ pub(super) struct Launched {
 
 /// Starts an engine's threads.
 pub(super) fn launch(settings: &Settings) -> Result<Launched, StartError> {
+    address_space::check(settings)?;
     note_processors(&[]);
     let clock = Clock::start();
     let cluster = ClusterHash::of(&settings.cluster);

@@ -4,12 +4,14 @@
 //!
 //! ```text
 //! launch              from settings to threads that run
+//! address_space       whether the process may have the memory for that
 //! core_thread         one shard each           ─┐
 //! control_thread      membership, accepting     │ their loops, and what happens
 //! discovery_thread    lookups that block        │ if one of them fails
 //! log_thread          what the logger is told   │
 //! engine_thread                                ─┘
 //! messages · shared   what threads send each other; what they share with the engine's handle
+//! door                whether calls are let in, which a forked child is not
 //! mailbox             how a message comes to a thread: ring, bell, and a wait list for room
 //! reply · completions how an answer comes back: a slot, or a queue
 //! idle                what a thread does that has nothing to do
@@ -20,6 +22,7 @@
 //! Nothing here decides what a shard or the control decides: its files name their events and
 //! actions, and none of `net`, the mailboxes and the replies knows a shard's insides.
 
+mod address_space;
 mod affinity;
 mod allowance;
 mod bell;
@@ -28,6 +31,7 @@ pub(crate) mod completions;
 pub(crate) mod control_thread;
 pub(crate) mod core_thread;
 mod discovery_thread;
+mod door;
 mod engine_thread;
 mod fence;
 mod heartbeat;
@@ -52,6 +56,7 @@ use std::time::Duration;
 use self::allowance::{Allowance, Permit};
 use self::clock::Clock;
 use self::completions::CompletionSlot;
+use self::door::Door;
 use self::engine_thread::{Threads, is_engine_thread};
 use self::idle::longest_caller_spin;
 use self::launch::{Launched, launch};
@@ -84,6 +89,8 @@ pub(crate) struct Runtime {
     clock: Clock,
     cluster: ClusterHash,
     address: Option<SocketAddr>,
+    /// The door of `threads`, one step closer for calls that look at nothing else there.
+    door: Door,
     /// How long a caller looks for its answer before it sleeps.
     longest_spin: Duration,
     senders: Senders,
@@ -139,7 +146,8 @@ impl Runtime {
         let allowance = settings
             .memory
             .map(|share| Allowance::new(share / ALLOWANCE * usize::from(settings.cores)));
-        Ok(Self { clock, cluster, address, longest_spin, senders, views, allowance, threads })
+        let door = threads.shared.door.clone();
+        Ok(Self { clock, cluster, address, door, longest_spin, senders, views, allowance, threads })
     }
 
     /// Sends a core a call, which may bring a large value, and waits for room until `deadline`.
@@ -187,7 +195,7 @@ impl Runtime {
         slot: CompletionSlot,
         permit: Option<Permit>,
     ) -> Result<(), NotSent> {
-        if !self.threads.shared.is_open() {
+        if !self.door.is_open() {
             return Err(self.closed());
         }
         let calls = &self.senders.calls[usize::from(core.0)];
@@ -200,7 +208,7 @@ impl Runtime {
 
     /// Checks that the calling thread may wait for this engine.
     pub(crate) fn check_caller(&self) -> Result<(), NotSent> {
-        if !self.threads.shared.is_open() {
+        if !self.door.is_open() {
             return Err(self.closed());
         }
         if is_engine_thread() { Err(NotSent::WouldBlock) } else { Ok(()) }
@@ -238,6 +246,9 @@ impl Runtime {
     pub(crate) fn allow_now(&self, bytes: usize) -> Result<Option<Permit>, NotSent> {
         match &self.allowance {
             Some(allowance) if bytes > MAX_FREE_BYTES => {
+                if !self.door.is_open() {
+                    return Err(self.closed());
+                }
                 allowance.take(bytes, Duration::ZERO).map(Some).ok_or(NotSent::Full)
             }
             _ => Ok(None),
@@ -366,20 +377,43 @@ impl Runtime {
     /// out.
     ///
     /// Called again, it waits for nothing. Called on an engine's own thread, it does not join.
+    /// Called in a forked child, it does nothing.
     pub(crate) fn stop(&self, farewell: bool) {
         self.threads.stop(farewell);
     }
 
+    /// Whether this process is a forked child of the one that started the engine. None of the
+    /// engine's threads is here, and any of its locks might be locked for ever.
+    pub(crate) fn is_forked(&self) -> bool {
+        self.door.is_forked()
+    }
+
+    /// Leaves all to the parent process, in a forked child: the threads that could be joined, and
+    /// queues whose ends wake or lock something when they are dropped.
+    pub(crate) fn forget(&mut self) {
+        std::mem::forget(std::mem::take(&mut self.threads));
+        std::mem::forget(std::mem::take(&mut self.senders));
+    }
+
     /// Returns why the engine has failed, if it has.
     pub(crate) fn failure(&self) -> Option<String> {
+        if self.is_forked() {
+            return None;
+        }
         self.threads.shared.lock().failure.clone()
     }
 
     pub(crate) fn members(&self) -> Vec<MemberInfo> {
+        if self.is_forked() {
+            return Vec::new();
+        }
         self.threads.shared.lock().members.clone()
     }
 
     pub(crate) fn subscribe(&self, subscriber: Subscriber) {
+        if self.is_forked() {
+            return;
+        }
         let mut state = self.threads.shared.lock();
         if !state.is_stopped {
             state.subscribers.retain(Subscriber::is_heard);
@@ -404,7 +438,7 @@ impl Runtime {
     /// Returns what this node's cores let other threads read, until the engine is closed.
     #[inline]
     pub(crate) fn views(&self) -> Result<&Views, NotSent> {
-        if self.threads.shared.is_open() { Ok(&self.views) } else { Err(self.closed()) }
+        if self.door.is_open() { Ok(&self.views) } else { Err(self.closed()) }
     }
 
     #[inline]

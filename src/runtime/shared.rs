@@ -1,35 +1,24 @@
 //! What an engine's threads and its handle share: the door, and the news.
 //!
-//! ```text
-//! door       calls                                   what moves it there
-//! OPEN       are let in                              it starts so
-//! DRAINING   that were let in go on, new ones fail   the control, once all is handed over
-//! CLOSED     fail, and the threads stop              the handle, or a thread that fails
-//! ```
-//!
-//! The door only moves on, never back. It is a word of its own, since every call looks at it; all
-//! else is news, behind one lock, which the control thread tells and the app's threads wait for.
+//! The [`Door`] is a word of its own, since every call looks at it; all else is news, behind one
+//! lock, which the control thread tells and the app's threads wait for.
 
 #![forbid(unsafe_code)]
 
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use super::door::Door;
 use crate::control::Readiness;
 use crate::error::Risk;
 use crate::events::{MemberInfo, Subscriber};
 use crate::shard::StoppedBy;
 
-const OPEN: u8 = 0;
-const DRAINING: u8 = 1;
-const CLOSED: u8 = 2;
-
 /// The door and the news of one engine.
 #[derive(Default)]
 pub(crate) struct Shared {
-    /// [`OPEN`] at first, then only higher values.
-    door: AtomicU8,
+    pub(crate) door: Door,
     /// Whether the node stops without telling the other nodes.
     is_silent: AtomicBool,
     /// Whether a failure has closed the door, and no request.
@@ -68,12 +57,12 @@ impl Shared {
         if !farewell {
             self.is_silent.store(true, Ordering::Relaxed);
         }
-        self.door.fetch_max(CLOSED, Ordering::Release);
+        self.door.close();
     }
 
     /// Lets no more calls in; those that were let in go on.
     pub(crate) fn drain(&self) {
-        self.door.fetch_max(DRAINING, Ordering::Release);
+        self.door.drain();
     }
 
     /// Whether the node stops without telling the other nodes.
@@ -81,16 +70,10 @@ impl Shared {
         self.is_silent.load(Ordering::Relaxed)
     }
 
-    /// Whether calls are let in.
-    #[inline]
-    pub(crate) fn is_open(&self) -> bool {
-        self.door.load(Ordering::Acquire) == OPEN
-    }
-
     /// Whether the threads are to stop.
     #[inline]
     pub(crate) fn is_closed(&self) -> bool {
-        self.door.load(Ordering::Acquire) == CLOSED
+        self.door.is_closed()
     }
 
     /// Lets no more calls in, and records a failure as the reason unless a request has closed the

@@ -110,7 +110,7 @@ impl Store {
         self.collect();
         match self.table.retired_bytes() {
             left if used + left <= limit => Admission::Enough,
-            left if left < held => Admission::Later,
+            left if left < held || self.table.is_freeing_paused() => Admission::Later,
             _ => Admission::HeldByReaders,
         }
     }

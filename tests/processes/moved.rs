@@ -21,6 +21,10 @@ fn a_node_that_was_moved_gets_in_at_once() {
     let line = at(&moved);
     for node in nodes.iter_mut().chain([&mut moved]) {
         wait_until("it is in", || node.list("members").contains(&line));
+        // Its earlier life was a second member for itself.
+        wait_until("it is one member", || {
+            node.list("members").iter().filter(|line| line.starts_with("c ")).count() == 1
+        });
     }
     moved.ok("set k v");
 

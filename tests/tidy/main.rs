@@ -195,6 +195,7 @@ fn imports_are_written_out() {
 const UNSAFE: &[&str] = &[
     "entry",
     "prefetch.rs",
+    "runtime/door.rs",
     "runtime/ring.rs",
     "runtime/slot.rs",
     "store/reclaim.rs",

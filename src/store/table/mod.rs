@@ -135,6 +135,11 @@ impl Table {
         self.retired.collect(limit);
     }
 
+    /// Whether nothing is freed for a moment that no reader prolongs.
+    pub(crate) fn is_freeing_paused(&self) -> bool {
+        self.retired.is_paused()
+    }
+
     /// Says whether this node answers for a partition, before anything follows from it.
     pub(crate) fn serve(&mut self, partition: Partition, serves: bool) {
         let view = &self.view;
