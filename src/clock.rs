@@ -22,6 +22,7 @@ impl Instant {
         Self { nanos }
     }
 
+    #[cfg(feature = "sim")]
     pub(crate) fn nanos(self) -> u64 {
         self.nanos
     }

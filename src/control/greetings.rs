@@ -3,7 +3,7 @@
 use super::interface::{Actions, ControlAction};
 use super::state::{Control, Leaving};
 use crate::clock::Instant;
-use crate::wire::message::{Hello, Refusal, RefusalReason};
+use crate::wire::message::{Channel, Hello, Refusal, RefusalReason};
 
 impl Control {
     /// Judges a greeting: the node is welcomed or refused, or waits for what becomes of another
@@ -19,6 +19,9 @@ impl Control {
             Ok(welcome) => match self.life_at_another_address(&hello.identity) {
                 Some(other) => self.hold(now, via, hello, other, actions),
                 None => {
+                    if welcome.channel == Channel::Control {
+                        self.note_guest(hello.identity.addr);
+                    }
                     self.note_details(now, &hello);
                     actions.push(ControlAction::Welcome { via, welcome, peer: hello.identity });
                 }

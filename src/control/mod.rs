@@ -101,6 +101,10 @@ impl Control {
         });
         self.perform(now, todo, actions);
         let sent = result.is_ok().then(|| sent_by(self.config.cluster, bytes)).flatten();
+        if let Some((sender, _)) = sent {
+            // Members greet those that they take for dead.
+            self.note_guest(sender.addr);
+        }
         let has_compared =
             sent.is_some_and(|(sender, wall)| self.compare_clocks(at, sender, wall, actions));
         // While deaths are held back, each datagram might be the answer that is waited for.

@@ -33,6 +33,9 @@ const PING_PERIOD: Duration = Duration::from_millis(80);
 /// comes in before it was tried.
 const MAX_TRIED: usize = 256;
 
+/// How many of them by the word of one connection.
+const MAX_TRIED_FOR_ONE: usize = 2;
+
 /// After how long an answer that does not come is asked for again; and how rarely one that was bad
 /// twice, and how rarely the app is told of it. A bad answer is asked for once more at once, as a
 /// datagram may get lost.
@@ -93,7 +96,9 @@ impl Control {
         let mut to_ping = Vec::new();
         for it in self.reach.tried.iter_mut().filter(|it| it.ping_at <= now && !it.udp) {
             it.ping_at = now + PING_PERIOD;
-            to_ping.push(it.identity);
+            if !to_ping.contains(&it.identity) {
+                to_ping.push(it.identity);
+            }
         }
         for identity in to_ping {
             self.swim(now, actions, |membership, todo| membership.ping(now, identity, todo));
@@ -114,8 +119,9 @@ impl Control {
             let message = ControlMessage::DialedBack { tcp: Reached::SomebodyElse, udp: false };
             return actions.push(ControlAction::Answer { via, request_id, message });
         }
-        self.note_guest(identity.addr);
-        if self.reach.tried.len() >= MAX_TRIED {
+        if self.reach.tried.len() >= MAX_TRIED
+            || self.reach.tried.iter().filter(|it| it.via == via).count() >= MAX_TRIED_FOR_ONE
+        {
             return;
         }
         let link = Link::to(&identity);

@@ -19,9 +19,10 @@
 //!    │──── Announce, SWIM ────▶│
 //! ```
 //!
-//! A node without seeds is the first of all, and a member from the start. One whose seeds are all
-//! silent asks the nodes that come to it. And a cluster that is not born waits only for a while for
-//! seeds that answer and are no members: perhaps they never will be.
+//! A node without seeds is the first of all, and a member from the start. One that is no member
+//! asks the nodes that come to it, too, as *guests*: its own seeds might all be down while the
+//! others live and greet it, and it must not be born beside them. And a cluster that is not born
+//! waits only for a while for seeds that answer and are no members: perhaps they never will be.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -51,6 +52,9 @@ const OUTSIDE_PATIENCE: Duration = Duration::from_secs(10);
 /// How many nodes that ask are treated as seeds, while this node is no member.
 const MAX_GUESTS: usize = 16;
 
+/// One that was silent twice makes room for others.
+const GUEST_BACKOFF: Duration = SEED_BACKOFF.saturating_mul(2);
+
 impl Control {
     pub(super) fn seeds_deadline(&self) -> Option<Instant> {
         let due = self.seeds.iter().filter_map(|seed| match seed.state {
@@ -62,6 +66,7 @@ impl Control {
 
     /// Asks the seeds that are due and are no members.
     pub(super) fn handle_seed_timers(&mut self, now: Instant, actions: &mut Actions) {
+        self.drop_guests(now);
         if self.leaving == Leaving::No && self.discovery.at.take_if(|at| *at <= now).is_some() {
             self.discovery.began.get_or_insert(now);
             actions.push(ControlAction::Discover);
@@ -128,6 +133,9 @@ impl Control {
         let comes_in = self.must_be_reached_first();
         for seed in self.seeds.iter_mut().filter(|seed| seed.addr == link.addr) {
             seed.settled = true;
+            if seed.answered.is_some_and(|before| before.life() != welcome.identity.life()) {
+                seed.outside_since = None;
+            }
             seed.answered = Some(welcome.identity);
             seed.state = if is_myself {
                 SeedState::Myself
@@ -171,9 +179,7 @@ impl Control {
             }
         }
         if self.membership.is_member() {
-            self.ask_seed_for_members(now, link, actions);
-            self.seeds.retain(|seed| !seed.is_guest);
-            return;
+            return self.ask_seed_for_members(now, link, actions);
         }
         actions.push(ControlAction::Close(link));
         for seed in self.seeds.iter_mut().filter(|seed| seed.addr == link.addr) {
@@ -182,7 +188,7 @@ impl Control {
         }
     }
 
-    /// A node wants this one to reach it. If this one is no member yet, that one might reach it.
+    /// A node turns to this one. If this one is no member yet, that one might reach it.
     pub(super) fn note_guest(&mut self, addr: SocketAddr) {
         let guests = self.seeds.iter().filter(|seed| seed.is_guest).count();
         let is_known = self.seeds.iter().any(|seed| seed.addr == addr);
@@ -190,6 +196,19 @@ impl Control {
             let seed = SeedAddress::new(addr, self.config.identity.addr);
             self.seeds.push(SeedAddress { is_guest: true, ..seed });
         }
+    }
+
+    /// Forgets the guests that have served: they are members, or there is no sign of them.
+    fn drop_guests(&mut self, now: Instant) {
+        let has_served = |seed: &SeedAddress| {
+            let is_silent = seed.answered.is_none() && seed.backoff > GUEST_BACKOFF;
+            seed.is_guest
+                && seed.state != SeedState::Trying
+                && (is_silent || self.membership.is_member() && self.is_settled(now, seed))
+        };
+        let dropped: Vec<SocketAddr> =
+            self.seeds.iter().filter(|seed| has_served(seed)).map(|seed| seed.addr).collect();
+        self.seeds.retain(|seed| !seed.is_guest || !dropped.contains(&seed.addr));
     }
 
     /// Whether a seed has been heard from, or found not to answer, and is a member if it answered:

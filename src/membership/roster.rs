@@ -88,6 +88,15 @@ impl Roster {
     }
 
     /// Whether this very life of a member takes part.
+    /// Whether this identity takes part, or an earlier return of the same life: the later one was
+    /// not heard of yet.
+    pub(super) fn has_active_before(&self, identity: &Identity) -> bool {
+        self.by_addr.get(&identity.addr).is_some_and(|it| {
+            let is_it = it.identity.life() == identity.life();
+            is_it && it.identity.returns <= identity.returns && it.state.is_active()
+        })
+    }
+
     pub(super) fn has_active(&self, identity: &Identity) -> bool {
         self.by_addr
             .get(&identity.addr)

@@ -39,10 +39,10 @@ use crate::clock::Instant;
 use crate::mutants::{ProtocolMutant, rule};
 use crate::types::Identity;
 
-/// How many pings must fail, and how far apart they are on a network without distances. Gossip
-/// about a death passes several members, and each of them waits for this.
-const PINGS: u32 = 3;
-const PING_PERIOD: Duration = Duration::from_millis(15);
+/// How many pings must fail, and how far apart they are on a network without distances: together
+/// as long as a probe takes, so that a host which stands still for a moment has time to answer.
+const PINGS: u32 = 4;
+const PING_PERIOD: Duration = Duration::from_millis(50);
 
 /// The deaths that this node was told of and does not believe yet: at most one for each member.
 #[derive(Debug, Default)]
@@ -102,7 +102,7 @@ impl Membership {
         let of = update.id();
         update.state() == foca::State::Down
             && of != by
-            && self.roster.has_active(of)
+            && self.roster.has_active_before(of)
             && self.claims.lock().about(of) != Some(ClaimKind::Left)
             && !self.accuses(of)
             && rule(ProtocolMutant::HearsayBelieved, true)
@@ -112,7 +112,7 @@ impl Membership {
     /// answer.
     pub(super) fn ask_rumoured(&mut self, now: Instant, actions: &mut Vec<MembershipAction>) {
         let roster = &self.roster;
-        self.rumours.open.retain(|member, _| roster.has_active(member));
+        self.rumours.open.retain(|member, _| roster.has_active_before(member));
         let (mut to_ping, mut dead) = (Vec::new(), Vec::new());
         for (member, rumour) in self.rumours.open.iter_mut().filter(|(_, it)| it.next <= now) {
             if rumour.pings < PINGS {

@@ -29,10 +29,6 @@ use crate::wire::message::{Answer, Request};
 /// to be adopted or a connection to be dialled, short enough not to show in a request's timeout.
 pub(crate) const RETRY_AFTER: Duration = Duration::from_millis(20);
 
-/// How often that doubles for a write that nothing but a replica waits for. It may be owed for half
-/// a minute, and thousands of them may be.
-const OWED_DOUBLINGS: u8 = 4;
-
 /// What a quorum machine wants done.
 #[derive(Debug, PartialEq)]
 pub(crate) enum QuorumAction {
@@ -98,8 +94,6 @@ pub(crate) trait QuorumMachine {
 pub(super) struct Asked<T> {
     pub(super) replica: Identity,
     pub(super) state: AskState<T>,
-    /// How often it was left for longer since it was known to be well.
-    put_off: u8,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -115,23 +109,7 @@ pub(super) enum AskState<T> {
 
 impl<T> Asked<T> {
     pub(super) fn new(replica: Identity, alive: bool) -> Self {
-        Self::in_state(replica, if alive { AskState::Idle } else { AskState::Dead })
-    }
-
-    pub(super) fn in_state(replica: Identity, state: AskState<T>) -> Self {
-        Self { replica, state, put_off: 0 }
-    }
-
-    /// Asks it again soon.
-    pub(super) fn retry(&mut self, now: Instant) {
-        self.state = AskState::RetryAt(now + RETRY_AFTER);
-    }
-
-    /// Asks it again after a while: longer, the more often that was.
-    pub(super) fn put_off(&mut self, now: Instant) {
-        let wait = RETRY_AFTER.saturating_mul(1 << self.put_off.min(OWED_DOUBLINGS));
-        self.state = AskState::RetryAt(now + wait);
-        self.put_off = self.put_off.saturating_add(1);
+        Self { replica, state: if alive { AskState::Idle } else { AskState::Dead } }
     }
 
     pub(super) fn answer(&self) -> Option<&T> {
@@ -158,16 +136,16 @@ impl<T> Asked<T> {
     }
 }
 
-/// Notes an answer.
-pub(super) fn settle<T>(asked: &mut [Asked<T>], from: Identity, answer: T) {
-    if let Some(asked) = open(asked, from) {
-        asked.state = AskState::Answered(answer);
+/// Notes an answer, or when to ask again.
+pub(super) fn settle<T>(asked: &mut [Asked<T>], from: Identity, outcome: Result<T, Instant>) {
+    if let Some(asked) = asked.iter_mut().find(|asked| asked.replica == from)
+        && asked.is_open()
+    {
+        asked.state = match outcome {
+            Ok(answer) => AskState::Answered(answer),
+            Err(at) => AskState::RetryAt(at),
+        };
     }
-}
-
-/// Returns the replica, if it might still answer.
-pub(super) fn open<T>(asked: &mut [Asked<T>], from: Identity) -> Option<&mut Asked<T>> {
-    asked.iter_mut().find(|asked| asked.replica == from && asked.is_open())
 }
 
 /// Returns the replicas that are to be asked now, and waits for them.
@@ -189,7 +167,7 @@ pub(super) fn note_members<T>(
 ) {
     for asked in asked {
         if matches!(asked.state, AskState::Dead) && alive(&asked.replica) {
-            (asked.state, asked.put_off) = (AskState::RetryAt(now), 0);
+            asked.state = AskState::RetryAt(now);
         } else if asked.is_open() && !alive(&asked.replica) {
             asked.state = AskState::Dead;
         }

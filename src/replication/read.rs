@@ -45,7 +45,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::mismatch::mismatch;
-use super::quorum::{AskState, Asked, QuorumAction, QuorumMachine, note_members};
+use super::quorum::{AskState, Asked, QuorumAction, QuorumMachine, RETRY_AFTER, note_members};
 use crate::clock::{Instant, Now, Version};
 use crate::entry::Entry;
 use crate::mutants::{ProtocolMutant, rule};
@@ -141,7 +141,7 @@ impl Read {
             return;
         };
         if !synced {
-            asked.retry(now.instant);
+            asked.state = AskState::RetryAt(now.instant + RETRY_AFTER);
             return;
         }
         let found = match found {
@@ -270,13 +270,13 @@ impl Read {
             return;
         };
         let has_it = |held: &Entry| !newest.wins_over(held) || newest.is_same_at(held, now.wall);
-        let held = |asked: &Asked<Option<Entry>>| {
-            let state = match &asked.state {
+        let held = |asked: &Asked<Option<Entry>>| Asked {
+            replica: asked.replica,
+            state: match &asked.state {
                 AskState::Dead => AskState::Dead,
                 AskState::Answered(Some(entry)) if has_it(entry) => AskState::Answered(true),
                 _ => AskState::Waiting,
-            };
-            Asked::in_state(asked.replica, state)
+            },
         };
         let holders: Vec<Asked<bool>> = self.replicas.iter().map(held).collect();
         for stale in holders.iter().filter(|asked| asked.state == AskState::Waiting) {
@@ -303,7 +303,7 @@ impl Read {
         let mut open =
             self.writing_back.iter_mut().flatten().filter(|asked| asked.answer().is_none());
         if let Some(asked) = open.find(|asked| asked.replica == from) {
-            asked.retry(now.instant);
+            asked.state = AskState::RetryAt(now.instant + RETRY_AFTER);
         }
     }
 
@@ -436,7 +436,7 @@ impl QuorumMachine for Read {
         if let Some(asked) = self.replicas.iter_mut().find(|asked| asked.replica == from)
             && asked.state == AskState::Waiting
         {
-            asked.retry(now.instant);
+            asked.state = AskState::RetryAt(now.instant + RETRY_AFTER);
             self.handle_timers(now, actions);
         }
     }
@@ -473,7 +473,6 @@ impl QuorumMachine for Read {
 mod tests {
     use std::num::NonZeroU64;
 
-    use super::super::quorum::RETRY_AFTER;
     use super::*;
     use crate::clock::WallTime;
     use crate::entry::Content;

@@ -53,7 +53,7 @@ use std::time::Duration;
 
 use super::mismatch::mismatch;
 use super::quorum::{
-    AskState, Asked, QuorumAction, QuorumMachine, RETRY_AFTER, note_members, open, settle, take_due,
+    AskState, Asked, QuorumAction, QuorumMachine, RETRY_AFTER, note_members, settle, take_due,
 };
 use crate::clock::{Instant, Now, Version};
 use crate::entry::Entry;
@@ -224,11 +224,7 @@ impl Write {
             Found::Version(version) => *version,
             Found::Entry(entry) => entry.version(),
         };
-        match open(asked, from) {
-            Some(asked) if is_synced => asked.state = AskState::Answered(version),
-            Some(asked) => asked.retry(now.instant),
-            None => {}
-        }
+        settle(asked, from, if is_synced { Ok(version) } else { Err(now.instant + RETRY_AFTER) });
         let answers: Vec<Version> = asked.iter().filter_map(Asked::answer).copied().collect();
         // Of W at least: in a list that was replaced fewer still count.
         let of_list = if rule(ProtocolMutant::FewAsked, true) { self.needed } else { 0 };
@@ -253,9 +249,9 @@ impl Write {
         match superseded_by.filter(|_| !rule(ProtocolMutant::StampedAgain, counts_below)) {
             Some(newer) => {
                 self.overtaken_by = self.overtaken_by.max(newer);
-                settle(&mut self.replicas, from, Acked { counts: is_synced, has_it: false });
+                settle(&mut self.replicas, from, Ok(Acked { counts: is_synced, has_it: false }));
             }
-            None => settle(&mut self.replicas, from, Acked { counts: is_synced, has_it: true }),
+            None => settle(&mut self.replicas, from, Ok(Acked { counts: is_synced, has_it: true })),
         }
         self.wait_for_others(now);
         // With fewer than all writes among W, what the others hold might be an earlier write.
@@ -283,15 +279,15 @@ impl Write {
         actions: &mut Vec<QuorumAction>,
     ) {
         if self.is_relayed {
-            settle(&mut self.replicas, from, Acked { counts: is_synced, has_it: true });
+            settle(&mut self.replicas, from, Ok(Acked { counts: is_synced, has_it: true }));
         } else if self.was_acknowledged {
             // A replica that lacks it merges it with the rest.
-            settle(&mut self.replicas, from, Acked { counts: false, has_it: false });
+            settle(&mut self.replicas, from, Ok(Acked { counts: false, has_it: false }));
         } else if self.keeps_stamp() {
             self.ask_later(from, now.instant);
         } else {
             self.overtaken_by = self.overtaken_by.max(horizon);
-            settle(&mut self.replicas, from, Acked { counts: is_synced, has_it: false });
+            settle(&mut self.replicas, from, Ok(Acked { counts: is_synced, has_it: false }));
             self.wait_for_others(now);
             self.restamp_if_overtaken(actions);
         }
@@ -360,9 +356,9 @@ impl Write {
 
     fn ask_later(&mut self, from: Identity, now: Instant) {
         if let Phase::AskingVersions(asked) = &mut self.phase {
-            open(asked, from).into_iter().for_each(|asked| asked.retry(now));
-        } else if let Some(asked) = open(&mut self.replicas, from) {
-            if self.was_acknowledged { asked.put_off(now) } else { asked.retry(now) }
+            settle(asked, from, Err(now + RETRY_AFTER));
+        } else {
+            settle(&mut self.replicas, from, Err(now + RETRY_AFTER));
         }
     }
 
@@ -560,9 +556,7 @@ impl QuorumMachine for Write {
                 let doublings = self.full_since_acknowledged.min(FULL_DOUBLINGS);
                 self.full_since_acknowledged += u32::from(self.was_acknowledged);
                 let again_at = now.instant + FULL_RETRY_AFTER.saturating_mul(1 << doublings);
-                if let Some(asked) = open(&mut self.replicas, from) {
-                    asked.state = AskState::RetryAt(again_at);
-                }
+                settle(&mut self.replicas, from, Err(again_at));
             }
             (_, answer) => mismatch(&format!("a write was answered {answer:?}")),
         }

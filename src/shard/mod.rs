@@ -520,6 +520,7 @@ impl<C> Parts<'_, C> {
             Timer::Forward(id) => self.data_centers.end_forward(turn, id),
             Timer::Handoff(partition, kind) => self.replica.resume_handoff(turn, (partition, kind)),
             Timer::Remind(partition) => self.replica.remind(turn, partition),
+            Timer::RemindNext => self.replica.remind_next(turn),
             Timer::Seal(partition) => self.replica.seal_is_overdue(turn, partition),
             Timer::Compare => self.replica.compare(turn),
             Timer::Purge => self.replica.purge(turn),

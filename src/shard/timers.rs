@@ -16,6 +16,8 @@ pub(super) enum Timer {
     Handoff(Partition, HandoffKind),
     /// Members that have something to do about a list are told it again.
     Remind(Partition),
+    /// More of these reminders are sent.
+    RemindNext,
     /// A list should have been decided that this node accepted.
     Seal(Partition),
     /// Other replicas are compared with.
@@ -61,6 +63,7 @@ impl Timer {
             Self::Op(_)
             | Self::Handoff(..)
             | Self::Remind(_)
+            | Self::RemindNext
             | Self::Seal(_)
             | Self::Refill
             | Self::Forward(_) => None,

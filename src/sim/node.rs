@@ -236,7 +236,7 @@ impl Node {
             identity,
             local: local.clone(),
             expect: options.expect,
-            seeds: (0..nodes).map(address).collect(),
+            seeds: (0..nodes.min(options.seeds)).map(address).collect(),
             discovers: false,
             probe_period: DEFAULT_PROBE_PERIOD,
             suspicion_timeout: DEFAULT_SUSPICION_TIMEOUT,

@@ -76,6 +76,8 @@ pub struct SimOptions {
     /// The number of nodes of which a majority must be there at the birth:
     /// [`Config::expect`](crate::Config::expect). Zero expects none.
     pub expect: u16,
+    /// How many nodes, the first ones, are the seeds of all.
+    pub seeds: usize,
     /// The rule that is left out on purpose, to test the checkers.
     #[doc(hidden)]
     pub mutant: Option<ProtocolMutant>,
@@ -109,6 +111,7 @@ impl Default for SimOptions {
             forget_after: DEFAULT_FORGET_AFTER,
             on_partition: OnPartition::default(),
             expect: 0,
+            seeds: usize::MAX,
             mutant: None,
             keep_trace: false,
         }

@@ -21,5 +21,6 @@ mod purge;
 mod quorums;
 mod reminders;
 mod safety;
+mod seeds;
 mod stuck;
 mod transports;

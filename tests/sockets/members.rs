@@ -215,12 +215,11 @@ fn a_node_with_a_core_that_is_stuck_is_dead_for_the_others_until_it_goes_on() {
         }
         drop(release);
         assert!(stuck.join().unwrap().is_ok_and(|ran| ran.is_err()));
-        wait_event(&mine, "it goes on", |event| match event {
-            Event::CoreGoesOn { core: that, after } if *that == core => {
-                Some(assert!(*after >= Duration::from_secs(1)))
-            }
+        let after = wait_event(&mine, "it goes on", |event| match event {
+            Event::CoreGoesOn { core: that, after } if *that == core => Some(*after),
             _ => None,
         });
+        assert!(after >= Duration::from_secs(1), "{after:?}");
     });
     wait_settled(&engines);
     assert_eq!(text(first, "k7").as_deref(), Some("during"));

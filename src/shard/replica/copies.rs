@@ -92,6 +92,8 @@ pub(in crate::shard) struct PartitionCopy {
     /// How often others were told this list, or were asked to merge this copy, since the list and
     /// its wished members changed.
     pub(super) told: u32,
+    /// Whether others are to be told it as soon as this core may.
+    pub(super) is_to_remind: bool,
     /// Whether this copy held something when it began to become synced, which others might lack.
     pub(super) brings_data: bool,
     /// The list for which it was said last that acknowledged writes might be lost; `Some(None)` if

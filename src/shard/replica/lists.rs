@@ -346,15 +346,29 @@ impl Replica {
     /// Tells the list again to those that have something to do: as a giver, to its replicas that
     /// have not confirmed; as a synced replica, to the nodes that should be in it.
     pub(in crate::shard) fn remind<C>(&mut self, turn: &mut Turn<'_, C>, partition: Partition) {
-        if self.has_reminded_enough(turn.now.instant) {
-            return remind_after(turn, REMIND_AFTER, partition);
+        let copy = self.copies.partition_mut(partition);
+        if !std::mem::replace(&mut copy.is_to_remind, true) {
+            self.to_remind.push_back(partition);
         }
-        let has_told = self.tell_again(turn, partition);
-        if self.ask_to_merge(turn, partition) || has_told {
-            let copy = self.copies.partition_mut(partition);
-            copy.told += 1;
-            let wait = remind_period(copy.told);
-            remind_after(turn, wait, partition);
+        self.remind_next(turn);
+    }
+
+    /// Sends the reminders that are due, in the order in which they became so, as far as a core may
+    /// at a time.
+    pub(in crate::shard) fn remind_next<C>(&mut self, turn: &mut Turn<'_, C>) {
+        while !self.has_reminded_enough(turn.now.instant) {
+            let Some(partition) = self.to_remind.pop_front() else { return };
+            self.copies.partition_mut(partition).is_to_remind = false;
+            let has_told = self.tell_again(turn, partition);
+            if self.ask_to_merge(turn, partition) || has_told {
+                let copy = self.copies.partition_mut(partition);
+                copy.told += 1;
+                let wait = remind_period(copy.told);
+                remind_after(turn, wait, partition);
+            }
+        }
+        if !self.to_remind.is_empty() {
+            turn.timers.set_once(Timer::RemindNext, self.reminded.0 + REMIND_AFTER);
         }
     }
 

@@ -18,9 +18,7 @@
 //! A file here may use the copies and the machines of `replication`, and what a [`Turn`] holds.
 //! What a coordinator must know is an [`Effect`](super::effects::Effect).
 
-use std::collections::BTreeSet;
-#[cfg(feature = "sim")]
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -85,6 +83,8 @@ pub(super) struct Replica {
     may_hand_over: bool,
     /// How many reminders were sent since when.
     reminded: (Instant, usize),
+    /// The partitions whose reminders are due and wait for that.
+    to_remind: VecDeque<Partition>,
     /// The members that this core does not reach.
     pub(super) unreached: Unreached,
     anti_entropy: AntiEntropy,
@@ -112,6 +112,7 @@ impl Replica {
             rested: BTreeSet::new(),
             may_hand_over: false,
             reminded: (Instant::default(), 0),
+            to_remind: VecDeque::new(),
             unreached: Unreached::default(),
             anti_entropy: AntiEntropy::default(),
             purge: Purge::new(config.purge_grace),

@@ -48,6 +48,7 @@ impl Replica {
         let others: Vec<Identity> = list.members().iter().copied().filter(is_other).collect();
         if rule(ProtocolMutant::ReturnedUnshared, !others.is_empty()) {
             copy.unshared = Some(Unshared { sequence, others, reminders: 0 });
+            self.remind_anew(turn, partition);
             self.ask_to_merge(turn, partition);
             remind_after(turn, REMIND_PERIOD, partition);
         }

@@ -35,10 +35,15 @@ use crate::sim::workload::{Answer, Kind, Operation, value_number};
 use crate::sim::{CALL_TIMEOUT, SimCluster};
 use crate::wire::timing::{COMPARE_CYCLE, HINT_WINDOW, OFFERED_AGAIN_AFTER, is_longer};
 
-/// Within this time all copies are equal: two cycles of comparing everything, and time to repair.
+/// Within this time all copies of a data center are equal: two cycles of comparing everything, and
+/// time to repair.
 const EQUAL_WITHIN: Duration = Duration::from_secs(150);
 
 const _: () = assert!(is_longer(EQUAL_WITHIN, COMPARE_CYCLE.saturating_mul(2)));
+
+/// The first replica alone compares with other data centers, which takes another cycle once it has
+/// what another one had alone.
+const FAR_EQUAL_WITHIN: Duration = EQUAL_WITHIN.saturating_add(COMPARE_CYCLE);
 
 /// Within this time every acknowledged write is with every replica, once all replicas are there.
 const PAID_WITHIN: Duration = Duration::from_secs(5);
@@ -381,11 +386,15 @@ impl Chaos {
         Ok(())
     }
 
+    fn equal_within(&self) -> Duration {
+        if self.sim.data_centers > 1 { FAR_EQUAL_WITHIN } else { EQUAL_WITHIN }
+    }
+
     fn wait_for_equal_copies(&mut self, healed: Duration) -> Result<(), Violation> {
         loop {
             match self.converged() {
                 Ok(()) => return Ok(()),
-                Err(violation) if self.cluster.elapsed() > healed + EQUAL_WITHIN => {
+                Err(violation) if self.cluster.elapsed() > healed + self.equal_within() => {
                     // What is stored tells less than what happened.
                     let history = self.workload.history();
                     let of_key = violation.key.map(|key| history.of_key(key)).unwrap_or_default();
@@ -406,7 +415,7 @@ impl Chaos {
         let is_whole = self.lasting != Lasting::Cores;
         loop {
             let judged = checks::durability(self.workload.history(), &self.values(), self.order);
-            if judged.is_ok() || is_whole || self.cluster.elapsed() > healed + EQUAL_WITHIN {
+            if judged.is_ok() || is_whole || self.cluster.elapsed() > healed + self.equal_within() {
                 return judged;
             }
             self.cluster.run_for(Duration::from_millis(500));
