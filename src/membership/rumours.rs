@@ -39,10 +39,11 @@ use crate::clock::Instant;
 use crate::mutants::{ProtocolMutant, rule};
 use crate::types::Identity;
 
-/// How many pings must fail, and how far apart they are on a network without distances: together
-/// as long as a probe takes, so that a host which stands still for a moment has time to answer.
-const PINGS: u32 = 4;
-const PING_PERIOD: Duration = Duration::from_millis(50);
+/// How many pings must fail, and how far apart they are on a network without distances. Gossip
+/// about a death passes several members, and each of them waits for this: with four the median of
+/// the times until all have heard of a silent host is above a second.
+const PINGS: u32 = 3;
+const PING_PERIOD: Duration = Duration::from_millis(15);
 
 /// The deaths that this node was told of and does not believe yet: at most one for each member.
 #[derive(Debug, Default)]

@@ -223,7 +223,8 @@ fn declaring_a_member_dead_spreads() {
     let mut net = Net::joined(5, 8);
     net.cut_off.insert(addr(5));
     net.act(1, |membership, now, actions| membership.declare_dead(now, first_life(5), actions));
-    net.run(DEFAULT_PROBE_PERIOD);
+    // Gossip passes two members, and each looks for itself.
+    net.run(DEFAULT_PROBE_PERIOD * 3);
     net.assert_state(&[1, 2, 3, 4], first_life(5), State::Dead);
 }
 
