@@ -198,17 +198,16 @@ impl Control {
         }
     }
 
-    /// Forgets the guests that have served: they are members, or there is no sign of them.
+    /// Forgets the guests that have served, or keep silent.
     fn drop_guests(&mut self, now: Instant) {
-        let has_served = |seed: &SeedAddress| {
+        let mut seeds = std::mem::take(&mut self.seeds);
+        seeds.retain(|seed| {
             let is_silent = seed.answered.is_none() && seed.backoff > GUEST_BACKOFF;
-            seed.is_guest
-                && seed.state != SeedState::Trying
-                && (is_silent || self.membership.is_member() && self.is_settled(now, seed))
-        };
-        let dropped: Vec<SocketAddr> =
-            self.seeds.iter().filter(|seed| has_served(seed)).map(|seed| seed.addr).collect();
-        self.seeds.retain(|seed| !seed.is_guest || !dropped.contains(&seed.addr));
+            let has_served = self.membership.is_member() && self.is_settled(now, seed);
+            let is_open = seed.state == SeedState::Trying;
+            !seed.is_guest || is_open || !(is_silent || has_served)
+        });
+        self.seeds = seeds;
     }
 
     /// Whether a seed has been heard from, or found not to answer, and is a member if it answered:

@@ -307,8 +307,7 @@ pub(super) struct SeedAddress {
     pub(super) answered: Option<Identity>,
     /// Since when that node is no member itself, as far as it says.
     pub(super) outside_since: Option<Instant>,
-    /// Whether it is no seed, and a node that asked this one to dial back, before this one was a
-    /// member.
+    /// Whether it is no seed, and a node that turned to this one before this one was a member.
     pub(super) is_guest: bool,
 }
 

@@ -87,7 +87,6 @@ impl Roster {
             .is_some_and(|it| it.identity == *identity && it.state == State::Dead)
     }
 
-    /// Whether this very life of a member takes part.
     /// Whether this identity takes part, or an earlier return of the same life: the later one was
     /// not heard of yet.
     pub(super) fn has_active_before(&self, identity: &Identity) -> bool {
@@ -97,6 +96,7 @@ impl Roster {
         })
     }
 
+    /// Whether this very life of a member takes part.
     pub(super) fn has_active(&self, identity: &Identity) -> bool {
         self.by_addr
             .get(&identity.addr)

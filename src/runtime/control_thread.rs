@@ -14,7 +14,7 @@ use mio::{Events, Poll, Token};
 use super::bell::Bell;
 use super::clock::Clock;
 use super::discovery_thread::DiscoveryRequests;
-use super::heartbeat::{Heartbeats, Noticed, Watch};
+use super::heartbeat::{Heartbeat, Heartbeats, Noticed, Watch};
 use super::mailbox::{Inbox, ThreadOutbox};
 use super::messages::{Order, ToControl};
 use super::net::datagram::Datagrams;
@@ -81,16 +81,20 @@ pub(crate) fn run(mut control_loop: ControlLoop) -> io::Result<()> {
     let mut is_behind = true;
     while !control_loop.thread.shared.is_closed() {
         control_loop.poll(&mut events, is_behind)?;
-        let is_in_pass = |it: &ControlLoop| it.thread.heartbeats.control[0].count();
-        is_in_pass(&control_loop);
+        control_loop.heartbeat().count();
         is_behind = control_loop.run(&events);
-        is_in_pass(&control_loop);
+        control_loop.heartbeat().count();
     }
     control_loop.stop();
     Ok(())
 }
 
 impl ControlLoop {
+    fn heartbeat(&self) -> &Heartbeat {
+        let [heartbeat] = &self.thread.heartbeats.control;
+        heartbeat
+    }
+
     /// Waits for something to do, unless there is.
     fn poll(&mut self, events: &mut Events, is_behind: bool) -> io::Result<()> {
         let timeout = if is_behind { Some(Duration::ZERO) } else { self.until_deadline() };

@@ -63,7 +63,7 @@ struct CoreLoop {
     /// When the current pass began.
     now: Now,
     patience: Patience,
-    /// Of the first core, which looks at the control thread.
+    /// Looks at the control thread. Only the first core has it.
     watch: Option<Watch>,
     /// Operations since the sockets were last looked at.
     unpolled: usize,

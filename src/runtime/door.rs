@@ -36,7 +36,7 @@ pub(crate) struct Door {
     home: Arc<Home>,
 }
 
-/// Where the word of a door lies, for as long as one of its clones lives.
+/// The memory of a door's word. It lasts as long as one of the door's clones lives.
 struct Home {
     page: Option<Page>,
     /// The word, if there is no page.

@@ -62,7 +62,7 @@ fn all_work_or_are_refused(
     assert!(works > 5 && refused > 5, "{works} work, {refused} are refused");
 }
 
-/// With a timeout that is long, as tests share their processors.
+/// The timeout is long, as tests share their processors.
 fn standalone() -> Config {
     Config::standalone("solo").request_timeout(LATE)
 }
@@ -70,8 +70,8 @@ fn standalone() -> Config {
 /// What keeps glibc from reserving memory for each thread.
 const ONE_ARENA: &[(&str, &str)] = &[("MALLOC_ARENA_MAX", "1")];
 
-/// With too little room, the allocator gave the cores a page for each allocation, until there was
-/// none left and the process aborted.
+/// The allocator gave the cores a page for each allocation if there was too little room, until
+/// there was none left and the process aborted.
 #[test]
 fn a_standalone_engine_works_or_is_refused_under_any_limit() {
     let test = "limits::a_standalone_engine_works_or_is_refused_under_any_limit";

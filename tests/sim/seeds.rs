@@ -1,5 +1,6 @@
 //! Seeds that are down: who comes back finds its cluster all the same.
 
+use gridkv::Event;
 use gridkv::sim::SimOptions;
 
 use crate::support::{SECOND, read, settle, started, write};
@@ -11,42 +12,35 @@ fn options(seeds: usize) -> SimOptions {
     options
 }
 
+/// These two of four nodes crash, one after the other. One starts again, finds the others, and has
+/// what they hold.
+fn comes_back(seed: u64, seeds: usize, crash: [usize; 2], returns: usize) {
+    let options = options(seeds);
+    let key = options.key(1);
+    let mut cluster = started(seed, 4, options);
+    write(&mut cluster, 2, &key, "value");
+    for node in crash {
+        cluster.crash_node(node);
+        cluster.run_for(5 * SECOND);
+    }
+    cluster.run_for(15 * SECOND);
+    cluster.restart_node(returns);
+    settle(&mut cluster);
+    assert!(cluster.see_each_other());
+    assert_eq!(read(&mut cluster, returns, &key).as_deref(), Some(b"value".as_slice()));
+}
+
 /// The one seed is dead for good, and another node starts again. It takes part only once it was
 /// reached, and asked none but its seeds; what the living members sent it, it dropped.
 #[test]
 fn a_node_whose_seeds_are_down_comes_back_to_those_that_greet_it() {
-    for seed in 0..6 {
-        let options = options(1);
-        let key = options.key(1);
-        let mut cluster = started(seed, 4, options);
-        write(&mut cluster, 2, &key, "value");
-        cluster.crash_node(0);
-        cluster.run_for(5 * SECOND);
-        cluster.crash_node(1);
-        cluster.run_for(20 * SECOND);
-        cluster.restart_node(1);
-        settle(&mut cluster);
-        assert!(cluster.see_each_other());
-        assert_eq!(read(&mut cluster, 1, &key).as_deref(), Some(b"value".as_slice()));
-    }
+    (0..6).for_each(|seed| comes_back(seed, 1, [0, 1], 1));
 }
 
 /// A seed starts again while the other one is down. It has no seed to ask, and all others ask it.
 #[test]
 fn a_seed_that_starts_again_alone_is_let_in_by_those_that_ask_it() {
-    for seed in 0..6 {
-        let options = options(2);
-        let key = options.key(1);
-        let mut cluster = started(seed, 4, options);
-        write(&mut cluster, 2, &key, "value");
-        cluster.crash_node(1);
-        cluster.crash_node(0);
-        cluster.run_for(20 * SECOND);
-        cluster.restart_node(0);
-        settle(&mut cluster);
-        assert!(cluster.see_each_other());
-        assert_eq!(read(&mut cluster, 0, &key).as_deref(), Some(b"value".as_slice()));
-    }
+    (0..6).for_each(|seed| comes_back(seed, 2, [1, 0], 0));
 }
 
 /// All seeds start again, one after the other, while other nodes hold the data. They must not be
@@ -72,7 +66,7 @@ fn seeds_that_start_again_one_by_one_are_no_second_cluster() {
             assert_eq!(found.as_deref(), Some(b"value".as_slice()), "seed {seed}, n{node}");
         }
         let born = |node| {
-            let is_birth = |event: &&gridkv::Event| matches!(event, gridkv::Event::Born { .. });
+            let is_birth = |event: &&Event| matches!(event, Event::Born { .. });
             cluster.events(node).iter().filter(is_birth).count()
         };
         assert_eq!((born(0), born(1)), (0, 0), "seed {seed}");

@@ -102,7 +102,7 @@ const OUT_LIMIT_BYTES: usize = 64 << 20;
 /// that keeps up never notices.
 const ANSWERS_HIGH_BYTES: usize = 8 << 20;
 
-/// Where a core's memory is limited, neither of these is more than this part of it; nor less than
+/// Both limits are at most this part of a core's memory if that is limited, and at least
 /// [`LEAST_LIMIT_BYTES`], some hundred calls with small values.
 const MEMORY_PART: usize = 16;
 const LEAST_LIMIT_BYTES: usize = 256 << 10;

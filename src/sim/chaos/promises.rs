@@ -109,8 +109,7 @@ impl Chaos {
             self.make_room()?;
             healed = self.cluster.elapsed();
         }
-        // What its cores should hold cannot be whole, nor equal.
-        let is_whole = self.lasting != Lasting::Cores;
+        let is_whole = self.becomes_whole();
         if is_whole {
             self.settle("N copies are there again once the faults are over")?;
         } else {
@@ -386,6 +385,12 @@ impl Chaos {
         Ok(())
     }
 
+    /// Whether every node holds what it should in the end. What a half-dead one holds cannot be
+    /// whole, nor equal.
+    fn becomes_whole(&self) -> bool {
+        self.lasting != Lasting::Cores
+    }
+
     fn equal_within(&self) -> Duration {
         if self.sim.data_centers > 1 { FAR_EQUAL_WITHIN } else { EQUAL_WITHIN }
     }
@@ -412,10 +417,10 @@ impl Chaos {
     /// What was acknowledged is there. Where all copies are equal it is there at once; a node that
     /// met the others again a moment ago still brings theirs to the newest list.
     fn wait_for_durability(&mut self, healed: Duration) -> Result<(), Violation> {
-        let is_whole = self.lasting != Lasting::Cores;
         loop {
             let judged = checks::durability(self.workload.history(), &self.values(), self.order);
-            if judged.is_ok() || is_whole || self.cluster.elapsed() > healed + self.equal_within() {
+            let is_over = self.cluster.elapsed() > healed + self.equal_within();
+            if judged.is_ok() || self.becomes_whole() || is_over {
                 return judged;
             }
             self.cluster.run_for(Duration::from_millis(500));
