@@ -148,6 +148,8 @@ pub enum ProtocolMutant {
     OwnOutlivesPurge,
     /// A partition that should wait for its replicas goes on without those that are dead.
     DeadExcused,
+    /// The only replica left of a list does not merge those that came into the next one.
+    LastAlone,
     /// A tombstone goes without waiting for members that are away.
     AbsentIgnored,
     /// A value does not win over its own husk, which a node whose clock was ahead has made.
@@ -189,7 +191,7 @@ pub enum ProtocolMutant {
 #[cfg(feature = "sim")]
 impl ProtocolMutant {
     /// All mutants.
-    pub const ALL: [Self; 74] = [
+    pub const ALL: [Self; 75] = [
         Self::AcknowledgedFirst,
         Self::PendingCounts,
         Self::AnyList,
@@ -246,6 +248,7 @@ impl ProtocolMutant {
         Self::GivenUnseen,
         Self::OwnOutlivesPurge,
         Self::DeadExcused,
+        Self::LastAlone,
         Self::AbsentIgnored,
         Self::HuskTies,
         Self::EarlyHuskBelieved,

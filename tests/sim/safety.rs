@@ -64,3 +64,49 @@ fn it_is_not_safe_before_others_have_what_a_returner_alone_held() {
         (0..3).any(|seed| thin_when_safe(seed, Some(ProtocolMutant::ReturnedUnshared)).1 > 0);
     assert!(noticed, "a returner that shares nothing was not noticed");
 }
+
+/// Found by using it: of five nodes two were killed at one time, and the app of a survivor waited
+/// until it was safe to go on. It waited for ever. Each list that had lost two of its three members
+/// was made anew, and the newcomers opened it when they had merged the one that was left. That one
+/// stayed, so that it had the list open at once, and had to merge others of the list before to be
+/// whole: all dead. Nothing told it that those that came in were whole by now.
+///
+/// Returns whether a survivor is safe again. If fewer than N are left, others start first.
+fn is_safe_again(
+    (nodes, replicas, write_quorum): (usize, usize, usize),
+    crashing: &[usize],
+    mutant: Option<ProtocolMutant>,
+) -> bool {
+    let mut options = SimOptions::default();
+    (options.partitions, options.cores, options.mutant) = (64, 2, mutant);
+    (options.replicas, options.write_quorum) = (replicas, write_quorum);
+    let mut cluster = started(0, nodes, options.clone());
+    let keys: Vec<String> = (0..100).map(|key| options.key(key)).collect();
+    let asked = (0..nodes).find(|node| !crashing.contains(node)).expect("some are left");
+    keys.iter().for_each(|key| write(&mut cluster, asked, key, "value"));
+    crashing.iter().for_each(|node| cluster.crash_node(*node));
+    for _ in nodes - crashing.len()..replicas {
+        cluster.run_for(10 * SECOND);
+        cluster.start_node();
+    }
+    cluster.wait_until_safe(asked, SETTLED_WITHIN)
+}
+
+#[test]
+fn it_is_safe_again_after_deaths_that_left_one_copy() {
+    // Nodes, N and W, and who crashes at one time.
+    let cases: [((usize, usize, usize), &[usize]); 7] = [
+        ((5, 3, 2), &[2, 3]),
+        ((7, 3, 2), &[1, 2, 3, 4]),
+        ((6, 5, 3), &[3]),
+        ((8, 5, 3), &[0, 2, 3]),
+        ((4, 3, 2), &[0, 1]),
+        ((2, 2, 1), &[1]),
+        ((3, 3, 1), &[0, 2]),
+    ];
+    for (cluster, crashing) in cases {
+        assert!(is_safe_again(cluster, crashing, None), "{cluster:?} without {crashing:?}");
+    }
+    let (cluster, crashing) = cases[0];
+    assert!(!is_safe_again(cluster, crashing, Some(ProtocolMutant::LastAlone)));
+}

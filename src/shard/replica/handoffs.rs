@@ -25,19 +25,28 @@ pub(super) type Job = (Partition, HandoffKind);
 
 impl Replica {
     /// Wants to merge what these replicas hold. This replica stays in the list; they might leave
-    /// it, or might hold what this one missed.
+    /// it, or might hold what this one missed. If it lacks what was acknowledged before the list
+    /// and none of these lives, those that came in are what is left.
     pub(super) fn queue_merge(
         &mut self,
         node: &Node,
         partition: Partition,
         sources: Vec<Identity>,
     ) {
-        if !sources.is_empty() && !self.copies.lacking.put_off(partition, &sources) {
+        let is_wanted = !sources.is_empty() || self.lacks_sources(node, partition);
+        if is_wanted && !self.copies.lacking.put_off(partition, &sources) {
             let is_far = sources.iter().any(|source| node.in_other_data_center(source.node));
             self.copies.partition_mut(partition).merges_other_data_center |= is_far;
             self.copies.merges.entry(partition).or_default().extend(sources);
             self.may_hand_over = true;
         }
+    }
+
+    /// Whether this synced replica lacks what was acknowledged before its list, so that it merges
+    /// until it is whole, though no member of the list before lives.
+    fn lacks_sources(&self, node: &Node, partition: Partition) -> bool {
+        let copy = self.copies.partition(partition);
+        copy.is_synced() && rule(ProtocolMutant::LastAlone, copy.lacks_before(&node.me))
     }
 
     /// Starts again a handoff that waits for a member that is gone, or that aims at members that
@@ -150,7 +159,7 @@ impl Replica {
             let sources: Vec<Identity> = sources.into_iter().filter(is_alive).collect();
             if let Some(list) = copy.list.clone()
                 && copy.is_synced()
-                && !sources.is_empty()
+                && (!sources.is_empty() || self.lacks_sources(turn.node, partition))
             {
                 let wanted = &mut self.copies.receipts_wanted;
                 let with_receipt = |source: &Identity| wanted.remove(&(partition, *source));
