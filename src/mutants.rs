@@ -150,6 +150,8 @@ pub enum ProtocolMutant {
     DeadExcused,
     /// The only replica left of a list does not merge those that came into the next one.
     LastAlone,
+    /// A node that was away for longer than it is waited for keeps what was deleted since.
+    LateReturnBelieved,
     /// A tombstone goes without waiting for members that are away.
     AbsentIgnored,
     /// A value does not win over its own husk, which a node whose clock was ahead has made.
@@ -191,7 +193,7 @@ pub enum ProtocolMutant {
 #[cfg(feature = "sim")]
 impl ProtocolMutant {
     /// All mutants.
-    pub const ALL: [Self; 75] = [
+    pub const ALL: [Self; 76] = [
         Self::AcknowledgedFirst,
         Self::PendingCounts,
         Self::AnyList,
@@ -249,6 +251,7 @@ impl ProtocolMutant {
         Self::OwnOutlivesPurge,
         Self::DeadExcused,
         Self::LastAlone,
+        Self::LateReturnBelieved,
         Self::AbsentIgnored,
         Self::HuskTies,
         Self::EarlyHuskBelieved,

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
@@ -263,6 +264,15 @@ impl fmt::Debug for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:?}@{}/b{}r{}", self.node, self.addr, self.boot.0, self.returns)
     }
+}
+
+/// How long tombstones are kept for members that are dead and might come back.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Retention {
+    /// A member of a data center that is there. What it holds is on others, too.
+    pub(crate) member: Duration,
+    /// All members of a data center that is away as a whole.
+    pub(crate) data_center: Duration,
 }
 
 #[cfg(test)]

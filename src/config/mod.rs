@@ -12,7 +12,7 @@ use std::time::Duration;
 #[cfg(any(test, feature = "sim"))]
 pub(crate) use self::settings::DEFAULT_EVERY_LIVE_PATIENCE;
 #[cfg(feature = "sim")]
-pub(crate) use self::settings::DEFAULT_FORGET_AFTER;
+pub(crate) use self::settings::DEFAULT_RETENTION;
 use self::settings::Given;
 pub(crate) use self::settings::{
     DEFAULT_PROBE_PERIOD, DEFAULT_REQUEST_TIMEOUT, DEFAULT_SUSPICION_TIMEOUT, Settings,
@@ -300,15 +300,35 @@ impl Config {
         self
     }
 
-    /// Sets how long a member that died may come back with what it holds; from a second to 366
-    /// days, default 24 h.
+    /// Sets how long tombstones are kept for a member that died, and might come back with what it
+    /// holds; from a second to 366 days, default 1 h.
     ///
-    /// During that time every deleted key of the cluster leaves a tombstone, so that the returning
-    /// member cannot bring the key back. Nodes that join later learn of the dead member, too. The
-    /// cluster does not wait for a member that left, or that restarted under its node id. A member
-    /// that was cut off for longer, and ran all the time, might bring deleted keys back.
-    pub fn forget_after(mut self, time: Duration) -> Self {
-        self.given.forget_after = time;
+    /// During that time every deleted or expired key of the cluster leaves a tombstone, of some
+    /// hundred bytes, so that the returning member cannot bring the key back. Nodes that join later
+    /// learn of the dead member, too. The cluster does not wait for a member that left, or that
+    /// restarted under its node id.
+    ///
+    /// A member that comes back later, and ran all the time, drops what was deleted since. It
+    /// cannot do so if a list of replicas was made without a majority in the meantime, as on the
+    /// smaller side of a network partition of which both sides served: then it might bring deleted
+    /// keys back. So set more than the longest partition that you expect.
+    ///
+    /// If a data center is away as a whole,
+    /// [`data_center_retention`](Self::data_center_retention) counts.
+    pub fn tombstone_retention(mut self, time: Duration) -> Self {
+        self.given.retention.member = time;
+        self
+    }
+
+    /// Sets how long tombstones are kept for a data center of which no node is here; from a second
+    /// to 366 days, default 24 h, and at least [`tombstone_retention`](Self::tombstone_retention).
+    ///
+    /// A data center that was away for longer brings back what was deleted in the meantime, as it
+    /// may hold writes that no other has. So set more than the longest time for
+    /// which a shop or a ship may be out of reach. Every key that is deleted or expires in that
+    /// time costs some hundred bytes on each of its replicas.
+    pub fn data_center_retention(mut self, time: Duration) -> Self {
+        self.given.retention.data_center = time;
         self
     }
 
@@ -527,8 +547,12 @@ mod tests {
             ConfigError::BadDuration { option: "every_live_patience", .. }
         ));
         assert!(matches!(
-            error(valid().forget_after(Duration::ZERO)),
-            ConfigError::BadDuration { option: "forget_after", .. }
+            error(valid().tombstone_retention(Duration::ZERO)),
+            ConfigError::BadDuration { option: "tombstone_retention", .. }
+        ));
+        assert!(matches!(
+            error(valid().data_center_retention(Duration::ZERO)),
+            ConfigError::BadDuration { option: "data_center_retention", .. }
         ));
         assert!(matches!(
             error(valid().probe_period(Duration::from_millis(1))),

@@ -11,7 +11,7 @@ use crate::error::ConfigError;
 use crate::options::{Eviction, IdleStrategy, OnPartition, Replicas};
 use crate::placement::{DEFAULT_WEIGHT, Site};
 use crate::quorums::{Count, Quorums};
-use crate::types::{MAX_CORES, MAX_NAME_BYTES, MAX_REPLICAS};
+use crate::types::{MAX_CORES, MAX_NAME_BYTES, MAX_REPLICAS, Retention};
 
 /// Three copies survive one death and keep two while the third is restored.
 const DEFAULT_REPLICAS: usize = 3;
@@ -33,11 +33,15 @@ pub(crate) const DEFAULT_PROBE_PERIOD: Duration = Duration::from_millis(200);
 /// Nearly two probe periods for the accused to refute; the accusation is told seven times until
 /// then.
 pub(crate) const DEFAULT_SUSPICION_TIMEOUT: Duration = Duration::from_millis(350);
-/// A node that fails in the evening can come back the next day.
-pub(crate) const DEFAULT_FORGET_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
+/// A hundred keys that expire in a second leave some 40 MB in an hour, and a gigabyte in a day. A
+/// data center that loses its line in the evening can come back the next day.
+pub(crate) const DEFAULT_RETENTION: Retention = Retention {
+    member: Duration::from_secs(60 * 60),
+    data_center: Duration::from_secs(24 * 60 * 60),
+};
 
-const MIN_FORGET_AFTER: Duration = Duration::from_secs(1);
-const MAX_FORGET_AFTER: Duration = Duration::from_secs(366 * 24 * 60 * 60);
+const MIN_RETENTION: Duration = Duration::from_secs(1);
+const MAX_RETENTION: Duration = Duration::from_secs(366 * 24 * 60 * 60);
 /// What a core needs to work with: room for the largest parts of its table at once.
 const MIN_CORE_MEMORY: usize = 1 << 20;
 /// Longer is [`IdleStrategy::Busy`].
@@ -79,7 +83,7 @@ pub(super) struct Given {
     pub(super) probe_period: Duration,
     pub(super) suspicion_timeout: Duration,
     pub(super) local_health: bool,
-    pub(super) forget_after: Duration,
+    pub(super) retention: Retention,
     pub(super) on_partition: Option<OnPartition>,
     pub(super) expect: Option<usize>,
     pub(super) data_center: Option<String>,
@@ -116,7 +120,7 @@ pub(crate) struct Settings {
     pub(crate) probe_period: Duration,
     pub(crate) suspicion_timeout: Duration,
     pub(crate) local_health: bool,
-    pub(crate) forget_after: Duration,
+    pub(crate) retention: Retention,
     pub(crate) on_partition: OnPartition,
     /// The number of nodes of which a majority must be there at the birth; zero if W are enough.
     pub(crate) expect: u16,
@@ -148,7 +152,7 @@ impl Given {
             probe_period: DEFAULT_PROBE_PERIOD,
             suspicion_timeout: DEFAULT_SUSPICION_TIMEOUT,
             local_health: true,
-            forget_after: DEFAULT_FORGET_AFTER,
+            retention: DEFAULT_RETENTION,
             on_partition: None,
             expect: None,
             data_center: None,
@@ -199,7 +203,7 @@ impl Given {
             probe_period: self.probe_period,
             suspicion_timeout: self.suspicion_timeout,
             local_health: self.local_health,
-            forget_after: self.forget_after,
+            retention: self.retention,
             on_partition: self.check_on_partition(quorums)?,
             expect: self.check_expect()?,
             site: self.check_site()?,
@@ -240,7 +244,8 @@ impl Given {
             ("request_timeout", self.request_timeout, MIN_REQUEST_TIMEOUT, MAX_REQUEST_TIMEOUT),
             ("probe_period", self.probe_period, MIN_PROBE_PERIOD, MAX_PROBE_PERIOD),
             ("suspicion_timeout", self.suspicion_timeout, MIN_PROBE_PERIOD, MAX_PROBE_PERIOD),
-            ("forget_after", self.forget_after, MIN_FORGET_AFTER, MAX_FORGET_AFTER),
+            ("tombstone_retention", self.retention.member, MIN_RETENTION, MAX_RETENTION),
+            ("data_center_retention", self.retention.data_center, MIN_RETENTION, MAX_RETENTION),
             ("every_live_patience", self.patience(), Duration::ZERO, MAX_EVERY_LIVE_PATIENCE),
         ] {
             check_duration(option, value, least, most)?;

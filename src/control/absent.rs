@@ -5,67 +5,129 @@
 //! before. Membership forgets the dead in its own time and does not tell joiners of them, so they
 //! are kept here.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::Instant;
 use crate::membership::{Record, State};
-use crate::types::{Identity, NodeHash};
+use crate::types::{Identity, NodeHash, Retention};
+use crate::wire::retention::AbsentMember;
+
+/// How many members are waited for at most. At the limit the one that has been dead longest is
+/// forgotten: nodes that crash again and again, under a new name each time, must not fill memory.
+const MAX_ABSENT: usize = 4096;
 
 /// The members that are waited for, and for how long.
 pub(super) struct Absent {
-    /// Each with when it is forgotten. One that is forgotten stays for as long as membership has it
-    /// for dead, so that its time does not begin again.
-    lives: BTreeMap<NodeHash, (Identity, Instant)>,
-    forget_after: Duration,
+    /// One that is forgotten stays for as long as membership has it for dead, so that its time does
+    /// not begin again.
+    lives: BTreeMap<NodeHash, Life>,
+    /// The data centers that are there.
+    here: BTreeSet<Arc<str>>,
+    retention: Retention,
+}
+
+/// The last life of a member that is dead.
+struct Life {
+    identity: Identity,
+    data_center: Arc<str>,
+    /// When this was heard of, and how long it had been dead then.
+    heard: (Instant, Duration),
+}
+
+impl Life {
+    fn dead_for(&self, now: Instant) -> Duration {
+        let (heard_at, dead_for) = self.heard;
+        dead_for.saturating_add(now.since(heard_at))
+    }
 }
 
 impl Absent {
-    pub(super) fn new(forget_after: Duration) -> Self {
-        Self { lives: BTreeMap::new(), forget_after }
+    pub(super) fn new(retention: Retention) -> Self {
+        Self { lives: BTreeMap::new(), here: BTreeSet::new(), retention }
     }
 
-    /// Takes up what membership says now.
-    pub(super) fn note(&mut self, now: Instant, records: &[Record]) {
+    /// Takes up what membership says now, and which data centers are here. `data_center_of` returns
+    /// where a member stood.
+    pub(super) fn note(
+        &mut self,
+        now: Instant,
+        records: &[Record],
+        here: BTreeSet<Arc<str>>,
+        data_center_of: impl Fn(&Identity) -> Arc<str>,
+    ) {
+        self.here = here;
         for Record { identity, .. } in records.iter().filter(|known| known.state == State::Dead) {
-            self.add(*identity, now + self.forget_after);
+            let data_center = data_center_of(identity);
+            self.add(now, Life { identity: *identity, data_center, heard: (now, Duration::ZERO) });
         }
-        self.lives.retain(|node, (life, forget_at)| {
+        let Self { lives, here, retention } = self;
+        lives.retain(|node, life| {
             let of_node = || records.iter().filter(|known| known.identity.node == *node);
             let is_here_or_lost = |known: &Record| match known.state {
-                State::Dead => known.identity.boot > life.boot,
-                State::Alive | State::Suspect | State::Left => known.identity.boot >= life.boot,
+                State::Dead => known.identity.boot > life.identity.boot,
+                State::Alive | State::Suspect | State::Left => {
+                    known.identity.boot >= life.identity.boot
+                }
             };
+            let is_waited_for = life.dead_for(now) < limit(*retention, life, here);
             !of_node().any(is_here_or_lost)
-                && (now < *forget_at || of_node().any(|known| known.state == State::Dead))
+                && (is_waited_for || of_node().any(|known| known.state == State::Dead))
         });
     }
 
-    /// Takes up what another member says: who is dead, and for how long.
-    pub(super) fn told(&mut self, now: Instant, absent: &[(Identity, Duration)]) {
-        for (identity, dead_for) in absent {
-            self.add(*identity, now + self.forget_after.saturating_sub(*dead_for));
+    /// Takes up what another member says: who is dead, where that one stood, and for how long.
+    pub(super) fn told(&mut self, now: Instant, absent: Vec<AbsentMember>) {
+        for AbsentMember { identity, data_center, dead_for } in absent {
+            self.add(now, Life { identity, data_center, heard: (now, dead_for) });
         }
     }
 
-    fn add(&mut self, identity: Identity, forget_at: Instant) {
-        let known = self.lives.entry(identity.node).or_insert((identity, forget_at));
-        if known.0.boot < identity.boot {
-            *known = (identity, forget_at);
+    fn add(&mut self, now: Instant, life: Life) {
+        if self
+            .lives
+            .get(&life.identity.node)
+            .is_some_and(|known| known.identity.boot >= life.identity.boot)
+        {
+            return;
+        }
+        self.lives.insert(life.identity.node, life);
+        if self.lives.len() > MAX_ABSENT {
+            let oldest = self.lives.iter().max_by_key(|(_, life)| life.dead_for(now));
+            let oldest = oldest.map(|(node, _)| *node);
+            oldest.and_then(|node| self.lives.remove(&node));
         }
     }
 
-    /// Returns those that are not forgotten yet, each with how long it has been dead.
-    pub(super) fn waited_for(&self, now: Instant) -> Vec<(Identity, Duration)> {
-        let waited_for = self.lives.values().filter(|(_, forget_at)| now < *forget_at);
-        waited_for
-            .map(|(life, at)| (*life, self.forget_after.saturating_sub(at.since(now))))
-            .collect()
+    /// Returns those that are not forgotten yet.
+    pub(super) fn waited_for(&self, now: Instant) -> Vec<AbsentMember> {
+        let waited_for =
+            |life: &&Life| life.dead_for(now) < limit(self.retention, life, &self.here);
+        let lives = self.lives.values().filter(waited_for);
+        let told = |life: &Life| AbsentMember {
+            identity: life.identity,
+            data_center: life.data_center.clone(),
+            dead_for: life.dead_for(now),
+        };
+        lives.map(told).collect()
     }
 
     /// Returns when the last of them will be forgotten; `None` if all are.
     pub(super) fn deadline(&self, now: Instant) -> Option<Instant> {
-        self.lives.values().map(|(_, forget_at)| *forget_at).max().filter(|at| now < *at)
+        let left =
+            |life: &Life| limit(self.retention, life, &self.here).checked_sub(life.dead_for(now));
+        let last = self.lives.values().filter_map(left).max().filter(|left| !left.is_zero())?;
+        Some(now + last)
+    }
+}
+
+/// Returns for how long this one is waited for while these data centers are here.
+fn limit(retention: Retention, life: &Life, here: &BTreeSet<Arc<str>>) -> Duration {
+    if here.contains(&life.data_center) {
+        retention.member
+    } else {
+        retention.data_center.max(retention.member)
     }
 }
 
@@ -87,7 +149,17 @@ mod tests {
     }
 
     fn nodes(absent: &Absent, now: Instant) -> Vec<Identity> {
-        absent.waited_for(now).into_iter().map(|(life, _)| life).collect()
+        absent.waited_for(now).into_iter().map(|absent| absent.identity).collect()
+    }
+
+    /// Waits this long for a member, and a day for a data center.
+    fn waiting(member: Duration) -> Absent {
+        Absent::new(Retention { member, data_center: 24 * HOUR })
+    }
+
+    /// Takes up what membership says, in one data center.
+    fn note(absent: &mut Absent, now: Instant, records: &[Record]) {
+        absent.note(now, records, [Arc::from("a")].into(), |_| "a".into());
     }
 
     #[test]
@@ -101,10 +173,10 @@ mod tests {
             // What an earlier life did says nothing of this one.
             (record(life(3, 4), State::Left), true),
         ] {
-            let mut absent = Absent::new(24 * HOUR);
-            absent.note(NOW, &[record(life(3, 5), State::Dead)]);
+            let mut absent = waiting(24 * HOUR);
+            note(&mut absent, NOW, &[record(life(3, 5), State::Dead)]);
             assert_eq!(nodes(&absent, NOW), [life(3, 5)]);
-            absent.note(NOW, &[last]);
+            note(&mut absent, NOW, &[last]);
             assert_eq!(!nodes(&absent, NOW).is_empty(), is_waited_for, "{last:?}");
         }
     }
@@ -113,10 +185,10 @@ mod tests {
     /// that left.
     #[test]
     fn a_life_that_left_does_not_stand_for_a_later_one_that_died() {
-        let mut absent = Absent::new(24 * HOUR);
+        let mut absent = waiting(24 * HOUR);
         let (left, died) = (record(life(3, 5), State::Left), record(life(3, 6), State::Dead));
         for records in [[left, died], [died, left]] {
-            absent.note(NOW, &records);
+            note(&mut absent, NOW, &records);
             assert_eq!(nodes(&absent, NOW), [life(3, 6)]);
         }
     }
@@ -124,33 +196,66 @@ mod tests {
     /// The earlier one's time was over, and was given as the deadline for ever.
     #[test]
     fn the_deadline_is_that_of_the_last_one_and_lies_ahead() {
-        let mut absent = Absent::new(24 * HOUR);
+        let mut absent = waiting(24 * HOUR);
         let dead = [record(life(3, 5), State::Dead), record(life(4, 5), State::Dead)];
-        absent.note(NOW, &dead[..1]);
-        absent.note(NOW + HOUR, &dead);
+        note(&mut absent, NOW, &dead[..1]);
+        note(&mut absent, NOW + HOUR, &dead);
         let later = NOW + 24 * HOUR;
-        absent.note(later, &dead);
+        note(&mut absent, later, &dead);
         assert_eq!(nodes(&absent, later), [life(4, 5)]);
         assert_eq!(absent.deadline(later), Some(later + HOUR));
-        absent.note(later + HOUR, &dead);
+        note(&mut absent, later + HOUR, &dead);
         assert_eq!((nodes(&absent, later + HOUR), absent.deadline(later + HOUR)), (vec![], None));
     }
 
     #[test]
     fn it_outlasts_what_membership_remembers_and_is_told_on_with_its_age() {
-        let mut absent = Absent::new(48 * HOUR);
-        absent.note(NOW, &[record(life(3, 5), State::Dead)]);
+        let mut absent = waiting(48 * HOUR);
+        note(&mut absent, NOW, &[record(life(3, 5), State::Dead)]);
         let later = NOW + 30 * HOUR;
-        absent.note(later, &[]);
-        assert_eq!(absent.waited_for(later), [(life(3, 5), 30 * HOUR)]);
-        let mut joiner = Absent::new(48 * HOUR);
-        joiner.told(NOW, &absent.waited_for(later));
-        joiner.note(NOW, &[]);
+        note(&mut absent, later, &[]);
+        let told =
+            |identity, dead_for| AbsentMember { identity, data_center: "a".into(), dead_for };
+        assert_eq!(absent.waited_for(later), [told(life(3, 5), 30 * HOUR)]);
+        let mut joiner = waiting(48 * HOUR);
+        joiner.told(NOW, absent.waited_for(later));
+        note(&mut joiner, NOW, &[]);
         assert_eq!(nodes(&joiner, NOW + 17 * HOUR), [life(3, 5)]);
         assert_eq!(nodes(&joiner, NOW + 18 * HOUR), []);
-        joiner.told(NOW, &[(life(3, 4), HOUR)]);
+        joiner.told(NOW, vec![told(life(3, 4), HOUR)]);
         assert_eq!(nodes(&joiner, NOW + 18 * HOUR), [], "an earlier life");
-        joiner.note(NOW, &[record(life(3, 5), State::Alive)]);
+        note(&mut joiner, NOW, &[record(life(3, 5), State::Alive)]);
         assert_eq!(nodes(&joiner, NOW), []);
+    }
+
+    /// A ship is out of reach for a night, and its nodes hold what was deleted ashore.
+    #[test]
+    fn a_data_center_that_is_away_is_waited_for_longer_than_one_member_of_it() {
+        let mut absent = waiting(HOUR);
+        let dead = [record(life(3, 5), State::Dead), record(life(4, 5), State::Dead)];
+        let note = |absent: &mut Absent, now, here: &[&str]| {
+            let here = here.iter().map(|name| Arc::from(*name)).collect();
+            absent.note(now, &dead, here, |_| "ship".into());
+        };
+        note(&mut absent, NOW, &["a"]);
+        let night = NOW + 10 * HOUR;
+        note(&mut absent, night, &["a"]);
+        assert_eq!(nodes(&absent, night), [life(3, 5), life(4, 5)]);
+        assert_eq!(absent.deadline(night), Some(NOW + 24 * HOUR));
+        // Another node of the ship is back. These two are not.
+        note(&mut absent, night, &["a", "ship"]);
+        assert_eq!((nodes(&absent, night), absent.deadline(night)), (vec![], None));
+    }
+
+    #[test]
+    fn only_so_many_are_waited_for() {
+        let mut absent = waiting(HOUR);
+        for of in 0..MAX_ABSENT as u64 + 10 {
+            let at = NOW + Duration::from_millis(of);
+            let (identity, data_center) = (life(of, 1), "a".into());
+            absent.told(at, vec![AbsentMember { identity, data_center, dead_for: Duration::ZERO }]);
+        }
+        let left = nodes(&absent, NOW + Duration::from_secs(60));
+        assert_eq!((left.len(), left[0]), (MAX_ABSENT, life(10, 1)), "the oldest are forgotten");
     }
 }

@@ -10,7 +10,7 @@ use crate::error::Risk;
 use crate::events::{Event, MemberInfo};
 use crate::placement::Placement;
 use crate::shard::{Debt, Shortage, Stage};
-use crate::types::{Boot, ClusterHash, Identity, NodeHash};
+use crate::types::{Boot, ClusterHash, Identity, NodeHash, Retention};
 use crate::wire::handshake::Local;
 use crate::wire::message::{ControlMessage, Hello, Refusal};
 
@@ -28,8 +28,8 @@ pub(crate) struct ControlConfig {
     /// Whether nodes are also found by a lookup: [`ControlAction::Discover`].
     pub(crate) discovers: bool,
     pub(crate) probe_period: Duration,
-    /// How long a member that died may come back with what it holds.
-    pub(crate) forget_after: Duration,
+    /// How long members that died may come back with what they hold.
+    pub(crate) retention: Retention,
     pub(crate) suspicion_timeout: Duration,
     pub(crate) local_health: bool,
     /// Seeds the choices of whom to probe and gossip to.

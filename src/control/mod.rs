@@ -267,7 +267,7 @@ impl Control {
     ) {
         match message {
             ControlMessage::Members { records, absent, details } => {
-                self.absent.told(now, &absent);
+                self.absent.told(now, absent);
                 for known in records.iter().filter(|known| !known.state.is_active()) {
                     self.note_over(now, known);
                 }

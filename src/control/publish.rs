@@ -32,7 +32,7 @@ impl Control {
         let alive =
             self.membership.records().iter().filter(|known| known.state.is_active()).count();
         let is_complete = members.len() == alive;
-        self.absent.note(now, &self.membership.records());
+        self.note_absent(now, &members);
         self.forget_at = self.absent.deadline(now);
         self.note_left_behind(&members);
         let has_absent = self.forget_at.is_some();
@@ -48,6 +48,19 @@ impl Control {
             self.placement = Arc::new(placement);
         }
         members_changed
+    }
+
+    /// Takes up which members are dead and might come back, now that these are here.
+    fn note_absent(&mut self, now: Instant, members: &[Member]) {
+        let own = &self.config.local.site.data_center;
+        let here = members.iter().map(|member| member.site.data_center.clone());
+        let here = here.chain([own.clone()]).collect();
+        let data_center_of = |life: &Identity| match self.details.of(life) {
+            Some(details) => details.told.site.data_center.clone(),
+            // Nothing was ever placed on it.
+            None => own.clone(),
+        };
+        self.absent.note(now, &self.membership.records(), here, data_center_of);
     }
 
     /// Whether members died for this node while none of the others answers it. It is cut off, or

@@ -146,7 +146,7 @@ impl Control {
             generation: 0,
             gone: Gone::new(),
             gone_said_at: BTreeMap::new(),
-            absent: Absent::new(config.forget_after),
+            absent: Absent::new(config.retention),
             clocks: Clocks::default(),
             forget_at: None,
             is_left_behind: false,

@@ -8,7 +8,7 @@ use crate::membership::{Record, State};
 use crate::options::OnPartition;
 use crate::placement::Site;
 use crate::quorums::{Count, Quorums};
-use crate::types::{Boot, ClusterHash, NodeHash};
+use crate::types::{Boot, ClusterHash, NodeHash, Retention};
 use crate::wire::handshake::Local;
 use crate::wire::message::{Channel, Hello, MemberDetails, Status};
 
@@ -49,7 +49,7 @@ fn control_that_expects(expect: u16) -> Control {
         seeds: Vec::new(),
         discovers: false,
         probe_period: Duration::from_millis(200),
-        forget_after: HOUR,
+        retention: Retention { member: HOUR, data_center: HOUR },
         suspicion_timeout: Duration::from_millis(350),
         local_health: true,
         seed: 1,

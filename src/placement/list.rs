@@ -172,6 +172,12 @@ impl List {
         &self.ancestry.before
     }
 
+    /// Whether one of the two descends from the other, and each list between them was decided. So
+    /// it is for as long as both remember the same forks.
+    pub(crate) fn is_of_line(&self, other: &Self) -> bool {
+        self.ancestry.forks == other.ancestry.forks
+    }
+
     /// Whether no quorum has decided it.
     pub(crate) fn is_fork(&self) -> bool {
         self.ancestry.forks.last().is_some_and(|fork| fork.number == self.number())

@@ -292,7 +292,7 @@ impl Launch<'_> {
             probe_period: settings.probe_period,
             suspicion_timeout: settings.suspicion_timeout,
             local_health: settings.local_health,
-            forget_after: settings.forget_after,
+            retention: settings.retention,
             seed: random(),
         }
     }

@@ -460,11 +460,12 @@ impl<C> Parts<'_, C> {
             }
             return self.tell_unanswered(turn, asker, request_id, to);
         }
-        if let Answer::Chunk(Chunk { purge_horizon, .. }) = &answer {
-            self.replica.copies.raise_purge_horizon(partition, *purge_horizon);
+        if let Answer::Chunk(Chunk { purged, .. }) = &answer {
+            // It was asked about the list that this node knows: no other answer is waited for.
+            self.replica.heard_mark(turn, partition, true, *purged);
         }
-        if let Answer::Listed(Listed { list, purge_horizon, .. })
-        | Answer::OtherList { list, purge_horizon } = &mut answer
+        if let Answer::Listed(Listed { list, purged, .. }) | Answer::OtherList { list, purged } =
+            &mut answer
         {
             if rule(ProtocolMutant::FarListsCount, in_other_data_center) {
                 // The lists of another data center mean nothing here. (Its purge horizon does: all
@@ -473,7 +474,9 @@ impl<C> Parts<'_, C> {
             }
             // First of all: by the list below this node might become a replica, and must not serve
             // before it knows what the others have purged.
-            self.replica.copies.raise_purge_horizon(partition, *purge_horizon);
+            let is_of_line =
+                list.as_ref().is_some_and(|list| self.replica.copies.is_of_line(partition, list));
+            self.replica.heard_mark(turn, partition, is_of_line, *purged);
         }
         match asker {
             Asker::Op(op) => {

@@ -21,6 +21,7 @@ use crate::types::{Boot, ClusterHash, CoreId, Identity, KeyHash, NodeHash, NodeI
 use crate::wire::message::{
     Answer, Chunk, Compare, Compared, Extent, Found, Listed, Request, Seen, Survey, Surveyed, Want,
 };
+use crate::wire::retention::PurgeMark;
 use crate::wire::timing::PURGE_GRACE;
 
 const CLUSTER: ClusterHash = ClusterHash(7);
@@ -1009,14 +1010,15 @@ fn an_answer_that_does_not_fit_its_request_counts_as_none_and_is_asked_for_again
 fn no_answer_of_a_peer_panics() {
     let answers = || {
         let (list, purge_horizon) = (None, Version::ZERO);
+        let purged = PurgeMark::default();
         [
             Answer::Declined,
             Answer::NoRoom { max_memory: 7 },
-            Answer::OtherList { list, purge_horizon },
+            Answer::OtherList { list, purged },
             Answer::Written { superseded_by: None, synced: false },
             Answer::TooOld { purge_horizon: Version(u64::MAX >> 1), synced: true },
             Answer::Found { found: Found::Version(Version(1)), synced: true },
-            Answer::Listed(Listed { list: None, purge_horizon, members_digest: 0 }),
+            Answer::Listed(Listed { list: None, purged, members_digest: 0 }),
             Answer::Promised { accepted: None, extent: Extent::Whole },
             Answer::Accepted,
             Answer::Refused { promised: Ballot::default() },
@@ -1025,7 +1027,7 @@ fn no_answer_of_a_peer_panics() {
                 next: None,
                 sequence: 3,
                 extent: Extent::Open,
-                purge_horizon,
+                purged,
             }),
             Answer::Surveyed(Surveyed {
                 entries: Vec::new(),
@@ -1083,7 +1085,7 @@ fn agrees_to_purge_while_entries_are_under_way(is_given: bool) -> bool {
     };
     assert!(agrees(&mut shard));
     let (request, asker, answer) = if is_given {
-        let listed = Listed { list: None, purge_horizon: Version::ZERO, members_digest: 0 };
+        let listed = Listed { list: None, purged: PurgeMark::default(), members_digest: 0 };
         let give = Request::Give { list, entries: Vec::new() };
         (give, ReplicaAsker::Give(partition), Answer::Listed(listed))
     } else {

@@ -22,7 +22,7 @@ use crate::shard::{
     Action, Call, Debt, Event, LocalAnswer, LocalRules, Shard, ShardConfig, StoppedBy, read_local,
 };
 use crate::store::{Readers, Views};
-use crate::types::{Boot, CoreId, Identity, KeyHash, NodeHash, NodeId, Partition};
+use crate::types::{Boot, CoreId, Identity, KeyHash, NodeHash, NodeId, Partition, Retention};
 use crate::wire::handshake::Local;
 use crate::wire::timing::STUCK_AFTER;
 
@@ -241,7 +241,10 @@ impl Node {
             probe_period: DEFAULT_PROBE_PERIOD,
             suspicion_timeout: DEFAULT_SUSPICION_TIMEOUT,
             local_health: true,
-            forget_after: options.forget_after,
+            retention: Retention {
+                member: options.tombstone_retention,
+                data_center: options.data_center_retention,
+            },
             seed,
         });
         let mut control_actions = Vec::new();

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::config::{DEFAULT_EVERY_LIVE_PATIENCE, DEFAULT_FORGET_AFTER};
+use crate::config::{DEFAULT_EVERY_LIVE_PATIENCE, DEFAULT_RETENTION};
 use crate::mutants::ProtocolMutant;
 use crate::options::{Eviction, OnPartition, Quorum};
 use crate::quorums::{Count, Quorums};
@@ -67,9 +67,12 @@ pub struct SimOptions {
     pub partitions: u16,
     /// How old a tombstone must be before it can be forgotten.
     pub purge_grace: Duration,
-    /// How long an absent member is remembered:
-    /// [`Config::forget_after`](crate::Config::forget_after).
-    pub forget_after: Duration,
+    /// How long a member that died is waited for:
+    /// [`Config::tombstone_retention`](crate::Config::tombstone_retention).
+    pub tombstone_retention: Duration,
+    /// How long a data center that is away is waited for:
+    /// [`Config::data_center_retention`](crate::Config::data_center_retention).
+    pub data_center_retention: Duration,
     /// What a partition of the keys does that lacks too many of its replicas:
     /// [`Config::on_partition`](crate::Config::on_partition).
     pub on_partition: OnPartition,
@@ -108,7 +111,8 @@ impl Default for SimOptions {
             eviction: Eviction::default(),
             partitions: PARTITIONS,
             purge_grace: PURGE_GRACE,
-            forget_after: DEFAULT_FORGET_AFTER,
+            tombstone_retention: DEFAULT_RETENTION.member,
+            data_center_retention: DEFAULT_RETENTION.data_center,
             on_partition: OnPartition::default(),
             expect: 0,
             seeds: usize::MAX,

@@ -369,6 +369,26 @@ impl Store {
         }
     }
 
+    /// Removes this state of a key, if it is held. The partition keeps the old sequence, as in
+    /// [`purge`](Self::purge).
+    fn remove(&mut self, hash: KeyHash, state: Entry) {
+        let timers = &mut self.timers;
+        let share = self.table.update(hash, state, 0, |state, held| match held {
+            Some(held) if held.version() == state.version() => {
+                timers.remove(TimerId(held.timer()));
+                (Change::Remove, Some(Share::of(hash, held)))
+            }
+            _ => (Change::Keep, None),
+        });
+        if share.is_some() {
+            let at = self.index(hash.partition());
+            let sequence = self.partitions[at].sequence;
+            self.count(hash.partition(), share, None);
+            self.partitions[at].sequence = sequence;
+            self.tidy();
+        }
+    }
+
     /// Removes everything that this node has of the partition.
     pub(crate) fn drop_partition(&mut self, partition: Partition) {
         let Self { table, timers, totals, .. } = self;

@@ -47,6 +47,19 @@ impl Store {
         (dead, next)
     }
 
+    /// Forgets everything of the partition that is not newer than `newest`, as if it had never been
+    /// here. Returns how much that was.
+    pub(crate) fn forget(&mut self, partition: Partition, newest: Version) -> usize {
+        let wanted = |_, entry: &Entry| (entry.version() <= newest).then_some(0);
+        let mut old = Vec::new();
+        self.scan(partition, None, usize::MAX, wanted, |hash, entry| {
+            old.push((hash, Entry::clone(entry)))
+        });
+        let count = old.len();
+        old.into_iter().for_each(|(hash, entry)| self.remove(hash, entry));
+        count
+    }
+
     /// Shows the entries of `partition` behind `after` that are wanted, in the order of hashes,
     /// until what they weigh reaches `limit`; keys of one hash stay together. Returns where to go
     /// on.

@@ -102,7 +102,6 @@
 //! A published message never changes: a new need is a new message (`codec` says why).
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use crate::clock::Version;
 use crate::entry::Entry;
@@ -111,6 +110,7 @@ use crate::options::OnPartition;
 use crate::placement::{Ballot, List, ListRef, Site, Stage};
 use crate::quorums::Count;
 use crate::types::{Boot, CoreId, Identity, KeyHash, NodeHash, NodeId, Partition};
+use crate::wire::retention::{AbsentMember, PurgeMark};
 
 /// A message with its frame's addressing.
 #[derive(Clone, PartialEq, Debug)]
@@ -197,9 +197,8 @@ pub(crate) enum ControlMessage {
     AskMembers,
     Members {
         records: Vec<Record>,
-        /// Dead members that might come back with what they hold, each with how long it has been
-        /// dead.
-        absent: Vec<(Identity, Duration)>,
+        /// Dead members that might come back with what they hold.
+        absent: Vec<AbsentMember>,
         /// What the sender knows of the members that live, itself among them.
         details: Vec<MemberDetails>,
     },
@@ -329,7 +328,7 @@ pub(crate) enum Request {
     Adopt {
         list: Arc<List>,
         /// The sender's, of the partition.
-        purge_horizon: Version,
+        purged: PurgeMark,
     },
     Fetch(Fetch),
     Receipt {
@@ -464,8 +463,7 @@ pub(crate) enum Answer {
     /// This node serves another list of the partition, or none.
     OtherList {
         list: Option<Arc<List>>,
-        /// The purge horizon, as [`Listed`] has it.
-        purge_horizon: Version,
+        purged: PurgeMark,
     },
     Listed(Listed),
     /// What the acceptor has accepted under a lower ballot, if anything.
@@ -561,9 +559,7 @@ pub(crate) enum Found {
 pub(crate) struct Listed {
     /// The highest list that it heard of.
     pub(crate) list: Option<Arc<List>>,
-    /// The partition's purge horizon: up to it, the node refuses a single entry whose key it does
-    /// not hold.
-    pub(crate) purge_horizon: Version,
+    pub(crate) purged: PurgeMark,
     /// The digest of the members that the node sees, as in [`Status`].
     pub(crate) members_digest: u64,
 }
@@ -595,6 +591,5 @@ pub(crate) struct Chunk {
     pub(crate) sequence: u64,
     /// What the source has of what was acknowledged before the list that was named.
     pub(crate) extent: Extent,
-    /// The source's purge horizon, as [`Listed`] has it.
-    pub(crate) purge_horizon: Version,
+    pub(crate) purged: PurgeMark,
 }

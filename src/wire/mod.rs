@@ -13,4 +13,5 @@ pub(crate) mod codec;
 pub(crate) mod frame;
 pub(crate) mod handshake;
 pub(crate) mod message;
+pub(crate) mod retention;
 pub(crate) mod timing;

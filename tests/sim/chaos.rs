@@ -182,13 +182,13 @@ fn who_leaves_while_cut_off_is_not_the_last_of_all() {
     }
 }
 
-/// A node leaves while it is cut off for longer than `Config::forget_after`. With none left whom
-/// it knew it took itself for the last of all, and went with the only copy of what it had taken up
-/// before. Found by seeds 60009 and 60146 of `half-dead`.
+/// A node leaves while it is cut off for longer than `Config::tombstone_retention`. With none left
+/// whom it knew it took itself for the last of all, and went with the only copy of what it had
+/// taken up before. Found by seeds 60009 and 60146 of `half-dead`.
 fn is_gone_after_it_forgot_the_others(seed: u64, mutant: Option<ProtocolMutant>) -> bool {
     let mut options = SimOptions::default();
     (options.partitions, options.mutant) = (16, mutant);
-    options.forget_after = Duration::from_secs(20);
+    options.tombstone_retention = Duration::from_secs(20);
     let mut cluster = support::started(seed, 3, options);
     cluster.split(&[0], &[1, 2]);
     support::wait(&mut cluster, Duration::from_secs(10), |it| it.is_dead_for(0, &[1, 2]));

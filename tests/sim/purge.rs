@@ -147,14 +147,14 @@ fn a_write_that_arrives_after_its_key_was_forgotten_is_refused() {
     );
 }
 
-/// A node is cut off, and taken for dead, while keys are deleted; it comes back with what it holds.
-/// How many hold a value in the end.
+/// Two nodes are cut off, and taken for dead, while keys are deleted. They go on by themselves, and
+/// come back with what they hold. How many hold a value in the end.
 fn a_member_comes_back(seed: u64, mutant: Option<ProtocolMutant>) -> usize {
     let mut cluster = started(seed, 4, options(mutant));
     (0..20).for_each(|key| write(&mut cluster, 0, key));
-    cluster.split(&[3], &[0, 1, 2]);
-    assert!(cluster.run_until(10 * SECOND, |cluster| cluster.is_gone(3)));
-    cluster.run_for(2 * SECOND);
+    cluster.split(&[2, 3], &[0, 1]);
+    assert!(cluster.run_until(10 * SECOND, |cluster| cluster.is_dead_for(0, &[2, 3])));
+    cluster.run_for(10 * SECOND);
     (0..20).for_each(|key| delete(&mut cluster, 0, key));
     cluster.run_for(4 * PURGED_WITHIN);
     cluster.mend();
@@ -176,11 +176,64 @@ fn nothing_is_forgotten_while_a_member_is_away_that_may_come_back_with_it() {
     );
 }
 
+/// A node is away for longer than it is waited for: cut off, or its host stands still. In that time
+/// keys are deleted and forgotten, and others are written. It comes back with what it held. Returns
+/// how many of the deleted keys have a value in the end.
+fn a_member_comes_back_too_late(
+    seed: u64,
+    stands_still: bool,
+    mutant: Option<ProtocolMutant>,
+) -> usize {
+    const AWAY: usize = 3;
+    let mut options = options(mutant);
+    options.tombstone_retention = 40 * SECOND;
+    let mut cluster = started(seed, 5, options);
+    (0..60).for_each(|key| write(&mut cluster, 0, key));
+    cluster.run_for(2 * PURGED_WITHIN);
+    if stands_still {
+        cluster.pause_node(AWAY, 150 * SECOND);
+    } else {
+        cluster.split(&[AWAY], &[0, 1, 2, 4]);
+    }
+    assert!(cluster.run_until(10 * SECOND, |cluster| cluster.is_dead_for(0, &[AWAY])));
+    (0..40).for_each(|key| delete(&mut cluster, 0, key));
+    (40..50).for_each(|key| support::write(&mut cluster, 0, name(key), "newer"));
+    (60..70).for_each(|key| write(&mut cluster, 0, key));
+    let is_forgotten_here = |cluster: &SimCluster| {
+        let of = |key| cluster.stored(name(key));
+        (0..40).all(|key| of(key).iter().all(|stored| stored.node == AWAY))
+    };
+    assert!(cluster.run_until(140 * SECOND, is_forgotten_here), "it is not waited for");
+    cluster.run_for(20 * SECOND);
+    cluster.mend();
+    cluster.run_until(150 * SECOND, |cluster| !cluster.is_dead_for(0, &[AWAY]));
+    settle(&mut cluster);
+    cluster.run_for(150 * SECOND);
+    for key in 40..70 {
+        assert_eq!(held(&cluster, key), (3, 3), "key {key}");
+        let value = if key < 50 { "newer" } else { "value" };
+        let stored = cluster.stored(name(key));
+        assert!(stored.iter().all(|stored| stored.value.as_deref() == Some(value.as_bytes())));
+    }
+    (0..40).filter(|key| held(&cluster, *key).1 > 0).count()
+}
+
+#[test]
+fn a_member_that_was_away_for_too_long_brings_no_deleted_key_back() {
+    for seed in 0..4 {
+        for stands_still in [false, true] {
+            assert_eq!(a_member_comes_back_too_late(seed, stands_still, None), 0, "seed {seed}");
+        }
+    }
+    let believed = Some(ProtocolMutant::LateReturnBelieved);
+    assert!(a_member_comes_back_too_late(0, false, believed) > 0, "the simulation shows nothing");
+}
+
 /// A crashed node is waited for until it has restarted, empty, or for as long as was configured.
 #[test]
 fn a_crashed_member_holds_up_the_others_until_it_is_back_or_forgotten() {
     let mut options = options(None);
-    options.forget_after = 100 * SECOND;
+    options.tombstone_retention = 100 * SECOND;
     for restarts in [true, false] {
         let mut cluster = started(7, 4, options.clone());
         (0..20).for_each(|key| write(&mut cluster, 0, key));

@@ -2,11 +2,11 @@ mod agreement;
 
 use super::propose::ALL_SPEAK;
 use super::*;
-use crate::clock::Version;
 use crate::placement::{Gone, Member, Site};
 use crate::replication::tests::{list, node};
 use crate::types::{KeyHash, NodeId};
 use crate::wire::message::{Chunk, Extent, Listed, Request};
+use crate::wire::retention::PurgeMark;
 
 const NOW: Instant = Instant::from_nanos(1);
 const QUORUMS: Quorums = Quorums::exactly(3, 2, 1);
@@ -187,7 +187,7 @@ impl Driver {
 }
 
 fn listed(list: Option<Arc<List>>, members_digest: u64) -> Answer {
-    Answer::Listed(Listed { list, purge_horizon: Version::ZERO, members_digest })
+    Answer::Listed(Listed { list, purged: PurgeMark::default(), members_digest })
 }
 
 fn promised(accepted: Option<(Ballot, Arc<List>)>) -> Answer {
@@ -195,12 +195,12 @@ fn promised(accepted: Option<(Ballot, Arc<List>)>) -> Answer {
 }
 
 fn chunk(sequence: u64, extent: Extent) -> Answer {
-    let (entries, purge_horizon) = (Vec::new(), Version::ZERO);
-    Answer::Chunk(Chunk { entries, next: None, sequence, extent, purge_horizon })
+    let (entries, purged) = (Vec::new(), PurgeMark::default());
+    Answer::Chunk(Chunk { entries, next: None, sequence, extent, purged })
 }
 
 fn other_list(list: Option<Arc<List>>) -> Answer {
-    Answer::OtherList { list, purge_horizon: Version::ZERO }
+    Answer::OtherList { list, purged: PurgeMark::default() }
 }
 
 /// Returns whom an action asks for the partition's entries, and since when.

@@ -37,6 +37,7 @@ use crate::shard::requests::HandoffKind;
 use crate::store::{Admission, Applied, Deletes, Readers, Store, StoreConfig};
 use crate::types::{Cores, Identity, KeyHash, Partition};
 use crate::wire::message::{Answer, Extent, Listed, Request};
+use crate::wire::retention::PurgeMark;
 
 /// How far a replica's clock may be ahead and still be followed by versions given here.
 const MAX_CLOCK_SKEW: Duration = Duration::from_secs(60);
@@ -105,6 +106,9 @@ pub(in crate::shard) struct PartitionCopy {
     /// A single entry at or below this version is not taken if its key is not held
     /// (`replication/purge` says why).
     pub(in crate::shard) purge_horizon: Version,
+    /// The latest list, of those from which the known one descends without a fork, whose replicas
+    /// all agreed to forget something: see [`PurgeMark::list`].
+    pub(super) purged_in: u64,
     /// How often this copy has merged what another node holds.
     pub(super) merges: u64,
     /// Whether this copy merges what another data center holds. The other replicas here should have
@@ -291,25 +295,41 @@ impl LocalCopies {
         copy.purge_horizon = copy.purge_horizon.max(horizon);
     }
 
+    /// Whether a list descends from the one that this node knows without a fork, or this one from
+    /// it.
+    pub(in crate::shard) fn is_of_line(&self, partition: Partition, list: &List) -> bool {
+        self.partition(partition).list().is_none_or(|known| known.is_of_line(list))
+    }
+
+    /// Returns what this node knows of what was forgotten.
+    pub(super) fn mark(&self, partition: Partition) -> PurgeMark {
+        let copy = self.partition(partition);
+        PurgeMark { horizon: copy.purge_horizon, list: copy.purged_in }
+    }
+
     /// Returns what this node knows of a partition.
     pub(super) fn listed(&self, node: &Node, partition: Partition) -> Listed {
         let copy = self.partition(partition);
         Listed {
             list: copy.list().cloned(),
-            purge_horizon: copy.purge_horizon,
+            purged: self.mark(partition),
             members_digest: node.placement.digest(),
         }
     }
 
     /// Returns the answer to a request that counts in a list which this node does not serve.
     pub(super) fn other_list(&self, partition: Partition) -> Answer {
-        let copy = self.partition(partition);
-        Answer::OtherList { list: copy.list().cloned(), purge_horizon: copy.purge_horizon }
+        let list = self.partition(partition).list().cloned();
+        Answer::OtherList { list, purged: self.mark(partition) }
     }
 
     /// Returns the request that tells another node of a list.
     pub(in crate::shard) fn tell_list(&self, partition: Partition, list: Arc<List>) -> Request {
-        Request::Adopt { list, purge_horizon: self.partition(partition).purge_horizon }
+        let mut purged = self.mark(partition);
+        if !self.is_of_line(partition, &list) {
+            purged.list = 0;
+        }
+        Request::Adopt { list, purged }
     }
 
     /// Whether this copy, outside the list, might be missed by a member: it holds something, or
@@ -340,11 +360,14 @@ impl LocalCopies {
             && !self.merges.contains_key(&partition)
     }
 
-    /// Whether the partition [is quiet](Self::is_quiet) and its list is the one that should stay.
+    /// Whether the partition [is quiet](Self::is_quiet), its list is the one that should stay, and
+    /// this copy lacks nothing that was acknowledged before, unless for want of room.
     pub(super) fn is_settled(&self, node: &Node, partition: Partition) -> bool {
         let target = node.placement.replicas(partition).map(|member| &member.identity);
-        let list = self.partition(partition).list();
-        self.is_quiet(node, partition) && list.is_some_and(|list| target.eq(list.members()))
+        let copy = self.partition(partition);
+        self.is_quiet(node, partition)
+            && copy.list().is_some_and(|list| target.eq(list.members()))
+            && (!copy.lacks_before(&node.me) || self.lacking.has(partition))
     }
 
     /// Whether this is the list that the node knows.

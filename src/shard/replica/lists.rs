@@ -96,9 +96,11 @@ impl Replica {
         copy.is_idle = copy.is_idle_before(&list, &node.me);
         let old = copy.list.replace(list.clone());
         let known = old.as_ref().map(|known| known.reference());
-        if known.is_some() {
+        if let Some(old) = &old {
             copy.steadiness.list_changed(turn.now.instant);
+            self.forget_what_was_purged(partition, old, &list);
         }
+        let copy = self.copies.partition_mut(partition);
         // A replica that had a copy then might have none now.
         (copy.receipts, copy.reminders) = ((0, Vec::new()), 0);
         self.remind_anew(turn, partition);

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::Replica;
 use super::copies::LocalCopies;
 use crate::clock::Version;
+use crate::logging;
 use crate::mutants::{ProtocolMutant, rule};
 use crate::placement::{List, ListRef, Member};
 use crate::replication::purge::{Graveyard, Purge, PurgeAction, PurgeView};
@@ -15,6 +16,7 @@ use crate::shard::requests::{ReplicaAsker, Requests};
 use crate::shard::turn::Turn;
 use crate::types::{Identity, KeyHash, Partition};
 use crate::wire::message::{Answer, Dead, MAX_DEAD_KEYS, Request, Route};
+use crate::wire::retention::PurgeMark;
 
 /// What can be purged, as this node sees it.
 struct Purgeable<'a> {
@@ -106,7 +108,8 @@ impl Replica {
         let known = copy.list();
         let is_of_list =
             |known: &Arc<List>| known.contains(&node.me) && (is_far || known.reference() == list);
-        let agrees = if known.is_some_and(is_of_list) {
+        let is_replica = known.is_some_and(is_of_list);
+        let agrees = if is_replica {
             copies.is_settled(node, partition)
         } else {
             known.is_none_or(|known| is_far || known.number() <= list.number)
@@ -119,10 +122,74 @@ impl Replica {
             return Answer::Declined;
         }
         self.raise_purge_horizon_to(partition, dead);
+        let knows_list = self.copies.knows(partition, list) || is_far && is_replica;
+        if knows_list && dead.is_empty() {
+            // All agreed before they were asked again. A node outside the list tells it, too.
+            self.note_agreed(partition);
+        }
         let copies = &self.copies;
         let can_go = |(_, (hash, version)): &(u16, &Dead)| !copies.store.has_older(*hash, *version);
         let places = (0..).zip(dead).filter(can_go).map(|(place, _)| place).collect();
         Answer::Purgeable { merges: copies.partition(partition).merges, places }
+    }
+
+    /// Takes up what another node says of what was forgotten; `is_of_line` says whether its list is
+    /// of the line of this node's.
+    ///
+    /// If this node is not in the list that it knows, and holds something, and all replicas of that
+    /// list have agreed to forget something, it was not asked: see
+    /// [`forget_what_was_purged`](Self::forget_what_was_purged).
+    pub(in crate::shard) fn heard_mark<C>(
+        &mut self,
+        turn: &mut Turn<'_, C>,
+        partition: Partition,
+        is_of_line: bool,
+        told: PurgeMark,
+    ) {
+        self.copies.raise_purge_horizon(partition, told.horizon);
+        let copy = self.copies.partition_mut(partition);
+        if !is_of_line || told.list <= copy.purged_in {
+            return;
+        }
+        copy.purged_in = told.list;
+        let Some(list) = copy.list().cloned() else { return };
+        if list.number() == told.list && !list.contains(&turn.node.me) {
+            self.drop_purged(partition);
+            // What it has fetched might have gone with the rest.
+            self.take_handoffs(turn, partition);
+            self.update_wants(turn, partition);
+        }
+    }
+
+    /// This node has learned of a list after `old`. If all replicas of a list between them agreed
+    /// to forget something, this node was not asked: it was away, and not waited for any more. They
+    /// had all that was acknowledged in `old`. So what is as old as what they forgot, and this node
+    /// alone holds, was deleted, and would come back.
+    pub(super) fn forget_what_was_purged(&mut self, partition: Partition, old: &List, list: &List) {
+        let copy = self.copies.partition_mut(partition);
+        if !list.is_of_line(old) {
+            // What was written on one side of a network partition is nowhere else.
+            copy.purged_in = 0;
+        } else if copy.purged_in > old.number() {
+            self.drop_purged(partition);
+        }
+    }
+
+    fn drop_purged(&mut self, partition: Partition) {
+        if rule(ProtocolMutant::LateReturnBelieved, true) {
+            let horizon = self.copies.partition(partition).purge_horizon;
+            let count = self.copies.store.forget(partition, horizon);
+            logging::debug!(
+                "partition {}: this node was away for long, and drops {count} old keys",
+                partition.index()
+            );
+        }
+    }
+
+    /// Notes that all replicas of the list that this node knows have agreed to forget something.
+    fn note_agreed(&mut self, partition: Partition) {
+        let copy = self.copies.partition_mut(partition);
+        copy.purged_in = copy.list().map_or(0, |list| list.number()).max(copy.purged_in);
     }
 
     /// Forgets these tombstones: no node holds anything older of their keys.
@@ -188,7 +255,10 @@ impl Replica {
                         todo.extend(more);
                     }
                 }
-                PurgeAction::Drop { partition, dead } => self.drop_dead(partition, &dead),
+                PurgeAction::Drop { partition, dead } => {
+                    self.note_agreed(partition);
+                    self.drop_dead(partition, &dead);
+                }
             }
         }
     }

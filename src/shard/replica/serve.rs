@@ -81,10 +81,13 @@ impl Replica {
             Request::Accept { list, ballot, value } => {
                 self.accept(turn, from, partition, (list, ballot, value))
             }
-            Request::Adopt { list, purge_horizon } => {
-                self.copies.raise_purge_horizon(partition, purge_horizon);
+            Request::Adopt { list, purged } => {
+                let is_of_line = self.copies.is_of_line(partition, &list);
+                self.heard_mark(turn, partition, is_of_line, purged);
                 self.learn(turn, partition, list.clone());
-                self.offer_from_giver(turn.node, partition, from, list.reference());
+                if purged.list >= self.copies.mark(partition).list {
+                    self.offer_from_giver(turn.node, partition, from, list.reference());
+                } // Otherwise it has yet to hear what it must not bring.
                 Answer::Listed(self.copies.listed(turn.node, partition))
             }
             Request::Fetch(fetch) => self.copies.fetch(partition, fetch),
@@ -225,9 +228,12 @@ impl LocalCopies {
             return self.other_list(partition);
         }
         let extent = known.map_or(Extent::Any, |_| copy.extent());
-        let (sequence, purge_horizon) = (self.store.sequence(partition), copy.purge_horizon);
+        let (sequence, mut purged) = (self.store.sequence(partition), self.mark(partition));
+        if known.is_none() {
+            purged.list = 0;
+        }
         let chunk =
-            |entries, next| Answer::Chunk(Chunk { entries, next, sequence, extent, purge_horizon });
+            |entries, next| Answer::Chunk(Chunk { entries, next, sequence, extent, purged });
         if fetch.after.is_none() && fetch.digest == self.store.digest(partition) {
             return chunk(Vec::new(), None);
         }

@@ -255,6 +255,10 @@ impl Plan {
         self.sim.on_partition = OnPartition::Majority;
         self.sim.expect = self.nodes as u16;
         self.sim.read_quorum = some_strong_reads(rng);
+        if self.sim.purge_grace == Duration::from_secs(1) {
+            // No side goes on alone, so that who was not waited for brings nothing back.
+            self.sim.tombstone_retention = Duration::from_secs(2);
+        }
         vec![(D::Split, 8), (D::ShortPause, 2), (D::Break, 1), (D::Crash, 1), (D::Restart, 2)]
     }
 
@@ -303,7 +307,7 @@ impl Plan {
         self.sim.clock_skew = Duration::from_millis([0, 5][rng.random_range(0..2)]);
         self.sim.purge_grace = Duration::from_secs([1, 5][rng.random_range(0..2)]);
         // Who crashed and stays away is not waited for when tombstones are forgotten.
-        self.sim.forget_after = Duration::from_secs(40);
+        self.sim.tombstone_retention = Duration::from_secs(40);
         self.sim.read_quorum = some_strong_reads(rng);
         self.sim.zones = rng.random_range(1..=3);
     }
@@ -339,7 +343,7 @@ impl Plan {
     fn half_dead(&mut self, rng: &mut SmallRng) -> Weighted {
         self.rest(rng);
         // No side of a network that is split again and again forgets the others.
-        self.sim.forget_after = Duration::from_secs(100);
+        self.sim.tombstone_retention = Duration::from_secs(100);
         self.nodes = rng.random_range(5..=MAX_NODES);
         self.lasting = Lasting::Cores;
         vec![

@@ -16,6 +16,7 @@ use crate::quorums::Count;
 use crate::types::{Boot, Identity, NodeId};
 use crate::wire::frame::FrameError;
 use crate::wire::message::{ControlMessage, MemberDetails, Message, NodeDebt, Reached, Status};
+use crate::wire::retention::AbsentMember;
 
 pub(super) fn encode(message: &ControlMessage) -> Body {
     match message {
@@ -68,7 +69,7 @@ const MEMBERS: u8 = 5;
 #[derive(Archive, Serialize)]
 struct WireMembers<'a> {
     records: Vec<WireRecord>,
-    absent: Vec<WireAbsent>,
+    absent: Vec<WireAbsent<'a>>,
     details: Vec<WireDetails<'a>>,
 }
 
@@ -81,9 +82,11 @@ struct WireRecord {
 }
 
 #[derive(Archive, Serialize)]
-struct WireAbsent {
+struct WireAbsent<'a> {
     identity: WireIdentity,
     for_ms: u64,
+    #[rkyv(with = InlineAsBox)]
+    data_center: &'a str,
 }
 
 #[derive(Archive, Serialize)]
@@ -107,13 +110,9 @@ struct WireDetails<'a> {
 const _: () = assert!(size_of::<ArchivedWireMembers<'_>>() == 24);
 const _: () = assert!(size_of::<ArchivedWireDetails<'_>>() == 48);
 const _: () = assert!(size_of::<ArchivedWireRecord>() == 48);
-const _: () = assert!(size_of::<ArchivedWireAbsent>() == 48);
+const _: () = assert!(size_of::<ArchivedWireAbsent<'_>>() == 56);
 
-fn encode_members(
-    records: &[Record],
-    absent: &[(Identity, Duration)],
-    details: &[MemberDetails],
-) -> Body {
+fn encode_members(records: &[Record], absent: &[AbsentMember], details: &[MemberDetails]) -> Body {
     let records = records.iter().map(wire_record).collect();
     let absent = absent.iter().map(wire_absent).collect();
     let details = details.iter().map(wire_details).collect();
@@ -166,9 +165,10 @@ fn wire_record(record: &Record) -> WireRecord {
     WireRecord { identity: wire_identity(&record.identity), state, leaving: record.leaving }
 }
 
-fn wire_absent((identity, dead_for): &(Identity, Duration)) -> WireAbsent {
-    let for_ms = u64::try_from(dead_for.as_millis()).unwrap_or(u64::MAX);
-    WireAbsent { identity: wire_identity(identity), for_ms }
+fn wire_absent(absent: &AbsentMember) -> WireAbsent<'_> {
+    let for_ms = u64::try_from(absent.dead_for.as_millis()).unwrap_or(u64::MAX);
+    let (identity, data_center) = (wire_identity(&absent.identity), &*absent.data_center);
+    WireAbsent { identity, for_ms, data_center }
 }
 
 fn decode_members(reader: &Reader<'_>) -> Result<Message, FrameError> {
@@ -182,8 +182,10 @@ fn decode_members(reader: &Reader<'_>) -> Result<Message, FrameError> {
         };
         Ok(Record { identity: identity(&wire.identity), state, leaving: wire.leaving })
     };
-    let absent = |wire: &ArchivedWireAbsent| {
-        (identity(&wire.identity), Duration::from_millis(wire.for_ms.to_native()))
+    let absent = |wire: &ArchivedWireAbsent<'_>| AbsentMember {
+        identity: identity(&wire.identity),
+        data_center: (&*wire.data_center).into(),
+        dead_for: Duration::from_millis(wire.for_ms.to_native()),
     };
     let wire = reader.archive::<ArchivedWireMembers<'_>>()?;
     let records = wire.records.iter().map(record).collect::<Result<_, _>>()?;

@@ -4,7 +4,9 @@
 use rkyv::{Archive, Serialize};
 
 use super::body::{Body, Decoder, Reader, hash, wire_hash};
-use super::values::{WireEntry, WireListRef, list_ref, wire_entries, wire_ref};
+use super::values::{
+    WireEntry, WireListRef, WirePurgeMark, list_ref, wire_entries, wire_mark, wire_ref,
+};
 use crate::placement::ListRef;
 use crate::wire::frame::FrameError;
 use crate::wire::message::{Answer, Chunk, Fetch, Message, Request};
@@ -68,21 +70,21 @@ const CHUNK: u8 = 36;
 struct WireChunk<'a> {
     sequence: u64,
     next: u64,
-    purge_horizon: u64,
+    purged: WirePurgeMark,
     done: bool,
     /// 0 is any, 1 open, 2 whole before, 3 whole.
     extent: u8,
     entries: Vec<WireEntry<'a>>,
 }
 
-const _: () = assert!(size_of::<ArchivedWireChunk>() == 40);
+const _: () = assert!(size_of::<ArchivedWireChunk>() == 48);
 
 fn encode_chunk(chunk: &Chunk) -> Body {
-    let Chunk { entries, next, sequence, extent, purge_horizon } = chunk;
+    let Chunk { entries, next, sequence, extent, purged } = chunk;
     let chunk = WireChunk {
         sequence: *sequence,
         next: wire_hash(*next),
-        purge_horizon: purge_horizon.0,
+        purged: wire_mark(*purged),
         done: next.is_none(),
         extent: *extent as u8,
         entries: wire_entries(entries),
@@ -97,7 +99,7 @@ fn decode_chunk(reader: &Reader<'_>) -> Result<Message, FrameError> {
         next: hash(wire.next.to_native(), wire.done),
         sequence: wire.sequence.to_native(),
         extent: reader.extent(wire.extent)?,
-        purge_horizon: reader.version(wire.purge_horizon.to_native())?,
+        purged: reader.mark(&wire.purged)?,
     })))
 }
 

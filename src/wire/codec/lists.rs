@@ -8,18 +8,18 @@ use rkyv::{Archive, Serialize};
 
 use super::body::{Body, Decoder, Reader};
 use super::values::{
-    ArchivedWireBallot, WireBallot, WireList, WireListRef, list_ref, wire_ballot, wire_list,
-    wire_ref,
+    ArchivedWireBallot, WireBallot, WireList, WireListRef, WirePurgeMark, list_ref, wire_ballot,
+    wire_list, wire_mark, wire_ref,
 };
-use crate::clock::Version;
 use crate::placement::{Ballot, List, ListRef};
 use crate::wire::frame::FrameError;
 use crate::wire::message::{Answer, Extent, Listed, Message, Request};
+use crate::wire::retention::PurgeMark;
 
 pub(super) fn encode_request(request: &Request) -> Option<Body> {
     match request {
         Request::AskList => Some(Body::empty(ASK_LIST)),
-        Request::Adopt { list, purge_horizon } => Some(encode_adopt(list, *purge_horizon)),
+        Request::Adopt { list, purged } => Some(encode_adopt(list, *purged)),
         Request::Prepare { list, ballot } => Some(encode_prepare(*list, *ballot)),
         Request::Accept { list, ballot, value } => Some(encode_accept(*list, *ballot, value)),
         _ => None,
@@ -32,9 +32,7 @@ pub(super) fn encode_answer(answer: &Answer) -> Option<Body> {
         Answer::Promised { accepted, extent } => Some(encode_promised(accepted.as_ref(), *extent)),
         Answer::Accepted => Some(Body::empty(ACCEPTED)),
         Answer::Refused { promised } => Some(Body::of(REFUSED_BALLOT, &wire_ballot(*promised))),
-        Answer::OtherList { list, purge_horizon } => {
-            Some(encode_other_list(list.as_deref(), *purge_horizon))
-        }
+        Answer::OtherList { list, purged } => Some(encode_other_list(list.as_deref(), *purged)),
         _ => None,
     }
 }
@@ -57,20 +55,20 @@ const ADOPT: u8 = 19;
 
 #[derive(Archive, Serialize)]
 struct WireAdopt {
-    purge_horizon: u64,
+    purged: WirePurgeMark,
     list: WireList,
 }
 
-const _: () = assert!(size_of::<ArchivedWireAdopt>() == 64);
+const _: () = assert!(size_of::<ArchivedWireAdopt>() == 72);
 
-fn encode_adopt(list: &List, purge_horizon: Version) -> Body {
-    Body::of(ADOPT, &WireAdopt { purge_horizon: purge_horizon.0, list: wire_list(list) })
+fn encode_adopt(list: &List, purged: PurgeMark) -> Body {
+    Body::of(ADOPT, &WireAdopt { purged: wire_mark(purged), list: wire_list(list) })
 }
 
 fn decode_adopt(reader: &Reader<'_>) -> Result<Message, FrameError> {
     let wire = reader.archive::<ArchivedWireAdopt>()?;
-    let purge_horizon = reader.version(wire.purge_horizon.to_native())?;
-    Ok(Message::Request(Request::Adopt { list: reader.list(&wire.list)?, purge_horizon }))
+    let purged = reader.mark(&wire.purged)?;
+    Ok(Message::Request(Request::Adopt { list: reader.list(&wire.list)?, purged }))
 }
 
 const LISTED: u8 = 35;
@@ -80,49 +78,49 @@ const OTHER_LIST: u8 = 34;
 #[derive(Archive, Serialize)]
 struct WireListed {
     list: Option<WireList>,
-    purge_horizon: u64,
+    purged: WirePurgeMark,
     members_digest: u64,
 }
 
-const _: () = assert!(size_of::<ArchivedWireListed>() == 80);
+const _: () = assert!(size_of::<ArchivedWireListed>() == 88);
 
 fn encode_listed(listed: &Listed) -> Body {
     let wire = WireListed {
         list: listed.list.as_deref().map(wire_list),
-        purge_horizon: listed.purge_horizon.0,
+        purged: wire_mark(listed.purged),
         members_digest: listed.members_digest,
     };
     Body::of(LISTED, &wire)
 }
 
-fn encode_other_list(list: Option<&List>, purge_horizon: Version) -> Body {
-    let wire =
-        WireListed { list: list.map(wire_list), purge_horizon: purge_horizon.0, members_digest: 0 };
+fn encode_other_list(list: Option<&List>, purged: PurgeMark) -> Body {
+    let (list, purged) = (list.map(wire_list), wire_mark(purged));
+    let wire = WireListed { list, purged, members_digest: 0 };
     Body::of(OTHER_LIST, &wire)
 }
 
 fn decode_listed(reader: &Reader<'_>) -> Result<Message, FrameError> {
     let wire = reader.archive::<ArchivedWireListed>()?;
-    let (list, purge_horizon) = list_and_horizon(reader, wire)?;
+    let (list, purged) = list_and_mark(reader, wire)?;
     Ok(Message::Answer(Answer::Listed(Listed {
         list,
-        purge_horizon,
+        purged,
         members_digest: wire.members_digest.to_native(),
     })))
 }
 
 fn decode_other_list(reader: &Reader<'_>) -> Result<Message, FrameError> {
     let wire = reader.archive::<ArchivedWireListed>()?;
-    let (list, purge_horizon) = list_and_horizon(reader, wire)?;
-    Ok(Message::Answer(Answer::OtherList { list, purge_horizon }))
+    let (list, purged) = list_and_mark(reader, wire)?;
+    Ok(Message::Answer(Answer::OtherList { list, purged }))
 }
 
-fn list_and_horizon(
+fn list_and_mark(
     reader: &Reader<'_>,
     wire: &ArchivedWireListed,
-) -> Result<(Option<Arc<List>>, Version), FrameError> {
+) -> Result<(Option<Arc<List>>, PurgeMark), FrameError> {
     let list = wire.list.as_ref().map(|list| reader.list(list)).transpose()?;
-    Ok((list, reader.version(wire.purge_horizon.to_native())?))
+    Ok((list, reader.mark(&wire.purged)?))
 }
 
 const PREPARE: u8 = 30;

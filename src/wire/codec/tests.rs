@@ -24,6 +24,7 @@ use crate::types::{
 };
 use crate::wire::frame::{FrameBuffer, HEADER_BYTES};
 use crate::wire::message::*;
+use crate::wire::retention::{AbsentMember, PurgeMark};
 
 /// All reasons, ordered by the numbers in which they travel, and one number that no version knows.
 const REASONS: [RefusalReason; 9] = [
@@ -177,6 +178,10 @@ fn a_route() -> impl Strategy<Value = Option<Route>> {
     prop::option::of(route)
 }
 
+fn mark(horizon: u64) -> PurgeMark {
+    PurgeMark { horizon: Version(horizon), list: horizon / 3 }
+}
+
 fn a_request() -> impl Strategy<Value = Request> {
     prop_oneof![
         (a_ref(), an_entry()).prop_map(|(list, entry)| Request::Write { list, entry }),
@@ -197,7 +202,7 @@ fn a_request() -> impl Strategy<Value = Request> {
             value
         }),
         (a_list(), 0..=MAX_NUMBER)
-            .prop_map(|(list, horizon)| Request::Adopt { list, purge_horizon: Version(horizon) }),
+            .prop_map(|(list, horizon)| Request::Adopt { list, purged: mark(horizon) }),
         (a_ref(), any::<u64>(), some_dead(), a_route()).prop_map(
             |(list, members_digest, dead, route)| Request::Purge {
                 list,
@@ -244,13 +249,11 @@ fn an_answer() -> impl Strategy<Value = Answer> {
         (prop::option::of(1..=MAX_NUMBER), any::<bool>())
             .prop_map(|(v, synced)| Answer::Written { superseded_by: v.map(Version), synced }),
         (found, any::<bool>()).prop_map(|(found, synced)| Answer::Found { found, synced }),
-        (prop::option::of(a_list()), 0..=MAX_NUMBER).prop_map(|(list, horizon)| {
-            Answer::OtherList { list, purge_horizon: Version(horizon) }
-        }),
+        (prop::option::of(a_list()), 0..=MAX_NUMBER)
+            .prop_map(|(list, horizon)| { Answer::OtherList { list, purged: mark(horizon) } }),
         (prop::option::of(a_list()), 0..=MAX_NUMBER, any::<u64>()).prop_map(
             |(list, horizon, members_digest)| {
-                let purge_horizon = Version(horizon);
-                Answer::Listed(Listed { list, purge_horizon, members_digest })
+                Answer::Listed(Listed { list, purged: mark(horizon), members_digest })
             }
         ),
         (prop::option::of((a_ballot(), a_list())), an_extent())
@@ -274,8 +277,8 @@ fn an_answer() -> impl Strategy<Value = Answer> {
             0..=MAX_NUMBER
         )
             .prop_map(|(entries, next, sequence, extent, horizon)| {
-                let (next, purge_horizon) = (next.map(KeyHash), Version(horizon));
-                Answer::Chunk(Chunk { entries, next, sequence, extent, purge_horizon })
+                let (next, purged) = (next.map(KeyHash), mark(horizon));
+                Answer::Chunk(Chunk { entries, next, sequence, extent, purged })
             }),
         any::<bool>().prop_map(|covered| Answer::Received { covered }),
         Just(Answer::Declined),
@@ -330,7 +333,10 @@ fn a_control_message() -> impl Strategy<Value = ControlMessage> {
         Just(Reached::SomebodyElse),
     ];
     let absent =
-        (an_identity(), any::<u64>()).prop_map(|(who, ms)| (who, Duration::from_millis(ms)));
+        (an_identity(), "[a-z]{0,20}", any::<u64>()).prop_map(|(identity, data_center, ms)| {
+            let dead_for = Duration::from_millis(ms);
+            AbsentMember { identity, data_center: data_center.into(), dead_for }
+        });
     prop_oneof![
         Just(ControlMessage::AskMembers),
         (
@@ -511,21 +517,17 @@ fn what_is_over_a_limit_is_refused_in_every_family() {
         let before = if base.is_some() { Box::from([member(1)]) } else { Box::default() };
         let forks = forks.iter().map(|&number| Fork { number, id: 1 }).collect();
         let list = List::of(number, &wish(1..=3), Ancestry { base, before, forks });
-        Request::Adopt { list, purge_horizon: Version(1) }
+        Request::Adopt { list, purged: mark(1) }
     };
     let many: Vec<u64> = (1..=MAX_FORKS as u64 + 1).collect();
     let no_ballot = Ballot { round: MAX_NUMBER + 1, ..Ballot::default() };
     let two = Wish { members: vec![member(1)], witnesses: vec![member(1)] };
-    let twice =
-        Request::Adopt { list: List::of(1, &two, Ancestry::default()), purge_horizon: Version(1) };
+    let twice = Request::Adopt { list: List::of(1, &two, Ancestry::default()), purged: mark(1) };
     let partitions = vec![Partition::new(0).unwrap(); usize::from(PARTITIONS) + 1];
     let requests = [
         (Request::Write { list, entry: entry.clone() }, "a version beyond the calendar"),
         (Request::Read { list, key: key.clone(), want: Want::Entry }, "a key over the limit"),
-        (
-            Request::Adopt { list: long_list, purge_horizon: Version(1) },
-            "a list longer than N can be",
-        ),
+        (Request::Adopt { list: long_list, purged: mark(1) }, "a list longer than N can be"),
         (with(7, Some(5), &[]), "a list that does not follow its base"),
         (with(7, None, &[3, 3]), "a list with forks that it cannot have"),
         (twice, "a list with a node twice, or without the members before it"),
@@ -552,7 +554,7 @@ fn what_is_over_a_limit_is_refused_in_every_family() {
             Answer::Found { found: Found::Version(beyond), synced: true },
             "a version beyond the calendar",
         ),
-        (Answer::OtherList { list: None, purge_horizon: beyond }, "a version beyond the calendar"),
+        (Answer::OtherList { list: None, purged: mark(beyond.0) }, "a version beyond the calendar"),
         (Answer::TooOld { purge_horizon: beyond, synced: true }, "a version beyond the calendar"),
         (
             Answer::Chunk(Chunk {
@@ -560,7 +562,7 @@ fn what_is_over_a_limit_is_refused_in_every_family() {
                 next: None,
                 sequence: 0,
                 extent: Extent::Open,
-                purge_horizon: Version(1),
+                purged: mark(1),
             }),
             "a version beyond the calendar",
         ),

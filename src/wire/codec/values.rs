@@ -18,6 +18,19 @@ use crate::quorums::MAX_COPIES;
 use crate::types::{Boot, Identity, MAX_VALUE_BYTES, NodeHash};
 use crate::wire::frame::FrameError;
 use crate::wire::message::Route;
+use crate::wire::retention::PurgeMark;
+
+#[derive(Archive, Serialize)]
+pub(super) struct WirePurgeMark {
+    horizon: u64,
+    list: u64,
+}
+
+const _: () = assert!(size_of::<ArchivedWirePurgeMark>() == 16);
+
+pub(super) fn wire_mark(mark: PurgeMark) -> WirePurgeMark {
+    WirePurgeMark { horizon: mark.horizon.0, list: mark.list }
+}
 
 #[derive(Archive, Serialize, Clone, Copy)]
 pub(super) struct WireIdentity {
@@ -177,6 +190,11 @@ pub(super) fn wire_entries(entries: &[Entry]) -> Vec<WireEntry<'_>> {
 }
 
 impl Reader<'_> {
+    pub(super) fn mark(&self, wire: &ArchivedWirePurgeMark) -> Result<PurgeMark, FrameError> {
+        let horizon = self.version(wire.horizon.to_native())?;
+        Ok(PurgeMark { horizon, list: wire.list.to_native() })
+    }
+
     pub(super) fn on_partition(&self, code: u8) -> Result<OnPartition, FrameError> {
         match code {
             0 => Ok(OnPartition::Serve),
