@@ -168,7 +168,7 @@ impl Control {
         let others = [
             self.safety_deadline(),
             self.drain_deadline(),
-            self.forget_at,
+            self.forget_at.filter(|_| !self.is_held),
             self.reach_deadline(),
             self.held_deadline(),
             self.at_risk.deadline(),

@@ -229,6 +229,25 @@ fn a_member_that_was_away_for_too_long_brings_no_deleted_key_back() {
     assert!(a_member_comes_back_too_late(0, false, believed) > 0, "the simulation shows nothing");
 }
 
+/// A member dies, and when it is to be forgotten this node is cut off: it acts upon no deaths before
+/// it knows whether all others are dead. Its control thread did nothing but look for that time, which
+/// had passed. Found by a history with a short retention.
+#[test]
+fn a_node_that_is_cut_off_when_it_should_forget_a_member_does_not_spin() {
+    for offset in (0..3000).step_by(200) {
+        let mut options = options(None);
+        options.tombstone_retention = 2 * SECOND;
+        let mut cluster = started(5, 6, options);
+        cluster.crash_node(5);
+        assert!(cluster.run_until(10 * SECOND, |cluster| cluster.is_dead_for(0, &[5])));
+        cluster.run_for(Duration::from_millis(offset));
+        cluster.split(&[0], &[1, 2, 3, 4]);
+        cluster.run_for(10 * SECOND);
+        cluster.mend();
+        settle(&mut cluster);
+    }
+}
+
 /// A crashed node is waited for until it has restarted, empty, or for as long as was configured.
 #[test]
 fn a_crashed_member_holds_up_the_others_until_it_is_back_or_forgotten() {
