@@ -170,6 +170,8 @@ pub enum ProtocolMutant {
     TombstonesEvicted,
     /// Copies in different data centers are not compared.
     FarNotCompared,
+    /// Writes that another data center does not take go with all others.
+    RefusedDelays,
     /// Lists of other data centers are taken for those of this one.
     FarListsCount,
     /// A tombstone goes when all replicas of its own data center agree.
@@ -191,7 +193,7 @@ pub enum ProtocolMutant {
 #[cfg(feature = "sim")]
 impl ProtocolMutant {
     /// All mutants.
-    pub const ALL: [Self; 75] = [
+    pub const ALL: [Self; 76] = [
         Self::AcknowledgedFirst,
         Self::PendingCounts,
         Self::AnyList,
@@ -259,6 +261,7 @@ impl ProtocolMutant {
         Self::MarkIgnored,
         Self::TombstonesEvicted,
         Self::FarNotCompared,
+        Self::RefusedDelays,
         Self::FarListsCount,
         Self::FarNotAsked,
         Self::FirstHandOnly,
