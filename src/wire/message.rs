@@ -283,8 +283,8 @@ pub(crate) enum Reached {
 pub(crate) struct NodeDebt {
     /// The digest of the members that the node sees, as in [`Status`].
     pub(crate) members_digest: u64,
-    /// Copies that might lack something, that the node has yet to give away, or for which there is
-    /// no member.
+    /// Copies that might lack something, also of what other data centers hold, that the node has
+    /// yet to give away, or for which there is no member.
     pub(crate) copies: u32,
     /// Writes that the node acknowledged and some replica did not, for longer than a write takes.
     pub(crate) writes: u32,

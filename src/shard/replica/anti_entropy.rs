@@ -51,11 +51,18 @@ impl Copies for Comparable<'_> {
     fn held(&self, peer: &Identity, partition: Partition) -> Option<Held> {
         self.copies.held(self.node, peer, partition)
     }
+
+    fn is_behind(&self, peer: &Identity, partition: Partition) -> bool {
+        self.node.in_other_data_center(peer.node) && self.copies.behind.contains(partition)
+    }
 }
 
 /// Returns the first replica of the partition in each other data center, if this node is the first
 /// one here.
-fn first_of_other_data_centers(node: &Node, partition: Partition) -> impl Iterator<Item = &Member> {
+pub(super) fn first_of_other_data_centers(
+    node: &Node,
+    partition: Partition,
+) -> impl Iterator<Item = &Member> {
     let first = node.placement.replicas(partition).next();
     let is_first = first.is_some_and(|first| first.identity == node.me);
     let is_first = rule(ProtocolMutant::FarNotCompared, is_first);
@@ -150,6 +157,7 @@ impl Replica {
         let copy = self.copies.partition_mut(partition);
         let Some(list) = copy.list().cloned() else { return };
         if mem::take(&mut copy.merges_other_data_center) {
+            self.copies.behind.caught_up(partition, turn.now.instant);
             // Only this replica asks other data centers.
             let me = turn.node.me;
             for other in list.members().iter().copied().filter(|other| *other != me) {
@@ -183,6 +191,9 @@ impl Replica {
                 }
                 AntiEntropyAction::Merge { partition, from } => {
                     self.queue_merge(turn.node, partition, vec![from]);
+                }
+                AntiEntropyAction::CaughtUp { partition } => {
+                    self.copies.behind.caught_up(partition, turn.now.instant);
                 }
                 AntiEntropyAction::Meet { partition, to } => {
                     if let Some(list) = self.copies.partition(partition).list().cloned() {
@@ -241,6 +252,10 @@ impl Replica {
         }
         if next.is_none() {
             copies.surveyed.complete(pair);
+            if node.in_other_data_center(from.node) {
+                let gets_more = !found.missing.is_empty() || !found.outdated.is_empty();
+                copies.behind.was_surveyed(partition, gets_more);
+            }
             let copies = Comparable { node, copies: &self.copies };
             self.anti_entropy.was_surveyed_by(from, partition, &copies);
         }
@@ -324,6 +339,9 @@ impl Replica {
         let held = self.copies.held(turn.node, &from, partition);
         if held.is_some_and(|held| held.list == list) {
             self.take(turn, from, partition, entries);
+            if turn.node.in_other_data_center(from.node) {
+                self.copies.behind.was_given(partition, turn.now.instant);
+            }
         }
     }
 
