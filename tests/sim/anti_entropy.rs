@@ -302,7 +302,7 @@ fn converged_after_a_survey(
 }
 
 /// A partition that was compared key by key because of a busy key was not compared like that again
-/// for ten minutes. What a coordinator took with it in that time was missing for so long, if it was
+/// for ten minutes. What a coordinator took with it in that time was missing until then, if it was
 /// not the replica that compares with the other data center.
 #[test]
 fn what_is_lost_right_after_a_survey_is_found_by_the_next_one() {
