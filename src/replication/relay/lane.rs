@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::{MAX_OPEN, MAX_SLOW, MAX_WRITES};
+use super::limits::{MAX_OPEN, MAX_SLOW, MAX_WRITES};
 use crate::clock::Instant;
 use crate::entry::Entry;
 use crate::types::{CoreId, KeyHash, Partition};

@@ -32,7 +32,7 @@
 //! | waiting apart | a lane of its partition | its batch is sent |
 //! | given up | no one: anti-entropy finds it | |
 //!
-//! A batch is sent when it is full, or [`LINGER`] after its first write while none is on its way,
+//! A batch is sent when it is full, or [`limits::LINGER`] after its first write while none is on its way,
 //! or [`lane::NEXT_AFTER`] after one that has no answer yet.
 //!
 //! **Lanes do not wait for each other.** Each has its own pauses. A partition that its data center
@@ -78,65 +78,15 @@ use crate::logging;
 use crate::types::{Identity, KeyHash};
 use crate::wire::waiting::max_waiting_bytes;
 
+mod interface;
 mod lane;
+mod limits;
 mod outbox;
 
-/// How long a write waits for others to go with it.
-const LINGER: Duration = Duration::from_millis(2);
-
-/// How many writes one batch has at most. Its bytes are limited as a chunk's are.
-const MAX_WRITES: usize = 512;
-
-/// How many batches are on their way to one core of a relay if all are full, and at most. A batch
-/// that is not full follows one that takes long.
-const MAX_OPEN: usize = 4;
-const MAX_SLOW: usize = 12;
-
-/// How many batches of partitions that go apart are on their way to one data center. Each takes a
-/// relay's time, and most come to nothing.
-const MAX_APART_OPEN: usize = 8;
-
-/// How many batches that were given up are remembered for an answer that comes late: some 400 kB
-/// for each data center, if all are full of small writes.
-const MAX_LATE: usize = 32;
-
-/// How small batches get while they come to nothing, apart from large values. A way of 20 kbit/s
-/// takes such a batch in four seconds, before its connection counts as silent.
-const MIN_BATCH_BYTES: usize = 8 << 10;
-
-/// The pause after a batch that came to nothing. It doubles each time, up to [`MAX_PAUSE`].
-const PAUSE: Duration = Duration::from_millis(50);
-
-/// The pause after a helper was too busy: it has passed on most of what it had by then.
-const BUSY_PAUSE: Duration = Duration::from_millis(200);
-
-/// After how many answers in a row that a helper is busy, one a pause, another one is asked: after
-/// a second. Most helpers have time before that, and are known to reach the relay.
-const BUSY_TRIES: u32 = 5;
-
-/// The longest pause: how long a data center that is back might wait for its writes.
-const MAX_PAUSE: Duration = Duration::from_secs(2);
-
-/// After how many batches in a row that came to nothing a helper is tried.
-const DIRECT_TRIES: u32 = 3;
-
-/// How long a helper is used before it is tried again whether the data center can be reached
-/// without one. That takes some seconds if it cannot, in which writes wait.
-const HELPED_FOR: Duration = Duration::from_secs(600);
+pub(crate) use self::interface::{Candidate, RelayAction};
 
 /// How long writes are kept for a data center that has no member.
 const PATIENCE: Duration = Duration::from_secs(3600);
-
-/// A member of another data center that can relay, and how many cores it has.
-pub(crate) type Candidate = (Identity, u16);
-
-/// What the machine wants its shard to do.
-#[derive(Debug, PartialEq)]
-pub(crate) enum RelayAction {
-    /// Send these to `to`, through a helper if one is named. All of them belong to one of its
-    /// cores. [`Relays::relayed`] or [`Relays::failed`] is told with this number.
-    Send { batch: u64, to: Identity, helper: Option<Identity>, entries: Vec<Entry> },
-}
 
 /// The writes of one core that other data centers have not confirmed.
 pub(crate) struct Relays {
@@ -221,7 +171,7 @@ impl Relays {
     }
 
     /// Notes that the batch was not sent on, because a helper has too much to do. The way is as
-    /// good as before: it is taken again after a pause, up to [`BUSY_TRIES`] times in a row.
+    /// good as before: it is taken again after a pause, up to [`limits::BUSY_TRIES`] times in a row.
     pub(crate) fn was_busy(&mut self, number: u64, now: Instant) {
         // Not only the relays: the others of a relay's data center might reach as much as it does.
         let reached = self.outboxes.values().filter(|outbox| outbox.is_reached);

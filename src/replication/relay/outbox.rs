@@ -2,10 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::interface::{Candidate, RelayAction};
 use super::lane::{Item, Lane, LaneId};
-use super::{
-    BUSY_PAUSE, BUSY_TRIES, Candidate, DIRECT_TRIES, HELPED_FOR, LINGER, MAX_APART_OPEN, MAX_LATE,
-    MAX_PAUSE, MIN_BATCH_BYTES, PAUSE, RelayAction,
+use super::limits::{
+    BUSY_PAUSE, BUSY_TRIES, DIRECT_TRIES, HELPED_FOR, LINGER, MAX_APART_OPEN, MAX_LATE, MAX_PAUSE,
+    MIN_BATCH_BYTES, PAUSE,
 };
 use crate::clock::{Instant, Version};
 use crate::mutants::{ProtocolMutant, rule};

@@ -1,4 +1,5 @@
 use super::lane::{NEXT_AFTER, OVERHEAD};
+use super::limits::{BUSY_PAUSE, DIRECT_TRIES, HELPED_FOR, LINGER, MAX_PAUSE, MAX_WRITES, PAUSE};
 use super::*;
 use crate::entry::Content;
 use crate::replication::tests::node;

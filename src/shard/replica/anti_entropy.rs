@@ -6,6 +6,7 @@ use std::mem;
 
 use super::Replica;
 use super::copies::LocalCopies;
+use crate::clock::Instant;
 use crate::entry::Entry;
 use crate::mutants::{ProtocolMutant, rule};
 use crate::placement::{ListRef, Member};
@@ -59,10 +60,7 @@ impl Copies for Comparable<'_> {
 
 /// Returns the first replica of the partition in each other data center, if this node is the first
 /// one here.
-pub(super) fn first_of_other_data_centers(
-    node: &Node,
-    partition: Partition,
-) -> impl Iterator<Item = &Member> {
+fn first_of_other_data_centers(node: &Node, partition: Partition) -> impl Iterator<Item = &Member> {
     let first = node.placement.replicas(partition).next();
     let is_first = first.is_some_and(|first| first.identity == node.me);
     let is_first = rule(ProtocolMutant::FarNotCompared, is_first);
@@ -94,6 +92,21 @@ impl LocalCopies {
         let has_gaps = self.lacking.has(partition) || last_gap > 0 && !is_covered || is_early;
         let digest = self.store.digest(partition);
         is_comparable.then_some(Held { partition, list, digest, has_gaps })
+    }
+
+    /// Returns how many partitions are behind of which another data center has a first replica that
+    /// `is_reached`. Only the first replica here compares them, so only it counts them.
+    pub(in crate::shard) fn behind(
+        &self,
+        node: &Node,
+        now: Instant,
+        is_reached: impl Fn(&Identity) -> bool,
+    ) -> usize {
+        let is_reached = |first: &Member| {
+            node.placement.is_alive(&first.identity) && is_reached(&first.identity)
+        };
+        let can_catch_up = |it: &Partition| first_of_other_data_centers(node, *it).any(is_reached);
+        self.behind.partitions(now).filter(can_catch_up).count()
     }
 
     /// Returns what this node has of the partition behind `after`, as far as one question goes.

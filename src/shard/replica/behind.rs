@@ -18,11 +18,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::copies::LocalCopies;
 use crate::clock::Instant;
 use crate::mutants::{ProtocolMutant, rule};
-use crate::shard::node::Node;
-use crate::types::{Identity, Partition};
+use crate::types::Partition;
 
 /// For how long partitions count as behind at most while none catches up: ten cycles of comparison.
 const BEHIND_FOR: Duration = Duration::from_secs(600);
@@ -76,26 +74,10 @@ impl Behind {
             self.caught_up(partition, now);
         }
     }
-}
 
-impl LocalCopies {
-    /// Returns how many partitions are behind of which another data center has a first replica that
-    /// `is_reached`. Only the first replica here compares them, so only it counts them.
-    pub(in crate::shard) fn behind(
-        &self,
-        node: &Node,
-        now: Instant,
-        is_reached: impl Fn(&Identity) -> bool,
-    ) -> usize {
-        let Behind { partitions, since } = &self.behind;
-        if !rule(ProtocolMutant::BehindUncounted, now.since(*since) < BEHIND_FOR) {
-            return 0;
-        }
-        let can_catch_up = |partition: &&Partition| {
-            super::anti_entropy::first_of_other_data_centers(node, **partition).any(|first| {
-                node.placement.is_alive(&first.identity) && is_reached(&first.identity)
-            })
-        };
-        partitions.keys().filter(can_catch_up).count()
+    /// Returns the partitions that are behind, unless none of them has caught up for long.
+    pub(super) fn partitions(&self, now: Instant) -> impl Iterator<Item = Partition> {
+        let counts = rule(ProtocolMutant::BehindUncounted, now.since(self.since) < BEHIND_FOR);
+        self.partitions.keys().copied().filter(move |_| counts)
     }
 }
