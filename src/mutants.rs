@@ -119,6 +119,8 @@ pub enum ProtocolMutant {
     ReturnedUnshared,
     /// A partition that differs by something else at every look is left alone.
     BusyLetBe,
+    /// Such a partition that was compared key by key waits ten cycles for it to be done again.
+    BusyOnceInTen,
     /// A handoff waits as long for a member that its node does not reach as for any other.
     UnreachedAwaited,
     /// An answer that comes after its request was given up does not show that its node is reached.
@@ -172,6 +174,10 @@ pub enum ProtocolMutant {
     TombstonesEvicted,
     /// Copies in different data centers are not compared.
     FarNotCompared,
+    /// A data center that is born again counts as whole before it has what others hold.
+    BehindUncounted,
+    /// Writes that another data center does not take go with all others.
+    RefusedDelays,
     /// Lists of other data centers are taken for those of this one.
     FarListsCount,
     /// A tombstone goes when all replicas of its own data center agree.
@@ -193,7 +199,7 @@ pub enum ProtocolMutant {
 #[cfg(feature = "sim")]
 impl ProtocolMutant {
     /// All mutants.
-    pub const ALL: [Self; 76] = [
+    pub const ALL: [Self; 79] = [
         Self::AcknowledgedFirst,
         Self::PendingCounts,
         Self::AnyList,
@@ -236,6 +242,7 @@ impl ProtocolMutant {
         Self::SilentForgotten,
         Self::ReturnedUnshared,
         Self::BusyLetBe,
+        Self::BusyOnceInTen,
         Self::UnreachedAwaited,
         Self::LateAnswerUnheard,
         Self::NewcomersDriveAlone,
@@ -262,6 +269,8 @@ impl ProtocolMutant {
         Self::MarkIgnored,
         Self::TombstonesEvicted,
         Self::FarNotCompared,
+        Self::BehindUncounted,
+        Self::RefusedDelays,
         Self::FarListsCount,
         Self::FarNotAsked,
         Self::FirstHandOnly,

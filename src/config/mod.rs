@@ -178,6 +178,10 @@ impl Config {
     /// - With 1, a local copy answers alone, and might be briefly old.
     /// - With 2 or more, each key is linearizable while its replicas do not change. This requires
     ///   W + R > N and 2 W > N.
+    ///
+    /// It must be the same on every node of a data center: nodes that differ refuse each other, as
+    /// linearizable reads rely on what the writes of all nodes do. A call can ask for more replicas
+    /// ([`ReadOptions::quorum`](crate::ReadOptions::quorum)).
     pub fn read_quorum(mut self, read_quorum: usize) -> Self {
         self.given.read_quorum = Some(read_quorum);
         self

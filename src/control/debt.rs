@@ -223,7 +223,7 @@ impl Control {
         let told = NodeDebt {
             // What they owe is what they owe under the placement that they go by.
             members_digest: self.published.0.digest(),
-            copies: total.copies as u32,
+            copies: (total.copies + total.behind) as u32,
             writes: total.writes as u32,
             missing_bytes: total.missing_bytes as u64,
         };

@@ -117,8 +117,11 @@ impl Engine {
     /// restart: stop a node, start it again, wait with this method on any node, and go on with the
     /// next.
     ///
-    /// This node asks all members, ten times a second during the wait. With fewer members than
-    /// replicas (N) it is never safe. A standalone engine is always safe.
+    /// If all nodes of a data center started again, its partitions begin empty. They count as
+    /// missing until each was compared with another data center that this one reaches.
+    ///
+    /// This node asks all members of its data center, ten times a second during the wait. With
+    /// fewer members than replicas (N) it is never safe. A standalone engine is always safe.
     ///
     /// # Errors
     ///

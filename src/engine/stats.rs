@@ -51,6 +51,8 @@ pub struct Stats {
     /// - partitions that this node brought data of when it returned, until each other replica has
     ///   merged that;
     /// - partitions that it holds and has yet to give away;
+    /// - partitions that began empty, because all nodes of this data center started again, until
+    ///   they were compared with another one that this node reaches;
     /// - copies for which there are too few members, counted by one of the partition's replicas;
     /// - writes that it acknowledged more than 0.1 s ago and that some replica has not confirmed.
     ///   (A replica out of reach for six seconds counts only until W replicas have the write.) Such

@@ -11,7 +11,7 @@ use rand::rngs::SmallRng;
 use super::claims::{ClaimHandler, SharedClaims};
 use super::codec::{Codec, MAX_SWIM_BYTES};
 use super::interface::MembershipConfig;
-use crate::types::Identity;
+use crate::types::{Boot, Identity};
 
 /// foca, with everything that it leaves open filled in.
 pub(super) type Swim = foca::Foca<Identity, Codec, SmallRng, ClaimHandler>;
@@ -35,10 +35,16 @@ impl foca::Identity for Identity {
     /// foca keeps one member per address.
     type Addr = std::net::SocketAddr;
 
-    /// Returns the same life, one return later. `None` after 65535 returns: the node then stays
-    /// dead until it is started again.
+    /// Returns the same life, one return later. After 65,535 returns it is a later life, whose
+    /// copies count nowhere and are given to the nodes that do count. Without it the node would
+    /// stay dead until it is started again. A node whose datagrams are lost one way gets there in a day
+    /// and a half.
     fn renew(&self) -> Option<Self> {
-        Some(Self { returns: self.returns.checked_add(1)?, ..*self })
+        if let Some(returns) = self.returns.checked_add(1) {
+            return Some(Self { returns, ..*self });
+        }
+        let boot = Boot(self.boot.0.checked_add(1)?);
+        Some(Self { boot, ..self.life() })
     }
 
     fn addr(&self) -> Self::Addr {

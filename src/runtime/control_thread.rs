@@ -328,7 +328,8 @@ impl ControlLoop {
                         logging::warn!("the other nodes took this one for dead; it is back");
                     } else {
                         logging::warn!(
-                            "this node was started with its clock behind that of its last start"
+                            "this node goes on as a later life: it was started with its clock \
+                             behind that of its last start, or was taken for dead 65,535 times"
                         );
                         for core in &mut self.thread.cores {
                             core.send(Order::NewLife { identity });

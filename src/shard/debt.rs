@@ -46,6 +46,7 @@ pub(super) fn debt<C>(
     let (_, waiting_for_reachable, _) = data_centers.relaying.waiting();
     Debt {
         copies: node.partitions().map(|partition| replica.missing(node, partition)).sum(),
+        behind: replica.copies.behind(node, now, |member| !is_unreached(member)),
         writes: owed().filter(|ends| *ends <= late).count(),
         unfinished: calls + owed().count() + waiting_for_reachable,
         missing_bytes: replica.shortage().bytes,

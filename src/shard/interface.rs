@@ -105,6 +105,9 @@ pub(crate) struct Debt {
     /// Copies of partitions that this core should hold and may lack something of, that it holds and
     /// has yet to give away, or for which there is no member.
     pub(crate) copies: usize,
+    /// Partitions that began empty, and were not compared yet with another data center that this
+    /// core reaches.
+    pub(crate) behind: usize,
     /// Writes that this core has acknowledged and some replica has not, for longer than one takes.
     pub(crate) writes: usize,
     /// Calls without an answer, and writes that not all replicas have acknowledged, however recent.
@@ -116,6 +119,7 @@ pub(crate) struct Debt {
 impl Debt {
     pub(crate) fn add(&mut self, other: &Self) {
         self.copies += other.copies;
+        self.behind += other.behind;
         self.writes += other.writes;
         self.unfinished += other.unfinished;
         self.missing_bytes += other.missing_bytes;

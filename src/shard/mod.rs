@@ -367,10 +367,10 @@ impl<C> Parts<'_, C> {
                     self.coordinator.reply(turn, caller, outcome);
                 }
                 Effect::CountWanted { caller } => {
-                    let Debt { copies, writes, .. } = self.debt(turn);
+                    let Debt { copies, behind, writes, .. } = self.debt(turn);
                     let counts =
                         debt::counts(turn.node, self.replica, self.coordinator, self.data_centers);
-                    let counts = Counts { redundancy_debt: copies + writes, ..counts };
+                    let counts = Counts { redundancy_debt: copies + behind + writes, ..counts };
                     self.coordinator.reply(turn, caller, Outcome::Counts(Box::new(counts)));
                 }
             }

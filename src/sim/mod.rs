@@ -297,7 +297,7 @@ impl SimCluster {
     /// [`Stats::redundancy_debt`](crate::Stats::redundancy_debt) counts it.
     pub fn redundancy_debt(&self) -> usize {
         let debts = self.nodes.iter().map(|node| node.debt(self.now));
-        debts.map(|debt| debt.copies + debt.writes).sum()
+        debts.map(|debt| debt.copies + debt.behind + debt.writes).sum()
     }
 
     /// Whether the node was started and has neither crashed nor left.

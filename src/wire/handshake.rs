@@ -46,6 +46,7 @@ impl Local {
             partitions: PARTITIONS,
             replicas: self.quorums.replicas,
             write_quorum: self.quorums.write,
+            read_quorum: self.quorums.read,
             on_partition: self.on_partition,
             data_center: self.site.data_center.to_string(),
             zone: self.site.zone.to_string(),
@@ -111,6 +112,7 @@ impl Local {
             partitions: PARTITIONS,
             replicas: details.replicas,
             write_quorum: details.write_quorum,
+            read_quorum: details.read_quorum,
             on_partition: details.on_partition,
             data_center: (*details.site.data_center).into(),
             zone: (*details.site.zone).into(),
@@ -148,20 +150,22 @@ impl Local {
             );
         }
         let is_here = other.data_center == *self.site.data_center;
-        let mine = (PARTITIONS, self.quorums.replicas, self.quorums.write);
-        let theirs = (other.partitions, other.replicas, other.write_quorum);
-        let text = |(partitions, replicas, write_quorum)| match (replicas, write_quorum) {
+        let Quorums { replicas, write, read } = self.quorums;
+        let mine = (PARTITIONS, replicas, write, read);
+        let theirs = (other.partitions, other.replicas, other.write_quorum, other.read_quorum);
+        let text = |(partitions, replicas, write, read)| match (replicas, write) {
             (Count::ALL, Count::AllBut(missing)) => format!(
-                "{partitions} partitions and Replicas::All, of which {missing} need not acknowledge"
+                "{partitions} partitions and Replicas::All, of which {missing} need not \
+                 acknowledge, R = {read}"
             ),
-            _ => format!("{partitions} partitions, N = {replicas}, W = {write_quorum}"),
+            _ => format!("{partitions} partitions, N = {replicas}, W = {write}, R = {read}"),
         };
         if mine.0 != theirs.0 || is_here && mine != theirs {
             return refuse(
                 RefusalReason::Quorums,
                 format!(
-                    "{:?} has {}, {:?} has {}: replicas and write_quorum must be the same on every \
-                     node of a data center",
+                    "{:?} has {}, {:?} has {}: replicas, write_quorum and read_quorum must be the \
+                     same on every node of a data center; to change one, stop all of its nodes",
                     self.node_id,
                     text(mine),
                     other.node_id,
@@ -272,6 +276,8 @@ mod tests {
             RefusalReason::Quorums
         );
         assert_eq!(refusal(&Hello { partitions: 1024, ..hello() }), RefusalReason::Quorums);
+        let strong = Hello { read_quorum: Count::Exactly(2), ..hello() };
+        assert_eq!(refusal(&strong), RefusalReason::Quorums);
         let waits = Hello { on_partition: OnPartition::Majority, ..hello() };
         assert_eq!(refusal(&waits), RefusalReason::Quorums);
         assert_eq!(refusal(&Hello { cores: 0, ..hello() }), RefusalReason::Other);
@@ -293,6 +299,7 @@ mod tests {
             data_center: "eu".into(),
             replicas: one,
             write_quorum: one,
+            read_quorum: Count::Exactly(2),
             on_partition: OnPartition::Majority,
             ..hello()
         };

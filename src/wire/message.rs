@@ -82,9 +82,8 @@
 //!                                              ◀──[Purged]
 //! ```
 //!
-//! A member that the replica does not reach is asked through another one, which passes the question
-//! on, and the answer back. If it gets none it says `Unreached`, and `Busy` if it has too
-//! much to pass on.
+//! A member that the replica does not reach is asked through another one, which passes on question
+//! and answer. If it gets none it says `Unreached`, and `Busy` if it has too much to pass on.
 //!
 //! **To another data center**, whose lists are its own (`relay` says when):
 //!
@@ -94,10 +93,8 @@
 //! ```
 //!
 //! A data center that the coordinator does not reach gets its relayed writes through a member of a
-//! third one, as questions of purge do.
-//!
-//! Nothing else passes between data centers but what copies or compares whole partitions, and what
-//! purges.
+//! third one, as questions of purge do. Nothing else passes between data centers but what copies or
+//! compares whole partitions, and what purges.
 //!
 //! A published message never changes: a new need is a new message (`codec` says why).
 
@@ -143,9 +140,10 @@ pub(crate) struct Hello {
     pub(crate) identity: Identity,
     pub(crate) cores: u16,
     pub(crate) partitions: u16,
-    /// N and W. All nodes of a data center must have the same, or a quorum would mean nothing.
+    /// N, W and R. All nodes of a data center must have the same, or a quorum would mean nothing.
     pub(crate) replicas: Count,
     pub(crate) write_quorum: Count,
+    pub(crate) read_quorum: Count,
     /// What a partition does that lacks too many replicas. All nodes of a data center must do the
     /// same, or one side of a network partition could go on where the other one trusts it to wait.
     pub(crate) on_partition: OnPartition,
@@ -244,6 +242,7 @@ pub(crate) struct MemberDetails {
     pub(crate) cores: u16,
     pub(crate) replicas: Count,
     pub(crate) write_quorum: Count,
+    pub(crate) read_quorum: Count,
     pub(crate) on_partition: OnPartition,
     pub(crate) site: Site,
 }
@@ -258,6 +257,7 @@ impl MemberDetails {
             cores: hello.cores,
             replicas: hello.replicas,
             write_quorum: hello.write_quorum,
+            read_quorum: hello.read_quorum,
             on_partition: hello.on_partition,
             site: Site {
                 data_center: hello.data_center.as_str().into(),
@@ -282,8 +282,8 @@ pub(crate) enum Reached {
 pub(crate) struct NodeDebt {
     /// The digest of the members that the node sees, as in [`Status`].
     pub(crate) members_digest: u64,
-    /// Copies that might lack something, that the node has yet to give away, or for which there is
-    /// no member.
+    /// Copies that might lack something, also of what other data centers hold, that the node has
+    /// yet to give away, or for which there is no member.
     pub(crate) copies: u32,
     /// Writes that the node acknowledged and some replica did not, for longer than a write takes.
     pub(crate) writes: u32,

@@ -3,7 +3,7 @@
 //! [`message`] has every message and tells the protocol as a story. [`codec`] is their `rkyv`
 //! layout, checked before it is read. [`frame`] is the 16-byte header and the bounded receive
 //! buffer. [`handshake`] decides which nodes may talk to each other. [`timing`] has the times that
-//! several rooms rely on.
+//! several rooms rely on, [`waiting`] how much may wait to be sent.
 //!
 //! All of it is pure: bytes and values in, bytes and values out. These files name only what lies
 //! below a protocol: `types`, `clock`, `entry`, `placement`, and a member's record. No machine, no
@@ -15,3 +15,4 @@ pub(crate) mod handshake;
 pub(crate) mod message;
 pub(crate) mod retention;
 pub(crate) mod timing;
+pub(crate) mod waiting;

@@ -19,6 +19,7 @@ mod lists;
 mod majority;
 mod purge;
 mod quorums;
+mod relays;
 mod reminders;
 mod safety;
 mod seeds;

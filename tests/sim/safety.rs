@@ -109,3 +109,59 @@ fn it_is_safe_again_after_deaths_that_left_one_copy() {
     }
     assert!(!is_safe_again((5, 3, 2), &[2, 3], Some(ProtocolMutant::LastAlone)));
 }
+
+/// A data center of one node, and one of three. The node starts again and is born again, empty. It
+/// is asked whether it is safe, and then the others are gone. Returns how many of 200 keys are
+/// lost.
+fn lost_after_a_site_was_safe(seed: u64, mutant: Option<ProtocolMutant>) -> usize {
+    let mut options = SimOptions::default();
+    (options.data_centers, options.partitions, options.mutant) = (2, 64, mutant);
+    (options.replicas, options.write_quorum) = (1, 1);
+    let mut cluster = started(seed, 2, options.clone());
+    for key in 0..200 {
+        write(&mut cluster, key % 2, options.key(key), "value");
+    }
+    wait(&mut cluster, 10 * SECOND, |cluster| cluster.waiting_to_relay() == 0);
+    cluster.crash_node(1);
+    wait(&mut cluster, SETTLED_WITHIN, |cluster| cluster.is_dead_for(0, &[1]));
+    cluster.restart_node(1);
+    wait(&mut cluster, SETTLED_WITHIN, SimCluster::is_settled);
+    assert!(cluster.wait_until_safe(1, 120 * SECOND), "seed {seed}: never safe");
+    println!("seed {seed}: safe after {:?}", cluster.elapsed());
+    (0..200).filter(|key| !cluster.copies(options.key(*key)).iter().any(|it| it.0 == 1)).count()
+}
+
+/// `wait_until_safe` returned at once: no copy of its own data center was missing, and all were
+/// empty.
+#[test]
+fn a_site_that_starts_again_is_safe_when_it_has_what_others_hold() {
+    for seed in 0..5 {
+        assert_eq!(lost_after_a_site_was_safe(seed, None), 0, "seed {seed}");
+    }
+    let mutant = Some(ProtocolMutant::BehindUncounted);
+    let noticed = (0..5).any(|seed| lost_after_a_site_was_safe(seed, mutant) > 0);
+    assert!(noticed, "a site that is safe while it is empty was not noticed");
+}
+
+/// A site that reaches no other is not held up, whether these count as dead, or live and are out of
+/// reach of its cores.
+#[test]
+fn a_site_that_reaches_no_other_is_safe_all_the_same() {
+    for (seed, is_split) in [(0, true), (1, false), (2, true), (3, false)] {
+        let mut options = SimOptions::default();
+        (options.data_centers, options.partitions) = (2, 64);
+        (options.replicas, options.write_quorum) = (1, 1);
+        let mut cluster = started(seed, 2, options.clone());
+        (0..50).for_each(|key| write(&mut cluster, key % 2, options.key(key), "value"));
+        cluster.crash_node(1);
+        wait(&mut cluster, SETTLED_WITHIN, |cluster| cluster.is_dead_for(0, &[1]));
+        cluster.restart_node(1);
+        wait(&mut cluster, SETTLED_WITHIN, SimCluster::see_each_other);
+        if is_split {
+            cluster.split(&[0], &[1]);
+        } else {
+            cluster.cut_off_cores(1);
+        }
+        assert!(cluster.wait_until_safe(1, 30 * SECOND), "seed {seed}: never safe");
+    }
+}

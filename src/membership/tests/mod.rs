@@ -144,6 +144,31 @@ fn a_restarted_node_whose_clock_was_set_back_counts_as_later_all_the_same() {
     }
 }
 
+/// A node that was taken for dead 65,535 times within one life did not return any more, until it
+/// was started again. It goes on as a later life, and its returns are counted from zero.
+#[test]
+fn a_node_outlives_its_last_return() {
+    let mut net = Net::joined(3, 4);
+    net.start(Identity { returns: u16::MAX - 1, ..first_life(2) });
+    net.join(2, 1);
+    net.run(Duration::from_secs(2));
+    let boot = |boot| Identity { boot: Boot(boot), ..first_life(2) };
+    let lives = [
+        Identity { returns: u16::MAX, ..boot(1000) },
+        boot(1001),
+        Identity { returns: 1, ..boot(1001) },
+    ];
+    for life in lives {
+        let before = net.at(2).identity();
+        net.act(1, |membership, now, actions| membership.declare_dead(now, before, actions));
+        net.run_until(|net| net.at(2).identity() == life);
+        net.run(Duration::from_secs(30));
+        net.assert_state(&[1, 3], life, State::Alive);
+        assert!(net.changes(2).contains(&Change::Returned(life)));
+        assert_eq!(net.at(1).records().len(), 3, "its former lives are no members");
+    }
+}
+
 #[test]
 fn a_split_cluster_heals() {
     let mut net = Net::joined(4, 5);

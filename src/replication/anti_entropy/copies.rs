@@ -29,6 +29,10 @@ pub(crate) trait Copies {
 
     /// Returns what this node holds of the partition now; `None` if it is not to be compared now.
     fn held(&self, peer: &Identity, partition: Partition) -> Option<Held>;
+
+    /// Whether this copy might lack what the peer's data center has held since before its own
+    /// began.
+    fn is_behind(&self, peer: &Identity, partition: Partition) -> bool;
 }
 
 /// Returns the answer to a peer's question, which had the digest `asked` for all of its partitions:

@@ -114,6 +114,8 @@ pub(crate) enum AntiEntropyAction {
     Merge { partition: Partition, from: Identity },
     /// Tell `to`, which serves another list, this node's: one of the two has missed a change.
     Meet { partition: Partition, to: Identity },
+    /// Note that this copy, which was behind another data center, has what that had.
+    CaughtUp { partition: Partition },
     /// Have `to` merge what this node holds.
     Tell { partition: Partition, to: Identity },
     /// Ask `to` about the part of the partition behind `after`; [`AntiEntropy::surveyed`],
@@ -218,6 +220,7 @@ impl AntiEntropy {
         for pair in self.open.remove(&round).unwrap_or_default() {
             if *answer == Compared::Alike {
                 self.saw(pair, Some(0));
+                note_caught_up(&pair, copies, actions);
             } else {
                 let theirs = held.next_if(|held| held.partition == pair.partition);
                 self.compared(pair, theirs, copies, actions);
@@ -250,7 +253,9 @@ impl AntiEntropy {
         copies: &impl Copies,
         actions: &mut Vec<AntiEntropyAction>,
     ) {
-        self.surveys.answered(round, next, self.cycles);
+        if let Some(pair) = self.surveys.answered(round, next, self.cycles) {
+            note_caught_up(&pair, copies, actions);
+        }
         self.begin_surveys(now, copies, actions);
         self.set_deadline();
     }
@@ -344,10 +349,12 @@ impl AntiEntropy {
         actions: &mut Vec<AntiEntropyAction>,
     ) {
         self.cycles += 1;
+        self.surveys.begin_cycle();
         let mut pairs = copies.pairs();
         pairs.sort_unstable();
         self.surveys.keep_only(&pairs);
-        pairs.retain(|pair| copies.asks(&pair.peer));
+        pairs
+            .retain(|pair| copies.asks(&pair.peer) || copies.is_behind(&pair.peer, pair.partition));
         let turn = self.cycles % SURVEY_CYCLES;
         let is_due = |pair: &&Pair| u64::from(pair.partition.index()) % SURVEY_CYCLES == turn;
         self.surveys.look_for_gaps(pairs.iter().filter(is_due), copies);
@@ -454,6 +461,9 @@ impl AntiEntropy {
             return;
         }
         let difference = both.map(|(mine, theirs)| mine.digest.wrapping_sub(theirs.digest));
+        if difference == Some(0) {
+            note_caught_up(&pair, copies, actions);
+        }
         if copies.asks(&pair.peer) || difference.is_none_or(|difference| difference == 0) {
             self.saw(pair, difference);
         } else {
@@ -530,6 +540,13 @@ impl AntiEntropy {
         if !self.surveys.is_empty() {
             self.recheck_at.get_or_insert(now + RECHECK_AFTER);
         }
+    }
+}
+
+/// Notes that this node's copy has what the peer has, if that is news.
+fn note_caught_up(pair: &Pair, copies: &impl Copies, actions: &mut Vec<AntiEntropyAction>) {
+    if copies.is_behind(&pair.peer, pair.partition) {
+        actions.push(AntiEntropyAction::CaughtUp { partition: pair.partition });
     }
 }
 

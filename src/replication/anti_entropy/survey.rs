@@ -38,10 +38,16 @@
 //! | when | how often |
 //! |---|---|
 //! | gaps are found | if there was no survey for [`SURVEY_CYCLES`] cycles, which is an hour |
-//! | every look finds another difference | if there was none for [`BUSY_CYCLES`] cycles |
+//! | every look finds another difference | once a cycle, or in [`BUSY_CYCLES`] if many are busy |
 //! | a connection broke, a list changed, a merge ended: something might be missing | soon |
 //! | keys expired before their time | soon |
 //! | a copy has gaps | once in [`SURVEY_CYCLES`] cycles |
+//!
+//! A busy partition might lack something again right after a survey: a coordinator died with what
+//! it had to send. So it is surveyed once a cycle, as long as all that are surveyed more often than
+//! once in [`BUSY_CYCLES`] take [`BUSY_QUESTIONS`] questions a cycle, as computed 400 kB (keys and
+//! values of 100 bytes). If more of them are busy, so is the way between the two data centers: then
+//! the surveys of the others come later.
 //!
 //! When a survey is over, what it found no more counts as gaps of the pair: digests are compared
 //! again, and tell whether one of the two copies has gaps.
@@ -59,14 +65,20 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::copies::{Copies, Pair};
 use crate::clock::Instant;
 use crate::entry::Entry;
+use crate::mutants::{ProtocolMutant, rule};
 use crate::types::KeyHash;
 use crate::wire::message::{Seen, Survey};
 
 /// In how many cycles every partition with gaps is surveyed once.
 pub(super) const SURVEY_CYCLES: u64 = 60;
 
-/// After how many cycles a pair that is busy at every look is surveyed again.
+/// After how many cycles a pair that is busy at every look is surveyed again, no matter how many
+/// are.
 const BUSY_CYCLES: u64 = 10;
+
+/// How many questions a core asks in a cycle to survey busy pairs sooner than that. Each is about
+/// 256 KiB of keys and values, and names each key with 24 bytes.
+pub(super) const BUSY_QUESTIONS: i64 = 16;
 
 /// How many surveys run at a time.
 const MAX_SURVEYS: usize = 4;
@@ -79,6 +91,9 @@ pub(super) struct Surveys {
     gaps: BTreeSet<Pair>,
     /// In which cycle pairs were surveyed last, from the beginning to the end.
     surveyed_in: BTreeMap<Pair, u64>,
+    /// How many of [`BUSY_QUESTIONS`] are left in this cycle. Below zero if surveys turned out to
+    /// be larger: later cycles make up for that.
+    busy_questions_left: i64,
 }
 
 #[derive(Clone, Copy, Default, Debug)]
@@ -89,6 +104,8 @@ struct Surveying {
     round: Option<u64>,
     /// Whether it begins again when it is over: something has happened since it began.
     again: bool,
+    /// Whether its questions count among [`BUSY_QUESTIONS`].
+    is_extra: bool,
     /// How often it was put off, and until when it is.
     tries: u8,
     not_before: Instant,
@@ -121,11 +138,32 @@ impl Surveys {
     }
 
     /// Notes that the two differ by something else at every look, because writes are under way all
-    /// the time. They are surveyed if they were not lately.
+    /// the time. They are surveyed if they were not lately, or if few such pairs are.
     pub(super) fn found_busy(&mut self, pair: Pair, cycle: u64) {
         if self.was_long_ago(&pair, cycle, BUSY_CYCLES) {
-            self.survey_soon(pair);
+            return self.survey_soon(pair);
         }
+        let is_one_of_few = self.busy_questions_left > 0 && self.was_long_ago(&pair, cycle, 1);
+        if rule(ProtocolMutant::BusyOnceInTen, is_one_of_few) && !self.surveys.contains_key(&pair) {
+            self.survey_soon(pair);
+            self.count_question(&pair, true);
+        }
+    }
+
+    /// Counts a question of a survey that a pair gets because few are busy, and from the first one
+    /// on that it is one.
+    fn count_question(&mut self, pair: &Pair, is_first: bool) {
+        if let Some(survey) =
+            self.surveys.get_mut(pair).filter(|survey| survey.is_extra || is_first)
+        {
+            survey.is_extra = true;
+            self.busy_questions_left -= 1;
+        }
+    }
+
+    /// Notes that a cycle begins.
+    pub(super) fn begin_cycle(&mut self) {
+        self.busy_questions_left = (self.busy_questions_left + BUSY_QUESTIONS).min(BUSY_QUESTIONS);
     }
 
     fn was_long_ago(&self, pair: &Pair, cycle: u64, cycles: u64) -> bool {
@@ -198,22 +236,30 @@ impl Surveys {
     }
 
     /// Notes that a question was answered, and that the survey goes on behind `next` if there is
-    /// more.
-    pub(super) fn answered(&mut self, round: u64, next: Option<KeyHash>, cycle: u64) {
+    /// more. Returns the pair if the survey is over.
+    pub(super) fn answered(
+        &mut self,
+        round: u64,
+        next: Option<KeyHash>,
+        cycle: u64,
+    ) -> Option<Pair> {
         let found = self.surveys.iter_mut().find(|(_, survey)| survey.round == Some(round));
-        let Some((&pair, survey)) = found else { return };
+        let (&pair, survey) = found?;
         match next {
             // Only ever onward, even if the peer says otherwise.
             Some(next) if survey.after.is_none_or(|after| next > after) => {
                 (survey.after, survey.round, survey.tries) = (Some(next), None, 0);
+                self.count_question(&pair, false);
             }
             _ if survey.again => *survey = Surveying::default(),
             _ => {
                 self.surveys.remove(&pair);
                 self.gaps.remove(&pair);
                 self.surveyed_in.insert(pair, cycle);
+                return Some(pair);
             }
         }
+        None
     }
 
     /// Notes that the peer does not compare this now. It is asked again from `again_at` on,

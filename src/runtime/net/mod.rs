@@ -59,6 +59,7 @@ use crate::wire::frame::Encoded;
 use crate::wire::handshake::Local;
 use crate::wire::message::{Channel, Frame, Hello, Message, Refusal};
 use crate::wire::timing::{OFFERED_AGAIN_AFTER, OPEN_TIMEOUT, RELAY_TRIES_FOR, is_longer};
+use crate::wire::waiting::max_waiting_bytes;
 
 /// An accepted connection says HELLO within this time.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(2);
@@ -92,20 +93,10 @@ const READ_BUDGET_BYTES: usize = 256 << 10;
 /// before the next pass looks at the queue, so this is how far beyond its mark a queue can get.
 const REQUESTS_PER_PASS: usize = 16;
 
-/// How many bytes of requests may wait for one peer: the writes of about a second at half a
-/// gigabit. Beyond it no more are taken: they are owed to the peer and offered again. So the queue
-/// holds this much and one frame more.
-const OUT_LIMIT_BYTES: usize = 64 << 20;
-
 /// How many bytes of unwritten answers stop an accepted connection's requests from being read;
 /// below half of it they are read again. Far above what the sockets themselves hold, so that a peer
 /// that keeps up never notices.
 const ANSWERS_HIGH_BYTES: usize = 8 << 20;
-
-/// Both limits are at most this part of a core's memory if that is limited, and at least
-/// [`LEAST_LIMIT_BYTES`], some hundred calls with small values.
-const MEMORY_PART: usize = 16;
-const LEAST_LIMIT_BYTES: usize = 256 << 10;
 
 /// Where a connection is opened to: the key of an outgoing connection.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -275,8 +266,10 @@ pub(crate) struct Net {
     first_token: usize,
     local: Local,
     identity: Option<Identity>,
-    /// How many bytes of requests wait for one peer, and of answers, before something stops.
+    /// How many bytes of requests wait for one peer. Beyond it no more are taken, so the queue
+    /// holds this much and one frame more.
     out_limit: usize,
+    /// How many bytes of answers wait for one peer until its requests are read no more.
     answers_high: usize,
     /// The latest time that was told.
     now: Instant,
@@ -313,7 +306,7 @@ impl Net {
             first_token,
             local,
             identity: None,
-            out_limit: OUT_LIMIT_BYTES,
+            out_limit: max_waiting_bytes(None),
             answers_high: ANSWERS_HIGH_BYTES,
             now: Instant::default(),
             nonsense: Complaints::default(),
@@ -331,11 +324,10 @@ impl Net {
         }
     }
 
-    /// Lets a peer that does not read cost a sixteenth of this core's memory at most.
+    /// Lets a peer that does not read cost a part of this core's memory at most.
     pub(crate) fn limit_memory(&mut self, memory: usize) {
-        let part = (memory / MEMORY_PART).max(LEAST_LIMIT_BYTES);
-        self.out_limit = part.min(OUT_LIMIT_BYTES);
-        self.answers_high = part.min(ANSWERS_HIGH_BYTES);
+        self.out_limit = max_waiting_bytes(Some(memory));
+        self.answers_high = self.out_limit.min(ANSWERS_HIGH_BYTES);
     }
 
     /// Sets who this node is from now on: it goes into every HELLO and into the judgement of every

@@ -3,12 +3,11 @@
 use std::collections::BTreeSet;
 
 use crate::shard::caller::OpId;
+use crate::wire::waiting::max_waiting_bytes;
 
-/// How many hints, and how many bytes of them, one core keeps; never more than a sixteenth of its
-/// memory, if that is limited. Beyond it the oldest is dropped; a read, anti-entropy or the next
-/// change of members heals what it leaves behind.
+/// How many hints one core keeps. Beyond it, or beyond [`max_waiting_bytes`], the oldest is
+/// dropped; a read, anti-entropy or the next change of members heals what it leaves behind.
 const MAX_HINTS: usize = 10_000;
-const MAX_HINT_BYTES: usize = 64 << 20;
 
 /// The hints of one core, oldest first.
 #[derive(Default)]
@@ -34,8 +33,7 @@ impl Hints {
 
     /// Returns the oldest hint if there are more than a core with this much memory keeps.
     pub(super) fn oldest_beyond(&self, memory: Option<usize>) -> Option<OpId> {
-        let max_bytes = memory.map_or(MAX_HINT_BYTES, |memory| MAX_HINT_BYTES.min(memory / 16));
-        let is_full = self.ids.len() > MAX_HINTS || self.bytes > max_bytes;
+        let is_full = self.ids.len() > MAX_HINTS || self.bytes > max_waiting_bytes(memory);
         self.ids.first().filter(|_| is_full).copied()
     }
 

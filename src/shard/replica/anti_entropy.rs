@@ -6,6 +6,7 @@ use std::mem;
 
 use super::Replica;
 use super::copies::LocalCopies;
+use crate::clock::Instant;
 use crate::entry::Entry;
 use crate::mutants::{ProtocolMutant, rule};
 use crate::placement::{ListRef, Member};
@@ -51,6 +52,10 @@ impl Copies for Comparable<'_> {
     fn held(&self, peer: &Identity, partition: Partition) -> Option<Held> {
         self.copies.held(self.node, peer, partition)
     }
+
+    fn is_behind(&self, peer: &Identity, partition: Partition) -> bool {
+        self.node.in_other_data_center(peer.node) && self.copies.behind.contains(partition)
+    }
 }
 
 /// Returns the first replica of the partition in each other data center, if this node is the first
@@ -87,6 +92,21 @@ impl LocalCopies {
         let has_gaps = self.lacking.has(partition) || last_gap > 0 && !is_covered || is_early;
         let digest = self.store.digest(partition);
         is_comparable.then_some(Held { partition, list, digest, has_gaps })
+    }
+
+    /// Returns how many partitions are behind of which another data center has a first replica that
+    /// `is_reached`. Only the first replica here compares them, so only it counts them.
+    pub(in crate::shard) fn behind(
+        &self,
+        node: &Node,
+        now: Instant,
+        is_reached: impl Fn(&Identity) -> bool,
+    ) -> usize {
+        let is_reached = |first: &Member| {
+            node.placement.is_alive(&first.identity) && is_reached(&first.identity)
+        };
+        let can_catch_up = |it: &Partition| first_of_other_data_centers(node, *it).any(is_reached);
+        self.behind.partitions(now).filter(can_catch_up).count()
     }
 
     /// Returns what this node has of the partition behind `after`, as far as one question goes.
@@ -150,6 +170,7 @@ impl Replica {
         let copy = self.copies.partition_mut(partition);
         let Some(list) = copy.list().cloned() else { return };
         if mem::take(&mut copy.merges_other_data_center) {
+            self.copies.behind.caught_up(partition, turn.now.instant);
             // Only this replica asks other data centers.
             let me = turn.node.me;
             for other in list.members().iter().copied().filter(|other| *other != me) {
@@ -183,6 +204,9 @@ impl Replica {
                 }
                 AntiEntropyAction::Merge { partition, from } => {
                     self.queue_merge(turn.node, partition, vec![from]);
+                }
+                AntiEntropyAction::CaughtUp { partition } => {
+                    self.copies.behind.caught_up(partition, turn.now.instant);
                 }
                 AntiEntropyAction::Meet { partition, to } => {
                     if let Some(list) = self.copies.partition(partition).list().cloned() {
@@ -241,6 +265,10 @@ impl Replica {
         }
         if next.is_none() {
             copies.surveyed.complete(pair);
+            if node.in_other_data_center(from.node) {
+                let gets_more = !found.missing.is_empty() || !found.outdated.is_empty();
+                copies.behind.was_surveyed(partition, gets_more);
+            }
             let copies = Comparable { node, copies: &self.copies };
             self.anti_entropy.was_surveyed_by(from, partition, &copies);
         }
@@ -324,6 +352,9 @@ impl Replica {
         let held = self.copies.held(turn.node, &from, partition);
         if held.is_some_and(|held| held.list == list) {
             self.take(turn, from, partition, entries);
+            if turn.node.in_other_data_center(from.node) {
+                self.copies.behind.was_given(partition, turn.now.instant);
+            }
         }
     }
 

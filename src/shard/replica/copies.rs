@@ -23,6 +23,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::behind::Behind;
 use super::lacking::Lacking;
 use super::steady::Steadiness;
 use super::surveyed::SurveyedPairs;
@@ -59,6 +60,8 @@ pub(in crate::shard) struct LocalCopies {
     pub(super) receipts_wanted: BTreeSet<(Partition, Identity)>,
     /// The partitions that lack something for want of room.
     pub(super) lacking: Lacking,
+    /// The partitions that might lack what other data centers hold.
+    pub(super) behind: Behind,
     /// How far this node's copies were surveyed.
     pub(super) surveyed: SurveyedPairs,
     /// Whether an entry that expires might have come since the timer for expiry was set.
@@ -264,6 +267,7 @@ impl LocalCopies {
             merges: BTreeMap::new(),
             receipts_wanted: BTreeSet::new(),
             lacking: Lacking::default(),
+            behind: Behind::default(),
             surveyed: SurveyedPairs::default(),
             may_expire: false,
         }

@@ -52,6 +52,9 @@ impl Replica {
         self.set_standing(turn.node, partition, standing);
         let copy = self.copies.partition_mut(partition);
         copy.whole = copy.opened;
+        if is_mine {
+            self.copies.behind.born(partition, turn.now.instant);
+        }
         turn.effects.push_back(Effect::ListChanged { partition });
     }
 

@@ -12,6 +12,7 @@
 //! - [`risk`]: when acknowledged writes might be lost;
 //! - [`unreached`]: which members this core does not reach, and what follows for its lists;
 //! - [`anti_entropy`]: compares copies with those of others in the background;
+//! - [`behind`]: which partitions might lack what other data centers hold;
 //! - [`surveyed`]: which copies were compared key by key;
 //! - [`purge`]: forgets tombstones.
 //!
@@ -34,7 +35,7 @@ use crate::clock::{Instant, WallTime};
 #[cfg(feature = "sim")]
 use crate::entry::Entry;
 use crate::mutants::{ProtocolMutant, rule};
-use crate::placement::Placement;
+use crate::placement::{Member, Placement};
 use crate::replication::anti_entropy::AntiEntropy;
 use crate::replication::purge::Purge;
 use crate::store::{Readers, Store};
@@ -43,6 +44,7 @@ use crate::wire::message::{Answer, Listed};
 
 mod acceptor;
 mod anti_entropy;
+mod behind;
 pub(super) mod copies;
 mod handoffs;
 mod lacking;
@@ -158,8 +160,9 @@ impl Replica {
             self.copies.surveyed.keep_only(is_alive);
         }
         for other in placement.other_data_centers().values() {
-            for member in other.members().iter().filter(|member| !old.is_alive(&member.identity)) {
-                // It might have been out of reach.
+            let is_new = |member: &&Member| is_birth || !old.is_alive(&member.identity);
+            for member in other.members().iter().filter(is_new) {
+                // It might have been out of reach, or this data center begins empty.
                 self.hurry_to_compare(turn, member.identity);
             }
         }

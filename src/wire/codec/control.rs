@@ -98,6 +98,7 @@ struct WireDetails<'a> {
     weight: u16,
     replicas: u8,
     write_quorum: u8,
+    read_quorum: u8,
     on_partition: u8,
     #[rkyv(with = InlineAsBox)]
     node_id: &'a str,
@@ -129,6 +130,7 @@ fn wire_details(details: &MemberDetails) -> WireDetails<'_> {
         weight: details.site.weight,
         replicas: details.replicas.code(),
         write_quorum: details.write_quorum.code(),
+        read_quorum: details.read_quorum.code(),
         node_id: details.id.as_str(),
         data_center: &details.site.data_center,
         zone: &details.site.zone,
@@ -146,6 +148,7 @@ fn details(
         cores: wire.cores.to_native(),
         replicas: Count::from_code(wire.replicas),
         write_quorum: Count::from_code(wire.write_quorum),
+        read_quorum: Count::from_code(wire.read_quorum),
         on_partition: reader.on_partition(wire.on_partition)?,
         site: Site {
             data_center: (&*wire.data_center).into(),

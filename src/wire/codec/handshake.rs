@@ -33,6 +33,7 @@ struct WireHello<'a> {
     weight: u16,
     replicas: u8,
     write_quorum: u8,
+    read_quorum: u8,
     on_partition: u8,
     expects: bool,
     #[rkyv(with = InlineAsBox)]
@@ -45,7 +46,7 @@ struct WireHello<'a> {
     zone: &'a str,
 }
 
-const _: () = assert!(size_of::<ArchivedWireHello>() == 104);
+const _: () = assert!(size_of::<ArchivedWireHello>() == 112);
 
 const CONTROL: u16 = u16::MAX;
 
@@ -74,6 +75,7 @@ fn wire_hello(hello: &Hello) -> WireHello<'_> {
         },
         replicas: hello.replicas.code(),
         write_quorum: hello.write_quorum.code(),
+        read_quorum: hello.read_quorum.code(),
         on_partition: on_partition_code(hello.on_partition),
         weight: hello.weight,
         expects: hello.expects.is_some(),
@@ -96,6 +98,7 @@ fn decode_hello(reader: &Reader<'_>) -> Result<Hello, FrameError> {
         partitions: wire.partitions.to_native(),
         replicas: Count::from_code(wire.replicas),
         write_quorum: Count::from_code(wire.write_quorum),
+        read_quorum: Count::from_code(wire.read_quorum),
         on_partition: reader.on_partition(wire.on_partition)?,
         data_center: wire.data_center.to_string(),
         zone: wire.zone.to_string(),

@@ -158,6 +158,7 @@ fn a_hello() -> impl Strategy<Value = Hello> {
             partitions: 4096,
             replicas: Count::Exactly(3),
             write_quorum: Count::AllBut(1),
+            read_quorum: Count::Exactly(2),
             on_partition: OnPartition::Majority,
             data_center: "eu".into(),
             zone: "rack 7".into(),
@@ -300,6 +301,7 @@ fn some_details() -> impl Strategy<Value = MemberDetails> {
             cores,
             replicas: Count::Exactly(3),
             write_quorum: Count::AllBut(1),
+            read_quorum: Count::Exactly(2),
             on_partition: OnPartition::Majority,
             site: Site {
                 data_center: data_center.as_str().into(),
