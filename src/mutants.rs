@@ -184,6 +184,8 @@ pub enum ProtocolMutant {
     HearsayBelieved,
     /// A node takes part before any member has reached it.
     UnreachedAdmitted,
+    /// A node that is no member asks its seeds alone to reach it, and no node that turns to it.
+    GuestsIgnored,
     /// A node that no member answers acts upon deaths.
     CutOffDecides,
 }
@@ -191,7 +193,7 @@ pub enum ProtocolMutant {
 #[cfg(feature = "sim")]
 impl ProtocolMutant {
     /// All mutants.
-    pub const ALL: [Self; 75] = [
+    pub const ALL: [Self; 76] = [
         Self::AcknowledgedFirst,
         Self::PendingCounts,
         Self::AnyList,
@@ -266,6 +268,7 @@ impl ProtocolMutant {
         Self::DeathUntold,
         Self::HearsayBelieved,
         Self::UnreachedAdmitted,
+        Self::GuestsIgnored,
         Self::CutOffDecides,
     ];
 }
