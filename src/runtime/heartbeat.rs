@@ -5,11 +5,14 @@
 //! passes ([`Heartbeat`]), and another one looks at the count ([`Watch`]). A thread that sleeps or
 //! looks for work is in no pass, and is never taken for stuck.
 //!
-//! | watched | by | which then |
+//! | watched | by | what follows |
 //! |---|---|---|
-//! | cores | the control thread | tells the app and does nothing else: the others go on without this node, and it returns, as if the whole process had stood still |
-//! | cores of a standalone engine | the log thread | tells the app |
-//! | the control thread | the first core | says so in the log; the others hear of it by themselves |
+//! | cores | the control thread | it tells the app, and does nothing else |
+//! | cores of a standalone engine | the log thread | it tells the app |
+//! | the control thread | the first core | a line in the log; others hear of it by themselves |
+//!
+//! As the control thread then does nothing else, the others go on without this node, and it
+//! returns, as if the whole process had stood still.
 //!
 //! An engine in which nothing happens wakes no thread. So the thread that looks sleeps, too, once
 //! nothing has passed between two looks, and says so in the [`Beats`] at which it looks. A thread

@@ -210,7 +210,7 @@ impl Net {
             self.set_deadline(id, deadline);
         } else if let Some(silent) = self.silence.add(self.now) {
             logging::warn!(
-                "{peer} has answered nothing for {SILENCE:?}: its thread stands still, or something \
+                "{peer} has answered nothing for {SILENCE:?}: its thread stands still, or what is \
                  in between takes what it does not deliver. The connection is opened again, as \
                  {silent} others were since the last such line"
             );
