@@ -152,6 +152,8 @@ pub enum ProtocolMutant {
     DeadExcused,
     /// The only replica left of a list does not merge those that came into the next one.
     LastAlone,
+    /// A read returns what it found in a list that was replaced while it ran.
+    FoundOutlivesList,
     /// A node that was away for longer than it is waited for keeps what was deleted since.
     LateReturnBelieved,
     /// A tombstone goes without waiting for members that are away.
@@ -192,6 +194,8 @@ pub enum ProtocolMutant {
     HearsayBelieved,
     /// A node takes part before any member has reached it.
     UnreachedAdmitted,
+    /// A node that is no member asks its seeds alone to reach it, and no node that turns to it.
+    GuestsIgnored,
     /// A node that no member answers acts upon deaths.
     CutOffDecides,
 }
@@ -199,7 +203,7 @@ pub enum ProtocolMutant {
 #[cfg(feature = "sim")]
 impl ProtocolMutant {
     /// All mutants.
-    pub const ALL: [Self; 79] = [
+    pub const ALL: [Self; 81] = [
         Self::AcknowledgedFirst,
         Self::PendingCounts,
         Self::AnyList,
@@ -258,6 +262,7 @@ impl ProtocolMutant {
         Self::OwnOutlivesPurge,
         Self::DeadExcused,
         Self::LastAlone,
+        Self::FoundOutlivesList,
         Self::LateReturnBelieved,
         Self::AbsentIgnored,
         Self::HuskTies,
@@ -278,6 +283,7 @@ impl ProtocolMutant {
         Self::DeathUntold,
         Self::HearsayBelieved,
         Self::UnreachedAdmitted,
+        Self::GuestsIgnored,
         Self::CutOffDecides,
     ];
 }

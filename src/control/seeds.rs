@@ -35,6 +35,7 @@ use crate::clock::Instant;
 use crate::discovery::FoundAddresses;
 use crate::logging;
 use crate::membership::Record;
+use crate::mutants::{ProtocolMutant, rule};
 use crate::types::Identity;
 use crate::wire::message::{ControlMessage, Hello};
 
@@ -192,7 +193,8 @@ impl Control {
     pub(super) fn note_guest(&mut self, addr: SocketAddr) {
         let guests = self.seeds.iter().filter(|seed| seed.is_guest).count();
         let is_known = self.seeds.iter().any(|seed| seed.addr == addr);
-        if !self.membership.is_member() && !is_known && guests < MAX_GUESTS {
+        let is_asked = rule(ProtocolMutant::GuestsIgnored, !self.membership.is_member());
+        if is_asked && !is_known && guests < MAX_GUESTS {
             let seed = SeedAddress::new(addr, self.config.identity.addr);
             self.seeds.push(SeedAddress { is_guest: true, ..seed });
         }

@@ -391,6 +391,11 @@ impl QuorumMachine for Read {
             order.into_iter().map(|member| Asked::new(member, alive(&member))).collect();
         self.list = Some(list);
         self.writing_back = None;
+        if rule(ProtocolMutant::FoundOutlivesList, true) {
+            // The members of the list have what was acknowledged before. What only a member of an
+            // earlier one had may have been deleted since, and the delete forgotten.
+            self.newest = None;
+        }
         self.goal = if self.is_strong() {
             self.replicas.len()
         } else if self.rules.confirms_hits {
@@ -833,6 +838,22 @@ mod tests {
         let value = entry(1, Some("v"));
         let actions = found(&mut read, 1, Some(value.clone()), true);
         assert_eq!(actions, [QuorumAction::Found(Some(value))]);
+    }
+
+    /// Found by a history: a node that was cut off gave a read the value that it held. Then the read
+    /// learned of a list without that node, in which the key had been deleted, and the delete was
+    /// forgotten. The read tried to write the value back, was refused as too old, and returned it
+    /// once another write had taken its place.
+    #[test]
+    fn what_a_member_of_an_earlier_list_alone_had_is_not_returned() {
+        let (mut read, _) = asked(2);
+        found(&mut read, 0, Some(entry(1, Some("deleted since"))), true);
+        let later = list(2, 1..4);
+        read.prefer(later.members().to_vec(), None);
+        read.entered(later, &|_| true, NOW, &mut Vec::new());
+        assert_eq!(found(&mut read, 1, None, true), []);
+        let ends = found(&mut read, 2, None, true);
+        assert_eq!(ends, [QuorumAction::Found(None)]);
     }
 
     #[test]

@@ -14,14 +14,14 @@ use mio::{Events, Poll, Token};
 use super::bell::Bell;
 use super::clock::Clock;
 use super::discovery_thread::DiscoveryRequests;
-use super::heartbeat::{Heartbeat, Heartbeats, Noticed, Watch};
+use super::heartbeat::{Heartbeats, LOOKS_AT_CORES_EVERY, Watch};
 use super::mailbox::{Inbox, ThreadOutbox};
 use super::messages::{Order, ToControl};
 use super::net::datagram::Datagrams;
 use super::net::{ConnectionId, Destination, LossCause, Net, NetEvent};
 use super::ring::Pop;
 use super::shared::Shared;
-use super::tokens::{FIRST_CONNECTION, LISTENER};
+use super::tokens::{FIRST_CONNECTION, LISTENER, WAKE};
 use crate::clock::{Instant, Now};
 use crate::control::{Control, ControlAction, ControlEvent, Link, LinkEnd, stamp};
 use crate::events::Event;
@@ -48,13 +48,17 @@ pub(crate) struct ControlThread {
     pub(crate) cores: Vec<ThreadOutbox<Order>>,
     pub(crate) shared: Arc<Shared>,
     pub(crate) heartbeats: Arc<Heartbeats>,
+    /// The bell of the core that looks at this thread.
+    pub(crate) watcher: Arc<Bell>,
 }
 
 /// The loop of the control thread.
 pub(crate) struct ControlLoop {
     thread: ControlThread,
-    /// Looks at the cores. While one of them is stuck this node takes no part in membership.
+    /// Looks at the cores. While one of them is stuck this thread does nothing else.
     watch: Watch,
+    /// Whether the listener has something.
+    must_accept: bool,
     actions: Vec<ControlAction>,
     net_events: Vec<NetEvent>,
     next_request: u64,
@@ -63,9 +67,15 @@ pub(crate) struct ControlLoop {
 /// Begins the loop: gives every core its first placement, so that the first call finds one.
 pub(crate) fn begin(thread: ControlThread) -> ControlLoop {
     let now = thread.clock.instant();
-    let watch = Watch::new(thread.cores.len(), now);
-    let (actions, net_events) = (Vec::new(), Vec::new());
-    let mut control_loop = ControlLoop { thread, watch, actions, net_events, next_request: 1 };
+    let watch = Watch::new(&thread.heartbeats.cores, LOOKS_AT_CORES_EVERY, now);
+    let mut control_loop = ControlLoop {
+        thread,
+        watch,
+        must_accept: false,
+        actions: Vec::new(),
+        net_events: Vec::new(),
+        next_request: 1,
+    };
     control_loop.thread.control.start(now, &mut control_loop.actions);
     control_loop.perform(now);
     control_loop
@@ -81,25 +91,40 @@ pub(crate) fn run(mut control_loop: ControlLoop) -> io::Result<()> {
     let mut is_behind = true;
     while !control_loop.thread.shared.is_closed() {
         control_loop.poll(&mut events, is_behind)?;
-        control_loop.heartbeat().count();
+        if !is_behind && control_loop.only_looks(&events) {
+            control_loop.look_at_cores(control_loop.thread.clock.instant());
+            continue;
+        }
+        if control_loop.thread.heartbeats.control.begin(0) {
+            control_loop.thread.watcher.ring();
+        }
         is_behind = control_loop.run(&events);
-        control_loop.heartbeat().count();
+        control_loop.thread.heartbeats.control.end(0);
     }
     control_loop.stop();
     Ok(())
 }
 
 impl ControlLoop {
-    fn heartbeat(&self) -> &Heartbeat {
-        let [heartbeat] = &self.thread.heartbeats.control;
-        heartbeat
+    /// Whether there is nothing to do but to look at the cores, if that.
+    fn only_looks(&self, events: &Events) -> bool {
+        let ControlThread { messages, control, net, clock, .. } = &self.thread;
+        let due = control.deadline().into_iter().chain(net.deadline()).min();
+        events.iter().all(|event| event.token() == WAKE)
+            && self.vouches()
+            && !messages.has_item()
+            && due.is_none_or(|at| at > clock.instant())
     }
 
     /// Waits for something to do, unless there is.
     fn poll(&mut self, events: &mut Events, is_behind: bool) -> io::Result<()> {
         let timeout = if is_behind { Some(Duration::ZERO) } else { self.until_deadline() };
-        let ControlThread { poll, bell, messages, shared, .. } = &mut self.thread;
-        let has_work = || is_behind || messages.has_item() || shared.is_closed();
+        let (vouches, watch) = (self.vouches(), &self.watch);
+        let ControlThread { poll, bell, messages, shared, heartbeats, .. } = &mut self.thread;
+        let has_work = || {
+            let has_messages = vouches && messages.has_item();
+            is_behind || has_messages || watch.is_woken(&heartbeats.cores) || shared.is_closed()
+        };
         let polled = bell.park(has_work, || poll.poll(events, timeout));
         let polled = polled.unwrap_or_else(|| poll.poll(events, Some(Duration::ZERO)));
         match polled {
@@ -115,10 +140,9 @@ impl ControlLoop {
 
     fn until_deadline(&self) -> Option<Duration> {
         let now = self.thread.clock.instant();
-        let net = self.thread.net.deadline();
-        let control = self.thread.control.deadline().filter(|_| self.vouches());
-        let deadlines = control.into_iter().chain(net).chain(self.watch.deadline());
-        deadlines.min().map(|at| at.since(now))
+        let of_work = self.thread.control.deadline().into_iter().chain(self.thread.net.deadline());
+        let of_work = of_work.min().filter(|_| self.vouches());
+        of_work.into_iter().chain(self.watch.deadline()).min().map(|at| at.since(now))
     }
 
     /// Whether this node answers probes: all of its cores answer requests.
@@ -132,11 +156,17 @@ impl ControlLoop {
         let clocks = Now { instant: self.thread.clock.instant(), wall: self.thread.clock.wall() };
         let now = clocks.instant;
         self.look_at_cores(now);
+        self.note_ready(now, events);
+        if !self.vouches() {
+            // All waits, in sockets and queues, as it does while a process stands still. A thread
+            // that took up some of it, and not the answers to its own pings, would take others for
+            // dead.
+            return false;
+        }
         self.take_messages(now);
-        // Otherwise they wait in the socket, as they do while a process stands still.
-        let mut is_behind = self.vouches() && self.read_datagrams(clocks);
-        is_behind |= self.read_sockets(now, events);
-        if self.vouches() && self.thread.control.deadline().is_some_and(|at| at <= now) {
+        let mut is_behind = self.read_datagrams(clocks);
+        is_behind |= self.read_sockets(now);
+        if self.thread.control.deadline().is_some_and(|at| at <= now) {
             self.thread.control.handle_timers(now, &mut self.actions);
         }
         self.perform(now);
@@ -150,10 +180,7 @@ impl ControlLoop {
 
     fn look_at_cores(&mut self, now: Instant) {
         for (core, noticed) in self.watch.look(now, &self.thread.heartbeats.cores) {
-            self.notify(&match noticed {
-                Noticed::IsStuck => Event::CoreStuck { core },
-                Noticed::GoesOn { after } => Event::CoreGoesOn { core, after },
-            });
+            self.notify(&noticed.of_core(core));
         }
     }
 
@@ -211,15 +238,22 @@ impl ControlLoop {
         })
     }
 
-    fn read_sockets(&mut self, now: Instant, events: &Events) -> bool {
+    /// Keeps what the poll said, which it says once.
+    fn note_ready(&mut self, now: Instant, events: &Events) {
         for event in events {
             match event.token() {
-                LISTENER => self.thread.net.accept_all(now, &self.thread.listener),
+                LISTENER => self.must_accept = true,
                 Token(number) if number >= FIRST_CONNECTION => {
                     self.thread.net.ready(now, event, &mut self.net_events);
                 }
                 _ => {}
             }
+        }
+    }
+
+    fn read_sockets(&mut self, now: Instant) -> bool {
+        if std::mem::take(&mut self.must_accept) {
+            self.thread.net.accept_all(now, &self.thread.listener);
         }
         let is_behind = self.thread.net.read_pending(now, &mut self.net_events);
         self.thread.net.handle_timers(now, &mut self.net_events);
@@ -369,19 +403,7 @@ impl ControlLoop {
     }
 
     fn notify(&self, event: &Event) {
-        match event {
-            Event::Refused { .. }
-            | Event::Unreachable { .. }
-            | Event::DataAtRisk { .. }
-            | Event::OutOfMemory { .. }
-            | Event::ClockOff { .. }
-            | Event::CoreStuck { .. }
-            | Event::Died { .. } => {
-                logging::warn!("{event:?}");
-            }
-            _ => logging::info!("{event:?}"),
-        }
-        self.thread.shared.lock().subscribers.retain(|subscriber| subscriber.notify(event));
+        self.thread.shared.notify(event);
     }
 }
 

@@ -15,7 +15,7 @@ use mio::{Events, Poll};
 use super::bell::Bell;
 use super::clock::{Clock, TurnClock};
 use super::engine_thread::message;
-use super::heartbeat::{Heartbeat, Heartbeats, Noticed, Watch};
+use super::heartbeat::{Heartbeats, LOOKS_AT_CONTROL_EVERY, Noticed, Watch};
 use super::idle::{CoreCount, Patience, look, spare_processors};
 use super::mailbox::{Inbox, SendError, Sender};
 use super::messages::{CallMessage, Order, ToControl};
@@ -23,7 +23,7 @@ use super::net::{ConnectionId, Destination, Net, NetEvent};
 use super::reply::ReplyTo;
 use super::ring::Pop;
 use super::shared::Shared;
-use super::tokens::FIRST_CONNECTION;
+use super::tokens::{FIRST_CONNECTION, WAKE};
 use crate::clock::{Instant, Now};
 use crate::logging;
 use crate::options::IdleStrategy;
@@ -54,6 +54,8 @@ pub(crate) struct CoreThread {
     pub(crate) net: Option<Net>,
     pub(crate) control: Option<Sender<ToControl>>,
     pub(crate) heartbeats: Arc<Heartbeats>,
+    /// Wakes the thread that looks at the cores.
+    pub(crate) wake_watcher: Box<dyn Fn() + Send>,
 }
 
 /// The loop of a core thread.
@@ -115,7 +117,9 @@ impl CoreLoop {
         let watches = thread.core == CoreId(0) && thread.control.is_some();
         Self {
             now,
-            watch: watches.then(|| Watch::new(1, now.instant)),
+            watch: watches.then(|| {
+                Watch::new(&thread.heartbeats.control, LOOKS_AT_CONTROL_EVERY, now.instant)
+            }),
             clock,
             patience: Patience::new(match thread.idle {
                 IdleStrategy::Adaptive { max_spin } => max_spin,
@@ -134,17 +138,32 @@ impl CoreLoop {
     fn run_until_closed(&mut self) -> io::Result<()> {
         let mut events = Events::with_capacity(256);
         let mut is_behind = false;
+        let place = usize::from(self.thread.core.0);
         while !self.thread.shared.is_closed() {
             self.wait(&mut events, is_behind)?;
-            self.heartbeat().count();
+            if !is_behind && self.only_looks(&events) {
+                self.look_at_control();
+                continue;
+            }
+            if self.thread.heartbeats.cores.begin(place) {
+                (self.thread.wake_watcher)();
+            }
             is_behind = self.run(&events);
-            self.heartbeat().count();
+            self.thread.heartbeats.cores.end(place);
         }
         Ok(())
     }
 
-    fn heartbeat(&self) -> &Heartbeat {
-        &self.thread.heartbeats.cores[usize::from(self.thread.core.0)]
+    /// Whether there is nothing to do but to look at the control thread, if that.
+    fn only_looks(&mut self, events: &Events) -> bool {
+        if self.watch.is_none()
+            || !events.iter().all(|event| event.token() == WAKE)
+            || self.has_messages()
+        {
+            return false;
+        }
+        self.now = self.clock.now();
+        self.deadline().is_none_or(|at| at > self.now.instant)
     }
 
     /// Waits as the idle strategy says, unless there is something to do.
@@ -181,9 +200,14 @@ impl CoreLoop {
             }
             IdleStrategy::Busy => None,
         };
-        let until = until.into_iter().chain(self.deadline()).min();
-        let CoreThread { poll, clock, calls, orders, shared, net, .. } = &mut self.thread;
-        let has_messages = || calls.has_item() || orders.has_item() || shared.is_closed();
+        let looks_at = self.watch.as_ref().and_then(Watch::deadline);
+        let until = until.into_iter().chain(self.deadline()).chain(looks_at).min();
+        let CoreThread { poll, clock, calls, orders, shared, net, heartbeats, .. } =
+            &mut self.thread;
+        let watch = self.watch.as_ref();
+        let is_woken = || watch.is_some_and(|watch| watch.is_woken(&heartbeats.control));
+        let has_messages =
+            || calls.has_item() || orders.has_item() || shared.is_closed() || is_woken();
         let unpolled = &mut self.unpolled;
         let has_events = || {
             if net.is_some() {
@@ -202,9 +226,14 @@ impl CoreLoop {
 
     /// Sleeps until another thread rings, a socket has something, or something is due.
     fn sleep(&mut self, events: &mut Events) -> io::Result<()> {
-        let timeout = self.deadline().map(|at| at.since(self.thread.clock.instant()));
-        let CoreThread { poll, bell, calls, orders, shared, .. } = &mut self.thread;
-        let has_messages = || calls.has_item() || orders.has_item() || shared.is_closed();
+        let looks_at = self.watch.as_ref().and_then(Watch::deadline);
+        let until = self.deadline().into_iter().chain(looks_at).min();
+        let timeout = until.map(|at| at.since(self.thread.clock.instant()));
+        let CoreThread { poll, bell, calls, orders, shared, heartbeats, .. } = &mut self.thread;
+        let watch = self.watch.as_ref();
+        let is_woken = || watch.is_some_and(|watch| watch.is_woken(&heartbeats.control));
+        let has_messages =
+            || calls.has_item() || orders.has_item() || shared.is_closed() || is_woken();
         if let Some(polled) = bell.park(has_messages, || poll.poll(events, timeout)) {
             self.unpolled = 0;
             interrupted_is_nothing(polled, events)?;

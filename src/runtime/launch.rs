@@ -31,7 +31,7 @@ use super::core_thread::{self, CoreThread};
 use super::discovery_thread::{self, DiscoveryRequests};
 use super::engine_thread::Threads;
 use super::fence::heavy_fence;
-use super::heartbeat::Heartbeats;
+use super::heartbeat::{Heartbeats, LOOKS_AT_CORES_EVERY, Watch};
 use super::idle::note_processors;
 use super::mailbox::{Inbox, ThreadOutbox, mailbox};
 use super::messages::{
@@ -193,10 +193,10 @@ impl Launch<'_> {
         control: Option<PreparedControl>,
     ) -> Result<Views, StartError> {
         let failed = |source| StartError::System { what: "starting a thread", source };
-        self.threads.log.start().map_err(failed)?;
+        self.start_log(control.is_none()).map_err(failed)?;
         let (started, views) = mpsc::channel();
         for prepared in cores {
-            self.start_core(prepared, started.clone())?;
+            self.start_core(prepared, started.clone(), control.as_ref())?;
         }
         drop(started);
         let mut views: Vec<(CoreId, Arc<View>)> = views.into_iter().collect::<Result<_, _>>()?;
@@ -212,10 +212,27 @@ impl Launch<'_> {
         Ok(Views::new(views.into_iter().map(|(_, view)| view), self.readers.clone()))
     }
 
+    /// Starts the log thread, which looks at the cores of an engine that has no control thread.
+    fn start_log(&self, watches: bool) -> io::Result<()> {
+        if !watches {
+            return self.threads.log.start(|| None);
+        }
+        let (clock, shared) = (self.clock, self.threads.shared.clone());
+        let heartbeats = self.heartbeats.clone();
+        let mut watch = Watch::new(&heartbeats.cores, LOOKS_AT_CORES_EVERY, clock.instant());
+        self.threads.log.start(move || {
+            for (core, noticed) in watch.look(clock.instant(), &heartbeats.cores) {
+                shared.notify(&noticed.of_core(core));
+            }
+            watch.deadline().map(|at| at.since(clock.instant()))
+        })
+    }
+
     fn start_core(
         &self,
         prepared: PreparedCore,
         started: mpsc::Sender<Started>,
+        watcher: Option<&PreparedControl>,
     ) -> Result<(), StartError> {
         let PreparedCore { core, thread: Prepared { poll, bell }, calls, orders, net } = prepared;
         let config = shard_config(self.settings, self.cluster, self.identity, core);
@@ -224,6 +241,14 @@ impl Launch<'_> {
         let (clock, idle) = (self.clock, self.settings.idle);
         let (shared, control) = (self.threads.shared.clone(), self.senders.control.clone());
         let heartbeats = self.heartbeats.clone();
+        let wake_watcher: Box<dyn Fn() + Send> = match watcher.map(|it| it.thread.bell.clone()) {
+            Some(bell) => Box::new(move || bell.ring()),
+            None => self
+                .threads
+                .log
+                .waker()
+                .map_or_else(|| Box::new(|| {}) as Box<dyn Fn() + Send>, |wake| Box::new(wake)),
+        };
         self.threads.spawn(format!("gridkv-core-{}", core.0), move || {
             // First the processor, then the memory, so that it lies close to it.
             if let Some(error) = cpu.and_then(|cpu| pin_core(cpu).err()) {
@@ -246,6 +271,7 @@ impl Launch<'_> {
                 net,
                 control,
                 heartbeats,
+                wake_watcher,
             })
         })
     }
@@ -276,6 +302,7 @@ impl Launch<'_> {
             cores: self.senders.orders.iter().cloned().map(ThreadOutbox::new).collect(),
             shared: self.threads.shared.clone(),
             heartbeats: self.heartbeats.clone(),
+            watcher: self.threads.bells[1].clone(),
         });
         self.threads.spawn(CONTROL_NAME.to_owned(), move || control_thread::run(control_loop))
     }

@@ -7,6 +7,9 @@
 //! An error is not dropped unless another one of the same thread follows: each thread has a place
 //! for its latest error. The last word of a thread that fails is why the engine stops, and the
 //! errors that apps get refer to that. It might come to the logger before lines that are older.
+//!
+//! In a standalone engine, which has no control thread, it also looks whether a core stands still.
+//! While the logger holds it up it does not.
 
 #![forbid(unsafe_code)]
 
@@ -45,22 +48,30 @@ struct Running {
 }
 
 impl LogThread {
-    /// Starts the thread.
+    /// Starts the thread. Between lines it calls `look`, which returns after how long to call it
+    /// again if no line comes; `None` is when one comes, or a [waker](Self::waker) is called.
     ///
     /// # Errors
     ///
     /// The system's, if it gives no thread.
-    pub(crate) fn start(&self) -> io::Result<()> {
-        self.start_with(Line::log)
+    pub(crate) fn start(
+        &self,
+        look: impl FnMut() -> Option<Duration> + Send + 'static,
+    ) -> io::Result<()> {
+        self.start_with(Line::log, look)
     }
 
-    fn start_with(&self, talk: impl Fn(&Line) + Send + 'static) -> io::Result<()> {
+    fn start_with(
+        &self,
+        talk: impl Fn(&Line) + Send + 'static,
+        look: impl FnMut() -> Option<Duration> + Send + 'static,
+    ) -> io::Result<()> {
         let (lines, waiting) = sync_channel(LINES);
         let (alive, end) = sync_channel(0);
         let (dropped, errors) = (self.dropped.clone(), Arc::new(LatestErrors::default()));
         let kept = errors.clone();
         let thread = thread::Builder::new().name("gridkv-log".to_owned()).spawn(move || {
-            run(&waiting, &kept, &dropped, talk);
+            run(&waiting, &kept, &dropped, talk, look);
             drop(alive);
         })?;
         *self.lock() = Some(Running { lines, errors, end, thread });
@@ -88,6 +99,13 @@ impl LogThread {
                 dropped.fetch_add(1, Ordering::Relaxed);
             }
         }))
+    }
+
+    /// Returns what wakes the thread without a line. `None` before the start.
+    pub(crate) fn waker(&self) -> Option<impl Fn() + Send + use<>> {
+        let lines = self.lock().as_ref()?.lines.clone();
+        // If the queue is full, the thread is awake, or waits for the logger.
+        Some(move || _ = lines.try_send(None))
     }
 
     /// How many lines found no room, since the start.
@@ -146,11 +164,17 @@ fn run(
     errors: &LatestErrors,
     dropped: &AtomicU64,
     talk: impl Fn(&Line),
+    mut look: impl FnMut() -> Option<Duration>,
 ) {
     let (mut told, mut is_over) = (0, false);
     while !is_over {
-        let line = lines.recv();
-        is_over = line.is_err();
+        let mut wait = None;
+        guarded(|| wait = look());
+        let line = match wait {
+            Some(wait) => lines.recv_timeout(wait),
+            None => lines.recv().map_err(|_| RecvTimeoutError::Disconnected),
+        };
+        is_over = matches!(line, Err(RecvTimeoutError::Disconnected));
         for line in line.ok().flatten().into_iter().chain(errors.take()) {
             guarded(|| talk(&line));
         }
@@ -190,11 +214,14 @@ mod tests {
         let log = LogThread::default();
         let (open, gate) = mpsc::channel::<()>();
         let (said, texts) = mpsc::channel();
-        log.start_with(move |line| {
-            // It ends when the gate is dropped.
-            let _ = gate.recv();
-            said.send(line.text.clone()).expect("the test waits for them");
-        })
+        log.start_with(
+            move |line| {
+                // It ends when the gate is dropped.
+                let _ = gate.recv();
+                said.send(line.text.clone()).expect("the test waits for them");
+            },
+            || None,
+        )
         .expect("the system has a thread");
         let outlets = [log.outlet().expect("it runs"), log.outlet().expect("it runs")];
         for _ in 0..2 * LINES {
@@ -220,7 +247,8 @@ mod tests {
         for _ in 0..50 {
             let log = LogThread::default();
             let (said, texts) = mpsc::channel();
-            log.start_with(move |line| _ = said.send(line.text.clone())).expect("it has a thread");
+            log.start_with(move |line| _ = said.send(line.text.clone()), || None)
+                .expect("it has a thread");
             let outlet = log.outlet().expect("it runs");
             for _ in 0..2 * LINES {
                 outlet(line(Level::Info, "something"));

@@ -12,7 +12,8 @@ use std::time::Duration;
 use super::door::Door;
 use crate::control::Readiness;
 use crate::error::Risk;
-use crate::events::{MemberInfo, Subscriber};
+use crate::events::{Event, MemberInfo, Subscriber};
+use crate::logging;
 use crate::shard::StoppedBy;
 
 /// The door and the news of one engine.
@@ -108,6 +109,23 @@ impl Shared {
             state.is_stopped = true;
             state.subscribers.clear();
         });
+    }
+
+    /// Tells the log and every subscriber of an event.
+    pub(crate) fn notify(&self, event: &Event) {
+        match event {
+            Event::Refused { .. }
+            | Event::Unreachable { .. }
+            | Event::DataAtRisk { .. }
+            | Event::OutOfMemory { .. }
+            | Event::ClockOff { .. }
+            | Event::CoreStuck { .. }
+            | Event::Died { .. } => {
+                logging::warn!("{event:?}");
+            }
+            _ => logging::info!("{event:?}"),
+        }
+        self.lock().subscribers.retain(|subscriber| subscriber.notify(event));
     }
 
     /// Locks the news, to read them or to change what no caller waits for.

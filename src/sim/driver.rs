@@ -87,7 +87,7 @@ impl SimCluster {
             SimEvent::Wake { node, .. } => return Some((*node, None)),
             SimEvent::Order { node, .. } | SimEvent::Call { node, .. } => (*node, Part::Cores),
             SimEvent::Report { node, .. } => (*node, Part::Control),
-            SimEvent::Datagram { to, .. } => (self.node_at(*to)?, Part::Membership),
+            SimEvent::Datagram { to, .. } => (self.node_at(*to)?, Part::Control),
             // The control thread accepts the connections of the cores too.
             SimEvent::Dial { key, .. } => (self.node_at(key.addr)?, Part::Control),
             SimEvent::ToAcceptor { key, .. } | SimEvent::Resumed { key, is_there: true, .. } => {

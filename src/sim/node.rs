@@ -72,9 +72,8 @@ pub(super) struct Node {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) enum Part {
     Cores,
+    /// It stands still, too, once it has noticed that the cores do.
     Control,
-    /// What the control thread leaves alone while a core is stuck: datagrams and timers.
-    Membership,
 }
 
 /// For how long a part stands still. Of two, the one that ends later is the greater.
@@ -190,8 +189,8 @@ impl Node {
     pub(super) fn still_until(&self, part: Part, now: Instant) -> Option<Instant> {
         let stalled = |part| self.stalled.get(&part).copied();
         let until = match part {
-            Part::Cores | Part::Control => stalled(part).map(|stall| stall.until),
-            Part::Membership => {
+            Part::Cores => stalled(part).map(|stall| stall.until),
+            Part::Control => {
                 let is_noticed = |cores: &Stall| cores.from + STUCK_AFTER <= now;
                 let cores = stalled(Part::Cores).filter(is_noticed);
                 cores.max(stalled(Part::Control)).map(|stall| stall.until)
@@ -346,8 +345,7 @@ impl Node {
     pub(super) fn wake(&mut self, at: Instant) {
         let now = self.clocks(at);
         let is_still = |part| self.still_until(part, at).is_some();
-        let (control_is_still, cores_are_still) =
-            (is_still(Part::Membership), is_still(Part::Cores));
+        let (control_is_still, cores_are_still) = (is_still(Part::Control), is_still(Part::Cores));
         let Some(running) = &mut self.running else { return };
         if !control_is_still && running.control_deadline.is_some_and(|at| at <= now.instant) {
             running.control.handle_timers(now.instant, &mut running.control_actions);
@@ -372,7 +370,7 @@ impl Node {
             let at = at + self.suspended_for;
             self.still_until(part, now).map_or(at, |until| until.max(at))
         };
-        let control = running.control_deadline.map(|at| due(Part::Membership, at));
+        let control = running.control_deadline.map(|at| due(Part::Control, at));
         let cores = running.shards.iter().filter_map(Shard::deadline).min();
         control.into_iter().chain(cores.map(|at| due(Part::Cores, at))).min()
     }

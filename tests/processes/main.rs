@@ -5,6 +5,7 @@
 mod support;
 
 mod clocks;
+mod forwarded;
 mod idle;
 mod links;
 mod lives;

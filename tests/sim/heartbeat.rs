@@ -52,3 +52,22 @@ fn a_core_that_stands_still_for_a_moment_costs_no_life() {
         assert!(cluster.deaths().is_empty(), "seed {seed}: {:?}", cluster.deaths());
     }
 }
+
+/// A node with a stuck core handles no datagrams and no timers of membership, so it hears no answer
+/// to a ping. Its connections went on: a second node with the id of a member greeted it, by
+/// mistake, again and again. The member was pinged, its answers lay in the socket, and at the next
+/// greeting its time was up. So the node declared dead a member that was well.
+#[test]
+fn a_node_whose_core_stands_still_takes_no_other_for_dead() {
+    for seed in 0..6 {
+        let mut cluster = started(seed, 4, SimOptions::default());
+        cluster.stall_cores(3, 20 * SECOND);
+        cluster.run_for(2 * SECOND);
+        cluster.start_twin(1, 0);
+        cluster.run_for(60 * SECOND);
+        let by_it: Vec<_> = cluster.deaths().iter().filter(|death| death.by == 3).collect();
+        assert!(by_it.is_empty(), "seed {seed}: {by_it:?}");
+        let false_ones = cluster.deaths().iter().filter(|death| death.of != 3);
+        assert_eq!(false_ones.count(), 0, "seed {seed}: {:?}", cluster.deaths());
+    }
+}

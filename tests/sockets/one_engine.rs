@@ -1,16 +1,17 @@
 //! Every call and every error of the public interface, on one engine.
 
 use std::panic::{RefUnwindSafe, UnwindSafe};
+use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use gridkv::{
-    Batch, Completions, Config, ConfigError, Count, Engine, Events, Eviction, LocalKeys,
+    Batch, Completions, Config, ConfigError, Count, Engine, Event, Events, Eviction, LocalKeys,
     MAX_KEY_BYTES, MAX_VALUE_BYTES, MemberState, NotApplied, Quorum, ReadError, ReadOptions,
     StartError, TimeToLive, WriteOptions,
 };
 
-use crate::support::{LATE, keys, not_applied, solo, start, wait_until};
+use crate::support::{LATE, keys, node, not_applied, solo, start, wait_event, wait_until};
 
 #[test]
 fn a_handle_can_be_shared() {
@@ -305,4 +306,30 @@ fn expired_keys_give_their_memory_back_as_fast_as_they_come() {
     }
     wait_until("all have expired", || engine.stats().unwrap().bytes == 0);
     assert_eq!(engine.stats().unwrap().keys, 0);
+}
+
+/// Which core stands still was looked at by the control thread alone, whenever that was awake for
+/// another reason. A standalone engine has none, and one that sleeps was woken by nothing: the app
+/// was told nothing of its closure that waited.
+#[test]
+fn an_engine_without_other_nodes_says_that_a_core_is_stuck() {
+    for engine in [solo(), start(node("alone").cores(2))] {
+        let events = engine.events();
+        for _ in 0..2 {
+            let (release, held) = mpsc::channel::<()>();
+            thread::scope(|scope| {
+                let stuck = scope.spawn(|| engine.run_on("k", move |_| held.recv().is_err()));
+                let core = wait_event(&events, "stuck", |event| match event {
+                    Event::CoreStuck { core } => Some(*core),
+                    _ => None,
+                });
+                drop(release);
+                assert_eq!(stuck.join().unwrap(), Ok(true));
+                wait_event(&events, "it goes on", |event| {
+                    matches!(event, Event::CoreGoesOn { core: that, .. } if *that == core)
+                        .then_some(())
+                });
+            });
+        }
+    }
 }

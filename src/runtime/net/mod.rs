@@ -64,12 +64,13 @@ use crate::wire::waiting::max_waiting_bytes;
 /// An accepted connection says HELLO within this time.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How long a core may say nothing at all while it was asked something.
+/// How long a thread may say nothing at all while it was asked something.
 ///
 /// Then the connection ends and the next request opens another: something in between might
 /// acknowledge what it does not deliver, such as a proxy that has lost its other side. A core that
 /// stands still that long loses its connections as well, with what it was asked a while ago.
-/// Longer than a core takes for any answer: relays take the longest, and those that others pass on.
+/// Longer than a thread takes for any answer: relays take the longest, and those that others pass
+/// on. Questions that a control thread might not answer are not counted.
 const SILENCE: Duration = Duration::from_secs(4);
 
 const _: () = assert!(!is_longer(RELAY_TRIES_FOR.saturating_mul(2), SILENCE));
@@ -222,16 +223,10 @@ struct Outgoing {
     /// Sent before the welcome, to be written after it.
     waiting: Vec<Encoded>,
     waiting_bytes: usize,
-    /// Since when something is asked over it and nothing at all has come; of cores only.
+    /// Whether something that waits is a question that is answered.
+    waits_for_answer: bool,
+    /// Since when something is asked over it and nothing at all has come.
     silent_since: Option<Instant>,
-}
-
-impl Outgoing {
-    /// Whether its silence begins with the next request.
-    fn may_fall_silent(&self) -> bool {
-        let is_core = matches!(self.target.channel, Channel::Core(_));
-        is_core && self.step == DialStep::Open && self.silent_since.is_none()
-    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -277,7 +272,7 @@ pub(crate) struct Net {
     nonsense: Complaints,
     /// Connections that could not be accepted.
     not_accepted: Complaints,
-    /// Cores that said nothing though they were asked.
+    /// Threads that said nothing though they were asked.
     silence: Complaints,
     /// The number of the next link. A link's token is its number above `first_token`, and neither
     /// is used twice: an event that comes late finds no link.
@@ -497,9 +492,6 @@ impl Net {
             link.connection.queue(frame);
             self.counters.frames_out += 1;
             self.dirty.insert(id);
-            if matches!(&link.stage, LinkStage::Outgoing(outgoing) if outgoing.may_fall_silent()) {
-                self.expect_answer(id);
-            }
         }
     }
 }

@@ -15,7 +15,7 @@ use super::{
 use crate::clock::Instant;
 use crate::logging;
 use crate::wire::codec;
-use crate::wire::message::{Frame, Hello, Message, Refusal};
+use crate::wire::message::{ControlMessage, Frame, Hello, Message, Refusal};
 
 impl Net {
     /// Queues a frame, and dials if there is no connection yet; the frame goes out with the first
@@ -31,13 +31,20 @@ impl Net {
         if link.connection.queued_bytes() + outgoing.waiting_bytes > self.out_limit {
             return false;
         }
+        let is_answered = is_answered(&frame.message);
         let frame = codec::encode(frame);
         match outgoing.step {
             DialStep::Dialling | DialStep::Greeting => {
                 outgoing.waiting_bytes += cost(&frame);
                 outgoing.waiting.push(frame);
+                outgoing.waits_for_answer |= is_answered;
             }
-            DialStep::Open => self.queue(id, frame),
+            DialStep::Open => {
+                self.queue(id, frame);
+                if is_answered {
+                    self.expect_answer(id);
+                }
+            }
             // Its loss is about to be reported, and includes this frame.
             DialStep::Broken => {}
         }
@@ -87,6 +94,7 @@ impl Net {
             step: DialStep::Dialling,
             waiting: Vec::new(),
             waiting_bytes: 0,
+            waits_for_answer: false,
             silent_since: None,
         };
         let connection = Connection::new(stream, target.addr);
@@ -161,19 +169,26 @@ impl Net {
         outgoing.step = DialStep::Open;
         outgoing.waiting_bytes = 0;
         let waiting = std::mem::take(&mut outgoing.waiting);
+        let is_answered = std::mem::take(&mut outgoing.waits_for_answer);
         link.connection.raise_limit();
         self.set_deadline(id, None);
         for frame in waiting {
             self.queue(id, frame);
         }
+        if is_answered {
+            self.expect_answer(id);
+        }
         self.counters.opened += 1;
         events.push(NetEvent::Opened { target, welcome });
     }
 
-    /// Something was asked over this link. The silence of a core begins then.
-    pub(super) fn expect_answer(&mut self, id: u64) {
+    /// Something was asked over this link. The silence of its other end begins then.
+    fn expect_answer(&mut self, id: u64) {
         let Some(link) = self.links.get_mut(&id) else { return };
         let LinkStage::Outgoing(outgoing) = &mut link.stage else { return };
+        if outgoing.silent_since.is_some() {
+            return;
+        }
         outgoing.silent_since = Some(self.now);
         // A timer that runs already is for an earlier silence, and looks at this one when it ends.
         if link.deadline.is_none() {
@@ -195,7 +210,7 @@ impl Net {
             self.set_deadline(id, deadline);
         } else if let Some(silent) = self.silence.add(self.now) {
             logging::warn!(
-                "{peer} has answered nothing for {SILENCE:?}: its core stands still, or something \
+                "{peer} has answered nothing for {SILENCE:?}: its thread stands still, or what is \
                  in between takes what it does not deliver. The connection is opened again, as \
                  {silent} others were since the last such line"
             );
@@ -208,4 +223,10 @@ impl Net {
         self.remove(id);
         events.push(NetEvent::Lost { target, cause: LossCause::Refused(refusal) });
     }
+}
+
+/// Whether a thread that works answers a question within two seconds, with anything.
+fn is_answered(question: &Message) -> bool {
+    // A helper does not answer for a member that does not.
+    !matches!(question, Message::Control(ControlMessage::AskDebt { of: Some(_), .. }))
 }

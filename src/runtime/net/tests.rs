@@ -16,7 +16,7 @@ use crate::placement::{ListRef, Site};
 use crate::quorums::Quorums;
 use crate::types::{ClusterHash, CoreId};
 use crate::wire::frame::{HEADER_BYTES, MAX_BODY_BYTES};
-use crate::wire::message::{Answer, Found, RefusalReason, Request, Want};
+use crate::wire::message::{Answer, ControlMessage, Found, RefusalReason, Request, Want};
 
 const NOW: Instant = Instant::from_nanos(1_000_000_000);
 const LISTENER: Token = Token(0);
@@ -221,7 +221,8 @@ fn a_request_waits_for_the_welcome_and_is_answered() {
     assert_eq!(a.opened().unwrap().identity, b.identity);
     b.net.answer(connection, &found(1, 100));
     assert_eq!(until_both(&mut a, &mut b, |a, _| a.answered()), found(1, 100));
-    assert_eq!(a.net.deadline(), None);
+    a.net.handle_timers(NOW + SILENCE, &mut a.events);
+    assert_eq!((a.net.deadline(), a.lost()), (None, None), "it is not silent");
     assert_eq!((a.net.counters().opened, b.net.counters().accepted), (1, 1));
     assert_eq!((a.net.counters().frames_out, a.net.counters().frames_in), (3, 2));
     until_both(&mut a, &mut b, |a, b| {
@@ -571,12 +572,30 @@ fn a_core_that_was_asked_and_says_nothing_loses_its_connection() {
     until_both(&mut a, &mut b, |_, b| b.greeted());
 }
 
-/// Control threads say things that have no answer.
+/// Found by nodes behind a forwarder: links between control threads that delivered nothing stayed
+/// for ever, and no member said any more what it owed.
 #[test]
-fn silence_ends_no_connection_of_a_control_thread() {
+fn a_control_thread_that_was_asked_and_says_nothing_loses_its_connection() {
     let (mut a, mut b) = (node("a"), node("b"));
     let (target, _) = connect(&mut a, &mut b);
-    assert!(a.net.send(NOW, target, &read(1)));
+    let ask = |of| frame(0, Message::Control(ControlMessage::AskDebt { round: 1, of }));
+    // What another member owes its helper does not know.
+    assert!(a.net.send(NOW, target, &ask(Some(b.identity))));
     a.net.handle_timers(NOW + 10 * SILENCE, &mut a.events);
     assert_eq!((a.net.deadline(), a.lost()), (None, None));
+    assert!(a.net.send(NOW, target, &ask(None)));
+    a.net.handle_timers(NOW + SILENCE, &mut a.events);
+    assert_eq!(a.lost(), Some(LossCause::Ended));
+}
+
+#[test]
+fn what_waited_for_the_welcome_is_asked_too() {
+    let (mut a, mut b) = (node("a"), node("b"));
+    let target = b.target(Channel::Control);
+    assert!(a.net.send(NOW, target, &frame(0, Message::Control(ControlMessage::AskMembers))));
+    let (connection, hello) = until_both(&mut a, &mut b, |_, b| b.greeted());
+    let welcome = b.verdict(&hello).unwrap();
+    b.net.welcome(connection, welcome);
+    until_both(&mut a, &mut b, |a, _| a.opened());
+    assert_eq!(a.net.deadline(), Some(NOW + SILENCE));
 }

@@ -2,6 +2,7 @@
 
 #[path = "../../support/dice.rs"]
 mod dice;
+pub(crate) mod forwarder;
 pub(crate) mod load;
 pub(crate) mod process;
 #[path = "../../support/wait.rs"]
