@@ -37,8 +37,8 @@ impl foca::Identity for Identity {
 
     /// Returns the same life, one return later. After 65,535 returns it is a later life, whose
     /// copies count nowhere and are given to the nodes that do count. Without it the node would
-    /// stay dead until it is started again. A node whose datagrams are lost one way gets there in a day
-    /// and a half.
+    /// stay dead until it is started again. A node whose datagrams are lost one way gets there in a
+    /// day and a half.
     fn renew(&self) -> Option<Self> {
         if let Some(returns) = self.returns.checked_add(1) {
             return Some(Self { returns, ..*self });

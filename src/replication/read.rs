@@ -840,7 +840,7 @@ mod tests {
         assert_eq!(actions, [QuorumAction::Found(Some(value))]);
     }
 
-    /// Found by a history: a node that was cut off gave a read the value that it held. Then the read
+    /// Found by a history: a node that was cut off gave a read the value that it held. The read
     /// learned of a list without that node, in which the key had been deleted, and the delete was
     /// forgotten. The read tried to write the value back, was refused as too old, and returned it
     /// once another write had taken its place.

@@ -229,9 +229,9 @@ fn a_member_that_was_away_for_too_long_brings_no_deleted_key_back() {
     assert!(a_member_comes_back_too_late(0, false, believed) > 0, "the simulation shows nothing");
 }
 
-/// A member dies, and when it is to be forgotten this node is cut off: it acts upon no deaths before
-/// it knows whether all others are dead. Its control thread did nothing but look for that time, which
-/// had passed. Found by a history with a short retention.
+/// A member dies, and when it is to be forgotten this node is cut off: it acts upon no deaths
+/// before it knows whether all others are dead. Its control thread did nothing but look for that
+/// time, which had passed. Found by a history with a short retention.
 #[test]
 fn a_node_that_is_cut_off_when_it_should_forget_a_member_does_not_spin() {
     for offset in (0..3000).step_by(200) {

@@ -32,8 +32,8 @@
 //! | waiting apart | a lane of its partition | its batch is sent |
 //! | given up | no one: anti-entropy finds it | |
 //!
-//! A batch is sent when it is full, or [`limits::LINGER`] after its first write while none is on its way,
-//! or [`lane::NEXT_AFTER`] after one that has no answer yet.
+//! A batch is sent when it is full, or [`limits::LINGER`] after its first write while none is on
+//! its way, or [`lane::NEXT_AFTER`] after one that has no answer yet.
 //!
 //! **Lanes do not wait for each other.** Each has its own pauses. A partition that its data center
 //! does not write goes apart, in a lane of its own, so that a batch does not wait for it: it has
@@ -171,7 +171,7 @@ impl Relays {
     }
 
     /// Notes that the batch was not sent on, because a helper has too much to do. The way is as
-    /// good as before: it is taken again after a pause, up to [`limits::BUSY_TRIES`] times in a row.
+    /// good as before: it is taken again after a pause, up to [`limits::BUSY_TRIES`] times.
     pub(crate) fn was_busy(&mut self, number: u64, now: Instant) {
         // Not only the relays: the others of a relay's data center might reach as much as it does.
         let reached = self.outboxes.values().filter(|outbox| outbox.is_reached);
