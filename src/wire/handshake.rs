@@ -15,8 +15,8 @@ use crate::types::{Boot, ClusterHash, Identity, MAX_CORES, MAX_NAME_BYTES, NodeH
 
 /// The protocol versions that this build speaks. Version 1 told a member's details in its own HELLO
 /// alone, version 2 a number of nodes of which it required a majority, and lists that were not a
-/// chain.
-pub(crate) const PROTOCOL: RangeInclusive<u16> = 3..=3;
+/// chain, version 3 neither a read quorum nor in which list something was forgotten last.
+pub(crate) const PROTOCOL: RangeInclusive<u16> = 4..=4;
 
 /// What this node says of itself, and what it holds other nodes to.
 #[derive(Clone, Debug)]
