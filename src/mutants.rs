@@ -156,6 +156,8 @@ pub enum ProtocolMutant {
     FoundOutlivesList,
     /// A node that was away for longer than it is waited for keeps what was deleted since.
     LateReturnBelieved,
+    /// A node drops what is old of what its side of a network partition wrote.
+    ForkDropped,
     /// A tombstone goes without waiting for members that are away.
     AbsentIgnored,
     /// A value does not win over its own husk, which a node whose clock was ahead has made.
@@ -203,7 +205,7 @@ pub enum ProtocolMutant {
 #[cfg(feature = "sim")]
 impl ProtocolMutant {
     /// All mutants.
-    pub const ALL: [Self; 81] = [
+    pub const ALL: [Self; 82] = [
         Self::AcknowledgedFirst,
         Self::PendingCounts,
         Self::AnyList,
@@ -264,6 +266,7 @@ impl ProtocolMutant {
         Self::LastAlone,
         Self::FoundOutlivesList,
         Self::LateReturnBelieved,
+        Self::ForkDropped,
         Self::AbsentIgnored,
         Self::HuskTies,
         Self::EarlyHuskBelieved,

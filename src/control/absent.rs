@@ -14,8 +14,8 @@ use crate::membership::{Record, State};
 use crate::types::{Identity, NodeHash, Retention};
 use crate::wire::retention::AbsentMember;
 
-/// How many members are waited for at most. At the limit the one that has been dead longest is
-/// forgotten: nodes that crash again and again, under a new name each time, must not fill memory.
+/// How many members are waited for at most; further ones are not. Nodes that crash again and again,
+/// under a new name each time, must not fill memory.
 const MAX_ABSENT: usize = 4096;
 
 /// The members that are waited for, and for how long.
@@ -23,8 +23,8 @@ pub(super) struct Absent {
     /// One that is forgotten stays for as long as membership has it for dead, so that its time does
     /// not begin again.
     lives: BTreeMap<NodeHash, Life>,
-    /// The data centers that are there.
-    here: BTreeSet<Arc<str>>,
+    /// The data centers that are there; one that was away, with when it came back.
+    here: BTreeMap<Arc<str>, Option<Instant>>,
     retention: Retention,
 }
 
@@ -45,7 +45,7 @@ impl Life {
 
 impl Absent {
     pub(super) fn new(retention: Retention) -> Self {
-        Self { lives: BTreeMap::new(), here: BTreeSet::new(), retention }
+        Self { lives: BTreeMap::new(), here: BTreeMap::new(), retention }
     }
 
     /// Takes up what membership says now, and which data centers are here. `data_center_of` returns
@@ -57,7 +57,15 @@ impl Absent {
         here: BTreeSet<Arc<str>>,
         data_center_of: impl Fn(&Identity) -> Arc<str>,
     ) {
-        self.here = here;
+        let is_away = |data_center: &Arc<str>| {
+            let mut lives = self.lives.values();
+            !self.here.is_empty() && lives.any(|life| life.data_center == *data_center)
+        };
+        let since = |it: &Arc<str>| match self.here.get(it) {
+            Some(since) => *since,
+            None => is_away(it).then_some(now),
+        };
+        self.here = here.into_iter().map(|it| (it.clone(), since(&it))).collect();
         for Record { identity, .. } in records.iter().filter(|known| known.state == State::Dead) {
             let data_center = data_center_of(identity);
             self.add(now, Life { identity: *identity, data_center, heard: (now, Duration::ZERO) });
@@ -71,7 +79,7 @@ impl Absent {
                     known.identity.boot >= life.identity.boot
                 }
             };
-            let is_waited_for = life.dead_for(now) < limit(*retention, life, here);
+            let is_waited_for = !left(*retention, life, here, now).is_zero();
             !of_node().any(is_here_or_lost)
                 && (is_waited_for || of_node().any(|known| known.state == State::Dead))
         });
@@ -85,25 +93,23 @@ impl Absent {
     }
 
     fn add(&mut self, now: Instant, life: Life) {
-        if self
-            .lives
-            .get(&life.identity.node)
-            .is_some_and(|known| known.identity.boot >= life.identity.boot)
-        {
-            return;
-        }
-        self.lives.insert(life.identity.node, life);
-        if self.lives.len() > MAX_ABSENT {
-            let oldest = self.lives.iter().max_by_key(|(_, life)| life.dead_for(now));
-            let oldest = oldest.map(|(node, _)| *node);
-            oldest.and_then(|node| self.lives.remove(&node));
+        let is_full = self.lives.len() >= MAX_ABSENT;
+        match self.lives.get_mut(&life.identity.node) {
+            None if is_full => {}
+            // Who was told of it earlier knows it better.
+            Some(known) if known.identity.boot == life.identity.boot => {
+                if life.dead_for(now) > known.dead_for(now) {
+                    *known = life;
+                }
+            }
+            Some(known) if known.identity.boot > life.identity.boot => {}
+            Some(_) | None => drop(self.lives.insert(life.identity.node, life)),
         }
     }
 
     /// Returns those that are not forgotten yet.
     pub(super) fn waited_for(&self, now: Instant) -> Vec<AbsentMember> {
-        let waited_for =
-            |life: &&Life| life.dead_for(now) < limit(self.retention, life, &self.here);
+        let waited_for = |life: &&Life| !left(self.retention, life, &self.here, now).is_zero();
         let lives = self.lives.values().filter(waited_for);
         let told = |life: &Life| AbsentMember {
             identity: life.identity,
@@ -115,19 +121,27 @@ impl Absent {
 
     /// Returns when the last of them will be forgotten; `None` if all are.
     pub(super) fn deadline(&self, now: Instant) -> Option<Instant> {
-        let left =
-            |life: &Life| limit(self.retention, life, &self.here).checked_sub(life.dead_for(now));
-        let last = self.lives.values().filter_map(left).max().filter(|left| !left.is_zero())?;
+        let lives = self.lives.values();
+        let last = lives.map(|life| left(self.retention, life, &self.here, now)).max();
+        let last = last.filter(|left| !left.is_zero())?;
         Some(now + last)
     }
 }
 
-/// Returns for how long this one is waited for while these data centers are here.
-fn limit(retention: Retention, life: &Life, here: &BTreeSet<Arc<str>>) -> Duration {
-    if here.contains(&life.data_center) {
-        retention.member
-    } else {
-        retention.data_center.max(retention.member)
+/// Returns for how long this one is still waited for while these data centers are here. When its
+/// data center has come back, it gets the time of a member to come back itself.
+fn left(
+    retention: Retention,
+    life: &Life,
+    here: &BTreeMap<Arc<str>, Option<Instant>>,
+    now: Instant,
+) -> Duration {
+    let whole = retention.data_center.max(retention.member).saturating_sub(life.dead_for(now));
+    let of_member = |since: Duration| retention.member.saturating_sub(since);
+    match here.get(&life.data_center) {
+        None => whole,
+        Some(None) => of_member(life.dead_for(now)),
+        Some(Some(back_at)) => of_member(life.dead_for(now).min(now.since(*back_at))).min(whole),
     }
 }
 
@@ -242,9 +256,13 @@ mod tests {
         note(&mut absent, night, &["a"]);
         assert_eq!(nodes(&absent, night), [life(3, 5), life(4, 5)]);
         assert_eq!(absent.deadline(night), Some(NOW + 24 * HOUR));
-        // Another node of the ship is back. These two are not.
+        // Another node of the ship is back. The others have an hour to follow.
         note(&mut absent, night, &["a", "ship"]);
-        assert_eq!((nodes(&absent, night), absent.deadline(night)), (vec![], None));
+        assert_eq!(nodes(&absent, night), [life(3, 5), life(4, 5)]);
+        assert_eq!(absent.deadline(night), Some(night + HOUR));
+        let later = night + HOUR;
+        note(&mut absent, later, &["a", "ship"]);
+        assert_eq!((nodes(&absent, later), absent.deadline(later)), (vec![], None));
     }
 
     #[test]
@@ -256,6 +274,6 @@ mod tests {
             absent.told(at, vec![AbsentMember { identity, data_center, dead_for: Duration::ZERO }]);
         }
         let left = nodes(&absent, NOW + Duration::from_secs(60));
-        assert_eq!((left.len(), left[0]), (MAX_ABSENT, life(10, 1)), "the oldest are forgotten");
+        assert_eq!((left.len(), left[0]), (MAX_ABSENT, life(0, 1)), "further ones are not");
     }
 }

@@ -19,8 +19,16 @@ pub(crate) struct AbsentMember {
 pub(crate) struct PurgeMark {
     /// The purge horizon: up to it, a single entry whose key is not held is refused.
     pub(crate) horizon: Version,
-    /// The number of the latest list, of those from which the node's list descends without a fork,
-    /// all of whose replicas agreed to forget something; 0 if none did. So each of them had what
-    /// was acknowledged before.
+    pub(crate) agreed: Agreed,
+}
+
+/// The latest agreement of all replicas of a list to forget something. So each of them had what was
+/// acknowledged before.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Debug)]
+pub(crate) struct Agreed {
+    /// The number of the list, of those from which the node's list descends without a fork; 0 if
+    /// there was no agreement.
     pub(crate) list: u64,
+    /// The purge horizon of the node at that time.
+    pub(crate) horizon: Version,
 }

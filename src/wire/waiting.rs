@@ -12,19 +12,19 @@
 /// The most that waits, without a limit on memory: the writes of about a second at half a gigabit.
 pub(crate) const MAX_WAITING_BYTES: usize = 64 << 20;
 
-/// The least, however little memory there is: some hundred calls with small values.
-pub(crate) const MIN_WAITING_BYTES: usize = 256 << 10;
+/// The least for requests, however little memory there is: some hundred calls with small values.
+/// They fail beyond the limit, and what waits otherwise is found by anti-entropy.
+pub(crate) const MIN_REQUEST_BYTES: usize = 256 << 10;
 
 /// The part of a core's memory that it is at most, if that is limited.
 const MEMORY_PART: usize = 16;
 
-const _: () = assert!(MIN_WAITING_BYTES < MAX_WAITING_BYTES);
+const _: () = assert!(MIN_REQUEST_BYTES < MAX_WAITING_BYTES);
 
 /// Returns how many bytes may wait, of each kind and for each destination, on a core with this much
 /// memory.
 pub(crate) const fn max_waiting_bytes(memory: Option<usize>) -> usize {
     match memory {
-        Some(memory) if memory / MEMORY_PART < MIN_WAITING_BYTES => MIN_WAITING_BYTES,
         Some(memory) if memory / MEMORY_PART < MAX_WAITING_BYTES => memory / MEMORY_PART,
         _ => MAX_WAITING_BYTES,
     }
@@ -36,10 +36,10 @@ mod tests {
 
     #[test]
     fn what_waits_grows_with_memory_within_bounds() {
-        let memory = [1 << 20, 4 << 20, 16 << 20, 1 << 30, 1 << 40];
+        let memory = [1 << 20, 16 << 20, 1 << 30, 1 << 40];
         let limits = memory.map(|memory| max_waiting_bytes(Some(memory)));
-        let (least, most) = (MIN_WAITING_BYTES, MAX_WAITING_BYTES);
-        assert_eq!(limits, [least, least, 1 << 20, most, most]);
+        let most = MAX_WAITING_BYTES;
+        assert_eq!(limits, [1 << 16, 1 << 20, most, most]);
         assert_eq!(max_waiting_bytes(None), most);
     }
 }

@@ -218,6 +218,43 @@ fn a_member_comes_back_too_late(
     (0..40).filter(|key| held(&cluster, *key).1 > 0).count()
 }
 
+/// A network partition lasts longer than dead members are waited for. Both sides go on, write,
+/// delete and forget. Returns how many of the keys that they wrote are gone in the end: what is
+/// older than what the other side forgot last is not dropped.
+fn lost_of_a_side(seed: u64, mutant: Option<ProtocolMutant>) -> usize {
+    let mut options = options(mutant);
+    options.tombstone_retention = 20 * SECOND;
+    let mut cluster = started(seed, 6, options);
+    (0..60).for_each(|key| write(&mut cluster, 0, key));
+    cluster.split(&[0, 1, 2], &[3, 4, 5]);
+    assert!(cluster.run_until(10 * SECOND, |cluster| cluster.is_dead_for(0, &[3, 4, 5])
+        && cluster.is_dead_for(3, &[0, 1, 2])));
+    cluster.run_for(15 * SECOND);
+    for key in 60..100 {
+        write(&mut cluster, if key < 80 { 0 } else { 3 }, key);
+    }
+    cluster.run_for(20 * SECOND);
+    (0..20).for_each(|key| delete(&mut cluster, 0, key));
+    (20..40).for_each(|key| delete(&mut cluster, 3, key));
+    cluster.run_for(3 * PURGED_WITHIN);
+    let is_here = |stored: &gridkv::sim::Stored| stored.node < 3;
+    let of = |cluster: &SimCluster, key: usize| cluster.stored(name(key));
+    assert!((0..20).all(|key| !of(&cluster, key).iter().any(is_here)), "forgotten on one side");
+    assert!((20..40).all(|key| of(&cluster, key).iter().all(is_here)), "and on the other");
+    cluster.mend();
+    settle(&mut cluster);
+    cluster.run_for(150 * SECOND);
+    (60..100).filter(|key| held(&cluster, *key) != (3, 3)).count()
+}
+
+#[test]
+fn what_a_side_of_a_long_partition_wrote_is_not_dropped_as_too_old() {
+    for seed in 0..4 {
+        assert_eq!(lost_of_a_side(seed, None), 0, "seed {seed}");
+    }
+    assert!(lost_of_a_side(0, Some(ProtocolMutant::ForkDropped)) > 0, "nothing is shown");
+}
+
 #[test]
 fn a_member_that_was_away_for_too_long_brings_no_deleted_key_back() {
     for seed in 0..4 {

@@ -59,7 +59,7 @@ use crate::wire::frame::Encoded;
 use crate::wire::handshake::Local;
 use crate::wire::message::{Channel, Frame, Hello, Message, Refusal};
 use crate::wire::timing::{OFFERED_AGAIN_AFTER, OPEN_TIMEOUT, RELAY_TRIES_FOR, is_longer};
-use crate::wire::waiting::max_waiting_bytes;
+use crate::wire::waiting::{MIN_REQUEST_BYTES, max_waiting_bytes};
 
 /// An accepted connection says HELLO within this time.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(2);
@@ -321,7 +321,7 @@ impl Net {
 
     /// Lets a peer that does not read cost a part of this core's memory at most.
     pub(crate) fn limit_memory(&mut self, memory: usize) {
-        self.out_limit = max_waiting_bytes(Some(memory));
+        self.out_limit = max_waiting_bytes(Some(memory)).max(MIN_REQUEST_BYTES);
         self.answers_high = self.out_limit.min(ANSWERS_HIGH_BYTES);
     }
 

@@ -38,7 +38,7 @@ use crate::shard::requests::HandoffKind;
 use crate::store::{Admission, Applied, Deletes, Readers, Store, StoreConfig};
 use crate::types::{Cores, Identity, KeyHash, Partition};
 use crate::wire::message::{Answer, Extent, Listed, Request};
-use crate::wire::retention::PurgeMark;
+use crate::wire::retention::{Agreed, PurgeMark};
 
 /// How far a replica's clock may be ahead and still be followed by versions given here.
 const MAX_CLOCK_SKEW: Duration = Duration::from_secs(60);
@@ -109,9 +109,12 @@ pub(in crate::shard) struct PartitionCopy {
     /// A single entry at or below this version is not taken if its key is not held
     /// (`replication/purge` says why).
     pub(in crate::shard) purge_horizon: Version,
-    /// The latest list, of those from which the known one descends without a fork, whose replicas
-    /// all agreed to forget something: see [`PurgeMark::list`].
-    pub(super) purged_in: u64,
+    /// The latest agreement that this node knows of, in the lists from which the known one descends
+    /// without a fork.
+    pub(super) agreed: Agreed,
+    /// Whether this copy might hold what was written on another side of a network partition, and is
+    /// nowhere else. Nothing of it is dropped as too old.
+    pub(super) is_of_fork: bool,
     /// How often this copy has merged what another node holds.
     pub(super) merges: u64,
     /// Whether this copy merges what another data center holds. The other replicas here should have
@@ -302,13 +305,13 @@ impl LocalCopies {
     /// Whether a list descends from the one that this node knows without a fork, or this one from
     /// it.
     pub(in crate::shard) fn is_of_line(&self, partition: Partition, list: &List) -> bool {
-        self.partition(partition).list().is_none_or(|known| known.is_of_line(list))
+        self.partition(partition).list().is_some_and(|known| known.is_of_line(list))
     }
 
     /// Returns what this node knows of what was forgotten.
     pub(super) fn mark(&self, partition: Partition) -> PurgeMark {
         let copy = self.partition(partition);
-        PurgeMark { horizon: copy.purge_horizon, list: copy.purged_in }
+        PurgeMark { horizon: copy.purge_horizon, agreed: copy.agreed }
     }
 
     /// Returns what this node knows of a partition.
@@ -331,7 +334,7 @@ impl LocalCopies {
     pub(in crate::shard) fn tell_list(&self, partition: Partition, list: Arc<List>) -> Request {
         let mut purged = self.mark(partition);
         if !self.is_of_line(partition, &list) {
-            purged.list = 0;
+            purged.agreed = Agreed::default();
         }
         Request::Adopt { list, purged }
     }
@@ -365,13 +368,21 @@ impl LocalCopies {
     }
 
     /// Whether the partition [is quiet](Self::is_quiet), its list is the one that should stay, and
-    /// this copy lacks nothing that was acknowledged before, unless for want of room.
+    /// this copy lacks nothing that was acknowledged before, unless no other replica is left.
     pub(super) fn is_settled(&self, node: &Node, partition: Partition) -> bool {
         let target = node.placement.replicas(partition).map(|member| &member.identity);
         let copy = self.partition(partition);
         self.is_quiet(node, partition)
             && copy.list().is_some_and(|list| target.eq(list.members()))
-            && (!copy.lacks_before(&node.me) || self.lacking.has(partition))
+            && !self.lacking.has(partition)
+            && (!copy.lacks_before(&node.me) || !self.has_others(node, partition))
+    }
+
+    /// Whether another member lives of the list, or of the one before.
+    pub(super) fn has_others(&self, node: &Node, partition: Partition) -> bool {
+        let list = self.partition(partition).list();
+        let mut members = list.into_iter().flat_map(|it| it.members().iter().chain(it.before()));
+        members.any(|member| *member != node.me && node.placement.is_alive(member))
     }
 
     /// Whether this is the list that the node knows.

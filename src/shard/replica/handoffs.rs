@@ -46,7 +46,9 @@ impl Replica {
     /// until it is whole, though no member of the list before lives.
     fn lacks_sources(&self, node: &Node, partition: Partition) -> bool {
         let copy = self.copies.partition(partition);
-        copy.is_synced() && rule(ProtocolMutant::LastAlone, copy.lacks_before(&node.me))
+        copy.is_synced()
+            && rule(ProtocolMutant::LastAlone, copy.lacks_before(&node.me))
+            && self.copies.has_others(node, partition)
     }
 
     /// Starts again a handoff that waits for a member that is gone, or that aims at members that

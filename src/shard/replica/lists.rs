@@ -101,7 +101,7 @@ impl Replica {
         let known = old.as_ref().map(|known| known.reference());
         if let Some(old) = &old {
             copy.steadiness.list_changed(turn.now.instant);
-            self.forget_what_was_purged(partition, old, &list);
+            self.forget_what_was_purged(node, partition, old, &list);
         }
         let copy = self.copies.partition_mut(partition);
         // A replica that had a copy then might have none now.
@@ -344,6 +344,7 @@ impl Replica {
             // From now on it is no source.
             let copy = self.copies.partition_mut(partition);
             (copy.opened, copy.whole, copy.is_idle) = (None, None, false);
+            copy.is_of_fork = false;
             self.recount(node, partition);
         }
     }

@@ -16,7 +16,7 @@ use crate::shard::requests::{ReplicaAsker, Requests};
 use crate::shard::turn::Turn;
 use crate::types::{Identity, KeyHash, Partition};
 use crate::wire::message::{Answer, Dead, MAX_DEAD_KEYS, Request, Route};
-use crate::wire::retention::PurgeMark;
+use crate::wire::retention::{Agreed, PurgeMark};
 
 /// What can be purged, as this node sees it.
 struct Purgeable<'a> {
@@ -137,8 +137,8 @@ impl Replica {
     /// of the line of this node's.
     ///
     /// If this node is not in the list that it knows, and holds something, and all replicas of that
-    /// list have agreed to forget something, it was not asked: see
-    /// [`forget_what_was_purged`](Self::forget_what_was_purged).
+    /// list have agreed to forget something since it heard of an agreement last, it was not asked:
+    /// see [`forget_what_was_purged`](Self::forget_what_was_purged).
     pub(in crate::shard) fn heard_mark<C>(
         &mut self,
         turn: &mut Turn<'_, C>,
@@ -148,13 +148,13 @@ impl Replica {
     ) {
         self.copies.raise_purge_horizon(partition, told.horizon);
         let copy = self.copies.partition_mut(partition);
-        if !is_of_line || told.list <= copy.purged_in {
+        if !is_of_line || told.agreed <= copy.agreed {
             return;
         }
-        copy.purged_in = told.list;
+        copy.agreed = told.agreed;
         let Some(list) = copy.list().cloned() else { return };
-        if list.number() == told.list && !list.contains(&turn.node.me) {
-            self.drop_purged(partition);
+        let is_outside = !list.contains(&turn.node.me) && !copy.is_of_fork;
+        if list.number() == told.agreed.list && is_outside && self.drop_purged(partition) {
             // What it has fetched might have gone with the rest.
             self.take_handoffs(turn, partition);
             self.update_wants(turn, partition);
@@ -165,31 +165,55 @@ impl Replica {
     /// to forget something, this node was not asked: it was away, and not waited for any more. They
     /// had all that was acknowledged in `old`. So what is as old as what they forgot, and this node
     /// alone holds, was deleted, and would come back.
-    pub(super) fn forget_what_was_purged(&mut self, partition: Partition, old: &List, list: &List) {
+    ///
+    /// Not if a list of another branch is learned: what was written on one side of a network
+    /// partition is nowhere else. Nor if this node is in the list that follows: those replicas had
+    /// to ask it.
+    pub(super) fn forget_what_was_purged(
+        &mut self,
+        node: &Node,
+        partition: Partition,
+        old: &List,
+        list: &List,
+    ) {
+        let holds = !self.copies.store.is_empty(partition);
         let copy = self.copies.partition_mut(partition);
         if !list.is_of_line(old) {
-            // What was written on one side of a network partition is nowhere else.
-            copy.purged_in = 0;
-        } else if copy.purged_in > old.number() {
+            copy.agreed = Agreed::default();
+            copy.is_of_fork = rule(ProtocolMutant::ForkDropped, holds);
+            return;
+        }
+        let stays = list.base() == Some(old.reference()) && list.contains(&node.me);
+        if copy.agreed.list > old.number() && !stays && !copy.is_of_fork {
             self.drop_purged(partition);
         }
     }
 
-    fn drop_purged(&mut self, partition: Partition) {
-        if rule(ProtocolMutant::LateReturnBelieved, true) {
-            let horizon = self.copies.partition(partition).purge_horizon;
-            let count = self.copies.store.forget(partition, horizon);
+    /// Returns whether there was anything to drop.
+    fn drop_purged(&mut self, partition: Partition) -> bool {
+        if !rule(ProtocolMutant::LateReturnBelieved, true) {
+            return false;
+        }
+        let horizon = self.copies.partition(partition).purge_horizon;
+        let count = self.copies.store.forget(partition, horizon);
+        if count > 0 {
             logging::debug!(
                 "partition {}: this node was away for long, and drops {count} old keys",
                 partition.index()
             );
         }
+        count > 0
     }
 
     /// Notes that all replicas of the list that this node knows have agreed to forget something.
     fn note_agreed(&mut self, partition: Partition) {
         let copy = self.copies.partition_mut(partition);
-        copy.purged_in = copy.list().map_or(0, |list| list.number()).max(copy.purged_in);
+        let list = copy.list().map_or(0, |list| list.number());
+        copy.agreed = copy.agreed.max(Agreed { list, horizon: copy.purge_horizon });
+        if copy.is_synced() && copy.unshared.is_none() {
+            // All others have what this one brought.
+            copy.is_of_fork = false;
+        }
     }
 
     /// Forgets these tombstones: no node holds anything older of their keys.

@@ -13,6 +13,7 @@ use crate::store::{Admission, Applied};
 use crate::types::{Identity, KeyHash, Partition};
 use crate::wire::frame::CHUNK_BYTES;
 use crate::wire::message::{Answer, Chunk, Extent, Fetch, Found, Request, Want};
+use crate::wire::retention::Agreed;
 
 /// Whether a peer's request makes sense at all. The error says how it broke the protocol.
 pub(in crate::shard) fn check_request(
@@ -85,7 +86,7 @@ impl Replica {
                 let is_of_line = self.copies.is_of_line(partition, &list);
                 self.heard_mark(turn, partition, is_of_line, purged);
                 self.learn(turn, partition, list.clone());
-                if purged.list >= self.copies.mark(partition).list {
+                if purged.agreed >= self.copies.mark(partition).agreed {
                     self.offer_from_giver(turn.node, partition, from, list.reference());
                 } // Otherwise it has yet to hear what it must not bring.
                 Answer::Listed(self.copies.listed(turn.node, partition))
@@ -230,7 +231,7 @@ impl LocalCopies {
         let extent = known.map_or(Extent::Any, |_| copy.extent());
         let (sequence, mut purged) = (self.store.sequence(partition), self.mark(partition));
         if known.is_none() {
-            purged.list = 0;
+            purged.agreed = Agreed::default();
         }
         let chunk =
             |entries, next| Answer::Chunk(Chunk { entries, next, sequence, extent, purged });

@@ -77,7 +77,7 @@ struct WireChunk<'a> {
     entries: Vec<WireEntry<'a>>,
 }
 
-const _: () = assert!(size_of::<ArchivedWireChunk>() == 48);
+const _: () = assert!(size_of::<ArchivedWireChunk>() == 56);
 
 fn encode_chunk(chunk: &Chunk) -> Body {
     let Chunk { entries, next, sequence, extent, purged } = chunk;

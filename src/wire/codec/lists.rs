@@ -59,7 +59,7 @@ struct WireAdopt {
     list: WireList,
 }
 
-const _: () = assert!(size_of::<ArchivedWireAdopt>() == 72);
+const _: () = assert!(size_of::<ArchivedWireAdopt>() == 80);
 
 fn encode_adopt(list: &List, purged: PurgeMark) -> Body {
     Body::of(ADOPT, &WireAdopt { purged: wire_mark(purged), list: wire_list(list) })
@@ -82,7 +82,7 @@ struct WireListed {
     members_digest: u64,
 }
 
-const _: () = assert!(size_of::<ArchivedWireListed>() == 88);
+const _: () = assert!(size_of::<ArchivedWireListed>() == 96);
 
 fn encode_listed(listed: &Listed) -> Body {
     let wire = WireListed {

@@ -24,7 +24,7 @@ use crate::types::{
 };
 use crate::wire::frame::{FrameBuffer, HEADER_BYTES};
 use crate::wire::message::*;
-use crate::wire::retention::{AbsentMember, PurgeMark};
+use crate::wire::retention::{AbsentMember, Agreed, PurgeMark};
 
 /// All reasons, ordered by the numbers in which they travel, and one number that no version knows.
 const REASONS: [RefusalReason; 9] = [
@@ -180,7 +180,8 @@ fn a_route() -> impl Strategy<Value = Option<Route>> {
 }
 
 fn mark(horizon: u64) -> PurgeMark {
-    PurgeMark { horizon: Version(horizon), list: horizon / 3 }
+    let agreed = Agreed { list: horizon / 3, horizon: Version(horizon / 2) };
+    PurgeMark { horizon: Version(horizon), agreed }
 }
 
 fn a_request() -> impl Strategy<Value = Request> {

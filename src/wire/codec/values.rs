@@ -18,18 +18,20 @@ use crate::quorums::MAX_COPIES;
 use crate::types::{Boot, Identity, MAX_VALUE_BYTES, NodeHash};
 use crate::wire::frame::FrameError;
 use crate::wire::message::Route;
-use crate::wire::retention::PurgeMark;
+use crate::wire::retention::{Agreed, PurgeMark};
 
 #[derive(Archive, Serialize)]
 pub(super) struct WirePurgeMark {
     horizon: u64,
-    list: u64,
+    agreed_list: u64,
+    agreed_horizon: u64,
 }
 
-const _: () = assert!(size_of::<ArchivedWirePurgeMark>() == 16);
+const _: () = assert!(size_of::<ArchivedWirePurgeMark>() == 24);
 
 pub(super) fn wire_mark(mark: PurgeMark) -> WirePurgeMark {
-    WirePurgeMark { horizon: mark.horizon.0, list: mark.list }
+    let PurgeMark { horizon, agreed } = mark;
+    WirePurgeMark { horizon: horizon.0, agreed_list: agreed.list, agreed_horizon: agreed.horizon.0 }
 }
 
 #[derive(Archive, Serialize, Clone, Copy)]
@@ -192,7 +194,11 @@ pub(super) fn wire_entries(entries: &[Entry]) -> Vec<WireEntry<'_>> {
 impl Reader<'_> {
     pub(super) fn mark(&self, wire: &ArchivedWirePurgeMark) -> Result<PurgeMark, FrameError> {
         let horizon = self.version(wire.horizon.to_native())?;
-        Ok(PurgeMark { horizon, list: wire.list.to_native() })
+        let agreed = Agreed {
+            list: wire.agreed_list.to_native(),
+            horizon: self.version(wire.agreed_horizon.to_native())?,
+        };
+        Ok(PurgeMark { horizon, agreed })
     }
 
     pub(super) fn on_partition(&self, code: u8) -> Result<OnPartition, FrameError> {
