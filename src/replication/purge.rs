@@ -43,8 +43,8 @@
 //!   One that returns later learns of a list all of whose replicas agreed to a purge, and that
 //!   descends from its own without a fork ([`PurgeMark`](crate::wire::retention)). They had all
 //!   that was acknowledged in its list (unless that was at risk), so what it alone holds of that
-//!   age was deleted: it drops all up to the purge horizon before it takes part, and fetches what is
-//!   left.
+//!   age was deleted. It drops all up to the purge horizon before it takes part, and fetches what
+//!   is left.
 //! - *A message that is still on its way:* a write that its coordinator offers late, or one that a
 //!   reader sends on. Each node that is asked first raises the partition's *purge horizon* to the
 //!   newest version in question. A single entry at or below it, of a key that is not held, is
