@@ -81,8 +81,8 @@ fn a_node_of_another_protocol_version_is_refused_in_clear_words() {
 
     let mut nodes = cluster(2, &[]);
     let target = nodes[0].address;
-    // It speaks versions 3 to 3, wherever in the message it says so.
-    let places = (16..hello.len() - 4).filter(|&at| hello[at..at + 4] == [3, 0, 3, 0]);
+    // It speaks versions 4 to 4, wherever in the message it says so.
+    let places = (16..hello.len() - 4).filter(|&at| hello[at..at + 4] == [4, 0, 4, 0]);
     let refusals = places.filter(|&at| {
         let mut changed = hello.clone();
         changed[at..at + 4].copy_from_slice(&[9, 0, 10, 0]);
