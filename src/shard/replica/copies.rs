@@ -368,14 +368,16 @@ impl LocalCopies {
     }
 
     /// Whether the partition [is quiet](Self::is_quiet), its list is the one that should stay, and
-    /// this copy lacks nothing that was acknowledged before, unless no other replica is left.
+    /// this copy lacks nothing that was acknowledged before, unless for want of room or because no
+    /// other replica is left.
     pub(super) fn is_settled(&self, node: &Node, partition: Partition) -> bool {
         let target = node.placement.replicas(partition).map(|member| &member.identity);
         let copy = self.partition(partition);
         self.is_quiet(node, partition)
             && copy.list().is_some_and(|list| target.eq(list.members()))
-            && !self.lacking.has(partition)
-            && (!copy.lacks_before(&node.me) || !self.has_others(node, partition))
+            && (!copy.lacks_before(&node.me)
+                || self.lacking.has(partition)
+                || !self.has_others(node, partition))
     }
 
     /// Whether another member lives of the list, or of the one before.
