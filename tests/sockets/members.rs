@@ -168,10 +168,12 @@ fn a_node_that_does_not_fit_is_refused_on_both_sides() {
     let engines = cluster(2, |config| config.cluster("shop"));
     let seeds = [address(&engines[0])];
     let there = engines[0].events();
+    const SAME: &str = "replicas, write_quorum and read_quorum must be the same";
     for (stranger, text) in [
         (node("x").cluster("stock"), "of cluster \"stock\""),
-        (node("x").cluster("shop").replicas(2), "replicas and write_quorum must be the same"),
-        (node("x").cluster("shop").write_quorum(3), "replicas and write_quorum must be the same"),
+        (node("x").cluster("shop").replicas(2), SAME),
+        (node("x").cluster("shop").write_quorum(3), SAME),
+        (node("x").cluster("shop").read_quorum(2), SAME),
         (node("n0").cluster("shop"), "the node id \"n0\" is in use"),
     ] {
         let stranger = start(stranger.seeds(&seeds));
