@@ -358,9 +358,13 @@ impl Store {
             None => (Change::Keep, None),
             Some(entry) => (Change::Remove, Some(Share::of(hash, entry))),
         });
+        self.count_forgotten(hash, share);
+    }
+
+    /// Counts without what was removed, if anything was. A replica that does not hold it need not
+    /// hear of it: the partition keeps the old sequence.
+    fn count_forgotten(&mut self, hash: KeyHash, share: Option<Share>) {
         if share.is_some() {
-            // A replica that does not hold it need not hear of it: the partition keeps the old
-            // sequence.
             let at = self.index(hash.partition());
             let sequence = self.partitions[at].sequence;
             self.count(hash.partition(), share, None);
@@ -369,8 +373,7 @@ impl Store {
         }
     }
 
-    /// Removes this state of a key, if it is held. The partition keeps the old sequence, as in
-    /// [`purge`](Self::purge).
+    /// Removes this state of a key, if it is held, as if it had never been here.
     fn remove(&mut self, hash: KeyHash, state: Entry) {
         let timers = &mut self.timers;
         let share = self.table.update(hash, state, 0, |state, held| match held {
@@ -380,13 +383,7 @@ impl Store {
             }
             _ => (Change::Keep, None),
         });
-        if share.is_some() {
-            let at = self.index(hash.partition());
-            let sequence = self.partitions[at].sequence;
-            self.count(hash.partition(), share, None);
-            self.partitions[at].sequence = sequence;
-            self.tidy();
-        }
+        self.count_forgotten(hash, share);
     }
 
     /// Removes everything that this node has of the partition.

@@ -20,7 +20,7 @@ const _: () = assert!(is_longer(NEXT_AFTER.saturating_mul(MAX_SLOW as u32 - 1), 
 /// How many bytes a write takes in addition to those of its entry.
 pub(super) const OVERHEAD: usize = 64;
 
-/// For whom a lane is. Partitions that go apart come last.
+/// What a lane serves. Partitions that go apart come last.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) enum LaneId {
     /// For one core of the relay.

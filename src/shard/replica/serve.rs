@@ -86,9 +86,10 @@ impl Replica {
                 let is_of_line = self.copies.is_of_line(partition, &list);
                 self.heard_mark(turn, partition, is_of_line, purged);
                 self.learn(turn, partition, list.clone());
+                // One that knows less has yet to hear what it must not bring.
                 if purged.agreed >= self.copies.mark(partition).agreed {
                     self.offer_from_giver(turn.node, partition, from, list.reference());
-                } // Otherwise it has yet to hear what it must not bring.
+                }
                 Answer::Listed(self.copies.listed(turn.node, partition))
             }
             Request::Fetch(fetch) => self.copies.fetch(partition, fetch),

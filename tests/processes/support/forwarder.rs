@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-/// Where forwarders listen, and where the nodes behind them do, at the same port.
+/// The host of the forwarders, and that of the nodes behind them, at the same port.
 const FRONT: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 1);
 const BEHIND: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 9);
 
