@@ -194,6 +194,8 @@ pub enum ProtocolMutant {
     DeathUntold,
     /// A death by the word of another member is believed without a look of its own.
     HearsayBelieved,
+    /// A pause of a node's own counts as the round trip of a probe.
+    PauseMeasured,
     /// A node takes part before any member has reached it.
     UnreachedAdmitted,
     /// A node that is no member asks its seeds alone to reach it, and no node that turns to it.
@@ -205,7 +207,7 @@ pub enum ProtocolMutant {
 #[cfg(feature = "sim")]
 impl ProtocolMutant {
     /// All mutants.
-    pub const ALL: [Self; 82] = [
+    pub const ALL: [Self; 83] = [
         Self::AcknowledgedFirst,
         Self::PendingCounts,
         Self::AnyList,
@@ -285,6 +287,7 @@ impl ProtocolMutant {
         Self::HelperVouches,
         Self::DeathUntold,
         Self::HearsayBelieved,
+        Self::PauseMeasured,
         Self::UnreachedAdmitted,
         Self::GuestsIgnored,
         Self::CutOffDecides,

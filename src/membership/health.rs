@@ -12,12 +12,15 @@
 //!   timers of SWIM are put off by as much. An answer that was on its way can then still count.
 //!
 //! A distant member is no suspect for its distance. A probe may take as long as round trips to that
-//! member suggest, smoothed as TCP does (RFC 6298), and so may all that follows from the probe.
+//! member suggest, smoothed as TCP does (RFC 6298), and so may all that follows from the probe. The
+//! score does not lengthen a distance: this node's own troubles come on top of it. And a round trip
+//! counts only if this node ran all the while: a pause of its own says nothing of the network.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use crate::clock::Instant;
+use crate::mutants::{ProtocolMutant, rule};
 use crate::types::Identity;
 
 /// The highest score: it gives others eight times as long, as in Lifeguard.
@@ -40,6 +43,8 @@ struct Probe {
     target: Identity,
     at: Instant,
     is_answered: bool,
+    /// Whether this node did not run for some of the time since.
+    is_interrupted: bool,
 }
 
 /// A smoothed round trip, with how much it varies.
@@ -115,7 +120,8 @@ impl Health {
         if self.probes.len() == REMEMBERED {
             self.probes.pop_front();
         }
-        self.probes.push_back(Probe { number, target, at: now, is_answered: false });
+        let probe = Probe { number, target, at: now, is_answered: false, is_interrupted: false };
+        self.probes.push_back(probe);
     }
 
     /// Notes that the target of a probe answered. Only a direct answer measures a round trip.
@@ -141,7 +147,9 @@ impl Health {
         }
         if is_direct {
             self.out_of_reach.remove(target);
-            let sample = now.since(probe.at);
+        }
+        if is_direct && !rule(ProtocolMutant::PauseMeasured, probe.is_interrupted) {
+            let sample = now.since(probe.at).min(MAX_ASSUMED_ROUND_TRIP);
             let round_trip = self.round_trips.entry(*target);
             round_trip.and_modify(|it| it.add(sample)).or_insert(RoundTrip::first(sample));
             match &mut self.typical {
@@ -167,13 +175,26 @@ impl Health {
         }
     }
 
+    /// Notes that a timer is due for `late`. If that is so long that this node did not run, no
+    /// probe that is under way measures a round trip.
+    pub(super) fn is_due_for(&mut self, late: Duration) {
+        if self.is_too_late(late) {
+            self.probes.iter_mut().for_each(|probe| probe.is_interrupted = true);
+        }
+    }
+
     /// Notes that a timer came too late by `late`. Returns how long all other timers are put off.
     pub(super) fn came_late(&mut self, late: Duration) -> Duration {
-        if !self.has_doubts || late < self.probe_rtt / 2 {
+        self.is_due_for(late);
+        if !self.has_doubts || !self.is_too_late(late) {
             return Duration::ZERO;
         }
         self.worsen();
         late
+    }
+
+    fn is_too_late(&self, late: Duration) -> bool {
+        late >= self.probe_rtt / 2
     }
 
     fn worsen(&mut self) {
@@ -185,19 +206,19 @@ impl Health {
     /// Returns how long a direct probe of this member waits instead of `time`: longer if the member
     /// is distant, and if this node doubts itself.
     pub(super) fn direct_time(&self, member: &Identity, time: Duration) -> Duration {
-        time.max(self.longest_round_trip(member)) * (self.score + 1)
+        time.max(self.longest_round_trip(member)) + time * self.score
     }
 
     /// Returns how long the whole probe takes instead of `time`: the indirect one goes twice as
     /// far.
     pub(super) fn probe_time(&self, member: &Identity, time: Duration) -> Duration {
-        time.max(3 * self.longest_round_trip(member)) * (self.score + 1)
+        time.max(3 * self.longest_round_trip(member)) + time * self.score
     }
 
     /// Returns how long this member has to refute a suspicion instead of `time`: it must hear of
     /// it, and answer.
     pub(super) fn suspicion_time(&self, member: &Identity, time: Duration) -> Duration {
-        (time + 2 * self.longest_round_trip(member)) * (self.score + 1)
+        time * (self.score + 1) + 2 * self.longest_round_trip(member)
     }
 
     /// Returns how long nearly all round trips to a member take at most. If none to it was

@@ -301,6 +301,8 @@ impl Membership {
         packet: &[u8],
         actions: &mut Vec<MembershipAction>,
     ) -> Result<(), DatagramError> {
+        // It might have lain in the socket while this node did not run.
+        self.health.is_due_for(self.late_by(now));
         let mut ack = None;
         if let Some((source, message)) = codec::message_of(packet) {
             self.rumours.heard_from(&source);
@@ -392,10 +394,7 @@ impl Membership {
 
     /// Puts all of SWIM's timers off if they come late: this node did not run for that time.
     fn put_off(&mut self, now: Instant) {
-        let is_swim = |timer: &Timer| matches!(timer, Timer::Swim(_));
-        let first = self.timers.iter().find(|(_, timer)| is_swim(timer));
-        let late = first.map_or(Duration::ZERO, |((at, _), _)| now.since(*at));
-        let later = self.health.came_late(late);
+        let later = self.health.came_late(self.late_by(now));
         if later > Duration::ZERO {
             let put_off = |((at, number), timer)| match timer {
                 Timer::Swim(_) => ((at + later, number), timer),
@@ -403,6 +402,12 @@ impl Membership {
             };
             self.timers = std::mem::take(&mut self.timers).into_iter().map(put_off).collect();
         }
+    }
+
+    /// Returns for how long a timer of SWIM is due.
+    fn late_by(&self, now: Instant) -> Duration {
+        let first = self.timers.iter().find(|(_, timer)| matches!(timer, Timer::Swim(_)));
+        first.map_or(Duration::ZERO, |((at, _), _)| now.since(*at))
     }
 
     /// Whether the timer ends a suspicion that was refuted. foca 2.0 declares no member dead then,

@@ -401,6 +401,39 @@ fn who_is_suspected_over_a_return_and_is_silent_is_dead_in_the_end() {
     }
 }
 
+/// Found by the simulator (a member that left was alive for a minute): the answer to a probe lay in
+/// the socket while the node was paused. The pause became the distance of that member, and the
+/// trouble that the pause had shown was multiplied by it: a single probe took twenty seconds.
+#[test]
+fn a_pause_is_no_distance() {
+    let is_soon_dead = |seed, pause| {
+        let mut net = Net::joined(2, seed);
+        // Its probe is under way.
+        let sent = net.sent;
+        net.run_until(|net| net.sent > sent);
+        net.pause(1, pause);
+        net.run(Duration::from_secs(1));
+        net.cut_off.insert(addr(2));
+        let life = net.at(2).identity();
+        net.run(Duration::from_secs(4));
+        net.state(1, life) == Some(State::Dead)
+    };
+    let tenths = [1, 2, 3, 5, 10, 20, 50, 90];
+    let pauses = tenths.map(|tenths| Duration::from_millis(100 * tenths));
+    let all = (0..10).flat_map(|seed| pauses.map(|pause| (seed, pause)));
+    for (seed, pause) in all.clone() {
+        assert!(is_soon_dead(seed, pause), "after {pause:?}, seed {seed}");
+    }
+    #[cfg(feature = "sim")]
+    {
+        use crate::mutants::{ProtocolMutant, set_for_this_thread};
+        set_for_this_thread(Some(ProtocolMutant::PauseMeasured), u16::MAX);
+        let is_late = all.clone().any(|(seed, pause)| !is_soon_dead(seed, pause));
+        set_for_this_thread(None, u16::MAX);
+        assert!(is_late, "with the mutant");
+    }
+}
+
 /// A node asks another one to tell a third one that it is accused.
 #[test]
 fn an_accusation_is_passed_on_between_members_only() {

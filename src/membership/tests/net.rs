@@ -45,6 +45,8 @@ pub(super) struct Net {
     pub(super) sent: u64,
     /// They run, but what they send and what they are sent is lost.
     pub(super) cut_off: BTreeSet<SocketAddr>,
+    /// They do not run, and what they are sent lies in their sockets.
+    paused: BTreeMap<SocketAddr, Vec<(SocketAddr, Vec<u8>)>>,
     /// Every datagram and every change, as (where, what).
     pub(super) trace: Vec<(SocketAddr, MembershipAction)>,
     pub(super) errors: Vec<DatagramError>,
@@ -59,6 +61,7 @@ impl Net {
             in_flight: BTreeMap::new(),
             sent: 0,
             cut_off: BTreeSet::new(),
+            paused: BTreeMap::new(),
             trace: Vec::new(),
             errors: Vec::new(),
         }
@@ -122,8 +125,8 @@ impl Net {
         let end = self.now + time;
         loop {
             let arrival = self.in_flight.first_key_value().map(|((at, _), _)| *at);
-            let deadlines =
-                self.nodes.iter().map(|(at, node)| node.deadline().map(|due| (due, *at)));
+            let running = self.nodes.iter().filter(|(at, _)| !self.paused.contains_key(at));
+            let deadlines = running.map(|(at, node)| node.deadline().map(|due| (due, *at)));
             let wake = deadlines.flatten().min();
             let next = arrival.into_iter().chain(wake.map(|(deadline, _)| deadline)).min();
             let Some(next) = next.filter(|next| *next <= end) else { break };
@@ -135,6 +138,16 @@ impl Net {
             }
         }
         self.now = end;
+    }
+
+    /// Pauses a node for this time. When it goes on, it looks into its socket first.
+    pub(super) fn pause(&mut self, node: u16, time: Duration) {
+        self.paused.insert(addr(node), Vec::new());
+        self.run(time);
+        let waiting = self.paused.remove(&addr(node)).expect("it is paused");
+        waiting
+            .into_iter()
+            .for_each(|(from, datagram)| self.hand_over(from, addr(node), &datagram));
     }
 
     /// Runs until the condition holds, to a fraction of the time that a datagram takes.
@@ -156,9 +169,16 @@ impl Net {
         {
             return;
         }
+        match self.paused.get_mut(&to) {
+            Some(waiting) => waiting.push((from, datagram)),
+            None => self.hand_over(from, to, &datagram),
+        }
+    }
+
+    fn hand_over(&mut self, from: SocketAddr, to: SocketAddr, datagram: &[u8]) {
         let mut result = Ok(());
         self.act_at(to, |membership, now, actions| {
-            result = membership.handle_datagram(now, from, &datagram, actions);
+            result = membership.handle_datagram(now, from, datagram, actions);
         });
         self.errors.extend(result.err());
     }
