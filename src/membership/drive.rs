@@ -6,6 +6,7 @@
 
 use std::net::SocketAddr;
 
+use foca::Timer::ProbeRandomMember;
 use foca::{Header, Member, Message};
 
 use super::Membership;
@@ -150,7 +151,12 @@ impl Membership {
                 foca::Timer::ChangeSuspectToDown { member_id, .. } => {
                     self.health.suspicion_time(member_id, after)
                 }
-                foca::Timer::PeriodicGossip(_) => after.max(self.health.typical_round_trip()),
+                foca::Timer::PeriodicGossip(_) => {
+                    let after = after.max(self.health.typical_round_trip());
+                    // Each time at which something is due wakes the thread.
+                    let probe = self.next_probe().map(|at| at.since(now));
+                    probe.filter(|it| it.abs_diff(after) <= after / 4).unwrap_or(after)
+                }
                 foca::Timer::RemoveDown(dead) => {
                     self.cancel_removal_at(dead.addr);
                     after
@@ -168,6 +174,29 @@ impl Membership {
             }
             let datagram = Datagram::Swim(&packet).encode(self.settings.cluster);
             actions.push(MembershipAction::Send { to: to.addr, datagram });
+        }
+    }
+
+    /// Returns when the next probe begins.
+    fn next_probe(&self) -> Option<Instant> {
+        let is_probe = |timer: &Timer| matches!(timer, Timer::Swim(ProbeRandomMember(_)));
+        self.timers.iter().find(|(_, timer)| is_probe(timer)).map(|((at, _), _)| *at)
+    }
+
+    /// Has what follows a probe without an answer wait for the next probe, as this one was
+    /// answered. foca then only notes that it has come so far.
+    pub(super) fn put_off_indirect_probe(&mut self, target: &Identity) {
+        use foca::Timer::SendIndirectProbe;
+        let is_it = |timer: &Timer| match timer {
+            Timer::Swim(SendIndirectProbe { probed_id, .. }) => probed_id == target,
+            _ => false,
+        };
+        let mut timers = self.timers.iter();
+        let Some(key) = timers.find(|(_, timer)| is_it(timer)).map(|(key, _)| *key) else { return };
+        if let Some(next) = self.next_probe().filter(|next| *next > key.0)
+            && let Some(timer) = self.timers.remove(&key)
+        {
+            self.timers.insert((next, key.1), timer);
         }
     }
 

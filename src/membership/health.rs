@@ -125,16 +125,17 @@ impl Health {
     }
 
     /// Notes that the target of a probe answered. Only a direct answer measures a round trip.
+    /// Returns whether it answered the probe that is under way.
     pub(super) fn probe_answered(
         &mut self,
         now: Instant,
         target: &Identity,
         number: u8,
         is_direct: bool,
-    ) {
+    ) -> bool {
         let is_it =
             |probe: &Probe| probe.number == number && probe.target == *target && !probe.is_answered;
-        let Some(at) = self.probes.iter().rposition(is_it) else { return };
+        let Some(at) = self.probes.iter().rposition(is_it) else { return false };
         let is_over = at + 1 < self.probes.len();
         if is_over {
             // It had counted as unanswered, and was only slow.
@@ -157,6 +158,7 @@ impl Health {
                 None => self.typical = Some(RoundTrip::first(sample)),
             }
         }
+        !is_over
     }
 
     /// Whether the last [`UNHEARD_AFTER`] probes that are over were not answered, by any member and

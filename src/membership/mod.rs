@@ -303,7 +303,7 @@ impl Membership {
     ) -> Result<(), DatagramError> {
         // It might have lain in the socket while this node did not run.
         self.health.is_due_for(self.late_by(now));
-        let mut ack = None;
+        let (mut ack, mut answered) = (None, None);
         if let Some((source, message)) = codec::message_of(packet) {
             self.rumours.heard_from(&source);
             match message {
@@ -311,7 +311,10 @@ impl Membership {
                 // answered by the next "you are dead": at the pace of the network, unless it is
                 // slowed down here.
                 Message::TurnUndead if self.has_just_returned(now) => return Ok(()),
-                Message::Ack(number) => self.health.probe_answered(now, &source, number, true),
+                Message::Ack(number) => {
+                    let ends_probe = self.health.probe_answered(now, &source, number, true);
+                    answered = ends_probe.then_some(source);
+                }
                 Message::ForwardedAck { origin, probe_number } => {
                     self.health.probe_answered(now, &origin, probe_number, false);
                     if self.roster.has_active(&origin) && self.roster.has_active(&source) {
@@ -326,6 +329,9 @@ impl Membership {
         let packet = left.as_deref().unwrap_or(packet);
         self.try_drive(now, actions, |swim, wishes| swim.handle_data(packet, wishes))
             .map_err(drive::datagram_error)?;
+        if let Some(member) = answered.filter(|it| self.roster.has_active(it)) {
+            self.put_off_indirect_probe(&member);
+        }
         if let Some(ack) = ack {
             self.drive(now, actions, |swim, wishes| swim.handle_data(&ack, wishes));
         }

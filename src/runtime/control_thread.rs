@@ -21,7 +21,7 @@ use super::net::datagram::Datagrams;
 use super::net::{ConnectionId, Destination, LossCause, Net, NetEvent};
 use super::ring::Pop;
 use super::shared::Shared;
-use super::tokens::{FIRST_CONNECTION, LISTENER, WAKE};
+use super::tokens::{DATAGRAMS, FIRST_CONNECTION, LISTENER, WAKE};
 use crate::clock::{Instant, Now};
 use crate::control::{Control, ControlAction, ControlEvent, Link, LinkEnd, stamp};
 use crate::events::Event;
@@ -32,6 +32,9 @@ use crate::wire::message::{Channel, Frame, Message};
 /// How many datagrams one pass takes: more than a cluster's gossip brings. A flood of them leaves
 /// the connections and timers their share.
 const DATAGRAMS_PER_PASS: usize = 256;
+
+/// By how much a timer is late at most while the thread runs: the poll rounds up to a millisecond.
+const POLLED_LATE: Duration = Duration::from_millis(5);
 
 /// What the control thread is made of.
 pub(crate) struct ControlThread {
@@ -59,6 +62,8 @@ pub(crate) struct ControlLoop {
     watch: Watch,
     /// Whether the listener has something.
     must_accept: bool,
+    /// Whether the datagram socket may have something.
+    must_receive: bool,
     actions: Vec<ControlAction>,
     net_events: Vec<NetEvent>,
     next_request: u64,
@@ -72,6 +77,7 @@ pub(crate) fn begin(thread: ControlThread) -> ControlLoop {
         thread,
         watch,
         must_accept: false,
+        must_receive: true,
         actions: Vec::new(),
         net_events: Vec::new(),
         next_request: 1,
@@ -142,7 +148,12 @@ impl ControlLoop {
         let now = self.thread.clock.instant();
         let of_work = self.thread.control.deadline().into_iter().chain(self.thread.net.deadline());
         let of_work = of_work.min().filter(|_| self.vouches());
-        of_work.into_iter().chain(self.watch.deadline()).min().map(|at| at.since(now))
+        // A look waits for work that is due soon.
+        let looks_at = self.watch.deadline().map(|at| match of_work {
+            Some(work) if work <= at + LOOKS_AT_CORES_EVERY => work,
+            _ => at,
+        });
+        of_work.into_iter().chain(looks_at).min().map(|at| at.since(now))
     }
 
     /// Whether this node answers probes: all of its cores answer requests.
@@ -229,13 +240,20 @@ impl ControlLoop {
         self.thread.messages.admit();
     }
 
+    /// Reads datagrams if the poll told of some, or if a timer comes late: this thread may have
+    /// stood still since the poll, and what came then is to be known before members are accused.
     fn read_datagrams(&mut self, now: Now) -> bool {
+        let is_late = |at: Instant| now.instant.since(at) > POLLED_LATE;
+        if !self.must_receive && !self.thread.control.deadline().is_some_and(is_late) {
+            return false;
+        }
         let (control, actions) = (&mut self.thread.control, &mut self.actions);
-        self.thread.datagrams.receive(DATAGRAMS_PER_PASS, |from, bytes| {
+        self.must_receive = self.thread.datagrams.receive(DATAGRAMS_PER_PASS, |from, bytes| {
             if let Err(error) = control.handle_datagram(now, from, bytes, actions) {
                 logging::debug!("a datagram from {from} was dropped: {error}");
             }
-        })
+        });
+        self.must_receive
     }
 
     /// Keeps what the poll said, which it says once.
@@ -243,6 +261,7 @@ impl ControlLoop {
         for event in events {
             match event.token() {
                 LISTENER => self.must_accept = true,
+                DATAGRAMS => self.must_receive = true,
                 Token(number) if number >= FIRST_CONNECTION => {
                     self.thread.net.ready(now, event, &mut self.net_events);
                 }
