@@ -180,6 +180,8 @@ pub enum ProtocolMutant {
     FarNotCompared,
     /// A data center that is born again counts as whole before it has what others hold.
     BehindUncounted,
+    /// A replica that was handed a copy which is behind other data centers does not count as behind.
+    BehindNotHanded,
     /// Writes that another data center does not take go with all others.
     RefusedDelays,
     /// Lists of other data centers are taken for those of this one.
@@ -207,7 +209,7 @@ pub enum ProtocolMutant {
 #[cfg(feature = "sim")]
 impl ProtocolMutant {
     /// All mutants.
-    pub const ALL: [Self; 83] = [
+    pub const ALL: [Self; 84] = [
         Self::AcknowledgedFirst,
         Self::PendingCounts,
         Self::AnyList,
@@ -280,6 +282,7 @@ impl ProtocolMutant {
         Self::TombstonesEvicted,
         Self::FarNotCompared,
         Self::BehindUncounted,
+        Self::BehindNotHanded,
         Self::RefusedDelays,
         Self::FarListsCount,
         Self::FarNotAsked,

@@ -460,9 +460,12 @@ impl<C> Parts<'_, C> {
             }
             return self.tell_unanswered(turn, asker, request_id, to);
         }
-        if let Answer::Chunk(Chunk { purged, .. }) = &answer {
+        if let Answer::Chunk(Chunk { purged, is_behind, .. }) = &answer {
             // It was asked about the list that this node knows: no other answer is waited for.
             self.replica.heard_mark(turn, partition, true, *purged);
+            if *is_behind && !in_other_data_center {
+                self.replica.is_given_what_is_behind(turn, partition);
+            }
         }
         if let Answer::Listed(Listed { list, purged, .. }) | Answer::OtherList { list, purged } =
             &mut answer

@@ -1028,6 +1028,7 @@ fn no_answer_of_a_peer_panics() {
                 sequence: 3,
                 extent: Extent::Open,
                 purged,
+                is_behind: false,
             }),
             Answer::Surveyed(Surveyed {
                 entries: Vec::new(),

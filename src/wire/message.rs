@@ -592,4 +592,7 @@ pub(crate) struct Chunk {
     /// What the source has of what was acknowledged before the list that was named.
     pub(crate) extent: Extent,
     pub(crate) purged: PurgeMark,
+    /// Whether the partition began empty in this life of its data center, and was not compared with
+    /// another one yet.
+    pub(crate) is_behind: bool,
 }

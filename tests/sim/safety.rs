@@ -143,6 +143,42 @@ fn a_site_that_starts_again_is_safe_when_it_has_what_others_hold() {
     assert!(noticed, "a site that is safe while it is empty was not noticed");
 }
 
+/// A data center of two nodes that both start again, one after the other: the first one is born
+/// empty, hands its copies to the second one, and starts again. The second one is asked whether it is
+/// safe, and then the other data center is gone. Returns how many of 200 keys are lost.
+fn lost_after_a_second_node_was_safe(seed: u64, mutant: Option<ProtocolMutant>) -> usize {
+    let mut options = SimOptions::default();
+    (options.data_centers, options.partitions, options.mutant) = (2, 64, mutant);
+    (options.replicas, options.write_quorum) = (2, 1);
+    let mut cluster = started(seed, 4, options.clone());
+    for key in 0..200 {
+        write(&mut cluster, key % 4, options.key(key), "value");
+    }
+    wait(&mut cluster, 10 * SECOND, |cluster| cluster.waiting_to_relay() == 0);
+    cluster.crash_node(1);
+    cluster.crash_node(3);
+    wait(&mut cluster, SETTLED_WITHIN, |cluster| cluster.is_dead_for(0, &[1, 3]));
+    cluster.restart_node(1);
+    wait(&mut cluster, SETTLED_WITHIN, SimCluster::see_each_other);
+    cluster.restart_node(3);
+    wait(&mut cluster, SETTLED_WITHIN, SimCluster::is_settled);
+    cluster.crash_node(1);
+    wait(&mut cluster, SETTLED_WITHIN, |cluster| cluster.is_dead_for(3, &[1]));
+    cluster.restart_node(1);
+    assert!(cluster.wait_until_safe(3, 120 * SECOND), "seed {seed}: never safe");
+    (0..200).filter(|key| !cluster.copies(options.key(*key)).iter().any(|it| it.0 % 2 == 1)).count()
+}
+
+#[test]
+fn a_node_is_safe_when_it_has_what_its_empty_source_had_still_to_get() {
+    for seed in 0..5 {
+        assert_eq!(lost_after_a_second_node_was_safe(seed, None), 0, "seed {seed}");
+    }
+    let mutant = Some(ProtocolMutant::BehindNotHanded);
+    let noticed = (0..5).any(|seed| lost_after_a_second_node_was_safe(seed, mutant) > 0);
+    assert!(noticed, "a second node that is safe while it is empty was not noticed");
+}
+
 /// A site that reaches no other is not held up, whether these count as dead, or live and are out of
 /// reach of its cores.
 #[test]

@@ -196,7 +196,7 @@ fn promised(accepted: Option<(Ballot, Arc<List>)>) -> Answer {
 
 fn chunk(sequence: u64, extent: Extent) -> Answer {
     let (entries, purged) = (Vec::new(), PurgeMark::default());
-    Answer::Chunk(Chunk { entries, next: None, sequence, extent, purged })
+    Answer::Chunk(Chunk { entries, next: None, sequence, extent, purged, is_behind: false })
 }
 
 fn other_list(list: Option<Arc<List>>) -> Answer {

@@ -240,7 +240,7 @@ impl Replica {
     /// peer might have evicted, this node evicts too.
     pub(super) fn answer_survey(
         &mut self,
-        node: &Node,
+        (node, now): (&Node, Instant),
         from: &Identity,
         partition: Partition,
         asked: &Survey,
@@ -267,7 +267,7 @@ impl Replica {
             copies.surveyed.complete(pair);
             if node.in_other_data_center(from.node) {
                 let gets_more = !found.missing.is_empty() || !found.outdated.is_empty();
-                copies.behind.was_surveyed(partition, gets_more);
+                copies.behind.was_surveyed(partition, gets_more, now);
             }
             let copies = Comparable { node, copies: &self.copies };
             self.anti_entropy.was_surveyed_by(from, partition, &copies);

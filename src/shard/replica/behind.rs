@@ -7,7 +7,7 @@
 //!
 //! | a partition is behind | |
 //! |---|---|
-//! | from | its birth in this life |
+//! | from | its birth in this life, or when it is handed over by a replica that is behind |
 //! | until | it was compared with one other data center, and has what that had |
 //! | counts as missing while | the first replica of another data center is reached |
 //! | at most for | [`BEHIND_FOR`] after the last one caught up: the others might have no copies |
@@ -41,10 +41,17 @@ pub(super) struct Behind {
 }
 
 impl Behind {
-    /// Notes that a partition is born, empty.
-    pub(super) fn born(&mut self, partition: Partition, now: Instant) {
-        self.partitions.insert(partition, Progress::default());
-        self.since = now;
+    /// Notes that a partition is born, empty, or comes from a replica that is behind with it.
+    pub(super) fn note(&mut self, partition: Partition, now: Instant) {
+        self.partitions.entry(partition).or_insert_with(|| {
+            self.since = now;
+            Progress::default()
+        });
+    }
+
+    /// Whether the partition is behind, and still counts as such.
+    pub(super) fn is_counted(&self, partition: Partition, now: Instant) -> bool {
+        self.contains(partition) && self.counts(now)
     }
 
     pub(super) fn contains(&self, partition: Partition) -> bool {
@@ -60,9 +67,9 @@ impl Behind {
 
     /// Notes that another data center has surveyed the partition to its end. If `gets_more`, what
     /// that found missing in the last part is still to come.
-    pub(super) fn was_surveyed(&mut self, partition: Partition, gets_more: bool) {
+    pub(super) fn was_surveyed(&mut self, partition: Partition, gets_more: bool, now: Instant) {
         if !gets_more {
-            self.partitions.remove(&partition);
+            self.caught_up(partition, now);
         } else if let Some(progress) = self.partitions.get_mut(&partition) {
             progress.is_surveyed = true;
         }
@@ -77,7 +84,11 @@ impl Behind {
 
     /// Returns the partitions that are behind, unless none of them has caught up for long.
     pub(super) fn partitions(&self, now: Instant) -> impl Iterator<Item = Partition> {
-        let counts = rule(ProtocolMutant::BehindUncounted, now.since(self.since) < BEHIND_FOR);
+        let counts = self.counts(now);
         self.partitions.keys().copied().filter(move |_| counts)
+    }
+
+    fn counts(&self, now: Instant) -> bool {
+        rule(ProtocolMutant::BehindUncounted, now.since(self.since) < BEHIND_FOR)
     }
 }

@@ -53,9 +53,22 @@ impl Replica {
         let copy = self.copies.partition_mut(partition);
         copy.whole = copy.opened;
         if is_mine {
-            self.copies.behind.born(partition, turn.now.instant);
+            self.copies.behind.note(partition, turn.now.instant);
         }
         turn.effects.push_back(Effect::ListChanged { partition });
+    }
+
+    /// Notes that a replica from which this node fetches the partition is behind other data centers:
+    /// so is this one, once it has the partition.
+    pub(in crate::shard) fn is_given_what_is_behind<C>(
+        &mut self,
+        turn: &Turn<'_, C>,
+        partition: Partition,
+    ) {
+        let is_pending = self.copies.partition(partition).standing == Standing::Pending;
+        if rule(ProtocolMutant::BehindNotHanded, is_pending) {
+            self.copies.behind.note(partition, turn.now.instant);
+        }
     }
 
     /// Sets what this node is to the partition from now on. Readers on other threads know it before

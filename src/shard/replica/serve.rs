@@ -2,6 +2,7 @@
 
 use super::Replica;
 use super::copies::LocalCopies;
+use crate::clock::Instant;
 use crate::clock::Now;
 use crate::entry::Entry;
 use crate::logging;
@@ -92,7 +93,7 @@ impl Replica {
                 }
                 Answer::Listed(self.copies.listed(turn.node, partition))
             }
-            Request::Fetch(fetch) => self.copies.fetch(partition, fetch),
+            Request::Fetch(fetch) => self.copies.fetch(partition, fetch, turn.now.instant),
             Request::Receipt { list, covers } => {
                 self.receipt(turn.node, partition, from, list, covers)
             }
@@ -113,7 +114,9 @@ impl Replica {
                 self.given(turn, from, partition, (list, entries));
                 Answer::Listed(self.copies.listed(turn.node, partition))
             }
-            Request::Survey(asked) => self.answer_survey(turn.node, &from, partition, &asked),
+            Request::Survey(asked) => {
+                self.answer_survey((turn.node, turn.now.instant), &from, partition, &asked)
+            }
             // The sender takes this node for one of another data center, and this node does not.
             Request::Relay { .. } | Request::Forward { .. } => Answer::Declined,
         }
@@ -223,7 +226,7 @@ impl LocalCopies {
         last_early > 0 && !self.surveyed.covers_early((partition, *peer), last_early)
     }
 
-    fn fetch(&self, partition: Partition, fetch: Fetch) -> Answer {
+    fn fetch(&self, partition: Partition, fetch: Fetch, now: Instant) -> Answer {
         let copy = self.partition(partition);
         let known = copy.list().filter(|known| known.reference() == fetch.list);
         if known.is_none() && fetch.list != ListRef::default() {
@@ -234,8 +237,10 @@ impl LocalCopies {
         if known.is_none() {
             purged.agreed = Agreed::default();
         }
-        let chunk =
-            |entries, next| Answer::Chunk(Chunk { entries, next, sequence, extent, purged });
+        let is_behind = self.behind.is_counted(partition, now);
+        let chunk = |entries, next| {
+            Answer::Chunk(Chunk { entries, next, sequence, extent, purged, is_behind })
+        };
         if fetch.after.is_none() && fetch.digest == self.store.digest(partition) {
             return chunk(Vec::new(), None);
         }

@@ -74,19 +74,21 @@ struct WireChunk<'a> {
     done: bool,
     /// 0 is any, 1 open, 2 whole before, 3 whole.
     extent: u8,
+    is_behind: bool,
     entries: Vec<WireEntry<'a>>,
 }
 
 const _: () = assert!(size_of::<ArchivedWireChunk>() == 56);
 
 fn encode_chunk(chunk: &Chunk) -> Body {
-    let Chunk { entries, next, sequence, extent, purged } = chunk;
+    let Chunk { entries, next, sequence, extent, purged, is_behind } = chunk;
     let chunk = WireChunk {
         sequence: *sequence,
         next: wire_hash(*next),
         purged: wire_mark(*purged),
         done: next.is_none(),
         extent: *extent as u8,
+        is_behind: *is_behind,
         entries: wire_entries(entries),
     };
     Body::of(CHUNK, &chunk)
@@ -100,6 +102,7 @@ fn decode_chunk(reader: &Reader<'_>) -> Result<Message, FrameError> {
         sequence: wire.sequence.to_native(),
         extent: reader.extent(wire.extent)?,
         purged: reader.mark(&wire.purged)?,
+        is_behind: wire.is_behind,
     })))
 }
 

@@ -280,7 +280,8 @@ fn an_answer() -> impl Strategy<Value = Answer> {
         )
             .prop_map(|(entries, next, sequence, extent, horizon)| {
                 let (next, purged) = (next.map(KeyHash), mark(horizon));
-                Answer::Chunk(Chunk { entries, next, sequence, extent, purged })
+                let is_behind = sequence.is_multiple_of(2);
+                Answer::Chunk(Chunk { entries, next, sequence, extent, purged, is_behind })
             }),
         any::<bool>().prop_map(|covered| Answer::Received { covered }),
         Just(Answer::Declined),
@@ -566,6 +567,7 @@ fn what_is_over_a_limit_is_refused_in_every_family() {
                 sequence: 0,
                 extent: Extent::Open,
                 purged: mark(1),
+                is_behind: false,
             }),
             "a version beyond the calendar",
         ),
