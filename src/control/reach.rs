@@ -122,7 +122,9 @@ impl Control {
         if self.reach.tried.len() >= MAX_TRIED
             || self.reach.tried.iter().filter(|it| it.via == via).count() >= MAX_TRIED_FOR_ONE
         {
-            return;
+            // An answer all the same: a link on which questions stay unanswered is ended.
+            let message = ControlMessage::DialedBack { tcp: Reached::NotTried, udp: false };
+            return actions.push(ControlAction::Answer { via, request_id, message });
         }
         let link = Link::to(&identity);
         let known = self.links.values().find(|member| Link::to(&member.identity) == link);
@@ -217,6 +219,10 @@ impl Control {
         udp: bool,
         actions: &mut Actions,
     ) {
+        if tcp == Reached::NotTried {
+            // It is asked again when `ask_at` says.
+            return;
+        }
         let address = self.identity().addr;
         let why = why_not(address, tcp, udp);
         let asked_again = match &why {
@@ -260,7 +266,7 @@ impl Control {
 fn why_not(address: SocketAddr, tcp: Reached, udp: bool) -> Option<String> {
     let advice = "check Config::advertise and the firewall";
     Some(match (tcp, udp) {
-        (Reached::Yes, true) => return None,
+        (Reached::Yes, true) | (Reached::NotTried, _) => return None,
         (Reached::NobodyListens, _) => format!("nobody listens at {address}, TCP: {advice}"),
         (Reached::NoAnswer, _) => format!("no answer from {address}, TCP: {advice}"),
         (Reached::SomebodyElse, _) => format!("another node answers at {address}: {advice}"),

@@ -10,7 +10,7 @@ use crate::placement::Site;
 use crate::quorums::{Count, Quorums};
 use crate::types::{Boot, ClusterHash, NodeHash, Retention};
 use crate::wire::handshake::Local;
-use crate::wire::message::{Channel, Hello, MemberDetails, Status};
+use crate::wire::message::{Channel, ControlMessage, Hello, MemberDetails, Reached, Status};
 
 const NOW: Instant = Instant::from_nanos(1_000_000_000);
 const HOUR: Duration = Duration::from_secs(3600);
@@ -317,4 +317,29 @@ fn is_dead_when_refused(was_up: bool) -> bool {
 fn a_member_that_was_never_reached_is_not_taken_for_dead_when_it_is_refused() {
     assert!(is_dead_when_refused(true));
     assert!(!is_dead_when_refused(false));
+}
+
+/// A question that had no answer ended the link on which it came, as one that swallows what is sent.
+#[test]
+fn who_asks_to_be_reached_while_too_many_are_tried_is_told_to_ask_again() {
+    let (mut control, mut actions) = (control(), Vec::new());
+    for via in 0..300 {
+        let addr = ([127, 0, 0, 2], 1000 + via as u16).into();
+        let identity = Identity { addr, node: NodeHash(via), ..life("b", 1) };
+        let message = ControlMessage::DialBack { identity };
+        control.handle(NOW, ControlEvent::Request { via, request_id: 7, message }, &mut actions);
+    }
+    let not_tried = ControlMessage::DialedBack { tcp: Reached::NotTried, udp: false };
+    let is_told = |action: &&ControlAction| match action {
+        ControlAction::Answer { message, request_id: 7, .. } => *message == not_tried,
+        _ => false,
+    };
+    assert_eq!(actions.iter().filter(is_told).count(), 300 - 256);
+    actions.clear();
+    for _ in 0..3 {
+        let link = Link { addr: life("b", 1).addr, expects: None };
+        let message = not_tried.clone();
+        control.handle(NOW, ControlEvent::Answer { link, message }, &mut actions);
+    }
+    assert!(actions.is_empty(), "it says nothing of this node: {actions:?}");
 }

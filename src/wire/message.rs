@@ -275,6 +275,8 @@ pub(crate) enum Reached {
     NobodyListens,
     NoAnswer,
     SomebodyElse,
+    /// No attempt was made: too many others are under way. The asker asks again.
+    NotTried,
 }
 
 /// What one node knows to be missing before it is safe to stop a node.

@@ -343,6 +343,7 @@ fn encode_dialed_back(tcp: Reached, udp: bool) -> Body {
         Reached::NobodyListens => 1,
         Reached::NoAnswer => 2,
         Reached::SomebodyElse => 3,
+        Reached::NotTried => 4,
     };
     Body::of(DIALED_BACK, &WireDialedBack { tcp, udp })
 }
@@ -354,6 +355,7 @@ fn decode_dialed_back(reader: &Reader<'_>) -> Result<Message, FrameError> {
         1 => Reached::NobodyListens,
         2 => Reached::NoAnswer,
         3 => Reached::SomebodyElse,
+        4 => Reached::NotTried,
         _ => return Err(reader.bad("an unknown outcome")),
     };
     Ok(Message::Control(ControlMessage::DialedBack { tcp, udp: wire.udp }))

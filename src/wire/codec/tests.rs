@@ -335,6 +335,7 @@ fn a_control_message() -> impl Strategy<Value = ControlMessage> {
         Just(Reached::NobodyListens),
         Just(Reached::NoAnswer),
         Just(Reached::SomebodyElse),
+        Just(Reached::NotTried),
     ];
     let absent =
         (an_identity(), "[a-z]{0,20}", any::<u64>()).prop_map(|(identity, data_center, ms)| {
