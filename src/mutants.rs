@@ -180,7 +180,7 @@ pub enum ProtocolMutant {
     FarNotCompared,
     /// A data center that is born again counts as whole before it has what others hold.
     BehindUncounted,
-    /// A replica that was handed a copy which is behind other data centers does not count as behind.
+    /// A replica that is given a copy which is behind other data centers does not count as behind.
     BehindNotHanded,
     /// Writes that another data center does not take go with all others.
     RefusedDelays,

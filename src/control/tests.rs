@@ -319,7 +319,7 @@ fn a_member_that_was_never_reached_is_not_taken_for_dead_when_it_is_refused() {
     assert!(!is_dead_when_refused(false));
 }
 
-/// A question that had no answer ended the link on which it came, as one that swallows what is sent.
+/// A question that had no answer ended its link, as one that swallows what is sent.
 #[test]
 fn who_asks_to_be_reached_while_too_many_are_tried_is_told_to_ask_again() {
     let (mut control, mut actions) = (control(), Vec::new());

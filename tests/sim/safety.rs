@@ -144,8 +144,8 @@ fn a_site_that_starts_again_is_safe_when_it_has_what_others_hold() {
 }
 
 /// A data center of two nodes that both start again, one after the other: the first one is born
-/// empty, hands its copies to the second one, and starts again. The second one is asked whether it is
-/// safe, and then the other data center is gone. Returns how many of 200 keys are lost.
+/// empty, hands its copies to the second one, and starts again. The second one is asked whether it
+/// is safe, and then the other data center is gone. Returns how many of 200 keys are lost.
 fn lost_after_a_second_node_was_safe(seed: u64, mutant: Option<ProtocolMutant>) -> usize {
     let mut options = SimOptions::default();
     (options.data_centers, options.partitions, options.mutant) = (2, 64, mutant);

@@ -58,8 +58,8 @@ impl Replica {
         turn.effects.push_back(Effect::ListChanged { partition });
     }
 
-    /// Notes that a replica from which this node fetches the partition is behind other data centers:
-    /// so is this one, once it has the partition.
+    /// Notes that a replica from which this node fetches the partition is behind other data
+    /// centers. So is this one, once it has the partition.
     pub(in crate::shard) fn is_given_what_is_behind<C>(
         &mut self,
         turn: &Turn<'_, C>,
