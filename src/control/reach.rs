@@ -73,8 +73,10 @@ impl Control {
     }
 
     fn link_to_ask(&self) -> Option<Link> {
-        let mut up = self.links.values().filter(|link| link.state == LinkState::Up);
-        up.next().filter(|_| !self.reach.is_certain).map(|member| Link::to(&member.identity))
+        let up = || self.links.values().filter(|link| link.state == LinkState::Up);
+        let place = self.reach.passed_over.checked_rem(up().count())?;
+        let member = up().nth(place).filter(|_| !self.reach.is_certain);
+        member.map(|member| Link::to(&member.identity))
     }
 
     pub(super) fn reach_deadline(&self) -> Option<Instant> {
@@ -220,7 +222,8 @@ impl Control {
         actions: &mut Actions,
     ) {
         if tcp == Reached::NotTried {
-            // It is asked again when `ask_at` says.
+            // Another one is asked next, when `ask_at` says.
+            self.reach.passed_over = self.reach.passed_over.wrapping_add(1);
             return;
         }
         let address = self.identity().addr;
@@ -266,9 +269,11 @@ impl Control {
 fn why_not(address: SocketAddr, tcp: Reached, udp: bool) -> Option<String> {
     let advice = "check Config::advertise and the firewall";
     Some(match (tcp, udp) {
-        (Reached::Yes, true) | (Reached::NotTried, _) => return None,
+        (Reached::Yes, true) => return None,
         (Reached::NobodyListens, _) => format!("nobody listens at {address}, TCP: {advice}"),
-        (Reached::NoAnswer, _) => format!("no answer from {address}, TCP: {advice}"),
+        (Reached::NoAnswer | Reached::NotTried, _) => {
+            format!("no answer from {address}, TCP: {advice}")
+        }
         (Reached::SomebodyElse, _) => format!("another node answers at {address}: {advice}"),
         (Reached::Yes, false) => {
             format!(

@@ -370,6 +370,8 @@ impl Finding {
 pub(super) struct Reach {
     /// Whether a member has reached this node.
     pub(super) is_certain: bool,
+    /// How many members had no time to try.
+    pub(super) passed_over: usize,
     pub(super) ask_at: Instant,
     pub(super) failures: u32,
     pub(super) failure: Option<String>,

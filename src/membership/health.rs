@@ -14,7 +14,8 @@
 //! A distant member is no suspect for its distance. A probe may take as long as round trips to that
 //! member suggest, smoothed as TCP does (RFC 6298), and so may all that follows from the probe. The
 //! score does not lengthen a distance: this node's own troubles come on top of it. And a round trip
-//! counts only if this node ran all the while: a pause of its own says nothing of the network.
+//! counts only if this node ran all the while, as far as its timers tell: a pause of its own says
+//! nothing of the network.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -177,9 +178,9 @@ impl Health {
         }
     }
 
-    /// Notes that a timer is due for `late`. If that is so long that this node did not run, no
-    /// probe that is under way measures a round trip.
-    pub(super) fn is_due_for(&mut self, late: Duration) {
+    /// Notes that a timer has been due for `late`. From half a probe on this node did not run, and
+    /// no probe that is under way measures a round trip.
+    pub(super) fn note_lateness(&mut self, late: Duration) {
         if self.is_too_late(late) {
             self.probes.iter_mut().for_each(|probe| probe.is_interrupted = true);
         }
@@ -187,7 +188,7 @@ impl Health {
 
     /// Notes that a timer came too late by `late`. Returns how long all other timers are put off.
     pub(super) fn came_late(&mut self, late: Duration) -> Duration {
-        self.is_due_for(late);
+        self.note_lateness(late);
         if !self.has_doubts || !self.is_too_late(late) {
             return Duration::ZERO;
         }

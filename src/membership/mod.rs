@@ -302,7 +302,7 @@ impl Membership {
         actions: &mut Vec<MembershipAction>,
     ) -> Result<(), DatagramError> {
         // It might have lain in the socket while this node did not run.
-        self.health.is_due_for(self.late_by(now));
+        self.health.note_lateness(self.late_by(now));
         let (mut ack, mut answered) = (None, None);
         if let Some((source, message)) = codec::message_of(packet) {
             self.rumours.heard_from(&source);
@@ -313,7 +313,10 @@ impl Membership {
                 Message::TurnUndead if self.has_just_returned(now) => return Ok(()),
                 Message::Ack(number) => {
                     let ends_probe = self.health.probe_answered(now, &source, number, true);
-                    answered = ends_probe.then_some(source);
+                    // foca believes no answer to an earlier identity.
+                    let header = codec::header_of(packet);
+                    let is_for_us = header.is_some_and(|header| header.dst == self.own);
+                    answered = (ends_probe && is_for_us).then_some(source);
                 }
                 Message::ForwardedAck { origin, probe_number } => {
                     self.health.probe_answered(now, &origin, probe_number, false);

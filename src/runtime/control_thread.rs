@@ -33,9 +33,6 @@ use crate::wire::message::{Channel, Frame, Message};
 /// the connections and timers their share.
 const DATAGRAMS_PER_PASS: usize = 256;
 
-/// By how much a timer is late at most while the thread runs: the poll rounds up to a millisecond.
-const POLLED_LATE: Duration = Duration::from_millis(5);
-
 /// What the control thread is made of.
 pub(crate) struct ControlThread {
     pub(crate) poll: Poll,
@@ -138,6 +135,7 @@ impl ControlLoop {
             Err(_) => {
                 // Interrupted, it has not filled in any events.
                 events.clear();
+                self.must_receive = true;
                 Ok(())
             }
             Ok(()) => Ok(()),
@@ -150,7 +148,7 @@ impl ControlLoop {
         let of_work = of_work.min().filter(|_| self.vouches());
         // A look waits for work that is due soon.
         let looks_at = self.watch.deadline().map(|at| match of_work {
-            Some(work) if work <= at + LOOKS_AT_CORES_EVERY => work,
+            Some(work) if work <= at + LOOKS_AT_CORES_EVERY / 2 => work,
             _ => at,
         });
         of_work.into_iter().chain(looks_at).min().map(|at| at.since(now))
@@ -240,11 +238,11 @@ impl ControlLoop {
         self.thread.messages.admit();
     }
 
-    /// Reads datagrams if the poll told of some, or if a timer comes late: this thread may have
-    /// stood still since the poll, and what came then is to be known before members are accused.
+    /// Reads datagrams if the poll told of some, or if something is due: this thread may have stood
+    /// still since the poll, and what came then is to be known before members are accused.
     fn read_datagrams(&mut self, now: Now) -> bool {
-        let is_late = |at: Instant| now.instant.since(at) > POLLED_LATE;
-        if !self.must_receive && !self.thread.control.deadline().is_some_and(is_late) {
+        let is_due = |at: Instant| at <= now.instant;
+        if !self.must_receive && !self.thread.control.deadline().is_some_and(is_due) {
             return false;
         }
         let (control, actions) = (&mut self.thread.control, &mut self.actions);

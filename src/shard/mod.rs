@@ -97,7 +97,7 @@ use crate::store::{Readers, View};
 use crate::types::{Boot, Identity, NodeHash};
 #[cfg(feature = "sim")]
 use crate::types::{KeyHash, Partition};
-use crate::wire::message::{Answer, Chunk, Listed, Request, Route};
+use crate::wire::message::{Answer, Listed, Request, Route};
 
 // What goes in and out: events and actions, calls and outcomes, makers of calls.
 mod caller;
@@ -460,11 +460,11 @@ impl<C> Parts<'_, C> {
             }
             return self.tell_unanswered(turn, asker, request_id, to);
         }
-        if let Answer::Chunk(Chunk { purged, is_behind, .. }) = &answer {
+        if let Answer::Chunk(chunk) = &answer {
             // It was asked about the list that this node knows: no other answer is waited for.
-            self.replica.heard_mark(turn, partition, true, *purged);
-            if *is_behind && !in_other_data_center {
-                self.replica.is_given_what_is_behind(turn, partition);
+            self.replica.heard_mark(turn, partition, true, chunk.purged);
+            if !in_other_data_center {
+                self.replica.heard_behind(turn, partition, chunk);
             }
         }
         if let Answer::Listed(Listed { list, purged, .. }) | Answer::OtherList { list, purged } =

@@ -1306,3 +1306,48 @@ fn a_write_that_was_overwritten_still_waits_for_every_live_replica() {
     shard.turn();
     assert!(matches!(shard.replies()[..], [(1, Outcome::Written(Ok(())))]));
 }
+
+/// What other data centers relay waits here for replicas that are slow, and was bounded by how many
+/// nodes relay alone.
+#[test]
+fn what_is_relayed_here_beyond_the_limit_is_sent_again_by_whom_it_is_kept() {
+    // A sixteenth of it may wait.
+    let mut shard: Driven = born(ShardConfig { memory: Some(16 << 20), ..config(2) }, 2);
+    let member = |number, data_center: &str| Member {
+        identity: identity(number),
+        id: NodeId::new(&format!("n{number}")),
+        cores: 1,
+        site: Site { data_center: data_center.into(), ..Site::default() },
+        leaving: false,
+    };
+    let placement =
+        Placement::new(vec![member(0, ""), member(1, "")], Count::Exactly(2), 2, Gone::new());
+    let placement = placement.with_other_data_centers(vec![member(9, "far")]);
+    let (placement, stage) = (Arc::new(placement), Stage::Born { members_digest: 0 });
+    shard.tell(Event::Placement { placement, stage });
+    let relay = |shard: &mut Driven, key: &[u8], bytes: usize| {
+        let value = vec![0; bytes];
+        let version = Version(WALL_MICROS << 10);
+        let entries = vec![Entry::new(key, Content::Value(&value), version, None)];
+        let (partition, request) =
+            (KeyHash::of(CLUSTER, key).partition(), Request::Relay { entries, route: None });
+        shard.actions.clear();
+        let from = identity(9);
+        shard.tell(Event::Request { via: 2, from, partition, request_id: 5, request });
+        shard.turn();
+        let is_answer = |action: &Action<u32>| matches!(action, Action::Answer { via: 2, .. });
+        shard.actions.iter().position(is_answer).map(|at| match shard.actions.remove(at) {
+            Action::Answer { answer, .. } => answer,
+            _ => unreachable!("it was an answer"),
+        })
+    };
+    // However large, one is always taken.
+    assert_eq!(relay(&mut shard, b"a", 2 << 20), None);
+    let first = std::mem::take(&mut shard.actions);
+    assert_eq!(relay(&mut shard, b"b", 100), Some(Answer::Busy));
+    shard.actions = first;
+    shard.others_acknowledge();
+    assert_eq!(relay(&mut shard, b"b", 700 << 10), None);
+    assert_eq!(relay(&mut shard, b"c", 200 << 10), None);
+    assert_eq!(relay(&mut shard, b"d", 200 << 10), Some(Answer::Busy));
+}

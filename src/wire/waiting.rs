@@ -6,6 +6,7 @@
 //! | requests | a peer that does not read | they are owed to it, and offered again |
 //! | acknowledged writes | a replica that missed them | the oldest is left to anti-entropy |
 //! | acknowledged writes | another data center | the oldest is left to anti-entropy |
+//! | batches of another data center | replicas here | the senders keep them, and try again |
 //!
 //! [`Config::max_memory`]: crate::Config::max_memory
 
@@ -21,8 +22,8 @@ const MEMORY_PART: usize = 16;
 
 const _: () = assert!(MIN_REQUEST_BYTES < MAX_WAITING_BYTES);
 
-/// Returns how many bytes may wait, of each kind and for each destination, on a core with this much
-/// memory.
+/// Returns how many bytes may wait on a core with this much memory: of each kind and for each
+/// destination. Batches of other data centers count together.
 pub(crate) const fn max_waiting_bytes(memory: Option<usize>) -> usize {
     match memory {
         Some(memory) if memory / MEMORY_PART < MAX_WAITING_BYTES => memory / MEMORY_PART,

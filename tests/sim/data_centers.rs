@@ -143,6 +143,9 @@ fn a_data_center_that_is_cut_off_serves_on_and_catches_up() {
             cluster
                 .run_until(10 * SECOND, |it| HERE.iter().all(|node| it.is_dead_for(*node, &THERE)))
         );
+        // A node that has just missed some answers acts on deaths when it has one. Of two writes of
+        // a key that are both on their way then, both wait.
+        cluster.run_for(2 * SECOND);
         for key in 0..10 {
             set(&mut cluster, HERE[key % 3], key, "here");
             // Of several writes of a key the last one is sent.

@@ -18,11 +18,15 @@ use crate::shard::requests::Asker;
 use crate::shard::turn::Turn;
 use crate::types::KeyHash;
 use crate::wire::message::{Answer, Request, Route};
+use crate::wire::waiting::max_waiting_bytes;
 
 /// Writes for other data centers, and those of others that are being written here.
 pub(in crate::shard) struct Relaying {
     relays: Relays,
     batches: BTreeMap<RelayId, Batch>,
+    /// How many bytes the batches have that are being written here, and may have.
+    taken_bytes: usize,
+    max_taken_bytes: usize,
 }
 
 /// A batch of another data center's writes that are being written here.
@@ -31,11 +35,17 @@ struct Batch {
     /// How many have no outcome yet, and one more while they are begun.
     open: usize,
     written: Vec<u16>,
+    bytes: usize,
 }
 
 impl Relaying {
     pub(super) fn new(config: &ShardConfig) -> Self {
-        Self { relays: Relays::new(config.memory), batches: BTreeMap::new() }
+        Self {
+            relays: Relays::new(config.memory),
+            batches: BTreeMap::new(),
+            taken_bytes: 0,
+            max_taken_bytes: max_waiting_bytes(config.memory),
+        }
     }
 
     /// Takes up which other data centers there are.
@@ -100,17 +110,24 @@ impl Relaying {
         (self.relays.waiting(), self.relays.waiting_for_reachable(), self.relays.given_up())
     }
 
-    /// Begins to write what another data center has acknowledged.
+    /// Begins to write what another data center has acknowledged. If there is no room for a batch,
+    /// as others are being written, the node that keeps it sends it again later.
     pub(super) fn begin_batch<C>(
         &mut self,
         turn: &mut Turn<'_, C>,
         address: ReturnAddress,
         entries: Vec<Entry>,
     ) {
+        let bytes: usize = entries.iter().map(Entry::bytes).sum();
+        let is_too_much = self.taken_bytes + bytes > self.max_taken_bytes;
+        if !self.batches.is_empty() && is_too_much {
+            return turn.answer(address, Answer::Busy);
+        }
+        self.taken_bytes += bytes;
         let id = RelayId(turn.requests.new_id());
         let can_write = turn.node.check_alive(turn.node.config.quorums.write, || None).is_ok();
         let open = entries.len() + 1;
-        self.batches.insert(id, Batch { address, open, written: Vec::new() });
+        self.batches.insert(id, Batch { address, open, written: Vec::new(), bytes });
         for (place, entry) in (0..).zip(entries) {
             if !can_write {
                 self.written(turn, id, place, false);
@@ -141,8 +158,10 @@ impl Relaying {
         let Some(batch) = self.batches.get_mut(&id) else { return };
         batch.open -= 1;
         if batch.open == 0
-            && let Some(Batch { address, written: mut places, .. }) = self.batches.remove(&id)
+            && let Some(Batch { address, written: mut places, bytes, .. }) =
+                self.batches.remove(&id)
         {
+            self.taken_bytes -= bytes;
             places.sort_unstable();
             turn.answer(address, Answer::Relayed { places });
         }

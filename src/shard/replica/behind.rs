@@ -8,9 +8,9 @@
 //! | a partition is behind | |
 //! |---|---|
 //! | from | its birth in this life, or when it is handed over by a replica that is behind |
-//! | until | it was compared with one other data center, and has what that had |
+//! | until | it has what one other data center had, or merged a copy that has |
 //! | counts as missing while | the first replica of another data center is reached |
-//! | at most for | [`BEHIND_FOR`] after the last one caught up: the others might have no copies |
+//! | at most for | [`BEHIND_FOR`] after the last change: the others might have no copies |
 //!
 //! One data center is enough. Two spokes of a hub do not reach each other, and what the hub has,
 //! the others have soon.
@@ -36,17 +36,22 @@ struct Progress {
 #[derive(Default)]
 pub(super) struct Behind {
     partitions: BTreeMap<Partition, Progress>,
-    /// When the last one was born, or caught up.
+    /// When the last one was born, was handed over, or caught up.
     since: Instant,
 }
 
 impl Behind {
     /// Notes that a partition is born, empty, or comes from a replica that is behind with it.
-    pub(super) fn note(&mut self, partition: Partition, now: Instant) {
-        self.partitions.entry(partition).or_insert_with(|| {
+    pub(super) fn mark(&mut self, partition: Partition, now: Instant) {
+        // What a copy before this one was given says nothing of it.
+        if self.partitions.insert(partition, Progress::default()).is_none() {
             self.since = now;
-            Progress::default()
-        });
+        }
+    }
+
+    /// Notes that this node has no copy of the partition any more.
+    pub(super) fn dropped(&mut self, partition: Partition) {
+        self.partitions.remove(&partition);
     }
 
     /// Whether the partition is behind, and still counts as such.

@@ -18,7 +18,7 @@ use crate::shard::requests::{HandoffKind, ReplicaAsker};
 use crate::shard::timers::Timer;
 use crate::shard::turn::Turn;
 use crate::types::{Identity, Partition};
-use crate::wire::message::Answer;
+use crate::wire::message::{Answer, Chunk};
 
 /// How often members that have something to do about a list are told it, and how soon the first
 /// time. A node that was cut off goes by an old list until then.
@@ -53,21 +53,28 @@ impl Replica {
         let copy = self.copies.partition_mut(partition);
         copy.whole = copy.opened;
         if is_mine {
-            self.copies.behind.note(partition, turn.now.instant);
+            self.copies.behind.mark(partition, turn.now.instant);
         }
         turn.effects.push_back(Effect::ListChanged { partition });
     }
 
-    /// Notes that a replica from which this node fetches the partition is behind other data
-    /// centers. So is this one, once it has the partition.
-    pub(in crate::shard) fn is_given_what_is_behind<C>(
+    /// Notes whether a replica of which this node merges the copy is behind other data centers. So
+    /// is this one then, if it had no copy; and if it had one, it has caught up with that replica.
+    pub(in crate::shard) fn heard_behind<C>(
         &mut self,
         turn: &Turn<'_, C>,
         partition: Partition,
+        Chunk { is_behind, next, .. }: &Chunk,
     ) {
-        let is_pending = self.copies.partition(partition).standing == Standing::Pending;
-        if rule(ProtocolMutant::BehindNotHanded, is_pending) {
-            self.copies.behind.note(partition, turn.now.instant);
+        let now = turn.now.instant;
+        match self.copies.partition(partition).standing {
+            Standing::Pending if rule(ProtocolMutant::BehindNotHanded, *is_behind) => {
+                self.copies.behind.mark(partition, now);
+            }
+            Standing::Synced if !is_behind && next.is_none() => {
+                self.copies.behind.caught_up(partition, now);
+            }
+            Standing::Pending | Standing::Synced | Standing::Outside => {}
         }
     }
 
@@ -83,6 +90,9 @@ impl Replica {
         copy.is_alone =
             serves && copy.list.as_ref().is_some_and(|list| list.has_members(&[node.me]));
         self.copies.store.serve(partition, serves);
+        if standing == Standing::Outside {
+            self.copies.behind.dropped(partition);
+        }
     }
 
     /// Hears of a list, and returns whether it counts from now on. It does if it is above the known

@@ -2,8 +2,7 @@
 
 use super::Replica;
 use super::copies::LocalCopies;
-use crate::clock::Instant;
-use crate::clock::Now;
+use crate::clock::{Instant, Now};
 use crate::entry::Entry;
 use crate::logging;
 use crate::mutants::{ProtocolMutant, rule};
