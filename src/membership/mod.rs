@@ -304,7 +304,7 @@ impl Membership {
         // It might have lain in the socket while this node did not run.
         self.health.note_lateness(self.late_by(now));
         let (mut ack, mut answered) = (None, None);
-        if let Some((source, message)) = codec::message_of(packet) {
+        if let Some(Header { src: source, dst, message, .. }) = codec::header_of(packet) {
             self.rumours.heard_from(&source);
             match message {
                 // If another identity holds our address with a better right, each return is
@@ -314,9 +314,7 @@ impl Membership {
                 Message::Ack(number) => {
                     let ends_probe = self.health.probe_answered(now, &source, number, true);
                     // foca believes no answer to an earlier identity.
-                    let header = codec::header_of(packet);
-                    let is_for_us = header.is_some_and(|header| header.dst == self.own);
-                    answered = (ends_probe && is_for_us).then_some(source);
+                    answered = (ends_probe && dst == self.own).then_some(source);
                 }
                 Message::ForwardedAck { origin, probe_number } => {
                     self.health.probe_answered(now, &origin, probe_number, false);

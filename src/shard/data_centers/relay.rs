@@ -24,8 +24,7 @@ use crate::wire::waiting::max_waiting_bytes;
 pub(in crate::shard) struct Relaying {
     relays: Relays,
     batches: BTreeMap<RelayId, Batch>,
-    /// How many bytes the batches have that are being written here, and may have.
-    taken_bytes: usize,
+    /// How many bytes the batches may have that are being written here.
     max_taken_bytes: usize,
 }
 
@@ -43,7 +42,6 @@ impl Relaying {
         Self {
             relays: Relays::new(config.memory),
             batches: BTreeMap::new(),
-            taken_bytes: 0,
             max_taken_bytes: max_waiting_bytes(config.memory),
         }
     }
@@ -119,11 +117,11 @@ impl Relaying {
         entries: Vec<Entry>,
     ) {
         let bytes: usize = entries.iter().map(Entry::bytes).sum();
-        let is_too_much = self.taken_bytes + bytes > self.max_taken_bytes;
+        let taken: usize = self.batches.values().map(|batch| batch.bytes).sum();
+        let is_too_much = taken + bytes > self.max_taken_bytes;
         if !self.batches.is_empty() && is_too_much {
             return turn.answer(address, Answer::Busy);
         }
-        self.taken_bytes += bytes;
         let id = RelayId(turn.requests.new_id());
         let can_write = turn.node.check_alive(turn.node.config.quorums.write, || None).is_ok();
         let open = entries.len() + 1;
@@ -158,10 +156,8 @@ impl Relaying {
         let Some(batch) = self.batches.get_mut(&id) else { return };
         batch.open -= 1;
         if batch.open == 0
-            && let Some(Batch { address, written: mut places, bytes, .. }) =
-                self.batches.remove(&id)
+            && let Some(Batch { address, written: mut places, .. }) = self.batches.remove(&id)
         {
-            self.taken_bytes -= bytes;
             places.sort_unstable();
             turn.answer(address, Answer::Relayed { places });
         }
