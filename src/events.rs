@@ -107,6 +107,17 @@ pub enum Event {
         /// What happened, and what to check.
         reason: String,
     },
+    /// Nodes that this one heard of were left out, as there are more than it remembers (4096, those
+    /// that died within a day among them) or more at a time than it takes up from datagrams (64 a
+    /// second, after the first 256).
+    ///
+    /// The members tell each other of all others over connections as well, so that one that lives
+    /// is a member within seconds. If there are not so many nodes, a host that is no node sends
+    /// forged datagrams. This event comes at most once a minute.
+    MembersLeftOut {
+        /// How many times one was left out since this node was started.
+        count: u64,
+    },
     /// The cluster has its first partitions, all of them empty: no node had any data before.
     Born {
         /// How many members the cluster had at its birth.

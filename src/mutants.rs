@@ -196,6 +196,10 @@ pub enum ProtocolMutant {
     DeathUntold,
     /// A death by the word of another member is believed without a look of its own.
     HearsayBelieved,
+    /// Whoever sends what looks like a packet of a node is believed, however many there are.
+    StrangersBelieved,
+    /// Who asks whether it is safe takes no answer that comes later than a tenth of a second.
+    AnswersCutOff,
     /// A pause of a node's own counts as the round trip of a probe.
     PauseMeasured,
     /// A node takes part before any member has reached it.
@@ -209,7 +213,7 @@ pub enum ProtocolMutant {
 #[cfg(feature = "sim")]
 impl ProtocolMutant {
     /// All mutants.
-    pub const ALL: [Self; 84] = [
+    pub const ALL: [Self; 86] = [
         Self::AcknowledgedFirst,
         Self::PendingCounts,
         Self::AnyList,
@@ -290,6 +294,8 @@ impl ProtocolMutant {
         Self::HelperVouches,
         Self::DeathUntold,
         Self::HearsayBelieved,
+        Self::StrangersBelieved,
+        Self::AnswersCutOff,
         Self::PauseMeasured,
         Self::UnreachedAdmitted,
         Self::GuestsIgnored,

@@ -1,7 +1,7 @@
 //! The small nouns of the system, each its own type so that none is taken for another.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +15,10 @@ pub(crate) const PARTITIONS: u16 = 4096;
 
 /// The longest node id and cluster name, in bytes. Both travel in one small handshake frame.
 pub const MAX_NAME_BYTES: usize = 255;
+
+/// The most members of a cluster that a node remembers, the dead ones of a day included. Where there
+/// is no room for one that lives, those that have been dead for longest are forgotten.
+pub(crate) const MAX_MEMBERS: usize = 4096;
 
 /// The longest key, in bytes (64 KiB − 1): its length fits in 16 bits of an entry's header.
 pub const MAX_KEY_BYTES: usize = u16::MAX as usize;
@@ -216,6 +220,10 @@ impl Cores {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub(crate) struct Boot(pub(crate) u64);
 
+/// The latest boot that is believed: the year 2100. No node could ever count as later than one with
+/// the highest number there is.
+pub(crate) const MAX_BOOT: Boot = Boot(4_102_444_800_000);
+
 /// A member as the protocol names it: which node, which life of it, and its address. At most 37
 /// bytes on the wire.
 ///
@@ -240,6 +248,18 @@ impl Identity {
     /// dead in between.
     pub(crate) fn life(&self) -> Self {
         Self { returns: 0, ..*self }
+    }
+
+    /// Whether a node can be reached at its address, and can count as later than it. What comes from
+    /// another host is looked at here, over TCP and UDP: a node sends to every member that it
+    /// believes in.
+    pub(crate) fn is_possible(&self) -> bool {
+        let ip = self.addr.ip();
+        let is_one_host = match ip.to_canonical() {
+            IpAddr::V4(ip) => !ip.is_broadcast() && !ip.is_unspecified() && !ip.is_multicast(),
+            IpAddr::V6(ip) => !ip.is_unspecified() && !ip.is_multicast(),
+        };
+        is_one_host && self.addr.port() != 0 && self.boot <= MAX_BOOT
     }
 
     /// An order over identities that every node agrees on.

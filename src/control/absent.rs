@@ -71,8 +71,12 @@ impl Absent {
             self.add(now, Life { identity: *identity, data_center, heard: (now, Duration::ZERO) });
         }
         let Self { lives, here, retention } = self;
+        let mut by_node: BTreeMap<NodeHash, Vec<&Record>> = BTreeMap::new();
+        for known in records {
+            by_node.entry(known.identity.node).or_default().push(known);
+        }
         lives.retain(|node, life| {
-            let of_node = || records.iter().filter(|known| known.identity.node == *node);
+            let of_node = || by_node.get(node).into_iter().flatten().copied();
             let is_here_or_lost = |known: &Record| match known.state {
                 State::Dead => known.identity.boot > life.identity.boot,
                 State::Alive | State::Suspect | State::Left => {

@@ -22,10 +22,14 @@ use crate::shard::{Debt, Stage};
 use crate::types::{Identity, NodeHash};
 use crate::wire::message::{ControlMessage, NodeDebt};
 
-/// How long a round of questions takes at most, and at least. An answer that comes later is not
-/// waited for, and is asked for again.
+/// How far apart rounds of questions are, and how far at least if a caller waits for a short time.
 const ROUND_PERIOD: Duration = Duration::from_millis(100);
 const MIN_ROUND_PERIOD: Duration = Duration::from_millis(10);
+
+/// How long answers are waited for at most, before all are asked again. After each round to which
+/// some member had no answer the time doubles, from [`ROUND_PERIOD`] up to this. On a busy host an
+/// answer takes long, and one to an earlier round does not count.
+const MAX_PATIENCE: Duration = Duration::from_millis(3200);
 
 /// How many questions a node passes on at a time, for others. At the limit it forgets the oldest,
 /// whose asker asks again in its next round.
@@ -41,7 +45,15 @@ impl Control {
         actions: &mut Actions,
     ) {
         let until = self.safety.as_ref().map_or(until, |others| others.until.max(until));
-        self.safety = Some(Safety { ticket, until, round: 0, ask_at: now, heard: BTreeMap::new() });
+        self.safety = Some(Safety {
+            ticket,
+            until,
+            round: 0,
+            ask_at: now,
+            again_at: now,
+            patience: ROUND_PERIOD,
+            heard: BTreeMap::new(),
+        });
         self.handle_safety_timer(now, actions);
     }
 
@@ -53,7 +65,14 @@ impl Control {
     pub(super) fn handle_safety_timer(&mut self, now: Instant, actions: &mut Actions) {
         let Some(mut safety) = self.safety.take_if(|safety| safety.ask_at <= now) else { return };
         if safety.round > 0 {
-            actions.push(ControlAction::Risks(self.risks(&safety)));
+            let risks = self.risks(&safety);
+            safety.patience = match has_silent(&risks) {
+                true if rule(ProtocolMutant::AnswersCutOff, true) => {
+                    (safety.patience * 2).min(MAX_PATIENCE)
+                }
+                _ => ROUND_PERIOD,
+            };
+            actions.push(ControlAction::Risks(risks));
         }
         if safety.until <= now {
             return;
@@ -63,7 +82,9 @@ impl Control {
         safety.round = round;
         safety.heard.clear();
         // However short a time a caller waits, the outcome of one round is known before.
-        safety.ask_at = now + ROUND_PERIOD.min(safety.until.since(now) / 2).max(MIN_ROUND_PERIOD);
+        let at_most = safety.until.since(now) / 2;
+        let after = |time: Duration| now + time.min(at_most).max(MIN_ROUND_PERIOD);
+        (safety.again_at, safety.ask_at) = (after(ROUND_PERIOD), after(safety.patience));
         self.safety = Some(safety);
         let up = self.links.values().filter(|member| member.state == LinkState::Up);
         let up: Vec<Identity> = up.map(|member| member.identity).collect();
@@ -125,11 +146,14 @@ impl Control {
         };
         safety.heard.insert(node, debt);
         let ticket = safety.ticket;
-        if let Some(safety) = &self.safety
-            && self.risks(safety).is_empty()
-        {
+        let Some(safety) = &self.safety else { return };
+        let risks = self.risks(safety);
+        if risks.is_empty() {
             self.safety = None;
             actions.push(ControlAction::Safe { ticket });
+        } else if let Some(safety) = self.safety.as_mut().filter(|_| !has_silent(&risks)) {
+            // All have answered, and are asked again.
+            safety.ask_at = safety.again_at;
         }
     }
 
@@ -241,4 +265,8 @@ impl Control {
         }
         self.ask_cores_next(actions);
     }
+}
+
+fn has_silent(risks: &[Risk]) -> bool {
+    risks.iter().any(|risk| matches!(risk, Risk::Silent { .. }))
 }

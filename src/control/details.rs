@@ -29,7 +29,7 @@ use crate::logging;
 use crate::membership::{Record, State, exchange_period};
 use crate::mutants::{ProtocolMutant, rule};
 use crate::placement::Site;
-use crate::types::{Identity, MAX_NAME_BYTES, NodeHash, NodeId};
+use crate::types::{Identity, MAX_MEMBERS, MAX_NAME_BYTES, NodeHash, NodeId};
 use crate::wire::message::{Channel, ControlMessage, Hello, MemberDetails};
 
 /// How long missing details may take to come by themselves, as most do. The pause before they are
@@ -41,6 +41,10 @@ const ASKED_AT_A_TIME: usize = 3;
 
 /// How long details are kept that came before their member was heard of.
 pub(super) const KEPT_FOR: Duration = Duration::from_secs(60);
+
+/// Of how many lives details are kept at most. If there are more, those of which no members have
+/// come go at once: any host can say HELLO.
+const MAX_DETAILS: usize = 2 * MAX_MEMBERS;
 
 /// How long it is remembered that a life is over, since a node said so last. All nodes say it for
 /// as long as membership remembers the dead, and each is asked again within minutes.
@@ -77,6 +81,9 @@ impl Control {
         let identity = &hello.identity;
         if identity.node == self.config.identity.node {
             return;
+        }
+        if self.details.len() >= MAX_DETAILS {
+            self.forget_members(now);
         }
         let details = Details { told: MemberDetails::of(hello), heard_at: now };
         self.details.insert(identity.node, details);
@@ -175,7 +182,9 @@ impl Control {
         let remembered: BTreeSet<NodeHash> = records.iter().map(|it| it.identity.node).collect();
         let lives: BTreeSet<_> =
             records.iter().map(|it| (it.identity.node, it.identity.boot)).collect();
-        self.details.retain(|life, it| lives.contains(life) || now.since(it.heard_at) < KEPT_FOR);
+        let is_kept = |heard_at: Instant| now.since(heard_at) < KEPT_FOR;
+        let is_full = self.details.len() >= MAX_DETAILS;
+        self.details.retain(|life, it| lives.contains(life) || is_kept(it.heard_at) && !is_full);
         self.statuses_by_others.retain(|node, _| remembered.contains(node));
         self.gone_said_at.retain(|_, said_at| now.since(*said_at) < GONE_FOR);
         self.gone.retain(|node| self.gone_said_at.contains_key(node));

@@ -85,6 +85,8 @@ pub(crate) enum ControlEvent {
     /// A request came over an accepted connection.
     Request {
         via: u64,
+        /// Who said HELLO over it.
+        peer: Identity,
         request_id: u64,
         message: ControlMessage,
     },

@@ -38,7 +38,7 @@ impl Control {
         }
         let mut new = MemberLink::new(identity);
         if self.has_reached(&identity) {
-            // It asked for that before it was known, and the connection stays.
+            // That was before it was a member, and the connection stays.
             new.come_up();
         }
         let known = self.links.insert(identity.node, new);
@@ -83,6 +83,11 @@ impl Control {
         actions: &mut Actions,
     ) {
         self.note_details(now, welcome);
+        if link.expects.is_none() || link.addr == welcome.identity.addr {
+            // Of a seed the app gave the address, which might be another way to the node.
+            self.membership.meet(now, &welcome.identity);
+        }
+        self.newcomer_answered(now, link, actions);
         if link.expects.is_none() {
             return self.seed_answered(now, link, welcome, actions);
         }

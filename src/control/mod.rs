@@ -12,6 +12,7 @@
 //! details      what members are, by any word   reach       whether others reach this node
 //! birth        when the first lists are made   publish     what cores and app are told
 //! absent       which dead members are awaited  debt        when a node may be stopped
+//! newcomers    nodes that spoke first
 //! leaving      how this node goes              clocks      whose clock is off
 //! risk         when the app hears of risks
 //! ```
@@ -31,6 +32,7 @@ mod greetings;
 mod interface;
 mod leaving;
 mod links;
+mod newcomers;
 mod publish;
 mod reach;
 mod risk;
@@ -101,7 +103,9 @@ impl Control {
         });
         self.perform(now, todo, actions);
         let sent = result.is_ok().then(|| sent_by(self.config.cluster, bytes)).flatten();
-        if let Some((sender, _)) = sent {
+        if let Some((sender, _)) = sent
+            && sender.addr == from
+        {
             // Members greet those that they take for dead.
             self.note_guest(sender.addr);
         }
@@ -120,8 +124,8 @@ impl Control {
             ControlEvent::LinkDown { link, end } => self.link_down(now, link, end, actions),
             ControlEvent::Answer { link, message } => self.answered(now, link, message, actions),
             ControlEvent::Greeted { via, hello } => self.greeted(now, via, hello, actions),
-            ControlEvent::Request { via, request_id, message } => {
-                self.requested(now, via, request_id, message, actions);
+            ControlEvent::Request { via, peer, request_id, message } => {
+                self.requested(now, (via, peer), request_id, message, actions);
             }
             ControlEvent::Progress { core, generation, pending, giving, shortage } => {
                 let progress = CoreProgress { generation, pending, giving, shortage };
@@ -151,6 +155,7 @@ impl Control {
         self.handle_details_timer(now, actions);
         self.handle_seed_timers(now, actions);
         self.handle_reach_timers(now, actions);
+        self.handle_newcomer_timers(now, actions);
         self.handle_held_timers(now, actions);
         self.handle_safety_timer(now, actions);
         self.handle_drain_timer(now, actions);
@@ -170,6 +175,7 @@ impl Control {
             self.drain_deadline(),
             self.forget_at.filter(|_| !self.is_held),
             self.reach_deadline(),
+            self.newcomers_deadline(),
             self.held_deadline(),
             self.at_risk.deadline(),
             self.missing_details.ask_at.filter(|_| !self.links.is_empty()),
@@ -197,6 +203,10 @@ impl Control {
                     actions.push(ControlAction::Datagram { to, bytes: datagram });
                 }
                 MembershipAction::Changed(change) => self.changed(now, change, actions),
+                MembershipAction::Meet(node) => self.dial_newcomer(now, node, actions),
+                MembershipAction::LeftOut(count) => {
+                    actions.push(ControlAction::Notify(Event::MembersLeftOut { count }));
+                }
             }
         }
     }
@@ -300,7 +310,7 @@ impl Control {
     fn requested(
         &mut self,
         now: Instant,
-        via: u64,
+        (via, peer): (u64, Identity),
         request_id: u64,
         message: ControlMessage,
         actions: &mut Actions,
@@ -316,7 +326,7 @@ impl Control {
                 return self.debt_asked(via, request_id, (round, of), actions);
             }
             ControlMessage::DialBack { identity } => {
-                return self.try_to_reach(now, via, request_id, identity, actions);
+                return self.try_to_reach(now, (via, peer), request_id, identity, actions);
             }
             ControlMessage::Members { .. }
             | ControlMessage::Debt { .. }

@@ -108,11 +108,12 @@ impl Control {
         self.finish_tries(now, actions);
     }
 
-    /// A node asks to be reached at its address.
+    /// A node asks to be reached at its address: at the one that it gave when it said HELLO, and
+    /// at no other, or any host could have this node look whether somebody listens anywhere.
     pub(super) fn try_to_reach(
         &mut self,
         now: Instant,
-        via: u64,
+        (via, peer): (u64, Identity),
         request_id: u64,
         identity: Identity,
         actions: &mut Actions,
@@ -121,7 +122,9 @@ impl Control {
             let message = ControlMessage::DialedBack { tcp: Reached::SomebodyElse, udp: false };
             return actions.push(ControlAction::Answer { via, request_id, message });
         }
-        if self.reach.tried.len() >= MAX_TRIED
+        let is_own = (identity.node, identity.addr) == (peer.node, peer.addr);
+        if !is_own
+            || self.reach.tried.len() >= MAX_TRIED
             || self.reach.tried.iter().filter(|it| it.via == via).count() >= MAX_TRIED_FOR_ONE
         {
             // An answer all the same: a link on which questions stay unanswered is ended.
@@ -149,11 +152,12 @@ impl Control {
         self.handle_reach_timers(now, actions);
     }
 
-    /// Whether there is a link to a node for no other reason than that it asked.
+    /// Whether there is a link to a node for no other reason than that it asked, or spoke first.
     pub(super) fn has_reached(&self, identity: &Identity) -> bool {
         let link = Link::to(identity);
-        let mut tried = self.reach.tried.iter();
-        tried.any(|it| Link::to(&it.identity) == link && it.is_up)
+        let tried = self.reach.tried.iter().map(|it| (it.identity, it.is_up));
+        let newcomers = self.newcomers.iter().map(|it| (it.identity, it.is_up));
+        tried.chain(newcomers).any(|(identity, is_up)| Link::to(&identity) == link && is_up)
     }
 
     /// Takes up what became of a link that may have been tried for a node that asked.
@@ -206,7 +210,10 @@ impl Control {
             actions.push(ControlAction::Answer { via, request_id, message });
             let link = Link::to(&identity);
             let is_tried = self.reach.tried.iter().any(|it| Link::to(&it.identity) == link);
-            if !is_tried && self.links.values().all(|member| Link::to(&member.identity) != link) {
+            if !is_tried
+                && self.links.values().all(|member| Link::to(&member.identity) != link)
+                && self.newcomers.iter().all(|it| Link::to(&it.identity) != link)
+            {
                 actions.push(ControlAction::Close(link));
             }
         }

@@ -47,6 +47,7 @@ pub(crate) struct Control {
     pub(super) seeds: Vec<SeedAddress>,
     pub(super) discovery: Finding,
     pub(super) reach: Reach,
+    pub(super) newcomers: Vec<Newcomer>,
     /// Greetings that are not judged yet.
     pub(super) held: Vec<HeldGreeting>,
     /// What each member told last.
@@ -133,6 +134,7 @@ impl Control {
                 .collect(),
             discovery: Finding::new(config.discovers),
             reach: Reach::default(),
+            newcomers: Vec::new(),
             held: Vec::new(),
             statuses: BTreeMap::new(),
             statuses_by_others: BTreeMap::new(),
@@ -199,7 +201,6 @@ impl KnownDetails {
         self.by_life.retain(|life, details| is_kept(life, details));
     }
 
-    #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.by_life.len()
     }
@@ -392,6 +393,16 @@ pub(super) struct Try {
     pub(super) udp: bool,
 }
 
+// ---- newcomers ----
+
+/// A node that spoke to this one before it was known, and is asked who it is.
+pub(super) struct Newcomer {
+    pub(super) identity: Identity,
+    /// Whether it has answered.
+    pub(super) is_up: bool,
+    pub(super) until: Instant,
+}
+
 // ---- duplicates ----
 
 /// A greeting that waits for what becomes of another life of the same node.
@@ -443,7 +454,12 @@ pub(super) struct Safety {
     pub(super) until: Instant,
     /// The number of this round of questions; zero before the first.
     pub(super) round: u64,
+    /// When all are asked again.
     pub(super) ask_at: Instant,
+    /// When they would be, if all had answered.
+    pub(super) again_at: Instant,
+    /// For how long answers are waited for.
+    pub(super) patience: Duration,
     /// What members have said in this round, this node among them.
     pub(super) heard: BTreeMap<NodeHash, NodeDebt>,
 }

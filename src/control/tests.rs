@@ -1,16 +1,22 @@
 //! One node's control, told by hand what other nodes say.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::details::KEPT_FOR;
 use super::*;
 use crate::membership::{Record, State};
+#[cfg(feature = "sim")]
+use crate::mutants::{ProtocolMutant, set_for_this_thread};
 use crate::options::OnPartition;
 use crate::placement::Site;
 use crate::quorums::{Count, Quorums};
-use crate::types::{Boot, ClusterHash, NodeHash, Retention};
+use crate::shard::Debt;
+use crate::types::{Boot, ClusterHash, MAX_MEMBERS, NodeHash, Retention};
 use crate::wire::handshake::Local;
-use crate::wire::message::{Channel, ControlMessage, Hello, MemberDetails, Reached, Status};
+use crate::wire::message::{
+    Channel, ControlMessage, Hello, MemberDetails, NodeDebt, Reached, Status,
+};
 
 const NOW: Instant = Instant::from_nanos(1_000_000_000);
 const HOUR: Duration = Duration::from_secs(3600);
@@ -208,7 +214,8 @@ fn each_round_asks_another_member_for_one_that_is_out_of_reach() {
     control.handle(NOW, ControlEvent::WatchSafety { ticket: 1, until }, &mut actions);
     for round in 0..4 {
         let message = ControlMessage::AskDebt { round, of: Some(life("b", 5)) };
-        let request = ControlEvent::Request { via: 1, request_id: round, message };
+        let request =
+            ControlEvent::Request { via: 1, peer: life("b", 1), request_id: round, message };
         control.handle(NOW, request, &mut actions);
         let at = control.safety_deadline().expect("it is not safe: no core has answered");
         control.handle_timers(at, &mut actions);
@@ -225,6 +232,66 @@ fn each_round_asks_another_member_for_one_that_is_out_of_reach() {
     let turns = [life("b", 5).addr, life("c", 5).addr];
     assert!(asked.len() >= 4 && asked.windows(2).all(|pair| pair[0] != pair[1]), "{asked:?}");
     assert!(turns.iter().all(|addr| asked.contains(addr)));
+}
+
+/// Whether a node finds out that it is safe if its own cores and the one other member take this
+/// long to answer.
+fn finds_out_that_it_is_safe(answers_after: Duration) -> bool {
+    let mut control = control();
+    joined(&mut control, &["b"], &[]);
+    control.stage = Stage::Joined;
+    let (until, mut actions) = (NOW + HOUR / 60, Vec::new());
+    control.handle(NOW, ControlEvent::WatchSafety { ticket: 1, until }, &mut actions);
+    let mut now = NOW;
+    let mut answers: BTreeMap<Instant, Vec<ControlEvent>> = BTreeMap::new();
+    while now < until {
+        for action in std::mem::take(&mut actions) {
+            let answer = match action {
+                ControlAction::Safe { .. } => return true,
+                ControlAction::AskDebt { question } => {
+                    let debt = Debt::default();
+                    answers.entry(now + answers_after).or_default().push(ControlEvent::CoreOwes {
+                        core: 0,
+                        question,
+                        debt,
+                    });
+                    ControlEvent::CoreOwes { core: 1, question, debt }
+                }
+                ControlAction::Ask { link, message: ControlMessage::AskDebt { round, .. } } => {
+                    let members_digest = control.placement.digest();
+                    let (copies, writes, missing_bytes) = (0, 0, 0);
+                    let debt = NodeDebt { members_digest, copies, writes, missing_bytes };
+                    let message = ControlMessage::Debt { round, of: None, debt };
+                    ControlEvent::Answer { link, message }
+                }
+                _ => continue,
+            };
+            answers.entry(now + answers_after).or_default().push(answer);
+        }
+        let next = answers.first_key_value().map(|(at, _)| *at);
+        now = next.into_iter().chain(control.safety_deadline()).min().unwrap().max(now);
+        let due: Vec<_> = answers.remove(&now).into_iter().flatten().collect();
+        due.into_iter().for_each(|answer| control.handle(now, answer, &mut actions));
+        control.handle_safety_timer(now, &mut actions);
+    }
+    false
+}
+
+/// On a busy machine answers took longer than a tenth of a second. Each came too late for its round
+/// and was asked for again, and the wait failed for as long as the machine was busy.
+#[test]
+fn slow_answers_are_waited_for() {
+    for millis in [1, 90, 150, 400, 2000] {
+        let time = Duration::from_millis(millis);
+        assert!(finds_out_that_it_is_safe(time), "{time:?}");
+        #[cfg(feature = "sim")]
+        {
+            set_for_this_thread(Some(ProtocolMutant::AnswersCutOff), u16::MAX);
+            let is_found_out = finds_out_that_it_is_safe(time);
+            set_for_this_thread(None, u16::MAX);
+            assert_eq!(is_found_out, millis < 100, "{time:?}, with the mutant");
+        }
+    }
 }
 
 /// A node did not reach a hundred members of its own data center. It asked others for the first 64,
@@ -247,6 +314,37 @@ fn the_status_of_every_member_out_of_reach_is_asked_for() {
         }
     }
     assert_eq!(asked.len(), 100);
+}
+
+/// Any host can say HELLO, under another name each time.
+#[test]
+fn greetings_do_not_fill_memory() {
+    let mut control = control();
+    tell(&mut control, &[life("b", 5)], vec![details("b", 5)]);
+    for number in 0..3 * MAX_MEMBERS as u64 {
+        let identity = Identity { node: NodeHash(number), ..life("d", number) };
+        let mut hello = local("d", "here").hello(identity, Channel::Control, None);
+        hello.node_id = format!("n{number}");
+        hello.identity.node = NodeHash::of(ClusterHash::of("shop"), &hello.node_id);
+        greet(&mut control, hello);
+    }
+    assert!(control.details.len() <= 2 * MAX_MEMBERS, "{}", control.details.len());
+    assert!(control.details_of(&life("b", 5)).is_some(), "it is a member");
+}
+
+/// A node was asked to dial any address, and said whether somebody listens there.
+#[test]
+fn a_node_dials_back_to_the_address_of_the_hello_alone() {
+    let mut control = control();
+    let (peer, elsewhere) = (life("b", 1), life("c", 1).addr);
+    for identity in [Identity { addr: elsewhere, ..peer }, life("c", 1), peer] {
+        let mut actions = Vec::new();
+        let message = ControlMessage::DialBack { identity };
+        let request = ControlEvent::Request { via: 1, peer, request_id: 7, message };
+        control.handle(NOW, request, &mut actions);
+        let opened = actions.iter().any(|it| matches!(it, ControlAction::Open(_)));
+        assert_eq!(opened, identity == peer, "{identity:?}");
+    }
 }
 
 /// A member that no node remembers any more leaves nothing behind.
@@ -327,7 +425,8 @@ fn who_asks_to_be_reached_while_too_many_are_tried_is_told_to_ask_again() {
         let addr = ([127, 0, 0, 2], 1000 + via as u16).into();
         let identity = Identity { addr, node: NodeHash(via), ..life("b", 1) };
         let message = ControlMessage::DialBack { identity };
-        control.handle(NOW, ControlEvent::Request { via, request_id: 7, message }, &mut actions);
+        let request = ControlEvent::Request { via, peer: identity, request_id: 7, message };
+        control.handle(NOW, request, &mut actions);
     }
     let not_tried = ControlMessage::DialedBack { tcp: Reached::NotTried, udp: false };
     let is_told = |action: &&ControlAction| match action {

@@ -241,6 +241,8 @@ impl Membership {
         // Anything that the accuser hears from us next refutes it.
         let as_told = [as_told].into_iter();
         self.drive(now, actions, |swim, wishes| swim.apply_many(as_told, true, wishes));
-        self.announce_to(now, from, actions);
+        if self.may_answer(&from) {
+            self.announce_to(now, from, actions);
+        }
     }
 }

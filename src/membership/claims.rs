@@ -8,18 +8,19 @@
 //! At most one claim is kept per node, the newest; an older or equal one is dropped, which is also
 //! what makes gossip stop.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::BufMut;
 use foca::{BroadcastHandler, Invalidates};
 
 use super::codec::{MAX_IDENTITY_BYTES, WireError, end_of, put_identity, take_identity, take_u8};
-use crate::types::{Boot, Identity, NodeHash};
+use crate::types::{Boot, Identity, MAX_MEMBERS, NodeHash};
 
-/// The most nodes whose claims are kept: far above the largest cluster, so that only a forger meets
-/// it. Claims about further nodes are dropped; those nodes then count as dead once they are silent.
-const MAX_CLAIMS: usize = 1 << 14;
+/// The most nodes whose claims are kept. Beyond the half, those of nodes that are no members go, so
+/// that a forger does not fill it. Claims about further nodes are dropped; those nodes then count
+/// as dead once they are silent.
+const MAX_CLAIMS: usize = 4 * MAX_MEMBERS;
 
 /// What a member claims, in order: a member that has left was leaving before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -76,6 +77,9 @@ impl Invalidates for Claim {
 #[derive(Debug, Default)]
 pub(crate) struct Claims {
     by_node: BTreeMap<NodeHash, Claim>,
+    /// The lives that said themselves to this node that they have left. Of the others it is looked
+    /// into ([`rumours`](super::rumours)).
+    first_hand: BTreeSet<Identity>,
     /// How often the claims changed.
     version: u64,
 }
@@ -100,12 +104,30 @@ impl Claims {
         (claim.identity == *identity).then_some(claim.kind)
     }
 
-    /// Drops what a life claimed, once the member itself is forgotten.
+    /// Drops what a life claimed, once the member itself is forgotten, or answers though it is said
+    /// to have left.
     pub(crate) fn forget(&mut self, identity: &Identity) {
         if self.about(identity).is_some() {
             self.by_node.remove(&identity.node);
+            self.first_hand.remove(identity);
             self.version += 1;
         }
+    }
+
+    /// Drops what was claimed of nodes that are no members, if there is much.
+    pub(super) fn make_room(&mut self, is_member: impl Fn(NodeHash) -> bool) {
+        let before = self.by_node.len();
+        if before <= MAX_CLAIMS / 2 {
+            return;
+        }
+        self.by_node.retain(|node, _| is_member(*node));
+        self.first_hand.retain(|life| is_member(life.node));
+        self.version += u64::from(self.by_node.len() < before);
+    }
+
+    /// Whether this very life has told this node that it has left.
+    pub(super) fn is_first_hand(&self, identity: &Identity) -> bool {
+        self.first_hand.contains(identity)
     }
 
     /// Returns how often the claims changed.
@@ -147,7 +169,11 @@ impl BroadcastHandler<Identity> for ClaimHandler {
         sender: Option<&Identity>,
     ) -> Result<Option<Claim>, WireError> {
         let claim = Claim::decode(data)?;
-        let is_news = self.claims.lock().note(claim);
+        let mut claims = self.claims.lock();
+        if sender == Some(&claim.identity) && claim.kind == ClaimKind::Left {
+            claims.first_hand.insert(claim.identity);
+        }
+        let is_news = claims.note(claim);
         Ok((is_news || sender.is_none()).then_some(claim))
     }
 }

@@ -70,8 +70,8 @@ pub(crate) enum WireError {
     Trailing,
     #[error("tag {0} has no meaning here")]
     UnknownTag(u8),
-    #[error("no node can be reached at the address {0}")]
-    Unreachable(SocketAddr),
+    #[error("no node is at the address {0}, or none started then")]
+    Impossible(SocketAddr),
     /// There is no room to encode an item. foca then leaves it for the next packet.
     #[error("there is no room for it")]
     NoRoom,
@@ -95,6 +95,12 @@ pub(crate) enum DatagramError {
     /// Nothing changed.
     #[error("a malformed datagram: {0}")]
     Malformed(#[from] WireError),
+    /// Nothing changed, but for who is asked.
+    #[error("a datagram that names {0}, which this node does not know")]
+    Stranger(SocketAddr),
+    /// Nothing changed, but for who is asked.
+    #[error("a datagram in the name of {0} that comes from another address")]
+    FromElsewhere(SocketAddr),
     /// Two nodes advertise one address, or the network reflects what we send. Nothing changed.
     #[error("a datagram that names this node's own address as its sender")]
     FromOurselves,
@@ -447,8 +453,7 @@ pub(crate) fn put_identity(buf: &mut impl BufMut, identity: &Identity) {
     buf.put_u64_le(identity.node.0);
 }
 
-/// Refuses an address at which no node can be reached: a node sends to every member that it
-/// believes in.
+/// Refuses an identity that no node [can have](Identity::is_possible).
 pub(crate) fn take_identity(buf: &mut impl Buf) -> Result<Identity, WireError> {
     let ip = match take_u8(buf)? {
         4 => IpAddr::V4(Ipv4Addr::from(take_array::<4>(buf)?)),
@@ -456,13 +461,11 @@ pub(crate) fn take_identity(buf: &mut impl Buf) -> Result<Identity, WireError> {
         tag => return Err(WireError::UnknownTag(tag)),
     };
     let addr = SocketAddr::new(ip, take_u16(buf)?);
-    if addr.port() == 0 || ip.is_unspecified() || ip.is_multicast() {
-        return Err(WireError::Unreachable(addr));
-    }
     let boot = Boot(take_u64(buf)?);
     let returns = take_u16(buf)?;
     let node = NodeHash(take_u64(buf)?);
-    Ok(Identity { node, boot, returns, addr })
+    let identity = Identity { node, boot, returns, addr };
+    if identity.is_possible() { Ok(identity) } else { Err(WireError::Impossible(addr)) }
 }
 
 pub(crate) fn take_u8(buf: &mut impl Buf) -> Result<u8, WireError> {

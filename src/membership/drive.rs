@@ -16,6 +16,7 @@ use super::interface::{Change, MembershipAction};
 use super::swim::{Swim, Wishes, new_swim};
 use crate::clock::Instant;
 use crate::logging;
+use crate::mutants::{ProtocolMutant, rule};
 use crate::types::Identity;
 
 /// What is due later, of our own or of foca's.
@@ -59,7 +60,7 @@ impl Membership {
     ) -> Result<(), foca::Error> {
         let mut wishes = Wishes::default();
         let result = act(&mut self.swim, &mut wishes);
-        let follow_up = self.bury_the_left(&mut wishes);
+        let (follow_up, leavers) = self.bury_the_left(&mut wishes);
         let returned = *self.swim.identity() != self.own;
         let reconnected = if returned { self.come_back(now, &mut wishes) } else { Ok(()) };
         self.fulfil(now, wishes, actions);
@@ -70,25 +71,44 @@ impl Membership {
         if self.roster.has_suspects() {
             self.tell_accused_at(now);
         }
+        if !leavers.is_empty() && self.ended.is_none() {
+            self.hold_leavers(now, leavers, actions);
+        }
+        self.deny_leaving(now, actions);
         result.and(follow_up).and(reconnected)
     }
 
-    /// Takes a member that claims to have left for gone at once: the news of its end, which foca
-    /// spreads apart from the claim, might get lost.
-    fn bury_the_left(&mut self, wishes: &mut Wishes) -> Result<(), foca::Error> {
+    /// Takes a member that has told this node that it has left for gone at once: the news of its
+    /// end, which foca spreads apart from the claim, might get lost. Returns the members of which
+    /// others say so.
+    fn bury_the_left(&mut self, wishes: &mut Wishes) -> (Result<(), foca::Error>, Vec<Identity>) {
         let claims = self.claims.lock();
         if claims.is_empty() {
-            return Ok(());
+            return (Ok(()), Vec::new());
         }
         let has_left =
             |id: &Identity| id.addr != self.own.addr && claims.about(id) == Some(ClaimKind::Left);
         let active = self.swim.iter_members().map(|member| *member.id());
-        let left: Vec<_> = active.filter(has_left).map(Member::down).collect();
+        let left = active.filter(has_left);
+        let (left, said): (Vec<_>, Vec<_>) = left.partition(|it| {
+            claims.is_first_hand(it) || !rule(ProtocolMutant::HearsayBelieved, true)
+        });
         drop(claims);
         if left.is_empty() {
-            return Ok(());
+            return (Ok(()), said);
         }
-        self.swim.apply_many(left.into_iter(), true, wishes)
+        (self.swim.apply_many(left.into_iter().map(Member::down), true, wishes), said)
+    }
+
+    /// Renews this node's identity if others say that it leaves, and it does not.
+    fn deny_leaving(&mut self, now: Instant, actions: &mut Vec<MembershipAction>) {
+        let is_said = self.claims.lock().about(&self.own).is_some();
+        if is_said && !self.leaving && self.ended.is_none() && !self.has_just_returned(now) {
+            let renewed = foca::Identity::renew(&self.own);
+            if let Some(renewed) = renewed {
+                self.drive(now, actions, |swim, wishes| swim.change_identity(renewed, wishes));
+            }
+        }
     }
 
     /// Begins again after foca renewed our identity: with the same members, and nothing to say of

@@ -25,8 +25,17 @@ pub(crate) struct MembershipConfig {
 /// What the caller must do, in order.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum MembershipAction {
-    Send { to: SocketAddr, datagram: Vec<u8> },
+    Send {
+        to: SocketAddr,
+        datagram: Vec<u8>,
+    },
     Changed(Change),
+    /// Open a connection to that node, unless one is being opened, and ask who it is. If it says
+    /// this, [`meet`](super::Membership::meet) it.
+    Meet(Identity),
+    /// As many members as this were left out so far, as there were too many, or too many at a time.
+    /// This is said rarely.
+    LeftOut(u64),
 }
 
 /// The state of a member, as others see it; see the diagram in [the module](super).

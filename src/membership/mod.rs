@@ -41,6 +41,8 @@
 //!   this node might not reach the member, it asks others to pass it on.
 //! - **Rumours** ([`rumours`]): this node looks for itself before it believes a death by the word
 //!   of another, which might hear none.
+//! - **Strangers** ([`strangers`]): foca believes whatever claims to be a node, however many there
+//!   are.
 //! - **Helpers** ([`helpers`]): foca has random members probe indirectly, of which most might not
 //!   reach the silent member either.
 //! - **Doubts** ([`health`]): a node in trouble accuses more slowly, and distant members get more
@@ -62,6 +64,7 @@ mod interface;
 mod pings;
 mod roster;
 mod rumours;
+mod strangers;
 mod swim;
 #[cfg(test)]
 mod tests;
@@ -81,8 +84,10 @@ use self::helpers::Helpers;
 use self::pings::Pings;
 use self::roster::Roster;
 use self::rumours::Rumours;
+use self::strangers::Strangers;
 use self::swim::{Swim, Wishes, new_swim};
 use crate::clock::Instant;
+use crate::mutants::{ProtocolMutant, rule};
 use crate::types::{Boot, Identity};
 
 pub(crate) use self::codec::DatagramError;
@@ -116,6 +121,7 @@ pub(crate) struct Membership {
     health: Health,
     helpers: Helpers,
     pings: Pings,
+    strangers: Strangers,
     /// All timers, by time, then in the order in which they were set.
     timers: BTreeMap<(Instant, u64), Timer>,
     timers_set: u64,
@@ -147,6 +153,7 @@ impl Membership {
             // Not foca's stream of chance, and not a nonce that a former life used.
             pings: Pings::new(config.seed.rotate_left(32) ^ own.boot.0),
             helpers: Helpers::default(),
+            strangers: Strangers::default(),
             timers: BTreeMap::new(),
             timers_set: 0,
             is_member: config.is_member,
@@ -225,6 +232,7 @@ impl Membership {
             let later = Identity { boot: Boot(boot), ..self.own.life() };
             self.drive(now, actions, |swim, wishes| swim.change_identity(later, wishes));
         }
+        let members = self.with_room(now, members, actions);
         self.drive(now, actions, |swim, wishes| swim.apply_many(members.into_iter(), true, wishes));
         self.tell_accused(now, actions);
     }
@@ -266,7 +274,7 @@ impl Membership {
             // To answer would make us a member.
             Datagram::Swim(_) | Datagram::Accusation(_) | Datagram::PassOn(_)
                 if !self.is_member => {}
-            Datagram::Swim(packet) => return self.handle_packet(now, packet, actions),
+            Datagram::Swim(packet) => return self.handle_packet(now, from, packet, actions),
             Datagram::Ping { nonce, target, .. } if target == self.own => {
                 let pong = Datagram::Pong { nonce, from: self.own };
                 actions.push(MembershipAction::Send {
@@ -277,17 +285,26 @@ impl Membership {
             // We have renewed our identity, and the asker has not heard of it. It might be about to
             // believe that we are dead.
             Datagram::Ping { target, from, .. }
-                if self.own.is_later_than(&target) && target.life() == self.own.life() =>
+                if self.own.is_later_than(&target)
+                    && target.life() == self.own.life()
+                    && self.may_answer(&from) =>
             {
                 self.announce_to(now, from, actions);
             }
             // Meant for another life of ours, or for a node that had this address before.
             Datagram::Ping { .. } => {}
+            // Another node than the accuser might have sent it.
+            Datagram::Accusation(_) | Datagram::PassOn(_)
+                if rule(ProtocolMutant::StrangersBelieved, !self.is_from_a_member(from)) =>
+            {
+                return Err(DatagramError::Stranger(from));
+            }
             Datagram::Accusation(accusation) => self.accused(now, accusation, actions),
             Datagram::PassOn(accusation) => self.pass_on(now, accusation, actions),
             Datagram::Pong { nonce, from: identity } => {
                 if self.pings.finish(now, nonce, &identity) {
-                    self.rumours.heard_from(&identity);
+                    self.note_from_where(&identity, from);
+                    self.answered_rumour(&identity, nonce);
                     actions.push(MembershipAction::Changed(Change::Probed(identity)));
                 }
             }
@@ -298,13 +315,21 @@ impl Membership {
     fn handle_packet(
         &mut self,
         now: Instant,
+        from: SocketAddr,
         packet: &[u8],
         actions: &mut Vec<MembershipAction>,
     ) -> Result<(), DatagramError> {
         // It might have lain in the socket while this node did not run.
         self.health.note_lateness(self.late_by(now));
         let (mut ack, mut answered) = (None, None);
-        if let Some(Header { src: source, dst, message, .. }) = codec::header_of(packet) {
+        let header = codec::header_of(packet);
+        if let Some(header) = &header {
+            self.is_believed(now, header, from, actions)?;
+            if !self.has_room_for(now, &header.src, actions) {
+                return Ok(());
+            }
+        }
+        if let Some(Header { src: source, dst, message, .. }) = header {
             self.rumours.heard_from(&source);
             match message {
                 // If another identity holds our address with a better right, each return is
@@ -326,6 +351,8 @@ impl Membership {
                 _ => {}
             }
         }
+        let left = self.without_excess(now, packet, actions);
+        let packet = left.as_deref().unwrap_or(packet);
         let left = self.hold_rumours(now, packet, actions);
         let packet = left.as_deref().unwrap_or(packet);
         self.try_drive(now, actions, |swim, wishes| swim.handle_data(packet, wishes))
@@ -451,12 +478,23 @@ impl Membership {
         member: Identity,
         actions: &mut Vec<MembershipAction>,
     ) {
+        self.ping_numbered(now, member, actions);
+    }
+
+    /// Does so, and returns the number of the ping.
+    fn ping_numbered(
+        &mut self,
+        now: Instant,
+        member: Identity,
+        actions: &mut Vec<MembershipAction>,
+    ) -> u64 {
         let nonce = self.pings.start(now, member);
         let ping = Datagram::Ping { nonce, target: member, from: self.own };
         actions.push(MembershipAction::Send {
             to: member.addr,
             datagram: ping.encode(self.settings.cluster),
         });
+        nonce
     }
 
     /// Declares `member` dead and tells the others, after a probe of our own failed. If it lives,

@@ -54,6 +54,8 @@ impl Roster {
             self.by_addr.insert(new.identity.addr, new);
             report_change(old, new, &mut report);
         }
+        let is_member = |node| self.by_addr.values().any(|it| it.identity.node == node);
+        claims.make_room(is_member);
         if self.by_addr.len() > known {
             self.forget_what_foca_forgot(swim, claims);
         }
@@ -74,6 +76,27 @@ impl Roster {
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Record> {
         self.by_addr.values()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.by_addr.len()
+    }
+
+    /// Whether some member is known at this one's address.
+    pub(super) fn has_address(&self, identity: &Identity) -> bool {
+        self.by_addr.contains_key(&identity.addr)
+    }
+
+    /// Whether this life is known, dead or alive.
+    pub(super) fn has_life(&self, identity: &Identity) -> bool {
+        self.by_addr.get(&identity.addr).is_some_and(|it| it.identity.life() == identity.life())
+    }
+
+    /// Whether this life takes part, whatever it has returned to.
+    pub(super) fn has_active_life(&self, identity: &Identity) -> bool {
+        self.by_addr
+            .get(&identity.addr)
+            .is_some_and(|it| it.identity.life() == identity.life() && it.state.is_active())
     }
 
     pub(super) fn has_suspects(&self) -> bool {

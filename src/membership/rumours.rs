@@ -4,7 +4,11 @@
 //! was cut for a second. It takes all others for dead, and gossips that. Until it is dead to them,
 //! they believe it, and healthy members die of the word of one that knows nothing.
 //!
-//! So a death by the word of another counts only when this node's own pings fail, too:
+//! Or a host that is no member says so, or that a member has left, which is worse: who has left is
+//! not waited for, and what was deleted may be forgotten.
+//!
+//! So a death by the word of another counts only when this node's own pings fail, too, and so does
+//! that a member has left:
 //!
 //! ```text
 //! "it is dead" ──▶ ping, ping, ping ──▶ an answer: the rumour is dropped
@@ -13,11 +17,15 @@
 //!
 //! | the rumour is about a member that | it is believed |
 //! |---|---|
-//! | says so itself, or has left | at once |
+//! | says so itself, or that it leaves for good | at once |
 //! | is suspected because this node's own probe failed | at once |
 //! | takes part | after [`PINGS`] pings without an answer |
 //!
-//! **Invariant.** A member whose answers arrive here does not die here by the word of another.
+//! A packet of the member shows that it is not dead. It does not show that it has not left, as it
+//! might have been sent before; an answer to a ping does.
+//!
+//! **Invariant.** A member whose answers arrive here does not die here by the word of another. One
+//! that is said to leave, and does not, renews its identity.
 //!
 //! The member is still dead for the node that told of it, which finds that out when it hears of it
 //! from another one (`accusations`).
@@ -31,7 +39,6 @@ use std::time::Duration;
 use foca::Member;
 
 use super::Membership;
-use super::claims::ClaimKind;
 use super::codec;
 use super::drive::Timer;
 use super::interface::MembershipAction;
@@ -45,17 +52,27 @@ use crate::types::Identity;
 const PINGS: u32 = 3;
 const PING_PERIOD: Duration = Duration::from_millis(15);
 
-/// The deaths that this node was told of and does not believe yet: at most one for each member.
+/// The ends that this node was told of and does not believe yet: at most one for each member.
 #[derive(Debug, Default)]
 pub(super) struct Rumours {
     open: BTreeMap<Identity, Rumour>,
 }
 
-/// How often the member was pinged, and when that is due again.
 #[derive(Debug, Clone, Copy)]
 struct Rumour {
+    /// How often the member was pinged, and when that is due again.
     pings: u32,
     next: Instant,
+    /// It is said to have left, or else to be dead.
+    is_left: bool,
+    /// The number of the first ping since that was said.
+    first_ping: Option<u64>,
+}
+
+impl Rumour {
+    fn new(now: Instant, is_left: bool) -> Self {
+        Self { pings: 0, next: now, is_left, first_ping: None }
+    }
 }
 
 impl Rumours {
@@ -64,9 +81,25 @@ impl Rumours {
         self.open.is_empty()
     }
 
-    /// Notes that a member lives.
+    /// Notes that a member lives, or has until a moment ago.
     pub(super) fn heard_from(&mut self, member: &Identity) {
-        self.open.remove(member);
+        if self.open.get(member).is_some_and(|it| !it.is_left) {
+            self.open.remove(member);
+        }
+    }
+
+    /// Takes up an answer to the ping of this number. Returns whether the member was said to have
+    /// left, and has not.
+    fn refutes(&mut self, member: &Identity, nonce: u64) -> bool {
+        // Numbers count up, and begin anywhere.
+        let is_since = |first: u64| nonce.wrapping_sub(first) < u64::MAX / 2;
+        let Some(it) = self.open.get(member) else { return false };
+        let is_refuted = !it.is_left || it.first_ping.is_some_and(is_since);
+        let was_left = it.is_left;
+        if is_refuted {
+            self.open.remove(member);
+        }
+        is_refuted && was_left
     }
 }
 
@@ -91,7 +124,7 @@ impl Membership {
             is_held
         });
         for member in held {
-            self.rumours.open.entry(member).or_insert(Rumour { pings: 0, next: now });
+            self.rumours.open.entry(member).or_insert(Rumour::new(now, false));
         }
         if left.is_some() {
             self.ask_rumoured(now, actions);
@@ -104,9 +137,34 @@ impl Membership {
         update.state() == foca::State::Down
             && of != by
             && self.roster.has_active_before(of)
-            && self.claims.lock().about(of) != Some(ClaimKind::Left)
+            && !self.claims.lock().is_first_hand(of)
             && !self.accuses(of)
             && rule(ProtocolMutant::HearsayBelieved, true)
+    }
+
+    /// Looks into it that members have left, as another one says.
+    pub(super) fn hold_leavers(
+        &mut self,
+        now: Instant,
+        members: Vec<Identity>,
+        actions: &mut Vec<MembershipAction>,
+    ) {
+        let mut is_news = false;
+        for member in members {
+            let it = self.rumours.open.entry(member).or_insert(Rumour::new(now, true));
+            is_news |= it.pings == 0 || !it.is_left;
+            it.is_left = true;
+        }
+        if is_news {
+            self.ask_rumoured(now, actions);
+        }
+    }
+
+    /// A member has answered a ping of this number.
+    pub(super) fn answered_rumour(&mut self, member: &Identity, nonce: u64) {
+        if self.rumours.refutes(member, nonce) {
+            self.claims.lock().forget(member);
+        }
     }
 
     /// Pings the members again that are said to be dead, and believes it of those that did not
@@ -125,7 +183,10 @@ impl Membership {
             }
         }
         for member in to_ping {
-            self.ping(now, member, actions);
+            let nonce = self.ping_numbered(now, member, actions);
+            if let Some(rumour) = self.rumours.open.get_mut(&member) {
+                rumour.first_ping.get_or_insert(nonce);
+            }
         }
         for member in dead {
             self.rumours.open.remove(&member);

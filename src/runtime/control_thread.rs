@@ -4,6 +4,7 @@
 //! It accepts every connection, has `Control` judge it, and hands it to the core that its opener
 //! wants.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,7 +27,7 @@ use crate::clock::{Instant, Now};
 use crate::control::{Control, ControlAction, ControlEvent, Link, LinkEnd, stamp};
 use crate::events::Event;
 use crate::logging;
-use crate::types::Partition;
+use crate::types::{Identity, Partition};
 use crate::wire::message::{Channel, Frame, Message};
 
 /// How many datagrams one pass takes: more than a cluster's gossip brings. A flood of them leaves
@@ -63,6 +64,8 @@ pub(crate) struct ControlLoop {
     must_receive: bool,
     actions: Vec<ControlAction>,
     net_events: Vec<NetEvent>,
+    /// Who said HELLO over the connections that this thread serves.
+    peers: BTreeMap<ConnectionId, Identity>,
     next_request: u64,
 }
 
@@ -77,6 +80,7 @@ pub(crate) fn begin(thread: ControlThread) -> ControlLoop {
         must_receive: true,
         actions: Vec::new(),
         net_events: Vec::new(),
+        peers: BTreeMap::new(),
         next_request: 1,
     };
     control_loop.thread.control.start(now, &mut control_loop.actions);
@@ -315,15 +319,19 @@ impl ControlLoop {
             }
             NetEvent::Request { connection, frame } => match frame.message {
                 Message::Control(message) => {
+                    let Some(peer) = self.peers.get(&connection).copied() else { return };
                     let (via, request_id) = (connection.number(), frame.request_id);
-                    self.tell(now, ControlEvent::Request { via, request_id, message });
+                    self.tell(now, ControlEvent::Request { via, peer, request_id, message });
                 }
                 _ => {
                     logging::warn!("closing a connection: not a request for the control thread");
+                    self.peers.remove(&connection);
                     self.thread.net.close_accepted(connection);
                 }
             },
-            NetEvent::Closed { .. } => {}
+            NetEvent::Closed { connection } => {
+                self.peers.remove(&connection);
+            }
         }
     }
 
@@ -356,7 +364,10 @@ impl ControlLoop {
                 ControlAction::Welcome { via, welcome, peer } => {
                     let connection = ConnectionId::from_number(via);
                     match welcome.channel {
-                        Channel::Control => self.thread.net.welcome(connection, welcome),
+                        Channel::Control => {
+                            self.peers.insert(connection, peer);
+                            self.thread.net.welcome(connection, welcome);
+                        }
                         Channel::Core(core) => {
                             if let Some(handover) = self.thread.net.hand_over(connection, welcome) {
                                 let order = Order::Adopt { handover: Box::new(handover), peer };

@@ -45,10 +45,11 @@ use crate::config::Settings;
 use crate::control::{Control, ControlConfig};
 use crate::error::StartError;
 use crate::events::{MemberInfo, MemberState};
+use crate::logging;
 use crate::placement::{Gone, Member, Placement, Site};
 use crate::shard::{Shard, ShardConfig, Stage};
 use crate::store::{Readers, View, Views};
-use crate::types::{Boot, ClusterHash, CoreId, Identity, NodeHash, NodeId};
+use crate::types::{Boot, ClusterHash, CoreId, Identity, MAX_BOOT, NodeHash, NodeId};
 use crate::wire::handshake::Local;
 use crate::wire::timing::PURGE_GRACE;
 
@@ -71,7 +72,14 @@ pub(super) fn launch(settings: &Settings) -> Result<Launched, StartError> {
     note_processors(&[]);
     let clock = Clock::start();
     let cluster = ClusterHash::of(&settings.cluster);
+    if settings.address.is_some() && clock.wall().millis() > MAX_BOOT.0 {
+        let source = io::Error::other(
+            "it shows the year 2100 or later, and no other node would believe this one: set it right",
+        );
+        return Err(StartError::System { what: "reading the system's clock", source });
+    }
     let bound = settings.address.map(bind).transpose().map_err(start_error)?;
+    let open_to_others = bound.as_ref().map(|it| it.addr).filter(|it| !it.ip().is_loopback());
     let address = bound.as_ref().map(|bound| advertised(settings, bound.addr));
     let heavy_fence = if settings.membarrier { heavy_fence() } else { None };
     let mut launch = Launch {
@@ -92,6 +100,13 @@ pub(super) fn launch(settings: &Settings) -> Result<Launched, StartError> {
         launch.threads.log.stop();
     })?;
     note_processors(settings.pin_cpus.as_deref().unwrap_or_default());
+    if let Some(address) = open_to_others {
+        logging::warn!(
+            "listening on {address} without encryption and without authentication: whoever reaches \
+             this port can read and write all keys of the cluster, and can end it. Let only its \
+             nodes reach it (docs/security.md)"
+        );
+    }
     let Launch { senders, threads, .. } = launch;
     Ok(Launched { clock, cluster, address, senders, views, threads })
 }

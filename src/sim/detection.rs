@@ -457,6 +457,8 @@ impl Net {
             match action {
                 MembershipAction::Send { to, datagram } => self.send(node, to, datagram),
                 MembershipAction::Changed(change) => self.changed(node, change),
+                MembershipAction::Meet(other) => self.meet(node, other),
+                MembershipAction::LeftOut(count) => panic!("{count} members were left out"),
             }
         }
         let Some(deadline) = self.nodes[node].membership.deadline() else { return };
@@ -464,6 +466,22 @@ impl Net {
         if self.nodes[node].wakes_at.is_none_or(|at| deadline < at) {
             self.nodes[node].wakes_at = Some(deadline);
             self.push(deadline, SimEvent::Wakes { node });
+        }
+    }
+
+    /// Has a node dial another one. A connection takes no time here.
+    fn meet(&mut self, node: usize, other: Identity) {
+        let is_it = |it: &Node| it.identity.life() == other.life() && !it.is_silent;
+        let found = self.nodes.iter().position(is_it);
+        let is_open = |there: &usize| {
+            let ways = [(node, *there), (*there, node)];
+            ways.iter().all(|way| !self.cuts.contains(way)) && *there < self.options.nodes
+        };
+        if found.filter(is_open).is_some() && !self.nodes[node].is_silent {
+            self.act(node, |membership, now, actions| {
+                membership.meet(now, &other);
+                membership.announce_to(now, other, actions);
+            });
         }
     }
 

@@ -417,7 +417,7 @@ impl SimCluster {
                 self.nodes[acceptor].shard(now, core, event);
             }
             (Message::Control(message), Channel::Control) => {
-                let event = ControlEvent::Request { via: id, request_id, message };
+                let event = ControlEvent::Request { via: id, peer, request_id, message };
                 self.control(acceptor, event);
             }
             (message, channel) => panic!("{message:?} was sent to {channel:?}"),

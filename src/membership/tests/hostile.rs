@@ -10,21 +10,24 @@ use super::net::{Net, addr, first_life};
 use crate::membership::MembershipAction;
 use crate::membership::claims::{Claim, ClaimKind};
 use crate::membership::codec::{self, Accusation, Charge, Datagram, ENVELOPE_BYTES, WireError};
-use crate::types::{Boot, ClusterHash, Identity, NodeHash};
+use crate::types::{Boot, ClusterHash, Identity, MAX_BOOT, NodeHash};
 
 fn identities() -> impl Strategy<Value = Identity> {
     let ip = prop_oneof![
         any::<Ipv4Addr>().prop_map(IpAddr::from),
         any::<Ipv6Addr>().prop_map(IpAddr::from)
     ];
-    let reachable = ip.prop_filter("reachable", |ip| !ip.is_unspecified() && !ip.is_multicast());
-    (reachable, 1u16.., any::<(u64, u16, u64)>()).prop_map(|(ip, port, (boot, returns, node))| {
-        Identity {
-            node: NodeHash(node),
-            boot: Boot(boot),
-            returns,
-            addr: SocketAddr::new(ip, port),
-        }
+    let reachable = ip.prop_filter("reachable", |ip| {
+        let ip = ip.to_canonical();
+        !ip.is_unspecified() && !ip.is_multicast() && ip != Ipv4Addr::BROADCAST
+    });
+    let boots = 0..=MAX_BOOT.0;
+    let numbers = (boots, any::<u16>(), any::<u64>());
+    (reachable, 1u16.., numbers).prop_map(|(ip, port, (boot, returns, node))| Identity {
+        node: NodeHash(node),
+        boot: Boot(boot),
+        returns,
+        addr: SocketAddr::new(ip, port),
     })
 }
 

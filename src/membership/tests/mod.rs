@@ -3,6 +3,7 @@
 mod hostile;
 mod net;
 mod rumours;
+mod strangers;
 
 use self::net::{Net, addr, config, first_life};
 use super::*;
@@ -28,7 +29,8 @@ fn three_nodes_that_join_see_each_other() {
         let known: Vec<_> = net.at(node).records().iter().map(|record| record.identity).collect();
         assert_eq!(known, expected);
     }
-    assert_eq!(net.errors, []);
+    // Each of the two that joined might have heard of the other first by its packets.
+    assert!(net.errors.iter().all(|error| matches!(error, DatagramError::Stranger(_))));
 }
 
 #[test]

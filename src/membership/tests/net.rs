@@ -41,6 +41,8 @@ pub(super) struct Net {
     pub(super) now: Instant,
     pub(super) seed: u64,
     pub(super) nodes: BTreeMap<SocketAddr, Membership>,
+    /// From where, to where, and what; without bytes it is what a node that was dialled says, which
+    /// is who it is.
     pub(super) in_flight: BTreeMap<(Instant, u64), (SocketAddr, SocketAddr, Vec<u8>)>,
     pub(super) sent: u64,
     /// They run, but what they send and what they are sent is lost.
@@ -81,11 +83,14 @@ impl Net {
         self.nodes.insert(identity.addr, Membership::new(config(identity, self.seed)));
     }
 
-    /// Fetches the list of members, as over TCP, and introduces the newcomer.
+    /// Fetches the list of members, as over TCP, and introduces the newcomer, which was dialled
+    /// before.
     pub(super) fn join(&mut self, node: u16, through: u16) {
         let records = self.at(through).records();
-        let seed = self.at(through).identity();
+        let (newcomer, seed) = (self.at(node).identity(), self.at(through).identity());
+        self.act(through, |membership, now, _| membership.meet(now, &newcomer));
         self.act(node, |membership, now, actions| {
+            membership.meet(now, &seed);
             membership.learn(now, &records, actions);
             membership.announce_to(now, seed, actions);
         });
@@ -116,6 +121,12 @@ impl Net {
                 self.sent += 1;
                 self.in_flight
                     .insert((self.now + SEND_TIME, self.sent), (at, *to, datagram.clone()));
+            }
+            if let MembershipAction::Meet(node) = &action {
+                // A connection and a HELLO.
+                self.sent += 1;
+                self.in_flight
+                    .insert((self.now + 4 * SEND_TIME, self.sent), (node.addr, at, vec![]));
             }
             self.trace.push((at, action));
         }
@@ -176,6 +187,13 @@ impl Net {
     }
 
     fn hand_over(&mut self, from: SocketAddr, to: SocketAddr, datagram: &[u8]) {
+        if datagram.is_empty() {
+            let Some(node) = self.nodes.get(&from).map(Membership::identity) else { return };
+            return self.act_at(to, |membership, now, actions| {
+                membership.meet(now, &node);
+                membership.announce_to(now, node, actions);
+            });
+        }
         let mut result = Ok(());
         self.act_at(to, |membership, now, actions| {
             result = membership.handle_datagram(now, from, datagram, actions);
@@ -187,7 +205,7 @@ impl Net {
         let here = self.trace.iter().filter(|(at, _)| *at == addr(node));
         let changes = here.filter_map(|(_, action)| match action {
             MembershipAction::Changed(change) => Some(change.clone()),
-            MembershipAction::Send { .. } => None,
+            _ => None,
         });
         changes.collect()
     }

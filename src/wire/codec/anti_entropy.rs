@@ -9,7 +9,7 @@ use super::values::{WireEntry, WireListRef, list_ref, wire_entries, wire_ref};
 use crate::entry::Entry;
 use crate::placement::ListRef;
 use crate::types::{KeyHash, PARTITIONS};
-use crate::wire::frame::FrameError;
+use crate::wire::frame::{CHUNK_BYTES, FrameError};
 use crate::wire::message::{
     Answer, Compare, Compared, Held, Message, Request, Seen, Survey, Surveyed,
 };
@@ -44,6 +44,9 @@ pub(super) const DECODERS: &[(u8, Decoder)] = &[
     (GIVE, decode_give),
 ];
 
+/// The most keys of one survey: fewer than a chunk has entries, of which none takes so few bytes.
+const MAX_SURVEYED: usize = CHUNK_BYTES / 16;
+
 const COMPARE: u8 = 22;
 
 #[derive(Archive, Serialize)]
@@ -61,9 +64,7 @@ fn encode_compare(Compare { partitions, digest }: &Compare) -> Body {
 
 fn decode_compare(reader: &Reader<'_>) -> Result<Message, FrameError> {
     let wire = reader.archive::<ArchivedWireCompare>()?;
-    if wire.partitions.len() > usize::from(PARTITIONS) {
-        return Err(reader.bad("more partitions than there are"));
-    }
+    reader.at_most(usize::from(PARTITIONS), wire.partitions.len())?;
     let partitions = wire.partitions.iter().map(|index| reader.partition(index.to_native()));
     let partitions = partitions.collect::<Result<_, _>>()?;
     Ok(Message::Request(Request::Compare(Compare { partitions, digest: wire.digest.to_native() })))
@@ -112,6 +113,7 @@ fn decode_compared(reader: &Reader<'_>) -> Result<Message, FrameError> {
         })
     };
     let wire = reader.archive::<ArchivedWireCompared>()?;
+    reader.at_most(usize::from(PARTITIONS), wire.held.len())?;
     let compared = match wire.alike {
         true => Compared::Alike,
         false => Compared::Differ(wire.held.iter().map(held).collect::<Result<_, _>>()?),
@@ -185,6 +187,7 @@ fn decode_survey(reader: &Reader<'_>) -> Result<Message, FrameError> {
         })
     };
     let wire = reader.archive::<ArchivedWireSurvey>()?;
+    reader.at_most(MAX_SURVEYED, wire.seen.len())?;
     Ok(Message::Request(Request::Survey(Survey {
         list: list_ref(&wire.list),
         after: hash(wire.after.to_native(), wire.from_start),
@@ -226,6 +229,7 @@ fn encode_surveyed(
 fn decode_surveyed(reader: &Reader<'_>) -> Result<Message, FrameError> {
     let hashes = |wire: &[u64_le]| wire.iter().map(|hash| KeyHash(hash.to_native())).collect();
     let wire = reader.archive::<ArchivedWireSurveyed>()?;
+    reader.at_most(MAX_SURVEYED, wire.missing.len().max(wire.outdated.len()))?;
     Ok(Message::Answer(Answer::Surveyed(Surveyed {
         entries: reader.entries(&wire.entries)?,
         missing: hashes(&wire.missing),

@@ -7,13 +7,11 @@ use rkyv::with::InlineAsBox;
 use rkyv::{Archive, Serialize};
 
 use super::body::{Body, Decoder, Reader};
-use super::values::{
-    ArchivedWireIdentity, WireIdentity, identity, on_partition_code, wire_identity,
-};
+use super::values::{ArchivedWireIdentity, WireIdentity, on_partition_code, wire_identity};
 use crate::membership::{Record, State};
 use crate::placement::{Site, Stage};
 use crate::quorums::Count;
-use crate::types::{Boot, Identity, NodeId};
+use crate::types::{Boot, Identity, MAX_MEMBERS, NodeId};
 use crate::wire::frame::FrameError;
 use crate::wire::message::{ControlMessage, MemberDetails, Message, NodeDebt, Reached, Status};
 use crate::wire::retention::AbsentMember;
@@ -57,7 +55,7 @@ fn decode_optional(
 ) -> Result<Option<Identity>, FrameError> {
     match wire {
         [] => Ok(None),
-        [one] => Ok(Some(identity(one))),
+        [one] => reader.identity(one).map(Some),
         _ => Err(reader.bad("more than one member")),
     }
 }
@@ -183,16 +181,21 @@ fn decode_members(reader: &Reader<'_>) -> Result<Message, FrameError> {
             3 => State::Left,
             _ => return Err(reader.bad("an unknown member state")),
         };
-        Ok(Record { identity: identity(&wire.identity), state, leaving: wire.leaving })
+        Ok(Record { identity: reader.identity(&wire.identity)?, state, leaving: wire.leaving })
     };
-    let absent = |wire: &ArchivedWireAbsent<'_>| AbsentMember {
-        identity: identity(&wire.identity),
-        data_center: (&*wire.data_center).into(),
-        dead_for: Duration::from_millis(wire.for_ms.to_native()),
+    let absent = |wire: &ArchivedWireAbsent<'_>| {
+        Ok(AbsentMember {
+            identity: reader.identity(&wire.identity)?,
+            data_center: (&*wire.data_center).into(),
+            dead_for: Duration::from_millis(wire.for_ms.to_native()),
+        })
     };
     let wire = reader.archive::<ArchivedWireMembers<'_>>()?;
+    for count in [wire.records.len(), wire.absent.len(), wire.details.len()] {
+        reader.at_most(MAX_MEMBERS, count)?;
+    }
     let records = wire.records.iter().map(record).collect::<Result<_, _>>()?;
-    let absent = wire.absent.iter().map(absent).collect();
+    let absent = wire.absent.iter().map(absent).collect::<Result<_, _>>()?;
     let details = wire.details.iter().map(|it| details(reader, it)).collect::<Result<_, _>>()?;
     Ok(Message::Control(ControlMessage::Members { records, absent, details }))
 }
@@ -246,10 +249,12 @@ fn wire_status(Status { members_digest, stage }: Status) -> WireStatus {
 
 fn decode_status(reader: &Reader<'_>) -> Result<Message, FrameError> {
     let wire = reader.archive::<ArchivedWireStatuses>()?;
-    let heard = |wire: &ArchivedWireHeard| Ok((identity(&wire.of), status(reader, &wire.status)?));
+    reader.at_most(MAX_MEMBERS, wire.heard.len())?;
+    let heard =
+        |wire: &ArchivedWireHeard| Ok((reader.identity(&wire.of)?, status(reader, &wire.status)?));
     Ok(Message::Control(ControlMessage::Status {
         status: status(reader, &wire.own)?,
-        asks: wire.asks.iter().map(identity).collect(),
+        asks: reader.identities(&wire.asks)?,
         heard: wire.heard.iter().map(heard).collect::<Result<_, _>>()?,
     }))
 }
@@ -322,7 +327,7 @@ struct WireDialBack {
 const _: () = assert!(size_of::<ArchivedWireDialBack>() == 40);
 
 fn decode_dial_back(reader: &Reader<'_>) -> Result<Message, FrameError> {
-    let identity = identity(&reader.archive::<ArchivedWireDialBack>()?.identity);
+    let identity = reader.identity(&reader.archive::<ArchivedWireDialBack>()?.identity)?;
     Ok(Message::Control(ControlMessage::DialBack { identity }))
 }
 

@@ -4,7 +4,7 @@ use rkyv::with::InlineAsBox;
 use rkyv::{Archive, Serialize};
 
 use super::body::{Body, Decoder, Reader};
-use super::values::{WireIdentity, identity, on_partition_code, wire_identity};
+use super::values::{WireIdentity, on_partition_code, wire_identity};
 use crate::quorums::Count;
 use crate::types::{Boot, CoreId, NodeHash};
 use crate::wire::frame::FrameError;
@@ -93,7 +93,7 @@ fn decode_hello(reader: &Reader<'_>) -> Result<Hello, FrameError> {
         protocol: (wire.protocol_min.to_native(), wire.protocol_max.to_native()),
         cluster: wire.cluster.to_string(),
         node_id: wire.node_id.to_string(),
-        identity: identity(&wire.identity),
+        identity: reader.identity(&wire.identity)?,
         cores: wire.cores.to_native(),
         partitions: wire.partitions.to_native(),
         replicas: Count::from_code(wire.replicas),

@@ -20,7 +20,8 @@ use crate::options::OnPartition;
 use crate::placement::{Ancestry, Ballot, Fork, List, ListRef, MAX_FORKS, Site, Stage, Wish};
 use crate::quorums::{Count, MAX_COPIES};
 use crate::types::{
-    Boot, CoreId, Identity, KeyHash, MAX_KEY_BYTES, NodeHash, NodeId, PARTITIONS, Partition,
+    Boot, CoreId, Identity, KeyHash, MAX_BOOT, MAX_KEY_BYTES, NodeHash, NodeId, PARTITIONS,
+    Partition,
 };
 use crate::wire::frame::{FrameBuffer, HEADER_BYTES};
 use crate::wire::message::*;
@@ -40,7 +41,7 @@ const REASONS: [RefusalReason; 9] = [
 ];
 
 fn an_identity() -> impl Strategy<Value = Identity> {
-    (any::<u64>(), any::<u64>(), any::<u16>(), any::<bool>(), any::<u16>()).prop_map(
+    (any::<u64>(), 0..=MAX_BOOT.0, any::<u16>(), any::<bool>(), 1u16..).prop_map(
         |(node, boot, returns, v6, port)| Identity {
             node: NodeHash(node),
             boot: Boot(boot),
@@ -539,7 +540,7 @@ fn what_is_over_a_limit_is_refused_in_every_family() {
         (Request::Prepare { list, ballot: no_ballot }, "a ballot with a round out of range"),
         (with(7, None, &[8]), "a list with forks that it cannot have"),
         (with(99, None, &many), "a list with forks that it cannot have"),
-        (Request::Compare(Compare { partitions, digest: 0 }), "more partitions than there are"),
+        (Request::Compare(Compare { partitions, digest: 0 }), "more than there can be"),
         (
             Request::Purge { list, members_digest: 0, dead: dead(MAX_DEAD_KEYS + 1), route: None },
             "more keys than are purged at a time",

@@ -15,7 +15,7 @@ use crate::entry::{Content, Entry};
 use crate::options::OnPartition;
 use crate::placement::{Ancestry, Ballot, Fork, List, ListRef, MAX_FORKS, Wish};
 use crate::quorums::MAX_COPIES;
-use crate::types::{Boot, Identity, MAX_VALUE_BYTES, NodeHash};
+use crate::types::{Boot, Identity, MAX_MEMBERS, MAX_VALUE_BYTES, NodeHash};
 use crate::wire::frame::FrameError;
 use crate::wire::message::Route;
 use crate::wire::retention::{Agreed, PurgeMark};
@@ -60,7 +60,7 @@ pub(super) fn wire_identity(identity: &Identity) -> WireIdentity {
     }
 }
 
-pub(super) fn identity(wire: &ArchivedWireIdentity) -> Identity {
+fn identity(wire: &ArchivedWireIdentity) -> Identity {
     let ip = match wire.ip {
         [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d] => {
             IpAddr::V4(Ipv4Addr::new(a, b, c, d))
@@ -209,10 +209,29 @@ impl Reader<'_> {
         }
     }
 
+    /// Refuses an identity that no node [can have](Identity::is_possible).
+    pub(super) fn identity(&self, wire: &ArchivedWireIdentity) -> Result<Identity, FrameError> {
+        let identity = identity(wire);
+        if identity.is_possible() { Ok(identity) } else { Err(self.bad("an impossible node")) }
+    }
+
+    /// Does the same with some of them, of which there are not more than a cluster has members.
+    pub(super) fn identities(
+        &self,
+        wire: &[ArchivedWireIdentity],
+    ) -> Result<Vec<Identity>, FrameError> {
+        self.at_most(MAX_MEMBERS, wire.len())?;
+        wire.iter().map(|it| self.identity(it)).collect()
+    }
+
+    pub(super) fn at_most(&self, most: usize, count: usize) -> Result<(), FrameError> {
+        if count > most { Err(self.bad("more than there can be")) } else { Ok(()) }
+    }
+
     pub(super) fn route(&self, wire: &[ArchivedWireIdentity]) -> Result<Option<Route>, FrameError> {
         match wire {
             [] => Ok(None),
-            [asker, to] => Ok(Some(Route { asker: identity(asker), to: identity(to) })),
+            [asker, to] => Ok(Some(Route { asker: self.identity(asker)?, to: self.identity(to)? })),
             _ => Err(self.bad("a route of another length")),
         }
     }
@@ -249,8 +268,8 @@ impl Reader<'_> {
         if base.is_some_and(|base| base.number.checked_add(1) != Some(number)) {
             return Err(self.bad("a list that does not follow its base"));
         }
-        let [members, witnesses, before] =
-            parts.map(|members| members.iter().map(identity).collect::<Vec<_>>());
+        let [members, witnesses, before] = parts.map(|members| self.identities(members));
+        let (members, witnesses, before) = (members?, witnesses?, before?);
         let mut nodes: Vec<NodeHash> =
             members.iter().chain(&witnesses).map(|member| member.node).collect();
         nodes.sort_unstable();

@@ -1,0 +1,75 @@
+//! Newcomers: nodes that spoke to this one before it knew them. It dials each at the address from
+//! which it spoke, and asks who it is.
+//!
+//! Most of them are members already, of which no other member has told yet. Some were members
+//! before this node was started, and greet it.
+//!
+//! **Invariant.** No more connections are opened at a time than [`MAX_DIALED`], one to an address,
+//! and few to one host. That a datagram came from an address is no proof that a node is there.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use super::interface::{Actions, ControlAction, Link};
+use super::state::{Control, Newcomer};
+use crate::clock::Instant;
+use crate::types::Identity;
+use crate::wire::timing::OPEN_TIMEOUT;
+
+/// How many newcomers are dialled at a time; of the others the members tell.
+const MAX_DIALED: usize = 64;
+
+/// How many of them at one IP address.
+const MAX_DIALED_AT_ONE: usize = 8;
+
+/// For how long the connection to one that answered is kept: by then it is a member.
+const KEPT_FOR: Duration = OPEN_TIMEOUT;
+
+/// How soon one that did not answer is dialled again, if it speaks again.
+const DIALED_AGAIN_AFTER: Duration = Duration::from_secs(5);
+
+impl Control {
+    /// Dials a node that this one does not know.
+    pub(super) fn dial_newcomer(&mut self, now: Instant, node: Identity, actions: &mut Actions) {
+        let dialed = || self.newcomers.iter().filter(|it| !it.is_up);
+        let is_same = |it: &&Newcomer| it.identity.addr.ip() == node.addr.ip();
+        let is_known = self.newcomers.iter().any(|it| it.identity.addr == node.addr);
+        if is_known || dialed().count() >= MAX_DIALED {
+            return;
+        }
+        if dialed().filter(is_same).count() >= MAX_DIALED_AT_ONE {
+            return;
+        }
+        if !self.is_reaching(node.addr) {
+            actions.push(ControlAction::Open(Link::to(&node)));
+        }
+        let until = now + DIALED_AGAIN_AFTER;
+        self.newcomers.push(Newcomer { identity: node, is_up: false, until });
+    }
+
+    /// Whether a link to this address is open, or being opened, for another reason.
+    fn is_reaching(&self, addr: SocketAddr) -> bool {
+        self.links.values().any(|link| link.identity.addr == addr)
+            || self.reach.tried.iter().any(|it| it.identity.addr == addr)
+    }
+
+    /// A newcomer, if it is one, has said who it is.
+    pub(super) fn newcomer_answered(&mut self, now: Instant, link: Link, actions: &mut Actions) {
+        let mut newcomers = self.newcomers.iter_mut();
+        let Some(it) = newcomers.find(|it| Link::to(&it.identity) == link) else { return };
+        (it.is_up, it.until) = (true, now + KEPT_FOR);
+        let identity = it.identity;
+        self.swim(now, actions, |membership, todo| membership.announce_to(now, identity, todo));
+    }
+
+    pub(super) fn newcomers_deadline(&self) -> Option<Instant> {
+        self.newcomers.iter().map(|it| it.until).min()
+    }
+
+    pub(super) fn handle_newcomer_timers(&mut self, now: Instant, actions: &mut Actions) {
+        let over: Vec<_> = self.newcomers.extract_if(.., |it| it.until <= now).collect();
+        for it in over.into_iter().filter(|it| !self.is_reaching(it.identity.addr)) {
+            actions.push(ControlAction::Close(Link::to(&it.identity)));
+        }
+    }
+}

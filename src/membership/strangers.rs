@@ -1,0 +1,291 @@
+//! Strangers: whose word is taken, and how many new members in what time.
+//!
+//! **Problem.** Any host can send what looks like a packet of a node. If that alone made a member,
+//! one datagram would have every node of the cluster send and dial to an address that another host
+//! chose, three thousand of them would be three thousand members, and each node could be declared
+//! dead by a host that belongs to none of them.
+//!
+//! | a packet comes | what this node does |
+//! |---|---|
+//! | from a member, and from its address | it believes what it says |
+//! | from a member, and from another address | it pings the member: the answer shows where its packets come from |
+//! | from a life that it does not know, and from its address | it [meets](MembershipAction::Meet) that node: dials it, and asks who it is |
+//! | from any other | nothing |
+//!
+//! A life is known if its node has said who it is over a connection that this node opened to its
+//! address, or if a member told of it. The members that a packet tells of come in at a bounded
+//! pace; lists of members over a connection bring the rest.
+//!
+//! **Invariant.** An address to which no node has answered yet gets at most one dial at a time, and
+//! no datagram but for an answer to a ping, which is shorter than the ping.
+//!
+//! **Limit.** Who can forge the source of a datagram, or stands on the way, can still speak as a
+//! member.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use foca::{Header, Member, Message};
+
+use super::Membership;
+use super::codec::{self, DatagramError};
+use super::drive::Timer;
+use super::interface::MembershipAction;
+use crate::clock::Instant;
+use crate::mutants::{ProtocolMutant, rule};
+use crate::types::{Identity, MAX_MEMBERS};
+
+/// How many lives are remembered that have said who they are, and may be no members yet.
+const MAX_MET: usize = 1024;
+
+/// How many addresses other than its own a member's packets may come from: a host may have several.
+const MAX_OTHER_ADDRESSES: usize = 4;
+
+/// How many members that are new to this node packets may bring in a second, and how many at once.
+const NEWCOMERS_PER_SECOND: u32 = 64;
+const NEWCOMERS_AT_ONCE: u32 = 256;
+
+/// More updates than a packet has room for: each takes 28 bytes at least.
+const MAX_UPDATES: usize = codec::MAX_SWIM_BYTES / 28;
+
+/// How rarely it is said that a limit was met.
+const SAID_EVERY: Duration = Duration::from_secs(60);
+
+#[derive(Debug, Default)]
+pub(super) struct Strangers {
+    /// Who said who it is, and when.
+    met: BTreeMap<Identity, Instant>,
+    /// From where members speak, other than from their addresses.
+    elsewhere: BTreeMap<Identity, Elsewhere>,
+    newcomers: Pace,
+    /// How many members there was no room for, or no time.
+    left_out: u64,
+    say_at: Instant,
+}
+
+#[derive(Debug, Default)]
+struct Elsewhere {
+    ips: Vec<IpAddr>,
+    ask_at: Instant,
+}
+
+/// How many newcomers there may be (a leaky bucket).
+#[derive(Debug, Default)]
+struct Pace {
+    /// When as many as there were would have come one by one.
+    empty_at: Instant,
+}
+
+impl Pace {
+    fn admits(&mut self, now: Instant) -> bool {
+        let each = Duration::from_secs(1) / NEWCOMERS_PER_SECOND;
+        let next = self.empty_at.max(now) + each;
+        let is_admitted = next.since(now) <= each * NEWCOMERS_AT_ONCE;
+        if is_admitted {
+            self.empty_at = next;
+        }
+        is_admitted
+    }
+}
+
+impl Membership {
+    /// Takes up that the node at this identity's address has said to this node that it is this life.
+    pub(crate) fn meet(&mut self, now: Instant, member: &Identity) {
+        let met = &mut self.strangers.met;
+        if met.len() >= MAX_MET
+            && let Some(oldest) = met.iter().min_by_key(|(_, at)| **at).map(|(life, _)| *life)
+        {
+            met.remove(&oldest);
+        }
+        met.insert(member.life(), now);
+    }
+
+    /// Whether this node knows this life by more than its own datagrams.
+    fn knows(&self, member: &Identity) -> bool {
+        self.roster.has_life(member) || self.strangers.met.contains_key(&member.life())
+    }
+
+    fn speaks_from(&self, member: &Identity, from: IpAddr) -> bool {
+        let elsewhere = self.strangers.elsewhere.get(&member.life());
+        is_same(member.addr.ip(), from)
+            || elsewhere.is_some_and(|it| it.ips.iter().any(|ip| is_same(*ip, from)))
+    }
+
+    /// Whether a datagram comes from where some member is.
+    pub(super) fn is_from_a_member(&self, from: SocketAddr) -> bool {
+        let mut active = self.roster.iter().filter(|known| known.state.is_active());
+        active.any(|known| self.speaks_from(&known.identity, from.ip()))
+    }
+
+    /// Whether this node answers this one at its address: it knows it, dead or alive.
+    pub(super) fn may_answer(&self, member: &Identity) -> bool {
+        self.knows(member) || !rule(ProtocolMutant::StrangersBelieved, true)
+    }
+
+    /// Whether the sender of a packet is to be believed. If not, it may be asked who it is.
+    pub(super) fn is_believed(
+        &mut self,
+        now: Instant,
+        header: &Header<Identity>,
+        from: SocketAddr,
+        actions: &mut Vec<MembershipAction>,
+    ) -> Result<(), DatagramError> {
+        let source = header.src;
+        if source.addr == self.own.addr || !rule(ProtocolMutant::StrangersBelieved, true) {
+            return Ok(());
+        }
+        let is_there = is_same(source.addr.ip(), from.ip());
+        if !self.knows(&source) {
+            if is_there && source.addr.port() == from.port() {
+                actions.push(MembershipAction::Meet(source));
+            }
+            return Err(DatagramError::Stranger(source.addr));
+        }
+        if !self.speaks_from(&source, from.ip()) {
+            self.ask_from_where(now, source, actions);
+            return Err(DatagramError::FromElsewhere(source.addr));
+        }
+        match header.message {
+            // foca sends to whom the packet names.
+            Message::PingReq { target, .. } | Message::IndirectAck { target, .. }
+                if target.addr != self.own.addr && !self.roster.has_active_life(&target) =>
+            {
+                Err(DatagramError::Stranger(target.addr))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn ask_from_where(
+        &mut self,
+        now: Instant,
+        member: Identity,
+        actions: &mut Vec<MembershipAction>,
+    ) {
+        let elsewhere = &mut self.strangers.elsewhere;
+        if elsewhere.len() >= MAX_MEMBERS {
+            elsewhere.clear();
+        }
+        let it = elsewhere.entry(member.life()).or_default();
+        if it.ask_at <= now {
+            it.ask_at = now + self.settings.probe_period;
+            self.ping(now, member, actions);
+        }
+    }
+
+    /// Notes from where a member has answered a ping: who knows the number of the ping is on the
+    /// way to its address.
+    pub(super) fn note_from_where(&mut self, member: &Identity, from: SocketAddr) {
+        if let Some(it) = self.strangers.elsewhere.get_mut(&member.life())
+            && !it.ips.contains(&from.ip())
+        {
+            if it.ips.len() >= MAX_OTHER_ADDRESSES {
+                it.ips.remove(0);
+            }
+            it.ips.push(from.ip());
+        }
+    }
+
+    /// Returns a packet without what is not to be taken from it, or `None` if that is nothing:
+    /// members that are too many, and that this node is dead when it has just returned.
+    pub(super) fn without_excess(
+        &mut self,
+        now: Instant,
+        packet: &[u8],
+        actions: &mut Vec<MembershipAction>,
+    ) -> Option<Vec<u8>> {
+        let mut room = self.make_room(now, MAX_UPDATES, actions);
+        let has_just_returned = self.has_just_returned(now);
+        let mut left_out = 0;
+        let roster = &self.roster;
+        let newcomers = &mut self.strangers.newcomers;
+        let left = codec::without_updates(packet, |update: &Member<Identity>| {
+            let it = update.id();
+            if it.addr == self.own.addr {
+                let is_dead = update.state() == foca::State::Down && *it == self.own;
+                return is_dead && has_just_returned;
+            }
+            if roster.has_life(it) || !rule(ProtocolMutant::StrangersBelieved, true) {
+                return false;
+            }
+            let takes_room = !roster.has_address(it);
+            let is_admitted = (!takes_room || room > 0) && newcomers.admits(now);
+            room -= usize::from(is_admitted && takes_room);
+            left_out += u64::from(!is_admitted);
+            !is_admitted
+        });
+        self.note_left_out(now, left_out, actions);
+        left
+    }
+
+    /// Returns those of some members, out of a list, that there is room for.
+    pub(super) fn with_room(
+        &mut self,
+        now: Instant,
+        mut members: Vec<Member<Identity>>,
+        actions: &mut Vec<MembershipAction>,
+    ) -> Vec<Member<Identity>> {
+        let mut room = self.make_room(now, members.len(), actions);
+        let before = members.len();
+        let roster = &self.roster;
+        members.retain(|member| {
+            let takes_room = !roster.has_address(member.id());
+            let is_taken = !takes_room || room > 0;
+            room -= usize::from(is_taken && takes_room);
+            is_taken
+        });
+        let left_out = before - members.len();
+        self.note_left_out(now, left_out as u64, actions);
+        members
+    }
+
+    /// Whether there is room for this member, if it is new.
+    pub(super) fn has_room_for(
+        &mut self,
+        now: Instant,
+        member: &Identity,
+        actions: &mut Vec<MembershipAction>,
+    ) -> bool {
+        let has_room = self.roster.has_address(member) || self.make_room(now, 1, actions) > 0;
+        self.note_left_out(now, u64::from(!has_room), actions);
+        has_room
+    }
+
+    /// Forgets those that have been dead for longest if there is no room for this many more.
+    /// Returns for how many there is.
+    fn make_room(
+        &mut self,
+        now: Instant,
+        count: usize,
+        actions: &mut Vec<MembershipAction>,
+    ) -> usize {
+        // Lists of members have this node as well.
+        let room = (MAX_MEMBERS - 1).saturating_sub(self.roster.len());
+        if room >= count {
+            return room;
+        }
+        let is_removal = |timer: &Timer| matches!(timer, Timer::Swim(foca::Timer::RemoveDown(_)));
+        let removals = self.timers.iter().filter(|(_, timer)| is_removal(timer));
+        let due: Vec<_> = removals.map(|(key, _)| *key).take(count - room).collect();
+        for key in due {
+            if let Some(Timer::Swim(timer)) = self.timers.remove(&key) {
+                self.drive(now, actions, |swim, wishes| swim.handle_timer(timer, wishes));
+            }
+        }
+        (MAX_MEMBERS - 1).saturating_sub(self.roster.len())
+    }
+
+    fn note_left_out(&mut self, now: Instant, count: u64, actions: &mut Vec<MembershipAction>) {
+        let strangers = &mut self.strangers;
+        strangers.left_out += count;
+        if count > 0 && strangers.say_at <= now {
+            strangers.say_at = now + SAID_EVERY;
+            actions.push(MembershipAction::LeftOut(strangers.left_out));
+        }
+    }
+}
+
+fn is_same(one: IpAddr, other: IpAddr) -> bool {
+    one.to_canonical() == other.to_canonical()
+}
