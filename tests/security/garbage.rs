@@ -26,7 +26,7 @@ fn garbage_of_each_kind_ends_its_connection_and_nothing_else() {
             wait_until("both are closed", || is_closed(&mut stranger) && is_closed(&mut peer));
         }
     }
-    before.is_so_again(&mut nodes);
+    before.assert_again(&mut nodes);
     let lines = nodes[0].stderr().lines().count();
     assert!(lines < 100, "{lines} lines");
 }
@@ -50,5 +50,5 @@ fn a_second_hello_and_the_wrong_direction_end_the_connection() {
     let mut stranger = connect(target);
     stranger.write_all(&with_kind(WELCOME)).unwrap();
     wait_until("it is closed", || is_closed(&mut stranger));
-    before.is_so_again(&mut nodes);
+    before.assert_again(&mut nodes);
 }

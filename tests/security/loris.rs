@@ -39,7 +39,7 @@ fn a_hello_of_a_byte_at_a_time_is_not_waited_for() {
     });
     assert!(sent < hello.len() / 4, "{sent} bytes were waited for");
     drop(streams);
-    before.is_so_again(&mut nodes);
+    before.assert_again(&mut nodes);
 }
 
 #[test]
@@ -63,7 +63,7 @@ fn large_frames_that_lack_their_last_byte_take_a_bounded_memory_and_end() {
     nodes[0].ok("set during attack");
     wait_until("one that does not go on is ended", || streams.iter_mut().any(is_closed));
     drop(streams);
-    before.is_so_again(&mut nodes);
+    before.assert_again(&mut nodes);
 }
 
 #[test]
@@ -84,5 +84,5 @@ fn who_never_reads_its_answers_costs_little() {
     assert!(largest < (4 * 8 + 16) << 10, "{largest} KiB");
     wait_until("they are ended, as they take nothing", || streams.iter_mut().all(cannot_write));
     drop(streams);
-    before.is_so_again(&mut nodes);
+    before.assert_again(&mut nodes);
 }

@@ -54,7 +54,7 @@ fn a_node_joins_while_one_address_floods_the_cluster_with_connections() {
     println!("{} connections", made.load(Ordering::Relaxed));
     let leaver = nodes.pop().expect("it joined");
     assert!(leaver.end().success());
-    before.is_so_again(&mut nodes);
+    before.assert_again(&mut nodes);
 }
 
 /// Says that it is over when it is dropped, so that the flood ends if the test fails as well.
@@ -78,7 +78,7 @@ fn thousands_of_connections_one_after_the_other_leave_nothing() {
             let _ = stream.write_all(&nonsense);
         }
     }
-    before.is_so_again(&mut nodes);
+    before.assert_again(&mut nodes);
     let lines = nodes[0].stderr().lines().count();
     assert!(lines < 100, "{lines} lines for {ONE_AFTER_THE_OTHER} connections");
 }
@@ -125,7 +125,7 @@ fn a_node_with_all_the_connections_that_it_may_have_says_so() {
         matches!(read_frame(&mut late), Some((WELCOME, _)))
     });
     drop(late);
-    before.is_so_again(&mut nodes);
+    before.assert_again(&mut nodes);
 }
 
 #[test]
@@ -136,5 +136,5 @@ fn silent_connections_are_closed_after_a_while() {
     for mut stream in streams {
         assert!(matches!(stream.read(&mut [0; 16]), Ok(0) | Err(_)));
     }
-    before.is_so_again(&mut nodes);
+    before.assert_again(&mut nodes);
 }

@@ -41,7 +41,7 @@ impl Before {
     }
 
     /// Waits until the nodes hold about what they did, and checks that they serve.
-    pub(crate) fn is_so_again(self, nodes: &mut [NodeProcess]) {
+    pub(crate) fn assert_again(self, nodes: &mut [NodeProcess]) {
         for (node, (memory, fds)) in nodes.iter().zip(&self.costs) {
             wait_until("the attack costs no descriptors any more", || {
                 descriptors(node) <= fds + MORE_DESCRIPTORS
