@@ -31,7 +31,8 @@ const USAGE: &str = "\
 usage: node --id NAME [--address IP:PORT] [--advertise IP:PORT] [--seed HOST:PORT]... \
             [--cluster NAME] [--cores N]
             [--replicas N] [--write-quorum W] [--read-quorum R] \
-            [--on-partition serve|majority] [--expect NODES] [--timeout-ms MS]
+            [--on-partition serve|majority] [--expect NODES] [--timeout-ms MS] \
+            [--max-connections N]
             [--probe-period-ms MS] [--suspicion-timeout-ms MS] [--idle park|adaptive|busy]
 commands on standard input, one a line:
   set KEY VALUE          setq KEY VALUE QUORUM TIMEOUT_MS
@@ -106,6 +107,7 @@ fn config(mut args: impl Iterator<Item = String>) -> Result<Config> {
                 }
             }),
             "--expect" => config.expect(number()?),
+            "--max-connections" => config.max_connections(number()?),
             "--timeout-ms" => config.request_timeout(millis()?),
             "--probe-period-ms" => config.probe_period(millis()?),
             "--suspicion-timeout-ms" => config.suspicion_timeout(millis()?),

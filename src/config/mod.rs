@@ -252,6 +252,18 @@ impl Config {
         self
     }
 
+    /// Sets how many connections of other nodes this one accepts at a time, at least 16; default
+    /// 8192, or half of the descriptors that the process may have (`RLIMIT_NOFILE`) if that is
+    /// less, as found at the start.
+    ///
+    /// Every other node needs one, and one more for each pair of its cores and this node's cores. A
+    /// connection beyond the limit is closed, and its opener is told why. Each takes a descriptor
+    /// and up to 64 KiB of memory, outside [`max_memory`](Self::max_memory).
+    pub fn max_connections(mut self, connections: usize) -> Self {
+        self.given.max_connections = Some(connections);
+        self
+    }
+
     /// Sets what happens when [`max_memory`](Self::max_memory) is full; default
     /// [`Eviction::Sieve`].
     pub fn eviction(mut self, eviction: Eviction) -> Self {
@@ -457,6 +469,14 @@ mod tests {
     }
 
     #[test]
+    fn a_node_accepts_some_connections_at_least() {
+        assert_eq!(valid().check().unwrap().max_connections, None);
+        assert_eq!(valid().max_connections(16).check().unwrap().max_connections, Some(16));
+        let error = error(valid().max_connections(15));
+        assert_eq!(error, ConfigError::BadMaxConnections { connections: 15, least: 16 });
+    }
+
+    #[test]
     fn each_mistake_has_its_own_error() {
         assert_eq!(error(Config::new("", "127.0.0.1:0")), ConfigError::EmptyNodeId);
         assert_eq!(
@@ -582,6 +602,7 @@ mod tests {
             (Config::standalone("a").data_center("d"), "data_center"),
             (Config::standalone("a").zone("z"), "zone"),
             (Config::standalone("a").weight(1), "weight"),
+            (Config::standalone("a").max_connections(100), "max_connections"),
         ] {
             assert_eq!(error(config), ConfigError::Standalone { option });
         }

@@ -44,6 +44,8 @@ const MIN_RETENTION: Duration = Duration::from_secs(1);
 const MAX_RETENTION: Duration = Duration::from_secs(366 * 24 * 60 * 60);
 /// What a core needs to work with: room for the largest parts of its table at once.
 const MIN_CORE_MEMORY: usize = 1 << 20;
+/// Three nodes with two cores each, and some room for one that starts again.
+const MIN_CONNECTIONS: usize = 16;
 /// Longer is [`IdleStrategy::Busy`].
 const MAX_SPIN: Duration = Duration::from_millis(10);
 /// Longer than that is a quorum of all replicas.
@@ -77,6 +79,7 @@ pub(super) struct Given {
     pub(super) pin_cpus: Option<Vec<usize>>,
     pub(super) idle: IdleStrategy,
     pub(super) max_memory: Option<usize>,
+    pub(super) max_connections: Option<usize>,
     pub(super) eviction: Eviction,
     pub(super) membarrier: bool,
     pub(super) request_timeout: Duration,
@@ -114,6 +117,8 @@ pub(crate) struct Settings {
     pub(crate) idle: IdleStrategy,
     /// Each core's share of the memory limit, in bytes.
     pub(crate) memory: Option<usize>,
+    /// How many accepted connections there are at most; `None` for what the system allows.
+    pub(crate) max_connections: Option<usize>,
     pub(crate) eviction: Eviction,
     pub(crate) membarrier: bool,
     pub(crate) request_timeout: Duration,
@@ -146,6 +151,7 @@ impl Given {
             pin_cpus: None,
             idle: IdleStrategy::default(),
             max_memory: None,
+            max_connections: None,
             eviction: Eviction::default(),
             membarrier: true,
             request_timeout: DEFAULT_REQUEST_TIMEOUT,
@@ -173,6 +179,7 @@ impl Given {
         })?;
         let cores = self.check_cores()?;
         let memory = self.check_memory(cores)?;
+        self.check_connections()?;
         let quorums = self.check_quorums()?;
         self.check_durations()?;
         let advertise = self.advertise.as_deref().map(check_address).transpose()?;
@@ -197,6 +204,7 @@ impl Given {
             pin_cpus: self.pin_cpus.clone(),
             idle: self.idle,
             memory,
+            max_connections: self.max_connections,
             eviction: self.eviction,
             membarrier: self.membarrier,
             request_timeout: self.request_timeout,
@@ -234,6 +242,15 @@ impl Given {
             return Err(ConfigError::BadMemory { max_memory, least });
         }
         Ok(Some(max_memory / cores))
+    }
+
+    fn check_connections(&self) -> Result<(), ConfigError> {
+        match self.max_connections {
+            Some(connections) if connections < MIN_CONNECTIONS => {
+                Err(ConfigError::BadMaxConnections { connections, least: MIN_CONNECTIONS })
+            }
+            _ => Ok(()),
+        }
     }
 
     fn check_durations(&self) -> Result<(), ConfigError> {
@@ -331,6 +348,7 @@ impl Given {
             ("data_center", self.data_center.is_some()),
             ("zone", self.zone.is_some()),
             ("weight", self.weight.is_some()),
+            ("max_connections", self.max_connections.is_some()),
             ("on_partition", self.on_partition.is_some()),
             ("expect", self.expect.is_some()),
         ];

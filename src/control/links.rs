@@ -232,5 +232,6 @@ impl Control {
 
 /// Whether a refusal says nothing about a configuration.
 fn is_passing(refusal: &Refusal) -> bool {
-    matches!(refusal.reason, RefusalReason::NotMe | RefusalReason::Stopping)
+    use RefusalReason::{Full, NotMe, Stopping};
+    matches!(refusal.reason, NotMe | Stopping | Full)
 }

@@ -226,6 +226,17 @@ pub enum ConfigError {
         /// The least that is allowed with this number of cores, in bytes.
         least: usize,
     },
+    /// Fewer accepted connections are allowed than a small cluster needs.
+    #[error(
+        "max_connections is {connections}; it must be at least {least}: every other node needs \
+         one, and one more for each pair of its cores and this node's"
+    )]
+    BadMaxConnections {
+        /// The number that was given.
+        connections: usize,
+        /// The least that is allowed.
+        least: usize,
+    },
     /// A time is out of its range.
     #[error("{option} is {value:?}; it must be from {least:?} to {most:?}")]
     BadDuration {

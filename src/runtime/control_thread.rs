@@ -18,6 +18,7 @@ use super::discovery_thread::DiscoveryRequests;
 use super::heartbeat::{Heartbeats, LOOKS_AT_CORES_EVERY, Watch};
 use super::mailbox::{Inbox, ThreadOutbox};
 use super::messages::{Order, ToControl};
+use super::net::complaints::Complaints;
 use super::net::datagram::Datagrams;
 use super::net::{ConnectionId, Destination, LossCause, Net, NetEvent};
 use super::ring::Pop;
@@ -67,6 +68,8 @@ pub(crate) struct ControlLoop {
     /// Who said HELLO over the connections that this thread serves.
     peers: BTreeMap<ConnectionId, Identity>,
     next_request: u64,
+    /// Peers that sent what is not for this thread.
+    complaints: Complaints,
 }
 
 /// Begins the loop: gives every core its first placement, so that the first call finds one.
@@ -82,6 +85,7 @@ pub(crate) fn begin(thread: ControlThread) -> ControlLoop {
         net_events: Vec::new(),
         peers: BTreeMap::new(),
         next_request: 1,
+        complaints: Complaints::default(),
     };
     control_loop.thread.control.start(now, &mut control_loop.actions);
     control_loop.perform(now);
@@ -273,15 +277,18 @@ impl ControlLoop {
     }
 
     fn read_sockets(&mut self, now: Instant) -> bool {
-        if std::mem::take(&mut self.must_accept) {
-            self.thread.net.accept_all(now, &self.thread.listener);
-        }
+        // Those that said HELLO go first: a flood of others must not push them out unheard.
         let is_behind = self.thread.net.read_pending(now, &mut self.net_events);
         self.thread.net.handle_timers(now, &mut self.net_events);
         for event in std::mem::take(&mut self.net_events) {
-            self.network(now, event);
+            if let Some(event) = self.thread.net.admit(event) {
+                self.network(now, event);
+            }
         }
-        is_behind
+        if std::mem::take(&mut self.must_accept) || self.thread.net.must_accept(now) {
+            self.thread.net.accept_some(now, &self.thread.listener);
+        }
+        is_behind || self.thread.net.must_accept(now)
     }
 
     fn network(&mut self, now: Instant, event: NetEvent) {
@@ -303,10 +310,13 @@ impl ControlLoop {
                     self.tell(now, ControlEvent::Answer { link: link(&target), message });
                 }
                 _ => {
-                    logging::warn!(
-                        "{}: its control thread answered with something else, closing",
-                        target.addr
-                    );
+                    if let Some(silent) = self.complaints.add(now) {
+                        logging::warn!(
+                            "{}: its control thread answered with something else, closing (as \
+                             {silent} others since the last such line)",
+                            target.addr
+                        );
+                    }
                     self.thread.net.close(target);
                     self.tell(
                         now,
@@ -324,7 +334,12 @@ impl ControlLoop {
                     self.tell(now, ControlEvent::Request { via, peer, request_id, message });
                 }
                 _ => {
-                    logging::warn!("closing a connection: not a request for the control thread");
+                    if let Some(silent) = self.complaints.add(now) {
+                        logging::warn!(
+                            "closing a connection: not a request for the control thread (as \
+                             {silent} others since the last such line)"
+                        );
+                    }
                     self.peers.remove(&connection);
                     self.thread.net.close_accepted(connection);
                 }

@@ -19,6 +19,7 @@ use super::heartbeat::{Heartbeats, LOOKS_AT_CONTROL_EVERY, Noticed, Watch};
 use super::idle::{CoreCount, Patience, look, spare_processors};
 use super::mailbox::{Inbox, SendError, Sender};
 use super::messages::{CallMessage, Order, ToControl};
+use super::net::complaints::Complaints;
 use super::net::{ConnectionId, Destination, Net, NetEvent};
 use super::reply::ReplyTo;
 use super::ring::Pop;
@@ -77,6 +78,8 @@ struct CoreLoop {
     unsent: Vec<u64>,
     /// What the control thread has not been told yet, because its queue was full.
     unreported: Report,
+    /// Peers that sent what a core does not take.
+    complaints: Complaints,
 }
 
 /// The latest of what a core tells the control thread: anything older does not matter any more.
@@ -132,6 +135,7 @@ impl CoreLoop {
             net_events: Vec::new(),
             unsent: Vec::new(),
             unreported: Report::default(),
+            complaints: Complaints::default(),
         }
     }
 
@@ -325,7 +329,13 @@ impl CoreLoop {
         let is_behind = net.read_pending(now.instant, &mut self.net_events);
         net.handle_timers(now.instant, &mut self.net_events);
         for event in std::mem::take(&mut self.net_events) {
-            self.network(now, event);
+            // The answer to one request decides whether the next one is admitted.
+            if let Some(net) = &mut self.thread.net
+                && let Some(event) = net.admit(event)
+            {
+                self.network(now, event);
+                self.perform(now);
+            }
         }
         is_behind
     }
@@ -339,10 +349,13 @@ impl CoreLoop {
                         self.tell(now, Event::Answer { from, request_id, answer });
                     }
                     _ => {
-                        logging::warn!(
-                            "{}: a core answered with something else, closing",
-                            target.addr
-                        );
+                        if let Some(silent) = self.complaints.add(now.instant) {
+                            logging::warn!(
+                                "{}: a core answered with something else, closing (as {silent} \
+                                 others since the last such line)",
+                                target.addr
+                            );
+                        }
                         self.close(now, target);
                     }
                 }
@@ -492,7 +505,12 @@ impl CoreLoop {
 
     fn close_accepted(&mut self, connection: ConnectionId, why: &str) {
         let peer = self.peers.remove(&connection);
-        logging::warn!("closing a connection from {peer:?}: {why}");
+        if let Some(silent) = self.complaints.add(self.now.instant) {
+            logging::warn!(
+                "closing a connection from {peer:?}: {why} (as {silent} others since the last such \
+                 line)"
+            );
+        }
         if let Some(net) = &mut self.thread.net {
             net.close_accepted(connection);
         }

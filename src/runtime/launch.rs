@@ -40,6 +40,7 @@ use super::messages::{
 use super::net::Net;
 use super::net::bind::{BindError, Bound, bind};
 use super::net::datagram::Datagrams;
+use super::net::limits::Limits;
 use super::tokens::{DATAGRAMS, FIRST_CONNECTION, LISTENER, WAKE};
 use crate::config::Settings;
 use crate::control::{Control, ControlConfig};
@@ -91,6 +92,10 @@ pub(super) fn launch(settings: &Settings) -> Result<Launched, StartError> {
         senders: Senders::default(),
         threads: Threads::default(),
         heartbeats: Arc::new(Heartbeats::new(usize::from(settings.cores))),
+        limits: Limits::new(
+            settings.max_connections,
+            settings.memory.map(|memory| memory * usize::from(settings.cores)),
+        ),
     };
     let control = bound.map(|bound| launch.prepare_control(bound)).transpose()?;
     let cores = (0..settings.cores).map(|core| launch.prepare_core(CoreId(core)));
@@ -121,6 +126,7 @@ struct Launch<'a> {
     senders: Senders,
     threads: Threads,
     heartbeats: Arc<Heartbeats>,
+    limits: Arc<Limits>,
 }
 
 /// What a thread that is not started yet will poll, and will be woken by.
@@ -194,7 +200,8 @@ impl Launch<'_> {
     fn net(&self, poll: &Poll) -> Result<Net, StartError> {
         let failed = |source| StartError::System { what: "cloning a poll's registry", source };
         let registry = poll.registry().try_clone().map_err(failed)?;
-        let mut net = Net::new(registry, FIRST_CONNECTION, local(self.settings));
+        let mut net =
+            Net::new(registry, FIRST_CONNECTION, local(self.settings), self.limits.clone());
         net.set_identity(self.identity);
         self.settings.memory.into_iter().for_each(|memory| net.limit_memory(memory));
         Ok(net)

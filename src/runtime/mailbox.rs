@@ -180,7 +180,8 @@ impl<T> From<PushError<T>> for SendError<T> {
 /// What an engine's thread sends to another one, in order and without ever waiting.
 ///
 /// It holds what does not fit into the queue, without a bound of its own: every message stands for
-/// a change of the members or for an open connection, and those are bounded.
+/// a change of the members or for an open connection, and those are bounded
+/// ([`Config::max_connections`](crate::Config::max_connections)).
 pub(crate) struct ThreadOutbox<T, W = SystemWaker> {
     sender: Sender<T, W>,
     overflow: VecDeque<T>,

@@ -9,7 +9,8 @@
 //! buffer. So a body is aligned in the receive buffer and is read there, without a copy.
 //!
 //! The length is checked against the connection's limit before anything is allocated for it. The
-//! buffer grows only as bytes arrive, so a header alone cannot make a node reserve memory.
+//! buffer grows only as bytes arrive, so a header alone cannot make a node reserve memory. It grows
+//! for a frame that does not fit, and no further than that one needs.
 
 use rkyv::util::AlignedVec;
 use thiserror::Error;
@@ -30,10 +31,19 @@ pub(crate) const MAX_BODY_BYTES: usize = MAX_VALUE_BYTES + MAX_KEY_BYTES + 2 * C
 /// The largest body before the handshake is done: a HELLO with its four names, or a refusal's text.
 pub(crate) const MAX_HANDSHAKE_BYTES: usize = 4 << 10;
 
-/// The size of a new receive buffer, to which it also shrinks back after a large frame.
-const BUFFER_BYTES: usize = 64 << 10;
+/// The size of a receive buffer, to which it also shrinks back after a large frame.
+pub(crate) const BUFFER_BYTES: usize = 64 << 10;
+
+/// The size of a receive buffer before the handshake is done: more than a HELLO with names of the
+/// usual length, and little enough for a thousand connections of which nothing is known yet.
+const HANDSHAKE_BUFFER_BYTES: usize = 4 << 10;
+
+/// A buffer of this size is given back also when the next frame has begun already, which is copied
+/// then.
+const LARGE_BYTES: usize = 1 << 20;
 
 const _: () = assert!(HEADER_BYTES == ALIGNMENT && BUFFER_BYTES.is_multiple_of(ALIGNMENT));
+const _: () = assert!(HANDSHAKE_BUFFER_BYTES.is_multiple_of(ALIGNMENT));
 const _: () = assert!(MAX_BODY_BYTES < u32::MAX as usize);
 
 /// A frame's bytes, ready to be written.
@@ -47,6 +57,13 @@ pub(crate) struct Header {
     pub(crate) partition: Partition,
     pub(crate) request_id: u64,
     pub(crate) body_bytes: usize,
+}
+
+impl Header {
+    /// Returns the length of the frame with its header and its padding.
+    fn whole_bytes(self) -> usize {
+        HEADER_BYTES + self.body_bytes.next_multiple_of(ALIGNMENT)
+    }
 }
 
 /// Why the bytes of a connection make no sense. The node closes the connection: after a bad frame
@@ -122,32 +139,84 @@ impl FrameBuffer {
         self.limit = MAX_BODY_BYTES;
     }
 
+    /// Whether a part of a frame is there, and not the rest of it. For who has taken all
+    /// [whole](Self::next) ones.
+    pub(crate) fn is_in_frame(&self) -> bool {
+        self.start < self.end
+    }
+
+    /// Whether more can be received without moving what is there or taking memory.
+    pub(crate) fn has_space(&self) -> bool {
+        self.end < self.bytes.len()
+    }
+
+    /// Returns how many bytes the buffer takes beyond the usual size.
+    pub(crate) fn excess_bytes(&self) -> usize {
+        self.bytes.len().saturating_sub(BUFFER_BYTES)
+    }
+
+    /// Returns how many bytes it will take beyond the usual size when there is
+    /// [space](Self::space).
+    pub(crate) fn next_excess_bytes(&self) -> usize {
+        let has_room = self.has_space() || self.start > 0;
+        let bytes = if has_room { self.bytes.len() } else { self.larger() };
+        bytes.saturating_sub(BUFFER_BYTES)
+    }
+
+    /// Gives back what a large frame took, once that is looked at, and what is too small for the
+    /// frames after the handshake.
+    pub(crate) fn shrink(&mut self) {
+        let left = self.end - self.start;
+        if left == 0 {
+            self.start = 0;
+            self.end = 0;
+            let is_small = self.bytes.len() < BUFFER_BYTES && self.limit > MAX_HANDSHAKE_BYTES;
+            if is_small || self.bytes.len() > BUFFER_BYTES {
+                self.bytes = Encoded::new();
+            }
+        } else if self.bytes.len() >= LARGE_BYTES && left <= BUFFER_BYTES / 2 {
+            let mut bytes = Encoded::new();
+            bytes.resize(BUFFER_BYTES, 0);
+            bytes[..left].copy_from_slice(&self.bytes[self.start..self.end]);
+            *self = Self { bytes, start: 0, end: left, limit: self.limit };
+        }
+    }
+
     /// Returns the room for the next bytes, which is never empty. The caller reports how many came
     /// with [`received`](Self::received).
     pub(crate) fn space(&mut self) -> &mut [u8] {
-        if self.start == self.end {
-            self.start = 0;
-            self.end = 0;
-            if self.bytes.len() > BUFFER_BYTES {
-                self.bytes = Encoded::new();
-            }
-        }
-        if self.end == self.bytes.len() {
+        self.shrink();
+        if !self.has_space() {
             self.make_room();
         }
         &mut self.bytes[self.end..]
     }
 
-    /// Moves what is left to the front, and doubles the buffer if that frees less than half.
+    /// Moves what is left to the front. If that frees nothing, the buffer grows.
     fn make_room(&mut self) {
         if self.start > 0 {
             self.bytes.copy_within(self.start..self.end, 0);
             self.end -= self.start;
             self.start = 0;
         }
-        if self.end * 2 > self.bytes.len() || self.bytes.is_empty() {
-            let larger = (self.bytes.len() * 2).max(BUFFER_BYTES);
+        if !self.has_space() {
+            let larger = self.larger();
+            self.bytes.reserve_exact(larger - self.bytes.len());
             self.bytes.resize(larger, 0);
+        }
+    }
+
+    /// Returns the size after growing: the double, and no more than the frame needs that does not
+    /// fit.
+    fn larger(&self) -> usize {
+        let is_stranger = self.limit <= MAX_HANDSHAKE_BYTES;
+        let least = if is_stranger { HANDSHAKE_BUFFER_BYTES } else { BUFFER_BYTES };
+        let double = (self.bytes.len() * 2).max(least);
+        let first = self.bytes[self.start..self.end].first_chunk::<HEADER_BYTES>();
+        let whole = first.and_then(|header| parse_header(header, self.limit).ok());
+        match whole.map(Header::whole_bytes) {
+            Some(whole) if whole > self.bytes.len() => double.min(whole.max(least)),
+            _ => double,
         }
     }
 
@@ -162,7 +231,7 @@ impl FrameBuffer {
         let here = &self.bytes[self.start..self.end];
         let Some(header) = here.first_chunk::<HEADER_BYTES>() else { return Ok(None) };
         let header = parse_header(header, self.limit)?;
-        let whole = HEADER_BYTES + header.body_bytes.next_multiple_of(ALIGNMENT);
+        let whole = header.whole_bytes();
         if here.len() < whole {
             return Ok(None);
         }
@@ -232,10 +301,53 @@ mod tests {
         let large = frame(1, &vec![7; 1 << 20]);
         feed(&mut buffer, &large[..100], 100);
         assert!(buffer.bytes.len() <= BUFFER_BYTES, "a header alone reserves nothing");
-        feed(&mut buffer, &large[100..], 1 << 16);
+        feed(&mut buffer, &large[100..large.len() - 1], 1 << 16);
+        assert_eq!(buffer.next(), Ok(None));
+        assert_eq!(buffer.bytes.len(), large.len(), "it never grows beyond the frame");
+        assert_eq!(buffer.next_excess_bytes(), buffer.excess_bytes());
+        feed(&mut buffer, &large[large.len() - 1..], 1);
         assert_eq!(buffer.next().unwrap().unwrap().1.len(), 1 << 20);
         buffer.space();
         assert_eq!(buffer.bytes.len(), BUFFER_BYTES);
+    }
+
+    /// A stranger's first byte cost 64 KiB.
+    #[test]
+    fn a_stranger_gets_a_small_buffer_until_the_handshake_is_done() {
+        let mut buffer = FrameBuffer::new();
+        let hello = frame(1, &[7; 300]);
+        feed(&mut buffer, &hello[..1], 1);
+        assert_eq!(buffer.bytes.len(), HANDSHAKE_BUFFER_BYTES);
+        feed(&mut buffer, &hello[1..], 4000);
+        assert!(buffer.next().unwrap().is_some());
+        buffer.raise_limit();
+        buffer.space();
+        assert_eq!(buffer.bytes.len(), BUFFER_BYTES);
+        // The largest that a stranger can send.
+        let mut buffer = FrameBuffer::new();
+        feed(&mut buffer, &frame(1, &[7; MAX_HANDSHAKE_BYTES]), 4000);
+        assert_eq!(buffer.bytes.len(), HEADER_BYTES + MAX_HANDSHAKE_BYTES);
+        assert!(buffer.next().unwrap().is_some());
+    }
+
+    /// Many small frames that came together took four times the usual size.
+    #[test]
+    fn small_frames_never_need_a_larger_buffer() {
+        let mut buffer = FrameBuffer::new();
+        buffer.raise_limit();
+        let small = frame(1, &[7; 700]);
+        feed(&mut buffer, &small[..5], 5);
+        let mut rest = [&small[5..], &small.repeat(400)].concat();
+        while !rest.is_empty() {
+            assert!(buffer.next_excess_bytes() == 0, "with all whole frames taken");
+            let space = buffer.space();
+            let count = space.len().min(rest.len());
+            space[..count].copy_from_slice(&rest[..count]);
+            buffer.received(count);
+            rest.drain(..count);
+            while buffer.next().unwrap().is_some() {}
+        }
+        assert_eq!((buffer.bytes.len(), buffer.is_in_frame()), (BUFFER_BYTES, false));
     }
 
     #[test]

@@ -165,8 +165,7 @@ pub(crate) enum Channel {
     Core(CoreId),
 }
 
-/// Why a connection was refused. The text is for people: it names the settings of both sides and
-/// says what to do.
+/// Why a connection was refused. The text, for people, names both sides' settings and what to do.
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) struct Refusal {
     pub(crate) reason: RefusalReason,
@@ -185,6 +184,7 @@ pub(crate) enum RefusalReason {
     NotMe,
     NoSuchCore,
     Stopping,
+    Full,
     /// A rare one that has no number of its own, or one that only a newer version knows.
     Other,
 }

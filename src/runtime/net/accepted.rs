@@ -3,33 +3,48 @@
 
 #![forbid(unsafe_code)]
 
+use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use mio::net::{TcpListener, TcpStream};
 
 use super::connection::{Connection, Filled};
+use super::limits::Place;
+use super::strangers::{MAX_STRANGERS, PushedOut, STRANGERS_PER_ADDRESS};
 use super::{
-    ConnectionId, HELLO_TIMEOUT, Handover, LINGER, LinkStage, MAX_STRANGERS, Net, NetEvent,
-    NetLink, READ_BUDGET_BYTES, handshake,
+    ConnectionId, HELLO_TIMEOUT, Handover, LINGER, LinkStage, Net, NetEvent, NetLink,
+    READ_BUDGET_BYTES, handshake,
 };
 use crate::clock::Instant;
 use crate::logging;
 use crate::wire::codec;
 use crate::wire::frame::MAX_HANDSHAKE_BYTES;
-use crate::wire::message::{Frame, Hello, Message, Refusal};
+use crate::wire::message::{Frame, Hello, Message, Refusal, RefusalReason};
+
+/// How many connections are accepted in one pass. Those that connect as fast as they are accepted
+/// must not keep the control thread from answering probes.
+pub(super) const ACCEPTS_PER_PASS: usize = 64;
+
+/// After how long it is tried again to accept connections, when this process had no descriptor or
+/// no memory for one.
+pub(super) const ACCEPT_AGAIN_AFTER: Duration = Duration::from_millis(100);
 
 /// A refusal quotes what the peer said of itself, and must still fit its frame.
 const MAX_REFUSAL_BYTES: usize = MAX_HANDSHAKE_BYTES / 2;
 
 impl Net {
-    /// Accepts every connection that waits.
+    /// Accepts connections that wait, as many as a pass may. If some are left, it
+    /// [must](Self::must_accept) be called again.
     ///
-    /// An error that concerns one of them skips it. An error that concerns this process, such as
-    /// running out of descriptors, is logged, and the rest wait for the next one to come.
-    pub(crate) fn accept_all(&mut self, now: Instant, listener: &TcpListener) {
+    /// An error that concerns one of them skips it. After an error that concerns this process, such
+    /// as running out of descriptors, it must be called again a little later: the poll reports the
+    /// listener only when another connection comes.
+    pub(crate) fn accept_some(&mut self, now: Instant, listener: &TcpListener) {
         self.now = now;
-        loop {
+        self.accept_at = None;
+        for _ in 0..ACCEPTS_PER_PASS {
             match listener.accept() {
                 Ok((stream, peer)) => self.accept(now, stream, peer),
                 Err(error) => match error.kind() {
@@ -38,41 +53,99 @@ impl Net {
                     | io::ErrorKind::ConnectionAborted
                     | io::ErrorKind::ConnectionReset => {}
                     _ => {
-                        if let Some(silent) = self.not_accepted.add(now) {
-                            logging::warn!(
-                                "cannot accept connections for now: {error} ({silent} times since \
-                                 the last such line)"
-                            );
-                        }
-                        return;
+                        self.accept_at = Some(now + ACCEPT_AGAIN_AFTER);
+                        return self.cannot_accept(&error);
                     }
                 },
             }
+        }
+        self.accept_at = Some(now);
+    }
+
+    /// Whether connections are left to be accepted, of which the poll reports nothing.
+    pub(crate) fn must_accept(&self, now: Instant) -> bool {
+        self.accept_at.is_some_and(|at| at <= now)
+    }
+
+    fn cannot_accept(&mut self, why: &dyn fmt::Display) {
+        self.counters.not_accepted += 1;
+        if let Some(silent) = self.not_accepted.add(self.now) {
+            logging::warn!(
+                "cannot accept connections for now: {why} ({silent} times since the last such line)"
+            );
         }
     }
 
     fn accept(&mut self, now: Instant, stream: TcpStream, peer: SocketAddr) {
         let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
-        let connection = Connection::new(stream, peer);
+        let Some(place) = self.place() else { return self.turn_away(stream, peer) };
+        let connection = Connection::new(stream, peer, &self.limits, Some(place));
         connection.tune();
         match self.insert(connection, LinkStage::Stranger, Some(now + HELLO_TIMEOUT)) {
             Ok(id) => {
                 self.counters.accepted += 1;
                 self.add_stranger(id);
             }
-            Err(error) => logging::warn!("cannot take the connection of {peer}: {error}"),
+            Err(error) => self.cannot_accept(&error),
+        }
+    }
+
+    /// Returns a place for one more accepted connection. If there is none, the oldest one that is
+    /// not welcome goes.
+    fn place(&mut self) -> Option<Place> {
+        let place = self.limits.admit();
+        if place.is_some() {
+            return place;
+        }
+        let oldest = self.strangers.oldest()?;
+        self.counters.strangers_closed += 1;
+        self.remove(oldest);
+        self.limits.admit()
+    }
+
+    /// Tells a connection for which there is no place why it is closed. It reads that if it comes
+    /// before its own HELLO is answered with a reset.
+    fn turn_away(&mut self, stream: TcpStream, peer: SocketAddr) {
+        self.counters.turned_away += 1;
+        let most = self.limits.max_connections();
+        let text = format!(
+            "{} has {most} connections, and takes no more (Config::max_connections)",
+            self.local.node_id
+        );
+        if let Some(silent) = self.turned_away.add(self.now) {
+            logging::warn!(
+                "closing a connection of {peer}: there are {most} already \
+                 (Config::max_connections). {silent} others were closed since the last such line"
+            );
+        }
+        let mut connection = Connection::new(stream, peer, &self.limits, None);
+        let refusal = Refusal { reason: RefusalReason::Full, text };
+        connection.queue(handshake(Message::Refused(refusal)));
+        if connection.flush().is_ok() {
+            connection.finish_writing();
         }
     }
 
     fn add_stranger(&mut self, id: u64) {
-        self.strangers.insert(id);
-        while self.strangers.len() > MAX_STRANGERS
-            && let Some(oldest) = self.strangers.pop_first()
-        {
-            logging::debug!(
-                "more than {MAX_STRANGERS} connections without a welcome: closing the oldest"
-            );
-            self.remove(oldest);
+        let Some(address) = self.links.get(&id).map(|link| link.connection.peer().ip()) else {
+            return;
+        };
+        let Some(pushed_out) = self.strangers.insert(id, address) else { return };
+        self.counters.strangers_closed += 1;
+        match pushed_out {
+            PushedOut::Oldest(oldest) => {
+                logging::debug!(
+                    "more than {MAX_STRANGERS} connections without a welcome: closing the oldest"
+                );
+                self.remove(oldest);
+            }
+            PushedOut::OldestOfAddress(oldest) => {
+                logging::debug!(
+                    "more than {STRANGERS_PER_ADDRESS} connections of {address} without a \
+                     welcome: closing its oldest"
+                );
+                self.remove(oldest);
+            }
         }
     }
 
@@ -122,7 +195,8 @@ impl Net {
                 ConnectionId(id)
             }
             Err(error) => {
-                logging::warn!("cannot take over the connection of {peer}: {error}");
+                logging::debug!("cannot take over the connection of {peer}: {error}");
+                self.cannot_accept(&error);
                 let connection = ConnectionId(self.next);
                 self.next += 1;
                 events.push(NetEvent::Closed { connection });
@@ -175,9 +249,12 @@ impl Net {
     /// When many wait, the connection's requests are left unread until half of them are written.
     pub(crate) fn answer(&mut self, connection: ConnectionId, frame: &Frame) {
         let id = connection.0;
-        if !self.links.get(&id).is_some_and(|link| matches!(link.stage, LinkStage::Serving { .. }))
-        {
+        let Some(link) = self.links.get_mut(&id) else { return };
+        if !matches!(link.stage, LinkStage::Serving { .. }) {
             return;
+        }
+        if link.connection.queued_bytes() == 0 {
+            link.taken_at = self.now;
         }
         self.queue(id, codec::encode(frame));
         if let Some(link) = self.links.get_mut(&id)
@@ -198,7 +275,7 @@ impl Net {
         let connection = ConnectionId(id);
         match (first, frame.message) {
             (true, Message::Hello(hello)) => {
-                self.strangers.remove(&id);
+                self.strangers.remove(id);
                 self.set_deadline(id, None);
                 if let Some(link) = self.links.get_mut(&id) {
                     link.stage = LinkStage::Greeted;

@@ -14,6 +14,10 @@ use crate::logging;
 /// Connections that may wait to be accepted: a large cluster that reconnects all at once.
 const BACKLOG: i32 = 1024;
 
+/// How many bytes of datagrams may wait to be read. A flood that fills them pushes out the answers
+/// to this node's probes, which then takes others for dead: more than a few thousand datagrams.
+const DATAGRAM_BUFFER_BYTES: usize = 1 << 20;
+
 /// How many numbers are tried when any port will do and UDP's is taken. Each try fails rarely; this
 /// many in a row means that no UDP port is free.
 const PORT_TRIES: usize = 32;
@@ -87,6 +91,14 @@ fn bind_tcp(addr: SocketAddr) -> io::Result<(TcpListener, SocketAddr)> {
 
 fn bind_udp(addr: SocketAddr) -> io::Result<UdpSocket> {
     let socket = socket(addr, Type::DGRAM, Protocol::UDP)?;
+    let asked = socket.set_recv_buffer_size(DATAGRAM_BUFFER_BYTES);
+    let given = asked.and_then(|()| socket.recv_buffer_size());
+    // The system may allow less, such as net.core.rmem_max of Linux.
+    if !given.as_ref().is_ok_and(|bytes| *bytes >= DATAGRAM_BUFFER_BYTES) {
+        logging::debug!(
+            "asked for {DATAGRAM_BUFFER_BYTES} bytes for datagrams that wait, got {given:?}"
+        );
+    }
     socket.bind(&addr.into())?;
     Ok(UdpSocket::from_std(socket.into()))
 }
@@ -113,6 +125,18 @@ mod tests {
         assert_ne!(bound.addr.port(), 0);
         assert_eq!(bound.listener.local_addr().unwrap(), bound.addr);
         assert_eq!(bound.datagrams.local_addr().unwrap(), bound.addr);
+    }
+
+    /// The usual size on Linux holds some 270 datagrams.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn datagrams_get_as_large_a_buffer_as_the_system_allows() {
+        let allowed = std::fs::read_to_string("/proc/sys/net/core/rmem_max").unwrap();
+        let allowed: usize = allowed.trim().parse().unwrap();
+        let bound = bind(([127, 0, 0, 1], 0).into()).unwrap();
+        let given = socket2::SockRef::from(&bound.datagrams).recv_buffer_size().unwrap();
+        // Linux doubles what is asked for.
+        assert_eq!(given, 2 * allowed.min(DATAGRAM_BUFFER_BYTES));
     }
 
     #[test]

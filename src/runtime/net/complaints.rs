@@ -9,7 +9,7 @@ const EVERY: Duration = Duration::from_secs(60);
 
 /// One kind of complaint.
 #[derive(Default)]
-pub(super) struct Complaints {
+pub(crate) struct Complaints {
     last: Option<Instant>,
     /// How many were not logged since the last one that was.
     silent: u64,
@@ -17,7 +17,7 @@ pub(super) struct Complaints {
 
 impl Complaints {
     /// Counts one more. If it is to be logged, returns how many before it were not.
-    pub(super) fn add(&mut self, now: Instant) -> Option<u64> {
+    pub(crate) fn add(&mut self, now: Instant) -> Option<u64> {
         if self.last.is_some_and(|last| now < last + EVERY) {
             self.silent += 1;
             return None;

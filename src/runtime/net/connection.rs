@@ -9,12 +9,14 @@
 use std::collections::VecDeque;
 use std::io::{self, IoSlice, Read};
 use std::net::{Shutdown, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
 use socket2::{SockRef, TcpKeepalive};
 
+use super::limits::{Limits, Place, Share};
 use crate::logging;
 use crate::wire::codec;
 use crate::wire::frame::{Encoded, FrameBuffer, FrameError};
@@ -37,7 +39,7 @@ const KEEPALIVE: Duration = Duration::from_secs(15);
 pub(crate) enum Filled {
     /// Nothing is left: the poll reports the next bytes.
     Drained,
-    /// The budget is used up: the poll reports nothing, come back.
+    /// The budget is used up, or the buffer is full: the poll reports nothing, come back.
     Stopped,
     /// The other end closed (`UnexpectedEof`) or the connection failed.
     Ended(io::ErrorKind),
@@ -48,6 +50,10 @@ pub(crate) struct Connection {
     stream: TcpStream,
     peer: SocketAddr,
     buffer: FrameBuffer,
+    /// What the buffer takes of the memory for all of them.
+    share: Share,
+    /// The place of an accepted connection among all of them.
+    _place: Option<Place>,
     queue: VecDeque<Encoded>,
     /// The cost of all frames in `queue`.
     queued_bytes: usize,
@@ -56,9 +62,23 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    pub(crate) fn new(stream: TcpStream, peer: SocketAddr) -> Self {
-        let buffer = FrameBuffer::new();
-        Self { stream, peer, buffer, queue: VecDeque::new(), queued_bytes: 0, offset: 0 }
+    /// `place` is that of an accepted connection.
+    pub(crate) fn new(
+        stream: TcpStream,
+        peer: SocketAddr,
+        limits: &Arc<Limits>,
+        place: Option<Place>,
+    ) -> Self {
+        Self {
+            stream,
+            peer,
+            buffer: FrameBuffer::new(),
+            share: Share::new(limits.clone()),
+            _place: place,
+            queue: VecDeque::new(),
+            queued_bytes: 0,
+            offset: 0,
+        }
     }
 
     pub(crate) fn peer(&self) -> SocketAddr {
@@ -106,13 +126,41 @@ impl Connection {
         }
     }
 
-    /// Reads until nothing is left or `budget` bytes came. Returns how many came.
+    /// Whether the buffer need not grow beyond the usual size for more to be read, or there is
+    /// memory for that.
+    pub(crate) fn has_memory(&self) -> bool {
+        self.share.fits(self.buffer.next_excess_bytes())
+    }
+
+    /// Returns how many bytes the buffer takes beyond the usual size.
+    pub(crate) fn excess_bytes(&self) -> usize {
+        self.share.bytes()
+    }
+
+    /// Whether a part of a frame has come, and not the rest of it, once all whole ones are taken.
+    pub(crate) fn is_in_frame(&self) -> bool {
+        self.buffer.is_in_frame()
+    }
+
+    /// Gives back what a large frame took, once that is looked at.
+    pub(crate) fn shrink(&mut self) {
+        self.buffer.shrink();
+        self.share.set(self.buffer.excess_bytes());
+    }
+
+    /// Reads until nothing is left, the buffer is full or `budget` bytes came. Returns how many
+    /// came.
+    ///
+    /// A buffer that is full before it begins grows, whether or not there
+    /// [is memory](Self::has_memory).
     pub(crate) fn fill(&mut self, budget: usize) -> (usize, Filled) {
         let mut count = 0;
-        while count < budget {
+        while count < budget && (count == 0 || self.buffer.has_space()) {
             let space = self.buffer.space();
             let most = space.len().min(budget - count);
-            match self.stream.read(&mut space[..most]) {
+            let read = self.stream.read(&mut space[..most]);
+            self.share.set(self.buffer.excess_bytes());
+            match read {
                 Ok(0) => return (count, Filled::Ended(io::ErrorKind::UnexpectedEof)),
                 Ok(read) => {
                     self.buffer.received(read);
@@ -264,7 +312,8 @@ mod tests {
         let (other, _) = listener.accept().unwrap();
         client.set_nonblocking(true).unwrap();
         let peer = client.peer_addr().unwrap();
-        (Connection::new(TcpStream::from_std(client), peer), other)
+        let limits = Limits::new(None, None);
+        (Connection::new(TcpStream::from_std(client), peer, &limits, None), other)
     }
 
     proptest! {

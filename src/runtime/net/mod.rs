@@ -32,18 +32,23 @@
 
 mod accepted;
 pub(crate) mod bind;
-mod complaints;
+pub(crate) mod complaints;
 mod connection;
 pub(crate) mod datagram;
+mod dials;
+pub(crate) mod limits;
 mod outgoing;
+mod patience;
+mod strangers;
 #[cfg(test)]
 mod tests;
 mod transfer;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use mio::event::Event;
@@ -51,11 +56,14 @@ use mio::{Registry, Token};
 
 use self::complaints::Complaints;
 use self::connection::Connection;
+use self::dials::FailedDials;
+use self::limits::Limits;
+use self::strangers::Strangers;
 use crate::clock::Instant;
 use crate::logging;
 use crate::types::{Boot, Identity, NodeHash, Partition};
 use crate::wire::codec;
-use crate::wire::frame::Encoded;
+use crate::wire::frame::{Encoded, HEADER_BYTES, MAX_HANDSHAKE_BYTES};
 use crate::wire::handshake::Local;
 use crate::wire::message::{Channel, Frame, Hello, Message, Refusal};
 use crate::wire::timing::{OFFERED_AGAIN_AFTER, OPEN_TIMEOUT, RELAY_TRIES_FOR, is_longer};
@@ -79,24 +87,22 @@ const _: () = assert!(is_longer(OFFERED_AGAIN_AFTER, SILENCE));
 /// A refused opener gets this long to read why, and to close.
 const LINGER: Duration = Duration::from_secs(1);
 
-/// How many accepted connections may wait for their welcome.
-///
-/// A cluster that restarts stays below it. A flood of strangers costs this many descriptors and
-/// receive buffers, and pushes out its own oldest. (A test process may lack the descriptors to
-/// reach it.)
-const MAX_STRANGERS: usize = if cfg!(test) { 32 } else { 1024 };
-
 /// How many bytes are read from one socket in one pass: four receive buffers, some 30 µs, so that
 /// one busy peer does not make the others wait.
 const READ_BUDGET_BYTES: usize = 256 << 10;
 
-/// How many requests of an accepted connection are given out in one pass. Their answers are queued
-/// before the next pass looks at the queue, so this is how far beyond its mark a queue can get.
+/// How many bytes are read in one pass before the handshake is done: its longest frame.
+const HANDSHAKE_BUDGET_BYTES: usize = HEADER_BYTES + MAX_HANDSHAKE_BYTES;
+
+/// How many requests of an accepted connection are given out in one pass.
 const REQUESTS_PER_PASS: usize = 16;
 
 /// How many bytes of unwritten answers stop an accepted connection's requests from being read;
 /// below half of it they are read again. Far above what the sockets themselves hold, so that a peer
 /// that keeps up never notices.
+///
+/// It is looked at before each request, so a queue holds this much and one answer more. Requests
+/// that are answered later, as other nodes are asked first, are not held back by it.
 const ANSWERS_HIGH_BYTES: usize = 8 << 20;
 
 /// Where a connection is opened to: the key of an outgoing connection.
@@ -168,6 +174,20 @@ pub(crate) struct NetCounters {
     pub(crate) opened: u64,
     /// Connections accepted from the listener, welcome or not.
     pub(crate) accepted: u64,
+    /// Times that no connection could be accepted, as the system had no descriptor or no memory.
+    pub(crate) not_accepted: u64,
+    /// Connections refused because there were as many as there may be.
+    pub(crate) turned_away: u64,
+    /// Connections without a welcome that were closed for newer ones.
+    pub(crate) strangers_closed: u64,
+    /// Connections ended because their peer did not go on with a frame, or took no answers.
+    pub(crate) stalled: u64,
+    /// Times that reading of a large frame was paused, as all of them took too much memory.
+    pub(crate) reads_paused: u64,
+    /// Requests that found a peer's answers piled up, and were held back.
+    pub(crate) held_back: u64,
+    /// Frames or links for which it was too early to dial.
+    pub(crate) dials_put_off: u64,
 }
 
 /// A welcomed connection on its way to the thread that will serve it, with everything it has read
@@ -188,6 +208,27 @@ struct NetLink {
     stage: LinkStage,
     /// The time under which `timers` has it.
     deadline: Option<Instant>,
+    /// When its last byte was read.
+    heard_at: Instant,
+    /// When it last took a byte, or an answer was queued for it where none was.
+    taken_at: Instant,
+    /// Since when a frame comes for which its buffer had to grow beyond the usual size.
+    large_since: Option<Instant>,
+    /// Requests that were read and not given out, as its answers pile up.
+    held_back: VecDeque<Frame>,
+}
+
+impl NetLink {
+    /// Returns how many bytes of it are read in one pass.
+    fn read_budget_bytes(&self) -> usize {
+        match &self.stage {
+            LinkStage::Stranger | LinkStage::Greeted => HANDSHAKE_BUDGET_BYTES,
+            LinkStage::Outgoing(outgoing) if outgoing.step == DialStep::Greeting => {
+                HANDSHAKE_BUDGET_BYTES
+            }
+            _ => READ_BUDGET_BYTES,
+        }
+    }
 }
 
 enum LinkStage {
@@ -268,8 +309,16 @@ pub(crate) struct Net {
     answers_high: usize,
     /// The latest time that was told.
     now: Instant,
+    /// The limits of all threads of the engine together.
+    limits: Arc<Limits>,
     /// What strangers sent that is no handshake.
     nonsense: Complaints,
+    /// What peers sent that makes no sense after the handshake.
+    broken: Complaints,
+    /// Connections for which there was no place.
+    turned_away: Complaints,
+    /// Peers that do not go on with a frame, or take no answers.
+    stalls: Complaints,
     /// Connections that could not be accepted.
     not_accepted: Complaints,
     /// Threads that said nothing though they were asked.
@@ -280,7 +329,18 @@ pub(crate) struct Net {
     links: BTreeMap<u64, NetLink>,
     targets: BTreeMap<Destination, u64>,
     /// Accepted links that are not heard yet, or refused; the oldest first.
-    strangers: BTreeSet<u64>,
+    strangers: Strangers,
+    /// Outgoing links that are not welcomed yet.
+    opening: BTreeSet<u64>,
+    failed_dials: FailedDials<Destination>,
+    /// When to accept connections of which the poll reports nothing.
+    accept_at: Option<Instant>,
+    /// Links whose reading waits for memory.
+    starved: BTreeSet<u64>,
+    /// When those look again whether there is some.
+    memory_at: Option<Instant>,
+    /// The link whose frame goes on though there is no memory for it.
+    exempt: Option<u64>,
     timers: BTreeSet<(Instant, u64)>,
     /// Something was queued since the last flush.
     dirty: BTreeSet<u64>,
@@ -295,7 +355,12 @@ pub(crate) struct Net {
 impl Net {
     /// Makes a `Net` that uses the tokens from `first_token` upwards.
     /// [`set_identity`](Self::set_identity) comes before the first dial.
-    pub(crate) fn new(registry: Registry, first_token: usize, local: Local) -> Self {
+    pub(crate) fn new(
+        registry: Registry,
+        first_token: usize,
+        local: Local,
+        limits: Arc<Limits>,
+    ) -> Self {
         Self {
             registry,
             first_token,
@@ -304,13 +369,23 @@ impl Net {
             out_limit: max_waiting_bytes(None),
             answers_high: ANSWERS_HIGH_BYTES,
             now: Instant::default(),
+            limits,
             nonsense: Complaints::default(),
+            broken: Complaints::default(),
+            turned_away: Complaints::default(),
+            stalls: Complaints::default(),
             not_accepted: Complaints::default(),
             silence: Complaints::default(),
             next: 0,
             links: BTreeMap::new(),
             targets: BTreeMap::new(),
-            strangers: BTreeSet::new(),
+            strangers: Strangers::default(),
+            opening: BTreeSet::new(),
+            failed_dials: FailedDials::default(),
+            accept_at: None,
+            starved: BTreeSet::new(),
+            memory_at: None,
+            exempt: None,
             timers: BTreeSet::new(),
             dirty: BTreeSet::new(),
             unread: BTreeSet::new(),
@@ -396,10 +471,12 @@ impl Net {
         if self.owes() {
             return Some(Instant::default());
         }
-        self.timers.first().map(|(at, _)| *at)
+        let timer = self.timers.first().map(|(at, _)| *at);
+        timer.into_iter().chain(self.accept_at).chain(self.memory_at).min()
     }
 
-    /// Gives up what did not shake hands in time, or was asked and has been silent since.
+    /// Gives up what did not shake hands in time, was asked and has been silent since, or does not
+    /// go on with a frame. Reads what waited for memory.
     pub(crate) fn handle_timers(&mut self, now: Instant, events: &mut Vec<NetEvent>) {
         self.now = now;
         while let Some((at, id)) = self.timers.first().copied()
@@ -409,6 +486,7 @@ impl Net {
                 self.end(id, io::ErrorKind::TimedOut, events);
             }
         }
+        self.look_for_memory(events);
     }
 
     /// Takes up a stream: registered, numbered, timed.
@@ -421,7 +499,16 @@ impl Net {
         let id = self.next;
         connection.register(&self.registry, Token(self.first_token + id as usize))?;
         self.next += 1;
-        self.links.insert(id, NetLink { connection, stage, deadline: None });
+        let link = NetLink {
+            connection,
+            stage,
+            deadline: None,
+            heard_at: self.now,
+            taken_at: self.now,
+            large_since: None,
+            held_back: VecDeque::new(),
+        };
+        self.links.insert(id, link);
         self.set_deadline(id, deadline);
         Ok(id)
     }
@@ -430,9 +517,11 @@ impl Net {
     fn remove(&mut self, id: u64) -> Option<NetLink> {
         self.set_deadline(id, None);
         let mut link = self.links.remove(&id)?;
-        self.strangers.remove(&id);
+        self.strangers.remove(id);
+        self.opening.remove(&id);
         self.dirty.remove(&id);
         self.unread.remove(&id);
+        self.starved.remove(&id);
         if let LinkStage::Outgoing(outgoing) = &link.stage {
             self.targets.remove(&outgoing.target);
         }
@@ -456,6 +545,9 @@ impl Net {
         logging::debug!("{} with {} ended: {kind}", link.stage, link.connection.peer());
         match link.stage {
             LinkStage::Outgoing(Outgoing { target, step, .. }) => {
+                if matches!(step, DialStep::Dialling | DialStep::Greeting) {
+                    self.dial_failed(target);
+                }
                 events.push(NetEvent::Lost { target, cause: step.cause(kind) });
             }
             LinkStage::Greeted | LinkStage::Serving { .. } => {
@@ -470,9 +562,13 @@ impl Net {
         let Some(link) = self.links.get(&id) else { return };
         let peer = link.connection.peer();
         match link.stage {
-            LinkStage::Outgoing(_) | LinkStage::Serving { .. } => {
-                logging::warn!("ending the connection with {peer}: {why}");
-            }
+            LinkStage::Outgoing(_) | LinkStage::Serving { .. } => match self.broken.add(self.now) {
+                Some(silent) => logging::warn!(
+                    "ending the connection with {peer}: {why} ({silent} others were ended so since \
+                     the last such line)"
+                ),
+                None => logging::debug!("ending the connection with {peer}: {why}"),
+            },
             _ => match self.nonsense.add(self.now) {
                 Some(silent) => logging::warn!(
                     "{peer} does not speak as a node of gridkv ({why}): an HTTP probe, or a scan \

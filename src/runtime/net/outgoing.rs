@@ -8,6 +8,7 @@ use std::io;
 use mio::net::TcpStream;
 
 use super::connection::{Connection, cost};
+use super::dials::MOST_DIALS;
 use super::{
     Destination, DialStep, LinkStage, LossCause, Net, NetEvent, OPEN_TIMEOUT, Outgoing, SILENCE,
     handshake,
@@ -15,17 +16,32 @@ use super::{
 use crate::clock::Instant;
 use crate::logging;
 use crate::wire::codec;
-use crate::wire::message::{ControlMessage, Frame, Hello, Message, Refusal};
+use crate::wire::message::{Channel, ControlMessage, Frame, Hello, Message, Refusal};
+
+/// The way to a destination.
+enum Way {
+    Link(u64),
+    /// There is none any more, and that is still to be reported. The report covers what is sent
+    /// until then.
+    Lost,
+    /// There is none, and it is too early to dial.
+    Later,
+}
 
 impl Net {
     /// Queues a frame, and dials if there is no connection yet; the frame goes out with the first
     /// [`flush`](Net::flush) after the welcome.
     ///
-    /// Returns whether it was taken: the peer may be so far behind that memory must not pay for
-    /// more. A connection that was lost counts as taken: its `Lost` covers the frame.
+    /// Returns whether it was taken. The peer may be so far behind that memory must not pay for
+    /// more, or it may be too early to dial a core again. A connection that was lost counts as
+    /// taken: its `Lost` covers the frame.
     #[must_use]
     pub(crate) fn send(&mut self, now: Instant, target: Destination, frame: &Frame) -> bool {
-        let Some(id) = self.connection_to(now, target) else { return true };
+        let id = match self.connection_to(now, target) {
+            Way::Link(id) => id,
+            Way::Lost => return true,
+            Way::Later => return false,
+        };
         let Some(link) = self.links.get_mut(&id) else { return true };
         let LinkStage::Outgoing(outgoing) = &mut link.stage else { return true };
         if link.connection.queued_bytes() + outgoing.waiting_bytes > self.out_limit {
@@ -64,26 +80,43 @@ impl Net {
         }
     }
 
-    /// Returns the link to this destination, which it dials if there is none. `None` if the link is
-    /// lost and that is still to be reported: the report covers what is sent until then.
-    fn connection_to(&mut self, now: Instant, target: Destination) -> Option<u64> {
+    /// Returns the link to this destination, which it dials if there is none.
+    fn connection_to(&mut self, now: Instant, target: Destination) -> Way {
         self.now = now;
         if self.lost.contains_key(&target) {
-            return None;
+            return Way::Lost;
         }
         if let Some(id) = self.targets.get(&target) {
-            return Some(*id);
+            return Way::Link(*id);
+        }
+        let is_core = matches!(target.channel, Channel::Core(_));
+        if self.opening.len() >= MOST_DIALS || self.failed_dials.must_wait(now, &target) {
+            self.counters.dials_put_off += 1;
+            if is_core {
+                return Way::Later;
+            }
+            self.lost.insert(target, LossCause::Unreachable(io::ErrorKind::WouldBlock));
+            return Way::Lost;
         }
         match self.dial(now, target) {
             Ok(id) => {
                 self.targets.insert(target, id);
-                Some(id)
+                self.opening.insert(id);
+                Way::Link(id)
             }
             Err(error) => {
                 logging::debug!("dialling {}: {error}", target.addr);
+                self.dial_failed(target);
                 self.lost.insert(target, DialStep::Dialling.cause(error.kind()));
-                None
+                Way::Lost
             }
+        }
+    }
+
+    /// Notes that a connection was not welcomed. The control thread has pauses of its own.
+    pub(super) fn dial_failed(&mut self, target: Destination) {
+        if matches!(target.channel, Channel::Core(_)) {
+            self.failed_dials.failed(self.now, target);
         }
     }
 
@@ -97,7 +130,7 @@ impl Net {
             waits_for_answer: false,
             silent_since: None,
         };
-        let connection = Connection::new(stream, target.addr);
+        let connection = Connection::new(stream, target.addr, &self.limits, None);
         self.insert(connection, LinkStage::Outgoing(outgoing), Some(now + OPEN_TIMEOUT))
     }
 
@@ -178,6 +211,8 @@ impl Net {
         if is_answered {
             self.expect_answer(id);
         }
+        self.opening.remove(&id);
+        self.failed_dials.welcomed(&target);
         self.counters.opened += 1;
         events.push(NetEvent::Opened { target, welcome });
     }
@@ -190,37 +225,18 @@ impl Net {
             return;
         }
         outgoing.silent_since = Some(self.now);
-        // A timer that runs already is for an earlier silence, and looks at this one when it ends.
-        if link.deadline.is_none() {
-            self.set_deadline(id, Some(self.now + SILENCE));
+        // A timer that runs already, for an earlier silence or a frame, looks at this one when it
+        // ends.
+        let ends_at = self.now + SILENCE;
+        if link.deadline.is_none_or(|at| at > ends_at) {
+            self.set_deadline(id, Some(ends_at));
         }
-    }
-
-    /// Whether the timer of this link was for a silence that is over. If another one has begun, it
-    /// waits for the end of that.
-    pub(super) fn is_heard_again(&mut self, id: u64) -> bool {
-        let Some(link) = self.links.get(&id) else { return false };
-        let LinkStage::Outgoing(outgoing) = &link.stage else { return false };
-        if !matches!(outgoing.step, DialStep::Open | DialStep::Broken) {
-            return false;
-        }
-        let (deadline, peer) = (outgoing.silent_since.map(|at| at + SILENCE), outgoing.target.addr);
-        let is_over = deadline.is_none_or(|at| at > self.now);
-        if is_over {
-            self.set_deadline(id, deadline);
-        } else if let Some(silent) = self.silence.add(self.now) {
-            logging::warn!(
-                "{peer} has answered nothing for {SILENCE:?}: its thread stands still, or what is \
-                 in between takes what it does not deliver. The connection is opened again, as \
-                 {silent} others were since the last such line"
-            );
-        }
-        is_over
     }
 
     fn lose(&mut self, id: u64, target: Destination, refusal: Refusal, events: &mut Vec<NetEvent>) {
         logging::debug!("no connection with {}: {:?}", target.addr, refusal.text);
         self.remove(id);
+        self.dial_failed(target);
         events.push(NetEvent::Lost { target, cause: LossCause::Refused(refusal) });
     }
 }

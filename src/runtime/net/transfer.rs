@@ -5,16 +5,16 @@
 use std::io;
 
 use super::connection::Filled;
-use super::{DialStep, LinkStage, Net, NetEvent, Outgoing, READ_BUDGET_BYTES, REQUESTS_PER_PASS};
+use super::{DialStep, LinkStage, Net, NetEvent, NetLink, Outgoing, REQUESTS_PER_PASS};
 use crate::wire::message::Frame;
 
 impl Net {
     /// Reads one link until nothing is left or its share of the pass is used up.
     ///
-    /// What is in the buffer goes first, so that the buffer holds no more than one pass's bytes
-    /// beyond a frame.
+    /// What is in the buffer goes first, so that the buffer holds one frame, or what is usual.
     pub(super) fn read_link(&mut self, id: u64, events: &mut Vec<NetEvent>) {
-        let mut filled = None;
+        let Some(mut budget) = self.links.get(&id).map(NetLink::read_budget_bytes) else { return };
+        let mut filled = Filled::Stopped;
         let mut requests = 0;
         loop {
             let Some(link) = self.links.get_mut(&id) else { return };
@@ -30,33 +30,54 @@ impl Net {
                 self.unread.insert(id);
                 return;
             }
-            match link.connection.next_frame() {
-                Ok(Some(frame)) => {
+            if let Some(frame) = link.held_back.pop_front() {
+                self.received(id, frame, events);
+                continue;
+            }
+            link.connection.shrink();
+            match (link.connection.next_frame(), filled) {
+                (Ok(Some(frame)), _) => {
+                    link.large_since = None;
                     self.counters.frames_in += 1;
                     self.received(id, frame, events);
                 }
-                Err(error) => return self.end_for(id, &error, events),
-                Ok(None) => match filled {
-                    None => {
-                        let (count, end) = link.connection.fill(READ_BUDGET_BYTES);
-                        self.counters.bytes_in += count as u64;
-                        if let (1.., LinkStage::Outgoing(outgoing)) = (count, &mut link.stage) {
-                            outgoing.silent_since = None;
-                        }
-                        filled = Some(end);
-                    }
-                    Some(Filled::Drained) if broken => {
-                        return self.end(id, io::ErrorKind::BrokenPipe, events);
-                    }
-                    Some(Filled::Drained) => return,
-                    Some(Filled::Stopped) => {
-                        self.unread.insert(id);
+                (Err(error), _) => return self.end_for(id, &error, events),
+                (Ok(None), Filled::Drained) if broken => {
+                    return self.end(id, io::ErrorKind::BrokenPipe, events);
+                }
+                (Ok(None), Filled::Drained) => return self.watch_frame(id),
+                (Ok(None), Filled::Ended(kind)) => return self.end(id, kind, events),
+                (Ok(None), Filled::Stopped) if budget == 0 => {
+                    self.unread.insert(id);
+                    return;
+                }
+                (Ok(None), Filled::Stopped) => {
+                    if !self.may_fill(id) {
                         return;
                     }
-                    Some(Filled::Ended(kind)) => return self.end(id, kind, events),
-                },
+                    let count;
+                    (count, filled) = self.fill(id, budget);
+                    budget -= count;
+                }
             }
         }
+    }
+
+    /// Reads from the socket. Returns how many bytes came, and why no more did.
+    fn fill(&mut self, id: u64, budget: usize) -> (usize, Filled) {
+        let Some(link) = self.links.get_mut(&id) else { return (0, Filled::Drained) };
+        let (count, filled) = link.connection.fill(budget);
+        self.counters.bytes_in += count as u64;
+        if count > 0 {
+            link.heard_at = self.now;
+            if let LinkStage::Outgoing(outgoing) = &mut link.stage {
+                outgoing.silent_since = None;
+            }
+        }
+        if link.connection.excess_bytes() > 0 && link.large_since.is_none() {
+            link.large_since = Some(self.now);
+        }
+        (count, filled)
     }
 
     fn received(&mut self, id: u64, frame: Frame, events: &mut Vec<NetEvent>) {
@@ -73,6 +94,23 @@ impl Net {
         }
     }
 
+    /// Returns the event, unless it is a request of a connection whose answers pile up. Such a
+    /// request is given out again when half of them are written.
+    ///
+    /// For each event that the net reported, just before the thread acts on it: the requests of a
+    /// pass are reported together, and the answer to the first one can be large.
+    pub(crate) fn admit(&mut self, event: NetEvent) -> Option<NetEvent> {
+        let NetEvent::Request { connection, frame } = event else { return Some(event) };
+        match self.links.get_mut(&connection.0) {
+            Some(link) if matches!(link.stage, LinkStage::Serving { paused: true }) => {
+                link.held_back.push_back(frame);
+                self.counters.held_back += 1;
+                None
+            }
+            _ => Some(NetEvent::Request { connection, frame }),
+        }
+    }
+
     /// Writes what one link has queued, and takes up what waited for that.
     pub(super) fn write_link(&mut self, id: u64, events: &mut Vec<NetEvent>) {
         let Some(link) = self.links.get_mut(&id) else { return };
@@ -84,6 +122,9 @@ impl Net {
         match (written, &mut link.stage) {
             (Ok(count), stage) => {
                 self.counters.bytes_out += count as u64;
+                if count > 0 {
+                    link.taken_at = self.now;
+                }
                 match stage {
                     LinkStage::Serving { paused } if *paused && left < self.answers_high / 2 => {
                         *paused = false;
@@ -94,6 +135,9 @@ impl Net {
                         link.connection.finish_writing();
                     }
                     _ => {}
+                }
+                if left > 0 {
+                    self.watch_answers(id);
                 }
             }
             (Err(_), LinkStage::Outgoing(outgoing)) => {

@@ -124,7 +124,7 @@ const _: () = assert!(size_of::<ArchivedWireRefusal>() == 12);
 
 /// The number of each reason. `Other` comes last: it also stands for numbers that only a newer
 /// version knows.
-const REASONS: [(u16, RefusalReason); 8] = [
+const REASONS: [(u16, RefusalReason); 9] = [
     (1, RefusalReason::Protocol),
     (2, RefusalReason::Cluster),
     (3, RefusalReason::Quorums),
@@ -132,6 +132,7 @@ const REASONS: [(u16, RefusalReason); 8] = [
     (5, RefusalReason::NotMe),
     (6, RefusalReason::NoSuchCore),
     (7, RefusalReason::Stopping),
+    (9, RefusalReason::Full),
     (0, RefusalReason::Other),
 ];
 

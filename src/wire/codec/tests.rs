@@ -28,7 +28,7 @@ use crate::wire::message::*;
 use crate::wire::retention::{AbsentMember, Agreed, PurgeMark};
 
 /// All reasons, ordered by the numbers in which they travel, and one number that no version knows.
-const REASONS: [RefusalReason; 9] = [
+const REASONS: [RefusalReason; 10] = [
     RefusalReason::Other,
     RefusalReason::Protocol,
     RefusalReason::Cluster,
@@ -37,6 +37,7 @@ const REASONS: [RefusalReason; 9] = [
     RefusalReason::NotMe,
     RefusalReason::NoSuchCore,
     RefusalReason::Stopping,
+    RefusalReason::Full,
     RefusalReason::Other,
 ];
 

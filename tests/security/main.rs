@@ -1,0 +1,15 @@
+//! What can be done to nodes by those who reach their port: each attack over real sockets, against
+//! nodes that are processes, measured from outside.
+//!
+//! Each test ends with a cluster that serves, and with nodes that hold about as much memory and as
+//! many descriptors as before.
+#![cfg(target_os = "linux")]
+#![allow(clippy::disallowed_methods, reason = "tests are apps: they start threads, and wait")]
+
+mod attacker;
+mod support;
+
+mod datagrams;
+mod garbage;
+mod loris;
+mod many;
