@@ -112,7 +112,7 @@ pub enum Event {
     /// second, after the first 256).
     ///
     /// The members tell each other of all others over connections as well, so that one that lives
-    /// is a member within seconds. If there are not so many nodes, a host that is no node sends
+    /// is a member within seconds. If there are fewer nodes than that, a host that is no node sends
     /// forged datagrams. This event comes at most once a minute.
     MembersLeftOut {
         /// How many times one was left out since this node was started.

@@ -196,7 +196,7 @@ pub enum ProtocolMutant {
     DeathUntold,
     /// A death by the word of another member is believed without a look of its own.
     HearsayBelieved,
-    /// Whoever sends what looks like a packet of a node is believed, however many there are.
+    /// Each host that sends what looks like a packet of a node is believed.
     StrangersBelieved,
     /// Who asks whether it is safe takes no answer that comes later than a tenth of a second.
     AnswersCutOff,

@@ -16,7 +16,7 @@ pub(crate) const PARTITIONS: u16 = 4096;
 /// The longest node id and cluster name, in bytes. Both travel in one small handshake frame.
 pub const MAX_NAME_BYTES: usize = 255;
 
-/// The most members of a cluster that a node remembers, the dead ones of a day included. Where there
+/// The most members of a cluster that a node remembers, the dead ones of a day included. If there
 /// is no room for one that lives, those that have been dead for longest are forgotten.
 pub(crate) const MAX_MEMBERS: usize = 4096;
 
@@ -250,8 +250,8 @@ impl Identity {
         Self { returns: 0, ..*self }
     }
 
-    /// Whether a node can be reached at its address, and can count as later than it. What comes from
-    /// another host is looked at here, over TCP and UDP: a node sends to every member that it
+    /// Whether a node can be reached at its address, and can count as later than it. What comes
+    /// from another host is looked at here, over TCP and UDP: a node sends to every member that it
     /// believes in.
     pub(crate) fn is_possible(&self) -> bool {
         let ip = self.addr.ip();

@@ -109,7 +109,7 @@ impl Control {
     }
 
     /// A node asks to be reached at its address: at the one that it gave when it said HELLO, and
-    /// at no other, or any host could have this node look whether somebody listens anywhere.
+    /// at no other, or any host could have this node find out which ports of other hosts listen.
     pub(super) fn try_to_reach(
         &mut self,
         now: Instant,

@@ -332,7 +332,7 @@ fn greetings_do_not_fill_memory() {
     assert!(control.details_of(&life("b", 5)).is_some(), "it is a member");
 }
 
-/// A node was asked to dial any address, and said whether somebody listens there.
+/// A node was asked to dial any address, and said whether a process listens there.
 #[test]
 fn a_node_dials_back_to_the_address_of_the_hello_alone() {
     let mut control = control();

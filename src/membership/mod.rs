@@ -41,8 +41,8 @@
 //!   this node might not reach the member, it asks others to pass it on.
 //! - **Rumours** ([`rumours`]): this node looks for itself before it believes a death by the word
 //!   of another, which might hear none.
-//! - **Strangers** ([`strangers`]): foca believes whatever claims to be a node, however many there
-//!   are.
+//! - **Strangers** ([`strangers`]): foca believes each that claims to be a node, and any number
+//!   of them.
 //! - **Helpers** ([`helpers`]): foca has random members probe indirectly, of which most might not
 //!   reach the silent member either.
 //! - **Doubts** ([`health`]): a node in trouble accuses more slowly, and distant members get more

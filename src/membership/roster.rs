@@ -92,7 +92,7 @@ impl Roster {
         self.by_addr.get(&identity.addr).is_some_and(|it| it.identity.life() == identity.life())
     }
 
-    /// Whether this life takes part, whatever it has returned to.
+    /// Whether this life takes part, after any number of returns.
     pub(super) fn has_active_life(&self, identity: &Identity) -> bool {
         self.by_addr
             .get(&identity.addr)

@@ -5,12 +5,14 @@
 //! chose, three thousand of them would be three thousand members, and each node could be declared
 //! dead by a host that belongs to none of them.
 //!
-//! | a packet comes | what this node does |
-//! |---|---|
-//! | from a member, and from its address | it believes what it says |
-//! | from a member, and from another address | it pings the member: the answer shows where its packets come from |
-//! | from a life that it does not know, and from its address | it [meets](MembershipAction::Meet) that node: dials it, and asks who it is |
-//! | from any other | nothing |
+//! | a packet names as its sender | and comes | what this node does |
+//! |---|---|---|
+//! | a life that it knows | from its address | it believes what it says |
+//! | a life that it knows | from another | it pings it: the answer shows its other addresses |
+//! | another one | from its address | it [meets](MembershipAction::Meet) that node |
+//! | another one | from another | nothing |
+//!
+//! To meet a node is to dial it, and to ask who it is.
 //!
 //! A life is known if its node has said who it is over a connection that this node opened to its
 //! address, or if a member told of it. The members that a packet tells of come in at a bounded
@@ -90,7 +92,7 @@ impl Pace {
 }
 
 impl Membership {
-    /// Takes up that the node at this identity's address has said to this node that it is this life.
+    /// Takes up that the node at this identity's address has said that it is this life.
     pub(crate) fn meet(&mut self, now: Instant, member: &Identity) {
         let met = &mut self.strangers.met;
         if met.len() >= MAX_MET

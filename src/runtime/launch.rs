@@ -75,7 +75,7 @@ pub(super) fn launch(settings: &Settings) -> Result<Launched, StartError> {
     let cluster = ClusterHash::of(&settings.cluster);
     if settings.address.is_some() && clock.wall().millis() > MAX_BOOT.0 {
         let source = io::Error::other(
-            "it shows the year 2100 or later, and no other node would believe this one: set it right",
+            "it shows the year 2100 or later, which no other node believes: set it right",
         );
         return Err(StartError::System { what: "reading the system's clock", source });
     }

@@ -178,7 +178,7 @@ fn a_node_sends_nothing_to_an_address_because_a_datagram_names_it() {
     assert_eq!(udp.recv_from(&mut [0; 1500]).unwrap_err().kind(), ErrorKind::WouldBlock);
     assert_eq!(tcp.accept().unwrap_err().kind(), ErrorKind::WouldBlock);
     assert!(all_alive(&mut nodes));
-    before.is_so_again(&mut nodes);
+    before.assert_again(&mut nodes);
 }
 
 /// One datagram to each of two nodes named a life of the third that began at the end of time. It
@@ -202,7 +202,7 @@ fn no_datagram_ends_a_life_by_a_later_one() {
     }
     assert!(all_alive(&mut nodes));
     nodes[2].ok("set k v");
-    before.is_so_again(&mut nodes);
+    before.assert_again(&mut nodes);
 }
 
 /// 195 KB of datagrams made a node dead to the others, took 800 descriptors of theirs, and writes
@@ -230,7 +230,7 @@ fn phantoms_cost_little_and_no_member_its_place() {
     }
     assert!(all_alive(&mut nodes));
     nodes[1].ok("set k v");
-    before.is_so_again(&mut nodes);
+    before.assert_again(&mut nodes);
 }
 
 /// Each "you are dead" cost a return, of which a life has 65,535, and all connections.
@@ -241,7 +241,7 @@ fn who_is_told_without_end_that_it_is_dead_serves_on() {
     let names = names(&nodes);
     let attacker = Attacker::at(&nodes[0]);
     for number in 0..20_000u32 {
-        // From its own name, which nobody has told of, and from that of a member.
+        // From its own name, which no member has told of, and from that of a member.
         let from = if number % 2 == 0 { attacker.me } else { names[1] };
         attacker.send(names[0], &attacker.datagram(from, names[0], TURN_UNDEAD, &[]));
         if number % 1000 == 0 {
@@ -249,5 +249,5 @@ fn who_is_told_without_end_that_it_is_dead_serves_on() {
         }
     }
     wait_until("all are there", || all_alive(&mut nodes));
-    before.is_so_again(&mut nodes);
+    before.assert_again(&mut nodes);
 }
