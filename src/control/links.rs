@@ -123,6 +123,7 @@ impl Control {
         if link.expects.is_none() {
             return self.seed_failed(now, link.addr);
         }
+        self.newcomer_lost(now, link);
         self.link_was_tried(now, link, Some(&end), actions);
         let Some(member) =
             self.links.values_mut().find(|member| Link::to(&member.identity) == link)

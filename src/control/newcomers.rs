@@ -7,7 +7,6 @@
 //! **Invariant.** No more connections are opened at a time than [`MAX_DIALED`], one to an address,
 //! and few to one host. That a datagram came from an address is no proof that a node is there.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::interface::{Actions, ControlAction, Link};
@@ -17,10 +16,13 @@ use crate::types::Identity;
 use crate::wire::timing::OPEN_TIMEOUT;
 
 /// How many newcomers are dialled at a time; of the others the members tell.
-const MAX_DIALED: usize = 64;
+const MAX_DIALED: usize = 16;
+
+/// How many are known at a time, those that have answered among them.
+const MAX_NEWCOMERS: usize = 256;
 
 /// How many of them at one IP address.
-const MAX_DIALED_AT_ONE: usize = 8;
+const MAX_DIALED_AT_ONE: usize = 4;
 
 /// For how long the connection to one that answered is kept: by then it is a member.
 const KEPT_FOR: Duration = OPEN_TIMEOUT;
@@ -34,23 +36,32 @@ impl Control {
         let dialed = || self.newcomers.iter().filter(|it| !it.is_up);
         let is_same = |it: &&Newcomer| it.identity.addr.ip() == node.addr.ip();
         let is_known = self.newcomers.iter().any(|it| it.identity.addr == node.addr);
-        if is_known || dialed().count() >= MAX_DIALED {
+        let is_full = self.newcomers.len() >= MAX_NEWCOMERS || dialed().count() >= MAX_DIALED;
+        if is_known || is_full {
             return;
         }
         if dialed().filter(is_same).count() >= MAX_DIALED_AT_ONE {
             return;
         }
-        if !self.is_reaching(node.addr) {
+        if !self.is_reaching(Link::to(&node)) {
             actions.push(ControlAction::Open(Link::to(&node)));
         }
         let until = now + DIALED_AGAIN_AFTER;
         self.newcomers.push(Newcomer { identity: node, is_up: false, until });
     }
 
-    /// Whether a link to this address is open, or being opened, for another reason.
-    fn is_reaching(&self, addr: SocketAddr) -> bool {
-        self.links.values().any(|link| link.identity.addr == addr)
-            || self.reach.tried.iter().any(|it| it.identity.addr == addr)
+    /// Whether this link is open, or being opened, for another reason.
+    fn is_reaching(&self, link: Link) -> bool {
+        self.links.values().any(|it| Link::to(&it.identity) == link)
+            || self.reach.tried.iter().any(|it| Link::to(&it.identity) == link)
+    }
+
+    /// The connection to a newcomer, if it is one, has ended or was not made.
+    pub(super) fn newcomer_lost(&mut self, now: Instant, link: Link) {
+        let mut newcomers = self.newcomers.iter_mut();
+        if let Some(it) = newcomers.find(|it| Link::to(&it.identity) == link) {
+            (it.is_up, it.until) = (false, now + DIALED_AGAIN_AFTER);
+        }
     }
 
     /// A newcomer, if it is one, has said who it is.
@@ -68,7 +79,7 @@ impl Control {
 
     pub(super) fn handle_newcomer_timers(&mut self, now: Instant, actions: &mut Actions) {
         let over: Vec<_> = self.newcomers.extract_if(.., |it| it.until <= now).collect();
-        for it in over.into_iter().filter(|it| !self.is_reaching(it.identity.addr)) {
+        for it in over.into_iter().filter(|it| !self.is_reaching(Link::to(&it.identity))) {
             actions.push(ControlAction::Close(Link::to(&it.identity)));
         }
     }

@@ -107,9 +107,9 @@ impl Claims {
     /// Drops what a life claimed, once the member itself is forgotten, or answers though it is said
     /// to have left.
     pub(crate) fn forget(&mut self, identity: &Identity) {
+        self.first_hand.remove(identity);
         if self.about(identity).is_some() {
             self.by_node.remove(&identity.node);
-            self.first_hand.remove(identity);
             self.version += 1;
         }
     }

@@ -230,7 +230,10 @@ impl Membership {
         let latest = later.map(|identity| identity.boot).max();
         if let Some(boot) = latest.and_then(|boot| boot.0.checked_add(1)) {
             let later = Identity { boot: Boot(boot), ..self.own.life() };
-            self.drive(now, actions, |swim, wishes| swim.change_identity(later, wishes));
+            // No node would hear it any more if it were not possible.
+            if later.is_possible() {
+                self.drive(now, actions, |swim, wishes| swim.change_identity(later, wishes));
+            }
         }
         let members = self.with_room(now, members, actions);
         self.drive(now, actions, |swim, wishes| swim.apply_many(members.into_iter(), true, wishes));
@@ -302,9 +305,9 @@ impl Membership {
             Datagram::Accusation(accusation) => self.accused(now, accusation, actions),
             Datagram::PassOn(accusation) => self.pass_on(now, accusation, actions),
             Datagram::Pong { nonce, from: identity } => {
-                if self.pings.finish(now, nonce, &identity) {
+                if let Some(number) = self.pings.finish(now, nonce, &identity) {
                     self.note_from_where(&identity, from);
-                    self.answered_rumour(&identity, nonce);
+                    self.answered_rumour(&identity, number);
                     actions.push(MembershipAction::Changed(Change::Probed(identity)));
                 }
             }
@@ -488,13 +491,14 @@ impl Membership {
         member: Identity,
         actions: &mut Vec<MembershipAction>,
     ) -> u64 {
-        let nonce = self.pings.start(now, member);
+        let number = self.pings.start(now, member);
+        let nonce = self.pings.nonce(number);
         let ping = Datagram::Ping { nonce, target: member, from: self.own };
         actions.push(MembershipAction::Send {
             to: member.addr,
             datagram: ping.encode(self.settings.cluster),
         });
-        nonce
+        number
     }
 
     /// Declares `member` dead and tells the others, after a probe of our own failed. If it lives,

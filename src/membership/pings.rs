@@ -4,6 +4,7 @@
 //! at once, and must not disturb the cycle. So these pings are none of SWIM's.
 
 use std::collections::VecDeque;
+use std::hash::{DefaultHasher, Hasher};
 use std::time::Duration;
 
 use crate::clock::Instant;
@@ -17,7 +18,7 @@ const MAX_ROUND_TRIP: Duration = Duration::from_secs(5);
 
 #[derive(Debug)]
 struct Ping {
-    nonce: u64,
+    number: u64,
     target: Identity,
     sent_at: Instant,
 }
@@ -26,17 +27,28 @@ struct Ping {
 #[derive(Debug)]
 pub(super) struct Pings {
     in_flight: VecDeque<Ping>,
-    next_nonce: u64,
+    next: u64,
+    /// What nonces are made from. Who has seen some cannot tell the next: that a nonce comes back
+    /// shows that the ping has arrived.
+    secret: u64,
 }
 
 impl Pings {
-    /// Makes it empty. Nonces count up from `first_nonce`, which is random, so that a pong to an
-    /// earlier life is not taken for one to this life.
-    pub(super) fn new(first_nonce: u64) -> Self {
-        Self { in_flight: VecDeque::new(), next_nonce: first_nonce }
+    /// Makes it empty. The secret is random, and another one for each life.
+    pub(super) fn new(secret: u64) -> Self {
+        Self { in_flight: VecDeque::new(), next: 0, secret }
     }
 
-    /// Notes a ping that is sent now, and returns its nonce.
+    /// Returns the nonce of the ping of this number.
+    pub(super) fn nonce(&self, number: u64) -> u64 {
+        // SipHash, with the secret before what is hashed.
+        let mut hasher = DefaultHasher::new();
+        hasher.write_u64(self.secret);
+        hasher.write_u64(number);
+        hasher.finish()
+    }
+
+    /// Notes a ping that is sent now, and returns its number: they count up from zero.
     pub(super) fn start(&mut self, now: Instant, target: Identity) -> u64 {
         while self
             .in_flight
@@ -48,17 +60,18 @@ impl Pings {
         if self.in_flight.len() >= MAX_IN_FLIGHT {
             self.in_flight.pop_front();
         }
-        let nonce = self.next_nonce;
-        self.next_nonce = nonce.wrapping_add(1);
-        self.in_flight.push_back(Ping { nonce, target, sent_at: now });
-        nonce
+        let number = self.next;
+        self.next += 1;
+        self.in_flight.push_back(Ping { number, target, sent_at: now });
+        number
     }
 
-    /// Whether this answers a ping, from the ping's target and in time. Each ping is answered once.
-    pub(super) fn finish(&mut self, now: Instant, nonce: u64, from: &Identity) -> bool {
-        let is_answered = |ping: &Ping| ping.nonce == nonce && ping.target == *from;
-        let at = self.in_flight.iter().position(is_answered);
-        let ping = at.and_then(|at| self.in_flight.remove(at));
-        ping.is_some_and(|ping| now.since(ping.sent_at) <= MAX_ROUND_TRIP)
+    /// Returns the number of the ping that this answers, from its target and in time. Each ping is
+    /// answered once.
+    pub(super) fn finish(&mut self, now: Instant, nonce: u64, from: &Identity) -> Option<u64> {
+        let is_answered = |ping: &Ping| ping.target == *from && self.nonce(ping.number) == nonce;
+        let at = self.in_flight.iter().position(is_answered)?;
+        let ping = self.in_flight.remove(at)?;
+        (now.since(ping.sent_at) <= MAX_ROUND_TRIP).then_some(ping.number)
     }
 }

@@ -90,11 +90,9 @@ impl Rumours {
 
     /// Takes up an answer to the ping of this number. Returns whether the member was said to have
     /// left, and has not.
-    fn refutes(&mut self, member: &Identity, nonce: u64) -> bool {
-        // Numbers count up, and begin anywhere.
-        let is_since = |first: u64| nonce.wrapping_sub(first) < u64::MAX / 2;
+    fn refutes(&mut self, member: &Identity, number: u64) -> bool {
         let Some(it) = self.open.get(member) else { return false };
-        let is_refuted = !it.is_left || it.first_ping.is_some_and(is_since);
+        let is_refuted = !it.is_left || it.first_ping.is_some_and(|first| number >= first);
         let was_left = it.is_left;
         if is_refuted {
             self.open.remove(member);
@@ -161,8 +159,8 @@ impl Membership {
     }
 
     /// A member has answered a ping of this number.
-    pub(super) fn answered_rumour(&mut self, member: &Identity, nonce: u64) {
-        if self.rumours.refutes(member, nonce) {
+    pub(super) fn answered_rumour(&mut self, member: &Identity, number: u64) {
+        if self.rumours.refutes(member, number) {
             self.claims.lock().forget(member);
         }
     }
@@ -183,9 +181,9 @@ impl Membership {
             }
         }
         for member in to_ping {
-            let nonce = self.ping_numbered(now, member, actions);
+            let number = self.ping_numbered(now, member, actions);
             if let Some(rumour) = self.rumours.open.get_mut(&member) {
-                rumour.first_ping.get_or_insert(nonce);
+                rumour.first_ping.get_or_insert(number);
             }
         }
         for member in dead {

@@ -18,11 +18,13 @@
 //! address, or if a member told of it. The members that a packet tells of come in at a bounded
 //! pace; lists of members over a connection bring the rest.
 //!
-//! **Invariant.** An address to which no node has answered yet gets at most one dial at a time, and
-//! no datagram but for an answer to a ping, which is shorter than the ping.
+//! **Invariant.** Because of datagrams alone, an address from which no node has answered yet gets at
+//! most one dial at a time, and no datagram but for an answer to a ping, which is shorter than the
+//! ping. (A node that says HELLO can have its own address tried, over TCP and UDP.)
 //!
-//! **Limit.** Who can forge the source of a datagram, or stands on the way, can still speak as a
-//! member.
+//! **Limits.** Who can forge the source of a datagram, stands on the way, or has the IP address of a
+//! member, can still speak as that member. And a member whose packets come from an address other
+//! than its own is heard only if its answers come from there, too.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -50,6 +52,10 @@ const NEWCOMERS_AT_ONCE: u32 = 256;
 
 /// More updates than a packet has room for: each takes 28 bytes at least.
 const MAX_UPDATES: usize = codec::MAX_SWIM_BYTES / 28;
+
+/// How many others are known at most: lists of members have this node as well, and the sender of a
+/// packet comes in before those that the packet tells of.
+const MAX_OTHERS: usize = MAX_MEMBERS - 2;
 
 /// How rarely it is said that a limit was met.
 const SAID_EVERY: Duration = Duration::from_secs(60);
@@ -134,7 +140,10 @@ impl Membership {
         actions: &mut Vec<MembershipAction>,
     ) -> Result<(), DatagramError> {
         let source = header.src;
-        if source.addr == self.own.addr || !rule(ProtocolMutant::StrangersBelieved, true) {
+        if source.addr == self.own.addr {
+            return Err(DatagramError::FromOurselves);
+        }
+        if !rule(ProtocolMutant::StrangersBelieved, true) {
             return Ok(());
         }
         let is_there = is_same(source.addr.ip(), from.ip());
@@ -262,8 +271,7 @@ impl Membership {
         count: usize,
         actions: &mut Vec<MembershipAction>,
     ) -> usize {
-        // Lists of members have this node as well.
-        let room = (MAX_MEMBERS - 1).saturating_sub(self.roster.len());
+        let room = MAX_OTHERS.saturating_sub(self.roster.len());
         if room >= count {
             return room;
         }
@@ -275,7 +283,7 @@ impl Membership {
                 self.drive(now, actions, |swim, wishes| swim.handle_timer(timer, wishes));
             }
         }
-        (MAX_MEMBERS - 1).saturating_sub(self.roster.len())
+        MAX_OTHERS.saturating_sub(self.roster.len())
     }
 
     fn note_left_out(&mut self, now: Instant, count: u64, actions: &mut Vec<MembershipAction>) {

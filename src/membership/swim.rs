@@ -44,7 +44,7 @@ impl foca::Identity for Identity {
             return Some(Self { returns, ..*self });
         }
         let boot = Boot(self.boot.0.checked_add(1)?);
-        Some(Self { boot, ..self.life() })
+        Some(Self { boot, ..self.life() }).filter(Self::is_possible)
     }
 
     fn addr(&self) -> Self::Addr {

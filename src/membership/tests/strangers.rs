@@ -107,6 +107,20 @@ fn no_life_begins_after_the_year_2100() {
     net.assert_state(&[1, 3], first_life(2), State::Alive);
 }
 
+/// The last life that is possible cannot be outlived, and a node that tried would not be heard.
+#[test]
+fn no_node_becomes_one_that_no_other_believes() {
+    let mut net = Net::joined(3, 3);
+    let last = Identity { boot: MAX_BOOT, addr: addr(9), ..first_life(2) };
+    let record = Record { identity: last, state: State::Dead, leaving: false };
+    net.act(2, |membership, now, actions| membership.learn(now, &[record], actions));
+    net.run(Duration::from_secs(2));
+    assert_eq!(net.at(2).identity(), first_life(2));
+    net.assert_state(&[1, 3], first_life(2), State::Alive);
+    let own = packet(first_life(1), first_life(1), Message::Gossip);
+    assert_eq!(receives(&mut net, 1, 1, &own), [], "in its own name");
+}
+
 /// A packet in the name of a member comes from where that member is not.
 #[test]
 fn who_speaks_in_the_name_of_a_member_from_another_host_is_not_believed() {
@@ -177,7 +191,7 @@ fn no_host_fills_the_list_of_members() {
         let records: Vec<_> = (1000 * part..1000 * (part + 1)).map(record).collect();
         net.act(1, |membership, now, actions| membership.learn(now, &records, actions));
     }
-    assert_eq!(net.at(1).records().len(), MAX_MEMBERS);
+    assert_eq!(net.at(1).records().len(), MAX_MEMBERS - 1);
     // Those that are dead give way to those that live.
     let dead = net.at(1).records().iter().map(|it| it.identity).find(|it| *it == ip(0)).unwrap();
     net.act(1, |membership, now, actions| membership.declare_dead(now, dead, actions));
@@ -185,7 +199,7 @@ fn no_host_fills_the_list_of_members() {
     net.act(1, |membership, now, actions| membership.learn(now, &[late], actions));
     assert_eq!(net.state(1, late.identity), Some(State::Alive));
     assert_eq!(net.state(1, dead), None);
-    assert_eq!(net.at(1).records().len(), MAX_MEMBERS);
+    assert_eq!(net.at(1).records().len(), MAX_MEMBERS - 1);
 }
 
 /// "It has left" is worse than "it is dead": who has left is not waited for.
