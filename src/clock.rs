@@ -22,7 +22,6 @@ impl Instant {
         Self { nanos }
     }
 
-    #[cfg(feature = "sim")]
     pub(crate) fn nanos(self) -> u64 {
         self.nanos
     }
