@@ -14,16 +14,16 @@
 //!
 //! To meet a node is to dial it, and to ask who it is.
 //!
-//! A life is known if its node has said who it is over a connection that this node opened to its
-//! address, or if a member told of it. The members that a packet tells of come in at a bounded
-//! pace; lists of members over a connection bring the rest.
+//! A life is known if its node has said who it is over a connection that this node opened to it, or
+//! if a member told of it. The members that a packet tells of come in at a bounded pace; lists of
+//! members over a connection bring the rest.
 //!
-//! **Invariant.** Because of datagrams alone, an address from which no node has answered yet gets at
-//! most one dial at a time, and no datagram but for an answer to a ping, which is shorter than the
-//! ping. (A node that says HELLO can have its own address tried, over TCP and UDP.)
+//! **Invariant.** Because of datagrams alone, an address from which no node has answered yet gets
+//! at most one dial at a time, and no datagram but for an answer to a ping, which is shorter than
+//! the ping. (A node that says HELLO can have its own address tried, over TCP and UDP.)
 //!
-//! **Limits.** Who can forge the source of a datagram, stands on the way, or has the IP address of a
-//! member, can still speak as that member. And a member whose packets come from an address other
+//! **Limits.** Who can forge the source of a datagram, stands on the way, or has the IP address of
+//! a member, can still speak as that member. And a member whose packets come from an address other
 //! than its own is heard only if its answers come from there, too.
 
 use std::collections::BTreeMap;
