@@ -11,12 +11,8 @@ use std::time::Duration;
 
 use crate::clock::Instant;
 use crate::membership::{Record, State};
-use crate::types::{Identity, NodeHash, Retention};
+use crate::types::{Identity, MAX_MEMBERS, NodeHash, Retention};
 use crate::wire::retention::AbsentMember;
-
-/// How many members are waited for at most; further ones are not. Nodes that crash again and again,
-/// under a new name each time, must not fill memory.
-const MAX_ABSENT: usize = 4096;
 
 /// The members that are waited for, and for how long.
 pub(super) struct Absent {
@@ -97,7 +93,9 @@ impl Absent {
     }
 
     fn add(&mut self, now: Instant, life: Life) {
-        let is_full = self.lives.len() >= MAX_ABSENT;
+        // Nodes that crash again and again, under a new name each time, must not fill memory. And a
+        // list of more is refused by who is told.
+        let is_full = self.lives.len() >= MAX_MEMBERS;
         match self.lives.get_mut(&life.identity.node) {
             None if is_full => {}
             // Who was told of it earlier knows it better.
@@ -272,12 +270,12 @@ mod tests {
     #[test]
     fn only_so_many_are_waited_for() {
         let mut absent = waiting(HOUR);
-        for of in 0..MAX_ABSENT as u64 + 10 {
+        for of in 0..MAX_MEMBERS as u64 + 10 {
             let at = NOW + Duration::from_millis(of);
             let (identity, data_center) = (life(of, 1), "a".into());
             absent.told(at, vec![AbsentMember { identity, data_center, dead_for: Duration::ZERO }]);
         }
         let left = nodes(&absent, NOW + Duration::from_secs(60));
-        assert_eq!((left.len(), left[0]), (MAX_ABSENT, life(0, 1)), "further ones are not");
+        assert_eq!((left.len(), left[0]), (MAX_MEMBERS, life(0, 1)), "further ones are not");
     }
 }

@@ -42,8 +42,8 @@ const ASKED_AT_A_TIME: usize = 3;
 /// How long details are kept that came before their member was heard of.
 pub(super) const KEPT_FOR: Duration = Duration::from_secs(60);
 
-/// Of how many lives details are kept at most. If there are more, those of which no members have
-/// come go at once: any host can say HELLO.
+/// The most lives of which details are kept. If there are more, those that became no members go at
+/// once: any host can say HELLO.
 const MAX_DETAILS: usize = 2 * MAX_MEMBERS;
 
 /// How long it is remembered that a life is over, since a node said so last. All nodes say it for

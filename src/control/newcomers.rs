@@ -18,11 +18,11 @@ use crate::wire::timing::OPEN_TIMEOUT;
 /// How many newcomers are dialled at a time; of the others the members tell.
 const MAX_DIALED: usize = 16;
 
-/// How many are known at a time, those that have answered among them.
-const MAX_NEWCOMERS: usize = 256;
-
-/// How many of them at one IP address.
+/// How many of these at one IP address.
 const MAX_DIALED_AT_ONE: usize = 4;
+
+/// How many newcomers are known at a time, those that have answered among them.
+const MAX_NEWCOMERS: usize = 256;
 
 /// For how long the connection to one that answered is kept: by then it is a member.
 const KEPT_FOR: Duration = OPEN_TIMEOUT;

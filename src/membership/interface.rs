@@ -33,8 +33,8 @@ pub(crate) enum MembershipAction {
     /// Open a connection to that node, unless one is being opened, and ask who it is. If it says
     /// this, [`meet`](super::Membership::meet) it.
     Meet(Identity),
-    /// As many members as this were left out so far, as there were too many, or too many at a time.
-    /// This is said rarely.
+    /// Members were left out, as there were too many, or too many at a time: this many so far. It
+    /// is said rarely.
     LeftOut(u64),
 }
 

@@ -158,7 +158,7 @@ impl Membership {
             return Err(DatagramError::FromElsewhere(source.addr));
         }
         match header.message {
-            // foca sends to whom the packet names.
+            // foca would send to the node that the packet names.
             Message::PingReq { target, .. } | Message::IndirectAck { target, .. }
                 if target.addr != self.own.addr && !self.roster.has_active_life(&target) =>
             {

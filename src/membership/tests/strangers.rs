@@ -5,7 +5,7 @@ use super::*;
 use crate::mutants::{ProtocolMutant, set_for_this_thread};
 use crate::types::{MAX_BOOT, MAX_MEMBERS, NodeHash};
 
-/// Where the attacker is.
+/// The number of the address at which the attacker is.
 const ATTACKER: u16 = 66;
 
 fn packet(src: Identity, dst: Identity, message: Message<Identity>) -> Vec<u8> {
