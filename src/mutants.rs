@@ -198,6 +198,10 @@ pub enum ProtocolMutant {
     HearsayBelieved,
     /// Each host that sends what looks like a packet of a node is believed.
     StrangersBelieved,
+    /// Others are believed when they tell of a life that begins in many years.
+    FarLivesBelieved,
+    /// A ping of a known node is answered to where it seemed to come from.
+    AnswersToSource,
     /// Who asks whether it is safe takes no answer that comes later than a tenth of a second.
     AnswersCutOff,
     /// A pause of a node's own counts as the round trip of a probe.
@@ -213,7 +217,7 @@ pub enum ProtocolMutant {
 #[cfg(feature = "sim")]
 impl ProtocolMutant {
     /// All mutants.
-    pub const ALL: [Self; 86] = [
+    pub const ALL: [Self; 88] = [
         Self::AcknowledgedFirst,
         Self::PendingCounts,
         Self::AnyList,
@@ -295,6 +299,8 @@ impl ProtocolMutant {
         Self::DeathUntold,
         Self::HearsayBelieved,
         Self::StrangersBelieved,
+        Self::FarLivesBelieved,
+        Self::AnswersToSource,
         Self::AnswersCutOff,
         Self::PauseMeasured,
         Self::UnreachedAdmitted,

@@ -96,6 +96,15 @@ impl Control {
         self.ask_cores(DebtAsker::Safety { round }, actions);
     }
 
+    /// Has all be asked once more soon, as the members have changed: what was heard of others does
+    /// not count any more, and one that is gone does not answer.
+    pub(super) fn ask_again_for_safety(&mut self) {
+        if let Some(safety) = &mut self.safety {
+            safety.patience = ROUND_PERIOD;
+            safety.ask_at = safety.ask_at.min(safety.again_at);
+        }
+    }
+
     /// Asks for the members of this data center that this node does not reach: each time another of
     /// those that it reaches, as not all of them reach every member.
     fn ask_through_others(&mut self, round: u64, up: &[Identity], actions: &mut Actions) {

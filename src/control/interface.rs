@@ -58,6 +58,8 @@ pub(crate) enum LinkEnd {
     Unreachable,
     Refused(Refusal),
     Ended,
+    /// It was not tried, as too many connections are being opened.
+    PutOff,
 }
 
 /// What [`Control`](super::Control) is told, besides datagrams.

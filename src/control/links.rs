@@ -27,6 +27,9 @@ const REFUSAL_REPEAT: Duration = Duration::from_secs(5);
 const PINGS: u32 = 2;
 const PING_PERIOD: Duration = Duration::from_millis(20);
 
+/// How soon a link is opened that was not tried because too many were being opened.
+const PUT_OFF_FOR: Duration = Duration::from_millis(100);
+
 impl Control {
     pub(super) fn open_link(&mut self, identity: Identity, actions: &mut Actions) {
         let known = self.links.get(&identity.node);
@@ -121,9 +124,12 @@ impl Control {
             }
         }
         if link.expects.is_none() {
-            return self.seed_failed(now, link.addr);
+            return match end {
+                LinkEnd::PutOff => self.seed_put_off(now, link.addr),
+                _ => self.seed_failed(now, link.addr),
+            };
         }
-        self.newcomer_lost(now, link);
+        self.newcomer_lost(now, link, &end);
         self.link_was_tried(now, link, Some(&end), actions);
         let Some(member) =
             self.links.values_mut().find(|member| Link::to(&member.identity) == link)
@@ -133,9 +139,11 @@ impl Control {
         let is_gone = match &end {
             LinkEnd::ConnectRefused => member.was_up,
             LinkEnd::Refused(refusal) => refusal.reason == RefusalReason::NotMe,
-            LinkEnd::Ended | LinkEnd::Unreachable => false,
+            LinkEnd::Ended | LinkEnd::Unreachable | LinkEnd::PutOff => false,
         };
-        if is_gone {
+        if end == LinkEnd::PutOff {
+            member.state = LinkState::Down { until: now + PUT_OFF_FOR };
+        } else if is_gone {
             member.state = LinkState::Probing { pings: 0, next: now };
             self.handle_link_timers(now, actions);
         } else if end == LinkEnd::Ended && member.state == LinkState::Up {

@@ -343,6 +343,9 @@ impl Control {
         self.watch_details(now);
         self.consider_birth(now, actions);
         self.publish(actions);
+        if members_changed {
+            self.ask_again_for_safety();
+        }
         self.note_synced(actions);
         if old_stage == Stage::Forming && (members_changed || self.stage != old_stage) {
             // The others wait for this node's word.

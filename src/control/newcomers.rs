@@ -9,7 +9,7 @@
 
 use std::time::Duration;
 
-use super::interface::{Actions, ControlAction, Link};
+use super::interface::{Actions, ControlAction, Link, LinkEnd};
 use super::state::{Control, Newcomer};
 use crate::clock::Instant;
 use crate::types::Identity;
@@ -57,7 +57,11 @@ impl Control {
     }
 
     /// The connection to a newcomer, if it is one, has ended or was not made.
-    pub(super) fn newcomer_lost(&mut self, now: Instant, link: Link) {
+    pub(super) fn newcomer_lost(&mut self, now: Instant, link: Link, end: &LinkEnd) {
+        if *end == LinkEnd::PutOff {
+            // It is dialled when it speaks again.
+            return self.newcomers.retain(|it| Link::to(&it.identity) != link);
+        }
         let mut newcomers = self.newcomers.iter_mut();
         if let Some(it) = newcomers.find(|it| Link::to(&it.identity) == link) {
             (it.is_up, it.until) = (false, now + DIALED_AGAIN_AFTER);

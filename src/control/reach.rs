@@ -12,7 +12,12 @@
 //! | takes all others for dead | each seed that answers | the app is told |
 //!
 //! **Invariant.** A node with seeds that answer is no member before one of them reached it.
+//!
+//! Whoever asks can give any address as its own. So at most [`MAX_DIALED`] connections are opened at
+//! a time for those that ask, and nothing is sent over UDP to an address where no node has answered
+//! over TCP.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -32,6 +37,9 @@ const PING_PERIOD: Duration = Duration::from_millis(80);
 /// For how many nodes it tries at a time. The others ask again after three seconds, and no node
 /// comes in before it was tried.
 const MAX_TRIED: usize = 256;
+
+/// How many connections are opened for them at a time. The others wait their turn.
+const MAX_DIALED: usize = 32;
 
 /// How many of them by the word of one connection.
 const MAX_TRIED_FOR_ONE: usize = 2;
@@ -84,7 +92,7 @@ impl Control {
             .reach
             .tried
             .iter()
-            .map(|it| if it.udp { it.until } else { it.ping_at.min(it.until) });
+            .map(|it| if it.is_pinged() { it.ping_at.min(it.until) } else { it.until });
         let asks = self.link_to_ask().is_some() || !self.seeds_to_ask().is_empty();
         tried.chain(asks.then_some(self.reach.ask_at)).min()
     }
@@ -96,7 +104,7 @@ impl Control {
             }
         }
         let mut to_ping = Vec::new();
-        for it in self.reach.tried.iter_mut().filter(|it| it.ping_at <= now && !it.udp) {
+        for it in self.reach.tried.iter_mut().filter(|it| it.is_pinged() && it.ping_at <= now) {
             it.ping_at = now + PING_PERIOD;
             if !to_ping.contains(&it.identity) {
                 to_ping.push(it.identity);
@@ -133,17 +141,15 @@ impl Control {
         }
         let link = Link::to(&identity);
         let known = self.links.values().find(|member| Link::to(&member.identity) == link);
-        let is_tried = self.reach.tried.iter().any(|it| Link::to(&it.identity) == link);
-        if known.is_none() && !is_tried {
-            actions.push(ControlAction::Open(link));
-        }
-        let tcp = known.filter(|member| member.state == LinkState::Up).map(|_| Reached::Yes);
+        let is_member_up = known.is_some_and(|member| member.state == LinkState::Up);
+        let tcp = (is_member_up || self.has_reached(&identity)).then_some(Reached::Yes);
         let until = now + TRIES_FOR;
         self.reach.tried.push(Try {
             via,
             request_id,
             identity,
             until,
+            is_dialed: known.is_some() || tcp.is_some(),
             ping_at: now,
             tcp,
             is_up: tcp.is_some(),
@@ -176,6 +182,7 @@ impl Control {
             }
             Some(LinkEnd::Refused(_)) => Reached::Yes,
             Some(LinkEnd::Unreachable | LinkEnd::Ended) => Reached::NoAnswer,
+            Some(LinkEnd::PutOff) => Reached::NotTried,
         };
         for it in self.reach.tried.iter_mut().filter(|it| Link::to(&it.identity) == link) {
             it.is_up = end.is_none();
@@ -205,8 +212,9 @@ impl Control {
             it.until <= now || has_failed || it.tcp.is_some() && it.udp
         };
         let over: Vec<Try> = self.reach.tried.extract_if(.., is_over).collect();
-        for Try { via, request_id, identity, tcp, udp, .. } in over {
-            let message = ControlMessage::DialedBack { tcp: tcp.unwrap_or(Reached::NoAnswer), udp };
+        for Try { via, request_id, identity, is_dialed, tcp, udp, .. } in over {
+            let without = if is_dialed { Reached::NoAnswer } else { Reached::NotTried };
+            let message = ControlMessage::DialedBack { tcp: tcp.unwrap_or(without), udp };
             actions.push(ControlAction::Answer { via, request_id, message });
             let link = Link::to(&identity);
             let is_tried = self.reach.tried.iter().any(|it| Link::to(&it.identity) == link);
@@ -215,6 +223,24 @@ impl Control {
                 && self.newcomers.iter().all(|it| Link::to(&it.identity) != link)
             {
                 actions.push(ControlAction::Close(link));
+            }
+        }
+        self.dial_tried(actions);
+    }
+
+    /// Opens connections to nodes that wait to be tried, as many as there may be at a time.
+    fn dial_tried(&mut self, actions: &mut Actions) {
+        let tried = &mut self.reach.tried;
+        let dialed = tried.iter().filter(|it| it.is_dialed && it.tcp.is_none());
+        let mut dialed: BTreeSet<Link> = dialed.map(|it| Link::to(&it.identity)).collect();
+        for it in tried.iter_mut().filter(|it| !it.is_dialed) {
+            let link = Link::to(&it.identity);
+            if dialed.contains(&link) {
+                it.is_dialed = true;
+            } else if dialed.len() < MAX_DIALED {
+                it.is_dialed = true;
+                dialed.insert(link);
+                actions.push(ControlAction::Open(link));
             }
         }
     }

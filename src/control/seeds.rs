@@ -246,6 +246,15 @@ impl Control {
         }
     }
 
+    /// A seed was not tried: that says nothing of it.
+    pub(super) fn seed_put_off(&mut self, now: Instant, addr: SocketAddr) {
+        let is_tried =
+            |seed: &&mut SeedAddress| seed.addr == addr && seed.state == SeedState::Trying;
+        for seed in self.seeds.iter_mut().filter(is_tried) {
+            seed.state = SeedState::Idle { until: now + SEED_BACKOFF };
+        }
+    }
+
     pub(super) fn seed_failed(&mut self, now: Instant, addr: SocketAddr) {
         for seed in self.seeds.iter_mut().filter(|seed| seed.addr == addr) {
             if seed.state == SeedState::Trying {

@@ -387,10 +387,19 @@ pub(super) struct Try {
     pub(super) request_id: u64,
     pub(super) identity: Identity,
     pub(super) until: Instant,
+    /// Whether a connection is being opened for it, or there is one.
+    pub(super) is_dialed: bool,
     pub(super) ping_at: Instant,
     pub(super) tcp: Option<Reached>,
     pub(super) is_up: bool,
     pub(super) udp: bool,
+}
+
+impl Try {
+    /// Whether pings are due: the node has answered over TCP, and not yet over UDP.
+    pub(super) fn is_pinged(&self) -> bool {
+        self.tcp == Some(Reached::Yes) && !self.udp
+    }
 }
 
 // ---- newcomers ----

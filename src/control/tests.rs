@@ -17,6 +17,7 @@ use crate::wire::handshake::Local;
 use crate::wire::message::{
     Channel, ControlMessage, Hello, MemberDetails, NodeDebt, Reached, Status,
 };
+use crate::wire::timing::OPEN_TIMEOUT;
 
 const NOW: Instant = Instant::from_nanos(1_000_000_000);
 const HOUR: Duration = Duration::from_secs(3600);
@@ -234,6 +235,27 @@ fn each_round_asks_another_member_for_one_that_is_out_of_reach() {
     assert!(turns.iter().all(|addr| asked.contains(addr)));
 }
 
+/// After some rounds without an answer all members had three seconds to answer, a dead one too.
+#[test]
+fn a_member_that_dies_is_not_waited_for_before_it_is_safe() {
+    let mut control = control();
+    joined(&mut control, &["b", "c"], &[]);
+    let (until, mut actions) = (NOW + HOUR, Vec::new());
+    control.handle(NOW, ControlEvent::WatchSafety { ticket: 1, until }, &mut actions);
+    let mut now = NOW;
+    for _ in 0..8 {
+        now = control.safety_deadline().unwrap();
+        control.handle_safety_timer(now, &mut actions);
+    }
+    assert!(control.safety_deadline().unwrap().since(now) > Duration::from_secs(3));
+    now = now + Duration::from_millis(1);
+    control.swim(now, &mut actions, |membership, todo| {
+        membership.declare_dead(now, life("c", 5), todo);
+    });
+    control.finish_event(now, &mut actions);
+    assert!(control.safety_deadline().unwrap().since(now) <= Duration::from_millis(100));
+}
+
 /// Whether a node finds out that it is safe if its own cores and the one other member take this
 /// long to answer.
 fn finds_out_that_it_is_safe(answers_after: Duration) -> bool {
@@ -417,28 +439,119 @@ fn a_member_that_was_never_reached_is_not_taken_for_dead_when_it_is_refused() {
     assert!(!is_dead_when_refused(false));
 }
 
+/// A node at an address of its own asks to be reached, over the connection of this number.
+fn asks_to_be_reached(control: &mut Control, via: u64) -> (Identity, Vec<ControlAction>) {
+    let addr = ([127, 0, 0, 2], 1000 + via as u16).into();
+    let identity = Identity { addr, node: NodeHash(via), ..life("b", 1) };
+    let message = ControlMessage::DialBack { identity };
+    let request = ControlEvent::Request { via, peer: identity, request_id: 7, message };
+    let mut actions = Vec::new();
+    control.handle(NOW, request, &mut actions);
+    (identity, actions)
+}
+
+/// What those that asked are told.
+fn told(actions: &[ControlAction]) -> Vec<(u64, Reached, bool)> {
+    let told = actions.iter().filter_map(|action| match action {
+        ControlAction::Answer {
+            via,
+            message: ControlMessage::DialedBack { tcp, udp },
+            request_id: 7,
+        } => Some((*via, *tcp, *udp)),
+        _ => None,
+    });
+    told.collect()
+}
+
 /// A question that had no answer ended its link, as one that swallows what is sent.
 #[test]
 fn who_asks_to_be_reached_while_too_many_are_tried_is_told_to_ask_again() {
     let (mut control, mut actions) = (control(), Vec::new());
     for via in 0..300 {
-        let addr = ([127, 0, 0, 2], 1000 + via as u16).into();
-        let identity = Identity { addr, node: NodeHash(via), ..life("b", 1) };
-        let message = ControlMessage::DialBack { identity };
-        let request = ControlEvent::Request { via, peer: identity, request_id: 7, message };
-        control.handle(NOW, request, &mut actions);
+        actions.extend(asks_to_be_reached(&mut control, via).1);
     }
-    let not_tried = ControlMessage::DialedBack { tcp: Reached::NotTried, udp: false };
-    let is_told = |action: &&ControlAction| match action {
-        ControlAction::Answer { message, request_id: 7, .. } => *message == not_tried,
-        _ => false,
-    };
-    assert_eq!(actions.iter().filter(is_told).count(), 300 - 256);
+    assert_eq!(
+        told(&actions),
+        (256..300).map(|via| (via, Reached::NotTried, false)).collect::<Vec<_>>()
+    );
     actions.clear();
     for _ in 0..3 {
         let link = Link { addr: life("b", 1).addr, expects: None };
-        let message = not_tried.clone();
+        let message = ControlMessage::DialedBack { tcp: Reached::NotTried, udp: false };
         control.handle(NOW, ControlEvent::Answer { link, message }, &mut actions);
     }
     assert!(actions.is_empty(), "it says nothing of this node: {actions:?}");
+}
+
+/// Tries for others took the places of this node's own links, and any address got pings.
+#[test]
+fn few_are_dialed_for_others_at_a_time_and_pinged_only_once_they_answer() {
+    let (mut control, mut actions) = (control(), Vec::new());
+    let asked: Vec<Identity> = (0..40)
+        .map(|via| {
+            let (identity, more) = asks_to_be_reached(&mut control, via);
+            actions.extend(more);
+            identity
+        })
+        .collect();
+    let opened = |actions: &[ControlAction]| -> Vec<Link> {
+        let opened = actions.iter().filter_map(|action| match action {
+            ControlAction::Open(link) => Some(*link),
+            _ => None,
+        });
+        opened.collect()
+    };
+    assert_eq!(opened(&actions), asked[..32].iter().map(Link::to).collect::<Vec<_>>());
+    let is_sent = |action: &ControlAction| matches!(action, ControlAction::Datagram { .. });
+    assert!(!actions.iter().any(is_sent), "{actions:?}");
+    let end = |control: &mut Control, number: usize, end: LinkEnd| {
+        let link = Link::to(&asked[number]);
+        let mut actions = Vec::new();
+        control.handle(NOW, ControlEvent::LinkDown { link, end }, &mut actions);
+        assert!(!actions.iter().any(is_sent), "{actions:?}");
+        (told(&actions), opened(&actions))
+    };
+    let next = |number: usize| vec![Link::to(&asked[number])];
+    let refused = vec![(0, Reached::NobodyListens, false)];
+    assert_eq!(end(&mut control, 0, LinkEnd::ConnectRefused), (refused, next(32)));
+    let put_off = vec![(1, Reached::NotTried, false)];
+    assert_eq!(end(&mut control, 1, LinkEnd::PutOff), (put_off, next(33)));
+
+    let link = Link::to(&asked[2]);
+    let welcome = local("b", "there").hello(asked[2], Channel::Control, None);
+    let mut actions = Vec::new();
+    control.handle(NOW, ControlEvent::LinkUp { link, welcome }, &mut actions);
+    assert_eq!(opened(&actions), next(34));
+    control.handle_timers(NOW, &mut actions);
+    let to = actions.iter().filter_map(|action| match action {
+        ControlAction::Datagram { to, .. } => Some(*to),
+        _ => None,
+    });
+    assert_eq!(to.collect::<Vec<_>>(), [asked[2].addr]);
+    // Who waits in vain was not tried; who did not answer was.
+    let mut actions = Vec::new();
+    control.handle_timers(NOW + 2 * OPEN_TIMEOUT, &mut actions);
+    let told = told(&actions);
+    assert!(told.contains(&(2, Reached::Yes, false)), "{told:?}");
+    assert!(told.contains(&(3, Reached::NoAnswer, false)), "{told:?}");
+    assert!(told.contains(&(39, Reached::NotTried, false)), "{told:?}");
+}
+
+/// A link that finds all places taken is opened soon, and says nothing of the node.
+#[test]
+fn who_could_not_be_dialed_is_not_out_of_reach() {
+    let mut control = control();
+    let b = life("b", 5);
+    tell(&mut control, &[b], vec![details("b", 5)]);
+    let link = Link::to(&b);
+    let mut now = NOW;
+    for _ in 0..3 {
+        let end = LinkEnd::PutOff;
+        control.handle(now, ControlEvent::LinkDown { link, end }, &mut Vec::new());
+        assert!(!control.links[&b.node].is_out_of_reach());
+        now = now + Duration::from_millis(100);
+        let mut actions = Vec::new();
+        control.handle_timers(now, &mut actions);
+        assert!(actions.iter().any(|it| matches!(it, ControlAction::Open(it) if *it == link)));
+    }
 }

@@ -5,21 +5,22 @@
 //! might come back. So a member *claims* its leaving, and foca carries the claim as a custom
 //! broadcast, with its own gossip.
 //!
-//! At most one claim is kept per node, the newest; an older or equal one is dropped, which is also
-//! what makes gossip stop.
+//! At most one claim is kept per life of a node, the later kind; an earlier or equal one is dropped,
+//! which is also what makes gossip stop. Lives are kept apart, as a claim about a life that never
+//! was must not hide what the true one says.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::BufMut;
 use foca::{BroadcastHandler, Invalidates};
 
 use super::codec::{MAX_IDENTITY_BYTES, WireError, end_of, put_identity, take_identity, take_u8};
-use crate::types::{Boot, Identity, MAX_MEMBERS, NodeHash};
+use crate::types::{Identity, MAX_MEMBERS};
 
-/// The most nodes whose claims are kept. Beyond the half, those of nodes that are no members go, so
-/// that a forger does not fill it. Claims about further nodes are dropped; those nodes then count
-/// as dead once they are silent.
+/// The most lives whose claims are kept. Beyond the half, those that no member has made go, so that
+/// a forger does not fill it. Claims of further lives are dropped; those nodes then count as dead
+/// once they are silent.
 const MAX_CLAIMS: usize = 4 * MAX_MEMBERS;
 
 /// What a member claims, in order: a member that has left was leaving before.
@@ -59,27 +60,19 @@ impl Claim {
         end_of(bytes)?;
         Ok(Self { identity, kind })
     }
-
-    /// Returns what decides which claim is newer: the life first, then the kind.
-    fn age(&self) -> (Boot, u16, ClaimKind) {
-        (self.identity.boot, self.identity.returns, self.kind)
-    }
 }
 
-/// A claim that is being gossiped replaces those of its node that are not newer.
+/// A claim that is being gossiped replaces those of its life that say less.
 impl Invalidates for Claim {
     fn invalidates(&self, other: &Self) -> bool {
-        self.identity.node == other.identity.node && self.age() >= other.age()
+        self.identity == other.identity && self.kind >= other.kind
     }
 }
 
-/// The newest claim of every node.
+/// What every life has claimed last.
 #[derive(Debug, Default)]
 pub(crate) struct Claims {
-    by_node: BTreeMap<NodeHash, Claim>,
-    /// The lives that said themselves to this node that they have left. Of the others it is looked
-    /// into ([`rumours`](super::rumours)).
-    first_hand: BTreeSet<Identity>,
+    by_life: BTreeMap<Identity, ClaimKind>,
     /// How often the claims changed.
     version: u64,
 }
@@ -87,47 +80,37 @@ pub(crate) struct Claims {
 impl Claims {
     /// Keeps `claim` if it is news. Returns whether it was.
     pub(crate) fn note(&mut self, claim: Claim) -> bool {
-        let node = claim.identity.node;
-        match self.by_node.get(&node) {
-            Some(known) if known.age() >= claim.age() => return false,
-            None if self.by_node.len() >= MAX_CLAIMS => return false,
+        match self.by_life.get(&claim.identity) {
+            Some(known) if *known >= claim.kind => return false,
+            None if self.by_life.len() >= MAX_CLAIMS => return false,
             _ => {}
         }
-        self.by_node.insert(node, claim);
+        self.by_life.insert(claim.identity, claim.kind);
         self.version += 1;
         true
     }
 
     /// Returns what this very life of a member has claimed.
     pub(crate) fn about(&self, identity: &Identity) -> Option<ClaimKind> {
-        let claim = self.by_node.get(&identity.node)?;
-        (claim.identity == *identity).then_some(claim.kind)
+        self.by_life.get(identity).copied()
     }
 
     /// Drops what a life claimed, once the member itself is forgotten, or answers though it is said
     /// to have left.
     pub(crate) fn forget(&mut self, identity: &Identity) {
-        self.first_hand.remove(identity);
-        if self.about(identity).is_some() {
-            self.by_node.remove(&identity.node);
-            self.version += 1;
-        }
+        self.version += u64::from(self.by_life.remove(identity).is_some());
     }
 
-    /// Drops what was claimed of nodes that are no members, if there is much.
-    pub(super) fn make_room(&mut self, is_member: impl Fn(NodeHash) -> bool) {
-        let before = self.by_node.len();
-        if before <= MAX_CLAIMS / 2 {
-            return;
-        }
-        self.by_node.retain(|node, _| is_member(*node));
-        self.first_hand.retain(|life| is_member(life.node));
-        self.version += u64::from(self.by_node.len() < before);
+    /// Whether so much is claimed that [`keep_only`](Self::keep_only) is due.
+    pub(super) fn is_long(&self) -> bool {
+        self.by_life.len() > MAX_CLAIMS / 2
     }
 
-    /// Whether this very life has told this node that it has left.
-    pub(super) fn is_first_hand(&self, identity: &Identity) -> bool {
-        self.first_hand.contains(identity)
+    /// Drops what others than these claimed.
+    pub(super) fn keep_only(&mut self, is_member: impl Fn(&Identity) -> bool) {
+        let before = self.by_life.len();
+        self.by_life.retain(|life, _| is_member(life));
+        self.version += u64::from(self.by_life.len() < before);
     }
 
     /// Returns how often the claims changed.
@@ -136,7 +119,7 @@ impl Claims {
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.by_node.is_empty()
+        self.by_life.is_empty()
     }
 }
 
@@ -169,11 +152,7 @@ impl BroadcastHandler<Identity> for ClaimHandler {
         sender: Option<&Identity>,
     ) -> Result<Option<Claim>, WireError> {
         let claim = Claim::decode(data)?;
-        let mut claims = self.claims.lock();
-        if sender == Some(&claim.identity) && claim.kind == ClaimKind::Left {
-            claims.first_hand.insert(claim.identity);
-        }
-        let is_news = claims.note(claim);
+        let is_news = self.claims.lock().note(claim);
         Ok((is_news || sender.is_none()).then_some(claim))
     }
 }

@@ -7,7 +7,7 @@
 use std::net::SocketAddr;
 
 use foca::Timer::ProbeRandomMember;
-use foca::{Header, Member, Message};
+use foca::{Header, Message};
 
 use super::Membership;
 use super::claims::{Claim, ClaimKind};
@@ -16,7 +16,6 @@ use super::interface::{Change, MembershipAction};
 use super::swim::{Swim, Wishes, new_swim};
 use crate::clock::Instant;
 use crate::logging;
-use crate::mutants::{ProtocolMutant, rule};
 use crate::types::Identity;
 
 /// What is due later, of our own or of foca's.
@@ -60,7 +59,6 @@ impl Membership {
     ) -> Result<(), foca::Error> {
         let mut wishes = Wishes::default();
         let result = act(&mut self.swim, &mut wishes);
-        let (follow_up, leavers) = self.bury_the_left(&mut wishes);
         let returned = *self.swim.identity() != self.own;
         let reconnected = if returned { self.come_back(now, &mut wishes) } else { Ok(()) };
         self.fulfil(now, wishes, actions);
@@ -71,33 +69,23 @@ impl Membership {
         if self.roster.has_suspects() {
             self.tell_accused_at(now);
         }
+        let leavers = self.leavers();
         if !leavers.is_empty() && self.ended.is_none() {
             self.hold_leavers(now, leavers, actions);
         }
         self.deny_leaving(now, actions);
-        result.and(follow_up).and(reconnected)
+        result.and(reconnected)
     }
 
-    /// Takes a member that has told this node that it has left for gone at once: the news of its
-    /// end, which foca spreads apart from the claim, might get lost. Returns the members of which
-    /// others say so.
-    fn bury_the_left(&mut self, wishes: &mut Wishes) -> (Result<(), foca::Error>, Vec<Identity>) {
+    /// Returns the members that are said to have left, by themselves or by others.
+    fn leavers(&self) -> Vec<Identity> {
         let claims = self.claims.lock();
         if claims.is_empty() {
-            return (Ok(()), Vec::new());
+            return Vec::new();
         }
         let has_left =
             |id: &Identity| id.addr != self.own.addr && claims.about(id) == Some(ClaimKind::Left);
-        let active = self.swim.iter_members().map(|member| *member.id());
-        let left = active.filter(has_left);
-        let (left, said): (Vec<_>, Vec<_>) = left.partition(|it| {
-            claims.is_first_hand(it) || !rule(ProtocolMutant::HearsayBelieved, true)
-        });
-        drop(claims);
-        if left.is_empty() {
-            return (Ok(()), said);
-        }
-        (self.swim.apply_many(left.into_iter().map(Member::down), true, wishes), said)
+        self.swim.iter_members().map(|member| *member.id()).filter(has_left).collect()
     }
 
     /// Renews this node's identity if others say that it leaves, and it does not.

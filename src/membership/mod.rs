@@ -278,21 +278,25 @@ impl Membership {
             Datagram::Swim(_) | Datagram::Accusation(_) | Datagram::PassOn(_)
                 if !self.is_member => {}
             Datagram::Swim(packet) => return self.handle_packet(now, from, packet, actions),
-            Datagram::Ping { nonce, target, .. } if target == self.own => {
+            Datagram::Ping { nonce, target, from: asker } if target == self.own => {
                 let pong = Datagram::Pong { nonce, from: self.own };
+                // A known asker hears this node as it hears all that this node sends. Where
+                // addresses are translated, an answer to where the ping seemed to come from would
+                // take another way.
+                let is_known = rule(ProtocolMutant::AnswersToSource, self.knows(&asker));
                 actions.push(MembershipAction::Send {
-                    to: from,
+                    to: if is_known { asker.addr } else { from },
                     datagram: pong.encode(self.settings.cluster),
                 });
             }
             // We have renewed our identity, and the asker has not heard of it. It might be about to
             // believe that we are dead.
-            Datagram::Ping { target, from, .. }
+            Datagram::Ping { target, from: asker, .. }
                 if self.own.is_later_than(&target)
                     && target.life() == self.own.life()
-                    && self.may_answer(&from) =>
+                    && self.may_answer(&asker) =>
             {
-                self.announce_to(now, from, actions);
+                self.announce_to(now, asker, actions);
             }
             // Meant for another life of ours, or for a node that had this address before.
             Datagram::Ping { .. } => {}
@@ -398,6 +402,7 @@ impl Membership {
 
     /// Does what is due. Early, late and repeated calls are harmless.
     pub(crate) fn handle_timers(&mut self, now: Instant, actions: &mut Vec<MembershipAction>) {
+        self.note_beginning(now);
         self.put_off(now);
         let mut due_swim = Vec::new();
         let (mut repeat_leaving, mut tell_accused, mut ask_rumoured) = (false, false, false);

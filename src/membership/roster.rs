@@ -54,8 +54,10 @@ impl Roster {
             self.by_addr.insert(new.identity.addr, new);
             report_change(old, new, &mut report);
         }
-        let is_member = |node| self.by_addr.values().any(|it| it.identity.node == node);
-        claims.make_room(is_member);
+        if claims.is_long() {
+            let own = swim.identity();
+            claims.keep_only(|life| self.has_identity(life) || life == own);
+        }
         if self.by_addr.len() > known {
             self.forget_what_foca_forgot(swim, claims);
         }
@@ -90,6 +92,10 @@ impl Roster {
     /// Whether this life is known, dead or alive.
     pub(super) fn has_life(&self, identity: &Identity) -> bool {
         self.by_addr.get(&identity.addr).is_some_and(|it| it.identity.life() == identity.life())
+    }
+
+    fn has_identity(&self, identity: &Identity) -> bool {
+        self.by_addr.get(&identity.addr).is_some_and(|it| it.identity == *identity)
     }
 
     /// Whether this life takes part, after any number of returns.

@@ -1,14 +1,13 @@
-//! Rumours: deaths that other members tell of. This node looks for itself before it believes one.
+//! Rumours: deaths that packets tell of. This node looks for itself before it believes one.
 //!
 //! **Problem.** A node might send and not hear: a firewall drops what is sent to it, or its network
 //! was cut for a second. It takes all others for dead, and gossips that. Until it is dead to them,
 //! they believe it, and healthy members die of the word of one that knows nothing.
 //!
-//! Or a host that is no member says so, or that a member has left, which is worse: who has left is
-//! not waited for, and what was deleted may be forgotten.
+//! Or a host that is no member says so, in the name of the member itself, or that a member has left,
+//! which is worse: who has left is not waited for, and what was deleted may be forgotten.
 //!
-//! So a death by the word of another counts only when this node's own pings fail, too, and so does
-//! that a member has left:
+//! So a death counts only when this node's own pings fail, too, and so does that a member has left:
 //!
 //! ```text
 //! "it is dead" ──▶ ping, ping, ping ──▶ an answer: the rumour is dropped
@@ -17,9 +16,10 @@
 //!
 //! | the rumour is about a member that | it is believed |
 //! |---|---|
-//! | says so itself, or that it leaves for good | at once |
 //! | is suspected because this node's own probe failed | at once |
-//! | takes part | after [`PINGS`] pings without an answer |
+//! | takes part, and says it itself or not | after [`PINGS`] pings without an answer |
+//!
+//! Who has left, or stops, answers no ping any more.
 //!
 //! A packet of the member shows that it is not dead. It does not show that it has not left, as it
 //! might have been sent before; an answer to a ping does.
@@ -117,7 +117,7 @@ impl Membership {
         }
         let mut held = Vec::new();
         let left = codec::without_updates(packet, |update| {
-            let is_held = self.is_rumour(update, &header.src);
+            let is_held = self.is_rumour(update);
             held.extend(is_held.then_some(*update.id()));
             is_held
         });
@@ -130,17 +130,15 @@ impl Membership {
         left
     }
 
-    fn is_rumour(&self, update: &Member<Identity>, by: &Identity) -> bool {
+    fn is_rumour(&self, update: &Member<Identity>) -> bool {
         let of = update.id();
         update.state() == foca::State::Down
-            && of != by
             && self.roster.has_active_before(of)
-            && !self.claims.lock().is_first_hand(of)
             && !self.accuses(of)
             && rule(ProtocolMutant::HearsayBelieved, true)
     }
 
-    /// Looks into it that members have left, as another one says.
+    /// Looks into it that members have left, as is said.
     pub(super) fn hold_leavers(
         &mut self,
         now: Instant,

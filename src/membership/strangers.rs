@@ -18,13 +18,21 @@
 //! if a member told of it. The members that a packet tells of come in at a bounded pace; lists of
 //! members over a connection bring the rest.
 //!
+//! Of a life that begins far in the future no member's word counts: its node must have said who it
+//! is to this one. Otherwise whoever speaks as a member could name, of any node, the last life that
+//! is possible, which that node cannot outlive. A node whose clock is years ahead comes in all the
+//! same, as it speaks to each member.
+//!
 //! **Invariant.** Because of datagrams alone, an address from which no node has answered yet gets
 //! at most one dial at a time, and no datagram but for an answer to a ping, which is shorter than
 //! the ping. (A node that says HELLO can have its own address tried, over TCP and UDP.)
 //!
+//! **Translated addresses.** The datagrams of a node behind a gateway come from another address
+//! than the one at which it is reached. It answers the ping by which it is asked where it is as it
+//! sends all else, so the answer shows from where it speaks.
+//!
 //! **Limits.** Who can forge the source of a datagram, stands on the way, or has the IP address of
-//! a member, can still speak as that member. And a member whose packets come from an address other
-//! than its own is heard only if its answers come from there, too.
+//! a member, can still speak as that member.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -38,7 +46,7 @@ use super::drive::Timer;
 use super::interface::MembershipAction;
 use crate::clock::Instant;
 use crate::mutants::{ProtocolMutant, rule};
-use crate::types::{Identity, MAX_MEMBERS};
+use crate::types::{Boot, Identity, MAX_MEMBERS};
 
 /// How many lives are remembered that have said who they are, and may be no members yet.
 const MAX_MET: usize = 1024;
@@ -57,6 +65,10 @@ const MAX_UPDATES: usize = codec::MAX_SWIM_BYTES / 28;
 /// packet comes in before those that the packet tells of.
 const MAX_OTHERS: usize = MAX_MEMBERS - 2;
 
+/// How far after the present a life may begin of which others tell, in milliseconds: a day, which
+/// is above the errors of clocks that are kept at all.
+const MAX_AHEAD_MS: u64 = 24 * 60 * 60 * 1000;
+
 /// How rarely it is said that a limit was met.
 const SAID_EVERY: Duration = Duration::from_secs(60);
 
@@ -67,6 +79,8 @@ pub(super) struct Strangers {
     /// From where members speak, other than from their addresses.
     elsewhere: BTreeMap<Identity, Elsewhere>,
     newcomers: Pace,
+    /// When this node began, by its two clocks.
+    began: Option<(Instant, Boot)>,
     /// How many members there was no room for, or no time.
     left_out: u64,
     say_at: Instant,
@@ -110,8 +124,20 @@ impl Membership {
     }
 
     /// Whether this node knows this life by more than its own datagrams.
-    fn knows(&self, member: &Identity) -> bool {
+    pub(super) fn knows(&self, member: &Identity) -> bool {
         self.roster.has_life(member) || self.strangers.met.contains_key(&member.life())
+    }
+
+    /// Notes when this node began, once.
+    pub(super) fn note_beginning(&mut self, now: Instant) -> (Instant, Boot) {
+        *self.strangers.began.get_or_insert((now, self.own.boot))
+    }
+
+    /// Returns the latest boot of which the word of others counts.
+    fn latest_boot(&mut self, now: Instant) -> Boot {
+        let (at, boot) = self.note_beginning(now);
+        let passed = u64::try_from(now.since(at).as_millis()).unwrap_or(u64::MAX);
+        Boot(boot.0.saturating_add(passed).saturating_add(MAX_AHEAD_MS))
     }
 
     fn speaks_from(&self, member: &Identity, from: IpAddr) -> bool {
@@ -123,7 +149,10 @@ impl Membership {
     /// Whether a datagram comes from where some member is.
     pub(super) fn is_from_a_member(&self, from: SocketAddr) -> bool {
         let mut active = self.roster.iter().filter(|known| known.state.is_active());
-        active.any(|known| self.speaks_from(&known.identity, from.ip()))
+        active.any(|known| is_same(known.identity.addr.ip(), from.ip()))
+            || self.strangers.elsewhere.iter().any(|(life, it)| {
+                it.ips.iter().any(|ip| is_same(*ip, from.ip())) && self.roster.has_active_life(life)
+            })
     }
 
     /// Whether this node answers this one at its address: it knows it, dead or alive.
@@ -206,11 +235,20 @@ impl Membership {
         packet: &[u8],
         actions: &mut Vec<MembershipAction>,
     ) -> Option<Vec<u8>> {
-        let mut room = self.make_room(now, MAX_UPDATES, actions);
+        let mut room = MAX_OTHERS.saturating_sub(self.roster.len());
+        if room < MAX_UPDATES {
+            let mut count = 0;
+            codec::without_updates(packet, |update| {
+                count += usize::from(!self.roster.has_address(update.id()));
+                false
+            });
+            room = self.make_room(now, count, actions);
+        }
         let has_just_returned = self.has_just_returned(now);
+        let latest = self.latest_boot(now);
         let mut left_out = 0;
         let roster = &self.roster;
-        let newcomers = &mut self.strangers.newcomers;
+        let Strangers { met, newcomers, .. } = &mut self.strangers;
         let left = codec::without_updates(packet, |update: &Member<Identity>| {
             let it = update.id();
             if it.addr == self.own.addr {
@@ -219,6 +257,9 @@ impl Membership {
             }
             if roster.has_life(it) || !rule(ProtocolMutant::StrangersBelieved, true) {
                 return false;
+            }
+            if is_far(it, latest, met) {
+                return true;
             }
             let takes_room = !roster.has_address(it);
             let is_admitted = (!takes_room || room > 0) && newcomers.admits(now);
@@ -230,13 +271,16 @@ impl Membership {
         left
     }
 
-    /// Returns those of some members, out of a list, that there is room for.
+    /// Returns those of some members, out of a list, that are believed and that there is room for.
     pub(super) fn with_room(
         &mut self,
         now: Instant,
         mut members: Vec<Member<Identity>>,
         actions: &mut Vec<MembershipAction>,
     ) -> Vec<Member<Identity>> {
+        let latest = self.latest_boot(now);
+        let (roster, met) = (&self.roster, &self.strangers.met);
+        members.retain(|it| roster.has_life(it.id()) || !is_far(it.id(), latest, met));
         let mut room = self.make_room(now, members.len(), actions);
         let before = members.len();
         let roster = &self.roster;
@@ -294,6 +338,14 @@ impl Membership {
             actions.push(MembershipAction::LeftOut(strangers.left_out));
         }
     }
+}
+
+/// Whether a life that is no member begins so late that it must have said itself who it is, and
+/// has not.
+fn is_far(member: &Identity, latest: Boot, met: &BTreeMap<Identity, Instant>) -> bool {
+    member.boot > latest
+        && !met.contains_key(&member.life())
+        && rule(ProtocolMutant::FarLivesBelieved, true)
 }
 
 fn is_same(one: IpAddr, other: IpAddr) -> bool {

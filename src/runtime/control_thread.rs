@@ -302,6 +302,7 @@ impl ControlLoop {
                     LossCause::Unreachable(_) => LinkEnd::Unreachable,
                     LossCause::Refused(refusal) => LinkEnd::Refused(refusal),
                     LossCause::Ended => LinkEnd::Ended,
+                    LossCause::PutOff => LinkEnd::PutOff,
                 };
                 self.tell(now, ControlEvent::LinkDown { link: link(&target), end });
             }

@@ -1,9 +1,9 @@
 //! Datagrams of hosts that are no nodes.
 
-use std::io::ErrorKind;
-use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
+use std::io::{ErrorKind, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 
-use crate::attacker::{header, read_frame, recorded_hello, welcomed};
+use crate::attacker::{REFUSED, connect, header, read_frame, recorded_hello, welcomed};
 use crate::support::process::{NodeProcess, cluster};
 use crate::support::{Before, LATE, descriptors, wait_until};
 
@@ -13,6 +13,10 @@ const TURN_UNDEAD: u8 = 10;
 
 const ALIVE: u8 = 0;
 const DOWN: u8 = 2;
+
+/// What a member claims of itself.
+const LEAVING: u8 = 1;
+const LEFT: u8 = 2;
 
 /// A node as datagrams name it.
 #[derive(Clone, Copy)]
@@ -47,21 +51,21 @@ impl Name {
     }
 }
 
-/// A host with one UDP socket and a listener at the same port, which knows the hash of the cluster.
+/// A host with a UDP socket, which knows the hash of the cluster.
 struct Attacker {
     udp: UdpSocket,
-    tcp: TcpListener,
     /// Version, partitions and cluster, as a node sends them.
     envelope: Vec<u8>,
     me: Name,
 }
 
 impl Attacker {
-    /// Says HELLO to a node as another one that stands here, asks to be dialled back, and reads the
-    /// envelope of the ping.
+    /// Says HELLO to a node as another one that stands here, asks to be dialled back, refuses that,
+    /// and reads the envelope of the ping.
     fn at(node: &NodeProcess) -> Self {
         let (udp, tcp) = host();
         let mut hello = recorded_hello();
+        let refusal = recorded_refusal(node, &hello);
         let (name, at) = Name::in_frame(&hello);
         let addr = udp.local_addr().unwrap();
         hello[at + 32..at + 34].copy_from_slice(&addr.port().to_le_bytes());
@@ -70,16 +74,15 @@ impl Attacker {
         question[8] = 1;
         question.extend_from_slice(&hello[at..at + 40]);
         question.resize(question.len().next_multiple_of(16), 0);
-        std::io::Write::write_all(&mut stream, &question).unwrap();
+        stream.write_all(&question).unwrap();
+        let mut dial = take_dial(&tcp);
+        read_frame(&mut dial).expect("a HELLO");
+        dial.write_all(&refusal).unwrap();
         let mut ping = [0; 1500];
         udp.set_read_timeout(Some(LATE)).unwrap();
         let (length, _) = udp.recv_from(&mut ping).expect("a ping");
         assert!(length > 20);
-        let attacker = Self { udp, tcp, envelope: ping[..11].to_vec(), me: Name { addr, ..name } };
-        // The node dials back; it is let go.
-        attacker.take_dial();
-        drop(stream);
-        attacker
+        Self { udp, envelope: ping[..11].to_vec(), me: Name { addr, ..name } }
     }
 
     fn datagram(&self, from: Name, to: Name, message: u8, updates: &[(Name, u8)]) -> Vec<u8> {
@@ -105,15 +108,6 @@ impl Attacker {
         let _ = self.udp.send_to(datagram, to.addr);
     }
 
-    /// Waits until a node dials this host.
-    fn take_dial(&self) {
-        wait_until("it is dialled", || match self.tcp.accept() {
-            Ok(_) => true,
-            Err(error) if error.kind() == ErrorKind::WouldBlock => false,
-            Err(error) => panic!("{error}"),
-        });
-    }
-
     /// Waits until a node has taken up all that was sent to it so far: it dials who speaks in a
     /// name of its own.
     fn wait_for(&self, node: Name, number: u64) {
@@ -126,6 +120,34 @@ impl Attacker {
             tcp.accept().is_ok()
         });
     }
+}
+
+/// Returns what a node says to one of another cluster.
+fn recorded_refusal(node: &NodeProcess, hello: &[u8]) -> Vec<u8> {
+    let mut hello = hello.to_vec();
+    let name = hello.windows(6).position(|it| it == b"gridkv").expect("the name of the cluster");
+    hello[name + 5] = b'w';
+    let mut stream = connect(node.address);
+    stream.write_all(&hello).unwrap();
+    let (kind, refusal) = read_frame(&mut stream).expect("an answer");
+    assert_eq!(kind, REFUSED);
+    refusal
+}
+
+/// Waits until a node dials.
+fn take_dial(tcp: &TcpListener) -> TcpStream {
+    let mut dial = None;
+    wait_until("it is dialled", || match tcp.accept() {
+        Ok((stream, _)) => {
+            stream.set_nonblocking(false).unwrap();
+            stream.set_read_timeout(Some(LATE)).unwrap();
+            dial = Some(stream);
+            true
+        }
+        Err(error) if error.kind() == ErrorKind::WouldBlock => false,
+        Err(error) => panic!("{error}"),
+    });
+    dial.expect("it has come")
 }
 
 fn host() -> (UdpSocket, TcpListener) {
@@ -142,8 +164,8 @@ fn host() -> (UdpSocket, TcpListener) {
 fn names(nodes: &[NodeProcess]) -> Vec<Name> {
     let hello = recorded_hello();
     let welcome = |node: &NodeProcess| {
-        let mut stream = crate::attacker::connect(node.address);
-        std::io::Write::write_all(&mut stream, &hello).unwrap();
+        let mut stream = connect(node.address);
+        stream.write_all(&hello).unwrap();
         let (_, bytes) = read_frame(&mut stream).expect("a WELCOME");
         Name::in_frame(&bytes).0
     };
@@ -249,5 +271,38 @@ fn who_is_told_without_end_that_it_is_dead_serves_on() {
         }
     }
     wait_until("all are there", || all_alive(&mut nodes));
+    before.assert_again(&mut nodes);
+}
+
+/// One datagram in a member's own name ended it: that it is dead, or has left, or has begun again in
+/// the last year that is possible.
+#[test]
+fn what_is_said_in_a_members_own_name_ends_no_member_that_answers() {
+    let mut nodes = cluster(3, &[]);
+    let before = Before::of(&nodes);
+    let names = names(&nodes);
+    let attacker = Attacker::at(&nodes[0]);
+    let third = names[2];
+    let late = Name { boot: 4_102_444_800_000, ..third };
+    for node in &names[..2] {
+        attacker.send(*node, &attacker.datagram(third, *node, GOSSIP, &[(third, DOWN)]));
+        for kind in [LEAVING, LEFT] {
+            let mut says = attacker.datagram(third, *node, GOSSIP, &[]);
+            let mut claim = vec![kind];
+            third.put(&mut claim);
+            says.extend((claim.len() as u16).to_be_bytes());
+            says.extend(claim);
+            attacker.send(*node, &says);
+        }
+        for state in [DOWN, ALIVE] {
+            attacker.send(*node, &attacker.datagram(third, *node, GOSSIP, &[(late, state)]));
+        }
+    }
+    for (number, node) in names.iter().enumerate() {
+        attacker.wait_for(*node, 1 + number as u64);
+    }
+    // It has returned, as it was said to leave.
+    wait_until("all are there", || all_alive(&mut nodes));
+    nodes[2].ok("set k v");
     before.assert_again(&mut nodes);
 }

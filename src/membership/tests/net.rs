@@ -47,6 +47,8 @@ pub(super) struct Net {
     pub(super) sent: u64,
     /// They run, but what they send and what they are sent is lost.
     pub(super) cut_off: BTreeSet<SocketAddr>,
+    /// It is behind a gateway that translates addresses; see [`translated`].
+    pub(super) behind_gateway: Option<SocketAddr>,
     /// They do not run, and what they are sent lies in their sockets.
     paused: BTreeMap<SocketAddr, Vec<(SocketAddr, Vec<u8>)>>,
     /// Every datagram and every change, as (where, what).
@@ -63,6 +65,7 @@ impl Net {
             in_flight: BTreeMap::new(),
             sent: 0,
             cut_off: BTreeSet::new(),
+            behind_gateway: None,
             paused: BTreeMap::new(),
             trace: Vec::new(),
             errors: Vec::new(),
@@ -173,7 +176,10 @@ impl Net {
     }
 
     pub(super) fn deliver(&mut self) {
-        let Some((_, (from, to, datagram))) = self.in_flight.pop_first() else { return };
+        let Some((_, (mut from, mut to, datagram))) = self.in_flight.pop_first() else { return };
+        if let Some(node) = self.behind_gateway.filter(|_| !datagram.is_empty()) {
+            (from, to) = translated(node, from, to);
+        }
         if self.cut_off.contains(&from)
             || self.cut_off.contains(&to)
             || !self.nodes.contains_key(&to)
@@ -218,5 +224,23 @@ impl Net {
         for &node in nodes {
             assert_eq!(self.state(node, of), Some(expected), "of {of:?} at node {node}");
         }
+    }
+}
+
+/// Returns from where, and where, a datagram arrives if `node` is behind a gateway. What the node
+/// sends seems to come from the gateway, and so does what it is sent; but its answer to where that
+/// seemed to come from finds its way back, and seems to come from the node's own address.
+fn translated(node: SocketAddr, from: SocketAddr, to: SocketAddr) -> (SocketAddr, SocketAddr) {
+    let (outside, inside) = (Ipv4Addr::new(10, 0, 0, 254), Ipv4Addr::new(10, 0, 0, 253));
+    if to == node {
+        return ((inside, from.port()).into(), to);
+    }
+    if from != node {
+        return (from, to);
+    }
+    if to.ip() == inside {
+        (from, (addr(0).ip(), to.port()).into())
+    } else {
+        ((outside, 40_000).into(), to)
     }
 }

@@ -107,6 +107,47 @@ fn no_life_begins_after_the_year_2100() {
     net.assert_state(&[1, 3], first_life(2), State::Alive);
 }
 
+/// Who speaks as a member could name the last life that is possible, which its node cannot outlive.
+#[test]
+fn of_a_life_that_begins_in_many_years_no_word_of_others_counts() {
+    let lies = |net: &mut Net| {
+        let last = Identity { boot: MAX_BOOT, ..first_life(2) };
+        for update in [Member::down(last), alive(last)] {
+            let packet = gossip(first_life(3), first_life(1), &[update], &[]);
+            receives(net, 1, 3, &packet);
+        }
+        for state in [State::Alive, State::Dead] {
+            let record = Record { identity: last, state, leaving: false };
+            net.act(1, |membership, now, actions| membership.learn(now, &[record], actions));
+        }
+        net.run(Duration::from_secs(2));
+    };
+    let mut net = Net::joined(3, 3);
+    lies(&mut net);
+    net.assert_state(&[1, 3], first_life(2), State::Alive);
+    assert_eq!(net.at(2).identity(), first_life(2));
+    #[cfg(feature = "sim")]
+    {
+        let mut net = Net::joined(3, 3);
+        set_for_this_thread(Some(ProtocolMutant::FarLivesBelieved), u16::MAX);
+        lies(&mut net);
+        set_for_this_thread(None, u16::MAX);
+        assert_eq!(net.state(1, first_life(2)), None, "with the mutant");
+    }
+}
+
+/// No member can tell of it, so it tells each of them.
+#[test]
+fn a_node_whose_clock_is_years_ahead_becomes_a_member_of_all() {
+    let mut net = Net::joined(3, 8);
+    let late = Identity { boot: Boot(MAX_BOOT.0 - 5), ..first_life(4) };
+    net.start(late);
+    net.join(4, 1);
+    net.run(Duration::from_secs(2));
+    net.assert_state(&[1, 2, 3], late, State::Alive);
+    (1..=3).for_each(|node| net.assert_state(&[4], first_life(node), State::Alive));
+}
+
 /// The last life that is possible cannot be outlived, and a node that tried would not be heard.
 #[test]
 fn no_node_becomes_one_that_no_other_believes() {
@@ -219,6 +260,73 @@ fn that_a_member_leaves_or_has_left_is_not_believed_of_one_that_answers() {
             let (_, state, leaving) = members.iter().find(is_it).unwrap();
             assert_eq!((*state, *leaving), (State::Alive, false), "{kind:?} at {node}");
         }
+    }
+}
+
+/// The source of a datagram can be forged, so what is said in a member's own name might be a lie.
+#[test]
+fn that_a_member_has_left_or_is_dead_is_not_believed_in_its_own_name_if_it_answers() {
+    let left = [Claim { identity: first_life(2), kind: ClaimKind::Left }];
+    let dead = [Member::down(first_life(2))];
+    for (updates, claims) in [(&[][..], &left[..]), (&dead, &[]), (&dead, &left)] {
+        let mut net = Net::joined(3, 9);
+        let packet = gossip(first_life(2), first_life(1), updates, claims);
+        receives(&mut net, 1, 2, &packet);
+        net.run(Duration::from_secs(3));
+        for node in [1, 3] {
+            let is_end = |it: &Change| matches!(it, Change::Left(_) | Change::Down(_));
+            assert!(!net.changes(node).iter().any(is_end), "{:?}", net.changes(node));
+            let is_it = |it: &(Identity, State, bool)| it.0.node == first_life(2).node;
+            let (_, state, leaving) = net.at(node).members().find(is_it).unwrap();
+            assert_eq!((state, leaving), (State::Alive, false));
+        }
+        assert!(net.at(1).rumours.is_empty());
+    }
+}
+
+/// One claim was kept for a node, that of the latest life: one that never was, for example.
+#[test]
+fn a_claim_about_a_life_that_never_was_hides_no_true_one() {
+    let mut net = Net::joined(3, 10);
+    let never = Identity { boot: MAX_BOOT, ..first_life(2) };
+    let lie = Claim { identity: never, kind: ClaimKind::Left };
+    let packet = gossip(first_life(3), first_life(1), &[], &[lie]);
+    receives(&mut net, 1, 3, &packet);
+    net.act(2, |membership, now, actions| membership.announce_leaving(now, actions));
+    net.run(Duration::from_secs(1));
+    for node in [1, 3] {
+        assert!(net.changes(node).contains(&Change::Leaving(first_life(2))), "at {node}");
+    }
+    net.act(2, |membership, now, actions| membership.announce_left(now, actions));
+    net.run(Duration::from_secs(1));
+    net.assert_state(&[1, 3], first_life(2), State::Left);
+}
+
+/// Containers with published ports on one host: what one sends seems to come from the gateway, and
+/// its answers to pings seemed to come from its own address.
+#[test]
+fn a_node_behind_a_gateway_that_translates_addresses_is_heard() {
+    let run = || {
+        let mut net = Net::empty(11);
+        net.behind_gateway = Some(addr(2));
+        (1..=3).for_each(|node| net.start(first_life(node)));
+        (2..=3).for_each(|node| net.join(node, 1));
+        net.run(Duration::from_secs(20));
+        net
+    };
+    let net = run();
+    net.assert_state(&[1, 3], first_life(2), State::Alive);
+    net.assert_state(&[2], first_life(1), State::Alive);
+    net.assert_state(&[2], first_life(3), State::Alive);
+    for node in 1..=3 {
+        assert!(net.changes(node).iter().all(|it| !matches!(it, Change::Down(_))), "at {node}");
+    }
+    #[cfg(feature = "sim")]
+    {
+        set_for_this_thread(Some(ProtocolMutant::AnswersToSource), u16::MAX);
+        let net = run();
+        set_for_this_thread(None, u16::MAX);
+        assert_ne!(net.state(1, first_life(2)), Some(State::Alive), "with the mutant");
     }
 }
 

@@ -52,6 +52,8 @@ pub(crate) struct Connection {
     buffer: FrameBuffer,
     /// What the buffer takes of the memory for all of them.
     share: Share,
+    /// What the queue takes of the memory for all answers, if this node accepted the connection.
+    answers: Option<Share>,
     /// The place of an accepted connection among all of them.
     _place: Option<Place>,
     queue: VecDeque<Encoded>,
@@ -73,7 +75,8 @@ impl Connection {
             stream,
             peer,
             buffer: FrameBuffer::new(),
-            share: Share::new(limits.clone()),
+            share: Share::of_received(limits.clone()),
+            answers: place.is_some().then(|| Share::of_answers(limits.clone())),
             _place: place,
             queue: VecDeque::new(),
             queued_bytes: 0,
@@ -209,6 +212,19 @@ impl Connection {
     pub(crate) fn queue(&mut self, frame: Encoded) {
         self.queued_bytes += cost(&frame);
         self.queue.push_back(frame);
+        self.note_queued();
+    }
+
+    fn note_queued(&mut self) {
+        if let Some(answers) = &mut self.answers {
+            answers.set_queued(self.queued_bytes);
+        }
+    }
+
+    /// Whether the answers of all connections take too much memory, and those of this one a large
+    /// part of it.
+    pub(crate) fn has_too_many_answers(&self) -> bool {
+        self.answers.as_ref().is_some_and(Share::is_too_much)
     }
 
     /// Returns about how much memory the unwritten frames take.
@@ -253,6 +269,7 @@ impl Connection {
             self.queued_bytes -= cost(first);
             self.queue.pop_front();
         }
+        self.note_queued();
     }
 
     /// Forgets what is not written: there is no other end left to write it to.
@@ -260,6 +277,7 @@ impl Connection {
         self.queue.clear();
         self.queued_bytes = 0;
         self.offset = 0;
+        self.note_queued();
     }
 
     /// Says that nothing more will be written, and lets the other end read what was.

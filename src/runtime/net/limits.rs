@@ -1,12 +1,14 @@
 //! What all threads of an engine may take together for their connections: how many of these there
-//! are, and how many bytes of large frames wait for their end.
+//! are, how many bytes of large frames wait for their end, and how many bytes of answers wait to be
+//! taken.
 //!
 //! | limit | when it is reached |
 //! |---|---|
 //! | accepted connections | a new one is told so, and closed |
 //! | bytes of receive buffers | reading of large frames pauses, all but one of each thread |
+//! | bytes of answers | a connection for which as many wait as for the others, or more, is ended |
 //!
-//! Every connection holds its part of both for as long as it lives, also on its way from one thread
+//! Every connection holds its part of all for as long as it lives, also on its way from one thread
 //! to another. So connections that wait for a busy core count as well.
 
 #![forbid(unsafe_code)]
@@ -18,7 +20,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 /// four of the largest frames. Buffers of the usual size do not count.
 const RECEIVE_BYTES: usize = 64 << 20;
 
-/// The part of the memory limit that the receive buffers may take in addition.
+/// How many bytes of answers may wait in an engine, besides a part of its memory limit: as much as
+/// 32 peers may have waiting, or 16 of the largest values. The first [`USUAL_ANSWER_BYTES`] of a
+/// connection do not count.
+const ANSWER_BYTES: usize = 256 << 20;
+
+/// How many bytes of answers wait for a connection while its peer keeps up.
+const USUAL_ANSWER_BYTES: usize = 64 << 10;
+
+/// The part of the memory limit that receive buffers, and answers, may take in addition.
 const MEMORY_PART: usize = 16;
 
 /// How many connections an engine accepts if the app names no number: with a receive buffer of the
@@ -33,9 +43,33 @@ const DESCRIPTORS_PART: usize = 2;
 #[derive(Debug)]
 pub(crate) struct Limits {
     max_connections: usize,
-    receive_bytes: usize,
     connections: AtomicUsize,
-    received: AtomicUsize,
+    received: Pool,
+    answers: Pool,
+}
+
+/// Bytes that connections share.
+#[derive(Debug)]
+struct Pool {
+    most: usize,
+    taken: AtomicUsize,
+}
+
+impl Pool {
+    fn new(most: usize) -> Self {
+        Self { most, taken: AtomicUsize::new(0) }
+    }
+
+    fn taken(&self) -> usize {
+        self.taken.load(Ordering::Relaxed)
+    }
+}
+
+/// What a [`Share`] is of.
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    Received,
+    Answers,
 }
 
 impl Limits {
@@ -43,9 +77,9 @@ impl Limits {
     pub(crate) fn new(max_connections: Option<usize>, memory: Option<usize>) -> Arc<Self> {
         Arc::new(Self {
             max_connections: max_connections.unwrap_or_else(default_max_connections),
-            receive_bytes: RECEIVE_BYTES + memory.map_or(0, |memory| memory / MEMORY_PART),
             connections: AtomicUsize::new(0),
-            received: AtomicUsize::new(0),
+            received: Pool::new(RECEIVE_BYTES + memory.map_or(0, |memory| memory / MEMORY_PART)),
+            answers: Pool::new(ANSWER_BYTES + memory.map_or(0, |memory| memory / MEMORY_PART)),
         })
     }
 
@@ -62,15 +96,20 @@ impl Limits {
 
     #[cfg(test)]
     pub(super) fn taken(&self) -> (usize, usize) {
-        (self.connections.load(Ordering::Relaxed), self.received.load(Ordering::Relaxed))
+        (self.connections.load(Ordering::Relaxed), self.received.taken())
     }
 
-    /// Lets receive buffers take only this many bytes.
     #[cfg(test)]
-    pub(super) fn with_receive_bytes(receive_bytes: usize) -> Arc<Self> {
+    pub(super) fn answer_bytes(&self) -> usize {
+        self.answers.taken()
+    }
+
+    /// Lets receive buffers, and answers, take only this many bytes.
+    #[cfg(test)]
+    pub(super) fn with_bytes(most: usize) -> Arc<Self> {
         let limits = Self::new(None, None);
         let limits = Arc::into_inner(limits).expect("it was made for this test");
-        Arc::new(Self { receive_bytes, ..limits })
+        Arc::new(Self { received: Pool::new(most), answers: Pool::new(most), ..limits })
     }
 }
 
@@ -84,16 +123,29 @@ impl Drop for Place {
     }
 }
 
-/// What the receive buffer of a connection takes beyond the usual size. Dropped, it is given back.
+/// What the receive buffer of a connection, or the answers that wait for it, take beyond the usual
+/// size. Dropped, it is given back.
 #[derive(Debug)]
 pub(super) struct Share {
     limits: Arc<Limits>,
+    kind: Kind,
     bytes: usize,
 }
 
 impl Share {
-    pub(super) fn new(limits: Arc<Limits>) -> Self {
-        Self { limits, bytes: 0 }
+    pub(super) fn of_received(limits: Arc<Limits>) -> Self {
+        Self { limits, kind: Kind::Received, bytes: 0 }
+    }
+
+    pub(super) fn of_answers(limits: Arc<Limits>) -> Self {
+        Self { limits, kind: Kind::Answers, bytes: 0 }
+    }
+
+    fn pool(&self) -> &Pool {
+        match self.kind {
+            Kind::Received => &self.limits.received,
+            Kind::Answers => &self.limits.answers,
+        }
     }
 
     pub(super) fn bytes(&self) -> usize {
@@ -102,23 +154,34 @@ impl Share {
 
     /// Notes how much it takes now. Whether that fits, the caller has [asked](Self::fits).
     pub(super) fn set(&mut self, bytes: usize) {
-        let received = &self.limits.received;
         if bytes == self.bytes {
             return;
         }
+        let taken = &self.pool().taken;
         if bytes > self.bytes {
-            received.fetch_add(bytes - self.bytes, Ordering::Relaxed);
+            taken.fetch_add(bytes - self.bytes, Ordering::Relaxed);
         } else {
-            received.fetch_sub(self.bytes - bytes, Ordering::Relaxed);
+            taken.fetch_sub(self.bytes - bytes, Ordering::Relaxed);
         }
         self.bytes = bytes;
+    }
+
+    /// Notes how many bytes of answers wait.
+    pub(super) fn set_queued(&mut self, bytes: usize) {
+        self.set(bytes.saturating_sub(USUAL_ANSWER_BYTES));
+    }
+
+    /// Whether all take more than they may, and this one not less than the mean.
+    pub(super) fn is_too_much(&self) -> bool {
+        let taken = self.pool().taken();
+        let connections = self.limits.connections.load(Ordering::Relaxed);
+        taken > self.pool().most && self.bytes.saturating_mul(connections) >= taken
     }
 
     /// Whether there is room for this many bytes instead of those that it takes. Two threads that
     /// ask at once might both be told so, and take one step more than there is.
     pub(super) fn fits(&self, bytes: usize) -> bool {
-        let received = self.limits.received.load(Ordering::Relaxed);
-        bytes <= self.bytes || received + (bytes - self.bytes) <= self.limits.receive_bytes
+        bytes <= self.bytes || self.pool().taken() + (bytes - self.bytes) <= self.pool().most
     }
 }
 
@@ -164,10 +227,10 @@ mod tests {
     #[test]
     fn receive_buffers_have_a_part_of_the_memory() {
         let limits = Limits::new(None, Some(160 << 20));
-        let mut share = Share::new(limits.clone());
+        let mut share = Share::of_received(limits.clone());
         assert!(share.fits(74 << 20) && !share.fits((74 << 20) + 1));
         share.set(70 << 20);
-        let other = Share::new(limits.clone());
+        let other = Share::of_received(limits.clone());
         assert!(share.fits(74 << 20) && other.fits(4 << 20) && !other.fits(5 << 20));
         share.set(1);
         assert_eq!(limits.taken().1, 1);

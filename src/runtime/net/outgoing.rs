@@ -95,7 +95,7 @@ impl Net {
             if is_core {
                 return Way::Later;
             }
-            self.lost.insert(target, LossCause::Unreachable(io::ErrorKind::WouldBlock));
+            self.lost.insert(target, LossCause::PutOff);
             return Way::Lost;
         }
         match self.dial(now, target) {

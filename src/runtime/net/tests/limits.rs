@@ -160,6 +160,34 @@ fn a_peer_that_takes_no_answers_loses_its_connection() {
     assert_eq!((b.closed(), b.net.counters().stalled), (Some(connection), 1));
 }
 
+/// Each of eight thousand connections could have eight MiB of answers waiting.
+#[test]
+fn when_too_many_answers_wait_the_peer_with_most_of_them_loses_its_connection() {
+    // Nine answers wait before requests are not read any more, and the sockets hold some of them.
+    let limits = Limits::with_bytes(2 << 20);
+    let (mut a, mut c) = (node("a"), node("c"));
+    let mut b = node_with("shop", "b", limits.clone());
+    let (target, greedy) = connect(&mut a, &mut b);
+    let (_, modest) = connect(&mut c, &mut b);
+    // From here neither of them reads.
+    b.net.answer(modest, &found(1, 1 << 20));
+    b.net.flush(&mut b.events);
+    assert!(limits.answer_bytes() < 1 << 20);
+    for id in 0..20 {
+        assert!(a.net.send(NOW, target, &read(id)));
+    }
+    a.net.flush(&mut a.events);
+    until(&mut b, |b| {
+        while b.request().is_some() {
+            b.net.answer(greedy, &found(1, 1 << 20));
+        }
+        b.closed()
+    });
+    let is_there = |id: ConnectionId| b.net.links.contains_key(&id.0);
+    assert_eq!((b.net.counters().stalled, is_there(greedy), is_there(modest)), (1, false, true));
+    assert!(limits.answer_bytes() < 1 << 20, "what it had is given back");
+}
+
 #[test]
 fn beyond_the_limit_a_connection_is_told_so_and_a_stranger_goes_first() {
     let limits = Limits::new(Some(3), None);
@@ -206,7 +234,7 @@ fn a_connection_that_waits_for_a_busy_core_counts() {
 /// Three hundred frames of 17 MB, sent to their last bytes but one, took nine gigabytes.
 #[test]
 fn large_frames_share_a_limit_and_all_of_them_come_through() {
-    let limits = Limits::with_receive_bytes(1 << 20);
+    let limits = Limits::with_bytes(1 << 20);
     let mut b = node_with("shop", "b", limits.clone());
     let a = node("a");
     let mut peers: Vec<_> = (0..4).map(|_| welcomed(&mut b, &a)).collect();
@@ -228,7 +256,7 @@ fn large_frames_share_a_limit_and_all_of_them_come_through() {
 
 #[test]
 fn a_frame_that_waited_for_memory_goes_on() {
-    let limits = Limits::with_receive_bytes(1 << 20);
+    let limits = Limits::with_bytes(1 << 20);
     let mut b = node_with("shop", "b", limits.clone());
     let a = node("a");
     let mut peers: Vec<_> = (0..4).map(|_| welcomed(&mut b, &a)).collect();
@@ -261,7 +289,7 @@ fn a_frame_that_waited_for_memory_goes_on() {
 /// A byte now and then would have kept the memory of all.
 #[test]
 fn a_slow_large_frame_ends_when_others_wait_for_its_memory() {
-    let limits = Limits::with_receive_bytes(1 << 20);
+    let limits = Limits::with_bytes(1 << 20);
     let mut b = node_with("shop", "b", limits);
     let a = node("a");
     let large = codec::encode(&written(1, 4 << 20));
@@ -319,7 +347,7 @@ fn only_some_connections_are_opened_at_a_time() {
     // The control thread hears that it has to try again.
     a.net.open(NOW, b.target(Channel::Control));
     let cause = until(&mut a, Node::lost);
-    assert_eq!(cause, LossCause::Unreachable(io::ErrorKind::WouldBlock));
+    assert_eq!(cause, LossCause::PutOff);
     // One that is given up makes room.
     a.net.close(to(0));
     assert!(a.net.send(NOW, to(MOST_DIALS as u16), &read(1)));
