@@ -61,8 +61,8 @@
 //! │ ground   │ config       what an app chose, checked                                    │
 //! │          │ wire         messages, frames, handshake, codec, timing                    │
 //! │          │ store        the table of a core: merge, limit, expiry, walk               │
-//! │          │ membership, placement, entry, quorums, types, clock, events, error,        │
-//! │          │ options, discovery, sync, logging, mutants                                 │
+//! │          │ membership, security, placement, entry, quorums, types, clock, events,     │
+//! │          │ error, options, discovery, sync, logging, mutants                          │
 //! └──────────┴────────────────────────────────────────────────────────────────────────────┘
 //! ```
 //!
@@ -110,6 +110,8 @@ mod options;
 mod placement;
 mod prefetch;
 mod quorums;
+#[cfg(feature = "sim")]
+mod security;
 mod store;
 mod sync;
 mod types;
@@ -128,6 +130,12 @@ pub use options::{
 };
 pub use quorums::Count;
 pub use runtime::completions::{Completed, Completion, Completions, Ticket};
+#[cfg(feature = "sim")]
+#[doc(hidden)]
+pub use security::{
+    ClusterKey, ClusterKeyError, Fingerprint, FingerprintError, KeyId, KeyringError, NodeIdentity,
+    NodeIdentityError,
+};
 pub use shard::LocalShard;
 pub use types::{MAX_CORES, MAX_KEY_BYTES, MAX_NAME_BYTES, MAX_REPLICAS, MAX_VALUE_BYTES, NodeId};
 

@@ -200,8 +200,19 @@ pub enum ProtocolMutant {
     StrangersBelieved,
     /// Others are believed when they tell of a life that begins in many years.
     FarLivesBelieved,
-    /// A ping of a known node is answered to where it seemed to come from.
+    /// A life is believed to have returned any number of times.
+    ReturnsBelieved,
+    /// The answer to a ping of a known node goes to the source of the ping.
     AnswersToSource,
+    /// A sealed datagram is opened again each time that it comes.
+    #[cfg(feature = "sim")]
+    ReplaysOpened,
+    /// The counter of a sealed datagram is noted before its seal is checked.
+    #[cfg(feature = "sim")]
+    WindowMovedFirst,
+    /// Whose datagrams were opened with a key, theirs are opened with it also when the key is gone.
+    #[cfg(feature = "sim")]
+    RemovedKeysOpened,
     /// Who asks whether it is safe takes no answer that comes later than a tenth of a second.
     AnswersCutOff,
     /// A pause of a node's own counts as the round trip of a probe.
@@ -217,7 +228,7 @@ pub enum ProtocolMutant {
 #[cfg(feature = "sim")]
 impl ProtocolMutant {
     /// All mutants.
-    pub const ALL: [Self; 88] = [
+    pub const ALL: [Self; 92] = [
         Self::AcknowledgedFirst,
         Self::PendingCounts,
         Self::AnyList,
@@ -300,7 +311,11 @@ impl ProtocolMutant {
         Self::HearsayBelieved,
         Self::StrangersBelieved,
         Self::FarLivesBelieved,
+        Self::ReturnsBelieved,
         Self::AnswersToSource,
+        Self::ReplaysOpened,
+        Self::WindowMovedFirst,
+        Self::RemovedKeysOpened,
         Self::AnswersCutOff,
         Self::PauseMeasured,
         Self::UnreachedAdmitted,

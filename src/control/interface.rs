@@ -128,8 +128,11 @@ pub(crate) enum ControlEvent {
 /// What [`Control`](super::Control) asks the control thread to do.
 #[derive(Debug)]
 pub(crate) enum ControlAction {
+    /// [Close](super::Control::close_datagram) the datagram and send it.
     Datagram {
         to: SocketAddr,
+        /// The address that the receiver advertises.
+        receiver: SocketAddr,
         bytes: Vec<u8>,
     },
     /// Look up where nodes may be, and answer with [`ControlEvent::Found`].

@@ -27,7 +27,11 @@ const REFUSAL_REPEAT: Duration = Duration::from_secs(5);
 const PINGS: u32 = 2;
 const PING_PERIOD: Duration = Duration::from_millis(20);
 
-/// How soon a link is opened that was not tried because too many were being opened.
+/// How many links are being opened at a time. The others wait: tries for other nodes, newcomers and
+/// seeds need some of the places for dials, too.
+const MAX_OPENING: usize = 64;
+
+/// How soon a link is opened that was not tried because too many were being opened all the same.
 const PUT_OFF_FOR: Duration = Duration::from_millis(100);
 
 impl Control {
@@ -50,12 +54,24 @@ impl Control {
             Some(old) if Link::to(&old.identity) == Link::to(&identity) => {
                 self.links.insert(identity.node, MemberLink { identity, ..old });
             }
-            Some(old) => {
-                actions.push(ControlAction::Close(Link::to(&old.identity)));
-                actions.push(ControlAction::Open(Link::to(&identity)));
-            }
-            None => actions.push(ControlAction::Open(Link::to(&identity))),
+            Some(old) => actions.push(ControlAction::Close(Link::to(&old.identity))),
+            None => {}
         }
+        self.open_waiting(actions);
+    }
+
+    /// Opens links that wait for that, as many as there may be at a time.
+    fn open_waiting(&mut self, actions: &mut Actions) {
+        let places = MAX_OPENING.saturating_sub(self.opening());
+        let waiting = self.links.values_mut().filter(|link| link.state == LinkState::Waiting);
+        for link in waiting.take(places) {
+            link.state = LinkState::Opening;
+            actions.push(ControlAction::Open(Link::to(&link.identity)));
+        }
+    }
+
+    fn opening(&self) -> usize {
+        self.links.values().filter(|link| link.state == LinkState::Opening).count()
     }
 
     /// Whether there is a link to this very life of a member, up or not: to each that is not dead.
@@ -75,6 +91,7 @@ impl Control {
             self.links.remove(&identity.node);
             self.statuses.remove(&identity.node);
             actions.push(ControlAction::Close(Link::to(identity)));
+            self.open_waiting(actions);
         }
     }
 
@@ -108,6 +125,7 @@ impl Control {
                 actions.push(ControlAction::Ask { link, message });
             }
         }
+        self.open_waiting(actions);
     }
 
     pub(super) fn link_down(
@@ -147,18 +165,18 @@ impl Control {
             member.state = LinkState::Probing { pings: 0, next: now };
             self.handle_link_timers(now, actions);
         } else if end == LinkEnd::Ended && member.state == LinkState::Up {
-            member.state = LinkState::Opening;
-            actions.push(ControlAction::Open(link));
+            member.state = LinkState::Waiting;
         } else {
             member.fail(now);
         }
+        self.open_waiting(actions);
     }
 
     pub(super) fn links_deadline(&self) -> Option<Instant> {
         let due = self.links.values().filter_map(|link| match link.state {
             LinkState::Down { until } => Some(until),
             LinkState::Probing { next, .. } => Some(next),
-            LinkState::Opening | LinkState::Up => None,
+            LinkState::Waiting | LinkState::Opening | LinkState::Up => None,
         });
         due.min()
     }
@@ -191,10 +209,7 @@ impl Control {
         let mut to_bury = Vec::new();
         for link in self.links.values_mut() {
             match &mut link.state {
-                LinkState::Down { until } if *until <= now => {
-                    link.state = LinkState::Opening;
-                    actions.push(ControlAction::Open(Link::to(&link.identity)));
-                }
+                LinkState::Down { until } if *until <= now => link.state = LinkState::Waiting,
                 LinkState::Probing { pings, next } if *next <= now => {
                     if *pings < PINGS {
                         *pings += 1;
@@ -209,6 +224,7 @@ impl Control {
                 _ => {}
             }
         }
+        self.open_waiting(actions);
         for identity in to_ping {
             self.swim(now, actions, |membership, todo| membership.ping(now, identity, todo));
         }

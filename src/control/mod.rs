@@ -51,16 +51,15 @@ pub(crate) use self::state::Control;
 use self::state::CoreProgress;
 use crate::clock::{Instant, Now, WallTime};
 use crate::events::Event;
-use crate::membership::codec::{self, sent_by};
+use crate::membership::codec::sent_by;
+#[cfg(feature = "sim")]
+use crate::membership::envelope::{Envelope, EnvelopeCounters, Sealing};
 use crate::membership::{Change, DatagramError, EXCHANGE_SOON, Membership, MembershipAction};
+#[cfg(feature = "sim")]
+use crate::security::keys::Keyring;
 use crate::shard::Stage;
 use crate::types::Identity;
 use crate::wire::message::ControlMessage;
-
-/// Fills in what this node's wall clock shows when it sends a datagram.
-pub(crate) fn stamp(datagram: &mut [u8], wall: WallTime) {
-    codec::stamp(datagram, wall);
-}
 
 impl Control {
     /// Publishes the first placement, of this node alone, and asks the seeds.
@@ -84,16 +83,47 @@ impl Control {
         self.published.1
     }
 
-    /// Acts on what arrived from `from`. Datagrams have their sender's wall time
-    /// ([`stamp`]).
+    /// Returns a datagram ([`ControlAction::Datagram`]) as it is sent now. `None` if this node can
+    /// send none any more.
+    pub(crate) fn close_datagram(
+        &mut self,
+        receiver: SocketAddr,
+        datagram: Vec<u8>,
+        wall: WallTime,
+    ) -> Option<Vec<u8>> {
+        self.envelope.close(receiver, datagram, wall)
+    }
+
+    /// Seals datagrams from here on.
+    #[cfg(feature = "sim")]
+    pub(crate) fn seal(&mut self, sealing: Sealing) {
+        self.envelope = Envelope::sealed(self.config.cluster, sealing);
+    }
+
+    /// Seals and opens datagrams with other cluster keys from here on.
+    #[cfg(feature = "sim")]
+    pub(crate) fn use_keyring(&mut self, ring: Keyring) {
+        self.envelope.use_keyring(ring);
+    }
+
+    /// Returns how many datagrams were opened, and how many were not.
+    #[cfg(feature = "sim")]
+    pub(crate) fn envelope_counters(&self) -> EnvelopeCounters {
+        self.envelope.counters()
+    }
+
+    /// Acts on what arrived from `from`, whose bytes are opened in place.
     pub(crate) fn handle_datagram(
         &mut self,
         at: Now,
         from: SocketAddr,
-        bytes: &[u8],
+        bytes: &mut [u8],
         actions: &mut Actions,
     ) -> Result<(), DatagramError> {
         let now = at.instant;
+        let own = self.identity().addr;
+        let opened = self.envelope.open(now, own, bytes)?;
+        let bytes = opened.datagram;
         let mut todo = Vec::new();
         let result = self.membership.handle_datagram(now, from, bytes, &mut todo);
         // An answer to a ping changes no member.
@@ -108,6 +138,12 @@ impl Control {
         {
             // Members greet those that they take for dead.
             self.note_guest(sender.addr);
+        }
+        #[cfg(feature = "sim")]
+        if let (Some((life, _)), Some(sender)) = (&sent, &opened.sender)
+            && self.has_link(life)
+        {
+            self.envelope.confirm(sender);
         }
         let has_compared =
             sent.is_some_and(|(sender, wall)| self.compare_clocks(at, sender, wall, actions));
@@ -200,7 +236,10 @@ impl Control {
         for action in todo {
             match action {
                 MembershipAction::Send { to, datagram } => {
-                    actions.push(ControlAction::Datagram { to, bytes: datagram });
+                    actions.push(ControlAction::Datagram { to, receiver: to, bytes: datagram });
+                }
+                MembershipAction::Answer { to, asker, datagram } => {
+                    actions.push(ControlAction::Datagram { to, receiver: asker, bytes: datagram });
                 }
                 MembershipAction::Changed(change) => self.changed(now, change, actions),
                 MembershipAction::Meet(node) => self.dial_newcomer(now, node, actions),
@@ -276,7 +315,9 @@ impl Control {
         actions: &mut Actions,
     ) {
         match message {
-            ControlMessage::Members { records, absent, details } => {
+            ControlMessage::Members { mut records, mut absent, details } => {
+                records.retain(|it| !self.membership.is_too_far(now, &it.identity));
+                absent.retain(|it| !self.membership.is_too_far(now, &it.identity));
                 self.absent.told(now, absent);
                 for known in records.iter().filter(|known| !known.state.is_active()) {
                     self.note_over(now, known);

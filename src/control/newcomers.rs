@@ -30,6 +30,10 @@ const KEPT_FOR: Duration = OPEN_TIMEOUT;
 /// How soon one that did not answer is dialled again, if it speaks again.
 const DIALED_AGAIN_AFTER: Duration = Duration::from_secs(5);
 
+/// How soon one is dialled, if it speaks again, that was not tried as too many connections were
+/// being opened.
+const PUT_OFF_FOR: Duration = Duration::from_secs(1);
+
 impl Control {
     /// Dials a node that this one does not know.
     pub(super) fn dial_newcomer(&mut self, now: Instant, node: Identity, actions: &mut Actions) {
@@ -53,18 +57,15 @@ impl Control {
     /// Whether this link is open, or being opened, for another reason.
     fn is_reaching(&self, link: Link) -> bool {
         self.links.values().any(|it| Link::to(&it.identity) == link)
-            || self.reach.tried.iter().any(|it| Link::to(&it.identity) == link)
+            || self.reach.tried.iter().any(|it| it.is_dialed && Link::to(&it.identity) == link)
     }
 
     /// The connection to a newcomer, if it is one, has ended or was not made.
     pub(super) fn newcomer_lost(&mut self, now: Instant, link: Link, end: &LinkEnd) {
-        if *end == LinkEnd::PutOff {
-            // It is dialled when it speaks again.
-            return self.newcomers.retain(|it| Link::to(&it.identity) != link);
-        }
+        let again = if *end == LinkEnd::PutOff { PUT_OFF_FOR } else { DIALED_AGAIN_AFTER };
         let mut newcomers = self.newcomers.iter_mut();
         if let Some(it) = newcomers.find(|it| Link::to(&it.identity) == link) {
-            (it.is_up, it.until) = (false, now + DIALED_AGAIN_AFTER);
+            (it.is_up, it.until) = (false, now + again);
         }
     }
 

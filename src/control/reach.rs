@@ -13,8 +13,8 @@
 //!
 //! **Invariant.** A node with seeds that answer is no member before one of them reached it.
 //!
-//! Whoever asks can give any address as its own. So at most [`MAX_DIALED`] connections are opened at
-//! a time for those that ask, and nothing is sent over UDP to an address where no node has answered
+//! A node that asks can give any address as its own. So at most [`MAX_DIALED`] connections are
+//! opened at a time for those that ask, and no datagram is sent before a node there has answered
 //! over TCP.
 
 use std::collections::BTreeSet;
@@ -38,11 +38,18 @@ const PING_PERIOD: Duration = Duration::from_millis(80);
 /// comes in before it was tried.
 const MAX_TRIED: usize = 256;
 
-/// How many connections are opened for them at a time. The others wait their turn.
-const MAX_DIALED: usize = 32;
-
 /// How many of them by the word of one connection.
 const MAX_TRIED_FOR_ONE: usize = 2;
+
+/// How many connections are opened for them at a time, and how many to one IP address. The others
+/// wait their turn.
+const MAX_DIALED: usize = 32;
+const MAX_DIALED_AT_ONE: usize = 4;
+
+/// How much time a try must have left for its connection when that is opened, and for its pings
+/// when it has come. With less, a bad result would say nothing of the node that asked.
+const LEAST_FOR_TCP: Duration = Duration::from_secs(1);
+const LEAST_FOR_UDP: Duration = Duration::from_millis(500);
 
 /// After how long an answer that does not come is asked for again; and how rarely one that was bad
 /// twice, and how rarely the app is told of it. A bad answer is asked for once more at once, as a
@@ -186,8 +193,9 @@ impl Control {
         };
         for it in self.reach.tried.iter_mut().filter(|it| Link::to(&it.identity) == link) {
             it.is_up = end.is_none();
+            let is_late = reached == Reached::Yes && it.until.since(now) < LEAST_FOR_UDP;
             if it.tcp != Some(Reached::Yes) {
-                it.tcp = Some(reached);
+                it.tcp = Some(if is_late { Reached::NotTried } else { reached });
             }
         }
         self.finish_tries(now, actions);
@@ -225,19 +233,27 @@ impl Control {
                 actions.push(ControlAction::Close(link));
             }
         }
-        self.dial_tried(actions);
+        self.dial_tried(now, actions);
     }
 
     /// Opens connections to nodes that wait to be tried, as many as there may be at a time.
-    fn dial_tried(&mut self, actions: &mut Actions) {
+    fn dial_tried(&mut self, now: Instant, actions: &mut Actions) {
         let tried = &mut self.reach.tried;
+        if tried.iter().all(|it| it.is_dialed) {
+            return;
+        }
+        let of_members: BTreeSet<Link> =
+            self.links.values().map(|member| Link::to(&member.identity)).collect();
         let dialed = tried.iter().filter(|it| it.is_dialed && it.tcp.is_none());
-        let mut dialed: BTreeSet<Link> = dialed.map(|it| Link::to(&it.identity)).collect();
-        for it in tried.iter_mut().filter(|it| !it.is_dialed) {
+        let dialed = dialed.map(|it| Link::to(&it.identity));
+        let mut dialed: BTreeSet<Link> = dialed.filter(|it| !of_members.contains(it)).collect();
+        let has_time = |it: &Try| it.until.since(now) >= LEAST_FOR_TCP;
+        for it in tried.iter_mut().filter(|it| !it.is_dialed && has_time(it)) {
             let link = Link::to(&it.identity);
+            let at_one = dialed.iter().filter(|it| it.addr.ip() == link.addr.ip()).count();
             if dialed.contains(&link) {
                 it.is_dialed = true;
-            } else if dialed.len() < MAX_DIALED {
+            } else if dialed.len() < MAX_DIALED && at_one < MAX_DIALED_AT_ONE {
                 it.is_dialed = true;
                 dialed.insert(link);
                 actions.push(ControlAction::Open(link));

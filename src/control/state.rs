@@ -14,6 +14,7 @@ use super::interface::{ControlConfig, Readiness};
 use super::risk::AtRisk;
 use crate::clock::Instant;
 use crate::events::MemberInfo;
+use crate::membership::envelope::Envelope;
 use crate::membership::{Membership, MembershipConfig};
 use crate::mutants::{ProtocolMutant, rule};
 use crate::placement::{Gone, Member, Placement};
@@ -38,6 +39,7 @@ pub(super) const MAX_SEED_BACKOFF: Duration = Duration::from_secs(5);
 /// From membership to placement: what the control thread does, without the thread.
 pub(crate) struct Control {
     pub(super) config: ControlConfig,
+    pub(super) envelope: Envelope,
     pub(super) membership: Membership,
     /// What nodes told of themselves when they shook hands, with this node or with another.
     pub(super) details: KnownDetails,
@@ -123,6 +125,7 @@ impl Control {
         let nowhere = Placement::new(Vec::new(), replicas, 0, Gone::new());
         let nowhere = Arc::new(nowhere);
         Self {
+            envelope: Envelope::plain(config.cluster),
             membership,
             details: KnownDetails::default(),
             missing_details: MissingDetails::default(),
@@ -258,6 +261,8 @@ pub(super) struct MemberLink {
 /// How far a link to a member is.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub(super) enum LinkState {
+    /// It is opened when fewer others are being opened.
+    Waiting,
     Opening,
     Up,
     /// It is dialled again at this time.
@@ -273,7 +278,7 @@ pub(super) enum LinkState {
 
 impl MemberLink {
     pub(super) fn new(identity: Identity) -> Self {
-        Self { identity, state: LinkState::Opening, backoff: LINK_BACKOFF, was_up: false }
+        Self { identity, state: LinkState::Waiting, backoff: LINK_BACKOFF, was_up: false }
     }
 
     pub(super) fn come_up(&mut self) {

@@ -441,7 +441,7 @@ fn a_member_that_was_never_reached_is_not_taken_for_dead_when_it_is_refused() {
 
 /// A node at an address of its own asks to be reached, over the connection of this number.
 fn asks_to_be_reached(control: &mut Control, via: u64) -> (Identity, Vec<ControlAction>) {
-    let addr = ([127, 0, 0, 2], 1000 + via as u16).into();
+    let addr = ([127, 0, 1, via as u8 / 2], 1000 + via as u16).into();
     let identity = Identity { addr, node: NodeHash(via), ..life("b", 1) };
     let message = ControlMessage::DialBack { identity };
     let request = ControlEvent::Request { via, peer: identity, request_id: 7, message };

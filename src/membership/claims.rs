@@ -5,9 +5,9 @@
 //! might come back. So a member *claims* its leaving, and foca carries the claim as a custom
 //! broadcast, with its own gossip.
 //!
-//! At most one claim is kept per life of a node, the later kind; an earlier or equal one is dropped,
-//! which is also what makes gossip stop. Lives are kept apart, as a claim about a life that never
-//! was must not hide what the true one says.
+//! At most one claim is kept of each identity, returns included: the later kind. An earlier or
+//! equal one is dropped, which is also what makes gossip stop. Identities have no part in each
+//! other's claims: one about an identity that never was must not hide what the true one says.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,9 +18,9 @@ use foca::{BroadcastHandler, Invalidates};
 use super::codec::{MAX_IDENTITY_BYTES, WireError, end_of, put_identity, take_identity, take_u8};
 use crate::types::{Identity, MAX_MEMBERS};
 
-/// The most lives whose claims are kept. Beyond the half, those that no member has made go, so that
-/// a forger does not fill it. Claims of further lives are dropped; those nodes then count as dead
-/// once they are silent.
+/// The most identities whose claims are kept. Beyond the half, those of identities that are no
+/// members go, so that a forger does not fill it. Claims of further ones are dropped; those nodes
+/// then count as dead once they are silent.
 const MAX_CLAIMS: usize = 4 * MAX_MEMBERS;
 
 /// What a member claims, in order: a member that has left was leaving before.
@@ -62,17 +62,17 @@ impl Claim {
     }
 }
 
-/// A claim that is being gossiped replaces those of its life that say less.
+/// A claim that is being gossiped replaces those of its identity that say less.
 impl Invalidates for Claim {
     fn invalidates(&self, other: &Self) -> bool {
         self.identity == other.identity && self.kind >= other.kind
     }
 }
 
-/// What every life has claimed last.
+/// What every identity has claimed last.
 #[derive(Debug, Default)]
 pub(crate) struct Claims {
-    by_life: BTreeMap<Identity, ClaimKind>,
+    by_identity: BTreeMap<Identity, ClaimKind>,
     /// How often the claims changed.
     version: u64,
 }
@@ -80,37 +80,37 @@ pub(crate) struct Claims {
 impl Claims {
     /// Keeps `claim` if it is news. Returns whether it was.
     pub(crate) fn note(&mut self, claim: Claim) -> bool {
-        match self.by_life.get(&claim.identity) {
+        match self.by_identity.get(&claim.identity) {
             Some(known) if *known >= claim.kind => return false,
-            None if self.by_life.len() >= MAX_CLAIMS => return false,
+            None if self.by_identity.len() >= MAX_CLAIMS => return false,
             _ => {}
         }
-        self.by_life.insert(claim.identity, claim.kind);
+        self.by_identity.insert(claim.identity, claim.kind);
         self.version += 1;
         true
     }
 
     /// Returns what this very life of a member has claimed.
     pub(crate) fn about(&self, identity: &Identity) -> Option<ClaimKind> {
-        self.by_life.get(identity).copied()
+        self.by_identity.get(identity).copied()
     }
 
     /// Drops what a life claimed, once the member itself is forgotten, or answers though it is said
     /// to have left.
     pub(crate) fn forget(&mut self, identity: &Identity) {
-        self.version += u64::from(self.by_life.remove(identity).is_some());
+        self.version += u64::from(self.by_identity.remove(identity).is_some());
     }
 
     /// Whether so much is claimed that [`keep_only`](Self::keep_only) is due.
     pub(super) fn is_long(&self) -> bool {
-        self.by_life.len() > MAX_CLAIMS / 2
+        self.by_identity.len() > MAX_CLAIMS / 2
     }
 
     /// Drops what others than these claimed.
     pub(super) fn keep_only(&mut self, is_member: impl Fn(&Identity) -> bool) {
-        let before = self.by_life.len();
-        self.by_life.retain(|life, _| is_member(life));
-        self.version += u64::from(self.by_life.len() < before);
+        let before = self.by_identity.len();
+        self.by_identity.retain(|life, _| is_member(life));
+        self.version += u64::from(self.by_identity.len() < before);
     }
 
     /// Returns how often the claims changed.
@@ -119,7 +119,7 @@ impl Claims {
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.by_life.is_empty()
+        self.by_identity.is_empty()
     }
 }
 

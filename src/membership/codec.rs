@@ -19,7 +19,8 @@
 //! ```
 //!
 //! The wall time is the sender's, in microseconds since 1970, so that nodes see whose clock is off.
-//! The thread that sends the datagram fills it in ([`stamp`]); until then it is zero.
+//! It is filled in when the datagram is sent ([`stamp`]); until then it is zero. A sealed datagram
+//! looks different ([`envelope`](super::envelope)).
 //!
 //! Written by hand, not derived: the limit on a packet is the limit on how much gossip it carries,
 //! and any host can send what arrives here. Every read is checked. Bytes that make no sense are a
@@ -40,11 +41,18 @@ pub(crate) const MAX_DATAGRAM_BYTES: usize = 1200;
 /// What comes before the body.
 pub(super) const ENVELOPE_BYTES: usize = WALL_AT + 8 + 1;
 
-/// The offset of the sender's wall time.
-const WALL_AT: usize = 1 + 2 + 8;
+/// What every plain datagram of a cluster begins with: version, partitions and cluster hash.
+pub(super) const HEAD_BYTES: usize = 1 + 2 + 8;
 
-/// The largest packet that foca can make.
-pub(crate) const MAX_SWIM_BYTES: usize = MAX_DATAGRAM_BYTES - ENVELOPE_BYTES;
+/// The offset of the sender's wall time.
+const WALL_AT: usize = HEAD_BYTES;
+
+/// By how much a sealed datagram is longer than a plain one.
+pub(super) const SEALED_GROWS_BY: usize = 24;
+
+/// The largest packet that foca can make, sealed or not: what a cluster gossips does not depend on
+/// that.
+pub(crate) const MAX_SWIM_BYTES: usize = MAX_DATAGRAM_BYTES - ENVELOPE_BYTES - SEALED_GROWS_BY;
 
 /// The largest identity: one with an IPv6 address.
 pub(crate) const MAX_IDENTITY_BYTES: usize = 1 + 16 + 2 + 8 + 2 + 8;
@@ -52,8 +60,11 @@ pub(crate) const MAX_IDENTITY_BYTES: usize = 1 + 16 + 2 + 8 + 2 + 8;
 /// A header with three of the largest identities must leave most of the packet to gossip.
 const _: () = assert!(3 * MAX_IDENTITY_BYTES + 4 < MAX_SWIM_BYTES / 2);
 
-/// The first byte of every datagram. Another version is refused, never guessed at.
+/// The first byte of every plain datagram. Another version is refused, never guessed at.
 const VERSION: u8 = 3;
+
+/// Sealed datagrams begin with a byte from here on.
+pub(super) const SEALED_FROM: u8 = 0x80;
 
 const KIND_SWIM: u8 = 0;
 const KIND_PING: u8 = 1;
@@ -92,6 +103,17 @@ pub(crate) enum DatagramError {
     /// Nothing changed.
     #[error("a datagram of another cluster")]
     WrongCluster,
+    /// Nothing changed.
+    #[cfg(feature = "sim")]
+    #[error("a plain datagram: this node has a cluster key, and the sender has none")]
+    Plain,
+    /// Nothing changed.
+    #[error("a sealed datagram: the sender has a cluster key, and this node has none")]
+    Sealed,
+    /// Nothing changed.
+    #[cfg(feature = "sim")]
+    #[error(transparent)]
+    Seal(#[from] crate::security::seal::SealError),
     /// Nothing changed.
     #[error("a malformed datagram: {0}")]
     Malformed(#[from] WireError),
@@ -187,9 +209,7 @@ impl<'a> Datagram<'a> {
             Self::Accusation(_) | Self::PassOn(_) => 1 + 2 + 2 * MAX_IDENTITY_BYTES,
         };
         let mut bytes = Vec::with_capacity(ENVELOPE_BYTES + body_bytes);
-        bytes.put_u8(VERSION);
-        bytes.put_u16_le(PARTITIONS);
-        bytes.put_u64_le(cluster.0);
+        bytes.put_slice(&head(cluster));
         bytes.put_u64_le(0);
         match self {
             Self::Swim(packet) => {
@@ -220,8 +240,16 @@ impl<'a> Datagram<'a> {
     }
 }
 
+/// Returns what every plain datagram of a cluster begins with.
+pub(super) fn head(cluster: ClusterHash) -> [u8; HEAD_BYTES] {
+    let mut bytes = [VERSION; HEAD_BYTES];
+    bytes[1..3].copy_from_slice(&PARTITIONS.to_le_bytes());
+    bytes[3..].copy_from_slice(&cluster.0.to_le_bytes());
+    bytes
+}
+
 /// Fills in what the wall clock of the node shows that sends this datagram now.
-pub(crate) fn stamp(datagram: &mut [u8], wall: WallTime) {
+pub(super) fn stamp(datagram: &mut [u8], wall: WallTime) {
     if let Some(field) = datagram.get_mut(WALL_AT..WALL_AT + 8) {
         field.copy_from_slice(&wall.micros().to_le_bytes());
     }

@@ -250,7 +250,7 @@ impl Membership {
         self.timers.insert((at, self.timers_set), timer);
     }
 
-    fn report_changes(&mut self, actions: &mut Vec<MembershipAction>) {
+    pub(super) fn report_changes(&mut self, actions: &mut Vec<MembershipAction>) {
         let (health, helpers) = (&mut self.health, &mut self.helpers);
         let report = |change| {
             if let Change::Down(gone) | Change::Left(gone) | Change::Replaced { old: gone, .. } =

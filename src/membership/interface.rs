@@ -29,6 +29,12 @@ pub(crate) enum MembershipAction {
         to: SocketAddr,
         datagram: Vec<u8>,
     },
+    /// Send an answer to where the question came from; the asker's own address may be another one.
+    Answer {
+        to: SocketAddr,
+        asker: SocketAddr,
+        datagram: Vec<u8>,
+    },
     Changed(Change),
     /// Open a connection to that node, unless one is being opened, and ask who it is. If it says
     /// this, [`meet`](super::Membership::meet) it.

@@ -48,7 +48,8 @@
 //! - **Doubts** ([`health`]): a node in trouble accuses more slowly, and distant members get more
 //!   time.
 //! - **Changes** ([`roster`]): everything that happened, suspicions included, in one list.
-//! - **An envelope** ([`codec`]): version and cluster, so that a stray datagram is dropped unread.
+//! - **An envelope** ([`envelope`]): version and cluster, or a seal, so that a stray datagram is
+//!   dropped unread.
 //!
 //! Pure: time and datagrams come in as arguments, actions go out, chance comes from a seed. Feed
 //! waiting datagrams before timers: after a pause of this process, the acks that lie in the socket
@@ -58,6 +59,7 @@ mod accusations;
 pub(crate) mod claims;
 pub(crate) mod codec;
 mod drive;
+pub(crate) mod envelope;
 mod health;
 mod helpers;
 mod interface;
@@ -284,10 +286,22 @@ impl Membership {
                 // addresses are translated, an answer to where the ping seemed to come from would
                 // take another way.
                 let is_known = rule(ProtocolMutant::AnswersToSource, self.knows(&asker));
-                actions.push(MembershipAction::Send {
-                    to: if is_known { asker.addr } else { from },
-                    datagram: pong.encode(self.settings.cluster),
+                let datagram = pong.encode(self.settings.cluster);
+                actions.push(if is_known {
+                    MembershipAction::Send { to: asker.addr, datagram }
+                } else {
+                    MembershipAction::Answer { to: from, asker: asker.addr, datagram }
                 });
+            }
+            // The asker was told of a return of ours that never was.
+            Datagram::Ping { target, from: asker, .. }
+                if target.returns > self.own.returns
+                    && target.life() == self.own.life()
+                    && self.knows(&asker)
+                    && self.speaks_from(&asker, from.ip()) =>
+            {
+                self.outlive(now, &target, actions);
+                self.announce_to(now, asker, actions);
             }
             // We have renewed our identity, and the asker has not heard of it. It might be about to
             // believe that we are dead.
@@ -310,8 +324,9 @@ impl Membership {
             Datagram::PassOn(accusation) => self.pass_on(now, accusation, actions),
             Datagram::Pong { nonce, from: identity } => {
                 if let Some(number) = self.pings.finish(now, nonce, &identity) {
-                    self.note_from_where(&identity, from);
+                    self.note_answer(&identity, from);
                     self.answered_rumour(&identity, number);
+                    self.report_changes(actions);
                     actions.push(MembershipAction::Changed(Change::Probed(identity)));
                 }
             }
@@ -332,6 +347,7 @@ impl Membership {
         let header = codec::header_of(packet);
         if let Some(header) = &header {
             self.is_believed(now, header, from, actions)?;
+            self.outlive(now, &header.dst, actions);
             if !self.has_room_for(now, &header.src, actions) {
                 return Ok(());
             }

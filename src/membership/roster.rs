@@ -42,8 +42,8 @@ impl Roster {
         let mut changed = Vec::new();
         for member in others(swim) {
             known += 1;
-            let new = record(member, claims);
-            let old = self.by_addr.get(&new.identity.addr).copied();
+            let old = self.by_addr.get(&member.id().addr).copied();
+            let new = record(member, claims, old);
             if old != Some(new) {
                 changed.push((old, new));
             }
@@ -94,6 +94,12 @@ impl Roster {
         self.by_addr.get(&identity.addr).is_some_and(|it| it.identity.life() == identity.life())
     }
 
+    /// Returns how often this life has returned, if it is known.
+    pub(super) fn returns_of(&self, life: &Identity) -> Option<u16> {
+        let known = self.by_addr.get(&life.addr)?.identity;
+        (known.life() == *life).then_some(known.returns)
+    }
+
     fn has_identity(&self, identity: &Identity) -> bool {
         self.by_addr.get(&identity.addr).is_some_and(|it| it.identity == *identity)
     }
@@ -139,7 +145,10 @@ fn others(swim: &Swim) -> impl Iterator<Item = &Member<Identity>> {
     swim.iter_membership_state().filter(move |member| member.id().addr != own)
 }
 
-fn record(member: &Member<Identity>, claims: &Claims) -> Record {
+/// Returns what is known of a member, given what was.
+///
+/// That it has left is looked into first, and until then it leaves if it did before.
+fn record(member: &Member<Identity>, claims: &Claims, old: Option<Record>) -> Record {
     let identity = *member.id();
     let claim = claims.about(&identity);
     let state = match member.state() {
@@ -148,7 +157,13 @@ fn record(member: &Member<Identity>, claims: &Claims) -> Record {
         foca::State::Down if claim == Some(ClaimKind::Left) => State::Left,
         foca::State::Down => State::Dead,
     };
-    Record { identity, state, leaving: claim.is_some() }
+    let was_leaving = old.is_some_and(|old| old.identity == identity && old.leaving);
+    let leaving = match claim {
+        Some(ClaimKind::Leaving) => true,
+        Some(ClaimKind::Left) => was_leaving || state == State::Left,
+        None => false,
+    };
+    Record { identity, state, leaving }
 }
 
 fn report_change(old: Option<Record>, new: Record, report: &mut impl FnMut(Change)) {

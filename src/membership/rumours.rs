@@ -4,8 +4,8 @@
 //! was cut for a second. It takes all others for dead, and gossips that. Until it is dead to them,
 //! they believe it, and healthy members die of the word of one that knows nothing.
 //!
-//! Or a host that is no member says so, in the name of the member itself, or that a member has left,
-//! which is worse: who has left is not waited for, and what was deleted may be forgotten.
+//! Or a host that is no member says so, perhaps in the name of that very member; or that it has
+//! left, which is worse: who has left is not waited for, and what was deleted may be forgotten.
 //!
 //! So a death counts only when this node's own pings fail, too, and so does that a member has left:
 //!
@@ -148,8 +148,11 @@ impl Membership {
         let mut is_news = false;
         for member in members {
             let it = self.rumours.open.entry(member).or_insert(Rumour::new(now, true));
-            is_news |= it.pings == 0 || !it.is_left;
-            it.is_left = true;
+            if !it.is_left {
+                // An answer to an earlier ping does not show that it has not left since.
+                *it = Rumour::new(now, true);
+            }
+            is_news |= it.pings == 0;
         }
         if is_news {
             self.ask_rumoured(now, actions);

@@ -19,17 +19,24 @@
 //! members over a connection bring the rest.
 //!
 //! Of a life that begins far in the future no member's word counts: its node must have said who it
-//! is to this one. Otherwise whoever speaks as a member could name, of any node, the last life that
-//! is possible, which that node cannot outlive. A node whose clock is years ahead comes in all the
-//! same, as it speaks to each member.
+//! is to this one. Otherwise a host that speaks as a member could name, of any node, the last life
+//! that is possible, which that node cannot outlive. A node whose clock is years ahead comes in all
+//! the same, as it speaks to each member.
 //!
 //! **Invariant.** Because of datagrams alone, an address from which no node has answered yet gets
 //! at most one dial at a time, and no datagram but for an answer to a ping, which is shorter than
 //! the ping. (A node that says HELLO can have its own address tried, over TCP and UDP.)
 //!
+//! A life may have returned up to [`MAX_RETURNS_AHEAD`] times since this node heard of it. A life
+//! that is said to have returned more often is pinged under that identity, and must answer.
+//! Otherwise one datagram could name the last return that is possible, and the node would have to
+//! return tens of thousands of times to be later. A node that hears of a few more returns of its
+//! own becomes later than these at once ([`outlive`](Membership::outlive)). It does not for many:
+//! when its returns are used up it becomes another life, whose copies count nowhere.
+//!
 //! **Translated addresses.** The datagrams of a node behind a gateway come from another address
-//! than the one at which it is reached. It answers the ping by which it is asked where it is as it
-//! sends all else, so the answer shows from where it speaks.
+//! than the one at which it is reached. When it is pinged because of that, it sends the answer as
+//! it sends all else. So the answer shows its other address.
 //!
 //! **Limits.** Who can forge the source of a datagram, stands on the way, or has the IP address of
 //! a member, can still speak as that member.
@@ -46,7 +53,7 @@ use super::drive::Timer;
 use super::interface::MembershipAction;
 use crate::clock::Instant;
 use crate::mutants::{ProtocolMutant, rule};
-use crate::types::{Boot, Identity, MAX_MEMBERS};
+use crate::types::{Boot, Identity, MAX_BOOT, MAX_MEMBERS};
 
 /// How many lives are remembered that have said who they are, and may be no members yet.
 const MAX_MET: usize = 1024;
@@ -69,6 +76,13 @@ const MAX_OTHERS: usize = MAX_MEMBERS - 2;
 /// is above the errors of clocks that are kept at all.
 const MAX_AHEAD_MS: u64 = 24 * 60 * 60 * 1000;
 
+/// A node whose own life began before this, at the beginning of 2025, had no right clock when it
+/// started. All other lives would be far from its own.
+const CLOCKS_ARE_RIGHT_FROM: Boot = Boot(1_735_689_600_000);
+
+/// How many returns ahead a known life is believed to be without an answer of its own.
+const MAX_RETURNS_AHEAD: u128 = 8;
+
 /// How rarely it is said that a limit was met.
 const SAID_EVERY: Duration = Duration::from_secs(60);
 
@@ -78,6 +92,10 @@ pub(super) struct Strangers {
     met: BTreeMap<Identity, Instant>,
     /// From where members speak, other than from their addresses.
     elsewhere: BTreeMap<Identity, Elsewhere>,
+    /// When each life was believed to have returned last.
+    returned_at: BTreeMap<Identity, Instant>,
+    /// Under how many returns each life has answered a ping.
+    answered: BTreeMap<Identity, u16>,
     newcomers: Pace,
     /// When this node began, by its two clocks.
     began: Option<(Instant, Boot)>,
@@ -136,11 +154,67 @@ impl Membership {
     /// Returns the latest boot of which the word of others counts.
     fn latest_boot(&mut self, now: Instant) -> Boot {
         let (at, boot) = self.note_beginning(now);
+        if boot < CLOCKS_ARE_RIGHT_FROM {
+            return MAX_BOOT;
+        }
         let passed = u64::try_from(now.since(at).as_millis()).unwrap_or(u64::MAX);
         Boot(boot.0.saturating_add(passed).saturating_add(MAX_AHEAD_MS))
     }
 
-    fn speaks_from(&self, member: &Identity, from: IpAddr) -> bool {
+    /// Whether no word of others counts about this life.
+    pub(crate) fn is_too_far(&mut self, now: Instant, member: &Identity) -> bool {
+        let latest = self.latest_boot(now);
+        !self.roster.has_life(member) && is_far(member, latest, &self.strangers.met)
+    }
+
+    /// Whether this may be how often a known life has returned. If not, it is asked.
+    fn admits_return(
+        &mut self,
+        now: Instant,
+        member: &Identity,
+        actions: &mut Vec<MembershipAction>,
+    ) -> bool {
+        let (life, period) = (member.life(), self.settings.probe_period.as_nanos());
+        let Some(known) = self.roster.returns_of(&life) else { return true };
+        let by = u128::from(member.returns.saturating_sub(known));
+        let strangers = &mut self.strangers;
+        let has_answered = strangers.answered.get(&life).is_some_and(|it| *it >= member.returns);
+        if by == 0 || has_answered || !rule(ProtocolMutant::ReturnsBelieved, true) {
+            return true;
+        }
+        let last = strangers.returned_at.get(&life);
+        let periods = last.map_or(MAX_RETURNS_AHEAD, |at| now.since(*at).as_nanos() / period);
+        if by <= MAX_RETURNS_AHEAD.min(1 + periods) {
+            if strangers.returned_at.len() >= MAX_MEMBERS {
+                strangers.returned_at.clear();
+            }
+            strangers.returned_at.insert(life, now);
+            return true;
+        }
+        self.ask_once_in_a_period(now, *member, actions);
+        false
+    }
+
+    /// Becomes later than a return of this life that another node has heard of, if it is near.
+    pub(super) fn outlive(
+        &mut self,
+        now: Instant,
+        named: &Identity,
+        actions: &mut Vec<MembershipAction>,
+    ) {
+        let own = self.own;
+        let by = u128::from(named.returns.saturating_sub(own.returns));
+        let is_near = (1..=2 * MAX_RETURNS_AHEAD).contains(&by);
+        if named.life() != own.life() || !is_near || self.has_just_returned(now) {
+            return;
+        }
+        let renewed = foca::Identity::renew(named);
+        if let Some(renewed) = renewed {
+            self.drive(now, actions, |swim, wishes| swim.change_identity(renewed, wishes));
+        }
+    }
+
+    pub(super) fn speaks_from(&self, member: &Identity, from: IpAddr) -> bool {
         let elsewhere = self.strangers.elsewhere.get(&member.life());
         is_same(member.addr.ip(), from)
             || elsewhere.is_some_and(|it| it.ips.iter().any(|ip| is_same(*ip, from)))
@@ -183,8 +257,11 @@ impl Membership {
             return Err(DatagramError::Stranger(source.addr));
         }
         if !self.speaks_from(&source, from.ip()) {
-            self.ask_from_where(now, source, actions);
+            self.ask_once_in_a_period(now, source, actions);
             return Err(DatagramError::FromElsewhere(source.addr));
+        }
+        if !self.admits_return(now, &source, actions) {
+            return Err(DatagramError::Stranger(source.addr));
         }
         match header.message {
             // foca would send to the node that the packet names.
@@ -197,7 +274,8 @@ impl Membership {
         }
     }
 
-    fn ask_from_where(
+    /// Pings a member of which this node is not sure.
+    fn ask_once_in_a_period(
         &mut self,
         now: Instant,
         member: Identity,
@@ -214,9 +292,14 @@ impl Membership {
         }
     }
 
-    /// Notes from where a member has answered a ping: who knows the number of the ping is on the
-    /// way to its address.
-    pub(super) fn note_from_where(&mut self, member: &Identity, from: SocketAddr) {
+    /// Notes that a member has answered a ping under this identity, and from where: who knows the
+    /// number of the ping is on the way to its address.
+    pub(super) fn note_answer(&mut self, member: &Identity, from: SocketAddr) {
+        let answered = &mut self.strangers.answered;
+        if answered.len() >= MAX_MEMBERS {
+            answered.clear();
+        }
+        answered.insert(member.life(), member.returns);
         if let Some(it) = self.strangers.elsewhere.get_mut(&member.life())
             && !it.ips.contains(&from.ip())
         {
@@ -246,6 +329,13 @@ impl Membership {
         }
         let has_just_returned = self.has_just_returned(now);
         let latest = self.latest_boot(now);
+        let mut returned = Vec::new();
+        codec::without_updates(packet, |update| {
+            let known = self.roster.returns_of(&update.id().life());
+            returned.extend(known.filter(|it| *it < update.id().returns).map(|_| *update.id()));
+            false
+        });
+        returned.retain(|it| !self.admits_return(now, it, actions));
         let mut left_out = 0;
         let roster = &self.roster;
         let Strangers { met, newcomers, .. } = &mut self.strangers;
@@ -256,7 +346,7 @@ impl Membership {
                 return is_dead && has_just_returned;
             }
             if roster.has_life(it) || !rule(ProtocolMutant::StrangersBelieved, true) {
-                return false;
+                return returned.contains(it);
             }
             if is_far(it, latest, met) {
                 return true;
@@ -281,6 +371,7 @@ impl Membership {
         let latest = self.latest_boot(now);
         let (roster, met) = (&self.roster, &self.strangers.met);
         members.retain(|it| roster.has_life(it.id()) || !is_far(it.id(), latest, met));
+        members.retain(|it| self.admits_return(now, it.id(), actions));
         let mut room = self.make_room(now, members.len(), actions);
         let before = members.len();
         let roster = &self.roster;

@@ -25,7 +25,7 @@ use super::ring::Pop;
 use super::shared::Shared;
 use super::tokens::{DATAGRAMS, FIRST_CONNECTION, LISTENER, WAKE};
 use crate::clock::{Instant, Now};
-use crate::control::{Control, ControlAction, ControlEvent, Link, LinkEnd, stamp};
+use crate::control::{Control, ControlAction, ControlEvent, Link, LinkEnd};
 use crate::events::Event;
 use crate::logging;
 use crate::types::{Identity, Partition};
@@ -360,9 +360,12 @@ impl ControlLoop {
         let mut happened = Vec::new();
         for action in std::mem::take(&mut self.actions) {
             match action {
-                ControlAction::Datagram { to, mut bytes } => {
-                    stamp(&mut bytes, self.thread.clock.wall());
-                    self.thread.datagrams.send_to(&bytes, to);
+                ControlAction::Datagram { to, receiver, bytes } => {
+                    let wall = self.thread.clock.wall();
+                    let closed = self.thread.control.close_datagram(receiver, bytes, wall);
+                    if let Some(bytes) = closed {
+                        self.thread.datagrams.send_to(&bytes, to);
+                    }
                 }
                 ControlAction::Open(link) => self.thread.net.open(now, target(link)),
                 ControlAction::Close(link) => self.thread.net.close(target(link)),

@@ -36,6 +36,8 @@ mod engine_thread;
 mod fence;
 mod heartbeat;
 mod idle;
+#[cfg(feature = "sim")]
+mod key_file;
 mod launch;
 mod log_thread;
 pub(crate) mod mailbox;

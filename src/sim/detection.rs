@@ -455,7 +455,8 @@ impl Net {
         work(&mut self.nodes[node].membership, self.now, &mut actions);
         for action in actions {
             match action {
-                MembershipAction::Send { to, datagram } => self.send(node, to, datagram),
+                MembershipAction::Send { to, datagram }
+                | MembershipAction::Answer { to, datagram, .. } => self.send(node, to, datagram),
                 MembershipAction::Changed(change) => self.changed(node, change),
                 MembershipAction::Meet(other) => self.meet(node, other),
                 MembershipAction::LeftOut(count) => panic!("{count} members were left out"),

@@ -14,7 +14,7 @@ use super::event::{ConnectionKey, SimEvent};
 use super::node::{Node, Part};
 use super::{CallId, CallResult, Death, SimCluster};
 use crate::clock::Instant;
-use crate::control::{ControlAction, ControlEvent, Link, stamp};
+use crate::control::{ControlAction, ControlEvent, Link};
 use crate::entry::Entry;
 use crate::events::Event as AppEvent;
 use crate::shard::{Action, Event as ShardEvent, Outcome as ShardOutcome};
@@ -129,9 +129,12 @@ impl SimCluster {
 
     fn control_action(&mut self, number: usize, action: ControlAction) {
         match action {
-            ControlAction::Datagram { to, mut bytes } => {
-                stamp(&mut bytes, self.now_of(number).wall);
-                self.send_datagram(number, to, bytes);
+            ControlAction::Datagram { to, receiver, bytes } => {
+                let wall = self.now_of(number).wall;
+                let Some(running) = self.nodes[number].running() else { return };
+                if let Some(bytes) = running.control.close_datagram(receiver, bytes, wall) {
+                    self.send_datagram(number, to, bytes);
+                }
             }
             ControlAction::Open(link) => self.open(control_key(number, link)),
             ControlAction::Close(link) => self.forget_connection(&control_key(number, link)),

@@ -45,6 +45,7 @@ mod driver;
 mod event;
 mod faults;
 mod history;
+mod keys;
 mod lineage;
 mod lists;
 mod network;
@@ -53,6 +54,7 @@ mod observe;
 mod options;
 mod results;
 mod runs;
+mod sealing;
 pub mod workload;
 
 use std::cmp::Reverse;
@@ -66,13 +68,17 @@ pub use self::arrival::RequestKind;
 pub use self::calls::{Ask, What};
 use self::event::{Connection, ConnectionKey, SimEvent};
 pub use self::faults::Fault;
+use self::keys::KeyNumbers;
 use self::lineage::Lineage;
 use self::node::Node;
 pub use self::options::SimOptions;
 pub use self::results::{CallId, CallResult, Death, Stored, Traffic};
+use self::sealing::Recorded;
 use crate::clock::{Instant, Now};
 use crate::config::DEFAULT_REQUEST_TIMEOUT;
 use crate::events::Event;
+#[doc(hidden)]
+pub use crate::membership::envelope::EnvelopeCounters;
 #[doc(hidden)]
 pub use crate::mutants::ProtocolMutant;
 use crate::mutants::set_for_this_thread;
@@ -126,6 +132,8 @@ pub struct SimCluster {
     crashed_at: Option<Instant>,
     lineages: BTreeMap<Partition, Lineage>,
     traffic: BTreeMap<usize, Traffic>,
+    /// The datagrams that have arrived, if they are recorded.
+    recorded: Option<Vec<Recorded>>,
 }
 
 /// The times that the product keeps to, for tests that wait for them.
@@ -195,6 +203,7 @@ impl SimCluster {
             crashed_at: None,
             lineages: BTreeMap::new(),
             traffic: BTreeMap::new(),
+            recorded: None,
         }
     }
 
@@ -210,22 +219,22 @@ impl SimCluster {
         let skew = self.options.clock_skew.as_micros() as i64;
         let offset = if skew > 0 { self.rng.random_range(-skew..=skew) } else { 0 };
         let epoch = EPOCH_MICROS.saturating_add_signed(offset);
-        self.nodes.push(Node::new(number, number, epoch, bytes_per_core));
-        self.restart_node(number);
+        self.add_node(Node::new(number, number, epoch, bytes_per_core));
         number
+    }
+
+    fn add_node(&mut self, mut node: Node) {
+        node.keys = self.options.is_sealed.then_some(KeyNumbers::FIRST);
+        self.nodes.push(node);
+        self.restart_node(self.nodes.len() - 1);
     }
 
     /// Starts a new node under the id of another one and returns its number. It has an address of
     /// its own, and a clock that is ahead of the others by `clock_ahead` microseconds.
     pub fn start_twin(&mut self, of: usize, clock_ahead: i64) -> usize {
         let number = self.nodes.len();
-        self.nodes.push(Node::new(
-            number,
-            of,
-            EPOCH_MICROS.saturating_add_signed(clock_ahead),
-            None,
-        ));
-        self.restart_node(number);
+        let epoch = EPOCH_MICROS.saturating_add_signed(clock_ahead);
+        self.add_node(Node::new(number, of, epoch, None));
         number
     }
 

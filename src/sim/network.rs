@@ -41,10 +41,11 @@ const RETRANSMIT: Duration = Duration::from_millis(200);
 impl SimCluster {
     pub(super) fn network_event(&mut self, event: SimEvent) {
         match event {
-            SimEvent::Datagram { to, from, bytes } => {
+            SimEvent::Datagram { to, from, mut bytes } => {
+                self.record_datagram(to, from, &bytes);
                 if let Some(node) = self.node_at(to) {
                     let now = self.now_of(node);
-                    self.nodes[node].datagram(now, from, &bytes);
+                    self.nodes[node].datagram(now, from, &mut bytes);
                     self.act(node);
                 }
             }
@@ -97,7 +98,7 @@ impl SimCluster {
     }
 
     /// Draws how long a message takes; to a node that does not exist as long as to any other.
-    fn delay(&mut self, from: usize, to: Option<usize>) -> Duration {
+    pub(super) fn delay(&mut self, from: usize, to: Option<usize>) -> Duration {
         let slow = to.and_then(|to| self.slow.get(&(from, to)));
         let (least, most) = slow.copied().unwrap_or(self.options.delay);
         self.rng.random_range(least..=most)

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::CallId;
+use super::keys::KeyNumbers;
 use super::options::{CLUSTER, SimOptions, cluster};
 use crate::clock::{Instant, Now, WallTime};
 use crate::config::{DEFAULT_PROBE_PERIOD, DEFAULT_SUSPICION_TIMEOUT};
@@ -66,6 +67,8 @@ pub(super) struct Node {
     /// that is.
     suspended_for: Duration,
     suspended_until: Instant,
+    /// The cluster keys that it was given, also when it starts again.
+    pub(super) keys: Option<KeyNumbers>,
 }
 
 /// Parts of a node that may stand still while the others work.
@@ -155,6 +158,7 @@ impl Node {
             stalled: BTreeMap::new(),
             suspended_for: Duration::ZERO,
             suspended_until: Instant::default(),
+            keys: None,
         }
     }
 
@@ -246,6 +250,9 @@ impl Node {
             },
             seed,
         });
+        if let Some(keys) = &self.keys {
+            control.seal(keys.sealing(seed));
+        }
         let mut control_actions = Vec::new();
         control.start(now.instant, &mut control_actions);
         let readers = Arc::new(Readers::new(None));
@@ -317,7 +324,7 @@ impl Node {
         }
     }
 
-    pub(super) fn datagram(&mut self, now: Now, from: SocketAddr, bytes: &[u8]) {
+    pub(super) fn datagram(&mut self, now: Now, from: SocketAddr, bytes: &mut [u8]) {
         if let Some(running) = &mut self.running {
             let _ = running.control.handle_datagram(now, from, bytes, &mut running.control_actions);
             running.control_deadline = running.control.deadline();

@@ -81,6 +81,9 @@ pub struct SimOptions {
     pub expect: u16,
     /// How many nodes, the first ones, are the seeds of all.
     pub seeds: usize,
+    /// Whether the nodes seal their datagrams with a cluster key.
+    #[doc(hidden)]
+    pub is_sealed: bool,
     /// The rule that is left out on purpose, to test the checkers.
     #[doc(hidden)]
     pub mutant: Option<ProtocolMutant>,
@@ -116,6 +119,7 @@ impl Default for SimOptions {
             on_partition: OnPartition::default(),
             expect: 0,
             seeds: usize::MAX,
+            is_sealed: false,
             mutant: None,
             keep_trace: false,
         }

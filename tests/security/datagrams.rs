@@ -274,8 +274,8 @@ fn who_is_told_without_end_that_it_is_dead_serves_on() {
     before.assert_again(&mut nodes);
 }
 
-/// One datagram in a member's own name ended it: that it is dead, or has left, or has begun again in
-/// the last year that is possible.
+/// One datagram in a member's own name ended it: that it is dead, or has left, or has begun again
+/// in the last year that is possible.
 #[test]
 fn what_is_said_in_a_members_own_name_ends_no_member_that_answers() {
     let mut nodes = cluster(3, &[]);

@@ -150,7 +150,8 @@ fn of_two_halves_one_goes_on_whenever_a_change_of_lists_is_cut_short() {
         (RequestKind::Accept, ProtocolMutant::MinorityDecides),
         (RequestKind::Adopt, ProtocolMutant::AcceptedIgnored),
     ] {
-        assert_eq!(halves_that_go_on(0, kind, Some(mutant)), [true, true], "{mutant:?}");
+        let is_noticed = |seed| halves_that_go_on(seed, kind, Some(mutant)) == [true, true];
+        assert!(SEEDS.into_iter().any(is_noticed), "{mutant:?}: the simulation shows nothing");
     }
 }
 

@@ -22,6 +22,7 @@ mod quorums;
 mod relays;
 mod reminders;
 mod safety;
+mod sealing;
 mod seeds;
 mod stuck;
 mod transports;

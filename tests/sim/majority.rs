@@ -135,6 +135,8 @@ fn of_two_halves_neither_acknowledges() {
     let mut cluster = started(1, 4, options.clone());
     cluster.split(&[0, 1], &[2, 3]);
     wait(&mut cluster, NOTICED_WITHIN, |cluster| cluster.deaths().len() >= 8);
+    // A node that none has answered for a moment acts on the deaths once one does.
+    cluster.run_for(SECOND);
     let why = NotApplied::NotEnoughReplicas { alive: 2, needed: 3 };
     let refused = CallResult::Written(Err(WriteError::NotApplied(why)));
     for _ in 0..20 {

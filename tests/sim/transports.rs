@@ -220,7 +220,8 @@ fn a_node_that_none_answers_decides_no_lists_with_those_that_are_left_for_it() {
             assert!(harm.is_none(), "seed {seed}, {on_partition:?}: {harm:?}");
         }
         let mutant = Some(ProtocolMutant::CutOffDecides);
-        let is_noticed = (20..40).any(|seed| !harm(seed, mutant).is_none());
+        // One history in ten shows it.
+        let is_noticed = (20..100).any(|seed| !harm(seed, mutant).is_none());
         assert!(is_noticed, "{on_partition:?}: the simulation shows nothing");
     }
 }

@@ -28,13 +28,13 @@ const ROOMS: &[(&str, &str)] = &[
     ("engine", "runtime shard config store discovery events error options entry quorums clock \
                 types"),
     // Drivers: real threads, sockets and clocks, or simulated ones.
-    ("runtime", "control shard config wire store discovery events error options placement entry \
-                 clock types sync prefetch logging mutants"),
-    ("sim", "control shard replication config wire store membership events error options placement \
-             entry quorums clock types mutants"),
+    ("runtime", "control shard config wire store discovery security events error options placement \
+                 entry clock types sync prefetch logging mutants"),
+    ("sim", "control shard replication config wire store membership security events error options \
+             placement entry quorums clock types mutants"),
     // The protocol: state machines.
-    ("control", "shard config wire membership discovery events error placement quorums clock types \
-                 logging mutants"),
+    ("control", "shard config wire membership security discovery events error placement quorums \
+                 clock types logging mutants"),
     ("shard", "replication config wire store error options placement entry quorums clock types \
                logging mutants"),
     ("replication", "wire error options placement entry quorums clock types logging mutants"),
@@ -42,7 +42,8 @@ const ROOMS: &[(&str, &str)] = &[
     ("wire", "config membership options placement entry quorums clock types"),
     ("config", "discovery error options placement quorums types"),
     ("store", "options entry clock types sync prefetch mutants"),
-    ("membership", "clock types logging mutants"),
+    ("membership", "security clock types logging mutants"),
+    ("security", "clock types mutants"),
     ("discovery", "types"),
     ("events", "types"),
     ("error", "quorums types"),
@@ -124,7 +125,7 @@ fn assert_none(what: &str, found: &[String]) {
 #[rustfmt::skip]
 const PURE: &[&str] = &[
     "sim", "control", "shard", "replication", "wire", "store", "membership", "placement", "entry",
-    "quorums", "clock", "types",
+    "quorums", "clock", "types", "security",
 ];
 
 /// What pure code never names: the system.

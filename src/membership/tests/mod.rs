@@ -273,7 +273,7 @@ fn a_list_that_says_we_are_dead_or_another_life_is_not_believed() {
 fn a_ping_is_answered_by_the_life_it_is_meant_for() {
     let mut net = Net::joined(2, 10);
     net.act(1, |membership, now, actions| membership.ping(now, first_life(2), actions));
-    let other_life = Identity { returns: 1, ..first_life(2) };
+    let other_life = Identity { boot: Boot(2000), ..first_life(2) };
     net.act(1, |membership, now, actions| membership.ping(now, other_life, actions));
     net.run(Duration::from_millis(10));
     assert_eq!(net.changes(1)[1..], [Change::Probed(first_life(2))]);

@@ -119,7 +119,9 @@ impl Net {
         let mut actions = Vec::new();
         act(self.nodes.get_mut(&at).expect("a node of this test"), self.now, &mut actions);
         for action in actions {
-            if let MembershipAction::Send { to, datagram } = &action {
+            if let MembershipAction::Send { to, datagram }
+            | MembershipAction::Answer { to, datagram, .. } = &action
+            {
                 assert!(datagram.len() <= codec::MAX_DATAGRAM_BYTES && *to != at);
                 self.sent += 1;
                 self.in_flight

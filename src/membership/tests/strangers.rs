@@ -56,7 +56,7 @@ fn a_packet_alone_makes_no_member_and_has_nothing_sent_to_the_address_in_it() {
     for message in [Message::Announce, Message::Ping(1), Message::Gossip, Message::Feed] {
         let packet = packet(victim, first_life(1), message);
         assert_eq!(receives(&mut net, 1, ATTACKER, &packet), [], "it comes from elsewhere");
-        // It can be dialled, and nothing else, where it really speaks from there.
+        // If it really speaks from there, it can be dialled, and nothing else.
         assert_eq!(receives(&mut net, 1, 9, &packet), [MembershipAction::Meet(victim)]);
     }
     net.run(Duration::from_secs(3));
@@ -110,10 +110,17 @@ fn no_life_begins_after_the_year_2100() {
 /// Who speaks as a member could name the last life that is possible, which its node cannot outlive.
 #[test]
 fn of_a_life_that_begins_in_many_years_no_word_of_others_counts() {
+    let joined = || {
+        let mut net = Net::empty(3);
+        (1..=3).for_each(|node| net.start(today(node)));
+        (2..=3).for_each(|node| net.join(node, 1));
+        net.run(Duration::from_secs(2));
+        net
+    };
     let lies = |net: &mut Net| {
-        let last = Identity { boot: MAX_BOOT, ..first_life(2) };
+        let last = Identity { boot: MAX_BOOT, ..today(2) };
         for update in [Member::down(last), alive(last)] {
-            let packet = gossip(first_life(3), first_life(1), &[update], &[]);
+            let packet = gossip(today(3), today(1), &[update], &[]);
             receives(net, 1, 3, &packet);
         }
         for state in [State::Alive, State::Dead] {
@@ -122,30 +129,91 @@ fn of_a_life_that_begins_in_many_years_no_word_of_others_counts() {
         }
         net.run(Duration::from_secs(2));
     };
-    let mut net = Net::joined(3, 3);
+    let mut net = joined();
     lies(&mut net);
-    net.assert_state(&[1, 3], first_life(2), State::Alive);
-    assert_eq!(net.at(2).identity(), first_life(2));
+    net.assert_state(&[1, 3], today(2), State::Alive);
+    assert_eq!(net.at(2).identity(), today(2));
     #[cfg(feature = "sim")]
     {
-        let mut net = Net::joined(3, 3);
+        let mut net = joined();
         set_for_this_thread(Some(ProtocolMutant::FarLivesBelieved), u16::MAX);
         lies(&mut net);
         set_for_this_thread(None, u16::MAX);
-        assert_eq!(net.state(1, first_life(2)), None, "with the mutant");
+        assert_eq!(net.state(1, today(2)), None, "with the mutant");
     }
+}
+
+/// A life that began when clocks were right.
+fn today(node: u16) -> Identity {
+    Identity { boot: Boot(1_800_000_000_000), ..first_life(node) }
+}
+
+/// A node would have had to return 65,535 times, five times a second.
+#[test]
+fn no_datagram_names_a_return_that_takes_its_node_hours_to_outlive() {
+    let last = Identity { returns: u16::MAX, ..first_life(2) };
+    let near = Identity { returns: 5, ..first_life(2) };
+    let lie = |of: Identity, way: usize| {
+        let mut net = Net::joined(3, 12);
+        match way {
+            0 => receives(&mut net, 1, 3, &gossip(first_life(3), first_life(1), &[alive(of)], &[])),
+            1 => {
+                let down = [Member::down(of)];
+                receives(&mut net, 1, 3, &gossip(first_life(3), first_life(1), &down, &[]))
+            }
+            2 => receives(&mut net, 1, 2, &packet(of, first_life(1), Message::Gossip)),
+            _ => {
+                let record = Record { identity: of, state: State::Alive, leaving: false };
+                net.act(1, |membership, now, actions| membership.learn(now, &[record], actions));
+                Vec::new()
+            }
+        };
+        net.run(Duration::from_secs(3));
+        net
+    };
+    for way in 0..4 {
+        let net = lie(last, way);
+        net.assert_state(&[1, 3], first_life(2), State::Alive);
+        assert_eq!(net.at(2).identity(), first_life(2), "by {way}");
+        let is_end = |it: &Change| matches!(it, Change::Down(_) | Change::Replaced { .. });
+        assert!(!net.changes(1).iter().any(is_end), "by {way}: {:?}", net.changes(1));
+        // A few returns are believed, and the node becomes later.
+        let net = lie(near, way);
+        let own = net.at(2).identity();
+        assert!(own.returns > 5 && own.life() == first_life(2), "by {way}: {own:?}");
+        net.assert_state(&[1, 3], own, State::Alive);
+    }
+    #[cfg(feature = "sim")]
+    {
+        set_for_this_thread(Some(ProtocolMutant::ReturnsBelieved), u16::MAX);
+        let net = lie(last, 0);
+        set_for_this_thread(None, u16::MAX);
+        assert_ne!(net.state(1, net.at(2).identity()), Some(State::Alive), "with the mutant");
+    }
+}
+
+/// A node that was cut off for long has returned often, and others have not heard of it.
+#[test]
+fn a_life_that_has_really_returned_often_is_believed_once_it_answers() {
+    let mut net = Net::joined(3, 13);
+    let often = Identity { returns: 500, ..first_life(2) };
+    net.start(often);
+    net.join(2, 1);
+    net.run(Duration::from_secs(2));
+    net.assert_state(&[1, 3], often, State::Alive);
 }
 
 /// No member can tell of it, so it tells each of them.
 #[test]
 fn a_node_whose_clock_is_years_ahead_becomes_a_member_of_all() {
-    let mut net = Net::joined(3, 8);
-    let late = Identity { boot: Boot(MAX_BOOT.0 - 5), ..first_life(4) };
+    let mut net = Net::empty(8);
+    (1..=3).for_each(|node| net.start(today(node)));
+    let late = Identity { boot: Boot(MAX_BOOT.0 - 5), ..today(4) };
     net.start(late);
-    net.join(4, 1);
+    (2..=4).for_each(|node| net.join(node, 1));
     net.run(Duration::from_secs(2));
     net.assert_state(&[1, 2, 3], late, State::Alive);
-    (1..=3).for_each(|node| net.assert_state(&[4], first_life(node), State::Alive));
+    (1..=3).for_each(|node| net.assert_state(&[4], today(node), State::Alive));
 }
 
 /// The last life that is possible cannot be outlived, and a node that tried would not be heard.
@@ -162,7 +230,7 @@ fn no_node_becomes_one_that_no_other_believes() {
     assert_eq!(receives(&mut net, 1, 1, &own), [], "in its own name");
 }
 
-/// A packet in the name of a member comes from where that member is not.
+/// A packet in the name of a member comes from another host.
 #[test]
 fn who_speaks_in_the_name_of_a_member_from_another_host_is_not_believed() {
     let mut net = Net::joined(3, 4);
@@ -274,7 +342,8 @@ fn that_a_member_has_left_or_is_dead_is_not_believed_in_its_own_name_if_it_answe
         receives(&mut net, 1, 2, &packet);
         net.run(Duration::from_secs(3));
         for node in [1, 3] {
-            let is_end = |it: &Change| matches!(it, Change::Left(_) | Change::Down(_));
+            let is_end =
+                |it: &Change| matches!(it, Change::Left(_) | Change::Down(_) | Change::Leaving(_));
             assert!(!net.changes(node).iter().any(is_end), "{:?}", net.changes(node));
             let is_it = |it: &(Identity, State, bool)| it.0.node == first_life(2).node;
             let (_, state, leaving) = net.at(node).members().find(is_it).unwrap();

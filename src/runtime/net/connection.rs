@@ -221,8 +221,8 @@ impl Connection {
         }
     }
 
-    /// Whether the answers of all connections take too much memory, and those of this one a large
-    /// part of it.
+    /// Whether the answers of all connections take too much memory, and those of this one a part
+    /// of it.
     pub(crate) fn has_too_many_answers(&self) -> bool {
         self.answers.as_ref().is_some_and(Share::is_too_much)
     }

@@ -52,7 +52,7 @@ impl Datagrams {
     pub(crate) fn receive(
         &mut self,
         budget: usize,
-        mut each: impl FnMut(SocketAddr, &[u8]),
+        mut each: impl FnMut(SocketAddr, &mut [u8]),
     ) -> bool {
         let mut buffer = [0; DATAGRAM_BYTES];
         // Errors count too: a socket that reports one each time must not hold the thread.
@@ -60,7 +60,8 @@ impl Datagrams {
             match self.socket.recv_from(&mut buffer) {
                 Ok((count, from)) => {
                     self.counters.received += 1;
-                    each(SocketAddr::new(from.ip().to_canonical(), from.port()), &buffer[..count]);
+                    let from = SocketAddr::new(from.ip().to_canonical(), from.port());
+                    each(from, &mut buffer[..count]);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.stopped = false;

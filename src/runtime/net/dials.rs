@@ -8,11 +8,15 @@ use std::time::Duration;
 
 use crate::clock::Instant;
 
-/// How many connections are being opened at a time by one thread.
+/// How many connections to cores are being opened at a time by one thread.
 ///
 /// Each takes a descriptor of the app, and a list of members may be long, or wrong. Further ones
 /// are opened when they are asked for again.
 pub(super) const MOST_DIALS: usize = 64;
+
+/// How many to control threads. The control has limits of its own for each reason to open one,
+/// which leave some to seeds.
+pub(super) const MOST_CONTROL_DIALS: usize = 128;
 
 /// How long a core waits until it dials again where a dial failed; twice as long after each further
 /// failure.

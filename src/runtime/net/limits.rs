@@ -6,7 +6,7 @@
 //! |---|---|
 //! | accepted connections | a new one is told so, and closed |
 //! | bytes of receive buffers | reading of large frames pauses, all but one of each thread |
-//! | bytes of answers | a connection for which as many wait as for the others, or more, is ended |
+//! | bytes of answers | a peer that takes none of its own for a second loses its connection |
 //!
 //! Every connection holds its part of all for as long as it lives, also on its way from one thread
 //! to another. So connections that wait for a busy core count as well.
@@ -171,11 +171,9 @@ impl Share {
         self.set(bytes.saturating_sub(USUAL_ANSWER_BYTES));
     }
 
-    /// Whether all take more than they may, and this one not less than the mean.
+    /// Whether all together take more than they may, and this one takes some of it.
     pub(super) fn is_too_much(&self) -> bool {
-        let taken = self.pool().taken();
-        let connections = self.limits.connections.load(Ordering::Relaxed);
-        taken > self.pool().most && self.bytes.saturating_mul(connections) >= taken
+        self.bytes > 0 && self.pool().taken() > self.pool().most
     }
 
     /// Whether there is room for this many bytes instead of those that it takes. Two threads that

@@ -1,4 +1,4 @@
-//! Memory that a link makes others wait for: that of a large frame, and of answers.
+//! Memory that a link makes others wait for: that of a large frame.
 //!
 //! A receive buffer grows beyond its usual size only for a frame that does not fit. If the buffers
 //! of the engine take all the bytes that they may, reading of such frames pauses, and the smallest
@@ -8,9 +8,6 @@
 //!
 //! A peer that sends a byte now and then keeps its frame, and its memory, as long as no other link
 //! waits for that.
-//!
-//! Answers that a peer does not take stay queued. If those of all peers take all the bytes that
-//! they may, a peer that holds as much as the others, or more, loses its connection.
 
 #![forbid(unsafe_code)]
 
@@ -77,16 +74,5 @@ impl Net {
             self.stalled(id, "takes long for a large frame while others wait for memory");
             self.end(id, io::ErrorKind::TimedOut, events);
         }
-    }
-
-    /// Whether the connection is to be ended, as all answers that wait take too much memory, and
-    /// those for this peer a large part of it.
-    pub(super) fn has_too_many_answers(&mut self, id: u64) -> bool {
-        let Some(link) = self.links.get(&id) else { return false };
-        let is_too_much = link.connection.has_too_many_answers();
-        if is_too_much {
-            self.stalled(id, "does not take its answers, and too many of them wait");
-        }
-        is_too_much
     }
 }

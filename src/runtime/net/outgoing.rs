@@ -8,7 +8,7 @@ use std::io;
 use mio::net::TcpStream;
 
 use super::connection::{Connection, cost};
-use super::dials::MOST_DIALS;
+use super::dials::{MOST_CONTROL_DIALS, MOST_DIALS};
 use super::{
     Destination, DialStep, LinkStage, LossCause, Net, NetEvent, OPEN_TIMEOUT, Outgoing, SILENCE,
     handshake,
@@ -90,7 +90,8 @@ impl Net {
             return Way::Link(*id);
         }
         let is_core = matches!(target.channel, Channel::Core(_));
-        if self.opening.len() >= MOST_DIALS || self.failed_dials.must_wait(now, &target) {
+        let most = if is_core { MOST_DIALS } else { MOST_CONTROL_DIALS };
+        if self.opening.len() >= most || self.failed_dials.must_wait(now, &target) {
             self.counters.dials_put_off += 1;
             if is_core {
                 return Way::Later;

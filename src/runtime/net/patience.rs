@@ -16,6 +16,10 @@ use crate::logging;
 /// noticed earlier. A peer that begins a frame and does not end it holds memory.
 pub(super) const STALL_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How long a peer may take none of its answers while those of all peers take more memory than they
+/// may; and how often that is looked at. A peer that takes some is left alone: it is not to blame.
+pub(super) const FULL_TIMEOUT: Duration = Duration::from_secs(1);
+
 impl Net {
     /// A part of a frame has come: the rest must not be long in coming.
     pub(super) fn watch_frame(&mut self, id: u64) {
@@ -33,7 +37,7 @@ impl Net {
             && matches!(link.stage, LinkStage::Serving { .. })
             && link.deadline.is_none()
         {
-            self.set_deadline(id, Some(link.taken_at + STALL_TIMEOUT));
+            self.set_deadline(id, Some(link.taken_at + FULL_TIMEOUT));
         }
     }
 
@@ -52,7 +56,9 @@ impl Net {
         };
         let is_serving = matches!(link.stage, LinkStage::Serving { .. });
         let has_answers = is_serving && link.connection.queued_bytes() > 0;
-        let answers_end_at = has_answers.then_some(link.taken_at + STALL_TIMEOUT);
+        let is_full = link.connection.has_too_many_answers();
+        let patience = if is_full { FULL_TIMEOUT } else { STALL_TIMEOUT };
+        let answers_end_at = has_answers.then_some(link.taken_at + patience);
         // What this node does not read cannot come.
         let is_read = !matches!(link.stage, LinkStage::Serving { paused: true })
             && !self.unread.contains(&id)
@@ -61,7 +67,8 @@ impl Net {
         let frame_ends_at = link.connection.is_in_frame().then_some(heard_at + STALL_TIMEOUT);
         let next = [silence_ends_at, answers_end_at, frame_ends_at].into_iter().flatten().min();
         if next.is_none_or(|at| at > self.now) {
-            self.set_deadline(id, next);
+            let look_at = has_answers.then_some(self.now + FULL_TIMEOUT);
+            self.set_deadline(id, next.into_iter().chain(look_at).min());
             return true;
         }
         let is_over = |at: Option<Instant>| at.is_some_and(|at| at <= self.now);

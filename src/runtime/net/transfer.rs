@@ -136,9 +136,6 @@ impl Net {
                     }
                     _ => {}
                 }
-                if left > 0 && self.has_too_many_answers(id) {
-                    return self.end(id, io::ErrorKind::OutOfMemory, events);
-                }
                 if left > 0 {
                     self.watch_answers(id);
                 }

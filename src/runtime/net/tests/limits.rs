@@ -4,8 +4,8 @@ use std::net::TcpStream;
 
 use super::*;
 use crate::runtime::net::accepted::{ACCEPT_AGAIN_AFTER, ACCEPTS_PER_PASS};
-use crate::runtime::net::dials::MOST_DIALS;
-use crate::runtime::net::patience::STALL_TIMEOUT;
+use crate::runtime::net::dials::{MOST_CONTROL_DIALS, MOST_DIALS};
+use crate::runtime::net::patience::{FULL_TIMEOUT, STALL_TIMEOUT};
 use crate::wire::frame::BUFFER_BYTES;
 
 fn hello(of: &Node) -> Encoded {
@@ -151,41 +151,49 @@ fn a_peer_that_takes_no_answers_loses_its_connection() {
         while b.request().is_some() {
             b.net.answer(connection, &found(1, 1 << 20));
         }
-        (b.net.deadline() == Some(NOW + STALL_TIMEOUT)).then_some(())
+        (b.net.deadline() == Some(NOW + FULL_TIMEOUT)).then_some(())
     };
     until(&mut b, &mut answer);
     // What the sockets take is taken, and then nothing more.
     (0..20).for_each(|_| b.pass());
+    for second in 1..10 {
+        b.net.handle_timers(NOW + second * FULL_TIMEOUT, &mut b.events);
+        assert_eq!(b.closed(), None);
+    }
     b.net.handle_timers(NOW + STALL_TIMEOUT, &mut b.events);
     assert_eq!((b.closed(), b.net.counters().stalled), (Some(connection), 1));
 }
 
 /// Each of eight thousand connections could have eight MiB of answers waiting.
 #[test]
-fn when_too_many_answers_wait_the_peer_with_most_of_them_loses_its_connection() {
-    // Nine answers wait before requests are not read any more, and the sockets hold some of them.
+fn when_too_many_answers_wait_a_peer_that_takes_none_loses_its_connection_soon() {
     let limits = Limits::with_bytes(2 << 20);
     let (mut a, mut c) = (node("a"), node("c"));
     let mut b = node_with("shop", "b", limits.clone());
     let (target, greedy) = connect(&mut a, &mut b);
     let (_, modest) = connect(&mut c, &mut b);
-    // From here neither of them reads.
-    b.net.answer(modest, &found(1, 1 << 20));
-    b.net.flush(&mut b.events);
-    assert!(limits.answer_bytes() < 1 << 20);
     for id in 0..20 {
         assert!(a.net.send(NOW, target, &read(id)));
     }
     a.net.flush(&mut a.events);
+    // It has asked, and reads nothing. What the sockets take is taken.
     until(&mut b, |b| {
         while b.request().is_some() {
             b.net.answer(greedy, &found(1, 1 << 20));
         }
-        b.closed()
+        (limits.answer_bytes() > 4 << 20).then_some(())
     });
-    let is_there = |id: ConnectionId| b.net.links.contains_key(&id.0);
-    assert_eq!((b.net.counters().stalled, is_there(greedy), is_there(modest)), (1, false, true));
-    assert!(limits.answer_bytes() < 1 << 20, "what it had is given back");
+    (0..20).for_each(|_| b.pass());
+    assert!(limits.answer_bytes() > 2 << 20);
+    // Another one reads what it gets.
+    b.now = NOW + FULL_TIMEOUT;
+    for _ in 0..4 {
+        b.net.answer(modest, &found(1, 1 << 20));
+    }
+    until_both(&mut b, &mut c, |b, _| (b.net.links[&modest.0].taken_at == b.now).then_some(()));
+    b.net.handle_timers(b.now, &mut b.events);
+    assert_eq!((b.closed(), b.closed(), b.net.counters().stalled), (Some(greedy), None, 1));
+    until_both(&mut b, &mut c, |_, _| (limits.answer_bytes() == 0).then_some(()));
 }
 
 #[test]
@@ -344,11 +352,16 @@ fn only_some_connections_are_opened_at_a_time() {
     let taken = (0..MOST_DIALS as u16 + 9).filter(|core| a.net.send(NOW, to(*core), &read(1)));
     assert_eq!(taken.count(), MOST_DIALS);
     assert_eq!(a.net.links.len(), MOST_DIALS);
-    // The control thread hears that it has to try again.
-    a.net.open(NOW, b.target(Channel::Control));
-    let cause = until(&mut a, Node::lost);
-    assert_eq!(cause, LossCause::PutOff);
     // One that is given up makes room.
     a.net.close(to(0));
     assert!(a.net.send(NOW, to(MOST_DIALS as u16), &read(1)));
+    // The control thread hears that it has to try again.
+    let control = |boot| Destination {
+        expects: Some((b.identity.node, Boot(boot))),
+        ..b.target(Channel::Control)
+    };
+    let left = (MOST_CONTROL_DIALS - MOST_DIALS) as u64;
+    (0..=left).for_each(|boot| a.net.open(NOW, control(boot)));
+    assert_eq!(a.net.links.len(), MOST_CONTROL_DIALS);
+    assert_eq!(until(&mut a, Node::lost), LossCause::PutOff);
 }

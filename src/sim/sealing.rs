@@ -1,0 +1,98 @@
+//! Cluster keys in the simulator: which node has which, and recordings that are sent again.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use super::SimCluster;
+use super::event::SimEvent;
+use super::keys::KeyNumbers;
+use super::node::{address, number_at};
+use crate::membership::envelope::EnvelopeCounters;
+use crate::security::seal::SEALED_HEADER_BYTES;
+
+/// A datagram that arrived, or would have: its receiver, its source, and its bytes.
+pub(super) struct Recorded {
+    to: SocketAddr,
+    from: SocketAddr,
+    bytes: Vec<u8>,
+}
+
+impl SimCluster {
+    /// Gives a node other cluster keys, by number: the one that it seals with, and up to three
+    /// others that it opens. It also starts again with these. Every node begins with key 0 alone.
+    ///
+    /// # Panics
+    ///
+    /// If one key is given twice, or more than four are, or the nodes
+    /// [have no keys](super::SimOptions::is_sealed).
+    #[doc(hidden)]
+    pub fn give_keys(&mut self, node: usize, sealing: u8, accepted: &[u8]) {
+        assert!(self.options.is_sealed, "the nodes of this cluster have no keys");
+        self.fault("keys", || format!("n{node} seals with key {sealing} and opens {accepted:?}"));
+        let keys = KeyNumbers { sealing, accepted: accepted.to_vec() };
+        if let Some(running) = self.nodes[node].running() {
+            running.control.use_keyring(keys.ring());
+        }
+        self.nodes[node].keys = Some(keys);
+    }
+
+    /// Has a node start without a cluster key from now on.
+    #[doc(hidden)]
+    pub fn take_keys(&mut self, node: usize) {
+        self.nodes[node].keys = None;
+    }
+
+    /// Returns how many datagrams a node has opened since it was started, and how many it has not.
+    ///
+    /// # Panics
+    ///
+    /// If it does not run.
+    #[doc(hidden)]
+    pub fn opened_datagrams(&mut self, node: usize) -> EnvelopeCounters {
+        self.nodes[node].running().expect("it runs").control.envelope_counters()
+    }
+
+    /// Records all datagrams that arrive from now on.
+    #[doc(hidden)]
+    pub fn record_datagrams(&mut self) {
+        self.recorded = Some(Vec::new());
+    }
+
+    /// Sends all recorded datagrams once more, in another order, to their receivers and to a node
+    /// of the caller's choice. Returns how many go to each node. Recording has ended.
+    #[doc(hidden)]
+    pub fn replay_datagrams(&mut self, also_to: usize) -> BTreeMap<usize, u64> {
+        let mut counts = BTreeMap::new();
+        for Recorded { to, from, bytes } in self.recorded.take().unwrap_or_default() {
+            for to in [to, address(also_to)] {
+                *counts.entry(number_at(to).unwrap_or(usize::MAX)).or_default() += 1;
+                self.send_again(to, from, bytes.clone());
+            }
+        }
+        counts
+    }
+
+    /// Sends all recorded datagrams once more to their receivers, each as if many others had been
+    /// sealed before it, which breaks its seal. Recording has ended.
+    #[doc(hidden)]
+    pub fn forge_datagrams(&mut self) {
+        for Recorded { to, from, mut bytes } in self.recorded.take().unwrap_or_default() {
+            // The highest byte of the counter.
+            if let Some(byte) = bytes.get_mut(SEALED_HEADER_BYTES - 1) {
+                *byte = 0x7f;
+            }
+            self.send_again(to, from, bytes);
+        }
+    }
+
+    fn send_again(&mut self, to: SocketAddr, from: SocketAddr, bytes: Vec<u8>) {
+        let delay = self.delay(0, None);
+        self.schedule(delay, SimEvent::Datagram { to, from, bytes });
+    }
+
+    pub(super) fn record_datagram(&mut self, to: SocketAddr, from: SocketAddr, bytes: &[u8]) {
+        if let Some(recorded) = &mut self.recorded {
+            recorded.push(Recorded { to, from, bytes: bytes.to_vec() });
+        }
+    }
+}
