@@ -49,6 +49,7 @@
 //! ├──────────┼────────────────────────────────────────────────────────────────────────────┤
 //! │ drivers  │ runtime      threads, sockets, the system's clock                          │
 //! │          │ sim          the same control and shard in virtual time (feature "sim")    │
+//! │          │ fuzzing      what the fuzzers drive (in their builds, and in tests)        │
 //! ├──────────┼────────────────────────────────────────────────────────────────────────────┤
 //! │ protocol │ control      members -> placement -> what the cores are told               │
 //! │          │ shard        one core's share of a node: it joins three parts              │
@@ -87,6 +88,9 @@
 mod engine;
 
 // The drivers.
+#[cfg(any(fuzzing, test, feature = "sim"))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod runtime;
 #[cfg(feature = "sim")]
 pub mod sim;

@@ -254,17 +254,20 @@ impl Identity {
     /// from another host is looked at here, over TCP and UDP: a node sends to every member that it
     /// believes in.
     pub(crate) fn is_possible(&self) -> bool {
-        let ip = self.addr.ip();
-        let is_one_host = match ip.to_canonical() {
-            IpAddr::V4(ip) => !ip.is_broadcast() && !ip.is_unspecified() && !ip.is_multicast(),
-            IpAddr::V6(ip) => !ip.is_unspecified() && !ip.is_multicast(),
-        };
-        is_one_host && self.addr.port() != 0 && self.boot <= MAX_BOOT
+        is_one_host(self.addr.ip()) && self.addr.port() != 0 && self.boot <= MAX_BOOT
     }
 
     /// An order over identities that every node agrees on.
     pub(crate) fn sort_key(&self) -> (NodeHash, Boot, u16) {
         (self.node, self.boot, self.returns)
+    }
+}
+
+/// Whether an address is that of one host.
+pub(crate) fn is_one_host(ip: IpAddr) -> bool {
+    match ip.to_canonical() {
+        IpAddr::V4(ip) => !ip.is_broadcast() && !ip.is_unspecified() && !ip.is_multicast(),
+        IpAddr::V6(ip) => !ip.is_unspecified() && !ip.is_multicast(),
     }
 }
 

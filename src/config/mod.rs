@@ -626,6 +626,19 @@ mod tests {
         assert!(Config::new("a", "[fd00::1]:80").seeds(["[2001:db8::1]:80"]).check().is_ok());
     }
 
+    /// Found by a fuzzer: such a node started, and no other believed in it.
+    #[test]
+    fn an_address_of_many_hosts_is_refused() {
+        for address in ["224.0.0.1:80", "255.255.255.255:80", "[ff02::1]:80"] {
+            let parsed = address.parse().unwrap();
+            let expected = ConfigError::ManyHosts { address: parsed };
+            assert_eq!(error(Config::new("a", address)), expected);
+            assert_eq!(error(valid().advertise(address)), expected);
+            let seed = ConfigError::BadSeed { seed: address.into() };
+            assert_eq!(error(valid().seeds([address])), seed);
+        }
+    }
+
     #[test]
     fn seeds_are_addresses_or_names() {
         let seeds = ["10.0.0.1:1", "db-1.example.com:2", "[::1]:3", "localhost:4", "a_b.svc.:5"];

@@ -11,7 +11,7 @@ use crate::error::ConfigError;
 use crate::options::{Eviction, IdleStrategy, OnPartition, Replicas};
 use crate::placement::{DEFAULT_WEIGHT, Site};
 use crate::quorums::{Count, Quorums};
-use crate::types::{MAX_CORES, MAX_NAME_BYTES, MAX_REPLICAS, Retention};
+use crate::types::{MAX_CORES, MAX_NAME_BYTES, MAX_REPLICAS, Retention, is_one_host};
 
 /// Three copies survive one death and keep two while the third is restored.
 const DEFAULT_REPLICAS: usize = 3;
@@ -443,6 +443,9 @@ fn check_address(address: &str) -> Result<SocketAddr, ConfigError> {
     if parsed.ip().is_unspecified() {
         return Err(ConfigError::UnspecifiedAddress { address: parsed });
     }
+    if !is_one_host(parsed.ip()) {
+        return Err(ConfigError::ManyHosts { address: parsed });
+    }
     Ok(parsed)
 }
 
@@ -456,7 +459,7 @@ fn check_seed(seed: &str) -> Result<Seed, ConfigError> {
     let bad = || ConfigError::BadSeed { seed: seed.to_owned() };
     check_zone(seed)?;
     if let Some(address) = parse(seed) {
-        let is_reachable = address.port() != 0 && !address.ip().is_unspecified();
+        let is_reachable = address.port() != 0 && is_one_host(address.ip());
         return is_reachable.then_some(Seed::Address(address)).ok_or_else(bad);
     }
     let (host, port) = seed.rsplit_once(':').ok_or_else(bad)?;

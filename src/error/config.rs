@@ -50,6 +50,15 @@ pub enum ConfigError {
         /// The address that was given.
         address: SocketAddr,
     },
+    /// The address is not that of one host: it is a multicast or the broadcast address.
+    #[error(
+        "the address {address} is a multicast or broadcast address: other nodes connect to this \
+         address, so give one that is this node's alone"
+    )]
+    ManyHosts {
+        /// The address that was given.
+        address: SocketAddr,
+    },
     /// The address is an IPv6 address of one link, `fe80::…`, or has a zone, as in `fe80::1%eth0`.
     /// A zone is known on one host only, so no node could tell others of such an address.
     #[error(

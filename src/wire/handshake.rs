@@ -7,6 +7,7 @@
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 
+use super::frame::MAX_HANDSHAKE_BYTES;
 use super::message::{Channel, Hello, MemberDetails, Refusal, RefusalReason};
 use crate::options::OnPartition;
 use crate::placement::Site;
@@ -17,6 +18,10 @@ use crate::types::{Boot, ClusterHash, Identity, MAX_CORES, MAX_NAME_BYTES, NodeH
 /// alone, version 2 a number of nodes of which it required a majority, and lists that were not a
 /// chain, version 3 neither a read quorum nor in which list something was forgotten last.
 pub(crate) const PROTOCOL: RangeInclusive<u16> = 4..=4;
+
+/// The longest text of a refusal, which quotes what the other node said of itself: it must fit its
+/// frame, and it stands in a log.
+const MAX_REFUSAL_BYTES: usize = MAX_HANDSHAKE_BYTES / 2;
 
 /// What this node says of itself, and what it holds other nodes to.
 #[derive(Clone, Debug)]
@@ -183,6 +188,12 @@ impl Local {
                 ),
             );
         }
+        if !(1..=MAX_NAME_BYTES).contains(&other.node_id.len()) {
+            return refuse(
+                RefusalReason::Other,
+                format!("a node id has 1 to {MAX_NAME_BYTES} bytes, not {}", other.node_id.len()),
+            );
+        }
         if other.identity.node != NodeHash::of(ClusterHash::of(&self.cluster), &other.node_id) {
             return refuse(
                 RefusalReason::Other,
@@ -215,11 +226,16 @@ pub(crate) fn duplicate_id(id: &str, one: SocketAddr, other: SocketAddr) -> Refu
         "the node id {id:?} is in use at {one} and at {other}: every node needs an id of its own, \
          give one of them another or stop it"
     );
-    Refusal { reason: RefusalReason::DuplicateId, text }
+    refusal(RefusalReason::DuplicateId, text)
 }
 
 fn refuse<T>(reason: RefusalReason, text: String) -> Result<T, Refusal> {
-    Err(Refusal { reason, text })
+    Err(refusal(reason, text))
+}
+
+fn refusal(reason: RefusalReason, mut text: String) -> Refusal {
+    text.truncate(text.floor_char_boundary(MAX_REFUSAL_BYTES));
+    Refusal { reason, text }
 }
 
 #[cfg(test)]
@@ -312,6 +328,32 @@ mod tests {
             refusal(&Hello { data_center: "x".repeat(256), ..hello() }),
             RefusalReason::Other
         );
+    }
+
+    /// Found by a fuzzer: a HELLO of 4 KiB had its names quoted whole, in up to 20 KiB. The text
+    /// was cut on its way to the opener, and neither in the log nor in what the app is told.
+    #[test]
+    fn a_refusal_that_quotes_long_names_is_cut() {
+        let long = "\u{1}".repeat(MAX_HANDSHAKE_BYTES / 3);
+        let of_two_clusters = Hello { cluster: long.clone(), node_id: long.clone(), ..hello() };
+        let refusal = local("a").judge_hello(identity("a", 1), &of_two_clusters).unwrap_err();
+        let twin = duplicate_id(&long, identity("a", 1).addr, identity("a", 2).addr);
+        for Refusal { text, .. } in [refusal, twin] {
+            assert!(text.len() <= MAX_HANDSHAKE_BYTES / 2, "{} bytes", text.len());
+        }
+    }
+
+    /// Found by a fuzzer: a node was let in under a name that no configuration can have. Others do
+    /// not believe what is told of a member of such a name.
+    #[test]
+    fn a_name_that_is_empty_or_too_long_is_refused() {
+        for id in ["", &"x".repeat(MAX_NAME_BYTES + 1)] {
+            let hello = Hello { node_id: id.into(), identity: identity(id, 2), ..hello() };
+            assert_eq!(refusal(&hello), RefusalReason::Other);
+        }
+        let id = "x".repeat(MAX_NAME_BYTES);
+        let hello = Hello { node_id: id.clone(), identity: identity(&id, 2), ..hello() };
+        local("a").judge_hello(identity("a", 1), &hello).unwrap();
     }
 
     #[test]

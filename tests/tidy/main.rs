@@ -32,6 +32,7 @@ const ROOMS: &[(&str, &str)] = &[
                  entry clock types sync prefetch logging mutants"),
     ("sim", "control shard replication config wire store membership security events error options \
              placement entry quorums clock types mutants"),
+    ("fuzzing", "config wire membership options placement quorums clock types"),
     // The protocol: state machines.
     ("control", "shard config wire membership security discovery events error placement quorums \
                  clock types logging mutants"),
@@ -124,8 +125,8 @@ fn assert_none(what: &str, found: &[String]) {
 /// Rooms whose logic is pure: it takes time, events and chance as arguments and returns actions.
 #[rustfmt::skip]
 const PURE: &[&str] = &[
-    "sim", "control", "shard", "replication", "wire", "store", "membership", "placement", "entry",
-    "quorums", "clock", "types", "security",
+    "sim", "fuzzing", "control", "shard", "replication", "wire", "store", "membership", "placement",
+    "entry", "quorums", "clock", "types", "security",
 ];
 
 /// What pure code never names: the system.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 /// Where the repository's Rust files are. Figures are given for each of these folders.
 pub(crate) const FOLDERS: &[&str] =
-    &["src", "tests", "benches", "loom-tests", "simulate", "examples"];
+    &["src", "tests", "benches", "fuzz", "loom-tests", "simulate", "examples"];
 
 /// A Rust file.
 pub(crate) struct Source {

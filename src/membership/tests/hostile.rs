@@ -7,6 +7,7 @@ use foca::{Codec as _, Header, Member, Message};
 use proptest::prelude::*;
 
 use super::net::{Net, addr, first_life};
+use crate::fuzzing::seeds;
 use crate::membership::MembershipAction;
 use crate::membership::claims::{Claim, ClaimKind};
 use crate::membership::codec::{self, Accusation, Charge, Datagram, ENVELOPE_BYTES, WireError};
@@ -171,4 +172,39 @@ fn message(tag: u8, probe_number: u8, identity: Identity) -> Message<Identity> {
         9 => Message::Broadcast,
         _ => Message::TurnUndead,
     }
+}
+
+/// Writes real datagrams, and the claims in them, for `fuzz/`.
+#[test]
+#[ignore = "it writes files: see fuzz/README.md"]
+fn seeds_for_the_fuzzers() {
+    let mut real = real_datagrams();
+    real.sort_unstable();
+    real.dedup();
+    for (number, datagram) in real.iter().enumerate() {
+        // What the node did before, and from where it comes: `fuzzing::datagrams`.
+        let settings = [number as u8, 5 + number as u8 % 3];
+        let from_the_kind_on = at_other_addresses(&datagram[ENVELOPE_BYTES - 1..]);
+        seeds::write("datagrams", number, &[&settings, &from_the_kind_on[..]].concat());
+    }
+    for (number, kind) in [ClaimKind::Leaving, ClaimKind::Left].into_iter().enumerate() {
+        let claims = [1, 2, 1].map(|node| Claim { identity: first_life(node), kind }.encode());
+        let lengths =
+            claims.map(|claim| [&(claim.len() as u16).to_le_bytes()[..], &claim].concat());
+        seeds::write("claims", number, &lengths.concat());
+    }
+}
+
+/// Has each node at an IP address of its own, as in `fuzzing::nodes`: that is 10.0.0.N:8000.
+fn at_other_addresses(bytes: &[u8]) -> Vec<u8> {
+    let mut bytes = bytes.to_vec();
+    for at in 0..bytes.len().saturating_sub(5) {
+        let here = &mut bytes[at..at + 6];
+        let node = u16::from_le_bytes([here[4], here[5]]).wrapping_sub(8000);
+        if here[..4] == [10, 0, 0, 1] && (1..=9).contains(&node) {
+            here[3] = node as u8;
+            here[4..].copy_from_slice(&8000u16.to_le_bytes());
+        }
+    }
+    bytes
 }

@@ -15,6 +15,7 @@ use super::body::MAX_NUMBER;
 use super::*;
 use crate::clock::Version;
 use crate::entry::{Content, Entry};
+use crate::fuzzing::seeds;
 use crate::membership::{Record, State};
 use crate::options::OnPartition;
 use crate::placement::{Ancestry, Ballot, Fork, List, ListRef, MAX_FORKS, Site, Stage, Wish};
@@ -581,4 +582,31 @@ fn what_is_over_a_limit_is_refused_in_every_family() {
         let encoded = encode(&partition_zero(message));
         assert_eq!(decode_cut(&encoded, 0), Err(FrameError::BadBody { kind: encoded[4], why }));
     }
+}
+
+/// Writes some messages of each number, and streams of them, for `fuzz/`.
+#[test]
+#[ignore = "it writes files: see fuzz/README.md"]
+fn seeds_for_the_fuzzers() {
+    let mut written = [0; 256];
+    let mut stream = vec![0, 100, 0];
+    for (number, frame) in samples().enumerate() {
+        let encoded = encode(&frame);
+        let body_bytes = u32::from_le_bytes(encoded[..4].try_into().unwrap()) as usize;
+        let count = &mut written[usize::from(encoded[4])];
+        if *count == 4 || body_bytes > 2000 {
+            continue;
+        }
+        *count += 1;
+        let body = &encoded[HEADER_BYTES..HEADER_BYTES + body_bytes];
+        seeds::write("messages", number, &[&encoded[4..5], body].concat());
+        stream.extend_from_slice(&encoded);
+        if stream.len() > 2000 {
+            seeds::write("frames", number, &stream);
+            stream.truncate(3);
+        }
+    }
+    // Sound frames of any length, see `fuzzing::frames`.
+    seeds::write("frames", 4000, &[1, 0, 255, 16, 1, 0, 0x88, 8, 2, 16, 0, 32, 3, 0, 0x10]);
+    seeds::write("frames", 4001, &[3, 255, 255, 7, 1, 200, 0, 0, 2, 0, 0x41, 9, 3, 17, 0, 255]);
 }
