@@ -222,6 +222,30 @@ fn that_a_member_leaves_or_has_left_is_not_believed_of_one_that_answers() {
     }
 }
 
+/// Found by a fuzzer: no incarnation follows the last one, so a suspicion in it makes a node renew
+/// its identity. It did so for each datagram that came, and not once in a probe period.
+#[test]
+fn suspicions_in_the_last_incarnation_make_a_node_return_once_in_a_probe_period() {
+    for incarnation in [u16::MAX, u16::MAX - 1] {
+        let mut net = Net::joined(3, 8);
+        let own = |net: &Net| net.at(1).identity();
+        for _ in 0..100 {
+            let suspect = Member::new(own(&net), incarnation, foca::State::Suspect);
+            let packet = gossip(first_life(2), own(&net), &[suspect], &[]);
+            receives(&mut net, 1, 2, &packet);
+            let charge = Charge::Suspect(incarnation);
+            let accusation = Accusation { charge, target: own(&net), from: first_life(2) };
+            let datagram = Datagram::Accusation(accusation).encode(ClusterHash::of("test"));
+            net.act(1, |membership, now, actions| {
+                membership.handle_datagram(now, addr(2), &datagram, actions).unwrap();
+            });
+        }
+        assert_eq!(own(&net), Identity { returns: 1, ..first_life(1) });
+        net.run(Duration::from_secs(2));
+        net.assert_state(&[2, 3], own(&net), State::Alive);
+    }
+}
+
 /// What a packet asks to be passed on goes to members alone.
 #[test]
 fn a_node_passes_nothing_on_to_who_is_no_member() {
