@@ -246,6 +246,21 @@ fn suspicions_in_the_last_incarnation_make_a_node_return_once_in_a_probe_period(
     }
 }
 
+/// Found by a fuzzer: a node returns at once after it was told that another one leaves, and forgets
+/// to pass that on. The other one never heard it, and it stood in all lists.
+#[test]
+fn a_node_that_a_list_says_to_leave_denies_it() {
+    let mut net = Net::joined(3, 9);
+    let leaves = |node| Record { identity: first_life(node), state: State::Alive, leaving: true };
+    net.act(2, |membership, now, actions| membership.announce_leaving(now, actions));
+    for node in [1, 2] {
+        let records = [leaves(node)];
+        net.act(node, |membership, now, actions| membership.learn(now, &records, actions));
+    }
+    assert_eq!(net.at(1).identity(), Identity { returns: 1, ..first_life(1) });
+    assert_eq!(net.at(2).identity(), first_life(2), "it does leave");
+}
+
 /// What a packet asks to be passed on goes to members alone.
 #[test]
 fn a_node_passes_nothing_on_to_who_is_no_member() {
