@@ -8,7 +8,7 @@
 //! | always | in the end |
 //! |---|---|
 //! | a node renews its identity once in a probe period | each node is alive to each other one |
-//! | it becomes a later life at most once for each step | |
+//! | it becomes a later life at most once for each step | none is said to leave |
 //! | no datagram is over the limit, or goes to its sender | |
 //!
 //! **What the attacker does not do.** It names no life that begins decades later, and no thousands
@@ -276,8 +276,7 @@ impl Net {
             let records = self.at(node).records();
             (1..=NODES).all(|other| {
                 let identity = self.at(other).identity();
-                let is_it = |it: &Record| (it.identity, it.state) == (identity, State::Alive);
-                records.iter().any(is_it)
+                records.contains(&Record { identity, state: State::Alive, leaving: false })
             })
         })
     }
@@ -418,11 +417,10 @@ fn source(by: Identity, input: &mut Input<'_>) -> SocketAddr {
     }
 }
 
-/// Returns an incarnation. None that follows the last one can refute a suspicion, so a node renews
-/// its identity for it, and for each one that comes: the attacker does not name the last ones.
 fn incarnation(input: &mut Input<'_>) -> u16 {
     match input.byte() {
-        u8::MAX => 1000,
+        u8::MAX => u16::MAX,
+        254 => u16::MAX - 1,
         small => u16::from(small) / 16,
     }
 }

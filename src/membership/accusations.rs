@@ -42,7 +42,7 @@ use super::Membership;
 use super::codec::{Accusation, Charge, Datagram};
 use super::drive::Timer;
 use super::interface::MembershipAction;
-use super::swim::FAN_OUT;
+use super::swim::{FAN_OUT, LAST_INCARNATIONS};
 use crate::clock::Instant;
 use crate::mutants::{ProtocolMutant, rule};
 use crate::types::Identity;
@@ -230,6 +230,12 @@ impl Membership {
             return;
         }
         let as_told = match charge {
+            // Only a return refutes it.
+            Charge::Suspect(incarnation)
+                if incarnation >= LAST_INCARNATIONS && self.has_just_returned(now) =>
+            {
+                return;
+            }
             Charge::Suspect(incarnation) => {
                 self.health.refuted(now);
                 Member::new(self.own, incarnation, foca::State::Suspect)

@@ -191,7 +191,8 @@ impl Membership {
     /// Learns the members in a list that another member gave us over a connection.
     ///
     /// Only living and leaving members are believed: a death is spread by the nodes that found it.
-    /// And nothing is believed about this life of ours, as the list might be older than our return.
+    /// And nothing is believed about this life of ours, as the list might be older than our return,
+    /// except that it is said to leave under the very identity that it has. We deny that.
     ///
     /// A life at our address that counts as later than this one is over, as we are here. So can be
     /// one of our id at another address: our clock was set back before we were started, or is
@@ -236,6 +237,10 @@ impl Membership {
             if later.is_possible() {
                 self.drive(now, actions, |swim, wishes| swim.change_identity(later, wishes));
             }
+        }
+        let is_said_to_leave = |known: &Record| known.identity == self.own && known.leaving;
+        if !self.leaving && records.iter().any(is_said_to_leave) {
+            self.claims.lock().note(Claim { identity: self.own, kind: ClaimKind::Leaving });
         }
         let members = self.with_room(now, members, actions);
         self.drive(now, actions, |swim, wishes| swim.apply_many(members.into_iter(), true, wishes));

@@ -51,6 +51,7 @@ use super::Membership;
 use super::codec::{self, DatagramError};
 use super::drive::Timer;
 use super::interface::MembershipAction;
+use super::swim::LAST_INCARNATIONS;
 use crate::clock::Instant;
 use crate::mutants::{ProtocolMutant, rule};
 use crate::types::{Boot, Identity, MAX_BOOT, MAX_MEMBERS};
@@ -342,8 +343,12 @@ impl Membership {
         let left = codec::without_updates(packet, |update: &Member<Identity>| {
             let it = update.id();
             if it.addr == self.own.addr {
-                let is_dead = update.state() == foca::State::Down && *it == self.own;
-                return is_dead && has_just_returned;
+                let makes_return = match update.state() {
+                    foca::State::Down => true,
+                    foca::State::Suspect => update.incarnation() >= LAST_INCARNATIONS,
+                    foca::State::Alive => false,
+                };
+                return makes_return && *it == self.own && has_just_returned;
             }
             if roster.has_life(it) || !rule(ProtocolMutant::StrangersBelieved, true) {
                 return returned.contains(it);

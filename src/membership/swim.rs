@@ -66,6 +66,10 @@ impl foca::Identity for Identity {
     }
 }
 
+/// From this incarnation on, a suspicion might be one that no incarnation refutes, so that foca
+/// renews the identity: it refutes the one before the last by the last.
+pub(super) const LAST_INCARNATIONS: u16 = u16::MAX - 1;
+
 /// How long a dead member is remembered. That keeps out only a member that comes back under its
 /// very identity, and members renew theirs. Forgetting early would let late gossip revive the dead.
 const REMEMBER_DEAD: Duration = Duration::from_secs(24 * 60 * 60);

@@ -397,6 +397,44 @@ fn a_node_behind_a_gateway_that_translates_addresses_is_heard() {
         set_for_this_thread(None, u16::MAX);
         assert_ne!(net.state(1, first_life(2)), Some(State::Alive), "with the mutant");
     }
+
+/// Found by a fuzzer: no incarnation follows the last one, so a suspicion in it makes a node renew
+/// its identity. It did so for each datagram that came, and not once in a probe period.
+#[test]
+fn suspicions_in_the_last_incarnation_make_a_node_return_once_in_a_probe_period() {
+    for incarnation in [u16::MAX, u16::MAX - 1] {
+        let mut net = Net::joined(3, 8);
+        let own = |net: &Net| net.at(1).identity();
+        for _ in 0..100 {
+            let suspect = Member::new(own(&net), incarnation, foca::State::Suspect);
+            let packet = gossip(first_life(2), own(&net), &[suspect], &[]);
+            receives(&mut net, 1, 2, &packet);
+            let charge = Charge::Suspect(incarnation);
+            let accusation = Accusation { charge, target: own(&net), from: first_life(2) };
+            let datagram = Datagram::Accusation(accusation).encode(ClusterHash::of("test"));
+            net.act(1, |membership, now, actions| {
+                membership.handle_datagram(now, addr(2), &datagram, actions).unwrap();
+            });
+        }
+        assert_eq!(own(&net), Identity { returns: 1, ..first_life(1) });
+        net.run(Duration::from_secs(2));
+        net.assert_state(&[2, 3], own(&net), State::Alive);
+    }
+}
+
+/// Found by a fuzzer: a node returns at once after it was told that another one leaves, and forgets
+/// to pass that on. The other one never heard it, and it stood in all lists.
+#[test]
+fn a_node_that_a_list_says_to_leave_denies_it() {
+    let mut net = Net::joined(3, 9);
+    let leaves = |node| Record { identity: first_life(node), state: State::Alive, leaving: true };
+    net.act(2, |membership, now, actions| membership.announce_leaving(now, actions));
+    for node in [1, 2] {
+        let records = [leaves(node)];
+        net.act(node, |membership, now, actions| membership.learn(now, &records, actions));
+    }
+    assert_eq!(net.at(1).identity(), Identity { returns: 1, ..first_life(1) });
+    assert_eq!(net.at(2).identity(), first_life(2), "it does leave");
 }
 
 /// What a packet asks to be passed on goes to members alone.
