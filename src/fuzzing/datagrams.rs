@@ -154,7 +154,8 @@ fn is_bounded(known: &[Record], datagram: &[u8], actions: &[MembershipAction]) {
     for action in actions {
         is_sent_right(action);
         match action {
-            MembershipAction::Send { to, datagram } => {
+            MembershipAction::Send { to, datagram }
+            | MembershipAction::Answer { to, datagram, .. } => {
                 sent += 1;
                 bytes_to_strangers += if members.contains(to) { 0 } else { datagram.len() };
             }
@@ -170,7 +171,9 @@ fn is_bounded(known: &[Record], datagram: &[u8], actions: &[MembershipAction]) {
 }
 
 fn is_sent_right(action: &MembershipAction) {
-    if let MembershipAction::Send { to, datagram } = action {
+    if let MembershipAction::Send { to, datagram } | MembershipAction::Answer { to, datagram, .. } =
+        action
+    {
         assert!(datagram.len() <= MAX_DATAGRAM_BYTES, "a datagram of {} bytes", datagram.len());
         assert_ne!(*to, addr(NODE), "to itself");
     }

@@ -230,7 +230,8 @@ impl Net {
         act(&mut self.nodes[usize::from(node - 1)], self.now, &mut actions);
         for action in actions {
             match action {
-                MembershipAction::Send { to, datagram } => self.send(node, to, datagram),
+                MembershipAction::Send { to, datagram }
+                | MembershipAction::Answer { to, datagram, .. } => self.send(node, to, datagram),
                 MembershipAction::Meet(identity) => {
                     let dialed = (1..=NODES).find(|other| addr(*other) == identity.addr);
                     if let Some(dialed) = dialed {

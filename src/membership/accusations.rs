@@ -230,7 +230,7 @@ impl Membership {
             return;
         }
         let as_told = match charge {
-            // Only a return refutes it.
+            // A return alone refutes it.
             Charge::Suspect(incarnation)
                 if incarnation >= LAST_INCARNATIONS && self.has_just_returned(now) =>
             {

@@ -397,6 +397,7 @@ fn a_node_behind_a_gateway_that_translates_addresses_is_heard() {
         set_for_this_thread(None, u16::MAX);
         assert_ne!(net.state(1, first_life(2)), Some(State::Alive), "with the mutant");
     }
+}
 
 /// Found by a fuzzer: no incarnation follows the last one, so a suspicion in it makes a node renew
 /// its identity. It did so for each datagram that came, and not once in a probe period.
