@@ -260,7 +260,7 @@ fn a_list_that_says_we_are_dead_or_another_life_is_not_believed() {
     let mut net = Net::joined(2, 9);
     let states = [State::Dead, State::Left, State::Suspect, State::Alive];
     for (state, returns) in states.into_iter().flat_map(|state| [(state, 0), (state, 1)]) {
-        let own = Record { identity: Identity { returns, ..first_life(1) }, state, leaving: true };
+        let own = Record { identity: Identity { returns, ..first_life(1) }, state, leaving: false };
         net.act(1, |membership, now, actions| membership.learn(now, &[own], actions));
     }
     net.run(Duration::from_secs(1));
