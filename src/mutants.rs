@@ -210,7 +210,7 @@ pub enum ProtocolMutant {
     /// The counter of a sealed datagram is noted before its seal is checked.
     #[cfg(feature = "sim")]
     WindowMovedFirst,
-    /// Whose datagrams were opened with a key, theirs are opened with it also when the key is gone.
+    /// A sender that was heard under a cluster key is heard on when that key is taken out.
     #[cfg(feature = "sim")]
     RemovedKeysOpened,
     /// Who asks whether it is safe takes no answer that comes later than a tenth of a second.

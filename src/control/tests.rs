@@ -528,7 +528,7 @@ fn few_are_dialed_for_others_at_a_time_and_pinged_only_once_they_answer() {
         _ => None,
     });
     assert_eq!(to.collect::<Vec<_>>(), [asked[2].addr]);
-    // Who waits in vain was not tried; who did not answer was.
+    // A node that still waits was not tried. One that did not answer was.
     let mut actions = Vec::new();
     control.handle_timers(NOW + 2 * OPEN_TIMEOUT, &mut actions);
     let told = told(&actions);

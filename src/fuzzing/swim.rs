@@ -119,7 +119,7 @@ struct Net {
     renewed_at: [Option<Instant>; NODES as usize],
     events: BTreeMap<(Instant, u64), Event>,
     scheduled: u64,
-    /// What was sent last, and to whom.
+    /// The last datagrams, each with its source and its receiver.
     seen: VecDeque<(SocketAddr, u8, Vec<u8>)>,
 }
 

@@ -66,9 +66,6 @@ const MAX_OTHER_ADDRESSES: usize = 4;
 const NEWCOMERS_PER_SECOND: u32 = 64;
 const NEWCOMERS_AT_ONCE: u32 = 256;
 
-/// More updates than a packet has room for: each takes 28 bytes at least.
-const MAX_UPDATES: usize = codec::MAX_SWIM_BYTES / 28;
-
 /// How many others are known at most: lists of members have this node as well, and the sender of a
 /// packet comes in before those that the packet tells of.
 const MAX_OTHERS: usize = MAX_MEMBERS - 2;
@@ -319,24 +316,17 @@ impl Membership {
         packet: &[u8],
         actions: &mut Vec<MembershipAction>,
     ) -> Option<Vec<u8>> {
-        let mut room = MAX_OTHERS.saturating_sub(self.roster.len());
-        if room < MAX_UPDATES {
-            let mut count = 0;
-            codec::without_updates(packet, |update| {
-                count += usize::from(!self.roster.has_address(update.id()));
-                false
-            });
-            room = self.make_room(now, count, actions);
-        }
-        let has_just_returned = self.has_just_returned(now);
-        let latest = self.latest_boot(now);
-        let mut returned = Vec::new();
+        let (mut unknown, mut returned) = (0, Vec::new());
         codec::without_updates(packet, |update| {
+            unknown += usize::from(!self.roster.has_address(update.id()));
             let known = self.roster.returns_of(&update.id().life());
             returned.extend(known.filter(|it| *it < update.id().returns).map(|_| *update.id()));
             false
         });
+        let mut room = self.make_room(now, unknown, actions);
         returned.retain(|it| !self.admits_return(now, it, actions));
+        let has_just_returned = self.has_just_returned(now);
+        let latest = self.latest_boot(now);
         let mut left_out = 0;
         let roster = &self.roster;
         let Strangers { met, newcomers, .. } = &mut self.strangers;
