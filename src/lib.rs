@@ -103,6 +103,8 @@ mod shard;
 // The ground.
 mod clock;
 mod config;
+#[cfg(test)]
+mod counting;
 mod discovery;
 mod entry;
 mod error;
@@ -114,7 +116,10 @@ mod options;
 mod placement;
 mod prefetch;
 mod quorums;
-#[cfg(feature = "sim")]
+#[cfg(feature = "security")]
+mod security;
+#[cfg(not(feature = "security"))]
+#[path = "security/absent.rs"]
 mod security;
 mod store;
 mod sync;
@@ -134,11 +139,10 @@ pub use options::{
 };
 pub use quorums::Count;
 pub use runtime::completions::{Completed, Completion, Completions, Ticket};
-#[cfg(feature = "sim")]
-#[doc(hidden)]
+#[cfg(feature = "security")]
 pub use security::{
     ClusterKey, ClusterKeyError, Fingerprint, FingerprintError, KeyId, KeyringError, NodeIdentity,
-    NodeIdentityError,
+    NodeIdentityError, Security,
 };
 pub use shard::LocalShard;
 pub use types::{MAX_CORES, MAX_KEY_BYTES, MAX_NAME_BYTES, MAX_REPLICAS, MAX_VALUE_BYTES, NodeId};

@@ -9,6 +9,7 @@ use crate::discovery::FoundAddresses;
 use crate::error::Risk;
 use crate::events::{Event, MemberInfo};
 use crate::placement::Placement;
+use crate::security::Proved;
 use crate::shard::{Debt, Shortage, Stage};
 use crate::types::{Boot, ClusterHash, Identity, NodeHash, Retention};
 use crate::wire::handshake::Local;
@@ -69,6 +70,8 @@ pub(crate) enum ControlEvent {
     LinkUp {
         link: Link,
         welcome: Hello,
+        /// What its other end has proved, if the link is secured.
+        proved: Option<Proved>,
     },
     LinkDown {
         link: Link,
@@ -83,6 +86,8 @@ pub(crate) enum ControlEvent {
     Greeted {
         via: u64,
         hello: Hello,
+        /// What its other end has proved, if the connection is secured.
+        proved: Option<Proved>,
     },
     /// A request came over an accepted connection.
     Request {

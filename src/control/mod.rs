@@ -52,10 +52,10 @@ use self::state::CoreProgress;
 use crate::clock::{Instant, Now, WallTime};
 use crate::events::Event;
 use crate::membership::codec::sent_by;
-#[cfg(feature = "sim")]
+#[cfg(feature = "security")]
 use crate::membership::envelope::{Envelope, EnvelopeCounters, Sealing};
 use crate::membership::{Change, DatagramError, EXCHANGE_SOON, Membership, MembershipAction};
-#[cfg(feature = "sim")]
+#[cfg(feature = "security")]
 use crate::security::keys::Keyring;
 use crate::shard::Stage;
 use crate::types::Identity;
@@ -95,19 +95,19 @@ impl Control {
     }
 
     /// Seals datagrams from here on.
-    #[cfg(feature = "sim")]
+    #[cfg(feature = "security")]
     pub(crate) fn seal(&mut self, sealing: Sealing) {
         self.envelope = Envelope::sealed(self.config.cluster, sealing);
     }
 
     /// Seals and opens datagrams with other cluster keys from here on.
-    #[cfg(feature = "sim")]
+    #[cfg(feature = "security")]
     pub(crate) fn use_keyring(&mut self, ring: Keyring) {
         self.envelope.use_keyring(ring);
     }
 
     /// Returns how many datagrams were opened, and how many were not.
-    #[cfg(feature = "sim")]
+    #[cfg(feature = "security")]
     pub(crate) fn envelope_counters(&self) -> EnvelopeCounters {
         self.envelope.counters()
     }
@@ -139,7 +139,7 @@ impl Control {
             // Members greet those that they take for dead.
             self.note_guest(sender.addr);
         }
-        #[cfg(feature = "sim")]
+        #[cfg(feature = "security")]
         if let (Some((life, _)), Some(sender)) = (&sent, &opened.sender)
             && self.has_link(life)
         {
@@ -156,10 +156,14 @@ impl Control {
 
     pub(crate) fn handle(&mut self, now: Instant, event: ControlEvent, actions: &mut Actions) {
         match event {
-            ControlEvent::LinkUp { link, welcome } => self.link_up(now, link, &welcome, actions),
+            ControlEvent::LinkUp { link, welcome, proved: _ } => {
+                self.link_up(now, link, &welcome, actions);
+            }
             ControlEvent::LinkDown { link, end } => self.link_down(now, link, end, actions),
             ControlEvent::Answer { link, message } => self.answered(now, link, message, actions),
-            ControlEvent::Greeted { via, hello } => self.greeted(now, via, hello, actions),
+            ControlEvent::Greeted { via, hello, proved: _ } => {
+                self.greeted(now, via, hello, actions)
+            }
             ControlEvent::Request { via, peer, request_id, message } => {
                 self.requested(now, (via, peer), request_id, message, actions);
             }

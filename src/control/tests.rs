@@ -86,7 +86,7 @@ fn tell(
 }
 
 fn greet(control: &mut Control, hello: Hello) {
-    control.handle(NOW, ControlEvent::Greeted { via: 1, hello }, &mut Vec::new());
+    control.handle(NOW, ControlEvent::Greeted { via: 1, hello, proved: None }, &mut Vec::new());
 }
 
 /// The other members that partitions can be placed on, each with its data center.
@@ -158,7 +158,7 @@ fn a_node_that_expects_more_follows_one_that_is_born_with_it() {
         let welcome = local("b", "here").hello(b, Channel::Control, None);
         tell(&mut control, &[b], vec![MemberDetails::of(&welcome)]);
         let link = Link::to(&b);
-        control.handle(NOW, ControlEvent::LinkUp { link, welcome }, &mut Vec::new());
+        control.handle(NOW, ControlEvent::LinkUp { link, welcome, proved: None }, &mut Vec::new());
         let members_digest = control.placement.digest();
         let born = Stage::Born { members_digest };
         let stage = if is_other_born { born } else { Stage::Forming };
@@ -196,7 +196,7 @@ fn joined(control: &mut Control, up: &[&str], out_of_reach: &[&str]) {
         tell(control, &[life(id, 5)], vec![MemberDetails::of(&told)]);
         let link = Link::to(&life(id, 5));
         let event = if up.contains(id) {
-            ControlEvent::LinkUp { link, welcome: told }
+            ControlEvent::LinkUp { link, welcome: told, proved: None }
         } else {
             ControlEvent::LinkDown { link, end: LinkEnd::Unreachable }
         };
@@ -417,7 +417,7 @@ fn is_dead_when_refused(was_up: bool) -> bool {
     let link = Link::to(&b);
     if was_up {
         let welcome = local("b", "there").hello(b, Channel::Control, None);
-        control.handle(NOW, ControlEvent::LinkUp { link, welcome }, &mut Vec::new());
+        control.handle(NOW, ControlEvent::LinkUp { link, welcome, proved: None }, &mut Vec::new());
     }
     let end = LinkEnd::ConnectRefused;
     control.handle(NOW, ControlEvent::LinkDown { link, end }, &mut Vec::new());
@@ -520,7 +520,7 @@ fn few_are_dialed_for_others_at_a_time_and_pinged_only_once_they_answer() {
     let link = Link::to(&asked[2]);
     let welcome = local("b", "there").hello(asked[2], Channel::Control, None);
     let mut actions = Vec::new();
-    control.handle(NOW, ControlEvent::LinkUp { link, welcome }, &mut actions);
+    control.handle(NOW, ControlEvent::LinkUp { link, welcome, proved: None }, &mut actions);
     assert_eq!(opened(&actions), next(34));
     control.handle_timers(NOW, &mut actions);
     let to = actions.iter().filter_map(|action| match action {

@@ -104,14 +104,14 @@ pub(crate) enum DatagramError {
     #[error("a datagram of another cluster")]
     WrongCluster,
     /// Nothing changed.
-    #[cfg(feature = "sim")]
+    #[cfg(feature = "security")]
     #[error("a plain datagram: this node has a cluster key, and the sender has none")]
     Plain,
     /// Nothing changed.
     #[error("a sealed datagram: the sender has a cluster key, and this node has none")]
     Sealed,
     /// Nothing changed.
-    #[cfg(feature = "sim")]
+    #[cfg(feature = "security")]
     #[error(transparent)]
     Seal(#[from] crate::security::seal::SealError),
     /// Nothing changed.

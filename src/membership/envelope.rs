@@ -20,19 +20,22 @@ use std::net::SocketAddr;
 use crate::clock::{Instant, WallTime};
 use crate::types::ClusterHash;
 
-#[cfg(feature = "sim")]
+#[cfg(feature = "security")]
 pub(crate) use self::sealed::Sealing;
-#[cfg(feature = "sim")]
+#[cfg(feature = "security")]
 use crate::security::keys::Keyring;
-#[cfg(feature = "sim")]
+#[cfg(feature = "security")]
 use crate::security::seal::SealError;
-#[cfg(feature = "sim")]
+#[cfg(feature = "security")]
 use crate::security::senders::SenderId;
 
 /// How many datagrams were opened, and how many were not, by why.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
-#[cfg_attr(not(feature = "sim"), expect(unreachable_pub, reason = "public in the simulator alone"))]
+#[cfg_attr(
+    not(feature = "security"),
+    expect(unreachable_pub, reason = "public in the simulator alone")
+)]
 pub struct EnvelopeCounters {
     /// Plain ones, where none are sealed, or sealed ones with the right tag.
     pub opened: u64,
@@ -51,10 +54,10 @@ pub struct EnvelopeCounters {
 /// Closes what a node sends, and opens what it is sent.
 #[derive(Debug)]
 pub(crate) struct Envelope {
-    #[cfg(feature = "sim")]
+    #[cfg(feature = "security")]
     cluster: ClusterHash,
     counters: EnvelopeCounters,
-    #[cfg(feature = "sim")]
+    #[cfg(feature = "security")]
     sealed: Option<sealed::Sealed>,
 }
 
@@ -62,25 +65,25 @@ pub(crate) struct Envelope {
 pub(crate) struct Opened<'a> {
     /// The plain datagram.
     pub(crate) datagram: &'a [u8],
-    #[cfg(feature = "sim")]
+    #[cfg(feature = "security")]
     pub(crate) sender: Option<SenderId>,
 }
 
 impl Envelope {
     /// One that seals nothing.
     pub(crate) fn plain(cluster: ClusterHash) -> Self {
-        #[cfg(not(feature = "sim"))]
+        #[cfg(not(feature = "security"))]
         let _ = cluster;
         Self {
-            #[cfg(feature = "sim")]
+            #[cfg(feature = "security")]
             cluster,
             counters: EnvelopeCounters::default(),
-            #[cfg(feature = "sim")]
+            #[cfg(feature = "security")]
             sealed: None,
         }
     }
 
-    #[cfg(feature = "sim")]
+    #[cfg(feature = "security")]
     pub(crate) fn sealed(cluster: ClusterHash, sealing: Sealing) -> Self {
         let sealed = Some(sealed::Sealed::new(sealing));
         Self { cluster, counters: EnvelopeCounters::default(), sealed }
@@ -88,7 +91,7 @@ impl Envelope {
 
     /// Uses these keys from now on. What was sealed with others is not opened any more. Does
     /// nothing if this node seals nothing.
-    #[cfg(feature = "sim")]
+    #[cfg(feature = "security")]
     pub(crate) fn use_keyring(&mut self, ring: Keyring) {
         if let Some(sealed) = &mut self.sealed {
             sealed.use_keyring(ring);
@@ -105,7 +108,7 @@ impl Envelope {
         wall: WallTime,
     ) -> Option<Vec<u8>> {
         codec::stamp(&mut datagram, wall);
-        #[cfg(feature = "sim")]
+        #[cfg(feature = "security")]
         if let Some(sealed) = &mut self.sealed {
             return sealed.close(self.cluster, receiver, &datagram);
         }
@@ -114,7 +117,7 @@ impl Envelope {
     }
 
     /// Returns how many datagrams were opened, and how many were not.
-    #[cfg(feature = "sim")]
+    #[cfg(feature = "security")]
     pub(crate) fn counters(&self) -> EnvelopeCounters {
         self.counters
     }
@@ -131,13 +134,13 @@ impl Envelope {
         let counter = match &opened {
             Ok(_) => &mut counters.opened,
             Err(DatagramError::Sealed) => &mut counters.wrong_kind,
-            #[cfg(feature = "sim")]
+            #[cfg(feature = "security")]
             Err(DatagramError::Plain) => &mut counters.wrong_kind,
-            #[cfg(feature = "sim")]
+            #[cfg(feature = "security")]
             Err(DatagramError::Seal(SealError::NoSuchKey(_))) => &mut counters.wrong_key,
-            #[cfg(feature = "sim")]
+            #[cfg(feature = "security")]
             Err(DatagramError::Seal(SealError::Forged)) => &mut counters.forged,
-            #[cfg(feature = "sim")]
+            #[cfg(feature = "security")]
             Err(DatagramError::Seal(SealError::Replayed)) => &mut counters.replayed,
             Err(_) => &mut counters.malformed,
         };
@@ -155,7 +158,7 @@ impl Envelope {
             return Err(DatagramError::TooLarge { bytes: bytes.len() });
         }
         let is_sealed = bytes.first().is_some_and(|first| *first >= SEALED_FROM);
-        #[cfg(feature = "sim")]
+        #[cfg(feature = "security")]
         if let Some(sealed) = &mut self.sealed {
             if !is_sealed {
                 return Err(DatagramError::Plain);
@@ -168,13 +171,13 @@ impl Envelope {
         }
         Ok(Opened {
             datagram: bytes,
-            #[cfg(feature = "sim")]
+            #[cfg(feature = "security")]
             sender: None,
         })
     }
 
     /// A datagram of this sender named a life of its own that is a member.
-    #[cfg(feature = "sim")]
+    #[cfg(feature = "security")]
     pub(crate) fn confirm(&mut self, sender: &SenderId) {
         if let Some(sealed) = &mut self.sealed {
             sealed.confirm(sender);
@@ -182,7 +185,7 @@ impl Envelope {
     }
 }
 
-#[cfg(feature = "sim")]
+#[cfg(feature = "security")]
 mod sealed {
     use std::net::{IpAddr, SocketAddr};
 

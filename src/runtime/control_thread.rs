@@ -293,8 +293,8 @@ impl ControlLoop {
 
     fn network(&mut self, now: Instant, event: NetEvent) {
         match event {
-            NetEvent::Opened { target, welcome } => {
-                self.tell(now, ControlEvent::LinkUp { link: link(&target), welcome });
+            NetEvent::Opened { target, welcome, proved } => {
+                self.tell(now, ControlEvent::LinkUp { link: link(&target), welcome, proved });
             }
             NetEvent::Lost { target, cause } => {
                 let end = match cause {
@@ -325,8 +325,9 @@ impl ControlLoop {
                     );
                 }
             },
-            NetEvent::Greeted { connection, hello } => {
-                self.tell(now, ControlEvent::Greeted { via: connection.number(), hello });
+            NetEvent::Greeted { connection, hello, proved } => {
+                let via = connection.number();
+                self.tell(now, ControlEvent::Greeted { via, hello, proved });
             }
             NetEvent::Request { connection, frame } => match frame.message {
                 Message::Control(message) => {

@@ -36,7 +36,7 @@ mod engine_thread;
 mod fence;
 mod heartbeat;
 mod idle;
-#[cfg(feature = "sim")]
+#[cfg(feature = "security")]
 mod key_file;
 mod launch;
 mod log_thread;
@@ -44,6 +44,8 @@ pub(crate) mod mailbox;
 mod messages;
 pub(crate) mod net;
 mod parker;
+#[cfg(feature = "security")]
+mod random;
 pub(crate) mod reply;
 mod ring;
 mod shared;

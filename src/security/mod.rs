@@ -38,6 +38,7 @@
 //! | [`identity`] | [`NodeIdentity`], what it signs, its [`Fingerprint`] |
 //! | [`opening`] | OPENING and OPENED |
 //! | [`proof`] | PROOF, introductions, signed claims |
+//! | [`settings`] | [`Security`], what an app chooses, and what a node makes of it |
 //! | `hex` | keys and fingerprints as text |
 //!
 //! **What bytes may do here.** All that comes from another host is of a fixed length or checked
@@ -46,22 +47,17 @@
 //! `Debug` has any.
 //!
 //! Pure: time, nonces, salts and seeds come in as arguments.
-//!
-//! So far datagrams are sealed, in the simulator alone. Connections are not secured yet: what is
-//! here of them is not used.
 
 #![forbid(unsafe_code)]
 
 mod hex;
-#[cfg_attr(not(test), expect(dead_code, reason = "connections are not secured yet"))]
 pub(crate) mod identity;
 pub(crate) mod keys;
-#[cfg_attr(not(test), expect(dead_code, reason = "connections are not secured yet"))]
 pub(crate) mod opening;
-#[expect(dead_code, reason = "connections are not secured yet")]
 pub(crate) mod proof;
 pub(crate) mod seal;
 pub(crate) mod senders;
+mod settings;
 pub(crate) mod suite;
 #[cfg(test)]
 mod testing;
@@ -71,3 +67,5 @@ mod window;
 
 pub use self::identity::{Fingerprint, FingerprintError, NodeIdentity, NodeIdentityError};
 pub use self::keys::{ClusterKey, ClusterKeyError, KeyId, KeyringError};
+pub use self::settings::Security;
+pub(crate) use self::settings::{NodeSecurity, Proved};

@@ -348,7 +348,7 @@ impl SimCluster {
             connection.acceptor = Some((acceptor, life));
         }
         let Some(hello) = self.through_the_wire(Message::Hello(hello)) else { return };
-        self.control(acceptor, ControlEvent::Greeted { via: id, hello });
+        self.control(acceptor, ControlEvent::Greeted { via: id, hello, proved: None });
     }
 
     /// Sends the acceptor's verdict back.
@@ -394,7 +394,7 @@ impl SimCluster {
         }
         if key.from == Channel::Control {
             let link = Link { addr: key.addr, expects: key.expects };
-            self.control(key.opener, ControlEvent::LinkUp { link, welcome });
+            self.control(key.opener, ControlEvent::LinkUp { link, welcome, proved: None });
         }
     }
 

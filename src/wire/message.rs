@@ -122,12 +122,28 @@ pub(crate) struct Frame {
 /// What a frame says: one of the opening, of the control threads, or of the cores.
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) enum Message {
+    /// Of each side before its HELLO or WELCOME, on a secured connection alone.
+    Proof(Proof),
     Hello(Hello),
     Welcome(Hello),
     Refused(Refusal),
     Control(ControlMessage),
     Request(Request),
     Answer(Answer),
+}
+
+/// What a side proves on a secured connection: that it has the cluster key, and which node it is.
+/// The room `security` has what these bytes mean.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Proof {
+    /// That it has the cluster key of this id, over this very connection.
+    pub(crate) mac: [u8; 32],
+    pub(crate) key_id: u32,
+    /// The life that the signature is about; its returns are not signed.
+    pub(crate) identity: Identity,
+    pub(crate) public_key: [u8; 32],
+    pub(crate) flags: u8,
+    pub(crate) signature: [u8; 64],
 }
 
 /// The first frame of each side: what it is, and what it holds the other side to.
@@ -184,6 +200,8 @@ pub(crate) enum RefusalReason {
     NotMe,
     NoSuchCore,
     Stopping,
+    /// One side does not secure connections, or has another cluster key.
+    Security,
     Full,
     /// A rare one that has no number of its own, or one that only a newer version knows.
     Other,

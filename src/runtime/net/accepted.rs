@@ -280,7 +280,7 @@ impl Net {
                 if let Some(link) = self.links.get_mut(&id) {
                     link.stage = LinkStage::Greeted;
                 }
-                events.push(NetEvent::Greeted { connection, hello });
+                events.push(NetEvent::Greeted { connection, hello, proved: None });
             }
             (true, _) => self.end_for(id, &"did not begin with a HELLO", events),
             (false, message @ (Message::Request(_) | Message::Control(_))) => {

@@ -41,9 +41,17 @@ pub(crate) mod limits;
 mod memory;
 mod outgoing;
 mod patience;
+mod queue;
+#[cfg(feature = "security")]
+mod secured;
+#[cfg(not(feature = "security"))]
+#[path = "unsecured.rs"]
+mod secured;
 mod strangers;
 #[cfg(test)]
 mod tests;
+#[cfg(feature = "security")]
+mod tls;
 mod transfer;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -61,9 +69,11 @@ use self::connection::Connection;
 use self::counters::NetCounters;
 use self::dials::FailedDials;
 use self::limits::Limits;
+pub(crate) use self::secured::NetSecurity;
 use self::strangers::Strangers;
 use crate::clock::Instant;
 use crate::logging;
+use crate::security::Proved;
 use crate::types::{Boot, Identity, NodeHash, Partition};
 use crate::wire::codec;
 use crate::wire::frame::{Encoded, HEADER_BYTES, MAX_HANDSHAKE_BYTES};
@@ -137,14 +147,14 @@ impl ConnectionId {
 #[derive(Debug)]
 pub(crate) enum NetEvent {
     /// A connection that this node opened was welcomed; what waited for that is on its way.
-    Opened { target: Destination, welcome: Hello },
+    Opened { target: Destination, welcome: Hello, proved: Option<Proved> },
     /// An answer or a control message came over a connection that this node opened.
     Answer { target: Destination, frame: Frame },
     /// A connection that this node opened failed or ended. What was sent over it and not answered
     /// is lost: it may have arrived or not.
     Lost { target: Destination, cause: LossCause },
     /// An accepted connection's first frame. It waits for `welcome`, `hand_over` or `refuse`.
-    Greeted { connection: ConnectionId, hello: Hello },
+    Greeted { connection: ConnectionId, hello: Hello, proved: Option<Proved> },
     /// A request came over an accepted connection that was welcomed.
     Request { connection: ConnectionId, frame: Frame },
     /// An accepted connection that was reported before ended by itself.

@@ -215,7 +215,7 @@ impl Net {
         self.opening.remove(&id);
         self.failed_dials.welcomed(&target);
         self.counters.opened += 1;
-        events.push(NetEvent::Opened { target, welcome });
+        events.push(NetEvent::Opened { target, welcome, proved: None });
     }
 
     /// Something was asked over this link. The silence of its other end begins then.

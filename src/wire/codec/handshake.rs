@@ -1,4 +1,4 @@
-//! The opening of a connection: `Hello`, and its answers `Welcome` and `Refused`.
+//! The opening of a connection: `Hello`, its answers `Welcome` and `Refused`, and `Proof`.
 
 use rkyv::with::InlineAsBox;
 use rkyv::{Archive, Serialize};
@@ -8,12 +8,13 @@ use super::values::{WireIdentity, on_partition_code, wire_identity};
 use crate::quorums::Count;
 use crate::types::{Boot, CoreId, NodeHash};
 use crate::wire::frame::FrameError;
-use crate::wire::message::{Channel, Hello, Message, Refusal, RefusalReason};
+use crate::wire::message::{Channel, Hello, Message, Proof, Refusal, RefusalReason};
 
 pub(super) const DECODERS: &[(u8, Decoder)] = &[
     (HELLO, |reader| Ok(Message::Hello(decode_hello(reader)?))),
     (WELCOME, |reader| Ok(Message::Welcome(decode_hello(reader)?))),
     (REFUSED, decode_refusal),
+    (PROOF, decode_proof),
 ];
 
 const HELLO: u8 = 1;
@@ -124,7 +125,7 @@ const _: () = assert!(size_of::<ArchivedWireRefusal>() == 12);
 
 /// The number of each reason. `Other` comes last: it also stands for numbers that only a newer
 /// version knows.
-const REASONS: [(u16, RefusalReason); 9] = [
+const REASONS: [(u16, RefusalReason); 10] = [
     (1, RefusalReason::Protocol),
     (2, RefusalReason::Cluster),
     (3, RefusalReason::Quorums),
@@ -132,6 +133,7 @@ const REASONS: [(u16, RefusalReason); 9] = [
     (5, RefusalReason::NotMe),
     (6, RefusalReason::NoSuchCore),
     (7, RefusalReason::Stopping),
+    (8, RefusalReason::Security),
     (9, RefusalReason::Full),
     (0, RefusalReason::Other),
 ];
@@ -147,4 +149,36 @@ fn decode_refusal(reader: &Reader<'_>) -> Result<Message, FrameError> {
     let known = REASONS.iter().find(|(number, _)| *number == wire.reason.to_native());
     let reason = known.map_or(RefusalReason::Other, |(_, reason)| *reason);
     Ok(Message::Refused(Refusal { reason, text: wire.text.to_string() }))
+}
+
+const PROOF: u8 = 11;
+
+#[derive(Archive, Serialize)]
+struct WireProof {
+    identity: WireIdentity,
+    key_id: u32,
+    flags: u8,
+    mac: [u8; 32],
+    public_key: [u8; 32],
+    signature: [u8; 64],
+}
+
+const _: () = assert!(size_of::<ArchivedWireProof>() == 176);
+
+pub(super) fn encode_proof(proof: &Proof) -> Body {
+    let &Proof { mac, key_id, identity, public_key, flags, signature } = proof;
+    let identity = wire_identity(&identity);
+    Body::of(PROOF, &WireProof { identity, key_id, flags, mac, public_key, signature })
+}
+
+fn decode_proof(reader: &Reader<'_>) -> Result<Message, FrameError> {
+    let wire = reader.archive::<ArchivedWireProof>()?;
+    Ok(Message::Proof(Proof {
+        mac: wire.mac,
+        key_id: wire.key_id.to_native(),
+        identity: reader.identity(&wire.identity)?,
+        public_key: wire.public_key,
+        flags: wire.flags,
+        signature: wire.signature,
+    }))
 }

@@ -66,6 +66,7 @@ const fn decoders() -> [Option<Decoder>; 256] {
 /// Returns the bytes of a frame, ready to be sent.
 pub(crate) fn encode(frame: &Frame) -> Encoded {
     let body = match &frame.message {
+        Message::Proof(proof) => handshake::encode_proof(proof),
         Message::Hello(hello) => handshake::encode_hello(hello),
         Message::Welcome(welcome) => handshake::encode_welcome(welcome),
         Message::Refused(refusal) => handshake::encode_refusal(refusal),

@@ -29,7 +29,7 @@ use crate::wire::message::*;
 use crate::wire::retention::{AbsentMember, Agreed, PurgeMark};
 
 /// All reasons, ordered by the numbers in which they travel, and one number that no version knows.
-const REASONS: [RefusalReason; 10] = [
+const REASONS: [RefusalReason; 11] = [
     RefusalReason::Other,
     RefusalReason::Protocol,
     RefusalReason::Cluster,
@@ -38,6 +38,7 @@ const REASONS: [RefusalReason; 10] = [
     RefusalReason::NotMe,
     RefusalReason::NoSuchCore,
     RefusalReason::Stopping,
+    RefusalReason::Security,
     RefusalReason::Full,
     RefusalReason::Other,
 ];
@@ -371,11 +372,21 @@ fn a_control_message() -> impl Strategy<Value = ControlMessage> {
     ]
 }
 
+fn a_proof() -> impl Strategy<Value = Proof> {
+    let of_key = (any::<[u8; 32]>(), any::<u32>(), any::<[u8; 32]>());
+    let of_node = (an_identity(), any::<u8>(), any::<[u8; 32]>());
+    (of_key, of_node).prop_map(|((mac, key_id, public_key), (identity, flags, half))| {
+        let signature = std::array::from_fn(|at| half[at % 32].wrapping_add(at as u8));
+        Proof { mac, key_id, identity, public_key, flags, signature }
+    })
+}
+
 fn a_frame() -> impl Strategy<Value = Frame> {
     let message = prop_oneof![
+        a_proof().prop_map(Message::Proof),
         a_hello().prop_map(Message::Hello),
         a_hello().prop_map(Message::Welcome),
-        (0u16..9, ".{0,60}").prop_map(|(reason, text)| Message::Refused(Refusal {
+        (0u16..11, ".{0,60}").prop_map(|(reason, text)| Message::Refused(Refusal {
             reason: REASONS[usize::from(reason)],
             text
         })),
@@ -478,7 +489,9 @@ fn every_message_of_the_story_has_a_number_and_arrives() {
             Message::Control(message) => control.insert(name(&format!("{message:?}"))),
             Message::Request(request) => requests.insert(name(&format!("{request:?}"))),
             Message::Answer(answer) => answers.insert(name(&format!("{answer:?}"))),
-            Message::Hello(_) | Message::Welcome(_) | Message::Refused(_) => false,
+            Message::Proof(_) | Message::Hello(_) | Message::Welcome(_) | Message::Refused(_) => {
+                false
+            }
         };
     }
     let known: BTreeSet<u8> =

@@ -1,0 +1,260 @@
+//! What this node asks of TLS, and which keys it takes.
+
+#![forbid(unsafe_code)]
+
+use std::fmt;
+use std::sync::Arc;
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{AlwaysResolvesClientRawPublicKeys, Resumption};
+use rustls::crypto::ring::{self, cipher_suite, kx_group};
+use rustls::crypto::{CryptoProvider, verify_tls13_signature_with_raw_key};
+use rustls::pki_types::{
+    CertificateDer, PrivatePkcs8KeyDer, ServerName, SubjectPublicKeyInfoDer, UnixTime,
+};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::server::{AlwaysResolvesServerRawPublicKeys, NoServerSessionStorage};
+use rustls::sign::CertifiedKey;
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, Error, NoKeyLog,
+    PeerIncompatible, ServerConfig, SignatureScheme, SupportedCipherSuite,
+};
+
+use super::RECORD_BYTES;
+use super::error::TlsError;
+
+/// What both ends speak inside TLS. Without it, a service of another protocol that has a key of
+/// this node's could be made to answer as the node.
+pub(super) const ALPN: &[u8] = b"gridkv/1";
+
+/// An Ed25519 public key in DER (RFC 8410): these bytes, then the 32 of the key. There is no other
+/// valid encoding.
+const ED25519_SPKI_PREFIX: [u8; 12] =
+    [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
+
+/// The length of a record's header, which rustls counts as a part of the longest fragment.
+const HEADER_BYTES: usize = 5;
+
+/// This node's key, and the settings of both roles. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct TlsSettings(Arc<Settings>);
+
+struct Settings {
+    public_key: [u8; 32],
+    // rustls shares these with every session that it makes of them.
+    client: Arc<ClientConfig>,
+    server: Arc<ServerConfig>,
+}
+
+impl TlsSettings {
+    /// Makes the settings of a node that proves this Ed25519 key, and asks for one of its peers.
+    ///
+    /// `pkcs8` is not kept: the caller wipes it. What ring holds of it is not wiped.
+    pub(crate) fn with_raw_key(pkcs8: &[u8]) -> Result<Self, TlsError> {
+        let key = ring::sign::any_eddsa_type(&PrivatePkcs8KeyDer::from(pkcs8))
+            .map_err(|error| TlsError::PrivateKey(error.to_string()))?;
+        let spki = key.public_key().map(|spki| spki.as_ref().to_vec()).unwrap_or_default();
+        let public_key =
+            ed25519_key(&spki).ok_or_else(|| TlsError::PrivateKey("no public key".to_owned()))?;
+        let certified = Arc::new(CertifiedKey::new(vec![CertificateDer::from(spki)], key));
+        let (client, server) =
+            configs(certified).map_err(|error| TlsError::Setup(error.to_string()))?;
+        let (client, server) = (Arc::new(client), Arc::new(server));
+        Ok(Self(Arc::new(Settings { public_key, client, server })))
+    }
+
+    /// Returns the key that peers will see.
+    pub(crate) fn public_key(&self) -> [u8; 32] {
+        self.0.public_key
+    }
+
+    pub(super) fn client(&self) -> Arc<ClientConfig> {
+        self.0.client.clone()
+    }
+
+    pub(super) fn server(&self) -> Arc<ServerConfig> {
+        self.0.server.clone()
+    }
+}
+
+impl fmt::Debug for TlsSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TlsSettings").finish_non_exhaustive()
+    }
+}
+
+/// Makes both roles' settings. What is rustls' default is set all the same where security depends
+/// on it.
+fn configs(key: Arc<CertifiedKey>) -> Result<(ClientConfig, ServerConfig), Error> {
+    let provider = Arc::new(provider());
+    let verifier = Arc::new(RawKeys { provider: provider.clone() });
+    let versions = &[&rustls::version::TLS13];
+
+    let mut client = ClientConfig::builder_with_provider(provider.clone())
+        .with_protocol_versions(versions)?
+        .dangerous()
+        .with_custom_certificate_verifier(verifier.clone())
+        .with_client_cert_resolver(Arc::new(AlwaysResolvesClientRawPublicKeys::new(key.clone())));
+    client.alpn_protocols = vec![ALPN.to_vec()];
+    client.resumption = Resumption::disabled();
+    client.max_fragment_size = Some(RECORD_BYTES + HEADER_BYTES);
+    client.enable_sni = false;
+    client.enable_early_data = false;
+    client.enable_secret_extraction = false;
+    client.key_log = Arc::new(NoKeyLog {}); // whatever SSLKEYLOGFILE says
+
+    let mut server = ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(versions)?
+        .with_client_cert_verifier(verifier)
+        .with_cert_resolver(Arc::new(AlwaysResolvesServerRawPublicKeys::new(key)));
+    server.alpn_protocols = vec![ALPN.to_vec()];
+    server.session_storage = Arc::new(NoServerSessionStorage {});
+    server.send_tls13_tickets = 0;
+    server.max_tls13_tickets = 0;
+    server.max_early_data_size = 0;
+    server.send_half_rtt_data = false;
+    server.max_fragment_size = Some(RECORD_BYTES + HEADER_BYTES);
+    server.enable_secret_extraction = false;
+    server.key_log = Arc::new(NoKeyLog {});
+    Ok((client, server))
+}
+
+/// Returns the cryptography that nodes use. It is never installed as the default of the process,
+/// which belongs to the app.
+fn provider() -> CryptoProvider {
+    let aes = [cipher_suite::TLS13_AES_128_GCM_SHA256, cipher_suite::TLS13_AES_256_GCM_SHA384];
+    let chacha = [cipher_suite::TLS13_CHACHA20_POLY1305_SHA256];
+    let cipher_suites: Vec<SupportedCipherSuite> = match has_aes_instructions() {
+        true => aes.into_iter().chain(chacha).collect(),
+        false => chacha.into_iter().chain(aes).collect(),
+    };
+    let kx_groups = vec![kx_group::X25519];
+    CryptoProvider { cipher_suites, kx_groups, ..ring::default_provider() }
+}
+
+/// Without them AES is slow, and its time depends on the key.
+fn has_aes_instructions() -> bool {
+    #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
+    return std::arch::is_x86_feature_detected!("aes")
+        && std::arch::is_x86_feature_detected!("pclmulqdq");
+    #[cfg(target_arch = "aarch64")]
+    return std::arch::is_aarch64_feature_detected!("aes");
+    #[cfg(not(any(target_arch = "x86", target_arch = "x86_64", target_arch = "aarch64")))]
+    false
+}
+
+/// Returns the key in a public key's DER, if it is one of Ed25519.
+pub(super) fn ed25519_key(spki: &[u8]) -> Option<[u8; 32]> {
+    spki.strip_prefix(&ED25519_SPKI_PREFIX)?.try_into().ok()
+}
+
+/// Takes any Ed25519 key that the peer proves to have.
+#[derive(Debug)]
+struct RawKeys {
+    provider: Arc<CryptoProvider>,
+}
+
+impl RawKeys {
+    fn check_key(&self, spki: &CertificateDer<'_>) -> Result<(), Error> {
+        match ed25519_key(spki) {
+            Some(_) => Ok(()),
+            None => Err(CertificateError::BadEncoding.into()),
+        }
+    }
+
+    fn check_signature(
+        &self,
+        message: &[u8],
+        spki: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        let spki = SubjectPublicKeyInfoDer::from(spki.as_ref());
+        verify_tls13_signature_with_raw_key(message, &spki, signed, algorithms)
+    }
+}
+
+/// TLS 1.2 is not offered, so its signatures are never asked about.
+fn no_tls12() -> Result<HandshakeSignatureValid, Error> {
+    Err(PeerIncompatible::Tls12NotOffered.into())
+}
+
+impl ServerCertVerifier for RawKeys {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        self.check_key(end_entity).map(|()| ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _cert: &CertificateDer<'_>,
+        _dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        no_tls12()
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.check_signature(message, cert, dss)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        vec![SignatureScheme::ED25519]
+    }
+
+    fn requires_raw_public_keys(&self) -> bool {
+        true
+    }
+}
+
+impl ClientCertVerifier for RawKeys {
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &[]
+    }
+
+    fn verify_client_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        self.check_key(end_entity).map(|()| ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _cert: &CertificateDer<'_>,
+        _dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        no_tls12()
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.check_signature(message, cert, dss)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        vec![SignatureScheme::ED25519]
+    }
+
+    fn requires_raw_public_keys(&self) -> bool {
+        true
+    }
+}

@@ -1,0 +1,166 @@
+//! What an app chooses ([`Security`]), and what a node of a cluster makes of it ([`NodeSecurity`]).
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::Arc;
+
+use zeroize::Zeroizing;
+
+use super::identity::{Fingerprint, NodeIdentity};
+use super::keys::{ClusterKey, KeyId, Keyring, KeyringError};
+use super::proof::IntroductionFlags;
+
+/// How the traffic between nodes is encrypted, and how nodes prove that they belong to the cluster.
+///
+/// All nodes of a cluster share one [`ClusterKey`]. With it, connections are TLS 1.3 between nodes
+/// that have both proved the key, datagrams are sealed, and a host that has no key can neither
+/// read, nor write, nor join.
+///
+/// ```no_run
+/// use gridkv::{ClusterKey, Config, Security};
+///
+/// // Made by: openssl rand -hex 32
+/// let key = ClusterKey::from_file("/run/secrets/gridkv.key")?;
+/// let config = Config::new("a", "10.0.0.1:7000").security(Security::cluster_key(key));
+/// # Ok::<(), gridkv::ClusterKeyError>(())
+/// ```
+///
+/// `Debug` shows no secret. A clone shares everything with its original.
+#[derive(Clone)]
+pub struct Security(Arc<Choices>);
+
+#[derive(Clone)]
+struct Choices {
+    key: ClusterKey,
+    accepted: Vec<ClusterKey>,
+    identity: Option<Arc<NodeIdentity>>,
+    denied: BTreeSet<Fingerprint>,
+    is_optional: bool,
+}
+
+impl Security {
+    /// Requires of all nodes that they have this key.
+    pub fn cluster_key(key: ClusterKey) -> Self {
+        Self(Arc::new(Choices {
+            key,
+            accepted: Vec::new(),
+            identity: None,
+            denied: BTreeSet::new(),
+            is_optional: false,
+        }))
+    }
+
+    /// Lets nodes in that use this key, too. Up to three such keys, for the time in which the key
+    /// of a cluster is replaced.
+    ///
+    /// To replace the key `old` by `new`, take three steps, each on every node before the next one:
+    ///
+    /// 1. `Security::cluster_key(old).also_accept(new)`
+    /// 2. `Security::cluster_key(new).also_accept(old)`
+    /// 3. `Security::cluster_key(new)`
+    #[must_use]
+    pub fn also_accept(mut self, key: ClusterKey) -> Self {
+        self.choices().accepted.push(key);
+        self
+    }
+
+    /// Gives the node a key of its own that it keeps over restarts. Without it, the node makes a
+    /// new one at every start.
+    ///
+    /// Other nodes then refuse another key under this node's id, for as long as they remember it:
+    /// [`Config::tombstone_retention`](crate::Config::tombstone_retention) after its death.
+    #[must_use]
+    pub fn identity(mut self, identity: NodeIdentity) -> Self {
+        self.choices().identity = Some(Arc::new(identity));
+        self
+    }
+
+    /// Keeps the nodes out that have these keys, whatever else they prove.
+    ///
+    /// This puts out a node that [keeps its key](Self::identity). One that makes a new key at every
+    /// start comes back with the next one: replace the cluster key to put it out.
+    #[must_use]
+    pub fn deny(mut self, fingerprints: impl IntoIterator<Item = Fingerprint>) -> Self {
+        self.choices().denied.extend(fingerprints);
+        self
+    }
+
+    /// Also speaks with nodes that have no security, for the time in which a cluster that runs
+    /// without is given a key. **It keeps no host out:** any that speaks without security is let
+    /// in.
+    ///
+    /// Start all nodes with it, one after the other. Then give them the same without it.
+    #[must_use]
+    pub fn optional(mut self) -> Self {
+        self.choices().is_optional = true;
+        self
+    }
+
+    fn choices(&mut self) -> &mut Choices {
+        Arc::make_mut(&mut self.0)
+    }
+
+    /// Derives the keys of a cluster.
+    pub(crate) fn keyring(&self, cluster: &str) -> Result<Keyring, KeyringError> {
+        Keyring::new(cluster, &self.0.key, &self.0.accepted)
+    }
+
+    /// Makes what a node of this cluster uses. `seed` is that of its key if the app gave none: 32
+    /// random bytes of this start.
+    pub(crate) fn of_node(
+        &self,
+        cluster: &str,
+        seed: &Zeroizing<[u8; 32]>,
+    ) -> Result<NodeSecurity, KeyringError> {
+        let keyring = self.keyring(cluster)?;
+        let given = self.0.identity.clone();
+        let keeps_key = given.is_some();
+        let identity = given.unwrap_or_else(|| Arc::new(NodeIdentity::from_seed(seed)));
+        let mut flags = IntroductionFlags::default().with(IntroductionFlags::OPENS_SEALED);
+        if keeps_key {
+            flags = flags.with(IntroductionFlags::KEEPS_ITS_KEY);
+        }
+        Ok(NodeSecurity {
+            keyring,
+            identity,
+            flags,
+            denied: self.0.denied.clone(),
+            is_optional: self.0.is_optional,
+        })
+    }
+}
+
+impl fmt::Debug for Security {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Choices { key: _, accepted, identity, denied, is_optional } = &*self.0;
+        f.debug_struct("Security")
+            .field("accepted_keys", &accepted.len())
+            .field("identity", identity)
+            .field("denied", denied)
+            .field("is_optional", is_optional)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What one node of a cluster secures its traffic with.
+#[derive(Debug)]
+pub(crate) struct NodeSecurity {
+    pub(crate) keyring: Keyring,
+    pub(crate) identity: Arc<NodeIdentity>,
+    /// What it says of itself in its introduction.
+    pub(crate) flags: IntroductionFlags,
+    pub(crate) denied: BTreeSet<Fingerprint>,
+    /// Whether it also speaks with nodes that secure nothing.
+    pub(crate) is_optional: bool,
+}
+
+/// What the other end of a secured connection has proved.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Proved {
+    /// The name of its key.
+    pub(crate) fingerprint: Fingerprint,
+    /// Whether it has the same key after a restart.
+    pub(crate) keeps_key: bool,
+    /// The cluster key that it has.
+    pub(crate) key: KeyId,
+}
