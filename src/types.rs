@@ -13,6 +13,10 @@ use crate::mutants::partitions_in_use;
 /// agrees on it, and the handshake refuses a peer that does not.
 pub(crate) const PARTITIONS: u16 = 4096;
 
+/// What a secured connection begins with. As the length of a frame it is beyond every limit, so that
+/// four bytes tell the two kinds of connections apart.
+pub(crate) const SECURED_MAGIC: [u8; 4] = *b"GKVS";
+
 /// The longest node id and cluster name, in bytes. Both travel in one small handshake frame.
 pub const MAX_NAME_BYTES: usize = 255;
 

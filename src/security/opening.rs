@@ -28,13 +28,12 @@ use ring::hmac;
 
 use super::identity::CertificateHash;
 use super::keys::{DerivedKeys, KeyId, Keyring};
+use crate::types::SECURED_MAGIC;
 
 /// The length of OPENING and of OPENED.
 pub(crate) const OPENING_BYTES: usize = 104;
 
 /// How both begin. As the length of a plain frame it is 1.4 GB, which every node refuses.
-pub(crate) const OPENING_MAGIC: [u8; 4] = *b"GKVS";
-
 const VERSION: u8 = 1;
 
 const KIND_OPENING: u8 = 1;
@@ -212,7 +211,7 @@ struct Fields<'a> {
 impl<'a> Fields<'a> {
     fn decode(bytes: &'a [u8; OPENING_BYTES], kind: u8) -> Result<Self, OpeningError> {
         let [magic @ .., version, kind_here]: [u8; 6] = field(bytes, 0);
-        if magic != OPENING_MAGIC {
+        if magic != SECURED_MAGIC {
             return Err(OpeningError::NotAnOpening);
         }
         if version != VERSION {
@@ -246,7 +245,7 @@ fn encode(
     let kind = if opening_mac.is_none() { KIND_OPENING } else { KIND_OPENED };
     let mut bytes = [0; OPENING_BYTES];
     let mut put = |at: usize, field: &[u8]| bytes[at..at + field.len()].copy_from_slice(field);
-    put(0, &OPENING_MAGIC);
+    put(0, &SECURED_MAGIC);
     put(4, &[VERSION, kind]);
     put(FLAGS_AT, &offer.flags.0.to_le_bytes());
     put(KEY_AT, &keys.id().0.to_le_bytes());

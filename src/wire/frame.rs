@@ -145,6 +145,11 @@ impl FrameBuffer {
         self.start < self.end
     }
 
+    /// Whether the next bytes are these.
+    pub(crate) fn begins_with(&self, bytes: [u8; 4]) -> bool {
+        self.bytes[self.start..self.end].starts_with(&bytes)
+    }
+
     /// Whether more can be received without moving what is there or taking memory.
     pub(crate) fn has_space(&self) -> bool {
         self.end < self.bytes.len()

@@ -43,6 +43,7 @@ impl Net {
     /// listener only when another connection comes.
     pub(crate) fn accept_some(&mut self, now: Instant, listener: &TcpListener) {
         self.now = now;
+        self.accepts = true;
         self.accept_at = None;
         for _ in 0..ACCEPTS_PER_PASS {
             match listener.accept() {
@@ -79,8 +80,9 @@ impl Net {
     fn accept(&mut self, now: Instant, stream: TcpStream, peer: SocketAddr) {
         let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
         let Some(place) = self.place() else { return self.turn_away(stream, peer) };
-        let connection = Connection::new(stream, peer, &self.limits, Some(place));
+        let mut connection = Connection::new(stream, peer, &self.limits, Some(place));
         connection.tune();
+        connection.secure(self.accepted_state());
         match self.insert(connection, LinkStage::Stranger, Some(now + HELLO_TIMEOUT)) {
             Ok(id) => {
                 self.counters.accepted += 1;
@@ -188,7 +190,12 @@ impl Net {
     ) -> ConnectionId {
         self.now = now;
         let peer = handover.connection.peer();
-        match self.insert(handover.connection, LinkStage::Serving { paused: false }, None) {
+        let is_admitted = self.still_admits(handover.connection.proved());
+        let inserted = match is_admitted {
+            true => self.insert(handover.connection, LinkStage::Serving { paused: false }, None),
+            false => Err(io::ErrorKind::ConnectionAborted.into()),
+        };
+        match inserted {
             Ok(id) => {
                 self.write_link(id, events);
                 self.read_link(id, events);
@@ -196,7 +203,9 @@ impl Net {
             }
             Err(error) => {
                 logging::debug!("cannot take over the connection of {peer}: {error}");
-                self.cannot_accept(&error);
+                if is_admitted {
+                    self.cannot_accept(&error);
+                }
                 let connection = ConnectionId(self.next);
                 self.next += 1;
                 events.push(NetEvent::Closed { connection });
@@ -208,17 +217,22 @@ impl Net {
     /// Tells an opener why it is refused, and closes once it has had the chance to read that.
     /// Nothing more is reported of this connection.
     pub(crate) fn refuse(&mut self, connection: ConnectionId, refusal: Refusal) {
-        let Some(link) = self.links.get_mut(&connection.0) else { return };
-        if !matches!(link.stage, LinkStage::Greeted | LinkStage::Serving { .. }) {
-            return;
+        let Some(link) = self.links.get(&connection.0) else { return };
+        if matches!(link.stage, LinkStage::Greeted | LinkStage::Serving { .. }) {
+            self.turn_down(connection.0, refusal);
         }
+    }
+
+    /// Tells the opener of an accepted connection why it is refused.
+    pub(super) fn turn_down(&mut self, id: u64, refusal: Refusal) {
+        let Some(link) = self.links.get_mut(&id) else { return };
         link.stage = LinkStage::Refusing { finished: false };
         let Refusal { reason, mut text } = refusal;
         text.truncate(text.floor_char_boundary(MAX_REFUSAL_BYTES));
-        self.set_deadline(connection.0, Some(self.now + LINGER));
-        self.queue(connection.0, handshake(Message::Refused(Refusal { reason, text })));
-        self.unread.insert(connection.0);
-        self.add_stranger(connection.0);
+        self.set_deadline(id, Some(self.now + LINGER));
+        self.queue(id, handshake(Message::Refused(Refusal { reason, text })));
+        self.unread.insert(id);
+        self.add_stranger(id);
     }
 
     /// Closes an accepted connection at once. Nothing more is reported of it.
@@ -274,13 +288,15 @@ impl Net {
     ) {
         let connection = ConnectionId(id);
         match (first, frame.message) {
+            (true, Message::Proof(proof)) => self.received_proof(id, &proof, events),
             (true, Message::Hello(hello)) => {
+                let Ok(proved) = self.check_greeting(id, &hello, events) else { return };
                 self.strangers.remove(id);
                 self.set_deadline(id, None);
                 if let Some(link) = self.links.get_mut(&id) {
                     link.stage = LinkStage::Greeted;
                 }
-                events.push(NetEvent::Greeted { connection, hello, proved: None });
+                events.push(NetEvent::Greeted { connection, hello, proved });
             }
             (true, _) => self.end_for(id, &"did not begin with a HELLO", events),
             (false, message @ (Message::Request(_) | Message::Control(_))) => {

@@ -6,7 +6,6 @@
 
 #![forbid(unsafe_code)]
 
-use std::collections::VecDeque;
 use std::io::{self, IoSlice, Read};
 use std::net::{Shutdown, SocketAddr};
 use std::sync::Arc;
@@ -17,7 +16,11 @@ use mio::{Interest, Registry, Token};
 use socket2::{SockRef, TcpKeepalive};
 
 use super::limits::{Limits, Place, Share};
+use super::queue::Queue;
+use super::secured::Secured;
 use crate::logging;
+use crate::security::Proved;
+use crate::types::SECURED_MAGIC;
 use crate::wire::codec;
 use crate::wire::frame::{Encoded, FrameBuffer, FrameError};
 use crate::wire::message::Frame;
@@ -56,11 +59,9 @@ pub(crate) struct Connection {
     answers: Option<Share>,
     /// The place of an accepted connection among all of them.
     _place: Option<Place>,
-    queue: VecDeque<Encoded>,
-    /// The cost of all frames in `queue`.
-    queued_bytes: usize,
-    /// Bytes of the first frame that are written already.
-    offset: usize,
+    queue: Queue,
+    /// What it is secured by. `None`: frames are sent as they are.
+    secured: Option<Box<Secured>>,
 }
 
 impl Connection {
@@ -78,9 +79,8 @@ impl Connection {
             share: Share::of_received(limits.clone()),
             answers: place.is_some().then(|| Share::of_answers(limits.clone())),
             _place: place,
-            queue: VecDeque::new(),
-            queued_bytes: 0,
-            offset: 0,
+            queue: Queue::default(),
+            secured: None,
         }
     }
 
@@ -152,11 +152,16 @@ impl Connection {
     }
 
     /// Reads until nothing is left, the buffer is full or `budget` bytes came. Returns how many
-    /// came.
+    /// came over the wire.
     ///
     /// A buffer that is full before it begins grows, whether or not there
-    /// [is memory](Self::has_memory).
-    pub(crate) fn fill(&mut self, budget: usize) -> (usize, Filled) {
+    /// [is memory](Self::has_memory). What comes over a secured connection goes through `scratch`.
+    pub(crate) fn fill(&mut self, scratch: &mut [u8], budget: usize) -> (usize, Filled) {
+        if let Some(secured) = &mut self.secured {
+            let filled = secured.fill(&self.stream, scratch, &mut self.buffer, budget);
+            self.share.set(self.buffer.excess_bytes());
+            return filled;
+        }
         let mut count = 0;
         while count < budget && (count == 0 || self.buffer.has_space()) {
             let space = self.buffer.space();
@@ -210,14 +215,13 @@ impl Connection {
     }
 
     pub(crate) fn queue(&mut self, frame: Encoded) {
-        self.queued_bytes += cost(&frame);
-        self.queue.push_back(frame);
+        self.queue.push(frame);
         self.note_queued();
     }
 
     fn note_queued(&mut self) {
         if let Some(answers) = &mut self.answers {
-            answers.set_queued(self.queued_bytes);
+            answers.set_queued(self.queue.cost_bytes());
         }
     }
 
@@ -227,26 +231,27 @@ impl Connection {
         self.answers.as_ref().is_some_and(Share::is_too_much)
     }
 
-    /// Returns about how much memory the unwritten frames take.
+    /// Returns about how much memory that takes which is not written. Zero only if all is.
     pub(crate) fn queued_bytes(&self) -> usize {
-        self.queued_bytes
+        let sealed = self.secured.as_ref().map_or(0, |secured| secured.waiting_bytes());
+        self.queue.cost_bytes() + sealed
     }
 
     /// Writes until nothing is queued or the socket takes no more. Returns how many bytes went out.
     pub(crate) fn flush(&mut self) -> io::Result<usize> {
+        if let Some(secured) = &mut self.secured {
+            let written = secured.flush(&self.stream, &mut self.queue);
+            self.note_queued();
+            return written;
+        }
         let mut count = 0;
         while !self.queue.is_empty() {
             let mut slices = [IoSlice::new(&[]); SLICES];
-            let mut used = 0;
-            for (slice, frame) in slices.iter_mut().zip(&self.queue) {
-                let from = if used == 0 { self.offset } else { 0 };
-                *slice = IoSlice::new(&frame[from..]);
-                used += 1;
-            }
+            let used = self.queue.slices(&mut slices, usize::MAX);
             match send(&self.stream, &slices[..used]) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(written) => {
-                    self.written(written);
+                    self.queue.taken(written);
                     count += written;
                 }
                 Err(error) => match error.kind() {
@@ -256,32 +261,65 @@ impl Connection {
                 },
             }
         }
-        Ok(count)
-    }
-
-    /// Drops the frames that `count` more bytes complete, and remembers how far the next one is.
-    fn written(&mut self, count: usize) {
-        self.offset += count;
-        while let Some(first) = self.queue.front()
-            && self.offset >= first.len()
-        {
-            self.offset -= first.len();
-            self.queued_bytes -= cost(first);
-            self.queue.pop_front();
-        }
         self.note_queued();
+        Ok(count)
     }
 
     /// Forgets what is not written: there is no other end left to write it to.
     pub(crate) fn drop_queue(&mut self) {
         self.queue.clear();
-        self.queued_bytes = 0;
-        self.offset = 0;
+        if let Some(secured) = &mut self.secured {
+            secured.write_no_more();
+        }
         self.note_queued();
     }
 
+    /// Secures what follows, or goes on without.
+    pub(super) fn secure(&mut self, secured: Option<Box<Secured>>) {
+        self.secured = secured;
+    }
+
+    /// Whether no frames can come before something else is done.
+    pub(super) fn is_securing(&self) -> bool {
+        self.secured.as_ref().is_some_and(|secured| secured.is_securing())
+    }
+
+    /// Returns what its other end has proved.
+    pub(super) fn proved(&self) -> Option<&Proved> {
+        self.secured.as_ref().and_then(|secured| secured.proved())
+    }
+
+    pub(super) fn secured(&self) -> Option<&Secured> {
+        self.secured.as_deref()
+    }
+
+    pub(super) fn secured_mut(&mut self) -> Option<&mut Secured> {
+        self.secured.as_deref_mut()
+    }
+
+    /// Whether it wants to write what is no frame: reading has asked for it.
+    pub(super) fn wants_write(&self) -> bool {
+        self.secured.as_ref().is_some_and(|secured| secured.waiting_bytes() > 0)
+    }
+
+    /// Takes up bytes as if they were read: of a connection that was taken for a secured one.
+    pub(super) fn received_plainly(&mut self, bytes: &[u8]) {
+        self.buffer.space()[..bytes.len()].copy_from_slice(bytes);
+        self.buffer.received(bytes.len());
+    }
+
+    /// Whether what was read begins as a secured connection does.
+    pub(super) fn begins_secured(&self) -> bool {
+        self.buffer.begins_with(SECURED_MAGIC)
+    }
+
     /// Says that nothing more will be written, and lets the other end read what was.
-    pub(crate) fn finish_writing(&self) {
+    pub(crate) fn finish_writing(&mut self) {
+        if let Some(secured) = &mut self.secured {
+            // All else is written, so that there is room for it. Without it the other end would
+            // take this end for cut off.
+            secured.close(&self.stream, &mut self.queue);
+        }
         if let Err(error) = self.stream.shutdown(Shutdown::Write) {
             logging::debug!("ending the connection to {}: {error}", self.peer);
         }
@@ -298,7 +336,7 @@ impl Connection {
 /// `writev` raises SIGPIPE then, whose default action ends the process. A program in Rust ignores
 /// the signal from its start on; one in C that embeds the engine need not.
 #[cfg(target_os = "linux")]
-fn send(stream: &TcpStream, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+pub(super) fn send(stream: &TcpStream, slices: &[IoSlice<'_>]) -> io::Result<usize> {
     use rustix::net::{SendAncillaryBuffer, SendFlags, sendmsg};
 
     let mut nothing_beside = SendAncillaryBuffer::default();
@@ -307,7 +345,7 @@ fn send(stream: &TcpStream, slices: &[IoSlice<'_>]) -> io::Result<usize> {
 
 /// Writes without a signal: on other systems than Linux, mio's sockets never raise one.
 #[cfg(not(target_os = "linux"))]
-fn send(mut stream: &TcpStream, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+pub(super) fn send(mut stream: &TcpStream, slices: &[IoSlice<'_>]) -> io::Result<usize> {
     std::io::Write::write_vectored(&mut stream, slices)
 }
 
@@ -360,8 +398,7 @@ mod tests {
             }
             prop_assert!(got == expected);
             connection.flush().unwrap();
-            let Connection { queued_bytes, offset, queue, .. } = &connection;
-            prop_assert_eq!((*queued_bytes, *offset, queue.len()), (0, 0, 0));
+            prop_assert_eq!((connection.queued_bytes(), connection.queue.is_empty()), (0, true));
         }
     }
 
@@ -373,7 +410,7 @@ mod tests {
         let mut total = 0;
         let mut stops = 0;
         loop {
-            let (count, filled) = connection.fill(300);
+            let (count, filled) = connection.fill(&mut [], 300);
             total += count;
             assert!(count <= 300);
             match filled {

@@ -21,6 +21,8 @@ pub(crate) struct NetCounters {
     pub(crate) turned_away: u64,
     /// Connections without a welcome that were closed for newer ones.
     pub(crate) strangers_closed: u64,
+    /// Connections that could not be secured, or whose other end proved too little.
+    pub(crate) not_secured: u64,
     /// Connections ended because their peer did not go on with a frame, or took no answers.
     pub(crate) stalled: u64,
     /// Times that reading of a large frame was paused, as all of them took too much memory.

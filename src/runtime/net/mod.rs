@@ -37,6 +37,8 @@ mod connection;
 mod counters;
 pub(crate) mod datagram;
 mod dials;
+#[cfg(feature = "security")]
+mod gate;
 pub(crate) mod limits;
 mod memory;
 mod outgoing;
@@ -47,6 +49,8 @@ mod secured;
 #[cfg(not(feature = "security"))]
 #[path = "unsecured.rs"]
 mod secured;
+#[cfg(feature = "security")]
+mod securing;
 mod strangers;
 #[cfg(test)]
 mod tests;
@@ -70,6 +74,10 @@ use self::counters::NetCounters;
 use self::dials::FailedDials;
 use self::limits::Limits;
 pub(crate) use self::secured::NetSecurity;
+#[cfg(not(feature = "security"))]
+use self::secured::Securing;
+#[cfg(feature = "security")]
+use self::securing::Securing;
 use self::strangers::Strangers;
 use crate::clock::Instant;
 use crate::logging;
@@ -103,6 +111,10 @@ const LINGER: Duration = Duration::from_secs(1);
 /// How many bytes are read from one socket in one pass: four receive buffers, some 30 µs, so that
 /// one busy peer does not make the others wait.
 const READ_BUDGET_BYTES: usize = 256 << 10;
+
+/// The same for a secured socket, in bytes of the wire. A peer can send records of one byte, 23 on
+/// the wire, and they cost many times as much as full ones.
+const SECURED_READ_BUDGET_BYTES: usize = 64 << 10;
 
 /// How many bytes are read in one pass before the handshake is done: its longest frame.
 const HANDSHAKE_BUDGET_BYTES: usize = HEADER_BYTES + MAX_HANDSHAKE_BYTES;
@@ -209,9 +221,8 @@ impl NetLink {
     fn read_budget_bytes(&self) -> usize {
         match &self.stage {
             LinkStage::Stranger | LinkStage::Greeted => HANDSHAKE_BUDGET_BYTES,
-            LinkStage::Outgoing(outgoing) if outgoing.step == DialStep::Greeting => {
-                HANDSHAKE_BUDGET_BYTES
-            }
+            LinkStage::Outgoing(outgoing) if outgoing.step.is_opening() => HANDSHAKE_BUDGET_BYTES,
+            _ if self.connection.secured().is_some() => SECURED_READ_BUDGET_BYTES,
             _ => READ_BUDGET_BYTES,
         }
     }
@@ -259,6 +270,8 @@ struct Outgoing {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum DialStep {
     Dialling,
+    /// The connection is being secured, and nothing of this node is said yet.
+    Securing,
     /// HELLO is sent.
     Greeting,
     Open,
@@ -267,6 +280,11 @@ enum DialStep {
 }
 
 impl DialStep {
+    /// Whether it is not welcomed yet.
+    fn is_opening(self) -> bool {
+        matches!(self, Self::Dialling | Self::Securing | Self::Greeting)
+    }
+
     /// Where a failed write leaves the connection: before the welcome it only ever failed to open.
     fn broken(self) -> Self {
         if self == Self::Open { Self::Broken } else { self }
@@ -276,7 +294,7 @@ impl DialStep {
     fn cause(self, kind: io::ErrorKind) -> LossCause {
         match self {
             Self::Dialling if kind == io::ErrorKind::ConnectionRefused => LossCause::ConnectRefused,
-            Self::Dialling | Self::Greeting => LossCause::Unreachable(kind),
+            Self::Dialling | Self::Securing | Self::Greeting => LossCause::Unreachable(kind),
             Self::Open | Self::Broken => LossCause::Ended,
         }
     }
@@ -297,6 +315,12 @@ pub(crate) struct Net {
     now: Instant,
     /// The limits of all threads of the engine together.
     limits: Arc<Limits>,
+    /// How connections are secured, if they are.
+    securing: Option<Box<Securing>>,
+    /// Whether this thread accepts connections.
+    accepts: bool,
+    /// What strangers sent that could not be secured.
+    unsecured: Complaints,
     /// What strangers sent that is no handshake.
     nonsense: Complaints,
     /// What peers sent that makes no sense after the handshake.
@@ -356,6 +380,9 @@ impl Net {
             answers_high: ANSWERS_HIGH_BYTES,
             now: Instant::default(),
             limits,
+            securing: None,
+            accepts: false,
+            unsecured: Complaints::default(),
             nonsense: Complaints::default(),
             broken: Complaints::default(),
             turned_away: Complaints::default(),
@@ -392,7 +419,9 @@ impl Net {
     /// Connections that it opened under another identity end and are reported lost, since the other
     /// ends would go on taking it for that one.
     pub(crate) fn set_identity(&mut self, identity: Identity) {
-        if self.identity.replace(identity).is_none_or(|old| old == identity) {
+        let before = self.identity.replace(identity);
+        self.introduce(&identity);
+        if before.is_none_or(|old| old == identity) {
             return;
         }
         for (target, id) in std::mem::take(&mut self.targets) {
@@ -430,6 +459,7 @@ impl Net {
     /// ([`deadline`](Self::deadline) says so too).
     pub(crate) fn read_pending(&mut self, now: Instant, events: &mut Vec<NetEvent>) -> bool {
         self.now = now;
+        self.allow_handshakes();
         for id in std::mem::take(&mut self.unread) {
             self.read_link(id, events);
         }
@@ -458,7 +488,8 @@ impl Net {
             return Some(Instant::default());
         }
         let timer = self.timers.first().map(|(at, _)| *at);
-        timer.into_iter().chain(self.accept_at).chain(self.memory_at).min()
+        let others = [self.accept_at, self.memory_at, self.change_deadline()];
+        timer.into_iter().chain(others.into_iter().flatten()).min()
     }
 
     /// Gives up what did not shake hands in time, was asked and has been silent since, or does not
@@ -473,6 +504,7 @@ impl Net {
             }
         }
         self.look_for_memory(events);
+        self.end_changed(events);
     }
 
     /// Takes up a stream: registered, numbered, timed.
@@ -527,11 +559,12 @@ impl Net {
 
     /// Ends a link, and reports it if it was reported before.
     fn end(&mut self, id: u64, kind: io::ErrorKind, events: &mut Vec<NetEvent>) {
+        self.dial_ended(id);
         let Some(link) = self.remove(id) else { return };
         logging::debug!("{} with {} ended: {kind}", link.stage, link.connection.peer());
         match link.stage {
             LinkStage::Outgoing(Outgoing { target, step, .. }) => {
-                if matches!(step, DialStep::Dialling | DialStep::Greeting) {
+                if step.is_opening() {
                     self.dial_failed(target);
                 }
                 events.push(NetEvent::Lost { target, cause: step.cause(kind) });

@@ -50,7 +50,7 @@ impl Net {
         let is_answered = is_answered(&frame.message);
         let frame = codec::encode(frame);
         match outgoing.step {
-            DialStep::Dialling | DialStep::Greeting => {
+            DialStep::Dialling | DialStep::Securing | DialStep::Greeting => {
                 outgoing.waiting_bytes += cost(&frame);
                 outgoing.waiting.push(frame);
                 outgoing.waits_for_answer |= is_answered;
@@ -135,7 +135,7 @@ impl Net {
         self.insert(connection, LinkStage::Outgoing(outgoing), Some(now + OPEN_TIMEOUT))
     }
 
-    /// Says HELLO, if this is a dial and it has come through.
+    /// Secures the connection or says HELLO, if this is a dial and it has come through.
     pub(super) fn finish_dial(&mut self, id: u64, events: &mut Vec<NetEvent>) {
         let Some(link) = self.links.get_mut(&id) else { return };
         let LinkStage::Outgoing(outgoing) = &mut link.stage else { return };
@@ -146,20 +146,26 @@ impl Net {
             Ok(false) => {}
             Err(error) => self.end(id, error.kind(), events),
             Ok(true) => {
-                let Some(identity) = self.identity else {
+                if self.identity.is_none() {
                     // The thread dialled before it knew its identity, and has nothing to greet
                     // with.
                     return self.end(id, io::ErrorKind::NotConnected, events);
-                };
+                }
                 outgoing.step = DialStep::Greeting;
-                let Destination { channel, expects, .. } = outgoing.target;
                 link.connection.tune();
-                self.queue(
-                    id,
-                    handshake(Message::Hello(self.local.hello(identity, channel, expects))),
-                );
+                if !self.secure_dial(id, events) {
+                    self.greet(id);
+                }
             }
         }
+    }
+
+    /// Says HELLO.
+    pub(super) fn greet(&mut self, id: u64) {
+        let (Some(identity), Some(link)) = (self.identity, self.links.get(&id)) else { return };
+        let LinkStage::Outgoing(outgoing) = &link.stage else { return };
+        let Destination { channel, expects, .. } = outgoing.target;
+        self.queue(id, handshake(Message::Hello(self.local.hello(identity, channel, expects))));
     }
 
     /// Takes up a frame that came over a connection that this node opened.
@@ -172,6 +178,12 @@ impl Net {
         events: &mut Vec<NetEvent>,
     ) {
         match (step, frame.message) {
+            (DialStep::Securing, Message::Refused(refusal)) => {
+                self.lose(id, target, Self::hinted(&refusal), events);
+            }
+            (DialStep::Greeting, Message::Proof(proof)) => {
+                self.received_proof(id, &proof, events);
+            }
             (_, Message::Refused(refusal)) => self.lose(id, target, refusal, events),
             (DialStep::Greeting, Message::Welcome(welcome)) => {
                 self.welcomed(id, target, welcome, events)
@@ -182,7 +194,9 @@ impl Net {
             ) => {
                 events.push(NetEvent::Answer { target, frame: Frame { message, ..frame } });
             }
-            (DialStep::Greeting, _) => self.end_for(id, &"neither welcomed nor refused us", events),
+            (DialStep::Securing | DialStep::Greeting, _) => {
+                self.end_for(id, &"neither welcomed nor refused us", events)
+            }
             _ => self.end_for(id, &"sent what an acceptor does not send", events),
         }
     }
@@ -195,6 +209,7 @@ impl Net {
         events: &mut Vec<NetEvent>,
     ) {
         let Some(identity) = self.identity else { return };
+        let Ok(proved) = self.check_greeting(id, &welcome, events) else { return };
         if let Err(refusal) = self.local.judge_welcome(identity, target.expects, &welcome) {
             return self.lose(id, target, refusal, events);
         }
@@ -215,7 +230,7 @@ impl Net {
         self.opening.remove(&id);
         self.failed_dials.welcomed(&target);
         self.counters.opened += 1;
-        events.push(NetEvent::Opened { target, welcome, proved: None });
+        events.push(NetEvent::Opened { target, welcome, proved });
     }
 
     /// Something was asked over this link. The silence of its other end begins then.
@@ -234,7 +249,13 @@ impl Net {
         }
     }
 
-    fn lose(&mut self, id: u64, target: Destination, refusal: Refusal, events: &mut Vec<NetEvent>) {
+    pub(super) fn lose(
+        &mut self,
+        id: u64,
+        target: Destination,
+        refusal: Refusal,
+        events: &mut Vec<NetEvent>,
+    ) {
         logging::debug!("no connection with {}: {:?}", target.addr, refusal.text);
         self.remove(id);
         self.dial_failed(target);

@@ -13,6 +13,10 @@ use std::net::{IpAddr, Ipv6Addr};
 /// to reach it.)
 pub(super) const MAX_STRANGERS: usize = if cfg!(test) { 32 } else { 1024 };
 
+/// How many of them may have shown that they have the cluster key, and be shaking hands: each takes
+/// the memory of a TLS session. Of those that have shown nothing, the oldest go first.
+pub(super) const MAX_PAST_GATE: usize = MAX_STRANGERS / 2;
+
 /// How many there may be of one address; of IPv6, of one /64, as a host can have all of that.
 ///
 /// One host that floods pushes out its own oldest, and no other node's. Far more than the nodes on
@@ -27,6 +31,7 @@ const HOST_BITS: u32 = 64;
 pub(super) struct Strangers {
     all: BTreeMap<u64, IpAddr>,
     by_address: BTreeMap<IpAddr, BTreeSet<u64>>,
+    past_gate: BTreeSet<u64>,
 }
 
 /// A stranger that has to go for another one.
@@ -46,7 +51,9 @@ impl Strangers {
         let of_address = self.by_address.entry(host).or_default();
         of_address.insert(id);
         let pushed_out = if of_address.len() > STRANGERS_PER_ADDRESS {
-            of_address.first().copied().map(PushedOut::OldestOfAddress)
+            let nothing_shown = of_address.iter().find(|id| !self.past_gate.contains(id));
+            let oldest = nothing_shown.or_else(|| of_address.first());
+            oldest.copied().map(PushedOut::OldestOfAddress)
         } else if self.all.len() > MAX_STRANGERS {
             self.oldest().map(PushedOut::Oldest)
         } else {
@@ -58,13 +65,29 @@ impl Strangers {
         pushed_out
     }
 
+    /// Notes that one has shown that it has the cluster key. Returns the one that has to go for it,
+    /// which is forgotten.
+    pub(super) fn pass_gate(&mut self, id: u64) -> Option<u64> {
+        if !self.all.contains_key(&id) {
+            return None;
+        }
+        self.past_gate.insert(id);
+        let is_full = self.past_gate.len() > MAX_PAST_GATE;
+        let oldest = self.past_gate.first().copied().filter(|_| is_full)?;
+        self.remove(oldest);
+        Some(oldest)
+    }
+
+    /// Returns the one that goes first: the oldest of those that have shown nothing, or of all.
     pub(super) fn oldest(&self) -> Option<u64> {
-        self.all.first_key_value().map(|(id, _)| *id)
+        let nothing_shown = self.all.keys().find(|id| !self.past_gate.contains(id));
+        nothing_shown.or_else(|| self.all.keys().next()).copied()
     }
 
     /// Forgets one, if it is there.
     pub(super) fn remove(&mut self, id: u64) {
         let Some(host) = self.all.remove(&id) else { return };
+        self.past_gate.remove(&id);
         if let Some(of_address) = self.by_address.get_mut(&host) {
             of_address.remove(&id);
             if of_address.is_empty() {

@@ -2,6 +2,8 @@
 //! says otherwise.
 
 mod limits;
+#[cfg(feature = "security")]
+mod secured;
 
 use std::io::{Read, Write};
 
@@ -97,7 +99,7 @@ impl Node {
 
     fn greeted(&mut self) -> Option<(ConnectionId, Hello)> {
         self.take(|event| match event {
-            NetEvent::Greeted { connection, hello } => Some((*connection, hello.clone())),
+            NetEvent::Greeted { connection, hello, .. } => Some((*connection, hello.clone())),
             _ => None,
         })
     }

@@ -6,7 +6,9 @@ use std::io;
 
 use super::connection::Filled;
 use super::{DialStep, LinkStage, Net, NetEvent, NetLink, Outgoing, REQUESTS_PER_PASS};
-use crate::wire::message::Frame;
+use crate::logging;
+use crate::wire::frame::FrameError;
+use crate::wire::message::{Frame, Refusal, RefusalReason};
 
 impl Net {
     /// Reads one link until nothing is left or its share of the pass is used up.
@@ -35,24 +37,36 @@ impl Net {
                 continue;
             }
             link.connection.shrink();
+            if link.connection.is_securing() && !self.advance(id, events) {
+                return;
+            }
+            let Some(link) = self.links.get_mut(&id) else { return };
             match (link.connection.next_frame(), filled) {
                 (Ok(Some(frame)), _) => {
                     link.large_since = None;
                     self.counters.frames_in += 1;
                     self.received(id, frame, events);
                 }
+                (Err(error), _) if link.connection.begins_secured() => {
+                    return self.has_no_security(id, &error, events);
+                }
                 (Err(error), _) => return self.end_for(id, &error, events),
                 (Ok(None), Filled::Drained) if broken => {
                     return self.end(id, io::ErrorKind::BrokenPipe, events);
                 }
                 (Ok(None), Filled::Drained) => return self.watch_frame(id),
-                (Ok(None), Filled::Ended(kind)) => return self.end(id, kind, events),
+                (Ok(None), Filled::Ended(kind)) => {
+                    if !self.end_if_tls_failed(id, events) {
+                        self.end(id, kind, events);
+                    }
+                    return;
+                }
                 (Ok(None), Filled::Stopped) if budget == 0 => {
                     self.unread.insert(id);
                     return;
                 }
                 (Ok(None), Filled::Stopped) => {
-                    if !self.may_fill(id) {
+                    if !self.may_fill(id) || !self.may_shake_hands(id) {
                         return;
                     }
                     let count;
@@ -66,7 +80,11 @@ impl Net {
     /// Reads from the socket. Returns how many bytes came, and why no more did.
     fn fill(&mut self, id: u64, budget: usize) -> (usize, Filled) {
         let Some(link) = self.links.get_mut(&id) else { return (0, Filled::Drained) };
-        let (count, filled) = link.connection.fill(budget);
+        let scratch = self.securing.as_mut().map_or(&mut [][..], |it| &mut it.scratch);
+        let (count, filled) = link.connection.fill(scratch, budget);
+        if count > 0 && link.connection.wants_write() {
+            self.dirty.insert(id);
+        }
         self.counters.bytes_in += count as u64;
         if count > 0 {
             link.heard_at = self.now;
@@ -78,6 +96,29 @@ impl Net {
             link.large_since = Some(self.now);
         }
         (count, filled)
+    }
+
+    /// A host wants a secured connection, and this node secures none. It is told so, if it is no
+    /// member.
+    fn has_no_security(&mut self, id: u64, why: &FrameError, events: &mut Vec<NetEvent>) {
+        let is_stranger =
+            self.links.get(&id).is_some_and(|link| matches!(link.stage, LinkStage::Stranger));
+        if !is_stranger {
+            return self.end_for(id, why, events);
+        }
+        self.counters.not_secured += 1;
+        if let Some(silent) = self.unsecured.add(self.now)
+            && let Some(link) = self.links.get(&id)
+        {
+            logging::warn!(
+                "{} wants a secured connection, and this node has no security: give it the \
+                 cluster key (Config::security), or take it from the other ({silent} others were \
+                 refused so since the last such line)",
+                link.connection.peer()
+            );
+        }
+        let text = "it has no security: give it the cluster key (Config::security)".to_owned();
+        self.turn_down(id, Refusal { reason: RefusalReason::Security, text });
     }
 
     fn received(&mut self, id: u64, frame: Frame, events: &mut Vec<NetEvent>) {

@@ -149,6 +149,12 @@ impl Tls {
         self.peer.is_none()
     }
 
+    /// Whether any byte of the handshake has come.
+    #[cfg(test)]
+    pub(crate) fn has_begun(&self) -> bool {
+        self.handshake_bytes > 0
+    }
+
     /// Returns the Ed25519 key that the peer proved, once the handshake is done.
     ///
     /// An opener has it before the acceptor has judged the opener's own key.

@@ -1,0 +1,392 @@
+//! How the connections of a thread are secured, and judged again when a node's security changes.
+
+#![forbid(unsafe_code)]
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::secured::{Advance, Secured, SecurityError};
+use super::{DialStep, LinkStage, Net, NetEvent, NetSecurity, Outgoing, handshake};
+use crate::clock::Instant;
+use crate::logging;
+use crate::runtime::random;
+use crate::security::Proved;
+use crate::security::proof::Introduction;
+use crate::types::Identity;
+use crate::wire::message::{Hello, Message, Proof, Refusal, RefusalReason};
+
+/// How many steps of TLS handshakes a thread that accepts connections takes in one pass, of some
+/// 0.2 ms each. So many nodes that start at once do not keep it from answering probes.
+pub(super) const HANDSHAKES_PER_PASS: usize = 8;
+
+/// The same for a core, whose calls wait so long.
+const HANDSHAKES_PER_CORE_PASS: usize = 1;
+
+/// What is read in one system call of a secured connection.
+const SCRATCH_BYTES: usize = 64 << 10;
+
+/// For how long an address that speaks without security is dialled so, where security is optional.
+/// Then it is asked again.
+const PLAIN_FOR: Duration = Duration::from_secs(60);
+
+/// How many such addresses are remembered; the one to be asked again first is forgotten.
+const MOST_PLAIN: usize = 1024;
+
+/// Over how long connections end that a change of a node's security ends, so that not all are
+/// opened again at once.
+const CHANGE_SPREAD: Duration = Duration::from_secs(5);
+
+/// What the text of a refusal is cut to that came without security: it may be by any host.
+const MAX_HINT_BYTES: usize = 300;
+
+/// How a thread secures its connections.
+pub(super) struct Securing {
+    pub(super) security: Arc<NetSecurity>,
+    /// What this life of the node signs about itself.
+    introduction: Option<Introduction>,
+    /// For reading.
+    pub(super) scratch: Vec<u8>,
+    /// How many steps of handshakes are left in this pass.
+    handshakes_left: usize,
+    /// Addresses that speak without security, and until when they are dialled so.
+    plain_until: BTreeMap<SocketAddr, Instant>,
+    /// Links that a change ends, and when.
+    ends_at: BTreeMap<u64, Instant>,
+}
+
+impl Net {
+    /// Secures connections with this from now on. Those that it would not have let in, and those
+    /// of this node that it would open with another key, end within [`CHANGE_SPREAD`]; their peers,
+    /// or this node, open them again.
+    pub(crate) fn secure(&mut self, security: Arc<NetSecurity>) {
+        let introduction = self.identity.map(|identity| security.introduce(&identity));
+        let Some(securing) = &mut self.securing else {
+            self.securing = Some(Box::new(Securing {
+                security,
+                introduction,
+                scratch: vec![0; SCRATCH_BYTES],
+                handshakes_left: 0,
+                plain_until: BTreeMap::new(),
+                ends_at: BTreeMap::new(),
+            }));
+            return;
+        };
+        securing.security = security;
+        securing.introduction = introduction;
+        securing.plain_until.clear();
+        securing.ends_at.clear();
+        let ids: Vec<u64> = self.links.keys().copied().collect();
+        for (number, id) in ids.iter().enumerate() {
+            let at = self.now + CHANGE_SPREAD / ids.len() as u32 * number as u32;
+            if self.ends_by_change(*id)
+                && let Some(securing) = &mut self.securing
+            {
+                securing.ends_at.insert(*id, at);
+            }
+        }
+    }
+
+    /// Whether a link would not be let in, or be opened otherwise, if it were opened now.
+    fn ends_by_change(&self, id: u64) -> bool {
+        let (Some(securing), Some(link)) = (&self.securing, self.links.get(&id)) else {
+            return false;
+        };
+        let is_open = match &link.stage {
+            LinkStage::Outgoing(outgoing) => outgoing.step == DialStep::Open,
+            LinkStage::Serving { .. } | LinkStage::Greeted => true,
+            LinkStage::Stranger | LinkStage::Refusing { .. } => false,
+        };
+        if !is_open {
+            // It is judged when it has proved itself.
+            return false;
+        }
+        let proved = link.connection.secured().and_then(Secured::proved);
+        let is_own = matches!(link.stage, LinkStage::Outgoing(_));
+        let is_old = proved.is_some_and(|proved| !securing.security.opens_with(proved.key));
+        securing.security.admits(proved).is_err() || is_own && is_old
+    }
+
+    /// Ends the links whose time has come after a change.
+    pub(super) fn end_changed(&mut self, events: &mut Vec<NetEvent>) {
+        let now = self.now;
+        let Some(securing) = &mut self.securing else { return };
+        let over = securing.ends_at.extract_if(.., |_, at| *at <= now);
+        let over: Vec<u64> = over.map(|(id, _)| id).collect();
+        for id in over {
+            if self.ends_by_change(id) {
+                self.end(id, std::io::ErrorKind::ConnectionAborted, events);
+            }
+        }
+    }
+
+    /// Returns when the next of them ends.
+    pub(super) fn change_deadline(&self) -> Option<Instant> {
+        self.securing.as_ref()?.ends_at.values().min().copied()
+    }
+
+    /// This node goes on as this identity.
+    pub(super) fn introduce(&mut self, identity: &Identity) {
+        if let Some(securing) = &mut self.securing {
+            securing.introduction = Some(securing.security.introduce(identity));
+        }
+    }
+
+    /// A pass begins.
+    pub(super) fn allow_handshakes(&mut self) {
+        let most = if self.accepts { HANDSHAKES_PER_PASS } else { HANDSHAKES_PER_CORE_PASS };
+        self.securing.iter_mut().for_each(|securing| securing.handshakes_left = most);
+    }
+
+    /// Takes one step of a handshake, if this link is about to. Returns whether it may read.
+    pub(super) fn may_shake_hands(&mut self, id: u64) -> bool {
+        let (Some(securing), Some(link)) = (&mut self.securing, self.links.get(&id)) else {
+            return true;
+        };
+        if !link.connection.secured().is_some_and(Secured::is_handshaking) {
+            return true;
+        }
+        if securing.handshakes_left == 0 {
+            self.unread.insert(id);
+            return false;
+        }
+        securing.handshakes_left -= 1;
+        true
+    }
+
+    /// Secures an accepted connection, if this node secures any.
+    pub(super) fn accepted_state(&self) -> Option<Box<Secured>> {
+        self.securing.as_ref().map(|securing| Secured::acceptor(&securing.security))
+    }
+
+    /// Begins to secure a connection that this node has opened. `false`: it is opened without.
+    pub(super) fn secure_dial(&mut self, id: u64, events: &mut Vec<NetEvent>) -> bool {
+        let now = self.now;
+        let (Some(securing), Some(link)) = (&mut self.securing, self.links.get_mut(&id)) else {
+            return false;
+        };
+        let LinkStage::Outgoing(outgoing) = &mut link.stage else { return false };
+        let addr = outgoing.target.addr;
+        if securing.security.is_optional()
+            && securing.plain_until.get(&addr).is_some_and(|until| *until > now)
+        {
+            return false;
+        }
+        let mut nonce = [0; 24];
+        let secured = match random::fill(&mut nonce) {
+            Ok(()) => Secured::opener(&securing.security, nonce),
+            Err(error) => Err(SecurityError::NoRandom(error.to_string())),
+        };
+        match secured {
+            Ok(secured) => {
+                outgoing.step = DialStep::Securing;
+                link.connection.secure(Some(secured));
+                self.dirty.insert(id);
+            }
+            Err(error) => self.not_secured(id, &error, events),
+        }
+        true
+    }
+
+    /// Goes on with the steps of a secured connection before frames. Returns whether it may read
+    /// on.
+    pub(super) fn advance(&mut self, id: u64, events: &mut Vec<NetEvent>) -> bool {
+        loop {
+            let Some(link) = self.links.get_mut(&id) else { return false };
+            let Some(secured) = link.connection.secured_mut() else { return true };
+            match secured.advance() {
+                Ok(Advance::Waits) => return true,
+                Ok(Advance::Opened) => {
+                    self.dirty.insert(id);
+                    self.past_gate(id);
+                }
+                Ok(Advance::Plain) => return self.speaks_plainly(id, events),
+                Ok(Advance::Established) => self.established(id),
+                Err(error) => {
+                    self.not_secured(id, &error, events);
+                    return false;
+                }
+            }
+        }
+    }
+
+    /// An accepted connection has shown that it knows the cluster key.
+    fn past_gate(&mut self, id: u64) {
+        if let Some(oldest) = self.strangers.pass_gate(id) {
+            self.counters.strangers_closed += 1;
+            self.remove(oldest);
+        }
+    }
+
+    /// TLS is up, with the key that was named. The opener proves itself, and greets.
+    fn established(&mut self, id: u64) {
+        let Some(link) = self.links.get_mut(&id) else { return };
+        let LinkStage::Outgoing(outgoing) = &mut link.stage else { return };
+        outgoing.step = DialStep::Greeting;
+        self.prove(id);
+        self.greet(id);
+    }
+
+    fn prove(&mut self, id: u64) {
+        let (Some(securing), Some(link)) = (&self.securing, self.links.get_mut(&id)) else {
+            return;
+        };
+        let (Some(introduction), Some(secured)) =
+            (&securing.introduction, link.connection.secured_mut())
+        else {
+            return;
+        };
+        if let Some(proof) = secured.prove(introduction) {
+            self.queue(id, handshake(Message::Proof(proof)));
+        }
+    }
+
+    /// The other end does not begin as a secured one does. Returns whether it is read on.
+    fn speaks_plainly(&mut self, id: u64, events: &mut Vec<NetEvent>) -> bool {
+        let (Some(securing), Some(link)) = (&self.securing, self.links.get_mut(&id)) else {
+            return false;
+        };
+        let is_dial = matches!(link.stage, LinkStage::Outgoing(_));
+        if !is_dial && !securing.security.is_optional() {
+            self.not_secured(id, &SecurityError::Plain, events);
+            return false;
+        }
+        // A dial takes a refusal, and nothing else: `received_answer` sees to that.
+        let Some(secured) = link.connection.secured() else { return true };
+        let bytes = secured.plain_bytes().to_vec();
+        link.connection.secure(None);
+        link.connection.received_plainly(&bytes);
+        if is_dial {
+            self.note_plain(id);
+        }
+        true
+    }
+
+    /// Remembers that the address of a dial speaks without security, if that is taken.
+    fn note_plain(&mut self, id: u64) {
+        let now = self.now;
+        let (Some(securing), Some(link)) = (&mut self.securing, self.links.get(&id)) else {
+            return;
+        };
+        let LinkStage::Outgoing(outgoing) = &link.stage else { return };
+        if !securing.security.is_optional() {
+            return;
+        }
+        let plain = &mut securing.plain_until;
+        plain.retain(|_, until| *until > now);
+        if plain.len() >= MOST_PLAIN
+            && let Some(first) = plain.iter().min_by_key(|(_, until)| **until).map(|(at, _)| *at)
+        {
+            plain.remove(&first);
+        }
+        plain.insert(outgoing.target.addr, now + PLAIN_FOR);
+    }
+
+    /// A dial has ended before its other end has shown anything of the cluster key: it may be a
+    /// node that has no security.
+    pub(super) fn dial_ended(&mut self, id: u64) {
+        if let Some(link) = self.links.get(&id)
+            && link.connection.secured().is_some_and(Secured::is_at_gate)
+        {
+            self.note_plain(id);
+        }
+    }
+
+    /// Checks a PROOF, and proves this end as well if it has accepted the connection.
+    pub(super) fn received_proof(&mut self, id: u64, proof: &Proof, events: &mut Vec<NetEvent>) {
+        let (Some(securing), Some(link)) = (&self.securing, self.links.get_mut(&id)) else {
+            return self.end_for(id, &"sent a proof that nothing asks for", events);
+        };
+        let security = securing.security.clone();
+        let is_accepted = !matches!(link.stage, LinkStage::Outgoing(_));
+        let Some(secured) = link.connection.secured_mut() else {
+            return self.end_for(id, &"sent a proof that nothing asks for", events);
+        };
+        let checked = secured.check_proof(proof);
+        match checked.and_then(|()| security.admits(secured.proved())) {
+            Ok(()) if is_accepted => self.prove(id),
+            Ok(()) => {}
+            Err(error) => self.not_secured(id, &error, events),
+        }
+    }
+
+    /// Whether a HELLO or WELCOME is by the node that has proved itself; what that has proved, or
+    /// `None` on a connection without security. `Err`: the connection has ended.
+    pub(super) fn check_greeting(
+        &mut self,
+        id: u64,
+        hello: &Hello,
+        events: &mut Vec<NetEvent>,
+    ) -> Result<Option<Proved>, ()> {
+        let Some(link) = self.links.get(&id) else { return Err(()) };
+        let Some(secured) = link.connection.secured() else { return Ok(None) };
+        secured.check_greeting(&hello.identity).map(Some).map_err(|error| {
+            self.not_secured(id, &error, events);
+        })
+    }
+
+    /// Ends a connection that cannot be secured. An opener is told why.
+    pub(super) fn not_secured(&mut self, id: u64, why: &SecurityError, events: &mut Vec<NetEvent>) {
+        self.counters.not_secured += 1;
+        let Some(link) = self.links.get_mut(&id) else { return };
+        let peer = link.connection.peer();
+        if let LinkStage::Outgoing(Outgoing { target, .. }) = &link.stage {
+            let target = *target;
+            let text = format!("the connection to {peer} is not secured: {why}");
+            return self.lose(
+                id,
+                target,
+                Refusal { reason: RefusalReason::Security, text },
+                events,
+            );
+        }
+        match self.unsecured.add(self.now) {
+            Some(silent) => logging::warn!(
+                "{peer} is not let in: {why} ({silent} others were not since the last such line)"
+            ),
+            None => logging::debug!("{peer} is not let in: {why}"),
+        }
+        if !why.may_be_told() {
+            return self.end(id, std::io::ErrorKind::InvalidData, events);
+        }
+        if link.connection.secured().is_some_and(Secured::is_at_gate) {
+            // Nothing was written yet, and the other end takes a plain refusal for OPENED.
+            link.connection.secure(None);
+        }
+        self.turn_down(id, Refusal { reason: RefusalReason::Security, text: why.to_string() });
+    }
+
+    /// Takes a refusal that came without security over a connection that was to have some: a hint
+    /// by any host, which is shown and decides nothing.
+    pub(super) fn hinted(refusal: &Refusal) -> Refusal {
+        let text = &refusal.text;
+        let text = &text[..text.floor_char_boundary(MAX_HINT_BYTES)];
+        let text = format!("it answers without security, and says: {text:?}");
+        Refusal { reason: RefusalReason::Security, text }
+    }
+
+    /// Ends a link whose TLS has failed, if it has.
+    pub(super) fn end_if_tls_failed(&mut self, id: u64, events: &mut Vec<NetEvent>) -> bool {
+        let Some(link) = self.links.get(&id) else { return false };
+        let Some(secured) = link.connection.secured() else { return false };
+        let Some(error) = secured.failure().cloned() else { return false };
+        let is_new = match &link.stage {
+            LinkStage::Outgoing(outgoing) => {
+                matches!(outgoing.step, DialStep::Securing | DialStep::Greeting)
+            }
+            _ => false,
+        };
+        if is_new {
+            self.not_secured(id, &SecurityError::Tls(error), events);
+        } else {
+            self.end_for(id, &error, events);
+        }
+        true
+    }
+
+    /// Whether a thread of this node would let this connection in, which another one has accepted.
+    pub(super) fn still_admits(&self, proved: Option<&Proved>) -> bool {
+        self.securing.as_ref().is_none_or(|securing| securing.security.admits(proved).is_ok())
+    }
+}
