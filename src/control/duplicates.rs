@@ -55,7 +55,7 @@ use crate::wire::timing::{OPEN_TIMEOUT, is_longer};
 /// How long the one that was there may take to answer, or two round trips where these take longer.
 /// A process that stands still for a moment is no reason to give its id away, and a newcomer waits
 /// for longer: for [`OPEN_TIMEOUT`].
-const PATIENCE: Duration = Duration::from_secs(1);
+pub(super) const PATIENCE: Duration = Duration::from_secs(1);
 
 const _: () = assert!(is_longer(OPEN_TIMEOUT, PATIENCE));
 

@@ -27,8 +27,7 @@
 //! that was not seen for longest and is no member: a host with the cluster key that greets under
 //! thousands of ids has this node forget the keys of nodes that are away, and of no others.
 
-use std::collections::BTreeMap;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::clock::Instant;
@@ -105,7 +104,8 @@ impl Pins {
         let new = Pin { boot: life.boot, fingerprint, keeps_key, seen_at: now };
         match self.by_node.get_mut(&life.node) {
             Some(pin) if life.boot >= pin.boot => {
-                let before = std::mem::replace(pin, new).fingerprint;
+                let before = pin.fingerprint;
+                *pin = new;
                 (before != fingerprint).then_some(before)
             }
             Some(pin) => {
