@@ -159,7 +159,9 @@ impl Control {
             Some((pinned, now)) => Refusal {
                 reason: RefusalReason::DuplicateId,
                 text: format!(
-                    "the node id {id:?} is in use at {} with the key {pinned}, and another node                      gives it at {addr} with the key {now}: every node needs an id of its own,                      give one of them another or stop it",
+                    "the node id {id:?} is in use at {} with the key {pinned}, and another node \
+                     gives it at {addr} with the key {now}: every node needs an id of its own, \
+                     give one of them another or stop it",
                     other.addr
                 ),
             },
