@@ -19,8 +19,8 @@
 //!
 //! This file joins them: an event or a timer goes to the part that it concerns, and `finish_event`
 //! publishes what changed. The parts have methods of [`Control`] and share its state. They name the
-//! files `interface`, `state`, `absent`, `clocks`, `pins` and `risk`, and not each other. None names
-//! a thread, a socket or a clock of the system.
+//! files `interface`, `state`, `absent`, `clocks`, `pins` and `risk`, and not each other. None
+//! names a thread, a socket or a clock of the system.
 
 mod absent;
 mod birth;

@@ -436,7 +436,7 @@ pub(super) struct Greeting {
 
 /// A greeting that waits for what becomes of another life of the same node.
 pub(super) struct HeldGreeting {
-    /// Where it came from. `None` if it is the WELCOME of a link, which has been closed.
+    /// The connection that it came over. `None` if it is the WELCOME of a link, which was closed.
     pub(super) via: Option<u64>,
     pub(super) greeting: Greeting,
     pub(super) other: Identity,

@@ -342,7 +342,7 @@ fn is_closed(actions: &[ControlAction], link: Link) -> bool {
     actions.iter().any(|it| matches!(it, ControlAction::Close(closed) if *closed == link))
 }
 
-/// A node is impersonated where it is dialled.
+/// A node is impersonated at the address that is dialled.
 #[test]
 fn a_welcome_is_judged_as_a_greeting_is() {
     let seed = Link { addr: life("b", 5).addr, expects: None };
