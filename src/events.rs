@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+#[cfg(feature = "security")]
+use crate::security::{Fingerprint, KeyId};
 use crate::types::NodeId;
 
 /// What this node knows of one member.
@@ -37,6 +39,23 @@ pub struct MemberInfo {
     /// the messages that are sent anyway. Half of a slow round trip is what it may be wrong by.
     /// [`Event::ClockOff`] tells whose clock is off.
     pub clock_ahead_ms: Option<i64>,
+    /// What the member has proved to this node. Needs the Cargo feature `security`.
+    ///
+    /// `None` for this node itself, while this node has no connection to the member, and if that
+    /// connection is not secured.
+    #[cfg(feature = "security")]
+    pub security: Option<MemberSecurity>,
+}
+
+/// What a member has proved to this node over the connection that this node has to it now.
+#[cfg(feature = "security")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct MemberSecurity {
+    /// The name of the member's own key.
+    pub fingerprint: Fingerprint,
+    /// The name of the cluster key with which the connection was opened.
+    pub key_id: KeyId,
 }
 
 /// Whether a member lives, as another node sees it.
@@ -83,6 +102,20 @@ pub enum Event {
     Left {
         /// The node's name.
         node: NodeId,
+    },
+    /// A node has come back with another key of its own. Needs the Cargo feature `security`.
+    ///
+    /// A node that was not given its key ([`Security::identity`](crate::Security::identity)) makes
+    /// a new one at every start, so that this event follows each of its restarts. No such event
+    /// comes for a node that keeps its key: with another one it is refused ([`Event::Refused`]).
+    #[cfg(feature = "security")]
+    IdentityChanged {
+        /// The node's name.
+        node: NodeId,
+        /// The key of its life before, as far as this node saw it.
+        before: Fingerprint,
+        /// The key that it has now.
+        now: Fingerprint,
     },
     /// This node is back after the others declared it dead while it lived. It fetches what it
     /// missed.

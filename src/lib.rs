@@ -133,6 +133,8 @@ pub use error::{
     ConfigError, Error, LeaveError, LoadError, NotApplied, NotReady, NotSafe, ReadError, Risk,
     RunError, StartError, SubmitError, WriteError,
 };
+#[cfg(feature = "security")]
+pub use events::MemberSecurity;
 pub use events::{Event, Events, MemberInfo, MemberState};
 pub use options::{
     Eviction, IdleStrategy, OnPartition, Quorum, ReadOptions, Replicas, WriteOptions,

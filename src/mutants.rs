@@ -205,14 +205,16 @@ pub enum ProtocolMutant {
     /// The answer to a ping of a known node goes to the source of the ping.
     AnswersToSource,
     /// A sealed datagram is opened again each time that it comes.
-    #[cfg(feature = "sim")]
+    #[cfg(feature = "security")]
     ReplaysOpened,
     /// The counter of a sealed datagram is noted before its seal is checked.
-    #[cfg(feature = "sim")]
+    #[cfg(feature = "security")]
     WindowMovedFirst,
     /// A sender that was heard under a cluster key is heard on when that key is taken out.
-    #[cfg(feature = "sim")]
+    #[cfg(feature = "security")]
     RemovedKeysOpened,
+    /// A node does not compare the key that another one proves with the one that it had before.
+    PinsIgnored,
     /// Who asks whether it is safe takes no answer that comes later than a tenth of a second.
     AnswersCutOff,
     /// A pause of a node's own counts as the round trip of a probe.
@@ -228,7 +230,7 @@ pub enum ProtocolMutant {
 #[cfg(feature = "sim")]
 impl ProtocolMutant {
     /// All mutants.
-    pub const ALL: [Self; 92] = [
+    pub const ALL: [Self; 93] = [
         Self::AcknowledgedFirst,
         Self::PendingCounts,
         Self::AnyList,
@@ -316,6 +318,7 @@ impl ProtocolMutant {
         Self::ReplaysOpened,
         Self::WindowMovedFirst,
         Self::RemovedKeysOpened,
+        Self::PinsIgnored,
         Self::AnswersCutOff,
         Self::PauseMeasured,
         Self::UnreachedAdmitted,

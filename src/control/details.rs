@@ -127,7 +127,7 @@ impl Control {
     }
 
     /// Returns the lives that take part, that of this node left out.
-    fn active_lives(&self) -> impl Iterator<Item = Identity> {
+    pub(super) fn active_lives(&self) -> impl Iterator<Item = Identity> {
         let me = self.identity().node;
         let records = self.membership.records().into_iter();
         records
@@ -186,6 +186,8 @@ impl Control {
         let is_full = self.details.len() >= MAX_DETAILS;
         self.details.retain(|life, it| lives.contains(life) || is_kept(it.heard_at) && !is_full);
         self.statuses_by_others.retain(|node, _| remembered.contains(node));
+        let members = self.active_lives().map(|life| life.node).collect();
+        self.pins.note_members(now, &members);
         self.gone_said_at.retain(|_, said_at| now.since(*said_at) < GONE_FOR);
         self.gone.retain(|node| self.gone_said_at.contains_key(node));
     }

@@ -1,29 +1,44 @@
 //! Greetings: who a node lets in.
 
 use super::interface::{Actions, ControlAction};
-use super::state::{Control, Leaving};
+use super::pins::Key;
+use super::state::{Control, Greeting, Leaving};
 use crate::clock::Instant;
-use crate::wire::message::{Channel, Hello, Refusal, RefusalReason};
+#[cfg(feature = "security")]
+use crate::events::Event;
+#[cfg(feature = "security")]
+use crate::types::NodeId;
+use crate::types::{Identity, NodeHash};
+use crate::wire::message::{Channel, Refusal, RefusalReason};
 
 impl Control {
     /// Judges a greeting: the node is welcomed or refused, or waits for what becomes of another
     /// life of it.
-    pub(super) fn greeted(&mut self, now: Instant, via: u64, hello: Hello, actions: &mut Actions) {
+    pub(super) fn greeted(
+        &mut self,
+        now: Instant,
+        via: u64,
+        greeting: Greeting,
+        actions: &mut Actions,
+    ) {
+        let hello = &greeting.hello;
         let judged = if self.leaving == Leaving::Done {
             let text = format!("{:?} is stopping", self.config.local.node_id);
             Err(Refusal { reason: RefusalReason::Stopping, text })
         } else {
-            self.config.local.judge_hello(self.identity(), &hello)
+            self.config.local.judge_hello(self.identity(), hello)
         };
+        let judged = judged.and_then(|welcome| Ok((welcome, self.judge_key(&greeting)?)));
         match judged {
-            Ok(welcome) => match self.life_at_another_address(&hello.identity) {
-                Some(other) => self.hold(now, via, hello, other, actions),
+            Ok((welcome, key)) => match self.life_in_the_way(&greeting, key) {
+                Some(other) => self.hold(now, Some(via), greeting, other, actions),
                 None => {
                     if welcome.channel == Channel::Control {
                         self.note_guest(hello.identity.addr);
                     }
-                    self.note_details(now, &hello);
-                    actions.push(ControlAction::Welcome { via, welcome, peer: hello.identity });
+                    self.let_in(now, &greeting, actions);
+                    let peer = greeting.hello.identity;
+                    actions.push(ControlAction::Welcome { via, welcome, peer });
                 }
             },
             Err(refusal) => {
@@ -31,5 +46,49 @@ impl Control {
                 actions.push(ControlAction::Refuse { via, refusal });
             }
         }
+    }
+
+    /// Compares the key that a node has proved with the one that it had before.
+    pub(super) fn judge_key(&self, greeting: &Greeting) -> Result<Key, Refusal> {
+        let Greeting { hello, proved, .. } = greeting;
+        if hello.identity.node == self.config.identity.node {
+            // It is this node itself, at the address of a seed.
+            return Ok(Key::Fits);
+        }
+        self.pins.judge(&hello.node_id, &hello.identity, proved.as_ref())
+    }
+
+    /// Returns the life that must be gone before this greeting counts, if there is one.
+    pub(super) fn life_in_the_way(&self, greeting: &Greeting, key: Key) -> Option<Identity> {
+        // At one address there is one node.
+        let key = if greeting.is_at_its_address { Key::Fits } else { key };
+        self.other_life(&greeting.hello.identity, key)
+    }
+
+    /// Takes up what a node that is let in has told and proved.
+    pub(super) fn let_in(&mut self, now: Instant, greeting: &Greeting, actions: &mut Actions) {
+        let Greeting { hello, proved, .. } = greeting;
+        self.note_details(now, hello);
+        let Some(proved) = proved else { return };
+        let life = &hello.identity;
+        if life.node == self.config.identity.node {
+            return;
+        }
+        let records = || self.membership.records().into_iter();
+        let members =
+            || records().filter(|it| it.state.is_active()).map(|it| it.identity.node).collect();
+        let before = self.pins.note(now, life, proved, members);
+        #[cfg(feature = "security")]
+        if let Some(before) = before {
+            let (node, now) = (NodeId::new(&hello.node_id), proved.fingerprint);
+            actions.push(ControlAction::Notify(Event::IdentityChanged { node, before, now }));
+        }
+        #[cfg(not(feature = "security"))]
+        let _ = (before, actions);
+    }
+
+    /// Forgets the key that a node has proved, so that it may come back with another one.
+    pub(super) fn forget_identity(&mut self, node: NodeHash) {
+        self.pins.forget(node);
     }
 }

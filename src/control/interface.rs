@@ -124,6 +124,11 @@ pub(crate) enum ControlEvent {
     },
     /// The result of [`ControlAction::Discover`].
     Found(FoundAddresses),
+    /// A node may come back with another key of its own.
+    #[cfg_attr(not(test), expect(dead_code, reason = "the engine has no call for it yet"))]
+    ForgetIdentity {
+        node: NodeHash,
+    },
     /// Hand everything over, then [`ControlAction::Left`].
     Leave,
     /// The node stops without handing over: tell the others not to wait.

@@ -5,17 +5,22 @@
 //! the member's own port answers no ping. A member that this node has never reached it does not
 //! declare dead in this way: a gateway that refuses looks the same.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::interface::{Actions, ControlAction, Link, LinkEnd};
-use super::state::{Control, LinkState, MemberLink};
+use super::pins::Key;
+use super::state::{Control, Greeting, LinkState, MemberLink};
 use crate::clock::Instant;
 use crate::events::Event;
+#[cfg(feature = "security")]
+use crate::events::MemberSecurity;
 use crate::membership::{EXCHANGE_SOON, exchange_period};
+use crate::security::Proved;
 use crate::shard::Stage;
 use crate::types::Identity;
-use crate::wire::message::{ControlMessage, Hello, Refusal, RefusalReason};
+use crate::wire::message::{ControlMessage, Refusal, RefusalReason};
 
 /// For how many addresses a refusal is remembered, so that it is not said each time, and after how
 /// long it is said again.
@@ -99,10 +104,23 @@ impl Control {
         &mut self,
         now: Instant,
         link: Link,
-        welcome: &Hello,
+        greeting: Greeting,
         actions: &mut Actions,
     ) {
-        self.note_details(now, welcome);
+        let key = match self.judge_key(&greeting) {
+            Ok(key) => key,
+            Err(refusal) => return self.give_up(now, link, LinkEnd::Refused(refusal), actions),
+        };
+        if key == Key::Differs
+            && let Some(other) = self.life_in_the_way(&greeting, key)
+        {
+            // It is dialled again, and by then it is known.
+            self.hold(now, None, greeting, other, actions);
+            return self.give_up(now, link, LinkEnd::Ended, actions);
+        }
+        self.let_in(now, &greeting, actions);
+        self.note_proved(link, greeting.proved);
+        let welcome = &greeting.hello;
         if link.expects.is_none() || link.addr == welcome.identity.addr {
             // Of a seed the app gave the address, which might be another way to the node.
             self.membership.meet(now, &welcome.identity);
@@ -128,6 +146,28 @@ impl Control {
         self.open_waiting(actions);
     }
 
+    /// Notes what the other end of a link has proved.
+    fn note_proved(&mut self, link: Link, proved: Option<Proved>) {
+        match proved.filter(|_| link.expects.is_some()) {
+            Some(proved) => drop(self.proved.insert(link, proved)),
+            None => drop(self.proved.remove(&link)),
+        }
+    }
+
+    /// Returns what a member has proved over the link to it, while that is up and secured.
+    #[cfg(feature = "security")]
+    pub(super) fn security_of(&self, life: &Identity) -> Option<MemberSecurity> {
+        let link = self.links.get(&life.node).filter(|link| link.identity == *life)?;
+        let proved = self.proved.get(&Link::to(life)).filter(|_| link.state == LinkState::Up)?;
+        Some(MemberSecurity { fingerprint: proved.fingerprint, key_id: proved.key })
+    }
+
+    /// Ends a link for what its other end has said or proved.
+    fn give_up(&mut self, now: Instant, link: Link, end: LinkEnd, actions: &mut Actions) {
+        actions.push(ControlAction::Close(link));
+        self.link_down(now, link, end, actions);
+    }
+
     pub(super) fn link_down(
         &mut self,
         now: Instant,
@@ -141,6 +181,7 @@ impl Control {
                 self.refused_by = Some(refusal.text.clone());
             }
         }
+        self.note_proved(link, None);
         if link.expects.is_none() {
             return match end {
                 LinkEnd::PutOff => self.seed_put_off(now, link.addr),
@@ -190,9 +231,20 @@ impl Control {
             return;
         }
         self.forget_members(now);
+        self.forget_ended_links();
         let is_asked = self.ask_next_for_members(actions);
         let wait = if is_asked { exchange_period(self.links.len()) } else { EXCHANGE_SOON };
         self.exchange_at = now + wait;
+    }
+
+    /// Forgets what was proved over links that this node has closed.
+    fn forget_ended_links(&mut self) {
+        let members = self.links.values().map(|it| it.identity);
+        let newcomers = self.newcomers.iter().map(|it| it.identity);
+        let tried = self.reach.tried.iter().map(|it| it.identity);
+        let open: BTreeSet<Link> =
+            members.chain(newcomers).chain(tried).map(|it| Link::to(&it)).collect();
+        self.proved.retain(|link, _| open.contains(link));
     }
 
     /// A member at whose address no process listened answered a ping: it lives.

@@ -12,15 +12,15 @@
 //! details      what members are, by any word   reach       whether others reach this node
 //! birth        when the first lists are made   publish     what cores and app are told
 //! absent       which dead members are awaited  debt        when a node may be stopped
-//! newcomers    nodes that spoke first
+//! newcomers    nodes that spoke first          pins        which key each node had
 //! leaving      how this node goes              clocks      whose clock is off
 //! risk         when the app hears of risks
 //! ```
 //!
 //! This file joins them: an event or a timer goes to the part that it concerns, and `finish_event`
 //! publishes what changed. The parts have methods of [`Control`] and share its state. They name the
-//! files `interface`, `state`, `absent`, `clocks` and `risk`, and not each other. None names a
-//! thread, a socket or a clock of the system.
+//! files `interface`, `state`, `absent`, `clocks`, `pins` and `risk`, and not each other. None
+//! names a thread, a socket or a clock of the system.
 
 mod absent;
 mod birth;
@@ -33,6 +33,7 @@ mod interface;
 mod leaving;
 mod links;
 mod newcomers;
+mod pins;
 mod publish;
 mod reach;
 mod risk;
@@ -48,7 +49,7 @@ pub(crate) use self::interface::{
     ControlAction, ControlConfig, ControlEvent, Link, LinkEnd, Readiness,
 };
 pub(crate) use self::state::Control;
-use self::state::CoreProgress;
+use self::state::{CoreProgress, Greeting};
 use crate::clock::{Instant, Now, WallTime};
 use crate::events::Event;
 use crate::membership::codec::sent_by;
@@ -156,13 +157,16 @@ impl Control {
 
     pub(crate) fn handle(&mut self, now: Instant, event: ControlEvent, actions: &mut Actions) {
         match event {
-            ControlEvent::LinkUp { link, welcome, proved: _ } => {
-                self.link_up(now, link, &welcome, actions);
+            ControlEvent::LinkUp { link, welcome, proved } => {
+                let is_at_its_address = link.addr == welcome.identity.addr;
+                let greeting = Greeting { hello: welcome, proved, is_at_its_address };
+                self.link_up(now, link, greeting, actions);
             }
             ControlEvent::LinkDown { link, end } => self.link_down(now, link, end, actions),
             ControlEvent::Answer { link, message } => self.answered(now, link, message, actions),
-            ControlEvent::Greeted { via, hello, proved: _ } => {
-                self.greeted(now, via, hello, actions)
+            ControlEvent::Greeted { via, hello, proved } => {
+                let greeting = Greeting { hello, proved, is_at_its_address: false };
+                self.greeted(now, via, greeting, actions);
             }
             ControlEvent::Request { via, peer, request_id, message } => {
                 self.requested(now, (via, peer), request_id, message, actions);
@@ -180,6 +184,7 @@ impl Control {
                 self.watch_safety(now, ticket, until, actions)
             }
             ControlEvent::Found(found) => self.found(now, found),
+            ControlEvent::ForgetIdentity { node } => self.forget_identity(node),
             ControlEvent::Leave => self.leave(now, actions),
             ControlEvent::Stop => {
                 self.swim(now, actions, |membership, todo| membership.announce_dead(now, todo));
@@ -294,7 +299,7 @@ impl Control {
             Change::Probed(identity) => {
                 self.probe_answered(now, &identity);
                 self.ping_was_answered(now, &identity, actions);
-                self.other_answered(now, &identity, actions);
+                self.one_answered(now, &identity, actions);
                 None
             }
         };

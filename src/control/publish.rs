@@ -274,6 +274,8 @@ impl Control {
                 is_self,
                 round_trip: self.membership.round_trip(&known.identity),
                 clock_ahead_ms: self.clocks.ahead_ms(&known.identity).filter(|_| !is_self),
+                #[cfg(feature = "security")]
+                security: self.security_of(&known.identity),
             };
             Some((known.identity, known.state.is_active(), info))
         };

@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use super::absent::Absent;
 use super::clocks::Clocks;
-use super::interface::{ControlConfig, Readiness};
+use super::interface::{ControlConfig, Link, Readiness};
+use super::pins::Pins;
 use super::risk::AtRisk;
 use crate::clock::Instant;
 use crate::events::MemberInfo;
@@ -18,6 +19,7 @@ use crate::membership::envelope::Envelope;
 use crate::membership::{Membership, MembershipConfig};
 use crate::mutants::{ProtocolMutant, rule};
 use crate::placement::{Gone, Member, Placement};
+use crate::security::Proved;
 use crate::shard::{Debt, Shortage, Stage};
 use crate::types::{Boot, Identity, NodeHash};
 use crate::wire::message::{Hello, MemberDetails, NodeDebt, Reached, Status};
@@ -46,6 +48,9 @@ pub(crate) struct Control {
     /// When members are asked next for details that are missing.
     pub(super) missing_details: MissingDetails,
     pub(super) links: BTreeMap<NodeHash, MemberLink>,
+    /// What the other ends of secured links have proved. Some of these links have ended.
+    pub(super) proved: BTreeMap<Link, Proved>,
+    pub(super) pins: Pins,
     pub(super) seeds: Vec<SeedAddress>,
     pub(super) discovery: Finding,
     pub(super) reach: Reach,
@@ -130,6 +135,8 @@ impl Control {
             details: KnownDetails::default(),
             missing_details: MissingDetails::default(),
             links: BTreeMap::new(),
+            proved: BTreeMap::new(),
+            pins: Pins::new(config.retention),
             seeds: config
                 .seeds
                 .iter()
@@ -417,12 +424,21 @@ pub(super) struct Newcomer {
     pub(super) until: Instant,
 }
 
-// ---- duplicates ----
+// ---- greetings, duplicates ----
+
+/// What a node said of itself in its HELLO or WELCOME, and what it proved.
+pub(super) struct Greeting {
+    pub(super) hello: Hello,
+    pub(super) proved: Option<Proved>,
+    /// Whether it was reached at the address that it gives, so that no other life is there.
+    pub(super) is_at_its_address: bool,
+}
 
 /// A greeting that waits for what becomes of another life of the same node.
 pub(super) struct HeldGreeting {
-    pub(super) via: u64,
-    pub(super) hello: Hello,
+    /// The connection that it came over. `None` if it is the WELCOME of a link, which was closed.
+    pub(super) via: Option<u64>,
+    pub(super) greeting: Greeting,
     pub(super) other: Identity,
     pub(super) ping_at: Instant,
     pub(super) until: Instant,

@@ -1,5 +1,8 @@
 //! One node's control, told by hand what other nodes say.
 
+#[cfg(feature = "security")]
+mod keys;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -48,7 +51,17 @@ fn control() -> Control {
 }
 
 fn control_that_expects(expect: u16) -> Control {
-    let mut control = Control::new(ControlConfig {
+    started(config(expect))
+}
+
+fn started(config: ControlConfig) -> Control {
+    let mut control = Control::new(config);
+    control.start(NOW, &mut Vec::new());
+    control
+}
+
+fn config(expect: u16) -> ControlConfig {
+    ControlConfig {
         cluster: ClusterHash::of("shop"),
         identity: life("a", 1),
         local: local("a", "here"),
@@ -60,9 +73,7 @@ fn control_that_expects(expect: u16) -> Control {
         suspicion_timeout: Duration::from_millis(350),
         local_health: true,
         seed: 1,
-    });
-    control.start(NOW, &mut Vec::new());
-    control
+    }
 }
 
 fn details(id: &str, boot: u64) -> MemberDetails {

@@ -421,6 +421,8 @@ fn standalone_member(id: NodeId, address: SocketAddr) -> MemberInfo {
         zone: None,
         round_trip: None,
         clock_ahead_ms: None,
+        #[cfg(feature = "security")]
+        security: None,
     }
 }
 

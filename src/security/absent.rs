@@ -3,6 +3,21 @@
 
 #![forbid(unsafe_code)]
 
+use std::fmt;
+
 /// What the other end of a secured connection has proved.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Proved {}
+pub(crate) struct Proved {
+    pub(crate) fingerprint: Fingerprint,
+    pub(crate) keeps_key: bool,
+}
+
+/// The name of a node's key.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Fingerprint {}
+
+impl fmt::Display for Fingerprint {
+    fn fmt(&self, _: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {}
+    }
+}

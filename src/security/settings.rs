@@ -67,8 +67,10 @@ impl Security {
     /// Gives the node a key of its own that it keeps over restarts. Without it, the node makes a
     /// new one at every start.
     ///
-    /// Other nodes then refuse another key under this node's id, for as long as they remember it:
-    /// [`Config::tombstone_retention`](crate::Config::tombstone_retention) after its death.
+    /// Other nodes then refuse another key under this node's id, for as long as it may come back
+    /// after its death: the longer of
+    /// [`Config::tombstone_retention`](crate::Config::tombstone_retention) and
+    /// [`Config::data_center_retention`](crate::Config::data_center_retention).
     #[must_use]
     pub fn identity(mut self, identity: NodeIdentity) -> Self {
         self.choices().identity = Some(Arc::new(identity));
