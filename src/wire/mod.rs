@@ -13,6 +13,7 @@ pub(crate) mod codec;
 pub(crate) mod frame;
 pub(crate) mod handshake;
 pub(crate) mod message;
+mod opening;
 pub(crate) mod retention;
 pub(crate) mod timing;
 pub(crate) mod waiting;

@@ -5,7 +5,7 @@
 use rustls::{AlertDescription, CertificateError, Error, PeerIncompatible};
 use thiserror::Error;
 
-use super::MAX_TLS_HANDSHAKE_BYTES;
+use super::limits::MAX_TLS_HANDSHAKE_BYTES;
 
 /// Why a session cannot be made, or was ended. The texts follow "ending the connection with …:".
 #[derive(Clone, PartialEq, Eq, Debug, Error)]

@@ -34,6 +34,7 @@
 #![forbid(unsafe_code)]
 
 mod error;
+mod limits;
 mod settings;
 #[cfg(test)]
 mod tests;
@@ -47,28 +48,12 @@ use rustls::pki_types::ServerName;
 use rustls::{ClientConnection, Error, ServerConnection};
 
 pub(crate) use self::error::TlsError;
+use self::limits::{MAX_TLS_HANDSHAKE_BYTES, RECORD_BYTES, RECORD_OVERHEAD_BYTES};
 pub(crate) use self::settings::TlsSettings;
 use self::settings::{ALPN, ed25519_key};
 use super::connection::Filled;
 use super::queue::Queue;
 use crate::wire::frame::FrameBuffer;
-
-/// How many bytes a peer may send until its handshake is done. Ours takes 600; a certificate chain
-/// would need more.
-pub(crate) const MAX_TLS_HANDSHAKE_BYTES: usize = 16 << 10;
-
-/// How many bytes of the wire are read from one connection in one pass. A peer can send records of
-/// one byte, 23 on the wire: they cost many times as much as full ones, and rustls takes them up
-/// one by one.
-pub(crate) const TLS_READ_BUDGET_BYTES: usize = 64 << 10;
-
-/// How many bytes of frames go into a record: with what TLS adds, the 4096 bytes that rustls reads
-/// at once. Larger records are read in pieces, and cost more per byte.
-pub(crate) const RECORD_BYTES: usize = WIRE_RECORD_BYTES - RECORD_OVERHEAD_BYTES;
-const WIRE_RECORD_BYTES: usize = 4096;
-
-/// What TLS 1.3 adds to a record: its header, the type inside, and the tag.
-const RECORD_OVERHEAD_BYTES: usize = 5 + 1 + 16;
 
 /// How many records are sealed before they are written: 64 KiB.
 const RECORDS_AT_ONCE: usize = 16;

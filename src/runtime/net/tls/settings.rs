@@ -20,8 +20,8 @@ use rustls::{
     PeerIncompatible, ServerConfig, SignatureScheme, SupportedCipherSuite,
 };
 
-use super::RECORD_BYTES;
 use super::error::TlsError;
+use super::limits::RECORD_BYTES;
 
 /// What both ends speak inside TLS. Without it, a service of another protocol that has a key of
 /// this node's could be made to answer as the node.

@@ -1,6 +1,7 @@
 //! Two ends in memory, or over a socket; honest ones, odd ones and hostile ones.
 
 mod bench;
+mod counting;
 mod hostile;
 mod memory;
 mod pipe;

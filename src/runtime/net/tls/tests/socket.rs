@@ -35,7 +35,7 @@ impl Side {
         if !std::mem::take(&mut self.is_unread) || self.ended.is_some() {
             return;
         }
-        let mut budget = TLS_READ_BUDGET_BYTES;
+        let mut budget = 64 << 10;
         loop {
             while let Some((header, bytes)) = self.frames.next().unwrap() {
                 assert!(bytes == body(header.request_id as usize, header.body_bytes));
