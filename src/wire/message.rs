@@ -107,7 +107,7 @@ use crate::membership::Record;
 use crate::options::OnPartition;
 use crate::placement::{Ballot, List, ListRef, Site, Stage};
 use crate::quorums::Count;
-use crate::types::{Boot, CoreId, Identity, KeyHash, NodeHash, NodeId, Partition};
+use crate::types::{Boot, Identity, KeyHash, NodeId, Partition};
 pub(crate) use crate::wire::opening::{Channel, Hello, Proof, Refusal, RefusalReason};
 use crate::wire::retention::{AbsentMember, PurgeMark};
 
