@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+#[cfg(feature = "security")]
+use crate::security::KeyId;
 use crate::types::NodeId;
 
 /// What this node knows of one member.
@@ -197,6 +199,14 @@ pub enum Event {
     DataAtRisk {
         /// How many partitions are at risk, of 4096.
         partitions: usize,
+    },
+    /// This node secures its traffic as
+    /// [`Engine::update_security`](crate::Engine::update_security) says. What was received before
+    /// might still be worked on.
+    #[cfg(feature = "security")]
+    SecurityUpdated {
+        /// The cluster key that this node uses from now on.
+        key: KeyId,
     },
 }
 

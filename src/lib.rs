@@ -129,6 +129,8 @@ mod wire;
 pub use config::Config;
 pub use discovery::Discovery;
 pub use engine::{Batch, Engine, LocalKeys, Stats, TimeToLive};
+#[cfg(feature = "security")]
+pub use error::UpdateSecurityError;
 pub use error::{
     ConfigError, Error, LeaveError, LoadError, NotApplied, NotReady, NotSafe, ReadError, Risk,
     RunError, StartError, SubmitError, WriteError,

@@ -20,6 +20,8 @@ pub(crate) use self::settings::{
 use crate::discovery::{Custom, Discovery};
 use crate::error::ConfigError;
 use crate::options::{Eviction, IdleStrategy, OnPartition, Replicas};
+#[cfg(feature = "security")]
+use crate::security::Security;
 
 /// Says how an engine starts: its name, its address, its cluster and its limits.
 ///
@@ -372,6 +374,30 @@ impl Config {
     /// number: a node without it might be born with fewer.
     pub fn expect(mut self, nodes: usize) -> Self {
         self.given.expect = Some(nodes);
+        self
+    }
+
+    /// Sets how the traffic between nodes is encrypted, and how nodes prove that they belong to the
+    /// cluster; default none of it.
+    ///
+    /// Without it any host that reaches the port of a node can read and write all keys, and can end
+    /// the node. With it all nodes have one cluster key, and a host without the key is let in
+    /// nowhere. To turn it on in a running cluster, or to replace the key, see [`Security`].
+    ///
+    /// ```no_run
+    /// use gridkv::{ClusterKey, Config, Engine, Security};
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// // Made once, for all nodes, by: openssl rand -hex 32
+    /// let key = ClusterKey::from_file("/run/secrets/gridkv.key")?;
+    /// let config = Config::new("app-1", "10.0.0.1:8001").security(Security::cluster_key(key));
+    /// let engine = Engine::start(config)?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[cfg(feature = "security")]
+    pub fn security(mut self, security: Security) -> Self {
+        self.given.security = Some(security);
         self
     }
 

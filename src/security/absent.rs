@@ -6,3 +6,9 @@
 /// What the other end of a secured connection has proved.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Proved {}
+
+pub(crate) mod senders {
+    /// Which start of a node has sealed a datagram.
+    #[derive(Debug)]
+    pub(crate) enum SenderId {}
+}

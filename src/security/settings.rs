@@ -9,6 +9,7 @@ use zeroize::Zeroizing;
 use super::identity::{Fingerprint, NodeIdentity};
 use super::keys::{ClusterKey, KeyId, Keyring, KeyringError};
 use super::proof::IntroductionFlags;
+use super::suite::{Salt, Suite};
 
 /// How the traffic between nodes is encrypted, and how nodes prove that they belong to the cluster.
 ///
@@ -128,6 +129,27 @@ impl Security {
             is_optional: self.0.is_optional,
         })
     }
+
+    /// Makes what a running node uses from now on. A node has one key of its own in its life, so it
+    /// keeps the one that it has, and what it says of itself.
+    pub(crate) fn of_running(
+        &self,
+        cluster: &str,
+        running: &NodeSecurity,
+    ) -> Result<NodeSecurity, KeyringError> {
+        Ok(NodeSecurity {
+            keyring: self.keyring(cluster)?,
+            identity: running.identity.clone(),
+            flags: running.flags,
+            denied: self.0.denied.clone(),
+            is_optional: self.0.is_optional,
+        })
+    }
+
+    /// Returns the name of the node's key that the app gave, if it gave one.
+    pub(crate) fn fingerprint(&self) -> Option<Fingerprint> {
+        self.0.identity.as_ref().map(|identity| identity.fingerprint())
+    }
 }
 
 impl fmt::Debug for Security {
@@ -152,6 +174,15 @@ pub(crate) struct NodeSecurity {
     pub(crate) denied: BTreeSet<Fingerprint>,
     /// Whether it also speaks with nodes that secure nothing.
     pub(crate) is_optional: bool,
+}
+
+/// What one start of a node seals its datagrams with.
+#[derive(Debug)]
+pub(crate) struct Sealing {
+    pub(crate) security: Arc<NodeSecurity>,
+    pub(crate) suite: Suite,
+    /// Drawn for this one start.
+    pub(crate) salt: Salt,
 }
 
 /// What the other end of a secured connection has proved.
