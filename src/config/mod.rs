@@ -634,6 +634,27 @@ mod tests {
         }
     }
 
+    #[cfg(feature = "security")]
+    #[test]
+    fn cluster_keys_are_checked_before_anything_starts() {
+        use crate::security::{ClusterKey, KeyringError};
+
+        let key = |first: u8| {
+            ClusterKey::from_bytes(std::array::from_fn(|at| first.wrapping_add(at as u8))).unwrap()
+        };
+        let security = || Security::cluster_key(key(0));
+        assert!(valid().check().unwrap().security.is_none());
+        assert!(valid().security(security().also_accept(key(1))).check().is_ok());
+        let twice = error(valid().security(security().also_accept(key(0))));
+        assert!(matches!(twice, ConfigError::ClusterKeys(KeyringError::SameKeyTwice { .. })));
+        assert!(twice.to_string().contains("is given twice: also_accept is for"), "{twice}");
+        let five = (1..5).map(key).fold(security(), Security::also_accept);
+        let five = error(valid().security(five));
+        assert_eq!(five, ConfigError::ClusterKeys(KeyringError::TooMany { count: 5 }));
+        let alone = error(Config::standalone("a").security(security()));
+        assert_eq!(alone, ConfigError::StandaloneSecurity);
+    }
+
     /// The zone was cut off in silence if it was a number, so that the node tried to listen at an
     /// address without one, and said "invalid argument". If it was a name, the error said that this
     /// is no IP address.

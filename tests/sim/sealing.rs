@@ -4,7 +4,7 @@
 use gridkv::Event;
 use gridkv::sim::{EnvelopeCounters, ProtocolMutant, SimCluster, SimOptions};
 
-use crate::support::{MS, SECOND, Traced, settle, started, write};
+use crate::support::{MS, SECOND, Traced, settle, started, wait, write};
 
 fn options(mutant: Option<ProtocolMutant>) -> SimOptions {
     let mut options = SimOptions::default();
@@ -47,6 +47,69 @@ fn the_cluster_key_is_changed_without_a_death() {
             assert!(counters.opened > 0 && counters.replayed > 0, "seed {seed}: {counters:?}");
         }
     }
+}
+
+/// One node after the other leaves and starts again with other keys, or without.
+fn restart_with(cluster: &mut Traced, change: impl Fn(&mut Traced, usize)) {
+    for node in 0..5 {
+        change(cluster, node);
+        cluster.leave(node);
+        wait(cluster, SECOND * 30, |cluster| !cluster.is_running(node));
+        cluster.restart_node(node);
+        settle(cluster);
+        write(cluster, node, options(None).key(node), "v");
+    }
+}
+
+/// No node does anything about a change of another one, and a hundredth of all datagrams is lost.
+/// Each node hears all others at every step, which no member is taken for dead shows.
+#[test]
+fn security_is_turned_on_and_off_without_a_death() {
+    for seed in 0..6 {
+        let mut options = options(None);
+        options.is_sealed = false;
+        let mut cluster = started(seed, 5, options.clone());
+        cluster.set_loss(10, 0);
+        cluster.set_duplication(50);
+        restart_with(&mut cluster, |cluster, node| cluster.give_optional_key(node, 0));
+        cluster.run_for(2 * SECOND);
+        let require = |cluster: &mut Traced, node| cluster.give_keys(node, 0, &[]);
+        let allow = |cluster: &mut Traced, node| cluster.give_optional_key(node, 0);
+        for change in [&require as &dyn Fn(&mut Traced, usize), &allow, &require, &allow] {
+            for node in 0..5 {
+                change(&mut cluster, node);
+                cluster.run_for(400 * MS);
+                write(&mut cluster, node, options.key(node), "w");
+            }
+            cluster.run_for(2 * SECOND);
+        }
+        for counters in all_counters(&mut cluster, 5) {
+            let refused =
+                (counters.wrong_kind, counters.wrong_key, counters.forged, counters.malformed);
+            assert_eq!(refused, (0, 0, 0, 0), "seed {seed}");
+            assert!(counters.opened > 0 && counters.replayed > 0, "seed {seed}: {counters:?}");
+        }
+        restart_with(&mut cluster, |cluster, node| cluster.take_keys(node));
+        cluster.run_for(5 * SECOND);
+        assert!(cluster.deaths().is_empty(), "seed {seed}: {:?}", cluster.deaths());
+    }
+}
+
+#[test]
+fn a_node_without_security_is_let_in_while_it_is_optional() {
+    let mut cluster = started(3, 3, options(None));
+    for node in 0..3 {
+        cluster.give_optional_key(node, 0);
+    }
+    let guest = cluster.start_node();
+    cluster.crash_node(guest);
+    cluster.take_keys(guest);
+    cluster.restart_node(guest);
+    settle(&mut cluster);
+    write(&mut cluster, guest, options(None).key(0), "v");
+    (0..3).for_each(|node| cluster.give_keys(node, 0, &[]));
+    cluster.run_for(10 * SECOND);
+    assert!((0..3).all(|node| !cluster.sees_only(node, guest)), "it is out again");
 }
 
 /// Returns how many datagrams the others did not open of a node that kept the old key.
