@@ -84,3 +84,109 @@ impl Control {
         self.envelope.is_optional().then_some(self.say_optional_at)
     }
 }
+
+#[cfg(all(test, feature = "security"))]
+mod tests {
+    use zeroize::Zeroizing;
+
+    use super::*;
+    use crate::control::ControlConfig;
+    use crate::options::OnPartition;
+    use crate::placement::Site;
+    use crate::quorums::Quorums;
+    use crate::security::suite::{Salt, Suite};
+    use crate::security::{ClusterKey, Sealing, Security};
+    use crate::types::{Boot, ClusterHash, NodeHash, Retention};
+    use crate::wire::handshake::Local;
+
+    const START: Instant = Instant::from_nanos(1_000_000_000);
+    const SECOND: Duration = Duration::from_secs(1);
+    const NAME: &str = "shop";
+
+    fn life(number: u8) -> Identity {
+        let addr = ([10, 0, 0, number], 7000).into();
+        Identity { node: NodeHash(number.into()), boot: Boot(1), returns: 0, addr }
+    }
+
+    fn security() -> Security {
+        let key = ClusterKey::from_bytes(std::array::from_fn(|at| at as u8)).unwrap();
+        Security::cluster_key(key)
+    }
+
+    fn of_node(security: &Security) -> Arc<NodeSecurity> {
+        Arc::new(security.of_node(NAME, &Zeroizing::new([7; 32])).unwrap())
+    }
+
+    fn started(security: &Security) -> Control {
+        let hour = 3600 * SECOND;
+        let mut control = Control::new(ControlConfig {
+            cluster: ClusterHash::of(NAME),
+            identity: life(1),
+            local: Local {
+                cluster: NAME.into(),
+                node_id: "a".into(),
+                cores: 1,
+                quorums: Quorums::ONE,
+                on_partition: OnPartition::Serve,
+                site: Site::default(),
+            },
+            expect: 0,
+            seeds: Vec::new(),
+            discovers: false,
+            probe_period: SECOND,
+            retention: Retention { member: hour, data_center: hour },
+            suspicion_timeout: SECOND,
+            local_health: true,
+            seed: 1,
+        });
+        let (suite, salt) = (Suite::Aes128Gcm, Salt(1));
+        control.seal(Sealing { security: of_node(security), suite, salt });
+        control.start(START, &mut Vec::new());
+        control
+    }
+
+    #[test]
+    fn that_security_is_optional_is_said_at_once_and_then_once_a_minute() {
+        let mut control = started(&security().optional());
+        let mut actions = Vec::new();
+        for minute in 1..4 {
+            let due = START + minute * SAY_EVERY;
+            assert_eq!(control.optional_deadline(), Some(due), "it was said a minute before");
+            assert!(control.deadline().is_some_and(|at| at <= due));
+            control.handle_timers(due - SECOND, &mut actions);
+            assert_eq!(control.optional_deadline(), Some(due));
+            control.handle_timers(due, &mut actions);
+        }
+        let later = START + 1000 * SECOND;
+        control.use_security(later, of_node(&security()), &mut actions);
+        assert_eq!(control.optional_deadline(), None);
+        control.use_security(later, of_node(&security().optional()), &mut actions);
+        assert_eq!(control.optional_deadline(), Some(later + SAY_EVERY));
+        let told = actions.iter().filter(|action| {
+            matches!(action, ControlAction::Notify(Event::SecurityUpdated { .. }))
+        });
+        assert_eq!(told.count(), 2);
+        assert_eq!(started(&security()).optional_deadline(), None);
+    }
+
+    #[test]
+    fn only_a_connection_to_its_own_address_shows_that_a_node_has_no_security() {
+        let mut control = started(&security().optional());
+        let (node, other) = (life(2), life(3));
+        let shown = |control: &Control| control.envelope.has_shown_security(node.addr);
+        control.greeting_has_shown(START, &node, false);
+        assert!(!shown(&control));
+        control.greeting_has_shown(START, &node, true);
+        assert!(shown(&control));
+        let later = Identity { boot: Boot(2), ..node };
+        control.greeting_has_shown(START, &later, false);
+        let elsewhere = Link { addr: other.addr, expects: None };
+        control.link_has_shown(START, &elsewhere, &later, false);
+        assert!(shown(&control), "another host might have said so");
+        control.link_has_shown(START, &Link::to(&later), &later, false);
+        assert!(!shown(&control));
+        let latest = Identity { boot: Boot(3), ..node };
+        control.link_has_shown(START, &elsewhere, &latest, true);
+        assert!(shown(&control));
+    }
+}

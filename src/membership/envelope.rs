@@ -92,12 +92,12 @@ pub(crate) struct Opened<'a> {
 }
 
 impl Envelope {
-    /// One of a node without security.
+    /// Returns the envelope of a node without security.
     pub(crate) fn plain(cluster: ClusterHash) -> Self {
         Self { cluster, counters: EnvelopeCounters::default(), sealed: None }
     }
 
-    /// One of a node with security.
+    /// Returns the envelope of a node with security.
     #[cfg(feature = "security")]
     pub(crate) fn sealed(cluster: ClusterHash, sealing: Sealing) -> Self {
         Self { sealed: Some(Sealed::new(sealing)), ..Self::plain(cluster) }
