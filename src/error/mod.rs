@@ -1,8 +1,8 @@
 //! Errors: one type for each kind of call. Those of writes say whether the write may have happened.
 //!
 //! This file has the errors of calls. `config.rs` has the mistakes of a configuration, and
-//! `lifecycle.rs` the errors of starting, waiting, new security and leaving. All of them convert into
-//! [`enum@Error`], for apps that want a single type.
+//! `lifecycle.rs` the errors of starting, waiting, new security and leaving. All of them convert
+//! into [`enum@Error`], for apps that want a single type.
 
 mod config;
 mod lifecycle;

@@ -54,7 +54,8 @@ impl Security {
     /// Lets nodes in that use this key, too. Up to three such keys, for the time in which the key
     /// of a cluster is replaced.
     ///
-    /// To replace the key `old` by `new`, take three steps, each on every node before the next one:
+    /// To replace the key `old` by `new`, take three steps, each on every node before the next one,
+    /// by [`Engine::update_security`](crate::Engine::update_security) or a restart:
     ///
     /// 1. `Security::cluster_key(old).also_accept(new)`
     /// 2. `Security::cluster_key(new).also_accept(old)`
@@ -76,7 +77,7 @@ impl Security {
         self
     }
 
-    /// Keeps the nodes out that have these keys, whatever else they prove.
+    /// Keeps the nodes out that have these keys, also if they prove the cluster key.
     ///
     /// This puts out a node that [keeps its key](Self::identity). One that makes a new key at every
     /// start comes back with the next one: replace the cluster key to put it out.
@@ -90,7 +91,9 @@ impl Security {
     /// without is given a key. **It keeps no host out:** any that speaks without security is let
     /// in.
     ///
-    /// Start all nodes with it, one after the other. Then give them the same without it.
+    /// Start all nodes with it, one after the other. Then give them the same without it, by
+    /// [`Engine::update_security`](crate::Engine::update_security). Until then the log says once a
+    /// minute how many members have shown no security yet.
     #[must_use]
     pub fn optional(mut self) -> Self {
         self.choices().is_optional = true;
