@@ -231,6 +231,14 @@ pub enum Event {
         /// How many partitions are at risk, of 4096.
         partitions: usize,
     },
+    /// This node secures its traffic as
+    /// [`Engine::update_security`](crate::Engine::update_security) says. What was received before
+    /// might still be worked on.
+    #[cfg(feature = "security")]
+    SecurityUpdated {
+        /// The cluster key that this node uses from now on.
+        key: KeyId,
+    },
 }
 
 /// A subscription to [`Event`]s, from [`Engine::events`](crate::Engine::events).

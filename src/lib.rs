@@ -37,6 +37,33 @@
 //! N replicas in the cluster. Only the owner core changes its shard. App threads read the shard's
 //! table directly, and send everything else as a message.
 //!
+//! # Security
+//!
+//! Without [`Config::security`](Config#method.security) any host that reaches the port of a node
+//! can read and write all keys, and can end the node: run it on a network that you trust. With it,
+//! all nodes share one cluster key of 32 random bytes.
+//!
+//! - Connections are TLS 1.3 between nodes that have both proved the key. Datagrams are encrypted
+//!   and authenticated with keys that are derived from it.
+//! - A host without the key can neither read, nor write, nor join. A host with it is trusted.
+//! - [`Engine::update_security`](Engine#method.update_security) replaces the key while all nodes
+//!   run. `Security::optional` is for a cluster that runs without security and is given a key.
+//!
+//! ```no_run
+//! use gridkv::{ClusterKey, Config, Engine, Security};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! // Made once, for all nodes, by: openssl rand -hex 32
+//! let key = ClusterKey::from_file("/run/secrets/gridkv.key")?;
+//! let config = Config::new("app-1", "10.0.0.1:8001").security(Security::cluster_key(key));
+//! let engine = Engine::start(config)?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! The feature `security`, which is on by default, brings it, and needs a C compiler. `ring` and
+//! `rustls` do the cryptography.
+//!
 //! # The house
 //!
 //! The source is a house of rooms on floors. A room names only rooms below it, and a test holds it
@@ -127,6 +154,8 @@ mod wire;
 pub use config::Config;
 pub use discovery::Discovery;
 pub use engine::{Batch, Engine, LocalKeys, Stats, TimeToLive};
+#[cfg(feature = "security")]
+pub use error::UpdateSecurityError;
 pub use error::{
     ConfigError, Error, LeaveError, LoadError, NotApplied, NotReady, NotSafe, ReadError, Risk,
     RunError, StartError, SubmitError, WriteError,

@@ -20,6 +20,8 @@ pub(crate) use self::settings::{
 use crate::discovery::{Custom, Discovery};
 use crate::error::ConfigError;
 use crate::options::{Eviction, IdleStrategy, OnPartition, Replicas};
+#[cfg(feature = "security")]
+use crate::security::Security;
 
 /// Says how an engine starts: its name, its address, its cluster and its limits.
 ///
@@ -375,6 +377,30 @@ impl Config {
         self
     }
 
+    /// Sets how the traffic between nodes is encrypted, and how nodes prove that they belong to the
+    /// cluster; default none of it.
+    ///
+    /// Without it any host that reaches the port of a node can read and write all keys, and can end
+    /// the node. With it all nodes have one cluster key, and a host without the key is let in
+    /// nowhere. To turn it on in a running cluster, or to replace the key, see [`Security`].
+    ///
+    /// ```no_run
+    /// use gridkv::{ClusterKey, Config, Engine, Security};
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// // Made once, for all nodes, by: openssl rand -hex 32
+    /// let key = ClusterKey::from_file("/run/secrets/gridkv.key")?;
+    /// let config = Config::new("app-1", "10.0.0.1:8001").security(Security::cluster_key(key));
+    /// let engine = Engine::start(config)?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[cfg(feature = "security")]
+    pub fn security(mut self, security: Security) -> Self {
+        self.given.security = Some(security);
+        self
+    }
+
     /// Checks every option, and returns what an engine works with.
     pub(crate) fn check(&self) -> Result<Settings, ConfigError> {
         self.given.check()
@@ -606,6 +632,27 @@ mod tests {
         ] {
             assert_eq!(error(config), ConfigError::Standalone { option });
         }
+    }
+
+    #[cfg(feature = "security")]
+    #[test]
+    fn cluster_keys_are_checked_before_anything_starts() {
+        use crate::security::{ClusterKey, KeyringError};
+
+        let key = |first: u8| {
+            ClusterKey::from_bytes(std::array::from_fn(|at| first.wrapping_add(at as u8))).unwrap()
+        };
+        let security = || Security::cluster_key(key(0));
+        assert!(valid().check().unwrap().security.is_none());
+        assert!(valid().security(security().also_accept(key(1))).check().is_ok());
+        let twice = error(valid().security(security().also_accept(key(0))));
+        assert!(matches!(twice, ConfigError::ClusterKeys(KeyringError::SameKeyTwice { .. })));
+        assert!(twice.to_string().contains("is given twice: also_accept is for"), "{twice}");
+        let five = (1..5).map(key).fold(security(), Security::also_accept);
+        let five = error(valid().security(five));
+        assert_eq!(five, ConfigError::ClusterKeys(KeyringError::TooMany { count: 5 }));
+        let alone = error(Config::standalone("a").security(security()));
+        assert_eq!(alone, ConfigError::StandaloneSecurity);
     }
 
     /// The zone was cut off in silence if it was a number, so that the node tried to listen at an

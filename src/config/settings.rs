@@ -11,6 +11,8 @@ use crate::error::ConfigError;
 use crate::options::{Eviction, IdleStrategy, OnPartition, Replicas};
 use crate::placement::{DEFAULT_WEIGHT, Site};
 use crate::quorums::{Count, Quorums};
+#[cfg(feature = "security")]
+use crate::security::Security;
 use crate::types::{MAX_CORES, MAX_NAME_BYTES, MAX_REPLICAS, Retention, is_one_host};
 
 /// Three copies survive one death and keep two while the third is restored.
@@ -92,6 +94,8 @@ pub(super) struct Given {
     pub(super) data_center: Option<String>,
     pub(super) zone: Option<String>,
     pub(super) weight: Option<u16>,
+    #[cfg(feature = "security")]
+    pub(super) security: Option<Security>,
 }
 
 /// A configuration that was checked.
@@ -130,6 +134,9 @@ pub(crate) struct Settings {
     /// The number of nodes of which a majority must be there at the birth; zero if W are enough.
     pub(crate) expect: u16,
     pub(crate) site: Site,
+    /// Its keys can be used together in this cluster.
+    #[cfg(feature = "security")]
+    pub(crate) security: Option<Security>,
 }
 
 impl Given {
@@ -164,6 +171,8 @@ impl Given {
             data_center: None,
             zone: None,
             weight: None,
+            #[cfg(feature = "security")]
+            security: None,
         }
     }
 
@@ -215,7 +224,19 @@ impl Given {
             on_partition: self.check_on_partition(quorums)?,
             expect: self.check_expect()?,
             site: self.check_site()?,
+            #[cfg(feature = "security")]
+            security: self.check_security(cluster)?,
         })
+    }
+
+    #[cfg(feature = "security")]
+    fn check_security(&self, cluster: &str) -> Result<Option<Security>, ConfigError> {
+        let Some(security) = &self.security else { return Ok(None) };
+        if self.address.is_none() {
+            return Err(ConfigError::StandaloneSecurity);
+        }
+        security.keyring(cluster)?;
+        Ok(Some(security.clone()))
     }
 
     fn check_cores(&self) -> Result<usize, ConfigError> {

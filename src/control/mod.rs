@@ -13,6 +13,7 @@
 //! birth        when the first lists are made   publish     what cores and app are told
 //! absent       which dead members are awaited  debt        when a node may be stopped
 //! newcomers    nodes that spoke first          pins        which key each node had
+//! optional     which nodes have security
 //! leaving      how this node goes              clocks      whose clock is off
 //! risk         when the app hears of risks
 //! ```
@@ -33,6 +34,7 @@ mod interface;
 mod leaving;
 mod links;
 mod newcomers;
+mod optional;
 mod pins;
 mod publish;
 mod reach;
@@ -54,10 +56,10 @@ use crate::clock::{Instant, Now, WallTime};
 use crate::events::Event;
 use crate::membership::codec::sent_by;
 #[cfg(feature = "security")]
-use crate::membership::envelope::{Envelope, EnvelopeCounters, Sealing};
+use crate::membership::envelope::{Envelope, EnvelopeCounters};
 use crate::membership::{Change, DatagramError, EXCHANGE_SOON, Membership, MembershipAction};
 #[cfg(feature = "security")]
-use crate::security::keys::Keyring;
+use crate::security::Sealing;
 use crate::shard::Stage;
 use crate::types::Identity;
 use crate::wire::message::ControlMessage;
@@ -95,16 +97,10 @@ impl Control {
         self.envelope.close(receiver, datagram, wall)
     }
 
-    /// Seals datagrams from here on.
+    /// Seals datagrams from here on: for a control that has not started.
     #[cfg(feature = "security")]
     pub(crate) fn seal(&mut self, sealing: Sealing) {
         self.envelope = Envelope::sealed(self.config.cluster, sealing);
-    }
-
-    /// Seals and opens datagrams with other cluster keys from here on.
-    #[cfg(feature = "security")]
-    pub(crate) fn use_keyring(&mut self, ring: Keyring) {
-        self.envelope.use_keyring(ring);
     }
 
     /// Returns how many datagrams were opened, and how many were not.
@@ -140,7 +136,6 @@ impl Control {
             // Members greet those that they take for dead.
             self.note_guest(sender.addr);
         }
-        #[cfg(feature = "security")]
         if let (Some((life, _)), Some(sender)) = (&sent, &opened.sender)
             && self.has_link(life)
         {
@@ -158,6 +153,7 @@ impl Control {
     pub(crate) fn handle(&mut self, now: Instant, event: ControlEvent, actions: &mut Actions) {
         match event {
             ControlEvent::LinkUp { link, welcome, proved } => {
+                self.link_has_shown(now, &link, &welcome.identity, proved.is_some());
                 let is_at_its_address = link.addr == welcome.identity.addr;
                 let greeting = Greeting { hello: welcome, proved, is_at_its_address };
                 self.link_up(now, link, greeting, actions);
@@ -165,6 +161,7 @@ impl Control {
             ControlEvent::LinkDown { link, end } => self.link_down(now, link, end, actions),
             ControlEvent::Answer { link, message } => self.answered(now, link, message, actions),
             ControlEvent::Greeted { via, hello, proved } => {
+                self.greeting_has_shown(now, &hello.identity, proved.is_some());
                 let greeting = Greeting { hello, proved, is_at_its_address: false };
                 self.greeted(now, via, greeting, actions);
             }
@@ -205,6 +202,7 @@ impl Control {
         self.handle_safety_timer(now, actions);
         self.handle_drain_timer(now, actions);
         self.handle_risk_timer(now, actions);
+        self.handle_optional_timer(now);
         if self.stage == Stage::Forming && self.status_at <= now {
             self.tell_status(now, actions);
         }
@@ -223,6 +221,7 @@ impl Control {
             self.newcomers_deadline(),
             self.held_deadline(),
             self.at_risk.deadline(),
+            self.optional_deadline(),
             self.missing_details.ask_at.filter(|_| !self.links.is_empty()),
             (!self.links.is_empty()).then_some(self.exchange_at),
         ];

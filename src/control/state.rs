@@ -42,6 +42,8 @@ pub(super) const MAX_SEED_BACKOFF: Duration = Duration::from_secs(5);
 pub(crate) struct Control {
     pub(super) config: ControlConfig,
     pub(super) envelope: Envelope,
+    /// When the log says next that security is optional, if it is.
+    pub(super) say_optional_at: Instant,
     pub(super) membership: Membership,
     /// What nodes told of themselves when they shook hands, with this node or with another.
     pub(super) details: KnownDetails,
@@ -131,6 +133,7 @@ impl Control {
         let nowhere = Arc::new(nowhere);
         Self {
             envelope: Envelope::plain(config.cluster),
+            say_optional_at: Instant::default(),
             membership,
             details: KnownDetails::default(),
             missing_details: MissingDetails::default(),

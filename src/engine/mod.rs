@@ -2,8 +2,8 @@
 //!
 //! `calls.rs` makes a call and waits for its answer. The other files each add one way to work with
 //! an engine: `many` (reads together), `batch` (writes together), `submit` (without waiting),
-//! `load` (one loader a key), `run` (code on a core), `local_keys` (a walk) and `stats`. These
-//! files may use the runtime and the shard's calls; nothing else may use them.
+//! `load` (one loader a key), `run` (code on a core), `local_keys` (a walk), `security` (new keys)
+//! and `stats`. These files may use the runtime and the shard's calls; nothing else may use them.
 
 mod batch;
 mod calls;
@@ -11,6 +11,8 @@ mod load;
 mod local_keys;
 mod many;
 mod run;
+#[cfg(feature = "security")]
+mod security;
 mod stats;
 mod submit;
 #[cfg(test)]

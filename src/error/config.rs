@@ -6,6 +6,8 @@ use std::time::Duration;
 use thiserror::Error;
 
 use crate::quorums::Count;
+#[cfg(feature = "security")]
+use crate::security::KeyringError;
 use crate::types::{MAX_CORES, MAX_NAME_BYTES, MAX_REPLICAS};
 
 /// A mistake in a [`Config`](crate::Config), found before anything was started.
@@ -258,6 +260,18 @@ pub enum ConfigError {
         /// The most that is allowed.
         most: Duration,
     },
+    /// The cluster keys of [`Config::security`](crate::Config::security) cannot be used together.
+    #[cfg(feature = "security")]
+    #[error("security: {0}")]
+    ClusterKeys(#[from] KeyringError),
+    /// A standalone engine was given [`Config::security`](crate::Config::security). It speaks with
+    /// no other node, so there is nothing to secure.
+    #[cfg(feature = "security")]
+    #[error(
+        "a standalone engine speaks with no other node, so there is nothing to secure: leave \
+         Config::security out, or use Config::new for a node of a cluster"
+    )]
+    StandaloneSecurity,
 }
 
 /// Returns the text for the most replicas that a read may ask.

@@ -1,4 +1,4 @@
-//! Errors of an engine's life: starting, waiting for others, and leaving.
+//! Errors of an engine's life: starting, waiting for others, new security, and leaving.
 
 use std::io;
 use std::net::SocketAddr;
@@ -6,6 +6,8 @@ use std::net::SocketAddr;
 use thiserror::Error;
 
 use super::config::ConfigError;
+#[cfg(feature = "security")]
+use crate::security::{Fingerprint, KeyringError};
 use crate::types::NodeId;
 
 /// Why [`Engine::start`](crate::Engine::start) started nothing. No thread and no socket is left
@@ -258,6 +260,60 @@ pub enum LeaveError {
         missing_bytes: u64,
     },
     /// The engine had stopped before.
+    #[error("the engine has stopped")]
+    ShutDown,
+    /// A thread of the engine has panicked or could not poll; the log says which. The engine has
+    /// stopped and its node has left the cluster: start a new one.
+    #[error("the engine has failed and stopped (its log says why): start a new one")]
+    EngineFailed,
+    /// The call came from an engine's own thread, which must not wait: from a closure that was
+    /// given to [`Engine::run_on`](crate::Engine::run_on).
+    #[error(
+        "called on an engine's own thread, which must not wait: use what Engine::run_on hands to \
+         its closure, or call from a thread of the app"
+    )]
+    WouldBlockCore,
+}
+
+/// Why [`Engine::update_security`](crate::Engine::update_security) changed nothing.
+#[cfg(feature = "security")]
+#[derive(Debug, Error, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum UpdateSecurityError {
+    /// The engine is standalone, and speaks with no other node.
+    #[error("a standalone engine speaks with no other node, so there is nothing to secure")]
+    Standalone,
+    /// The engine was started without [`Config::security`](crate::Config::security).
+    #[error(
+        "the engine was started without Config::security: start it again with \
+         Security::optional(), and require security when all nodes have the cluster key"
+    )]
+    StartedWithout,
+    /// The cluster keys cannot be used together.
+    #[error(transparent)]
+    ClusterKeys(#[from] KeyringError),
+    /// The node was given another key of its own than the one that it runs with.
+    #[error(
+        "the node runs with the key {running} and was given the key {given}: a node keeps its key \
+         until it ends, so start it again to change it, or leave Security::identity out"
+    )]
+    OtherIdentity {
+        /// The fingerprint of the key that the node runs with.
+        running: Fingerprint,
+        /// The fingerprint of the key that was given.
+        given: Fingerprint,
+    },
+    /// TLS cannot be set up.
+    #[error("{reason}")]
+    Tls {
+        /// What is wrong.
+        reason: String,
+    },
+    /// The control thread took no message within
+    /// [`Config::request_timeout`](crate::Config::request_timeout).
+    #[error("overloaded: the control thread did not take the update in time; try again")]
+    Overloaded,
+    /// The engine has stopped, or is stopping.
     #[error("the engine has stopped")]
     ShutDown,
     /// A thread of the engine has panicked or could not poll; the log says which. The engine has

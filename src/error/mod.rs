@@ -1,8 +1,8 @@
 //! Errors: one type for each kind of call. Those of writes say whether the write may have happened.
 //!
 //! This file has the errors of calls. `config.rs` has the mistakes of a configuration, and
-//! `lifecycle.rs` the errors of starting, waiting and leaving. All of them convert into
-//! [`enum@Error`], for apps that want a single type.
+//! `lifecycle.rs` the errors of starting, waiting, new security and leaving. All of them convert
+//! into [`enum@Error`], for apps that want a single type.
 
 mod config;
 mod lifecycle;
@@ -12,6 +12,8 @@ use std::time::Duration;
 use thiserror::Error;
 
 pub use self::config::ConfigError;
+#[cfg(feature = "security")]
+pub use self::lifecycle::UpdateSecurityError;
 pub use self::lifecycle::{LeaveError, NotReady, NotSafe, Risk, StartError};
 use crate::quorums::Count;
 use crate::types::{MAX_KEY_BYTES, MAX_REPLICAS, MAX_VALUE_BYTES};
@@ -43,6 +45,10 @@ pub enum Error {
     /// The node's data was not handed over in time.
     #[error(transparent)]
     Leave(#[from] LeaveError),
+    /// What traffic is secured with was not changed.
+    #[cfg(feature = "security")]
+    #[error(transparent)]
+    UpdateSecurity(#[from] UpdateSecurityError),
 }
 
 /// Why a write was not acknowledged, and whether it may have happened.

@@ -63,9 +63,16 @@ pub(crate) mod envelope;
 mod health;
 mod helpers;
 mod interface;
+#[cfg(feature = "security")]
+mod openers;
 mod pings;
 mod roster;
 mod rumours;
+#[cfg(feature = "security")]
+mod sealed;
+#[cfg(not(feature = "security"))]
+#[path = "unsealed.rs"]
+mod sealed;
 mod strangers;
 mod swim;
 #[cfg(test)]

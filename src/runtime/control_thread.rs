@@ -22,6 +22,8 @@ use super::net::complaints::Complaints;
 use super::net::datagram::Datagrams;
 use super::net::{ConnectionId, Destination, LossCause, Net, NetEvent};
 use super::ring::Pop;
+#[cfg(feature = "security")]
+use super::secured::Secured;
 use super::shared::Shared;
 use super::tokens::{DATAGRAMS, FIRST_CONNECTION, LISTENER, WAKE};
 use crate::clock::{Instant, Now};
@@ -240,10 +242,27 @@ impl ControlLoop {
                 }
                 ToControl::Found(found) => ControlEvent::Found(*found),
                 ToControl::Leave => ControlEvent::Leave,
+                #[cfg(feature = "security")]
+                ToControl::Secure(secured) => {
+                    self.secure(now, secured);
+                    continue;
+                }
             };
             self.tell(now, event);
         }
         self.thread.messages.admit();
+    }
+
+    /// Secures all traffic with this from now on. The cores are told before the app is.
+    #[cfg(feature = "security")]
+    fn secure(&mut self, now: Instant, secured: Secured) {
+        let Secured { node, net } = secured;
+        for core in &mut self.thread.cores {
+            core.send(Order::Secure(net.clone()));
+        }
+        self.thread.net.secure(net);
+        self.thread.control.use_security(now, node, &mut self.actions);
+        self.perform(now);
     }
 
     /// Reads datagrams if the poll told of some, or if something is due: this thread may have stood

@@ -317,6 +317,12 @@ impl CoreLoop {
                         self.peers.insert(connection, peer);
                     }
                 }
+                #[cfg(feature = "security")]
+                Order::Secure(security) => {
+                    if let Some(net) = &mut self.thread.net {
+                        net.secure(security);
+                    }
+                }
             }
         }
     }

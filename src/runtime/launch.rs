@@ -1,7 +1,7 @@
 //! The launch of an engine: from its settings to threads that run.
 //!
 //! ```text
-//! 0. ask for the limits of this process
+//! 0. ask for the limits of this process, and draw what traffic is secured with
 //! 1. bind the sockets
 //! 2. prepare the control thread, then each core: poll, bell, mailboxes, net
 //! 3. start the log thread, then the cores; each pins itself, makes its shard, and hands out the
@@ -41,6 +41,7 @@ use super::net::Net;
 use super::net::bind::{BindError, Bound, bind};
 use super::net::datagram::Datagrams;
 use super::net::limits::Limits;
+use super::secured::Secured;
 use super::tokens::{DATAGRAMS, FIRST_CONNECTION, LISTENER, WAKE};
 use crate::config::Settings;
 use crate::control::{Control, ControlConfig};
@@ -65,6 +66,9 @@ pub(super) struct Launched {
     pub(super) senders: Senders,
     pub(super) views: Views,
     pub(super) threads: Threads,
+    /// What its traffic is secured with, if it is.
+    #[cfg(feature = "security")]
+    pub(super) secured: Option<Secured>,
 }
 
 /// Starts an engine's threads.
@@ -79,6 +83,7 @@ pub(super) fn launch(settings: &Settings) -> Result<Launched, StartError> {
         );
         return Err(StartError::System { what: "reading the system's clock", source });
     }
+    let secured = Secured::at_start(settings, cluster)?;
     let bound = settings.address.map(bind).transpose().map_err(start_error)?;
     let open_to_others = bound.as_ref().map(|it| it.addr).filter(|it| !it.ip().is_loopback());
     let address = bound.as_ref().map(|bound| advertised(settings, bound.addr));
@@ -96,6 +101,7 @@ pub(super) fn launch(settings: &Settings) -> Result<Launched, StartError> {
             settings.max_connections,
             settings.memory.map(|memory| memory * usize::from(settings.cores)),
         ),
+        secured,
     };
     let control = bound.map(|bound| launch.prepare_control(bound)).transpose()?;
     let cores = (0..settings.cores).map(|core| launch.prepare_core(CoreId(core)));
@@ -105,15 +111,25 @@ pub(super) fn launch(settings: &Settings) -> Result<Launched, StartError> {
         launch.threads.log.stop();
     })?;
     note_processors(settings.pin_cpus.as_deref().unwrap_or_default());
-    if let Some(address) = open_to_others {
+    if let Some(address) = open_to_others
+        && launch.secured.is_none()
+    {
         logging::warn!(
             "listening on {address} without encryption and without authentication: whoever reaches \
              this port can read and write all keys of the cluster, and can end it. Let only its \
-             nodes reach it (docs/security.md)"
+             nodes reach it, or set Config::security (docs/security.md)"
         );
     }
-    let Launch { senders, threads, .. } = launch;
-    Ok(Launched { clock, cluster, address, senders, views, threads })
+    Ok(Launched {
+        clock,
+        cluster,
+        address,
+        senders: launch.senders,
+        views,
+        threads: launch.threads,
+        #[cfg(feature = "security")]
+        secured: launch.secured,
+    })
 }
 
 /// An engine that is being launched.
@@ -127,6 +143,7 @@ struct Launch<'a> {
     threads: Threads,
     heartbeats: Arc<Heartbeats>,
     limits: Arc<Limits>,
+    secured: Option<Secured>,
 }
 
 /// What a thread that is not started yet will poll, and will be woken by.
@@ -203,6 +220,7 @@ impl Launch<'_> {
         let mut net =
             Net::new(registry, FIRST_CONNECTION, local(self.settings), self.limits.clone());
         net.set_identity(self.identity);
+        self.secured.iter().for_each(|secured| secured.secure_net(&mut net));
         self.settings.memory.into_iter().for_each(|memory| net.limit_memory(memory));
         Ok(net)
     }
@@ -311,11 +329,13 @@ impl Launch<'_> {
             state.giving = vec![0; usize::from(self.settings.cores)];
             state.unfinished = state.giving.clone();
         });
+        let mut control = Control::new(self.control_config());
+        self.secured.iter().try_for_each(|secured| secured.seal(&mut control))?;
         let control_loop = control_thread::begin(ControlThread {
             poll,
             bell,
             clock: self.clock,
-            control: Control::new(self.control_config()),
+            control,
             net,
             listener,
             datagrams,

@@ -15,7 +15,11 @@ use std::sync::Arc;
 use super::engine_thread::stopped_by;
 use super::mailbox::Sender;
 use super::net::Handover;
+#[cfg(feature = "security")]
+use super::net::NetSecurity;
 use super::reply::ReplyTo;
+#[cfg(feature = "security")]
+use super::secured::Secured;
 use crate::clock::Instant;
 use crate::discovery::FoundAddresses;
 use crate::placement::Placement;
@@ -93,6 +97,9 @@ pub(crate) enum Order {
     AskDebt { question: u64 },
     /// Serve an accepted connection, whose opener wants this core.
     Adopt { handover: Box<Handover>, peer: Identity },
+    /// Secure connections with this.
+    #[cfg(feature = "security")]
+    Secure(Arc<NetSecurity>),
 }
 
 /// What cores, the discovery thread and the engine's handle tell the control thread.
@@ -110,4 +117,7 @@ pub(crate) enum ToControl {
     Found(Box<FoundAddresses>),
     /// Hand everything over, then leave the cluster.
     Leave,
+    /// Secure all traffic with this, and tell every core.
+    #[cfg(feature = "security")]
+    Secure(Secured),
 }

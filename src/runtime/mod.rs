@@ -17,6 +17,8 @@
 //! idle                what a thread does that has nothing to do
 //! heartbeat           whether a thread stands still in the middle of its work
 //! net                 the sockets
+//! secured             what connections and datagrams are secured with
+//! random · processor · key_file   what that takes of the system
 //! ```
 //!
 //! Nothing here decides what a shard or the control decides: its files name their events and
@@ -45,9 +47,16 @@ mod messages;
 pub(crate) mod net;
 mod parker;
 #[cfg(feature = "security")]
+mod processor;
+#[cfg(feature = "security")]
 mod random;
 pub(crate) mod reply;
 mod ring;
+#[cfg(feature = "security")]
+mod secured;
+#[cfg(not(feature = "security"))]
+#[path = "unsecured.rs"]
+mod secured;
 mod shared;
 mod slot;
 mod tokens;
@@ -67,13 +76,19 @@ use self::launch::{Launched, launch};
 use self::mailbox::{SendError, Sender};
 use self::messages::{CallMessage, Senders, ToControl};
 use self::reply::{NoReply, Reply, ReplyTo};
+#[cfg(feature = "security")]
+use self::secured::CurrentSecurity;
 use self::shared::SharedState;
 use crate::clock::Instant;
 use crate::config::Settings;
+#[cfg(feature = "security")]
+use crate::error::UpdateSecurityError;
 use crate::error::{
     LeaveError, NotApplied, NotReady, NotSafe, ReadError, Risk, StartError, WriteError,
 };
 use crate::events::{MemberInfo, Subscriber};
+#[cfg(feature = "security")]
+use crate::security::{Fingerprint, Security};
 use crate::shard::{Call, Outcome};
 use crate::store::Views;
 use crate::types::{ClusterHash, CoreId};
@@ -101,6 +116,9 @@ pub(crate) struct Runtime {
     views: Views,
     /// The memory for large values on their way to the cores, if there is a memory limit.
     allowance: Option<Arc<Allowance>>,
+    /// `None` if the app chose no security.
+    #[cfg(feature = "security")]
+    security: Option<CurrentSecurity>,
     threads: Threads,
 }
 
@@ -145,13 +163,30 @@ impl From<NotSent> for ReadError {
 impl Runtime {
     /// Starts an engine's threads.
     pub(crate) fn start(settings: &Settings) -> Result<Self, StartError> {
-        let Launched { clock, cluster, address, senders, views, threads } = launch(settings)?;
+        let launched = launch(settings)?;
+        #[cfg(feature = "security")]
+        let security = launched
+            .secured
+            .map(|secured| CurrentSecurity::new(&settings.cluster, launched.cluster, secured));
+        let Launched { clock, cluster, address, senders, views, threads, .. } = launched;
         let longest_spin = longest_caller_spin(settings.idle);
         let allowance = settings
             .memory
             .map(|share| Allowance::new(share / ALLOWANCE * usize::from(settings.cores)));
         let door = threads.shared.door.clone();
-        Ok(Self { clock, cluster, address, door, longest_spin, senders, views, allowance, threads })
+        Ok(Self {
+            clock,
+            cluster,
+            address,
+            door,
+            longest_spin,
+            senders,
+            views,
+            allowance,
+            #[cfg(feature = "security")]
+            security,
+            threads,
+        })
     }
 
     /// Sends a core a call, which may bring a large value, and waits for room until `deadline`.
@@ -356,6 +391,43 @@ impl Runtime {
             Some(false) => Err(closed()),
             None => Err(LeaveError::TimedOut { partitions, unfinished, missing_bytes }),
         }
+    }
+
+    /// Has all threads secure their traffic by this.
+    #[cfg(feature = "security")]
+    pub(crate) fn update_security(
+        &self,
+        security: &Security,
+        until: Instant,
+    ) -> Result<(), UpdateSecurityError> {
+        let closed = || match self.closed() {
+            NotSent::Failed => UpdateSecurityError::EngineFailed,
+            _ => UpdateSecurityError::ShutDown,
+        };
+        match self.check_caller() {
+            Ok(()) => {}
+            Err(NotSent::WouldBlock) => return Err(UpdateSecurityError::WouldBlockCore),
+            Err(_) => return Err(closed()),
+        }
+        let Some(control) = &self.senders.control else {
+            return Err(UpdateSecurityError::Standalone);
+        };
+        let Some(current) = &self.security else {
+            return Err(UpdateSecurityError::StartedWithout);
+        };
+        current.update(security, |secured| {
+            let message = ToControl::Secure(secured);
+            control.send_until(message, self.clock.to_os(until)).map_err(|error| match error {
+                SendError::Full(_) => UpdateSecurityError::Overloaded,
+                SendError::Closed(_) => closed(),
+            })
+        })
+    }
+
+    /// Returns the name of this node's key, if it has one.
+    #[cfg(feature = "security")]
+    pub(crate) fn fingerprint(&self) -> Option<Fingerprint> {
+        self.security.as_ref().map(|security| security.fingerprint)
     }
 
     /// Asks the control thread for something, and waits until it is `done`. `None` if the time is

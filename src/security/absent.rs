@@ -21,3 +21,9 @@ impl fmt::Display for Fingerprint {
         match *self {}
     }
 }
+
+pub(crate) mod senders {
+    /// Which start of a node has sealed a datagram.
+    #[derive(Debug)]
+    pub(crate) enum SenderId {}
+}

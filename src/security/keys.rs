@@ -289,13 +289,19 @@ impl Keyring {
 #[non_exhaustive]
 pub enum KeyringError {
     /// There are more than 4 keys.
-    #[error("{count} cluster keys are given, and {MAX_CLUSTER_KEYS} are allowed")]
+    #[error(
+        "{count} cluster keys are given, and {MAX_CLUSTER_KEYS} are allowed: leave out those that \
+         no node uses any more"
+    )]
     TooMany {
         /// How many were given, the one that is used among them.
         count: usize,
     },
     /// One key was given twice.
-    #[error("the cluster key {id} is given twice")]
+    #[error(
+        "the cluster key {id} is given twice: also_accept is for keys other than the one that this \
+         node uses"
+    )]
     SameKeyTwice {
         /// The public name of the key.
         id: KeyId,

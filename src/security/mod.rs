@@ -68,4 +68,4 @@ mod window;
 pub use self::identity::{Fingerprint, FingerprintError, NodeIdentity, NodeIdentityError};
 pub use self::keys::{ClusterKey, ClusterKeyError, KeyId, KeyringError};
 pub use self::settings::Security;
-pub(crate) use self::settings::{NodeSecurity, Proved};
+pub(crate) use self::settings::{NodeSecurity, Proved, Sealing};

@@ -9,6 +9,7 @@ use zeroize::Zeroizing;
 use super::identity::{Fingerprint, NodeIdentity};
 use super::keys::{ClusterKey, KeyId, Keyring, KeyringError};
 use super::proof::IntroductionFlags;
+use super::suite::{Salt, Suite};
 
 /// How the traffic between nodes is encrypted, and how nodes prove that they belong to the cluster.
 ///
@@ -53,7 +54,8 @@ impl Security {
     /// Lets nodes in that use this key, too. Up to three such keys, for the time in which the key
     /// of a cluster is replaced.
     ///
-    /// To replace the key `old` by `new`, take three steps, each on every node before the next one:
+    /// To replace the key `old` by `new`, take three steps, each on every node before the next one,
+    /// by [`Engine::update_security`](crate::Engine::update_security) or a restart:
     ///
     /// 1. `Security::cluster_key(old).also_accept(new)`
     /// 2. `Security::cluster_key(new).also_accept(old)`
@@ -77,7 +79,7 @@ impl Security {
         self
     }
 
-    /// Keeps the nodes out that have these keys, whatever else they prove.
+    /// Keeps the nodes out that have these keys, also if they prove the cluster key.
     ///
     /// This puts out a node that [keeps its key](Self::identity). One that makes a new key at every
     /// start comes back with the next one: replace the cluster key to put it out.
@@ -91,7 +93,9 @@ impl Security {
     /// without is given a key. **It keeps no host out:** any that speaks without security is let
     /// in.
     ///
-    /// Start all nodes with it, one after the other. Then give them the same without it.
+    /// Start all nodes with it, one after the other. Then give them the same without it, by
+    /// [`Engine::update_security`](crate::Engine::update_security). Until then the log says once a
+    /// minute how many members have shown no security yet.
     #[must_use]
     pub fn optional(mut self) -> Self {
         self.choices().is_optional = true;
@@ -130,6 +134,27 @@ impl Security {
             is_optional: self.0.is_optional,
         })
     }
+
+    /// Makes what a running node uses from now on. A node has one key of its own in its life, so it
+    /// keeps the one that it has, and what it says of itself.
+    pub(crate) fn of_running(
+        &self,
+        cluster: &str,
+        running: &NodeSecurity,
+    ) -> Result<NodeSecurity, KeyringError> {
+        Ok(NodeSecurity {
+            keyring: self.keyring(cluster)?,
+            identity: running.identity.clone(),
+            flags: running.flags,
+            denied: self.0.denied.clone(),
+            is_optional: self.0.is_optional,
+        })
+    }
+
+    /// Returns the name of the node's key that the app gave, if it gave one.
+    pub(crate) fn fingerprint(&self) -> Option<Fingerprint> {
+        self.0.identity.as_ref().map(|identity| identity.fingerprint())
+    }
 }
 
 impl fmt::Debug for Security {
@@ -154,6 +179,15 @@ pub(crate) struct NodeSecurity {
     pub(crate) denied: BTreeSet<Fingerprint>,
     /// Whether it also speaks with nodes that secure nothing.
     pub(crate) is_optional: bool,
+}
+
+/// What one start of a node seals its datagrams with.
+#[derive(Debug)]
+pub(crate) struct Sealing {
+    pub(crate) security: Arc<NodeSecurity>,
+    pub(crate) suite: Suite,
+    /// Drawn for this one start.
+    pub(crate) salt: Salt,
 }
 
 /// What the other end of a secured connection has proved.

@@ -21,10 +21,12 @@ use std::time::Duration;
 use rand::RngExt;
 
 use super::event::{Connection, ConnectionKey, Direction, SimEvent, decode};
+use super::keys::proved;
 use super::node::Node;
 use super::{SimCluster, node};
 use crate::clock::Instant;
 use crate::control::{ControlEvent, Link, LinkEnd};
+use crate::security::Proved;
 use crate::shard::Event as ShardEvent;
 use crate::types::{Identity, Partition};
 use crate::wire::codec;
@@ -348,7 +350,15 @@ impl SimCluster {
             connection.acceptor = Some((acceptor, life));
         }
         let Some(hello) = self.through_the_wire(Message::Hello(hello)) else { return };
-        self.control(acceptor, ControlEvent::Greeted { via: id, hello, proved: None });
+        let proved = self.proved(key.opener, acceptor, key.opener);
+        self.control(acceptor, ControlEvent::Greeted { via: id, hello, proved });
+    }
+
+    /// Returns what one of two nodes proves over a connection between them. TLS is not simulated:
+    /// they speak without it if they have no common key.
+    fn proved(&mut self, opener: usize, acceptor: usize, prover: usize) -> Option<Proved> {
+        let mut security = |node: usize| self.nodes[node].running()?.security.clone();
+        proved(&*security(opener)?, &*security(acceptor)?, &*security(prover)?)
     }
 
     /// Sends the acceptor's verdict back.
@@ -389,12 +399,15 @@ impl SimCluster {
     fn opened(&mut self, key: ConnectionKey, welcome: Hello) {
         let Some(connection) = self.connections.get_mut(&key) else { return };
         connection.is_open = true;
+        let acceptor = connection.acceptor;
         for bytes in std::mem::take(&mut connection.waiting) {
             self.carry(key, bytes);
         }
         if key.from == Channel::Control {
             let link = Link { addr: key.addr, expects: key.expects };
-            self.control(key.opener, ControlEvent::LinkUp { link, welcome, proved: None });
+            let proved =
+                acceptor.and_then(|(acceptor, _)| self.proved(key.opener, acceptor, acceptor));
+            self.control(key.opener, ControlEvent::LinkUp { link, welcome, proved });
         }
     }
 

@@ -19,6 +19,7 @@ use crate::events::{Event as AppEvent, MemberInfo, MemberState};
 use crate::mutants::{ProtocolMutant, rule};
 use crate::placement::{DEFAULT_WEIGHT, List, Site};
 use crate::quorums::{Count, Quorums};
+use crate::security::NodeSecurity;
 use crate::shard::{
     Action, Call, Debt, Event, LocalAnswer, LocalRules, Shard, ShardConfig, StoppedBy, read_local,
 };
@@ -88,6 +89,8 @@ pub(super) struct Stall {
 
 pub(super) struct Running {
     pub(super) control: Control,
+    /// What it goes by, if it has a cluster key.
+    pub(super) security: Option<Arc<NodeSecurity>>,
     /// The deadline of `control` after its last event.
     control_deadline: Option<Instant>,
     pub(super) shards: Vec<Shard<CallId>>,
@@ -250,9 +253,9 @@ impl Node {
             },
             seed,
         });
-        if let Some(keys) = &self.keys {
-            control.seal(keys.sealing(seed));
-        }
+        let sealing = self.keys.as_ref().map(|keys| keys.sealing(seed));
+        let security = sealing.as_ref().map(|sealing| sealing.security.clone());
+        sealing.into_iter().for_each(|sealing| control.seal(sealing));
         let mut control_actions = Vec::new();
         control.start(now.instant, &mut control_actions);
         let readers = Arc::new(Readers::new(None));
@@ -277,6 +280,7 @@ impl Node {
         self.running = Some(Running {
             control_deadline: control.deadline(),
             control,
+            security,
             views: Views::new(shards.iter().map(|shard| shard.view().clone()), readers),
             shards,
             identity,
@@ -322,6 +326,20 @@ impl Node {
             running.control.handle(now, event, &mut running.control_actions);
             running.control_deadline = running.control.deadline();
         }
+    }
+
+    /// Gives it other cluster keys, with which it also starts again. One that runs without keys
+    /// goes on without.
+    pub(super) fn give_keys(&mut self, now: Instant, keys: KeyNumbers) {
+        if let Some(running) = &mut self.running
+            && let Some(security) = &mut running.security
+        {
+            *security = keys.of_running(security);
+            let actions = &mut running.control_actions;
+            running.control.use_security(now, security.clone(), actions);
+            running.control_deadline = running.control.deadline();
+        }
+        self.keys = Some(keys);
     }
 
     pub(super) fn datagram(&mut self, now: Now, from: SocketAddr, bytes: &mut [u8]) {

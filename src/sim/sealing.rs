@@ -8,6 +8,7 @@ use super::event::SimEvent;
 use super::keys::KeyNumbers;
 use super::node::{address, number_at};
 use crate::membership::envelope::EnvelopeCounters;
+use crate::mutants::set_for_this_thread;
 use crate::security::seal::SEALED_HEADER_BYTES;
 
 /// A datagram that arrived, or would have: its receiver, its source, and its bytes.
@@ -19,21 +20,31 @@ pub(super) struct Recorded {
 
 impl SimCluster {
     /// Gives a node other cluster keys, by number: the one that it seals with, and up to three
-    /// others that it opens. It also starts again with these. Every node begins with key 0 alone.
+    /// others that it opens. It also starts again with these. One that runs without keys goes on
+    /// without until then.
     ///
     /// # Panics
     ///
-    /// If one key is given twice, or more than four are, or the nodes
-    /// [have no keys](super::SimOptions::is_sealed).
+    /// If one key is given twice, or more than four are.
     #[doc(hidden)]
     pub fn give_keys(&mut self, node: usize, sealing: u8, accepted: &[u8]) {
-        assert!(self.options.is_sealed, "the nodes of this cluster have no keys");
-        self.fault("keys", || format!("n{node} seals with key {sealing} and opens {accepted:?}"));
-        let keys = KeyNumbers { sealing, accepted: accepted.to_vec() };
-        if let Some(running) = self.nodes[node].running() {
-            running.control.use_keyring(keys.ring());
-        }
-        self.nodes[node].keys = Some(keys);
+        let accepted = accepted.to_vec();
+        self.give(node, KeyNumbers { sealing, accepted, is_optional: false });
+    }
+
+    /// Gives a node a cluster key, by number, with which it also speaks with nodes that have none:
+    /// [`Security::optional`](crate::Security::optional).
+    #[doc(hidden)]
+    pub fn give_optional_key(&mut self, node: usize, sealing: u8) {
+        self.give(node, KeyNumbers { sealing, accepted: Vec::new(), is_optional: true });
+    }
+
+    fn give(&mut self, node: usize, keys: KeyNumbers) {
+        set_for_this_thread(self.options.mutant, self.options.partitions);
+        self.fault("keys", || format!("n{node} is given {keys:?}"));
+        let now = self.now_of(node).instant;
+        self.nodes[node].give_keys(now, keys);
+        self.act(node);
     }
 
     /// Has a node start without a cluster key from now on.

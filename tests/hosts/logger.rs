@@ -5,7 +5,7 @@ use std::net::TcpStream;
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Instant;
 
-use gridkv::Config;
+use gridkv::{ClusterKey, Config, Event, Security};
 use log::{LevelFilter, Log, Metadata, Record};
 
 use crate::in_own_process;
@@ -90,5 +90,40 @@ fn a_logger_that_blocks_stops_no_thread_of_the_engine() {
         });
         let probes = "an HTTP probe, or a scan of ports";
         assert!(GATE.count(probes) <= 1, "a line for each of {LINES} probes");
+    });
+}
+
+/// A known key, as it stands in no line.
+const DIGITS: &str = "8f0c6be1a2d94735bb90e1f64a5c2d7e03fd1b6a9c48e5720d3fa16b7c92e854";
+
+/// All levels are on, and two nodes meet. No line has five bytes of the key in a row.
+#[test]
+fn the_log_says_that_security_is_optional_and_shows_no_key() {
+    in_own_process("logger::the_log_says_that_security_is_optional_and_shows_no_key", || {
+        log::set_logger(&GATE).expect("it is the only one");
+        log::set_max_level(LevelFilter::Trace);
+        let security = || Security::cluster_key(ClusterKey::from_hex(DIGITS).expect("a key"));
+        let engines = cluster(2, |config: Config| config.security(security().optional()));
+        let line = "security is optional: any host that reaches";
+        wait_until("both nodes have said it", || GATE.count(line) == 2);
+        let events = engines[0].events();
+        engines[0].update_security(security()).expect("it has a key");
+        engines[0].update_security(security().optional()).expect("it has a key");
+        let is_update = |event: &Event| matches!(event, Event::SecurityUpdated { .. });
+        assert_eq!(events.filter(is_update).take(2).count(), 2);
+        wait_until("it is said again", || GATE.count(line) == 3);
+        assert_eq!(GATE.count("required security, which is optional from now on"), 1);
+        assert_eq!(GATE.count("without encryption"), 0);
+        engines[0].set("key", "value").expect("it serves");
+        drop(engines);
+
+        let byte = |at| u8::from_str_radix(&DIGITS[at..at + 2], 16).expect("digits");
+        for start in (0..DIGITS.len() - 10).step_by(2) {
+            let list: Vec<String> =
+                (start..start + 10).step_by(2).map(|at| byte(at).to_string()).collect();
+            assert_eq!(GATE.count(&DIGITS[start..start + 10]), 0);
+            assert_eq!(GATE.count(&list.join(", ")), 0);
+        }
+        assert!(GATE.count("gridkv::") > 10);
     });
 }

@@ -4,7 +4,7 @@
 use gridkv::Event;
 use gridkv::sim::{EnvelopeCounters, ProtocolMutant, SimCluster, SimOptions};
 
-use crate::support::{MS, SECOND, Traced, settle, started, write};
+use crate::support::{MS, SECOND, Traced, settle, started, wait, write};
 
 fn options(mutant: Option<ProtocolMutant>) -> SimOptions {
     let mut options = SimOptions::default();
@@ -47,6 +47,79 @@ fn the_cluster_key_is_changed_without_a_death() {
             assert!(counters.opened > 0 && counters.replayed > 0, "seed {seed}: {counters:?}");
         }
     }
+}
+
+/// One node after the other leaves and starts again with other keys, or without. No other one is
+/// taken for dead.
+fn restart_with(cluster: &mut Traced, change: impl Fn(&mut Traced, usize)) {
+    for node in 0..5 {
+        let before = cluster.deaths().len();
+        change(cluster, node);
+        cluster.leave(node);
+        wait(cluster, SECOND * 30, |cluster| !cluster.is_running(node));
+        cluster.restart_node(node);
+        settle(cluster);
+        write(cluster, node, options(None).key(node), "v");
+        let deaths = &cluster.deaths()[before..];
+        assert!(deaths.iter().all(|death| death.of == node), "n{node}: {deaths:?}");
+    }
+}
+
+/// Gives one running node after the other an optional key, or requires it. No node is taken for
+/// dead.
+fn change_while_all_run(cluster: &mut Traced, is_optional: bool) {
+    let before = cluster.deaths().len();
+    for node in 0..5 {
+        match is_optional {
+            true => cluster.give_optional_key(node, 0),
+            false => cluster.give_keys(node, 0, &[]),
+        }
+        cluster.run_for(400 * MS);
+        write(cluster, node, options(None).key(node), "w");
+    }
+    cluster.run_for(3 * SECOND);
+    let deaths = &cluster.deaths()[before..];
+    assert!(deaths.is_empty(), "optional: {is_optional}, {deaths:?}");
+}
+
+/// A hundredth of all datagrams is lost.
+#[test]
+fn security_is_turned_on_and_off_step_by_step() {
+    for seed in 0..3 {
+        let mut options = options(None);
+        options.is_sealed = false;
+        let mut cluster = started(seed, 5, options);
+        cluster.set_loss(10, 0);
+        cluster.set_duplication(50);
+        restart_with(&mut cluster, |cluster, node| cluster.give_optional_key(node, 0));
+        for is_optional in [false, true, false, true] {
+            change_while_all_run(&mut cluster, is_optional);
+        }
+        for counters in all_counters(&mut cluster, 5) {
+            let refused =
+                (counters.wrong_kind, counters.wrong_key, counters.forged, counters.malformed);
+            assert_eq!(refused, (0, 0, 0, 0), "seed {seed}");
+            assert!(counters.opened > 0 && counters.replayed > 0, "seed {seed}: {counters:?}");
+        }
+        restart_with(&mut cluster, |cluster, node| cluster.take_keys(node));
+    }
+}
+
+#[test]
+fn a_node_without_security_is_let_in_while_it_is_optional() {
+    let mut cluster = started(3, 3, options(None));
+    for node in 0..3 {
+        cluster.give_optional_key(node, 0);
+    }
+    let guest = cluster.start_node();
+    cluster.crash_node(guest);
+    cluster.take_keys(guest);
+    cluster.restart_node(guest);
+    settle(&mut cluster);
+    write(&mut cluster, guest, options(None).key(0), "v");
+    (0..3).for_each(|node| cluster.give_keys(node, 0, &[]));
+    cluster.run_for(10 * SECOND);
+    assert!((0..3).all(|node| !cluster.sees_only(node, guest)), "it is out again");
 }
 
 /// Returns how many datagrams the others did not open of a node that kept the old key.

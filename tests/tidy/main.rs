@@ -24,9 +24,9 @@ use crate::source::{FOLDERS, Source, files, relative, sources};
 #[rustfmt::skip]
 const ROOMS: &[(&str, &str)] = &[
     // The top: what an app sees.
-    ("lib", "engine runtime shard config discovery events error options types"),
-    ("engine", "runtime shard config store discovery events error options entry quorums clock \
-                types"),
+    ("lib", "engine runtime shard config discovery events error options security types"),
+    ("engine", "runtime shard config store discovery events error options entry quorums security \
+                clock types"),
     // Drivers: real threads, sockets and clocks, or simulated ones.
     ("runtime", "control shard config wire store discovery security events error options placement \
                  entry clock types sync prefetch logging mutants"),
@@ -41,17 +41,17 @@ const ROOMS: &[(&str, &str)] = &[
     ("replication", "wire error options placement entry quorums clock types logging mutants"),
     // The ground.
     ("wire", "config membership options placement entry quorums clock types"),
-    ("config", "discovery error options placement quorums types"),
+    ("config", "discovery error options placement quorums security types"),
     ("store", "options entry clock types sync prefetch mutants"),
     ("membership", "security clock types logging mutants"),
     ("events", "security types"),
-    ("security", "clock types mutants"),
     ("discovery", "types"),
-    ("error", "quorums types"),
+    ("error", "quorums security types"),
     ("placement", "quorums types mutants"),
     ("entry", "clock types sync prefetch mutants"),
     ("quorums", "options types mutants"),
     ("options", "types"),
+    ("security", "clock types mutants"),
     ("clock", "types mutants"),
     ("types", "mutants"),
     ("sync", "mutants"),

@@ -22,6 +22,7 @@ use rustls::{
 
 use super::error::TlsError;
 use super::limits::RECORD_BYTES;
+use crate::runtime::processor::has_aes_instructions;
 
 /// What both ends speak inside TLS. Without it, a service of another protocol that has a key of
 /// this node's could be made to answer as the node.
@@ -130,17 +131,6 @@ fn provider() -> CryptoProvider {
     };
     let kx_groups = vec![kx_group::X25519];
     CryptoProvider { cipher_suites, kx_groups, ..ring::default_provider() }
-}
-
-/// Without them AES is slow, and its time depends on the key.
-fn has_aes_instructions() -> bool {
-    #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
-    return std::arch::is_x86_feature_detected!("aes")
-        && std::arch::is_x86_feature_detected!("pclmulqdq");
-    #[cfg(target_arch = "aarch64")]
-    return std::arch::is_aarch64_feature_detected!("aes");
-    #[cfg(not(any(target_arch = "x86", target_arch = "x86_64", target_arch = "aarch64")))]
-    false
 }
 
 /// Returns the key in a public key's DER, if it is one of Ed25519.

@@ -1,0 +1,110 @@
+//! What the traffic of a node is secured with: made when it starts, and when its app changes it.
+
+#![forbid(unsafe_code)]
+
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use zeroize::Zeroizing;
+
+use super::net::{Net, NetSecurity};
+use super::processor::has_aes_instructions;
+use super::random;
+use crate::config::Settings;
+use crate::control::Control;
+use crate::error::{ConfigError, StartError, UpdateSecurityError};
+use crate::security::suite::{Salt, Suite};
+use crate::security::{Fingerprint, NodeSecurity, Sealing, Security};
+use crate::types::ClusterHash;
+
+/// What the threads of a node secure its traffic with.
+#[derive(Clone)]
+pub(crate) struct Secured {
+    pub(crate) node: Arc<NodeSecurity>,
+    pub(crate) net: Arc<NetSecurity>,
+}
+
+impl Secured {
+    /// Makes what this start of a node uses. `None` if its app chose no security.
+    pub(super) fn at_start(
+        settings: &Settings,
+        cluster: ClusterHash,
+    ) -> Result<Option<Self>, StartError> {
+        let Some(security) = &settings.security else { return Ok(None) };
+        let mut seed = Zeroizing::new([0; 32]);
+        random::fill(&mut *seed)
+            .map_err(|source| StartError::System { what: "drawing the node's key", source })?;
+        let node = security.of_node(&settings.cluster, &seed).map_err(ConfigError::from)?;
+        let secured = Self::new(node, cluster).map_err(|reason| StartError::System {
+            what: "setting up TLS",
+            source: io::Error::other(reason),
+        })?;
+        Ok(Some(secured))
+    }
+
+    fn new(node: NodeSecurity, cluster: ClusterHash) -> Result<Self, String> {
+        let node = Arc::new(node);
+        let net = NetSecurity::new(node.clone(), cluster).map_err(|error| error.to_string())?;
+        Ok(Self { node, net })
+    }
+
+    /// Has a thread secure its connections.
+    pub(super) fn secure_net(&self, net: &mut Net) {
+        net.secure(self.net.clone());
+    }
+
+    /// Has the control, which has not started, seal its datagrams.
+    pub(super) fn seal(&self, control: &mut Control) -> Result<(), StartError> {
+        let mut salt = [0; 8];
+        random::fill(&mut salt)
+            .map_err(|source| StartError::System { what: "drawing a salt", source })?;
+        let suite = if has_aes_instructions() { Suite::Aes128Gcm } else { Suite::ChaCha20Poly1305 };
+        let salt = Salt(u64::from_le_bytes(salt));
+        control.seal(Sealing { security: self.node.clone(), suite, salt });
+        Ok(())
+    }
+}
+
+/// What an engine runs with, for its handles.
+pub(super) struct CurrentSecurity {
+    cluster: String,
+    hash: ClusterHash,
+    /// The name of the node's key, which stays.
+    pub(super) fingerprint: Fingerprint,
+    node: Mutex<Arc<NodeSecurity>>,
+}
+
+impl CurrentSecurity {
+    pub(super) fn new(cluster: &str, hash: ClusterHash, secured: Secured) -> Self {
+        Self {
+            cluster: cluster.to_owned(),
+            hash,
+            fingerprint: secured.node.identity.fingerprint(),
+            node: Mutex::new(secured.node),
+        }
+    }
+
+    /// Checks what the app gives a running node, makes what its threads are to use, and has `send`
+    /// tell them. Of two updates at a time, one waits: what was sent last is what the node uses.
+    pub(super) fn update(
+        &self,
+        security: &Security,
+        send: impl FnOnce(Secured) -> Result<(), UpdateSecurityError>,
+    ) -> Result<(), UpdateSecurityError> {
+        let running = self.fingerprint;
+        if let Some(given) = security.fingerprint().filter(|given| *given != running) {
+            return Err(UpdateSecurityError::OtherIdentity { running, given });
+        }
+        let mut node = self.lock();
+        let secured = Secured::new(security.of_running(&self.cluster, &node)?, self.hash)
+            .map_err(|reason| UpdateSecurityError::Tls { reason })?;
+        let new = secured.node.clone();
+        send(secured)?;
+        *node = new;
+        Ok(())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Arc<NodeSecurity>> {
+        self.node.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
