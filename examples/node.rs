@@ -25,7 +25,10 @@ use std::sync::mpsc::{Sender, channel};
 use std::time::Duration;
 use std::{env, thread};
 
-use gridkv::{Config, Engine, IdleStrategy, OnPartition, Quorum, WriteOptions};
+use gridkv::{
+    ClusterKey, Config, Engine, IdleStrategy, NodeIdentity, OnPartition, Quorum, Security,
+    WriteOptions,
+};
 
 const USAGE: &str = "\
 usage: node --id NAME [--address IP:PORT] [--advertise IP:PORT] [--seed HOST:PORT]... \
@@ -34,12 +37,16 @@ usage: node --id NAME [--address IP:PORT] [--advertise IP:PORT] [--seed HOST:POR
             [--on-partition serve|majority] [--expect NODES] [--timeout-ms MS] \
             [--max-connections N]
             [--probe-period-ms MS] [--suspicion-timeout-ms MS] [--idle park|adaptive|busy]
+            [--key FILE] [--accept-key FILE]... [--node-key FILE] [--deny FINGERPRINT]... \
+            [--security required|optional]
 commands on standard input, one a line:
   set KEY VALUE          setq KEY VALUE QUORUM TIMEOUT_MS
   setfor KEY VALUE TTL_MS
   get KEY                del KEY
   keys [PREFIX]          members
   stats                  debt
+  fingerprint            forget-identity NODE
+  security required|optional KEY-FILE [ACCEPTED-KEY-FILE]...
   wait-ready MS          wait-safe MS
   leave [MS]             quit
   @NAME COMMAND          the same, beside the others";
@@ -86,12 +93,25 @@ fn config(mut args: impl Iterator<Item = String>) -> Result<Config> {
     let id = all("--id").pop().ok_or("--id is missing")?;
     let address = all("--address").pop().unwrap_or("127.0.0.1:0".into());
     let mut config = Config::new(id, address).seeds(all("--seed"));
+    if let Some(key) = all("--key").pop() {
+        let mode = all("--security").pop().unwrap_or("required".into());
+        let keys: Vec<String> = [key].into_iter().chain(all("--accept-key")).collect();
+        let mut security = security(&mode, keys.iter().map(String::as_str))?;
+        if let Some(path) = all("--node-key").pop() {
+            security = security.identity(NodeIdentity::from_pkcs8(&std::fs::read(path)?)?);
+        }
+        for fingerprint in all("--deny") {
+            security = security.deny([fingerprint.parse()?]);
+        }
+        config = config.security(security);
+    }
     for (flag, value) in &flags {
         let number =
             || value.parse::<usize>().map_err(|_| format!("{flag} needs a number, not {value:?}"));
         let millis = || number().map(|ms| Duration::from_millis(ms as u64));
         config = match flag.as_str() {
             "--id" | "--address" | "--seed" => config,
+            "--key" | "--accept-key" | "--node-key" | "--deny" | "--security" => config,
             "--advertise" => config.advertise(value),
             "--cluster" => config.cluster(value),
             "--cores" => config.cores(number()?),
@@ -125,6 +145,21 @@ fn config(mut args: impl Iterator<Item = String>) -> Result<Config> {
         };
     }
     Ok(config)
+}
+
+/// Makes the security of files with cluster keys: the one that is used, and others that are
+/// accepted.
+fn security<'a>(mode: &str, mut keys: impl Iterator<Item = &'a str>) -> Result<Security> {
+    let first = keys.next().ok_or("the file of the cluster key is missing")?;
+    let mut security = Security::cluster_key(ClusterKey::from_file(first)?);
+    for path in keys {
+        security = security.also_accept(ClusterKey::from_file(path)?);
+    }
+    match mode {
+        "required" => Ok(security),
+        "optional" => Ok(security.optional()),
+        _ => Err(format!("--security knows required and optional, and not {mode:?}").into()),
+    }
 }
 
 /// Carries out commands until there are no more; says how many failed.
@@ -218,6 +253,14 @@ fn command(engine: &Engine, line: &str) -> Result<Answer> {
             return Ok(Answer::Lines(lines.collect()));
         }
         ["stats"] => return Ok(Answer::Line(format!("{:?}", engine.stats()?))),
+        ["fingerprint"] => {
+            let fingerprint = engine.fingerprint();
+            return Ok(Answer::Line(fingerprint.map_or("none".into(), |it| it.to_string())));
+        }
+        ["forget-identity", node] => engine.forget_identity(node)?,
+        ["security", mode, ref keys @ ..] => {
+            engine.update_security(security(mode, keys.iter().copied())?)?;
+        }
         ["debt"] => return Ok(Answer::Line(format!("debt {}", engine.stats()?.redundancy_debt))),
         ["leave"] => return leave(engine, LEAVE_TIMEOUT),
         ["leave", ms] => return leave(engine, Duration::from_millis(ms.parse()?)),

@@ -88,6 +88,7 @@ impl Control {
     }
 
     /// Forgets the key that a node has proved, so that it may come back with another one.
+    #[cfg(feature = "security")]
     pub(super) fn forget_identity(&mut self, node: NodeHash) {
         self.pins.forget(node);
     }

@@ -125,7 +125,7 @@ pub(crate) enum ControlEvent {
     /// The result of [`ControlAction::Discover`].
     Found(FoundAddresses),
     /// A node may come back with another key of its own.
-    #[cfg_attr(not(test), expect(dead_code, reason = "the engine has no call for it yet"))]
+    #[cfg(feature = "security")]
     ForgetIdentity {
         node: NodeHash,
     },

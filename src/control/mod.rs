@@ -181,6 +181,7 @@ impl Control {
                 self.watch_safety(now, ticket, until, actions)
             }
             ControlEvent::Found(found) => self.found(now, found),
+            #[cfg(feature = "security")]
             ControlEvent::ForgetIdentity { node } => self.forget_identity(node),
             ControlEvent::Leave => self.leave(now, actions),
             ControlEvent::Stop => {

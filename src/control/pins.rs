@@ -142,6 +142,7 @@ impl Pins {
     }
 
     /// Forgets a node's key: the next one that it proves is believed.
+    #[cfg(feature = "security")]
     pub(super) fn forget(&mut self, node: NodeHash) {
         self.by_node.remove(&node);
     }

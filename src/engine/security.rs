@@ -35,6 +35,21 @@ impl Engine {
         self.inner.runtime.update_security(&security, deadline)
     }
 
+    /// Forgets which key of its own the node with this id has proved, so that it may come back with
+    /// another one.
+    ///
+    /// For a node that was given a key to keep ([`Security::identity`]), and has lost it: others
+    /// refuse any other key in its name until they forget it, some time after its death. Call it on
+    /// every node. Nothing happens if no key of such a node is known.
+    ///
+    /// # Errors
+    ///
+    /// [`UpdateSecurityError`], as by [`update_security`](Self::update_security).
+    pub fn forget_identity(&self, node: &str) -> Result<(), UpdateSecurityError> {
+        let deadline = self.span(None).deadline;
+        self.inner.runtime.forget_identity(node, deadline)
+    }
+
     /// Returns the public name of this node's key, which other nodes show of it, or `None` if it
     /// has no [`Config::security`](crate::Config::security).
     pub fn fingerprint(&self) -> Option<Fingerprint> {

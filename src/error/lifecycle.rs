@@ -275,7 +275,8 @@ pub enum LeaveError {
     WouldBlockCore,
 }
 
-/// Why [`Engine::update_security`](crate::Engine::update_security) changed nothing.
+/// Why [`Engine::update_security`](crate::Engine::update_security) or
+/// [`Engine::forget_identity`](crate::Engine::forget_identity) changed nothing.
 #[cfg(feature = "security")]
 #[derive(Debug, Error, Clone, PartialEq, Eq)]
 #[non_exhaustive]

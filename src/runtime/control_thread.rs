@@ -243,6 +243,8 @@ impl ControlLoop {
                 ToControl::Found(found) => ControlEvent::Found(*found),
                 ToControl::Leave => ControlEvent::Leave,
                 #[cfg(feature = "security")]
+                ToControl::ForgetIdentity { node } => ControlEvent::ForgetIdentity { node },
+                #[cfg(feature = "security")]
                 ToControl::Secure(secured) => {
                     self.secure(now, secured);
                     continue;

@@ -120,4 +120,7 @@ pub(crate) enum ToControl {
     /// Secure all traffic with this, and tell every core.
     #[cfg(feature = "security")]
     Secure(Secured),
+    /// Forget which key this node has proved.
+    #[cfg(feature = "security")]
+    ForgetIdentity { node: crate::types::NodeHash },
 }

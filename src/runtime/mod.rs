@@ -400,27 +400,53 @@ impl Runtime {
         security: &Security,
         until: Instant,
     ) -> Result<(), UpdateSecurityError> {
-        let closed = || match self.closed() {
-            NotSent::Failed => UpdateSecurityError::EngineFailed,
-            _ => UpdateSecurityError::ShutDown,
-        };
+        let current = self.secured()?;
+        current.update(security, |secured| self.tell_secured(ToControl::Secure(secured), until))
+    }
+
+    /// Has the control forget which key a node has proved.
+    #[cfg(feature = "security")]
+    pub(crate) fn forget_identity(
+        &self,
+        node: &str,
+        until: Instant,
+    ) -> Result<(), UpdateSecurityError> {
+        let node = self.secured()?.hash_of(node);
+        self.tell_secured(ToControl::ForgetIdentity { node }, until)
+    }
+
+    /// Returns what this engine secures its traffic with. An error if it secures none, or if the
+    /// calling thread must not wait for the control thread.
+    #[cfg(feature = "security")]
+    fn secured(&self) -> Result<&CurrentSecurity, UpdateSecurityError> {
         match self.check_caller() {
             Ok(()) => {}
             Err(NotSent::WouldBlock) => return Err(UpdateSecurityError::WouldBlockCore),
-            Err(_) => return Err(closed()),
+            Err(_) => return Err(self.security_closed()),
         }
+        if self.senders.control.is_none() {
+            return Err(UpdateSecurityError::Standalone);
+        }
+        self.security.as_ref().ok_or(UpdateSecurityError::StartedWithout)
+    }
+
+    #[cfg(feature = "security")]
+    fn security_closed(&self) -> UpdateSecurityError {
+        match self.closed() {
+            NotSent::Failed => UpdateSecurityError::EngineFailed,
+            _ => UpdateSecurityError::ShutDown,
+        }
+    }
+
+    /// Tells the control thread something of security.
+    #[cfg(feature = "security")]
+    fn tell_secured(&self, message: ToControl, until: Instant) -> Result<(), UpdateSecurityError> {
         let Some(control) = &self.senders.control else {
             return Err(UpdateSecurityError::Standalone);
         };
-        let Some(current) = &self.security else {
-            return Err(UpdateSecurityError::StartedWithout);
-        };
-        current.update(security, |secured| {
-            let message = ToControl::Secure(secured);
-            control.send_until(message, self.clock.to_os(until)).map_err(|error| match error {
-                SendError::Full(_) => UpdateSecurityError::Overloaded,
-                SendError::Closed(_) => closed(),
-            })
+        control.send_until(message, self.clock.to_os(until)).map_err(|error| match error {
+            SendError::Full(_) => UpdateSecurityError::Overloaded,
+            SendError::Closed(_) => self.security_closed(),
         })
     }
 

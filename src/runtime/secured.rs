@@ -15,7 +15,7 @@ use crate::control::Control;
 use crate::error::{ConfigError, StartError, UpdateSecurityError};
 use crate::security::suite::{Salt, Suite};
 use crate::security::{Fingerprint, NodeSecurity, Sealing, Security};
-use crate::types::ClusterHash;
+use crate::types::{ClusterHash, NodeHash};
 
 /// What the threads of a node secure its traffic with.
 #[derive(Clone)]
@@ -102,6 +102,11 @@ impl CurrentSecurity {
         send(secured)?;
         *node = new;
         Ok(())
+    }
+
+    /// Returns the number by which nodes know the node with this id.
+    pub(super) fn hash_of(&self, node: &str) -> NodeHash {
+        NodeHash::of(self.hash, node)
     }
 
     fn lock(&self) -> MutexGuard<'_, Arc<NodeSecurity>> {

@@ -164,6 +164,7 @@ impl Introduction {
 }
 
 /// How a node says that it goes.
+#[cfg_attr(not(test), expect(dead_code, reason = "departures are not signed yet"))]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Departure {
     /// It hands its data over.
@@ -173,6 +174,7 @@ pub(crate) enum Departure {
 }
 
 impl Departure {
+    #[cfg_attr(not(test), expect(dead_code, reason = "departures are not signed yet"))]
     fn domain(self) -> Domain {
         match self {
             Self::Leaving => Domain::Leaving,
@@ -183,6 +185,7 @@ impl Departure {
 
 /// "I am leaving" or "I have left", signed by the node. It has no key: the receiver takes the one
 /// that the node has introduced itself with.
+#[cfg_attr(not(test), expect(dead_code, reason = "departures are not signed yet"))]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct SignedClaim {
     pub(crate) departure: Departure,
@@ -190,6 +193,7 @@ pub(crate) struct SignedClaim {
     pub(crate) signature: Signature,
 }
 
+#[cfg_attr(not(test), expect(dead_code, reason = "departures are not signed yet"))]
 impl SignedClaim {
     pub(crate) fn new(
         own: &NodeIdentity,
@@ -224,6 +228,7 @@ fn here(
     message
 }
 
+#[cfg_attr(not(test), expect(dead_code, reason = "departures are not signed yet"))]
 fn departs(cluster: ClusterHash, identity: &Identity) -> Vec<u8> {
     let mut message = life(cluster, identity);
     message.extend_from_slice(&identity.returns.to_le_bytes());

@@ -53,6 +53,7 @@ pub(crate) use self::settings::TlsSettings;
 use self::settings::{ALPN, ed25519_key};
 use super::connection::Filled;
 use super::queue::Queue;
+use crate::security::proof::EXPORTER_LABEL;
 use crate::wire::frame::FrameBuffer;
 
 /// How many records are sealed before they are written: 64 KiB.
@@ -60,9 +61,6 @@ const RECORDS_AT_ONCE: usize = 16;
 
 /// Slices of one record: as many as the smallest frames with a body that fill it.
 const SLICES: usize = RECORD_BYTES / 32 + 1;
-
-/// The label of the [exporter](Tls::exporter), of the form that RFC 5705 asks for.
-const EXPORTER_LABEL: &[u8] = b"EXPORTER-gridkv-1";
 
 /// How a session ended.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -23,15 +23,11 @@ use rustls::{
 use super::error::TlsError;
 use super::limits::RECORD_BYTES;
 use crate::runtime::processor::has_aes_instructions;
+use crate::security::identity::PublicKey;
 
 /// What both ends speak inside TLS. Without it, a service of another protocol that has a key of
 /// this node's could be made to answer as the node.
 pub(super) const ALPN: &[u8] = b"gridkv/1";
-
-/// An Ed25519 public key in DER (RFC 8410): these bytes, then the 32 of the key. There is no other
-/// valid encoding.
-const ED25519_SPKI_PREFIX: [u8; 12] =
-    [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
 
 /// The length of a record's header, which rustls counts as a part of the longest fragment.
 const HEADER_BYTES: usize = 5;
@@ -135,7 +131,7 @@ fn provider() -> CryptoProvider {
 
 /// Returns the key in a public key's DER, if it is one of Ed25519.
 pub(super) fn ed25519_key(spki: &[u8]) -> Option<[u8; 32]> {
-    spki.strip_prefix(&ED25519_SPKI_PREFIX)?.try_into().ok()
+    PublicKey::from_spki(spki).map(|key| key.0)
 }
 
 /// Takes any Ed25519 key that the peer proves to have.
