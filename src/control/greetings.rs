@@ -6,9 +6,11 @@ use super::state::{Control, Greeting, Leaving};
 use crate::clock::Instant;
 #[cfg(feature = "security")]
 use crate::events::Event;
+use crate::types::Identity;
+#[cfg(feature = "security")]
+use crate::types::NodeHash;
 #[cfg(feature = "security")]
 use crate::types::NodeId;
-use crate::types::{Identity, NodeHash};
 use crate::wire::message::{Channel, Refusal, RefusalReason};
 
 impl Control {

@@ -20,7 +20,6 @@ const PKCS8_PREFIX: [u8; 16] =
 ///
 /// None of the texts begins with another one, so no two of them can sign the same bytes. And TLS
 /// signs nothing that begins like them: it puts 64 spaces first (RFC 8446, 4.4.3).
-#[cfg_attr(not(test), expect(dead_code, reason = "departures are not signed yet"))]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Domain {
     /// "I am this life of this node, here, with this key."

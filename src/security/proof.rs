@@ -174,7 +174,6 @@ pub(crate) enum Departure {
 }
 
 impl Departure {
-    #[cfg_attr(not(test), expect(dead_code, reason = "departures are not signed yet"))]
     fn domain(self) -> Domain {
         match self {
             Self::Leaving => Domain::Leaving,
@@ -185,7 +184,6 @@ impl Departure {
 
 /// "I am leaving" or "I have left", signed by the node. It has no key: the receiver takes the one
 /// that the node has introduced itself with.
-#[cfg_attr(not(test), expect(dead_code, reason = "departures are not signed yet"))]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct SignedClaim {
     pub(crate) departure: Departure,
@@ -228,7 +226,6 @@ fn here(
     message
 }
 
-#[cfg_attr(not(test), expect(dead_code, reason = "departures are not signed yet"))]
 fn departs(cluster: ClusterHash, identity: &Identity) -> Vec<u8> {
     let mut message = life(cluster, identity);
     message.extend_from_slice(&identity.returns.to_le_bytes());

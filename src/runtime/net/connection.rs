@@ -293,6 +293,7 @@ impl Connection {
         self.secured.as_deref()
     }
 
+    #[cfg(feature = "security")]
     pub(super) fn secured_mut(&mut self) -> Option<&mut Secured> {
         self.secured.as_deref_mut()
     }
@@ -303,6 +304,7 @@ impl Connection {
     }
 
     /// Takes up bytes as if they were read: of a connection that was taken for a secured one.
+    #[cfg(feature = "security")]
     pub(super) fn received_plainly(&mut self, bytes: &[u8]) {
         self.buffer.space()[..bytes.len()].copy_from_slice(bytes);
         self.buffer.received(bytes.len());

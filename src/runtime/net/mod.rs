@@ -73,6 +73,7 @@ use self::connection::Connection;
 use self::counters::NetCounters;
 use self::dials::FailedDials;
 use self::limits::Limits;
+#[cfg(feature = "security")]
 pub(crate) use self::secured::NetSecurity;
 #[cfg(not(feature = "security"))]
 use self::secured::Securing;
@@ -271,6 +272,7 @@ struct Outgoing {
 enum DialStep {
     Dialling,
     /// The connection is being secured, and nothing of this node is said yet.
+    #[cfg_attr(not(feature = "security"), expect(dead_code, reason = "none is"))]
     Securing,
     /// HELLO is sent.
     Greeting,

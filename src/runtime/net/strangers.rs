@@ -15,6 +15,7 @@ pub(super) const MAX_STRANGERS: usize = if cfg!(test) { 32 } else { 1024 };
 
 /// How many of them may have shown that they have the cluster key, and be shaking hands: each takes
 /// the memory of a TLS session. Of those that have shown nothing, the oldest go first.
+#[cfg(feature = "security")]
 pub(super) const MAX_PAST_GATE: usize = MAX_STRANGERS / 2;
 
 /// How many there may be of one address; of IPv6, of one /64, as a host can have all of that.
@@ -67,6 +68,7 @@ impl Strangers {
 
     /// Notes that one has shown that it has the cluster key. Returns the one that has to go for it,
     /// which is forgotten.
+    #[cfg(feature = "security")]
     pub(super) fn pass_gate(&mut self, id: u64) -> Option<u64> {
         if !self.all.contains_key(&id) {
             return None;

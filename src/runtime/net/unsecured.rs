@@ -4,7 +4,6 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::sync::Arc;
 
 use mio::net::TcpStream;
 
@@ -16,9 +15,6 @@ use crate::security::Proved;
 use crate::types::Identity;
 use crate::wire::frame::FrameBuffer;
 use crate::wire::message::{Hello, Proof, Refusal};
-
-/// There is none.
-pub(crate) enum NetSecurity {}
 
 /// There is none.
 pub(super) struct Securing {
@@ -66,11 +62,6 @@ impl Secured {
 }
 
 impl Net {
-    /// Is never called.
-    pub(crate) fn secure(&mut self, security: Arc<NetSecurity>) {
-        match *security {}
-    }
-
     pub(super) fn end_changed(&mut self, _: &mut Vec<NetEvent>) {}
 
     pub(super) fn change_deadline(&self) -> Option<Instant> {
