@@ -46,7 +46,8 @@ commands on standard input, one a line:
   keys [PREFIX]          members
   stats                  debt
   fingerprint            forget-identity NODE
-  security required|optional KEY-FILE [ACCEPTED-KEY-FILE]...
+  secured                which key each member has
+  security required|optional KEY-FILE [ACCEPTED-KEY-FILE | deny=FINGERPRINT]...
   wait-ready MS          wait-safe MS
   leave [MS]             quit
   @NAME COMMAND          the same, beside the others";
@@ -148,12 +149,15 @@ fn config(mut args: impl Iterator<Item = String>) -> Result<Config> {
 }
 
 /// Makes the security of files with cluster keys: the one that is used, and others that are
-/// accepted.
+/// accepted; and of fingerprints of nodes that are kept out.
 fn security<'a>(mode: &str, mut keys: impl Iterator<Item = &'a str>) -> Result<Security> {
     let first = keys.next().ok_or("the file of the cluster key is missing")?;
     let mut security = Security::cluster_key(ClusterKey::from_file(first)?);
     for path in keys {
-        security = security.also_accept(ClusterKey::from_file(path)?);
+        security = match path.strip_prefix("deny=") {
+            Some(fingerprint) => security.deny([fingerprint.parse()?]),
+            None => security.also_accept(ClusterKey::from_file(path)?),
+        };
     }
     match mode {
         "required" => Ok(security),
@@ -256,6 +260,14 @@ fn command(engine: &Engine, line: &str) -> Result<Answer> {
         ["fingerprint"] => {
             let fingerprint = engine.fingerprint();
             return Ok(Answer::Line(fingerprint.map_or("none".into(), |it| it.to_string())));
+        }
+        ["secured"] => {
+            let others = engine.members().into_iter().filter(|member| !member.is_self);
+            let keys = others.map(|member| match member.security {
+                Some(security) => format!("{}={}", member.id, security.key_id),
+                None => format!("{}=plain", member.id),
+            });
+            return Ok(Answer::Line(keys.collect::<Vec<_>>().join(" ")));
         }
         ["forget-identity", node] => engine.forget_identity(node)?,
         ["security", mode, ref keys @ ..] => {

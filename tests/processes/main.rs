@@ -12,5 +12,6 @@ mod lives;
 mod moved;
 mod partial;
 mod rolling;
+mod secured;
 mod strangers;
 mod transports;

@@ -13,14 +13,15 @@ fn rounds(default: usize) -> usize {
 }
 
 /// Three nodes, and their flags.
-struct Three {
-    nodes: Vec<NodeProcess>,
-    flags: Vec<&'static str>,
+pub(crate) struct Three {
+    pub(crate) nodes: Vec<NodeProcess>,
+    pub(crate) flags: Vec<String>,
 }
 
 impl Three {
-    fn start(flags: &[&'static str]) -> Self {
-        Self { nodes: cluster(3, flags), flags: flags.to_vec() }
+    pub(crate) fn start(flags: &[&str]) -> Self {
+        let nodes = cluster(3, flags);
+        Self { nodes, flags: flags.iter().map(|flag| (*flag).to_owned()).collect() }
     }
 
     /// Starts a node again, at its address. It is another life of it.
@@ -30,12 +31,12 @@ impl Three {
             self.nodes.iter().map(NodeProcess::seed).filter(|seed| *seed != address).collect();
         let mut flags = vec!["--address", &address];
         seeds.iter().for_each(|seed| flags.extend(["--seed", seed]));
-        flags.extend(&self.flags);
+        flags.extend(self.flags.iter().map(String::as_str));
         NodeProcess::start(["a", "b", "c"][slot], &flags)
     }
 
     /// Each node leaves and comes back, one at a time.
-    fn roll(&mut self, load: &Load) {
+    pub(crate) fn roll(&mut self, load: &Load) {
         for slot in 0..3 {
             load.wait_writes(2);
             load.may_fail(slot);
@@ -48,7 +49,7 @@ impl Three {
     }
 
     /// A node is killed and started again at once, nothing is waited for. How long it was away.
-    fn kill(&mut self, load: &Load, slot: usize) -> Duration {
+    pub(crate) fn kill(&mut self, load: &Load, slot: usize) -> Duration {
         load.may_fail(slot);
         // In the middle of the calls that it coordinates.
         self.nodes[slot].signal("-KILL");
@@ -76,7 +77,7 @@ impl Three {
     }
 
     /// Asserts that every acknowledged write is there. The clients have ended.
-    fn check_nothing_lost(&mut self, load: &Load) {
+    pub(crate) fn check_nothing_lost(&mut self, load: &Load) {
         self.nodes[0].ok("wait-safe 20000");
         load.check_nothing_lost(&mut self.nodes);
     }
