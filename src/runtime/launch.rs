@@ -164,6 +164,7 @@ struct PreparedCore {
 /// The control thread, ready to be started.
 struct PreparedControl {
     thread: Prepared,
+    control: Control,
     net: Net,
     listener: TcpListener,
     datagrams: Datagrams,
@@ -199,8 +200,10 @@ impl Launch<'_> {
         let failed = |source| StartError::System { what: "starting a thread", source };
         let discovery = discovery.transpose().map_err(failed)?;
         self.senders.control = Some(sender);
+        let mut control = Control::new(self.control_config());
+        self.secured.iter().try_for_each(|secured| secured.seal(&mut control))?;
         let net = self.net(&thread.poll)?;
-        Ok(PreparedControl { thread, net, listener, datagrams, messages, discovery })
+        Ok(PreparedControl { thread, control, net, listener, datagrams, messages, discovery })
     }
 
     fn prepare_core(&mut self, core: CoreId) -> Result<PreparedCore, StartError> {
@@ -319,6 +322,7 @@ impl Launch<'_> {
     fn start_control(&self, prepared: PreparedControl) -> Result<(), StartError> {
         let PreparedControl {
             thread: Prepared { poll, bell },
+            control,
             net,
             listener,
             datagrams,
@@ -329,8 +333,6 @@ impl Launch<'_> {
             state.giving = vec![0; usize::from(self.settings.cores)];
             state.unfinished = state.giving.clone();
         });
-        let mut control = Control::new(self.control_config());
-        self.secured.iter().try_for_each(|secured| secured.seal(&mut control))?;
         let control_loop = control_thread::begin(ControlThread {
             poll,
             bell,
