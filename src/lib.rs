@@ -130,6 +130,8 @@ mod shard;
 // The ground.
 mod clock;
 mod config;
+#[cfg(test)]
+mod counting;
 mod discovery;
 mod entry;
 mod error;

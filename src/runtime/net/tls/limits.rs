@@ -9,7 +9,7 @@ pub(super) const MAX_TLS_HANDSHAKE_BYTES: usize = 16 << 10;
 /// How many bytes of frames go into a record: with what TLS adds, the 4096 bytes that rustls reads
 /// at once. Larger records are read in pieces, and cost more per byte.
 pub(super) const RECORD_BYTES: usize = WIRE_RECORD_BYTES - RECORD_OVERHEAD_BYTES;
-const WIRE_RECORD_BYTES: usize = 4096;
+pub(super) const WIRE_RECORD_BYTES: usize = 4096;
 
 /// What TLS 1.3 adds to a record: its header, the type inside, and the tag.
 pub(super) const RECORD_OVERHEAD_BYTES: usize = 5 + 1 + 16;

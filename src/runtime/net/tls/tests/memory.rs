@@ -1,7 +1,7 @@
 //! What a session holds, counted by the allocator.
 
-use super::counting::taken;
 use super::*;
+use crate::counting::taken;
 
 /// Both ends in turn, so that the memory of one can be told.
 struct Pair {

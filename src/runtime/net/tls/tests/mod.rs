@@ -1,7 +1,6 @@
 //! Two ends in memory, or over a socket; honest ones, odd ones and hostile ones.
 
 mod bench;
-mod counting;
 mod hostile;
 mod memory;
 mod pipe;
@@ -12,6 +11,7 @@ use ring::rand::SystemRandom;
 use ring::signature::Ed25519KeyPair;
 
 use self::pipe::{Cuts, End, Pipe, TURNS};
+use super::limits::WIRE_RECORD_BYTES;
 use super::*;
 use crate::types::Partition;
 use crate::wire::frame::{Encoded, begin, finish};
