@@ -79,10 +79,12 @@ impl Security {
         self
     }
 
-    /// Keeps the nodes out that have these keys, also if they prove the cluster key.
+    /// Refuses connections with the nodes that have these keys, also if they prove the cluster key.
     ///
-    /// This puts out a node that [keeps its key](Self::identity). One that makes a new key at every
-    /// start comes back with the next one: replace the cluster key to put it out.
+    /// This keeps a node from coming back that [keeps its key](Self::identity). One that makes a
+    /// new key at every start comes back with the next one. And a denied node that still runs stays
+    /// a member, to which no connection works: stop it first. To put out a node that cannot be
+    /// stopped, replace the cluster key.
     #[must_use]
     pub fn deny(mut self, fingerprints: impl IntoIterator<Item = Fingerprint>) -> Self {
         self.choices().denied.extend(fingerprints);

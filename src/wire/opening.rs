@@ -73,8 +73,10 @@ pub(crate) enum RefusalReason {
     NotMe,
     NoSuchCore,
     Stopping,
-    /// One side does not secure connections, or has another cluster key.
+    /// One side requires security and the other one has none, or another cluster key.
     Security,
+    /// The acceptor has no security, and the opener has.
+    NoSecurity,
     Full,
     /// A rare one that has no number of its own, or one that only a newer version knows.
     Other,

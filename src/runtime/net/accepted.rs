@@ -110,10 +110,9 @@ impl Net {
     fn turn_away(&mut self, stream: TcpStream, peer: SocketAddr) {
         self.counters.turned_away += 1;
         let most = self.limits.max_connections();
-        let text = format!(
-            "{} has {most} connections, and takes no more (Config::max_connections)",
-            self.local.node_id
-        );
+        // It names no node: it is told to any host.
+        let text =
+            format!("it has {most} connections, and takes no more (Config::max_connections)");
         if let Some(silent) = self.turned_away.add(self.now) {
             logging::warn!(
                 "closing a connection of {peer}: there are {most} already \

@@ -561,13 +561,14 @@ impl Net {
 
     /// Ends a link, and reports it if it was reported before.
     fn end(&mut self, id: u64, kind: io::ErrorKind, events: &mut Vec<NetEvent>) {
-        self.dial_ended(id);
         let Some(link) = self.remove(id) else { return };
         logging::debug!("{} with {} ended: {kind}", link.stage, link.connection.peer());
         match link.stage {
             LinkStage::Outgoing(Outgoing { target, step, .. }) => {
                 if step.is_opening() {
                     self.dial_failed(target);
+                } else {
+                    self.forget_plain(target.addr);
                 }
                 events.push(NetEvent::Lost { target, cause: step.cause(kind) });
             }

@@ -16,7 +16,9 @@ use super::{
 use crate::clock::Instant;
 use crate::logging;
 use crate::wire::codec;
-use crate::wire::message::{Channel, ControlMessage, Frame, Hello, Message, Refusal};
+use crate::wire::message::{
+    Channel, ControlMessage, Frame, Hello, Message, Refusal, RefusalReason,
+};
 
 /// The way to a destination.
 enum Way {
@@ -179,10 +181,16 @@ impl Net {
     ) {
         match (step, frame.message) {
             (DialStep::Securing, Message::Refused(refusal)) => {
-                self.lose(id, target, Self::hinted(&refusal), events);
+                self.hinted(id, target, &refusal, events);
             }
             (DialStep::Greeting, Message::Proof(proof)) => {
                 self.received_proof(id, &proof, events);
+            }
+            (DialStep::Greeting, Message::Refused(refusal))
+                if refusal.reason == RefusalReason::Security =>
+            {
+                self.forget_plain(target.addr);
+                self.lose(id, target, refusal, events);
             }
             (_, Message::Refused(refusal)) => self.lose(id, target, refusal, events),
             (DialStep::Greeting, Message::Welcome(welcome)) => {

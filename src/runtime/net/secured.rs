@@ -87,6 +87,11 @@ impl NetSecurity {
         self.node.keyring.sealing().id() == key
     }
 
+    /// Whether this was proved by the node itself.
+    pub(super) fn is_own(&self, proved: &Proved) -> bool {
+        proved.fingerprint == self.node.identity.fingerprint()
+    }
+
     fn check_denied(&self, fingerprint: &Fingerprint) -> Result<(), SecurityError> {
         match self.node.denied.contains(fingerprint) {
             true => Err(SecurityError::Denied(*fingerprint)),
@@ -145,6 +150,8 @@ pub(super) enum SecurityError {
     WrongIntroduction,
     #[error("it introduces itself as {0:?}, and greets as another node or life")]
     OtherNode(Identity),
+    #[error("it greets as this very node, at this node's address, with another key")]
+    OwnName,
     #[error("{0}")]
     Tls(TlsError),
     #[error("the system gives no random bytes: {0}")]

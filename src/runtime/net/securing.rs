@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::secured::{Advance, Secured, SecurityError};
-use super::{DialStep, LinkStage, Net, NetEvent, NetSecurity, Outgoing, handshake};
+use super::{Destination, DialStep, LinkStage, Net, NetEvent, NetSecurity, Outgoing, handshake};
 use crate::clock::Instant;
 use crate::logging;
 use crate::runtime::random;
@@ -257,19 +257,14 @@ impl Net {
         let bytes = secured.plain_bytes().to_vec();
         link.connection.secure(None);
         link.connection.received_plainly(&bytes);
-        if is_dial {
-            self.note_plain(id);
-        }
         true
     }
 
-    /// Remembers that the address of a dial speaks without security, if that is taken.
-    fn note_plain(&mut self, id: u64) {
+    /// The node at the address of a dial says, without proof, that it has no security. Where that
+    /// is taken, it is remembered.
+    fn note_plain(&mut self, addr: SocketAddr) {
         let now = self.now;
-        let (Some(securing), Some(link)) = (&mut self.securing, self.links.get(&id)) else {
-            return;
-        };
-        let LinkStage::Outgoing(outgoing) = &link.stage else { return };
+        let Some(securing) = &mut self.securing else { return };
         if !securing.security.is_optional() {
             return;
         }
@@ -280,17 +275,7 @@ impl Net {
         {
             plain.remove(&first);
         }
-        plain.insert(outgoing.target.addr, now + PLAIN_FOR);
-    }
-
-    /// A dial has ended before its other end has shown anything of the cluster key: it may be a
-    /// node that has no security.
-    pub(super) fn dial_ended(&mut self, id: u64) {
-        if let Some(link) = self.links.get(&id)
-            && link.connection.secured().is_some_and(Secured::is_at_gate)
-        {
-            self.note_plain(id);
-        }
+        plain.insert(addr, now + PLAIN_FOR);
     }
 
     /// Checks a PROOF, and proves this end as well if it has accepted the connection.
@@ -319,11 +304,25 @@ impl Net {
         hello: &Hello,
         events: &mut Vec<NetEvent>,
     ) -> Result<Option<Proved>, ()> {
-        let Some(link) = self.links.get(&id) else { return Err(()) };
-        let Some(secured) = link.connection.secured() else { return Ok(None) };
-        secured.check_greeting(&hello.identity).map(Some).map_err(|error| {
-            self.not_secured(id, &error, events);
-        })
+        let (Some(securing), Some(link)) = (&self.securing, self.links.get(&id)) else {
+            return Ok(None);
+        };
+        let checked = match link.connection.secured() {
+            Some(secured) => secured.check_greeting(&hello.identity).map(Some),
+            None => Ok(None),
+        };
+        // What this node requires may have changed since the connection began.
+        let checked = checked.and_then(|proved| {
+            securing.security.admits(proved.as_ref())?;
+            let is_own_place = self.identity.is_some_and(|own| {
+                (own.node, own.addr) == (hello.identity.node, hello.identity.addr)
+            });
+            if is_own_place && proved.is_some_and(|it| !securing.security.is_own(&it)) {
+                return Err(SecurityError::OwnName);
+            }
+            Ok(proved)
+        });
+        checked.map_err(|error| self.not_secured(id, &error, events))
     }
 
     /// Ends a connection that cannot be secured. An opener is told why.
@@ -358,12 +357,30 @@ impl Net {
     }
 
     /// Takes a refusal that came without security over a connection that was to have some: a hint
-    /// by any host, which is shown and decides nothing.
-    pub(super) fn hinted(refusal: &Refusal) -> Refusal {
+    /// by any host, which is shown. It decides a pause, and where security is optional, how this
+    /// address is dialled.
+    pub(super) fn hinted(
+        &mut self,
+        id: u64,
+        target: Destination,
+        refusal: &Refusal,
+        events: &mut Vec<NetEvent>,
+    ) {
+        if refusal.reason == RefusalReason::NoSecurity {
+            self.note_plain(target.addr);
+        }
         let text = &refusal.text;
         let text = &text[..text.floor_char_boundary(MAX_HINT_BYTES)];
         let text = format!("it answers without security, and says: {text:?}");
-        Refusal { reason: RefusalReason::Security, text }
+        self.lose(id, target, Refusal { reason: RefusalReason::Security, text }, events);
+    }
+
+    /// A connection without security to this address was refused, or has ended: what listens there
+    /// now might have security.
+    pub(super) fn forget_plain(&mut self, addr: SocketAddr) {
+        if let Some(securing) = &mut self.securing {
+            securing.plain_until.remove(&addr);
+        }
     }
 
     /// Ends a link whose TLS has failed, if it has.

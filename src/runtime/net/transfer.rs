@@ -118,7 +118,7 @@ impl Net {
             );
         }
         let text = "it has no security: give it the cluster key (Config::security)".to_owned();
-        self.turn_down(id, Refusal { reason: RefusalReason::Security, text });
+        self.turn_down(id, Refusal { reason: RefusalReason::NoSecurity, text });
     }
 
     fn received(&mut self, id: u64, frame: Frame, events: &mut Vec<NetEvent>) {

@@ -4,12 +4,13 @@
 
 use std::convert::Infallible;
 use std::io;
+use std::net::SocketAddr;
 
 use mio::net::TcpStream;
 
 use super::connection::Filled;
 use super::queue::Queue;
-use super::{Net, NetEvent};
+use super::{Destination, Net, NetEvent};
 use crate::clock::Instant;
 use crate::security::Proved;
 use crate::types::Identity;
@@ -88,7 +89,7 @@ impl Net {
         true
     }
 
-    pub(super) fn dial_ended(&mut self, _: u64) {}
+    pub(super) fn forget_plain(&mut self, _: SocketAddr) {}
 
     pub(super) fn received_proof(&mut self, id: u64, _: &Proof, events: &mut Vec<NetEvent>) {
         self.end_for(id, &"sent a proof that nothing asks for", events);
@@ -103,8 +104,14 @@ impl Net {
         Ok(None)
     }
 
-    pub(super) fn hinted(refusal: &Refusal) -> Refusal {
-        refusal.clone()
+    pub(super) fn hinted(
+        &mut self,
+        id: u64,
+        target: Destination,
+        refusal: &Refusal,
+        events: &mut Vec<NetEvent>,
+    ) {
+        self.lose(id, target, refusal.clone(), events);
     }
 
     pub(super) fn end_if_tls_failed(&mut self, _: u64, _: &mut Vec<NetEvent>) -> bool {

@@ -125,7 +125,7 @@ const _: () = assert!(size_of::<ArchivedWireRefusal>() == 12);
 
 /// The number of each reason. `Other` comes last: it also stands for numbers that only a newer
 /// version knows.
-const REASONS: [(u16, RefusalReason); 10] = [
+const REASONS: [(u16, RefusalReason); 11] = [
     (1, RefusalReason::Protocol),
     (2, RefusalReason::Cluster),
     (3, RefusalReason::Quorums),
@@ -135,6 +135,7 @@ const REASONS: [(u16, RefusalReason); 10] = [
     (7, RefusalReason::Stopping),
     (8, RefusalReason::Security),
     (9, RefusalReason::Full),
+    (10, RefusalReason::NoSecurity),
     (0, RefusalReason::Other),
 ];
 

@@ -29,7 +29,7 @@ use crate::wire::message::*;
 use crate::wire::retention::{AbsentMember, Agreed, PurgeMark};
 
 /// All reasons, ordered by the numbers in which they travel, and one number that no version knows.
-const REASONS: [RefusalReason; 11] = [
+const REASONS: [RefusalReason; 12] = [
     RefusalReason::Other,
     RefusalReason::Protocol,
     RefusalReason::Cluster,
@@ -40,6 +40,7 @@ const REASONS: [RefusalReason; 11] = [
     RefusalReason::Stopping,
     RefusalReason::Security,
     RefusalReason::Full,
+    RefusalReason::NoSecurity,
     RefusalReason::Other,
 ];
 
@@ -386,7 +387,7 @@ fn a_frame() -> impl Strategy<Value = Frame> {
         a_proof().prop_map(Message::Proof),
         a_hello().prop_map(Message::Hello),
         a_hello().prop_map(Message::Welcome),
-        (0u16..11, ".{0,60}").prop_map(|(reason, text)| Message::Refused(Refusal {
+        (0u16..12, ".{0,60}").prop_map(|(reason, text)| Message::Refused(Refusal {
             reason: REASONS[usize::from(reason)],
             text
         })),

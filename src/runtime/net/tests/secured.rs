@@ -311,6 +311,45 @@ fn what_was_plain_ends_when_security_is_required() {
     assert!(b.closed().is_some() && b.net.links.is_empty());
 }
 
+/// Both ends have begun without security, and one of them comes to require it in between.
+#[test]
+fn what_is_being_opened_plainly_is_refused_when_security_is_required() {
+    let optional = with_key(1).optional();
+    let seed = seed();
+    let (mut a, mut b) = (node("a"), node("b"));
+    secure(&mut b, &optional, &seed);
+    let target = b.target(Channel::Control);
+    a.net.open(NOW, target);
+    until_both(&mut a, &mut b, |_, b| (b.net.links.len() == 1).then_some(()));
+    secure(&mut b, &with_key(1), &seed);
+    until_both(&mut a, &mut b, |a, _| a.lost());
+    assert!(b.greeted().is_none() && a.opened().is_none());
+    // The other way round: b dials without security, and requires some before the welcome.
+    let (mut a, mut b) = (node("a"), node("b"));
+    secure(&mut b, &optional, &seed);
+    let target = a.target(Channel::Control);
+    b.net.open(NOW, target);
+    until_both(&mut a, &mut b, |_, b| b.lost());
+    b.net.open(NOW, target);
+    let (connection, hello) = until_both(&mut a, &mut b, |a, _| a.greeted());
+    secure(&mut b, &with_key(1), &seed);
+    let welcome = a.verdict(&hello).unwrap();
+    a.net.welcome(connection, welcome);
+    until_both(&mut a, &mut b, |_, b| b.lost());
+    assert!(b.opened().is_none());
+}
+
+#[test]
+fn a_host_with_the_cluster_key_cannot_greet_a_node_as_itself() {
+    let (mut a, mut b) = (secured("a", &with_key(1)), secured("b", &with_key(1)));
+    let own = b.identity;
+    a.net.set_identity(own);
+    a.net.open(NOW, Destination { expects: None, ..b.target(Channel::Control) });
+    until_both(&mut a, &mut b, |a, _| a.lost());
+    assert!(b.greeted().is_none());
+    assert_eq!(b.net.counters().not_secured, 1);
+}
+
 /// What a stranger sends is a recording of an OPENING, with what came behind it.
 #[test]
 fn a_recorded_opening_gets_as_far_as_the_handshake() {
