@@ -34,7 +34,8 @@ unsafe impl GlobalAlloc for Counting {
     }
 }
 
-/// Returns how many bytes more are taken after `step` than before, and at the most in between.
+/// Returns how many bytes more are taken after `step` than before, and the most in
+/// between.
 pub(crate) fn taken<T>(step: impl FnOnce() -> T) -> (T, isize, isize) {
     let before = LIVE.get();
     MOST.set(before);

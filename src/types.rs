@@ -13,7 +13,7 @@ use crate::mutants::partitions_in_use;
 /// agrees on it, and the handshake refuses a peer that does not.
 pub(crate) const PARTITIONS: u16 = 4096;
 
-/// What a secured connection begins with. As the length of a frame it is beyond every limit, so that
+/// What a secured connection begins with. As the length of a frame it is beyond every limit, so
 /// four bytes tell the two kinds of connections apart.
 pub(crate) const SECURED_MAGIC: [u8; 4] = *b"GKVS";
 

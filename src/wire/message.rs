@@ -124,7 +124,7 @@ pub(crate) struct Frame {
 /// What a frame says: one of the opening, of the control threads, or of the cores.
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) enum Message {
-    /// Of each side before its HELLO or WELCOME, on a secured connection alone.
+    /// Comes before HELLO and before WELCOME, on a secured connection alone.
     Proof(Proof),
     Hello(Hello),
     Welcome(Hello),

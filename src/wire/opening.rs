@@ -9,7 +9,7 @@ use crate::types::{Boot, CoreId, Identity, NodeHash};
 /// The room `security` has what these bytes mean.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Proof {
-    /// That it has the cluster key of this id, over this very connection.
+    /// Proves the cluster key of this id, over this very connection.
     pub(crate) mac: [u8; 32],
     pub(crate) key_id: u32,
     /// The life that the signature is about; its returns are not signed.

@@ -10,9 +10,10 @@ use std::time::Duration;
 
 use mio::net::{TcpListener, TcpStream};
 
-use super::connection::{Connection, Filled};
+use super::connection::Connection;
 use super::limits::Place;
 use super::strangers::{MAX_STRANGERS, PushedOut, STRANGERS_PER_ADDRESS};
+use super::stream::Filled;
 use super::{
     ConnectionId, HELLO_TIMEOUT, Handover, LINGER, LinkStage, Net, NetEvent, NetLink,
     READ_BUDGET_BYTES, handshake,

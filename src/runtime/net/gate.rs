@@ -4,7 +4,7 @@
 
 use std::io::{self, Read};
 
-use super::connection::Filled;
+use super::stream::Filled;
 use crate::security::opening::OPENING_BYTES;
 use crate::types::SECURED_MAGIC;
 

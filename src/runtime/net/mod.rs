@@ -40,6 +40,7 @@ mod dials;
 #[cfg(feature = "security")]
 mod gate;
 pub(crate) mod limits;
+mod link;
 mod memory;
 mod outgoing;
 mod patience;
@@ -52,6 +53,7 @@ mod secured;
 #[cfg(feature = "security")]
 mod securing;
 mod strangers;
+mod stream;
 #[cfg(test)]
 mod tests;
 #[cfg(feature = "security")]
@@ -61,7 +63,6 @@ mod transfer;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -73,21 +74,20 @@ use self::connection::Connection;
 use self::counters::NetCounters;
 use self::dials::FailedDials;
 use self::limits::Limits;
+pub(crate) use self::link::{ConnectionId, Destination, LossCause};
+use self::link::{DialStep, LinkStage, NetLink, Outgoing, READ_BUDGET_BYTES};
 #[cfg(feature = "security")]
 pub(crate) use self::secured::NetSecurity;
-#[cfg(not(feature = "security"))]
 use self::secured::Securing;
-#[cfg(feature = "security")]
-use self::securing::Securing;
 use self::strangers::Strangers;
 use crate::clock::Instant;
 use crate::logging;
 use crate::security::Proved;
-use crate::types::{Boot, Identity, NodeHash, Partition};
+use crate::types::{Identity, Partition};
 use crate::wire::codec;
-use crate::wire::frame::{Encoded, HEADER_BYTES, MAX_HANDSHAKE_BYTES};
+use crate::wire::frame::Encoded;
 use crate::wire::handshake::Local;
-use crate::wire::message::{Channel, Frame, Hello, Message, Refusal};
+use crate::wire::message::{Frame, Hello, Message};
 use crate::wire::timing::{OFFERED_AGAIN_AFTER, OPEN_TIMEOUT, RELAY_TRIES_FOR, is_longer};
 use crate::wire::waiting::{MIN_REQUEST_BYTES, max_waiting_bytes};
 
@@ -109,17 +109,6 @@ const _: () = assert!(is_longer(OFFERED_AGAIN_AFTER, SILENCE));
 /// A refused opener gets this long to read why, and to close.
 const LINGER: Duration = Duration::from_secs(1);
 
-/// How many bytes are read from one socket in one pass: four receive buffers, some 30 µs, so that
-/// one busy peer does not make the others wait.
-const READ_BUDGET_BYTES: usize = 256 << 10;
-
-/// The same for a secured socket, in bytes of the wire. A peer can send records of one byte, 23 on
-/// the wire, and they cost many times as much as full ones.
-const SECURED_READ_BUDGET_BYTES: usize = 64 << 10;
-
-/// How many bytes are read in one pass before the handshake is done: its longest frame.
-const HANDSHAKE_BUDGET_BYTES: usize = HEADER_BYTES + MAX_HANDSHAKE_BYTES;
-
 /// How many requests of an accepted connection are given out in one pass.
 const REQUESTS_PER_PASS: usize = 16;
 
@@ -130,31 +119,6 @@ const REQUESTS_PER_PASS: usize = 16;
 /// It is looked at before each request, so a queue holds this much and one answer more. Requests
 /// that are answered later, as other nodes are asked first, are not held back by it.
 const ANSWERS_HIGH_BYTES: usize = 8 << 20;
-
-/// Where a connection is opened to: the key of an outgoing connection.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(crate) struct Destination {
-    pub(crate) addr: SocketAddr,
-    /// The node and its life, if they are known: an address may have passed to another node.
-    pub(crate) expects: Option<(NodeHash, Boot)>,
-    pub(crate) channel: Channel,
-}
-
-/// Names an accepted connection of a [`Net`]. Never used again for another one.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(crate) struct ConnectionId(u64);
-
-impl ConnectionId {
-    /// Returns the number by which pure code, which knows no connections, names it.
-    pub(crate) fn number(self) -> u64 {
-        self.0
-    }
-
-    /// Returns the connection of a [`number`](Self::number).
-    pub(crate) fn from_number(number: u64) -> Self {
-        Self(number)
-    }
-}
 
 /// What a [`Net`] reports.
 #[derive(Debug)]
@@ -174,21 +138,6 @@ pub(crate) enum NetEvent {
     Closed { connection: ConnectionId },
 }
 
-/// Why an outgoing connection was lost.
-#[derive(Clone, PartialEq, Debug)]
-pub(crate) enum LossCause {
-    /// No process listens at that address: the node is gone.
-    ConnectRefused,
-    /// It did not get as far as a welcome: no route, no answer in time, or no sense in the answer.
-    Unreachable(io::ErrorKind),
-    /// One side does not want the other.
-    Refused(Refusal),
-    /// It was open, and ended: closed, reset, nonsense received, or too far behind.
-    Ended,
-    /// It was not tried, as this thread opens as many connections as it may at a time.
-    PutOff,
-}
-
 /// A welcomed connection on its way to the thread that will serve it, with everything it has read
 /// and not yet written. Dropping it closes the connection.
 pub(crate) struct Handover {
@@ -198,107 +147,6 @@ pub(crate) struct Handover {
 impl fmt::Debug for Handover {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Handover").field("peer", &self.connection.peer()).finish_non_exhaustive()
-    }
-}
-
-/// A connection and how far it has come.
-struct NetLink {
-    connection: Connection,
-    stage: LinkStage,
-    /// The time under which `timers` has it.
-    deadline: Option<Instant>,
-    /// When its last byte was read.
-    heard_at: Instant,
-    /// When it last took a byte, or an answer was queued for it where none was.
-    taken_at: Instant,
-    /// Since when a frame comes for which its buffer had to grow beyond the usual size.
-    large_since: Option<Instant>,
-    /// Requests that were read and not given out, as its answers pile up.
-    held_back: VecDeque<Frame>,
-}
-
-impl NetLink {
-    /// Returns how many bytes of it are read in one pass.
-    fn read_budget_bytes(&self) -> usize {
-        match &self.stage {
-            LinkStage::Stranger | LinkStage::Greeted => HANDSHAKE_BUDGET_BYTES,
-            LinkStage::Outgoing(outgoing) if outgoing.step.is_opening() => HANDSHAKE_BUDGET_BYTES,
-            _ if self.connection.secured().is_some() => SECURED_READ_BUDGET_BYTES,
-            _ => READ_BUDGET_BYTES,
-        }
-    }
-}
-
-enum LinkStage {
-    /// This node opened it.
-    Outgoing(Outgoing),
-    /// Accepted, and not heard yet.
-    Stranger,
-    /// Its HELLO is being judged. Nothing is read until the verdict.
-    Greeted,
-    /// Welcomed. Paused: its answers pile up, so its requests are not read.
-    Serving { paused: bool },
-    /// The refusal is on its way. Finished: it is written, and the other end may close.
-    Refusing { finished: bool },
-}
-
-/// Writes what a link was, without what it carried, for the log.
-impl fmt::Display for LinkStage {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Outgoing(Outgoing { target, step, .. }) => {
-                write!(f, "the connection to {:?} ({step:?})", target.channel)
-            }
-            Self::Stranger | Self::Greeted => f.write_str("a connection that had not shaken hands"),
-            Self::Serving { .. } => f.write_str("an accepted connection"),
-            Self::Refusing { .. } => f.write_str("a refused connection"),
-        }
-    }
-}
-
-struct Outgoing {
-    target: Destination,
-    step: DialStep,
-    /// Sent before the welcome, to be written after it.
-    waiting: Vec<Encoded>,
-    waiting_bytes: usize,
-    /// Whether something that waits is a question that is answered.
-    waits_for_answer: bool,
-    /// Since when something is asked over it and nothing at all has come.
-    silent_since: Option<Instant>,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum DialStep {
-    Dialling,
-    /// The connection is being secured, and nothing of this node is said yet.
-    #[cfg_attr(not(feature = "security"), expect(dead_code, reason = "none is"))]
-    Securing,
-    /// HELLO is sent.
-    Greeting,
-    Open,
-    /// Writing failed; what can still be read is, since it may answer or explain.
-    Broken,
-}
-
-impl DialStep {
-    /// Whether it is not welcomed yet.
-    fn is_opening(self) -> bool {
-        matches!(self, Self::Dialling | Self::Securing | Self::Greeting)
-    }
-
-    /// Where a failed write leaves the connection: before the welcome it only ever failed to open.
-    fn broken(self) -> Self {
-        if self == Self::Open { Self::Broken } else { self }
-    }
-
-    /// What the end of a connection means that had come this far.
-    fn cause(self, kind: io::ErrorKind) -> LossCause {
-        match self {
-            Self::Dialling if kind == io::ErrorKind::ConnectionRefused => LossCause::ConnectRefused,
-            Self::Dialling | Self::Securing | Self::Greeting => LossCause::Unreachable(kind),
-            Self::Open | Self::Broken => LossCause::Ended,
-        }
     }
 }
 

@@ -7,8 +7,9 @@ use std::io;
 
 use mio::net::TcpStream;
 
-use super::connection::{Connection, cost};
+use super::connection::Connection;
 use super::dials::{MOST_CONTROL_DIALS, MOST_DIALS};
+use super::stream::cost;
 use super::{
     Destination, DialStep, LinkStage, LossCause, Net, NetEvent, OPEN_TIMEOUT, Outgoing, SILENCE,
     handshake,

@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 use std::io::IoSlice;
 
-use super::connection::cost;
+use super::stream::cost;
 use crate::wire::frame::Encoded;
 
 /// The frames that wait, in order.

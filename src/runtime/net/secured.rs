@@ -18,18 +18,21 @@
 
 #![forbid(unsafe_code)]
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io::{self, IoSlice, Read, Write};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use mio::net::TcpStream;
 use thiserror::Error;
 use zeroize::Zeroizing;
 
-use super::connection::{Filled, send};
 use super::gate::Gate;
 use super::queue::Queue;
+use super::stream::{Filled, send};
 use super::tls::{Ending, Tls, TlsError, TlsSettings};
+use crate::clock::Instant;
 use crate::security::identity::{CertificateHash, PublicKey, Signature};
 use crate::security::keys::KeyId;
 use crate::security::opening::{Offer, Opening, OpeningError, OpeningFlags, Role};
@@ -117,6 +120,21 @@ impl NetSecurity {
         let ids: Vec<String> = self.node.keyring.iter().map(|keys| keys.id().to_string()).collect();
         ids.join(", ")
     }
+}
+
+/// How a thread secures its connections.
+pub(super) struct Securing {
+    pub(super) security: Arc<NetSecurity>,
+    /// What this life of the node signs about itself.
+    pub(super) introduction: Option<Introduction>,
+    /// For reading.
+    pub(super) scratch: Vec<u8>,
+    /// How many steps of handshakes are left in this pass.
+    pub(super) handshakes_left: usize,
+    /// Addresses that speak without security, and until when they are dialled so.
+    pub(super) plain_until: BTreeMap<SocketAddr, Instant>,
+    /// Links that a change ends, and when.
+    pub(super) ends_at: BTreeMap<u64, Instant>,
 }
 
 /// Why a connection is not let in, or not gone on with.
@@ -497,8 +515,8 @@ impl fmt::Debug for Secured {
     }
 }
 
-/// A stream that raises no signal. rustls writes by `writev`, which does, and also writes where it
-/// reads: alerts.
+/// A stream that raises no signal. rustls writes by `writev`, which raises one. It also writes when
+/// it reads: alerts.
 struct NoSignal<'a>(&'a TcpStream);
 
 impl Read for NoSignal<'_> {

@@ -7,21 +7,20 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::secured::{Advance, Secured, SecurityError};
+use super::secured::{Advance, Secured, Securing, SecurityError};
 use super::{Destination, DialStep, LinkStage, Net, NetEvent, NetSecurity, Outgoing, handshake};
 use crate::clock::Instant;
 use crate::logging;
 use crate::runtime::random;
 use crate::security::Proved;
-use crate::security::proof::Introduction;
 use crate::types::Identity;
 use crate::wire::message::{Hello, Message, Proof, Refusal, RefusalReason};
 
 /// How many steps of TLS handshakes a thread that accepts connections takes in one pass, of some
-/// 0.2 ms each. So many nodes that start at once do not keep it from answering probes.
+/// 0.2 ms each. Nodes that start at once do not keep it from answering probes.
 pub(super) const HANDSHAKES_PER_PASS: usize = 8;
 
-/// The same for a core, whose calls wait so long.
+/// How many steps of TLS handshakes a core takes in one pass: its calls wait for them.
 const HANDSHAKES_PER_CORE_PASS: usize = 1;
 
 /// What is read in one system call of a secured connection.
@@ -40,21 +39,6 @@ const CHANGE_SPREAD: Duration = Duration::from_secs(5);
 
 /// What the text of a refusal is cut to that came without security: it may be by any host.
 const MAX_HINT_BYTES: usize = 300;
-
-/// How a thread secures its connections.
-pub(super) struct Securing {
-    pub(super) security: Arc<NetSecurity>,
-    /// What this life of the node signs about itself.
-    introduction: Option<Introduction>,
-    /// For reading.
-    pub(super) scratch: Vec<u8>,
-    /// How many steps of handshakes are left in this pass.
-    handshakes_left: usize,
-    /// Addresses that speak without security, and until when they are dialled so.
-    plain_until: BTreeMap<SocketAddr, Instant>,
-    /// Links that a change ends, and when.
-    ends_at: BTreeMap<u64, Instant>,
-}
 
 impl Net {
     /// Secures connections with this from now on. Those that it would not have let in, and those

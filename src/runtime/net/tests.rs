@@ -12,6 +12,7 @@ use mio::{Events, Interest, Poll};
 use socket2::SockRef;
 
 use super::bind::bind;
+use super::link::HANDSHAKE_BUDGET_BYTES;
 use super::strangers::MAX_STRANGERS;
 use super::*;
 use crate::clock::Version;
@@ -19,9 +20,11 @@ use crate::entry::{Content, Entry};
 use crate::options::OnPartition;
 use crate::placement::{ListRef, Site};
 use crate::quorums::Quorums;
-use crate::types::{ClusterHash, CoreId};
+use crate::types::{Boot, ClusterHash, CoreId, NodeHash};
 use crate::wire::frame::{HEADER_BYTES, MAX_BODY_BYTES};
-use crate::wire::message::{Answer, ControlMessage, Found, RefusalReason, Request, Want};
+use crate::wire::message::{
+    Answer, Channel, ControlMessage, Found, Refusal, RefusalReason, Request, Want,
+};
 
 const NOW: Instant = Instant::from_nanos(1_000_000_000);
 const LISTENER: Token = Token(0);

@@ -4,7 +4,7 @@
 
 use std::io;
 
-use super::connection::Filled;
+use super::stream::Filled;
 use super::{DialStep, LinkStage, Net, NetEvent, NetLink, Outgoing, REQUESTS_PER_PASS};
 use crate::logging;
 use crate::wire::frame::FrameError;

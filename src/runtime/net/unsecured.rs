@@ -8,8 +8,8 @@ use std::net::SocketAddr;
 
 use mio::net::TcpStream;
 
-use super::connection::Filled;
 use super::queue::Queue;
+use super::stream::Filled;
 use super::{Destination, Net, NetEvent};
 use crate::clock::Instant;
 use crate::security::Proved;

@@ -21,7 +21,7 @@
 //! plain connection's would: when it is full before [`Tls::fill`] begins.
 //!
 //! **Memory.** A session holds 8 KiB when it idles, and 11 KiB while it is shaking hands with a
-//! node. Until then a stranger makes it hold 24 KiB more, whatever it sends. Later a peer makes it
+//! node. Until then a stranger makes it hold 24 KiB more. Later a peer makes it
 //! hold an unfinished record, 28 KiB (44 while that buffer grows), and one that does not read 64
 //! KiB of sealed ones. (`tests/memory.rs` measures these.) rustls bounds an unfinished handshake
 //! message by 64 KiB, in a buffer of up to twice that; plaintext that waits for room is less than a
@@ -51,8 +51,8 @@ pub(crate) use self::error::TlsError;
 use self::limits::{MAX_TLS_HANDSHAKE_BYTES, RECORD_BYTES, RECORD_OVERHEAD_BYTES};
 pub(crate) use self::settings::TlsSettings;
 use self::settings::{ALPN, ed25519_key};
-use super::connection::Filled;
 use super::queue::Queue;
+use super::stream::Filled;
 use crate::security::proof::EXPORTER_LABEL;
 use crate::wire::frame::FrameBuffer;
 
@@ -145,7 +145,7 @@ impl Tls {
         self.peer
     }
 
-    /// Returns 32 secret bytes that both ends of this session know and nobody else does (RFC 8446,
+    /// Returns 32 secret bytes that both ends of this session know, and no other host (RFC 8446,
     /// 7.5). They do not depend on the opener's key: who proves something with them adds both
     /// keys.
     pub(crate) fn exporter(&self) -> Result<[u8; 32], TlsError> {

@@ -98,7 +98,7 @@ fn configs(key: Arc<CertifiedKey>) -> Result<(ClientConfig, ServerConfig), Error
     client.enable_sni = false;
     client.enable_early_data = false;
     client.enable_secret_extraction = false;
-    client.key_log = Arc::new(NoKeyLog {}); // whatever SSLKEYLOGFILE says
+    client.key_log = Arc::new(NoKeyLog {}); // SSLKEYLOGFILE is ignored
 
     let mut server = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(versions)?

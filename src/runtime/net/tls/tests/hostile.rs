@@ -34,7 +34,7 @@ fn bytes(hex: &str) -> Vec<u8> {
     hex.as_bytes().chunks(2).map(|pair| digit(pair[0]) << 4 | digit(pair[1])).collect()
 }
 
-/// Takes whatever the other end shows.
+/// Takes all that the other end shows.
 #[derive(Debug)]
 struct Credulous {
     wants_raw_keys: bool,

@@ -52,7 +52,7 @@ fn an_idle_session_holds_8_kib_and_a_handshake_little_more() {
     assert!(most.iter().all(|most| *most < 12 << 10), "{most:?}");
 }
 
-/// What a stranger can make a node hold, whatever it sends.
+/// What a stranger can make a node hold by anything that it sends.
 #[test]
 fn a_stranger_holds_less_than_48_kib() {
     let mut hello = vec![1, 0, 0xf0, 0];
