@@ -56,7 +56,9 @@ use crate::clock::{Instant, Now, WallTime};
 use crate::events::Event;
 use crate::membership::codec::sent_by;
 #[cfg(feature = "security")]
-use crate::membership::envelope::{Envelope, EnvelopeCounters};
+use crate::membership::envelope::Envelope;
+#[cfg(feature = "sim")]
+use crate::membership::envelope::EnvelopeCounters;
 use crate::membership::{Change, DatagramError, EXCHANGE_SOON, Membership, MembershipAction};
 #[cfg(feature = "security")]
 use crate::security::Sealing;
@@ -104,7 +106,7 @@ impl Control {
     }
 
     /// Returns how many datagrams were opened, and how many were not.
-    #[cfg(feature = "security")]
+    #[cfg(feature = "sim")]
     pub(crate) fn envelope_counters(&self) -> EnvelopeCounters {
         self.envelope.counters()
     }

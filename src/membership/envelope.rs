@@ -35,10 +35,7 @@ use crate::types::{ClusterHash, Identity};
 /// How many datagrams were opened, and how many were not, by why.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
-#[cfg_attr(
-    not(feature = "security"),
-    expect(unreachable_pub, reason = "public in the simulator alone")
-)]
+#[cfg_attr(not(feature = "sim"), expect(unreachable_pub, reason = "public in the simulator alone"))]
 pub struct EnvelopeCounters {
     /// Plain ones, where none are sealed, or sealed ones with the right tag.
     pub opened: u64,
@@ -148,7 +145,7 @@ impl Envelope {
     }
 
     /// Returns how many datagrams were opened, and how many were not.
-    #[cfg(feature = "security")]
+    #[cfg(feature = "sim")]
     pub(crate) fn counters(&self) -> EnvelopeCounters {
         self.counters
     }
