@@ -186,8 +186,12 @@ impl Control {
         if self.held.is_empty() {
             return;
         }
-        let active: BTreeSet<Identity> =
-            self.held.iter().flat_map(|held| self.lives(held.other.node)).collect();
+        let nodes: BTreeSet<NodeHash> = self.held.iter().map(|held| held.other.node).collect();
+        let records = self.membership.records().into_iter();
+        let active: BTreeSet<Identity> = records
+            .filter(|it| it.state.is_active() && nodes.contains(&it.identity.node))
+            .map(|it| it.identity)
+            .collect();
         let is_over = |held: &mut HeldGreeting| held.until <= now || !active.contains(&held.other);
         let over: Vec<HeldGreeting> = self.held.extract_if(.., is_over).collect();
         let silent: BTreeSet<Identity> = over.iter().map(|held| held.other).collect();

@@ -6,8 +6,8 @@
 //! has the cluster key can take an id that is free, and not that of a node that lives or that keeps
 //! its key.
 //!
-//! What another node proves is compared whenever a connection is opened, in either direction: a
-//! node can be impersonated at both ends.
+//! What another node proves is compared whenever the control thread opens a connection or judges a
+//! greeting: a node can be impersonated at both ends. A core that dials does not compare it yet.
 //!
 //! | pinned | proved now | the node is |
 //! |---|---|---|

@@ -262,7 +262,7 @@ impl ControlLoop {
         for core in &mut self.thread.cores {
             core.send(Order::Secure(net.clone()));
         }
-        self.thread.net.secure(net);
+        self.thread.net.secure(now, net);
         self.thread.control.use_security(now, node, &mut self.actions);
         self.perform(now);
     }

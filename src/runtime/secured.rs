@@ -10,6 +10,7 @@ use zeroize::Zeroizing;
 use super::net::{Net, NetSecurity};
 use super::processor::has_aes_instructions;
 use super::random;
+use crate::clock::Instant;
 use crate::config::Settings;
 use crate::control::Control;
 use crate::error::{ConfigError, StartError, UpdateSecurityError};
@@ -48,9 +49,9 @@ impl Secured {
         Ok(Self { node, net })
     }
 
-    /// Has a thread secure its connections.
+    /// Has a thread that has not started secure its connections.
     pub(super) fn secure_net(&self, net: &mut Net) {
-        net.secure(self.net.clone());
+        net.secure(Instant::default(), self.net.clone());
     }
 
     /// Has the control, which has not started, seal its datagrams.

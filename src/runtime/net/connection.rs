@@ -127,9 +127,10 @@ impl Connection {
         self.share.bytes()
     }
 
-    /// Whether a part of a frame has come, and not the rest of it, once all whole ones are taken.
+    /// Whether a part of a frame, or of a record of TLS, has come, and not the rest of it, once all
+    /// whole ones are taken.
     pub(crate) fn is_in_frame(&self) -> bool {
-        self.buffer.is_in_frame()
+        self.buffer.is_in_frame() || self.secured.as_ref().is_some_and(|it| it.is_in_record())
     }
 
     /// Gives back what a large frame took, once that is looked at.

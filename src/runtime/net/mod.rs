@@ -313,6 +313,7 @@ impl Net {
         for id in std::mem::take(&mut self.unread) {
             self.read_link(id, events);
         }
+        self.unread.extend(self.strangers.let_in());
         self.owes()
     }
 
@@ -355,6 +356,7 @@ impl Net {
         }
         self.look_for_memory(events);
         self.end_changed(events);
+        self.unread.extend(self.strangers.let_in());
     }
 
     /// Takes up a stream: registered, numbered, timed.

@@ -78,6 +78,7 @@ impl Net {
     /// Drops the connection with everything queued, and reports nothing of it any more.
     pub(crate) fn close(&mut self, target: Destination) {
         self.lost.remove(&target);
+        self.forget_plain(target.addr);
         if let Some(id) = self.targets.get(&target).copied() {
             self.remove(id);
         }
@@ -236,6 +237,7 @@ impl Net {
         if is_answered {
             self.expect_answer(id);
         }
+        self.end_if_changed(id);
         self.opening.remove(&id);
         self.failed_dials.welcomed(&target);
         self.counters.opened += 1;

@@ -18,7 +18,7 @@
 
 #![forbid(unsafe_code)]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io::{self, IoSlice, Read, Write};
 use std::net::SocketAddr;
@@ -133,8 +133,8 @@ pub(super) struct Securing {
     pub(super) handshakes_left: usize,
     /// Addresses that speak without security, and until when they are dialled so.
     pub(super) plain_until: BTreeMap<SocketAddr, Instant>,
-    /// Links that a change ends, and when.
-    pub(super) ends_at: BTreeMap<u64, Instant>,
+    /// When links end by a change, and which.
+    pub(super) ends_at: BTreeSet<(Instant, u64)>,
 }
 
 /// Why a connection is not let in, or not gone on with.
@@ -299,6 +299,11 @@ impl Secured {
         self.proved.as_ref().map(|(_, proved)| proved)
     }
 
+    /// Whether a part of a record of TLS has come, and not the rest of it.
+    pub(super) fn is_in_record(&self) -> bool {
+        self.tls.as_ref().is_some_and(|tls| tls.is_in_record())
+    }
+
     /// Returns why TLS has failed, if it has.
     pub(super) fn failure(&self) -> Option<&TlsError> {
         match self.tls.as_ref()?.ending()? {
@@ -321,6 +326,10 @@ impl Secured {
         frames: &mut FrameBuffer,
         budget: usize,
     ) -> (usize, Filled) {
+        if self.step == Step::Handshake && self.prelude_at < self.prelude.len() {
+            // An alert that TLS writes here must come behind it. An error shows when all is flushed.
+            let _ = self.flush_prelude(stream);
+        }
         match &mut self.tls {
             Some(tls) if self.step != Step::Opening => {
                 tls.fill(&mut NoSignal(stream), scratch, frames, budget)
@@ -331,10 +340,19 @@ impl Secured {
 
     /// Writes what comes before TLS, what TLS wants to write, and then the queue, once TLS is up.
     pub(super) fn flush(&mut self, stream: &TcpStream, queue: &mut Queue) -> io::Result<usize> {
-        let mut count = 0;
         if self.is_broken {
+            return Ok(0);
+        }
+        let count = self.flush_prelude(stream)?;
+        let Some(tls) = &mut self.tls else { return Ok(count) };
+        if self.prelude_at < self.prelude.len() {
             return Ok(count);
         }
+        Ok(count + tls.flush(&mut NoSignal(stream), queue)?)
+    }
+
+    fn flush_prelude(&mut self, stream: &TcpStream) -> io::Result<usize> {
+        let mut count = 0;
         while self.prelude_at < self.prelude.len() {
             match send(stream, &[IoSlice::new(&self.prelude[self.prelude_at..])]) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
@@ -349,8 +367,7 @@ impl Secured {
                 },
             }
         }
-        let Some(tls) = &mut self.tls else { return Ok(count) };
-        Ok(count + tls.flush(&mut NoSignal(stream), queue)?)
+        Ok(count)
     }
 
     /// Returns about how many bytes wait that are no frames. Zero only if none do.

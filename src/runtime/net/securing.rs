@@ -2,13 +2,16 @@
 
 #![forbid(unsafe_code)]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::secured::{Advance, Secured, Securing, SecurityError};
-use super::{Destination, DialStep, LinkStage, Net, NetEvent, NetSecurity, Outgoing, handshake};
+use super::{
+    Destination, DialStep, HELLO_TIMEOUT, LinkStage, Net, NetEvent, NetSecurity, Outgoing,
+    handshake,
+};
 use crate::clock::Instant;
 use crate::logging;
 use crate::runtime::random;
@@ -44,7 +47,8 @@ impl Net {
     /// Secures connections with this from now on. Those that it would not have let in, and those
     /// of this node that it would open with another key, end within [`CHANGE_SPREAD`]; their peers,
     /// or this node, open them again.
-    pub(crate) fn secure(&mut self, security: Arc<NetSecurity>) {
+    pub(crate) fn secure(&mut self, now: Instant, security: Arc<NetSecurity>) {
+        self.now = now;
         let introduction = self.identity.map(|identity| security.introduce(&identity));
         let Some(securing) = &mut self.securing else {
             self.securing = Some(Box::new(Securing {
@@ -53,7 +57,7 @@ impl Net {
                 scratch: vec![0; SCRATCH_BYTES],
                 handshakes_left: 0,
                 plain_until: BTreeMap::new(),
-                ends_at: BTreeMap::new(),
+                ends_at: BTreeSet::new(),
             }));
             return;
         };
@@ -67,7 +71,7 @@ impl Net {
             if self.ends_by_change(*id)
                 && let Some(securing) = &mut self.securing
             {
-                securing.ends_at.insert(*id, at);
+                securing.ends_at.insert((at, *id));
             }
         }
     }
@@ -96,9 +100,8 @@ impl Net {
     pub(super) fn end_changed(&mut self, events: &mut Vec<NetEvent>) {
         let now = self.now;
         let Some(securing) = &mut self.securing else { return };
-        let over = securing.ends_at.extract_if(.., |_, at| *at <= now);
-        let over: Vec<u64> = over.map(|(id, _)| id).collect();
-        for id in over {
+        let later = securing.ends_at.split_off(&(now, u64::MAX));
+        for (_, id) in std::mem::replace(&mut securing.ends_at, later) {
             if self.ends_by_change(id) {
                 self.end(id, std::io::ErrorKind::ConnectionAborted, events);
             }
@@ -107,7 +110,17 @@ impl Net {
 
     /// Returns when the next of them ends.
     pub(super) fn change_deadline(&self) -> Option<Instant> {
-        self.securing.as_ref()?.ends_at.values().min().copied()
+        self.securing.as_ref()?.ends_at.first().map(|(at, _)| *at)
+    }
+
+    /// A connection was welcomed. If the security has changed since it was begun, it may have to be
+    /// opened with another key.
+    pub(super) fn end_if_changed(&mut self, id: u64) {
+        if self.ends_by_change(id)
+            && let Some(securing) = &mut self.securing
+        {
+            securing.ends_at.insert((self.now, id));
+        }
     }
 
     /// This node goes on as this identity.
@@ -124,11 +137,19 @@ impl Net {
     }
 
     /// Takes one step of a handshake, if this link is about to. Returns whether it may read.
+    ///
+    /// An accepted one that has shown nothing yet waits while as many as may be are shaking hands.
+    /// To push these out would throw away what was done for them, and they would dial again. One of
+    /// them that has had half of its time goes: a host can send recordings.
     pub(super) fn may_shake_hands(&mut self, id: u64) -> bool {
         let (Some(securing), Some(link)) = (&mut self.securing, self.links.get(&id)) else {
             return true;
         };
-        if !link.connection.secured().is_some_and(Secured::is_handshaking) {
+        let Some(secured) = link.connection.secured() else { return true };
+        if secured.is_at_gate() && matches!(link.stage, LinkStage::Stranger) {
+            return self.strangers.has_room() || self.make_room(id);
+        }
+        if !secured.is_handshaking() {
             return true;
         }
         if securing.handshakes_left == 0 {
@@ -137,6 +158,33 @@ impl Net {
         }
         securing.handshakes_left -= 1;
         true
+    }
+
+    /// Whether there is room for one more that shakes hands, as the oldest has had its time. If
+    /// there is none, this one waits.
+    fn make_room(&mut self, id: u64) -> bool {
+        let oldest = self.strangers.oldest_past_gate();
+        let ends_at = oldest.and_then(|oldest| self.links.get(&oldest)?.deadline);
+        match (oldest, ends_at) {
+            (Some(oldest), Some(at)) if at <= self.now + HELLO_TIMEOUT / 2 => {
+                self.counters.strangers_closed += 1;
+                self.remove(oldest);
+                true
+            }
+            _ => {
+                self.strangers.wait(id);
+                false
+            }
+        }
+    }
+
+    /// A link has read nothing, so that it took no step of a handshake.
+    pub(super) fn give_step_back(&mut self, id: u64) {
+        if let (Some(securing), Some(link)) = (&mut self.securing, self.links.get(&id))
+            && link.connection.secured().is_some_and(Secured::is_handshaking)
+        {
+            securing.handshakes_left += 1;
+        }
     }
 
     /// Secures an accepted connection, if this node secures any.
@@ -183,7 +231,7 @@ impl Net {
                 Ok(Advance::Waits) => return true,
                 Ok(Advance::Opened) => {
                     self.dirty.insert(id);
-                    self.past_gate(id);
+                    self.strangers.pass_gate(id);
                 }
                 Ok(Advance::Plain) => return self.speaks_plainly(id, events),
                 Ok(Advance::Established) => self.established(id),
@@ -192,14 +240,6 @@ impl Net {
                     return false;
                 }
             }
-        }
-    }
-
-    /// An accepted connection has shown that it knows the cluster key.
-    fn past_gate(&mut self, id: u64) {
-        if let Some(oldest) = self.strangers.pass_gate(id) {
-            self.counters.strangers_closed += 1;
-            self.remove(oldest);
         }
     }
 
@@ -350,13 +390,17 @@ impl Net {
         refusal: &Refusal,
         events: &mut Vec<NetEvent>,
     ) {
-        if refusal.reason == RefusalReason::NoSecurity {
-            self.note_plain(target.addr);
+        let mut reason = RefusalReason::Security;
+        match refusal.reason {
+            RefusalReason::NoSecurity => self.note_plain(target.addr),
+            // That passes by itself. It is said before there is any security.
+            RefusalReason::Full => reason = RefusalReason::Full,
+            _ => {}
         }
         let text = &refusal.text;
         let text = &text[..text.floor_char_boundary(MAX_HINT_BYTES)];
         let text = format!("it answers without security, and says: {text:?}");
-        self.lose(id, target, Refusal { reason: RefusalReason::Security, text }, events);
+        self.lose(id, target, Refusal { reason, text }, events);
     }
 
     /// A connection without security to this address was refused, or has ended: what listens there

@@ -15,7 +15,6 @@ pub(super) const MAX_STRANGERS: usize = if cfg!(test) { 32 } else { 1024 };
 
 /// How many of them may have shown that they have the cluster key, and be shaking hands: each takes
 /// the memory of a TLS session. Of those that have shown nothing, the oldest go first.
-#[cfg(feature = "security")]
 pub(super) const MAX_PAST_GATE: usize = MAX_STRANGERS / 2;
 
 /// How many there may be of one address; of IPv6, of one /64, as a host can have all of that.
@@ -33,6 +32,8 @@ pub(super) struct Strangers {
     all: BTreeMap<u64, IpAddr>,
     by_address: BTreeMap<IpAddr, BTreeSet<u64>>,
     past_gate: BTreeSet<u64>,
+    /// Those that are not read, as many others are shaking hands.
+    waiting: BTreeSet<u64>,
 }
 
 /// A stranger that has to go for another one.
@@ -66,18 +67,34 @@ impl Strangers {
         pushed_out
     }
 
-    /// Notes that one has shown that it has the cluster key. Returns the one that has to go for it,
-    /// which is forgotten.
+    /// Notes that one has shown that it has the cluster key. There is [room](Self::has_room) for it.
     #[cfg(feature = "security")]
-    pub(super) fn pass_gate(&mut self, id: u64) -> Option<u64> {
-        if !self.all.contains_key(&id) {
-            return None;
+    pub(super) fn pass_gate(&mut self, id: u64) {
+        if self.all.contains_key(&id) {
+            self.past_gate.insert(id);
         }
-        self.past_gate.insert(id);
-        let is_full = self.past_gate.len() > MAX_PAST_GATE;
-        let oldest = self.past_gate.first().copied().filter(|_| is_full)?;
-        self.remove(oldest);
-        Some(oldest)
+    }
+
+    /// Whether one more may show that it has the cluster key.
+    pub(super) fn has_room(&self) -> bool {
+        self.past_gate.len() < MAX_PAST_GATE
+    }
+
+    /// Returns the oldest one that has shown that it has the cluster key.
+    #[cfg(feature = "security")]
+    pub(super) fn oldest_past_gate(&self) -> Option<u64> {
+        self.past_gate.first().copied()
+    }
+
+    /// Lets one wait until there is room for it.
+    #[cfg(feature = "security")]
+    pub(super) fn wait(&mut self, id: u64) {
+        self.waiting.insert(id);
+    }
+
+    /// Returns those that waited for room, if there is some now.
+    pub(super) fn let_in(&mut self) -> BTreeSet<u64> {
+        if self.has_room() { std::mem::take(&mut self.waiting) } else { BTreeSet::new() }
     }
 
     /// Returns the one that goes first: the oldest of those that have shown nothing, or of all.
@@ -90,6 +107,7 @@ impl Strangers {
     pub(super) fn remove(&mut self, id: u64) {
         let Some(host) = self.all.remove(&id) else { return };
         self.past_gate.remove(&id);
+        self.waiting.remove(&id);
         if let Some(of_address) = self.by_address.get_mut(&host) {
             of_address.remove(&id);
             if of_address.is_empty() {

@@ -47,7 +47,9 @@ impl Net {
                     self.counters.frames_in += 1;
                     self.received(id, frame, events);
                 }
-                (Err(error), _) if link.connection.begins_secured() => {
+                (Err(error), _)
+                    if link.connection.secured().is_none() && link.connection.begins_secured() =>
+                {
                     return self.has_no_security(id, &error, events);
                 }
                 (Err(error), _) => return self.end_for(id, &error, events),
@@ -82,7 +84,8 @@ impl Net {
         let Some(link) = self.links.get_mut(&id) else { return (0, Filled::Drained) };
         let scratch = self.securing.as_mut().map_or(&mut [][..], |it| &mut it.scratch);
         let (count, filled) = link.connection.fill(scratch, budget);
-        if count > 0 && link.connection.wants_write() {
+        let wants_write = link.connection.wants_write();
+        if count > 0 && wants_write {
             self.dirty.insert(id);
         }
         self.counters.bytes_in += count as u64;
@@ -94,6 +97,9 @@ impl Net {
         }
         if link.connection.excess_bytes() > 0 && link.large_since.is_none() {
             link.large_since = Some(self.now);
+        }
+        if count == 0 {
+            self.give_step_back(id);
         }
         (count, filled)
     }

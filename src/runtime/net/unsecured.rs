@@ -31,6 +31,10 @@ impl Secured {
         match *self {}
     }
 
+    pub(super) fn is_in_record(&self) -> bool {
+        match *self {}
+    }
+
     pub(super) fn proved(&self) -> Option<&Proved> {
         match *self {}
     }
@@ -76,6 +80,10 @@ impl Net {
     pub(super) fn may_shake_hands(&mut self, _: u64) -> bool {
         true
     }
+
+    pub(super) fn give_step_back(&mut self, _: u64) {}
+
+    pub(super) fn end_if_changed(&mut self, _: u64) {}
 
     pub(super) fn accepted_state(&self) -> Option<Box<Secured>> {
         None

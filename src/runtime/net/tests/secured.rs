@@ -28,7 +28,7 @@ fn seed() -> Zeroizing<[u8; 32]> {
 fn secure(node: &mut Node, security: &Security, seed: &Zeroizing<[u8; 32]>) -> Fingerprint {
     let of_node = Arc::new(security.of_node("shop", seed).unwrap());
     let fingerprint = of_node.identity.fingerprint();
-    node.net.secure(NetSecurity::new(of_node, ClusterHash::of("shop")).unwrap());
+    node.net.secure(node.now, NetSecurity::new(of_node, ClusterHash::of("shop")).unwrap());
     fingerprint
 }
 

@@ -35,6 +35,7 @@
 
 mod error;
 mod limits;
+mod record;
 mod settings;
 #[cfg(test)]
 mod tests;
@@ -49,6 +50,7 @@ use rustls::{ClientConnection, Error, ServerConnection};
 
 pub(crate) use self::error::TlsError;
 use self::limits::{MAX_TLS_HANDSHAKE_BYTES, RECORD_BYTES, RECORD_OVERHEAD_BYTES};
+use self::record::RecordCursor;
 pub(crate) use self::settings::TlsSettings;
 use self::settings::{ALPN, ed25519_key};
 use super::queue::Queue;
@@ -95,6 +97,8 @@ pub(crate) struct Tls {
     handshake_bytes: usize,
     /// About how many bytes are sealed and not written: rustls does not tell.
     sealed_bytes: usize,
+    /// How far the record is that comes.
+    record: RecordCursor,
     is_closed: bool,
     ending: Option<Ending>,
 }
@@ -122,6 +126,7 @@ impl Tls {
             peer: None,
             handshake_bytes: 0,
             sealed_bytes: 0,
+            record: RecordCursor::default(),
             is_closed: false,
             ending: None,
         }))
@@ -153,6 +158,11 @@ impl Tls {
             return Err(TlsError::NotEstablished);
         }
         self.session.export_keying_material([0; 32], EXPORTER_LABEL, None).map_err(TlsError::from)
+    }
+
+    /// Whether a part of a record has come, and not the rest of it.
+    pub(crate) fn is_in_record(&self) -> bool {
+        self.record.is_inside()
     }
 
     /// Returns how the session ended, if it has. After [`Filled::Ended`] it is there.
@@ -300,6 +310,7 @@ impl Tls {
         if self.is_handshaking() {
             self.handshake_bytes += bytes.len();
         }
+        self.record.advance(bytes);
         while !bytes.is_empty() && self.ending.is_none() {
             match self.session.read_tls(&mut bytes) {
                 // It takes no more after a close_notify. Without this, the loop would not end.
