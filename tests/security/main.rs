@@ -8,8 +8,18 @@
 
 mod attacker;
 mod support;
+mod tls_attacker;
+mod victims;
 
+mod cut;
 mod datagrams;
+mod downgrade;
 mod garbage;
+mod in_between;
 mod loris;
 mod many;
+mod no_key;
+mod old_key;
+mod sealed;
+mod secrets;
+mod slow;
