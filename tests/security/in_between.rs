@@ -60,7 +60,7 @@ fn an_opener_says_nothing_inside_tls_to_a_host_without_the_key() {
 
 #[test]
 fn two_tls_sessions_with_one_host_in_between_come_to_nothing() {
-    let victims = Victims::start(3);
+    let victims = Victims::start(2);
     let (listener, seed) = listener();
     let opener = victims.join("opener", &seed);
     let key = OwnKey::new();

@@ -32,7 +32,7 @@ fn assert_refused(what: &str, answer: &[u8]) {
 
 #[test]
 fn who_has_no_key_gets_no_further_than_the_opening() {
-    let victims = Victims::start(3);
+    let victims = Victims::start(2);
     let (target, key, keys) = (victims.target(), OwnKey::new(), victims.keys());
     let (_, welcome) = welcomed(target, &keys, &key, &hello_of("x"));
     let hello = hello_of("x");
@@ -63,7 +63,7 @@ fn who_has_no_key_gets_no_further_than_the_opening() {
 
 #[test]
 fn a_recorded_opening_gets_the_servers_flight_and_nothing_more() {
-    let victims = Victims::start(3);
+    let victims = Victims::start(2);
     let (listener, seed) = listener();
     let node = victims.join("recorded", &seed);
     let recorded = read_at_most(&mut accept(&listener), OPENING_BYTES);
@@ -145,7 +145,7 @@ const WRONG: [(&str, Says); 11] = [
 
 #[test]
 fn with_the_key_each_wrong_proof_is_refused_and_the_right_one_welcome() {
-    let victims = Victims::start(3);
+    let victims = Victims::start(2);
     let (target, keys, key) = (victims.target(), victims.keys(), OwnKey::new());
     let hello = hello_of("x");
     for (what, says) in WRONG {
@@ -170,7 +170,7 @@ fn with_the_key_each_wrong_proof_is_refused_and_the_right_one_welcome() {
 /// A node's own key that TLS proves, and OPENING does not name.
 #[test]
 fn another_key_than_the_one_that_was_named_is_refused() {
-    let victims = Victims::start(3);
+    let victims = Victims::start(2);
     let (keys, key) = (victims.keys(), OwnKey::new());
     let opening = keys.opening(&OwnKey::new().hash);
     let mut session = Session::open(victims.target(), &opening, &key).expect("the key opens");
@@ -184,7 +184,7 @@ fn another_key_than_the_one_that_was_named_is_refused() {
 #[test]
 #[ignore = "a node that is full tells its id before any proof: `turn_away` in accepted.rs"]
 fn a_node_that_is_full_does_not_tell_its_name_to_a_host_without_the_key() {
-    let victims = Victims::start_with(3, &["--max-connections", "32"]);
+    let victims = Victims::start_with(2, &["--max-connections", "32"]);
     let (target, keys, key) = (victims.target(), victims.keys(), OwnKey::new());
     let hello = hello_of("x");
     let mut held = Vec::new();

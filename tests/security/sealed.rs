@@ -70,6 +70,19 @@ fn names(victims: &Victims) -> Vec<Name> {
     victims.nodes.iter().map(name).collect()
 }
 
+/// Waits until a node has read all datagrams that were sent to it so far.
+fn wait_read(node: Name) {
+    let socket = format!("0100007F:{:04X}", node.addr.port());
+    wait_until("it has read all datagrams", || {
+        let sockets = fs::read_to_string("/proc/net/udp").unwrap();
+        let of_node = sockets.lines().filter(|line| line.contains(&socket));
+        // The state, then what waits to be sent and to be read.
+        of_node
+            .filter_map(|line| line.split_whitespace().nth(4))
+            .all(|it| it.ends_with(":00000000"))
+    });
+}
+
 fn send_from(from: &UdpSocket, to: SocketAddr, bytes: &[u8]) {
     // What a full queue drops is sent again by no attacker.
     let _ = from.send_to(bytes, to);
@@ -128,7 +141,7 @@ fn datagrams_without_the_key_change_nothing() {
 
 #[test]
 fn a_sealed_datagram_with_a_flipped_bit_or_for_another_node_is_not_opened() {
-    let victims = Victims::start(3);
+    let victims = Victims::start(2);
     let names = names(&victims);
     let (first, second) = (names[0], names[1]);
     let mut fence = victims.keys().sealer();
@@ -138,16 +151,16 @@ fn a_sealed_datagram_with_a_flipped_bit_or_for_another_node_is_not_opened() {
         let mut flipped = datagram.clone();
         flipped[bit / 8] ^= 1 << (bit % 8);
         stranger.send(first, &flipped);
-        if bit % 100 == 0 {
-            wait_for(&mut fence, first, 2 + bit as u64);
+        if bit % 50 == 0 {
+            wait_read(first);
         }
     }
     for cut in 0..datagram.len() {
         stranger.send(first, &datagram[..cut]);
     }
     stranger.send(second, &datagram);
-    wait_for(&mut fence, first, 10_000);
-    wait_for(&mut fence, second, 10_000);
+    wait_for(&mut fence, first, 2);
+    wait_for(&mut fence, second, 2);
     assert!(!stranger.is_dialled(), "what was altered was opened");
     // It opens as it was, at the node for which it is.
     stranger.send(first, &datagram);
@@ -157,7 +170,7 @@ fn a_sealed_datagram_with_a_flipped_bit_or_for_another_node_is_not_opened() {
 
 #[test]
 fn a_thousand_replays_of_one_datagram_change_nothing_and_cost_little() {
-    let mut victims = Victims::start(3);
+    let mut victims = Victims::start(2);
     let names = names(&victims);
     let stranger = Stranger::new(1);
     let mut sealer = victims.keys().sealer();
@@ -165,15 +178,16 @@ fn a_thousand_replays_of_one_datagram_change_nothing_and_cost_little() {
     let before = ticks(&victims.nodes[0]);
     for number in 0..1000 {
         stranger.send(names[0], &datagram);
-        if number % 100 == 0 {
-            wait_for(&mut sealer, names[0], 2 + number);
+        if number % 50 == 0 {
+            wait_read(names[0]);
         }
     }
+    wait_for(&mut sealer, names[0], 2);
     let took = ticks(&victims.nodes[0]) - before;
     println!("a thousand replays, with the rest: {took} ticks");
     assert!(took < MOST_TICKS, "{took} ticks");
     for node in &mut victims.nodes {
-        assert_eq!(living(node).len(), 3);
+        assert_eq!(living(node).len(), 2);
     }
     victims.assert_again();
 }

@@ -18,7 +18,7 @@ const ENDS_WITHIN: Duration = Duration::from_secs(8);
 
 #[test]
 fn an_opening_and_a_client_hello_of_a_byte_at_a_time_are_not_waited_for() {
-    let mut victims = Victims::start(3);
+    let mut victims = Victims::start(2);
     let key = OwnKey::new();
     let opening = victims.keys().opening(&key.hash);
     let client_hello = key.client_hello();
