@@ -10,7 +10,7 @@ use crate::attacker::{HELLO, frame, read_frame, welcomed};
 use crate::support::process::NodeProcess;
 use crate::support::wait_until;
 use crate::tls_attacker::{CLUSTER, OPENING_BYTES, random, read_all};
-use crate::victims::{KeyFile, NODE, accept, assert_no_names, has, hello_of, id, listener};
+use crate::victims::{KeyFile, NODE, accept, assert_no_names, has, hello_of, listener, start_with};
 
 /// A reason of a refusal, and its text, as rkyv has them.
 fn refusal() -> Vec<u8> {
@@ -87,8 +87,7 @@ fn take(listener: &TcpListener, what: &str, answer: &[u8]) -> Vec<u8> {
 fn a_node_that_requires_security_never_speaks_plainly() {
     let file = KeyFile::new();
     let (listener, seed) = listener();
-    let flags = ["--cluster", CLUSTER, "--key", file.path(), "--seed", &seed];
-    let node = NodeProcess::start(&id("a"), &flags);
+    let node = start_with(&file, "a", &["--seed", &seed]);
     for (what, answer) in answers() {
         let mut bytes = take(&listener, what, &answer);
         if what == "a reset" {
@@ -107,8 +106,7 @@ fn a_node_that_requires_security_never_speaks_plainly() {
 fn where_security_is_optional_a_refusal_is_followed_by_a_plain_hello() {
     let file = KeyFile::new();
     let (listener, seed) = listener();
-    let flags = ["--cluster", CLUSTER, "--key", file.path(), "--seed", &seed];
-    let node = NodeProcess::start(&id("a"), &[&flags[..], &["--security", "optional"]].concat());
+    let node = start_with(&file, "a", &["--seed", &seed, "--security", "optional"]);
     take(&listener, "a refusal", &refusal());
     let mut plain = Vec::new();
     wait_until("it speaks plainly", || {

@@ -21,7 +21,7 @@ fn terminate(mut dial: TcpStream, opened: &[u8], key: &OwnKey) -> Session {
 fn an_opener_says_nothing_inside_tls_to_a_host_without_the_key() {
     let file = KeyFile::new();
     let (listener, seed) = listener();
-    let node = start_with(&file, "a", &seed);
+    let node = start_with(&file, "a", &["--seed", &seed]);
     let key = OwnKey::new();
     let keys = file.keys();
     let mut before: Option<Vec<u8>> = None;

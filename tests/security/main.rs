@@ -18,6 +18,7 @@ mod garbage;
 mod in_between;
 mod loris;
 mod many;
+mod names;
 mod no_key;
 mod old_key;
 mod sealed;

@@ -209,3 +209,54 @@ fn a_node_that_is_full_does_not_tell_its_name_to_a_host_without_the_key() {
     drop(held);
     victims.assert_again();
 }
+
+/// The key of the cluster is there, and TLS is not the one that nodes speak.
+#[test]
+fn tls_that_is_weaker_than_that_of_nodes_is_refused() {
+    let victims = Victims::start(2);
+    let (target, keys, key) = (victims.target(), victims.keys(), OwnKey::new());
+    for (what, tls) in [
+        ("no protocol", key.client_that_speaks(&[])),
+        ("another protocol", key.client_that_speaks(&[b"h2"])),
+        ("no key", OwnKey::client_without_key()),
+    ] {
+        let opening = keys.opening(&key.hash);
+        let mut session = match Session::begin(target, &opening, tls) {
+            Ok((session, _)) => session.established(),
+            // An alert can come before OPENED.
+            Err(said) => {
+                assert_no_names(what, &said);
+                assert!(said.is_empty() || matches!(said[0], 0x14..=0x16), "{what}: {said:?}");
+                continue;
+            }
+        };
+        if session.is_established() {
+            session.send(&hello_of("x"));
+        }
+        let kinds = session.until_closed();
+        assert!(kinds.is_empty(), "{what}: {kinds:?}");
+        assert_no_names(what, &session.seen);
+    }
+    // TLS 1.3 is all that is offered: here 1.2 is, in its place.
+    let mut older = key.client_hello();
+    let offer = [0, 0x2b, 0, 3, 2, 3, 4];
+    let at = older.windows(offer.len()).position(|here| here == offer).expect("TLS 1.3");
+    older[at + offer.len() - 1] = 3;
+    let answer = answer(target, &[&keys.opening(&key.hash)[..], &older].concat());
+    assert_no_names("TLS 1.2", &answer);
+    assert!(answer.get(OPENING_BYTES).is_none_or(|kind| *kind == 0x15), "no more than an alert");
+    victims.assert_again();
+}
+
+/// An opener that is refused inside TLS takes what comes for OPENED, and cannot tell why.
+#[test]
+#[ignore = "an alert that answers the ClientHello is written before OPENED: `Tls::process`"]
+fn an_alert_comes_behind_opened() {
+    let victims = Victims::start(2);
+    let (keys, key) = (victims.keys(), OwnKey::new());
+    let opening = keys.opening(&key.hash);
+    let tls = key.client_that_speaks(&[b"h2"]);
+    let begun = Session::begin(victims.target(), &opening, tls);
+    assert!(begun.is_ok(), "the first byte is {:?}", begun.err().map(|said| said[0]));
+    victims.assert_again();
+}

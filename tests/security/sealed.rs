@@ -15,13 +15,13 @@ use crate::victims::{Victims, hello_of, living};
 const MOST_TICKS: u64 = 300;
 
 /// A name that no member has, at sockets of this test. A node dials it if it hears of it.
-struct Stranger {
+pub(crate) struct Stranger {
     attacker: Attacker,
     tcp: TcpListener,
 }
 
 impl Stranger {
-    fn new(number: u64) -> Self {
+    pub(crate) fn new(number: u64) -> Self {
         let (udp, tcp) = host();
         let (x, _) = Name::in_frame(&hello_of("x"));
         let addr = udp.local_addr().unwrap();
@@ -30,15 +30,15 @@ impl Stranger {
         Self { attacker: Attacker { udp, envelope: envelope(), me }, tcp }
     }
 
-    fn announce(&self, to: Name) -> Vec<u8> {
+    pub(crate) fn announce(&self, to: Name) -> Vec<u8> {
         self.attacker.datagram(self.attacker.me, to, ANNOUNCE, &[])
     }
 
-    fn send(&self, to: Name, datagram: &[u8]) {
+    pub(crate) fn send(&self, to: Name, datagram: &[u8]) {
         self.attacker.send(to, datagram);
     }
 
-    fn is_dialled(&self) -> bool {
+    pub(crate) fn is_dialled(&self) -> bool {
         match self.tcp.accept() {
             Ok(_) => true,
             Err(error) => {
@@ -51,7 +51,7 @@ impl Stranger {
 
 /// Waits until a node has taken up all that was sent to it so far: it dials who speaks in a name
 /// of its own, and has the key.
-fn wait_for(sealer: &mut Sealer, to: Name, number: u64) {
+pub(crate) fn wait_for(sealer: &mut Sealer, to: Name, number: u64) {
     let stranger = Stranger::new(number);
     let plain = stranger.announce(to);
     wait_until("it dials", || {

@@ -8,11 +8,14 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use gridkv::{ClusterKey, Config, Engine, Security};
+
+use crate::attacker::{connect, frame};
 use crate::datagrams::host;
 use crate::support::process::{NodeProcess, wait_settled};
 use crate::support::wait_until;
-use crate::tls_attacker::CLUSTER;
-use crate::victims::{KeyFile, NODE, has, hex, id};
+use crate::tls_attacker::{CLUSTER, OwnKey, PROOF, Session, read_all};
+use crate::victims::{KeyFile, NODE, has, hello_of, hex, id};
 
 /// The host of the nodes behind taps, which are in front at the same port.
 const BEHIND: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 9);
@@ -203,5 +206,76 @@ fn no_secret_is_found_in_the_traffic_of_secured_nodes_and_each_in_that_of_others
     for name in &names {
         let is_found = connections.iter().any(|bytes| has(bytes, name));
         assert!(is_found, "{} is not found", String::from_utf8_lossy(name));
+    }
+}
+
+/// Keeps each line that is logged, of every level.
+struct Lines(Mutex<String>);
+
+impl log::Log for Lines {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        *self.0.lock().unwrap() += &format!("{} {}\n", record.target(), record.args());
+    }
+
+    fn flush(&self) {}
+}
+
+static LINES: Lines = Lines(Mutex::new(String::new()));
+
+/// The nodes are engines in this process, as the program of the other tests logs nothing.
+#[test]
+fn no_secret_is_found_in_what_nodes_log_and_show() {
+    log::set_logger(&LINES).expect("no other test logs");
+    log::set_max_level(log::LevelFilter::Trace);
+    let file = KeyFile::new();
+    let security = || Security::cluster_key(ClusterKey::from_file(file.path()).unwrap());
+    let start = |letter: &str, seeds: Vec<String>, security: Security| {
+        let config = Config::new(id(letter), "127.0.0.1:0").cluster(CLUSTER).seeds(seeds);
+        let config = config.cores(1).security(security);
+        let shown = format!("{config:?}");
+        (Engine::start(config).unwrap(), shown)
+    };
+    let (first, mut said) = start("a", Vec::new(), security());
+    let address = first.address().unwrap();
+    let (second, shown) = start("b", vec![address.to_string()], security());
+    said += &shown;
+    wait_until("they see each other", || second.members().len() == 2);
+    second.set(KEY, VALUE).unwrap();
+    assert_eq!(first.get(KEY).unwrap().as_deref(), Some(VALUE.as_bytes()));
+    // Hosts with another key, with the right one and a wrong proof, and without.
+    let (keys, own) = (file.keys(), OwnKey::new());
+    let opening = keys.opening(&own.hash);
+    let mut session = Session::open(address, &opening, &own).expect("the key opens");
+    session.send(&frame(PROOF, &[7; 176]));
+    session.until_closed();
+    let other = KeyFile::new();
+    assert!(Session::open(address, &other.keys().opening(&own.hash), &own).is_err());
+    let mut plain = connect(address);
+    plain.write_all(&hello_of("x")).unwrap();
+    said += &String::from_utf8_lossy(&read_all(&mut plain));
+    let rotated = security().also_accept(ClusterKey::from_file(other.path()).unwrap());
+    said += &format!("{rotated:?} {first:?} {:?}", first.stats().unwrap());
+    first.update_security(rotated).unwrap();
+    let twice = security().also_accept(ClusterKey::from_file(file.path()).unwrap());
+    let error = first.update_security(twice).unwrap_err();
+    said += &format!("{error} {error:?} {:?}", first.members());
+    drop((first, second));
+    said += &LINES.0.lock().unwrap();
+    assert!(said.lines().count() > 5, "nothing is logged: {said}");
+    for key in [&file.key, &other.key] {
+        // The digits, and the beginning of the numbers that `Debug` of bytes shows.
+        let numbers = format!("{:?}", &key[..4]);
+        let parts = [hex(key), hex(&key[..8]), numbers.trim_matches(['[', ']']).to_owned()];
+        for part in parts {
+            assert!(!said.contains(&part), "{part} is found in: {said}");
+        }
+        assert!(!has(said.as_bytes(), key));
+    }
+    for part in [KEY, VALUE] {
+        assert!(!said.contains(part), "{part} is found in: {said}");
     }
 }

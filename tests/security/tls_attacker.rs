@@ -17,14 +17,14 @@ use ring::rand::{SecureRandom, SystemRandom};
 use ring::signature::{Ed25519KeyPair, KeyPair};
 use ring::{digest, hkdf, hmac};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::{AlwaysResolvesClientRawPublicKeys, Resumption};
+use rustls::client::{AlwaysResolvesClientRawPublicKeys, Resumption, WantsClientCert};
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
 use rustls::server::AlwaysResolvesServerRawPublicKeys;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::sign::CertifiedKey;
 use rustls::{
-    ClientConfig, ClientConnection, Connection, DigitallySignedStruct, DistinguishedName, Error,
-    ServerConfig, ServerConnection, SignatureScheme,
+    ClientConfig, ClientConnection, ConfigBuilder, Connection, DigitallySignedStruct,
+    DistinguishedName, Error, ServerConfig, ServerConnection, SignatureScheme,
 };
 
 use crate::attacker::{WELCOME, connect, frame, is_closed};
@@ -182,21 +182,14 @@ impl OwnKey {
         let spki = key.public_key().unwrap().as_ref().to_vec();
         let hash = sha256(&spki);
         let certified = Arc::new(CertifiedKey::new(vec![CertificateDer::from(spki)], key));
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let versions = &[&rustls::version::TLS13];
-        let mut client = ClientConfig::builder_with_provider(provider.clone())
-            .with_protocol_versions(versions)
-            .unwrap()
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(AnyKey))
-            .with_client_cert_resolver(Arc::new(AlwaysResolvesClientRawPublicKeys::new(
-                certified.clone(),
-            )));
+        let resolver = AlwaysResolvesClientRawPublicKeys::new(certified.clone());
+        let mut client = builder().with_client_cert_resolver(Arc::new(resolver));
         client.alpn_protocols = vec![b"gridkv/1".to_vec()];
         client.resumption = Resumption::disabled();
         client.enable_sni = false;
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
         let mut server = ServerConfig::builder_with_provider(provider)
-            .with_protocol_versions(versions)
+            .with_protocol_versions(&[&rustls::version::TLS13])
             .unwrap()
             .with_client_cert_verifier(Arc::new(AnyKey))
             .with_cert_resolver(Arc::new(AlwaysResolvesServerRawPublicKeys::new(certified)));
@@ -206,8 +199,21 @@ impl OwnKey {
     }
 
     pub(crate) fn client(&self) -> Connection {
-        let unnamed = ServerName::from(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
-        ClientConnection::new(self.client.clone(), unnamed).unwrap().into()
+        begin(self.client.clone())
+    }
+
+    /// The same, and it offers these protocols inside TLS.
+    pub(crate) fn client_that_speaks(&self, protocols: &[&[u8]]) -> Connection {
+        let mut client = ClientConfig::clone(&self.client);
+        client.alpn_protocols = protocols.iter().map(|it| it.to_vec()).collect();
+        begin(Arc::new(client))
+    }
+
+    /// Begins TLS as a host that proves no key of its own.
+    pub(crate) fn client_without_key() -> Connection {
+        let mut client = builder().with_no_client_auth();
+        client.alpn_protocols = vec![b"gridkv/1".to_vec()];
+        begin(Arc::new(client))
     }
 
     pub(crate) fn server(&self) -> Connection {
@@ -235,6 +241,20 @@ impl OwnKey {
         message.push(flags);
         self.pair.sign(&message).as_ref().to_vec()
     }
+}
+
+fn builder() -> ConfigBuilder<ClientConfig, WantsClientCert> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(AnyKey))
+}
+
+fn begin(client: Arc<ClientConfig>) -> Connection {
+    let unnamed = ServerName::from(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+    ClientConnection::new(client, unnamed).unwrap().into()
 }
 
 /// The parts of a PROOF, in the order of the wire.

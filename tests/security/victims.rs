@@ -1,5 +1,6 @@
 //! Clusters of nodes with a cluster key, their names, and the files with their keys.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -99,7 +100,7 @@ impl Victims {
 
     /// Starts a node that has the key of the cluster.
     pub(crate) fn join(&self, letter: &str, seed: &str) -> NodeProcess {
-        start_with(&self.file, letter, seed)
+        start_with(&self.file, letter, &["--seed", seed])
     }
 
     /// Waits until the members are these nodes alone, hold about what they did, and serve.
@@ -126,28 +127,30 @@ pub(crate) fn living(node: &mut NodeProcess) -> Vec<String> {
 }
 
 /// Starts a node with the key in this file.
-pub(crate) fn start_with(file: &KeyFile, letter: &str, seed: &str) -> NodeProcess {
-    let flags = ["--cluster", CLUSTER, "--key", file.path(), "--seed", seed];
-    NodeProcess::start(&id(letter), &flags)
+pub(crate) fn start_with(file: &KeyFile, letter: &str, more: &[&str]) -> NodeProcess {
+    let flags = ["--cluster", CLUSTER, "--key", file.path()];
+    NodeProcess::start(&id(letter), &[&flags, more].concat())
+}
+
+/// Returns the HELLO of a host that is no victim.
+pub(crate) fn hello_of(letter: &str) -> Vec<u8> {
+    hello_named(&format!("intruder-{letter}"))
 }
 
 /// Returns the HELLO of a node without security, of the victims' cluster, that wants a control
 /// thread. It says the same as that of a secured one. Nothing is at its address.
-pub(crate) fn hello_of(letter: &str) -> Vec<u8> {
-    type Recorded = Vec<(String, Vec<u8>)>;
-    static RECORDED: OnceLock<Mutex<Recorded>> = OnceLock::new();
+pub(crate) fn hello_named(id: &str) -> Vec<u8> {
+    static RECORDED: OnceLock<Mutex<BTreeMap<String, Vec<u8>>>> = OnceLock::new();
     let mut recorded = RECORDED.get_or_init(Mutex::default).lock().unwrap();
-    if let Some((_, hello)) = recorded.iter().find(|(of, _)| of == letter) {
-        return hello.clone();
-    }
-    let (listener, seed) = listener();
-    let flags = ["--cluster", CLUSTER, "--seed", &seed];
-    let node = NodeProcess::start(&format!("intruder-{letter}"), &flags);
-    let (kind, hello) = read_frame(&mut accept(&listener)).expect("a node says HELLO");
-    assert_eq!(kind, HELLO);
-    drop(node);
-    recorded.push((letter.to_owned(), hello.clone()));
-    hello
+    let record = || {
+        let (listener, seed) = listener();
+        let node = NodeProcess::start(id, &["--cluster", CLUSTER, "--seed", &seed]);
+        let (kind, hello) = read_frame(&mut accept(&listener)).expect("a node says HELLO");
+        assert_eq!(kind, HELLO);
+        drop(node);
+        hello
+    };
+    recorded.entry(id.to_owned()).or_insert_with(record).clone()
 }
 
 /// Returns a listener of this test, and its address as a seed.
