@@ -256,7 +256,13 @@ fn phantoms_cost_little_and_no_member_its_place() {
             assert!(held < fds + 100, "{held} descriptors, {fds} before");
         }
     }
-    assert!(all_alive(&mut nodes));
+    // On a busy machine a member may be suspected for a moment.
+    for node in &mut nodes {
+        let members = node.list("members");
+        let is_there = |line: &&String| line.ends_with(" Alive") || line.ends_with(" Suspect");
+        assert_eq!(members.iter().filter(is_there).count(), 3, "{members:?}");
+    }
+    wait_until("all are there", || all_alive(&mut nodes));
     nodes[1].ok("set k v");
     before.assert_again(&mut nodes);
 }

@@ -8,7 +8,7 @@ use crate::datagrams::{ANNOUNCE, Attacker, DOWN, GOSSIP, LEFT, Name, host};
 use crate::support::process::NodeProcess;
 use crate::support::wait_until;
 use crate::tls_attacker::{OwnKey, Sealer, envelope, random, welcomed};
-use crate::victims::{Victims, hello_of, living};
+use crate::victims::{Victims, hello_of};
 
 /// How many hundredths of a second of a processor a thousand replays may take, with what the node
 /// does anyway.
@@ -98,7 +98,7 @@ fn ticks(node: &NodeProcess) -> u64 {
 
 #[test]
 fn datagrams_without_the_key_change_nothing() {
-    let mut victims = Victims::start(3);
+    let victims = Victims::start(3);
     let names = names(&victims);
     let stranger = Stranger::new(1);
     let (third, me) = (names[2], stranger.attacker.me);
@@ -133,9 +133,6 @@ fn datagrams_without_the_key_change_nothing() {
         wait_for(&mut victims.keys().sealer(), *node, 2);
     }
     assert!(!stranger.is_dialled(), "what it sent was opened");
-    for node in &mut victims.nodes {
-        assert_eq!(living(node).len(), 3);
-    }
     victims.assert_again();
 }
 
@@ -170,7 +167,7 @@ fn a_sealed_datagram_with_a_flipped_bit_or_for_another_node_is_not_opened() {
 
 #[test]
 fn a_thousand_replays_of_one_datagram_change_nothing_and_cost_little() {
-    let mut victims = Victims::start(2);
+    let victims = Victims::start(2);
     let names = names(&victims);
     let stranger = Stranger::new(1);
     let mut sealer = victims.keys().sealer();
@@ -186,8 +183,5 @@ fn a_thousand_replays_of_one_datagram_change_nothing_and_cost_little() {
     let took = ticks(&victims.nodes[0]) - before;
     println!("a thousand replays, with the rest: {took} ticks");
     assert!(took < MOST_TICKS, "{took} ticks");
-    for node in &mut victims.nodes {
-        assert_eq!(living(node).len(), 2);
-    }
     victims.assert_again();
 }

@@ -103,15 +103,23 @@ impl Victims {
         start_with(&self.file, letter, &["--seed", seed])
     }
 
-    /// Waits until the members are these nodes alone, hold about what they did, and serve.
+    /// Waits until the members are these nodes alone, hold about what they did, and serve. None of
+    /// them was taken for dead, and no host has joined that is no node.
     pub(crate) fn assert_again(mut self) {
-        let mut ids: Vec<&str> = ["a", "b", "c"].into_iter().take(self.nodes.len()).collect();
-        ids.sort_unstable();
-        let expected: Vec<String> = ids.into_iter().map(id).collect();
+        let letters = ["a", "b", "c"].into_iter().take(self.nodes.len());
+        let expected: Vec<String> = letters.map(id).collect();
         for node in &mut self.nodes {
             wait_until("the members are what they were", || living(node) == expected);
         }
         self.before.take().expect("it is taken once").assert_again(&mut self.nodes);
+        for said in self.nodes.iter().map(NodeProcess::stderr) {
+            assert!(!said.contains("Joined { node: \"intruder"), "{said}");
+            for (what, id) in
+                ["Died", "Left"].iter().flat_map(|what| expected.iter().map(move |id| (what, id)))
+            {
+                assert!(!said.contains(&format!("event: {what} {{ node: {id:?}")), "{said}");
+            }
+        }
     }
 }
 
