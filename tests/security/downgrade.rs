@@ -47,7 +47,7 @@ fn assert_secured(what: &str, bytes: &[u8]) {
     assert_no_names(what, bytes);
     let mut rest = &bytes[OPENING_BYTES..];
     while let Some([kind, 3, _, high, low]) = rest.first_chunk() {
-        // Of the change of ciphers, an alert, or the handshake.
+        // A change of ciphers, an alert, or the handshake.
         assert!((0x14..=0x16).contains(kind), "{what}: a record of type {kind}");
         let length = usize::from(u16::from_be_bytes([*high, *low]));
         rest = rest.get(5 + length..).expect("whole records");
@@ -101,7 +101,7 @@ fn a_node_that_requires_security_never_speaks_plainly() {
     assert!(!node.stderr().contains("panicked"), "{}", node.stderr());
 }
 
-/// The search finds a HELLO where there is one.
+/// The search finds a HELLO if there is one.
 #[test]
 fn where_security_is_optional_a_refusal_is_followed_by_a_plain_hello() {
     let file = KeyFile::new();

@@ -8,7 +8,7 @@ use crate::tls_attacker::{
     ClusterKeys, MAC_AT, OPENING_BYTES, OwnKey, PROOF, ProofParts, Session, random, read_all,
     read_at_most, welcomed,
 };
-use crate::victims::{Victims, accept, assert_no_names, hello_of, listener};
+use crate::victims::{NODE, Victims, accept, assert_no_names, has, hello_of, listener};
 
 /// Sends this, and returns all that is answered until the connection is closed.
 fn answer(to: SocketAddr, bytes: &[u8]) -> Vec<u8> {
@@ -101,44 +101,53 @@ fn right(keys: &ClusterKeys, key: &OwnKey, session: &Session) -> ProofParts {
     ProofParts::right(keys, key, session, &hello_of("x"))
 }
 
-/// All but the last of the frames that are sent here could be by a node.
-const WRONG: [(&str, Says); 11] = [
-    ("HELLO without PROOF", |_, _, _| hello_of("x")),
-    ("PROOF of zeros", |_, _, _| crate::attacker::frame(PROOF, &[0; 176])),
-    ("PROOF with a MAC of zeros", |keys, key, session| {
+/// What is wrong, a part of the refusal if there is one, and the frames. What follows a PROOF is the
+/// HELLO of a node that is no victim.
+const WRONG: [(&str, &str, Says); 11] = [
+    ("HELLO without PROOF", "sends no proof", |_, _, _| hello_of("x")),
+    ("PROOF of zeros", "", |_, _, _| crate::attacker::frame(PROOF, &[0; 176])),
+    ("PROOF with a MAC of zeros", "proof of the cluster key is wrong", |keys, key, session| {
         ProofParts { mac: vec![0; 32], ..right(keys, key, session) }.frame()
     }),
-    ("PROOF of another session", |keys, key, session| {
+    ("PROOF of another session", "proof of the cluster key is wrong", |keys, key, session| {
         // The MAC of another exporter.
         let other = ClusterKeys::of(&random());
         let mac = ProofParts::right(&other, key, session, &hello_of("x")).mac;
         ProofParts { mac, ..right(keys, key, session) }.frame()
     }),
-    ("PROOF of the other role", |keys, key, session| {
+    ("PROOF of the other role", "proof of the cluster key is wrong", |keys, key, session| {
         ProofParts::reflected(keys, key, session, &hello_of("x")).frame()
     }),
-    ("the introduction of another node's key", |keys, key, session| {
-        let other = OwnKey::new();
-        let theirs = right(keys, &other, session);
-        let mac = right(keys, key, session).mac;
-        ProofParts { mac, ..theirs }.frame()
-    }),
-    ("an introduction signed by another key", |keys, key, session| {
-        let signature = right(keys, &OwnKey::new(), session).signature;
-        ProofParts { signature, ..right(keys, key, session) }.frame()
-    }),
-    ("an introduction of another life", |keys, key, session| {
+    (
+        "the introduction of another node's key",
+        "introduction is not signed",
+        |keys, key, session| {
+            let other = OwnKey::new();
+            let theirs = right(keys, &other, session);
+            let mac = right(keys, key, session).mac;
+            ProofParts { mac, ..theirs }.frame()
+        },
+    ),
+    (
+        "an introduction signed by another key",
+        "introduction is not signed",
+        |keys, key, session| {
+            let signature = right(keys, &OwnKey::new(), session).signature;
+            ProofParts { signature, ..right(keys, key, session) }.frame()
+        },
+    ),
+    ("an introduction of another life", "introduction is not signed", |keys, key, session| {
         let mut proof = right(keys, key, session);
         proof.identity[8] ^= 1;
         proof.frame()
     }),
-    ("flags that are not signed", |keys, key, session| {
+    ("flags that are not signed", "introduction is not signed", |keys, key, session| {
         ProofParts { flags: 3, ..right(keys, key, session) }.frame()
     }),
-    ("another key id", |keys, key, session| {
+    ("another key id", "proves the cluster key", |keys, key, session| {
         ProofParts { key_id: [7; 4], ..right(keys, key, session) }.frame()
     }),
-    ("HELLO of another node", |keys, key, session| {
+    ("HELLO of another node", "", |keys, key, session| {
         [right(keys, key, session).frame(), hello_of("y")].concat()
     }),
 ];
@@ -148,19 +157,20 @@ fn with_the_key_each_wrong_proof_is_refused_and_the_right_one_welcome() {
     let victims = Victims::start(2);
     let (target, keys, key) = (victims.target(), victims.keys(), OwnKey::new());
     let hello = hello_of("x");
-    for (what, says) in WRONG {
+    for (what, refusal, says) in WRONG {
         let mut session =
             Session::open(target, &keys.opening(&key.hash), &key).expect("the key opens");
         let first = says(&keys, &key, &session);
         session.send(&[first, hello.clone()].concat());
         let kinds = session.until_closed();
         assert!(!kinds.contains(&WELCOME), "{what}: {kinds:?}");
-        // Of the last one the PROOF is right, and may be answered before the HELLO is looked at.
+        // A right PROOF can be answered before the HELLO behind it is looked at.
         assert!(!kinds.contains(&PROOF) || what == "HELLO of another node", "{what}: {kinds:?}");
+        assert!(has(&session.seen, refusal.as_bytes()), "{what}: it is not refused for that");
         assert_no_names(what, &session.seen);
     }
     let (mut twice, welcome) = welcomed(target, &keys, &key, &hello);
-    assert!(crate::victims::has(&welcome, crate::victims::NODE.as_bytes()));
+    assert!(has(&welcome, NODE.as_bytes()), "a WELCOME has the name");
     let proof = right(&keys, &key, &twice).frame();
     twice.send(&proof);
     assert!(!twice.until_closed().contains(&WELCOME));

@@ -202,7 +202,7 @@ impl OwnKey {
         begin(self.client.clone())
     }
 
-    /// The same, and it offers these protocols inside TLS.
+    /// Begins TLS as an opener that offers these protocols inside it.
     pub(crate) fn client_that_speaks(&self, protocols: &[&[u8]]) -> Connection {
         let mut client = ClientConfig::clone(&self.client);
         client.alpn_protocols = protocols.iter().map(|it| it.to_vec()).collect();
@@ -281,7 +281,7 @@ impl ProofParts {
         }
     }
 
-    /// The same, as if the other side had made it.
+    /// Returns this PROOF with the MAC that the other side makes.
     pub(crate) fn reflected(
         keys: &ClusterKeys,
         key: &OwnKey,
