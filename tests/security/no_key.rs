@@ -101,8 +101,8 @@ fn right(keys: &ClusterKeys, key: &OwnKey, session: &Session) -> ProofParts {
     ProofParts::right(keys, key, session, &hello_of("x"))
 }
 
-/// What is wrong, a part of the refusal if there is one, and the frames. Behind them comes the HELLO
-/// of a node that is no victim.
+/// What is wrong, a part of the refusal if there is one, and the frames. The HELLO of a host that
+/// is no victim follows them.
 const WRONG: [(&str, &str, Says); 11] = [
     ("HELLO without PROOF", "sends no proof", |_, _, _| hello_of("x")),
     ("PROOF of zeros", "", |_, _, _| crate::attacker::frame(PROOF, &[0; 176])),
