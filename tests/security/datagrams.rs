@@ -7,29 +7,29 @@ use crate::attacker::{REFUSED, connect, header, read_frame, recorded_hello, welc
 use crate::support::process::{NodeProcess, cluster};
 use crate::support::{Before, LATE, descriptors, wait_until};
 
-const ANNOUNCE: u8 = 6;
-const GOSSIP: u8 = 8;
+pub(crate) const ANNOUNCE: u8 = 6;
+pub(crate) const GOSSIP: u8 = 8;
 const TURN_UNDEAD: u8 = 10;
 
 const ALIVE: u8 = 0;
-const DOWN: u8 = 2;
+pub(crate) const DOWN: u8 = 2;
 
 /// What a member claims of itself.
 const LEAVING: u8 = 1;
-const LEFT: u8 = 2;
+pub(crate) const LEFT: u8 = 2;
 
 /// A node as datagrams name it.
 #[derive(Clone, Copy)]
-struct Name {
-    node: u64,
-    boot: u64,
-    returns: u16,
-    addr: SocketAddr,
+pub(crate) struct Name {
+    pub(crate) node: u64,
+    pub(crate) boot: u64,
+    pub(crate) returns: u16,
+    pub(crate) addr: SocketAddr,
 }
 
 impl Name {
     /// Returns the name in a HELLO or a WELCOME: the first 40 of its last 112 bytes.
-    fn in_frame(frame: &[u8]) -> (Self, usize) {
+    pub(crate) fn in_frame(frame: &[u8]) -> (Self, usize) {
         let length = u32::from_le_bytes(frame[..4].try_into().unwrap()) as usize;
         let at = 16 + length - 112;
         let number = |from: usize| u64::from_le_bytes(frame[from..from + 8].try_into().unwrap());
@@ -40,7 +40,7 @@ impl Name {
         (name, at)
     }
 
-    fn put(&self, bytes: &mut Vec<u8>) {
+    pub(crate) fn put(&self, bytes: &mut Vec<u8>) {
         let IpAddr::V4(ip) = self.addr.ip() else { panic!("these tests know IPv4 alone") };
         bytes.push(4);
         bytes.extend(ip.octets());
@@ -52,11 +52,11 @@ impl Name {
 }
 
 /// A host with a UDP socket, which knows the hash of the cluster.
-struct Attacker {
-    udp: UdpSocket,
+pub(crate) struct Attacker {
+    pub(crate) udp: UdpSocket,
     /// Version, partitions and cluster, as a node sends them.
-    envelope: Vec<u8>,
-    me: Name,
+    pub(crate) envelope: Vec<u8>,
+    pub(crate) me: Name,
 }
 
 impl Attacker {
@@ -85,7 +85,13 @@ impl Attacker {
         Self { udp, envelope: ping[..11].to_vec(), me: Name { addr, ..name } }
     }
 
-    fn datagram(&self, from: Name, to: Name, message: u8, updates: &[(Name, u8)]) -> Vec<u8> {
+    pub(crate) fn datagram(
+        &self,
+        from: Name,
+        to: Name,
+        message: u8,
+        updates: &[(Name, u8)],
+    ) -> Vec<u8> {
         let mut bytes = self.envelope.clone();
         bytes.extend([0; 9]);
         from.put(&mut bytes);
@@ -103,7 +109,7 @@ impl Attacker {
         bytes
     }
 
-    fn send(&self, to: Name, datagram: &[u8]) {
+    pub(crate) fn send(&self, to: Name, datagram: &[u8]) {
         // What a full queue drops is sent again by no attacker.
         let _ = self.udp.send_to(datagram, to.addr);
     }
@@ -150,7 +156,7 @@ fn take_dial(tcp: &TcpListener) -> TcpStream {
     dial.expect("it has come")
 }
 
-fn host() -> (UdpSocket, TcpListener) {
+pub(crate) fn host() -> (UdpSocket, TcpListener) {
     loop {
         let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
         if let Ok(tcp) = TcpListener::bind(udp.local_addr().unwrap()) {
@@ -250,7 +256,13 @@ fn phantoms_cost_little_and_no_member_its_place() {
             assert!(held < fds + 100, "{held} descriptors, {fds} before");
         }
     }
-    assert!(all_alive(&mut nodes));
+    // On a busy machine a member may be suspected for a moment.
+    for node in &mut nodes {
+        let members = node.list("members");
+        let is_there = |line: &&String| line.ends_with(" Alive") || line.ends_with(" Suspect");
+        assert_eq!(members.iter().filter(is_there).count(), 3, "{members:?}");
+    }
+    wait_until("all are there", || all_alive(&mut nodes));
     nodes[1].ok("set k v");
     before.assert_again(&mut nodes);
 }

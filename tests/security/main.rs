@@ -8,8 +8,19 @@
 
 mod attacker;
 mod support;
+mod tls_attacker;
+mod victims;
 
+mod cut;
 mod datagrams;
+mod downgrade;
 mod garbage;
+mod in_between;
 mod loris;
 mod many;
+mod names;
+mod no_key;
+mod old_key;
+mod sealed;
+mod secrets;
+mod slow;
