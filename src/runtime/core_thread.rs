@@ -320,7 +320,7 @@ impl CoreLoop {
                 #[cfg(feature = "security")]
                 Order::Secure(security) => {
                     if let Some(net) = &mut self.thread.net {
-                        net.secure(now, security);
+                        net.secure(now.instant, security);
                     }
                 }
             }

@@ -192,7 +192,6 @@ fn another_key_than_the_one_that_was_named_is_refused() {
 }
 
 #[test]
-#[ignore = "a node that is full tells its id before any proof: `turn_away` in accepted.rs"]
 fn a_node_that_is_full_does_not_tell_its_name_to_a_host_without_the_key() {
     let victims = Victims::start_with(2, &["--max-connections", "32"]);
     let (target, keys, key) = (victims.target(), victims.keys(), OwnKey::new());
@@ -260,7 +259,6 @@ fn tls_that_is_weaker_than_that_of_nodes_is_refused() {
 
 /// An opener that is refused inside TLS takes what comes for OPENED, and cannot tell why.
 #[test]
-#[ignore = "an alert that answers the ClientHello is written before OPENED: `Tls::process`"]
 fn an_alert_comes_behind_opened() {
     let victims = Victims::start(2);
     let (keys, key) = (victims.keys(), OwnKey::new());

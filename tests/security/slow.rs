@@ -93,9 +93,7 @@ fn recorded_openings_in_great_numbers_keep_no_node_out() {
     victims.assert_again();
 }
 
-/// A test of what is missing: it shows that the node waits.
 #[test]
-#[ignore = "a record of TLS that is begun and not ended is waited for without end"]
 fn a_record_that_is_begun_and_not_ended_is_not_waited_for() {
     let victims = Victims::start(2);
     let key = OwnKey::new();

@@ -327,7 +327,7 @@ impl Secured {
         budget: usize,
     ) -> (usize, Filled) {
         if self.step == Step::Handshake && self.prelude_at < self.prelude.len() {
-            // An alert that TLS writes here must come behind it. An error shows when all is flushed.
+            // An alert that TLS writes here must come behind it. An error shows at the next flush.
             let _ = self.flush_prelude(stream);
         }
         match &mut self.tls {

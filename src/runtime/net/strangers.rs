@@ -67,7 +67,7 @@ impl Strangers {
         pushed_out
     }
 
-    /// Notes that one has shown that it has the cluster key. There is [room](Self::has_room) for it.
+    /// Notes that one has shown that it has the cluster key; there was [room](Self::has_room).
     #[cfg(feature = "security")]
     pub(super) fn pass_gate(&mut self, id: u64) {
         if self.all.contains_key(&id) {

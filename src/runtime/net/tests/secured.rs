@@ -4,6 +4,7 @@ use zeroize::Zeroizing;
 
 use super::*;
 use crate::runtime::net::securing::HANDSHAKES_PER_PASS;
+use crate::runtime::net::strangers::MAX_PAST_GATE;
 use crate::security::identity::Fingerprint;
 use crate::security::opening::OPENING_BYTES;
 use crate::security::{ClusterKey, Security};
@@ -481,6 +482,35 @@ fn a_pass_takes_a_few_steps_of_handshakes() {
         assert!(passes < MAX_PASSES);
     }
     assert!(passes >= openers.len().div_ceil(HANDSHAKES_PER_PASS));
+}
+
+/// More honest nodes open at once than may shake hands at a time.
+#[test]
+fn all_of_many_openers_are_welcomed_at_their_first_dial() {
+    let security = with_key(1);
+    let mut b = secured("b", &security);
+    let mut openers: Vec<Node> = (0..MAX_STRANGERS - 2).map(|_| secured("a", &security)).collect();
+    assert!(openers.len() > MAX_PAST_GATE);
+    for opener in &mut openers {
+        opener.net.open(NOW, b.target(Channel::Control));
+    }
+    let mut opened = 0;
+    for _ in 0..MAX_PASSES {
+        b.pass();
+        while let Some((connection, hello)) = b.greeted() {
+            let welcome = b.verdict(&hello).unwrap();
+            b.net.welcome(connection, welcome);
+        }
+        for opener in &mut openers {
+            opener.pass();
+            assert_eq!(opener.lost(), None);
+            opened += usize::from(opener.opened().is_some());
+        }
+        if opened == openers.len() {
+            break;
+        }
+    }
+    assert_eq!((opened, b.net.counters().strangers_closed), (openers.len(), 0));
 }
 
 #[test]
