@@ -18,7 +18,8 @@ fn refusal() -> Vec<u8> {
     let mut body = text.to_vec();
     body.resize(16, 0);
     // A relative pointer to the text, and its length.
-    body.extend([8, 0, 0, 0]);
+    // The reason: it has no security.
+    body.extend([10, 0, 0, 0]);
     body.extend((-20i32).to_le_bytes());
     body.extend((text.len() as u32).to_le_bytes());
     frame(crate::attacker::REFUSED, &body)
