@@ -17,8 +17,7 @@ fn refusal() -> Vec<u8> {
     let text = b"it is off here";
     let mut body = text.to_vec();
     body.resize(16, 0);
-    // A relative pointer to the text, and its length.
-    // The reason: it has no security.
+    // The reason: it has no security. Then a relative pointer to the text, and its length.
     body.extend([10, 0, 0, 0]);
     body.extend((-20i32).to_le_bytes());
     body.extend((text.len() as u32).to_le_bytes());
