@@ -33,7 +33,7 @@ pub(crate) struct Destination {
     pub(crate) channel: Channel,
 }
 
-/// Names an accepted connection of a [`Net`]. Never used again for another one.
+/// Names an accepted connection of a net. Never used again for another one.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) struct ConnectionId(pub(super) u64);
 
