@@ -78,8 +78,11 @@ fn a_node_does_not_leave_a_full_cluster_with_its_data() {
     });
     assert_found(engines, &acknowledged);
 
-    let error = engines[0].wait_until_safe(Duration::from_secs(1)).unwrap_err();
-    assert!(error.to_string().contains("bytes find no room: add a node"), "{error}");
+    // On a busy machine the others count what they lack for longer than one call waits.
+    wait_until("it is told that there is no room", || {
+        let error = engines[0].wait_until_safe(Duration::from_secs(1)).unwrap_err();
+        error.to_string().contains("bytes find no room: add a node")
+    });
 
     // Nodes that bring room are all that it needs.
     let seeds = [address(&engines[0])];
