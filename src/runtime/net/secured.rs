@@ -35,7 +35,7 @@ use super::tls::{Ending, Tls, TlsError, TlsSettings};
 use crate::clock::Instant;
 use crate::security::identity::{CertificateHash, PublicKey, Signature};
 use crate::security::keys::KeyId;
-use crate::security::opening::{Offer, Opening, OpeningError, OpeningFlags, Role};
+use crate::security::opening::{OPENING_BYTES, Offer, Opening, OpeningError, OpeningFlags, Role};
 use crate::security::proof::{Introduction, IntroductionFlags, Session, WrongProof};
 use crate::security::{Fingerprint, NodeSecurity, Proved};
 use crate::types::{ClusterHash, Identity};
@@ -47,6 +47,8 @@ pub(crate) struct NetSecurity {
     node: Arc<NodeSecurity>,
     cluster: ClusterHash,
     tls: TlsSettings,
+    /// The hash of what this node presents in TLS.
+    own_hash: CertificateHash,
 }
 
 impl NetSecurity {
@@ -56,7 +58,8 @@ impl NetSecurity {
         cluster: ClusterHash,
     ) -> Result<Arc<Self>, TlsError> {
         let tls = TlsSettings::with_raw_key(node.identity.pkcs8())?;
-        Ok(Arc::new(Self { node, cluster, tls }))
+        let own_hash = CertificateHash::of(&PublicKey(tls.public_key()).spki());
+        Ok(Arc::new(Self { node, cluster, tls, own_hash }))
     }
 
     /// Whether connections that are not secured are taken, too.
@@ -107,11 +110,7 @@ impl NetSecurity {
         if self.is_optional() {
             flags = flags.with(OpeningFlags::SPEAKS_PLAIN);
         }
-        Offer { flags, certificate: self.own_hash() }
-    }
-
-    fn own_hash(&self) -> CertificateHash {
-        CertificateHash::of(&PublicKey(self.tls.public_key()).spki())
+        Offer { flags, certificate: self.own_hash }
     }
 
     /// Returns the text that tells a host which keys are accepted here. It names no node: it is
@@ -216,7 +215,7 @@ pub(super) struct Secured {
     step: Step,
     gate: Gate,
     /// What is written before TLS, and how much of it is.
-    prelude: [u8; 104],
+    prelude: [u8; OPENING_BYTES],
     prelude_at: usize,
     /// The opener's bytes, at both ends.
     opening: Option<Opening>,
@@ -251,7 +250,7 @@ impl Secured {
     }
 
     fn new(security: &Arc<NetSecurity>, role: Role) -> Box<Self> {
-        let prelude = [0; 104];
+        let prelude = [0; OPENING_BYTES];
         Box::new(Self {
             security: security.clone(),
             role,
@@ -268,7 +267,7 @@ impl Secured {
         })
     }
 
-    fn set_prelude(&mut self, bytes: [u8; 104]) {
+    fn set_prelude(&mut self, bytes: [u8; OPENING_BYTES]) {
         self.prelude = bytes;
         self.prelude_at = 0;
     }
@@ -408,7 +407,7 @@ impl Secured {
     }
 
     /// Checks OPENING or OPENED.
-    fn opened(&mut self, bytes: &[u8; 104]) -> Result<(), SecurityError> {
+    fn opened(&mut self, bytes: &[u8; OPENING_BYTES]) -> Result<(), SecurityError> {
         let keyring = &self.security.node.keyring;
         let offer = match &self.opening {
             Some(opening) => opening.check_answer(keyring, bytes),
@@ -449,7 +448,7 @@ impl Secured {
         }
         self.security.check_denied(&key.fingerprint())?;
         let exporter = Zeroizing::new(tls.exporter().map_err(SecurityError::Tls)?);
-        let own = self.security.own_hash();
+        let own = self.security.own_hash;
         self.session = Some(Session::new(self.role, exporter, own, peer));
         self.step = Step::Proof;
         Ok(Advance::Established)

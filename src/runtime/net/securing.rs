@@ -142,9 +142,9 @@ impl Net {
     /// To push these out would throw away what was done for them, and they would dial again. One of
     /// them that has had half of its time goes: a host can send recordings.
     pub(super) fn may_shake_hands(&mut self, id: u64) -> bool {
-        let (Some(securing), Some(link)) = (&mut self.securing, self.links.get(&id)) else {
-            return true;
-        };
+        // Without security, no link is looked up for it.
+        let Some(securing) = &mut self.securing else { return true };
+        let Some(link) = self.links.get(&id) else { return true };
         let Some(secured) = link.connection.secured() else { return true };
         if secured.is_at_gate() && matches!(link.stage, LinkStage::Stranger) {
             return self.strangers.has_room() || self.make_room(id);
@@ -180,7 +180,8 @@ impl Net {
 
     /// A link has read nothing, so that it took no step of a handshake.
     pub(super) fn give_step_back(&mut self, id: u64) {
-        if let (Some(securing), Some(link)) = (&mut self.securing, self.links.get(&id))
+        if let Some(securing) = &mut self.securing
+            && let Some(link) = self.links.get(&id)
             && link.connection.secured().is_some_and(Secured::is_handshaking)
         {
             securing.handshakes_left += 1;
@@ -357,12 +358,8 @@ impl Net {
         if let LinkStage::Outgoing(Outgoing { target, .. }) = &link.stage {
             let target = *target;
             let text = format!("the connection to {peer} is not secured: {why}");
-            return self.lose(
-                id,
-                target,
-                Refusal { reason: RefusalReason::Security, text },
-                events,
-            );
+            let refusal = Refusal { reason: RefusalReason::Security, text };
+            return self.lose(id, target, refusal, events);
         }
         match self.unsecured.add(self.now) {
             Some(silent) => logging::warn!(
@@ -416,12 +413,8 @@ impl Net {
         let Some(link) = self.links.get(&id) else { return false };
         let Some(secured) = link.connection.secured() else { return false };
         let Some(error) = secured.failure().cloned() else { return false };
-        let is_new = match &link.stage {
-            LinkStage::Outgoing(outgoing) => {
-                matches!(outgoing.step, DialStep::Securing | DialStep::Greeting)
-            }
-            _ => false,
-        };
+        let is_new =
+            matches!(&link.stage, LinkStage::Outgoing(outgoing) if outgoing.step.is_opening());
         if is_new {
             self.not_secured(id, &SecurityError::Tls(error), events);
         } else {

@@ -19,7 +19,7 @@ impl Net {
         let mut filled = Filled::Stopped;
         let mut requests = 0;
         loop {
-            let Some(link) = self.links.get_mut(&id) else { return };
+            let Some(mut link) = self.links.get_mut(&id) else { return };
             let mut broken = false;
             match &link.stage {
                 LinkStage::Outgoing(Outgoing { step: DialStep::Dialling, .. }) => return,
@@ -37,10 +37,13 @@ impl Net {
                 continue;
             }
             link.connection.shrink();
-            if link.connection.is_securing() && !self.advance(id, events) {
-                return;
+            if link.connection.is_securing() {
+                if !self.advance(id, events) {
+                    return;
+                }
+                let Some(advanced) = self.links.get_mut(&id) else { return };
+                link = advanced;
             }
-            let Some(link) = self.links.get_mut(&id) else { return };
             match (link.connection.next_frame(), filled) {
                 (Ok(Some(frame)), _) => {
                     link.large_since = None;
@@ -84,12 +87,11 @@ impl Net {
         let Some(link) = self.links.get_mut(&id) else { return (0, Filled::Drained) };
         let scratch = self.securing.as_mut().map_or(&mut [][..], |it| &mut it.scratch);
         let (count, filled) = link.connection.fill(scratch, budget);
-        let wants_write = link.connection.wants_write();
-        if count > 0 && wants_write {
-            self.dirty.insert(id);
-        }
         self.counters.bytes_in += count as u64;
         if count > 0 {
+            if link.connection.wants_write() {
+                self.dirty.insert(id);
+            }
             link.heard_at = self.now;
             if let LinkStage::Outgoing(outgoing) = &mut link.stage {
                 outgoing.silent_since = None;

@@ -107,8 +107,8 @@ impl Tls {
     /// Begins a session as the opener. [`flush`](Self::flush) sends its first message.
     pub(crate) fn client(settings: &TlsSettings) -> Result<Box<Self>, TlsError> {
         // A name is asked for and goes nowhere: there is no SNI, and raw keys have no names.
-        let nobody = ServerName::from(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
-        let session = ClientConnection::new(settings.client(), nobody);
+        let no_name = ServerName::from(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+        let session = ClientConnection::new(settings.client(), no_name);
         Self::begin(session.map(Into::into))
     }
 

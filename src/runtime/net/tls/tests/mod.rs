@@ -46,8 +46,8 @@ fn ends(cuts: Cuts) -> (End, End) {
 fn of_large_records() -> Box<Tls> {
     let mut config = (*settings().client()).clone();
     config.max_fragment_size = None;
-    let nobody = ServerName::from(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
-    Tls::begin(ClientConnection::new(config.into(), nobody).map(Into::into)).unwrap()
+    let no_name = ServerName::from(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+    Tls::begin(ClientConnection::new(config.into(), no_name).map(Into::into)).unwrap()
 }
 
 /// Two ends that have shaken hands.
