@@ -47,14 +47,16 @@ pub struct MemberInfo {
     pub security: Option<MemberSecurity>,
 }
 
-/// What a member has proved to this node over the connection that this node has to it now.
+/// What a member has proved to this node over the connection that this node has to it now, and which
+/// cluster key it uses.
 #[cfg(feature = "security")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct MemberSecurity {
     /// The name of the member's own key.
     pub fingerprint: Fingerprint,
-    /// The name of the cluster key with which the connection was opened.
+    /// The name of the cluster key that the member uses itself: that of its latest datagram, or of
+    /// this connection if none has come yet.
     pub key_id: KeyId,
 }
 
@@ -230,6 +232,27 @@ pub enum Event {
     DataAtRisk {
         /// How many partitions are at risk, of 4096.
         partitions: usize,
+    },
+    /// A host has connected, and was not let in for what it lacks: the cluster key, security at all,
+    /// a key that is not denied. This event comes at most once a minute. (A node that is refused for
+    /// its settings or its id is told of by [`Event::Refused`].)
+    #[cfg(feature = "security")]
+    SecurityRefused {
+        /// Where the host connected from.
+        address: SocketAddr,
+        /// Why it was not let in.
+        reason: String,
+        /// How many others were not since the last such event.
+        others: u64,
+    },
+    /// Security is optional on this node, so that any host is let in
+    /// ([`Security::optional`](crate::Security::optional)). This event comes once a minute until
+    /// it is required.
+    #[cfg(feature = "security")]
+    SecurityOptional {
+        /// How many other members have shown no security yet. Where it is zero on all nodes, require
+        /// security.
+        plain_members: usize,
     },
     /// This node secures its traffic as
     /// [`Engine::update_security`](crate::Engine::update_security) says. What was received before

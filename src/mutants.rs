@@ -215,6 +215,13 @@ pub enum ProtocolMutant {
     RemovedKeysOpened,
     /// A node does not compare the key that another one proves with the one that it had before.
     PinsIgnored,
+    /// The key that a greeting proves is pinned, also if no node was found at its address.
+    GreetingsPinned,
+    /// A node whose key is denied is heard by datagrams.
+    DeniedHeard,
+    /// Any member is believed when it says of another one that it leaves, or has left.
+    #[cfg(feature = "security")]
+    UnsignedBelieved,
     /// Who asks whether it is safe takes no answer that comes later than a tenth of a second.
     AnswersCutOff,
     /// A pause of a node's own counts as the round trip of a probe.
@@ -230,7 +237,7 @@ pub enum ProtocolMutant {
 #[cfg(feature = "sim")]
 impl ProtocolMutant {
     /// All mutants.
-    pub const ALL: [Self; 93] = [
+    pub const ALL: [Self; 96] = [
         Self::AcknowledgedFirst,
         Self::PendingCounts,
         Self::AnyList,
@@ -319,6 +326,9 @@ impl ProtocolMutant {
         Self::WindowMovedFirst,
         Self::RemovedKeysOpened,
         Self::PinsIgnored,
+        Self::GreetingsPinned,
+        Self::DeniedHeard,
+        Self::UnsignedBelieved,
         Self::AnswersCutOff,
         Self::PauseMeasured,
         Self::UnreachedAdmitted,

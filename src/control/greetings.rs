@@ -6,6 +6,7 @@ use super::state::{Control, Greeting, Leaving};
 use crate::clock::Instant;
 #[cfg(feature = "security")]
 use crate::events::Event;
+use crate::mutants::{ProtocolMutant, rule};
 use crate::types::Identity;
 #[cfg(feature = "security")]
 use crate::types::NodeHash;
@@ -68,12 +69,19 @@ impl Control {
     }
 
     /// Takes up what a node that is let in has told and proved.
+    ///
+    /// A greeting alone pins no key (`pins`). This node dials the newcomer, and pins what it finds
+    /// at its address.
     pub(super) fn let_in(&mut self, now: Instant, greeting: &Greeting, actions: &mut Actions) {
         let Greeting { hello, proved, .. } = greeting;
         self.note_details(now, hello);
         let Some(proved) = proved else { return };
         let life = &hello.identity;
         if life.node == self.config.identity.node {
+            return;
+        }
+        let is_shown = greeting.is_at_its_address || self.pins.is_pinned(life.node, proved);
+        if !is_shown && rule(ProtocolMutant::GreetingsPinned, true) {
             return;
         }
         let records = || self.membership.records().into_iter();

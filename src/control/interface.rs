@@ -10,6 +10,8 @@ use crate::error::Risk;
 use crate::events::{Event, MemberInfo};
 use crate::placement::Placement;
 use crate::security::Proved;
+#[cfg(feature = "security")]
+use crate::security::{Fingerprint, known::KnownKeys};
 use crate::shard::{Debt, Shortage, Stage};
 use crate::types::{Boot, ClusterHash, Identity, NodeHash, Retention};
 use crate::wire::handshake::Local;
@@ -76,6 +78,12 @@ pub(crate) enum ControlEvent {
     LinkDown {
         link: Link,
         end: LinkEnd,
+    },
+    /// The other end of a link that this node was opening has proved a key that is denied.
+    #[cfg(feature = "security")]
+    DeniedKey {
+        link: Link,
+        key: Fingerprint,
     },
     /// An answer came over a link.
     Answer {
@@ -173,6 +181,9 @@ pub(crate) enum ControlAction {
         placement: Arc<Placement>,
         stage: Stage,
     },
+    /// Tell every core which keys lives of nodes have, before it dials one of them.
+    #[cfg(feature = "security")]
+    Keys(Arc<KnownKeys>),
     /// Tell every link that this node's identity has changed, and every core if it counts as
     /// another life.
     Returned {

@@ -18,6 +18,7 @@ use crate::events::Event;
 use crate::events::MemberSecurity;
 use crate::membership::{EXCHANGE_SOON, exchange_period};
 use crate::security::Proved;
+use crate::security::senders::SenderId;
 use crate::shard::Stage;
 use crate::types::Identity;
 use crate::wire::message::{ControlMessage, Refusal, RefusalReason};
@@ -159,7 +160,21 @@ impl Control {
     pub(super) fn security_of(&self, life: &Identity) -> Option<MemberSecurity> {
         let link = self.links.get(&life.node).filter(|link| link.identity == *life)?;
         let proved = self.proved.get(&Link::to(life)).filter(|_| link.state == LinkState::Up)?;
-        Some(MemberSecurity { fingerprint: proved.fingerprint, key_id: proved.key })
+        let key_id = link.uses.unwrap_or(proved.key);
+        Some(MemberSecurity { fingerprint: proved.fingerprint, key_id })
+    }
+
+    /// Notes with which cluster key a member has sealed a datagram. Returns whether that is news.
+    #[cfg(feature = "security")]
+    pub(super) fn has_used(&mut self, member: &Identity, sender: &SenderId) -> bool {
+        let link = self.links.get_mut(&member.node).filter(|link| link.identity == *member);
+        link.is_some_and(|link| link.uses.replace(sender.key) != Some(sender.key))
+    }
+
+    /// There are no such keys.
+    #[cfg(not(feature = "security"))]
+    pub(super) fn has_used(&mut self, _: &Identity, _: &SenderId) -> bool {
+        false
     }
 
     /// Ends a link for what its other end has said or proved.

@@ -27,6 +27,8 @@ mod absent;
 mod birth;
 mod clocks;
 mod debt;
+#[cfg(feature = "security")]
+mod denied;
 mod details;
 mod duplicates;
 mod greetings;
@@ -102,6 +104,7 @@ impl Control {
     /// Seals datagrams from here on: for a control that has not started.
     #[cfg(feature = "security")]
     pub(crate) fn seal(&mut self, sealing: Sealing) {
+        self.membership.sign_with(sealing.security.identity.clone());
         self.envelope = Envelope::sealed(self.config.cluster, sealing);
     }
 
@@ -138,15 +141,17 @@ impl Control {
             // Members greet those that they take for dead.
             self.note_guest(sender.addr);
         }
+        let mut has_changed_key = false;
         if let (Some((life, _)), Some(sender)) = (&sent, &opened.sender)
             && self.has_link(life)
         {
             self.envelope.confirm(sender);
+            has_changed_key = self.has_used(life, sender);
         }
         let has_compared =
             sent.is_some_and(|(sender, wall)| self.compare_clocks(at, sender, wall, actions));
         // While deaths are held back, each datagram might be the answer that is waited for.
-        if is_news || has_compared || self.is_held {
+        if is_news || has_compared || has_changed_key || self.is_held {
             self.finish_event(now, actions);
         }
         result
@@ -161,6 +166,8 @@ impl Control {
                 self.link_up(now, link, greeting, actions);
             }
             ControlEvent::LinkDown { link, end } => self.link_down(now, link, end, actions),
+            #[cfg(feature = "security")]
+            ControlEvent::DeniedKey { link, key } => self.has_denied_key(now, link, key, actions),
             ControlEvent::Answer { link, message } => self.answered(now, link, message, actions),
             ControlEvent::Greeted { via, hello, proved } => {
                 self.greeting_has_shown(now, &hello.identity, proved.is_some());
@@ -205,7 +212,7 @@ impl Control {
         self.handle_safety_timer(now, actions);
         self.handle_drain_timer(now, actions);
         self.handle_risk_timer(now, actions);
-        self.handle_optional_timer(now);
+        self.handle_optional_timer(now, actions);
         if self.stage == Stage::Forming && self.status_at <= now {
             self.tell_status(now, actions);
         }
@@ -326,9 +333,10 @@ impl Control {
         actions: &mut Actions,
     ) {
         match message {
-            ControlMessage::Members { mut records, mut absent, details } => {
+            ControlMessage::Members { mut records, mut absent, details, claims } => {
                 records.retain(|it| !self.membership.is_too_far(now, &it.identity));
                 absent.retain(|it| !self.membership.is_too_far(now, &it.identity));
+                self.membership.check_departures(now, claims, &mut records);
                 self.absent.told(now, absent);
                 for known in records.iter().filter(|known| !known.state.is_active()) {
                     self.note_over(now, known);
@@ -372,6 +380,7 @@ impl Control {
                 records: self.records_to_tell(),
                 absent: self.absent.waited_for(now),
                 details: self.details_to_tell(),
+                claims: self.membership.signed_claims(),
             },
             ControlMessage::Status { asks, .. } => self.status_to_tell(&asks),
             ControlMessage::AskDebt { round, of } => {
@@ -394,6 +403,11 @@ impl Control {
         let members_changed = self.place_members(now, actions);
         self.watch_details(now);
         self.consider_birth(now, actions);
+        #[cfg(feature = "security")]
+        if let Some(keys) = self.pins.take_news() {
+            self.membership.know_keys(keys.clone());
+            actions.push(ControlAction::Keys(keys));
+        }
         self.publish(actions);
         if members_changed {
             self.ask_again_for_safety();

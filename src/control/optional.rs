@@ -5,9 +5,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::interface::Link;
 #[cfg(feature = "security")]
-use super::interface::{Actions, ControlAction};
+use super::interface::ControlAction;
+use super::interface::{Actions, Link};
 use super::state::Control;
 use crate::clock::Instant;
 #[cfg(feature = "security")]
@@ -32,12 +32,14 @@ impl Control {
         let key = security.keyring.sealing().id();
         let was_optional = self.envelope.is_optional();
         self.envelope.use_security(security);
+        self.deny_members(now, actions);
         if self.envelope.is_optional() && !was_optional {
             logging::warn!("this node required security, which is optional from now on");
             self.say_optional_at = now;
         }
-        self.handle_optional_timer(now);
+        self.handle_optional_timer(now, actions);
         actions.push(ControlAction::Notify(Event::SecurityUpdated { key }));
+        self.finish_event(now, actions);
     }
 
     /// Notes what a node has shown over a link that this one opened to it.
@@ -63,7 +65,7 @@ impl Control {
     }
 
     /// Says once a minute that security is optional, if it is.
-    pub(super) fn handle_optional_timer(&mut self, now: Instant) {
+    pub(super) fn handle_optional_timer(&mut self, now: Instant, actions: &mut Actions) {
         if self.optional_deadline().is_none_or(|at| at > now) {
             return;
         }
@@ -78,6 +80,10 @@ impl Control {
              Engine::update_security or a restart (docs/security.md)",
             self.identity().addr
         );
+        #[cfg(feature = "security")]
+        actions.push(ControlAction::Notify(Event::SecurityOptional { plain_members: plain }));
+        #[cfg(not(feature = "security"))]
+        let _ = actions;
     }
 
     pub(super) fn optional_deadline(&self) -> Option<Instant> {
@@ -162,10 +168,13 @@ mod tests {
         assert_eq!(control.optional_deadline(), None);
         control.use_security(later, of_node(&security().optional()), &mut actions);
         assert_eq!(control.optional_deadline(), Some(later + SAY_EVERY));
-        let told = actions.iter().filter(|action| {
-            matches!(action, ControlAction::Notify(Event::SecurityUpdated { .. }))
-        });
-        assert_eq!(told.count(), 2);
+        let told = |is_it: fn(&Event) -> bool| {
+            let is_told =
+                |it: &&ControlAction| matches!(it, ControlAction::Notify(it) if is_it(it));
+            actions.iter().filter(is_told).count()
+        };
+        assert_eq!(told(|it| matches!(it, Event::SecurityUpdated { .. })), 2);
+        assert_eq!(told(|it| *it == Event::SecurityOptional { plain_members: 0 }), 4);
         assert_eq!(started(&security()).optional_deadline(), None);
     }
 

@@ -7,7 +7,13 @@
 //! its key.
 //!
 //! What another node proves is compared whenever the control thread opens a connection or judges a
-//! greeting: a node can be impersonated at both ends. A core that dials does not compare it yet.
+//! greeting: a node can be impersonated at both ends. The cores are told of the pins, and compare
+//! what the nodes prove that they dial.
+//!
+//! A key is pinned if the node was found with it at its address: over a connection that this one
+//! opened, or by a ping while its greeting waited. A greeting alone pins none, as the address in it
+//! is only a claim: a host could give a node's name and another key to one that has just started,
+//! which would then refuse the node.
 //!
 //! | pinned | proved now | the node is |
 //! |---|---|---|
@@ -28,10 +34,14 @@
 //! thousands of ids has this node forget the keys of nodes that are away, and of no others.
 
 use std::collections::{BTreeMap, BTreeSet};
+#[cfg(feature = "security")]
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::Instant;
 use crate::mutants::{ProtocolMutant, rule};
+#[cfg(feature = "security")]
+use crate::security::known::KnownKeys;
 use crate::security::{Fingerprint, Proved};
 use crate::types::{Boot, Identity, MAX_MEMBERS, NodeHash, Retention};
 use crate::wire::message::{Refusal, RefusalReason};
@@ -40,6 +50,9 @@ use crate::wire::message::{Refusal, RefusalReason};
 pub(super) struct Pins {
     by_node: BTreeMap<NodeHash, Pin>,
     kept_for: Duration,
+    /// Whether a key has changed since the cores were told.
+    #[cfg(feature = "security")]
+    has_news: bool,
 }
 
 /// The key of a node's latest life.
@@ -64,7 +77,12 @@ impl Pins {
     /// Makes it empty. A node of a data center that is away is waited for longest.
     pub(super) fn new(retention: Retention) -> Self {
         let kept_for = retention.member.max(retention.data_center);
-        Self { by_node: BTreeMap::new(), kept_for }
+        Self {
+            by_node: BTreeMap::new(),
+            kept_for,
+            #[cfg(feature = "security")]
+            has_news: false,
+        }
     }
 
     /// Compares what this life of a node proves with what is pinned.
@@ -102,6 +120,7 @@ impl Pins {
     ) -> Option<Fingerprint> {
         let &Proved { fingerprint, keeps_key, .. } = proved;
         let new = Pin { boot: life.boot, fingerprint, keeps_key, seen_at: now };
+        self.note_news(&life.node, &new);
         match self.by_node.get_mut(&life.node) {
             Some(pin) if life.boot >= pin.boot => {
                 let before = pin.fingerprint;
@@ -121,6 +140,24 @@ impl Pins {
                 None
             }
         }
+    }
+
+    /// Notes that the cores are to be told, unless they know this key of this life.
+    fn note_news(&mut self, node: &NodeHash, new: &Pin) {
+        #[cfg(feature = "security")]
+        {
+            let known = self.by_node.get(node).map(|pin| (pin.boot, pin.fingerprint));
+            self.has_news |= known != Some((new.boot, new.fingerprint));
+        }
+        #[cfg(not(feature = "security"))]
+        let _ = (node, new);
+    }
+
+    /// Returns the keys of all lives that are pinned, if one has changed since it did so last.
+    #[cfg(feature = "security")]
+    pub(super) fn take_news(&mut self) -> Option<Arc<KnownKeys>> {
+        let keys = || self.by_node.iter().map(|(node, pin)| (*node, pin.boot, pin.fingerprint));
+        std::mem::take(&mut self.has_news).then(|| Arc::new(keys().collect()))
     }
 
     /// Forgets the key that was not seen for longest, unless all are those of members. Returns
@@ -144,7 +181,19 @@ impl Pins {
     /// Forgets a node's key: the next one that it proves is believed.
     #[cfg(feature = "security")]
     pub(super) fn forget(&mut self, node: NodeHash) {
-        self.by_node.remove(&node);
+        self.has_news |= self.by_node.remove(&node).is_some();
+    }
+
+    /// Whether a node proves the key that is pinned of it.
+    pub(super) fn is_pinned(&self, node: NodeHash, proved: &Proved) -> bool {
+        self.fingerprint(node) == Some(&proved.fingerprint)
+    }
+
+    /// Returns the pinned key of this life of a node.
+    #[cfg(feature = "security")]
+    pub(super) fn key_of(&self, life: &Identity) -> Option<Fingerprint> {
+        let pin = self.by_node.get(&life.node).filter(|pin| pin.boot == life.boot)?;
+        Some(pin.fingerprint)
     }
 
     /// Returns the pinned key of a node.

@@ -20,6 +20,8 @@ use crate::membership::{Membership, MembershipConfig};
 use crate::mutants::{ProtocolMutant, rule};
 use crate::placement::{Gone, Member, Placement};
 use crate::security::Proved;
+#[cfg(feature = "security")]
+use crate::security::{Fingerprint, KeyId};
 use crate::shard::{Debt, Shortage, Stage};
 use crate::types::{Boot, Identity, NodeHash};
 use crate::wire::message::{Hello, MemberDetails, NodeDebt, Reached, Status};
@@ -53,6 +55,9 @@ pub(crate) struct Control {
     /// What the other ends of secured links have proved. Some of these links have ended.
     pub(super) proved: BTreeMap<Link, Proved>,
     pub(super) pins: Pins,
+    /// Lives of nodes whose keys are denied.
+    #[cfg(feature = "security")]
+    pub(super) denied: BTreeMap<Identity, Fingerprint>,
     pub(super) seeds: Vec<SeedAddress>,
     pub(super) discovery: Finding,
     pub(super) reach: Reach,
@@ -140,6 +145,8 @@ impl Control {
             links: BTreeMap::new(),
             proved: BTreeMap::new(),
             pins: Pins::new(config.retention),
+            #[cfg(feature = "security")]
+            denied: BTreeMap::new(),
             seeds: config
                 .seeds
                 .iter()
@@ -266,6 +273,9 @@ pub(super) struct MemberLink {
     /// Whether it was up in this life of the member. If not, that no process listens there says
     /// nothing: perhaps the way there is closed.
     pub(super) was_up: bool,
+    /// The cluster key with which the member has sealed what came from it last.
+    #[cfg(feature = "security")]
+    pub(super) uses: Option<KeyId>,
 }
 
 /// How far a link to a member is.
@@ -288,7 +298,14 @@ pub(super) enum LinkState {
 
 impl MemberLink {
     pub(super) fn new(identity: Identity) -> Self {
-        Self { identity, state: LinkState::Waiting, backoff: LINK_BACKOFF, was_up: false }
+        Self {
+            identity,
+            state: LinkState::Waiting,
+            backoff: LINK_BACKOFF,
+            was_up: false,
+            #[cfg(feature = "security")]
+            uses: None,
+        }
     }
 
     pub(super) fn come_up(&mut self) {

@@ -89,7 +89,8 @@ fn tell(
     let record =
         |identity: &Identity| Record { identity: *identity, state: State::Alive, leaving: false };
     let records = lives.iter().map(record).collect();
-    let message = ControlMessage::Members { records, absent: Vec::new(), details };
+    let message =
+        ControlMessage::Members { records, absent: Vec::new(), details, claims: Vec::new() };
     let link = Link { addr: ([127, 0, 0, 1], 9).into(), expects: None };
     let mut actions = Vec::new();
     control.handle(NOW, ControlEvent::Answer { link, message }, &mut actions);

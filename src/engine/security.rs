@@ -69,6 +69,7 @@ mod tests {
     use crate::error::{ConfigError, StartError};
     use crate::events::{Event, Events};
     use crate::security::{ClusterKey, KeyringError, NodeIdentity};
+    use crate::types::NodeId;
 
     const LATE: Duration = Duration::from_secs(60);
 
@@ -132,7 +133,17 @@ mod tests {
             Security::cluster_key(key(1)),
         ] {
             for (engine, events) in engines.iter().zip(&events) {
-                engine.update_security(security.clone()).unwrap();
+                let mut members = 0;
+                wait_until("no member uses what is taken out", || {
+                    match engine.update_security(security.clone()) {
+                        Err(UpdateSecurityError::StillUsed { members: of, .. }) => {
+                            members = of.len();
+                            false
+                        }
+                        result => result.is_ok(),
+                    }
+                });
+                assert!(members <= 1);
                 names.push(used(events));
             }
             engines[0].set("k", "v").unwrap();
@@ -141,6 +152,32 @@ mod tests {
         names.dedup();
         assert_eq!(names.len(), 2, "{names:?}");
         assert!(engines.iter().all(|engine| engine.failure().is_none()));
+    }
+
+    #[test]
+    fn a_key_that_a_member_uses_is_taken_out_by_force_alone() {
+        let both = || Security::cluster_key(key(1)).also_accept(key(0));
+        let first = Engine::start(secured("a", both())).unwrap();
+        let seed = first.address().unwrap().to_string();
+        let config = secured("b", Security::cluster_key(key(0)).also_accept(key(1)));
+        let second = Engine::start(config.seeds([seed])).unwrap();
+        let of_second = || {
+            let members = first.members();
+            members.iter().find(|it| !it.is_self && it.security.is_some())?.security
+        };
+        let old = Security::cluster_key(key(0)).keyring("gridkv").unwrap().sealing().id();
+        wait_until("it is known what b uses", || of_second().is_some_and(|it| it.key_id == old));
+        assert_eq!(of_second().map(|it| it.fingerprint), second.fingerprint());
+        let events = first.events();
+        let new = Security::cluster_key(key(1));
+        let error = first.update_security(new.clone()).unwrap_err();
+        let members = vec![NodeId::new("b")];
+        assert_eq!(error, UpdateSecurityError::StillUsed { key: old, members });
+        let text = error.to_string();
+        assert!(text.starts_with(&format!("b still uses the cluster key {old}")), "{text}");
+        first.update_security(new.force()).unwrap();
+        used(&events);
+        assert!(second.failure().is_none());
     }
 
     #[test]

@@ -7,7 +7,7 @@ use thiserror::Error;
 
 use super::config::ConfigError;
 #[cfg(feature = "security")]
-use crate::security::{Fingerprint, KeyringError};
+use crate::security::{Fingerprint, KeyId, KeyringError};
 use crate::types::NodeId;
 
 /// Why [`Engine::start`](crate::Engine::start) started nothing. No thread and no socket is left
@@ -293,6 +293,23 @@ pub enum UpdateSecurityError {
     /// The cluster keys cannot be used together.
     #[error(transparent)]
     ClusterKeys(#[from] KeyringError),
+    /// Members still use a cluster key that would be refused from now on. Wait until they use
+    /// another one, which [`Engine::members`](crate::Engine::members) shows, or give up on them by
+    /// [`Security::force`](crate::Security::force).
+    #[error(
+        "{} still {} the cluster key {key}, which would be refused: have {} use another one first \
+         (Engine::update_security), wait a few seconds if that was done, or say Security::force()",
+        first_of(members),
+        if members.len() == 1 { "uses" } else { "use" },
+        if members.len() == 1 { "it" } else { "them" }
+    )]
+    #[non_exhaustive]
+    StillUsed {
+        /// The name of the key.
+        key: KeyId,
+        /// The members that use it.
+        members: Vec<NodeId>,
+    },
     /// The node was given another key of its own than the one that it runs with.
     #[error(
         "the node runs with the key {running} and was given the key {given}: a node keeps its key \
@@ -328,4 +345,16 @@ pub enum UpdateSecurityError {
          its closure, or call from a thread of the app"
     )]
     WouldBlockCore,
+}
+
+/// The first of these nodes, and how many more there are.
+#[cfg(feature = "security")]
+fn first_of(members: &[NodeId]) -> String {
+    const MOST: usize = 5;
+    let shown: Vec<&str> = members.iter().take(MOST).map(NodeId::as_str).collect();
+    let shown = shown.join(", ");
+    match members.len().saturating_sub(MOST) {
+        0 => shown,
+        more => format!("{shown} and {more} others"),
+    }
 }

@@ -4,8 +4,7 @@ use foca::BroadcastHandler;
 
 use super::input::Input;
 use super::nodes::first_life;
-use crate::membership::claims::{Claim, ClaimHandler, SharedClaims};
-use crate::membership::codec::MAX_IDENTITY_BYTES;
+use crate::membership::claims::{ClaimHandler, MAX_CLAIM_BYTES, SaidClaim, SharedClaims};
 
 /// Hands claims to a node, one after the other, as from a member.
 ///
@@ -16,14 +15,15 @@ pub fn claims(bytes: &[u8]) {
     let mut handler = ClaimHandler { claims: shared.clone() };
     let sender = first_life(2);
     while !input.is_empty() {
-        let bytes = input.bytes(2 * MAX_IDENTITY_BYTES);
-        let decoded = Claim::decode(bytes);
+        let bytes = input.bytes(2 * MAX_CLAIM_BYTES);
+        let decoded = SaidClaim::decode(bytes);
         let received = handler.receive_item(bytes, Some(&sender));
-        let Ok(claim) = decoded else {
+        let Ok(said) = decoded else {
             assert!(received.is_err(), "a malformed claim was taken");
             continue;
         };
-        assert_eq!(claim.encode(), bytes, "one claim, two spellings");
+        assert_eq!(said.encode(), bytes, "one claim, two spellings");
+        let claim = said.claim;
         assert!(claim.identity.is_possible());
         let is_news = received.expect("it is sound").is_some();
         let known = shared.lock().about(&claim.identity);

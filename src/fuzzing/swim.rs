@@ -28,7 +28,7 @@ use super::input::Input;
 use super::nodes::{FIRST_BOOT, addr, cluster, first_life, membership};
 use crate::clock::Instant;
 use crate::config::DEFAULT_PROBE_PERIOD;
-use crate::membership::claims::{Claim, ClaimKind};
+use crate::membership::claims::{Claim, ClaimKind, SaidClaim};
 use crate::membership::codec::{
     Accusation, Charge, Codec, Datagram, MAX_DATAGRAM_BYTES, packet_of,
 };
@@ -365,7 +365,7 @@ impl Net {
         }
         for _ in 0..input.below(3) {
             let kind = input.one_of(&[ClaimKind::Leaving, ClaimKind::Left]);
-            let claim = Claim { identity: self.identity(input), kind }.encode();
+            let claim = SaidClaim::from(Claim { identity: self.identity(input), kind }).encode();
             packet.put_u16(claim.len() as u16);
             packet.put_slice(&claim);
         }

@@ -5,6 +5,14 @@
 //! might come back. So a member *claims* its leaving, and foca carries the claim as a custom
 //! broadcast, with its own gossip.
 //!
+//! A node that has a key signs what it claims, with that key in the claim
+//! ([`departures`](super::departures)). A claim about a life whose key is known counts only if that
+//! key has signed it. Of all other lives any member's word counts.
+//!
+//! ```text
+//! claim   kind u8 (1 leaving, 2 left) · identity · (key [32] · signature [64])
+//! ```
+//!
 //! At most one claim is kept of each identity, returns included: the later kind. An earlier or
 //! equal one is dropped, which is also what makes gossip stop. Identities have no part in each
 //! other's claims: one about an identity that never was must not hide what the true one says.
@@ -15,7 +23,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::BufMut;
 use foca::{BroadcastHandler, Invalidates};
 
-use super::codec::{MAX_IDENTITY_BYTES, WireError, end_of, put_identity, take_identity, take_u8};
+use super::codec::{
+    MAX_IDENTITY_BYTES, WireError, end_of, put_identity, take_array, take_identity, take_u8,
+};
+use super::departures::Departures;
 use crate::types::{Identity, MAX_MEMBERS};
 
 /// The most identities whose claims are kept. Beyond the half, those of identities that are no
@@ -39,14 +50,43 @@ pub(crate) struct Claim {
     pub(crate) kind: ClaimKind,
 }
 
-impl Claim {
+/// Who has signed a claim: a public key of Ed25519, and its signature.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Signed {
+    pub(crate) key: [u8; 32],
+    pub(crate) signature: [u8; 64],
+}
+
+/// A claim as it is said, signed or not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct SaidClaim {
+    pub(crate) claim: Claim,
+    pub(crate) signed: Option<Signed>,
+}
+
+/// A claim that is not signed.
+impl From<Claim> for SaidClaim {
+    fn from(claim: Claim) -> Self {
+        Self { claim, signed: None }
+    }
+}
+
+/// The longest claim in gossip.
+pub(crate) const MAX_CLAIM_BYTES: usize = 1 + MAX_IDENTITY_BYTES + 32 + 64;
+
+impl SaidClaim {
     pub(crate) fn encode(&self) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(1 + MAX_IDENTITY_BYTES);
-        bytes.put_u8(match self.kind {
+        let Self { claim: Claim { identity, kind }, signed } = self;
+        let mut bytes = Vec::with_capacity(MAX_CLAIM_BYTES);
+        bytes.put_u8(match kind {
             ClaimKind::Leaving => 1,
             ClaimKind::Left => 2,
         });
-        put_identity(&mut bytes, &self.identity);
+        put_identity(&mut bytes, identity);
+        if let Some(Signed { key, signature }) = signed {
+            bytes.put_slice(key);
+            bytes.put_slice(signature);
+        }
         bytes
     }
 
@@ -57,8 +97,13 @@ impl Claim {
             tag => return Err(WireError::UnknownTag(tag)),
         };
         let identity = take_identity(&mut bytes)?;
+        let mut signed = None;
+        if !bytes.is_empty() {
+            let key = take_array(&mut bytes)?;
+            signed = Some(Signed { key, signature: take_array(&mut bytes)? });
+        }
         end_of(bytes)?;
-        Ok(Self { identity, kind })
+        Ok(Self { claim: Claim { identity, kind }, signed })
     }
 }
 
@@ -72,27 +117,37 @@ impl Invalidates for Claim {
 /// What every identity has claimed last.
 #[derive(Debug, Default)]
 pub(crate) struct Claims {
-    by_identity: BTreeMap<Identity, ClaimKind>,
+    by_identity: BTreeMap<Identity, SaidClaim>,
     /// How often the claims changed.
     version: u64,
+    pub(super) departures: Departures,
 }
 
 impl Claims {
-    /// Keeps `claim` if it is news. Returns whether it was.
-    pub(crate) fn note(&mut self, claim: Claim) -> bool {
-        match self.by_identity.get(&claim.identity) {
-            Some(known) if *known >= claim.kind => return false,
+    /// Keeps a claim if it is news, and by who may say so. Returns whether it was.
+    pub(crate) fn note(&mut self, said: SaidClaim) -> bool {
+        let Claim { identity, kind } = said.claim;
+        match self.by_identity.get(&identity) {
+            Some(known) if known.claim.kind >= kind => return false,
             None if self.by_identity.len() >= MAX_CLAIMS => return false,
             _ => {}
         }
-        self.by_identity.insert(claim.identity, claim.kind);
+        if !self.departures.admits(&said) {
+            return false;
+        }
+        self.by_identity.insert(identity, said);
         self.version += 1;
         true
     }
 
     /// Returns what this very life of a member has claimed.
     pub(crate) fn about(&self, identity: &Identity) -> Option<ClaimKind> {
-        self.by_identity.get(identity).copied()
+        self.by_identity.get(identity).map(|said| said.claim.kind)
+    }
+
+    /// Returns all claims that are signed.
+    pub(super) fn signed(&self) -> Vec<SaidClaim> {
+        self.by_identity.values().filter(|said| said.signed.is_some()).copied().collect()
     }
 
     /// Drops what a life claimed, once the member itself is forgotten, or answers though it is said
@@ -151,8 +206,8 @@ impl BroadcastHandler<Identity> for ClaimHandler {
         data: &[u8],
         sender: Option<&Identity>,
     ) -> Result<Option<Claim>, WireError> {
-        let claim = Claim::decode(data)?;
-        let is_news = self.claims.lock().note(claim);
-        Ok((is_news || sender.is_none()).then_some(claim))
+        let said = SaidClaim::decode(data)?;
+        let is_news = self.claims.lock().note(said);
+        Ok((is_news || sender.is_none()).then_some(said.claim))
     }
 }

@@ -123,6 +123,9 @@ pub(crate) enum DatagramError {
     /// Nothing changed, but for who is asked.
     #[error("a datagram in the name of {0} that comes from another address")]
     FromElsewhere(SocketAddr),
+    /// Nothing changed.
+    #[error("a datagram of the node at {0}, whose key is denied (Security::deny)")]
+    Denied(SocketAddr),
     /// Two nodes advertise one address, or the network reflects what we send. Nothing changed.
     #[error("a datagram that names this node's own address as its sender")]
     FromOurselves,
@@ -201,6 +204,15 @@ impl<'a> Datagram<'a> {
         Ok(datagram)
     }
 
+    /// Returns which node it names as the one that says this. `None` if it makes no sense.
+    pub(super) fn sender(&self) -> Option<Identity> {
+        match self {
+            Self::Swim(packet) => header_of(packet).map(|header| header.src),
+            Self::Ping { from, .. } | Self::Pong { from, .. } => Some(*from),
+            Self::Accusation(accusation) | Self::PassOn(accusation) => Some(accusation.from),
+        }
+    }
+
     pub(crate) fn encode(&self, cluster: ClusterHash) -> Vec<u8> {
         let body_bytes = match self {
             Self::Swim(packet) => packet.len(),
@@ -257,12 +269,12 @@ pub(super) fn stamp(datagram: &mut [u8], wall: WallTime) {
 
 /// Returns the sender of a datagram, and what its wall clock showed then, if it was filled in.
 pub(crate) fn sent_by(cluster: ClusterHash, datagram: &[u8]) -> Option<(Identity, WallTime)> {
-    let sender = match Datagram::decode(cluster, datagram).ok()? {
-        Datagram::Swim(packet) => header_of(packet)?.src,
-        Datagram::Ping { from, .. } | Datagram::Pong { from, .. } => from,
+    let decoded = Datagram::decode(cluster, datagram).ok()?;
+    if matches!(decoded, Datagram::Accusation(_) | Datagram::PassOn(_)) {
         // Another node than the accuser might have sent it.
-        Datagram::Accusation(_) | Datagram::PassOn(_) => return None,
-    };
+        return None;
+    }
+    let sender = decoded.sender()?;
     let micros = take_u64(&mut &datagram[WALL_AT..]).ok()?;
     (micros != 0).then_some((sender, WallTime::from_micros(micros)))
 }
@@ -508,7 +520,7 @@ fn take_u64(buf: &mut impl Buf) -> Result<u64, WireError> {
     buf.try_get_u64_le().map_err(|_| WireError::Truncated)
 }
 
-fn take_array<const N: usize>(buf: &mut impl Buf) -> Result<[u8; N], WireError> {
+pub(super) fn take_array<const N: usize>(buf: &mut impl Buf) -> Result<[u8; N], WireError> {
     let mut array = [0; N];
     buf.try_copy_to_slice(&mut array).map_err(|_| WireError::Truncated)?;
     Ok(array)

@@ -10,7 +10,7 @@ use foca::Timer::ProbeRandomMember;
 use foca::{Header, Message};
 
 use super::Membership;
-use super::claims::{Claim, ClaimKind};
+use super::claims::ClaimKind;
 use super::codec::{self, Datagram, DatagramError, WireError};
 use super::interface::{Change, MembershipAction};
 use super::swim::{Swim, Wishes, new_swim};
@@ -114,8 +114,8 @@ impl Membership {
         self.renewed_at = Some(now);
         self.replace_swim(wishes)?;
         if self.leaving {
-            let leaving = Claim { identity: self.own, kind: ClaimKind::Leaving };
-            self.swim.add_broadcast(&leaving.encode())?;
+            let leaving = self.own_claim(ClaimKind::Leaving);
+            self.swim.add_broadcast(&leaving)?;
         }
         self.swim.apply_many(std::iter::empty(), true, &mut *wishes)?;
         self.swim.gossip(wishes)

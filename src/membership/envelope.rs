@@ -29,7 +29,7 @@ use super::sealed::Sealed;
 use crate::clock::{Instant, WallTime};
 use crate::security::senders::SenderId;
 #[cfg(feature = "security")]
-use crate::security::{NodeSecurity, Sealing};
+use crate::security::{Fingerprint, NodeSecurity, Sealing};
 use crate::types::{ClusterHash, Identity};
 
 /// How many datagrams were opened, and how many were not, by why.
@@ -112,6 +112,12 @@ impl Envelope {
     /// Whether this node has security, and speaks with nodes that have none, too.
     pub(crate) fn is_optional(&self) -> bool {
         self.sealed.as_ref().is_some_and(Sealed::is_optional)
+    }
+
+    /// Whether the app denies this key.
+    #[cfg(feature = "security")]
+    pub(crate) fn denies(&self, key: &Fingerprint) -> bool {
+        self.sealed.as_ref().is_some_and(|sealed| sealed.denies(key))
     }
 
     /// Notes what a life of a node has shown: that it has security, or that it has none.

@@ -43,6 +43,7 @@
 //!   of another, which might hear none.
 //! - **Strangers** ([`strangers`]): foca believes each that claims to be a node, and any number
 //!   of them.
+//! - **Denied lives** ([`denied`]): nodes that the app does not want to speak with.
 //! - **Helpers** ([`helpers`]): foca has random members probe indirectly, of which most might not
 //!   reach the silent member either.
 //! - **Doubts** ([`health`]): a node in trouble accuses more slowly, and distant members get more
@@ -58,13 +59,22 @@
 mod accusations;
 pub(crate) mod claims;
 pub(crate) mod codec;
+#[cfg_attr(not(feature = "security"), expect(dead_code, reason = "no node is denied"))]
+mod denied;
+#[cfg(feature = "security")]
+mod departures;
+#[cfg(not(feature = "security"))]
+#[path = "unsigned.rs"]
+mod departures;
 mod drive;
 pub(crate) mod envelope;
 mod health;
 mod helpers;
 mod interface;
+mod leaving;
 #[cfg(feature = "security")]
 mod openers;
+mod pace;
 mod pings;
 mod roster;
 mod rumours;
@@ -87,6 +97,7 @@ use foca::{Header, Member, Message};
 use self::accusations::Accusations;
 use self::claims::{Claim, ClaimKind, SharedClaims};
 use self::codec::Datagram;
+use self::denied::Denied;
 use self::drive::Timer;
 use self::health::Health;
 use self::helpers::Helpers;
@@ -94,16 +105,13 @@ use self::pings::Pings;
 use self::roster::Roster;
 use self::rumours::Rumours;
 use self::strangers::Strangers;
-use self::swim::{Swim, Wishes, new_swim};
+use self::swim::{Swim, new_swim};
 use crate::clock::Instant;
 use crate::mutants::{ProtocolMutant, rule};
 use crate::types::{Boot, Identity};
 
 pub(crate) use self::codec::DatagramError;
 pub(crate) use self::interface::{Change, MembershipAction, MembershipConfig, Record, State};
-
-/// How often a leaving member announces it again, for the members that the gossip missed.
-const LEAVING_PERIOD: Duration = Duration::from_secs(1);
 
 /// How soon a node that has joined asks a member once more for the members that it knows: the node
 /// might have missed what came while it joined.
@@ -131,6 +139,7 @@ pub(crate) struct Membership {
     helpers: Helpers,
     pings: Pings,
     strangers: Strangers,
+    denied: Denied,
     /// All timers, by time, then in the order in which they were set.
     timers: BTreeMap<(Instant, u64), Timer>,
     timers_set: u64,
@@ -163,6 +172,7 @@ impl Membership {
             pings: Pings::new(config.seed.rotate_left(32) ^ own.boot.0),
             helpers: Helpers::default(),
             strangers: Strangers::default(),
+            denied: Denied::default(),
             timers: BTreeMap::new(),
             timers_set: 0,
             is_member: config.is_member,
@@ -215,7 +225,7 @@ impl Membership {
         let others = records.iter().filter(|record| !is_own(&record.identity));
         let mut members = Vec::new();
         for Record { identity, state, leaving } in others.copied() {
-            if state.is_active() {
+            if state.is_active() && !self.denied.has(&identity) {
                 self.note_seen_by_others(identity);
             }
             match state {
@@ -224,10 +234,9 @@ impl Membership {
                 State::Suspect => members.push(Member::new(identity, 0, foca::State::Suspect)),
                 State::Dead | State::Left => {}
             }
-            if state == State::Left {
-                self.claims.lock().note(Claim { identity, kind: ClaimKind::Left });
-            } else if leaving {
-                self.claims.lock().note(Claim { identity, kind: ClaimKind::Leaving });
+            let kind = if state == State::Left { ClaimKind::Left } else { ClaimKind::Leaving };
+            if leaving || kind == ClaimKind::Left {
+                self.claims.lock().note(Claim { identity, kind }.into());
             }
         }
         let is_later = |known: &&Record| {
@@ -247,7 +256,8 @@ impl Membership {
         }
         let is_said_to_leave = |known: &Record| known.identity == self.own && known.leaving;
         if !self.leaving && records.iter().any(is_said_to_leave) {
-            self.claims.lock().note(Claim { identity: self.own, kind: ClaimKind::Leaving });
+            let claim = Claim { identity: self.own, kind: ClaimKind::Leaving };
+            self.claims.lock().note(claim.into());
         }
         let members = self.with_room(now, members, actions);
         self.drive(now, actions, |swim, wishes| swim.apply_many(members.into_iter(), true, wishes));
@@ -286,6 +296,9 @@ impl Membership {
         let datagram = Datagram::decode(self.settings.cluster, bytes)?;
         if self.ended.is_some() {
             return Ok(());
+        }
+        if let Some(sender) = datagram.sender() {
+            self.denied.check_sender(&sender)?;
         }
         match datagram {
             // To answer would make us a member.
@@ -355,6 +368,7 @@ impl Membership {
     ) -> Result<(), DatagramError> {
         // It might have lain in the socket while this node did not run.
         self.health.note_lateness(self.late_by(now));
+        self.claims.lock().departures.note_time(now);
         let (mut ack, mut answered) = (None, None);
         let header = codec::header_of(packet);
         if let Some(header) = &header {
@@ -546,55 +560,5 @@ impl Membership {
             let dead = [Member::down(member)].into_iter();
             self.drive(now, actions, |swim, wishes| swim.apply_many(dead, true, wishes));
         }
-    }
-
-    /// Announces that we are leaving: at once, and again until we have left or die.
-    pub(crate) fn announce_leaving(&mut self, now: Instant, actions: &mut Vec<MembershipAction>) {
-        if !self.leaving && self.ended.is_none() {
-            self.leaving = true;
-            self.claim_leaving(now, actions);
-        }
-    }
-
-    /// Announces that we have left: everything has been handed over. Each further call announces it
-    /// to other members, in case datagrams get lost: a member that does not hear of it finds us
-    /// dead.
-    pub(crate) fn announce_left(&mut self, now: Instant, actions: &mut Vec<MembershipAction>) {
-        self.leaving = true;
-        let left = Claim { identity: self.own, kind: ClaimKind::Left }.encode();
-        self.end(now, State::Left, actions, |swim, mut wishes| {
-            swim.add_broadcast(&left)?;
-            swim.gossip(&mut wishes)?;
-            swim.leave_cluster(wishes)
-        });
-    }
-
-    /// Announces that we are dead: we stop without having handed our data over. It spares the other
-    /// members the time to find out.
-    pub(crate) fn announce_dead(&mut self, now: Instant, actions: &mut Vec<MembershipAction>) {
-        self.end(now, State::Dead, actions, |swim, wishes| swim.leave_cluster(wishes));
-    }
-
-    fn end(
-        &mut self,
-        now: Instant,
-        state: State,
-        actions: &mut Vec<MembershipAction>,
-        say: impl FnOnce(&mut Swim, &mut Wishes) -> Result<(), foca::Error>,
-    ) {
-        let result = self.try_drive(now, actions, say);
-        self.log_failure(result);
-        self.ended = Some(state);
-        self.timers.clear();
-    }
-
-    fn claim_leaving(&mut self, now: Instant, actions: &mut Vec<MembershipAction>) {
-        let leaving = Claim { identity: self.own, kind: ClaimKind::Leaving }.encode();
-        self.drive(now, actions, |swim, wishes| {
-            swim.add_broadcast(&leaving)?;
-            swim.gossip(wishes)
-        });
-        self.timers.retain(|_, timer| !matches!(timer, Timer::RepeatLeaving));
-        self.set_timer(now + LEAVING_PERIOD, Timer::RepeatLeaving);
     }
 }

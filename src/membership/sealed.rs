@@ -8,7 +8,7 @@ use super::openers::Openers;
 use crate::clock::Instant;
 use crate::security::seal::{Opener, SEALED_HEADER_BYTES, SEALED_OVERHEAD_BYTES, Sealer};
 use crate::security::senders::SenderId;
-use crate::security::{NodeSecurity, Sealing};
+use crate::security::{Fingerprint, NodeSecurity, Sealing};
 use crate::types::{ClusterHash, Identity};
 
 const _: () = assert!(SEALED_OVERHEAD_BYTES - HEAD_BYTES == SEALED_GROWS_BY);
@@ -50,6 +50,10 @@ impl Sealed {
         self.sealer.use_keyring(&security.keyring);
         self.opener.retain_keys(&security.keyring);
         self.security = security;
+    }
+
+    pub(super) fn denies(&self, key: &Fingerprint) -> bool {
+        self.security.denied.contains(key)
     }
 
     /// Whether plain datagrams are opened, too.

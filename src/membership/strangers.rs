@@ -51,6 +51,7 @@ use super::Membership;
 use super::codec::{self, DatagramError};
 use super::drive::Timer;
 use super::interface::MembershipAction;
+use super::pace::Pace;
 use super::swim::LAST_INCARNATIONS;
 use crate::clock::Instant;
 use crate::mutants::{ProtocolMutant, rule};
@@ -84,7 +85,7 @@ const MAX_RETURNS_AHEAD: u128 = 8;
 /// How rarely it is said that a limit was met.
 const SAID_EVERY: Duration = Duration::from_secs(60);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Strangers {
     /// Who said who it is, and when.
     met: BTreeMap<Identity, Instant>,
@@ -108,22 +109,18 @@ struct Elsewhere {
     ask_at: Instant,
 }
 
-/// How many newcomers there may be (a leaky bucket).
-#[derive(Debug, Default)]
-struct Pace {
-    /// When as many as there were would have come one by one.
-    empty_at: Instant,
-}
-
-impl Pace {
-    fn admits(&mut self, now: Instant) -> bool {
-        let each = Duration::from_secs(1) / NEWCOMERS_PER_SECOND;
-        let next = self.empty_at.max(now) + each;
-        let is_admitted = next.since(now) <= each * NEWCOMERS_AT_ONCE;
-        if is_admitted {
-            self.empty_at = next;
+impl Default for Strangers {
+    fn default() -> Self {
+        Self {
+            met: BTreeMap::new(),
+            elsewhere: BTreeMap::new(),
+            returned_at: BTreeMap::new(),
+            answered: BTreeMap::new(),
+            newcomers: Pace::new(NEWCOMERS_PER_SECOND, NEWCOMERS_AT_ONCE),
+            began: None,
+            left_out: 0,
+            say_at: Instant::default(),
         }
-        is_admitted
     }
 }
 
@@ -328,7 +325,7 @@ impl Membership {
         let has_just_returned = self.has_just_returned(now);
         let latest = self.latest_boot(now);
         let mut left_out = 0;
-        let roster = &self.roster;
+        let (roster, denied) = (&self.roster, &self.denied);
         let Strangers { met, newcomers, .. } = &mut self.strangers;
         let left = codec::without_updates(packet, |update: &Member<Identity>| {
             let it = update.id();
@@ -339,6 +336,9 @@ impl Membership {
                     foca::State::Alive => false,
                 };
                 return makes_return && *it == self.own && has_just_returned;
+            }
+            if denied.has(it) && update.state() != foca::State::Down {
+                return true;
             }
             if roster.has_life(it) || !rule(ProtocolMutant::StrangersBelieved, true) {
                 return returned.contains(it);
@@ -364,6 +364,7 @@ impl Membership {
         actions: &mut Vec<MembershipAction>,
     ) -> Vec<Member<Identity>> {
         let latest = self.latest_boot(now);
+        members.retain(|it| !self.denied.has(it.id()));
         let (roster, met) = (&self.roster, &self.strangers.met);
         members.retain(|it| roster.has_life(it.id()) || !is_far(it.id(), latest, met));
         members.retain(|it| self.admits_return(now, it.id(), actions));

@@ -327,6 +327,14 @@ impl ControlLoop {
                 };
                 self.tell(now, ControlEvent::LinkDown { link: link(&target), end });
             }
+            #[cfg(feature = "security")]
+            NetEvent::NotSecured { peer: address, reason, others } => {
+                self.notify(&Event::SecurityRefused { address, reason, others });
+            }
+            #[cfg(feature = "security")]
+            NetEvent::Denied { target, key } => {
+                self.tell(now, ControlEvent::DeniedKey { link: link(&target), key });
+            }
             NetEvent::Answer { target, frame } => match frame.message {
                 Message::Control(message) => {
                     self.tell(now, ControlEvent::Answer { link: link(&target), message });
@@ -423,6 +431,12 @@ impl ControlLoop {
                 ControlAction::Publish { placement, stage } => {
                     for core in &mut self.thread.cores {
                         core.send(Order::Place { placement: placement.clone(), stage });
+                    }
+                }
+                #[cfg(feature = "security")]
+                ControlAction::Keys(keys) => {
+                    for core in &mut self.thread.cores {
+                        core.send(Order::Keys(keys.clone()));
                     }
                 }
                 ControlAction::Returned { identity, is_same_life } => {

@@ -323,6 +323,12 @@ impl CoreLoop {
                         net.secure(now.instant, security);
                     }
                 }
+                #[cfg(feature = "security")]
+                Order::Keys(keys) => {
+                    if let Some(net) = &mut self.thread.net {
+                        net.know_keys(now.instant, keys);
+                    }
+                }
             }
         }
     }
@@ -391,6 +397,9 @@ impl CoreLoop {
             NetEvent::Closed { connection } => {
                 self.peers.remove(&connection);
             }
+            // The control thread hears of it, too; a core accepts no connections.
+            #[cfg(feature = "security")]
+            NetEvent::Denied { .. } | NetEvent::NotSecured { .. } => {}
             // Opening needs nothing here; greetings come to the control thread alone.
             NetEvent::Opened { .. } | NetEvent::Greeted { .. } => {}
         }

@@ -23,6 +23,8 @@ use super::secured::Secured;
 use crate::clock::Instant;
 use crate::discovery::FoundAddresses;
 use crate::placement::Placement;
+#[cfg(feature = "security")]
+use crate::security::known::KnownKeys;
 use crate::shard::{Call, Debt, Shortage, Stage};
 use crate::types::Identity;
 
@@ -100,6 +102,9 @@ pub(crate) enum Order {
     /// Secure connections with this.
     #[cfg(feature = "security")]
     Secure(Arc<NetSecurity>),
+    /// Lives of nodes have these keys.
+    #[cfg(feature = "security")]
+    Keys(Arc<KnownKeys>),
 }
 
 /// What cores, the discovery thread and the engine's handle tell the control thread.

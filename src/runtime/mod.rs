@@ -401,7 +401,10 @@ impl Runtime {
         until: Instant,
     ) -> Result<(), UpdateSecurityError> {
         let current = self.secured()?;
-        current.update(security, |secured| self.tell_secured(ToControl::Secure(secured), until))
+        let members = self.threads.shared.lock().members.clone();
+        current.update(security, &members, |secured| {
+            self.tell_secured(ToControl::Secure(secured), until)
+        })
     }
 
     /// Has the control forget which key a node has proved.

@@ -14,8 +14,9 @@ use crate::clock::Instant;
 use crate::config::Settings;
 use crate::control::Control;
 use crate::error::{ConfigError, StartError, UpdateSecurityError};
+use crate::events::{MemberInfo, MemberState};
 use crate::security::suite::{Salt, Suite};
-use crate::security::{Fingerprint, NodeSecurity, Sealing, Security};
+use crate::security::{Fingerprint, KeyId, NodeSecurity, Sealing, Security};
 use crate::types::{ClusterHash, NodeHash};
 
 /// What the threads of a node secure its traffic with.
@@ -85,11 +86,12 @@ impl CurrentSecurity {
         }
     }
 
-    /// Checks what the app gives a running node, makes what its threads are to use, and has `send`
-    /// tell them. Of two updates at a time, one waits: what was sent last is what the node uses.
+    /// Checks what the app gives a running node, of a cluster with these members, makes what its
+    /// threads are to use, and has `send` tell them. Of two updates at a time, one waits: what was sent last is what the node uses.
     pub(super) fn update(
         &self,
         security: &Security,
+        members: &[MemberInfo],
         send: impl FnOnce(Secured) -> Result<(), UpdateSecurityError>,
     ) -> Result<(), UpdateSecurityError> {
         let running = self.fingerprint;
@@ -100,6 +102,9 @@ impl CurrentSecurity {
         let secured = Secured::new(security.of_running(&self.cluster, &node)?, self.hash)
             .map_err(|reason| UpdateSecurityError::Tls { reason })?;
         let new = secured.node.clone();
+        if !security.is_forced() {
+            check_unused(&node, &new, members)?;
+        }
         send(secured)?;
         *node = new;
         Ok(())
@@ -113,4 +118,26 @@ impl CurrentSecurity {
     fn lock(&self) -> MutexGuard<'_, Arc<NodeSecurity>> {
         self.node.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Looks whether members use a key that the node opens now and not any more.
+fn check_unused(
+    now: &NodeSecurity,
+    new: &NodeSecurity,
+    members: &[MemberInfo],
+) -> Result<(), UpdateSecurityError> {
+    let is_out =
+        |key: &KeyId| now.keyring.by_id(*key).is_some() && new.keyring.by_id(*key).is_none();
+    let takes_part = |member: &MemberInfo| {
+        let is_active = matches!(member.state, MemberState::Alive | MemberState::Suspect);
+        is_active && !member.is_self
+    };
+    let used = |member: &MemberInfo| {
+        let key = member.security.as_ref()?.key_id;
+        (takes_part(member) && is_out(&key)).then_some((key, member.id.clone()))
+    };
+    let mut users = members.iter().filter_map(used).peekable();
+    let Some((key, _)) = users.peek().cloned() else { return Ok(()) };
+    let members = users.filter(|(used, _)| *used == key).map(|(_, id)| id).collect();
+    Err(UpdateSecurityError::StillUsed { key, members })
 }

@@ -38,6 +38,7 @@
 //! | [`identity`] | [`NodeIdentity`], what it signs, its [`Fingerprint`] |
 //! | [`opening`] | OPENING and OPENED |
 //! | [`proof`] | PROOF, introductions, signed claims |
+//! | [`known`] | which key each life of a node has |
 //! | [`settings`] | [`Security`], what an app chooses, and what a node makes of it |
 //! | `hex` | keys and fingerprints as text |
 //!
@@ -53,6 +54,7 @@
 mod hex;
 pub(crate) mod identity;
 pub(crate) mod keys;
+pub(crate) mod known;
 pub(crate) mod opening;
 pub(crate) mod proof;
 pub(crate) mod seal;

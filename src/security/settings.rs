@@ -37,6 +37,7 @@ struct Choices {
     identity: Option<Arc<NodeIdentity>>,
     denied: BTreeSet<Fingerprint>,
     is_optional: bool,
+    is_forced: bool,
 }
 
 impl Security {
@@ -48,6 +49,7 @@ impl Security {
             identity: None,
             denied: BTreeSet::new(),
             is_optional: false,
+            is_forced: false,
         }))
     }
 
@@ -79,12 +81,13 @@ impl Security {
         self
     }
 
-    /// Refuses connections with the nodes that have these keys, also if they prove the cluster key.
+    /// Takes the nodes that have these keys for dead, and refuses connections with them, also if
+    /// they prove the cluster key.
     ///
     /// This keeps a node from coming back that [keeps its key](Self::identity). One that makes a
-    /// new key at every start comes back with the next one. And a denied node that still runs stays
-    /// a member, to which no connection works: stop it first. To put out a node that cannot be
-    /// stopped, replace the cluster key.
+    /// new key at every start comes back with the next one. Give the same to all nodes: one that
+    /// does not deny the node goes on with it. A node that means harm has the cluster key as well,
+    /// so replace that, too.
     #[must_use]
     pub fn deny(mut self, fingerprints: impl IntoIterator<Item = Fingerprint>) -> Self {
         self.choices().denied.extend(fingerprints);
@@ -102,6 +105,22 @@ impl Security {
     pub fn optional(mut self) -> Self {
         self.choices().is_optional = true;
         self
+    }
+
+    /// Has [`Engine::update_security`](crate::Engine::update_security) take a cluster key out also if
+    /// members still use it. These are then shut out until they use one that is accepted.
+    ///
+    /// For a key that was stolen, and for a member that does not change its key. It means nothing
+    /// in [`Config::security`](crate::Config::security).
+    #[must_use]
+    pub fn force(mut self) -> Self {
+        self.choices().is_forced = true;
+        self
+    }
+
+    /// Whether keys are taken out that members still use.
+    pub(crate) fn is_forced(&self) -> bool {
+        self.0.is_forced
     }
 
     fn choices(&mut self) -> &mut Choices {
@@ -161,12 +180,13 @@ impl Security {
 
 impl fmt::Debug for Security {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Choices { key: _, accepted, identity, denied, is_optional } = &*self.0;
+        let Choices { key: _, accepted, identity, denied, is_optional, is_forced } = &*self.0;
         f.debug_struct("Security")
             .field("accepted_keys", &accepted.len())
             .field("identity", identity)
             .field("denied", denied)
             .field("is_optional", is_optional)
+            .field("is_forced", is_forced)
             .finish_non_exhaustive()
     }
 }

@@ -191,6 +191,8 @@ impl SimCluster {
             }
             // Seeds are given.
             ControlAction::Discover => {}
+            // Cores compare keys in TLS, which is not simulated.
+            ControlAction::Keys(_) => {}
             ControlAction::Members(_)
             | ControlAction::Safe { .. }
             | ControlAction::Drain

@@ -7,7 +7,7 @@ use zeroize::Zeroizing;
 use super::options::CLUSTER;
 use crate::security::proof::IntroductionFlags;
 use crate::security::suite::{Salt, Suite};
-use crate::security::{ClusterKey, NodeSecurity, Proved, Sealing, Security};
+use crate::security::{ClusterKey, Fingerprint, NodeSecurity, Proved, Sealing, Security};
 
 /// The cluster keys of a node, by number: the one that it seals with, and others that it opens.
 #[derive(Clone, Debug)]
@@ -16,16 +16,23 @@ pub(super) struct KeyNumbers {
     pub(super) accepted: Vec<u8>,
     /// Whether it also speaks with nodes that have no keys.
     pub(super) is_optional: bool,
+    /// The nodes that it does not speak with, by their own keys.
+    pub(super) denied: Vec<Fingerprint>,
 }
 
 impl KeyNumbers {
     /// The keys of every node at first.
-    pub(super) const FIRST: Self = Self { sealing: 0, accepted: Vec::new(), is_optional: false };
+    pub(super) const FIRST: Self = Self::new(0, Vec::new());
+
+    pub(super) const fn new(sealing: u8, accepted: Vec<u8>) -> Self {
+        Self { sealing, accepted, is_optional: false, denied: Vec::new() }
+    }
 
     fn security(&self) -> Security {
         let security = Security::cluster_key(key(self.sealing));
         let accepted = self.accepted.iter().copied().map(key);
         let security = accepted.fold(security, Security::also_accept);
+        let security = security.deny(self.denied.iter().copied());
         if self.is_optional { security.optional() } else { security }
     }
 

@@ -31,7 +31,9 @@ use crate::shard::Event as ShardEvent;
 use crate::types::{Identity, Partition};
 use crate::wire::codec;
 use crate::wire::frame::Encoded;
-use crate::wire::message::{Answer, Channel, Frame, Hello, Message, Request};
+use crate::wire::message::{
+    Answer, Channel, Frame, Hello, Message, Refusal, RefusalReason, Request,
+};
 use crate::wire::timing::{OPEN_TIMEOUT, USER_TIMEOUT};
 
 /// How long a refusal takes to come back.
@@ -343,6 +345,16 @@ impl SimCluster {
             let end = LinkEnd::Unreachable;
             return self.schedule(OPEN_TIMEOUT, SimEvent::Broken { key, id, end });
         }
+        let denied = self.denies(key.opener, acceptor);
+        if denied.is_some() || self.denies(acceptor, key.opener).is_some() {
+            let link = Link { addr: key.addr, expects: key.expects };
+            if let Some(denied) = denied.filter(|_| key.from == Channel::Control) {
+                self.control(key.opener, ControlEvent::DeniedKey { link, key: denied });
+            }
+            let refusal = Refusal { reason: RefusalReason::Security, text: "denied".into() };
+            let end = LinkEnd::Refused(refusal);
+            return self.schedule(REFUSED_AFTER, SimEvent::Broken { key, id, end });
+        }
         let Some(opener) = self.nodes[key.opener].running() else { return };
         let hello = opener.local.hello(opener.identity, key.to, key.expects);
         let life = self.nodes[acceptor].life;
@@ -357,8 +369,8 @@ impl SimCluster {
     /// Returns what one of two nodes proves over a connection between them. TLS is not simulated:
     /// they speak without it if they have no common key.
     fn proved(&mut self, opener: usize, acceptor: usize, prover: usize) -> Option<Proved> {
-        let mut security = |node: usize| self.nodes[node].running()?.security.clone();
-        proved(&*security(opener)?, &*security(acceptor)?, &*security(prover)?)
+        let [opener, acceptor, prover] = [opener, acceptor, prover].map(|it| self.security(it));
+        proved(&*opener?, &*acceptor?, &*prover?)
     }
 
     /// Sends the acceptor's verdict back.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use super::SimCluster;
 use super::event::SimEvent;
@@ -10,6 +11,7 @@ use super::node::{address, number_at};
 use crate::membership::envelope::EnvelopeCounters;
 use crate::mutants::set_for_this_thread;
 use crate::security::seal::SEALED_HEADER_BYTES;
+use crate::security::{Fingerprint, NodeSecurity};
 
 /// A datagram that arrived, or would have: its receiver, its source, and its bytes.
 pub(super) struct Recorded {
@@ -28,15 +30,37 @@ impl SimCluster {
     /// If one key is given twice, or more than four are.
     #[doc(hidden)]
     pub fn give_keys(&mut self, node: usize, sealing: u8, accepted: &[u8]) {
-        let accepted = accepted.to_vec();
-        self.give(node, KeyNumbers { sealing, accepted, is_optional: false });
+        self.give(node, KeyNumbers::new(sealing, accepted.to_vec()));
     }
 
     /// Gives a node a cluster key, by number, with which it also speaks with nodes that have none:
     /// [`Security::optional`](crate::Security::optional).
     #[doc(hidden)]
     pub fn give_optional_key(&mut self, node: usize, sealing: u8) {
-        self.give(node, KeyNumbers { sealing, accepted: Vec::new(), is_optional: true });
+        self.give(node, KeyNumbers { is_optional: true, ..KeyNumbers::new(sealing, Vec::new()) });
+    }
+
+    /// Has a running node deny the key of another one from now on, if both have keys:
+    /// [`Security::deny`](crate::Security::deny). Giving the node keys again allows it.
+    #[doc(hidden)]
+    pub fn deny(&mut self, node: usize, denied: usize) {
+        let key = self.security(denied).map(|security| security.identity.fingerprint());
+        let keys = self.nodes[node].keys.clone();
+        if let (Some(key), Some(mut keys)) = (key, keys) {
+            keys.denied.push(key);
+            self.give(node, keys);
+            self.break_connections(node, denied);
+        }
+    }
+
+    /// Whether one node denies the key of another one, and so takes no connection with it.
+    pub(super) fn denies(&mut self, node: usize, other: usize) -> Option<Fingerprint> {
+        let key = self.security(other)?.identity.fingerprint();
+        self.security(node)?.denied.contains(&key).then_some(key)
+    }
+
+    pub(super) fn security(&mut self, node: usize) -> Option<Arc<NodeSecurity>> {
+        self.nodes[node].running()?.security.clone()
     }
 
     fn give(&mut self, node: usize, keys: KeyNumbers) {

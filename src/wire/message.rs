@@ -104,6 +104,7 @@ use std::sync::Arc;
 use crate::clock::Version;
 use crate::entry::Entry;
 use crate::membership::Record;
+use crate::membership::claims::SaidClaim;
 use crate::options::OnPartition;
 use crate::placement::{Ballot, List, ListRef, Site, Stage};
 use crate::quorums::Count;
@@ -144,6 +145,8 @@ pub(crate) enum ControlMessage {
         absent: Vec<AbsentMember>,
         /// What the sender knows of the members that live, itself among them.
         details: Vec<MemberDetails>,
+        /// What nodes have claimed of themselves, and signed.
+        claims: Vec<SaidClaim>,
     },
     /// It is also its own answer.
     Status {

@@ -170,3 +170,28 @@ fn a_node_that_is_denied_does_not_come_back() {
     }
     other.ok("wait-ready 20000");
 }
+
+#[test]
+fn a_member_that_is_denied_while_it_runs_is_dead_until_it_is_allowed() {
+    let key = KeyFile::new();
+    let mut nodes = cluster(3, &["--key", key.path()]);
+    let mut denied = nodes.pop().expect("three nodes");
+    denied.ok("set k v");
+    let fingerprint = denied.ask("fingerprint");
+    for node in &mut nodes {
+        node.ok(&format!("security required {} deny={fingerprint}", key.path()));
+    }
+    wait_until("it is dead for the others", || nodes.iter_mut().all(|it| it.sees("c", "Dead")));
+    wait_until("what it held is whole again", || {
+        nodes.iter_mut().all(|it| it.ask("debt") == "debt 0")
+    });
+    nodes[0].ok("set k w");
+    assert_eq!(nodes[1].ask("get k"), "value w");
+    assert!(nodes.iter_mut().all(|node| node.sees("c", "Dead")), "it runs, and stays out");
+    for node in &mut nodes {
+        node.ok(&format!("security required {}", key.path()));
+    }
+    wait_until("it is back", || nodes.iter_mut().all(|node| node.sees("c", "Alive")));
+    denied.ok("wait-ready 20000");
+    assert_eq!(denied.ask("get k"), "value w");
+}

@@ -38,7 +38,8 @@ fn a_replaced_key_opens_nothing_and_ends_what_it_has_opened() {
         welcomed(target, &new.keys(), &key, &hello);
     }
     for node in &mut victims.nodes {
-        node.ok(&format!("security required {second}"));
+        let last = format!("security required {second}");
+        wait_until("no member uses the old key", || node.ask(&last) == "ok");
     }
     let since = Instant::now();
     let opening = victims.keys().opening(&key.hash);

@@ -231,3 +231,42 @@ fn forged_datagrams_shut_no_sender_out() {
         assert!(dies_of_forgeries(seed, mutant), "seed {seed}: the simulation shows nothing");
     }
 }
+
+/// Whether a node whose key is denied is out for those that deny it, for as long as they do.
+fn is_out_while_denied(seed: u64, mutant: Option<ProtocolMutant>) -> bool {
+    let mut cluster = started(seed, 4, options(mutant));
+    cluster.set_loss(10, 0);
+    let key = options(None).key(0);
+    write(&mut cluster, 3, key.clone(), "v");
+    // The third node has not denied it yet, and tells the others that it lives.
+    [0, 1].iter().for_each(|node| cluster.deny(*node, 3));
+    let mut was_out = true;
+    for _ in 0..100 {
+        cluster.run_for(200 * MS);
+        was_out &= [0, 1].iter().all(|node| cluster.is_dead_for(*node, &[3]));
+        was_out &= cluster.sees_only(2, 0) && cluster.sees_only(2, 1);
+    }
+    // It has not come in again, to die once more.
+    let by_these = cluster.deaths().iter().filter(|death| death.of == 3 && death.by < 2).count();
+    cluster.deny(2, 3);
+    cluster.run_for(10 * SECOND);
+    was_out &= cluster.is_gone(3);
+    write(&mut cluster, 0, key, "w");
+    was_out && by_these == 2
+}
+
+#[test]
+fn a_node_whose_key_is_denied_is_no_member_until_it_is_allowed_again() {
+    for seed in 0..3 {
+        assert!(is_out_while_denied(seed, None), "seed {seed}");
+        let mutant = Some(ProtocolMutant::DeniedHeard);
+        assert!(!is_out_while_denied(seed, mutant), "seed {seed}: the simulation shows nothing");
+    }
+    let mut cluster = started(9, 4, options(None));
+    (0..3).for_each(|node| cluster.deny(node, 3));
+    wait(&mut cluster, 10 * SECOND, |cluster| cluster.is_gone(3));
+    write(&mut cluster, 1, options(None).key(1), "v");
+    (0..3).for_each(|node| cluster.give_keys(node, 0, &[]));
+    settle(&mut cluster);
+    write(&mut cluster, 3, options(None).key(1), "w");
+}

@@ -90,10 +90,16 @@ fn becomes_member(control: &mut Control, life: Identity) {
     tell(control, &[life], vec![MemberDetails::of(&told)]);
 }
 
-/// A node that has greeted this one with such a key, and is a member.
+/// This node finds that life at its address, as it would a seed.
+fn is_found(control: &mut Control, life: Identity, proved: Option<Proved>) -> Vec<ControlAction> {
+    welcomed(control, Link { addr: life.addr, expects: None }, life, proved)
+}
+
+/// A node that has greeted this one with such a key, was found with it, and is a member.
 fn with_member(proved: Option<Proved>) -> Control {
     let mut control = control();
     assert_eq!(outcome(&greets(&mut control, life("b", 5), proved)), Outcome::LetIn);
+    is_found(&mut control, life("b", 5), proved);
     becomes_member(&mut control, life("b", 5));
     control
 }
@@ -242,7 +248,8 @@ fn a_member_that_is_silent_makes_room_for_another_key() {
         control.handle_held_timers(NOW + (PATIENCE - MILLI), &mut actions);
         assert_eq!(outcome(&actions), Outcome::Held);
         control.handle_held_timers(NOW + PATIENCE, &mut actions);
-        assert_eq!(outcome(&actions), Outcome::LetIn);
+        assert_eq!((outcome(&actions), changes(&actions)), (Outcome::LetIn, vec![]));
+        let actions = is_found(&mut control, newcomer, new_key(2));
         assert_eq!(changes(&actions).len(), 1);
     }
 }
@@ -250,12 +257,14 @@ fn a_member_that_is_silent_makes_room_for_another_key() {
 #[test]
 fn a_node_whose_life_before_is_over_or_unknown_is_let_in_with_another_key() {
     let mut unknown = control();
-    greets(&mut unknown, life("b", 5), new_key(1));
+    is_found(&mut unknown, life("b", 5), new_key(1));
     for mut control in [with_dead_member(new_key(1)), unknown] {
         for now in [new_key(2), kept_key(3)] {
             let number = if now == new_key(2) { 2 } else { 3 };
-            let actions = greets(&mut control, life("b", 4 + u64::from(number)), now);
-            assert_eq!(outcome(&actions), Outcome::LetIn);
+            let again = life("b", 4 + u64::from(number));
+            let actions = greets(&mut control, again, now);
+            assert_eq!((outcome(&actions), changes(&actions)), (Outcome::LetIn, vec![]));
+            let actions = is_found(&mut control, again, now);
             let expected = ("b".to_string(), fingerprint(number - 1), fingerprint(number));
             assert_eq!(changes(&actions), [expected]);
         }
@@ -314,15 +323,43 @@ fn who_speaks_plainly_does_not_take_the_id_of_a_node_that_keeps_its_key() {
     }
 }
 
+/// A host with the cluster key greets a node that has just started in the name of another one,
+/// before that one does.
+fn after_a_greeting_in_the_name_of_another() -> [Outcome; 2] {
+    [life("b", 5), life("b", 6)].map(|node| {
+        let mut control = control();
+        let taken = greets(&mut control, life("b", 5), kept_key(9));
+        assert_eq!(outcome(&taken), Outcome::LetIn, "nothing is known of it");
+        outcome(&greets(&mut control, node, new_key(1)))
+    })
+}
+
+#[test]
+fn a_greeting_alone_pins_no_key() {
+    assert_eq!(after_a_greeting_in_the_name_of_another(), [Outcome::LetIn, Outcome::LetIn]);
+}
+
+#[cfg(feature = "sim")]
+#[test]
+fn the_mutant_that_pins_what_greets_is_noticed() {
+    set_for_this_thread(Some(ProtocolMutant::GreetingsPinned), u16::MAX);
+    let outcomes = after_a_greeting_in_the_name_of_another();
+    set_for_this_thread(None, u16::MAX);
+    let refused = [RefusalReason::DuplicateId, RefusalReason::Other].map(Outcome::Refused);
+    assert_eq!(outcomes, refused);
+}
+
 /// A greeting of the life before was under way for longer than that of the life after.
 #[test]
 fn an_earlier_life_moves_no_pin_back() {
     let mut control = control();
-    greets(&mut control, life("b", 6), new_key(2));
-    let actions = greets(&mut control, life("b", 5), new_key(1));
-    assert_eq!((outcome(&actions), changes(&actions)), (Outcome::LetIn, vec![]));
-    let actions = greets(&mut control, life("b", 6), new_key(2));
-    assert_eq!((outcome(&actions), changes(&actions)), (Outcome::LetIn, vec![]));
+    for (boot, key) in [(6, 2), (5, 1), (6, 2)] {
+        let actions = is_found(&mut control, life("b", boot), new_key(key));
+        assert_eq!(changes(&actions), vec![], "{boot}");
+        let actions = greets(&mut control, life("b", boot), new_key(key));
+        assert_eq!((outcome(&actions), changes(&actions)), (Outcome::LetIn, vec![]), "{boot}");
+    }
+    assert_eq!(control.pins.fingerprint(life("b", 6).node), Some(&fingerprint(2)));
 }
 
 /// This node opens a connection, and is welcomed.
@@ -393,7 +430,8 @@ fn who_is_reached_at_another_address_waits_until_the_member_is_found() {
         control.handle_held_timers(NOW + PATIENCE, &mut Vec::new());
         assert!(control.held.is_empty());
         let actions = welcomed(&mut control, link, newcomer, new_key(2));
-        assert_eq!(changes(&actions).len(), 1);
+        let is_there = link.addr == newcomer.addr;
+        assert_eq!(changes(&actions).len(), usize::from(is_there));
     }
 }
 
@@ -433,22 +471,23 @@ fn the_app_sees_what_a_newcomer_has_proved() {
     assert!(control.proved.is_empty());
 }
 
-/// A host with the cluster key can greet under any number of ids.
+/// A host with the cluster key can answer under any number of ids.
 #[test]
 fn pins_do_not_fill_memory() {
     let mut control = with_member(kept_key(1));
-    let greets_as = |control: &mut Control, number: u64| {
+    let is_found_as = |control: &mut Control, number: u64| {
         let id = format!("n{number}");
         let node = NodeHash::of(ClusterHash::of("shop"), &id);
         let identity = Identity { node, ..life("d", 1) };
         let mut hello = local("d", "here").hello(identity, Channel::Control, None);
         hello.node_id = id;
-        let event = ControlEvent::Greeted { via: 1, hello, proved: new_key(9) };
+        let link = Link { addr: identity.addr, expects: None };
+        let event = ControlEvent::LinkUp { link, welcome: hello, proved: new_key(9) };
         control.handle(NOW + MILLI * number as u32, event, &mut Vec::new());
         node
     };
     let nodes: Vec<NodeHash> =
-        (0..MAX_MEMBERS as u64 + 10).map(|number| greets_as(&mut control, number)).collect();
+        (0..MAX_MEMBERS as u64 + 10).map(|number| is_found_as(&mut control, number)).collect();
     let is_pinned = |node: &NodeHash| control.pins.fingerprint(*node).is_some();
     assert_eq!(nodes.iter().filter(|node| is_pinned(node)).count(), MAX_MEMBERS - 1);
     assert!(is_pinned(&life("b", 5).node), "it is a member");
@@ -465,7 +504,8 @@ fn the_texts_of_the_longest_names_fit_a_refusal() {
         [(kept_key(1), 6, new_key(2)), (new_key(1), 5, new_key(2)), (kept_key(1), 6, None)]
     {
         let mut control = control();
-        let first = ControlEvent::Greeted { via: 1, hello: hello.clone(), proved: pinned };
+        let link = Link { addr: hello.identity.addr, expects: None };
+        let first = ControlEvent::LinkUp { link, welcome: hello.clone(), proved: pinned };
         control.handle(NOW, first, &mut Vec::new());
         let mut hello = hello.clone();
         hello.identity.boot = Boot(boot);

@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use super::net::{Net, addr, first_life};
 use crate::fuzzing::seeds;
 use crate::membership::MembershipAction;
-use crate::membership::claims::{Claim, ClaimKind};
+use crate::membership::claims::{Claim, ClaimKind, MAX_CLAIM_BYTES, SaidClaim, Signed};
 use crate::membership::codec::{self, Accusation, Charge, Datagram, ENVELOPE_BYTES, WireError};
 use crate::types::{Boot, ClusterHash, Identity, MAX_BOOT, NodeHash};
 
@@ -132,8 +132,11 @@ proptest! {
         }
         for kind in [ClaimKind::Leaving, ClaimKind::Left] {
             let claim = Claim { identity, kind };
-            prop_assert!(claim.encode().len() <= 1 + codec::MAX_IDENTITY_BYTES);
-            prop_assert_eq!(Claim::decode(&claim.encode()), Ok(claim));
+            for signed in [None, Some(Signed { key: [1; 32], signature: [2; 64] })] {
+                let said = SaidClaim { claim, signed };
+                prop_assert!(said.encode().len() <= MAX_CLAIM_BYTES);
+                prop_assert_eq!(SaidClaim::decode(&said.encode()), Ok(said));
+            }
         }
         let states = [foca::State::Alive, foca::State::Suspect, foca::State::Down];
         let state = states[usize::from(state)];
@@ -188,7 +191,11 @@ fn seeds_for_the_fuzzers() {
         seeds::write("datagrams", number, &[&settings, &from_the_kind_on[..]].concat());
     }
     for (number, kind) in [ClaimKind::Leaving, ClaimKind::Left].into_iter().enumerate() {
-        let claims = [1, 2, 1].map(|node| Claim { identity: first_life(node), kind }.encode());
+        let signed = Some(Signed { key: [1; 32], signature: [2; 64] });
+        let claims = [(1, None), (2, signed), (1, signed)].map(|(node, signed)| {
+            let claim = Claim { identity: first_life(node), kind };
+            SaidClaim { claim, signed }.encode()
+        });
         let lengths =
             claims.map(|claim| [&(claim.len() as u16).to_le_bytes()[..], &claim].concat());
         seeds::write("claims", number, &lengths.concat());

@@ -1,5 +1,7 @@
 //! Several memberships in virtual time, on a network that delivers, delays and loses as told.
 
+#[cfg(feature = "security")]
+mod departures;
 mod hostile;
 mod net;
 mod rumours;

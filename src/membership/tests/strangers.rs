@@ -1,6 +1,7 @@
 //! What hosts that are no members can make a node do.
 
 use super::*;
+use crate::membership::claims::SaidClaim;
 #[cfg(feature = "sim")]
 use crate::mutants::{ProtocolMutant, set_for_this_thread};
 use crate::types::{MAX_BOOT, MAX_MEMBERS, NodeHash};
@@ -19,7 +20,12 @@ fn packet(src: Identity, dst: Identity, message: Message<Identity>) -> Vec<u8> {
 }
 
 /// A packet of gossip, with these updates, and claims behind them.
-fn gossip(src: Identity, dst: Identity, updates: &[Member<Identity>], claims: &[Claim]) -> Vec<u8> {
+pub(super) fn gossip(
+    src: Identity,
+    dst: Identity,
+    updates: &[Member<Identity>],
+    claims: &[SaidClaim],
+) -> Vec<u8> {
     use bytes::BufMut;
     use foca::Codec as _;
     let header = Header { src, src_incarnation: 0, dst, message: Message::Gossip };
@@ -35,7 +41,12 @@ fn gossip(src: Identity, dst: Identity, updates: &[Member<Identity>], claims: &[
 }
 
 /// Hands a SWIM packet to a node, and returns what it does at once.
-fn receives(net: &mut Net, node: u16, from: u16, packet: &[u8]) -> Vec<MembershipAction> {
+pub(super) fn receives(
+    net: &mut Net,
+    node: u16,
+    from: u16,
+    packet: &[u8],
+) -> Vec<MembershipAction> {
     let datagram = Datagram::Swim(packet).encode(ClusterHash::of("test"));
     let before = net.trace.len();
     net.act(node, |membership, now, actions| {
@@ -317,7 +328,7 @@ fn that_a_member_leaves_or_has_left_is_not_believed_of_one_that_answers() {
     for kind in [ClaimKind::Leaving, ClaimKind::Left] {
         let mut net = Net::joined(3, 6);
         let claim = Claim { identity: first_life(2), kind };
-        let packet = gossip(first_life(3), first_life(1), &[], &[claim]);
+        let packet = gossip(first_life(3), first_life(1), &[], &[claim.into()]);
         receives(&mut net, 1, 3, &packet);
         net.run(Duration::from_secs(3));
         for node in [1, 3] {
@@ -334,7 +345,7 @@ fn that_a_member_leaves_or_has_left_is_not_believed_of_one_that_answers() {
 /// The source of a datagram can be forged, so what is said in a member's own name might be a lie.
 #[test]
 fn that_a_member_has_left_or_is_dead_is_not_believed_in_its_own_name_if_it_answers() {
-    let left = [Claim { identity: first_life(2), kind: ClaimKind::Left }];
+    let left = [Claim { identity: first_life(2), kind: ClaimKind::Left }.into()];
     let dead = [Member::down(first_life(2))];
     for (updates, claims) in [(&[][..], &left[..]), (&dead, &[]), (&dead, &left)] {
         let mut net = Net::joined(3, 9);
@@ -359,7 +370,7 @@ fn a_claim_about_a_life_that_never_was_hides_no_true_one() {
     let mut net = Net::joined(3, 10);
     let never = Identity { boot: MAX_BOOT, ..first_life(2) };
     let lie = Claim { identity: never, kind: ClaimKind::Left };
-    let packet = gossip(first_life(3), first_life(1), &[], &[lie]);
+    let packet = gossip(first_life(3), first_life(1), &[], &[lie.into()]);
     receives(&mut net, 1, 3, &packet);
     net.act(2, |membership, now, actions| membership.announce_leaving(now, actions));
     net.run(Duration::from_secs(1));

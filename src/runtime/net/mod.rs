@@ -63,6 +63,8 @@ mod transfer;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::io;
+#[cfg(feature = "security")]
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -82,6 +84,8 @@ use self::secured::Securing;
 use self::strangers::Strangers;
 use crate::clock::Instant;
 use crate::logging;
+#[cfg(feature = "security")]
+use crate::security::Fingerprint;
 use crate::security::Proved;
 use crate::types::{Identity, Partition};
 use crate::wire::codec;
@@ -130,6 +134,14 @@ pub(crate) enum NetEvent {
     /// A connection that this node opened failed or ended. What was sent over it and not answered
     /// is lost: it may have arrived or not.
     Lost { target: Destination, cause: LossCause },
+    /// A host that connected is not let in for what it lacks. It is told rarely, with how many others
+    /// were not since.
+    #[cfg(feature = "security")]
+    NotSecured { peer: SocketAddr, reason: String, others: u64 },
+    /// The other end of a connection that was being opened has proved a key that is denied. It is
+    /// lost next.
+    #[cfg(feature = "security")]
+    Denied { target: Destination, key: Fingerprint },
     /// An accepted connection's first frame. It waits for `welcome`, `hand_over` or `refuse`.
     Greeted { connection: ConnectionId, hello: Hello, proved: Option<Proved> },
     /// A request came over an accepted connection that was welcomed.

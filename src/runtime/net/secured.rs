@@ -35,6 +35,7 @@ use super::tls::{Ending, Tls, TlsError, TlsSettings};
 use crate::clock::Instant;
 use crate::security::identity::{CertificateHash, PublicKey, Signature};
 use crate::security::keys::KeyId;
+use crate::security::known::KnownKeys;
 use crate::security::opening::{OPENING_BYTES, Offer, Opening, OpeningError, OpeningFlags, Role};
 use crate::security::proof::{Introduction, IntroductionFlags, Session, WrongProof};
 use crate::security::{Fingerprint, NodeSecurity, Proved};
@@ -132,6 +133,9 @@ pub(super) struct Securing {
     pub(super) handshakes_left: usize,
     /// Addresses that speak without security, and until when they are dialled so.
     pub(super) plain_until: BTreeMap<SocketAddr, Instant>,
+    /// Which key each life of a node has, if this is the thread of a core: the control thread finds
+    /// that out itself.
+    pub(super) known: Arc<KnownKeys>,
     /// When links end by a change, and which.
     pub(super) ends_at: BTreeSet<(Instant, u64)>,
 }
@@ -167,12 +171,31 @@ pub(super) enum SecurityError {
     WrongIntroduction,
     #[error("it introduces itself as {0:?}, and greets as another node or life")]
     OtherNode(Identity),
+    #[error(
+        "it proves the key {now}, and this node knows it by its key {known}: a host stands between \
+         the two nodes, or another one answers in its name"
+    )]
+    OtherKnownKey { known: Fingerprint, now: Fingerprint },
     #[error("it greets as this very node, at this node's address, with another key")]
     OwnName,
     #[error("{0}")]
     Tls(TlsError),
     #[error("the system gives no random bytes: {0}")]
     NoRandom(String),
+}
+
+impl Securing {
+    /// Compares what this life of a node proves with what it has proved to the control thread.
+    pub(super) fn check_known(
+        &self,
+        life: &Identity,
+        proved: &Proved,
+    ) -> Result<(), SecurityError> {
+        match self.known.other_than(life, proved) {
+            Some(known) => Err(SecurityError::OtherKnownKey { known, now: proved.fingerprint }),
+            None => Ok(()),
+        }
+    }
 }
 
 impl SecurityError {
@@ -296,6 +319,11 @@ impl Secured {
     /// Returns what its other end has proved, once it has proved all.
     pub(super) fn proved(&self) -> Option<&Proved> {
         self.proved.as_ref().map(|(_, proved)| proved)
+    }
+
+    /// Returns which life has proved what, once it has proved all.
+    pub(super) fn proved_life(&self) -> Option<&(Identity, Proved)> {
+        self.proved.as_ref()
     }
 
     /// Whether a part of a record of TLS has come, and not the rest of it.

@@ -16,6 +16,7 @@ use crate::clock::Instant;
 use crate::logging;
 use crate::runtime::random;
 use crate::security::Proved;
+use crate::security::known::KnownKeys;
 use crate::types::Identity;
 use crate::wire::message::{Hello, Message, Proof, Refusal, RefusalReason};
 
@@ -57,6 +58,7 @@ impl Net {
                 scratch: vec![0; SCRATCH_BYTES],
                 handshakes_left: 0,
                 plain_until: BTreeMap::new(),
+                known: Arc::default(),
                 ends_at: BTreeSet::new(),
             }));
             return;
@@ -76,6 +78,16 @@ impl Net {
         }
     }
 
+    /// Lives of nodes have these keys. Connections that this node has opened to one of them end, if
+    /// another key was proved over them.
+    pub(crate) fn know_keys(&mut self, now: Instant, keys: Arc<KnownKeys>) {
+        self.now = now;
+        let Some(securing) = &mut self.securing else { return };
+        securing.known = keys;
+        let ids: Vec<u64> = self.links.keys().copied().collect();
+        ids.into_iter().for_each(|id| self.end_if_changed(id));
+    }
+
     /// Whether a link would not be let in, or be opened otherwise, if it were opened now.
     fn ends_by_change(&self, id: u64) -> bool {
         let (Some(securing), Some(link)) = (&self.securing, self.links.get(&id)) else {
@@ -93,7 +105,9 @@ impl Net {
         let proved = link.connection.secured().and_then(Secured::proved);
         let is_own = matches!(link.stage, LinkStage::Outgoing(_));
         let is_old = proved.is_some_and(|proved| !securing.security.opens_with(proved.key));
-        securing.security.admits(proved).is_err() || is_own && is_old
+        let of = link.connection.secured().and_then(Secured::proved_life);
+        let is_other = of.is_some_and(|(life, proved)| securing.check_known(life, proved).is_err());
+        securing.security.admits(proved).is_err() || is_own && (is_old || is_other)
     }
 
     /// Ends the links whose time has come after a change.
@@ -113,8 +127,8 @@ impl Net {
         self.securing.as_ref()?.ends_at.first().map(|(at, _)| *at)
     }
 
-    /// A connection was welcomed. If the security has changed since it was begun, it may have to be
-    /// opened with another key.
+    /// A connection was welcomed, or keys have become known. If the security has changed since it
+    /// was begun, it may have to be opened with another key.
     pub(super) fn end_if_changed(&mut self, id: u64) {
         if self.ends_by_change(id)
             && let Some(securing) = &mut self.securing
@@ -345,6 +359,9 @@ impl Net {
             if is_own_place && proved.is_some_and(|it| !securing.security.is_own(&it)) {
                 return Err(SecurityError::OwnName);
             }
+            if let Some(proved) = &proved {
+                securing.check_known(&hello.identity, proved)?;
+            }
             Ok(proved)
         });
         checked.map_err(|error| self.not_secured(id, &error, events))
@@ -359,12 +376,19 @@ impl Net {
             let target = *target;
             let text = format!("the connection to {peer} is not secured: {why}");
             let refusal = Refusal { reason: RefusalReason::Security, text };
+            if let SecurityError::Denied(key) = *why {
+                events.push(NetEvent::Denied { target, key });
+            }
             return self.lose(id, target, refusal, events);
         }
         match self.unsecured.add(self.now) {
-            Some(silent) => logging::warn!(
-                "{peer} is not let in: {why} ({silent} others were not since the last such line)"
-            ),
+            Some(others) => {
+                logging::warn!(
+                    "{peer} is not let in: {why} ({others} others were not since the last such \
+                     line)"
+                );
+                events.push(NetEvent::NotSecured { peer, reason: why.to_string(), others });
+            }
             None => logging::debug!("{peer} is not let in: {why}"),
         }
         if !why.may_be_told() {

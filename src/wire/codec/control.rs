@@ -8,6 +8,7 @@ use rkyv::{Archive, Serialize};
 
 use super::body::{Body, Decoder, Reader};
 use super::values::{ArchivedWireIdentity, WireIdentity, on_partition_code, wire_identity};
+use crate::membership::claims::{Claim, ClaimKind, SaidClaim, Signed};
 use crate::membership::{Record, State};
 use crate::placement::{Site, Stage};
 use crate::quorums::Count;
@@ -19,8 +20,8 @@ use crate::wire::retention::AbsentMember;
 pub(super) fn encode(message: &ControlMessage) -> Body {
     match message {
         ControlMessage::AskMembers => Body::empty(ASK_MEMBERS),
-        ControlMessage::Members { records, absent, details } => {
-            encode_members(records, absent, details)
+        ControlMessage::Members { records, absent, details, claims } => {
+            encode_members(records, absent, details, claims)
         }
         ControlMessage::Status { status, asks, heard } => encode_status(*status, asks, heard),
         ControlMessage::AskDebt { round, of } => {
@@ -69,6 +70,7 @@ struct WireMembers<'a> {
     records: Vec<WireRecord>,
     absent: Vec<WireAbsent<'a>>,
     details: Vec<WireDetails<'a>>,
+    claims: Vec<WireClaim>,
 }
 
 #[derive(Archive, Serialize, Clone, Copy)]
@@ -106,16 +108,32 @@ struct WireDetails<'a> {
     zone: &'a str,
 }
 
-const _: () = assert!(size_of::<ArchivedWireMembers<'_>>() == 24);
+#[derive(Archive, Serialize, Clone, Copy)]
+struct WireClaim {
+    identity: WireIdentity,
+    /// 0 is leaving, 1 left.
+    kind: u8,
+    key: [u8; 32],
+    signature: [u8; 64],
+}
+
+const _: () = assert!(size_of::<ArchivedWireMembers<'_>>() == 32);
 const _: () = assert!(size_of::<ArchivedWireDetails<'_>>() == 48);
 const _: () = assert!(size_of::<ArchivedWireRecord>() == 48);
 const _: () = assert!(size_of::<ArchivedWireAbsent<'_>>() == 56);
+const _: () = assert!(size_of::<ArchivedWireClaim>() == 144);
 
-fn encode_members(records: &[Record], absent: &[AbsentMember], details: &[MemberDetails]) -> Body {
+fn encode_members(
+    records: &[Record],
+    absent: &[AbsentMember],
+    details: &[MemberDetails],
+    claims: &[SaidClaim],
+) -> Body {
     let records = records.iter().map(wire_record).collect();
     let absent = absent.iter().map(wire_absent).collect();
     let details = details.iter().map(wire_details).collect();
-    Body::of(MEMBERS, &WireMembers { records, absent, details })
+    let claims = claims.iter().filter_map(wire_claim).collect();
+    Body::of(MEMBERS, &WireMembers { records, absent, details, claims })
 }
 
 fn wire_details(details: &MemberDetails) -> WireDetails<'_> {
@@ -166,6 +184,16 @@ fn wire_record(record: &Record) -> WireRecord {
     WireRecord { identity: wire_identity(&record.identity), state, leaving: record.leaving }
 }
 
+/// `None`: it is not signed, so that it is not told on.
+fn wire_claim(said: &SaidClaim) -> Option<WireClaim> {
+    let Signed { key, signature } = said.signed?;
+    let kind = match said.claim.kind {
+        ClaimKind::Leaving => 0,
+        ClaimKind::Left => 1,
+    };
+    Some(WireClaim { identity: wire_identity(&said.claim.identity), kind, key, signature })
+}
+
 fn wire_absent(absent: &AbsentMember) -> WireAbsent<'_> {
     let for_ms = u64::try_from(absent.dead_for.as_millis()).unwrap_or(u64::MAX);
     let (identity, data_center) = (wire_identity(&absent.identity), &*absent.data_center);
@@ -190,14 +218,26 @@ fn decode_members(reader: &Reader<'_>) -> Result<Message, FrameError> {
             dead_for: Duration::from_millis(wire.for_ms.to_native()),
         })
     };
+    let claim = |wire: &ArchivedWireClaim| {
+        let kind = match wire.kind {
+            0 => ClaimKind::Leaving,
+            1 => ClaimKind::Left,
+            _ => return Err(reader.bad("an unknown claim of a member")),
+        };
+        let claim = Claim { identity: reader.identity(&wire.identity)?, kind };
+        let signed = Some(Signed { key: wire.key, signature: wire.signature });
+        Ok(SaidClaim { claim, signed })
+    };
     let wire = reader.archive::<ArchivedWireMembers<'_>>()?;
-    for count in [wire.records.len(), wire.absent.len(), wire.details.len()] {
+    let counts = [wire.records.len(), wire.absent.len(), wire.details.len(), wire.claims.len()];
+    for count in counts {
         reader.at_most(MAX_MEMBERS, count)?;
     }
     let records = wire.records.iter().map(record).collect::<Result<_, _>>()?;
     let absent = wire.absent.iter().map(absent).collect::<Result<_, _>>()?;
     let details = wire.details.iter().map(|it| details(reader, it)).collect::<Result<_, _>>()?;
-    Ok(Message::Control(ControlMessage::Members { records, absent, details }))
+    let claims = wire.claims.iter().map(claim).collect::<Result<_, _>>()?;
+    Ok(Message::Control(ControlMessage::Members { records, absent, details, claims }))
 }
 
 const STATUS: u8 = 6;

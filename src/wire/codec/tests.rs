@@ -16,6 +16,7 @@ use super::*;
 use crate::clock::Version;
 use crate::entry::{Content, Entry};
 use crate::fuzzing::seeds;
+use crate::membership::claims::{Claim, ClaimKind, SaidClaim, Signed};
 use crate::membership::{Record, State};
 use crate::options::OnPartition;
 use crate::placement::{Ancestry, Ballot, Fork, List, ListRef, MAX_FORKS, Site, Stage, Wish};
@@ -319,6 +320,14 @@ fn some_details() -> impl Strategy<Value = MemberDetails> {
     )
 }
 
+fn a_signed_claim() -> impl Strategy<Value = SaidClaim> {
+    (an_identity(), any::<bool>(), any::<[u8; 32]>()).prop_map(|(identity, has_left, key)| {
+        let kind = if has_left { ClaimKind::Left } else { ClaimKind::Leaving };
+        let signed = Some(Signed { key, signature: [key[0]; 64] });
+        SaidClaim { claim: Claim { identity, kind }, signed }
+    })
+}
+
 fn a_control_message() -> impl Strategy<Value = ControlMessage> {
     let state =
         prop_oneof![Just(State::Alive), Just(State::Suspect), Just(State::Dead), Just(State::Left)];
@@ -352,12 +361,14 @@ fn a_control_message() -> impl Strategy<Value = ControlMessage> {
         (
             prop::collection::vec(record, 0..5),
             prop::collection::vec(absent, 0..5),
-            prop::collection::vec(some_details(), 0..5)
+            prop::collection::vec(some_details(), 0..5),
+            prop::collection::vec(a_signed_claim(), 0..5)
         )
-            .prop_map(|(records, absent, details)| ControlMessage::Members {
+            .prop_map(|(records, absent, details, claims)| ControlMessage::Members {
                 records,
                 absent,
-                details
+                details,
+                claims
             }),
         (status, some_members, prop::collection::vec(heard, 0..5))
             .prop_map(|(status, asks, heard)| ControlMessage::Status { status, asks, heard }),

@@ -6,6 +6,7 @@ use super::*;
 use crate::runtime::net::securing::HANDSHAKES_PER_PASS;
 use crate::runtime::net::strangers::MAX_PAST_GATE;
 use crate::security::identity::Fingerprint;
+use crate::security::known::KnownKeys;
 use crate::security::opening::OPENING_BYTES;
 use crate::security::{ClusterKey, Security};
 use crate::types::MAX_VALUE_BYTES;
@@ -44,6 +45,7 @@ fn refused(a: &mut Node, b: &mut Node) -> String {
     assert!(a.net.send(NOW, b.target(Channel::Control), &read(1)));
     let cause = until_both(a, b, |a, _| a.lost());
     until_both(a, b, |_, b| b.net.links.is_empty().then_some(()));
+    b.events.retain(|event| !matches!(event, NetEvent::NotSecured { .. }));
     assert!(a.net.links.is_empty() && b.events.is_empty(), "{:?}", b.events);
     match cause {
         LossCause::Refused(Refusal { reason: RefusalReason::Security, text }) => text,
@@ -217,6 +219,39 @@ fn a_node_cannot_greet_in_the_name_of_another_one() {
     until_both(&mut a, &mut b, |a, _| a.lost());
     assert!(b.greeted().is_none());
     assert_eq!(b.net.counters().not_secured, 1);
+}
+
+/// The control thread has found another key at that life. It might have before the core dials, or
+/// after.
+#[test]
+fn a_core_does_not_speak_with_a_host_that_answers_in_the_name_of_a_node() {
+    let keys_of = |b: &Node, fingerprint: Fingerprint| {
+        let life = b.identity;
+        Arc::new(KnownKeys::from_iter([(life.node, life.boot, fingerprint)]))
+    };
+    let (mut a, mut b) = (secured("a", &with_key(1)), node("b"));
+    let of_b = secure(&mut b, &with_key(1), &seed());
+    let other = Fingerprint::of_spki(b"another");
+    a.net.know_keys(NOW, keys_of(&b, other));
+    assert!(a.net.send(NOW, b.target(Channel::Core(CoreId(0))), &read(1)));
+    let (connection, hello) = until_both(&mut a, &mut b, |_, b| b.greeted());
+    let welcome = b.verdict(&hello).unwrap();
+    b.net.welcome(connection, welcome);
+    let cause = until_both(&mut a, &mut b, |a, _| a.lost());
+    let LossCause::Refused(Refusal { text, .. }) = cause else { panic!("{cause:?}") };
+    assert!([of_b, other].iter().all(|key| text.contains(&key.to_string())), "{text}");
+    until_both(&mut a, &mut b, |_, b| b.closed());
+    assert!(b.request().is_none(), "nothing was asked");
+
+    let mut a = secured("a", &with_key(1));
+    a.net.know_keys(NOW, keys_of(&b, of_b));
+    connect_to(&mut a, &mut b, Channel::Core(CoreId(0)));
+    a.net.know_keys(NOW, keys_of(&b, of_b));
+    a.net.handle_timers(NOW, &mut a.events);
+    assert!(a.lost().is_none());
+    a.net.know_keys(NOW, keys_of(&b, other));
+    a.net.handle_timers(NOW, &mut a.events);
+    assert_eq!(a.lost(), Some(LossCause::Ended));
 }
 
 #[test]
