@@ -56,6 +56,8 @@ pub struct MemberSecurity {
     pub fingerprint: Fingerprint,
     /// The name of the cluster key with which the connection was opened.
     pub key_id: KeyId,
+    /// Whether the member has presented a certificate (`Security::certificates`).
+    pub has_certificate: bool,
 }
 
 /// Whether a member lives, as another node sees it.

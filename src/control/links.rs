@@ -159,7 +159,11 @@ impl Control {
     pub(super) fn security_of(&self, life: &Identity) -> Option<MemberSecurity> {
         let link = self.links.get(&life.node).filter(|link| link.identity == *life)?;
         let proved = self.proved.get(&Link::to(life)).filter(|_| link.state == LinkState::Up)?;
-        Some(MemberSecurity { fingerprint: proved.fingerprint, key_id: proved.key })
+        Some(MemberSecurity {
+            fingerprint: proved.fingerprint,
+            key_id: proved.key,
+            has_certificate: proved.has_certificate,
+        })
     }
 
     /// Ends a link for what its other end has said or proved.

@@ -7,7 +7,7 @@ use thiserror::Error;
 
 use super::config::ConfigError;
 #[cfg(feature = "security")]
-use crate::security::{Fingerprint, KeyringError};
+use crate::security::{CertificatesError, Fingerprint, KeyringError};
 use crate::types::NodeId;
 
 /// Why [`Engine::start`](crate::Engine::start) started nothing. No thread and no socket is left
@@ -293,6 +293,9 @@ pub enum UpdateSecurityError {
     /// The cluster keys cannot be used together.
     #[error(transparent)]
     ClusterKeys(#[from] KeyringError),
+    /// The certificates do not fit this node.
+    #[error(transparent)]
+    Certificates(#[from] CertificatesError),
     /// The node was given another key of its own than the one that it runs with.
     #[error(
         "the node runs with the key {running} and was given the key {given}: a node keeps its key \
