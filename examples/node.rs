@@ -26,8 +26,8 @@ use std::time::Duration;
 use std::{env, thread};
 
 use gridkv::{
-    ClusterKey, Config, Engine, IdleStrategy, NodeIdentity, OnPartition, Quorum, Security,
-    WriteOptions,
+    Certificates, ClusterKey, Config, Engine, IdleStrategy, Names, NodeIdentity, OnPartition,
+    Quorum, Security, WriteOptions,
 };
 
 const USAGE: &str = "\
@@ -39,6 +39,8 @@ usage: node --id NAME [--address IP:PORT] [--advertise IP:PORT] [--seed HOST:POR
             [--probe-period-ms MS] [--suspicion-timeout-ms MS] [--idle park|adaptive|busy]
             [--key FILE] [--accept-key FILE]... [--node-key FILE] [--deny FINGERPRINT]... \
             [--security required|optional]
+            [--certificates CHAIN KEY ROOTS] [--certificate-name NAME] \
+            [--certificate-step accept-only|prefer|required]
 commands on standard input, one a line:
   set KEY VALUE          setq KEY VALUE QUORUM TIMEOUT_MS
   setfor KEY VALUE TTL_MS
@@ -47,7 +49,8 @@ commands on standard input, one a line:
   stats                  debt
   fingerprint            forget-identity NODE
   secured                which key each member has
-  security required|optional KEY-FILE [ACCEPTED-KEY-FILE | deny=FINGERPRINT]...
+  security required|optional KEY-FILE [ACCEPTED-KEY-FILE | deny=FINGERPRINT |
+      certificates=CHAIN,KEY,ROOTS[,accept-only|,prefer|,NAME]...]...
   wait-ready MS          wait-safe MS
   leave [MS]             quit
   @NAME COMMAND          the same, beside the others";
@@ -85,8 +88,12 @@ fn main() -> ExitCode {
 fn config(mut args: impl Iterator<Item = String>) -> Result<Config> {
     let mut flags = Vec::new();
     while let Some(flag) = args.next() {
-        let value = args.next().ok_or_else(|| format!("{flag} needs a value"))?;
-        flags.push((flag, value));
+        let count = if flag == "--certificates" { 3 } else { 1 };
+        let values: Vec<String> = args.by_ref().take(count).collect();
+        if values.len() < count {
+            return Err(format!("{flag} needs a value, or three for --certificates").into());
+        }
+        flags.push((flag, values.join(",")));
     }
     let all = |name: &str| -> Vec<String> {
         flags.iter().filter(|(flag, _)| flag == name).map(|(_, value)| value.clone()).collect()
@@ -101,6 +108,11 @@ fn config(mut args: impl Iterator<Item = String>) -> Result<Config> {
         if let Some(path) = all("--node-key").pop() {
             security = security.identity(NodeIdentity::from_pkcs8(&std::fs::read(path)?)?);
         }
+        if let Some(files) = all("--certificates").pop() {
+            let how = [all("--certificate-step"), all("--certificate-name")].concat();
+            let given = [vec![files], how].concat().join(",");
+            security = security.certificates(certificates(&given)?);
+        }
         for fingerprint in all("--deny") {
             security = security.deny([fingerprint.parse()?]);
         }
@@ -113,6 +125,7 @@ fn config(mut args: impl Iterator<Item = String>) -> Result<Config> {
         config = match flag.as_str() {
             "--id" | "--address" | "--seed" => config,
             "--key" | "--accept-key" | "--node-key" | "--deny" | "--security" => config,
+            "--certificates" | "--certificate-step" | "--certificate-name" => config,
             "--advertise" => config.advertise(value),
             "--cluster" => config.cluster(value),
             "--cores" => config.cores(number()?),
@@ -154,9 +167,10 @@ fn security<'a>(mode: &str, mut keys: impl Iterator<Item = &'a str>) -> Result<S
     let first = keys.next().ok_or("the file of the cluster key is missing")?;
     let mut security = Security::cluster_key(ClusterKey::from_file(first)?);
     for path in keys {
-        security = match path.strip_prefix("deny=") {
-            Some(fingerprint) => security.deny([fingerprint.parse()?]),
-            None => security.also_accept(ClusterKey::from_file(path)?),
+        security = match path.split_once('=') {
+            Some(("deny", fingerprint)) => security.deny([fingerprint.parse()?]),
+            Some(("certificates", given)) => security.certificates(certificates(given)?),
+            _ => security.also_accept(ClusterKey::from_file(path)?),
         };
     }
     match mode {
@@ -164,6 +178,32 @@ fn security<'a>(mode: &str, mut keys: impl Iterator<Item = &'a str>) -> Result<S
         "optional" => Ok(security.optional()),
         _ => Err(format!("--security knows required and optional, and not {mode:?}").into()),
     }
+}
+
+/// Reads certificates from `CHAIN,KEY,ROOTS`. A step of a roll-out, and names that nodes share, may
+/// follow.
+fn certificates(given: &str) -> Result<Certificates> {
+    let mut parts = given.split(',');
+    let (Some(chain), Some(key), Some(roots)) = (parts.next(), parts.next(), parts.next()) else {
+        return Err(format!("certificates are CHAIN,KEY,ROOTS, and not {given:?}").into());
+    };
+    let mut certificates = Certificates::from_files(chain, key, roots)?;
+    let mut names = Vec::new();
+    for part in parts {
+        certificates = match part {
+            "accept-only" => certificates.accept_only(),
+            "prefer" => certificates.prefer(),
+            "required" => certificates,
+            name => {
+                names.push(name);
+                certificates
+            }
+        };
+    }
+    Ok(match names.is_empty() {
+        true => certificates,
+        false => certificates.names(Names::any_of(names)),
+    })
 }
 
 /// Carries out commands until there are no more; says how many failed.

@@ -58,6 +58,8 @@ pub struct MemberSecurity {
     /// The name of the cluster key that the member uses itself: that of its latest datagram, or of
     /// this connection if none has come yet.
     pub key_id: KeyId,
+    /// Whether the member has presented a certificate (`Security::certificates`).
+    pub has_certificate: bool,
 }
 
 /// Whether a member lives, as another node sees it.

@@ -48,6 +48,8 @@
 //! - A host without the key can neither read, nor write, nor join. A host with it is trusted.
 //! - [`Engine::update_security`](Engine#method.update_security) replaces the key while all nodes
 //!   run. `Security::optional` is for a cluster that runs without security and is given a key.
+//! - `Security::certificates` also requires certificates of a PKI, which say what node id their
+//!   holder may have.
 //!
 //! ```no_run
 //! use gridkv::{ClusterKey, Config, Engine, Security};
@@ -172,8 +174,8 @@ pub use quorums::Count;
 pub use runtime::completions::{Completed, Completion, Completions, Ticket};
 #[cfg(feature = "security")]
 pub use security::{
-    ClusterKey, ClusterKeyError, Fingerprint, FingerprintError, KeyId, KeyringError, NodeIdentity,
-    NodeIdentityError, Security,
+    Certificates, CertificatesError, ClusterKey, ClusterKeyError, Fingerprint, FingerprintError,
+    KeyId, KeyringError, Names, NodeIdentity, NodeIdentityError, Security,
 };
 pub use shard::LocalShard;
 pub use types::{MAX_CORES, MAX_KEY_BYTES, MAX_NAME_BYTES, MAX_REPLICAS, MAX_VALUE_BYTES, NodeId};

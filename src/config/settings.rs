@@ -236,6 +236,7 @@ impl Given {
             return Err(ConfigError::StandaloneSecurity);
         }
         security.keyring(cluster)?;
+        security.check_certificates(&self.node_id)?;
         Ok(Some(security.clone()))
     }
 

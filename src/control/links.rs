@@ -161,7 +161,11 @@ impl Control {
         let link = self.links.get(&life.node).filter(|link| link.identity == *life)?;
         let proved = self.proved.get(&Link::to(life)).filter(|_| link.state == LinkState::Up)?;
         let key_id = link.uses.unwrap_or(proved.key);
-        Some(MemberSecurity { fingerprint: proved.fingerprint, key_id })
+        Some(MemberSecurity {
+            fingerprint: proved.fingerprint,
+            key_id,
+            has_certificate: proved.has_certificate,
+        })
     }
 
     /// Notes with which cluster key a member has sealed a datagram. Returns whether that is news.

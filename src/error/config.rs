@@ -7,7 +7,7 @@ use thiserror::Error;
 
 use crate::quorums::Count;
 #[cfg(feature = "security")]
-use crate::security::KeyringError;
+use crate::security::{CertificatesError, KeyringError};
 use crate::types::{MAX_CORES, MAX_NAME_BYTES, MAX_REPLICAS};
 
 /// A mistake in a [`Config`](crate::Config), found before anything was started.
@@ -264,6 +264,10 @@ pub enum ConfigError {
     #[cfg(feature = "security")]
     #[error("security: {0}")]
     ClusterKeys(#[from] KeyringError),
+    /// The certificates of [`Config::security`](crate::Config::security) do not fit this node.
+    #[cfg(feature = "security")]
+    #[error("security: {0}")]
+    Certificates(#[from] CertificatesError),
     /// A standalone engine was given [`Config::security`](crate::Config::security). It speaks with
     /// no other node, so there is nothing to secure.
     #[cfg(feature = "security")]

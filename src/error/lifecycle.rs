@@ -7,7 +7,7 @@ use thiserror::Error;
 
 use super::config::ConfigError;
 #[cfg(feature = "security")]
-use crate::security::{Fingerprint, KeyId, KeyringError};
+use crate::security::{CertificatesError, Fingerprint, KeyId, KeyringError};
 use crate::types::NodeId;
 
 /// Why [`Engine::start`](crate::Engine::start) started nothing. No thread and no socket is left
@@ -293,6 +293,9 @@ pub enum UpdateSecurityError {
     /// The cluster keys cannot be used together.
     #[error(transparent)]
     ClusterKeys(#[from] KeyringError),
+    /// The certificates do not fit this node.
+    #[error(transparent)]
+    Certificates(#[from] CertificatesError),
     /// Members still use a cluster key that would be refused from now on. Wait until they use
     /// another one, which [`Engine::members`](crate::Engine::members) shows, or give up on them by
     /// [`Security::force`](crate::Security::force).

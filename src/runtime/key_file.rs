@@ -1,4 +1,4 @@
-//! Reads a cluster key from a file.
+//! Reads keys and certificates from files.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -7,10 +7,16 @@ use std::path::Path;
 use zeroize::Zeroizing;
 
 use crate::logging;
-use crate::security::{ClusterKey, ClusterKeyError};
+use crate::security::{Certificates, CertificatesError, ClusterKey, ClusterKeyError};
 
 /// More than a key and the blanks around it. What is longer is no key.
-const MAX_FILE_BYTES: usize = 1024;
+const MAX_KEY_BYTES: usize = 1024;
+
+/// More than the largest key of a certificate, with text around it.
+const MAX_PRIVATE_KEY_BYTES: usize = 64 << 10;
+
+/// More than a chain or all public roots of today, with text around them.
+const MAX_CERTIFICATES_BYTES: usize = 4 << 20;
 
 impl ClusterKey {
     /// Reads a key from a file with 64 hexadecimal digits, as `openssl rand -hex 32` prints them.
@@ -24,9 +30,11 @@ impl ClusterKey {
     /// [`from_hex`](Self::from_hex) if it has anything but a key. None of them quotes the file.
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self, ClusterKeyError> {
         let path = path.as_ref();
-        let text = read(path).map_err(|error| ClusterKeyError::Unreadable {
-            path: path.display().to_string(),
-            reason: error.to_string(),
+        let text = read(path, "cluster key", MAX_KEY_BYTES).map_err(|error| {
+            ClusterKeyError::Unreadable {
+                path: path.display().to_string(),
+                reason: error.to_string(),
+            }
         })?;
         let bytes = text.trim_ascii();
         match std::str::from_utf8(bytes) {
@@ -36,13 +44,56 @@ impl ClusterKey {
     }
 }
 
-/// Reads at most [`MAX_FILE_BYTES`] into a buffer that never moves: no copy of it is left behind.
-fn read(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
+impl Certificates {
+    /// Reads what [`from_pem`](Self::from_pem) takes from three files. A warning is logged if other
+    /// users of the machine can read the file of the private key, or write to it.
+    ///
+    /// # Errors
+    ///
+    /// [`CertificatesError::Unreadable`] if a file cannot be read, and the errors of
+    /// [`from_pem`](Self::from_pem).
+    pub fn from_files(
+        chain: impl AsRef<Path>,
+        key: impl AsRef<Path>,
+        roots: impl AsRef<Path>,
+    ) -> Result<Self, CertificatesError> {
+        let unreadable = |path: &Path, reason: String| CertificatesError::Unreadable {
+            path: path.display().to_string(),
+            reason,
+        };
+        let public = |path: &Path| {
+            let mut text = Vec::new();
+            let file = File::open(path).and_then(|file| {
+                file.take(MAX_CERTIFICATES_BYTES as u64 + 1).read_to_end(&mut text)
+            });
+            file.map_err(|error| unreadable(path, error.to_string()))?;
+            match text.len() > MAX_CERTIFICATES_BYTES {
+                true => Err(unreadable(path, too_long(MAX_CERTIFICATES_BYTES))),
+                false => Ok(text),
+            }
+        };
+        let (chain, roots) = (public(chain.as_ref())?, public(roots.as_ref())?);
+        let path = key.as_ref();
+        let key = read(path, "private key", MAX_PRIVATE_KEY_BYTES)
+            .map_err(|error| unreadable(path, error.to_string()))?;
+        if key.len() == MAX_PRIVATE_KEY_BYTES {
+            return Err(unreadable(path, too_long(MAX_PRIVATE_KEY_BYTES)));
+        }
+        Self::from_pem(&chain, &key, &roots)
+    }
+}
+
+fn too_long(most: usize) -> String {
+    format!("it has {most} bytes or more: it is another file")
+}
+
+/// Reads at most so much into a buffer that never moves: no copy of it is left behind.
+fn read(path: &Path, what: &str, most: usize) -> io::Result<Zeroizing<Vec<u8>>> {
     let mut file = File::open(path)?;
-    warn_if_shared(&file, path)?;
-    let mut text = Zeroizing::new(vec![0; MAX_FILE_BYTES]);
+    warn_if_shared(&file, path, what)?;
+    let mut text = Zeroizing::new(vec![0; most]);
     let mut length = 0;
-    while length < MAX_FILE_BYTES {
+    while length < most {
         match file.read(&mut text[length..]) {
             Ok(0) => break,
             Ok(count) => length += count,
@@ -65,14 +116,14 @@ fn not_text(bytes: &[u8], valid: usize) -> ClusterKeyError {
 }
 
 #[cfg(unix)]
-fn warn_if_shared(file: &File, path: &Path) -> io::Result<()> {
+fn warn_if_shared(file: &File, path: &Path, what: &str) -> io::Result<()> {
     use std::os::unix::fs::PermissionsExt;
 
     let mode = file.metadata()?.permissions().mode();
     // A group that reads is how services are given their secrets.
     if mode & 0o027 != 0 {
         logging::warn!(
-            "other users can read or change the cluster key in {}: its mode is {:o}, and 600 is \
+            "other users can read or change the {what} in {}: its mode is {:o}, and 600 is \
              enough",
             path.display(),
             mode & 0o777
@@ -82,7 +133,7 @@ fn warn_if_shared(file: &File, path: &Path) -> io::Result<()> {
 }
 
 #[cfg(not(unix))]
-fn warn_if_shared(_: &File, _: &Path) -> io::Result<()> {
+fn warn_if_shared(_: &File, _: &Path, _: &str) -> io::Result<()> {
     Ok(())
 }
 
@@ -122,6 +173,38 @@ mod tests {
         assert_eq!(error(two.as_bytes()), ClusterKeyError::NotHex { position: 65 });
         assert_eq!(error(b"12\xff34"), ClusterKeyError::NotHex { position: 3 });
         assert_eq!(error(b"1x2\xff34"), ClusterKeyError::NotHex { position: 2 });
+    }
+
+    #[test]
+    fn certificates_are_read_from_three_files() {
+        use crate::security::authority::{Authority, Leaf};
+
+        let root = Authority::new("root");
+        let (chain, key) = root.issue(&Leaf::of(&["n0"]));
+        let folder =
+            std::env::temp_dir().join(format!("gridkv-certificates-{}", std::process::id()));
+        std::fs::create_dir(&folder).unwrap();
+        let file = |name: &str, content: &str| {
+            let path = folder.join(name);
+            std::fs::write(&path, content).unwrap();
+            path
+        };
+        let [chain, roots] = [file("chain", &chain), file("roots", &root.pem())];
+        let good = file("key", &key);
+        let read = Certificates::from_files(&chain, &good, &roots);
+        let missing = Certificates::from_files(&chain, folder.join("nowhere"), &roots);
+        let long = file("long", &format!("{key}{}", "\n".repeat(MAX_PRIVATE_KEY_BYTES)));
+        let long = Certificates::from_files(&chain, long, &roots);
+        let bundle = file("bundle", &"\n".repeat(MAX_CERTIFICATES_BYTES + 1));
+        let bundle = Certificates::from_files(&bundle, &good, &roots);
+        std::fs::remove_dir_all(&folder).unwrap();
+        read.unwrap();
+        let text = missing.unwrap_err().to_string();
+        assert!(text.contains("nowhere\": No such file"), "{text}");
+        for error in [long, bundle] {
+            let text = error.unwrap_err().to_string();
+            assert!(text.contains("it is another file"), "{text}");
+        }
     }
 
     #[test]

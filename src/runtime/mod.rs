@@ -167,7 +167,7 @@ impl Runtime {
         #[cfg(feature = "security")]
         let security = launched
             .secured
-            .map(|secured| CurrentSecurity::new(&settings.cluster, launched.cluster, secured));
+            .map(|secured| CurrentSecurity::new(settings, launched.cluster, secured));
         let Launched { clock, cluster, address, senders, views, threads, .. } = launched;
         let longest_spin = longest_caller_spin(settings.idle);
         let allowance = settings

@@ -70,6 +70,7 @@ impl Secured {
 /// What an engine runs with, for its handles.
 pub(super) struct CurrentSecurity {
     cluster: String,
+    node_id: String,
     hash: ClusterHash,
     /// The name of the node's key, which stays.
     pub(super) fingerprint: Fingerprint,
@@ -77,9 +78,10 @@ pub(super) struct CurrentSecurity {
 }
 
 impl CurrentSecurity {
-    pub(super) fn new(cluster: &str, hash: ClusterHash, secured: Secured) -> Self {
+    pub(super) fn new(settings: &Settings, hash: ClusterHash, secured: Secured) -> Self {
         Self {
-            cluster: cluster.to_owned(),
+            cluster: settings.cluster.clone(),
+            node_id: settings.node_id.clone(),
             hash,
             fingerprint: secured.node.identity.fingerprint(),
             node: Mutex::new(secured.node),
@@ -98,6 +100,7 @@ impl CurrentSecurity {
         if let Some(given) = security.fingerprint().filter(|given| *given != running) {
             return Err(UpdateSecurityError::OtherIdentity { running, given });
         }
+        security.check_certificates(&self.node_id)?;
         let mut node = self.lock();
         let secured = Secured::new(security.of_running(&self.cluster, &node)?, self.hash)
             .map_err(|reason| UpdateSecurityError::Tls { reason })?;

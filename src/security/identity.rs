@@ -28,6 +28,8 @@ pub(crate) enum Domain {
     Leaving,
     /// "I have handed everything over."
     Left,
+    /// "I am an end of this TLS session, with a certificate."
+    Session,
 }
 
 impl Domain {
@@ -36,6 +38,7 @@ impl Domain {
             Self::Here => b"gridkv 1 here",
             Self::Leaving => b"gridkv 1 leaving",
             Self::Left => b"gridkv 1 left",
+            Self::Session => b"gridkv 1 session",
         }
     }
 
@@ -281,7 +284,7 @@ impl From<HexError> for FingerprintError {
 
 /// The SHA-256 of what a node presents in TLS: its end-entity certificate, or with raw public keys
 /// its SubjectPublicKeyInfo. In that case it is the [`Fingerprint`] as well.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub(crate) struct CertificateHash(pub(crate) [u8; 32]);
 
 impl CertificateHash {

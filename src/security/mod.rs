@@ -36,6 +36,7 @@
 //! | [`suite`], [`seal`] | how datagrams are sealed and opened |
 //! | [`window`], [`senders`] | which datagrams came before |
 //! | [`identity`] | [`NodeIdentity`], what it signs, its [`Fingerprint`] |
+//! | [`certificates`] | [`Certificates`], which a node may have on top of that |
 //! | [`opening`] | OPENING and OPENED |
 //! | [`proof`] | PROOF, introductions, signed claims |
 //! | [`known`] | which key each life of a node has |
@@ -51,6 +52,9 @@
 
 #![forbid(unsafe_code)]
 
+#[cfg(test)]
+pub(crate) mod authority;
+pub(crate) mod certificates;
 mod hex;
 pub(crate) mod identity;
 pub(crate) mod keys;
@@ -67,6 +71,7 @@ mod testing;
 mod tests;
 mod window;
 
+pub use self::certificates::{Certificates, CertificatesError, Names};
 pub use self::identity::{Fingerprint, FingerprintError, NodeIdentity, NodeIdentityError};
 pub use self::keys::{ClusterKey, ClusterKeyError, KeyId, KeyringError};
 pub use self::settings::Security;

@@ -113,6 +113,39 @@ impl fmt::Debug for OpeningFlags {
     }
 }
 
+/// What a side presents in TLS. Both sides of a connection present the same.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Kind {
+    /// The node's own key.
+    RawKey,
+    /// A certificate of a PKI.
+    Certificate,
+}
+
+impl Kind {
+    /// Returns what a side says that presents this kind, and wants the same.
+    pub(crate) fn flags(self) -> OpeningFlags {
+        match self {
+            Self::RawKey => OpeningFlags::default(),
+            Self::Certificate => {
+                OpeningFlags::HAS_CERTIFICATE.with(OpeningFlags::WANTS_CERTIFICATE)
+            }
+        }
+    }
+
+    /// Returns the kind that a side presents and wants, or `None` if it wants another one than it
+    /// presents.
+    pub(crate) fn of(flags: OpeningFlags) -> Option<Self> {
+        let [has, wants] = [OpeningFlags::HAS_CERTIFICATE, OpeningFlags::WANTS_CERTIFICATE]
+            .map(|flag| flags.has(flag));
+        match (has, wants) {
+            (false, false) => Some(Self::RawKey),
+            (true, true) => Some(Self::Certificate),
+            _ => None,
+        }
+    }
+}
+
 /// What a side says of itself before TLS.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Offer {

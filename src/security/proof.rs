@@ -11,6 +11,10 @@
 //! The exporter is a value of the session that both ends know and no third host can bring about
 //! (RFC 9266). It does not cover the client's certificate, therefore the hashes of both do.
 //!
+//! **Session.** With raw keys, TLS proves the node's own key. With certificates it proves another
+//! one. So the own key signs what the MAC covers as well. Without this signature, a member that has
+//! a certificate of a name that nodes share could repeat the introduction of another node.
+//!
 //! **Introduction.** TLS proves a key, and HELLO names a node. A signature by the key joins the
 //! two: this life of this node, at this address, has this key. It says the same to every node, so
 //! that a node can pass it on. It lasts as long as the life, and so it does not cover the number of
@@ -24,6 +28,7 @@
 //! here     "gridkv 1 here" ‖ life ‖ key [32] ‖ flags u8
 //! leaving  "gridkv 1 leaving" ‖ life ‖ returns u16
 //! left     "gridkv 1 left" ‖ life ‖ returns u16
+//! session  "gridkv 1 session" ‖ role ‖ exporter [32] ‖ own hash [32] ‖ the peer's hash [32]
 //!
 //! life     cluster u64 · node u64 · boot u64 · address [19]
 //! address  ip [16], IPv4 as ::ffff:a.b.c.d · port u16 · family u8 (4 or 6)
@@ -88,14 +93,40 @@ impl Session {
         hmac::verify(keys.proof(), &message, proof).map_err(|_| WrongProof)
     }
 
-    /// Returns what the end with this role proves. All that follows the role has a fixed length.
+    /// Signs by the node's own key that it is this end.
+    pub(crate) fn sign(&self, own: &NodeIdentity) -> Signature {
+        own.sign(Domain::Session, &self.joined(b"", self.role, &self.own, &self.peer))
+    }
+
+    /// Checks that the key is that of the other end.
+    pub(crate) fn check_signature(
+        &self,
+        key: &PublicKey,
+        signature: &Signature,
+    ) -> Result<(), WrongSignature> {
+        let message = self.joined(b"", self.role.other(), &self.peer, &self.own);
+        key.verify(Domain::Session, &message, signature)
+    }
+
+    /// Returns what the end with this role proves.
     fn message(
         &self,
         role: Role,
         own: &CertificateHash,
         peer: &CertificateHash,
     ) -> Zeroizing<Vec<u8>> {
-        let parts = [b"gridkv 1 ", role.text(), &*self.exporter, &own.0, &peer.0];
+        self.joined(b"gridkv 1 ", role, own, peer)
+    }
+
+    /// Returns what names an end of the session. All that follows the role has a fixed length.
+    fn joined(
+        &self,
+        first: &[u8],
+        role: Role,
+        own: &CertificateHash,
+        peer: &CertificateHash,
+    ) -> Zeroizing<Vec<u8>> {
+        let parts = [first, role.text(), &*self.exporter, &own.0, &peer.0];
         Zeroizing::new(parts.concat())
     }
 }
@@ -305,6 +336,32 @@ mod tests {
             other.peer.0 = flip(&other.peer.0);
             assert_eq!(other.check(keys, &proof), Err(WrongProof), "a host in between");
         }
+    }
+
+    #[test]
+    fn a_session_is_signed_by_the_own_key_of_one_side_of_it() {
+        let [opener, acceptor] = sessions();
+        let (own, other) = (node(0x40), node(0x41));
+        let signature = opener.sign(&own);
+        acceptor.check_signature(&own.public_key(), &signature).unwrap();
+        assert_eq!(acceptor.check_signature(&other.public_key(), &signature), Err(WrongSignature));
+        assert_eq!(opener.check_signature(&own.public_key(), &signature), Err(WrongSignature));
+        let zeros = Signature([0; 64]);
+        assert_eq!(acceptor.check_signature(&own.public_key(), &zeros), Err(WrongSignature));
+        let alters: [fn(&mut Session); 3] = [
+            |session| session.exporter[0] ^= 1,
+            |session| session.own.0[31] ^= 1,
+            |session| session.peer.0[31] ^= 1,
+        ];
+        for alter in alters {
+            let [_, mut acceptor] = sessions();
+            alter(&mut acceptor);
+            let checked = acceptor.check_signature(&own.public_key(), &signature);
+            assert_eq!(checked, Err(WrongSignature), "another session");
+        }
+        // What is signed, written out: text, role, exporter, both hashes.
+        let parts = [&b"opener"[..], &[0xee; 32], &[0xaa; 32], &[0xbb; 32]];
+        own.public_key().verify(Domain::Session, &parts.concat(), &signature).unwrap();
     }
 
     fn introduction() -> Introduction {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
+use super::certificates::{Certificates, CertificatesError};
 use super::identity::{Fingerprint, NodeIdentity};
 use super::keys::{ClusterKey, KeyId, Keyring, KeyringError};
 use super::proof::IntroductionFlags;
@@ -35,6 +36,7 @@ struct Choices {
     key: ClusterKey,
     accepted: Vec<ClusterKey>,
     identity: Option<Arc<NodeIdentity>>,
+    certificates: Option<Certificates>,
     denied: BTreeSet<Fingerprint>,
     is_optional: bool,
     is_forced: bool,
@@ -47,6 +49,7 @@ impl Security {
             key,
             accepted: Vec::new(),
             identity: None,
+            certificates: None,
             denied: BTreeSet::new(),
             is_optional: false,
             is_forced: false,
@@ -81,8 +84,26 @@ impl Security {
         self
     }
 
+    /// Also requires of all nodes that they have a certificate of a PKI. Without it, nodes prove
+    /// raw keys of their own.
+    ///
+    /// A certificate keeps hosts out that have the cluster key alone, and with
+    /// [`Names::NodeId`](crate::Names::NodeId) it keeps nodes from taking each other's ids. It
+    /// protects connections, and not datagrams.
+    ///
+    /// [`Certificates`] tells how a running cluster comes to use them. To renew a certificate, or
+    /// to exchange roots, give the new ones to
+    /// [`Engine::update_security`](crate::Engine::update_security): connections of nodes that would
+    /// not be let in any more end.
+    #[must_use]
+    pub fn certificates(mut self, certificates: Certificates) -> Self {
+        self.choices().certificates = Some(certificates);
+        self
+    }
+
     /// Takes the nodes that have these keys for dead, and refuses connections with them, also if
-    /// they prove the cluster key.
+    /// they prove the cluster key. The key is a node's own one, or that of its
+    /// certificate.
     ///
     /// This keeps a node from coming back that [keeps its key](Self::identity). One that makes a
     /// new key at every start comes back with the next one. Give the same to all nodes: one that
@@ -132,6 +153,11 @@ impl Security {
         Keyring::new(cluster, &self.0.key, &self.0.accepted)
     }
 
+    /// Checks that a node of this id can use the certificates.
+    pub(crate) fn check_certificates(&self, node_id: &str) -> Result<(), CertificatesError> {
+        self.0.certificates.as_ref().map_or(Ok(()), |certificates| certificates.check(node_id))
+    }
+
     /// Makes what a node of this cluster uses. `seed` is that of its key if the app gave none: 32
     /// random bytes of this start.
     pub(crate) fn of_node(
@@ -151,6 +177,7 @@ impl Security {
             keyring,
             identity,
             flags,
+            certificates: self.0.certificates.clone(),
             denied: self.0.denied.clone(),
             is_optional: self.0.is_optional,
         })
@@ -167,6 +194,7 @@ impl Security {
             keyring: self.keyring(cluster)?,
             identity: running.identity.clone(),
             flags: running.flags,
+            certificates: self.0.certificates.clone(),
             denied: self.0.denied.clone(),
             is_optional: self.0.is_optional,
         })
@@ -180,10 +208,12 @@ impl Security {
 
 impl fmt::Debug for Security {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Choices { key: _, accepted, identity, denied, is_optional, is_forced } = &*self.0;
+        let Choices { key: _, accepted, identity, certificates, denied, is_optional, is_forced } =
+            &*self.0;
         f.debug_struct("Security")
             .field("accepted_keys", &accepted.len())
             .field("identity", identity)
+            .field("certificates", certificates)
             .field("denied", denied)
             .field("is_optional", is_optional)
             .field("is_forced", is_forced)
@@ -198,6 +228,7 @@ pub(crate) struct NodeSecurity {
     pub(crate) identity: Arc<NodeIdentity>,
     /// What it says of itself in its introduction.
     pub(crate) flags: IntroductionFlags,
+    pub(crate) certificates: Option<Certificates>,
     pub(crate) denied: BTreeSet<Fingerprint>,
     /// Whether it also speaks with nodes that secure nothing.
     pub(crate) is_optional: bool,
@@ -221,4 +252,6 @@ pub(crate) struct Proved {
     pub(crate) keeps_key: bool,
     /// The cluster key that it has.
     pub(crate) key: KeyId,
+    /// Whether it has presented a certificate.
+    pub(crate) has_certificate: bool,
 }

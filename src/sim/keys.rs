@@ -64,6 +64,7 @@ pub(super) fn proved(
         fingerprint: prover.identity.fingerprint(),
         keeps_key: prover.flags.has(IntroductionFlags::KEEPS_ITS_KEY),
         key,
+        has_certificate: false,
     })
 }
 

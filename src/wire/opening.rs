@@ -17,6 +17,9 @@ pub(crate) struct Proof {
     pub(crate) public_key: [u8; 32],
     pub(crate) flags: u8,
     pub(crate) signature: [u8; 64],
+    /// Signs by the same key that its holder is this end of the TLS session. Zeros if TLS has
+    /// proved that key.
+    pub(crate) session_signature: [u8; 64],
 }
 
 /// The first frame of each side: what it is, and what it holds the other side to.

@@ -103,9 +103,9 @@ fn right(keys: &ClusterKeys, key: &OwnKey, session: &Session) -> ProofParts {
 
 /// What is wrong, a part of the refusal if there is one, and the frames. The HELLO of a host that
 /// is no victim follows them.
-const WRONG: [(&str, &str, Says); 11] = [
+const WRONG: [(&str, &str, Says); 12] = [
     ("HELLO without PROOF", "sends no proof", |_, _, _| hello_of("x")),
-    ("PROOF of zeros", "", |_, _, _| crate::attacker::frame(PROOF, &[0; 176])),
+    ("PROOF of zeros", "", |_, _, _| crate::attacker::frame(PROOF, &[0; 240])),
     ("PROOF with a MAC of zeros", "proof of the cluster key is wrong", |keys, key, session| {
         ProofParts { mac: vec![0; 32], ..right(keys, key, session) }.frame()
     }),
@@ -146,6 +146,9 @@ const WRONG: [(&str, &str, Says); 11] = [
     }),
     ("another key id", "proves the cluster key", |keys, key, session| {
         ProofParts { key_id: [7; 4], ..right(keys, key, session) }.frame()
+    }),
+    ("a signature of the session", "signs what is to be signed", |keys, key, session| {
+        ProofParts { session_signature: vec![1; 64], ..right(keys, key, session) }.frame()
     }),
     ("HELLO of another node", "", |keys, key, session| {
         [right(keys, key, session).frame(), hello_of("y")].concat()

@@ -250,7 +250,7 @@ fn no_secret_is_found_in_what_nodes_log_and_show() {
     let (keys, own) = (file.keys(), OwnKey::new());
     let opening = keys.opening(&own.hash);
     let mut session = Session::open(address, &opening, &own).expect("the key opens");
-    session.send(&frame(PROOF, &[7; 176]));
+    session.send(&frame(PROOF, &[7; 240]));
     session.until_closed();
     let other = KeyFile::new();
     assert!(Session::open(address, &other.keys().opening(&own.hash), &own).is_err());

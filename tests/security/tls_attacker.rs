@@ -5,6 +5,7 @@
 //! OPENING  magic "GKVS" · version 1 · kind 1 · flags u16 · key id u32 · zero u32 · nonce [24]
 //!          · hash of the key that TLS proves [32] · mac [32]
 //! PROOF    identity [40] · key id u32 · flags u8 · mac [32] · public key [32] · signature [64]
+//!          · signature of the session [64], zeros with raw keys
 //! sealed   suite u8 · key id u32 · salt u64 · counter u48 · what is sealed · tag [16]
 //! ```
 
@@ -266,6 +267,7 @@ pub(crate) struct ProofParts {
     pub(crate) mac: Vec<u8>,
     pub(crate) public_key: Vec<u8>,
     pub(crate) signature: Vec<u8>,
+    pub(crate) session_signature: Vec<u8>,
 }
 
 impl ProofParts {
@@ -278,6 +280,7 @@ impl ProofParts {
             mac: keys.proof_mac("opener", session, &key.hash, &session.peer_hash()),
             public_key: key.public_key().to_vec(),
             signature: key.introduce(identity_of(hello), 2),
+            session_signature: vec![0; 64],
         }
     }
 
@@ -293,9 +296,10 @@ impl ProofParts {
     }
 
     pub(crate) fn frame(&self) -> Vec<u8> {
-        let Self { identity, key_id, flags, mac, public_key, signature } = self;
-        let mut body = [identity, &key_id[..], &[*flags], mac, public_key, signature].concat();
-        body.resize(176, 0);
+        let Self { identity, key_id, flags, mac, public_key, signature, session_signature } = self;
+        let signatures = [&signature[..], session_signature].concat();
+        let mut body = [identity, &key_id[..], &[*flags], mac, public_key, &signatures].concat();
+        body.resize(240, 0);
         frame(PROOF, &body)
     }
 }

@@ -251,6 +251,19 @@ fn unsafe_code_is_where_it_belongs() {
     assert_none("files with unsafe code", &wrong);
 }
 
+/// What names rustls: the folder that speaks TLS, and the file that reads certificates.
+const TLS: &[&str] = &["src/runtime/net/tls/", "src/security/certificates.rs"];
+
+#[test]
+fn tls_is_named_where_it_is_spoken() {
+    let all = sources("src");
+    let wrong = all.iter().filter(|source| !TLS.iter().any(|part| source.path.starts_with(part)));
+    let names =
+        |source: &&Source| ["rustls::", "webpki::"].iter().any(|it| source.code.contains(it));
+    let wrong: Vec<String> = wrong.filter(names).map(|source| source.path.clone()).collect();
+    assert_none("files that name rustls", &wrong);
+}
+
 /// What an app decides, and not a library inside it.
 const OF_THE_HOST: &[&str] = &[
     "set_logger",

@@ -16,7 +16,12 @@ fn fingerprint(number: u8) -> Fingerprint {
 
 /// What a node with the key of this number proves. It has a new one at every start.
 fn new_key(number: u8) -> Option<Proved> {
-    Some(Proved { fingerprint: fingerprint(number), keeps_key: false, key: KeyId(7) })
+    Some(Proved {
+        fingerprint: fingerprint(number),
+        keeps_key: false,
+        key: KeyId(7),
+        has_certificate: false,
+    })
 }
 
 /// What a node with the key of this number proves. It has the same after a restart.

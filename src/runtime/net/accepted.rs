@@ -190,7 +190,7 @@ impl Net {
     ) -> ConnectionId {
         self.now = now;
         let peer = handover.connection.peer();
-        let is_admitted = self.still_admits(handover.connection.proved());
+        let is_admitted = self.still_admits(handover.connection.secured());
         let inserted = match is_admitted {
             true => self.insert(handover.connection, LinkStage::Serving { paused: false }, None),
             false => Err(io::ErrorKind::ConnectionAborted.into()),

@@ -20,7 +20,6 @@ use super::queue::Queue;
 use super::secured::Secured;
 use super::stream::{Filled, send};
 use crate::logging;
-use crate::security::Proved;
 use crate::types::SECURED_MAGIC;
 use crate::wire::codec;
 use crate::wire::frame::{Encoded, FrameBuffer, FrameError};
@@ -270,11 +269,6 @@ impl Connection {
     /// Whether no frames can come before something else is done.
     pub(super) fn is_securing(&self) -> bool {
         self.secured.as_ref().is_some_and(|secured| secured.is_securing())
-    }
-
-    /// Returns what its other end has proved.
-    pub(super) fn proved(&self) -> Option<&Proved> {
-        self.secured.as_ref().and_then(|secured| secured.proved())
     }
 
     pub(super) fn secured(&self) -> Option<&Secured> {

@@ -39,6 +39,8 @@ pub(crate) mod datagram;
 mod dials;
 #[cfg(feature = "security")]
 mod gate;
+#[cfg(feature = "security")]
+mod kinds;
 pub(crate) mod limits;
 mod link;
 mod memory;
@@ -52,6 +54,8 @@ mod secured;
 mod secured;
 #[cfg(feature = "security")]
 mod securing;
+#[cfg(feature = "security")]
+mod security_error;
 mod strangers;
 mod stream;
 #[cfg(test)]

@@ -25,19 +25,22 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use mio::net::TcpStream;
-use thiserror::Error;
 use zeroize::Zeroizing;
 
 use super::gate::Gate;
+use super::kinds::Kinds;
 use super::queue::Queue;
+use super::security_error::SecurityError;
 use super::stream::{Filled, send};
 use super::tls::{Ending, Tls, TlsError, TlsSettings};
 use crate::clock::Instant;
 use crate::security::identity::{CertificateHash, PublicKey, Signature};
 use crate::security::keys::KeyId;
 use crate::security::known::KnownKeys;
-use crate::security::opening::{OPENING_BYTES, Offer, Opening, OpeningError, OpeningFlags, Role};
-use crate::security::proof::{Introduction, IntroductionFlags, Session, WrongProof};
+use crate::security::opening::{
+    Kind, OPENING_BYTES, Offer, Opening, OpeningError, OpeningFlags, Role,
+};
+use crate::security::proof::{Introduction, IntroductionFlags, Session};
 use crate::security::{Fingerprint, NodeSecurity, Proved};
 use crate::types::{ClusterHash, Identity};
 use crate::wire::frame::FrameBuffer;
@@ -47,9 +50,7 @@ use crate::wire::message::Proof;
 pub(crate) struct NetSecurity {
     node: Arc<NodeSecurity>,
     cluster: ClusterHash,
-    tls: TlsSettings,
-    /// The hash of what this node presents in TLS.
-    own_hash: CertificateHash,
+    kinds: Kinds,
 }
 
 impl NetSecurity {
@@ -58,9 +59,8 @@ impl NetSecurity {
         node: Arc<NodeSecurity>,
         cluster: ClusterHash,
     ) -> Result<Arc<Self>, TlsError> {
-        let tls = TlsSettings::with_raw_key(node.identity.pkcs8())?;
-        let own_hash = CertificateHash::of(&PublicKey(tls.public_key()).spki());
-        Ok(Arc::new(Self { node, cluster, tls, own_hash }))
+        let kinds = Kinds::new(&node)?;
+        Ok(Arc::new(Self { node, cluster, kinds }))
     }
 
     /// Whether connections that are not secured are taken, too.
@@ -74,24 +74,31 @@ impl NetSecurity {
         Introduction::new(key, self.cluster, identity, *flags)
     }
 
-    /// Whether it would let this connection in now, which may have begun under another one.
-    pub(super) fn admits(&self, proved: Option<&Proved>) -> Result<(), SecurityError> {
-        match proved {
-            None if self.is_optional() => Ok(()),
-            None => Err(SecurityError::Plain),
-            Some(proved) => {
-                self.check_denied(&proved.fingerprint)?;
-                match self.node.keyring.by_id(proved.key) {
-                    Some(_) => Ok(()),
-                    None => Err(SecurityError::Opening(OpeningError::NoSuchKey(proved.key))),
-                }
-            }
+    /// Whether it would let this connection in now, which may have begun under another one. `None`:
+    /// the connection is not secured.
+    pub(super) fn admits(&self, secured: Option<&Secured>) -> Result<(), SecurityError> {
+        let Some(secured) = secured else {
+            return match self.is_optional() {
+                true => Ok(()),
+                false => Err(SecurityError::Plain),
+            };
+        };
+        let proved = secured.proved().ok_or(SecurityError::NoProof)?;
+        self.check_denied(&proved.fingerprint)?;
+        if self.node.keyring.by_id(proved.key).is_none() {
+            return Err(SecurityError::Opening(OpeningError::NoSuchKey(proved.key)));
+        }
+        match std::ptr::eq(self, &*secured.security) {
+            true => Ok(()),
+            false => secured.judge_again(self),
         }
     }
 
-    /// Whether a connection that this node opened would be opened with the same key now.
-    pub(super) fn opens_with(&self, key: KeyId) -> bool {
-        self.node.keyring.sealing().id() == key
+    /// Whether a connection that this node opened would be opened with the same key and the same
+    /// kind of key now.
+    pub(super) fn opens_so(&self, proved: &Proved) -> bool {
+        let has_certificate = self.kinds.to_open().kind() == Kind::Certificate;
+        self.node.keyring.sealing().id() == proved.key && has_certificate == proved.has_certificate
     }
 
     /// Whether this was proved by the node itself.
@@ -106,12 +113,12 @@ impl NetSecurity {
         }
     }
 
-    fn offer(&self) -> Offer {
-        let mut flags = OpeningFlags::default();
+    fn offer(&self, settings: &TlsSettings) -> Offer {
+        let mut flags = settings.kind().flags();
         if self.is_optional() {
             flags = flags.with(OpeningFlags::SPEAKS_PLAIN);
         }
-        Offer { flags, certificate: self.own_hash }
+        Offer { flags, certificate: settings.hash() }
     }
 
     /// Returns the text that tells a host which keys are accepted here. It names no node: it is
@@ -140,50 +147,6 @@ pub(super) struct Securing {
     pub(super) ends_at: BTreeSet<(Instant, u64)>,
 }
 
-/// Why a connection is not let in, or not gone on with.
-#[derive(Clone, PartialEq, Eq, Debug, Error)]
-pub(super) enum SecurityError {
-    #[error(
-        "it speaks without security, and this node requires it: give it the cluster key \
-             (Config::security)"
-    )]
-    Plain,
-    #[error("{0}")]
-    Opening(OpeningError),
-    #[error(
-        "its cluster key has the id {key}, and here {accepted} is accepted: another key, or the \
-         name of another cluster"
-    )]
-    OtherKey { key: KeyId, accepted: String },
-    #[error("it wants certificates, or presents one, and this version of gridkv has none")]
-    Certificates,
-    #[error("TLS proves another key than it named: a host stands between the two nodes")]
-    OtherCertificate,
-    #[error("its key {0} is denied (Security::deny)")]
-    Denied(Fingerprint),
-    #[error("it sends no proof of the cluster key where one is due, or a second one")]
-    NoProof,
-    #[error("{0}")]
-    WrongProof(WrongProof),
-    #[error("it proves the cluster key {0}, and opened with another one")]
-    OtherProof(KeyId),
-    #[error("its introduction is not signed by the key that TLS proves")]
-    WrongIntroduction,
-    #[error("it introduces itself as {0:?}, and greets as another node or life")]
-    OtherNode(Identity),
-    #[error(
-        "it proves the key {now}, and this node knows it by its key {known}: a host stands between \
-         the two nodes, or another one answers in its name"
-    )]
-    OtherKnownKey { known: Fingerprint, now: Fingerprint },
-    #[error("it greets as this very node, at this node's address, with another key")]
-    OwnName,
-    #[error("{0}")]
-    Tls(TlsError),
-    #[error("the system gives no random bytes: {0}")]
-    NoRandom(String),
-}
-
 impl Securing {
     /// Compares what this life of a node proves with what it has proved to the control thread.
     pub(super) fn check_known(
@@ -198,12 +161,8 @@ impl Securing {
     }
 }
 
-impl SecurityError {
-    /// Whether a host that has proved nothing may be told.
-    pub(super) fn may_be_told(&self) -> bool {
-        !matches!(self, Self::OtherNode(_))
-    }
-}
+/// What stands for the signature of a session in a PROOF that has none.
+const NO_SIGNATURE: [u8; 64] = [0; 64];
 
 /// How far a connection is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -242,12 +201,17 @@ pub(super) struct Secured {
     prelude_at: usize,
     /// The opener's bytes, at both ends.
     opening: Option<Opening>,
+    /// What both ends present in TLS; and the hash of it at this end.
+    kind: Kind,
+    own: CertificateHash,
     /// What the other end has named as its certificate.
     named: Option<CertificateHash>,
     tls: Option<Box<Tls>>,
     session: Option<Session>,
     /// What its PROOF said: who it is, and what it has proved.
     proved: Option<(Identity, Proved)>,
+    /// The node id by which it greets, if it has a certificate that must be for that id.
+    node_id: Option<Box<str>>,
     /// Writing has failed.
     is_broken: bool,
 }
@@ -258,9 +222,13 @@ impl Secured {
         security: &Arc<NetSecurity>,
         nonce: [u8; 24],
     ) -> Result<Box<Self>, SecurityError> {
-        let tls = Tls::client(&security.tls).map_err(SecurityError::Tls)?;
-        let opening = Opening::new(security.node.keyring.sealing(), nonce, security.offer());
+        let settings = security.kinds.to_open();
+        let tls = Tls::client(settings).map_err(SecurityError::Tls)?;
+        let offer = security.offer(settings);
+        let opening = Opening::new(security.node.keyring.sealing(), nonce, offer);
         let mut secured = Self::new(security, Role::Opener);
+        secured.kind = settings.kind();
+        secured.own = offer.certificate;
         secured.tls = Some(tls);
         secured.set_prelude(*opening.bytes());
         secured.opening = Some(opening);
@@ -282,10 +250,13 @@ impl Secured {
             prelude_at: prelude.len(),
             prelude,
             opening: None,
+            kind: Kind::RawKey,
+            own: CertificateHash::default(),
             named: None,
             tls: None,
             session: None,
             proved: None,
+            node_id: None,
             is_broken: false,
         })
     }
@@ -314,6 +285,11 @@ impl Secured {
     #[cfg(test)]
     pub(super) fn has_answered(&self) -> bool {
         self.tls.as_ref().is_some_and(|tls| tls.has_begun())
+    }
+
+    /// Whether both ends present certificates, or are about to.
+    pub(super) fn has_certificate(&self) -> bool {
+        self.kind == Kind::Certificate
     }
 
     /// Returns what its other end has proved, once it has proved all.
@@ -450,16 +426,17 @@ impl Secured {
             }
             error => SecurityError::Opening(error),
         })?;
-        let of_certificates = [OpeningFlags::HAS_CERTIFICATE, OpeningFlags::WANTS_CERTIFICATE]
-            .map(|flag| offer.flags.has(flag));
-        if of_certificates.contains(&true) {
-            return Err(SecurityError::Certificates);
-        }
-        if let (Role::Acceptor, Some(opening)) = (self.role, &self.opening) {
-            let answer = opening.answer(keyring, self.security.offer());
-            let answer = answer.map_err(SecurityError::Opening)?;
-            self.tls = Some(Tls::server(&self.security.tls).map_err(SecurityError::Tls)?);
-            self.set_prelude(answer);
+        match (self.role, &self.opening) {
+            (Role::Acceptor, Some(opening)) => {
+                let settings = self.security.kinds.to_accept(offer.flags)?;
+                let own = self.security.offer(settings);
+                let answer = opening.answer(keyring, own).map_err(SecurityError::Opening)?;
+                self.tls = Some(Tls::server(settings).map_err(SecurityError::Tls)?);
+                (self.kind, self.own) = (settings.kind(), own.certificate);
+                self.set_prelude(answer);
+            }
+            _ if Kind::of(offer.flags) != Some(self.kind) => return Err(SecurityError::OtherKind),
+            _ => {}
         }
         self.named = Some(offer.certificate);
         self.step = Step::Handshake;
@@ -469,15 +446,13 @@ impl Secured {
     /// Compares the key that TLS has proved, once it has, with the one that was named.
     fn established(&mut self) -> Result<Advance, SecurityError> {
         let Some(tls) = &self.tls else { return Ok(Advance::Waits) };
-        let Some(key) = tls.peer_key().map(PublicKey) else { return Ok(Advance::Waits) };
-        let peer = CertificateHash::of(&key.spki());
-        if self.named != Some(peer) {
+        let Some(peer) = tls.peer() else { return Ok(Advance::Waits) };
+        if self.named != Some(peer.hash) {
             return Err(SecurityError::OtherCertificate);
         }
-        self.security.check_denied(&key.fingerprint())?;
+        self.security.check_denied(&peer.fingerprint)?;
         let exporter = Zeroizing::new(tls.exporter().map_err(SecurityError::Tls)?);
-        let own = self.security.own_hash;
-        self.session = Some(Session::new(self.role, exporter, own, peer));
+        self.session = Some(Session::new(self.role, exporter, self.own, peer.hash));
         self.step = Step::Proof;
         Ok(Advance::Established)
     }
@@ -486,6 +461,10 @@ impl Secured {
     pub(super) fn prove(&mut self, introduction: &Introduction) -> Option<Proof> {
         let (session, opening) = (self.session.as_ref()?, self.opening.as_ref()?);
         let keys = self.security.node.keyring.by_id(opening.key())?;
+        let session_signature = match self.kind {
+            Kind::RawKey => NO_SIGNATURE,
+            Kind::Certificate => session.sign(&self.security.node.identity).0,
+        };
         let proof = Proof {
             mac: session.prove(keys),
             key_id: keys.id().0,
@@ -493,6 +472,7 @@ impl Secured {
             public_key: introduction.key.0,
             flags: introduction.flags.0,
             signature: introduction.signature.0,
+            session_signature,
         };
         self.end_session();
         Some(proof)
@@ -524,14 +504,15 @@ impl Secured {
             flags: IntroductionFlags(proof.flags),
             signature: Signature(proof.signature),
         };
-        let is_of_tls = self.tls.as_ref().and_then(|tls| tls.peer_key()) == Some(proof.public_key);
-        if !is_of_tls || introduction.verify(self.security.cluster).is_err() {
+        self.check_own_key(session, &introduction.key, &proof.session_signature)?;
+        if introduction.verify(self.security.cluster).is_err() {
             return Err(SecurityError::WrongIntroduction);
         }
         let proved = Proved {
             fingerprint: introduction.key.fingerprint(),
             keeps_key: introduction.flags.has(IntroductionFlags::KEEPS_ITS_KEY),
             key,
+            has_certificate: self.has_certificate(),
         };
         self.proved = Some((introduction.identity, proved));
         self.step = Step::Done;
@@ -541,15 +522,65 @@ impl Secured {
         Ok(())
     }
 
-    /// Whether a HELLO or WELCOME in this name is by the node that has proved itself.
-    pub(super) fn check_greeting(&self, identity: &Identity) -> Result<Proved, SecurityError> {
-        match &self.proved {
-            None => Err(SecurityError::NoProof),
-            Some((proved, _)) if *proved != identity.life() => {
-                Err(SecurityError::OtherNode(*proved))
-            }
-            Some((_, proved)) => Ok(*proved),
+    /// Checks that the node at the other end has the key with which it introduces itself: TLS has
+    /// proved this key, or it has signed this session.
+    fn check_own_key(
+        &self,
+        session: &Session,
+        key: &PublicKey,
+        signature: &[u8; 64],
+    ) -> Result<(), SecurityError> {
+        match self.kind {
+            Kind::Certificate => session
+                .check_signature(key, &Signature(*signature))
+                .map_err(|_| SecurityError::NotItsSession),
+            Kind::RawKey if *signature != NO_SIGNATURE => Err(SecurityError::NeedlessSignature),
+            Kind::RawKey => match self.tls.as_ref().and_then(|tls| tls.peer()?.raw_key) {
+                Some(proved) if proved == key.0 => Ok(()),
+                _ => Err(SecurityError::WrongIntroduction),
+            },
         }
+    }
+
+    /// Whether a HELLO or WELCOME in this name is by the node that has proved itself, and may have
+    /// this name.
+    pub(super) fn check_greeting(
+        &mut self,
+        identity: &Identity,
+        node_id: &str,
+    ) -> Result<Proved, SecurityError> {
+        let proved = match &self.proved {
+            None => return Err(SecurityError::NoProof),
+            Some((proved, _)) if *proved != identity.life() => {
+                return Err(SecurityError::OtherNode(*proved));
+            }
+            Some((_, proved)) => *proved,
+        };
+        if self.has_certificate() {
+            self.node_id = Some(node_id.into());
+        }
+        self.check_names(&self.security)?;
+        Ok(proved)
+    }
+
+    /// Checks that the certificate of the other end is one for the node id by which it has greeted,
+    /// if it has a certificate.
+    fn check_names(&self, security: &NetSecurity) -> Result<(), SecurityError> {
+        let Some(node_id) = &self.node_id else { return Ok(()) };
+        let certificate = self.tls.as_ref().and_then(|tls| tls.certificate());
+        security.kinds.check_names(certificate.unwrap_or_default(), node_id)
+    }
+
+    /// Checks by another security than this connection began with what TLS and the names were
+    /// checked by.
+    fn judge_again(&self, security: &NetSecurity) -> Result<(), SecurityError> {
+        let settings = security.kinds.of(self.kind)?;
+        let Some(tls) = &self.tls else { return Err(SecurityError::NoProof) };
+        if let Some(peer) = tls.peer() {
+            security.check_denied(&peer.fingerprint)?;
+        }
+        tls.check_again(settings).map_err(SecurityError::Tls)?;
+        self.check_names(security)
     }
 }
 

@@ -7,7 +7,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::secured::{Advance, Secured, Securing, SecurityError};
+use super::secured::{Advance, Secured, Securing};
+use super::security_error::SecurityError;
 use super::{
     Destination, DialStep, HELLO_TIMEOUT, LinkStage, Net, NetEvent, NetSecurity, Outgoing,
     handshake,
@@ -70,7 +71,8 @@ impl Net {
         let ids: Vec<u64> = self.links.keys().copied().collect();
         for (number, id) in ids.iter().enumerate() {
             let at = self.now + CHANGE_SPREAD / ids.len() as u32 * number as u32;
-            if self.ends_by_change(*id)
+            // Chains are judged when their time has come: to do it for all at once takes long.
+            if (self.has_certificate(*id) || self.ends_by_change(*id))
                 && let Some(securing) = &mut self.securing
             {
                 securing.ends_at.insert((at, *id));
@@ -88,6 +90,11 @@ impl Net {
         ids.into_iter().for_each(|id| self.end_if_changed(id));
     }
 
+    fn has_certificate(&self, id: u64) -> bool {
+        let secured = self.links.get(&id).and_then(|link| link.connection.secured());
+        secured.is_some_and(Secured::has_certificate)
+    }
+
     /// Whether a link would not be let in, or be opened otherwise, if it were opened now.
     fn ends_by_change(&self, id: u64) -> bool {
         let (Some(securing), Some(link)) = (&self.securing, self.links.get(&id)) else {
@@ -102,12 +109,13 @@ impl Net {
             // It is judged when it has proved itself.
             return false;
         }
-        let proved = link.connection.secured().and_then(Secured::proved);
+        let secured = link.connection.secured();
         let is_own = matches!(link.stage, LinkStage::Outgoing(_));
-        let is_old = proved.is_some_and(|proved| !securing.security.opens_with(proved.key));
-        let of = link.connection.secured().and_then(Secured::proved_life);
+        let proved = secured.and_then(Secured::proved);
+        let is_old = proved.is_some_and(|proved| !securing.security.opens_so(proved));
+        let of = secured.and_then(Secured::proved_life);
         let is_other = of.is_some_and(|(life, proved)| securing.check_known(life, proved).is_err());
-        securing.security.admits(proved).is_err() || is_own && (is_old || is_other)
+        is_own && (is_old || is_other) || securing.security.admits(secured).is_err()
     }
 
     /// Ends the links whose time has come after a change.
@@ -328,7 +336,7 @@ impl Net {
             return self.end_for(id, &"sent a proof that nothing asks for", events);
         };
         let checked = secured.check_proof(proof);
-        match checked.and_then(|()| security.admits(secured.proved())) {
+        match checked.and_then(|()| security.admits(Some(secured))) {
             Ok(()) if is_accepted => self.prove(id),
             Ok(()) => {}
             Err(error) => self.not_secured(id, &error, events),
@@ -343,16 +351,16 @@ impl Net {
         hello: &Hello,
         events: &mut Vec<NetEvent>,
     ) -> Result<Option<Proved>, ()> {
-        let (Some(securing), Some(link)) = (&self.securing, self.links.get(&id)) else {
+        let (Some(securing), Some(link)) = (&self.securing, self.links.get_mut(&id)) else {
             return Ok(None);
         };
-        let checked = match link.connection.secured() {
-            Some(secured) => secured.check_greeting(&hello.identity).map(Some),
+        let checked = match link.connection.secured_mut() {
+            Some(secured) => secured.check_greeting(&hello.identity, &hello.node_id).map(Some),
             None => Ok(None),
         };
         // What this node requires may have changed since the connection began.
         let checked = checked.and_then(|proved| {
-            securing.security.admits(proved.as_ref())?;
+            securing.security.admits(link.connection.secured())?;
             let is_own_place = self.identity.is_some_and(|own| {
                 (own.node, own.addr) == (hello.identity.node, hello.identity.addr)
             });
@@ -448,7 +456,7 @@ impl Net {
     }
 
     /// Whether a thread of this node would let this connection in, which another one has accepted.
-    pub(super) fn still_admits(&self, proved: Option<&Proved>) -> bool {
-        self.securing.as_ref().is_none_or(|securing| securing.security.admits(proved).is_ok())
+    pub(super) fn still_admits(&self, secured: Option<&Secured>) -> bool {
+        self.securing.as_ref().is_none_or(|securing| securing.security.admits(secured).is_ok())
     }
 }

@@ -126,7 +126,7 @@ impl Net {
         false
     }
 
-    pub(super) fn still_admits(&self, _: Option<&Proved>) -> bool {
+    pub(super) fn still_admits(&self, _: Option<&Secured>) -> bool {
         true
     }
 }

@@ -162,14 +162,16 @@ struct WireProof {
     mac: [u8; 32],
     public_key: [u8; 32],
     signature: [u8; 64],
+    session_signature: [u8; 64],
 }
 
-const _: () = assert!(size_of::<ArchivedWireProof>() == 176);
+const _: () = assert!(size_of::<ArchivedWireProof>() == 240);
 
 pub(super) fn encode_proof(proof: &Proof) -> Body {
-    let &Proof { mac, key_id, identity, public_key, flags, signature } = proof;
+    let &Proof { mac, key_id, identity, public_key, flags, signature, session_signature } = proof;
     let identity = wire_identity(&identity);
-    Body::of(PROOF, &WireProof { identity, key_id, flags, mac, public_key, signature })
+    let wire = WireProof { identity, key_id, flags, mac, public_key, signature, session_signature };
+    Body::of(PROOF, &wire)
 }
 
 fn decode_proof(reader: &Reader<'_>) -> Result<Message, FrameError> {
@@ -181,5 +183,6 @@ fn decode_proof(reader: &Reader<'_>) -> Result<Message, FrameError> {
         public_key: wire.public_key,
         flags: wire.flags,
         signature: wire.signature,
+        session_signature: wire.session_signature,
     }))
 }

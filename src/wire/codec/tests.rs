@@ -389,7 +389,8 @@ fn a_proof() -> impl Strategy<Value = Proof> {
     let of_node = (an_identity(), any::<u8>(), any::<[u8; 32]>());
     (of_key, of_node).prop_map(|((mac, key_id, public_key), (identity, flags, half))| {
         let signature = std::array::from_fn(|at| half[at % 32].wrapping_add(at as u8));
-        Proof { mac, key_id, identity, public_key, flags, signature }
+        let session_signature = std::array::from_fn(|at| half[(at + 7) % 32]);
+        Proof { mac, key_id, identity, public_key, flags, signature, session_signature }
     })
 }
 

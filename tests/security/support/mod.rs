@@ -1,5 +1,8 @@
 //! What the attacks share: victims, and what these cost.
 
+#[path = "../../support/engines.rs"]
+#[allow(dead_code, reason = "tests/sockets uses more of it")]
+pub(crate) mod engines;
 #[path = "../../processes/support/process.rs"]
 #[allow(dead_code, reason = "tests/processes uses more of it")]
 pub(crate) mod process;

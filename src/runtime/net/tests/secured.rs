@@ -1,5 +1,7 @@
 //! The same, secured; and what nodes of different keys, or none, make of each other.
 
+mod certificates;
+
 use zeroize::Zeroizing;
 
 use super::*;
@@ -38,6 +40,10 @@ fn secured(id: &str, security: &Security) -> Node {
     let mut node = node(id);
     secure(&mut node, security, &seed());
     node
+}
+
+fn is_secured(link: &NetLink) -> bool {
+    link.connection.secured().is_some_and(|secured| secured.proved().is_some())
 }
 
 /// What each side says when `a` has opened to `b`, and lost the connection.
@@ -268,8 +274,7 @@ fn where_security_is_optional_a_node_without_any_is_spoken_to_plainly() {
     // Two that can secure it do.
     let (mut a, mut b) = (secured("a", &optional), secured("b", &with_key(1)));
     connect(&mut a, &mut b);
-    let all_secured =
-        |node: &Node| node.net.links.values().all(|it| it.connection.proved().is_some());
+    let all_secured = |node: &Node| node.net.links.values().all(|it| is_secured(it));
     assert!(all_secured(&a) && all_secured(&b));
     let (mut a, mut b) = (secured("a", &with_key(1)), secured("b", &optional));
     connect(&mut a, &mut b);
@@ -285,13 +290,13 @@ fn an_address_that_speaks_plainly_is_asked_again_after_a_minute() {
     until_both(&mut a, &mut b, |a, _| a.lost());
     secure(&mut b, &optional, &seed());
     connect(&mut a, &mut b);
-    assert!(a.net.links.values().all(|link| link.connection.proved().is_none()));
+    assert!(a.net.links.values().all(|link| !is_secured(link)));
     a.net.close(target);
     until_both(&mut a, &mut b, |_, b| b.closed());
     a.now = NOW + Duration::from_secs(61);
     a.net.open(a.now, target);
     until_both(&mut a, &mut b, |_, b| b.greeted());
-    assert!(b.net.links.values().all(|link| link.connection.proved().is_some()));
+    assert!(b.net.links.values().all(|link| is_secured(link)));
 }
 
 /// The three steps of a rotation, with a connection in each direction.

@@ -5,7 +5,7 @@
 use rustls::{AlertDescription, CertificateError, Error, PeerIncompatible};
 use thiserror::Error;
 
-use super::limits::MAX_TLS_HANDSHAKE_BYTES;
+use crate::security::certificates::{MAX_CHAIN, MAX_CHAIN_BYTES};
 
 /// Why a session cannot be made, or was ended. The texts follow "ending the connection with …:".
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
@@ -27,8 +27,31 @@ pub(crate) enum TlsError {
     NoAlpn,
     #[error("it does not speak TLS 1.3, or none of the ciphers and groups that nodes use")]
     Incompatible,
-    #[error("it sent {MAX_TLS_HANDSHAKE_BYTES} bytes and its TLS handshake is not done")]
-    TooManyBytes,
+    #[error(
+        "it presents no certificate that can be read ({0}): it uses raw keys, or is no node of \
+         gridkv"
+    )]
+    NoCertificate(&'static str),
+    #[error("{0}: renew its certificate, or set the clock of one of the two nodes right")]
+    CertificateTime(String),
+    #[error(
+        "its certificate leads to none of the roots that are known here: it is of another CA, or \
+         the CAs in between are missing in its chain"
+    )]
+    OtherCa,
+    #[error(
+        "its certificate is not for this use ({0}): in an extended key usage, both serverAuth and \
+         clientAuth are needed"
+    )]
+    WrongUsage(String),
+    #[error(
+        "its chain has more than {MAX_CHAIN} certificates, or more than {MAX_CHAIN_BYTES} bytes"
+    )]
+    LongChain,
+    #[error("its certificate is refused: {0}")]
+    Certificate(String),
+    #[error("it sent {0} bytes and its TLS handshake is not done")]
+    TooManyBytes(usize),
     #[error("it sent what is no TLS record or message: {0}")]
     Malformed(String),
     #[error("a TLS record was altered, repeated or left out on the way, or sealed by another node")]
@@ -67,18 +90,61 @@ impl From<Error> for TlsError {
     }
 }
 
+impl TlsError {
+    /// Names an error of a session in which both ends present certificates.
+    pub(super) fn of_certificates(error: Error) -> Self {
+        match error {
+            Error::NoCertificatesPresented => Self::NoCertificate("none"),
+            Error::PeerIncompatible(
+                PeerIncompatible::IncorrectCertificateTypeExtension
+                | PeerIncompatible::UnsolicitedCertificateTypeExtension,
+            ) => Self::NoCertificate("it wants another kind"),
+            Error::InvalidCertificate(error) => match error {
+                CertificateError::BadEncoding => Self::NoCertificate("one of another form"),
+                CertificateError::BadSignature => Self::Certificate(
+                    "a signature is wrong, by another CA with the name of a root, or by another \
+                     key than that of the certificate"
+                        .to_owned(),
+                ),
+                CertificateError::UnknownIssuer => Self::OtherCa,
+                CertificateError::ApplicationVerificationFailure => Self::LongChain,
+                error @ (CertificateError::Expired
+                | CertificateError::ExpiredContext { .. }
+                | CertificateError::NotValidYet
+                | CertificateError::NotValidYetContext { .. }) => {
+                    Self::CertificateTime(error.to_string())
+                }
+                error @ (CertificateError::InvalidPurpose
+                | CertificateError::InvalidPurposeContext { .. }) => {
+                    Self::WrongUsage(error.to_string())
+                }
+                error => Self::Certificate(error.to_string()),
+            },
+            error => error.into(),
+        }
+    }
+}
+
 /// Says what an operator can do about an alert.
 fn hint(alert: AlertDescription) -> &'static str {
     match alert {
         AlertDescription::CertificateRequired | AlertDescription::UnsupportedCertificate => {
-            "it wants a certificate, or got no key: do both nodes have the same kind of security?"
+            "it wants a certificate, or another kind: do both nodes have the same kind of \
+             security, and does this node's certificate have both extended key usages?"
         }
         AlertDescription::BadCertificate | AlertDescription::DecryptError => {
             "it does not accept this node's key, or its proof of it was altered on the way"
         }
+        AlertDescription::CertificateExpired => {
+            "this node's certificate has expired or is not yet valid, or a clock is wrong: renew it"
+        }
+        AlertDescription::UnknownCA => {
+            "this node's certificate is under none of its roots, or its chain lacks CAs in between"
+        }
         AlertDescription::NoApplicationProtocol => "it does not speak gridkv/1",
         AlertDescription::ProtocolVersion | AlertDescription::HandshakeFailure => {
-            "it does not speak TLS 1.3 with raw keys, or has no cipher or group in common"
+            "it does not speak TLS 1.3 with the same kind of keys (raw keys, or those of \
+             certificates), or has no cipher or group in common"
         }
         AlertDescription::BadRecordMac => "what it received was altered on the way",
         AlertDescription::AccessDenied => "it does not let this node in",

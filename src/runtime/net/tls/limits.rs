@@ -2,9 +2,15 @@
 
 #![forbid(unsafe_code)]
 
-/// How many bytes a peer may send until its handshake is done. Ours takes 600; a certificate chain
-/// would need more.
+use crate::security::certificates::MAX_CHAIN_BYTES;
+
+/// How many bytes a peer may send until its handshake is done. Ours takes 600 with raw keys.
 pub(super) const MAX_TLS_HANDSHAKE_BYTES: usize = 16 << 10;
+
+/// The same if it presents certificates. Three of them take some 3 KiB.
+pub(super) const MAX_CERTIFICATE_HANDSHAKE_BYTES: usize = 64 << 10;
+
+const _: () = assert!(2 * MAX_CHAIN_BYTES <= MAX_CERTIFICATE_HANDSHAKE_BYTES);
 
 /// How many bytes of frames go into a record: with what TLS adds, the 4096 bytes that rustls reads
 /// at once. Larger records are read in pieces, and cost more per byte.

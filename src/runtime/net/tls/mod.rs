@@ -1,7 +1,7 @@
 //! TLS 1.3 on a connection. Only the files of this folder name rustls.
 //!
-//! Both ends prove an Ed25519 key (a raw public key, RFC 7250). Whose key that is, TLS does not
-//! say: PROOF and HELLO do, which come first inside.
+//! Both ends prove an Ed25519 key (a raw public key, RFC 7250), or both present certificates. Which
+//! node the other end is, TLS does not say: PROOF and HELLO do, which come first inside.
 //!
 //! ```text
 //! socket ─read─▶ scratch ─feed─▶ rustls, one record at a time ─unpack─▶ FrameBuffer, aligned
@@ -10,7 +10,7 @@
 //!
 //! | state | received | sent |
 //! |---|---|---|
-//! | handshaking | [`MAX_TLS_HANDSHAKE_BYTES`], no frames | the handshake |
+//! | handshaking | [`MAX_TLS_HANDSHAKE_BYTES`] (certificates: 64 KiB), no frames | the handshake |
 //! | established | frames | frames, in records of [`RECORD_BYTES`] |
 //! | [closed](Tls::close) by this end | forgotten | what is sealed, and close_notify |
 //! | [ended](Ending) | what came before the end | an alert, if rustls has one |
@@ -25,7 +25,9 @@
 //! hold an unfinished record, 28 KiB (44 while that buffer grows), and one that does not read 64
 //! KiB of sealed ones. (`tests/memory.rs` measures these.) rustls bounds an unfinished handshake
 //! message by 64 KiB, in a buffer of up to twice that; plaintext that waits for room is less than a
-//! record, 16 KiB.
+//! record, 16 KiB. The other end's certificates are kept: [`MAX_CHAIN_BYTES`] at most.
+//!
+//! [`MAX_CHAIN_BYTES`]: crate::security::certificates::MAX_CHAIN_BYTES
 //!
 //! **Rejected.** rustls' unbuffered API: it has no exporter. `complete_io` and `read_tls` on the
 //! socket: the first blocks and has looped for ever (RUSTSEC-2024-0336), the second reads 4 KiB a
@@ -33,6 +35,7 @@
 
 #![forbid(unsafe_code)]
 
+mod chains;
 mod error;
 mod limits;
 mod record;
@@ -46,15 +49,21 @@ use std::mem;
 use std::net::{IpAddr, Ipv4Addr};
 
 use rustls::pki_types::ServerName;
-use rustls::{ClientConnection, Error, ServerConnection};
+use rustls::server::ParsedCertificate;
+use rustls::{CertificateError, ClientConnection, Error, ServerConnection, Side};
 
 pub(crate) use self::error::TlsError;
-use self::limits::{MAX_TLS_HANDSHAKE_BYTES, RECORD_BYTES, RECORD_OVERHEAD_BYTES};
+use self::limits::{
+    MAX_CERTIFICATE_HANDSHAKE_BYTES, MAX_TLS_HANDSHAKE_BYTES, RECORD_BYTES, RECORD_OVERHEAD_BYTES,
+};
 use self::record::RecordCursor;
 pub(crate) use self::settings::TlsSettings;
 use self::settings::{ALPN, ed25519_key};
 use super::queue::Queue;
 use super::stream::Filled;
+use crate::security::Fingerprint;
+use crate::security::identity::CertificateHash;
+use crate::security::opening::Kind;
 use crate::security::proof::EXPORTER_LABEL;
 use crate::wire::frame::FrameBuffer;
 
@@ -88,11 +97,24 @@ impl Ending {
     }
 }
 
+/// What the peer has proved.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct TlsPeer {
+    /// The hash of what it presented.
+    pub(crate) hash: CertificateHash,
+    /// The name of the key that it proved.
+    pub(crate) fingerprint: Fingerprint,
+    /// That key, if it is a raw one.
+    pub(crate) raw_key: Option<[u8; 32]>,
+}
+
 /// The TLS session of one connection.
 pub(crate) struct Tls {
     session: rustls::Connection,
-    /// The key that the peer proved: the handshake is done, and all that is required was agreed.
-    peer: Option<[u8; 32]>,
+    /// What both ends present.
+    kind: Kind,
+    /// What the peer proved: the handshake is done, and all that is required was agreed.
+    peer: Option<TlsPeer>,
     /// How many bytes came before that.
     handshake_bytes: usize,
     /// About how many bytes are sealed and not written: rustls does not tell.
@@ -109,20 +131,25 @@ impl Tls {
         // A name is asked for and goes nowhere: there is no SNI, and raw keys have no names.
         let no_name = ServerName::from(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
         let session = ClientConnection::new(settings.client(), no_name);
-        Self::begin(session.map(Into::into))
+        Self::begin(settings.kind(), session.map(Into::into))
     }
 
     /// Begins a session as the acceptor.
     pub(crate) fn server(settings: &TlsSettings) -> Result<Box<Self>, TlsError> {
-        Self::begin(ServerConnection::new(settings.server()).map(Into::into))
+        let session = ServerConnection::new(settings.server());
+        Self::begin(settings.kind(), session.map(Into::into))
     }
 
-    fn begin(session: Result<rustls::Connection, Error>) -> Result<Box<Self>, TlsError> {
+    fn begin(
+        kind: Kind,
+        session: Result<rustls::Connection, Error>,
+    ) -> Result<Box<Self>, TlsError> {
         let mut session = session.map_err(|error| TlsError::Setup(error.to_string()))?;
         // The loop of `flush` is the limit. rustls would take a part of a record.
         session.set_buffer_limit(None);
         Ok(Box::new(Self {
             session,
+            kind,
             peer: None,
             handshake_bytes: 0,
             sealed_bytes: 0,
@@ -143,11 +170,27 @@ impl Tls {
         self.handshake_bytes > 0
     }
 
-    /// Returns the Ed25519 key that the peer proved, once the handshake is done.
+    /// Returns what the peer proved, once the handshake is done.
     ///
-    /// An opener has it before the acceptor has judged the opener's own key.
-    pub(crate) fn peer_key(&self) -> Option<[u8; 32]> {
+    /// An opener has it before the acceptor has judged what the opener itself presents.
+    pub(crate) fn peer(&self) -> Option<TlsPeer> {
         self.peer
+    }
+
+    /// Returns the end-entity certificate that the peer has presented, in DER.
+    pub(crate) fn certificate(&self) -> Option<&[u8]> {
+        let presented = self.session.peer_certificates()?.first()?;
+        (self.kind == Kind::Certificate).then_some(presented)
+    }
+
+    /// Checks the peer's certificates again, by settings that may be later ones, and by the time of
+    /// now.
+    pub(crate) fn check_again(&self, settings: &TlsSettings) -> Result<(), TlsError> {
+        let side = match self.session {
+            rustls::Connection::Client(_) => Side::Server,
+            rustls::Connection::Server(_) => Side::Client,
+        };
+        settings.check_chain(side, self.session.peer_certificates().unwrap_or_default())
     }
 
     /// Returns 32 secret bytes that both ends of this session know, and no other host (RFC 8446,
@@ -294,7 +337,7 @@ impl Tls {
         if self.is_closed {
             usize::MAX
         } else if self.is_handshaking() {
-            MAX_TLS_HANDSHAKE_BYTES - self.handshake_bytes.min(MAX_TLS_HANDSHAKE_BYTES)
+            self.max_handshake_bytes().saturating_sub(self.handshake_bytes)
         } else {
             room.space().len()
         }
@@ -321,13 +364,20 @@ impl Tls {
             self.unpack(room);
         }
         let is_handshaking = self.is_handshaking() && self.ending.is_none();
-        if is_handshaking && self.handshake_bytes >= MAX_TLS_HANDSHAKE_BYTES {
-            self.fail(TlsError::TooManyBytes);
+        if is_handshaking && self.handshake_bytes >= self.max_handshake_bytes() {
+            self.fail(TlsError::TooManyBytes(self.handshake_bytes));
+        }
+    }
+
+    fn max_handshake_bytes(&self) -> usize {
+        match self.kind {
+            Kind::RawKey => MAX_TLS_HANDSHAKE_BYTES,
+            Kind::Certificate => MAX_CERTIFICATE_HANDSHAKE_BYTES,
         }
     }
 
     fn process<S: Write>(&mut self, stream: &mut S) {
-        let result = self.session.process_new_packets().map_err(TlsError::from);
+        let result = self.session.process_new_packets().map_err(|error| self.named(error));
         let result = result.and_then(|state| {
             if self.peer.is_none() && !self.session.is_handshaking() {
                 self.peer = Some(self.agreed_peer()?);
@@ -346,16 +396,42 @@ impl Tls {
         }
     }
 
-    /// Returns the peer's key, if all was agreed that is required. rustls lets ALPN be left out.
-    fn agreed_peer(&self) -> Result<[u8; 32], TlsError> {
+    /// Says in the words of what both ends present what is wrong.
+    fn named(&self, error: Error) -> TlsError {
+        match self.kind {
+            Kind::RawKey => error.into(),
+            Kind::Certificate => TlsError::of_certificates(error),
+        }
+    }
+
+    /// Returns what the peer has proved, if all was agreed that is required. rustls lets ALPN be
+    /// left out.
+    fn agreed_peer(&self) -> Result<TlsPeer, TlsError> {
         if self.session.alpn_protocol() != Some(ALPN) {
             return Err(TlsError::NoAlpn);
         }
-        let key = match self.session.peer_certificates() {
-            Some([spki]) => ed25519_key(spki),
-            _ => None,
-        };
-        key.ok_or(TlsError::NoRawKey("none"))
+        let presented = self.session.peer_certificates().unwrap_or_default();
+        match (self.kind, presented) {
+            (Kind::RawKey, [spki]) => {
+                let raw_key = ed25519_key(spki).ok_or(TlsError::NoRawKey("none"))?;
+                Ok(TlsPeer {
+                    hash: CertificateHash::of(spki),
+                    fingerprint: Fingerprint::of_spki(spki),
+                    raw_key: Some(raw_key),
+                })
+            }
+            (Kind::RawKey, _) => Err(TlsError::NoRawKey("none")),
+            (Kind::Certificate, [certificate, ..]) => {
+                let parsed = ParsedCertificate::try_from(certificate);
+                let parsed = parsed.map_err(|error| self.named(error))?;
+                Ok(TlsPeer {
+                    hash: CertificateHash::of(certificate),
+                    fingerprint: Fingerprint::of_spki(&parsed.subject_public_key_info()),
+                    raw_key: None,
+                })
+            }
+            (Kind::Certificate, []) => Err(self.named(CertificateError::BadEncoding.into())),
+        }
     }
 
     fn fail(&mut self, error: TlsError) {

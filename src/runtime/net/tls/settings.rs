@@ -6,24 +6,29 @@ use std::fmt;
 use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::{AlwaysResolvesClientRawPublicKeys, Resumption};
+use rustls::client::{AlwaysResolvesClientRawPublicKeys, ResolvesClientCert, Resumption};
 use rustls::crypto::ring::{self, cipher_suite, kx_group};
 use rustls::crypto::{CryptoProvider, verify_tls13_signature_with_raw_key};
 use rustls::pki_types::{
     CertificateDer, PrivatePkcs8KeyDer, ServerName, SubjectPublicKeyInfoDer, UnixTime,
 };
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::server::{AlwaysResolvesServerRawPublicKeys, NoServerSessionStorage};
-use rustls::sign::CertifiedKey;
+use rustls::server::{
+    AlwaysResolvesServerRawPublicKeys, NoServerSessionStorage, ResolvesServerCert,
+};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, Error, NoKeyLog,
-    PeerIncompatible, ServerConfig, SignatureScheme, SupportedCipherSuite,
+    ServerConfig, Side, SignatureScheme, SupportedCipherSuite,
 };
 
+use super::chains::{Chains, no_tls12};
 use super::error::TlsError;
 use super::limits::RECORD_BYTES;
 use crate::runtime::processor::has_aes_instructions;
-use crate::security::identity::PublicKey;
+use crate::security::Certificates;
+use crate::security::identity::{CertificateHash, PublicKey};
+use crate::security::opening::Kind;
 
 /// What both ends speak inside TLS. Without it, a service of another protocol that has a key of
 /// this node's could be made to answer as the node.
@@ -32,12 +37,15 @@ pub(super) const ALPN: &[u8] = b"gridkv/1";
 /// The length of a record's header, which rustls counts as a part of the longest fragment.
 const HEADER_BYTES: usize = 5;
 
-/// This node's key, and the settings of both roles. Cheap to clone.
+/// What this node presents, what it asks for, and the settings of both roles. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct TlsSettings(Arc<Settings>);
 
 struct Settings {
-    public_key: [u8; 32],
+    /// What is presented: the end-entity certificate, or the public key.
+    presented: Arc<CertifiedKey>,
+    /// What certificates must be under. `None`: raw keys are presented and asked for.
+    chains: Option<Arc<Chains>>,
     // rustls shares these with every session that it makes of them.
     client: Arc<ClientConfig>,
     server: Arc<ServerConfig>,
@@ -51,18 +59,89 @@ impl TlsSettings {
         let key = ring::sign::any_eddsa_type(&PrivatePkcs8KeyDer::from(pkcs8))
             .map_err(|error| TlsError::PrivateKey(error.to_string()))?;
         let spki = key.public_key().map(|spki| spki.as_ref().to_vec()).unwrap_or_default();
-        let public_key =
-            ed25519_key(&spki).ok_or_else(|| TlsError::PrivateKey("no public key".to_owned()))?;
-        let certified = Arc::new(CertifiedKey::new(vec![CertificateDer::from(spki)], key));
-        let (client, server) =
-            configs(certified).map_err(|error| TlsError::Setup(error.to_string()))?;
-        let (client, server) = (Arc::new(client), Arc::new(server));
-        Ok(Self(Arc::new(Settings { public_key, client, server })))
+        ed25519_key(&spki).ok_or_else(|| TlsError::PrivateKey("no public key".to_owned()))?;
+        let key = Arc::new(CertifiedKey::new(vec![CertificateDer::from(spki)], key));
+        let provider = Arc::new(provider());
+        let verifier = Arc::new(RawKeys { provider: provider.clone() });
+        let parts = Parts {
+            servers: verifier.clone(),
+            clients: verifier,
+            as_client: Arc::new(AlwaysResolvesClientRawPublicKeys::new(key.clone())),
+            as_server: Arc::new(AlwaysResolvesServerRawPublicKeys::new(key.clone())),
+            provider,
+        };
+        Self::new(parts, key, None)
     }
 
-    /// Returns the key that peers will see.
-    pub(crate) fn public_key(&self) -> [u8; 32] {
-        self.0.public_key
+    /// Makes the settings of a node that presents this certificate, and asks its peers for one
+    /// under these roots. A raw key is refused.
+    pub(crate) fn with_certificates(certificates: &Certificates) -> Result<Self, TlsError> {
+        Self::presenting(certificates.certified(), certificates)
+    }
+
+    /// Makes the settings of a node that presents `key`, and takes what these certificates say.
+    pub(super) fn presenting(
+        key: &Arc<CertifiedKey>,
+        certificates: &Certificates,
+    ) -> Result<Self, TlsError> {
+        let provider = Arc::new(provider());
+        let chains = Chains::new(certificates.roots(), &provider)
+            .map_err(|error| TlsError::Setup(error.to_string()))?;
+        let chains = Arc::new(chains);
+        let parts = Parts {
+            servers: chains.clone(),
+            clients: chains.clone(),
+            as_client: Arc::new(SingleCertAndKey::from(key.clone())),
+            as_server: Arc::new(SingleCertAndKey::from(key.clone())),
+            provider,
+        };
+        Self::new(parts, key.clone(), Some(chains))
+    }
+
+    fn new(
+        parts: Parts,
+        presented: Arc<CertifiedKey>,
+        chains: Option<Arc<Chains>>,
+    ) -> Result<Self, TlsError> {
+        let (client, server) =
+            configs(parts).map_err(|error| TlsError::Setup(error.to_string()))?;
+        let (client, server) = (Arc::new(client), Arc::new(server));
+        Ok(Self(Arc::new(Settings { presented, chains, client, server })))
+    }
+
+    /// Returns the hash of what peers will see.
+    pub(crate) fn hash(&self) -> CertificateHash {
+        CertificateHash::of(self.0.presented.cert.first().map_or(&[], |it| it))
+    }
+
+    /// Returns what is presented and asked for.
+    pub(crate) fn kind(&self) -> Kind {
+        match self.0.chains {
+            Some(_) => Kind::Certificate,
+            None => Kind::RawKey,
+        }
+    }
+
+    /// Checks that a node with the same roots would take this node's certificate now, as that of a
+    /// client and of a server.
+    pub(crate) fn check_own(&self) -> Result<(), TlsError> {
+        [Side::Client, Side::Server]
+            .into_iter()
+            .try_for_each(|side| self.check_chain(side, &self.0.presented.cert))
+    }
+
+    /// Checks a chain that a client or server has presented, by the time of now.
+    pub(super) fn check_chain(
+        &self,
+        side: Side,
+        chain: &[CertificateDer<'_>],
+    ) -> Result<(), TlsError> {
+        match &self.0.chains {
+            Some(chains) => {
+                chains.check(side, chain, UnixTime::now()).map_err(TlsError::of_certificates)
+            }
+            None => Ok(()),
+        }
     }
 
     pub(super) fn client(&self) -> Arc<ClientConfig> {
@@ -80,18 +159,28 @@ impl fmt::Debug for TlsSettings {
     }
 }
 
+/// What differs between raw keys and certificates.
+struct Parts {
+    provider: Arc<CryptoProvider>,
+    /// Which servers and clients are taken.
+    servers: Arc<dyn ServerCertVerifier>,
+    clients: Arc<dyn ClientCertVerifier>,
+    /// What this node presents in each role.
+    as_client: Arc<dyn ResolvesClientCert>,
+    as_server: Arc<dyn ResolvesServerCert>,
+}
+
 /// Makes both roles' settings. What is rustls' default is set all the same where security depends
 /// on it.
-fn configs(key: Arc<CertifiedKey>) -> Result<(ClientConfig, ServerConfig), Error> {
-    let provider = Arc::new(provider());
-    let verifier = Arc::new(RawKeys { provider: provider.clone() });
+fn configs(parts: Parts) -> Result<(ClientConfig, ServerConfig), Error> {
+    let Parts { provider, servers, clients, as_client, as_server } = parts;
     let versions = &[&rustls::version::TLS13];
 
     let mut client = ClientConfig::builder_with_provider(provider.clone())
         .with_protocol_versions(versions)?
         .dangerous()
-        .with_custom_certificate_verifier(verifier.clone())
-        .with_client_cert_resolver(Arc::new(AlwaysResolvesClientRawPublicKeys::new(key.clone())));
+        .with_custom_certificate_verifier(servers)
+        .with_client_cert_resolver(as_client);
     client.alpn_protocols = vec![ALPN.to_vec()];
     client.resumption = Resumption::disabled();
     client.max_fragment_size = Some(RECORD_BYTES + HEADER_BYTES);
@@ -102,8 +191,8 @@ fn configs(key: Arc<CertifiedKey>) -> Result<(ClientConfig, ServerConfig), Error
 
     let mut server = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(versions)?
-        .with_client_cert_verifier(verifier)
-        .with_cert_resolver(Arc::new(AlwaysResolvesServerRawPublicKeys::new(key)));
+        .with_client_cert_verifier(clients)
+        .with_cert_resolver(as_server);
     server.alpn_protocols = vec![ALPN.to_vec()];
     server.session_storage = Arc::new(NoServerSessionStorage {});
     server.send_tls13_tickets = 0;
@@ -158,11 +247,6 @@ impl RawKeys {
         let spki = SubjectPublicKeyInfoDer::from(spki.as_ref());
         verify_tls13_signature_with_raw_key(message, &spki, signed, algorithms)
     }
-}
-
-/// TLS 1.2 is not offered, so its signatures are never asked about.
-fn no_tls12() -> Result<HandshakeSignatureValid, Error> {
-    Err(PeerIncompatible::Tls12NotOffered.into())
 }
 
 impl ServerCertVerifier for RawKeys {

@@ -178,7 +178,7 @@ fn odd_client(shows: Shows, alpn: &[&[u8]]) -> Box<Tls> {
     };
     config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
     let name = ServerName::try_from("x").unwrap();
-    Tls::begin(ClientConnection::new(Arc::new(config), name).map(Into::into)).unwrap()
+    Tls::begin(Kind::RawKey, ClientConnection::new(Arc::new(config), name).map(Into::into)).unwrap()
 }
 
 fn odd_server(shows: Shows, alpn: &[&[u8]]) -> Box<Tls> {
@@ -201,7 +201,7 @@ fn odd_server(shows: Shows, alpn: &[&[u8]]) -> Box<Tls> {
         }
     };
     config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
-    Tls::begin(ServerConnection::new(Arc::new(config)).map(Into::into)).unwrap()
+    Tls::begin(Kind::RawKey, ServerConnection::new(Arc::new(config)).map(Into::into)).unwrap()
 }
 
 /// Lets a node as the acceptor meet an opener. Returns both ends, after all is said.
@@ -230,7 +230,7 @@ fn open(server: Box<Tls>) -> (End, End) {
 fn is_refused_as_no_node(end: &End) {
     let error = failure(end);
     assert!(matches!(error, TlsError::NoRawKey(_)), "{error}");
-    assert!(end.tls.is_handshaking() && end.tls.peer_key().is_none());
+    assert!(end.tls.is_handshaking() && end.tls.peer().is_none());
     assert_eq!(end.ended, Some(io::ErrorKind::InvalidData));
 }
 
@@ -277,12 +277,12 @@ fn who_shows_the_key_of_another_node_is_refused() {
     let stolen = || ed25519().public_key().unwrap().as_ref().to_vec();
     let (client, server) = accept(odd_client(Shows::Other(stolen()), &[ALPN]));
     assert_eq!(failure(&server), TlsError::BadSignature);
-    assert!(server.tls.peer_key().is_none() && server.tls.exporter().is_err());
+    assert!(server.tls.peer().is_none() && server.tls.exporter().is_err());
     assert!(alert(&client).1.contains("does not accept this node's key"), "{client:?}");
 
     let (client, _) = open(odd_server(Shows::Other(stolen()), &[ALPN]));
     assert_eq!(failure(&client), TlsError::BadSignature);
-    assert!(client.tls.peer_key().is_none() && client.tls.exporter().is_err());
+    assert!(client.tls.peer().is_none() && client.tls.exporter().is_err());
 }
 
 #[test]
@@ -302,7 +302,7 @@ fn another_protocol_inside_tls_or_none_is_refused_by_the_opener() {
     assert_eq!(alert(&client).0, "NoApplicationProtocol");
     let (client, _) = open(odd_server(Shows::Raw(ed25519()), &[]));
     assert_eq!(failure(&client), TlsError::NoAlpn);
-    assert!(client.tls.peer_key().is_none() && client.tls.exporter().is_err());
+    assert!(client.tls.peer().is_none() && client.tls.exporter().is_err());
 }
 
 /// A client that goes on as if all were agreed: its frame comes with the end of its handshake.
@@ -459,7 +459,7 @@ fn a_stranger_that_sends_much_is_ended_before_it_is_done() {
         assert_eq!(filled, Filled::Ended(io::ErrorKind::InvalidData));
         assert!(came <= MAX_TLS_HANDSHAKE_BYTES);
         let error = failure(&server);
-        assert!(matches!(error, TlsError::TooManyBytes | TlsError::Malformed(_)), "{error}");
+        assert!(matches!(error, TlsError::TooManyBytes(_) | TlsError::Malformed(_)), "{error}");
     }
 }
 
@@ -467,7 +467,7 @@ fn a_stranger_that_sends_much_is_ended_before_it_is_done() {
 fn the_texts_say_what_can_be_done() {
     let text = TlsError::NoRawKey("none").to_string();
     assert!(text.contains("certificates"), "{text}");
-    assert!(TlsError::TooManyBytes.to_string().contains("16384"));
+    assert!(TlsError::TooManyBytes(MAX_TLS_HANDSHAKE_BYTES).to_string().contains("16384"));
     assert!(TlsError::NoAlpn.to_string().contains("gridkv/1"));
 }
 
@@ -486,7 +486,7 @@ proptest! {
         server.pipe.cut();
         run(&mut client, &mut server);
         for end in [&client, &server] {
-            prop_assert!(end.ended.is_some() && end.tls.peer_key().is_none());
+            prop_assert!(end.ended.is_some() && end.tls.peer().is_none());
             prop_assert!(end.lengths.is_empty());
         }
     }

@@ -1,6 +1,7 @@
 //! Two ends in memory, or over a socket; honest ones, odd ones and hostile ones.
 
 mod bench;
+mod certificates;
 mod hostile;
 mod memory;
 mod pipe;
@@ -13,6 +14,7 @@ use ring::signature::Ed25519KeyPair;
 use self::pipe::{Cuts, End, Pipe, TURNS};
 use super::limits::WIRE_RECORD_BYTES;
 use super::*;
+use crate::security::identity::PublicKey;
 use crate::types::Partition;
 use crate::wire::frame::{Encoded, begin, finish};
 
@@ -47,7 +49,7 @@ fn of_large_records() -> Box<Tls> {
     let mut config = (*settings().client()).clone();
     config.max_fragment_size = None;
     let no_name = ServerName::from(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
-    Tls::begin(ClientConnection::new(config.into(), no_name).map(Into::into)).unwrap()
+    Tls::begin(Kind::RawKey, ClientConnection::new(config.into(), no_name).map(Into::into)).unwrap()
 }
 
 /// Two ends that have shaken hands.
@@ -94,10 +96,15 @@ fn both_ends_learn_the_other_key_and_the_same_secret_which_no_other_session_has(
         let mut client = End::new(Tls::client(&one).unwrap(), here);
         let mut server = End::new(Tls::server(&other).unwrap(), there);
         assert_eq!(client.tls.exporter(), Err(TlsError::NotEstablished));
-        assert_eq!(client.tls.peer_key(), None);
+        assert_eq!(client.tls.peer(), None);
         shake_hands(&mut client, &mut server);
-        assert_eq!(client.tls.peer_key(), Some(other.public_key()));
-        assert_eq!(server.tls.peer_key(), Some(one.public_key()));
+        for (end, settings) in [(&client, &other), (&server, &one)] {
+            let peer = end.tls.peer().unwrap();
+            assert_eq!(peer.hash, settings.hash());
+            let key = PublicKey(peer.raw_key.unwrap());
+            assert_eq!(CertificateHash::of(&key.spki()), settings.hash());
+            assert_eq!((peer.fingerprint, end.tls.certificate()), (key.fingerprint(), None));
+        }
         let secret = client.tls.exporter().unwrap();
         assert_eq!(Ok(secret), server.tls.exporter());
         secrets.push(secret);
@@ -134,7 +141,7 @@ fn settings_are_shared_and_sessions_move_between_threads() {
     is_send::<TlsSettings>();
     is_sync::<TlsSettings>();
     let settings = settings();
-    assert_eq!(settings.clone().public_key(), settings.public_key());
+    assert_eq!(settings.clone().hash(), settings.hash());
     assert_eq!(format!("{settings:?}"), "TlsSettings { .. }");
 }
 
