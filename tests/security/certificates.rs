@@ -4,7 +4,7 @@
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use gridkv::{Certificates, ClusterKey, Config, Engine, Event, Fingerprint, Names, Security};
 
@@ -57,13 +57,19 @@ fn cluster(nodes: usize, security: impl Fn(&str) -> Security) -> Vec<Engine> {
     engines
 }
 
-/// Checks that each node takes writes which all nodes read, and that these are all the members.
+/// Waits until each node takes a write which all nodes read, and checks that these are all the
+/// members. A call can fail with a connection that ends by an update, within five seconds.
 fn assert_serves(engines: &[Engine]) {
     for (number, engine) in engines.iter().enumerate() {
         let key = format!("serves-{number}");
-        engine.set(&key, "yes").unwrap();
+        let start = Instant::now();
+        while let Err(error) = engine.set(&key, "yes") {
+            assert!(start.elapsed() < LATE, "{engine:?}: {error}");
+        }
         for engine in engines {
-            assert_eq!(engine.get(&key).unwrap().as_deref(), Some(&b"yes"[..]));
+            wait_until("a read succeeds", || {
+                engine.get(&key).is_ok_and(|value| value.as_deref() == Some(b"yes"))
+            });
         }
         assert_eq!(engine.members().len(), engines.len(), "{:#?}", engine.members());
         assert_eq!(engine.failure(), None);
@@ -143,7 +149,7 @@ fn a_certificate_is_refused_by_nodes_that_have_none() {
     let reason = refused(&engines, node("x").security(secured("x", &root)));
     assert!(reason.contains("it presents a certificate and asks for one"), "{reason}");
     assert_serves(&engines);
-    assert!(all_have(&engines, false));
+    wait_until("all present raw keys", || all_have(&engines, false));
 }
 
 #[test]
@@ -201,9 +207,20 @@ impl Writer {
 
     fn check(&self, engines: &[Engine]) {
         for number in 0..self.written.load(Ordering::Relaxed) {
-            let value = engines[(number + 1) % engines.len()].get(format!("key-{number}")).unwrap();
-            assert_eq!(value, Some(number.to_string().into_bytes()), "key-{number}");
+            let (engine, key) = (&engines[(number + 1) % engines.len()], format!("key-{number}"));
+            let mut value = None;
+            wait_until("a read succeeds", || engine.get(&key).map(|read| value = read).is_ok());
+            assert_eq!(value, Some(number.to_string().into_bytes()), "{key}");
         }
+    }
+}
+
+/// Ends the writer also if the test has failed: its thread is waited for.
+struct EndsWriter<'a>(&'a Writer);
+
+impl Drop for EndsWriter<'_> {
+    fn drop(&mut self) {
+        self.0.ends.store(true, Ordering::Relaxed);
     }
 }
 
@@ -221,11 +238,12 @@ fn a_running_cluster_comes_to_require_certificates_and_renews_them() {
     let engines = cluster(3, |_| with_key());
     let writer = Writer::default();
     thread::scope(|scope| {
+        let _ends = EndsWriter(&writer);
         scope.spawn(|| writer.run(&engines));
         writer.wait_more(20);
         update(&engines, |id| with_key().certificates(own(id).accept_only()));
         writer.wait_more(20);
-        assert!(all_have(&engines, false));
+        wait_until("all present raw keys", || all_have(&engines, false));
         update(&engines, |id| with_key().certificates(own(id).prefer()));
         wait_until("all open with certificates", || all_have(&engines, true));
         writer.wait_more(20);
@@ -234,7 +252,6 @@ fn a_running_cluster_comes_to_require_certificates_and_renews_them() {
         // Renewal: other keys, the same root.
         update(&engines, |id| with_key().certificates(own(id)));
         writer.wait_more(20);
-        writer.ends.store(true, Ordering::Relaxed);
     });
     writer.check(&engines);
     // Each connection ended once, and each writer had one call under way.
@@ -247,7 +264,7 @@ fn a_running_cluster_comes_to_require_certificates_and_renews_them() {
     let engines = [engines, vec![good]].concat();
     wait_together(&engines);
     assert_serves(&engines);
-    assert!(all_have(&engines, true));
+    wait_until("all present certificates", || all_have(&engines, true));
 }
 
 #[test]
