@@ -9,10 +9,6 @@
 //! ([`departures`](super::departures)). A claim about a life whose key is known counts only if that
 //! key has signed it. Of all other lives any member's word counts.
 //!
-//! ```text
-//! claim   kind u8 (1 leaving, 2 left) · identity · (key [32] · signature [64])
-//! ```
-//!
 //! At most one claim is kept of each identity, returns included: the later kind. An earlier or
 //! equal one is dropped, which is also what makes gossip stop. Identities have no part in each
 //! other's claims: one about an identity that never was must not hide what the true one says.
@@ -20,92 +16,17 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use bytes::BufMut;
 use foca::{BroadcastHandler, Invalidates};
 
-use super::codec::{
-    MAX_IDENTITY_BYTES, WireError, end_of, put_identity, take_array, take_identity, take_u8,
-};
+use super::codec::WireError;
 use super::departures::Departures;
+pub(crate) use super::said::{Claim, ClaimKind, MAX_CLAIM_BYTES, SaidClaim, Signed};
 use crate::types::{Identity, MAX_MEMBERS};
 
 /// The most identities whose claims are kept. Beyond the half, those of identities that are no
 /// members go, so that a forger does not fill it. Claims of further ones are dropped; those nodes
 /// then count as dead once they are silent.
 const MAX_CLAIMS: usize = 4 * MAX_MEMBERS;
-
-/// What a member claims, in order: a member that has left was leaving before.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum ClaimKind {
-    /// It hands its data over and will be gone; it still counts until then.
-    Leaving,
-    /// It has handed everything over. That very life of it never comes back.
-    Left,
-}
-
-/// One member's word about one life of itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Claim {
-    pub(crate) identity: Identity,
-    pub(crate) kind: ClaimKind,
-}
-
-/// Who has signed a claim: a public key of Ed25519, and its signature.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Signed {
-    pub(crate) key: [u8; 32],
-    pub(crate) signature: [u8; 64],
-}
-
-/// A claim as it is said, signed or not.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct SaidClaim {
-    pub(crate) claim: Claim,
-    pub(crate) signed: Option<Signed>,
-}
-
-/// A claim that is not signed.
-impl From<Claim> for SaidClaim {
-    fn from(claim: Claim) -> Self {
-        Self { claim, signed: None }
-    }
-}
-
-/// The longest claim in gossip.
-pub(crate) const MAX_CLAIM_BYTES: usize = 1 + MAX_IDENTITY_BYTES + 32 + 64;
-
-impl SaidClaim {
-    pub(crate) fn encode(&self) -> Vec<u8> {
-        let Self { claim: Claim { identity, kind }, signed } = self;
-        let mut bytes = Vec::with_capacity(MAX_CLAIM_BYTES);
-        bytes.put_u8(match kind {
-            ClaimKind::Leaving => 1,
-            ClaimKind::Left => 2,
-        });
-        put_identity(&mut bytes, identity);
-        if let Some(Signed { key, signature }) = signed {
-            bytes.put_slice(key);
-            bytes.put_slice(signature);
-        }
-        bytes
-    }
-
-    pub(crate) fn decode(mut bytes: &[u8]) -> Result<Self, WireError> {
-        let kind = match take_u8(&mut bytes)? {
-            1 => ClaimKind::Leaving,
-            2 => ClaimKind::Left,
-            tag => return Err(WireError::UnknownTag(tag)),
-        };
-        let identity = take_identity(&mut bytes)?;
-        let mut signed = None;
-        if !bytes.is_empty() {
-            let key = take_array(&mut bytes)?;
-            signed = Some(Signed { key, signature: take_array(&mut bytes)? });
-        }
-        end_of(bytes)?;
-        Ok(Self { claim: Claim { identity, kind }, signed })
-    }
-}
 
 /// A claim that is being gossiped replaces those of its identity that say less.
 impl Invalidates for Claim {

@@ -22,8 +22,8 @@
 
 use std::sync::Arc;
 
-use super::claims::{Claim, ClaimKind, SaidClaim, Signed};
 use super::pace::Pace;
+use super::said::{Claim, ClaimKind, SaidClaim, Signed};
 use crate::clock::Instant;
 use crate::mutants::{ProtocolMutant, rule};
 use crate::security::identity::{NodeIdentity, PublicKey, Signature};

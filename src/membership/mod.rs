@@ -78,6 +78,7 @@ mod pace;
 mod pings;
 mod roster;
 mod rumours;
+mod said;
 #[cfg(feature = "security")]
 mod sealed;
 #[cfg(not(feature = "security"))]

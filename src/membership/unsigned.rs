@@ -1,7 +1,7 @@
 //! What stands for [`Departures`] without the feature `security`: nothing is signed, and any
 //! member's word counts.
 
-use super::claims::{Claim, SaidClaim};
+use super::said::{Claim, SaidClaim};
 use crate::clock::Instant;
 use crate::types::Identity;
 

@@ -44,6 +44,8 @@ mod kinds;
 pub(crate) mod limits;
 mod link;
 mod memory;
+#[cfg(feature = "security")]
+mod net_security;
 mod outgoing;
 mod patience;
 mod queue;
@@ -83,7 +85,7 @@ use self::limits::Limits;
 pub(crate) use self::link::{ConnectionId, Destination, LossCause};
 use self::link::{DialStep, LinkStage, NetLink, Outgoing, READ_BUDGET_BYTES};
 #[cfg(feature = "security")]
-pub(crate) use self::secured::NetSecurity;
+pub(crate) use self::net_security::NetSecurity;
 use self::secured::Securing;
 use self::strangers::Strangers;
 use crate::clock::Instant;

@@ -28,106 +28,21 @@ use mio::net::TcpStream;
 use zeroize::Zeroizing;
 
 use super::gate::Gate;
-use super::kinds::Kinds;
+use super::net_security::NetSecurity;
 use super::queue::Queue;
 use super::security_error::SecurityError;
 use super::stream::{Filled, send};
-use super::tls::{Ending, Tls, TlsError, TlsSettings};
+use super::tls::{Ending, Tls, TlsError};
 use crate::clock::Instant;
 use crate::security::identity::{CertificateHash, PublicKey, Signature};
 use crate::security::keys::KeyId;
 use crate::security::known::KnownKeys;
-use crate::security::opening::{
-    Kind, OPENING_BYTES, Offer, Opening, OpeningError, OpeningFlags, Role,
-};
+use crate::security::opening::{Kind, OPENING_BYTES, Opening, OpeningError, Role};
 use crate::security::proof::{Introduction, IntroductionFlags, Session};
-use crate::security::{Fingerprint, NodeSecurity, Proved};
-use crate::types::{ClusterHash, Identity};
+use crate::security::Proved;
+use crate::types::Identity;
 use crate::wire::frame::FrameBuffer;
 use crate::wire::message::Proof;
-
-/// What the connections of a node are secured with: shared by its threads.
-pub(crate) struct NetSecurity {
-    node: Arc<NodeSecurity>,
-    cluster: ClusterHash,
-    kinds: Kinds,
-}
-
-impl NetSecurity {
-    /// Makes what the connections of this node in this cluster are secured with.
-    pub(crate) fn new(
-        node: Arc<NodeSecurity>,
-        cluster: ClusterHash,
-    ) -> Result<Arc<Self>, TlsError> {
-        let kinds = Kinds::new(&node)?;
-        Ok(Arc::new(Self { node, cluster, kinds }))
-    }
-
-    /// Whether connections that are not secured are taken, too.
-    pub(super) fn is_optional(&self) -> bool {
-        self.node.is_optional
-    }
-
-    /// Returns what this life of the node signs about itself.
-    pub(super) fn introduce(&self, identity: &Identity) -> Introduction {
-        let NodeSecurity { identity: key, flags, .. } = &*self.node;
-        Introduction::new(key, self.cluster, identity, *flags)
-    }
-
-    /// Whether it would let this connection in now, which may have begun under another one. `None`:
-    /// the connection is not secured.
-    pub(super) fn admits(&self, secured: Option<&Secured>) -> Result<(), SecurityError> {
-        let Some(secured) = secured else {
-            return match self.is_optional() {
-                true => Ok(()),
-                false => Err(SecurityError::Plain),
-            };
-        };
-        let proved = secured.proved().ok_or(SecurityError::NoProof)?;
-        self.check_denied(&proved.fingerprint)?;
-        if self.node.keyring.by_id(proved.key).is_none() {
-            return Err(SecurityError::Opening(OpeningError::NoSuchKey(proved.key)));
-        }
-        match std::ptr::eq(self, &*secured.security) {
-            true => Ok(()),
-            false => secured.judge_again(self),
-        }
-    }
-
-    /// Whether a connection that this node opened would be opened with the same key and the same
-    /// kind of key now.
-    pub(super) fn opens_so(&self, proved: &Proved) -> bool {
-        let has_certificate = self.kinds.to_open().kind() == Kind::Certificate;
-        self.node.keyring.sealing().id() == proved.key && has_certificate == proved.has_certificate
-    }
-
-    /// Whether this was proved by the node itself.
-    pub(super) fn is_own(&self, proved: &Proved) -> bool {
-        proved.fingerprint == self.node.identity.fingerprint()
-    }
-
-    fn check_denied(&self, fingerprint: &Fingerprint) -> Result<(), SecurityError> {
-        match self.node.denied.contains(fingerprint) {
-            true => Err(SecurityError::Denied(*fingerprint)),
-            false => Ok(()),
-        }
-    }
-
-    fn offer(&self, settings: &TlsSettings) -> Offer {
-        let mut flags = settings.kind().flags();
-        if self.is_optional() {
-            flags = flags.with(OpeningFlags::SPEAKS_PLAIN);
-        }
-        Offer { flags, certificate: settings.hash() }
-    }
-
-    /// Returns the text that tells a host which keys are accepted here. It names no node: it is
-    /// sent to hosts that have proved nothing.
-    fn accepted_keys(&self) -> String {
-        let ids: Vec<String> = self.node.keyring.iter().map(|keys| keys.id().to_string()).collect();
-        ids.join(", ")
-    }
-}
 
 /// How a thread secures its connections.
 pub(super) struct Securing {
@@ -290,6 +205,16 @@ impl Secured {
     /// Whether both ends present certificates, or are about to.
     pub(super) fn has_certificate(&self) -> bool {
         self.kind == Kind::Certificate
+    }
+
+    /// Whether this is what the connection was begun with.
+    pub(super) fn is_secured_by(&self, security: &NetSecurity) -> bool {
+        std::ptr::eq(security, &*self.security)
+    }
+
+    /// Returns the hash of what this end has presented in TLS.
+    pub(super) fn presents(&self) -> CertificateHash {
+        self.own
     }
 
     /// Returns what its other end has proved, once it has proved all.
@@ -573,7 +498,7 @@ impl Secured {
 
     /// Checks by another security than this connection began with what TLS and the names were
     /// checked by.
-    fn judge_again(&self, security: &NetSecurity) -> Result<(), SecurityError> {
+    pub(super) fn judge_again(&self, security: &NetSecurity) -> Result<(), SecurityError> {
         let settings = security.kinds.of(self.kind)?;
         let Some(tls) = &self.tls else { return Err(SecurityError::NoProof) };
         if let Some(peer) = tls.peer() {
