@@ -8,6 +8,7 @@
 
 mod attacker;
 mod support;
+mod tap;
 mod tls_attacker;
 mod victims;
 
@@ -21,6 +22,8 @@ mod many;
 mod names;
 mod no_key;
 mod old_key;
+mod records;
+mod replay;
 mod sealed;
 mod secrets;
 mod slow;
