@@ -164,7 +164,10 @@ impl Introduction {
 }
 
 /// How a node says that it goes.
-#[cfg_attr(not(test), expect(dead_code, reason = "departures are not signed yet"))]
+#[cfg_attr(
+    not(any(fuzzing, test, feature = "sim")),
+    expect(dead_code, reason = "departures are not signed yet")
+)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Departure {
     /// It hands its data over.
@@ -191,7 +194,10 @@ pub(crate) struct SignedClaim {
     pub(crate) signature: Signature,
 }
 
-#[cfg_attr(not(test), expect(dead_code, reason = "departures are not signed yet"))]
+#[cfg_attr(
+    not(any(fuzzing, test, feature = "sim")),
+    expect(dead_code, reason = "departures are not signed yet")
+)]
 impl SignedClaim {
     pub(crate) fn new(
         own: &NodeIdentity,
