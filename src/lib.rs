@@ -76,9 +76,9 @@
 //! │ top      │ lib          this tour                                                     │
 //! │          │ engine       the handle: what an app can do                                │
 //! ├──────────┼────────────────────────────────────────────────────────────────────────────┤
-//! │ drivers  │ runtime      threads, sockets, the system's clock                          │
+//! │ drivers  │ fuzzing      what the fuzzers drive (in their builds, and in tests)        │
+//! │          │ runtime      threads, sockets, the system's clock                          │
 //! │          │ sim          the same control and shard in virtual time (feature "sim")    │
-//! │          │ fuzzing      what the fuzzers drive (in their builds, and in tests)        │
 //! ├──────────┼────────────────────────────────────────────────────────────────────────────┤
 //! │ protocol │ control      members -> placement -> what the cores are told               │
 //! │          │ shard        one core's share of a node: it joins three parts              │

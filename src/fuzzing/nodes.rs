@@ -2,12 +2,19 @@
 
 use std::net::SocketAddr;
 
+use zeroize::Zeroizing;
+
 use crate::config::{DEFAULT_PROBE_PERIOD, DEFAULT_SUSPICION_TIMEOUT};
 use crate::membership::{Membership, MembershipConfig};
+use crate::security::keys::Keyring;
+use crate::security::{ClusterKey, NodeIdentity};
 use crate::types::{Boot, ClusterHash, Identity, NodeHash};
 
 /// When all nodes of the cluster were started, in milliseconds.
 pub(super) const FIRST_BOOT: u64 = 1000;
+
+/// The name of the cluster in which keys are derived.
+pub(super) const CLUSTER: &str = "shop";
 
 pub(super) fn cluster() -> ClusterHash {
     ClusterHash(0x0123_4567_89ab_cdef)
@@ -39,4 +46,21 @@ pub(super) fn membership(node: u8) -> Membership {
         is_member: true,
         seed: u64::from(node),
     })
+}
+
+/// Returns a cluster key that belongs to a number.
+pub(super) fn cluster_key(number: u8) -> ClusterKey {
+    let bytes = std::array::from_fn(|at| (at as u8).wrapping_mul(number).wrapping_add(number));
+    ClusterKey::from_bytes(bytes).expect("its bytes are different ones")
+}
+
+/// Returns a ring of such keys: one that is used, and others that are accepted.
+pub(super) fn keyring(sealing: u8, accepted: &[u8]) -> Keyring {
+    let accepted: Vec<ClusterKey> = accepted.iter().map(|number| cluster_key(*number)).collect();
+    Keyring::new(CLUSTER, &cluster_key(sealing), &accepted).expect("they are different keys")
+}
+
+/// Returns the own key of a node.
+pub(super) fn node_key(number: u8) -> NodeIdentity {
+    NodeIdentity::from_seed(&Zeroizing::new([number; 32]))
 }

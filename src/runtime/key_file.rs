@@ -36,11 +36,16 @@ impl ClusterKey {
                 reason: error.to_string(),
             }
         })?;
-        let bytes = text.trim_ascii();
-        match std::str::from_utf8(bytes) {
-            Ok(text) => Self::from_hex(text),
-            Err(error) => Err(not_text(bytes, error.valid_up_to())),
-        }
+        of_content(&text)
+    }
+}
+
+/// Makes a key of what is in a file.
+pub(crate) fn of_content(content: &[u8]) -> Result<ClusterKey, ClusterKeyError> {
+    let bytes = content.trim_ascii();
+    match std::str::from_utf8(bytes) {
+        Ok(text) => ClusterKey::from_hex(text),
+        Err(error) => Err(not_text(bytes, error.valid_up_to())),
     }
 }
 

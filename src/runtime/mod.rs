@@ -39,7 +39,7 @@ mod fence;
 mod heartbeat;
 mod idle;
 #[cfg(feature = "security")]
-mod key_file;
+pub(crate) mod key_file;
 mod launch;
 mod log_thread;
 pub(crate) mod mailbox;

@@ -12,7 +12,20 @@ use std::path::{Path, PathBuf};
 
 use gridkv::fuzzing;
 
-const TARGETS: [&str; 7] = ["claims", "config", "datagrams", "frames", "hello", "messages", "swim"];
+const TARGETS: [&str; 12] = [
+    "claims",
+    "config",
+    "datagrams",
+    "frames",
+    "hello",
+    "introductions",
+    "keys",
+    "messages",
+    "opening",
+    "sealed",
+    "swim",
+    "tls",
+];
 
 /// The most that all inputs together may take in the repository.
 const MAX_CORPUS_BYTES: u64 = 2 << 20;
@@ -69,6 +82,31 @@ fn claims() {
 #[test]
 fn config() {
     replay("config", fuzzing::config);
+}
+
+#[test]
+fn sealed() {
+    replay("sealed", fuzzing::sealed);
+}
+
+#[test]
+fn opening() {
+    replay("opening", fuzzing::opening);
+}
+
+#[test]
+fn introductions() {
+    replay("introductions", fuzzing::introductions);
+}
+
+#[test]
+fn keys() {
+    replay("keys", fuzzing::keys);
+}
+
+#[test]
+fn tls() {
+    replay("tls", |bytes| fuzzing::tls(bytes, peak::peak_bytes));
 }
 
 #[test]

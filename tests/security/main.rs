@@ -12,6 +12,7 @@ mod attacker;
 #[allow(dead_code, reason = "the units of the crate use more of it")]
 mod authority;
 mod support;
+mod tap;
 mod tls_attacker;
 mod victims;
 
@@ -26,6 +27,8 @@ mod many;
 mod names;
 mod no_key;
 mod old_key;
+mod records;
+mod replay;
 mod sealed;
 mod secrets;
 mod slow;

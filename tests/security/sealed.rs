@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::ErrorKind;
-use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 
 use crate::datagrams::{ANNOUNCE, Attacker, DOWN, GOSSIP, LEFT, Name, host};
 use crate::support::process::NodeProcess;
@@ -70,9 +70,10 @@ fn names(victims: &Victims) -> Vec<Name> {
     victims.nodes.iter().map(name).collect()
 }
 
-/// Waits until a node has read all datagrams that were sent to it so far.
-fn wait_read(node: Name) {
-    let socket = format!("0100007F:{:04X}", node.addr.port());
+/// Waits until the node that listens here has read all datagrams that were sent to it so far.
+pub(crate) fn wait_read(addr: SocketAddr) {
+    let IpAddr::V4(ip) = addr.ip() else { panic!("these tests know IPv4 alone") };
+    let socket = format!("{:08X}:{:04X}", u32::from_le_bytes(ip.octets()), addr.port());
     wait_until("it has read all datagrams", || {
         let sockets = fs::read_to_string("/proc/net/udp").unwrap();
         let of_node = sockets.lines().filter(|line| line.contains(&socket));
@@ -149,7 +150,7 @@ fn a_sealed_datagram_with_a_flipped_bit_or_for_another_node_is_not_opened() {
         flipped[bit / 8] ^= 1 << (bit % 8);
         stranger.send(first, &flipped);
         if bit % 50 == 0 {
-            wait_read(first);
+            wait_read(first.addr);
         }
     }
     for cut in 0..datagram.len() {
@@ -176,7 +177,7 @@ fn a_thousand_replays_of_one_datagram_change_nothing_and_cost_little() {
     for number in 0..1000 {
         stranger.send(names[0], &datagram);
         if number % 50 == 0 {
-            wait_read(names[0]);
+            wait_read(names[0].addr);
         }
     }
     wait_for(&mut sealer, names[0], 2);

@@ -188,6 +188,8 @@ impl OwnKey {
         client.alpn_protocols = vec![b"gridkv/1".to_vec()];
         client.resumption = Resumption::disabled();
         client.enable_sni = false;
+        // It makes records of its own.
+        client.enable_secret_extraction = true;
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let mut server = ServerConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&rustls::version::TLS13])

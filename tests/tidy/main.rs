@@ -28,11 +28,11 @@ const ROOMS: &[(&str, &str)] = &[
     ("engine", "runtime shard config store discovery events error options entry quorums security \
                 clock types"),
     // Drivers: real threads, sockets and clocks, or simulated ones.
+    ("fuzzing", "runtime config wire membership security options placement quorums clock types"),
     ("runtime", "control shard config wire store discovery security events error options placement \
                  entry clock counting types sync prefetch logging mutants"),
     ("sim", "control shard replication config wire store membership security events error options \
              placement entry quorums clock types mutants"),
-    ("fuzzing", "config wire membership options placement quorums clock types"),
     // The protocol: state machines.
     ("control", "shard config wire membership security discovery events error placement quorums \
                  clock types logging mutants"),

@@ -39,6 +39,8 @@ pub(crate) mod datagram;
 mod dials;
 #[cfg(feature = "security")]
 mod gate;
+#[cfg(all(feature = "security", any(fuzzing, test, feature = "sim")))]
+pub(crate) mod in_memory;
 #[cfg(feature = "security")]
 mod kinds;
 pub(crate) mod limits;

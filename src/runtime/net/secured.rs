@@ -249,7 +249,7 @@ impl Secured {
     /// one step.
     pub(super) fn fill(
         &mut self,
-        stream: &TcpStream,
+        stream: &impl Socket,
         scratch: &mut [u8],
         frames: &mut FrameBuffer,
         budget: usize,
@@ -267,7 +267,7 @@ impl Secured {
     }
 
     /// Writes what comes before TLS, what TLS wants to write, and then the queue, once TLS is up.
-    pub(super) fn flush(&mut self, stream: &TcpStream, queue: &mut Queue) -> io::Result<usize> {
+    pub(super) fn flush(&mut self, stream: &impl Socket, queue: &mut Queue) -> io::Result<usize> {
         if self.is_broken {
             return Ok(0);
         }
@@ -279,10 +279,10 @@ impl Secured {
         Ok(count + tls.flush(&mut NoSignal(stream), queue)?)
     }
 
-    fn flush_prelude(&mut self, stream: &TcpStream) -> io::Result<usize> {
+    fn flush_prelude(&mut self, stream: &impl Socket) -> io::Result<usize> {
         let mut count = 0;
         while self.prelude_at < self.prelude.len() {
-            match send(stream, &[IoSlice::new(&self.prelude[self.prelude_at..])]) {
+            match stream.send(&[IoSlice::new(&self.prelude[self.prelude_at..])]) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(written) => {
                     self.prelude_at += written;
@@ -313,7 +313,7 @@ impl Secured {
     }
 
     /// Says inside TLS that nothing more is sent.
-    pub(super) fn close(&mut self, stream: &TcpStream, queue: &mut Queue) {
+    pub(super) fn close(&mut self, stream: &impl Socket, queue: &mut Queue) {
         if let Some(tls) = &mut self.tls
             && !tls.is_handshaking()
         {
@@ -515,23 +515,42 @@ impl fmt::Debug for Secured {
     }
 }
 
-/// A stream that raises no signal. rustls writes by `writev`, which raises one. It also writes when
-/// it reads: alerts.
-struct NoSignal<'a>(&'a TcpStream);
+/// What the bytes of a secured connection go over: a socket, or what stands for one.
+pub(super) trait Socket {
+    fn receive(&self, bytes: &mut [u8]) -> io::Result<usize>;
 
-impl Read for NoSignal<'_> {
-    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
-        self.0.read(bytes)
+    /// Writes as [`send`] does.
+    fn send(&self, slices: &[IoSlice<'_>]) -> io::Result<usize>;
+}
+
+impl Socket for TcpStream {
+    fn receive(&self, bytes: &mut [u8]) -> io::Result<usize> {
+        let mut stream = self;
+        stream.read(bytes)
+    }
+
+    fn send(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        send(self, slices)
     }
 }
 
-impl Write for NoSignal<'_> {
+/// A stream that raises no signal. rustls writes by `writev`, which raises one. It also writes when
+/// it reads: alerts.
+struct NoSignal<'a, S>(&'a S);
+
+impl<S: Socket> Read for NoSignal<'_, S> {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        self.0.receive(bytes)
+    }
+}
+
+impl<S: Socket> Write for NoSignal<'_, S> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        send(self.0, &[IoSlice::new(bytes)])
+        self.0.send(&[IoSlice::new(bytes)])
     }
 
     fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        send(self.0, slices)
+        self.0.send(slices)
     }
 
     fn flush(&mut self) -> io::Result<()> {
