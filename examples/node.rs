@@ -303,9 +303,9 @@ fn command(engine: &Engine, line: &str) -> Result<Answer> {
         }
         ["secured"] => {
             let others = engine.members().into_iter().filter(|member| !member.is_self);
-            let keys = others.map(|member| match member.security {
-                Some(security) => format!("{}={}", member.id, security.key_id),
-                None => format!("{}=plain", member.id),
+            let keys = others.map(|member| match member.cluster_key {
+                Some(key) if member.security.is_some() => format!("{}={key}", member.id),
+                _ => format!("{}=plain", member.id),
             });
             return Ok(Answer::Line(keys.collect::<Vec<_>>().join(" ")));
         }

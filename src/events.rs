@@ -45,18 +45,22 @@ pub struct MemberInfo {
     /// connection is not secured.
     #[cfg(feature = "security")]
     pub security: Option<MemberSecurity>,
+    /// The name of the cluster key that the member uses itself, as its latest datagram shows. Needs
+    /// the Cargo feature `security`.
+    ///
+    /// `None` for this node itself, and if no sealed datagram has come of the member yet.
+    #[cfg(feature = "security")]
+    pub cluster_key: Option<KeyId>,
 }
 
-/// What a member has proved to this node over the connection that this node has to it now, and which
-/// cluster key it uses.
+/// What a member has proved to this node over the connection that this node has to it now.
 #[cfg(feature = "security")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct MemberSecurity {
     /// The name of the member's own key.
     pub fingerprint: Fingerprint,
-    /// The name of the cluster key that the member uses itself: that of its latest datagram, or of
-    /// this connection if none has come yet.
+    /// The name of the cluster key with which the connection was opened.
     pub key_id: KeyId,
     /// Whether the member has presented a certificate (`Security::certificates`).
     pub has_certificate: bool,
@@ -252,8 +256,8 @@ pub enum Event {
     /// it is required.
     #[cfg(feature = "security")]
     SecurityOptional {
-        /// How many other members have shown no security yet. Where it is zero on all nodes, require
-        /// security.
+        /// How many other members have shown no security yet. If it is zero on all nodes,
+        /// require security.
         plain_members: usize,
     },
     /// This node secures its traffic as

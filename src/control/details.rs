@@ -186,6 +186,8 @@ impl Control {
         let is_full = self.details.len() >= MAX_DETAILS;
         self.details.retain(|life, it| lives.contains(life) || is_kept(it.heard_at) && !is_full);
         self.statuses_by_others.retain(|node, _| remembered.contains(node));
+        #[cfg(feature = "security")]
+        self.forget_denied(|life| lives.contains(&(life.node, life.boot)));
         let members = self.active_lives().map(|life| life.node).collect();
         self.pins.note_members(now, &members);
         self.gone_said_at.retain(|_, said_at| now.since(*said_at) < GONE_FOR);

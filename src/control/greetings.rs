@@ -64,8 +64,8 @@ impl Control {
     /// Returns the life that must be gone before this greeting counts, if there is one.
     pub(super) fn life_in_the_way(&self, greeting: &Greeting, key: Key) -> Option<Identity> {
         // At one address there is one node.
-        let key = if greeting.is_at_its_address { Key::Fits } else { key };
-        self.other_life(&greeting.hello.identity, key)
+        let is_there = greeting.is_at_its_address;
+        self.other_life(&greeting.hello.identity, key, is_there)
     }
 
     /// Takes up what a node that is let in has told and proved.
@@ -97,9 +97,14 @@ impl Control {
         let _ = (before, actions);
     }
 
-    /// Forgets the key that a node has proved, so that it may come back with another one.
+    /// Forgets the key that a node has proved, so that it may come back with another one. Of a node
+    /// that is connected with that key nothing is forgotten.
     #[cfg(feature = "security")]
     pub(super) fn forget_identity(&mut self, node: NodeHash) {
-        self.pins.forget(node);
+        let life = self.links.get(&node).map(|link| link.identity);
+        let is_here = life.is_some_and(|life| self.security_of(&life).is_some());
+        if !is_here {
+            self.pins.forget(node);
+        }
     }
 }

@@ -181,7 +181,7 @@ pub(crate) enum ControlAction {
         placement: Arc<Placement>,
         stage: Stage,
     },
-    /// Tell every core which keys lives of nodes have, before it dials one of them.
+    /// Tell every thread which keys lives of nodes have, before it dials one of them.
     #[cfg(feature = "security")]
     Keys(Arc<KnownKeys>),
     /// Tell every link that this node's identity has changed, and every core if it counts as

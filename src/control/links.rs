@@ -17,6 +17,8 @@ use crate::events::Event;
 #[cfg(feature = "security")]
 use crate::events::MemberSecurity;
 use crate::membership::{EXCHANGE_SOON, exchange_period};
+#[cfg(feature = "security")]
+use crate::security::KeyId;
 use crate::security::Proved;
 use crate::security::senders::SenderId;
 use crate::shard::Stage;
@@ -112,7 +114,8 @@ impl Control {
             Ok(key) => key,
             Err(refusal) => return self.give_up(now, link, LinkEnd::Refused(refusal), actions),
         };
-        if key == Key::Differs
+        let is_new = greeting.proved.is_some() && !self.pins.has(greeting.hello.identity.node);
+        if (key == Key::Differs || is_new)
             && let Some(other) = self.life_in_the_way(&greeting, key)
         {
             // It is dialled again, and by then it is known.
@@ -160,12 +163,17 @@ impl Control {
     pub(super) fn security_of(&self, life: &Identity) -> Option<MemberSecurity> {
         let link = self.links.get(&life.node).filter(|link| link.identity == *life)?;
         let proved = self.proved.get(&Link::to(life)).filter(|_| link.state == LinkState::Up)?;
-        let key_id = link.uses.unwrap_or(proved.key);
         Some(MemberSecurity {
             fingerprint: proved.fingerprint,
-            key_id,
+            key_id: proved.key,
             has_certificate: proved.has_certificate,
         })
+    }
+
+    /// Returns which cluster key a member uses itself, as far as it has shown that.
+    #[cfg(feature = "security")]
+    pub(super) fn key_used_by(&self, life: &Identity) -> Option<KeyId> {
+        self.links.get(&life.node).filter(|link| link.identity == *life)?.uses
     }
 
     /// Notes with which cluster key a member has sealed a datagram. Returns whether that is news.

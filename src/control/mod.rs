@@ -376,12 +376,15 @@ impl Control {
         actions: &mut Actions,
     ) {
         let message = match message {
-            ControlMessage::AskMembers => ControlMessage::Members {
-                records: self.records_to_tell(),
-                absent: self.absent.waited_for(now),
-                details: self.details_to_tell(),
-                claims: self.membership.signed_claims(),
-            },
+            ControlMessage::AskMembers => {
+                let records = self.records_to_tell();
+                ControlMessage::Members {
+                    absent: self.absent.waited_for(now),
+                    details: self.details_to_tell(),
+                    claims: self.membership.signed_claims(&records),
+                    records,
+                }
+            }
             ControlMessage::Status { asks, .. } => self.status_to_tell(&asks),
             ControlMessage::AskDebt { round, of } => {
                 return self.debt_asked(via, request_id, (round, of), actions);

@@ -8,7 +8,8 @@
 //!
 //! What another node proves is compared whenever the control thread opens a connection or judges a
 //! greeting: a node can be impersonated at both ends. The cores are told of the pins, and compare
-//! what the nodes prove that they dial.
+//! what the nodes prove that they dial. Connections end that were let in before the pin, with another
+//! key.
 //!
 //! A key is pinned if the node was found with it at its address: over a connection that this one
 //! opened, or by a ping while its greeting waited. A greeting alone pins none, as the address in it
@@ -19,7 +20,7 @@
 //! |---|---|---|
 //! | nothing | any key, or none | let in; its key is pinned |
 //! | a key | the same | let in |
-//! | a key of this life | another | refused: a life has one key |
+//! | a key of this life, at this address | another | refused: a life has one key |
 //! | a key that the node keeps | another, or none | refused until the pin is forgotten |
 //! | a key of a life that may be here | another | held until that life is found (`duplicates`) |
 //! | a key of a life that is over | another | let in, and the app is told |
@@ -43,22 +44,21 @@ use crate::mutants::{ProtocolMutant, rule};
 #[cfg(feature = "security")]
 use crate::security::known::KnownKeys;
 use crate::security::{Fingerprint, Proved};
-use crate::types::{Boot, Identity, MAX_MEMBERS, NodeHash, Retention};
+use crate::types::{Identity, MAX_MEMBERS, NodeHash, Retention};
 use crate::wire::message::{Refusal, RefusalReason};
 
 /// The keys that nodes have proved.
 pub(super) struct Pins {
     by_node: BTreeMap<NodeHash, Pin>,
     kept_for: Duration,
-    /// Whether a key has changed since the cores were told.
-    #[cfg(feature = "security")]
+    /// Whether a key has changed since the other threads were told.
     has_news: bool,
 }
 
 /// The key of a node's latest life.
 #[derive(Clone, Copy, Debug)]
 struct Pin {
-    boot: Boot,
+    life: Identity,
     fingerprint: Fingerprint,
     keeps_key: bool,
     seen_at: Instant,
@@ -77,12 +77,7 @@ impl Pins {
     /// Makes it empty. A node of a data center that is away is waited for longest.
     pub(super) fn new(retention: Retention) -> Self {
         let kept_for = retention.member.max(retention.data_center);
-        Self {
-            by_node: BTreeMap::new(),
-            kept_for,
-            #[cfg(feature = "security")]
-            has_news: false,
-        }
+        Self { by_node: BTreeMap::new(), kept_for, has_news: false }
     }
 
     /// Compares what this life of a node proves with what is pinned.
@@ -99,7 +94,7 @@ impl Pins {
         };
         if !rule(ProtocolMutant::PinsIgnored, proved.fingerprint != pin.fingerprint) {
             Ok(Key::Fits)
-        } else if life.boot == pin.boot {
+        } else if life.life() == pin.life {
             Err(has_two_keys(node_id, pin, proved))
         } else if pin.keeps_key {
             Err(self.has_lost_its_key(node_id, pin, proved))
@@ -119,11 +114,11 @@ impl Pins {
         members: impl FnOnce() -> BTreeSet<NodeHash>,
     ) -> Option<Fingerprint> {
         let &Proved { fingerprint, keeps_key, .. } = proved;
-        let new = Pin { boot: life.boot, fingerprint, keeps_key, seen_at: now };
-        self.note_news(&life.node, &new);
+        let new = Pin { life: life.life(), fingerprint, keeps_key, seen_at: now };
         match self.by_node.get_mut(&life.node) {
-            Some(pin) if life.boot >= pin.boot => {
+            Some(pin) if life.boot >= pin.life.boot => {
                 let before = pin.fingerprint;
+                self.has_news |= (pin.life, before) != (new.life, fingerprint);
                 *pin = new;
                 (before != fingerprint).then_some(before)
             }
@@ -136,28 +131,23 @@ impl Pins {
             None => {
                 if self.by_node.len() < MAX_MEMBERS || self.make_room(&members()) {
                     self.by_node.insert(life.node, new);
+                    self.has_news = true;
                 }
                 None
             }
         }
     }
 
-    /// Notes that the cores are to be told, unless they know this key of this life.
-    fn note_news(&mut self, node: &NodeHash, new: &Pin) {
-        #[cfg(feature = "security")]
-        {
-            let known = self.by_node.get(node).map(|pin| (pin.boot, pin.fingerprint));
-            self.has_news |= known != Some((new.boot, new.fingerprint));
-        }
-        #[cfg(not(feature = "security"))]
-        let _ = (node, new);
-    }
-
     /// Returns the keys of all lives that are pinned, if one has changed since it did so last.
     #[cfg(feature = "security")]
     pub(super) fn take_news(&mut self) -> Option<Arc<KnownKeys>> {
-        let keys = || self.by_node.iter().map(|(node, pin)| (*node, pin.boot, pin.fingerprint));
-        std::mem::take(&mut self.has_news).then(|| Arc::new(keys().collect()))
+        std::mem::take(&mut self.has_news).then(|| Arc::new(self.lives().collect()))
+    }
+
+    /// Returns the lives that are pinned, with their keys.
+    #[cfg(feature = "security")]
+    pub(super) fn lives(&self) -> impl Iterator<Item = (Identity, Fingerprint)> {
+        self.by_node.values().map(|pin| (pin.life, pin.fingerprint))
     }
 
     /// Forgets the key that was not seen for longest, unless all are those of members. Returns
@@ -184,15 +174,19 @@ impl Pins {
         self.has_news |= self.by_node.remove(&node).is_some();
     }
 
+    /// Whether some key of a node is pinned.
+    pub(super) fn has(&self, node: NodeHash) -> bool {
+        self.by_node.contains_key(&node)
+    }
+
     /// Whether a node proves the key that is pinned of it.
     pub(super) fn is_pinned(&self, node: NodeHash, proved: &Proved) -> bool {
         self.fingerprint(node) == Some(&proved.fingerprint)
     }
 
     /// Returns the pinned key of this life of a node.
-    #[cfg(feature = "security")]
     pub(super) fn key_of(&self, life: &Identity) -> Option<Fingerprint> {
-        let pin = self.by_node.get(&life.node).filter(|pin| pin.boot == life.boot)?;
+        let pin = self.by_node.get(&life.node).filter(|pin| pin.life == life.life())?;
         Some(pin.fingerprint)
     }
 

@@ -182,8 +182,13 @@ impl Control {
             .filter(|known| known.state.is_active())
             .filter_map(member)
             .collect();
-        // Of two lives of a node, the later.
-        members.sort_by_key(|member| std::cmp::Reverse(member.identity));
+        // Of two lives of a node, the one whose key is known, or else the later: any member can tell
+        // of a later one.
+        let has_key = |life: &Identity| self.pins.key_of(life).is_some();
+        members.sort_by_key(|member| {
+            let it = member.identity;
+            std::cmp::Reverse((it.node, has_key(&it), it))
+        });
         members.dedup_by_key(|member| member.identity.node);
         members.reverse();
         members
@@ -276,6 +281,8 @@ impl Control {
                 clock_ahead_ms: self.clocks.ahead_ms(&known.identity).filter(|_| !is_self),
                 #[cfg(feature = "security")]
                 security: self.security_of(&known.identity),
+                #[cfg(feature = "security")]
+                cluster_key: self.key_used_by(&known.identity),
             };
             Some((known.identity, known.state.is_active(), info))
         };

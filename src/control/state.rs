@@ -58,6 +58,8 @@ pub(crate) struct Control {
     /// Lives of nodes whose keys are denied.
     #[cfg(feature = "security")]
     pub(super) denied: BTreeMap<Identity, Fingerprint>,
+    #[cfg(feature = "security")]
+    pub(super) say_denied_at: Instant,
     pub(super) seeds: Vec<SeedAddress>,
     pub(super) discovery: Finding,
     pub(super) reach: Reach,
@@ -147,6 +149,8 @@ impl Control {
             pins: Pins::new(config.retention),
             #[cfg(feature = "security")]
             denied: BTreeMap::new(),
+            #[cfg(feature = "security")]
+            say_denied_at: Instant::default(),
             seeds: config
                 .seeds
                 .iter()

@@ -313,6 +313,20 @@ pub enum UpdateSecurityError {
         /// The members that use it.
         members: Vec<NodeId>,
     },
+    /// Members present no certificate, which would be required from now on. Take the steps before
+    /// on all nodes ([`Certificates`](crate::Certificates)), or give up on these members by
+    /// [`Security::force`](crate::Security::force).
+    #[error(
+        "connections with {} have no certificate, which would be required: take the step prefer() on \
+         all nodes first (Certificates), wait a few seconds if that was done, or say \
+         Security::force()",
+        first_of(members)
+    )]
+    #[non_exhaustive]
+    WithoutCertificate {
+        /// These members.
+        members: Vec<NodeId>,
+    },
     /// The node was given another key of its own than the one that it runs with.
     #[error(
         "the node runs with the key {running} and was given the key {given}: a node keeps its key \

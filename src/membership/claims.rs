@@ -35,10 +35,17 @@ impl Invalidates for Claim {
     }
 }
 
+/// A claim, and whether its signature was checked: the key of that life was known.
+#[derive(Debug, Clone, Copy)]
+struct KeptClaim {
+    said: SaidClaim,
+    is_proved: bool,
+}
+
 /// What every identity has claimed last.
 #[derive(Debug, Default)]
 pub(crate) struct Claims {
-    by_identity: BTreeMap<Identity, SaidClaim>,
+    by_identity: BTreeMap<Identity, KeptClaim>,
     /// How often the claims changed.
     version: u64,
     pub(super) departures: Departures,
@@ -48,27 +55,48 @@ impl Claims {
     /// Keeps a claim if it is news, and by who may say so. Returns whether it was.
     pub(crate) fn note(&mut self, said: SaidClaim) -> bool {
         let Claim { identity, kind } = said.claim;
+        // One that is proved takes the place of one that is not, and is worth telling on.
+        let proves = |known: &KeptClaim| {
+            known.said.claim.kind == kind && !known.is_proved && self.departures.knows(&identity)
+        };
         match self.by_identity.get(&identity) {
-            Some(known) if known.claim.kind >= kind => return false,
+            Some(known) if known.said.claim.kind >= kind && !proves(known) => return false,
             None if self.by_identity.len() >= MAX_CLAIMS => return false,
             _ => {}
         }
         if !self.departures.admits(&said) {
             return false;
         }
-        self.by_identity.insert(identity, said);
+        let is_proved = self.departures.knows(&identity);
+        self.by_identity.insert(identity, KeptClaim { said, is_proved });
         self.version += 1;
         true
     }
 
-    /// Returns what this very life of a member has claimed.
-    pub(crate) fn about(&self, identity: &Identity) -> Option<ClaimKind> {
-        self.by_identity.get(identity).map(|said| said.claim.kind)
+    /// Drops the claims about lives whose keys have become known, but for those that they have
+    /// signed.
+    #[cfg(feature = "security")]
+    pub(super) fn check_again(&mut self) {
+        let departures = &self.departures;
+        let before = self.by_identity.len();
+        self.by_identity.retain(|identity, kept| {
+            if !kept.is_proved && departures.knows(identity) {
+                kept.is_proved = departures.is_signed(&kept.said);
+                return kept.is_proved;
+            }
+            true
+        });
+        self.version += u64::from(self.by_identity.len() < before);
     }
 
-    /// Returns all claims that are signed.
-    pub(super) fn signed(&self) -> Vec<SaidClaim> {
-        self.by_identity.values().filter(|said| said.signed.is_some()).copied().collect()
+    /// Returns what this very life of a member has claimed.
+    pub(crate) fn about(&self, identity: &Identity) -> Option<ClaimKind> {
+        self.by_identity.get(identity).map(|kept| kept.said.claim.kind)
+    }
+
+    /// Returns what this very life of a member has claimed and signed.
+    pub(super) fn signed_by(&self, identity: &Identity) -> Option<SaidClaim> {
+        self.by_identity.get(identity).map(|kept| kept.said).filter(|said| said.signed.is_some())
     }
 
     /// Drops what a life claimed, once the member itself is forgotten, or answers though it is said

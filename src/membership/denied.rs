@@ -42,8 +42,8 @@ impl Denied {
 }
 
 impl Membership {
-    /// Takes a life for dead until it is [allowed](Self::allow) again. The most that are denied are
-    /// as many as there may be members: further ones are dead, and may come back.
+    /// Takes a life for dead until it is [allowed](Self::allow) again. As many are denied as there
+    /// may be members. Further ones are dead, and may come back until they are found again.
     pub(crate) fn deny(
         &mut self,
         now: Instant,

@@ -16,11 +16,15 @@
 //!
 //! The last line is for nodes that have none, and for members that this node does not reach.
 //!
-//! A check takes some 50 µs. It is made of news alone, and of [`CHECKS_PER_SECOND`] in a second at
-//! most: a member could send any number of wrong ones. What is left out is no loss, as a node that
-//! leaves repeats that each second, and what members have heard is in their lists.
+//! A check takes some 50 µs. It is made of news alone, of one life at most each [`CHECKED_EVERY`],
+//! and of [`CHECKS_PER_SECOND`] in a second: a member could send any number of wrong ones. What is
+//! left out comes again: a node that leaves repeats that each second, and lists of members have what
+//! others have heard. A member that sends wrong ones in all names all the time can have it come late:
+//! then those that leave count as dead until a list tells.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::pace::Pace;
 use super::said::{Claim, ClaimKind, SaidClaim, Signed};
@@ -29,27 +33,35 @@ use crate::mutants::{ProtocolMutant, rule};
 use crate::security::identity::{NodeIdentity, PublicKey, Signature};
 use crate::security::known::KnownKeys;
 use crate::security::proof::{Departure, SignedClaim};
-use crate::types::{ClusterHash, Identity};
+use crate::types::{ClusterHash, Identity, MAX_MEMBERS};
+
+/// How rarely a signature of one life is checked.
+pub(super) const CHECKED_EVERY: Duration = Duration::from_millis(100);
 
 /// How many signatures are checked in a second, and how many at once.
-const CHECKS_PER_SECOND: u32 = 128;
-const CHECKS_AT_ONCE: u32 = 512;
+const CHECKS_PER_SECOND: u32 = 256;
+const CHECKS_AT_ONCE: u32 = 1024;
 
 /// What this node signs with, and which keys it knows.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Departures {
     signer: Option<(ClusterHash, Arc<NodeIdentity>)>,
     known: Arc<KnownKeys>,
     now: Instant,
-    checks: Checks,
+    checks: Pace,
+    /// When a signature of each life may be checked again.
+    again_at: BTreeMap<Identity, Instant>,
 }
 
-#[derive(Debug)]
-struct Checks(Pace);
-
-impl Default for Checks {
+impl Default for Departures {
     fn default() -> Self {
-        Self(Pace::new(CHECKS_PER_SECOND, CHECKS_AT_ONCE))
+        Self {
+            signer: None,
+            known: Arc::default(),
+            now: Instant::default(),
+            checks: Pace::new(CHECKS_PER_SECOND, CHECKS_AT_ONCE),
+            again_at: BTreeMap::new(),
+        }
     }
 }
 
@@ -78,28 +90,49 @@ impl Departures {
     }
 
     /// Whether the key of this life is known.
-    pub(super) fn is_known(&self, life: &Identity) -> bool {
+    pub(super) fn knows(&self, life: &Identity) -> bool {
         self.known.of(life).is_some()
     }
 
-    /// Whether a claim is by who may say so.
+    /// Whether a claim is by who may say so. It counts as a check.
     pub(super) fn admits(&mut self, said: &SaidClaim) -> bool {
-        let Some(known) = self.known.of(&said.claim.identity) else { return true };
-        let is_right = match &said.signed {
-            Some(Signed { key, signature }) if PublicKey(*key).fingerprint() == known => {
-                self.checks.0.admits(self.now)
-                    && self.is_signed(&said.claim, &PublicKey(*key), signature)
-            }
-            _ => false,
-        };
+        let life = said.claim.identity.life();
+        if !self.knows(&life) {
+            return true;
+        }
+        let is_right = self.names_its_key(said) && self.may_check(&life) && self.is_signed(said);
         is_right || !rule(ProtocolMutant::UnsignedBelieved, true)
     }
 
-    fn is_signed(&self, claim: &Claim, key: &PublicKey, signature: &[u8; 64]) -> bool {
-        let Some((cluster, _)) = &self.signer else { return false };
-        let Claim { identity, kind } = *claim;
-        let (departure, signature) = (departure(kind), Signature(*signature));
-        SignedClaim { departure, identity, signature }.verify(*cluster, key).is_ok()
+    /// Whether a claim names the key that is known of its node.
+    fn names_its_key(&self, said: &SaidClaim) -> bool {
+        let named = said.signed.map(|signed| PublicKey(signed.key).fingerprint());
+        named.is_some() && named == self.known.of(&said.claim.identity)
+    }
+
+    /// Whether the node has signed a claim.
+    pub(super) fn is_signed(&self, said: &SaidClaim) -> bool {
+        let (Some((cluster, _)), Some(Signed { key, signature })) = (&self.signer, said.signed)
+        else {
+            return false;
+        };
+        let Claim { identity, kind } = said.claim;
+        let (departure, signature) = (departure(kind), Signature(signature));
+        let claim = SignedClaim { departure, identity, signature };
+        self.names_its_key(said) && claim.verify(*cluster, &PublicKey(key)).is_ok()
+    }
+
+    /// Whether one more signature in the name of this life may be checked now.
+    fn may_check(&mut self, life: &Identity) -> bool {
+        let (now, again_at) = (self.now, self.again_at.get(life));
+        if again_at.is_some_and(|at| *at > now) || !self.checks.admits(now) {
+            return false;
+        }
+        if self.again_at.len() >= MAX_MEMBERS {
+            self.again_at.clear();
+        }
+        self.again_at.insert(*life, now + CHECKED_EVERY);
+        true
     }
 }
 

@@ -1,5 +1,6 @@
 //! How nodes go: what this one announces when it does, and what it believes of others.
 
+use std::collections::BTreeSet;
 #[cfg(feature = "security")]
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,6 +15,7 @@ use crate::clock::Instant;
 use crate::security::identity::NodeIdentity;
 #[cfg(feature = "security")]
 use crate::security::known::KnownKeys;
+use crate::types::Identity;
 
 /// How often a leaving member announces it again, for the members that the gossip missed.
 const LEAVING_PERIOD: Duration = Duration::from_secs(1);
@@ -84,12 +86,15 @@ impl Membership {
     /// Lives of nodes have these keys: what others than they claim of them is not believed.
     #[cfg(feature = "security")]
     pub(crate) fn know_keys(&mut self, keys: Arc<KnownKeys>) {
-        self.claims.lock().departures.know_keys(keys);
+        let mut claims = self.claims.lock();
+        claims.departures.know_keys(keys);
+        claims.check_again();
     }
 
-    /// Returns what nodes have claimed and signed, for a list.
-    pub(crate) fn signed_claims(&self) -> Vec<SaidClaim> {
-        self.claims.lock().signed()
+    /// Returns what the nodes in a list have claimed and signed.
+    pub(crate) fn signed_claims(&self, records: &[Record]) -> Vec<SaidClaim> {
+        let claims = self.claims.lock();
+        records.iter().filter_map(|record| claims.signed_by(&record.identity)).collect()
     }
 
     /// Takes up what came with a list that another member gave us, and takes out of the list what is
@@ -102,10 +107,11 @@ impl Membership {
     ) {
         let mut claims = self.claims.lock();
         claims.departures.note_time(now);
-        for said in said {
+        let listed: BTreeSet<Identity> = records.iter().map(|record| record.identity).collect();
+        for said in said.into_iter().filter(|said| listed.contains(&said.claim.identity)) {
             claims.note(said);
         }
-        for record in records.iter_mut().filter(|it| claims.departures.is_known(&it.identity)) {
+        for record in records.iter_mut().filter(|it| claims.departures.knows(&it.identity)) {
             let claim = claims.about(&record.identity);
             record.leaving &= claim.is_some();
             if record.state == State::Left && claim != Some(ClaimKind::Left) {

@@ -52,6 +52,9 @@ impl Roster {
         changed.sort_unstable_by_key(|(_, new)| new.identity.sort_key());
         for (old, new) in changed {
             self.by_addr.insert(new.identity.addr, new);
+            if let Some(old) = old.filter(|old| old.identity != new.identity) {
+                claims.forget(&old.identity);
+            }
             report_change(old, new, &mut report);
         }
         if claims.is_long() {

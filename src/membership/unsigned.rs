@@ -16,7 +16,7 @@ impl Departures {
         claim.into()
     }
 
-    pub(super) fn is_known(&self, _life: &Identity) -> bool {
+    pub(super) fn knows(&self, _life: &Identity) -> bool {
         false
     }
 

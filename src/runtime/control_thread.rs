@@ -435,6 +435,7 @@ impl ControlLoop {
                 }
                 #[cfg(feature = "security")]
                 ControlAction::Keys(keys) => {
+                    self.thread.net.know_keys(now, keys.clone());
                     for core in &mut self.thread.cores {
                         core.send(Order::Keys(keys.clone()));
                     }

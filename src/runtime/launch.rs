@@ -445,6 +445,8 @@ fn standalone_member(id: NodeId, address: SocketAddr) -> MemberInfo {
         clock_ahead_ms: None,
         #[cfg(feature = "security")]
         security: None,
+        #[cfg(feature = "security")]
+        cluster_key: None,
     }
 }
 

@@ -15,9 +15,10 @@ use crate::config::Settings;
 use crate::control::Control;
 use crate::error::{ConfigError, StartError, UpdateSecurityError};
 use crate::events::{MemberInfo, MemberState};
+use crate::security::certificates::Certificates;
 use crate::security::suite::{Salt, Suite};
 use crate::security::{Fingerprint, KeyId, NodeSecurity, Sealing, Security};
-use crate::types::{ClusterHash, NodeHash};
+use crate::types::{ClusterHash, NodeHash, NodeId};
 
 /// What the threads of a node secure its traffic with.
 #[derive(Clone)]
@@ -131,16 +132,39 @@ fn check_unused(
 ) -> Result<(), UpdateSecurityError> {
     let is_out =
         |key: &KeyId| now.keyring.by_id(*key).is_some() && new.keyring.by_id(*key).is_none();
-    let takes_part = |member: &MemberInfo| {
-        let is_active = matches!(member.state, MemberState::Alive | MemberState::Suspect);
-        is_active && !member.is_self
-    };
     let used = |member: &MemberInfo| {
-        let key = member.security.as_ref()?.key_id;
+        let key = member.cluster_key?;
         (takes_part(member) && is_out(&key)).then_some((key, member.id.clone()))
     };
     let mut users = members.iter().filter_map(used).peekable();
-    let Some((key, _)) = users.peek().cloned() else { return Ok(()) };
+    let Some((key, _)) = users.peek().cloned() else { return check_certified(now, new, members) };
     let members = users.filter(|(used, _)| *used == key).map(|(_, id)| id).collect();
     Err(UpdateSecurityError::StillUsed { key, members })
+}
+
+/// Looks whether members present no certificate, where that is going to be required.
+fn check_certified(
+    now: &NodeSecurity,
+    new: &NodeSecurity,
+    members: &[MemberInfo],
+) -> Result<(), UpdateSecurityError> {
+    let requires = |security: &NodeSecurity| {
+        security.certificates.as_ref().is_some_and(Certificates::are_required)
+    };
+    let has_none =
+        |member: &&MemberInfo| member.security.is_some_and(|security| !security.has_certificate);
+    let takes_part = |member: &&MemberInfo| takes_part(member);
+    if requires(now) || !requires(new) {
+        return Ok(());
+    }
+    let without = members.iter().filter(takes_part).filter(has_none);
+    let members: Vec<NodeId> = without.map(|member| member.id.clone()).collect();
+    match members.is_empty() {
+        true => Ok(()),
+        false => Err(UpdateSecurityError::WithoutCertificate { members }),
+    }
+}
+
+fn takes_part(member: &MemberInfo) -> bool {
+    matches!(member.state, MemberState::Alive | MemberState::Suspect) && !member.is_self
 }

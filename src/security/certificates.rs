@@ -41,8 +41,9 @@ use zeroize::Zeroizing;
 
 use super::identity::Fingerprint;
 
-/// How many certificates a chain has at most, that of the node among them.
-pub(crate) const MAX_CHAIN: usize = 8;
+/// How many certificates a chain has at most, that of the node among them. Certificates that all have
+/// the name of a root are tried in each order: the work grows with the factorial.
+pub(crate) const MAX_CHAIN: usize = 4;
 
 /// How many bytes the certificates of a chain have at most, in DER. A connection keeps those of its
 /// other end.
@@ -94,8 +95,8 @@ impl RefUnwindSafe for Certificates {}
 #[non_exhaustive]
 pub enum Names {
     /// The certificate is valid for the node id, as a DNS name. So the id of each node is a DNS
-    /// name. Upper and lower case are the same in DNS names, and a wildcard is valid for all ids
-    /// that it covers.
+    /// name, in small letters and without a dot at its end. A wildcard is valid for all ids that it
+    /// covers.
     NodeId,
     /// The certificate is valid for one of these DNS names, the same for all nodes of a service. A
     /// node with such a certificate can take any id that is free.
@@ -208,7 +209,13 @@ impl Certificates {
             name.is_ok_and(|name| verify_server_name(&certificate, &name).is_ok())
         };
         match &self.names {
-            Names::NodeId if DnsName::try_from(node_id).is_err() => {
+            // One certificate would be good for several nodes: names are the same in both cases, and
+            // with a dot at their end.
+            Names::NodeId
+                if DnsName::try_from(node_id).is_err()
+                    || node_id.ends_with('.')
+                    || node_id.contains(|letter: char| letter.is_ascii_uppercase()) =>
+            {
                 Err(WrongName::NotADnsName(node_id.to_owned()))
             }
             Names::NodeId if is_valid_for(node_id) => Ok(()),
@@ -253,7 +260,8 @@ impl fmt::Debug for Certificates {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum WrongName {
     #[error(
-        "its node id {0:?} is no DNS name, so that no certificate is valid for it: give the node \
+        "its node id {0:?} is no DNS name in small letters, so that no certificate is valid for \
+         it: give the node \
          another id, or all nodes Names::any_of"
     )]
     NotADnsName(String),
@@ -387,10 +395,12 @@ pub enum CertificatesError {
         /// What the system says.
         reason: String,
     },
-    /// Certificates are to be valid for node ids, and this node's id is no DNS name.
+    /// Certificates are to be valid for node ids, and this node's id is no DNS name in small
+    /// letters.
     #[error(
-        "the node id {node_id:?} is no DNS name, so that no certificate is valid for it: use \
-         letters, digits and hyphens, or Names::any_of with the name of the service"
+        "the node id {node_id:?} is no DNS name in small letters, so that no certificate is valid \
+         for it: use small letters, digits and hyphens, or Names::any_of with the name of the \
+         service"
     )]
     NotADnsName {
         /// The node id.
@@ -500,7 +510,7 @@ mod tests {
         let long = |certificates: usize| format!("{chain}{}", root.pem().repeat(certificates - 1));
         made(&long(MAX_CHAIN), &key, &root.pem()).unwrap();
         let error = made(&long(MAX_CHAIN + 1), &key, &root.pem()).unwrap_err();
-        let CertificatesError::LongChain { certificates: 9, .. } = error else { panic!("{error}") };
+        let CertificatesError::LongChain { certificates: 5, .. } = error else { panic!("{error}") };
         let (chain, key) = root.issue(&Leaf { padding: 600, ..Leaf::of(&["n0"]) });
         let error = made(&chain, &key, &root.pem()).unwrap_err();
         let CertificatesError::LongChain { certificates: 1, bytes } = error else { panic!() };
@@ -519,7 +529,8 @@ mod tests {
         assert_eq!(own.check("N0.gridkv.internal"), Ok(()), "DNS names have no case");
         let other = |name: &str| Err(CertificatesError::OtherName { name: name.into() });
         assert_eq!(own.check("n1.gridkv.internal"), other("n1.gridkv.internal"));
-        for node_id in ["n 0", "n0:1", "10.0.0.1", ""] {
+        for node_id in ["n 0", "n0:1", "10.0.0.1", "", "N0.gridkv.internal", "n0.gridkv.internal."]
+        {
             let error = own.check(node_id).unwrap_err();
             assert_eq!(error, CertificatesError::NotADnsName { node_id: node_id.into() });
         }

@@ -4,16 +4,16 @@ use std::collections::BTreeMap;
 
 use super::identity::Fingerprint;
 use super::settings::Proved;
-use crate::types::{Boot, Identity, NodeHash};
+use crate::types::Identity;
 
 /// The keys that lives of nodes have proved to the control thread.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct KnownKeys(BTreeMap<(NodeHash, Boot), Fingerprint>);
+pub(crate) struct KnownKeys(BTreeMap<Identity, Fingerprint>);
 
 impl KnownKeys {
     /// Returns the key of this life.
     pub(crate) fn of(&self, life: &Identity) -> Option<Fingerprint> {
-        self.0.get(&(life.node, life.boot)).copied()
+        self.0.get(&life.life()).copied()
     }
 
     /// Returns the key of this life, if another one was proved in its name.
@@ -22,8 +22,8 @@ impl KnownKeys {
     }
 }
 
-impl FromIterator<(NodeHash, Boot, Fingerprint)> for KnownKeys {
-    fn from_iter<I: IntoIterator<Item = (NodeHash, Boot, Fingerprint)>>(keys: I) -> Self {
-        Self(keys.into_iter().map(|(node, boot, key)| ((node, boot), key)).collect())
+impl FromIterator<(Identity, Fingerprint)> for KnownKeys {
+    fn from_iter<I: IntoIterator<Item = (Identity, Fingerprint)>>(keys: I) -> Self {
+        Self(keys.into_iter().map(|(life, key)| (life.life(), key)).collect())
     }
 }

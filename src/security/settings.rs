@@ -128,8 +128,9 @@ impl Security {
         self
     }
 
-    /// Has [`Engine::update_security`](crate::Engine::update_security) take a cluster key out also if
-    /// members still use it. These are then shut out until they use one that is accepted.
+    /// Has [`Engine::update_security`](crate::Engine::update_security) take a cluster key out also
+    /// if members still use it, and require certificates also if members present none. These are
+    /// then shut out until they have what is accepted.
     ///
     /// For a key that was stolen, and for a member that does not change its key. It means nothing
     /// in [`Config::security`](crate::Config::security).

@@ -1,10 +1,14 @@
 //! What a node makes of the keys that others prove. Nodes that are pinged are controls, too.
 
+use std::sync::Arc;
+
 use super::*;
 use crate::clock::WallTime;
 use crate::control::duplicates::PATIENCE;
 use crate::control::state::LinkState;
-use crate::security::{Fingerprint, KeyId, Proved};
+use crate::security::known::KnownKeys;
+use crate::security::suite::{Salt, Suite};
+use crate::security::{ClusterKey, Fingerprint, KeyId, Proved, Sealing, Security};
 use crate::types::NodeId;
 use crate::wire::message::RefusalReason;
 
@@ -354,6 +358,79 @@ fn the_mutant_that_pins_what_greets_is_noticed() {
     assert_eq!(outcomes, refused);
 }
 
+/// Which keys of lives the other threads are told of.
+fn told_keys(actions: &[ControlAction]) -> Vec<Arc<KnownKeys>> {
+    let keys = actions.iter().filter_map(|action| match action {
+        ControlAction::Keys(keys) => Some(keys.clone()),
+        _ => None,
+    });
+    keys.collect()
+}
+
+#[test]
+fn cores_are_told_of_a_key_before_the_node_is_placed_and_once() {
+    let (mut control, b) = (control(), life("b", 5));
+    assert!(told_keys(&greets(&mut control, b, new_key(1))).is_empty(), "it was not found yet");
+    let actions = is_found(&mut control, b, new_key(1));
+    let [keys] = &told_keys(&actions)[..] else { panic!("{actions:?}") };
+    assert_eq!(keys.of(&b), Some(fingerprint(1)));
+    let at = |is_it: fn(&ControlAction) -> bool| actions.iter().position(is_it);
+    let placed_at = at(|it| matches!(it, ControlAction::Publish { .. })).unwrap_or(usize::MAX);
+    assert!(at(|it| matches!(it, ControlAction::Keys(_))).unwrap() < placed_at);
+    assert!(told_keys(&is_found(&mut control, b, new_key(1))).is_empty(), "it is known");
+    let keys = told_keys(&is_found(&mut control, life("b", 6), new_key(2)));
+    assert_eq!(keys[0].of(&b), None);
+    assert_eq!(keys[0].of(&life("b", 6)), Some(fingerprint(2)));
+}
+
+/// A member says in a list that others have left. Of one it is known who may say so.
+#[test]
+fn a_list_says_of_no_node_that_it_has_left_whose_key_is_known() {
+    let mut control = control();
+    is_found(&mut control, life("b", 5), new_key(1));
+    let record = |life: Identity| Record { identity: life, state: State::Left, leaving: false };
+    let (b, c) = (life("b", 5), life("c", 5));
+    let message = ControlMessage::Members {
+        records: vec![record(b), record(c)],
+        absent: Vec::new(),
+        details: Vec::new(),
+        claims: Vec::new(),
+    };
+    let link = Link { addr: ([127, 0, 0, 1], 9).into(), expects: None };
+    control.handle(NOW, ControlEvent::Answer { link, message }, &mut Vec::new());
+    assert!(!control.gone.has_left(&b) && control.gone.has_left(&c));
+}
+
+/// A node that keeps no key is a member. Another one that has the cluster key tells of a later life
+/// of it, at its own address.
+#[test]
+fn a_later_life_that_members_tell_of_takes_no_place_of_one_that_answers() {
+    let (b, other) = (life("b", 5), Identity { addr: life("c", 1).addr, ..life("b", 6) });
+    let mut control = with_member(new_key(1));
+    becomes_member(&mut control, other);
+    let placed = |control: &Control| {
+        let members = control.placeable();
+        members.iter().find(|it| it.identity.node == b.node).map(|it| it.identity)
+    };
+    assert_eq!(placed(&control), Some(b), "its key is known");
+    let actions = welcomed(&mut control, Link::to(&other), other, new_key(2));
+    assert!(is_closed(&actions, Link::to(&other)), "{actions:?}");
+    deliver(&mut control, NOW + MILLI, b, actions);
+    assert_eq!(placed(&control), Some(b));
+    assert_eq!(control.pins.fingerprint(b.node), Some(&fingerprint(1)));
+}
+
+/// Another one takes the start of a node, too, before this one has found the true one.
+#[test]
+fn the_start_of_a_node_at_another_address_is_another_life() {
+    let (b, other) = (life("b", 5), Identity { addr: life("c", 1).addr, ..life("b", 5) });
+    let mut control = control();
+    is_found(&mut control, other, new_key(2));
+    let keys = told_keys(&is_found(&mut control, b, new_key(1)));
+    assert_eq!(keys[0].of(&b), Some(fingerprint(1)));
+    assert_eq!(keys[0].of(&other), None);
+}
+
 /// A greeting of the life before was under way for longer than that of the life after.
 #[test]
 fn an_earlier_life_moves_no_pin_back() {
@@ -519,4 +596,45 @@ fn the_texts_of_the_longest_names_fit_a_refusal() {
         let text = text(&actions);
         assert!(text.len() <= 2048, "{} bytes", text.len());
     }
+}
+
+/// A node that denies a key, and knows a member by another one or by none.
+fn denies(of: u8, pinned: Option<Proved>) -> Control {
+    let mut control = with_member(pinned);
+    let bytes = std::array::from_fn(|at| at as u8);
+    let security = Security::cluster_key(ClusterKey::from_bytes(bytes).unwrap());
+    let security = security.deny([fingerprint(of)]);
+    let node = security.of_node("shop", &zeroize::Zeroizing::new([7; 32])).unwrap();
+    let (suite, salt) = (Suite::Aes128Gcm, Salt(1));
+    control.seal(Sealing { security: Arc::new(node), suite, salt });
+    control
+}
+
+fn is_alive(control: &Control, life: &Identity) -> bool {
+    control.active_lives().any(|active| active == *life)
+}
+
+/// It stands on the way to a member once, and answers in its name.
+#[test]
+fn a_denied_node_ends_no_life_but_its_own() {
+    let b = life("b", 5);
+    let proves = |control: &mut Control, number: u8| {
+        let (link, key) = (Link::to(&b), fingerprint(number));
+        control.handle(NOW, ControlEvent::DeniedKey { link, key }, &mut Vec::new());
+    };
+    let mut control = denies(9, new_key(1));
+    proves(&mut control, 9);
+    assert!(is_alive(&control, &b), "its key is another one");
+    let mut control = denies(1, new_key(1));
+    proves(&mut control, 2);
+    assert!(is_alive(&control, &b), "that is not denied");
+    proves(&mut control, 1);
+    assert!(!is_alive(&control, &b));
+    let mut control = denies(9, None);
+    proves(&mut control, 9);
+    assert!(!is_alive(&control, &b), "nothing else is known of it");
+    // It is forgotten with its life.
+    assert_eq!(control.denied.len(), 1);
+    control.forget_denied(|_| false);
+    assert!(control.denied.is_empty());
 }

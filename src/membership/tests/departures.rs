@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::strangers::{gossip, receives};
 use super::*;
 use crate::membership::claims::{Claim, ClaimKind, SaidClaim, Signed};
-use crate::membership::departures::Departures;
+use crate::membership::departures::{CHECKED_EVERY, Departures};
 #[cfg(feature = "sim")]
 use crate::mutants::{ProtocolMutant, set_for_this_thread};
 use crate::security::identity::NodeIdentity;
@@ -18,10 +18,7 @@ fn key_of(node: u16) -> Arc<NodeIdentity> {
 }
 
 fn known(nodes: &[u16]) -> Arc<KnownKeys> {
-    let key = |&node: &u16| {
-        let life = first_life(node);
-        (life.node, life.boot, key_of(node).fingerprint())
-    };
+    let key = |&node: &u16| (first_life(node), key_of(node).fingerprint());
     Arc::new(nodes.iter().map(key).collect())
 }
 
@@ -104,7 +101,7 @@ fn a_node_that_signs_leaves_as_others_do() {
     net.run(Duration::from_secs(1));
     net.assert_state(&[1, 3], first_life(2), State::Left);
     // A node that missed it finds it in a list.
-    let said = net.at(1).signed_claims();
+    let said = net.at(1).signed_claims(&net.at(1).records());
     assert_eq!(said, [signed_by(2, Claim { identity: first_life(2), kind: ClaimKind::Left })]);
 }
 
@@ -130,26 +127,80 @@ fn a_list_is_believed_as_gossip_is() {
     assert_eq!(checked(vec![], unknown), unknown, "its key is not known");
 }
 
+/// It was told before this node had found the key of that node.
+#[test]
+fn what_was_believed_goes_when_the_key_is_known_and_is_not_that_of_the_claim() {
+    for kind in KINDS {
+        let claim = Claim { identity: first_life(3), kind };
+        let other = signed_by(1, claim);
+        for (said, stays) in [(claim.into(), false), (other, false), (signed_by(3, claim), true)] {
+            let mut net = signing(9);
+            net.at(1).claims.lock().note(said);
+            assert!(net.at(1).claims.lock().about(&first_life(3)).is_some(), "as any rumour");
+            net.act(1, |membership, _, _| membership.know_keys(known(&[2, 3])));
+            assert_eq!(net.at(1).claims.lock().about(&first_life(3)).is_some(), stays, "{said:?}");
+            let is_news = net.at(1).claims.lock().note(signed_by(3, claim));
+            assert_eq!(is_news, !stays, "the true one counts");
+        }
+    }
+}
+
+/// Any host that is heard can tell of any number of lives.
+#[test]
+fn a_list_has_no_claims_but_those_of_its_members() {
+    let mut net = signing(10);
+    for boot in 0..5000 {
+        let identity = Identity { boot: Boot(boot), ..first_life(7) };
+        let claim = Claim { identity, kind: ClaimKind::Left };
+        net.at(1).claims.lock().note(signed_by(1, claim));
+    }
+    assert_eq!(net.at(1).signed_claims(&net.at(1).records()), []);
+    // The same at the other end: what is not in the list is not kept.
+    let stranger = signed_by(3, Claim { identity: first_life(8), kind: ClaimKind::Left });
+    net.act(2, |membership, now, _| membership.check_departures(now, vec![stranger], &mut []));
+    assert_eq!(net.at(2).claims.lock().about(&first_life(8)), None);
+}
+
+#[test]
+fn claims_of_a_life_are_forgotten_with_it() {
+    let mut net = signing(11);
+    net.act(2, |membership, now, actions| membership.announce_left(now, actions));
+    net.run(Duration::from_secs(1));
+    assert!(net.at(1).claims.lock().about(&first_life(2)).is_some());
+    let later = Identity { boot: Boot(first_life(2).boot.0 + 1), ..first_life(2) };
+    let record = Record { identity: later, state: State::Alive, leaving: false };
+    net.act(1, |membership, now, actions| {
+        membership.meet(now, &later);
+        membership.learn(now, &[record], actions);
+    });
+    assert_eq!(net.at(1).claims.lock().about(&first_life(2)), None);
+}
+
 /// A member sends any number of wrong ones.
 #[test]
 fn signatures_are_checked_at_a_bounded_pace() {
     let mut departures = Departures::default();
     departures.sign_with(ClusterHash::of("test"), key_of(1));
-    departures.know_keys(known(&[2]));
-    let claim = Claim { identity: first_life(2), kind: ClaimKind::Left };
-    let (right, forged) = (signed_by(2, claim), lies(ClaimKind::Left)[2]);
+    let nodes: Vec<u16> = (2..250).collect();
+    departures.know_keys(known(&nodes));
+    let right = |node| signed_by(node, Claim { identity: first_life(node), kind: ClaimKind::Left });
     let second = Instant::from_nanos(1_000_000_000);
     departures.note_time(second);
-    let mut checked = 0;
-    while departures.admits(&right) {
-        assert!(!departures.admits(&forged));
-        checked += 2;
-        assert!(checked < 10_000, "they are bounded");
-    }
-    departures.note_time(second + Duration::from_secs(1));
-    assert!(departures.admits(&right));
     // One by another key costs no check.
-    let other = signed_by(3, claim);
+    let other = signed_by(3, right(2).claim);
     assert!((0..10_000).all(|_| !departures.admits(&other)));
-    assert!(departures.admits(&right));
+    // A wrong one of one life costs that life a tenth of a second.
+    assert!(!departures.admits(&lies(ClaimKind::Left)[2]));
+    assert!(!departures.admits(&right(2)) && departures.admits(&right(3)));
+    departures.note_time(second + CHECKED_EVERY);
+    assert!(departures.admits(&right(2)));
+    // And all lives have a limit together.
+    let mut checked = 0;
+    for round in 2..10 {
+        departures.note_time(second + CHECKED_EVERY * round);
+        checked += nodes.iter().filter(|node| departures.admits(&right(**node))).count();
+    }
+    assert!((1024..1400).contains(&checked), "{checked}");
+    departures.note_time(second + Duration::from_secs(10));
+    assert!(departures.admits(&right(2)));
 }

@@ -8,8 +8,10 @@ use std::io::{self, IoSlice};
 use std::sync::Arc;
 
 use super::link::HANDSHAKE_BUDGET_BYTES;
+use super::net_security::NetSecurity;
 use super::queue::Queue;
-use super::secured::{Advance, NetSecurity, Secured, SecurityError, Socket};
+use super::secured::{Advance, Secured, Socket};
+use super::security_error::SecurityError;
 use super::stream::Filled;
 use super::tls::TlsSettings;
 use crate::security::{NodeIdentity, NodeSecurity};

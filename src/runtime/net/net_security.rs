@@ -66,8 +66,7 @@ impl NetSecurity {
     /// when that runs out.
     pub(super) fn opens_so(&self, secured: &Secured) -> bool {
         let has_key = |proved: &Proved| self.node.keyring.sealing().id() == proved.key;
-        secured.proved().is_some_and(has_key)
-            && secured.presents() == self.kinds.to_open().hash()
+        secured.proved().is_some_and(has_key) && secured.presents() == self.kinds.to_open().hash()
     }
 
     /// Whether this was proved by the node itself.

@@ -39,7 +39,7 @@ use crate::security::keys::KeyId;
 use crate::security::known::KnownKeys;
 use crate::security::opening::{Kind, OPENING_BYTES, Opening, OpeningError, Role};
 use crate::security::proof::{Introduction, IntroductionFlags, Session};
-use crate::security::Proved;
+use crate::security::{Fingerprint, Proved};
 use crate::types::Identity;
 use crate::wire::frame::FrameBuffer;
 use crate::wire::message::Proof;
@@ -55,14 +55,18 @@ pub(super) struct Securing {
     pub(super) handshakes_left: usize,
     /// Addresses that speak without security, and until when they are dialled so.
     pub(super) plain_until: BTreeMap<SocketAddr, Instant>,
-    /// Which key each life of a node has, if this is the thread of a core: the control thread finds
-    /// that out itself.
+    /// Which key each life of a node has.
     pub(super) known: Arc<KnownKeys>,
     /// When links end by a change, and which.
     pub(super) ends_at: BTreeSet<(Instant, u64)>,
 }
 
 impl Securing {
+    /// Whether another key is known of the life that its other end has proved to be.
+    pub(super) fn is_impostor(&self, secured: &Secured) -> bool {
+        secured.proved_life().is_some_and(|(life, proved)| self.check_known(life, proved).is_err())
+    }
+
     /// Compares what this life of a node proves with what it has proved to the control thread.
     pub(super) fn check_known(
         &self,
@@ -375,11 +379,20 @@ impl Secured {
         if self.named != Some(peer.hash) {
             return Err(SecurityError::OtherCertificate);
         }
-        self.security.check_denied(&peer.fingerprint)?;
+        self.check_denied(&self.security, &peer.fingerprint)?;
         let exporter = Zeroizing::new(tls.exporter().map_err(SecurityError::Tls)?);
         self.session = Some(Session::new(self.role, exporter, self.own, peer.hash));
         self.step = Step::Proof;
         Ok(Advance::Established)
+    }
+
+    /// Whether the key that TLS has proved is not denied.
+    fn check_denied(&self, security: &NetSecurity, key: &Fingerprint) -> Result<(), SecurityError> {
+        let checked = security.check_denied(key);
+        match self.kind {
+            Kind::RawKey => checked,
+            Kind::Certificate => checked.map_err(|_| SecurityError::DeniedCertificate(*key)),
+        }
     }
 
     /// Returns this end's proof, if it is due.
@@ -502,7 +515,7 @@ impl Secured {
         let settings = security.kinds.of(self.kind)?;
         let Some(tls) = &self.tls else { return Err(SecurityError::NoProof) };
         if let Some(peer) = tls.peer() {
-            security.check_denied(&peer.fingerprint)?;
+            self.check_denied(security, &peer.fingerprint)?;
         }
         tls.check_again(settings).map_err(SecurityError::Tls)?;
         self.check_names(security)

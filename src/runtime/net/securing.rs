@@ -80,14 +80,17 @@ impl Net {
         }
     }
 
-    /// Lives of nodes have these keys. Connections that this node has opened to one of them end, if
-    /// another key was proved over them.
+    /// Lives of nodes have these keys. Connections end over which another key was proved in the name
+    /// of one of them.
     pub(crate) fn know_keys(&mut self, now: Instant, keys: Arc<KnownKeys>) {
         self.now = now;
         let Some(securing) = &mut self.securing else { return };
         securing.known = keys;
-        let ids: Vec<u64> = self.links.keys().copied().collect();
-        ids.into_iter().for_each(|id| self.end_if_changed(id));
+        for (id, link) in &self.links {
+            if link.connection.secured().is_some_and(|secured| securing.is_impostor(secured)) {
+                securing.ends_at.insert((now, *id));
+            }
+        }
     }
 
     fn has_certificate(&self, id: u64) -> bool {
@@ -111,11 +114,9 @@ impl Net {
         }
         let secured = link.connection.secured();
         let is_own = matches!(link.stage, LinkStage::Outgoing(_));
-        let proved = secured.and_then(Secured::proved);
-        let is_old = proved.is_some_and(|proved| !securing.security.opens_so(proved));
-        let of = secured.and_then(Secured::proved_life);
-        let is_other = of.is_some_and(|(life, proved)| securing.check_known(life, proved).is_err());
-        is_own && (is_old || is_other) || securing.security.admits(secured).is_err()
+        let is_old = secured.is_some_and(|secured| !securing.security.opens_so(secured));
+        let is_impostor = secured.is_some_and(|secured| securing.is_impostor(secured));
+        is_impostor || is_own && is_old || securing.security.admits(secured).is_err()
     }
 
     /// Ends the links whose time has come after a change.
@@ -135,8 +136,8 @@ impl Net {
         self.securing.as_ref()?.ends_at.first().map(|(at, _)| *at)
     }
 
-    /// A connection was welcomed, or keys have become known. If the security has changed since it
-    /// was begun, it may have to be opened with another key.
+    /// A connection was welcomed. If the security has changed since it was begun, it may have to be
+    /// opened with another key.
     pub(super) fn end_if_changed(&mut self, id: u64) {
         if self.ends_by_change(id)
             && let Some(securing) = &mut self.securing
@@ -367,7 +368,8 @@ impl Net {
             if is_own_place && proved.is_some_and(|it| !securing.security.is_own(&it)) {
                 return Err(SecurityError::OwnName);
             }
-            if let Some(proved) = &proved {
+            // The control thread has more to say of an accepted connection.
+            if let Some(proved) = proved.as_ref().filter(|_| !self.accepts) {
                 securing.check_known(&hello.identity, proved)?;
             }
             Ok(proved)
@@ -445,8 +447,11 @@ impl Net {
         let Some(link) = self.links.get(&id) else { return false };
         let Some(secured) = link.connection.secured() else { return false };
         let Some(error) = secured.failure().cloned() else { return false };
-        let is_new =
-            matches!(&link.stage, LinkStage::Outgoing(outgoing) if outgoing.step.is_opening());
+        let is_new = match &link.stage {
+            LinkStage::Outgoing(outgoing) => outgoing.step.is_opening(),
+            LinkStage::Stranger => true,
+            _ => false,
+        };
         if is_new {
             self.not_secured(id, &SecurityError::Tls(error), events);
         } else {

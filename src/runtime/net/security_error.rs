@@ -54,6 +54,8 @@ pub(super) enum SecurityError {
     OtherCertificate,
     #[error("its key {0} is denied (Security::deny)")]
     Denied(Fingerprint),
+    #[error("the key {0} of its certificate is denied (Security::deny)")]
+    DeniedCertificate(Fingerprint),
     #[error("it sends no proof of the cluster key where one is due, or a second one")]
     NoProof,
     #[error("{0}")]
@@ -78,8 +80,8 @@ pub(super) enum SecurityError {
 }
 
 impl SecurityError {
-    /// Whether a host that has proved nothing may be told.
+    /// Whether a host that has proved nothing may be told, and can be.
     pub(super) fn may_be_told(&self) -> bool {
-        !matches!(self, Self::OtherNode(_))
+        !matches!(self, Self::OtherNode(_) | Self::Tls(_))
     }
 }

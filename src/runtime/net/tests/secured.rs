@@ -232,8 +232,7 @@ fn a_node_cannot_greet_in_the_name_of_another_one() {
 #[test]
 fn a_core_does_not_speak_with_a_host_that_answers_in_the_name_of_a_node() {
     let keys_of = |b: &Node, fingerprint: Fingerprint| {
-        let life = b.identity;
-        Arc::new(KnownKeys::from_iter([(life.node, life.boot, fingerprint)]))
+        Arc::new(KnownKeys::from_iter([(b.identity, fingerprint)]))
     };
     let (mut a, mut b) = (secured("a", &with_key(1)), node("b"));
     let of_b = secure(&mut b, &with_key(1), &seed());

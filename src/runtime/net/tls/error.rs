@@ -7,6 +7,9 @@ use thiserror::Error;
 
 use crate::security::certificates::{MAX_CHAIN, MAX_CHAIN_BYTES};
 
+/// What the text of an error is cut to: a peer can have kilobytes of purposes in its certificate.
+const MAX_TEXT_BYTES: usize = 300;
+
 /// Why a session cannot be made, or was ended. The texts follow "ending the connection with …:".
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
 pub(crate) enum TlsError {
@@ -112,15 +115,35 @@ impl TlsError {
                 | CertificateError::ExpiredContext { .. }
                 | CertificateError::NotValidYet
                 | CertificateError::NotValidYetContext { .. }) => {
-                    Self::CertificateTime(error.to_string())
+                    Self::CertificateTime(short(&error))
                 }
                 error @ (CertificateError::InvalidPurpose
                 | CertificateError::InvalidPurposeContext { .. }) => {
-                    Self::WrongUsage(error.to_string())
+                    Self::WrongUsage(short(&error))
                 }
-                error => Self::Certificate(error.to_string()),
+                error => Self::Certificate(short(&error)),
             },
             error => error.into(),
+        }
+    }
+}
+
+/// Returns what is wrong with a certificate, without all that it has in it.
+fn short(error: &CertificateError) -> String {
+    use CertificateError::{
+        UnsupportedSignatureAlgorithmContext, UnsupportedSignatureAlgorithmForPublicKeyContext,
+    };
+    match error {
+        UnsupportedSignatureAlgorithmContext { .. }
+        | UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => {
+            "it is signed by an algorithm that nodes do not take: ECDSA with P-256 or P-384, \
+             Ed25519 and RSA with SHA-256, SHA-384 or SHA-512 are taken"
+                .to_owned()
+        }
+        error => {
+            let mut text = error.to_string();
+            text.truncate(text.floor_char_boundary(MAX_TEXT_BYTES));
+            text
         }
     }
 }
