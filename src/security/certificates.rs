@@ -27,6 +27,7 @@
 //! `rustls` for both, and nothing else of it.
 
 use std::fmt;
+use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::sync::Arc;
 
 use rustls::RootCertStore;
@@ -231,6 +232,10 @@ impl Certificates {
         &self.roots
     }
 }
+
+// The private key is a `dyn` type of rustls, which is never changed once it is made.
+impl UnwindSafe for Certificates {}
+impl RefUnwindSafe for Certificates {}
 
 impl fmt::Debug for Certificates {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -35,10 +35,6 @@ impl Secured {
         match *self {}
     }
 
-    pub(super) fn proved(&self) -> Option<&Proved> {
-        match *self {}
-    }
-
     pub(super) fn fill(
         &mut self,
         _: &TcpStream,
