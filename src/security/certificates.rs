@@ -244,6 +244,10 @@ impl Certificates {
     }
 }
 
+// The private key is a `dyn` type of rustls, which is never changed once it is made.
+impl UnwindSafe for Certificates {}
+impl RefUnwindSafe for Certificates {}
+
 impl fmt::Debug for Certificates {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Certificates")

@@ -273,7 +273,7 @@ fn where_security_is_optional_a_node_without_any_is_spoken_to_plainly() {
     // Two that can secure it do.
     let (mut a, mut b) = (secured("a", &optional), secured("b", &with_key(1)));
     connect(&mut a, &mut b);
-    let all_secured = |node: &Node| node.net.links.values().all(|it| is_secured(it));
+    let all_secured = |node: &Node| node.net.links.values().all(is_secured);
     assert!(all_secured(&a) && all_secured(&b));
     let (mut a, mut b) = (secured("a", &with_key(1)), secured("b", &optional));
     connect(&mut a, &mut b);
@@ -295,7 +295,7 @@ fn an_address_that_speaks_plainly_is_asked_again_after_a_minute() {
     a.now = NOW + Duration::from_secs(61);
     a.net.open(a.now, target);
     until_both(&mut a, &mut b, |_, b| b.greeted());
-    assert!(b.net.links.values().all(|link| is_secured(link)));
+    assert!(b.net.links.values().all(is_secured));
 }
 
 /// The three steps of a rotation, with a connection in each direction.
