@@ -8,8 +8,8 @@
 //!
 //! What another node proves is compared whenever the control thread opens a connection or judges a
 //! greeting: a node can be impersonated at both ends. The cores are told of the pins, and compare
-//! what the nodes prove that they dial. Connections end that were let in before the pin, with another
-//! key.
+//! what the nodes prove that they dial. Connections end that were let in before the pin, with
+//! another key.
 //!
 //! A key is pinned if the node was found with it at its address: over a connection that this one
 //! opened, or by a ping while its greeting waited. A greeting alone pins none, as the address in it

@@ -40,8 +40,8 @@ impl Engine {
     ///
     /// For a node that was given a key to keep ([`Security::identity`]), and has lost it: others
     /// refuse any other key in its name until they forget it, some time after its death. Call it on
-    /// every node. Nothing happens if no key of such a node is known, or if the node is connected with
-    /// it.
+    /// every node. Nothing happens if no key of such a node is known, or if the node is connected
+    /// with it.
     ///
     /// # Errors
     ///

@@ -20,7 +20,9 @@ use foca::{BroadcastHandler, Invalidates};
 
 use super::codec::WireError;
 use super::departures::Departures;
-pub(crate) use super::said::{Claim, ClaimKind, MAX_CLAIM_BYTES, SaidClaim, Signed};
+#[cfg(any(test, fuzzing, feature = "sim"))]
+pub(crate) use super::said::MAX_CLAIM_BYTES;
+pub(crate) use super::said::{Claim, ClaimKind, SaidClaim, Signed};
 use crate::types::{Identity, MAX_MEMBERS};
 
 /// The most identities whose claims are kept. Beyond the half, those of identities that are no

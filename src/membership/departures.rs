@@ -18,9 +18,9 @@
 //!
 //! A check takes some 50 µs. It is made of news alone, of one life at most each [`CHECKED_EVERY`],
 //! and of [`CHECKS_PER_SECOND`] in a second: a member could send any number of wrong ones. What is
-//! left out comes again: a node that leaves repeats that each second, and lists of members have what
-//! others have heard. A member that sends wrong ones in all names all the time can have it come late:
-//! then those that leave count as dead until a list tells.
+//! left out comes again: a node that leaves repeats that each second, and lists of members have
+//! what others have heard. A member that sends wrong ones in all names all the time can have it
+//! come late: then those that leave count as dead until a list tells.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

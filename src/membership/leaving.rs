@@ -97,8 +97,8 @@ impl Membership {
         records.iter().filter_map(|record| claims.signed_by(&record.identity)).collect()
     }
 
-    /// Takes up what came with a list that another member gave us, and takes out of the list what is
-    /// not believed: that a node leaves, or has left, whose key is known, and has not signed it.
+    /// Takes up what came with a list that another member gave us, and takes out of the list what
+    /// is not believed: that a node leaves, or has left, whose key is known, and has not signed it.
     pub(crate) fn check_departures(
         &mut self,
         now: Instant,

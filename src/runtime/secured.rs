@@ -90,7 +90,8 @@ impl CurrentSecurity {
     }
 
     /// Checks what the app gives a running node, of a cluster with these members, makes what its
-    /// threads are to use, and has `send` tell them. Of two updates at a time, one waits: what was sent last is what the node uses.
+    /// threads are to use, and has `send` tell them. Of two updates at a time, one waits: what was
+    /// sent last is what the node uses.
     pub(super) fn update(
         &self,
         security: &Security,

@@ -41,8 +41,8 @@ use zeroize::Zeroizing;
 
 use super::identity::Fingerprint;
 
-/// How many certificates a chain has at most, that of the node among them. Certificates that all have
-/// the name of a root are tried in each order: the work grows with the factorial.
+/// How many certificates a chain has at most, that of the node among them. Certificates that all
+/// have the name of a root are tried in each order: the work grows with the factorial.
 pub(crate) const MAX_CHAIN: usize = 4;
 
 /// How many bytes the certificates of a chain have at most, in DER. A connection keeps those of its
@@ -85,10 +85,6 @@ pub struct Certificates {
     names: Names,
     rollout: Rollout,
 }
-
-// A key that signs has no state that a panic could break.
-impl UnwindSafe for Certificates {}
-impl RefUnwindSafe for Certificates {}
 
 /// Which names a node's certificate must have.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -209,8 +205,8 @@ impl Certificates {
             name.is_ok_and(|name| verify_server_name(&certificate, &name).is_ok())
         };
         match &self.names {
-            // One certificate would be good for several nodes: names are the same in both cases, and
-            // with a dot at their end.
+            // One certificate would be good for several nodes: names are the same in both cases,
+            // and with a dot at their end.
             Names::NodeId
                 if DnsName::try_from(node_id).is_err()
                     || node_id.ends_with('.')

@@ -142,8 +142,8 @@ pub(crate) enum NetEvent {
     /// A connection that this node opened failed or ended. What was sent over it and not answered
     /// is lost: it may have arrived or not.
     Lost { target: Destination, cause: LossCause },
-    /// A host that connected is not let in for what it lacks. It is told rarely, with how many others
-    /// were not since.
+    /// A host that connected is not let in for what it lacks. It is told rarely, with how many
+    /// others were not since.
     #[cfg(feature = "security")]
     NotSecured { peer: SocketAddr, reason: String, others: u64 },
     /// The other end of a connection that was being opened has proved a key that is denied. It is

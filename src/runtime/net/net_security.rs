@@ -61,9 +61,9 @@ impl NetSecurity {
         }
     }
 
-    /// Whether a connection that this node opened would be opened with the same cluster key now, and
-    /// the same key or certificate of the node. One that goes on with an older certificate would end
-    /// when that runs out.
+    /// Whether a connection that this node opened would be opened with the same cluster key now,
+    /// and the same key or certificate of the node. One that goes on with an older certificate
+    /// would end when that runs out.
     pub(super) fn opens_so(&self, secured: &Secured) -> bool {
         let has_key = |proved: &Proved| self.node.keyring.sealing().id() == proved.key;
         secured.proved().is_some_and(has_key) && secured.presents() == self.kinds.to_open().hash()

@@ -80,8 +80,8 @@ impl Net {
         }
     }
 
-    /// Lives of nodes have these keys. Connections end over which another key was proved in the name
-    /// of one of them.
+    /// Lives of nodes have these keys. Connections end over which another key was proved in the
+    /// name of one of them.
     pub(crate) fn know_keys(&mut self, now: Instant, keys: Arc<KnownKeys>) {
         self.now = now;
         let Some(securing) = &mut self.securing else { return };
