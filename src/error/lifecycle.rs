@@ -317,8 +317,8 @@ pub enum UpdateSecurityError {
     /// on all nodes ([`Certificates`](crate::Certificates)), or give up on these members by
     /// [`Security::force`](crate::Security::force).
     #[error(
-        "connections with {} have no certificate, which would be required: take the step prefer() on \
-         all nodes first (Certificates), wait a few seconds if that was done, or say \
+        "connections with {} have no certificate, which would be required: take the step \
+         prefer() on all nodes first (Certificates), wait a few seconds if that was done, or say \
          Security::force()",
         first_of(members)
     )]

@@ -167,8 +167,8 @@ fn calls(rounds: usize) -> Result<()> {
             }
             let call = if is_write { "set" } else { "get" };
             println!(
-                "  {call} of {bytes} bytes, {threads} at a time: plain {plainly}/s, secured / plain \
-                 {ratio}, plain / plain {same}"
+                "  {call} of {bytes} bytes, {threads} at a time: plain {plainly}/s, secured / \
+                 plain {ratio}, plain / plain {same}"
             );
         }
     }

@@ -5,9 +5,9 @@
 use std::sync::Arc;
 
 use super::kinds::Kinds;
-use super::secured::Secured;
 use super::security_error::SecurityError;
 use super::tls::{TlsError, TlsSettings};
+use crate::security::identity::CertificateHash;
 use crate::security::opening::{Offer, OpeningError, OpeningFlags};
 use crate::security::proof::Introduction;
 use crate::security::{Fingerprint, NodeSecurity, Proved};
@@ -41,32 +41,25 @@ impl NetSecurity {
         Introduction::new(key, self.cluster, identity, *flags)
     }
 
-    /// Whether it would let this connection in now, which may have begun under another one. `None`:
-    /// the connection is not secured.
-    pub(super) fn admits(&self, secured: Option<&Secured>) -> Result<(), SecurityError> {
-        let Some(secured) = secured else {
-            return match self.is_optional() {
-                true => Ok(()),
-                false => Err(SecurityError::Plain),
-            };
-        };
-        let proved = secured.proved().ok_or(SecurityError::NoProof)?;
+    /// Whether it would let a connection in now that is not secured.
+    pub(super) fn admits_plain(&self) -> Result<(), SecurityError> {
+        if self.is_optional() { Ok(()) } else { Err(SecurityError::Plain) }
+    }
+
+    /// Whether it would let in now what the other end of a connection has proved.
+    pub(super) fn admits(&self, proved: &Proved) -> Result<(), SecurityError> {
         self.check_denied(&proved.fingerprint)?;
-        if self.node.keyring.by_id(proved.key).is_none() {
-            return Err(SecurityError::Opening(OpeningError::NoSuchKey(proved.key)));
-        }
-        match secured.is_secured_by(self) {
-            true => Ok(()),
-            false => secured.judge_again(self),
+        match self.node.keyring.by_id(proved.key) {
+            Some(_) => Ok(()),
+            None => Err(SecurityError::Opening(OpeningError::NoSuchKey(proved.key))),
         }
     }
 
     /// Whether a connection that this node opened would be opened with the same cluster key now,
     /// and the same key or certificate of the node. One that goes on with an older certificate
     /// would end when that runs out.
-    pub(super) fn opens_so(&self, secured: &Secured) -> bool {
-        let has_key = |proved: &Proved| self.node.keyring.sealing().id() == proved.key;
-        secured.proved().is_some_and(has_key) && secured.presents() == self.kinds.to_open().hash()
+    pub(super) fn opens_so(&self, proved: &Proved, presents: CertificateHash) -> bool {
+        self.node.keyring.sealing().id() == proved.key && presents == self.kinds.to_open().hash()
     }
 
     /// Whether this was proved by the node itself.

@@ -14,7 +14,7 @@
 //! the other one was compared: a queue is sealed and sent as soon as TLS is up.
 //!
 //! A connection goes on with what it began with if a node's security is changed in between. Then it
-//! is judged by the new one ([`NetSecurity::admits`]).
+//! is judged by the new one ([`Secured::is_admitted_by`]).
 
 #![forbid(unsafe_code)]
 
@@ -211,14 +211,18 @@ impl Secured {
         self.kind == Kind::Certificate
     }
 
-    /// Whether this is what the connection was begun with.
-    pub(super) fn is_secured_by(&self, security: &NetSecurity) -> bool {
-        std::ptr::eq(security, &*self.security)
+    /// Whether this end would open it so now.
+    pub(super) fn is_opened_so_by(&self, security: &NetSecurity) -> bool {
+        self.proved().is_some_and(|proved| security.opens_so(proved, self.own))
     }
 
-    /// Returns the hash of what this end has presented in TLS.
-    pub(super) fn presents(&self) -> CertificateHash {
-        self.own
+    /// Whether this security, which may be a later one, lets it in.
+    pub(super) fn is_admitted_by(&self, security: &NetSecurity) -> Result<(), SecurityError> {
+        security.admits(self.proved().ok_or(SecurityError::NoProof)?)?;
+        match std::ptr::eq(security, &*self.security) {
+            true => Ok(()),
+            false => self.judge_again(security),
+        }
     }
 
     /// Returns what its other end has proved, once it has proved all.
@@ -511,7 +515,7 @@ impl Secured {
 
     /// Checks by another security than this connection began with what TLS and the names were
     /// checked by.
-    pub(super) fn judge_again(&self, security: &NetSecurity) -> Result<(), SecurityError> {
+    fn judge_again(&self, security: &NetSecurity) -> Result<(), SecurityError> {
         let settings = security.kinds.of(self.kind)?;
         let Some(tls) = &self.tls else { return Err(SecurityError::NoProof) };
         if let Some(peer) = tls.peer() {

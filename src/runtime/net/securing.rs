@@ -114,9 +114,9 @@ impl Net {
         }
         let secured = link.connection.secured();
         let is_own = matches!(link.stage, LinkStage::Outgoing(_));
-        let is_old = secured.is_some_and(|secured| !securing.security.opens_so(secured));
+        let is_old = secured.is_some_and(|it| !it.is_opened_so_by(&securing.security));
         let is_impostor = secured.is_some_and(|secured| securing.is_impostor(secured));
-        is_impostor || is_own && is_old || securing.security.admits(secured).is_err()
+        is_impostor || is_own && is_old || admits(&securing.security, secured).is_err()
     }
 
     /// Ends the links whose time has come after a change.
@@ -337,7 +337,7 @@ impl Net {
             return self.end_for(id, &"sent a proof that nothing asks for", events);
         };
         let checked = secured.check_proof(proof);
-        match checked.and_then(|()| security.admits(Some(secured))) {
+        match checked.and_then(|()| secured.is_admitted_by(&security)) {
             Ok(()) if is_accepted => self.prove(id),
             Ok(()) => {}
             Err(error) => self.not_secured(id, &error, events),
@@ -361,7 +361,7 @@ impl Net {
         };
         // What this node requires may have changed since the connection began.
         let checked = checked.and_then(|proved| {
-            securing.security.admits(link.connection.secured())?;
+            admits(&securing.security, link.connection.secured())?;
             let is_own_place = self.identity.is_some_and(|own| {
                 (own.node, own.addr) == (hello.identity.node, hello.identity.addr)
             });
@@ -462,6 +462,15 @@ impl Net {
 
     /// Whether a thread of this node would let this connection in, which another one has accepted.
     pub(super) fn still_admits(&self, secured: Option<&Secured>) -> bool {
-        self.securing.as_ref().is_none_or(|securing| securing.security.admits(secured).is_ok())
+        self.securing.as_ref().is_none_or(|it| admits(&it.security, secured).is_ok())
+    }
+}
+
+/// Whether this security lets a connection in, which may have begun under an earlier one. `None`: it
+/// is not secured.
+fn admits(security: &NetSecurity, secured: Option<&Secured>) -> Result<(), SecurityError> {
+    match secured {
+        Some(secured) => secured.is_admitted_by(security),
+        None => security.admits_plain(),
     }
 }
