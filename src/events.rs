@@ -240,8 +240,8 @@ pub enum Event {
         partitions: usize,
     },
     /// A host has connected, and was not let in for what it lacks: the cluster key, security at
-    /// all, a key that is not denied. This event comes at most once a minute. (A node that is
-    /// refused for its settings or its id is told of by [`Event::Refused`].)
+    /// all, a certificate, a key that is not denied. This event comes at most once a minute. (A
+    /// node that is refused for its settings or its id is told of by [`Event::Refused`].)
     #[cfg(feature = "security")]
     SecurityRefused {
         /// Where the host connected from.

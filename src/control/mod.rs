@@ -13,7 +13,7 @@
 //! birth        when the first lists are made   publish     what cores and app are told
 //! absent       which dead members are awaited  debt        when a node may be stopped
 //! newcomers    nodes that spoke first          pins        which key each node had
-//! optional     which nodes have security
+//! optional     which nodes have security       denied      whose key the app denies
 //! leaving      how this node goes              clocks      whose clock is off
 //! risk         when the app hears of risks
 //! ```

@@ -22,7 +22,8 @@ use crate::types::Identity;
 use crate::wire::message::{Hello, Message, Proof, Refusal, RefusalReason};
 
 /// How many steps of TLS handshakes a thread that accepts connections takes in one pass, of some
-/// 0.2 ms each. Nodes that start at once do not keep it from answering probes.
+/// 0.2 ms each (some milliseconds for a wrong chain of certificates). Nodes that start at once do
+/// not keep it from answering probes.
 pub(super) const HANDSHAKES_PER_PASS: usize = 8;
 
 /// How many steps of TLS handshakes a core takes in one pass: its calls wait for them.
@@ -466,8 +467,8 @@ impl Net {
     }
 }
 
-/// Whether this security lets a connection in, which may have begun under an earlier one. `None`: it
-/// is not secured.
+/// Whether this security lets a connection in, which may have begun under an earlier one. `None`:
+/// it is not secured.
 fn admits(security: &NetSecurity, secured: Option<&Secured>) -> Result<(), SecurityError> {
     match secured {
         Some(secured) => secured.is_admitted_by(security),
