@@ -206,7 +206,11 @@ fn restarts(rounds: usize) -> Result<()> {
         let own = keys(&all[0], RESTARTED + 1, true, &[7; 100])?;
         let (mut before, mut during) = (Rounds::default(), Rounds::default());
         for _ in 0..rounds {
-            before.0.push(p999(&all[0], &own, || Ok(std::thread::sleep(SPAN)))?);
+            let waits = || {
+                std::thread::sleep(SPAN);
+                Ok(())
+            };
+            before.0.push(p999(&all[0], &own, waits)?);
             let others: Vec<Engine> = all.drain(1..).collect();
             let first = &all[0];
             let mut again = Vec::new();
