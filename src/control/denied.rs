@@ -45,7 +45,8 @@ impl Control {
     ) {
         let Some((node, boot)) = link.expects else { return };
         let life = Identity { node, boot, returns: 0, addr: link.addr };
-        let is_its_key = self.pins.key_of(&life).is_none_or(|pinned| pinned == key);
+        let is_its_key = self.pins.key_of(&life).is_none_or(|pinned| pinned == key)
+            && !self.pins.keeps_another(node, &key);
         if self.envelope.denies(&key) && is_its_key {
             self.deny(now, &life, key, actions);
         }
@@ -67,6 +68,14 @@ impl Control {
             );
         }
         self.swim(now, actions, |membership, todo| membership.deny(now, life, todo));
+    }
+
+    /// A life that was denied has proved another key: who answered in its name before was another
+    /// one.
+    pub(super) fn has_other_key(&mut self, life: &Identity) {
+        if self.denied.remove(&life.life()).is_some() {
+            self.membership.allow(life);
+        }
     }
 
     /// Forgets denied lives that membership has forgotten.

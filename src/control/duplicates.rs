@@ -76,8 +76,7 @@ impl Control {
 
     /// Returns the latest life of this node at another address, or at any if the key differs and
     /// nothing was found at the address of `identity` yet. None if `identity` is a member, too, and
-    /// the later one: with another key that counts for nothing, as any member can tell of a later
-    /// life.
+    /// the later one.
     pub(super) fn other_life(
         &self,
         identity: &Identity,
@@ -91,7 +90,7 @@ impl Control {
         };
         let other = lives.iter().copied().filter(is_other).max()?;
         let is_member = lives.iter().any(|life| life.life() == identity.life());
-        (differs || !is_member || other.life() > identity.life()).then_some(other)
+        (!is_member || other.life() > identity.life()).then_some(other)
     }
 
     /// Lets a greeting wait until it is known whether `other`, of the same node id, is there.

@@ -80,6 +80,8 @@ impl Control {
         if life.node == self.config.identity.node {
             return;
         }
+        #[cfg(feature = "security")]
+        self.has_other_key(life);
         let is_shown = greeting.is_at_its_address || self.pins.is_pinned(life.node, proved);
         if !is_shown && rule(ProtocolMutant::GreetingsPinned, true) {
             return;

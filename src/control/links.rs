@@ -114,8 +114,7 @@ impl Control {
             Ok(key) => key,
             Err(refusal) => return self.give_up(now, link, LinkEnd::Refused(refusal), actions),
         };
-        let is_new = greeting.proved.is_some() && !self.pins.has(greeting.hello.identity.node);
-        if (key == Key::Differs || is_new)
+        if key == Key::Differs
             && let Some(other) = self.life_in_the_way(&greeting, key)
         {
             // It is dialled again, and by then it is known.

@@ -174,17 +174,19 @@ impl Pins {
         self.has_news |= self.by_node.remove(&node).is_some();
     }
 
-    /// Whether some key of a node is pinned.
-    pub(super) fn has(&self, node: NodeHash) -> bool {
-        self.by_node.contains_key(&node)
-    }
-
     /// Whether a node proves the key that is pinned of it.
     pub(super) fn is_pinned(&self, node: NodeHash, proved: &Proved) -> bool {
         self.fingerprint(node) == Some(&proved.fingerprint)
     }
 
+    /// Whether a node keeps a key, and another one than this.
+    #[cfg(feature = "security")]
+    pub(super) fn keeps_another(&self, node: NodeHash, key: &Fingerprint) -> bool {
+        self.by_node.get(&node).is_some_and(|pin| pin.keeps_key && pin.fingerprint != *key)
+    }
+
     /// Returns the pinned key of this life of a node.
+    #[cfg(feature = "security")]
     pub(super) fn key_of(&self, life: &Identity) -> Option<Fingerprint> {
         let pin = self.by_node.get(&life.node).filter(|pin| pin.life == life.life())?;
         Some(pin.fingerprint)

@@ -182,13 +182,8 @@ impl Control {
             .filter(|known| known.state.is_active())
             .filter_map(member)
             .collect();
-        // Of two lives of a node, the one whose key is known, or else the later: any member can
-        // tell of a later one.
-        let has_key = |life: &Identity| self.pins.key_of(life).is_some();
-        members.sort_by_key(|member| {
-            let it = member.identity;
-            std::cmp::Reverse((it.node, has_key(&it), it))
-        });
+        // Of two lives of a node, the later.
+        members.sort_by_key(|member| std::cmp::Reverse(member.identity));
         members.dedup_by_key(|member| member.identity.node);
         members.reverse();
         members

@@ -223,8 +223,8 @@ impl Run {
 }
 
 impl Run {
-    /// A datagram has opened that was not sealed in this run. Keys and salts are those of every run,
-    /// and the fuzzer remembers what it was shown: a node would have sealed the same.
+    /// A datagram has opened that was not sealed in this run. Keys and salts are those of every
+    /// run, and the fuzzer remembers what it was shown: a node would have sealed the same.
     fn is_of_another_run(
         &mut self,
         received: &[u8],

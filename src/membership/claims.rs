@@ -22,7 +22,7 @@ use super::codec::WireError;
 use super::departures::Departures;
 #[cfg(any(test, fuzzing, feature = "sim"))]
 pub(crate) use super::said::MAX_CLAIM_BYTES;
-pub(crate) use super::said::{Claim, ClaimKind, SaidClaim, Signed};
+pub(crate) use super::said::{Claim, ClaimKind, SaidClaim, Signed, Source};
 use crate::types::{Identity, MAX_MEMBERS};
 
 /// The most identities whose claims are kept. Beyond the half, those of identities that are no
@@ -56,6 +56,15 @@ pub(crate) struct Claims {
 impl Claims {
     /// Keeps a claim if it is news, and by who may say so. Returns whether it was.
     pub(crate) fn note(&mut self, said: SaidClaim) -> bool {
+        self.note_by(said, Source::Gossip)
+    }
+
+    /// Does so with one out of a list, which has at most one of each member.
+    pub(super) fn note_listed(&mut self, said: SaidClaim) -> bool {
+        self.note_by(said, Source::List)
+    }
+
+    fn note_by(&mut self, said: SaidClaim, source: Source) -> bool {
         let Claim { identity, kind } = said.claim;
         // One that is proved takes the place of one that is not, and is worth telling on.
         let proves = |known: &KeptClaim| {
@@ -66,7 +75,7 @@ impl Claims {
             None if self.by_identity.len() >= MAX_CLAIMS => return false,
             _ => {}
         }
-        if !self.departures.admits(&said) {
+        if !self.departures.admits(&said, source) {
             return false;
         }
         let is_proved = self.departures.knows(&identity);
@@ -75,19 +84,13 @@ impl Claims {
         true
     }
 
-    /// Drops the claims about lives whose keys have become known, but for those that they have
-    /// signed.
+    /// Drops the claims about lives whose keys have become known since. What these have signed is
+    /// told again.
     #[cfg(feature = "security")]
-    pub(super) fn check_again(&mut self) {
-        let departures = &self.departures;
+    pub(super) fn drop_unproved(&mut self) {
         let before = self.by_identity.len();
-        self.by_identity.retain(|identity, kept| {
-            if !kept.is_proved && departures.knows(identity) {
-                kept.is_proved = departures.is_signed(&kept.said);
-                return kept.is_proved;
-            }
-            true
-        });
+        let departures = &self.departures;
+        self.by_identity.retain(|identity, kept| kept.is_proved || !departures.knows(identity));
         self.version += u64::from(self.by_identity.len() < before);
     }
 

@@ -16,18 +16,17 @@
 //!
 //! The last line is for nodes that have none, and for members that this node does not reach.
 //!
-//! A check takes some 50 µs. It is made of news alone, of one life at most each [`CHECKED_EVERY`],
-//! and of [`CHECKS_PER_SECOND`] in a second: a member could send any number of wrong ones. What is
-//! left out comes again: a node that leaves repeats that each second, and lists of members have
-//! what others have heard. A member that sends wrong ones in all names all the time can have it
-//! come late: then those that leave count as dead until a list tells.
+//! A check takes some 50 µs. It is made of news alone. Of gossip, it is made of one life at most
+//! each [`CHECKED_EVERY`], and [`CHECKS_PER_SECOND`] times in a second: a member could send any
+//! number of wrong ones. One that does so in the name of a member can have it come late that this
+//! one leaves. Lists of members have a budget of their own, and what others have heard.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::pace::Pace;
-use super::said::{Claim, ClaimKind, SaidClaim, Signed};
+use super::said::{Claim, ClaimKind, SaidClaim, Signed, Source};
 use crate::clock::Instant;
 use crate::mutants::{ProtocolMutant, rule};
 use crate::security::identity::{NodeIdentity, PublicKey, Signature};
@@ -49,6 +48,7 @@ pub(crate) struct Departures {
     known: Arc<KnownKeys>,
     now: Instant,
     checks: Pace,
+    checks_of_lists: Pace,
     /// When a signature of each life may be checked again.
     again_at: BTreeMap<Identity, Instant>,
 }
@@ -60,6 +60,7 @@ impl Default for Departures {
             known: Arc::default(),
             now: Instant::default(),
             checks: Pace::new(CHECKS_PER_SECOND, CHECKS_AT_ONCE),
+            checks_of_lists: Pace::new(CHECKS_PER_SECOND, CHECKS_AT_ONCE),
             again_at: BTreeMap::new(),
         }
     }
@@ -95,12 +96,13 @@ impl Departures {
     }
 
     /// Whether a claim is by who may say so. It counts as a check.
-    pub(super) fn admits(&mut self, said: &SaidClaim) -> bool {
+    pub(super) fn admits(&mut self, said: &SaidClaim, source: Source) -> bool {
         let life = said.claim.identity.life();
         if !self.knows(&life) {
             return true;
         }
-        let is_right = self.names_its_key(said) && self.may_check(&life) && self.is_signed(said);
+        let is_right =
+            self.names_its_key(said) && self.may_check(&life, source) && self.is_signed(said);
         is_right || !rule(ProtocolMutant::UnsignedBelieved, true)
     }
 
@@ -123,7 +125,10 @@ impl Departures {
     }
 
     /// Whether one more signature in the name of this life may be checked now.
-    fn may_check(&mut self, life: &Identity) -> bool {
+    fn may_check(&mut self, life: &Identity, source: Source) -> bool {
+        if source == Source::List {
+            return self.checks_of_lists.admits(self.now);
+        }
         let (now, again_at) = (self.now, self.again_at.get(life));
         if again_at.is_some_and(|at| *at > now) || !self.checks.admits(now) {
             return false;

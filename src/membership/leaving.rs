@@ -88,7 +88,7 @@ impl Membership {
     pub(crate) fn know_keys(&mut self, keys: Arc<KnownKeys>) {
         let mut claims = self.claims.lock();
         claims.departures.know_keys(keys);
-        claims.check_again();
+        claims.drop_unproved();
     }
 
     /// Returns what the nodes in a list have claimed and signed.
@@ -109,7 +109,7 @@ impl Membership {
         claims.departures.note_time(now);
         let listed: BTreeSet<Identity> = records.iter().map(|record| record.identity).collect();
         for said in said.into_iter().filter(|said| listed.contains(&said.claim.identity)) {
-            claims.note(said);
+            claims.note_listed(said);
         }
         for record in records.iter_mut().filter(|it| claims.departures.knows(&it.identity)) {
             let claim = claims.about(&record.identity);

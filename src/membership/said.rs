@@ -83,3 +83,10 @@ impl SaidClaim {
         Ok(Self { claim: Claim { identity, kind }, signed })
     }
 }
+
+/// How a claim has come: by gossip, which passes many members, or in a list of one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Source {
+    Gossip,
+    List,
+}

@@ -401,25 +401,6 @@ fn a_list_says_of_no_node_that_it_has_left_whose_key_is_known() {
     assert!(!control.gone.has_left(&b) && control.gone.has_left(&c));
 }
 
-/// A node that keeps no key is a member. Another one that has the cluster key tells of a later life
-/// of it, at its own address.
-#[test]
-fn a_later_life_that_members_tell_of_takes_no_place_of_one_that_answers() {
-    let (b, other) = (life("b", 5), Identity { addr: life("c", 1).addr, ..life("b", 6) });
-    let mut control = with_member(new_key(1));
-    becomes_member(&mut control, other);
-    let placed = |control: &Control| {
-        let members = control.placeable();
-        members.iter().find(|it| it.identity.node == b.node).map(|it| it.identity)
-    };
-    assert_eq!(placed(&control), Some(b), "its key is known");
-    let actions = welcomed(&mut control, Link::to(&other), other, new_key(2));
-    assert!(is_closed(&actions, Link::to(&other)), "{actions:?}");
-    deliver(&mut control, NOW + MILLI, b, actions);
-    assert_eq!(placed(&control), Some(b));
-    assert_eq!(control.pins.fingerprint(b.node), Some(&fingerprint(1)));
-}
-
 /// Another one takes the start of a node, too, before this one has found the true one.
 #[test]
 fn the_start_of_a_node_at_another_address_is_another_life() {
@@ -633,7 +614,18 @@ fn a_denied_node_ends_no_life_but_its_own() {
     let mut control = denies(9, None);
     proves(&mut control, 9);
     assert!(!is_alive(&control, &b), "nothing else is known of it");
+    // That life proves another key: who answered before was another one.
+    assert_eq!(control.denied.len(), 1);
+    greets(&mut control, b, new_key(3));
+    assert!(control.denied.is_empty());
+    let mut control = denies(9, kept_key(1));
+    let again = Link::to(&life("b", 6));
+    let event = ControlEvent::DeniedKey { link: again, key: fingerprint(9) };
+    control.handle(NOW, event, &mut Vec::new());
+    assert!(control.denied.is_empty(), "the node keeps another key");
     // It is forgotten with its life.
+    let mut control = denies(1, new_key(1));
+    proves(&mut control, 1);
     assert_eq!(control.denied.len(), 1);
     control.forget_denied(|_| false);
     assert!(control.denied.is_empty());

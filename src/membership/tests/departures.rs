@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::strangers::{gossip, receives};
 use super::*;
-use crate::membership::claims::{Claim, ClaimKind, SaidClaim, Signed};
+use crate::membership::claims::{Claim, ClaimKind, SaidClaim, Signed, Source};
 use crate::membership::departures::{CHECKED_EVERY, Departures};
 #[cfg(feature = "sim")]
 use crate::mutants::{ProtocolMutant, set_for_this_thread};
@@ -129,18 +129,20 @@ fn a_list_is_believed_as_gossip_is() {
 
 /// It was told before this node had found the key of that node.
 #[test]
-fn what_was_believed_goes_when_the_key_is_known_and_is_not_that_of_the_claim() {
+fn what_was_believed_goes_when_the_key_is_known() {
     for kind in KINDS {
         let claim = Claim { identity: first_life(3), kind };
         let other = signed_by(1, claim);
-        for (said, stays) in [(claim.into(), false), (other, false), (signed_by(3, claim), true)] {
+        for said in [claim.into(), other, signed_by(3, claim)] {
             let mut net = signing(9);
             net.at(1).claims.lock().note(said);
             assert!(net.at(1).claims.lock().about(&first_life(3)).is_some(), "as any rumour");
             net.act(1, |membership, _, _| membership.know_keys(known(&[2, 3])));
-            assert_eq!(net.at(1).claims.lock().about(&first_life(3)).is_some(), stays, "{said:?}");
-            let is_news = net.at(1).claims.lock().note(signed_by(3, claim));
-            assert_eq!(is_news, !stays, "the true one counts");
+            assert_eq!(net.at(1).claims.lock().about(&first_life(3)), None, "{said:?}");
+            assert!(net.at(1).claims.lock().note(signed_by(3, claim)), "the true one counts");
+            // It stays when more is known.
+            net.act(1, |membership, _, _| membership.know_keys(known(&[1, 2, 3])));
+            assert_eq!(net.at(1).claims.lock().about(&first_life(3)), Some(kind));
         }
     }
 }
@@ -188,19 +190,22 @@ fn signatures_are_checked_at_a_bounded_pace() {
     departures.note_time(second);
     // One by another key costs no check.
     let other = signed_by(3, right(2).claim);
-    assert!((0..10_000).all(|_| !departures.admits(&other)));
+    assert!((0..10_000).all(|_| !departures.admits(&other, Source::Gossip)));
     // A wrong one of one life costs that life a tenth of a second.
-    assert!(!departures.admits(&lies(ClaimKind::Left)[2]));
-    assert!(!departures.admits(&right(2)) && departures.admits(&right(3)));
+    assert!(!departures.admits(&lies(ClaimKind::Left)[2], Source::Gossip));
+    assert!(!departures.admits(&right(2), Source::Gossip));
+    assert!(departures.admits(&right(2), Source::List), "lists have a budget of their own");
+    assert!(departures.admits(&right(3), Source::Gossip));
     departures.note_time(second + CHECKED_EVERY);
-    assert!(departures.admits(&right(2)));
+    assert!(departures.admits(&right(2), Source::Gossip));
     // And all lives have a limit together.
     let mut checked = 0;
     for round in 2..10 {
         departures.note_time(second + CHECKED_EVERY * round);
-        checked += nodes.iter().filter(|node| departures.admits(&right(**node))).count();
+        checked +=
+            nodes.iter().filter(|node| departures.admits(&right(**node), Source::Gossip)).count();
     }
     assert!((1024..1400).contains(&checked), "{checked}");
     departures.note_time(second + Duration::from_secs(10));
-    assert!(departures.admits(&right(2)));
+    assert!(departures.admits(&right(2), Source::Gossip));
 }
