@@ -24,7 +24,7 @@
 //! | neither key | OPENING: it learns nothing |
 //! | a recording of an OPENING | the server's flight, never PROOF |
 //! | a node's key | OPENING |
-//! | the cluster key | WELCOME, as a node of a name that is free; TLS, if certificates are required |
+//! | the cluster key | WELCOME, by a name that is free; TLS, if certificates are required |
 //! | the cluster key and a certificate | WELCOME, as a node for which the certificate is |
 //! | both sides' traffic, and speaks TLS with each | OPENED, which names another certificate |
 //!
