@@ -123,7 +123,10 @@ impl Membership {
 
     fn replace_swim(&mut self, wishes: &mut Wishes) -> Result<(), foca::Error> {
         use foca::Timer::RemoveDown;
-        let members: Vec<_> = self.swim.iter_membership_state().cloned().collect();
+        // If others told of this very return before it was, it might be dead by now for the foca
+        // before. The next one would return once more.
+        let members = self.swim.iter_membership_state().filter(|it| *it.id() != self.own);
+        let members: Vec<_> = members.cloned().collect();
         // Each life of a node has another stream of chance.
         self.settings.seed = self.settings.seed.wrapping_add(1);
         self.swim = new_swim(&self.settings, self.own, self.claims.clone());

@@ -331,13 +331,11 @@ impl Membership {
             let it = update.id();
             if it.addr == self.own.addr {
                 let makes_return = match update.state() {
-                    // foca returns once for each that has a better right to the address.
-                    _ if *it != self.own => foca::Identity::win_addr_conflict(it, &self.own),
                     foca::State::Down => true,
                     foca::State::Suspect => update.incarnation() >= LAST_INCARNATIONS,
                     foca::State::Alive => false,
                 };
-                return makes_return && has_just_returned;
+                return makes_return && *it == self.own && has_just_returned;
             }
             if denied.has(it) && update.state() != foca::State::Down {
                 return true;

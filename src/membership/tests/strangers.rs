@@ -382,22 +382,6 @@ fn a_claim_about_a_life_that_never_was_hides_no_true_one() {
     net.assert_state(&[1, 3], first_life(2), State::Left);
 }
 
-/// Found by a fuzzer: each return that is gossiped and never was had the node return once more.
-#[test]
-fn a_node_returns_once_in_a_period_however_many_returns_of_it_are_told() {
-    let mut net = Net::joined(3, 12);
-    for returns in [1, 3, 5, 7] {
-        let told = Identity { returns, ..first_life(1) };
-        let update = Member::new(told, 0, foca::State::Alive);
-        let packet = gossip(first_life(2), net.at(1).identity(), &[update], &[]);
-        receives(&mut net, 1, 2, &packet);
-    }
-    let changes = net.changes(1);
-    let returned = changes.iter().filter(|it| matches!(it, Change::Returned(_)));
-    assert_eq!(returned.count(), 1, "{changes:?}");
-    assert_eq!(net.at(1).identity().boot, first_life(1).boot);
-}
-
 /// Containers with published ports on one host: what one sends seems to come from the gateway, and
 /// its answers to pings seemed to come from its own address.
 #[test]
