@@ -74,19 +74,12 @@ impl Control {
             .map(|it| it.identity)
     }
 
-    /// Returns the latest life of this node at another address, or at any if the key differs and
-    /// nothing was found at the address of `identity` yet. None if `identity` is a member, too, and
-    /// the later one.
-    pub(super) fn other_life(
-        &self,
-        identity: &Identity,
-        key: Key,
-        is_there: bool,
-    ) -> Option<Identity> {
+    /// Returns the latest life of this node at another address, or at any if the key differs,
+    /// unless `identity` is a member, too, and the later one.
+    pub(super) fn other_life(&self, identity: &Identity, key: Key) -> Option<Identity> {
         let lives: Vec<Identity> = self.lives(identity.node).collect();
-        let differs = key == Key::Differs;
         let is_other = |life: &Identity| {
-            life.addr != identity.addr || differs && !is_there && life.life() != identity.life()
+            life.addr != identity.addr || key == Key::Differs && life.life() != identity.life()
         };
         let other = lives.iter().copied().filter(is_other).max()?;
         let is_member = lives.iter().any(|life| life.life() == identity.life());

@@ -64,8 +64,8 @@ impl Control {
     /// Returns the life that must be gone before this greeting counts, if there is one.
     pub(super) fn life_in_the_way(&self, greeting: &Greeting, key: Key) -> Option<Identity> {
         // At one address there is one node.
-        let is_there = greeting.is_at_its_address;
-        self.other_life(&greeting.hello.identity, key, is_there)
+        let key = if greeting.is_at_its_address { Key::Fits } else { key };
+        self.other_life(&greeting.hello.identity, key)
     }
 
     /// Takes up what a node that is let in has told and proved.

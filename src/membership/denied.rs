@@ -4,9 +4,9 @@
 //! with the cluster key, so it would go on as a member: partitions would be placed on a node to
 //! which nothing can be copied.
 //!
-//! So a denied life is dead for this node, whoever says what of it. Its datagrams are dropped, and
-//! that it lives is not believed. That it is dead is told as other deaths are: each other node
-//! looks for itself, and takes it for dead once it denies the node as well.
+//! So a denied life is dead for this node, and no other node's word counts for it. Its datagrams
+//! are dropped, and that it lives is not believed. That it is dead is told as other deaths are:
+//! each other node looks for itself, and takes it for dead once it denies the node as well.
 //!
 //! **Invariant.** A denied life takes no part here.
 //!
@@ -16,7 +16,7 @@
 use std::collections::BTreeSet;
 
 use super::Membership;
-use super::codec::DatagramError;
+use super::codec::{Datagram, DatagramError};
 use super::interface::MembershipAction;
 use crate::clock::Instant;
 use crate::mutants::{ProtocolMutant, rule};
@@ -32,11 +32,13 @@ impl Denied {
         !self.0.is_empty() && rule(ProtocolMutant::DeniedHeard, self.0.contains(&member.life()))
     }
 
-    /// Whether a datagram of this sender is dropped.
-    pub(super) fn check_sender(&self, sender: &Identity) -> Result<(), DatagramError> {
-        match self.has(sender) {
-            true => Err(DatagramError::Denied(sender.addr)),
-            false => Ok(()),
+    /// Whether a datagram is to be acted upon. While no life is denied, its sender is not looked
+    /// at.
+    pub(super) fn check(&self, datagram: &Datagram<'_>) -> Result<(), DatagramError> {
+        let sender = if self.0.is_empty() { None } else { datagram.sender() };
+        match sender.filter(|sender| self.has(sender)) {
+            Some(sender) => Err(DatagramError::Denied(sender.addr)),
+            None => Ok(()),
         }
     }
 }

@@ -298,9 +298,7 @@ impl Membership {
         if self.ended.is_some() {
             return Ok(());
         }
-        if let Some(sender) = datagram.sender() {
-            self.denied.check_sender(&sender)?;
-        }
+        self.denied.check(&datagram)?;
         match datagram {
             // To answer would make us a member.
             Datagram::Swim(_) | Datagram::Accusation(_) | Datagram::PassOn(_)

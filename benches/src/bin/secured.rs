@@ -202,7 +202,7 @@ fn restarts(rounds: usize) -> Result<()> {
             all.push(start(number, all.first(), is_secured)?);
         }
         settle(&all)?;
-        // With N = 1 it holds them whoever else comes and goes.
+        // With N = 1 it holds them while other nodes come and go.
         let own = keys(&all[0], RESTARTED + 1, true, &[7; 100])?;
         let (mut before, mut during) = (Rounds::default(), Rounds::default());
         for _ in 0..rounds {
@@ -234,7 +234,7 @@ fn restarts(rounds: usize) -> Result<()> {
 }
 
 /// Returns the p99.9 of writes, in microseconds, while something else is done.
-fn p999(engine: &Engine, keys: &[String], meanwhile: impl FnOnce() -> Result<()>) -> Result<f64> {
+fn p999(engine: &Engine, keys: &[String], work: impl FnOnce() -> Result<()>) -> Result<f64> {
     let is_over = std::sync::atomic::AtomicBool::new(false);
     let relaxed = std::sync::atomic::Ordering::Relaxed;
     std::thread::scope(|scope| {
@@ -249,7 +249,7 @@ fn p999(engine: &Engine, keys: &[String], meanwhile: impl FnOnce() -> Result<()>
             }
             Ok(times.value_at_quantile(0.999) as f64 / 1e3)
         });
-        let result = meanwhile();
+        let result = work();
         is_over.store(true, relaxed);
         let p999 = writer.join().expect("no panic");
         result.and(p999)

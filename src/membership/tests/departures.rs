@@ -1,4 +1,4 @@
-//! Claims that are signed: by whom they are believed, and whom they harm not.
+//! Signed claims: which nodes believe them, and that wrong ones harm no node.
 
 use std::sync::Arc;
 

@@ -11,17 +11,17 @@
 use std::fmt;
 use std::sync::Arc;
 
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::danger::HandshakeSignatureValid;
 use rustls::client::verify_server_cert_signed_by_trust_anchor;
 use rustls::crypto::{CryptoProvider, verify_tls13_signature};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::pki_types::{CertificateDer, UnixTime};
+use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
 use rustls::{
-    CertificateError, DigitallySignedStruct, DistinguishedName, Error, PeerIncompatible,
-    RootCertStore, Side, SignatureScheme,
+    CertificateError, DigitallySignedStruct, Error, RootCertStore, Side, SignatureScheme,
 };
 
+use super::verifier::PeerKeys;
 use crate::security::certificates::{MAX_CHAIN, MAX_CHAIN_BYTES};
 
 /// Takes certificates under these roots.
@@ -43,7 +43,7 @@ impl Chains {
     }
 
     /// Checks the chain of a client or server, the end-entity certificate first.
-    pub(super) fn check(
+    pub(super) fn check_chain(
         &self,
         side: Side,
         chain: &[CertificateDer<'_>],
@@ -52,10 +52,12 @@ impl Chains {
         let [end_entity, intermediates @ ..] = chain else {
             return Err(Error::NoCertificatesPresented);
         };
-        self.check_parts(side, end_entity, intermediates, now)
+        self.check(side, end_entity, intermediates, now)
     }
+}
 
-    fn check_parts(
+impl PeerKeys for Chains {
+    fn check(
         &self,
         side: Side,
         end_entity: &CertificateDer<'_>,
@@ -93,90 +95,14 @@ impl Chains {
     fn schemes(&self) -> Vec<SignatureScheme> {
         self.provider.signature_verification_algorithms.supported_schemes()
     }
+
+    fn are_raw(&self) -> bool {
+        false
+    }
 }
 
 impl fmt::Debug for Chains {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Chains").field("roots", &self.roots.len()).finish_non_exhaustive()
-    }
-}
-
-/// TLS 1.2 is not offered, so its signatures are never asked about.
-pub(super) fn no_tls12() -> Result<HandshakeSignatureValid, Error> {
-    Err(PeerIncompatible::Tls12NotOffered.into())
-}
-
-impl ServerCertVerifier for Chains {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        let checked = self.check_parts(Side::Server, end_entity, intermediates, now);
-        checked.map(|()| ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _message: &[u8],
-        _cert: &CertificateDer<'_>,
-        _dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        no_tls12()
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.check_signature(message, cert, dss)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.schemes()
-    }
-}
-
-impl ClientCertVerifier for Chains {
-    fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        // An opener has one certificate. So the names of the roots would help it to nothing.
-        &[]
-    }
-
-    fn verify_client_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        now: UnixTime,
-    ) -> Result<ClientCertVerified, Error> {
-        let checked = self.check_parts(Side::Client, end_entity, intermediates, now);
-        checked.map(|()| ClientCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _message: &[u8],
-        _cert: &CertificateDer<'_>,
-        _dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        no_tls12()
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.check_signature(message, cert, dss)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.schemes()
     }
 }

@@ -42,6 +42,7 @@ mod record;
 mod settings;
 #[cfg(test)]
 mod tests;
+mod verifier;
 
 use std::fmt;
 use std::io::{self, BufRead, IoSlice, Read, Write};

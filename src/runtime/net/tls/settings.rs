@@ -5,26 +5,24 @@
 use std::fmt;
 use std::sync::Arc;
 
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::danger::HandshakeSignatureValid;
 use rustls::client::{AlwaysResolvesClientRawPublicKeys, ResolvesClientCert, Resumption};
 use rustls::crypto::ring::{self, cipher_suite, kx_group};
 use rustls::crypto::{CryptoProvider, verify_tls13_signature_with_raw_key};
-use rustls::pki_types::{
-    CertificateDer, PrivatePkcs8KeyDer, ServerName, SubjectPublicKeyInfoDer, UnixTime,
-};
-use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, SubjectPublicKeyInfoDer, UnixTime};
 use rustls::server::{
     AlwaysResolvesServerRawPublicKeys, NoServerSessionStorage, ResolvesServerCert,
 };
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, Error, NoKeyLog,
-    ServerConfig, Side, SignatureScheme, SupportedCipherSuite,
+    CertificateError, ClientConfig, DigitallySignedStruct, Error, NoKeyLog, ServerConfig, Side,
+    SignatureScheme, SupportedCipherSuite,
 };
 
-use super::chains::{Chains, no_tls12};
+use super::chains::Chains;
 use super::error::TlsError;
 use super::limits::RECORD_BYTES;
+use super::verifier::{PeerKeys, Verifier};
 use crate::runtime::processor::has_aes_instructions;
 use crate::security::Certificates;
 use crate::security::identity::{CertificateHash, PublicKey};
@@ -62,10 +60,8 @@ impl TlsSettings {
         ed25519_key(&spki).ok_or_else(|| TlsError::PrivateKey("no public key".to_owned()))?;
         let key = Arc::new(CertifiedKey::new(vec![CertificateDer::from(spki)], key));
         let provider = Arc::new(provider());
-        let verifier = Arc::new(RawKeys { provider: provider.clone() });
         let parts = Parts {
-            servers: verifier.clone(),
-            clients: verifier,
+            peers: Arc::new(RawKeys { provider: provider.clone() }),
             as_client: Arc::new(AlwaysResolvesClientRawPublicKeys::new(key.clone())),
             as_server: Arc::new(AlwaysResolvesServerRawPublicKeys::new(key.clone())),
             provider,
@@ -89,8 +85,7 @@ impl TlsSettings {
             .map_err(|error| TlsError::Setup(error.to_string()))?;
         let chains = Arc::new(chains);
         let parts = Parts {
-            servers: chains.clone(),
-            clients: chains.clone(),
+            peers: chains.clone(),
             as_client: Arc::new(SingleCertAndKey::from(key.clone())),
             as_server: Arc::new(SingleCertAndKey::from(key.clone())),
             provider,
@@ -138,7 +133,7 @@ impl TlsSettings {
     ) -> Result<(), TlsError> {
         match &self.0.chains {
             Some(chains) => {
-                chains.check(side, chain, UnixTime::now()).map_err(TlsError::of_certificates)
+                chains.check_chain(side, chain, UnixTime::now()).map_err(TlsError::of_certificates)
             }
             None => Ok(()),
         }
@@ -162,9 +157,8 @@ impl fmt::Debug for TlsSettings {
 /// What differs between raw keys and certificates.
 struct Parts {
     provider: Arc<CryptoProvider>,
-    /// Which servers and clients are taken.
-    servers: Arc<dyn ServerCertVerifier>,
-    clients: Arc<dyn ClientCertVerifier>,
+    /// Which peers are taken.
+    peers: Arc<dyn PeerKeys>,
     /// What this node presents in each role.
     as_client: Arc<dyn ResolvesClientCert>,
     as_server: Arc<dyn ResolvesServerCert>,
@@ -173,13 +167,14 @@ struct Parts {
 /// Makes both roles' settings. What is rustls' default is set all the same where security depends
 /// on it.
 fn configs(parts: Parts) -> Result<(ClientConfig, ServerConfig), Error> {
-    let Parts { provider, servers, clients, as_client, as_server } = parts;
+    let Parts { provider, peers, as_client, as_server } = parts;
+    let verifier = Arc::new(Verifier(peers));
     let versions = &[&rustls::version::TLS13];
 
     let mut client = ClientConfig::builder_with_provider(provider.clone())
         .with_protocol_versions(versions)?
         .dangerous()
-        .with_custom_certificate_verifier(servers)
+        .with_custom_certificate_verifier(verifier.clone())
         .with_client_cert_resolver(as_client);
     client.alpn_protocols = vec![ALPN.to_vec()];
     client.resumption = Resumption::disabled();
@@ -191,7 +186,7 @@ fn configs(parts: Parts) -> Result<(ClientConfig, ServerConfig), Error> {
 
     let mut server = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(versions)?
-        .with_client_cert_verifier(clients)
+        .with_client_cert_verifier(verifier)
         .with_cert_resolver(as_server);
     server.alpn_protocols = vec![ALPN.to_vec()];
     server.session_storage = Arc::new(NoServerSessionStorage {});
@@ -229,9 +224,15 @@ struct RawKeys {
     provider: Arc<CryptoProvider>,
 }
 
-impl RawKeys {
-    fn check_key(&self, spki: &CertificateDer<'_>) -> Result<(), Error> {
-        match ed25519_key(spki) {
+impl PeerKeys for RawKeys {
+    fn check(
+        &self,
+        _side: Side,
+        end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _now: UnixTime,
+    ) -> Result<(), Error> {
+        match ed25519_key(end_entity) {
             Some(_) => Ok(()),
             None => Err(CertificateError::BadEncoding.into()),
         }
@@ -240,91 +241,19 @@ impl RawKeys {
     fn check_signature(
         &self,
         message: &[u8],
-        spki: &CertificateDer<'_>,
+        end_entity: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
         let algorithms = &self.provider.signature_verification_algorithms;
-        let spki = SubjectPublicKeyInfoDer::from(spki.as_ref());
+        let spki = SubjectPublicKeyInfoDer::from(end_entity.as_ref());
         verify_tls13_signature_with_raw_key(message, &spki, signed, algorithms)
     }
-}
 
-impl ServerCertVerifier for RawKeys {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        self.check_key(end_entity).map(|()| ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _message: &[u8],
-        _cert: &CertificateDer<'_>,
-        _dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        no_tls12()
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.check_signature(message, cert, dss)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+    fn schemes(&self) -> Vec<SignatureScheme> {
         vec![SignatureScheme::ED25519]
     }
 
-    fn requires_raw_public_keys(&self) -> bool {
-        true
-    }
-}
-
-impl ClientCertVerifier for RawKeys {
-    fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        &[]
-    }
-
-    fn verify_client_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _now: UnixTime,
-    ) -> Result<ClientCertVerified, Error> {
-        self.check_key(end_entity).map(|()| ClientCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _message: &[u8],
-        _cert: &CertificateDer<'_>,
-        _dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        no_tls12()
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.check_signature(message, cert, dss)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        vec![SignatureScheme::ED25519]
-    }
-
-    fn requires_raw_public_keys(&self) -> bool {
+    fn are_raw(&self) -> bool {
         true
     }
 }
